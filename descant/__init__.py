@@ -1,0 +1,58 @@
+"""descant: combine language models while they decode, one formula, one batched step.
+
+>>> import descant
+>>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})  # doctest: +SKIP
+>>> decoder.generate("Hello", max_new_tokens=16)[0].text  # doctest: +SKIP
+
+Importing this imports neither torch nor transformers; they come with the first ``compile``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .grammar import FormulaError, parse
+
+if TYPE_CHECKING:
+    from .api import compile
+    from .models import ModelError, ModelSpec, RuleReward, TableModel
+    from .runtime import Completion, Decoder
+
+__version__ = "0.1.0"
+__all__ = [
+    "Completion",
+    "Decoder",
+    "FormulaError",
+    "ModelError",
+    "ModelSpec",
+    "RuleReward",
+    "TableModel",
+    "__version__",
+    "compile",
+    "parse",
+]
+
+_LATER = {
+    "compile": ".api",
+    "Completion": ".runtime",
+    "Decoder": ".runtime",
+    "ModelError": ".models",
+    "ModelSpec": ".models",
+    "RuleReward": ".models",
+    "TableModel": ".models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'descant' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LATER[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

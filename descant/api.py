@@ -1,0 +1,90 @@
+"""``compile``: a formula string and declared models to a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .formula import Names, Plan, make_plan
+from .models import ModelError, ModelSpec, make_spec
+from .runtime import Decoder, bind
+
+
+def compile(
+    formula: str,
+    models: Mapping[str, Any],
+    *,
+    params: Mapping[str, float] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    dtype: Any = None,
+    device: Any = None,
+) -> Decoder:
+    """Turn a formula into a decoder.
+
+    Args:
+        formula: what to decode from; see the language reference.
+        models: every model that the formula names: a path or hub id, a transformers model in
+            memory, a mapping of ``ModelSpec``'s options, or a ``ModelSpec``.
+        params: the formula's parameters and their values where a request gives none.
+        prompts: system prompts by name, for ``model@name``.
+        dtype: of models that name none; left out, each checkpoint's own.
+        device: of models that name none; left out, the GPU if there is one.
+
+    Returns:
+        A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
+
+    Raises:
+        FormulaError: anything wrong with the formula, or a model that does not fit its place in
+            it, marked at the place.
+        ModelError: a declaration or a checkpoint that cannot be read.
+
+    >>> import descant
+    >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+    >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+    >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
+    [2, 1, 4, 1]
+    """
+    specs = declared(models)
+    plan = plan_of(formula, specs, params, prompts)
+    bound = bind(plan, specs, _dtype(dtype), _device(device))
+    return Decoder(bound, params)
+
+
+def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
+    """The specs of declared models.
+
+    Raises:
+        ModelError: an unknown option, or not exactly one source.
+    """
+    return {name: make_spec(name, value) for name, value in models.items()}
+
+
+def plan_of(
+    formula: str,
+    specs: Mapping[str, ModelSpec],
+    params: Mapping[str, float] | None = None,
+    prompts: Mapping[str, str] | None = None,
+) -> Plan:
+    """The checked plan of a formula; loads nothing."""
+    names = Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}))
+    plan = make_plan(formula, names)
+    if params is not None and plan.params:
+        plan.values(dict(params))
+    return plan
+
+
+def _dtype(dtype: Any) -> str | None:
+    if dtype is None:
+        return None
+    word = str(dtype).removeprefix("torch.")
+    if word not in ("float32", "bfloat16", "float16", "auto"):
+        raise ModelError(f"{word} is not a dtype", "use float32, bfloat16, float16 or auto")
+    return word
+
+
+def _device(device: Any) -> str:
+    if device is not None:
+        return str(torch.device(device))
+    return "cuda" if torch.cuda.is_available() else "cpu"

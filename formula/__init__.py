@@ -1,0 +1,13 @@
+"""Syntax tree to plan: names and kinds checked, like terms collected, every number given its place.
+
+This package knows what a formula means and nothing of weights or devices. It imports sympy, in one
+file, when the first formula is planned; it never imports torch.
+"""
+
+from .names import Names
+from .plan import Linear, Plan, Read, Scalar
+from .planner import make_plan
+from .stages import STAGES, Stage
+from .terms import Term
+
+__all__ = ["STAGES", "Linear", "Names", "Plan", "Read", "Scalar", "Stage", "Term", "make_plan"]

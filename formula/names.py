@@ -1,0 +1,67 @@
+"""What a name in a formula can be. It knows the language's own words, and no checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Scalar functions and how many arguments each takes: (least, most).
+SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {
+    "exp": (1, 1),
+    "log": (1, 1),
+    "sqrt": (1, 1),
+    "abs": (1, 1),
+    "min": (2, 64),
+    "max": (2, 64),
+}
+# Operators on scores that the grammar has and the planner does not know yet.
+OPERATORS = frozenset(
+    ("max", "min", "mix", "pmean", "mean", "temp", "top_k", "top_p", "min_p", "plausible")
+) | {"debias", "where", "align"}
+STATE = frozenset(("step", "entropy", "max_prob"))  # scalars of the state, in conditions only
+NONE = "none"
+RESERVED = frozenset(SCALAR_FUNCTIONS) | OPERATORS | STATE | {NONE, "and", "or", "not"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Every name that a formula may use.
+
+    Args:
+        models: the declared models' names; ``None`` takes every name that is nothing else for one.
+        params: the declared parameters' names.
+        prompts: prompt names and their text.
+    """
+
+    models: frozenset[str] | None = None
+    params: frozenset[str] = frozenset()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a declaration that a formula could not spell, or that would be ambiguous."""
+        seen: dict[str, str] = {}
+        for kind, names in (("model", self.models or ()), ("parameter", self.params)):
+            for name in sorted(names):
+                if not (name.isidentifier() and name.isascii()):
+                    raise ValueError(
+                        f"the {kind} {name!r} cannot be written in a formula; "
+                        "a name is letters, digits and underscores"
+                    )
+                if name in RESERVED:
+                    raise ValueError(f"the {kind} {name!r} has the name of a built-in")
+                if name in seen:
+                    raise ValueError(f"{name!r} is declared both as a {seen[name]} and a {kind}")
+                seen[name] = kind
+        for name in self.prompts:
+            if name == NONE:
+                raise ValueError("a prompt cannot be named none: model@none sees no prompt at all")
+
+    def is_model(self, name: str) -> bool:
+        """Whether the name is (or, where models are open, can be) a model's."""
+        if self.models is None:
+            return name not in RESERVED and name not in self.params
+        return name in self.models
+
+    def all(self) -> set[str]:
+        """Every name that means something where a term or a number may stand."""
+        return set(self.models or ()) | set(self.params) | set(SCALAR_FUNCTIONS)

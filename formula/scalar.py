@@ -1,0 +1,132 @@
+"""Numbers with parameters in them: what a coefficient is once it has been simplified.
+
+A small expression tree of ours, so that a coefficient is printed and evaluated without sympy and
+without running any code made from text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """An exact number."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A declared parameter: a value per request."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """``op`` over its arguments: ``+ * **`` or a scalar function."""
+
+    op: str
+    arguments: tuple[Expression, ...]
+
+
+Expression: TypeAlias = Constant | Parameter | Apply
+
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    "+": lambda *xs: math.fsum(xs),
+    "*": lambda *xs: math.prod(xs),
+    "**": lambda x, y: _real(x**y),
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "min": min,
+    "max": max,
+}
+
+
+def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
+    """The value in double precision.
+
+    Raises:
+        ArithmeticError, ValueError: it has none (a division by zero, the logarithm of a negative).
+    """
+    match expression:
+        case Constant(value):
+            return float(value)
+        case Parameter(name):
+            return float(params[name])
+        case Apply(op, arguments):
+            return _FUNCTIONS[op](*(evaluate(argument, params) for argument in arguments))
+
+
+def parameters(expression: Expression) -> frozenset[str]:
+    """The names of the parameters in an expression."""
+    match expression:
+        case Parameter(name):
+            return frozenset((name,))
+        case Apply(_, arguments):
+            return frozenset().union(*map(parameters, arguments))
+        case _:
+            return frozenset()
+
+
+def show(expression: Expression, inside: int = 0) -> str:
+    """The expression as a reader would write it: ``1 - a``, ``2*a**2``."""
+    match expression:
+        case Constant(value):
+            return _bracket(_number(value), inside > 0 and (value < 0 or "/" in _number(value)))
+        case Parameter(name):
+            return name
+        case Apply("+", arguments):
+            out = show(arguments[0])
+            for argument in arguments[1:]:
+                part = show(argument, 1) if _sum(argument) else show(argument)
+                out += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
+            return _bracket(out, inside > 0)
+        case Apply("*", arguments):
+            return _bracket(_product(arguments), inside > 1)
+        case Apply("**", (base, exponent)):
+            return _bracket(f"{show(base, 2)}**{show(exponent, 2)}", inside > 1)
+        case Apply(op, arguments):
+            return f"{op}({', '.join(show(argument) for argument in arguments)})"
+
+
+def _product(arguments: tuple[Expression, ...]) -> str:
+    sign, over, under = "", [], []
+    for argument in arguments:
+        match argument:
+            case Constant(value) if value == -1:
+                sign = "-" if not sign else ""
+            case Constant(value) if value < 0:
+                sign = "-" if not sign else ""
+                over.append(show(Constant(-value), 1))
+            case Apply("**", (base, Constant(value))) if value == -1:
+                under.append(show(base, 2))
+            case _:
+                over.append(show(argument, 1))
+    return sign + "*".join(over or ["1"]) + "".join(f"/{part}" for part in under)
+
+
+def _number(value: Fraction) -> str:
+    as_float = format(float(value), "g")
+    return as_float if Fraction(as_float) == value else str(value)
+
+
+def _sum(expression: Expression) -> bool:
+    return isinstance(expression, Apply) and expression.op == "+"
+
+
+def _bracket(inner: str, needed: bool) -> str:
+    return f"({inner})" if needed else inner
+
+
+def _real(value: complex | float) -> float:
+    if isinstance(value, complex):
+        raise ValueError("a root of a negative number")
+    return value

@@ -1,0 +1,33 @@
+"""A term: one model under one prompt. Two terms are one when model and prompt are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What one row of a lane reads.
+
+    Args:
+        model: the declared name.
+        system: the system prompt that takes the place of the declared one; "" for none.
+        alone: the model sees no prompt at all, only the response after BOS (``model@none``).
+    """
+
+    model: str
+    system: str | None = None
+    alone: bool = False
+
+    def __str__(self) -> str:
+        if self.alone:
+            return f"{self.model}@none"
+        if self.system is None:
+            return self.model
+        shown = self.system if len(self.system) <= 24 else self.system[:23] + "…"
+        return f'{self.model}@"{shown}"'
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """The order of terms in a plan: the same for every way of writing one sum."""
+        return (self.model, self.system or "", self.alone)

@@ -1,0 +1,42 @@
+"""Text to syntax tree: the language's grammar, its nodes, its canonical text and its errors.
+
+This package knows nothing of models or numbers on a device. It imports only lark, and that when
+the first formula is parsed.
+"""
+
+from .errors import FormulaError, did_you_mean
+from .parse import parse
+from .text import text
+from .tree import (
+    Argument,
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Span,
+    Text,
+    Tuple,
+    Unary,
+)
+
+__all__ = [
+    "Argument",
+    "Binary",
+    "Call",
+    "FormulaError",
+    "Name",
+    "Node",
+    "Number",
+    "Pipeline",
+    "Prompted",
+    "Span",
+    "Text",
+    "Tuple",
+    "Unary",
+    "did_you_mean",
+    "parse",
+    "text",
+]

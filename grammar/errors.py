@@ -1,0 +1,80 @@
+"""The one error that owns the caret: what is wrong, where, and what to write instead.
+
+A leaf module: it imports nothing of ours but the span, so that every phase can raise it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+from .tree import Span
+
+WIDTH = 100  # columns of the formula shown around the marked place
+
+
+class FormulaError(ValueError):
+    """A formula that cannot be what it says, marked at the place.
+
+    Args:
+        problem: one line on what is wrong.
+        text: the whole formula.
+        span: the place, as character offsets into ``text``.
+        cure: one line on what to write instead; empty where there is nothing to suggest.
+
+    >>> print(FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?"))
+    no model is named bse
+      bse + arm
+      ^^^
+    did you mean base?
+    """
+
+    def __init__(self, problem: str, text: str, span: Span, cure: str = "") -> None:
+        self.problem, self.text, self.span, self.cure = problem, text, span, cure
+        super().__init__(problem, text, span, cure)
+
+    def __str__(self) -> str:
+        line, marks = _marked(self.text, self.span)
+        parts = [self.problem, f"  {line}", f"  {marks}", self.cure]
+        return "\n".join(part.rstrip() for part in parts if part.strip())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A cure that names the nearest of the ``known`` names, or lists them when none is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]}?"
+    if not options:
+        return ""
+    shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+    return f"known here: {shown}"
+
+
+def _marked(text: str, span: Span) -> tuple[str, str]:
+    """The line that holds the span, cut to a window, and the carets that go under it."""
+    start = min(max(span.start, 0), len(text))
+    first = text.rfind("\n", 0, start) + 1
+    last = text.find("\n", start)
+    last = len(text) if last < 0 else last
+    end = min(max(span.end, start + 1), max(last, start + 1))
+    head = tail = ""
+    if last - first > WIDTH:
+        low = max(first, min(start - WIDTH // 3, last - WIDTH))
+        high = min(last, low + WIDTH)
+        head, tail = ("…" if low > first else ""), ("…" if high < last else "")
+        first, last, end = low, high, min(end, max(high, start + 1))
+    before = head + _plain(text[first:start])
+    line = head + _plain(text[first:last]) + tail
+    return line, " " * _columns(before) + "^" * max(1, _columns(_plain(text[start:end])))
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _columns(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    zero = sum(unicodedata.combining(c) != 0 for c in text)
+    return len(text) + wide - zero

@@ -1,0 +1,153 @@
+"""Where in a row of tokens the parser stopped, and what stands around it.
+
+Offsets count from the token that the parser could not take: 0 is that token, -1 the one before it.
+This file must not word any error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from .errors import FormulaError
+from .tree import Span
+
+if TYPE_CHECKING:
+    from lark import Token
+
+COMPARISONS = ("<", "<=", ">", ">=")
+BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
+_SEPARATORS = (",", ";", ":", "=")
+_OPERANDS = ("NAME", "NUMBER", "STRING")
+
+
+def fit(word: str, length: int = 30) -> str:
+    """A word as a message can hold it: on one line, and not much longer than ``length``."""
+    plain = "".join(char if char.isprintable() else " " for char in word)
+    return plain if len(plain) <= length else f"{plain[: length - 10]}…{plain[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The token at ``index`` of ``tokens``, or the end of the formula."""
+
+    formula: str
+    tokens: Sequence[Token]
+    index: int
+
+    def word(self, offset: int) -> str:
+        """The token's text; empty before the first and after the last."""
+        at = self.index + offset
+        return str(self.tokens[at]) if 0 <= at < len(self.tokens) else ""
+
+    def kind(self, offset: int) -> str:
+        """The token's terminal, as formula.lark names it; empty where ``word`` is."""
+        at = self.index + offset
+        return self.tokens[at].type if 0 <= at < len(self.tokens) else ""
+
+    def touching(self, offset: int) -> bool:
+        """No space between the token and the next one."""
+        at = self.index + offset
+        if not 0 <= at < len(self.tokens) - 1:
+            return False
+        return self.tokens[at].end_pos == self.tokens[at + 1].start_pos
+
+    def source(self, first: int, last: int) -> str:
+        """The text from one token to another, both included, on one line."""
+        return fit(self.formula[self._start(first) : self._end(last)], len(self.formula))
+
+    def shown(self, offset: int) -> str:
+        """The token, fit for a message."""
+        return fit(self.word(offset))
+
+    def error(self, problem: str, first: int, last: int, cure: str) -> FormulaError:
+        """The error whose carets are under the tokens ``first`` to ``last``."""
+        span = Span(self._start(first), self._end(last))
+        return FormulaError(problem, self.formula, span, cure)
+
+    @property
+    def finished(self) -> bool:
+        """A value ends just before this place, so that an operator could come."""
+        return self.kind(-1) in _OPERANDS or self.word(-1) == ")"
+
+    @property
+    def in_call(self) -> bool:
+        """The innermost open bracket is that of a call."""
+        opened = self._opened()
+        return opened is not None and self.kind(opened - 1) == "NAME"
+
+    @property
+    def after_stage(self) -> bool:
+        """The value that ends just before this place is a stage."""
+        at = -1
+        if self.word(at) == ")":
+            at = self._partner(at) - 1
+        return self.kind(at) == "NAME" and self.word(at - 1) == "|"
+
+    def back_to(self, words: Collection[str]) -> int | None:
+        """The nearest of ``words`` to the left, inside the same bracket."""
+        for at in self._leftwards():
+            if self.word(at) in words:
+                return at
+        return None
+
+    def item_start(self) -> int:
+        """The first token of the argument, tuple item or formula that this place is in."""
+        return self._after(_SEPARATORS)
+
+    def comparison_start(self) -> int:
+        """The first token of the comparison that this place is in."""
+        return self._after((*_SEPARATORS, "and", "or", "not", "|"))
+
+    def comparison_end(self) -> int:
+        """The last token of the comparison that this place is in; 0 where nothing follows."""
+        at, depth = 1, 0
+        stops = (*_SEPARATORS, "and", "or", "not", "|", *COMPARISONS, "")
+        while depth or self.word(at) not in stops:
+            depth += {"(": 1, ")": -1}.get(self.word(at), 0)
+            if depth < 0:
+                break
+            at += 1
+        return at - 1
+
+    def _after(self, words: Collection[str]) -> int:
+        found = self.back_to(words)
+        if found is None:
+            found = self._opened()
+        return -self.index if found is None else found + 1
+
+    def _leftwards(self) -> list[int]:
+        """The offsets to the left inside the same bracket, nearest first; brackets left out."""
+        found, at = [], -1
+        while self.word(at) not in ("", "("):
+            if self.word(at) == ")":
+                at = self._partner(at)
+            else:
+                found.append(at)
+            at -= 1
+        return found
+
+    def _opened(self) -> int | None:
+        """The innermost bracket that is open here."""
+        at = -1
+        while self.word(at) not in ("", "("):
+            at = self._partner(at) - 1 if self.word(at) == ")" else at - 1
+        return at if self.word(at) else None
+
+    def _partner(self, closed: int) -> int:
+        """The opening bracket of a closing one; brackets are known to match."""
+        at, depth = closed, 0
+        while True:
+            depth += {")": 1, "(": -1}.get(self.word(at), 0)
+            if depth == 0:
+                return at
+            at -= 1
+
+    def _start(self, offset: int) -> int:
+        at = self.index + offset
+        return cast(int, self.tokens[at].start_pos) if at < len(self.tokens) else len(self.formula)
+
+    def _end(self, offset: int) -> int:
+        at = self.index + offset
+        return cast(int, self.tokens[at].end_pos) if at < len(self.tokens) else self._start(at) + 1

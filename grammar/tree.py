@@ -1,0 +1,116 @@
+"""The syntax tree: what was written, and where. It must not know what any name means.
+
+Every node is frozen and compares by what was written, never by where: two spellings of one formula
+give equal trees. A span is a half-open range of character offsets into the formula.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple, TypeAlias
+
+
+class Span(NamedTuple):
+    """Characters ``start`` up to, not including, ``end``."""
+
+    start: int
+    end: int
+
+
+NOWHERE = Span(0, 0)  # the span of a node that no text was written for
+
+
+def _place() -> Span:
+    return field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """``0.5``: an exact fraction, made once."""
+
+    value: Fraction
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """``"You are a child."``: a quoted string, unescaped."""
+
+    value: str
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """``base``: a model, a parameter, a prompt or a built-in; the checker finds out which."""
+
+    name: str
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """``chat@child``, ``chat@"You are a child."``, ``chat@none``: a model under another prompt."""
+
+    model: Name
+    prompt: Name | Text
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """``-x``, ``+x``, ``not x``."""
+
+    op: str
+    operand: Node
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """``x + y``: one of ``+ - * / **``, ``< <= > >=``, ``and or``."""
+
+    op: str
+    left: Node
+    right: Node
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Tuple:
+    """``(0, 1)``: two values or more, as in ``clamp=(0, 1)``."""
+
+    items: tuple[Node, ...]
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a call: ``x``, ``k=10`` (``name``) or ``0.7: x`` (``weight``)."""
+
+    value: Node
+    name: Name | None = None
+    weight: Node | None = None
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """``rerank(reward, k=10)``: an operator, a scalar function, or a stage after ``|``."""
+
+    function: Name
+    arguments: tuple[Argument, ...]
+    span: Span = _place()
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """``head | stage | stage``: always at least one stage."""
+
+    head: Node
+    stages: tuple[Call, ...]
+    span: Span = _place()
+
+
+Node: TypeAlias = Number | Text | Name | Prompted | Unary | Binary | Tuple | Call | Pipeline

@@ -1,0 +1,36 @@
+"""Checkpoints to lanes that can step. This package knows nothing of formulas.
+
+Importing it imports torch; transformers is imported when the first checkpoint is read.
+"""
+
+from .errors import ModelError
+from .fakes import RuleReward, TableModel
+from .lane import Lane, LanguageLane, RewardLane, TransformersLane
+from .load import REWARD, SCORES, Card, describe, load_model
+from .prompts import Prompt, is_ids, is_messages, is_one, render
+from .spec import ModelSpec, explain, make_spec
+from .vocabulary import common_vocabulary
+
+__all__ = [
+    "REWARD",
+    "SCORES",
+    "Card",
+    "Lane",
+    "LanguageLane",
+    "ModelError",
+    "ModelSpec",
+    "Prompt",
+    "RewardLane",
+    "RuleReward",
+    "TableModel",
+    "TransformersLane",
+    "common_vocabulary",
+    "describe",
+    "explain",
+    "is_ids",
+    "is_messages",
+    "is_one",
+    "load_model",
+    "make_spec",
+    "render",
+]

@@ -1,0 +1,181 @@
+"""LoRA adapters as rows: every adapter of one base in the same forward.
+
+The adapters of a module are stacked side by side, ``A`` as (adapters x rank, in) and ``B`` as
+(out, adapters x rank); a row's mask keeps the columns of its own adapter. Two matrix products, no
+loop over adapters, no gathered weights. (Hu et al. 2021, eq. 3; rsLoRA: Kalajdzievski 2023.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import ModelError
+
+_PREFIX = "base_model.model."
+
+
+class Adapters:
+    """The adapters on one model. Without any it costs nothing, and the model is never changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._loaded: list[tuple[str, dict[str, tuple[Tensor, Tensor]]]] = []
+        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._hooks: list[Any] = []
+        self._owner = torch.empty(0)
+        self._mask: Tensor | None = None
+
+    def add(self, name: str, folder: str | Path) -> int:
+        """Load a LoRA adapter as peft stores it; its number, from 1.
+
+        Raises:
+            ModelError: not a plain LoRA, or it does not fit the model; names the first module.
+        """
+        self._loaded.append((name, _read(name, Path(folder), self._model)))
+        self._stack()
+        return len(self._loaded)
+
+    def bytes(self) -> int:
+        """Bytes of the stacked weights."""
+        return sum(a.nbytes + b.nbytes for a, b in self._stacked.values())
+
+    @contextmanager
+    def chosen(self, numbers: Tensor | None) -> Iterator[None]:
+        """During this context, rows go through their adapters: ``(rows,)`` numbers, or none."""
+        if numbers is not None and self._loaded:
+            self._mask = (numbers[:, None] == self._owner)[:, None]
+        try:
+            yield
+        finally:
+            self._mask = None
+
+    def _stack(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        rank = max(a.shape[0] for _, pairs in self._loaded for a, _ in pairs.values())
+        modules = dict(self._model.named_modules())
+        targets = sorted({target for _, pairs in self._loaded for target in pairs})
+        self._stacked, self._hooks = {}, []
+        for target in targets:
+            weight = modules[target].weight
+            sizes = next(pairs[target] for _, pairs in self._loaded if target in pairs)
+            a = torch.zeros(len(self._loaded), rank, sizes[0].shape[1])
+            b = torch.zeros(len(self._loaded), rank, sizes[1].shape[0])
+            for number, (_, pairs) in enumerate(self._loaded):
+                if target in pairs:
+                    one, two = pairs[target]
+                    a[number, : one.shape[0]] = one
+                    b[number, : one.shape[0]] = two.T
+            kind = {"device": weight.device, "dtype": _dtype(weight)}
+            stacked = (a.flatten(0, 1).to(**kind), b.flatten(0, 1).T.contiguous().to(**kind))
+            self._stacked[target] = stacked
+            self._hooks.append(modules[target].register_forward_hook(self._hook(*stacked)))
+        numbers = torch.arange(1, len(self._loaded) + 1).repeat_interleave(rank)
+        self._owner = numbers.to(self._model.get_input_embeddings().weight.device)  # type: ignore[operator]
+
+    def _hook(self, a: Tensor, b: Tensor) -> Any:
+        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self._mask is None:
+                return None
+            inner = functional.linear(args[0], a) * self._mask.to(a.device)
+            return output + functional.linear(inner, b)
+
+        return add
+
+
+def _dtype(weight: Tensor) -> torch.dtype:
+    return weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+
+
+def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module name to ``(A, B)`` with the scaling in B."""
+    from safetensors.torch import load_file
+
+    config_file, weights_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise ModelError(
+                f"the adapter {name} has no {file.name} in {folder}",
+                "an adapter is a folder that peft's save_pretrained wrote, as safetensors",
+                name,
+            )
+    config = json.loads(config_file.read_text())
+    _refuse(name, config)
+    weights = load_file(weights_file)
+    modules = dict(model.named_modules())
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for key in sorted(weights):
+        target, _, kind = key.removeprefix(_PREFIX).partition(".lora_")
+        if kind not in ("A.weight", "B.weight"):
+            raise ModelError(
+                f"the adapter {name} holds {key}, and only the A and B of LoRA are read",
+                "bias, modules_to_save, embeddings and DoRA are not part of a row",
+                name,
+            )
+        if kind == "A.weight":
+            a = weights[key].float()
+            b = weights[key.replace("lora_A", "lora_B")].float()
+            _fit(name, target, modules, a, b)
+            pairs[target] = (a, b * _scaling(config, target, a.shape[0]))
+    return pairs
+
+
+def _refuse(name: str, config: dict[str, Any]) -> None:
+    wrong = [
+        (config.get("peft_type") != "LORA", f"is {config.get('peft_type')}, not LoRA"),
+        (config.get("bias", "none") != "none", f"has bias={config.get('bias')!r}"),
+        (bool(config.get("modules_to_save")), "has modules_to_save"),
+        (bool(config.get("use_dora")), "uses DoRA"),
+    ]
+    for is_wrong, what in wrong:
+        if is_wrong:
+            raise ModelError(
+                f"the adapter {name} {what}, which rows of a shared base cannot have",
+                "merge it into a copy of its base and declare that as a model",
+                name,
+            )
+
+
+def _scaling(config: dict[str, Any], target: str, rank: int) -> float:
+    alpha = config.get("lora_alpha") or rank
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if target == pattern or target.endswith("." + pattern):
+            alpha = value
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+
+
+def _fit(name: str, target: str, modules: dict[str, nn.Module], a: Tensor, b: Tensor) -> None:
+    module = modules.get(target)
+    if module is None or not hasattr(module, "weight"):
+        raise ModelError(
+            f"the adapter {name} has weights for {target}, which its base does not have",
+            "give the base that it was trained on",
+            name,
+        )
+    sizes = _sizes(module)
+    if sizes is None:
+        problem = f"the adapter {name} is on {target}, which is not a linear layer"
+        raise ModelError(problem, "", name)
+    if sizes != (a.shape[1], b.shape[0]):
+        raise ModelError(
+            f"the adapter {name} does not fit its base: {target} is {sizes[0]}→{sizes[1]}, "
+            f"the adapter's is {a.shape[1]}→{b.shape[0]}",
+            "give the base that it was trained on",
+            name,
+        )
+
+
+def _sizes(module: Any) -> tuple[int, int] | None:
+    """What a linear layer takes and gives; GPT-2's Conv1D keeps its weight as (in, out)."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)
+    return (int(module.weight.shape[0]), int(module.nf)) if hasattr(module, "nf") else None

@@ -1,0 +1,111 @@
+"""Models small enough to read: a table of scores and a table of rewards.
+
+They stand where checkpoints stand, in tests and in examples that run in milliseconds; what they
+say is known by heart, so results can be worked out on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .rows import Rows
+
+
+class _Table:
+    """A lane whose answers depend on the last token alone."""
+
+    def __init__(self, table: Tensor) -> None:
+        if table.ndim != 2 or table.shape[0] != table.shape[1]:
+            raise ValueError(f"a table is (V, V), not {tuple(table.shape)}")
+        self.table, self.device = table.float(), table.device
+        self.reserve(0, 0)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in use."""
+        return self._rows
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows, empty."""
+        self._rows = Rows(rows, capacity, self.device)
+
+    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
+        """Read prompts into new rows; their numbers."""
+        new = self._rows.admit([len(ids) for ids in prompts], adapters)
+        self._rows.pending[new] = torch.tensor([ids[-1] for ids in prompts], device=self.device)
+        return list(range(new.start, new.stop))
+
+    def release(self, row: int) -> int:
+        """Give a row up; the last row takes its place."""
+        return self._rows.release(row)
+
+    def weight_bytes(self) -> int:
+        """Bytes of the table."""
+        return self.table.nbytes
+
+    def token_bytes(self) -> int:
+        """A table remembers one token."""
+        return 0
+
+    def _last(self) -> Tensor:
+        return self._rows.pending[: self._rows.count]
+
+
+class TableModel(_Table):
+    """A language model by table.
+
+    Args:
+        table: ``(V, V)``; row u holds the logits of what follows token u.
+        eos: the token that ends a text, if any.
+    """
+
+    def __init__(self, table: Tensor, eos: int | None = None) -> None:
+        super().__init__(table)
+        self.eos = eos
+
+    @classmethod
+    def random(cls, vocabulary: int, seed: int, eos: int | None = None) -> TableModel:
+        """Standard normal logits from a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.randn(vocabulary, vocabulary, generator=generator), eos)
+
+    def copy(self) -> TableModel:
+        """A lane of its own over the same table."""
+        return TableModel(self.table, self.eos)
+
+    def logits(self) -> Tensor:
+        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
+        self._rows.advance()
+        return self.table[self._last()]
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens to be read at the next step."""
+        self._rows.pending[: self._rows.count] = tokens
+
+
+class RuleReward(_Table):
+    """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""
+
+    @classmethod
+    def random(cls, vocabulary: int, seed: int) -> RuleReward:
+        """Standard normal rewards from a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.randn(vocabulary, vocabulary, generator=generator))
+
+    def copy(self) -> RuleReward:
+        """A lane of its own over the same rule."""
+        return RuleReward(self.table)
+
+    def rewards(self, candidates: Tensor) -> Tensor:
+        """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards."""
+        self._candidates = candidates
+        return self.table[self._last()[:, None], candidates][..., None]
+
+    def keep(self, choice: Tensor) -> None:
+        """``(rows,)`` which of the candidates each row goes on with."""
+        self._rows.advance()
+        chosen = self._candidates.gather(1, choice[:, None])[:, 0]
+        self._rows.pending[: self._rows.count] = chosen

@@ -1,0 +1,227 @@
+"""A lane: one set of weights on one device with one key/value cache.
+
+It steps rows and knows nothing of formulas: which row belongs to which request and term is the
+runtime's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .adapters import Adapters
+from .cache import RowCache, Window, rounded
+from .masks import attention_masks
+from .rows import Rows
+
+CHUNK = 1024  # prompt tokens of one row in one prefill forward
+
+
+class Lane(Protocol):
+    """What the runtime asks of a lane, whatever its weights are made of."""
+
+    device: torch.device
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in use."""
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows of so many tokens, empty."""
+
+    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
+        """Read prompts into new rows; their numbers."""
+
+    def release(self, row: int) -> int:
+        """Give a row up; the number of the row that took its place."""
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a forward reads."""
+
+    def token_bytes(self) -> int:
+        """Bytes of cache that one token of one row takes."""
+
+
+class LanguageLane(Lane, Protocol):
+    """A lane whose weights say what comes next."""
+
+    def logits(self) -> Tensor:
+        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens to be read at the next step."""
+
+
+class RewardLane(Lane, Protocol):
+    """A lane whose weights score what has been read."""
+
+    def rewards(self, candidates: Tensor) -> Tensor:
+        """The reward of each row's text followed by each of ``(rows, k)`` candidates."""
+
+    def keep(self, choice: Tensor) -> None:
+        """``(rows,)`` which of the candidates each row goes on with."""
+
+
+class TransformersLane:
+    """A lane over a transformers model.
+
+    Args:
+        model: the model, on its device and in its dtype.
+        vocabulary: logits beyond this id are cut.
+        reads_all: the whole prompt goes into the cache (a reward model); otherwise its last token
+            is left pending, so that the first step is like every other.
+    """
+
+    def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
+        self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
+        self.config = model.config.get_text_config()
+        weight = model.get_input_embeddings().weight
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.adapters = Adapters(model)
+        self.reserve(0, 0)
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in use."""
+        return self._rows
+
+    @torch.no_grad()
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows of so many tokens, empty."""
+        self._rows = Rows(rows, capacity, self.device)
+        self._cache = RowCache(rows, capacity)
+
+    @torch.no_grad()
+    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
+        """Read prompts into new rows; their numbers.
+
+        Args:
+            prompts: token ids, at least one each.
+            adapters: for each prompt, 0 or the number of an adapter.
+        """
+        read = [list(ids if self._reads_all else ids[:-1]) for ids in prompts]
+        new = self._rows.admit([len(ids) for ids in read], adapters)
+        if not self._reads_all:
+            last = [ids[-1] for ids in prompts]
+            self._rows.pending[new] = torch.tensor(last, device=self.device)
+        longest = max(map(len, read))
+        tokens = torch.zeros(len(read), longest, dtype=torch.long)
+        for row, ids in enumerate(read):
+            tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+        tokens = tokens.to(self.device)
+        for start in range(0, longest, CHUNK):
+            chunk = tokens[:, start : start + CHUNK]
+            end = start + chunk.shape[1]
+            places = torch.arange(start, end, device=self.device).expand(chunk.shape)
+            self._forward(chunk, places, places, new, end, backbone=True)
+        return list(range(new.start, new.stop))
+
+    @torch.no_grad()
+    def release(self, row: int) -> int:
+        """Give a row up; the last row takes its place, and its number is returned."""
+        last = self._rows.release(row)
+        if row != last:
+            self._cache.move_row(last, row, self._rows.longest)
+        return last
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
+        count = self._rows.count
+        places = self._rows.lengths[:count, None]
+        pending = self._rows.pending[:count, None]
+        out = self._forward(pending, places, places, slice(0, count), self._rows.longest + 1)
+        self._rows.advance()
+        return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens to be read at the next step."""
+        self._rows.pending[: self._rows.count] = tokens.to(self.device)
+
+    @torch.no_grad()
+    def rewards(self, candidates: Tensor) -> Tensor:
+        """The reward of each row's text followed by each candidate, in one forward.
+
+        Candidates are query positions over a shared prefix: all at the same place in the text, each
+        in a scratch slot of its own after the row's end.
+
+        Args:
+            candidates: ``(rows, k)`` token ids.
+
+        Returns:
+            ``(rows, k, labels)`` float32, read at the candidates' own positions whatever the
+            padding token is.
+        """
+        count, k = candidates.shape
+        ends = self._rows.lengths[:count, None]
+        places = ends.expand(count, k)
+        slots = ends + torch.arange(k, device=self.device)
+        rows, limit = slice(0, count), self._rows.longest + k
+        out = self._forward(candidates.to(self.device), places, slots, rows, limit, backbone=True)
+        hidden = out.last_hidden_state
+        return self.model.score(hidden).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def keep(self, choice: Tensor) -> None:
+        """Move the chosen candidates' keys and values to their rows' ends.
+
+        Args:
+            choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
+        """
+        count = choice.shape[0]
+        ends = self._rows.lengths[:count, None]
+        source = ends + choice[:, None].to(self.device)
+        self._cache.move_tokens(self._rows.index[:count], source, ends)
+        self._rows.advance()
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a forward reads: all but an untied input embedding."""
+        total = sum(p.nbytes for p in self.model.parameters()) + self.adapters.bytes()
+        embedding = self.model.get_input_embeddings().weight
+        head = self.model.get_output_embeddings()
+        tied = head is not None and head.weight is embedding
+        return int(total if tied else total - embedding.nbytes)
+
+    def token_bytes(self) -> int:
+        """Bytes of cache that one token of one row takes."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        slots: Tensor,
+        rows: slice,
+        end: int,
+        backbone: bool = False,
+    ) -> Any:
+        """One forward of the rows: with the head, or of the backbone alone.
+
+        Args:
+            tokens: ``(n, q)`` ids.
+            places: ``(n, q)`` positions in the text.
+            slots: ``(n, q)`` positions in the cache.
+            rows: which rows they belong to.
+            end: no slot that any query sees is at or beyond this.
+        """
+        limit = rounded(end, self._rows.capacity)
+        masks = attention_masks(self.config, self.dtype, places, slots, limit)
+        self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
+        network = self.model.base_model if backbone else self.model
+        adapters = self._rows.adapters[rows] if self._rows.adapted else None
+        with self.adapters.chosen(adapters):
+            return network(
+                input_ids=tokens,
+                position_ids=places,
+                attention_mask=masks,
+                past_key_values=self._cache,
+                use_cache=True,
+            )

@@ -1,0 +1,160 @@
+"""What each model reads: one prompt rendered for one term, as token ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from .errors import ModelError
+from .spec import ModelSpec
+
+Messages: TypeAlias = Sequence[Mapping[str, str]]
+Prompt: TypeAlias = "str | Messages | Sequence[int]"
+
+
+def is_ids(prompt: Any) -> bool:
+    """Whether a prompt is token ids."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
+
+
+def is_one(prompt: Any) -> bool:
+    """Whether a value is one prompt, and not a list of prompts."""
+    return isinstance(prompt, str) or is_ids(prompt) or is_messages(prompt)
+
+
+def is_messages(prompt: Any) -> bool:
+    """Whether a prompt is chat messages."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def render(
+    name: str,
+    spec: ModelSpec,
+    tokenizer: Any,
+    prompt: Prompt,
+    system: str | None = None,
+    alone: bool = False,
+) -> list[int]:
+    """The token ids that one term reads before the response.
+
+    Args:
+        name: the model, for messages.
+        spec: its declaration: template, system prompt, prefix.
+        tokenizer: or None, where prompts are token ids.
+        prompt: text, chat messages, or token ids (which are read as they are).
+        system: the system prompt that the formula gives; "" for none.
+        alone: nothing but the beginning of a text (``model@none``).
+
+    Raises:
+        ModelError: an empty prompt, or one that this model has no way to read.
+    """
+    if not prompt:
+        raise ModelError("the prompt is empty", "give it text, messages or token ids")
+    if alone:
+        return [_start(name, tokenizer, prompt)]
+    if is_ids(prompt):
+        return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
+    if tokenizer is None:
+        raise ModelError(
+            f"{name} has no tokenizer, so a prompt must be token ids", "or give tokenizer: …", name
+        )
+    system = spec.system if system is None else system
+    text, special = _text(name, spec, tokenizer, prompt, system)
+    if isinstance(spec.prefix, str):
+        text = spec.prefix + text
+    ids = _tokens(tokenizer, text, special)
+    if isinstance(spec.prefix, list):
+        ids = _joined(tokenizer, spec.prefix, ids)
+    if not ids:
+        raise ModelError(f"the prompt is no token at all for {name}", "", name)
+    return ids
+
+
+def _text(
+    name: str, spec: ModelSpec, tokenizer: Any, prompt: Any, system: str | None
+) -> tuple[str, bool]:
+    """The rendered text, and whether the tokenizer adds its special tokens to it."""
+    template = spec.template
+    if template is not None and "{prompt}" in template and "{{" not in template:
+        if isinstance(prompt, str):
+            return _filled(template, prompt, system or ""), True
+        roles = [message["role"] for message in prompt]
+        if roles not in (["user"], ["system", "user"]):
+            raise ModelError(
+                f"the template of {name} takes one user message, not {', '.join(roles)}",
+                "give a chat template",
+                name,
+            )
+        given = prompt[0]["content"] if len(prompt) == 2 else ""
+        said = system if system is not None else given
+        return _filled(template, prompt[-1]["content"], said), True
+    if isinstance(prompt, str) and template is None:
+        return (f"{system}\n{prompt}" if system else prompt), True
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system is not None:
+        messages = [message for message in messages if message["role"] != "system"]
+        messages = [{"role": "system", "content": system}] * bool(system) + messages
+    goes_on = messages[-1]["role"] == "assistant"
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+        )
+    except Exception as error:  # jinja raises its own kinds, and templates raise what they like
+        raise ModelError(
+            f"{name} cannot render these messages: {str(error).splitlines()[0]}",
+            "give template: … with a chat template, or a prompt that is text",
+            name,
+        ) from error
+    return rendered, False
+
+
+def _filled(template: str, prompt: str, system: str) -> str:
+    parts = {"{prompt}": prompt, "{system}": system}
+    return re.sub(r"\{prompt\}|\{system\}", lambda found: parts[found[0]], template)
+
+
+def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+    bos = tokenizer.bos_token
+    doubled = bool(bos) and text.startswith(bos)
+    return list(tokenizer(text, add_special_tokens=special and not doubled)["input_ids"])
+
+
+def _prefixed(
+    name: str, spec: ModelSpec, tokenizer: Any, ids: Sequence[int], system: str | None
+) -> list[int]:
+    if system is not None:
+        raise ModelError(
+            f"token ids are read as they are, so {name} cannot be given another system prompt",
+            "give the prompt as text or as messages",
+            name,
+        )
+    if spec.prefix is None:
+        return list(ids)
+    prefix = spec.prefix
+    if isinstance(prefix, str):
+        prefix = list(tokenizer(prefix)["input_ids"])
+    return _joined(tokenizer, prefix, list(ids))
+
+
+def _joined(tokenizer: Any, prefix: list[int], ids: list[int]) -> list[int]:
+    """Prefix and prompt, with one BOS between them."""
+    bos = tokenizer.bos_token_id if tokenizer is not None else None
+    doubled = bos is not None and prefix[:1] == [bos] == ids[:1]
+    return prefix + (ids[1:] if doubled else ids)
+
+
+def _start(name: str, tokenizer: Any, prompt: Any) -> int:
+    if tokenizer is not None and tokenizer.bos_token_id is not None:
+        return int(tokenizer.bos_token_id)
+    if tokenizer is None and is_ids(prompt):
+        return int(prompt[0])
+    raise ModelError(
+        f"{name} has no BOS token to begin a text with, so it cannot go without a prompt",
+        'use a system prompt instead: base@""',
+        name,
+    )

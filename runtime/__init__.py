@@ -1,0 +1,8 @@
+"""Plan and lanes to tokens: binding, the one batched step, and the decoder that users hold."""
+
+from .bind import Bound, bind
+from .decoder import Decoder
+from .report import Report
+from .requests import Completion, Request
+
+__all__ = ["Bound", "Completion", "Decoder", "Report", "Request", "bind"]

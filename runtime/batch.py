@@ -1,0 +1,184 @@
+"""The batch: requests in slots, and which rows of which lanes each of them holds.
+
+Slots 0 to ``count`` are in use and nothing else is. All bookkeeping happens when a request joins or
+leaves; a step only reads the tensors that are left behind here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..formula.plan import Linear
+from .bind import Bound, Reader
+from .requests import Request
+
+
+class Seat:
+    """One reader's rows: which row of its lane each slot holds.
+
+    Attributes:
+        rows: ``(slots,)`` int64; a slot without a row points at row 0, with the weight 0.
+        live: whether any slot has a row.
+        whole: whether slot i holds row i of a lane that has no others, so that nothing is gathered.
+    """
+
+    def __init__(self, reader: Reader, scalar_indices: tuple[int, ...]) -> None:
+        self.reader, self.scalars = reader, scalar_indices
+        self.held: list[int | None] = []
+        self.rows = torch.empty(0)
+        self.live = self.whole = False
+
+    def settle(self, lane_rows: int, device: torch.device) -> None:
+        """Make the tensors after the slots have changed."""
+        self.live = any(row is not None for row in self.held)
+        self.whole = self.held == list(range(lane_rows))
+        self.rows = torch.tensor([row or 0 for row in self.held], device=device)
+
+
+class Batch:
+    """The slots of one run.
+
+    Attributes:
+        requests: per slot in use.
+        values: ``(slots, scalars)`` float32, the plan's numbers.
+        temperatures: ``(slots,)`` float32.
+        keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
+        seen: ``(slots, V)`` bool where a stage needs it.
+        owners: per lane, ``(rows,)`` the slot of each row.
+    """
+
+    def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
+        self.bound, self.slots, self.capacity = bound, slots, capacity
+        self.device = bound.lanes[bound.readers[0].lane].device
+        self.requests: list[Request] = []
+        scalars = bound.plan.scalars
+        self.values = torch.zeros(slots, len(scalars), device=self.device)
+        self.temperatures = torch.zeros(slots, device=self.device)
+        self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=self.device)
+        self.steps = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self.seen: Tensor | None = None
+        if track_seen:
+            shape = (slots, bound.vocabulary)
+            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        self.seats = _seats(bound)
+        self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
+        self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
+        self.most: dict[int, int] = {}
+        self.samples = False
+        self._reserve()
+
+    @property
+    def count(self) -> int:
+        """Slots in use."""
+        return len(self.requests)
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Give each request the next slot, and its terms the rows that they need."""
+        first = self.count
+        for request in requests:
+            slot = self.count
+            self.requests.append(request)
+            self.values[slot] = torch.tensor(request.values)
+            self.temperatures[slot] = request.temperature
+            self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
+            self.steps[slot] = 0
+            if self.seen is not None:
+                read = [token for ids in request.prompts for token in ids]
+                self.seen[slot] = False
+                self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
+        for number, lane in enumerate(self.bound.lanes):
+            self._admit_rows(number, lane, range(first, self.count))
+        self._settle()
+
+    def finish(self, slots: Sequence[int]) -> None:
+        """Free slots; the last in use take their places."""
+        for slot in sorted(slots, reverse=True):
+            self._release_rows(slot)
+            last = self.count - 1
+            tensors = [self.values, self.temperatures, self.keys, self.steps]
+            for tensor in tensors + ([self.seen] if self.seen is not None else []):
+                tensor[slot] = tensor[last]
+            self.requests[slot] = self.requests[last]
+            self.requests.pop()
+            for number, seat in enumerate(self.seats):
+                moved = seat.held[last]
+                seat.held[slot] = moved
+                seat.held.pop()
+                if moved is not None and slot != last:
+                    self._owned[seat.reader.lane][moved] = (number, slot)
+        self._settle()
+
+    def _reserve(self) -> None:
+        """Room in every lane, for all its readers and the candidates of its stage."""
+        for number, lane in enumerate(self.bound.lanes):
+            readers = [seat.reader for seat in self.seats if seat.reader.lane == number]
+            lane.reserve(self.slots * len(readers), self.capacity)
+
+    def _admit_rows(self, number: int, lane: object, slots: range) -> None:
+        prompts, adapters, places = [], [], []
+        for index, seat in enumerate(self.seats):
+            if seat.reader.lane != number:
+                continue
+            for slot in slots:
+                seat.held.append(None)
+                request = self.requests[slot]
+                if any(request.values[scalar] == 0 for scalar in seat.scalars):
+                    continue
+                prompts.append(self._ids(index, request))
+                adapters.append(seat.reader.adapter)
+                places.append((index, slot))
+        if prompts:
+            rows = self.bound.lanes[number].admit(prompts, adapters)
+            for row, (index, slot) in zip(rows, places, strict=True):
+                self.seats[index].held[slot] = row
+            self._owned[number] += places
+
+    def _ids(self, index: int, request: Request) -> Sequence[int]:
+        """What the reader of a seat reads for a request."""
+        reader = self.seats[index].reader
+        if reader.stage is None:
+            return request.prompts[index]
+        first = next(i for i, seat in enumerate(self.seats) if seat.reader.stage == reader.stage)
+        return request.rewards[reader.stage][index - first]
+
+    def _release_rows(self, slot: int) -> None:
+        for seat in self.seats:
+            row, lane = seat.held[slot], seat.reader.lane
+            if row is None:
+                continue
+            last = self.bound.lanes[lane].release(row)
+            owner = self._owned[lane][last]
+            self._owned[lane][row] = owner
+            self._owned[lane].pop()
+            if last != row:
+                self.seats[owner[0]].held[owner[1]] = row
+            seat.held[slot] = None
+
+    def _settle(self) -> None:
+        for lane, owned in enumerate(self._owned):
+            owners = torch.tensor([slot for _, slot in owned], dtype=torch.long)
+            self.owners[lane] = owners.to(self.device)
+        for seat in self.seats:
+            seat.settle(len(self._owned[seat.reader.lane]), self.device)
+        wholes = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.whole]
+        self.most = {
+            i: int(max((request.values[i] for request in self.requests), default=1)) for i in wholes
+        }
+        self.samples = any(request.temperature > 0 for request in self.requests)
+
+
+def _seats(bound: Bound) -> list[Seat]:
+    """A seat per term, in the plan's order, then one per reward of each stage."""
+    weights: dict[int, int] = {}
+    assert isinstance(bound.plan.scores, Linear)
+    for index, part in bound.plan.scores.parts:
+        weights[part.term] = index  # type: ignore[union-attr]
+    seats = [Seat(reader, (weights[i],)) for i, reader in enumerate(bound.readers)]
+    for number, readers in bound.rewards.items():
+        stage = bound.plan.stages[number]
+        for (index, _), reader in zip(stage.reward.parts, readers, strict=True):  # type: ignore[attr-defined]
+            seats.append(Seat(reader, (index, stage.w)))  # type: ignore[attr-defined]
+    return seats

@@ -1,0 +1,278 @@
+"""Binding: a plan and the declared models become lanes, grouped by shared weights.
+
+Everything that only a checkpoint can tell is checked here, before weights are read, and marked in
+the formula: a reward model used as a term, another vocabulary, a k beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..formula import Plan, Term
+from ..formula.scalar import parameters
+from ..formula.stages import Rerank
+from ..grammar import FormulaError, Span
+from ..models import (
+    REWARD,
+    SCORES,
+    Card,
+    ModelError,
+    ModelSpec,
+    RuleReward,
+    TableModel,
+    TransformersLane,
+    common_vocabulary,
+    describe,
+    load_model,
+    render,
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One term at its lane: what its rows are fed with.
+
+    Attributes:
+        term: the model and its prompt.
+        lane: the lane's index in ``Bound.lanes``.
+        adapter: 0 for the bare weights, or the adapter's number on the lane.
+        stage: for a reward, the stage that asks for it; None for a term of the scores.
+    """
+
+    term: Term
+    spec: ModelSpec
+    tokenizer: Any
+    lane: int
+    adapter: int
+    stage: int | None = None
+
+    def ids(self, prompt: Any) -> list[int]:
+        """The token ids that this term reads before the response."""
+        term = self.term
+        return render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A plan with its lanes.
+
+    Attributes:
+        readers: one per term of ``plan.terms``, in that order.
+        rewards: per stage that reranks, one per reward model of its expression.
+        lanes: each with its models' names, for the report.
+        vocabulary: tokens that every model shares.
+        device: of the models that name none.
+        eos: ids that end a text unless the request says otherwise.
+        positions: the longest text that every model can read, or None.
+    """
+
+    plan: Plan
+    readers: tuple[Reader, ...]
+    rewards: Mapping[int, tuple[Reader, ...]]
+    lanes: tuple[Any, ...]
+    lane_names: tuple[str, ...]
+    vocabulary: int
+    device: str
+    tokenizer: Any
+    eos: frozenset[int]
+    positions: int | None
+    notes: tuple[str, ...] = field(default=())
+
+
+def bind(
+    plan: Plan,
+    specs: Mapping[str, ModelSpec],
+    dtype: str | None,
+    device: str,
+    skeleton: bool = False,
+) -> Bound:
+    """Describe, check, load and group the models of a plan.
+
+    Args:
+        plan: the checked formula.
+        specs: every declared model; those that the plan does not need are left alone.
+        dtype: for models that name none; None is the checkpoint's own.
+        device: for models that name none.
+        skeleton: shapes only; enough for a report, and no weights are read.
+
+    Raises:
+        FormulaError: a model that does not fit its place in the formula, marked there.
+        ModelError: a checkpoint that cannot be read.
+    """
+    return _Binder(plan, specs, dtype, device, skeleton).bind()
+
+
+class _Binder:
+    def __init__(
+        self,
+        plan: Plan,
+        specs: Mapping[str, ModelSpec],
+        dtype: str | None,
+        device: str,
+        skeleton: bool,
+    ) -> None:
+        self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
+        self.skeleton = skeleton
+        self.lanes: dict[tuple[Any, ...], Any] = {}
+        self.lane_names: dict[tuple[Any, ...], list[str]] = {}
+        self.loaded: dict[tuple[Any, ...], Any] = {}
+        self.adapters: dict[str, tuple[tuple[Any, ...], int]] = {}
+        self.cards: dict[str, Card] = {}
+
+    def bind(self) -> Bound:
+        plan = self.plan
+        self.cards = {name: self._card(name) for name in plan.models}
+        self._check_kinds()
+        size, notes = self._vocabulary()
+        self._check_candidates(size)
+        written = sorted(plan.terms, key=lambda term: plan.spans[term])
+        made = {term: self._reader(term, SCORES, None, size) for term in written}
+        readers = tuple(made[term] for term in plan.terms)
+        rewards = {
+            number: tuple(
+                self._reader(plan.rewards[part.term], REWARD, number, size)
+                for _, part in stage.reward.parts
+            )
+            for number, stage in enumerate(plan.stages)
+            if isinstance(stage, Rerank)
+        }
+        terms = {term.model for term in plan.terms}
+        tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
+        limits = [card.positions for card in self.cards.values() if card.positions]
+        unused = sorted(set(self.specs) - set(plan.models) - {s.on for s in self.specs.values()})
+        notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
+        return Bound(
+            plan, readers, rewards, tuple(self.lanes.values()),
+            tuple(_together(names) for names in self.lane_names.values()),
+            size, self.device, next((t for t in tokenizers if t is not None), None),
+            frozenset().union(*(self.cards[name].eos for name in terms)),
+            min(limits, default=None), (*plan.dropped, *notes),
+        )  # fmt: skip
+
+    def _home(self, name: str) -> str:
+        """The declared model whose weights a name uses: itself, or what its adapter is on."""
+        spec = self.specs[name]
+        if spec.on is None:
+            return name
+        base = self.specs.get(spec.on)
+        if base is None or base.on is not None:
+            what = "is not declared" if base is None else "is itself an adapter"
+            raise ModelError(
+                f"the adapter {name} is on {spec.on}, which {what}",
+                "an adapter goes on a declared model with weights of its own",
+                name,
+            )
+        return spec.on
+
+    def _card(self, name: str) -> Card:
+        home = self._home(name)
+        return self._marked(name, lambda: describe(home, self.specs[home], self.dtype, self.device))
+
+    def _check_kinds(self) -> None:
+        wanted = [(term, SCORES) for term in self.plan.terms]
+        wanted += [(term, REWARD) for term in self.plan.rewards]
+        for term, kind in wanted:
+            found = self.cards[term.model].kind
+            if found == kind:
+                continue
+            if found == REWARD:
+                problem = f"{term.model} is a reward model, and a term is a language model"
+                cure = f"write … | rerank({term.model}, k=10, w=1)"
+            else:
+                problem = f"{term.model} is a language model, and rerank takes reward models"
+                cure = f"add it to the scores instead: base + {term.model}"
+            raise self.plan.error(problem, self.plan.spans[term], cure)
+
+    def _vocabulary(self) -> tuple[int, list[str]]:
+        try:
+            return common_vocabulary(list(self.cards.values()))
+        except ModelError as error:
+            raise self._at(error) from None
+
+    def _check_candidates(self, size: int) -> None:
+        for scalar in self.plan.scalars:
+            if scalar.limits.whole and not parameters(scalar.expression):
+                check_count(self.plan, scalar.what, scalar.span, self.plan._value(scalar, {}), size)
+
+    def _reader(self, term: Term, kind: str, stage: int | None, size: int) -> Reader:
+        home = self._home(term.model)
+        spec, card = self.specs[home], self.cards[term.model]
+        model = self._load(card, spec)
+        key = (stage, *card.weights)
+        if key not in self.lanes:
+            table = isinstance(model, (TableModel, RuleReward))
+            self.lanes[key] = (
+                model.copy() if table else TransformersLane(model, size, kind == REWARD)
+            )
+            self.lane_names[key] = []
+        if term.model not in self.lane_names[key]:
+            self.lane_names[key].append(term.model)
+        adapter = self._adapter(term.model, key) if home != term.model else 0
+        own = self.specs[term.model]
+        if home != term.model:  # an adapter reads as its base does, where it says nothing itself
+            said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
+            own = spec.model_copy(update=said)
+        number = list(self.lanes).index(key)
+        return Reader(term, own, card.tokenizer, number, adapter, stage)
+
+    def _load(self, card: Card, spec: ModelSpec) -> Any:
+        if card.weights not in self.loaded:
+            self.loaded[card.weights] = self._marked(
+                card.name, lambda: load_model(card, spec, self.dtype, self.device, self.skeleton)
+            )
+        return self.loaded[card.weights]
+
+    def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
+        if name not in self.adapters:
+            folder = self.specs[name].adapter
+            lane = self.lanes[key]
+            if not isinstance(lane, TransformersLane):
+                raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
+            number = self._marked(name, lambda: lane.adapters.add(name, adapter_folder(folder)))
+            self.adapters[name] = (key, number)
+        return self.adapters[name][1]
+
+    def _marked(self, name: str, action: Callable[[], Any]) -> Any:
+        """Run something about one model, marking what it says in the formula."""
+        try:
+            return action()
+        except ModelError as error:
+            raise self._at(error, name) from error.__cause__
+
+    def _at(self, error: ModelError, name: str = "") -> FormulaError | ModelError:
+        for term, span in self.plan.spans.items():
+            if term.model in (error.model, name):
+                return self.plan.error(error.problem, span, error.cure)
+        return error
+
+
+def check_count(plan: Plan, what: str, span: Span, value: float, vocabulary: int) -> None:
+    """Refuse a count of tokens above the vocabulary."""
+    if value > vocabulary:
+        raise plan.error(f"{what} is {value:g}, and the vocabulary has {vocabulary} tokens", span)
+
+
+def adapter_folder(source: str | None) -> str:
+    """A folder as it is; a hub id, from the cache or the hub, as transformers finds files."""
+    import os
+
+    assert source is not None
+    if os.path.isdir(source) or source.startswith((".", "/", "~")):
+        return source
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(source, "adapter_config.json")
+        cached_file(source, "adapter_model.safetensors")
+    except OSError as error:
+        raise ModelError(
+            f"the adapter {source} cannot be found: {str(error).splitlines()[0]}",
+            "give a folder that peft's save_pretrained wrote, or a hub id",
+        ) from error
+    return os.path.dirname(str(found))
+
+
+def _together(names: list[str]) -> str:
+    return " + ".join(names)

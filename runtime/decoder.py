@@ -1,0 +1,274 @@
+"""The decoder: a formula bound to its models, and the verbs a user calls on it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..grammar import Span
+from ..models import ModelError, Prompt, is_ids
+from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
+from .bind import Bound, check_count
+from .engine import Engine
+from .noise import seed_key
+from .report import Report
+from .requests import Answer, Completion, Request
+
+
+class Decoder:
+    """A compiled formula. Made by ``descant.compile``.
+
+    Attributes:
+        plan: what each step does and costs; ``print(decoder.plan)``.
+        tokenizer: of the formula's models, or None.
+    """
+
+    def __init__(self, bound: Bound, params: Mapping[str, float] | None = None) -> None:
+        self._bound, self._params = bound, dict(params or {})
+        self._engine = Engine(bound)
+        self.plan = Report(bound, self._params)
+        self.tokenizer = bound.tokenizer
+        self._known = {*bound.plan.params, *self._params}
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        do_sample: bool | None = None,
+        seed: int | Sequence[int] | None = None,
+        params: Mapping[str, float | Sequence[float]] | None = None,
+        num_return_sequences: int = 1,
+        stop_strings: str | Sequence[str] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+        **others: Any,
+    ) -> list[Completion]:
+        """Complete one prompt or many.
+
+        Args:
+            prompts: text, chat messages or token ids, or a list of them.
+            max_new_tokens: tokens after which a row ends.
+            temperature: 0 takes the best token; above 0 draws from softmax(scores / temperature).
+                Left out, it is 0, or 1 where ``do_sample`` is true.
+            do_sample: as in transformers: false takes the best token, true draws.
+            seed: of the noise, one for all or one per prompt; a row's tokens depend on its own
+                seed and on nothing else. Left out, it is different every time.
+            params: values for the formula's parameters: a number, or a list with one per prompt.
+                One prompt is repeated for every value of a list.
+            num_return_sequences: draws per prompt, next to each other in the answer.
+            stop_strings: text at which a row ends; not part of the answer.
+            eos_token_id: ids that end a row, instead of the models' own.
+            batch_size: rows decoded at once.
+            progress: a progress bar; left out, only on a terminal and for more than one row.
+
+        Returns:
+            One completion per row, in the order of the prompts.
+
+        Raises:
+            FormulaError: a parameter or number out of bounds; NaN during a step.
+            ModelError: a prompt that some model cannot read, or that is too long.
+            ValueError: arguments that do not fit together.
+        """
+        found = dict(
+            self.as_completed(
+                prompts, max_new_tokens=max_new_tokens, temperature=temperature,
+                do_sample=do_sample, seed=seed, params=params, stop_strings=stop_strings,
+                num_return_sequences=num_return_sequences, eos_token_id=eos_token_id,
+                batch_size=batch_size, progress=progress, **others,
+            )
+        )  # fmt: skip
+        return [found[index] for index in sorted(found)]
+
+    def as_completed(
+        self, prompts: Prompt | Sequence[Prompt], **arguments: Any
+    ) -> Iterator[tuple[int, Completion]]:
+        """Complete prompts, yielding each row's number and completion as soon as it has ended.
+
+        Args:
+            prompts: as for ``generate``.
+            **arguments: those of ``generate``.
+        """
+        batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        return self._completed(self._requests(prompts, **arguments), batch_size, progress)
+
+    def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
+        """Complete one prompt, yielding text as it comes.
+
+        Args:
+            prompt: text, chat messages or token ids.
+            **arguments: those of ``generate``, for one row.
+
+        Yields:
+            Pieces of text that add up to the completion's; token ids where there is no tokenizer.
+        """
+        arguments.pop("progress", None)
+        requests = self._requests(prompt, **arguments)
+        if len(requests) != 1:
+            raise ValueError(f"stream takes one prompt, and this is {len(requests)} rows")
+        return self._pieces(requests[0])
+
+    def scores(
+        self,
+        prompt: Prompt,
+        completion_ids: Sequence[int],
+        *,
+        params: Mapping[str, float] | None = None,
+    ) -> Tensor:
+        """The formula's scores along a given completion, without drawing anything.
+
+        Args:
+            prompt: text, chat messages or token ids.
+            completion_ids: the tokens that follow it.
+            params: values for the formula's parameters.
+
+        Returns:
+            ``(len(completion_ids) + 1, V)`` float32 in natural logarithms, masked tokens minus
+            infinity: row i scores the token after the first i.
+        """
+        [(_, values)] = rows_of(prompt, self._params, params, self._known)
+        ids = [int(token) for token in completion_ids]
+        for token in ids:
+            if not 0 <= token < self._bound.vocabulary:
+                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
+        request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
+        return self._engine.score(request, ids)
+
+    def _requests(
+        self,
+        prompts: Any,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | None = None,
+        do_sample: bool | None = None,
+        seed: int | Sequence[int] | None = None,
+        params: Mapping[str, Any] | None = None,
+        num_return_sequences: int = 1,
+        stop_strings: str | Sequence[str] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        **others: Any,
+    ) -> list[Request]:
+        refuse(others)
+        rows = rows_of(prompts, self._params, params, self._known)
+        seeds = per_row(seed, len(rows), "seed")
+        settings: dict[str, Any] = {
+            "temperature": temperature_of(temperature, do_sample),
+            "max_new_tokens": max_new_tokens,
+            "stops": stop_strings_of(stop_strings),
+            "eos": eos_of(eos_token_id),
+        }
+        requests = []
+        for (prompt, values), given in zip(rows, seeds, strict=True):
+            own = secrets.randbits(63) if given is None else int(given)
+            for sample in range(num_return_sequences):
+                key = seed_key(own, sample)
+                requests.append(self._request(len(requests), prompt, values, key=key, **settings))
+        return requests
+
+    def _completed(
+        self, requests: Sequence[Request], batch_size: int, progress: bool | None
+    ) -> Iterator[tuple[int, Completion]]:
+        from tqdm.auto import tqdm
+
+        hidden = not progress if progress is not None else (True if len(requests) < 2 else None)
+        with tqdm(total=len(requests), disable=hidden, unit="row", desc="decoding") as bar:
+            for answers in self._engine.run(requests, batch_size) if requests else ():
+                for answer in answers:
+                    if answer.finish_reason:
+                        yield answer.request.index, answer.completion(time.perf_counter())
+                        bar.update()
+
+    def _pieces(self, request: Request) -> Iterator[Any]:
+        told = 0
+        for [answer] in self._engine.run([request], 1):
+            if self.tokenizer is None:
+                yield answer.tokens[-1]
+                continue
+            text = answer.text() or ""
+            end = len(text) if answer.finish_reason else _certain(text, answer)
+            if end > told:
+                yield text[told:end]
+                told = end
+
+    def _request(
+        self,
+        index: int,
+        prompt: Any,
+        params: Mapping[str, float],
+        *,
+        key: tuple[int, int] = (0, 0),
+        temperature: float = 0.0,
+        max_new_tokens: int = 128,
+        stops: tuple[str, ...] = (),
+        eos: frozenset[int] | None = None,
+        strict: bool = False,
+    ) -> Request:
+        bound, plan = self._bound, self._bound.plan
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        if stops and bound.tokenizer is None:
+            raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
+        values = plan.values(params)
+        _check_values(bound, values)
+        self._check_ids(prompt)
+        prompts = [reader.ids(prompt) for reader in bound.readers]
+        rewards = {i: [r.ids(prompt) for r in readers] for i, readers in bound.rewards.items()}
+        longest = max(len(ids) for ids in (*prompts, *(i for r in rewards.values() for i in r)))
+        return Request(
+            index, prompt, prompts, rewards, values, dict(params), temperature,
+            key, _fitting(bound, longest, max_new_tokens, strict),
+            bound.eos if eos is None else eos, stops,
+        )  # fmt: skip
+
+    def _check_ids(self, prompt: Any) -> None:
+        if is_ids(prompt):
+            for token in prompt:
+                if not 0 <= token < self._bound.vocabulary:
+                    raise ValueError(
+                        f"the prompt has the token id {token}, and the vocabulary has "
+                        f"{self._bound.vocabulary} tokens"
+                    )
+
+
+def _check_values(bound: Bound, values: Sequence[float]) -> None:
+    plan = bound.plan
+    for scalar, value in zip(plan.scalars, values, strict=True):
+        if scalar.limits.whole:
+            check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
+    coefficients = [values[index] for index, _ in plan.scores.parts]  # type: ignore[union-attr]
+    if not any(coefficients):
+        raise plan.error(
+            "every coefficient is 0 for these parameters, so that nothing decides",
+            Span(0, len(plan.source)),
+        )
+
+
+def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
+    """The tokens that fit after a prompt of ``longest``."""
+    if bound.positions is None:
+        return wanted
+    room = bound.positions - longest
+    if room < 1 or (strict and room < wanted - 1):
+        raise ModelError(
+            f"the prompt has {longest} tokens, and the models read at most {bound.positions}",
+            "shorten it; nothing is cut silently",
+        )
+    return min(wanted, room)
+
+
+def _certain(text: str, answer: Answer) -> int:
+    """How much of a growing text cannot change: no half character, no beginning of a stop."""
+    end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+    longest = max(map(len, answer.request.stops), default=1) - 1
+    for size in range(min(longest, end), 0, -1):
+        if any(stop.startswith(text[end - size : end]) for stop in answer.request.stops):
+            return end - size
+    return end

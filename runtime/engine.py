@@ -1,0 +1,242 @@
+"""The engine: the one batched step, and the loop that keeps its slots full.
+
+A step reads every lane once, adds the scores up, sends them through the stages, draws a token per
+slot and hands it back to the lanes. Tensors in, tensors out: names, parameters and text stay
+outside, and one copy to the host per step brings the tokens and the alarms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula.stages import RepetitionPenalty, Rerank
+from ..grammar import Span
+from .batch import Batch, Seat
+from .bind import Bound
+from .noise import gumbel
+from .requests import Answer, Request
+from .scored import Scored, evaluate, read
+from .stages import Context, make
+
+MEASURE = 32  # tokens of capacity are reserved in multiples of this
+
+
+class Engine:
+    """Decodes requests through one bound plan.
+
+    Args:
+        bound: the plan and its lanes.
+    """
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self._steps = [make(stage, number) for number, stage in enumerate(bound.plan.stages)]
+        self._run: object = None
+        self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in bound.plan.stages)
+
+    def run(self, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
+        """Decode until every request has ended.
+
+        Args:
+            requests: any number; the longest prompts go first, so that neighbours are alike.
+            slots: how many are decoded at once.
+
+        Yields:
+            After each step, the answers that got a token; those that ended say why.
+
+        Raises:
+            FormulaError: NaN, or a step in which every token is excluded.
+        """
+        run = self._begin()
+        waiting = deque(sorted(requests, key=lambda request: -len(request.prompts[0])))
+        batch = self._batch(requests, min(slots, len(requests)))
+        answers: list[Answer] = []  # one per slot
+        while waiting or answers:
+            if self._run is not run:
+                raise RuntimeError("another run has begun on this decoder; finish one, then begin")
+            room = min(batch.slots - batch.count, len(waiting))
+            joining = [waiting.popleft() for _ in range(room)]
+            if joining:
+                now = time.perf_counter()
+                batch.admit(joining)
+                answers += [Answer(request, self.bound.tokenizer, now) for request in joining]
+            for answer, token in zip(answers, self._advance(batch), strict=True):
+                answer.add(token)
+            yield list(answers)
+            ended = [slot for slot, answer in enumerate(answers) if answer.finish_reason]
+            batch.finish(ended)
+            for slot in reversed(ended):
+                answers[slot] = answers[-1]
+                answers.pop()
+
+    @torch.no_grad()
+    def score(self, request: Request, tokens: Sequence[int]) -> Tensor:
+        """Scores before each of the given tokens and after the last.
+
+        Returns:
+            ``(len(tokens) + 1, V)`` float32, minus infinity where a token is excluded.
+        """
+        self._begin()
+        batch = self._batch([request], 1)
+        batch.admit([request])
+        rows = []
+        for token in [*tokens, 0]:  # nothing is read after the last row of scores
+            forced = torch.tensor([token], device=batch.device)
+            context = self._context(batch, forced)
+            masked = self._scores(batch, context).masked()
+            self._raise_for(batch, _alarms(context, masked).tolist(), context)
+            rows.append(masked[0])
+            if len(rows) <= len(tokens):
+                self._commit(batch, context, forced)
+        return torch.stack(rows)
+
+    def _batch(self, requests: Sequence[Request], slots: int) -> Batch:
+        longest = max(
+            len(ids) + request.max_new_tokens
+            for request in requests
+            for ids in (*request.prompts, *(i for r in request.rewards.values() for i in r))
+        )
+        wide = [
+            int(request.values[stage.k]) + 1
+            for request in requests
+            for stage in self.bound.plan.stages
+            if isinstance(stage, Rerank)
+        ]
+        capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
+        return Batch(self.bound, slots, capacity, self._track_seen)
+
+    @torch.no_grad()
+    def _advance(self, batch: Batch) -> list[int]:
+        """One step: a token per slot."""
+        context = self._context(batch)
+        scored = self._scores(batch, context)
+        masked = scored.masked()
+        drawn = masked
+        if batch.samples:
+            warm = batch.temperatures[: batch.count, None]
+            noise = gumbel(batch.keys[: batch.count], batch.steps[: batch.count], masked.shape[-1])
+            drawn = torch.where(warm > 0, masked / warm + noise, masked)
+        tokens = drawn.argmax(dim=-1)
+        self._commit(batch, context, tokens)
+        told, alarms = torch.stack((tokens, _alarms(context, masked))).tolist()
+        self._raise_for(batch, alarms, context)
+        return told  # type: ignore[no-any-return]
+
+    def _context(self, batch: Batch, forced: Tensor | None = None) -> Context:
+        rewarders: dict[int, Any] = {}
+        for number in self.bound.rewards:
+            seats = [seat for seat in batch.seats if seat.reader.stage == number]
+            if any(seat.live for seat in seats):
+                rewarders[number] = _Rewarder(batch, seats)
+        seen = batch.seen[: batch.count] if batch.seen is not None else None
+        return Context(batch.values[: batch.count], batch.most, seen, rewarders, forced)
+
+    def _scores(self, batch: Batch, context: Context) -> Scored:
+        """Every lane read once, combined, and sent through the stages."""
+        lanes: dict[int, Scored] = {}
+        terms: dict[int, Callable[[], Scored]] = {}
+        for index in range(len(self.bound.readers)):
+            seat = batch.seats[index]
+            if not seat.live:
+                continue
+            lane = seat.reader.lane
+            if lane not in lanes:
+                logits = self.bound.lanes[lane].logits().to(batch.device)
+                lanes[lane], broken = read(logits)
+                slots = torch.zeros(batch.count, dtype=torch.bool, device=batch.device)
+                context.broken[f"lane {lane}"] = slots.index_put_((batch.owners[lane],), broken)
+            terms[index] = partial(_held, lanes[lane], seat)
+        scored = evaluate(self.bound.plan.scores, terms, context.values)
+        for step in self._steps:
+            scored = step.apply(scored, context)
+        return scored
+
+    def _commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Hand the chosen tokens back to the stages and the lanes."""
+        for step in self._steps:
+            if step.commit is not None:
+                step.commit(tokens, context)
+        for lane in {seat.reader.lane for seat in batch.seats if seat.reader.stage is None}:
+            if batch.owners[lane].numel():
+                self.bound.lanes[lane].feed(tokens[batch.owners[lane]])
+        if batch.seen is not None:
+            batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
+        batch.steps[: batch.count] += 1
+
+    def _raise_for(self, batch: Batch, alarms: Sequence[int], context: Context) -> None:
+        """Raise for the first slot with an alarm, naming the source and the request."""
+        slot = next((slot for slot, alarm in enumerate(alarms) if alarm), None)
+        if slot is None:
+            return
+        plan, sources = self.bound.plan, list(context.broken)
+        where = f"for prompt {batch.requests[slot].index}, token {int(batch.steps[slot]) - 1}"
+        alarm = alarms[slot] - 1
+        if alarm >= len(sources):
+            what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
+            raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
+        kind, number = sources[alarm].split()
+        terms = [
+            seat.reader.term
+            for seat in batch.seats
+            if int(number) == (seat.reader.lane if kind == "lane" else seat.reader.stage)
+        ]
+        raise plan.error(
+            f"{' or '.join(map(str, terms))} gave NaN {where}",
+            plan.spans[terms[0]],
+            "check its weights and dtype: float16 overflows where bfloat16 does not",
+        )
+
+    def _begin(self) -> object:
+        self._run = object()
+        return self._run
+
+
+def _alarms(context: Context, masked: Tensor) -> Tensor:
+    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong."""
+    best = masked.amax(dim=-1)
+    wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
+    return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
+
+
+class _Rewarder:
+    """One stage's reward models over the rows of a batch."""
+
+    def __init__(self, batch: Batch, seats: Sequence[Seat]) -> None:
+        self._batch, self._seats = batch, seats
+        self._lanes = dict.fromkeys(seat.reader.lane for seat in seats if seat.live)
+
+    def rewards(self, candidates: Tensor) -> list[Tensor]:
+        """``(slots, k)`` ids to one ``(slots, k)`` tensor per reward model."""
+        found = {}
+        for lane in self._lanes:
+            asked = candidates[self._batch.owners[lane]]
+            answer = self._batch.bound.lanes[lane].rewards(asked)
+            found[lane] = answer[..., 0].to(candidates.device)
+        none = torch.zeros(candidates.shape, device=candidates.device)
+        return [
+            found[seat.reader.lane].index_select(0, seat.rows) if seat.live else none
+            for seat in self._seats
+        ]
+
+    def keep(self, choice: Tensor) -> None:
+        """``(slots,)`` which candidate each slot goes on with."""
+        for lane in self._lanes:
+            self._batch.bound.lanes[lane].keep(choice[self._batch.owners[lane]])
+
+
+def _held(scored: Scored, seat: Seat) -> Scored:
+    """A lane's scores as one term's: the row that each slot holds."""
+    if seat.whole:
+        return scored
+    excluded = scored.excluded
+    return Scored(
+        scored.values.index_select(0, seat.rows),
+        excluded.index_select(0, seat.rows) if excluded is not None else None,
+    )

@@ -1,0 +1,56 @@
+"""Sampling noise as a pure function of (request seed, step, token).
+
+A counter-based hash in 32-bit integers, so that a seeded request draws the same tokens whatever
+shares its batch, on any device, eager or captured. No generator, no state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def seed_key(seed: int, sample: int = 0) -> tuple[int, int]:
+    """Two signed 32-bit words for a request's seed and the number of its sample."""
+    mixed = _splitmix(_splitmix(seed & _MASK) ^ sample if sample else _splitmix(seed & _MASK))
+    return _signed(mixed >> 32), _signed(mixed & 0xFFFFFFFF)
+
+
+def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise: adding it to log-probabilities and taking the best is sampling.
+
+    Args:
+        keys: ``(slots, 2)`` int32, from ``seed_key``.
+        steps: ``(slots,)`` int, how many tokens the request has drawn.
+        vocabulary: tokens to draw for.
+
+    Returns:
+        ``(slots, vocabulary)`` float32, never infinite.
+    """
+    tokens = _scramble(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
+    first = _scramble(keys[:, 0] ^ _scramble(steps.to(torch.int32) + keys[:, 1]))
+    bits = _scramble(_scramble(tokens[None] ^ first[:, None]) + keys[:, 1:])
+    uniform = ((bits >> 8) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """A bijection of 32-bit words (murmur3's finaliser)."""
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * -2048144789
+    x = x ^ ((x >> 13) & 0x7FFFF)
+    x = x * -1028477387
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _splitmix(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >= 1 << 31 else word

@@ -1,0 +1,167 @@
+"""The plan as a reader sees it: collected terms, forwards, bytes, and the floor they set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+
+from ..formula.plan import Linear
+from ..formula.stages import Stage
+from .bind import Bound, Reader
+
+_CONTEXT = 512  # tokens of context for which cache bytes are stated
+
+
+class Report:
+    """A decoder's plan. ``print`` it.
+
+    Attributes:
+        formula: the formula's canonical text.
+        bytes_per_step: weights that one step reads, once per distinct set.
+        forwards: forwards per token.
+        notes: what was dropped, cut or left alone.
+    """
+
+    def __init__(self, bound: Bound, params: Mapping[str, float]) -> None:
+        self._bound, self._params = bound, params
+        self.formula = bound.plan.formula
+        self.bytes_per_step = sum(lane.weight_bytes() for lane in bound.lanes)
+        self.forwards = len(bound.lanes)
+        self.notes = bound.notes
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def text(self, bandwidth: float | None = None) -> str:
+        """The report.
+
+        Args:
+            bandwidth: bytes per second that the floor is worked out with; measured where left out.
+        """
+        bound = self._bound
+        device = bound.device
+        measured = bandwidth or copy_bandwidth(device)
+        floor = self.bytes_per_step / measured * 1e3
+        said = "given" if bandwidth else "measured copy bandwidth"
+        lines = [f"formula     {self.formula}", *self._parameters(), ""]
+        lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
+        for number, stage in enumerate(bound.plan.stages):
+            lines += ["", f"then        {self._stage(stage)}"]
+            if number in bound.rewards:
+                lines += _table(("reward", "coefficient", "lane", "reads"), self._rewards(number))
+        head = ("lane", "weights", "rows", "queries", "reads", "cache")
+        lines += ["", *_table(head, self._lanes())]
+        lines += [
+            "",
+            f"per token   {_count(self.forwards, 'forward')}, {_bytes(self.bytes_per_step)} of "
+            f"weights; floor {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
+        ]
+        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _parameters(self) -> list[str]:
+        names = sorted(self._bound.plan.params)
+        if not names:
+            return []
+        said = [f"{n} = {self._params[n]:g}" if n in self._params else f"{n} = ?" for n in names]
+        return [f"parameters  {', '.join(said)} (a value per request)"]
+
+    def _terms(self) -> list[tuple[str, ...]]:
+        bound = self._bound
+        scores = bound.plan.scores
+        assert isinstance(scores, Linear)
+        rows = []
+        for index, part in scores.parts:
+            reader = bound.readers[part.term]  # type: ignore[union-attr]
+            span = bound.plan.spans[reader.term]
+            rows.append((span, self._line(reader, str(bound.plan.scalars[index]))))
+        return [line for _, line in sorted(rows)]
+
+    def _rewards(self, number: int) -> list[tuple[str, ...]]:
+        bound = self._bound
+        parts = bound.plan.stages[number].reward.parts  # type: ignore[attr-defined]
+        pairs = zip(parts, bound.rewards[number], strict=True)
+        return [self._line(reader, str(bound.plan.scalars[index])) for (index, _), reader in pairs]
+
+    def _line(self, reader: Reader, coefficient: str) -> tuple[str, ...]:
+        term = reader.term
+        reads = "the response alone" if term.alone else "the prompt"
+        if term.system is not None:
+            said = f"system prompt {term.system[:40]!r}" if term.system else "no system prompt"
+            reads += f", {said}"
+        elif reader.spec.system:
+            reads += f", system prompt {reader.spec.system[:40]!r}"
+        if reader.spec.template and not term.alone:
+            reads += ", its own template"
+        return (str(term), coefficient, _letter(reader.lane), reads)
+
+    def _stage(self, stage: Stage) -> str:
+        said = []
+        for name, item in stage.arguments().items():
+            value = getattr(stage, name)
+            match item.metadata["kind"]:
+                case "number":
+                    said.append(f"{name}={self._bound.plan.scalars[value]}")
+                case "choice":
+                    said.append(f"{name}={value}")
+        return f"{stage.name}({', '.join(said)})"
+
+    def _lanes(self) -> list[tuple[str, ...]]:
+        bound = self._bound
+        every = [*bound.readers, *(r for readers in bound.rewards.values() for r in readers)]
+        lines: list[tuple[str, ...]] = []
+        for number, lane in enumerate(bound.lanes):
+            readers = [reader for reader in every if reader.lane == number]
+            stage = bound.plan.stages[readers[0].stage] if readers[0].stage is not None else None
+            k = bound.plan.scalars[stage.k] if stage else None  # type: ignore[attr-defined]
+            queries = f"{k} candidates" if k else "1 token"
+            kept = lane.token_bytes() * _CONTEXT * len(readers)
+            lines.append((
+                _letter(number), bound.lane_names[number], f"{len(readers)} per request", queries,
+                _bytes(lane.weight_bytes()), f"{_bytes(kept)} per request at {_CONTEXT} tokens",
+            ))  # fmt: skip
+        return lines
+
+
+@cache
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second that a copy on this device reads and writes, measured once."""
+    size = (256 if device.startswith("cuda") else 32) << 20
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size / best
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in [head, *rows]]
+    return ["  " + "  ".join(cells).rstrip() for cells in padded]
+
+
+def _letter(lane: int) -> str:
+    return chr(ord("A") + lane) if lane < 26 else f"L{lane}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

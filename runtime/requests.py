@@ -1,0 +1,97 @@
+"""What is asked for and what comes back: one request per row, one completion per request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to decode.
+
+    Attributes:
+        index: its place in the answer.
+        prompts: per term of the scores, the ids that it reads.
+        rewards: per stage and reward model, the ids that it reads.
+        values: the plan's numbers for this row.
+        key: its noise (``noise.seed_key``).
+        stops: strings that end it.
+    """
+
+    index: int
+    prompt: Any
+    prompts: Sequence[Sequence[int]]
+    rewards: Mapping[int, Sequence[Sequence[int]]]
+    values: Sequence[float]
+    params: Mapping[str, float]
+    temperature: float
+    key: tuple[int, int]
+    max_new_tokens: int
+    eos: frozenset[int]
+    stops: tuple[str, ...] = ()
+
+
+@dataclass
+class Completion:
+    """What a request was answered.
+
+    Attributes:
+        text: without special tokens, and without the stop string that ended it; None where the
+            models have no tokenizer.
+        token_ids: the generated ids, with the EOS where one ended the row.
+        finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
+        params: the parameters' values for this row.
+        seconds: from the row's admission to its end.
+        prompt: what was asked.
+    """
+
+    text: str | None
+    token_ids: list[int]
+    finish_reason: str
+    params: dict[str, float]
+    seconds: float
+    prompt: Any = field(default=None, repr=False)
+
+
+class Answer:
+    """A completion in the making: tokens so far, and when it is over."""
+
+    def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
+        self.request, self.tokenizer, self.started = request, tokenizer, started
+        self.tokens: list[int] = []
+        self.finish_reason: str | None = None
+        self._cut: int | None = None
+
+    def add(self, token: int) -> None:
+        """Take the next token, and see whether it is the last."""
+        self.tokens.append(token)
+        if token in self.request.eos:
+            self.finish_reason = "eos"
+        elif self.request.stops and self._stopped():
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.request.max_new_tokens:
+            self.finish_reason = "length"
+
+    def text(self) -> str | None:
+        """The text so far, without special tokens and without the stop string."""
+        if self.tokenizer is None:
+            return None
+        text: str = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        return text if self._cut is None else text[: self._cut]
+
+    def completion(self, now: float) -> Completion:
+        """The finished answer."""
+        assert self.finish_reason is not None
+        request = self.request
+        return Completion(
+            self.text(), self.tokens, self.finish_reason, dict(request.params),
+            now - self.started, request.prompt,
+        )  # fmt: skip
+
+    def _stopped(self) -> bool:
+        text = self.text() or ""
+        found = [place for stop in self.request.stops if (place := text.find(stop)) >= 0]
+        self._cut = min(found, default=None)
+        return bool(found)
