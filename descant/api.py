@@ -44,12 +44,11 @@ def compile(
     >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
     >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
     >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
-    [2, 1, 4, 1]
+    [5, 4, 0, 5]
     """
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
-    bound = bind(plan, specs, _dtype(dtype), _device(device))
-    return Decoder(bound, params)
+    return Decoder(bind(plan, specs, *where(dtype, device)), params)
 
 
 def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -75,16 +74,21 @@ def plan_of(
     return plan
 
 
-def _dtype(dtype: Any) -> str | None:
-    if dtype is None:
-        return None
-    word = str(dtype).removeprefix("torch.")
-    if word not in ("float32", "bfloat16", "float16", "auto"):
+def where(dtype: Any, device: Any) -> tuple[str | None, str]:
+    """The dtype and the device of models that name none, as words.
+
+    Raises:
+        ModelError: not a dtype, or not a device that torch has here.
+    """
+    word = None if dtype is None else str(dtype).removeprefix("torch.")
+    if word not in (None, "float32", "bfloat16", "float16", "auto"):
         raise ModelError(f"{word} is not a dtype", "use float32, bfloat16, float16 or auto")
-    return word
-
-
-def _device(device: Any) -> str:
-    if device is not None:
-        return str(torch.device(device))
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is None:
+        return word, "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"{device} is not a device", "use cpu, cuda, cuda:1 or mps") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("there is no CUDA device here", 'leave device out, or say "cpu"')
+    return word, str(found)

@@ -19,6 +19,7 @@ from .terms import Term
 EXPONENT = 64  # the largest power of a parameter
 DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
+QUOTIENT = 5000  # monomials that either side of a quotient could have, by its degree
 
 Linear = dict["Term | None", tuple[Any, Span]]  # a term, or None for a plain number: coefficient
 
@@ -114,9 +115,8 @@ class Collector:
             return self._opaque(Apply("**", inner), span)
         power = int(exponent)
         if base.is_Rational:
-            bits = max(int(base.p).bit_length(), int(base.q).bit_length())
             small = abs(base.p) <= 1 and base.q == 1
-            if not small and bits * abs(power) > DIGITS:
+            if not small and _bits(base) * abs(power) > DIGITS:
                 raise self._error("this number is too large to work with", span)
         elif abs(power) > EXPONENT:
             raise self._error(f"a power of a parameter may be at most {EXPONENT}", span)
@@ -143,7 +143,8 @@ class Collector:
 
     def _symbol(self, expression: Expression) -> Any:
         if expression not in self._symbols:
-            symbol = self._sympy.Dummy(real=True)
+            # sympy orders symbols by name: without one, by which was written first.
+            symbol = self._sympy.Dummy(show(expression), real=True)
             self._symbols[expression] = symbol
             self._meanings[symbol] = expression
         return self._symbols[expression]
@@ -154,8 +155,12 @@ class Collector:
             raise self._error("this coefficient is too long when it is multiplied out", span)
         if not value.is_number:
             over, under = value.as_numer_denom()
-            ratio = not under.is_number
+            ratio, terms = not under.is_number, _terms(over) + _terms(under)
+            if ratio and (terms > TERMS or _monomials(over, under) > QUOTIENT):
+                raise self._error("this quotient is too long when it is multiplied out", span)
             value = self._sympy.cancel(over / under) if ratio else self._sympy.expand(value)
+        if any(_bits(number) > DIGITS for number in value.atoms(self._sympy.Rational)):
+            raise self._error("this number is too large to work with", span)
         return self._ours(value)
 
     def _ours(self, value: Any) -> Expression:
@@ -186,6 +191,10 @@ def _scaled(linear: Linear, by: Any) -> Linear:
     return {term: (coefficient * by, span) for term, (coefficient, span) in linear.items()}
 
 
+def _bits(number: Any) -> int:
+    return max(int(number.p).bit_length(), int(number.q).bit_length())
+
+
 def _terms(value: Any) -> float:
     """An upper bound on the terms of the expression when multiplied out."""
     if not value.args:
@@ -197,3 +206,20 @@ def _terms(value: Any) -> float:
         return math.prod(inner)
     base, power = _terms(value.args[0]), abs(int(value.args[1]))
     return math.comb(int(min(base, TERMS)) + power - 1, power) if base > 1 else 1
+
+
+def _monomials(over: Any, under: Any) -> int:
+    """An upper bound on the terms of anything that divides one of two polynomials."""
+    symbols = len(over.free_symbols | under.free_symbols)
+    return math.comb(max(_degree(over), _degree(under)) + symbols, symbols)
+
+
+def _degree(value: Any) -> int:
+    """An upper bound on the total degree of a polynomial."""
+    if not value.args:
+        return int(value.is_Symbol)
+    if value.is_Add:
+        return max(map(_degree, value.args))
+    if value.is_Mul:
+        return sum(map(_degree, value.args))
+    return _degree(value.args[0]) * abs(int(value.args[1]))

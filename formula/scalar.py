@@ -91,6 +91,8 @@ def show(expression: Expression, inside: int = 0) -> str:
             return _bracket(out, inside > 0)
         case Apply("*", arguments):
             return _bracket(_product(arguments), inside > 1)
+        case Apply("**", (_, Constant(value))) if value < 0:
+            return _bracket(_product((expression,)), inside > 1)
         case Apply("**", (base, exponent)):
             return _bracket(f"{show(base, 2)}**{show(exponent, 2)}", inside > 1)
         case Apply(op, arguments):
@@ -106,15 +108,19 @@ def _product(arguments: tuple[Expression, ...]) -> str:
             case Constant(value) if value < 0:
                 sign = "-" if not sign else ""
                 over.append(show(Constant(-value), 1))
-            case Apply("**", (base, Constant(value))) if value == -1:
-                under.append(show(base, 2))
+            case Apply("**", (base, Constant(value))) if value < 0:
+                power = base if value == -1 else Apply("**", (base, Constant(-value)))
+                under.append(show(power, 2 if value == -1 else 1))
             case _:
                 over.append(show(argument, 1))
     return sign + "*".join(over or ["1"]) + "".join(f"/{part}" for part in under)
 
 
 def _number(value: Fraction) -> str:
-    as_float = format(float(value), "g")
+    try:
+        as_float = format(float(value), "g")
+    except OverflowError:
+        return str(value)
     return as_float if Fraction(as_float) == value else str(value)
 
 

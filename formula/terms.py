@@ -28,6 +28,6 @@ class Term:
         return f'{self.model}@"{shown}"'
 
     @property
-    def key(self) -> tuple[str, str, bool]:
+    def key(self) -> tuple[str, bool, bool, str]:
         """The order of terms in a plan: the same for every way of writing one sum."""
-        return (self.model, self.system or "", self.alone)
+        return (self.model, self.alone, self.system is not None, self.system or "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +87,11 @@ class Adapters:
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._mask is None:
                 return None
-            inner = functional.linear(args[0], a) * self._mask.to(a.device)
-            return output + functional.linear(inner, b)
+            inner = functional.linear(args[0], a)
+            # By row again: OPT's feed-forward layers see rows and places as one dimension.
+            by_row = inner.view(self._mask.shape[0], -1, inner.shape[-1])
+            masked = (by_row * self._mask.to(a.device)).view_as(inner)
+            return output + functional.linear(masked, b)
 
         return add
 
@@ -98,6 +102,7 @@ def _dtype(weight: Tensor) -> torch.dtype:
 
 def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Module name to ``(A, B)`` with the scaling in B."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     config_file, weights_file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
@@ -108,9 +113,13 @@ def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, 
                 "an adapter is a folder that peft's save_pretrained wrote, as safetensors",
                 name,
             )
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+        weights = load_file(weights_file)
+    except (ValueError, SafetensorError) as error:
+        problem = f"the adapter {name} in {folder} cannot be read: {error}"
+        raise ModelError(problem, "save it again with peft's save_pretrained", name) from error
     _refuse(name, config)
-    weights = load_file(weights_file)
     modules = dict(model.named_modules())
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for key in sorted(weights):
@@ -148,8 +157,9 @@ def _refuse(name: str, config: dict[str, Any]) -> None:
 def _scaling(config: dict[str, Any], target: str, rank: int) -> float:
     alpha = config.get("lora_alpha") or rank
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if target == pattern or target.endswith("." + pattern):
-            alpha = value
+        if re.match(rf"(.*\.)?({pattern})$", target):
+            alpha = value  # as peft reads them: the first that matches
+            break
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 

@@ -96,6 +96,7 @@ def load_model(
             return spec.model.copy()
         _check_attention(card.name, spec.model)
         return spec.model.eval()
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForCausalLM if card.kind == SCORES else AutoModelForSequenceClassification
@@ -109,7 +110,7 @@ def load_model(
             return auto.from_config(card.config, dtype=kind).eval()
     try:
         with _quiet_unless_terminal():
-            model = auto.from_pretrained(
+            model, found = auto.from_pretrained(
                 spec.path,
                 revision=spec.revision or "main",
                 dtype=wanted,
@@ -117,13 +118,21 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=spec.trust_remote_code,
                 attn_implementation="sdpa" if _has_sdpa(card.config, auto) else "eager",
+                output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the weights of {card.name} in {spec.path} cannot be read: {_first_line(error)}",
             "a model is a folder (or hub id) with config.json and safetensors weights",
             card.name,
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelError(
+            f"the weights of {card.name} in {spec.path} lack {missing[0]}{more}",
+            "they would be random numbers; give a checkpoint of the whole model",
+            card.name,
+        )
     if spec.device_map is None:
         model = model.to(torch.device(spec.device or device))
     return model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -92,15 +92,24 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            last = str(item["loc"][-1])
-            near = difflib.get_close_matches(last, list(model.model_fields), n=1)
-            known = f"known: {', '.join(model.model_fields)}"
-            cure = f"did you mean {near[0]}?" if near else known
+            known = _keys_at(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             lines.append(f"there is no option {where}; {cure}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message}" if where else message)
     return "; ".join(lines)
+
+
+def _keys_at(model: Any, place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a (nested) model has at a place in its data."""
+    for part in place:
+        named = getattr(model, "model_fields", {}).get(str(part))  # else a key of a dictionary
+        model = named.annotation if named else model
+        inner = [item for item in get_args(model) if isinstance(item, type)]
+        model = next((item for item in inner if issubclass(item, BaseModel)), model)
+    return list(getattr(model, "model_fields", ()))
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ def rows_of(
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
+    prompts = _plain(prompts)
     many = [prompts] if is_one(prompts) or not isinstance(prompts, Sequence) else list(prompts)
     given = {**defaults, **(params or {})}
     for name in given:
@@ -41,9 +42,14 @@ def rows_of(
                 "give one number, one value per prompt, or one prompt"
             )
     return [
-        (prompt, {**given, **{name: values[i] for name, values in lists.items()}})
+        (_plain(prompt), {**given, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
     ]
+
+
+def _plain(prompt: Any) -> Any:
+    """Token ids in a tensor or an array, as lists."""
+    return prompt.tolist() if hasattr(prompt, "tolist") else prompt
 
 
 def temperature_of(temperature: float | None, do_sample: bool | None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..formula import Plan, Term
 from ..formula.scalar import parameters
@@ -28,6 +28,8 @@ from ..models import (
     load_model,
     render,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class _Binder:
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
         self.loaded: dict[tuple[Any, ...], Any] = {}
-        self.adapters: dict[str, tuple[tuple[Any, ...], int]] = {}
+        self.adapters: dict[tuple[Any, ...], int] = {}  # name and lane: its number there
         self.cards: dict[str, Card] = {}
 
     def bind(self) -> Bound:
@@ -141,7 +143,9 @@ class _Binder:
         terms = {term.model for term in plan.terms}
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
         limits = [card.positions for card in self.cards.values() if card.positions]
-        unused = sorted(set(self.specs) - set(plan.models) - {s.on for s in self.specs.values()})
+        named = {note.partition(" ")[0].partition("@")[0] for note in plan.dropped}
+        named |= {*plan.models, *(spec.on for spec in self.specs.values() if spec.on)}
+        unused = sorted(set(self.specs) - named)
         notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
         return Bound(
             plan, readers, rewards, tuple(self.lanes.values()),
@@ -171,9 +175,15 @@ class _Binder:
         return self._marked(name, lambda: describe(home, self.specs[home], self.dtype, self.device))
 
     def _check_kinds(self) -> None:
-        wanted = [(term, SCORES) for term in self.plan.terms]
-        wanted += [(term, REWARD) for term in self.plan.rewards]
-        for term, kind in wanted:
+        plan = self.plan
+        wanted = [(term, SCORES, plan.spans[term]) for term in plan.terms]
+        for stage in plan.stages:
+            if isinstance(stage, Rerank):
+                wanted += [
+                    (plan.rewards[part.term], REWARD, plan.scalars[index].span)
+                    for index, part in stage.reward.parts
+                ]
+        for term, kind, span in wanted:
             found = self.cards[term.model].kind
             if found == kind:
                 continue
@@ -183,7 +193,7 @@ class _Binder:
             else:
                 problem = f"{term.model} is a language model, and rerank takes reward models"
                 cure = f"add it to the scores instead: base + {term.model}"
-            raise self.plan.error(problem, self.plan.spans[term], cure)
+            raise plan.error(problem, span, cure)
 
     def _vocabulary(self) -> tuple[int, list[str]]:
         try:
@@ -225,16 +235,16 @@ class _Binder:
         return self.loaded[card.weights]
 
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
-        if name not in self.adapters:
+        if (name, key) not in self.adapters:
             folder = self.specs[name].adapter
             lane = self.lanes[key]
             if not isinstance(lane, TransformersLane):
                 raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
             number = self._marked(name, lambda: lane.adapters.add(name, adapter_folder(folder)))
-            self.adapters[name] = (key, number)
-        return self.adapters[name][1]
+            self.adapters[name, key] = number
+        return self.adapters[name, key]
 
-    def _marked(self, name: str, action: Callable[[], Any]) -> Any:
+    def _marked(self, name: str, action: Callable[[], T]) -> T:
         """Run something about one model, marking what it says in the formula."""
         try:
             return action()

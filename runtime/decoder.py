@@ -165,7 +165,7 @@ class Decoder:
             "stops": stop_strings_of(stop_strings),
             "eos": eos_of(eos_token_id),
         }
-        requests = []
+        requests: list[Request] = []
         for (prompt, values), given in zip(rows, seeds, strict=True):
             own = secrets.randbits(63) if given is None else int(given)
             for sample in range(num_return_sequences):

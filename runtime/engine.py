@@ -86,12 +86,12 @@ class Engine:
         self._begin()
         batch = self._batch([request], 1)
         batch.admit([request])
-        rows = []
+        rows: list[Tensor] = []
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self._context(batch, forced)
             masked = self._scores(batch, context).masked()
-            self._raise_for(batch, _alarms(context, masked).tolist(), context)
+            self._raise_for(batch, _alarms(context, masked).tolist(), context, len(rows))
             rows.append(masked[0])
             if len(rows) <= len(tokens):
                 self._commit(batch, context, forced)
@@ -140,7 +140,7 @@ class Engine:
 
     def _scores(self, batch: Batch, context: Context) -> Scored:
         """Every lane read once, combined, and sent through the stages."""
-        lanes: dict[int, Scored] = {}
+        lanes: dict[int, tuple[Scored, Tensor]] = {}
         terms: dict[int, Callable[[], Scored]] = {}
         for index in range(len(self.bound.readers)):
             seat = batch.seats[index]
@@ -149,10 +149,11 @@ class Engine:
             lane = seat.reader.lane
             if lane not in lanes:
                 logits = self.bound.lanes[lane].logits().to(batch.device)
-                lanes[lane], broken = read(logits)
-                slots = torch.zeros(batch.count, dtype=torch.bool, device=batch.device)
-                context.broken[f"lane {lane}"] = slots.index_put_((batch.owners[lane],), broken)
-            terms[index] = partial(_held, lanes[lane], seat)
+                lanes[lane] = read(logits)
+            scored, broken = lanes[lane]
+            read_here = context.values[:, seat.scalars[0]] != 0
+            context.broken[f"term {index}"] = broken.index_select(0, seat.rows) & read_here
+            terms[index] = partial(_held, scored, seat)
         scored = evaluate(self.bound.plan.scores, terms, context.values)
         for step in self._steps:
             scored = step.apply(scored, context)
@@ -170,13 +171,17 @@ class Engine:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
 
-    def _raise_for(self, batch: Batch, alarms: Sequence[int], context: Context) -> None:
-        """Raise for the first slot with an alarm, naming the source and the request."""
-        slot = next((slot for slot, alarm in enumerate(alarms) if alarm), None)
-        if slot is None:
+    def _raise_for(
+        self, batch: Batch, alarms: Sequence[int], context: Context, step: int | None = None
+    ) -> None:
+        """Raise for the first slot with an alarm, naming the source, the row and the token."""
+        alarmed = [slot for slot, alarm in enumerate(alarms) if alarm]
+        if not alarmed:
             return
+        slot = min(alarmed, key=lambda slot: alarms[slot])  # one whose source is known, if any is
         plan, sources = self.bound.plan, list(context.broken)
-        where = f"for prompt {batch.requests[slot].index}, token {int(batch.steps[slot]) - 1}"
+        step = int(batch.steps[slot]) - 1 if step is None else step
+        where = f"for row {batch.requests[slot].index}, token {step}"
         alarm = alarms[slot] - 1
         if alarm >= len(sources):
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
@@ -184,8 +189,8 @@ class Engine:
         kind, number = sources[alarm].split()
         terms = [
             seat.reader.term
-            for seat in batch.seats
-            if int(number) == (seat.reader.lane if kind == "lane" else seat.reader.stage)
+            for index, seat in enumerate(batch.seats)
+            if int(number) == (index if kind == "term" else seat.reader.stage)
         ]
         raise plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",

@@ -32,7 +32,8 @@ def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
     tokens = _scramble(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
     first = _scramble(keys[:, 0] ^ _scramble(steps.to(torch.int32) + keys[:, 1]))
     bits = _scramble(_scramble(tokens[None] ^ first[:, None]) + keys[:, 1:])
-    uniform = ((bits >> 8) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    # 23 bits and a half fit float32 exactly; a 24th would round up to 1, and so to infinity.
+    uniform = ((bits >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_().log_().neg_()
 
 

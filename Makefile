@@ -1,0 +1,58 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test quick lint format demo-models bench clean
+
+help:
+	@echo "make demo         install, and run the demonstration"
+	@echo "make test         install, and run every test"
+	@echo "make quick        the tests that are not marked slow"
+	@echo "make lint         ruff, and mypy --strict over the installed package"
+	@echo "make format       ruff's formatter"
+	@echo "make demo-models  train the demo models again"
+	@echo "make bench        measure this machine against plain transformers"
+
+demo: $(VENV)/.demo
+	$(BIN)/descant demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/typed
+	$(INSTALL) --no-deps --target build/typed .
+	MYPYPATH=build/typed $(BIN)/mypy --cache-dir .mypy_cache -p descant
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo-models: $(VENV)/.dev
+	$(BIN)/python -m descant.demo.recipe
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.cpu
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "descant needs Python 3.11 or later: make PYTHON=python3.11 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[report]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,1 @@
+"""Measured comparisons. Nothing here is a test, and no test is timed."""

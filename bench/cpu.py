@@ -1,0 +1,144 @@
+"""The CPU benchmark of the first release: ratios in one run, on random weights of a real shape.
+
+    python -m bench.cpu            the table, and bench/results/cpu.json with every raw number
+
+Each ratio divides a decoder's time by the time of the plain loops that do the same forwards,
+measured in turn so that a machine that drifts does so for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import descant
+from bench import plain
+
+PROMPT, NEW, K = 32, 64, 10
+RESULTS = Path(__file__).parent / "results"
+
+
+def paired(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> dict[str, Any]:
+    """Both in turn, after one warm-up each: seconds of every run, and the median ratio."""
+    ours(), theirs()
+    pairs = []
+    for _ in range(runs):
+        pairs.append((_seconds(ours), _seconds(theirs)))
+    ratios = [one / two for one, two in pairs]
+    return {
+        "ours": [one for one, _ in pairs],
+        "theirs": [two for _, two in pairs],
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """Every comparison of the table."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(3, 32000, (8, PROMPT), generator=generator)
+    models = [plain.language_model(seed) for seed in range(3)]
+    reward = plain.reward_model(7)
+    results: dict[str, Any] = {}
+    three = descant.compile(
+        "base + 0.5*arm_1 + 0.5*arm_2",
+        models=dict(zip(("base", "arm_1", "arm_2"), models, strict=True)),
+    )
+    for batch in (1, 8):
+        some = prompts[:batch]
+        results[f"three models, batch {batch}"] = {
+            "target": 1.15,
+            "against": "the sum of three bare decode loops",
+            **paired(
+                lambda some=some: generate(three, some),
+                lambda some=some: [plain.decode(model, some, NEW) for model in models],
+                runs,
+            ),
+        }
+    voices = {
+        f"v{i}": {"model": models[0], "prefix": list(range(10 + i, 14 + i))} for i in range(3)
+    }
+    shared = descant.compile("v0 + 0.5*v1 + 0.5*v2", models=voices)
+    one = prompts[:1]
+    results["one model, three prompts, batch 1"] = {
+        "target": 1.6,
+        "against": "one bare decode loop",
+        **paired(lambda: generate(shared, one), lambda: plain.decode(models[0], one, NEW), runs),
+    }
+    formula = f"base | rerank(reward, k={K}, w=1.5)"
+    args = descant.compile(formula, models={"base": models[0], "reward": reward})
+    floor = paired(
+        lambda: generate(args, one),
+        lambda: (
+            plain.decode(models[0], one, NEW),
+            plain.candidate_forwards(reward, one, NEW, K),
+        ),
+        runs,
+    )
+    results[f"rerank k={K}, batch 1"] = {
+        "target": 1.3,
+        "against": f"one base step and one reward forward of {K} tokens",
+        **floor,
+    }
+    scratch = paired(
+        lambda: plain.rerank_from_scratch(models[0], reward, one, NEW, K, 1.5),
+        lambda: generate(args, one),
+        max(1, runs // 3),
+    )
+    results[f"rerank k={K} from scratch, over ours"] = {
+        "target": -8.0,
+        "against": "ours; the target is a least",
+        **scratch,
+    }
+    return results
+
+
+def generate(decoder: descant.Decoder, prompts: torch.Tensor) -> list[Any]:
+    """Ours, over the same prompts."""
+    return decoder.generate(prompts.tolist(), max_new_tokens=NEW, progress=False)
+
+
+def main() -> None:
+    """Measure, print the table, keep the raw numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
+    arguments = parser.parse_args()
+    results = measure(arguments.runs)
+    said = {
+        "device": "cpu",
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "shape": plain.SHAPE,
+        "prompt_tokens": PROMPT,
+        "new_tokens": NEW,
+        "results": results,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(said, indent=1) + "\n")
+    for name, result in results.items():
+        target = result["target"]
+        wanted = f"at most {target}" if target > 0 else f"at least {-target}"
+        print(f"{name:38} {result['ratio']:6.2f}  ({wanted}; {result['against']})")
+
+
+def _seconds(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

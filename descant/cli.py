@@ -1,0 +1,142 @@
+"""The command line. It parses arguments and prints; every command's work is done elsewhere.
+
+Whatever is wrong with what a user gave is said on standard error, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from . import __version__
+from .grammar import FormulaError
+
+app = typer.Typer(
+    name="descant",
+    help="Combine language models while they decode: one formula, one batched step.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; mistakes in what was given exit with 2."""
+    try:
+        app()
+    except (FormulaError, _UserError) as error:
+        _fail(error)
+    except ValueError as error:
+        if not type(error).__module__.startswith("descant"):
+            raise
+        _fail(error)
+
+
+class _UserError(ValueError):
+    """Something wrong with the arguments."""
+
+
+def _fail(error: Exception) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+    sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"descant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Combine language models while they decode: one formula, one batched step."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the picture and the table go.")] = Path(
+        "runs/demo"
+    ),
+    prompts: Annotated[int, typer.Option(min=1, max=16, help="Prompts in the sweep.")] = 16,
+    tokens: Annotated[int, typer.Option(min=8, help="New tokens per completion.")] = 56,
+) -> None:
+    """The built-in models, end to end, with a picture at the end."""
+    from .demo.tour import tour
+
+    tour(console, output, prompts, tokens)
+
+
+@app.command()
+def explain(
+    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Declare a model; the demo models are known."),
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Declare a parameter.")
+    ] = None,
+) -> None:
+    """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
+    from .explain import explained
+
+    console.print(explained(formula, model or [], param or []), markup=False)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Complete this instead of the file's data.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder for completions.jsonl, over the file's.")
+    ] = None,
+) -> None:
+    """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
+    from .run import compiled, read_prompts, run_to_folder
+    from .runfile import RunFileError, read_run_file
+
+    said = read_run_file(file, set_ or [])
+    folder = output or (Path(said.output) if said.output and not prompt else None)
+    if not prompt and said.data is None:
+        raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
+    if not prompt and folder is None:
+        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
+    if not prompt and said.data is not None:
+        read_prompts(said.data)  # what is wrong with the data is said before weights are read
+    decoder = compiled(said)
+    if prompt:
+        _show(decoder.generate(prompt, **said.generate.model_dump()))
+        return
+    assert folder is not None
+    written = sum(1 for _ in run_to_folder(said, decoder, folder))
+    where = folder / "completions.jsonl"
+    total = sum(1 for _ in where.open(encoding="utf-8"))
+    console.print(f"{where}: {written} completions written, {total} in all", markup=False)
+
+
+def _show(completions: list[Any]) -> None:
+    for completion in completions:
+        if len(completions) > 1:
+            console.rule(str(completion.prompt).replace("\n", " ")[:80], align="left")
+        text = completion.text if completion.text is not None else completion.token_ids
+        console.print(str(text), markup=False)
+
+
+if __name__ == "__main__":
+    main()

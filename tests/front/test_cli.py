@@ -1,0 +1,83 @@
+"""The command line as a stranger meets it: what it prints, where, and its exit code."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def descant(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "descant", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, timeout=200,
+    )  # fmt: skip
+
+
+def test_help_answers_at_once():
+    start = time.perf_counter()
+    found = descant("--help")
+    assert found.returncode == 0
+    assert all(command in found.stdout for command in ("demo", "explain", "run"))
+    assert time.perf_counter() - start < 5  # under a second alone; a busy machine is not a mistake
+
+
+def test_help_needs_no_torch():
+    code = "import sys, descant.cli; sys.exit(any(m in sys.modules for m in ('torch', 'sympy')))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_version():
+    assert descant("--version").stdout.startswith("descant ")
+
+
+def test_explain_reads_no_weights(tmp_path, demo_models):
+    found = descant("explain", "base + 0.5*arm_help | rerank(reward_help, k=10, w=1.5)")
+    assert found.returncode == 0, found.stderr
+    for part in ("arm_help", "0.5", "10 candidates", "per token", "2 forwards"):
+        assert part in found.stdout
+
+
+def test_run_with_prompts():
+    found = descant(
+        "run", EXAMPLES / "steer.yaml", "--set", "a=0.7", "--set", "generate.max_new_tokens=8",
+        "--prompt", "How do I boil eggs?", "--prompt", "How do I sleep?",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "How do I boil eggs?" in found.stdout
+
+
+def test_run_writes_lines(tmp_path):
+    arguments = ("run", EXAMPLES / "steer.yaml", "--set", "generate.max_new_tokens=4")
+    found = descant(*arguments, "--output", tmp_path / "out")
+    assert found.returncode == 0, found.stderr
+    assert len((tmp_path / "out" / "completions.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["explain", "base + 0.5*arm_hlp"],
+            ["not declared", "^^^^^^^", "did you mean arm_help?"],
+        ),
+        (["explain", ""], ["empty"]),
+        (["explain", "base*arm_help"], ["not multiply two models"]),
+        (["explain", "base", "--param", "a"], ["write --param NAME=VALUE"]),
+        (["explain", "base", "--model", "base=/no/such/folder"], ["there is no folder"]),
+        (["run", "nowhere.yaml"], ["there is no run file"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no parameter or key b"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--prompt", ""], ["the prompt is empty"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--set", "data.path=none.jsonl"], ["no data file"]),
+    ],
+)
+def test_bad_input_exits_with_two(tmp_path, arguments, says):
+    found = descant(*arguments, cwd=tmp_path)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    for part in says:
+        assert part in found.stderr
+    assert not list(tmp_path.iterdir()), "nothing may be left half-written"

@@ -1,0 +1,91 @@
+"""Run files: what is read, what is refused, and in which words."""
+
+import pytest
+
+from descant.runfile import RunFileError, read_run_file
+
+GOOD = """
+formula: base + a*arm
+models:
+  base: {path: some/base, dtype: float32}
+  arm: org/arm
+params: {a: 0.5}
+generate: {max_new_tokens: 8}
+"""
+
+
+def write(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_reads_models_by_mapping_and_by_path(tmp_path):
+    run = read_run_file(write(tmp_path, GOOD))
+    assert run.models["base"].dtype == "float32"
+    assert run.models["arm"].path == "org/arm"
+    assert run.generate.max_new_tokens == 8
+
+
+def test_paths_beside_the_file_are_found_there(tmp_path):
+    (tmp_path / "some" / "base").mkdir(parents=True)
+    run = read_run_file(write(tmp_path, GOOD))
+    assert run.models["base"].path == str(tmp_path / "some/base")
+    assert run.models["arm"].path == "org/arm"
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "value"),
+    [
+        ("a=0.7", lambda run: run.params["a"], 0.7),
+        ("params.a=0.7", lambda run: run.params["a"], 0.7),
+        ("generate.temperature=0.3", lambda run: run.generate.temperature, 0.3),
+        ("formula=base", lambda run: run.formula, "base"),
+        ("models.base.dtype=bfloat16", lambda run: run.models["base"].dtype, "bfloat16"),
+    ],
+)
+def test_overrides(tmp_path, override, get, value):
+    assert get(read_run_file(write(tmp_path, GOOD), [override])) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("formula:", "formulla:"), "there is no option formulla; did you mean formula?"),
+        (("dtype:", "dtyp:"), "there is no option models.base.dtyp; did you mean dtype?"),
+        (("max_new_tokens: 8", "max_tokens: 8"), "did you mean max_new_tokens?"),
+        (("max_new_tokens: 8", "max_new_tokens: 0"), "generate.max_new_tokens"),
+        (("{path: some/base, dtype: float32}", "{dtype: float32}"), "exactly one of path"),
+        (("params: {a: 0.5}", "params: {a: x}"), "params.a"),
+        (("arm: org/arm", "arm: {adapter: org/arm}"), "an adapter needs the model"),
+        (("formula: base + a*arm", "formula: ["), "is not YAML"),
+        ((GOOD, "- a\n- b\n"), "is not a run file"),
+        ((GOOD, "formula: base\nmodels: {base: !!python/object:os.system x}"), "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, says):
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(write(tmp_path, GOOD.replace(*change)))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("b=1", "no parameter or key b"),
+        ("formla=base", "did you mean formula?"),
+        ("a", "write --set name=value"),
+        ("generate.temprature=1", "did you mean temperature?"),
+        ("a=[", "is not a value"),
+        ("formula.x=1", "formula holds no keys"),
+    ],
+)
+def test_overrides_that_mean_nothing(tmp_path, override, says):
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(write(tmp_path, GOOD), [override])
+    assert says in str(caught.value)
+
+
+def test_a_missing_file():
+    with pytest.raises(RunFileError, match=r"there is no run file nowhere\.yaml"):
+        read_run_file("nowhere.yaml")
