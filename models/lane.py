@@ -17,7 +17,7 @@ from .cache import RowCache, Window, rounded
 from .masks import attention_masks
 from .rows import Rows
 
-CHUNK = 1024  # prompt tokens of one row in one prefill forward
+CHUNK = 8192  # prompt tokens of all rows in one prefill forward
 
 
 class Lane(Protocol):
@@ -113,8 +113,9 @@ class TransformersLane:
         for row, ids in enumerate(read):
             tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         tokens = tokens.to(self.device)
-        for start in range(0, longest, CHUNK):
-            chunk = tokens[:, start : start + CHUNK]
+        size = max(1, CHUNK // len(read))
+        for start in range(0, longest, size):
+            chunk = tokens[:, start : start + size]
             end = start + chunk.shape[1]
             places = torch.arange(start, end, device=self.device).expand(chunk.shape)
             self._forward(chunk, places, places, new, end, backbone=True)
