@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 
 from . import __version__
-from .grammar import FormulaError
 
 app = typer.Typer(
     name="descant",
@@ -30,21 +29,19 @@ def main() -> None:
     """Run the command line; mistakes in what was given exit with 2."""
     try:
         app()
-    except (FormulaError, _UserError) as error:
-        _fail(error)
-    except ValueError as error:
-        if not type(error).__module__.startswith("descant"):
+    except (TypeError, ValueError) as error:
+        if not _ours(error):
             raise
-        _fail(error)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
+        sys.exit(2)
 
 
-class _UserError(ValueError):
-    """Something wrong with the arguments."""
-
-
-def _fail(error: Exception) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
-    sys.exit(2)
+def _ours(error: BaseException) -> bool:
+    """Whether this package raised it, as words for the user, and not something underneath."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("descant")
 
 
 def _version(value: bool) -> None:
