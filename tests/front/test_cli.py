@@ -66,6 +66,7 @@ def test_run_writes_lines(tmp_path):
         ),
         (["explain", ""], ["empty"]),
         (["explain", "base*arm_help"], ["not multiply two models"]),
+        (["explain", "base", "--model", "my-base=x"], ["cannot be written in a formula"]),
         (["explain", "base", "--param", "a"], ["write --param NAME=VALUE"]),
         (["explain", "base", "--model", "base=/no/such/folder"], ["there is no folder"]),
         (["run", "nowhere.yaml"], ["there is no run file"]),

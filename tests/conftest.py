@@ -1,0 +1,49 @@
+"""What every test may ask for: tiny checkpoints, built once, and no network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory):
+    """The tiny checkpoints by name; each is built when a test first asks for it."""
+    from checkpoints import Checkpoints
+
+    return Checkpoints(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with outputs of the methods' own code."""
+    folder = Path(__file__).parents[2] / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"no outputs of the methods' own code at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(zoo: Any) -> Callable[..., Any]:
+    """``compiled(formula, **more)``: a decoder over the tiny checkpoints that the formula names."""
+    from checkpoints import LORA, MODELS
+
+    import descant
+
+    def make(formula: str, models: dict[str, Any] | None = None, **more: Any) -> Any:
+        named = set(re.findall(r"[A-Za-z_]\w*", formula)) - set(models or ())
+        adapters = {name: zoo.adapter(name) for name in named & set(LORA)}
+        bases = {spec["on"] for spec in adapters.values()} - set(models or ())
+        folders = {name: zoo.path(name) for name in (named & set(MODELS)) | bases}
+        return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
+
+    return make

@@ -1,0 +1,165 @@
+"""How rows end and how text comes: EOS, stop strings, length, and pieces that add up."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from checkpoints import EOS, fresh, tokenizer
+
+import descant
+
+PROMPT = "the river"
+
+
+def speaker(text: str, prompt: str, end: bool = True):
+    """A table model that answers ``prompt`` with ``text``: each token has one successor."""
+    ids = tokenizer()(prompt + text)["input_ids"] + [EOS] * end
+    assert ids[: len(tokenizer()(prompt)["input_ids"])] == tokenizer()(prompt)["input_ids"]
+    assert len(set(ids)) == len(ids), "a table remembers one token"
+    table = torch.zeros(300, 300)
+    for one, two in itertools.pairwise(ids):
+        table[one, two] = 20.0
+    return {"model": descant.TableModel(table, eos=EOS), "tokenizer": tokenizer()}
+
+
+def test_eos_is_in_the_ids_and_not_in_the_text() -> None:
+    decoder = descant.compile("m", models={"m": speaker("Bcd", "z")})
+    [found] = decoder.generate("z")
+    assert found.text == "Bcd"
+    assert found.token_ids[-1] == EOS
+    assert found.finish_reason == "eos"
+
+
+def test_length() -> None:
+    decoder = descant.compile("m", models={"m": speaker("Bcd", "z")})
+    [found] = decoder.generate("z", max_new_tokens=2)
+    assert (found.text, found.finish_reason, len(found.token_ids)) == ("Bc", "length", 2)
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "reason"),
+    [
+        ("D", "BC", "stop"),
+        ("CD", "B", "stop"),
+        (["FG", "EF"], "BCD", "stop"),
+        (["E", "DE"], "BC", "stop"),
+        ("XY", "BCDEFG", "eos"),
+        ("GH", "BCDEFG", "eos"),
+        ("BCDEFG", "", "stop"),
+    ],
+)
+def test_stop_strings(stops, text, reason) -> None:
+    decoder = descant.compile("m", models={"m": speaker("BCDEFG", "z")})
+    [found] = decoder.generate("z", stop_strings=stops)
+    assert (found.text, found.finish_reason) == (text, reason)
+    assert "".join(decoder.stream("z", stop_strings=stops)) == text
+
+
+def test_a_stop_string_of_half_characters_and_another_eos() -> None:
+    decoder = descant.compile("m", models={"m": speaker("é→B", "z")})
+    [found] = decoder.generate("z", stop_strings="→")
+    assert (found.text, found.finish_reason) == ("é", "stop")
+    [found] = decoder.generate(
+        "z", eos_token_id=tokenizer()("B", add_special_tokens=False).input_ids
+    )
+    assert (found.text, found.finish_reason) == ("é→B", "eos")
+
+
+@pytest.mark.parametrize("text", ["é→😀", "BCD", "日ñ", "Bé"])
+def test_pieces_are_whole_characters(text) -> None:
+    decoder = descant.compile("m", models={"m": speaker(text, "z")})
+    pieces = list(decoder.stream("z"))
+    assert "".join(pieces) == decoder.generate("z")[0].text == text
+    assert all("\N{REPLACEMENT CHARACTER}" not in piece and piece for piece in pieces)
+    assert len(pieces) > 1 or len(text) == 1
+
+
+@pytest.mark.parametrize("formula", ["base + 0.5*arm", "gpt2", "base | rerank(rm, k=5, w=1.5)"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_pieces_add_up(compiled, formula, temperature) -> None:
+    """Random weights say a good many broken characters; they add up all the same."""
+    decoder = compiled(formula)
+    for seed in range(4):
+        settings = {"max_new_tokens": 20, "temperature": temperature, "seed": seed}
+        [found] = decoder.generate(PROMPT, **settings)
+        assert "".join(decoder.stream(PROMPT, **settings)) == found.text
+
+
+def test_without_a_tokenizer_pieces_are_ids() -> None:
+    decoder = descant.compile("m", models={"m": descant.TableModel.random(9, seed=1)})
+    [found] = decoder.generate([1, 2], max_new_tokens=6)
+    assert list(decoder.stream([1, 2], max_new_tokens=6)) == found.token_ids
+    assert found.text is None
+
+
+@pytest.mark.parametrize("other", ["stream", "generate", "scores"])
+def test_two_runs_at_once_are_refused(compiled, other) -> None:
+    decoder = compiled("base | rerank(rm, k=3, w=1)")
+    pieces = decoder.stream([1, 50, 60], max_new_tokens=8, eos_token_id=[])
+    next(pieces)
+    if other == "stream":
+        next(decoder.stream([1, 70], max_new_tokens=8))
+    elif other == "generate":
+        decoder.generate([1, 70], max_new_tokens=3)
+    else:
+        decoder.scores([1, 70], [5])
+    with pytest.raises(RuntimeError, match="another run has begun"):
+        list(pieces)
+
+
+def test_a_run_after_a_finished_stream(compiled) -> None:
+    decoder = compiled("base")
+    before = decoder.generate(PROMPT, max_new_tokens=6)[0].token_ids
+    list(decoder.stream(PROMPT, max_new_tokens=6))
+    next(decoder.stream(PROMPT, max_new_tokens=6))  # left unfinished
+    assert decoder.generate(PROMPT, max_new_tokens=6)[0].token_ids == before
+
+
+def test_no_prompts_no_completions(compiled) -> None:
+    assert compiled("base").generate([]) == []
+
+
+def test_one_prompt_for_every_value(compiled) -> None:
+    decoder = compiled("base + a*arm", params={"a": 0.5})
+    values = [0.0, 0.5, 1.0]
+    found = decoder.generate(PROMPT, params={"a": values}, max_new_tokens=6)
+    assert [one.params for one in found] == [{"a": value} for value in values]
+    for value, one in zip(values, found, strict=True):
+        [alone] = decoder.generate(PROMPT, params={"a": value}, max_new_tokens=6)
+        assert alone.token_ids == one.token_ids
+
+
+def test_token_ids_are_read_as_they_are(zoo, compiled) -> None:
+    ids = tokenizer()(PROMPT)["input_ids"]
+    decoder = compiled("base + 0.5*arm | rerank(rm, k=3, w=1)")
+    text, numbers = decoder.generate([PROMPT, ids], max_new_tokens=8)
+    assert text.token_ids == numbers.token_ids
+    bare = decoder.generate(ids[1:], max_new_tokens=8)[0]
+    other = decoder.scores(ids[1:], [])
+    assert not torch.allclose(decoder.scores(ids, []), other)
+    assert bare.token_ids[0] == int(other[0].argmax())
+
+
+def test_messages_through_the_chat_template(zoo, compiled) -> None:
+    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
+    written = "<s>[system]be kind\n[user]hello\n[assistant]"
+    ids = tokenizer()(written, add_special_tokens=False)["input_ids"]
+    assert ids[0] == 1 and ids[1] != 1
+    decoder = compiled("base + 0.5*gpt2")
+    one, two = decoder.generate([messages, ids], max_new_tokens=8)
+    assert one.token_ids == two.token_ids
+    assert one.prompt == messages
+
+
+def test_completions_say_how_long_they_took(compiled) -> None:
+    [found] = compiled("base").generate(PROMPT, max_new_tokens=3)
+    assert 0 < found.seconds < 60
+
+
+def test_a_model_in_memory_without_a_tokenizer(zoo) -> None:
+    models = {"base": fresh(zoo.path("base")), "arm": descant.TableModel.random(300, seed=1)}
+    decoder = descant.compile("base + arm", models=models)
+    [found] = decoder.generate([1, 50], max_new_tokens=3)
+    assert found.text is None and len(found.token_ids) == 3
