@@ -9,9 +9,14 @@ Importing this imports neither torch nor transformers; they come with the first 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .grammar import FormulaError, parse
+_here = Path(__file__).parent
+if not (_here / "grammar").is_dir():  # a checkout: the rooms stand beside this folder, not in it
+    __path__.append(str(_here.parent))
+
+from .grammar import FormulaError, parse  # noqa: E402
 
 if TYPE_CHECKING:
     from .api import compile

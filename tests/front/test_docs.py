@@ -57,7 +57,7 @@ def test_links_lead_somewhere(file):
 
 
 def modules() -> list[str]:
-    found = pkgutil.walk_packages(descant.__path__, "descant.")
+    found = pkgutil.walk_packages([str(Path(descant.__file__).parent)], "descant.")
     subs = [m.name for m in found if m.name not in ("descant.__main__", "descant.demo.recipe")]
     rooms = ("grammar", "formula", "models", "runtime")
     for room in rooms:
