@@ -7,6 +7,7 @@ the tree that came in.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from ..grammar import (
     Binary,
@@ -24,11 +25,15 @@ from ..grammar import (
     did_you_mean,
     text,
 )
-from .names import NONE, OPERATORS, SCALAR_FUNCTIONS, STATE, Names
-from .stages import STAGES
+from .arguments import match_arguments
+from .conditions import CONDITIONS, check_condition
+from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
+from .operators import LATER_OPERATORS, OPERATORS, STAGED
+from .signature import Signature
+from .stages import LATER_STAGES, STAGES, Stage
 
-CONDITIONS = ("not", "and", "or", "<", "<=", ">", ">=")
 LATER = "is part of the language, but not available yet"
+KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *LATER_OPERATORS}
 
 
 class Kind(Enum):
@@ -43,6 +48,7 @@ class Checker:
 
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
+        self._kinds: dict[int, Kind] = {}  # by node, so that nesting costs no more than length
 
     def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
         """A FormulaError marked in this formula."""
@@ -55,6 +61,11 @@ class Checker:
             FormulaError: an undeclared name, an operator over what it does not take, or something
                 that cannot stand where it stands.
         """
+        if id(node) not in self._kinds:
+            self._kinds[id(node)] = self._kind(node)
+        return self._kinds[id(node)]
+
+    def _kind(self, node: Node) -> Kind:
         match node:
             case Number():
                 return Kind.SCALAR
@@ -74,11 +85,10 @@ class Checker:
             case Call():
                 return self._call(node)
             case Pipeline():
-                raise self.error(
-                    f"a formula in parentheses with stages of its own {LATER}",
-                    node.stages[0].span,
-                    "move the stage to the end of the formula",
-                )
+                self.scores(node.head, "a stage")
+                for stage in node.stages:
+                    self.stage(stage)
+                return Kind.SCORES
             case Text():
                 raise self.error(
                     "a string stands where scores are expected", node.span,
@@ -104,12 +114,15 @@ class Checker:
         if name in self.names.params:
             return Kind.SCALAR
         if name in STATE:
-            raise self.error(f"{name} {LATER}: it goes into the condition of where()", node.span)
+            raise self.error(
+                f"{name} is a scalar of the state, which only a condition can look at", node.span,
+                f"write where({_STATED[name]}, x, y)",
+            )  # fmt: skip
         if name == NONE:
             raise self.error(
                 "none is not a model", node.span, "model@none is a model that sees no prompt"
             )
-        if name in SCALAR_FUNCTIONS or name in OPERATORS:
+        if name in KNOWN:
             raise self.error(
                 f"{name} needs its arguments", node.span, f"write {name}(…) with what it works on"
             )
@@ -179,34 +192,142 @@ class Checker:
 
     def _call(self, node: Call) -> Kind:
         name = node.function.name
-        if name in STAGES and name not in OPERATORS:
+        if name in STATE:
+            return self._name(node.function)
+        if name in LATER_OPERATORS:
+            raise self.error(f"{name}(…) {LATER}", node.span)
+        if name in SCALAR_FUNCTIONS and not self._takes_scores(node):
+            return self._function(node)
+        if name in OPERATORS:
+            self._arguments(node, OPERATORS[name])
+            return Kind.SCORES
+        if name in STAGED:
+            self._staged(node)
+            return Kind.SCORES
+        if name in STAGES or name in LATER_STAGES:
             raise self.error(
                 f"{name} is a stage, not an operator", node.span,
                 f"stages follow a bar: … | {name}(…)",
             )  # fmt: skip
-        if name not in SCALAR_FUNCTIONS and name not in OPERATORS:
-            functions = {*SCALAR_FUNCTIONS, *OPERATORS}
-            known = self.names.is_model(name) or name in self.names.params
-            cure = f"{name} takes no arguments" if known else did_you_mean(name, functions)
-            raise self.error(f"there is no operator {name}", node.function.span, cure)
-        if name not in SCALAR_FUNCTIONS:
-            raise self.error(f"{name}(…) {LATER}", node.span)
-        return self._function(node)
+        known = self.names.is_model(name) or name in self.names.params
+        cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
+        raise self.error(f"there is no operator {name}", node.function.span, cure)
+
+    def _takes_scores(self, node: Call) -> bool:
+        """Whether max or min is over scores; both in one call is an error."""
+        if node.function.name not in OPERATORS:
+            return False
+        kinds = [self.kind(argument.value) for argument in node.arguments]
+        if len(set(kinds)) > 1:
+            odd = node.arguments[kinds.index(Kind.SCALAR)]
+            raise self.error(
+                f"{node.function.name} is over models or over numbers, not over both", odd.span
+            )
+        return Kind.SCORES in kinds
 
     def _function(self, node: Call) -> Kind:
         name = node.function.name
         for argument in node.arguments:
             if argument.name is not None or argument.weight is not None:
                 raise self.error(f"{name} takes plain arguments", argument.span)
-            if self.kind(argument.value) is Kind.SCORES:
-                if name in OPERATORS:
-                    raise self.error(f"{name}(…) of scores {LATER}", node.span)
-                raise self.error(
-                    f"{name} takes numbers, and {text(argument.value)} is a model",
-                    argument.span,
-                )
+            self.scalar(argument.value, name)
         least, most = SCALAR_FUNCTIONS[name]
         if not least <= len(node.arguments) <= most:
             wanted = "one number" if most == 1 else "two numbers or more"
             raise self.error(f"{name} takes {wanted}, not {len(node.arguments)}", node.span)
         return Kind.SCALAR
+
+    def _staged(self, node: Call) -> None:
+        """``top_k(x, 10)``: scores, and then what the stage of that name takes."""
+        if not node.arguments:
+            raise self.error(
+                f"{node.function.name} of scores needs them", node.span,
+                f"write {node.function.name}(base, …)",
+            )  # fmt: skip
+        first, *rest = node.arguments
+        if first.name is not None or first.weight is not None:
+            raise self.error(f"{node.function.name} takes the scores first", first.span)
+        self.scores(first.value, node.function.name)
+        self._arguments(Call(node.function, tuple(rest), node.span), STAGES[node.function.name])
+
+    def stage(self, call: Call) -> type[Stage]:
+        """Check one stage of a chain; its class."""
+        name = call.function.name
+        if name in LATER_STAGES:
+            raise self.error(f"the stage {name} {LATER}", call.span)
+        if name not in STAGES:
+            cure = did_you_mean(name, STAGES)
+            raise self.error(f"there is no stage {name}", call.function.span, cure)
+        self._arguments(call, STAGES[name])
+        return STAGES[name]
+
+    def _arguments(self, call: Call, cls: type[Signature]) -> None:
+        """Every argument of a call, against the signature."""
+        given = match_arguments(call, cls, self.source)
+        for key, node in given.single.items():
+            self._argument(cls, key, node, cls.arguments()[key].metadata)
+        for argument in given.many:
+            if argument.weight is not None:
+                self.scalar(argument.weight, f"a weight of {cls.name}")
+            self.scores(argument.value, cls.name)
+
+    def _argument(self, cls: type[Signature], key: str, node: Node, item: Any) -> None:
+        what = f"{key} of {cls.name}"
+        match item["kind"]:
+            case "number":
+                self.scalar(node, what)
+            case "scores":
+                self.scores(node, what)
+            case "condition":
+                check_condition(self, node)
+            case "reward":
+                if self.kind(node) is not Kind.SCORES:
+                    raise self.error(
+                        f"{cls.name} takes a reward model, and {text(node)} is a number",
+                        node.span,
+                        f"write {cls.name}(reward, …) with a declared reward model",
+                    )
+                self._reward(node)
+            case "choice":
+                if not (isinstance(node, Name) and node.name in item["options"]):
+                    options = " or ".join(item["options"])
+                    raise self.error(f"{what} is {options}, not {text(node)}", node.span)
+            case "pair":
+                if not (isinstance(node, Tuple) and len(node.items) == 2):
+                    raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
+                for one in node.items:
+                    self.scalar(one, what)
+            case "label":
+                index = isinstance(node, Number) and node.value.denominator == 1
+                if not (index or isinstance(node, (Text, Name))):
+                    raise self.error(f"{what} is the number or the name of a class", node.span)
+
+    def _reward(self, node: Node) -> None:
+        """A reward expression adds and scales reward models, and does nothing else to them."""
+        match node:
+            case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
+                raise self.error(
+                    "a reward is a sum of reward models, each with a weight", node.span,
+                    "write 0.7*rm_help + 0.3*rm_safe",
+                )  # fmt: skip
+            case Unary():
+                self._reward(node.operand)
+            case Binary():
+                self._reward(node.left)
+                self._reward(node.right)
+
+    def scores(self, node: Node, what: str) -> None:
+        """Check that a node is scores."""
+        if self.kind(node) is not Kind.SCORES:
+            raise self.error(
+                f"{what} takes scores, and {text(node)} is a number",
+                node.span,
+                "write a model, or a formula over models",
+            )
+
+
+_STATED = {
+    "step": "step < 2",
+    "entropy": "entropy(base) > 1",
+    "max_prob": "max_prob(base) < 0.4",
+}

@@ -7,13 +7,28 @@ text. Functions and other powers are symbols to it, so that no formula can make 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
-from ..grammar import Binary, Call, FormulaError, Name, Node, Number, Prompted, Span, Text, Unary
+from ..grammar import (
+    Binary,
+    Call,
+    FormulaError,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Span,
+    Text,
+    Unary,
+)
 from .names import NONE, Names
+from .operators import Operator
+from .plan import Linear, Read, Scalar, Staged
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
+from .signature import Limits
 from .terms import Term
 
 EXPONENT = 64  # the largest power of a parameter
@@ -21,37 +36,67 @@ DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
 QUOTIENT = 5000  # monomials that either side of a quotient could have, by its degree
 
-Linear = dict["Term | None", tuple[Any, Span]]  # a term, or None for a plain number: coefficient
+Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand before
+Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
 
 
 class Collector:
     """Collects one formula's like terms.
 
-    Each term's coefficient is a sympy expression while collecting, and one of our own scalar
-    expressions once done.
+    Each coefficient is a sympy expression while collecting, and one of our own scalar expressions
+    once done.
+
+    Attributes:
+        spans: where each term and each operator was first written.
     """
 
-    def __init__(self, source: str, names: Names) -> None:
+    def __init__(
+        self, source: str, names: Names, build: Callable[[Call | Pipeline], Atom | None]
+    ) -> None:
+        """Collect over ``names``; ``build`` makes operators, and returns None for a number."""
         import sympy
 
+        self.spans: dict[object, Span] = {}
+        self._build = build
         self._sympy, self._source, self._names = sympy, source, names
         self._symbols: dict[Expression, Any] = {}
         self._meanings: dict[Any, Expression] = {}
 
-    def collect(self, node: Node) -> list[tuple[Term | None, Expression, Span]]:
-        """Every term of a checked expression with its collected coefficient, in order of writing.
+    def linear(self, node: Node) -> Linear:
+        """A checked expression over scores or rewards, like terms collected.
 
-        Coefficients that are identically zero are still here; ``None`` stands for the number added
-        to every score.
+        Raises:
+            FormulaError: every coefficient is identically zero.
         """
-        linear = self._linear(node)
-        return [(term, self._simplify(c, span), span) for term, (c, span) in linear.items()]
+        found = self._linear(node)
+        parts, shift = [], None
+        for atom, (value, span) in found.items():
+            coefficient = self._simplify(value, span)
+            if coefficient == Constant(Fraction(0)):
+                continue
+            if atom is None:
+                shift = Scalar(coefficient, "the number added to the scores", span=span)
+            else:
+                what = f"the coefficient of {_said(atom)}"
+                parts.append((Scalar(coefficient, what, span=span), atom))
+        if not parts:
+            raise self._error(
+                "every model in this expression cancels out", node.span,
+                "its collected coefficients are all zero",
+            )  # fmt: skip
+        return Linear(tuple(sorted(parts, key=lambda part: _order(part[1]))), shift)
+
+    def total(self, node: Node, span: Span) -> Scalar:
+        """The sum of the collected coefficients of a checked expression."""
+        values = [value for atom, (value, _) in self._linear(node).items() if atom is not None]
+        expression = self._simplify(self._sympy.Add(*values), span)
+        return Scalar(expression, "the sum of the coefficients", Limits(0, above=True), span)
 
     def number(self, node: Node) -> Expression:
         """A checked scalar, simplified."""
         return self._simplify(self._scalar(node), node.span)
 
-    def _linear(self, node: Node) -> Linear:
+    def _linear(self, node: Node) -> Sum:
         spine = _spine(node)
         head = spine[-1].left if spine else node
         out = self._head(head)
@@ -76,17 +121,26 @@ class Collector:
                     out = {None: (value, binary.span)}
         return out
 
-    def _head(self, node: Node) -> Linear:
+    def _head(self, node: Node) -> Sum:
         match node:
             case Name() if node.name not in self._names.params:
-                return {Term(node.name): (self._sympy.S.One, node.span)}
+                return self._atom(Read(Term(node.name)), node.span)
             case Prompted():
-                return {self._prompted(node): (self._sympy.S.One, node.span)}
+                return self._atom(Read(self._prompted(node)), node.span)
+            case Call() | Pipeline():
+                built = self._build(node)
+                if built is not None:
+                    return self._atom(built, node.span)
+                return {None: (self._scalar(node), node.span)}
             case Unary(op=op):
                 sign = -1 if op == "-" else 1
                 return _scaled(self._linear(node.operand), sign)
             case _:
                 return {None: (self._scalar(node), node.span)}
+
+    def _atom(self, atom: Atom, span: Span) -> Sum:
+        self.spans.setdefault(atom.term if isinstance(atom, Read) else atom, span)
+        return {atom: (self._sympy.S.One, span)}
 
     def _prompted(self, node: Prompted) -> Term:
         match node.prompt:
@@ -174,8 +228,23 @@ class Collector:
         inner.sort(key=lambda item: (not isinstance(item, Constant), show(item)))
         return Apply("+" if value.is_Add else "*", tuple(inner))
 
-    def _error(self, problem: str, span: Span) -> FormulaError:
-        return FormulaError(problem, self._source, span)
+    def _error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
+        return FormulaError(problem, self._source, span, cure)
+
+
+def _order(atom: Atom) -> tuple[object, ...]:
+    """The order of parts in a sum: the same for every way of writing it."""
+    return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
+
+
+def _said(atom: Atom) -> str:
+    match atom:
+        case Read(term):
+            return str(term)
+        case Staged():
+            return "(… | …)"
+        case _:
+            return f"{atom.name}(…)"
 
 
 def _spine(node: Node) -> list[Binary]:
@@ -187,7 +256,7 @@ def _spine(node: Node) -> list[Binary]:
     return spine
 
 
-def _scaled(linear: Linear, by: Any) -> Linear:
+def _scaled(linear: Sum, by: Any) -> Sum:
     return {term: (coefficient * by, span) for term, (coefficient, span) in linear.items()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .operators import LATER_OPERATORS, OPERATORS, STAGED
+
 # Scalar functions and how many arguments each takes: (least, most).
 SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {
     "exp": (1, 1),
@@ -14,13 +16,16 @@ SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {
     "min": (2, 64),
     "max": (2, 64),
 }
-# Operators on scores that the grammar has and the planner does not know yet.
-OPERATORS = frozenset(
-    ("max", "min", "mix", "pmean", "mean", "temp", "top_k", "top_p", "min_p", "plausible")
-) | {"debias", "where", "align"}
-STATE = frozenset(("step", "entropy", "max_prob"))  # scalars of the state, in conditions only
+STATE = frozenset(("step", "entropy", "max_prob"))  # in conditions; all but step are of scores
 NONE = "none"
-RESERVED = frozenset(SCALAR_FUNCTIONS) | OPERATORS | STATE | {NONE, "and", "or", "not"}
+RESERVED = (
+    frozenset(SCALAR_FUNCTIONS)
+    | frozenset(OPERATORS)
+    | LATER_OPERATORS
+    | frozenset(STAGED)
+    | STATE
+    | {NONE, "and", "or", "not"}
+)
 
 
 @dataclass(frozen=True)

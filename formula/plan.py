@@ -1,34 +1,34 @@
 """The plan: a formula after checking and collecting, ready to be bound to lanes.
 
-Frozen nouns only; planner.py makes them. A number's index here is its index in the runtime's
-tensor of values; a term's index is its index in every list of rows.
+Frozen nouns only; planner.py makes them. Numbers sit where they are used, and every distinct one
+has a place in `Plan.scalars`: that place is its column in the runtime's tensor of values.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from ..grammar import FormulaError, Span
+from .operators import Operator
 from .scalar import Expression, evaluate, parameters, show
-from .stages import Limits, Stage
+from .signature import Limits, Signature
+from .stages import Rerank, Stage
 from .terms import Term
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number that a row needs: a coefficient or a stage's argument.
-
-    Its position in ``Plan.scalars`` is its column in the tensor of values.
-    """
+    """One number that a row needs: a coefficient or an argument."""
 
     expression: Expression
     what: str
     limits: Limits = Limits()
-    span: Span = field(default=Span(0, 0), compare=False)
+    span: Span = field(default=Span(0, 0), compare=False, repr=False)
 
     def __str__(self) -> str:
         return show(self.expression)
@@ -38,18 +38,45 @@ class Scalar:
 class Read:
     """The log-probabilities (or, in a reward expression, the reward) of one term."""
 
-    term: int
+    term: Term
 
 
 @dataclass(frozen=True)
 class Linear:
-    """``sum_i scalars[i] * parts[i] + shift``, in the order of the parts."""
+    """``sum_i coefficient_i * part_i + shift``, in an order that does not depend on the writing."""
 
-    parts: tuple[tuple[int, Scores], ...]
-    shift: int | None = None
+    parts: tuple[tuple[Scalar, Scores], ...]
+    shift: Scalar | None = None
 
 
-Scores: TypeAlias = Read | Linear
+@dataclass(frozen=True)
+class Staged:
+    """A formula in parentheses with stages of its own."""
+
+    head: Scores
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A scalar of the state: ``step``, or ``entropy`` or ``max_prob`` of scores."""
+
+    name: str
+    of: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A condition, or arithmetic inside one: an operator of the grammar over one or two values."""
+
+    op: str
+    parts: tuple[Condition, ...]
+
+
+Scores: TypeAlias = Read | Linear | Staged | Operator
+Condition: TypeAlias = Predicate | State | Scalar
+Node: TypeAlias = Scores | Predicate | State
+Place: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
 
 
 @dataclass(frozen=True)
@@ -57,17 +84,58 @@ class Plan:
     """What a formula computes, with every number and every term in its place.
 
     Two formulas with one meaning have equal plans: spans and the text itself do not compare.
+
+    Attributes:
+        scores: the sum that the formula is.
+        stages: what follows it, from left to right.
+        formula: its canonical text.
+        source: its text as given, which spans refer to.
+        spans: where each term was first written.
+        dropped: a line for each term that cancelled out.
     """
 
-    terms: tuple[Term, ...]
-    rewards: tuple[Term, ...]
-    scalars: tuple[Scalar, ...]
-    scores: Scores
+    scores: Linear
     stages: tuple[Stage, ...]
     formula: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
     spans: Mapping[Term, Span] = field(default_factory=dict, compare=False, repr=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the scores; a term's place here is its place in every list of rows."""
+        found = {node.term for node in walk(self.scores) if isinstance(node, Read)}
+        return tuple(sorted(found, key=lambda term: term.key))
+
+    @cached_property
+    def reranks(self) -> tuple[tuple[Place, Rerank], ...]:
+        """Every stage that reranks, and its place: those in parentheses first."""
+        nested = dict.fromkeys(node for node in walk(self.scores) if isinstance(node, Staged))
+        chains: list[tuple[Staged | None, tuple[Stage, ...]]] = [(n, n.stages) for n in nested]
+        return tuple(
+            ((owner, i), stage)
+            for owner, stages in [*chains, (None, self.stages)]
+            for i, stage in enumerate(stages)
+            if isinstance(stage, Rerank)
+        )
+
+    @cached_property
+    def rewards(self) -> tuple[Term, ...]:
+        """The terms of the reward expressions."""
+        found = {part.term for _, stage in self.reranks for _, part in stage.reward.parts}
+        return tuple(sorted(found, key=lambda term: term.key))
+
+    @cached_property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """Every distinct number; its place here is its column in the tensor of values."""
+        inner = (scalar for node in walk(self.scores) for scalar in numbers(node))
+        outer = (scalar for stage in self.stages for scalar in numbers(stage))
+        return tuple(dict.fromkeys([*inner, *outer]))
+
+    @cached_property
+    def columns(self) -> Mapping[Scalar, int]:
+        """The column of each number."""
+        return {scalar: column for column, scalar in enumerate(self.scalars)}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -75,7 +143,7 @@ class Plan:
         terms = sorted((*self.terms, *self.rewards), key=lambda term: self.spans[term])
         return tuple(dict.fromkeys(term.model for term in terms))
 
-    @property
+    @cached_property
     def params(self) -> frozenset[str]:
         """The parameters that any number depends on."""
         return frozenset().union(*(parameters(scalar.expression) for scalar in self.scalars))
@@ -97,13 +165,14 @@ class Plan:
                 raise self.error(
                     f"{name} is {value!r}; a parameter is a finite number", self._use(name)
                 )
-        return [self._value(scalar, params) for scalar in self.scalars]
+        return [self.value(scalar, params) for scalar in self.scalars]
 
-    def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
-        """A FormulaError marked in the text that this plan was made from."""
-        return FormulaError(problem, self.source, span, cure)
+    def value(self, scalar: Scalar, params: Mapping[str, float]) -> float:
+        """One number for one request.
 
-    def _value(self, scalar: Scalar, params: Mapping[str, float]) -> float:
+        Raises:
+            FormulaError: it is not finite, or out of its limits.
+        """
         try:
             value = evaluate(scalar.expression, params)
         except (ArithmeticError, ValueError):
@@ -119,10 +188,78 @@ class Plan:
             raise self.error(f"{scalar.what} {problem}, not {value:g}", scalar.span)
         return value
 
+    def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
+        """A FormulaError marked in the text that this plan was made from."""
+        return FormulaError(problem, self.source, span, cure)
+
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""
         found = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)
         return Span(*found.span()) if found else Span(0, len(self.source))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """A node and everything that its value is made of, rewards left out."""
+    yield node
+    for child in children(node):
+        yield from walk(child)
+
+
+def children(node: Node) -> Iterator[Node]:
+    """What a node's value is directly made of, numbers and rewards left out."""
+    yield from (child for _, child in weighted_children(node))
+
+
+def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
+    """The same, each with the number before it; where that is 0, the child is not needed."""
+    match node:
+        case Linear():
+            yield from node.parts
+        case Staged():
+            yield None, node.head
+        case Predicate():
+            yield from ((None, part) for part in node.parts if not isinstance(part, Scalar))
+        case State(of=of) if of is not None:
+            yield None, of
+        case Operator():
+            for key, item in type(node).arguments().items():
+                value = getattr(node, key)
+                match item.metadata["kind"]:
+                    case "scores" | "condition" if not isinstance(value, Scalar):
+                        yield None, value
+                    case "many":
+                        yield from ((None, part) for part in value)
+                    case "weighted":
+                        yield from value
+
+
+def numbers(node: Node | Stage) -> Iterator[Scalar]:
+    """The numbers that a node or a stage itself holds."""
+    match node:
+        case Linear():
+            yield from (scalar for scalar, _ in node.parts)
+            if node.shift is not None:
+                yield node.shift
+        case Staged():
+            for stage in node.stages:
+                yield from numbers(stage)
+        case Predicate():
+            yield from (part for part in node.parts if isinstance(part, Scalar))
+        case Signature():
+            for item in fields(node):
+                yield from _held(getattr(node, item.name))
+
+
+def _held(value: Any) -> Iterator[Scalar]:
+    """The numbers in a field: one, a pair, those of a reward, or weights."""
+    match value:
+        case Scalar():
+            yield value
+        case Linear():
+            yield from numbers(value)
+        case tuple():
+            for item in value:
+                yield from _held(item[0] if isinstance(item, tuple) else item)
 
 
 def _is_number(value: object) -> bool:

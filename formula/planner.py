@@ -6,34 +6,20 @@ is found out when the plan is bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
-from ..grammar import (
-    Call,
-    FormulaError,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Span,
-    Text,
-    Tuple,
-    did_you_mean,
-    parse,
-    text,
-)
-from .check import LATER, Checker, Kind
-from .collect import Collector
-from .names import Names
-from .plan import Linear, Plan, Read, Scalar
-from .scalar import Constant, Expression, parameters
-from .stages import LATER_STAGES, STAGES, Limits, Stage
-from .terms import Term
-
-Parts: TypeAlias = list[tuple[Term | None, Expression, Span]]
-Given = dict[str, Node]
+from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
+from .arguments import Given, match_arguments
+from .check import Checker, Kind
+from .collect import Atom, Collector
+from .conditions import CONDITIONS
+from .names import SCALAR_FUNCTIONS, Names
+from .operators import OPERATORS, STAGED, Mean
+from .plan import Condition, Plan, Predicate, Scalar, Staged, State, walk
+from .scalar import Constant, parameters
+from .signature import Limits, Signature
+from .stages import STAGES, Stage
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -46,179 +32,134 @@ def make_plan(formula: str | Node, names: Names) -> Plan:
     Raises:
         FormulaError: anything that is wrong with it, marked at the place.
     """
-    tree = parse(formula) if isinstance(formula, str) else formula
-    source = formula if isinstance(formula, str) else text(tree)
-    if not isinstance(formula, str):
-        tree = parse(source)  # for the spans
-    return _Planner(source, names).plan(tree)
+    source = formula if isinstance(formula, str) else text(formula)
+    return _Planner(source, names).plan(parse(source))
 
 
 class _Planner:
-    """Makes one plan, giving each number its index as it comes."""
+    """Makes one plan."""
 
     def __init__(self, source: str, names: Names) -> None:
-        self.source, self.names = source, names
+        self.source = source
         self.checker = Checker(source, names)
-        self.collector = Collector(source, names)
-        self.scalars: list[Scalar] = []
-        self.spans: dict[Term, Span] = {}
-        self.dropped: list[str] = []
-        self.kept: dict[str, set[Term]] = {"scores": set(), "reward": set()}
+        self.collector = Collector(source, names, self._atom)
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
         if self.checker.kind(head) is not Kind.SCORES:
-            raise self.error(
-                "this formula has no model in it", head.span, "start from one: base + 0.5*arm"
-            )
-        drafts = [self._arguments(call) for call in calls]
-        sums = {id(head): self._sum(head, "scores")}
-        for cls, given in drafts:
-            for key, node in given.items():
-                if cls.arguments()[key].metadata["kind"] == "reward":
-                    sums[id(node)] = self._sum(node, "reward")
-        terms = sorted(self.kept["scores"], key=lambda term: term.key)
-        rewards = sorted(self.kept["reward"], key=lambda term: term.key)
-        scores = self._place(sums[id(head)], terms)
-        stages = tuple(self._stage(cls, given, sums, rewards) for cls, given in drafts)
-        plan = Plan(
-            tuple(terms), tuple(rewards), tuple(self.scalars), scores, stages,
-            formula=text(tree), source=self.source, spans=self.spans, dropped=tuple(self.dropped),
-        )  # fmt: skip
+            problem = "this formula has no model in it"
+            raise self.checker.error(problem, head.span, "start from one: base + 0.5*arm")
+        for call in calls:
+            self.checker.stage(call)
+        scores = self.collector.linear(head)
+        stages = tuple(self._stage(call) for call in calls)
+        spans = self.collector.spans
+        plan = Plan(scores, stages, formula=text(tree), source=self.source, spans=spans)  # type: ignore[arg-type]
+        used = {*plan.terms, *plan.rewards, *walk(scores)}
+        dropped = tuple(
+            f"{atom} has the coefficient 0: not loaded, not run"
+            for atom in spans
+            if atom not in used and not isinstance(atom, (Staged, *OPERATORS.values()))
+        )
+        plan = Plan(scores, stages, plan.formula, self.source, spans, dropped)  # type: ignore[arg-type]
         for scalar in plan.scalars:
             if not parameters(scalar.expression):
-                plan._value(scalar, {})
+                plan.value(scalar, {})
         return plan
 
-    def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
-        return FormulaError(problem, self.source, span, cure)
-
-    def _sum(self, node: Node, kind: str) -> Parts:
-        """Collect one expression, dropping what is identically zero."""
-        parts = self.collector.collect(node)
-        kept = [part for part in parts if part[1] != Constant(Fraction(0))]
-        for term, _, span in parts:
-            if term is not None and all(term is not part[0] for part in kept):
-                self.dropped.append(f"{term} has the coefficient 0: not loaded, not run")
-            elif term is not None:
-                self.kept[kind].add(term)
-                self.spans.setdefault(term, span)
-        if all(term is None for term, _, _ in kept):
-            raise self.error(
-                "every model in this expression cancels out", node.span,
-                "its collected coefficients are all zero",
-            )  # fmt: skip
-        return kept
-
-    def _place(self, parts: Parts, terms: list[Term]) -> Linear:
-        order = {term: i for i, term in enumerate(terms)}
-        placed, shift = [], None
-        for term, coefficient, span in sorted(parts, key=lambda part: order.get(part[0], -1)):  # type: ignore[arg-type]
-            if term is None:
-                shift = self._number(coefficient, "the number added to the scores", span)
-            else:
-                index = self._number(coefficient, f"the coefficient of {term}", span)
-                placed.append((index, Read(order[term])))
-        return Linear(tuple(placed), shift)
-
-    def _number(
-        self, expression: Expression, what: str, span: Span, limits: Limits | None = None
-    ) -> int:
-        self.scalars.append(Scalar(expression, what, limits or Limits(), span))
-        return len(self.scalars) - 1
-
-    def _arguments(self, call: Call) -> tuple[type[Stage], Given]:
-        """Match a stage's arguments to its signature."""
-        name = call.function.name
-        if name in LATER_STAGES:
-            raise self.error(f"the stage {name} {LATER}", call.span)
-        if name not in STAGES:
-            raise self.error(
-                f"there is no stage {name}", call.function.span, did_you_mean(name, STAGES)
-            )
-        cls, given = STAGES[name], Given()
-        signature = cls.arguments()
-        for position, argument in enumerate(call.arguments):
-            if argument.weight is not None:
-                raise self.error(f"{name} takes no weighted arguments", argument.span)
-            if argument.name is None and position >= len(signature):
-                raise self.error(
-                    f"{name} takes at most {len(signature)} arguments", argument.span,
-                    f"its arguments are {', '.join(signature)}",
-                )  # fmt: skip
-            key = argument.name.name if argument.name else list(signature)[position]
-            if key not in signature:
-                assert argument.name is not None
-                raise self.error(
-                    f"{name} has no argument {key}",
-                    argument.name.span,
-                    did_you_mean(key, signature),
-                )
-            if key in given:
-                raise self.error(f"{name} is given {key} twice", argument.span)
-            given[key] = argument.value
-        for key in cls.required():
-            if key not in given:
-                raise self.error(
-                    f"{name} needs its argument {key}", call.span, f"write {_usage(cls)}"
-                )
-        for key, node in given.items():
-            self._check(name, key, node, signature[key].metadata)
-        return cls, given
-
-    def _check(self, stage: str, key: str, node: Node, item: Any) -> None:
-        what = f"{key} of {stage}"
-        match item["kind"]:
-            case "number":
-                self.checker.scalar(node, what)
-            case "reward":
-                if self.checker.kind(node) is not Kind.SCORES:
-                    raise self.error(
-                        f"{stage} takes a reward model, and {text(node)} is a number", node.span,
-                        f"write {stage}(reward, …) with a declared reward model",
-                    )  # fmt: skip
-            case "choice":
-                if not (isinstance(node, Name) and node.name in item["options"]):
-                    options = " or ".join(item["options"])
-                    raise self.error(f"{what} is {options}, not {text(node)}", node.span)
-                if node.name != item["options"][0]:
-                    raise self.error(f"{key}={node.name} {LATER}", node.span)
-            case "pair":
-                if not (isinstance(node, Tuple) and len(node.items) == 2):
-                    raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
-                raise self.error(f"{key}= {LATER}", node.span)
-            case "label":
-                if not isinstance(node, (Number, Text, Name)):
-                    raise self.error(f"{what} is the number or the name of a class", node.span)
-                raise self.error(f"{key}= {LATER}", node.span)
-
-    def _stage(
-        self, cls: type[Stage], given: Given, sums: Mapping[int, Parts], rewards: list[Term]
-    ) -> Stage:
-        """The stage with every argument in its place, in the order of the signature."""
-        made: dict[str, Any] = {}
-        for key, item in cls.arguments().items():
-            node = given.get(key)
-            what, limits = f"{key} of {cls.name}", item.metadata.get("limits")
-            match item.metadata["kind"]:
-                case "reward" if node:
-                    made[key] = self._place(sums[id(node)], rewards)
-                case "number" if node:
-                    expression = self.collector.number(node)
-                    made[key] = self._number(expression, what, node.span, limits)
-                case "number":
-                    default = Constant(Fraction(str(item.default)))
-                    made[key] = self._number(default, what, Span(0, 0), limits)
-                case "choice" if isinstance(node, Name):
-                    made[key] = node.name
+    def _atom(self, node: Call | Pipeline) -> Atom | None:
+        """The operator or the staged formula that a checked node stands for; None for a number."""
+        if isinstance(node, Pipeline):
+            return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
+        name = node.function.name
+        if self.checker.kind(node) is Kind.SCALAR:
+            return None
+        if name in STAGED:
+            first, *rest = node.arguments
+            stage = self._stage(Call(node.function, tuple(rest), node.span))
+            return Staged(self.collector.linear(first.value), (stage,))
+        cls = OPERATORS[name]
+        given = match_arguments(node, cls, self.source)
+        made = self._fields(cls, given)
+        if cls is Mean:
+            made["total"] = self.collector.total(given.single["x"], node.span)
         return cls(**made)
 
+    def _stage(self, call: Call) -> Stage:
+        cls = STAGES[call.function.name]
+        return cls(**self._fields(cls, match_arguments(call, cls, self.source)))
 
-def _usage(cls: type[Stage]) -> str:
-    required = cls.required()
-    optional = [
-        f"{key}={item.default:g}" if item.metadata["kind"] == "number" else f"{key}=…"
-        for key, item in cls.arguments().items()
-        if key not in required and item.metadata["kind"] in ("number",)
-    ]
-    return f"{cls.name}({', '.join([*required, *optional])})"
+    def _fields(self, cls: type[Signature], given: Given) -> dict[str, Any]:
+        """Every argument of a stage or an operator, as the plan holds it."""
+        made: dict[str, Any] = {}
+        for key, item in cls.arguments().items():
+            node, what = given.single.get(key), f"{key} of {cls.name}"
+            limits = item.metadata.get("limits")
+            match item.metadata["kind"]:
+                case "many":
+                    made[key] = tuple(self.collector.linear(one.value) for one in given.many)
+                case "weighted":
+                    made[key] = tuple(
+                        (self._number(one.weight, f"a weight of {cls.name}", Limits(0)),
+                         self.collector.linear(one.value))
+                        for one in given.many if one.weight is not None
+                    )  # fmt: skip
+                case "scores" | "reward" if node:
+                    made[key] = self.collector.linear(node)
+                case "condition" if node:
+                    made[key] = self._condition(node)
+                case "number" if node:
+                    made[key] = self._number(node, what, limits)
+                case "number":
+                    made[key] = Scalar(Constant(Fraction(str(item.default))), what, limits)
+                case "choice" if isinstance(node, Name):
+                    made[key] = node.name
+                case "pair" if isinstance(node, Tuple):
+                    made[key] = tuple(self._number(one, what) for one in node.items)
+                case "label" if node:
+                    made[key] = _label(node)
+        return made
+
+    def _number(self, node: Node, what: str, limits: Limits | None = None) -> Scalar:
+        return Scalar(self.collector.number(node), what, limits or Limits(), node.span)
+
+    def _condition(self, node: Node) -> Condition:
+        """A checked condition, or one side of a comparison in it."""
+        if not _has_state(node) and not (
+            isinstance(node, (Unary, Binary)) and node.op in CONDITIONS
+        ):
+            return self._number(node, "a number in a condition")
+        match node:
+            case Unary(op, operand):
+                return Predicate(op, (self._condition(operand),))
+            case Binary(op, left, right):
+                return Predicate(op, (self._condition(left), self._condition(right)))
+            case Call(function, arguments):
+                return State(function.name, self.collector.linear(arguments[0].value))
+        return State("step")
+
+
+def _has_state(node: Node) -> bool:
+    """Whether a side of a comparison depends on more than parameters."""
+    match node:
+        case Name(name):
+            return name == "step"
+        case Call(function):
+            return function.name not in SCALAR_FUNCTIONS
+        case Unary():
+            return _has_state(node.operand)
+        case Binary():
+            return _has_state(node.left) or _has_state(node.right)
+    return False
+
+
+def _label(node: Node) -> int | str:
+    """A class of a classifier: its number or its name."""
+    match node:
+        case Number(value):
+            return int(value)
+        case Text(value):
+            return value
+        case Name(name):
+            return name
+    raise TypeError(node)

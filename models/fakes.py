@@ -34,8 +34,7 @@ class _Table:
 
     def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
         """Read prompts into new rows; their numbers."""
-        new = self._rows.admit([len(ids) for ids in prompts], adapters)
-        self._rows.pending[new] = torch.tensor([ids[-1] for ids in prompts], device=self.device)
+        new = self._rows.admit(prompts, [len(ids) for ids in prompts], adapters)
         return list(range(new.start, new.stop))
 
     def release(self, row: int) -> int:
@@ -50,8 +49,9 @@ class _Table:
         """A table remembers one token."""
         return 0
 
-    def _last(self) -> Tensor:
-        return self._rows.pending[: self._rows.count]
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens that each row goes on with."""
+        self._rows.feed(tokens)
 
 
 class TableModel(_Table):
@@ -78,12 +78,7 @@ class TableModel(_Table):
 
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
-        self._rows.advance()
-        return self.table[self._last()]
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step."""
-        self._rows.pending[: self._rows.count] = tokens
+        return self.table[self._rows.last()]
 
 
 class RuleReward(_Table):
@@ -99,13 +94,14 @@ class RuleReward(_Table):
         """A lane of its own over the same rule."""
         return RuleReward(self.table)
 
-    def rewards(self, candidates: Tensor) -> Tensor:
-        """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards."""
-        self._candidates = candidates
-        return self.table[self._last()[:, None], candidates][..., None]
+    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""
+        last = self._rows.last()
+        here = slice(self._rows.count)
+        places = (self._rows.ends[here, None] - 2).clamp(min=0)
+        before = self._rows.texts[here].gather(1, places)[:, 0]
+        return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
-    def keep(self, choice: Tensor) -> None:
-        """``(rows,)`` which of the candidates each row goes on with."""
-        self._rows.advance()
-        chosen = self._candidates.gather(1, choice[:, None])[:, 0]
-        self._rows.pending[: self._rows.count] = chosen
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
+        self._rows.feed(tokens)

@@ -58,11 +58,14 @@ class LanguageLane(Lane, Protocol):
 class RewardLane(Lane, Protocol):
     """A lane whose weights score what has been read."""
 
-    def rewards(self, candidates: Tensor) -> Tensor:
-        """The reward of each row's text followed by each of ``(rows, k)`` candidates."""
+    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The reward of each row's text followed by each candidate, and of the text itself."""
 
-    def keep(self, choice: Tensor) -> None:
-        """``(rows,)`` which of the candidates each row goes on with."""
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens that each row goes on with, candidates or not."""
 
 
 class TransformersLane:
@@ -71,8 +74,8 @@ class TransformersLane:
     Args:
         model: the model, on its device and in its dtype.
         vocabulary: logits beyond this id are cut.
-        reads_all: the whole prompt goes into the cache (a reward model); otherwise its last token
-            is left pending, so that the first step is like every other.
+        reads_all: the whole text is always in the cache (a reward model whose winner is moved);
+            otherwise its last token waits for the next step, so that the first is like every other.
     """
 
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
@@ -103,20 +106,13 @@ class TransformersLane:
             prompts: token ids, at least one each.
             adapters: for each prompt, 0 or the number of an adapter.
         """
-        read = [list(ids if self._reads_all else ids[:-1]) for ids in prompts]
-        new = self._rows.admit([len(ids) for ids in read], adapters)
-        if not self._reads_all:
-            last = [ids[-1] for ids in prompts]
-            self._rows.pending[new] = torch.tensor(last, device=self.device)
-        longest = max(map(len, read))
-        tokens = torch.zeros(len(read), longest, dtype=torch.long)
-        for row, ids in enumerate(read):
-            tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        tokens = tokens.to(self.device)
-        size = max(1, CHUNK // len(read))
+        waits = 0 if self._reads_all else 1
+        cached = [len(ids) - waits for ids in prompts]
+        new = self._rows.admit(prompts, cached, adapters)
+        longest, size = max(cached), max(1, CHUNK // len(prompts))
         for start in range(0, longest, size):
-            chunk = tokens[:, start : start + size]
-            end = start + chunk.shape[1]
+            end = min(start + size, longest)
+            chunk = self._rows.texts[new, start:end]
             places = torch.arange(start, end, device=self.device).expand(chunk.shape)
             self._forward(chunk, places, places, new, end, backbone=True)
         return list(range(new.start, new.stop))
@@ -132,20 +128,19 @@ class TransformersLane:
     @torch.no_grad()
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
-        count = self._rows.count
-        places = self._rows.lengths[:count, None]
-        pending = self._rows.pending[:count, None]
-        out = self._forward(pending, places, places, slice(0, count), self._rows.longest + 1)
-        self._rows.advance()
+        self._catch_up()
+        tokens, places = self._rows.waiting(1)
+        out = self._forward(tokens, places, places, self._in_use, self._rows.longest)
+        self._rows.cached(but=0)
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step."""
-        self._rows.pending[: self._rows.count] = tokens.to(self.device)
+        """``(rows,)`` tokens to be read at the next step, or at the next in which the lane runs."""
+        self._rows.feed(tokens)
 
     @torch.no_grad()
-    def rewards(self, candidates: Tensor) -> Tensor:
+    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
         """The reward of each row's text followed by each candidate, in one forward.
 
         Candidates are query positions over a shared prefix: all at the same place in the text, each
@@ -156,29 +151,50 @@ class TransformersLane:
 
         Returns:
             ``(rows, k, labels)`` float32, read at the candidates' own positions whatever the
-            padding token is.
+            padding token is; and ``(rows, labels)``, the reward of the text itself, where its last
+            token was read in the same forward.
         """
         count, k = candidates.shape
-        ends = self._rows.lengths[:count, None]
-        places = ends.expand(count, k)
-        slots = ends + torch.arange(k, device=self.device)
-        rows, limit = slice(0, count), self._rows.longest + k
-        out = self._forward(candidates.to(self.device), places, slots, rows, limit, backbone=True)
-        hidden = out.last_hidden_state
-        return self.model.score(hidden).float()  # type: ignore[no-any-return]
+        ends = self._rows.ends[:count, None]
+        tokens = candidates.to(self.device)
+        places, slots = ends.expand(count, k), ends + torch.arange(k, device=self.device)
+        if not self._reads_all:
+            self._catch_up()
+            last, at = self._rows.waiting(1)
+            tokens = torch.cat((last, tokens), dim=1)
+            places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
+        end = self._rows.longest + k
+        out = self._forward(tokens, places, slots, self._in_use, end, backbone=True)
+        scores = self.model.score(out.last_hidden_state).float()
+        if self._reads_all:
+            return scores, None
+        self._rows.cached(but=0)
+        return scores[:, 1:], scores[:, 0]
 
     @torch.no_grad()
-    def keep(self, choice: Tensor) -> None:
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """Move the chosen candidates' keys and values to their rows' ends.
 
         Args:
             choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
+            tokens: ``(rows,)`` the candidates themselves.
         """
-        count = choice.shape[0]
-        ends = self._rows.lengths[:count, None]
+        ends = self._rows.ends[: self._rows.count, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self._rows.index[:count], source, ends)
-        self._rows.advance()
+        self._cache.move_tokens(self._rows.index[: self._rows.count], source, ends)
+        self._rows.feed(tokens)
+        self._rows.cached(but=0)
+
+    @property
+    def _in_use(self) -> slice:
+        return slice(0, self._rows.count)
+
+    def _catch_up(self) -> None:
+        """Read what waits, but for its last token: what was said while the lane did not run."""
+        while (behind := self._rows.backlog - 1) > 0:
+            tokens, places = self._rows.waiting(min(behind, CHUNK))
+            self._forward(tokens, places, places, self._in_use, self._rows.longest, backbone=True)
+            self._rows.cached(but=max(1, 1 + behind - CHUNK))
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads: all but an untied input embedding."""

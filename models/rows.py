@@ -9,25 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 class Rows:
-    """Lengths, pending tokens and adapters of the rows in use, on the device and on the host.
+    """Texts, lengths and adapters of the rows in use, on the device and on the host.
+
+    A row's text has ``ends`` tokens, of which the first ``lengths`` are in the cache; what lies
+    between waits to be read: one token, or more where the lane did not run for some steps.
 
     Attributes:
-        count: rows in use.
+        texts: ``(rows, capacity)`` int64 token ids.
         lengths: ``(rows,)`` int64, tokens in each row's cache.
-        pending: ``(rows,)`` int64, the token that each row reads next.
+        ends: ``(rows,)`` int64, tokens in each row's text.
         adapters: ``(rows,)`` int64, 0 for the bare weights.
+        index: ``(rows, 1)`` int64, the rows' own numbers.
     """
 
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         self.capacity, self.device = capacity, device
+        self.texts = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.pending = torch.zeros(rows, dtype=torch.long, device=device)
+        self.ends = torch.zeros(rows, dtype=torch.long, device=device)
         self.adapters = torch.zeros(rows, dtype=torch.long, device=device)
         self.index = torch.arange(rows, device=device)[:, None]
         self._lengths: list[int] = []
+        self._ends: list[int] = []
         self._adapters: list[int] = []
 
     @property
@@ -37,35 +44,74 @@ class Rows:
 
     @property
     def longest(self) -> int:
-        """Tokens in the fullest row, known without asking the device."""
-        return max(self._lengths, default=0)
+        """Tokens of the longest text, known without asking the device."""
+        return max(self._ends, default=0)
+
+    @property
+    def backlog(self) -> int:
+        """The most tokens that any row has waiting."""
+        pairs = zip(self._ends, self._lengths, strict=True)
+        return max((end - length for end, length in pairs), default=0)
 
     @property
     def adapted(self) -> bool:
         """Whether any row in use has an adapter."""
         return any(self._adapters)
 
-    def admit(self, lengths: Sequence[int], adapters: Sequence[int]) -> slice:
-        """Take new rows at the end of those in use."""
+    def admit(
+        self, texts: Sequence[Sequence[int]], cached: Sequence[int], adapters: Sequence[int]
+    ) -> slice:
+        """Take new rows at the end of those in use.
+
+        Args:
+            texts: the token ids of each.
+            cached: how many of them will be in the cache.
+            adapters: for each, 0 or the number of an adapter.
+        """
         first = self.count
-        self._lengths += lengths
+        new = slice(first, first + len(texts))
+        longest = max(map(len, texts))
+        padded = [[*ids, *[0] * (longest - len(ids))] for ids in texts]
+        self.texts[new, :longest] = torch.tensor(padded, device=self.device)
+        self._lengths += cached
+        self._ends += map(len, texts)
         self._adapters += adapters
-        new = slice(first, self.count)
-        self.lengths[new] = torch.tensor(lengths, device=self.device)
+        self.lengths[new] = torch.tensor(cached, device=self.device)
+        self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
         return new
 
-    def advance(self) -> None:
-        """Every row in use has read one token more."""
-        self.lengths[: self.count] += 1
-        self._lengths = [length + 1 for length in self._lengths]
+    def waiting(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """The next tokens that each row reads: ids and their places, ``(rows, tokens)`` each.
+
+        Where a row has fewer waiting, what follows has no meaning and is never looked at.
+        """
+        ahead = torch.arange(tokens, device=self.device)
+        places = (self.lengths[: self.count, None] + ahead).clamp_(max=self.capacity - 1)
+        return self.texts[: self.count].gather(1, places), places
+
+    def last(self) -> Tensor:
+        """The last token of each row's text, ``(rows,)``."""
+        return self.texts[: self.count].gather(1, self.ends[: self.count, None] - 1)[:, 0]
+
+    def feed(self, tokens: Tensor) -> None:
+        """Add ``(rows,)`` tokens to the texts."""
+        here = slice(self.count)
+        self.texts[here].scatter_(1, self.ends[here, None], tokens.to(self.device)[:, None])
+        self.ends[: self.count] += 1
+        self._ends = [end + 1 for end in self._ends]
+
+    def cached(self, but: int) -> None:
+        """All but the last ``but`` tokens of every text are in the cache now."""
+        self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
+        self._lengths = [max(end - but, 0) for end in self._ends]
 
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
         last = self.count - 1
-        for tensor in (self.lengths, self.pending, self.adapters):
+        for tensor in (self.texts, self.lengths, self.ends, self.adapters):
             tensor[row] = tensor[last]
-        for values in (self._lengths, self._adapters):
+        for values in (self._lengths, self._ends, self._adapters):
             values[row] = values[last]
             values.pop()
         return last

@@ -6,12 +6,14 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..formula.plan import Linear
+from ..formula import Plan, Read, Term
+from ..formula.plan import Node, weighted_children
 from .bind import Bound, Reader
 from .requests import Request
 
@@ -21,14 +23,15 @@ class Seat:
 
     Attributes:
         rows: ``(slots,)`` int64; a slot without a row points at row 0, with the weight 0.
+        present: ``(slots,)`` bool, whether the slot has a row.
         live: whether any slot has a row.
         whole: whether slot i holds row i of a lane that has no others, so that nothing is gathered.
     """
 
-    def __init__(self, reader: Reader, scalar_indices: tuple[int, ...]) -> None:
-        self.reader, self.scalars = reader, scalar_indices
+    def __init__(self, reader: Reader, number: int, needs: Callable[[Request], bool]) -> None:
+        self.reader, self.number, self.needs = reader, number, needs
         self.held: list[int | None] = []
-        self.rows = torch.empty(0)
+        self.rows = self.present = torch.empty(0)
         self.live = self.whole = False
 
     def settle(self, lane_rows: int, device: torch.device) -> None:
@@ -36,6 +39,7 @@ class Seat:
         self.live = any(row is not None for row in self.held)
         self.whole = self.held == list(range(lane_rows))
         self.rows = torch.tensor([row or 0 for row in self.held], device=device)
+        self.present = torch.tensor([row is not None for row in self.held], device=device)
 
 
 class Batch:
@@ -67,6 +71,7 @@ class Batch:
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.most: dict[int, int] = {}
+        self.idle: frozenset[int] = frozenset()
         self.samples = False
         self._reserve()
 
@@ -125,9 +130,9 @@ class Batch:
             for slot in slots:
                 seat.held.append(None)
                 request = self.requests[slot]
-                if any(request.values[scalar] == 0 for scalar in seat.scalars):
+                if not seat.needs(request):
                     continue
-                prompts.append(self._ids(index, request))
+                prompts.append(_ids(seat, request))
                 adapters.append(seat.reader.adapter)
                 places.append((index, slot))
         if prompts:
@@ -135,14 +140,6 @@ class Batch:
             for row, (index, slot) in zip(rows, places, strict=True):
                 self.seats[index].held[slot] = row
             self._owned[number] += places
-
-    def _ids(self, index: int, request: Request) -> Sequence[int]:
-        """What the reader of a seat reads for a request."""
-        reader = self.seats[index].reader
-        if reader.stage is None:
-            return request.prompts[index]
-        first = next(i for i, seat in enumerate(self.seats) if seat.reader.stage == reader.stage)
-        return request.rewards[reader.stage][index - first]
 
     def _release_rows(self, slot: int) -> None:
         for seat in self.seats:
@@ -167,18 +164,48 @@ class Batch:
         self.most = {
             i: int(max((request.values[i] for request in self.requests), default=1)) for i in wholes
         }
+        self.idle = frozenset(
+            i for i in range(len(self.bound.plan.scalars))
+            if all(request.values[i] == 0 for request in self.requests)
+        )  # fmt: skip
         self.samples = any(request.temperature > 0 for request in self.requests)
 
 
+def _ids(seat: Seat, request: Request) -> Sequence[int]:
+    """What the reader of a seat reads for a request."""
+    if seat.reader.place is None:
+        return request.prompts[seat.number]
+    return request.rewards[seat.reader.place][seat.number]
+
+
 def _seats(bound: Bound) -> list[Seat]:
-    """A seat per term, in the plan's order, then one per reward of each stage."""
-    weights: dict[int, int] = {}
-    assert isinstance(bound.plan.scores, Linear)
-    for index, part in bound.plan.scores.parts:
-        weights[part.term] = index  # type: ignore[union-attr]
-    seats = [Seat(reader, (weights[i],)) for i, reader in enumerate(bound.readers)]
-    for number, readers in bound.rewards.items():
-        stage = bound.plan.stages[number]
-        for (index, _), reader in zip(stage.reward.parts, readers, strict=True):  # type: ignore[attr-defined]
-            seats.append(Seat(reader, (index, stage.w)))  # type: ignore[attr-defined]
+    """A seat per term, in the plan's order, then one per reward model of each stage."""
+    plan, columns = bound.plan, bound.plan.columns
+    seats = []
+    for i, reader in enumerate(bound.readers):
+        seats.append(Seat(reader, i, partial(_is_needed, plan, reader.term)))
+    for place, stage in plan.reranks:
+        parts = zip(stage.reward.parts, bound.rewards[place], strict=True)
+        for i, ((coefficient, _), reader) in enumerate(parts):
+            both = (columns[coefficient], columns[stage.w])
+            seats.append(Seat(reader, i, partial(_is_weighed, both)))
     return seats
+
+
+def _is_needed(plan: Plan, term: Term, request: Request) -> bool:
+    return term in needed(plan, plan.scores, request.values)
+
+
+def _is_weighed(columns: Sequence[int], request: Request) -> bool:
+    return all(request.values[column] != 0 for column in columns)
+
+
+def needed(plan: Plan, node: Node, values: Sequence[float]) -> set[Term]:
+    """The terms that a row with these values depends on: those behind no coefficient of 0."""
+    if isinstance(node, Read):
+        return {node.term}
+    return set().union(*(
+        needed(plan, child, values)
+        for number, child in weighted_children(node)
+        if number is None or values[plan.columns[number]] != 0
+    ))  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..formula import Plan, Term
+from ..formula.plan import Place
 from ..formula.scalar import parameters
 from ..formula.stages import Rerank
 from ..grammar import FormulaError, Span
@@ -28,6 +29,7 @@ from ..models import (
     load_model,
     render,
 )
+from .stages import moves_winner
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ class Reader:
         term: the model and its prompt.
         lane: the lane's index in ``Bound.lanes``.
         adapter: 0 for the bare weights, or the adapter's number on the lane.
-        stage: for a reward, the stage that asks for it; None for a term of the scores.
+        place: for a reward, the place of the stage that asks for it; None for a term of the scores.
+        label: for a reward, the class whose log-probability it is; None for the only output.
     """
 
     term: Term
@@ -48,7 +51,8 @@ class Reader:
     tokenizer: Any
     lane: int
     adapter: int
-    stage: int | None = None
+    place: Place | None = None
+    label: int | None = None
 
     def ids(self, prompt: Any) -> list[int]:
         """The token ids that this term reads before the response."""
@@ -72,7 +76,7 @@ class Bound:
 
     plan: Plan
     readers: tuple[Reader, ...]
-    rewards: Mapping[int, tuple[Reader, ...]]
+    rewards: Mapping[Place, tuple[Reader, ...]]
     lanes: tuple[Any, ...]
     lane_names: tuple[str, ...]
     vocabulary: int
@@ -133,12 +137,11 @@ class _Binder:
         made = {term: self._reader(term, SCORES, None, size) for term in written}
         readers = tuple(made[term] for term in plan.terms)
         rewards = {
-            number: tuple(
-                self._reader(plan.rewards[part.term], REWARD, number, size)
+            place: tuple(
+                self._reader(part.term, REWARD, (place, stage), size)
                 for _, part in stage.reward.parts
             )
-            for number, stage in enumerate(plan.stages)
-            if isinstance(stage, Rerank)
+            for place, stage in plan.reranks
         }
         terms = {term.model for term in plan.terms}
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
@@ -177,12 +180,8 @@ class _Binder:
     def _check_kinds(self) -> None:
         plan = self.plan
         wanted = [(term, SCORES, plan.spans[term]) for term in plan.terms]
-        for stage in plan.stages:
-            if isinstance(stage, Rerank):
-                wanted += [
-                    (plan.rewards[part.term], REWARD, plan.scalars[index].span)
-                    for index, part in stage.reward.parts
-                ]
+        for _, stage in plan.reranks:
+            wanted += [(part.term, REWARD, number.span) for number, part in stage.reward.parts]
         for term, kind, span in wanted:
             found = self.cards[term.model].kind
             if found == kind:
@@ -204,18 +203,20 @@ class _Binder:
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:
             if scalar.limits.whole and not parameters(scalar.expression):
-                check_count(self.plan, scalar.what, scalar.span, self.plan._value(scalar, {}), size)
+                check_count(self.plan, scalar.what, scalar.span, self.plan.value(scalar, {}), size)
 
-    def _reader(self, term: Term, kind: str, stage: int | None, size: int) -> Reader:
+    def _reader(
+        self, term: Term, kind: str, asked: tuple[Place, Rerank] | None, size: int
+    ) -> Reader:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
         model = self._load(card, spec)
-        key = (stage, *card.weights)
+        place = asked[0] if asked else None
+        key = (place, *card.weights)
         if key not in self.lanes:
             table = isinstance(model, (TableModel, RuleReward))
-            self.lanes[key] = (
-                model.copy() if table else TransformersLane(model, size, kind == REWARD)
-            )
+            reads_all = asked is not None and moves_winner(*asked)
+            self.lanes[key] = model.copy() if table else TransformersLane(model, size, reads_all)
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)
@@ -225,7 +226,27 @@ class _Binder:
             said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
             own = spec.model_copy(update=said)
         number = list(self.lanes).index(key)
-        return Reader(term, own, card.tokenizer, number, adapter, stage)
+        label = self._label(term, card, own, asked[1]) if asked else None
+        return Reader(term, own, card.tokenizer, number, adapter, place, label)
+
+    def _label(self, term: Term, card: Card, spec: ModelSpec, stage: Rerank) -> int | None:
+        """The class that a reward is the log-probability of; None where there is one output."""
+        wanted = stage.label if stage.label is not None else spec.label
+        names = getattr(card.config, "id2label", None) or {0: "LABEL_0"}
+        if wanted is None and len(names) == 1:
+            return None
+        shown = ", ".join(f"{number} ({name})" for number, name in names.items())
+        if wanted is None or len(names) == 1:
+            has = f"{term.model} has {len(names)} output{'s' if len(names) > 1 else ''}"
+            problem = f"{has}, and a reward is one" if wanted is None else f"{has} and no classes"
+            cure = f"choose a class with label=: {shown}" if wanted is None else "leave label out"
+            raise self.plan.error(problem, self.plan.spans[term], cure)
+        found = [n for n, name in names.items() if wanted in (n, name)]
+        if not found:
+            raise self.plan.error(
+                f"{term.model} has no class {wanted}", self.plan.spans[term], f"it has {shown}"
+            )
+        return int(found[0])
 
     def _load(self, card: Card, spec: ModelSpec) -> Any:
         if card.weights not in self.loaded:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..grammar import Span
 from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
+from .batch import needed
 from .bind import Bound, check_count
 from .engine import Engine
 from .noise import seed_key
@@ -243,8 +244,7 @@ def _check_values(bound: Bound, values: Sequence[float]) -> None:
     for scalar, value in zip(plan.scalars, values, strict=True):
         if scalar.limits.whole:
             check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
-    coefficients = [values[index] for index, _ in plan.scores.parts]  # type: ignore[union-attr]
-    if not any(coefficients):
+    if not needed(plan, plan.scores, values):
         raise plan.error(
             "every coefficient is 0 for these parameters, so that nothing decides",
             Span(0, len(plan.source)),

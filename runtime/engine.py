@@ -11,19 +11,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..formula import Term
+from ..formula.plan import Place, Staged, walk
 from ..formula.stages import RepetitionPenalty, Rerank
 from ..grammar import Span
 from .batch import Batch, Seat
 from .bind import Bound
+from .context import Context, Rewarder
 from .noise import gumbel
+from .operators import evaluate
 from .requests import Answer, Request
-from .scored import Scored, evaluate, read
-from .stages import Context, make
+from .scored import Scored, read
+from .stages import chain, commit, moves_winner
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 
@@ -37,9 +40,11 @@ class Engine:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self._steps = [make(stage, number) for number, stage in enumerate(bound.plan.stages)]
+        self.forwards = [0] * len(bound.lanes)
         self._run: object = None
-        self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in bound.plan.stages)
+        staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
+        stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
+        self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
 
     def run(self, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
         """Decode until every request has ended.
@@ -90,7 +95,7 @@ class Engine:
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self._context(batch, forced)
-            masked = self._scores(batch, context).masked()
+            masked = self._scores(context).masked()
             self._raise_for(batch, _alarms(context, masked).tolist(), context, len(rows))
             rows.append(masked[0])
             if len(rows) <= len(tokens):
@@ -103,12 +108,8 @@ class Engine:
             for request in requests
             for ids in (*request.prompts, *(i for r in request.rewards.values() for i in r))
         )
-        wide = [
-            int(request.values[stage.k]) + 1
-            for request in requests
-            for stage in self.bound.plan.stages
-            if isinstance(stage, Rerank)
-        ]
+        columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
+        wide = [int(request.values[column]) + 1 for request in requests for column in columns]
         capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
         return Batch(self.bound, slots, capacity, self._track_seen)
 
@@ -116,7 +117,7 @@ class Engine:
     def _advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot."""
         context = self._context(batch)
-        scored = self._scores(batch, context)
+        scored = self._scores(context)
         masked = scored.masked()
         drawn = masked
         if batch.samples:
@@ -130,41 +131,46 @@ class Engine:
         return told  # type: ignore[no-any-return]
 
     def _context(self, batch: Batch, forced: Tensor | None = None) -> Context:
-        rewarders: dict[int, Any] = {}
-        for number in self.bound.rewards:
-            seats = [seat for seat in batch.seats if seat.reader.stage == number]
+        rewarders: dict[Place, Rewarder] = {}
+        for place in self.bound.rewards:
+            seats = [seat for seat in batch.seats if seat.reader.place == place]
             if any(seat.live for seat in seats):
-                rewarders[number] = _Rewarder(batch, seats)
-        seen = batch.seen[: batch.count] if batch.seen is not None else None
-        return Context(batch.values[: batch.count], batch.most, seen, rewarders, forced)
-
-    def _scores(self, batch: Batch, context: Context) -> Scored:
-        """Every lane read once, combined, and sent through the stages."""
+                rewarders[place] = _Rewarder(batch, seats, self.forwards)
+        here = slice(batch.count)
+        seen = batch.seen[here] if batch.seen is not None else None
+        terms: dict[Term, Callable[[], Scored]] = {}
+        context = Context(
+            batch.values[here], self.bound.plan.columns, terms, batch.most, batch.idle,
+            batch.steps[here], seen, rewarders, forced,
+        )  # fmt: skip
         lanes: dict[int, tuple[Scored, Tensor]] = {}
-        terms: dict[int, Callable[[], Scored]] = {}
-        for index in range(len(self.bound.readers)):
-            seat = batch.seats[index]
-            if not seat.live:
-                continue
-            lane = seat.reader.lane
-            if lane not in lanes:
-                logits = self.bound.lanes[lane].logits().to(batch.device)
-                lanes[lane] = read(logits)
-            scored, broken = lanes[lane]
-            read_here = context.values[:, seat.scalars[0]] != 0
-            context.broken[f"term {index}"] = broken.index_select(0, seat.rows) & read_here
-            terms[index] = partial(_held, scored, seat)
-        scored = evaluate(self.bound.plan.scores, terms, context.values)
-        for step in self._steps:
-            scored = step.apply(scored, context)
-        return scored
+        for seat in batch.seats:
+            if seat.live and seat.reader.place is None:
+                terms[seat.reader.term] = partial(self._read, batch, seat, context, lanes)
+        return context
+
+    def _read(
+        self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, tuple[Scored, Tensor]]
+    ) -> Scored:
+        """One term's scores; its lane is read when the first of its terms is asked for."""
+        lane = seat.reader.lane
+        if lane not in lanes:
+            lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
+            self.forwards[lane] += 1
+        scored, broken = lanes[lane]
+        context.broken["term", seat.number] = broken.index_select(0, seat.rows) & seat.present
+        return _held(scored, seat)
+
+    def _scores(self, context: Context) -> Scored:
+        """Every lane that is needed read once, combined, and sent through the stages."""
+        plan = self.bound.plan
+        return chain(evaluate(plan.scores, context), context, None, plan.stages)
 
     def _commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Hand the chosen tokens back to the stages and the lanes."""
-        for step in self._steps:
-            if step.commit is not None:
-                step.commit(tokens, context)
-        for lane in {seat.reader.lane for seat in batch.seats if seat.reader.stage is None}:
+        for place, stage in self.bound.plan.reranks:
+            commit(stage, place, tokens, context)
+        for lane in {seat.reader.lane for seat in batch.seats if seat.reader.place is None}:
             if batch.owners[lane].numel():
                 self.bound.lanes[lane].feed(tokens[batch.owners[lane]])
         if batch.seen is not None:
@@ -186,11 +192,12 @@ class Engine:
         if alarm >= len(sources):
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
             raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
-        kind, number = sources[alarm].split()
+        kind, which = sources[alarm]
         terms = [
             seat.reader.term
-            for index, seat in enumerate(batch.seats)
-            if int(number) == (index if kind == "term" else seat.reader.stage)
+            for seat in batch.seats
+            if (kind == "term" and seat.reader.place is None and seat.number == which)
+            or (kind == "stage" and seat.reader.place == which)
         ]
         raise plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
@@ -213,27 +220,49 @@ def _alarms(context: Context, masked: Tensor) -> Tensor:
 class _Rewarder:
     """One stage's reward models over the rows of a batch."""
 
-    def __init__(self, batch: Batch, seats: Sequence[Seat]) -> None:
-        self._batch, self._seats = batch, seats
+    def __init__(self, batch: Batch, seats: Sequence[Seat], forwards: list[int]) -> None:
+        self._batch, self._seats, self._forwards = batch, seats, forwards
         self._lanes = dict.fromkeys(seat.reader.lane for seat in seats if seat.live)
+        self._moves = moves_winner(seats[0].reader.place, _stage_at(batch, seats[0]))
 
-    def rewards(self, candidates: Tensor) -> list[Tensor]:
-        """``(slots, k)`` ids to one ``(slots, k)`` tensor per reward model."""
+    def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
         found = {}
         for lane in self._lanes:
             asked = candidates[self._batch.owners[lane]]
-            answer = self._batch.bound.lanes[lane].rewards(asked)
-            found[lane] = answer[..., 0].to(candidates.device)
-        none = torch.zeros(candidates.shape, device=candidates.device)
-        return [
-            found[seat.reader.lane].index_select(0, seat.rows) if seat.live else none
-            for seat in self._seats
-        ]
+            found[lane] = self._batch.bound.lanes[lane].rewards(asked)
+            self._forwards[lane] += 1
+        rewards: list[Tensor] = []
+        texts: list[Tensor | None] = []
+        for seat in self._seats:
+            if not seat.live:
+                rewards.append(torch.zeros(candidates.shape, device=candidates.device))
+                texts.append(rewards[-1][:, 0])
+                continue
+            candidate, text = found[seat.reader.lane]
+            rewards.append(_labelled(candidate, seat))
+            texts.append(None if text is None else _labelled(text, seat))
+        return rewards, texts
 
-    def keep(self, choice: Tensor) -> None:
-        """``(slots,)`` which candidate each slot goes on with."""
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(slots,)`` which candidate each slot goes on with, and the tokens themselves."""
         for lane in self._lanes:
-            self._batch.bound.lanes[lane].keep(choice[self._batch.owners[lane]])
+            owners = self._batch.owners[lane]
+            if self._moves:
+                self._batch.bound.lanes[lane].keep(choice[owners], tokens[owners])
+            else:
+                self._batch.bound.lanes[lane].feed(tokens[owners])
+
+
+def _stage_at(batch: Batch, seat: Seat) -> Rerank:
+    return next(stage for place, stage in batch.bound.plan.reranks if place == seat.reader.place)
+
+
+def _labelled(outputs: Tensor, seat: Seat) -> Tensor:
+    """A head's outputs, ``(rows, …, labels)``, as one reward per slot."""
+    label = seat.reader.label
+    reward = outputs[..., 0] if label is None else outputs.log_softmax(dim=-1)[..., label]
+    return reward.to(seat.rows.device).index_select(0, seat.rows)
 
 
 def _held(scored: Scored, seat: Seat) -> Scored:

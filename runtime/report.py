@@ -8,9 +8,11 @@ from functools import cache
 
 import torch
 
-from ..formula.plan import Linear
-from ..formula.stages import Stage
+from ..formula import Linear, Read, Scalar, Stage, Term
+from ..formula.operators import Where
+from ..formula.plan import Node, Place, children, walk
 from .bind import Bound, Reader
+from .stages import moves_winner
 
 _CONTEXT = 512  # tokens of context for which cache bytes are stated
 
@@ -51,10 +53,14 @@ class Report:
         said = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
+        for place, stage in bound.plan.reranks:
+            if place[0] is not None:
+                lines += ["", f"inside      {stage_text(stage)}", *self._rewards(place)]
         for number, stage in enumerate(bound.plan.stages):
-            lines += ["", f"then        {self._stage(stage)}"]
-            if number in bound.rewards:
-                lines += _table(("reward", "coefficient", "lane", "reads"), self._rewards(number))
+            lines += ["", f"then        {stage_text(stage)}"]
+            if (None, number) in bound.rewards:
+                lines += self._rewards((None, number))
+        lines += self._conditional()
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
@@ -74,20 +80,27 @@ class Report:
 
     def _terms(self) -> list[tuple[str, ...]]:
         bound = self._bound
-        scores = bound.plan.scores
-        assert isinstance(scores, Linear)
+        sums = [node for node in walk(bound.plan.scores) if isinstance(node, Linear)]
         rows = []
-        for index, part in scores.parts:
-            reader = bound.readers[part.term]  # type: ignore[union-attr]
+        for reader in bound.readers:
+            said = [str(n) for node in sums for n, part in node.parts if part == Read(reader.term)]
             span = bound.plan.spans[reader.term]
-            rows.append((span, self._line(reader, str(bound.plan.scalars[index]))))
+            rows.append((span, self._line(reader, " and ".join(dict.fromkeys(said)))))
         return [line for _, line in sorted(rows)]
 
-    def _rewards(self, number: int) -> list[tuple[str, ...]]:
-        bound = self._bound
-        parts = bound.plan.stages[number].reward.parts  # type: ignore[attr-defined]
-        pairs = zip(parts, bound.rewards[number], strict=True)
-        return [self._line(reader, str(bound.plan.scalars[index])) for (index, _), reader in pairs]
+    def _rewards(self, place: Place) -> list[str]:
+        stage = dict(self._bound.plan.reranks)[place]
+        pairs = zip(stage.reward.parts, self._bound.rewards[place], strict=True)
+        rows = [self._line(reader, str(coefficient)) for (coefficient, _), reader in pairs]
+        return _table(("reward", "coefficient", "lane", "reads"), rows)
+
+    def _conditional(self) -> list[str]:
+        """The terms that some steps go without."""
+        every = set(self._bound.plan.terms)
+        sometimes = sorted(map(str, every - always(self._bound.plan.scores)))
+        if not sometimes:
+            return []
+        return ["", f"conditional {', '.join(sometimes)}: run only in steps where a row needs it"]
 
     def _line(self, reader: Reader, coefficient: str) -> tuple[str, ...]:
         term = reader.term
@@ -101,32 +114,48 @@ class Report:
             reads += ", its own template"
         return (str(term), coefficient, _letter(reader.lane), reads)
 
-    def _stage(self, stage: Stage) -> str:
-        said = []
-        for name, item in stage.arguments().items():
-            value = getattr(stage, name)
-            match item.metadata["kind"]:
-                case "number":
-                    said.append(f"{name}={self._bound.plan.scalars[value]}")
-                case "choice":
-                    said.append(f"{name}={value}")
-        return f"{stage.name}({', '.join(said)})"
-
     def _lanes(self) -> list[tuple[str, ...]]:
         bound = self._bound
         every = [*bound.readers, *(r for readers in bound.rewards.values() for r in readers)]
         lines: list[tuple[str, ...]] = []
         for number, lane in enumerate(bound.lanes):
             readers = [reader for reader in every if reader.lane == number]
-            stage = bound.plan.stages[readers[0].stage] if readers[0].stage is not None else None
-            k = bound.plan.scalars[stage.k] if stage else None  # type: ignore[attr-defined]
-            queries = f"{k} candidates" if k else "1 token"
+            place = readers[0].place
+            stage = dict(bound.plan.reranks)[place] if place is not None else None
+            queries = f"{stage.k} candidates" if stage else "1 token"
+            if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
+                queries = f"1 token, {queries}"
             kept = lane.token_bytes() * _CONTEXT * len(readers)
             lines.append((
                 _letter(number), bound.lane_names[number], f"{len(readers)} per request", queries,
                 _bytes(lane.weight_bytes()), f"{_bytes(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
+
+
+def always(node: Node) -> set[Term]:
+    """The terms that every step reads, whatever its conditions say."""
+    if isinstance(node, Read):
+        return {node.term}
+    if isinstance(node, Where):
+        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
+        return asked | (always(node.x) & always(node.y))
+    return set().union(*(always(child) for child in children(node)))
+
+
+def stage_text(stage: Stage) -> str:
+    """A stage with all its numbers: ``rerank(k=10, w=1.5)``; words only where not the default."""
+    said = []
+    for name, item in stage.arguments().items():
+        value = getattr(stage, name)
+        match item.metadata["kind"]:
+            case "number":
+                said.append(f"{name}={value}")
+            case "choice" | "label" if value != item.default:
+                said.append(f"{name}={value}")
+            case "pair" if value is not None:
+                said.append(f"{name}=({value[0]}, {value[1]})")
+    return f"{stage.name}({', '.join(said)})"
 
 
 @cache

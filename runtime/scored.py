@@ -1,15 +1,11 @@
-"""Scores with their mask beside them, and the walk that computes them from a plan."""
+"""Scores with their mask beside them, so that no minus infinity enters arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from ..formula.plan import Linear, Read
-from ..formula.plan import Scores as Expression
 
 
 class Scored(NamedTuple):
@@ -33,6 +29,16 @@ class Scored(NamedTuple):
         excluded = tokens if self.excluded is None else self.excluded | tokens
         return Scored(self.values, excluded)
 
+    def logprobs(self) -> Tensor:
+        """``(slots, V)`` the distribution that these scores stand for, minus infinity included."""
+        return torch.log_softmax(self.masked(), dim=-1)
+
+
+def from_masked(values: Tensor) -> Scored:
+    """Scores whose excluded tokens are marked by minus infinity."""
+    excluded = values == -torch.inf
+    return Scored(values.masked_fill(excluded, 0.0), excluded)
+
 
 def read(logits: Tensor) -> tuple[Scored, Tensor]:
     """A lane's rows as log-probabilities, and which rows have NaN in them.
@@ -43,39 +49,6 @@ def read(logits: Tensor) -> tuple[Scored, Tensor]:
     Returns:
         The scores, and ``(rows,)`` bool.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    excluded = logprobs == -torch.inf
+    scored = from_masked(torch.log_softmax(logits, dim=-1))
     # One NaN makes its whole row NaN, so that one column tells.
-    return Scored(logprobs.masked_fill_(excluded, 0.0), excluded), logprobs[:, 0].isnan()
-
-
-def evaluate(
-    expression: Expression, terms: Mapping[int, Callable[[], Scored]], values: Tensor
-) -> Scored:
-    """The scores of an expression.
-
-    Args:
-        expression: of the plan.
-        terms: the scores of each term that any row needs; one that no row needs is not there.
-        values: ``(slots, scalars)`` float32, the plan's numbers for each row.
-    """
-    match expression:
-        case Read(term):
-            return terms[term]()
-        case Linear(parts, shift):
-            total: Tensor | None = None
-            excluded: Tensor | None = None
-            for index, part in parts:
-                if isinstance(part, Read) and part.term not in terms:
-                    continue
-                scored = evaluate(part, terms, values)
-                weight = values[:, index, None]
-                scaled = scored.values * weight
-                total = scaled if total is None else total.add_(scaled)
-                if scored.excluded is not None:
-                    hidden = scored.excluded & (weight != 0)
-                    excluded = hidden if excluded is None else excluded.logical_or_(hidden)
-            assert total is not None
-            if shift is not None:
-                total = total.add_(values[:, shift, None])
-            return Scored(total, excluded)
+    return scored, scored.values[:, 0].isnan()

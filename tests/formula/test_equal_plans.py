@@ -100,8 +100,8 @@ def test_the_formula_of_a_plan_gives_the_plan_again(spellings) -> None:
 )  # fmt: skip
 def test_coefficients_are_what_fractions_say(formula, params, expected) -> None:
     found = plan(formula)
-    values = found.values(params)
-    by_term = {str(found.terms[part.term]): values[index] for index, part in found.scores.parts}
+    by_term = {str(part.term): found.value(number, params) for number, part in found.scores.parts}
+    assert found.values(params) == [found.value(number, params) for number in found.scalars]
     assert by_term == {name: float(value) for name, value in expected.items()}
 
 
@@ -109,8 +109,8 @@ def test_functions_have_their_values() -> None:
     import math
 
     found = plan("x*exp(a) + y*sqrt(b)*log(c) + base*a**b")
-    values = found.values({"a": 0.3, "b": 2.5, "c": 7.0})
-    by_term = {str(found.terms[part.term]): values[index] for index, part in found.scores.parts}
+    params = {"a": 0.3, "b": 2.5, "c": 7.0}
+    by_term = {str(part.term): found.value(number, params) for number, part in found.scores.parts}
     assert by_term == pytest.approx(
         {"x": math.exp(0.3), "y": math.sqrt(2.5) * math.log(7), "base": 0.3**2.5}, rel=1e-12
     )
@@ -141,10 +141,10 @@ def test_models_are_in_order_of_writing_and_params_those_in_use() -> None:
 
 def test_every_number_has_one_place() -> None:
     found = plan("base + a*arm + 3 | rerank(rm - rm2, k=b, w=c) | top_p(0.9)")
-    used = [index for index, _ in found.scores.parts] + [found.scores.shift]
+    used = [number for number, _ in found.scores.parts] + [found.scores.shift]
     rerank, top_p = found.stages
-    used += [index for index, _ in rerank.reward.parts] + [rerank.k, rerank.w, top_p.p]
-    assert sorted(used) == list(range(len(found.scalars)))
+    used += [number for number, _ in rerank.reward.parts] + [rerank.k, rerank.w, top_p.p]
+    assert sorted(found.columns[number] for number in used) == list(range(len(found.scalars)))
     shown = {scalar.what: str(scalar) for scalar in found.scalars}
     assert shown["the coefficient of arm"] == "a"
     assert shown["k of rerank"] == "b"
@@ -170,8 +170,8 @@ def test_every_number_has_one_place() -> None:
 )
 def test_coefficients_print_and_the_print_means_the_same(formula, shown) -> None:
     found = plan(formula)
-    [(index, _)] = found.scores.parts
-    said = str(found.scalars[index])
+    [(number, _)] = found.scores.parts
+    said = str(number)
     assert plan(f"({said})*x") == found
     assert said.replace("0.5*", "(1/2)*") == shown
 

@@ -1,0 +1,113 @@
+"""The operators on scores: each is a frozen dataclass, and its fields are its signature.
+
+What an operator does to scores lives in the runtime. `top_k`, `top_p` and `min_p` of scores are the
+stages of those names, in parentheses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .signature import Limits, Signature, condition, derived, many, number, scores, weighted
+
+OPERATORS: dict[str, type[Operator]] = {}
+LATER_OPERATORS = frozenset(("align",))
+STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
+
+
+@dataclass(frozen=True)
+class Operator(Signature):
+    """A value made of scores."""
+
+
+def operator(name: str) -> Callable[[type[Operator]], type[Operator]]:
+    """Register an operator class under the name that formulas use."""
+
+    def register(cls: type[Operator]) -> type[Operator]:
+        cls.name = name
+        OPERATORS[name] = cls
+        return cls
+
+    return register
+
+
+@operator("max")
+@dataclass(frozen=True)
+class Max(Operator):
+    """The union: of each token, the best of its scores (language-model-arithmetic)."""
+
+    parts: Any = many()
+
+
+@operator("min")
+@dataclass(frozen=True)
+class Min(Operator):
+    """The intersection: of each token, the worst of its scores (language-model-arithmetic)."""
+
+    parts: Any = many()
+
+
+@operator("mix")
+@dataclass(frozen=True)
+class Mix(Operator):
+    """The mixture of the distributions: `log Σ wᵢ·softmax(xᵢ)`."""
+
+    parts: Any = weighted()
+
+
+@operator("pmean")
+@dataclass(frozen=True)
+class PowerMean(Operator):
+    """The power mean of the distributions, `log (Σ wᵢ·softmax(xᵢ)^p)^(1/p)`; 0 is geometric."""
+
+    p: Any = number()
+    parts: Any = weighted()
+
+
+@operator("mean")
+@dataclass(frozen=True)
+class Mean(Operator):
+    """Divides by the sum of the collected coefficients, then log-softmax."""
+
+    x: Any = scores()
+    total: Any = derived()
+
+
+@operator("temp")
+@dataclass(frozen=True)
+class Temp(Operator):
+    """The distribution at another temperature: `log_softmax(x / t)`."""
+
+    x: Any = scores()
+    t: Any = number(Limits(0, above=True))
+
+
+@operator("plausible")
+@dataclass(frozen=True)
+class Plausible(Operator):
+    """Masks tokens with less than alpha times the best probability (contrastive decoding)."""
+
+    x: Any = scores()
+    alpha: Any = number(Limits(0, 1))
+
+
+@operator("debias")
+@dataclass(frozen=True)
+class Debias(Operator):
+    """Self-debiasing: `log_softmax(x + lam·min(e^x - e^y, 0))`."""
+
+    x: Any = scores()
+    y: Any = scores()
+    lam: Any = number()
+
+
+@operator("where")
+@dataclass(frozen=True)
+class Where(Operator):
+    """x where the condition holds for the row, y elsewhere; what no row needs is not run."""
+
+    condition: Any = condition()
+    x: Any = scores()
+    y: Any = scores()

@@ -1,0 +1,98 @@
+"""Signatures: what a stage or an operator may be given is read off the fields of its class.
+
+The fields say which arguments there are, in which order, of which kind, with which defaults and
+limits; the checker, the planner, the reports and the docs all read them here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number may be. ``low`` and ``high`` are included unless ``above`` leaves low out."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    above: bool = False
+    whole: bool = False
+
+    def problem(self, value: float) -> str | None:
+        """What is wrong with the value, or None."""
+        if self.whole and value != int(value):
+            return "must be a whole number"
+        if value < self.low or (self.above and value == self.low):
+            return f"must be {'above' if self.above else 'at least'} {self.low:g}"
+        if value > self.high:
+            return f"must be at most {self.high:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A stage or an operator with its arguments. Subclasses declare the arguments as fields."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def arguments(cls) -> dict[str, Field[Any]]:
+        """The arguments by name, in the order in which they may be written."""
+        return {item.name: item for item in fields(cls) if item.metadata["kind"] != "derived"}
+
+    @classmethod
+    def required(cls) -> list[str]:
+        """The arguments that have no default."""
+        return [name for name, item in cls.arguments().items() if item.default is MISSING]
+
+
+def number(limits: Limits | None = None, default: float | None = None) -> Any:
+    """A field that holds a number: a ``Scalar`` once planned."""
+    meta = {"kind": "number", "limits": limits or Limits(), "default": default}
+    return field(metadata=meta) if default is None else field(default=default, metadata=meta)
+
+
+def scores() -> Any:
+    """A field that holds scores."""
+    return field(metadata={"kind": "scores"})
+
+
+def many() -> Any:
+    """A field that takes every plain argument that is left: two scores or more."""
+    return field(metadata={"kind": "many"})
+
+
+def weighted() -> Any:
+    """A field that takes every weighted argument ``w: x``: pairs of a number and scores."""
+    return field(metadata={"kind": "weighted"})
+
+
+def condition() -> Any:
+    """A field that holds a condition on the state."""
+    return field(metadata={"kind": "condition"})
+
+
+def reward() -> Any:
+    """A field that holds an expression over reward models."""
+    return field(metadata={"kind": "reward"})
+
+
+def choice(*options: str) -> Any:
+    """A field that holds one of a few words; the first is the default."""
+    return field(default=options[0], metadata={"kind": "choice", "options": options})
+
+
+def pair() -> Any:
+    """A field that holds two numbers ``(lo, hi)``, or None."""
+    return field(default=None, metadata={"kind": "pair"})
+
+
+def label() -> Any:
+    """A field that holds a class of a classifier, by index or by name, or None."""
+    return field(default=None, metadata={"kind": "label"})
+
+
+def derived() -> Any:
+    """A field that the planner works out; a formula cannot write it."""
+    return field(default=None, metadata={"kind": "derived"})

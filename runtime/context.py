@@ -1,0 +1,69 @@
+"""What one step knows: the rows' numbers, the lanes to read, and what has gone wrong so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from ..formula.plan import Place, Scalar, Staged
+from ..formula.terms import Term
+from .scored import Scored
+
+
+class Rewarder(Protocol):
+    """The rewards of candidates, and going on with one of them."""
+
+    def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
+
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(slots,)`` which candidate each slot goes on with, and the tokens themselves."""
+
+
+@dataclass
+class Context:
+    """Everything that a step's operators and stages may look at besides scores.
+
+    Attributes:
+        values: ``(slots, scalars)`` float32, the plan's numbers for each row.
+        columns: which column of ``values`` holds which number.
+        terms: the scores of each term that any row needs; calling one reads its lane.
+        most: for the plan's whole numbers, the largest over the rows; known on the host.
+        idle: columns that are zero for every row; known on the host.
+        steps: ``(slots,)`` int64, tokens that each row has drawn.
+        seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
+        rewarders: per stage that reranks, where any row has a weight on it.
+        forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
+        staged: formulas in parentheses with stages, once evaluated.
+        asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
+        broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
+    """
+
+    values: Tensor
+    columns: Mapping[Scalar, int]
+    terms: Mapping[Term, Callable[[], Scored]]
+    most: Mapping[int, int]
+    idle: frozenset[int]
+    steps: Tensor
+    seen: Tensor | None = None
+    rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
+    forced: Tensor | None = None
+    staged: dict[Staged, Scored] = field(default_factory=dict)
+    asked: dict[Place, Tensor] = field(default_factory=dict)
+    broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
+
+    def number(self, scalar: Scalar) -> Tensor:
+        """``(slots, 1)`` a number's value for each row."""
+        column = self.columns[scalar]
+        return self.values[:, column : column + 1]
+
+    def widest(self, scalar: Scalar, limit: int) -> int:
+        """The largest value over the rows of a number that counts tokens, at most ``limit``."""
+        return min(self.most[self.columns[scalar]], limit)
+
+    def runs(self, scalar: Scalar | None) -> bool:
+        """Whether what this number multiplies matters to any row."""
+        return scalar is None or self.columns[scalar] not in self.idle

@@ -1,0 +1,178 @@
+"""What each operator does to scores: the walk from a plan to one tensor of scores per step.
+
+Tensors in, tensors out, a row per slot. The one place that asks the device is ``where``: it does
+not read the lanes of a side that no row takes.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formula.operators import Debias, Max, Mean, Min, Mix, Plausible, PowerMean, Temp, Where
+from ..formula.plan import Condition, Linear, Predicate, Read, Scalar, Staged, State
+from .context import Context
+from .scored import Scored, from_masked
+from .stages import chain
+
+
+@singledispatch
+def evaluate(node: Any, context: Context) -> Scored:
+    """The scores of a node of the plan."""
+    raise TypeError(f"no scores for {node}")
+
+
+@evaluate.register
+def _(node: Read, context: Context) -> Scored:
+    return context.terms[node.term]()
+
+
+@evaluate.register
+def _(node: Linear, context: Context) -> Scored:
+    """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
+    total: Tensor | None = None
+    excluded: Tensor | None = None
+    for coefficient, part in node.parts:
+        if not context.runs(coefficient):
+            continue
+        scored, weight = evaluate(part, context), context.number(coefficient)
+        scaled = scored.values * weight
+        total = scaled if total is None else total.add_(scaled)
+        if scored.excluded is not None:
+            hidden = scored.excluded & (weight != 0)
+            excluded = hidden if excluded is None else excluded.logical_or_(hidden)
+    if total is None:  # every coefficient is 0 for every row
+        vocabulary = next(iter(context.terms.values()))().values
+        total = torch.zeros_like(vocabulary)
+    if node.shift is not None:
+        total = total.add_(context.number(node.shift))
+    return Scored(total, excluded)
+
+
+@evaluate.register
+def _(node: Staged, context: Context) -> Scored:
+    if node not in context.staged:  # a reward model is asked once, however often it is written
+        context.staged[node] = chain(evaluate(node.head, context), context, node, node.stages)
+    return context.staged[node]
+
+
+@evaluate.register
+def _(node: Max, context: Context) -> Scored:
+    """Excluded where every part excludes."""
+    best, *rest = (evaluate(part, context).masked() for part in node.parts)
+    for other in rest:
+        best = torch.maximum(best, other)
+    return from_masked(best)
+
+
+@evaluate.register
+def _(node: Min, context: Context) -> Scored:
+    """Excluded where any part excludes."""
+    worst, *rest = (evaluate(part, context).masked() for part in node.parts)
+    for other in rest:
+        worst = torch.minimum(worst, other)
+    return from_masked(worst)
+
+
+@evaluate.register
+def _(node: Mix, context: Context) -> Scored:
+    parts = [
+        evaluate(part, context).logprobs() + context.number(weight).log()
+        for weight, part in node.parts
+        if context.runs(weight)
+    ]
+    return from_masked(torch.stack(parts).logsumexp(dim=0))
+
+
+@evaluate.register
+def _(node: PowerMean, context: Context) -> Scored:
+    """In double precision: near p = 0 the logarithm of the sum is the difference of near equals."""
+    p = context.number(node.p).double()
+    power = torch.where(p == 0, 1.0, p)
+    sums, logs, weights = [], torch.zeros((), dtype=torch.double), torch.zeros_like(p)
+    for number, part in node.parts:
+        if not context.runs(number):
+            continue
+        weight, value = context.number(number).double(), evaluate(part, context).logprobs().double()
+        sums.append(torch.where(weight > 0, power * value + weight.log(), -torch.inf))
+        logs = logs + torch.where(weight > 0, weight * value, 0.0)
+        weights = weights + weight
+    powered = torch.stack(sums).logsumexp(dim=0) / power
+    return from_masked(torch.where(p == 0, logs / weights, powered).float())
+
+
+@evaluate.register
+def _(node: Mean, context: Context) -> Scored:
+    scored = evaluate(node.x, context)
+    return from_masked((scored.masked() / context.number(node.total)).log_softmax(dim=-1))
+
+
+@evaluate.register
+def _(node: Temp, context: Context) -> Scored:
+    scored = evaluate(node.x, context)
+    return from_masked((scored.masked() / context.number(node.t)).log_softmax(dim=-1))
+
+
+@evaluate.register
+def _(node: Plausible, context: Context) -> Scored:
+    scored = evaluate(node.x, context)
+    masked = scored.masked()
+    lowest = masked.amax(dim=-1, keepdim=True) + context.number(node.alpha).log()
+    return scored.without(masked < lowest)
+
+
+@evaluate.register
+def _(node: Debias, context: Context) -> Scored:
+    """Schick et al. 2021: a token that y likes better than x does falls, by lam times how much."""
+    x, y = evaluate(node.x, context).masked(), evaluate(node.y, context).masked()
+    biased = (x.exp() - y.exp()).clamp_(max=0) * context.number(node.lam)
+    return from_masked((x + biased).log_softmax(dim=-1))
+
+
+@evaluate.register
+def _(node: Where, context: Context) -> Scored:
+    holds = condition(node.condition, context).expand(context.values.shape[0], 1)
+    some, all_ = torch.stack((holds.any(), holds.all())).tolist()
+    if all_:
+        return evaluate(node.x, context)
+    if not some:
+        return evaluate(node.y, context)
+    x, y = evaluate(node.x, context).masked(), evaluate(node.y, context).masked()
+    return from_masked(torch.where(holds, x, y))
+
+
+def condition(node: Condition, context: Context) -> Tensor:
+    """``(slots, 1)``: a condition as bool, or one side of a comparison as float."""
+    match node:
+        case Scalar():
+            return context.number(node)
+        case State(name="step"):
+            return context.steps[:, None].float()
+        case State(name=name, of=of):
+            logprobs = evaluate(of, context).logprobs()
+            if name == "max_prob":
+                return logprobs.amax(dim=-1, keepdim=True).exp()
+            return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
+        case Predicate(op, parts):
+            return _OPERATIONS[op, len(parts)](*(condition(part, context) for part in parts))
+
+
+_OPERATIONS = {
+    ("not", 1): torch.logical_not,
+    ("and", 2): torch.logical_and,
+    ("or", 2): torch.logical_or,
+    ("<", 2): torch.lt,
+    ("<=", 2): torch.le,
+    (">", 2): torch.gt,
+    (">=", 2): torch.ge,
+    ("+", 2): torch.add,
+    ("-", 2): torch.sub,
+    ("*", 2): torch.mul,
+    ("/", 2): torch.div,
+    ("**", 2): torch.pow,
+    ("-", 1): torch.neg,
+    ("+", 1): torch.positive,
+}
