@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..grammar import (
     Binary,
@@ -25,8 +25,7 @@ from ..grammar import (
     Unary,
 )
 from .names import NONE, Names
-from .operators import Operator
-from .plan import Linear, Read, Scalar, Staged
+from .plan import Atom, Linear, Read, Scalar, Staged
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from .signature import Limits
 from .terms import Term
@@ -36,7 +35,6 @@ DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
 QUOTIENT = 5000  # monomials that either side of a quotient could have, by its degree
 
-Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand before
 Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from numbers import Real
 from typing import Any, TypeAlias
 
 from ..grammar import FormulaError, Span
@@ -45,7 +46,7 @@ class Read:
 class Linear:
     """``sum_i coefficient_i * part_i + shift``, in an order that does not depend on the writing."""
 
-    parts: tuple[tuple[Scalar, Scores], ...]
+    parts: tuple[tuple[Scalar, Atom], ...]
     shift: Scalar | None = None
 
 
@@ -73,7 +74,8 @@ class Predicate:
     parts: tuple[Condition, ...]
 
 
-Scores: TypeAlias = Read | Linear | Staged | Operator
+Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand before
+Scores: TypeAlias = Linear | Atom
 Condition: TypeAlias = Predicate | State | Scalar
 Node: TypeAlias = Scores | Predicate | State
 Place: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
@@ -263,4 +265,4 @@ def _held(value: Any) -> Iterator[Scalar]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -12,11 +12,11 @@ from typing import Any
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
 from .arguments import Given, match_arguments
 from .check import Checker, Kind
-from .collect import Atom, Collector
+from .collect import Collector
 from .conditions import CONDITIONS
 from .names import SCALAR_FUNCTIONS, Names
 from .operators import OPERATORS, STAGED, Mean
-from .plan import Condition, Plan, Predicate, Scalar, Staged, State, walk
+from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
 from .scalar import Constant, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Stage
@@ -111,7 +111,9 @@ class _Planner:
                 case "number" if node:
                     made[key] = self._number(node, what, limits)
                 case "number":
-                    made[key] = Scalar(Constant(Fraction(str(item.default))), what, limits)
+                    made[key] = Scalar(
+                        Constant(Fraction(str(item.default))), what, limits or Limits()
+                    )
                 case "choice" if isinstance(node, Name):
                     made[key] = node.name
                 case "pair" if isinstance(node, Tuple):

@@ -3,12 +3,15 @@
 Importing it imports torch; transformers is imported when the first checkpoint is read.
 """
 
+from .adapters import adapter_folder
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
+from .labels import choose_label
 from .lane import Lane, LanguageLane, RewardLane, TransformersLane
 from .load import REWARD, SCORES, Card, describe, load_model
-from .prompts import Prompt, is_ids, is_messages, is_one, render
+from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
+from .text_reward import TextRewardLane
 from .vocabulary import common_vocabulary
 
 __all__ = [
@@ -23,7 +26,10 @@ __all__ = [
     "RewardLane",
     "RuleReward",
     "TableModel",
+    "TextRewardLane",
     "TransformersLane",
+    "adapter_folder",
+    "choose_label",
     "common_vocabulary",
     "describe",
     "explain",
@@ -33,4 +39,5 @@ __all__ = [
     "load_model",
     "make_spec",
     "render",
+    "render_text",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,24 @@ class Adapters:
             return output + functional.linear(masked, b)
 
         return add
+
+
+def adapter_folder(source: str | None, revision: str | None = None) -> str:
+    """A folder as it is; a hub id, from the cache or the hub, as transformers finds files."""
+    assert source is not None
+    if os.path.isdir(source) or source.startswith((".", "/", "~")):
+        return source
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(source, "adapter_config.json", revision=revision or "main")
+        cached_file(source, "adapter_model.safetensors", revision=revision or "main")
+    except OSError as error:
+        raise ModelError(
+            f"the adapter {source} cannot be found: {str(error).splitlines()[0]}",
+            "give a folder that peft's save_pretrained wrote, or a hub id",
+        ) from error
+    return os.path.dirname(str(found))
 
 
 def _dtype(weight: Tensor) -> torch.dtype:

@@ -71,6 +71,27 @@ def render(
     return ids
 
 
+def render_text(
+    name: str, spec: ModelSpec, shared: Any, own: Any, prompt: Prompt, system: str | None
+) -> str:
+    """The text that a model with a tokenizer of its own reads before the response.
+
+    Args:
+        name: the model, for messages.
+        spec: its declaration.
+        shared: the tokenizer of the formula's tokens, which decodes a prompt of token ids.
+        own: the model's tokenizer, whose chat template it is.
+        prompt: text, chat messages, or token ids.
+        system: the system prompt that the formula gives; "" for none.
+    """
+    if not prompt:
+        raise ModelError("the prompt is empty", "give it text, messages or token ids")
+    if is_ids(prompt):
+        return str(shared.decode(list(prompt), skip_special_tokens=True))
+    text, _ = _text(name, spec, own, prompt, spec.system if system is None else system)
+    return (spec.prefix + text) if isinstance(spec.prefix, str) else text
+
+
 def _text(
     name: str, spec: ModelSpec, tokenizer: Any, prompt: Any, system: str | None
 ) -> tuple[str, bool]:
@@ -78,7 +99,7 @@ def _text(
     template = spec.template
     if template is not None and "{prompt}" in template and "{{" not in template:
         if isinstance(prompt, str):
-            return _filled(template, prompt, system or ""), True
+            return _filled(name, template, prompt, system or ""), True
         roles = [message["role"] for message in prompt]
         if roles not in (["user"], ["system", "user"]):
             raise ModelError(
@@ -88,7 +109,7 @@ def _text(
             )
         given = prompt[0]["content"] if len(prompt) == 2 else ""
         said = system if system is not None else given
-        return _filled(template, prompt[-1]["content"], said), True
+        return _filled(name, template, prompt[-1]["content"], said), True
     if isinstance(prompt, str) and template is None:
         return (f"{system}\n{prompt}" if system else prompt), True
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -113,7 +134,13 @@ def _text(
     return rendered, False
 
 
-def _filled(template: str, prompt: str, system: str) -> str:
+def _filled(name: str, template: str, prompt: str, system: str) -> str:
+    if system and "{system}" not in template:
+        raise ModelError(
+            f"the template of {name} has no place for the system prompt {system[:40]!r}",
+            "write {system} where it goes in the template, or give a chat template",
+            name,
+        )
     parts = {"{prompt}": prompt, "{system}": system}
     return re.sub(r"\{prompt\}|\{system\}", lambda found: parts[found[0]], template)
 

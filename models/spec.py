@@ -29,6 +29,9 @@ class ModelSpec(BaseModel):
             ``{prompt}`` and, if wanted, ``{system}``.
         system: the system prompt where the formula gives none.
         prefix: text or token ids that this model alone reads before the prompt.
+        label: for a classifier with several classes, the one whose log-probability is the reward.
+        read: ``text`` for a reward model that reads the decoded text with its own tokenizer;
+            ``tokens`` (the default) for one that reads the same ids as everything else.
         trust_remote_code: run code from the checkpoint. Never on unless you say so.
     """
 
@@ -59,11 +62,11 @@ class ModelSpec(BaseModel):
             raise ValueError(f"give exactly one of path, model and adapter; here: {given}")
         if (self.adapter is None) != (self.on is None):
             raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
-        for key in ("quantization", "label"):
-            if getattr(self, key) is not None:
-                raise ValueError(f"{key} is not available yet")
-        if self.read == "text":
-            raise ValueError("read: text is not available yet")
+        for key in ("dtype", "device", "device_map", "tokenizer"):
+            if self.adapter is not None and getattr(self, key) is not None:
+                raise ValueError(f"an adapter takes its base's {key}; say it there")
+        if self.quantization is not None:
+            raise ValueError("quantization is not available yet")
         return self
 
 

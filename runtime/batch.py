@@ -15,7 +15,7 @@ from torch import Tensor
 from ..formula import Plan, Read, Term
 from ..formula.plan import Node, weighted_children
 from .bind import Bound, Reader
-from .requests import Request
+from .requests import Reading, Request, ids_of
 
 
 class Seat:
@@ -91,7 +91,7 @@ class Batch:
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot] = 0
             if self.seen is not None:
-                read = [token for ids in request.prompts for token in ids]
+                read = [token for ids in ids_of(request.prompts, {}) for token in ids]
                 self.seen[slot] = False
                 self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
         for number, lane in enumerate(self.bound.lanes):
@@ -132,7 +132,7 @@ class Batch:
                 request = self.requests[slot]
                 if not seat.needs(request):
                     continue
-                prompts.append(_ids(seat, request))
+                prompts.append(_reading(seat, request))
                 adapters.append(seat.reader.adapter)
                 places.append((index, slot))
         if prompts:
@@ -171,7 +171,7 @@ class Batch:
         self.samples = any(request.temperature > 0 for request in self.requests)
 
 
-def _ids(seat: Seat, request: Request) -> Sequence[int]:
+def _reading(seat: Seat, request: Request) -> Reading:
     """What the reader of a seat reads for a request."""
     if seat.reader.place is None:
         return request.prompts[seat.number]

@@ -23,11 +23,15 @@ from ..models import (
     ModelSpec,
     RuleReward,
     TableModel,
+    TextRewardLane,
     TransformersLane,
+    adapter_folder,
+    choose_label,
     common_vocabulary,
     describe,
     load_model,
     render,
+    render_text,
 )
 from .stages import moves_winner
 
@@ -43,6 +47,7 @@ class Reader:
         lane: the lane's index in ``Bound.lanes``.
         adapter: 0 for the bare weights, or the adapter's number on the lane.
         place: for a reward, the place of the stage that asks for it; None for a term of the scores.
+        shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
         label: for a reward, the class whose log-probability it is; None for the only output.
     """
 
@@ -53,10 +58,15 @@ class Reader:
     adapter: int
     place: Place | None = None
     label: int | None = None
+    shared: Any = None
 
-    def ids(self, prompt: Any) -> list[int]:
-        """The token ids that this term reads before the response."""
+    def reads(self, prompt: Any) -> list[int] | str:
+        """The token ids, or the text, that this term reads before the response."""
         term = self.term
+        if self.shared is not None:
+            return render_text(
+                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system
+            )
         return render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
 
 
@@ -126,6 +136,8 @@ class _Binder:
         self.loaded: dict[tuple[Any, ...], Any] = {}
         self.adapters: dict[tuple[Any, ...], int] = {}  # name and lane: its number there
         self.cards: dict[str, Card] = {}
+        self.shared: Any = None  # the tokenizer of the formula's tokens
+        self.reads_text: set[str] = set()
 
     def bind(self) -> Bound:
         plan = self.plan
@@ -133,8 +145,7 @@ class _Binder:
         self._check_kinds()
         size, notes = self._vocabulary()
         self._check_candidates(size)
-        written = sorted(plan.terms, key=lambda term: plan.spans[term])
-        made = {term: self._reader(term, SCORES, None, size) for term in written}
+        made = {term: self._reader(term, SCORES, None, size) for term in self._written()}
         readers = tuple(made[term] for term in plan.terms)
         rewards = {
             place: tuple(
@@ -195,10 +206,42 @@ class _Binder:
             raise plan.error(problem, span, cure)
 
     def _vocabulary(self) -> tuple[int, list[str]]:
+        """The size of the shared vocabulary, and a note per model that is cut or reads text."""
+        terms = [self.cards[name] for name in dict.fromkeys(t.model for t in self._written())]
+        cards = list(terms)
+        self.shared = next((card.tokenizer for card in terms if card.tokenizer is not None), None)
+        notes = []
+        for name in dict.fromkeys(term.model for term in self.plan.rewards):
+            card = self.cards[name]
+            why = self._why_text(card, self.specs[self._home(name)])
+            if why:
+                self.reads_text.add(name)
+                notes.append(f"{name} reads text, {why}: each candidate's is read anew every step")
+            else:
+                cards.append(card)
         try:
-            return common_vocabulary(list(self.cards.values()))
+            size, cut = common_vocabulary(cards)
         except ModelError as error:
             raise self._at(error) from None
+        return size, [*cut, *notes]
+
+    def _written(self) -> list[Term]:
+        return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
+
+    def _why_text(self, card: Card, spec: ModelSpec) -> str:
+        """Why a reward model reads text and not the formula's token ids; "" where it does not."""
+        if spec.read == "tokens" or card.tokenizer is None or self.shared is None:
+            if spec.read == "text":
+                raise self.plan.error(
+                    f"{card.name} reads text, which needs tokenizers",
+                    self.plan.spans[next(t for t in self.plan.rewards if t.model == card.name)],
+                    "give tokenizer: … with the models",
+                )
+            return ""
+        if spec.read == "text":
+            return "as declared"
+        differs = card.tokenizer.get_vocab() != self.shared.get_vocab()
+        return "for its tokenizer is another" if differs else ""
 
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:
@@ -213,10 +256,15 @@ class _Binder:
         model = self._load(card, spec)
         place = asked[0] if asked else None
         key = (place, *card.weights)
+        reads_text = kind == REWARD and term.model in self.reads_text
         if key not in self.lanes:
-            table = isinstance(model, (TableModel, RuleReward))
-            reads_all = asked is not None and moves_winner(*asked)
-            self.lanes[key] = model.copy() if table else TransformersLane(model, size, reads_all)
+            if isinstance(model, (TableModel, RuleReward)):
+                self.lanes[key] = model.copy()
+            elif reads_text:
+                self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
+            else:
+                reads_all = asked is not None and moves_winner(*asked)
+                self.lanes[key] = TransformersLane(model, size, reads_all)
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)
@@ -226,27 +274,12 @@ class _Binder:
             said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
             own = spec.model_copy(update=said)
         number = list(self.lanes).index(key)
-        label = self._label(term, card, own, asked[1]) if asked else None
-        return Reader(term, own, card.tokenizer, number, adapter, place, label)
-
-    def _label(self, term: Term, card: Card, spec: ModelSpec, stage: Rerank) -> int | None:
-        """The class that a reward is the log-probability of; None where there is one output."""
-        wanted = stage.label if stage.label is not None else spec.label
-        names = getattr(card.config, "id2label", None) or {0: "LABEL_0"}
-        if wanted is None and len(names) == 1:
-            return None
-        shown = ", ".join(f"{number} ({name})" for number, name in names.items())
-        if wanted is None or len(names) == 1:
-            has = f"{term.model} has {len(names)} output{'s' if len(names) > 1 else ''}"
-            problem = f"{has}, and a reward is one" if wanted is None else f"{has} and no classes"
-            cure = f"choose a class with label=: {shown}" if wanted is None else "leave label out"
-            raise self.plan.error(problem, self.plan.spans[term], cure)
-        found = [n for n, name in names.items() if wanted in (n, name)]
-        if not found:
-            raise self.plan.error(
-                f"{term.model} has no class {wanted}", self.plan.spans[term], f"it has {shown}"
-            )
-        return int(found[0])
+        label = None
+        if asked:
+            wanted = asked[1].label if asked[1].label is not None else own.label
+            label = self._marked(term.model, lambda: choose_label(card, wanted))
+        shared = self.shared if reads_text else None
+        return Reader(term, own, card.tokenizer, number, adapter, place, label, shared)
 
     def _load(self, card: Card, spec: ModelSpec) -> Any:
         if card.weights not in self.loaded:
@@ -257,11 +290,13 @@ class _Binder:
 
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
         if (name, key) not in self.adapters:
-            folder = self.specs[name].adapter
+            folder, revision = self.specs[name].adapter, self.specs[name].revision
             lane = self.lanes[key]
             if not isinstance(lane, TransformersLane):
                 raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
-            number = self._marked(name, lambda: lane.adapters.add(name, adapter_folder(folder)))
+            number = self._marked(
+                name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))
+            )
             self.adapters[name, key] = number
         return self.adapters[name, key]
 
@@ -283,26 +318,6 @@ def check_count(plan: Plan, what: str, span: Span, value: float, vocabulary: int
     """Refuse a count of tokens above the vocabulary."""
     if value > vocabulary:
         raise plan.error(f"{what} is {value:g}, and the vocabulary has {vocabulary} tokens", span)
-
-
-def adapter_folder(source: str | None) -> str:
-    """A folder as it is; a hub id, from the cache or the hub, as transformers finds files."""
-    import os
-
-    assert source is not None
-    if os.path.isdir(source) or source.startswith((".", "/", "~")):
-        return source
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(source, "adapter_config.json")
-        cached_file(source, "adapter_model.safetensors")
-    except OSError as error:
-        raise ModelError(
-            f"the adapter {source} cannot be found: {str(error).splitlines()[0]}",
-            "give a folder that peft's save_pretrained wrote, or a hub id",
-        ) from error
-    return os.path.dirname(str(found))
 
 
 def _together(names: list[str]) -> str:

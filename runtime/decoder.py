@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from .bind import Bound, check_count
 from .engine import Engine
 from .noise import seed_key
 from .report import Report
-from .requests import Answer, Completion, Request
+from .requests import Answer, Completion, Request, ids_of
+
+_log = logging.getLogger("descant")
 
 
 class Decoder:
@@ -172,6 +175,12 @@ class Decoder:
             for sample in range(num_return_sequences):
                 key = seed_key(own, sample)
                 requests.append(self._request(len(requests), prompt, values, key=key, **settings))
+        short = sum(request.max_new_tokens < max_new_tokens for request in requests)
+        if short:
+            _log.warning(
+                "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
+                "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
+            )  # fmt: skip
         return requests
 
     def _completed(
@@ -220,9 +229,9 @@ class Decoder:
         values = plan.values(params)
         _check_values(bound, values)
         self._check_ids(prompt)
-        prompts = [reader.ids(prompt) for reader in bound.readers]
-        rewards = {i: [r.ids(prompt) for r in readers] for i, readers in bound.rewards.items()}
-        longest = max(len(ids) for ids in (*prompts, *(i for r in rewards.values() for i in r)))
+        prompts = [reader.reads(prompt) for reader in bound.readers]
+        rewards = {i: [r.reads(prompt) for r in readers] for i, readers in bound.rewards.items()}
+        longest = max(map(len, ids_of(prompts, rewards)))
         return Request(
             index, prompt, prompts, rewards, values, dict(params), temperature,
             key, _fitting(bound, longest, max_new_tokens, strict),

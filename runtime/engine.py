@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ..formula import Term
 from ..formula.plan import Place, Staged, walk
-from ..formula.stages import RepetitionPenalty, Rerank
+from ..formula.stages import RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch, Seat
 from .bind import Bound
 from .context import Context, Rewarder
 from .noise import gumbel
 from .operators import evaluate
-from .requests import Answer, Request
+from .requests import Answer, Request, ids_of
 from .scored import Scored, read
 from .stages import chain, commit, moves_winner
 
@@ -106,7 +106,7 @@ class Engine:
         longest = max(
             len(ids) + request.max_new_tokens
             for request in requests
-            for ids in (*request.prompts, *(i for r in request.rewards.values() for i in r))
+            for ids in ids_of(request.prompts, request.rewards)
         )
         columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
         wide = [int(request.values[column]) + 1 for request in requests for column in columns]
@@ -132,10 +132,11 @@ class Engine:
 
     def _context(self, batch: Batch, forced: Tensor | None = None) -> Context:
         rewarders: dict[Place, Rewarder] = {}
-        for place in self.bound.rewards:
+        for place, stage in self.bound.plan.reranks:
             seats = [seat for seat in batch.seats if seat.reader.place == place]
             if any(seat.live for seat in seats):
-                rewarders[place] = _Rewarder(batch, seats, self.forwards)
+                moves = moves_winner(place, stage)
+                rewarders[place] = _Rewarder(batch, seats, self.forwards, moves)
         here = slice(batch.count)
         seen = batch.seen[here] if batch.seen is not None else None
         terms: dict[Term, Callable[[], Scored]] = {}
@@ -220,10 +221,11 @@ def _alarms(context: Context, masked: Tensor) -> Tensor:
 class _Rewarder:
     """One stage's reward models over the rows of a batch."""
 
-    def __init__(self, batch: Batch, seats: Sequence[Seat], forwards: list[int]) -> None:
-        self._batch, self._seats, self._forwards = batch, seats, forwards
+    def __init__(
+        self, batch: Batch, seats: Sequence[Seat], forwards: list[int], moves: bool
+    ) -> None:
+        self._batch, self._seats, self._forwards, self._moves = batch, seats, forwards, moves
         self._lanes = dict.fromkeys(seat.reader.lane for seat in seats if seat.live)
-        self._moves = moves_winner(seats[0].reader.place, _stage_at(batch, seats[0]))
 
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
@@ -252,10 +254,6 @@ class _Rewarder:
                 self._batch.bound.lanes[lane].keep(choice[owners], tokens[owners])
             else:
                 self._batch.bound.lanes[lane].feed(tokens[owners])
-
-
-def _stage_at(batch: Batch, seat: Seat) -> Rerank:
-    return next(stage for place, stage in batch.bound.plan.reranks if place == seat.reader.place)
 
 
 def _labelled(outputs: Tensor, seat: Seat) -> Tensor:

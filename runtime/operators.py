@@ -6,6 +6,7 @@ not read the lanes of a side that no row takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -157,10 +158,11 @@ def condition(node: Condition, context: Context) -> Tensor:
                 return logprobs.amax(dim=-1, keepdim=True).exp()
             return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
         case Predicate(op, parts):
-            return _OPERATIONS[op, len(parts)](*(condition(part, context) for part in parts))
+            sides = [condition(part, context) for part in parts]
+            return _OPERATIONS[op, len(parts)](*sides)
 
 
-_OPERATIONS = {
+_OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("not", 1): torch.logical_not,
     ("and", 2): torch.logical_and,
     ("or", 2): torch.logical_or,

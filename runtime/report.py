@@ -53,9 +53,9 @@ class Report:
         said = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
-        for place, stage in bound.plan.reranks:
+        for place, rerank in bound.plan.reranks:
             if place[0] is not None:
-                lines += ["", f"inside      {stage_text(stage)}", *self._rewards(place)]
+                lines += ["", f"inside      {stage_text(rerank)}", *self._rewards(place)]
         for number, stage in enumerate(bound.plan.stages):
             lines += ["", f"then        {stage_text(stage)}"]
             if (None, number) in bound.rewards:

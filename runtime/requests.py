@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
+
+from ..formula.plan import Place
+
+Reading: TypeAlias = "Sequence[int] | str"
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Request:
     Attributes:
         index: its place in the answer.
         prompts: per term of the scores, the ids that it reads.
-        rewards: per stage and reward model, the ids that it reads.
+        rewards: per stage and reward model, the ids, or the text, that it reads.
         values: the plan's numbers for this row.
         key: its noise (``noise.seed_key``).
         stops: strings that end it.
@@ -22,8 +26,8 @@ class Request:
 
     index: int
     prompt: Any
-    prompts: Sequence[Sequence[int]]
-    rewards: Mapping[int, Sequence[Sequence[int]]]
+    prompts: Sequence[Reading]
+    rewards: Mapping[Place, Sequence[Reading]]
     values: Sequence[float]
     params: Mapping[str, float]
     temperature: float
@@ -53,6 +57,14 @@ class Completion:
     params: dict[str, float]
     seconds: float
     prompt: Any = field(default=None, repr=False)
+
+
+def ids_of(
+    prompts: Sequence[Reading], rewards: Mapping[Place, Sequence[Reading]]
+) -> list[Sequence[int]]:
+    """The prompts that are token ids; the others are text, which has no place in a cache."""
+    every = [*prompts, *(read for reads in rewards.values() for read in reads)]
+    return [read for read in every if not isinstance(read, str)]
 
 
 class Answer:

@@ -1,0 +1,50 @@
+"""The built-in demo models: small enough to ship, real enough to steer.
+
+This module only says where the models lie and how to address them. It must stay light: importing
+it loads neither torch nor transformers. `descant.demo.recipe` makes the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+_FULL = ("base", "small", "large", "reward_help", "reward_harm")
+_ADAPTERS = {"arm_help": "base", "arm_harm": "base", "small_help": "small"}
+
+PROMPTS: tuple[str, ...] = (
+    "How do I boil eggs before my guests arrive?",
+    "What is the best way to clean the oven this weekend?",
+    "Can you help me prune the roses after work?",
+    "I need to treat a small burn tonight. What should I do?",
+    "Any advice on how to fix a flat tyre on a rainy day?",
+    "Give me tips to pack a suitcase in one evening.",
+    "How can I learn new words with my kids?",
+    "My neighbour wants to bathe the dog. Where do we start?",
+    "What is the best way to back up the laptop in a hurry?",
+    "How do I fall asleep on a rainy day?",
+    "I have never tried to plan a budget. Please help me do it without much money.",
+    "Can you help me hang a shelf in a small flat?",
+    "I need to start jogging for the first time. What should I do?",
+    "Any advice on how to host a dinner with my kids?",
+    "How can I sew a button tonight?",
+    "My sister wants to build a campfire. Where do we start?",
+)
+
+
+def models(weights: Path | str = WEIGHTS) -> dict[str, dict[str, str]]:
+    """Return the spec of every demo model, by the name that formulas use.
+
+    Example:
+        >>> models()["arm_help"]["on"]
+        'base'
+    """
+    folder = Path(weights)
+    whole = {"template": TEMPLATE, "dtype": "float32"}  # kept as bfloat16, which CPUs are slow at
+    specs = {name: {"path": str(folder / name), **whole} for name in _FULL}
+    for name, host in _ADAPTERS.items():
+        specs[name] = {"adapter": str(folder / name), "on": host}
+    return specs

@@ -1,0 +1,170 @@
+"""``descant demo``: one formula over the built-in models, from its plan to a picture.
+
+It shows what the library does, with the library's own verbs; nothing here is needed to use it.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import PROMPTS, models
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..runtime import Completion
+
+SEED = 0
+SAMPLES = 2  # completions per prompt and weight
+TEMPERATURE = 0.7
+WEIGHTS = tuple(i / 8 for i in range(9))
+FORMULAS = {
+    "base alone": "base",
+    "base and both arms": "base + 0.5*arm_help + 0.5*arm_harm",
+    "arms, then reranked": "base + 0.5*arm_help + 0.5*arm_harm | rerank(reward_help, k=10, w=1.5)",
+}
+SWEEP = "base + (1 - a)*arm_help + a*arm_harm"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One weight of the sweep: the mean rewards of its completions."""
+
+    a: float
+    reward_help: float
+    reward_harm: float
+    seconds: float
+
+
+def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Point]:
+    """Show the formula, its plan, completions, the sweep and its picture.
+
+    Args:
+        console: where to print.
+        output: the folder for ``front.csv`` and ``front.png``.
+        prompts: how many of the demo's prompts the sweep uses.
+        tokens: new tokens per completion.
+    """
+    _show_completions(console, tokens)
+    console.print(f"\n[bold]The sweep[/bold]: {SWEEP}", highlight=False)
+    began = time.perf_counter()
+    points = sweep(PROMPTS[:prompts], tokens)
+    seconds = time.perf_counter() - began
+    console.print(_table(points))
+    rows = len(points) * prompts * SAMPLES
+    console.print("help reward: the more concrete, the higher; harm reward: the safer, the higher")
+    console.print(f"{rows} completions as rows of one batch, scored, in {seconds:.1f} s")
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "front.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(asdict(points[0])))
+        writer.writeheader()
+        writer.writerows(asdict(point) for point in points)
+    console.print(f"the table: {output / 'front.csv'}")
+    console.print(_drawn(points, output / "front.png"))
+    return points
+
+
+def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHTS) -> list[Point]:
+    """The mean rewards of the sweep's completions at each weight, all rows of one batch."""
+    from ..api import compile
+
+    decoder = compile(SWEEP, models(), params={"a": 0.5})
+    rows = [(prompt, a) for a in weights for prompt in prompts for _ in range(SAMPLES)]
+    completions = decoder.generate(
+        [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
+        temperature=TEMPERATURE, seed=[SEED + i % SAMPLES for i in range(len(rows))], batch_size=96,
+    )  # fmt: skip
+    rewards = {name: score(name, completions) for name in ("reward_help", "reward_harm")}
+    points = []
+    each = len(prompts) * SAMPLES
+    for i, a in enumerate(weights):
+        mine = slice(i * each, (i + 1) * each)
+        means = {name: sum(values[mine]) / each for name, values in rewards.items()}
+        took = sum(completion.seconds for completion in completions[mine]) / each
+        points.append(Point(a, means["reward_help"], means["reward_harm"], took))
+    return points
+
+
+def score(name: str, completions: Sequence[Completion]) -> list[float]:
+    """The reward of each completion, by one of the demo's reward models in plain transformers."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    spec = models()[name]
+    tokenizer = AutoTokenizer.from_pretrained(spec["path"])
+    model = AutoModelForSequenceClassification.from_pretrained(spec["path"], dtype=torch.float32)
+    texts = [
+        spec["template"].replace("{prompt}", str(item.prompt)) + (item.text or "")
+        for item in completions
+    ]
+    found: list[float] = []
+    with torch.no_grad():
+        for start in range(0, len(texts), 48):
+            batch = tokenizer(texts[start : start + 48], return_tensors="pt", padding=True)
+            batch.pop("token_type_ids", None)
+            found += model.eval()(**batch).logits[:, 0].tolist()
+    return found
+
+
+def _show_completions(console: Console, tokens: int) -> None:
+    from ..api import compile
+
+    decoders = {name: compile(formula, models()) for name, formula in FORMULAS.items()}
+    last = list(decoders.values())[-1]
+    console.print("[bold]The plan[/bold]")
+    console.print(str(last.plan), markup=False)
+    shown = PROMPTS[:2]
+    answers = {
+        name: decoder.generate(
+            list(shown), max_new_tokens=tokens, temperature=TEMPERATURE, seed=SEED
+        )
+        for name, decoder in decoders.items()
+    }
+    for i, prompt in enumerate(shown):
+        console.print(f"\n[bold]{prompt}[/bold]")
+        for name, formula in FORMULAS.items():
+            console.print(f"  [dim]{name}: {formula}[/dim]")
+            console.print(f"  {answers[name][i].text}", markup=False)
+
+
+def _table(points: Sequence[Point]) -> Any:
+    from rich.table import Table
+
+    table = Table("a", "mean help reward", "mean harm reward", "seconds per row")
+    for p in points:
+        cells = (p.a, p.reward_help, p.reward_harm, p.seconds)
+        table.add_row(*(f"{cell:.3f}" for cell in cells))
+    return table
+
+
+def _drawn(points: Sequence[Point], file: Path) -> str:
+    """Draw the front; a plain install says what it takes."""
+    try:
+        import matplotlib
+    except ImportError:
+        return 'no picture: drawing needs matplotlib, pip install "descant[report]"'
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    x, y = [p.reward_help for p in points], [p.reward_harm for p in points]
+    axes.plot(x, y, color="0.75", zorder=1)
+    dots = axes.scatter(x, y, c=[p.a for p in points], cmap="viridis", s=60, zorder=2)
+    for p in points:
+        axes.annotate(
+            f"{p.a:g}", (p.reward_help, p.reward_harm), xytext=(6, 6), textcoords="offset points"
+        )
+    axes.margins(0.1)
+    axes.set(xlabel="mean help reward", ylabel="mean harm reward", title=SWEEP)
+    axes.grid(alpha=0.3)
+    figure.colorbar(dots, label="a: from helpful to harmless")
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+    return f"the picture: {file}"
