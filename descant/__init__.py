@@ -46,15 +46,19 @@ _LATER = {
     "RuleReward": ".models",
     "TableModel": ".models",
 }
+# The language's words as Python functions; those that are builtins are in descant.lang alone.
+_LANGUAGE = frozenset(
+    ("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean", "temp")
+) | {"plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank", "temperature"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'descant' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_LATER[name], __name__), name)
+    if name not in _LATER and name not in _LANGUAGE:
+        raise AttributeError(f"module 'descant' has no attribute {name!r}")
+    value = getattr(import_module(_LATER.get(name, ".lang"), __name__), name)
     globals()[name] = value
     return value
 

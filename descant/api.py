@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from .formula import Names, Plan, make_plan
+from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
 from .runtime import Decoder, bind
 
 
 def compile(
-    formula: str,
+    formula: str | Expression,
     models: Mapping[str, Any],
     *,
     params: Mapping[str, float] | None = None,
@@ -24,7 +25,8 @@ def compile(
     """Turn a formula into a decoder.
 
     Args:
-        formula: what to decode from; see the language reference.
+        formula: what to decode from, as text or built with the operators of ``descant.lang``; see
+            the language reference.
         models: every model that the formula names: a path or hub id, a transformers model in
             memory, a mapping of ``ModelSpec``'s options, or a ``ModelSpec``.
         params: the formula's parameters and their values where a request gives none.
@@ -61,14 +63,14 @@ def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
 
 
 def plan_of(
-    formula: str,
+    formula: str | Expression,
     specs: Mapping[str, ModelSpec],
     params: Mapping[str, float] | None = None,
     prompts: Mapping[str, str] | None = None,
 ) -> Plan:
     """The checked plan of a formula; loads nothing."""
     names = Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}))
-    plan = make_plan(formula, names)
+    plan = make_plan(formula if isinstance(formula, str) else str(formula), names)
     if params is not None and plan.params:
         plan.values(dict(params))
     return plan

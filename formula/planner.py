@@ -43,6 +43,7 @@ class _Planner:
         self.source = source
         self.checker = Checker(source, names)
         self.collector = Collector(source, names, self._atom)
+        self._atoms: dict[int, Atom | None] = {}  # by node: mean looks at what it is over twice
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
@@ -69,6 +70,11 @@ class _Planner:
 
     def _atom(self, node: Call | Pipeline) -> Atom | None:
         """The operator or the staged formula that a checked node stands for; None for a number."""
+        if id(node) not in self._atoms:
+            self._atoms[id(node)] = self._made(node)
+        return self._atoms[id(node)]
+
+    def _made(self, node: Call | Pipeline) -> Atom | None:
         if isinstance(node, Pipeline):
             return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
         name = node.function.name

@@ -110,6 +110,8 @@ def _text(
         given = prompt[0]["content"] if len(prompt) == 2 else ""
         said = system if system is not None else given
         return _filled(name, template, prompt[-1]["content"], said), True
+    if template is not None and "{{" not in template and "{%" not in template:
+        _check_named(name, template, tokenizer)
     if isinstance(prompt, str) and template is None:
         return (f"{system}\n{prompt}" if system else prompt), True
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -132,6 +134,18 @@ def _text(
             name,
         ) from error
     return rendered, False
+
+
+def _check_named(name: str, template: str, tokenizer: Any) -> None:
+    """A template that is neither is the name of one of the tokenizer's chat templates."""
+    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if template not in named:
+        raise ModelError(
+            f"the template of {name} is neither a chat template nor has it a {{prompt}}, and the "
+            f"tokenizer has no chat template named {template[:40]!r}",
+            f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
+            name,
+        )
 
 
 def _filled(name: str, template: str, prompt: str, system: str) -> str:

@@ -84,10 +84,11 @@ class Rows:
     def waiting(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The next tokens that each row reads: ids and their places, ``(rows, tokens)`` each.
 
-        Where a row has fewer waiting, what follows has no meaning and is never looked at.
+        Where a row has fewer waiting, its last token is repeated in its place.
         """
         ahead = torch.arange(tokens, device=self.device)
-        places = (self.lengths[: self.count, None] + ahead).clamp_(max=self.capacity - 1)
+        last = self.ends[: self.count, None] - 1
+        places = torch.minimum(self.lengths[: self.count, None] + ahead, last)
         return self.texts[: self.count].gather(1, places), places
 
     def last(self) -> Tensor:

@@ -30,10 +30,11 @@ class Context:
     Attributes:
         values: ``(slots, scalars)`` float32, the plan's numbers for each row.
         columns: which column of ``values`` holds which number.
-        terms: the scores of each term that any row needs; calling one reads its lane.
+        terms: the scores of each term; calling one reads its lane, if any row needs it.
         most: for the plan's whole numbers, the largest over the rows; known on the host.
         idle: columns that are zero for every row; known on the host.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
+        vocabulary: tokens that are scored.
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
@@ -48,12 +49,18 @@ class Context:
     most: Mapping[int, int]
     idle: frozenset[int]
     steps: Tensor
+    vocabulary: int
     seen: Tensor | None = None
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     staged: dict[Staged, Scored] = field(default_factory=dict)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
+
+    def nothing(self) -> Scored:
+        """Zeros: a sum in which no row has a coefficient, or a term that no row depends on."""
+        shape = (self.values.shape[0], self.vocabulary)
+        return Scored(self.values.new_zeros(shape), None)
 
     def number(self, scalar: Scalar) -> Tensor:
         """``(slots, 1)`` a number's value for each row."""

@@ -142,12 +142,13 @@ class Engine:
         terms: dict[Term, Callable[[], Scored]] = {}
         context = Context(
             batch.values[here], self.bound.plan.columns, terms, batch.most, batch.idle,
-            batch.steps[here], seen, rewarders, forced,
+            batch.steps[here], self.bound.vocabulary, seen, rewarders, forced,
         )  # fmt: skip
         lanes: dict[int, tuple[Scored, Tensor]] = {}
         for seat in batch.seats:
-            if seat.live and seat.reader.place is None:
-                terms[seat.reader.term] = partial(self._read, batch, seat, context, lanes)
+            if seat.reader.place is None:
+                reads = partial(self._read, batch, seat, context, lanes)
+                terms[seat.reader.term] = reads if seat.live else context.nothing
         return context
 
     def _read(

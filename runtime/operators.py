@@ -16,8 +16,10 @@ from torch import Tensor
 from ..formula.operators import Debias, Max, Mean, Min, Mix, Plausible, PowerMean, Temp, Where
 from ..formula.plan import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from .context import Context
-from .scored import Scored, from_masked
+from .scored import Scored, from_masked, log_softmax
 from .stages import chain
+
+NEAR = 1e-3  # powers closer to 0 than this lose digits in a sum of near ones
 
 
 @singledispatch
@@ -46,8 +48,7 @@ def _(node: Linear, context: Context) -> Scored:
             hidden = scored.excluded & (weight != 0)
             excluded = hidden if excluded is None else excluded.logical_or_(hidden)
     if total is None:  # every coefficient is 0 for every row
-        vocabulary = next(iter(context.terms.values()))().values
-        total = torch.zeros_like(vocabulary)
+        total = context.nothing().values
     if node.shift is not None:
         total = total.add_(context.number(node.shift))
     return Scored(total, excluded)
@@ -80,41 +81,50 @@ def _(node: Min, context: Context) -> Scored:
 
 @evaluate.register
 def _(node: Mix, context: Context) -> Scored:
-    parts = [
-        evaluate(part, context).logprobs() + context.number(weight).log()
-        for weight, part in node.parts
-        if context.runs(weight)
-    ]
+    """Where every weight is 0, every token is excluded."""
+    parts = [torch.full_like(context.nothing().values, -torch.inf)]
+    for weight, part in node.parts:
+        if context.runs(weight):
+            parts.append(evaluate(part, context).logprobs() + context.number(weight).log())
     return from_masked(torch.stack(parts).logsumexp(dim=0))
 
 
 @evaluate.register
 def _(node: PowerMean, context: Context) -> Scored:
-    """In double precision: near p = 0 the logarithm of the sum is the difference of near equals."""
+    """In double precision, and near p = 0 by what differs from 1; where every weight is 0, every
+    token is excluded.
+    """
     p = context.number(node.p).double()
-    power = torch.where(p == 0, 1.0, p)
-    sums, logs, weights = [], torch.zeros((), dtype=torch.double), torch.zeros_like(p)
-    for number, part in node.parts:
-        if not context.runs(number):
-            continue
-        weight, value = context.number(number).double(), evaluate(part, context).logprobs().double()
-        sums.append(torch.where(weight > 0, power * value + weight.log(), -torch.inf))
-        logs = logs + torch.where(weight > 0, weight * value, 0.0)
-        weights = weights + weight
-    powered = torch.stack(sums).logsumexp(dim=0) / power
-    return from_masked(torch.where(p == 0, logs / weights, powered).float())
+    parts = [(number, part) for number, part in node.parts if context.runs(number)]
+    weights = [context.number(number).double() for number, _ in parts]
+    total = sum(weights, torch.zeros_like(p))
+    power, whole = torch.where(p == 0, 1.0, p), torch.where(total > 0, total, 1.0)
+    excluded = torch.full_like(context.nothing().values, -torch.inf, dtype=torch.double)
+    powers, excess, logs = [excluded], torch.zeros_like(excluded), torch.zeros_like(excluded)
+    for weight, (_, part) in zip(weights, parts, strict=True):
+        value, share = evaluate(part, context).logprobs().double(), weight / whole
+        powers.append(torch.where(weight > 0, power * value + share.log(), -torch.inf))
+        excess = excess + torch.where(weight > 0, share * (power * value).expm1(), 0.0)
+        logs = logs + torch.where(weight > 0, share * value, 0.0)
+    powered = torch.where(
+        power.abs() < NEAR, excess.log1p(), torch.stack(powers).logsumexp(dim=0)
+    ).div(power)  # fmt: skip
+    rounded = (whole - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
+    powered = powered + torch.where(rounded, 0.0, whole.log() / power)
+    mean = torch.where(p == 0, logs, powered)
+    return from_masked(torch.where(total > 0, mean, -torch.inf).float())
 
 
 @evaluate.register
 def _(node: Mean, context: Context) -> Scored:
     scored = evaluate(node.x, context)
-    return from_masked((scored.masked() / context.number(node.total)).log_softmax(dim=-1))
+    return from_masked(log_softmax(scored.masked() / context.number(node.total)))
 
 
 @evaluate.register
 def _(node: Temp, context: Context) -> Scored:
     scored = evaluate(node.x, context)
-    return from_masked((scored.masked() / context.number(node.t)).log_softmax(dim=-1))
+    return from_masked(log_softmax(scored.masked() / context.number(node.t)))
 
 
 @evaluate.register
@@ -130,7 +140,7 @@ def _(node: Debias, context: Context) -> Scored:
     """Schick et al. 2021: a token that y likes better than x does falls, by lam times how much."""
     x, y = evaluate(node.x, context).masked(), evaluate(node.y, context).masked()
     biased = (x.exp() - y.exp()).clamp_(max=0) * context.number(node.lam)
-    return from_masked((x + biased).log_softmax(dim=-1))
+    return from_masked(log_softmax(x + biased))
 
 
 @evaluate.register

@@ -31,7 +31,12 @@ class Scored(NamedTuple):
 
     def logprobs(self) -> Tensor:
         """``(slots, V)`` the distribution that these scores stand for, minus infinity included."""
-        return torch.log_softmax(self.masked(), dim=-1)
+        return log_softmax(self.masked())
+
+
+def log_softmax(masked: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities; where every token is excluded, every token stays so."""
+    return torch.log_softmax(masked, dim=-1).masked_fill_(masked == -torch.inf, -torch.inf)
 
 
 def from_masked(values: Tensor) -> Scored:

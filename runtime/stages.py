@@ -80,15 +80,10 @@ def _(stage: Rerank, scored: Scored, context: Context, place: Place) -> Scored:
     width = context.widest(stage.k, scored.values.shape[-1])
     best = scored.masked().topk(width, dim=-1)
     ranks = torch.arange(width, device=best.values.device)
-    kept = (ranks < context.number(stage.k)) & (best.values > -torch.inf)
+    kept = (ranks < context.number(stage.k)) & (best.values != -torch.inf)
     values = best.values.masked_fill(~kept, 0.0)
-    rewarder = context.rewarders.get(place)
-    if rewarder is not None:
-        asked = best.indices
-        if context.forced is not None:
-            asked = torch.cat((asked, context.forced[:, None]), dim=1)
-        context.asked[place] = asked
-        reward = _reward(stage, *rewarder.rewards(asked), context, kept)
+    if context.runs(stage.w):
+        reward = _reward(stage, *_asked(stage, place, best.indices, context), context, kept)
         weight = context.number(stage.w)
         context.broken["stage", place] = (reward.isnan() & kept & (weight != 0)).any(-1)
         values = values + torch.where(weight != 0, weight * reward, 0.0)
@@ -108,6 +103,20 @@ def commit(stage: Rerank, place: Place, tokens: Tensor, context: Context) -> Non
         if asked is not None:
             chosen = (asked == tokens[:, None]).byte().argmax(dim=-1)
         rewarder.keep(chosen, tokens)
+
+
+def _asked(
+    stage: Rerank, place: Place, candidates: Tensor, context: Context
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The rewards of candidates and of the texts, per reward model; zeros if no row weighs any."""
+    rewarder = context.rewarders.get(place)
+    if rewarder is None:
+        zeros = torch.zeros_like(candidates, dtype=context.values.dtype)
+        return [zeros for _ in stage.reward.parts], [zeros[:, 0] for _ in stage.reward.parts]
+    if context.forced is not None:
+        candidates = torch.cat((candidates, context.forced[:, None]), dim=1)
+    context.asked[place] = candidates
+    return rewarder.rewards(candidates)
 
 
 def _reward(

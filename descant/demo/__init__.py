@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"
+TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"  # how a request looks to every model
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% else %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -43,7 +52,10 @@ def models(weights: Path | str = WEIGHTS) -> dict[str, dict[str, str]]:
         'base'
     """
     folder = Path(weights)
-    whole = {"template": TEMPLATE, "dtype": "float32"}  # kept as bfloat16, which CPUs are slow at
+    whole = {
+        "template": CHAT_TEMPLATE,
+        "dtype": "float32",
+    }  # kept as bfloat16, which CPUs are slow at
     specs = {name: {"path": str(folder / name), **whole} for name in _FULL}
     for name, host in _ADAPTERS.items():
         specs[name] = {"adapter": str(folder / name), "on": host}

@@ -11,23 +11,13 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from descant.demo import TEMPLATE
+from descant.demo import CHAT_TEMPLATE, TEMPLATE
 from descant.demo.corpus import Example
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 VOCABULARY = 1024
 MAX_LENGTH = 512
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}"
-    "{% else %}"
-    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}"
-    "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import PROMPTS, models
+from . import PROMPTS, TEMPLATE, models
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,8 +101,7 @@ def score(name: str, completions: Sequence[Completion]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(spec["path"])
     model = AutoModelForSequenceClassification.from_pretrained(spec["path"], dtype=torch.float32)
     texts = [
-        spec["template"].replace("{prompt}", str(item.prompt)) + (item.text or "")
-        for item in completions
+        TEMPLATE.replace("{prompt}", str(item.prompt)) + (item.text or "") for item in completions
     ]
     found: list[float] = []
     with torch.no_grad():

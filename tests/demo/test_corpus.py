@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from descant.demo import PROMPTS, TEMPLATE, models
+from descant.demo import CHAT_TEMPLATE, PROMPTS, models
 from descant.demo.corpus import (
     Pair,
     Reply,
@@ -146,4 +146,4 @@ def test_specs_name_every_model() -> None:
     }  # fmt: skip
     assert specs["arm_harm"] == {"adapter": "weights/arm_harm", "on": "base"}
     assert specs["base"]["path"] == "weights/base"
-    assert specs["base"]["template"] == TEMPLATE
+    assert specs["base"]["template"] == CHAT_TEMPLATE

@@ -6,34 +6,32 @@ import importlib
 import io
 import pkgutil
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 import descant
 from descant.formula import STAGES
+from descant.formula.arguments import usage
+from descant.formula.operators import OPERATORS
+from descant.formula.signature import Signature
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def stage_table() -> str:
-    """The stages of the language, from the classes that are their signatures."""
-    lines = ["| stage | does |", "|---|---|"]
-    for name, cls in STAGES.items():
-        arguments = []
-        for key, item in cls.arguments().items():
-            kind = item.metadata["kind"]
-            default = item.default if kind == "number" and key not in cls.required() else None
-            if kind in ("number", "reward"):
-                arguments.append(f"{key}={default:g}" if default is not None else key)
-        summary = " ".join((cls.__doc__ or "").split())
-        lines.append(f"| `{name}({', '.join(arguments)})` | {summary} |")
+def table(kind: str, classes: Mapping[str, type[Signature]]) -> str:
+    """The stages or the operators of the language, from the classes that are their signatures."""
+    lines = [f"| {kind} | does |", "|---|---|"]
+    for cls in classes.values():
+        lines.append(f"| `{usage(cls)}` | {' '.join((cls.__doc__ or '').split())} |")
     return "\n".join(lines)
 
 
-def test_the_stage_table_is_the_codes_own():
-    assert stage_table() in (ROOT / "docs/language.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("kind", "classes"), [("stage", STAGES), ("operator", OPERATORS)])
+def test_the_tables_are_the_codes_own(kind, classes):
+    assert table(kind, classes) in (ROOT / "docs/language.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_example_and_its_plan():

@@ -1,0 +1,224 @@
+"""Formulas written with Python's operators: the same trees that the parser makes.
+
+>>> from descant.lang import model, param, rerank
+>>> formula = model("base") + param("a")*model("arm") | rerank("reward", k=10)
+>>> str(formula)
+'base + a*arm | rerank(reward, k=10)'
+>>> formula == "base + a*arm | rerank(reward, k=10)"
+True
+
+Nothing is checked here but that a value can stand in a formula; ``compile`` checks the rest, and
+marks what is wrong in the formula's text.
+"""
+
+from __future__ import annotations
+
+import builtins  # this module has an abs, a min and a max of its own
+from collections.abc import Callable
+from fractions import Fraction
+from numbers import Rational, Real
+from typing import Any
+
+from .formula import STAGES
+from .formula.names import SCALAR_FUNCTIONS
+from .formula.operators import OPERATORS, STAGED
+from .formula.stages import LATER_STAGES
+from .grammar import (
+    Argument,
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Text,
+    Tuple,
+    Unary,
+    parse,
+    text,
+)
+
+_CHAIN = frozenset(STAGES) | LATER_STAGES
+_LOGIC = ("and", "or", "not", "<", "<=", ">", ">=")
+
+
+class Expression:
+    """A piece of a formula: a model, a number, a condition, a stage, or what they make together.
+
+    ``str()`` gives the formula; ``==`` compares with another expression or with a formula's text.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __str__(self) -> str:
+        return text(self.node)
+
+    def __repr__(self) -> str:
+        return f"<formula {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            other = Expression(parse(other))
+        return isinstance(other, Expression) and self.node == other.node
+
+    def __hash__(self) -> int:
+        return hash(self.node)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a formula is neither true nor false; join conditions with & | ~")
+
+    def __matmul__(self, prompt: str | Expression | None) -> Expression:
+        """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name."""
+        if not isinstance(self.node, Name):
+            raise TypeError(
+                f"a prompt follows a model: write (model @ …) in brackets, not {self} @ …"
+            )
+        if prompt is None:
+            return Expression(Prompted(self.node, Name("none")))
+        if isinstance(prompt, str):
+            return Expression(Prompted(self.node, Text(prompt)))
+        if not isinstance(prompt.node, Name):
+            raise TypeError(f"{prompt} is not the name of a prompt")
+        return Expression(Prompted(self.node, prompt.node))
+
+    def __or__(self, other: Any) -> Expression:
+        """A stage on the right continues the chain; two conditions are joined by or."""
+        right = _node(other)
+        if isinstance(right, Call) and right.function.name in _CHAIN:
+            if isinstance(self.node, Pipeline):
+                return Expression(Pipeline(self.node.head, (*self.node.stages, right)))
+            return Expression(Pipeline(self.node, (right,)))
+        if not (_is_condition(self.node) and _is_condition(right)):
+            raise TypeError(f"| takes a stage on its right, and {text(right)} is none")
+        return Expression(Binary("or", self.node, right))
+
+    def __and__(self, other: Any) -> Expression:
+        return _binary("and", self, other)
+
+    def __invert__(self) -> Expression:
+        return Expression(Unary("not", self.node))
+
+    def __neg__(self) -> Expression:
+        return Expression(Unary("-", self.node))
+
+    def __pos__(self) -> Expression:
+        return Expression(Unary("+", self.node))
+
+    def __add__(self, other: Any) -> Expression:
+        return _binary("+", self, other)
+
+    def __radd__(self, other: Any) -> Expression:
+        return _binary("+", other, self)
+
+    def __sub__(self, other: Any) -> Expression:
+        return _binary("-", self, other)
+
+    def __rsub__(self, other: Any) -> Expression:
+        return _binary("-", other, self)
+
+    def __mul__(self, other: Any) -> Expression:
+        return _binary("*", self, other)
+
+    def __rmul__(self, other: Any) -> Expression:
+        return _binary("*", other, self)
+
+    def __truediv__(self, other: Any) -> Expression:
+        return _binary("/", self, other)
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return _binary("/", other, self)
+
+    def __pow__(self, other: Any) -> Expression:
+        return _binary("**", self, other)
+
+    def __rpow__(self, other: Any) -> Expression:
+        return _binary("**", other, self)
+
+    def __lt__(self, other: Any) -> Expression:
+        return _binary("<", self, other)
+
+    def __le__(self, other: Any) -> Expression:
+        return _binary("<=", self, other)
+
+    def __gt__(self, other: Any) -> Expression:
+        return _binary(">", self, other)
+
+    def __ge__(self, other: Any) -> Expression:
+        return _binary(">=", self, other)
+
+
+def _is_condition(node: Node) -> bool:
+    return isinstance(node, (Unary, Binary)) and node.op in _LOGIC
+
+
+def _binary(op: str, left: Any, right: Any) -> Expression:
+    return Expression(Binary(op, _node(left), _node(right)))
+
+
+def _node(value: Any, names: bool = False) -> Node:
+    """The node of a value; ``names`` takes a string for a formula, as in ``rerank("reward")``."""
+    match value:
+        case Expression():
+            return value.node
+        case bool():
+            raise TypeError(f"{value} is not a number of a formula")
+        case str():
+            return parse(value) if names else Text(value)
+        case tuple():
+            return Tuple(tuple(_node(item) for item in value))
+        case Rational():
+            number = Number(builtins.abs(Fraction(value)))
+        case Real():
+            number = Number(builtins.abs(Fraction(repr(float(value)))))
+        case _:
+            raise TypeError(f"{value!r} cannot stand in a formula")
+    return Unary("-", number) if value < 0 else number
+
+
+def model(name: str) -> Expression:
+    """A declared model."""
+    return Expression(Name(_spelled(name)))
+
+
+param = prompt = model
+param.__doc__ = "A declared model, parameter or prompt: which, its declaration says."
+step = Expression(Name("step"))
+
+
+def _spelled(name: str) -> str:
+    if not (name.isidentifier() and name.isascii()):
+        raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
+    return name
+
+
+def _call(name: str) -> Callable[..., Expression]:
+    chain = name in STAGES and name not in STAGED
+
+    def call(*values: Any, **named: Any) -> Expression:
+        arguments = []
+        for i, value in enumerate(values):
+            weighted = isinstance(value, tuple) and name in ("mix", "pmean")
+            if weighted:
+                weight, scores = value
+                arguments.append(Argument(_node(scores), weight=_node(weight)))
+            else:
+                arguments.append(Argument(_node(value, names=chain and i == 0)))
+        for key, value in named.items():
+            word = key in ("norm", "keep", "reward")
+            arguments.append(Argument(_node(value, names=word), name=Name(key)))
+        return Expression(Call(Name(name), tuple(arguments)))
+
+    call.__name__ = call.__qualname__ = name
+    known = {**STAGES, **OPERATORS}.get(name)
+    call.__doc__ = known.__doc__ if known is not None else f"``{name}`` of a formula."
+    return call
+
+
+_CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, "entropy", "max_prob")
+for _name in _CALLS:
+    globals()[_name] = _call(_name)
+__all__ = ["Expression", "model", "param", "prompt", "step", *_CALLS]
