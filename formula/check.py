@@ -30,7 +30,7 @@ from .conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .operators import LATER_OPERATORS, OPERATORS, STAGED
 from .signature import Signature
-from .stages import LATER_STAGES, STAGES, Stage
+from .stages import LATER_STAGES, STAGES, Search, Stage
 
 LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *LATER_OPERATORS}
@@ -87,7 +87,12 @@ class Checker:
             case Pipeline():
                 self.scores(node.head, "a stage")
                 for stage in node.stages:
-                    self.stage(stage)
+                    if issubclass(self.stage(stage), Search):
+                        raise self.error(
+                            f"{stage.function.name} searches over whole texts, and this is scores",
+                            stage.span,
+                            "put it at the end of the formula",
+                        )
                 return Kind.SCORES
             case Text():
                 raise self.error(

@@ -18,7 +18,7 @@ from ..grammar import FormulaError, Span
 from .operators import Operator
 from .scalar import Expression, evaluate, parameters, show
 from .signature import Limits, Signature
-from .stages import Rerank, Stage
+from .stages import Rerank, Search, Stage
 from .terms import Term
 
 
@@ -121,6 +121,21 @@ class Plan:
             if isinstance(stage, Rerank)
         )
 
+    @property
+    def search(self) -> tuple[Place, Search] | None:
+        """The stage that searches, if there is one, and its place: the last."""
+        last = len(self.stages) - 1
+        stage = self.stages[last] if self.stages else None
+        return ((None, last), stage) if isinstance(stage, Search) else None
+
+    @cached_property
+    def judges(self) -> tuple[Term, ...]:
+        """The terms by which the search judges: of reward models, or of language models."""
+        if self.search is None:
+            return ()
+        found = {part.term for _, part in self.search[1].r.parts}
+        return tuple(sorted(found, key=lambda term: term.key))
+
     @cached_property
     def rewards(self) -> tuple[Term, ...]:
         """The terms of the reward expressions."""
@@ -142,7 +157,9 @@ class Plan:
     @property
     def models(self) -> tuple[str, ...]:
         """The names of the models that must be loaded, in order of writing."""
-        terms = sorted((*self.terms, *self.rewards), key=lambda term: self.spans[term])
+        terms = sorted(
+            (*self.terms, *self.rewards, *self.judges), key=lambda term: self.spans[term]
+        )
         return tuple(dict.fromkeys(term.model for term in terms))
 
     @cached_property

@@ -19,7 +19,7 @@ from .operators import OPERATORS, STAGED, Mean
 from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
 from .scalar import Constant, parameters
 from .signature import Limits, Signature
-from .stages import STAGES, Stage
+from .stages import STAGES, Search, Stage
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -51,12 +51,14 @@ class _Planner:
             problem = "this formula has no model in it"
             raise self.checker.error(problem, head.span, "start from one: base + 0.5*arm")
         for call in calls:
-            self.checker.stage(call)
+            if issubclass(self.checker.stage(call), Search) and call is not calls[-1]:
+                problem = f"{call.function.name} searches over whole texts: nothing can follow it"
+                raise self.checker.error(problem, call.span, "put it last")
         scores = self.collector.linear(head)
         stages = tuple(self._stage(call) for call in calls)
         spans = self.collector.spans
         plan = Plan(scores, stages, formula=text(tree), source=self.source, spans=spans)  # type: ignore[arg-type]
-        used = {*plan.terms, *plan.rewards, *walk(scores)}
+        used = {*plan.terms, *plan.rewards, *plan.judges, *walk(scores)}
         dropped = tuple(
             f"{atom} has the coefficient 0: not loaded, not run"
             for atom in spans

@@ -12,7 +12,7 @@ from typing import Any
 from .signature import Limits, Signature, choice, label, number, pair, reward
 
 STAGES: dict[str, type[Stage]] = {}
-LATER_STAGES = frozenset(("best_of", "blockwise", "reject"))
+LATER_STAGES = frozenset(("reject",))
 
 
 @dataclass(frozen=True)
@@ -83,3 +83,32 @@ class RepetitionPenalty(Stage):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
     x: Any = number(Limits(0, above=True))
+
+
+@dataclass(frozen=True)
+class Search(Stage):
+    """A stage over whole continuations: the last of a formula. Its ``r`` judges texts.
+
+    ``r`` is an expression over reward models, or over language models: then it is the sum of the
+    scores of the tokens so far (an implicit reward).
+    """
+
+
+@stage("best_of")
+@dataclass(frozen=True)
+class BestOf(Search):
+    """Draws n completions and answers with the best by r."""
+
+    r: Any = reward()
+    n: Any = number(Limits(1, 4096, whole=True))
+
+
+@stage("blockwise")
+@dataclass(frozen=True)
+class Blockwise(Search):
+    """Draws blocks from each beam and goes on from the best beams by r, block by block."""
+
+    r: Any = reward()
+    beams: Any = number(Limits(1, 4096, whole=True), 1)
+    samples: Any = number(Limits(1, 4096, whole=True), 4)
+    length: Any = number(Limits(1, whole=True), 32)

@@ -6,6 +6,7 @@ nothing is concatenated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,11 @@ class RowCache(Cache):
         """Copy the first ``length`` tokens of a row over another."""
         for tensor in self._tensors():
             tensor[target, :, :length] = tensor[source, :, :length]
+
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Make the first ``length`` tokens of each target row what its source's were."""
+        for tensor in self._tensors():
+            tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
 
     def move_tokens(self, index: Tensor, source: Tensor, target: Tensor) -> None:
         """Copy one token of each row, from position ``(n, 1)`` to position ``(n, 1)``."""

@@ -41,6 +41,10 @@ class _Table:
         """Give a row up; the last row takes its place."""
         return self._rows.release(row)
 
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row what its source was."""
+        self._rows.copy(sources, targets)
+
     def weight_bytes(self) -> int:
         """Bytes of the table."""
         return self.table.nbytes

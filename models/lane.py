@@ -6,8 +6,8 @@ runtime's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .cache import RowCache, Window, rounded
 from .masks import attention_masks
 from .rows import Rows
 
+Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 8192  # prompt tokens of all rows in one prefill forward
 
 
@@ -37,6 +38,9 @@ class Lane(Protocol):
 
     def release(self, row: int) -> int:
         """Give a row up; the number of the row that took its place."""
+
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row, text and cache, what its source was."""
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads."""
@@ -107,15 +111,39 @@ class TransformersLane:
             adapters: for each prompt, 0 or the number of an adapter.
         """
         waits = 0 if self._reads_all else 1
-        cached = [len(ids) - waits for ids in prompts]
-        new = self._rows.admit(prompts, cached, adapters)
-        longest, size = max(cached), max(1, CHUNK // len(prompts))
+        pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
+        distinct = list(dict.fromkeys(pairs))
+        cached = [len(ids) - waits for ids, _ in distinct]
+        new = self._rows.admit([ids for ids, _ in distinct], cached, [a for _, a in distinct])
+        longest, size = max(cached), max(1, CHUNK // len(distinct))
         for start in range(0, longest, size):
             end = min(start + size, longest)
             chunk = self._rows.texts[new, start:end]
             places = torch.arange(start, end, device=self.device).expand(chunk.shape)
             self._forward(chunk, places, places, new, end, backbone=True)
-        return list(range(new.start, new.stop))
+        return self._repeated(pairs, dict(zip(distinct, range(new.start, new.stop), strict=True)))
+
+    def _repeated(self, pairs: Sequence[Pair], first: Mapping[Pair, int]) -> list[int]:
+        """A row for each prompt: the one that read it, then copies of that."""
+        rows, free, again = [], dict(first), []
+        for pair in pairs:
+            if pair in free:
+                rows.append(free.pop(pair))
+            else:
+                rows.append(self._rows.count + len(again))
+                again.append(pair)
+        if again:
+            prompts, adapters = zip(*again, strict=True)
+            lengths = [len(ids) for ids in prompts]
+            targets = self._rows.admit(prompts, lengths, adapters)
+            self.copy_rows([first[pair] for pair in again], range(targets.start, targets.stop))
+        return rows
+
+    @torch.no_grad()
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row, text and cache, what its source was."""
+        self._rows.copy(sources, targets)
+        self._cache.copy_rows(sources, targets, self._rows.longest)
 
     @torch.no_grad()
     def release(self, row: int) -> int:

@@ -107,6 +107,23 @@ class Rows:
         self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
         self._lengths = [max(end - but, 0) for end in self._ends]
 
+    def cut(self, ends: Sequence[int]) -> None:
+        """Take back what lies beyond ``ends`` of each row's text; its last token waits again."""
+        self._ends = list(ends)
+        self._lengths = [min(n, end - 1) for n, end in zip(self._lengths, ends, strict=True)]
+        here = slice(self.count)
+        self.ends[here] = torch.tensor(self._ends, device=self.device)
+        self.lengths[here] = torch.tensor(self._lengths, device=self.device)
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row's text what its source's was."""
+        for tensor in (self.texts, self.lengths, self.ends, self.adapters):
+            tensor[list(targets)] = tensor[list(sources)]
+        for values in (self._lengths, self._ends, self._adapters):
+            copied = [values[source] for source in sources]
+            for target, value in zip(targets, copied, strict=True):
+                values[target] = value
+
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
         last = self.count - 1

@@ -67,6 +67,13 @@ class TextRewardLane:
         scores = self._scores(texts).view(count, k + 1, -1)
         return scores[:, :k], scores[:, k]
 
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row what its source was."""
+        self._rows.copy(sources, targets)
+        copied = [self._prompts[source] for source in sources]
+        for target, prompt in zip(targets, copied, strict=True):
+            self._prompts[target] = prompt
+
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens that each row goes on with."""
         self._rows.feed(tokens)

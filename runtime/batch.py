@@ -50,6 +50,7 @@ class Batch:
         values: ``(slots, scalars)`` float32, the plan's numbers.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
+        judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
     """
@@ -63,6 +64,7 @@ class Batch:
         self.temperatures = torch.zeros(slots, device=self.device)
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=self.device)
         self.steps = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self.judged = torch.zeros(slots, device=self.device)
         self.seen: Tensor | None = None
         if track_seen:
             shape = (slots, bound.vocabulary)
@@ -89,7 +91,7 @@ class Batch:
             self.values[slot] = torch.tensor(request.values)
             self.temperatures[slot] = request.temperature
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
-            self.steps[slot] = 0
+            self.steps[slot], self.judged[slot] = 0, 0
             if self.seen is not None:
                 read = [token for ids in ids_of(request.prompts, {}) for token in ids]
                 self.seen[slot] = False
@@ -103,7 +105,7 @@ class Batch:
         for slot in sorted(slots, reverse=True):
             self._release_rows(slot)
             last = self.count - 1
-            tensors = [self.values, self.temperatures, self.keys, self.steps]
+            tensors = [self.values, self.temperatures, self.keys, self.steps, self.judged]
             for tensor in tensors + ([self.seen] if self.seen is not None else []):
                 tensor[slot] = tensor[last]
             self.requests[slot] = self.requests[last]
@@ -115,6 +117,43 @@ class Batch:
                 if moved is not None and slot != last:
                     self._owned[seat.reader.lane][moved] = (number, slot)
         self._settle()
+
+    def copy(self, sources: Sequence[int]) -> None:
+        """Make each slot i what slot ``sources[i]`` was; its noise stays its own.
+
+        Slot and source must be rows of one request's values.
+        """
+        moved = [(source, slot) for slot, source in enumerate(sources) if source != slot]
+        if not moved:
+            return
+        for tensor in [self.steps, self.judged] + ([self.seen] if self.seen is not None else []):
+            tensor[[slot for _, slot in moved]] = tensor[[source for source, _ in moved]]
+        rows: list[list[tuple[int, int]]] = [[] for _ in self.bound.lanes]
+        for seat in self.seats:
+            for source, slot in moved:
+                one, other = seat.held[source], seat.held[slot]
+                if one is not None and other is not None:
+                    rows[seat.reader.lane].append((one, other))
+        for lane, pairs in zip(self.bound.lanes, rows, strict=True):
+            if pairs:
+                lane.copy_rows([one for one, _ in pairs], [other for _, other in pairs])
+
+    def text_rewards(self, lane: int, lengths: Sequence[int]) -> Tensor:
+        """``(rows, labels)`` of a reward lane: its texts so far, each cut to what was answered.
+
+        Args:
+            lane: its number.
+            lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
+        """
+        ends = []
+        for number, slot in self._owned[lane]:
+            read = _reading(self.seats[number], self.requests[slot])
+            ends.append((0 if isinstance(read, str) else len(read)) + lengths[slot])
+        rows = self.bound.lanes[lane]
+        rows.rows.cut(ends)
+        nothing = torch.zeros(len(ends), 0, dtype=torch.long, device=self.device)
+        outputs: Tensor = rows.rewards(nothing)[1]
+        return outputs
 
     def _reserve(self) -> None:
         """Room in every lane, for all its readers and the candidates of its stage."""
@@ -139,7 +178,8 @@ class Batch:
             rows = self.bound.lanes[number].admit(prompts, adapters)
             for row, (index, slot) in zip(rows, places, strict=True):
                 self.seats[index].held[slot] = row
-            self._owned[number] += places
+            order = sorted(zip(rows, places, strict=True))
+            self._owned[number] += [place for _, place in order]
 
     def _release_rows(self, slot: int) -> None:
         for seat in self.seats:
@@ -189,6 +229,12 @@ def _seats(bound: Bound) -> list[Seat]:
         for i, ((coefficient, _), reader) in enumerate(parts):
             both = (columns[coefficient], columns[stage.w])
             seats.append(Seat(reader, i, partial(_is_weighed, both)))
+    if plan.search is not None:
+        place, search = plan.search
+        for i, ((coefficient, _), reader) in enumerate(
+            zip(search.r.parts, bound.rewards[place], strict=True)
+        ):
+            seats.append(Seat(reader, i, partial(_is_weighed, (columns[coefficient],))))
     return seats
 
 

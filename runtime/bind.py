@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..formula import Plan, Term
 from ..formula.plan import Place
 from ..formula.scalar import parameters
-from ..formula.stages import Rerank
+from ..formula.stages import Stage
 from ..grammar import FormulaError, Span
 from ..models import (
     REWARD,
@@ -46,7 +46,8 @@ class Reader:
         term: the model and its prompt.
         lane: the lane's index in ``Bound.lanes``.
         adapter: 0 for the bare weights, or the adapter's number on the lane.
-        place: for a reward, the place of the stage that asks for it; None for a term of the scores.
+        place: the place of the stage that asks for it; None for a term of the scores.
+        language: whether its lane gives scores; otherwise it gives rewards.
         shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
         label: for a reward, the class whose log-probability it is; None for the only output.
     """
@@ -57,6 +58,7 @@ class Reader:
     lane: int
     adapter: int
     place: Place | None = None
+    language: bool = True
     label: int | None = None
     shared: Any = None
 
@@ -154,6 +156,12 @@ class _Binder:
             )
             for place, stage in plan.reranks
         }
+        if plan.search is not None:
+            place, search = plan.search
+            kind = self.cards[plan.judges[0].model].kind
+            rewards[place] = tuple(
+                self._reader(part.term, kind, (place, search), size) for _, part in search.r.parts
+            )
         terms = {term.model for term in plan.terms}
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
         limits = [card.positions for card in self.cards.values() if card.positions]
@@ -193,6 +201,9 @@ class _Binder:
         wanted = [(term, SCORES, plan.spans[term]) for term in plan.terms]
         for _, stage in plan.reranks:
             wanted += [(part.term, REWARD, number.span) for number, part in stage.reward.parts]
+        if plan.search is not None:  # rewards or scores, but one or the other
+            kind = self.cards[plan.judges[0].model].kind
+            wanted += [(part.term, kind, n.span) for n, part in plan.search[1].r.parts]
         for term, kind, span in wanted:
             found = self.cards[term.model].kind
             if found == kind:
@@ -211,7 +222,9 @@ class _Binder:
         cards = list(terms)
         self.shared = next((card.tokenizer for card in terms if card.tokenizer is not None), None)
         notes = []
-        for name in dict.fromkeys(term.model for term in self.plan.rewards):
+        judges = [term for term in self.plan.judges if self.cards[term.model].kind == REWARD]
+        cards += [self.cards[t.model] for t in self.plan.judges if t not in judges]
+        for name in dict.fromkeys(term.model for term in (*self.plan.rewards, *judges)):
             card = self.cards[name]
             why = self._why_text(card, self.specs[self._home(name)])
             if why:
@@ -234,7 +247,7 @@ class _Binder:
             if spec.read == "text":
                 raise self.plan.error(
                     f"{card.name} reads text, which needs tokenizers",
-                    self.plan.spans[next(t for t in self.plan.rewards if t.model == card.name)],
+                    next(s for t, s in self.plan.spans.items() if t.model == card.name),
                     "give tokenizer: … with the models",
                 )
             return ""
@@ -249,13 +262,13 @@ class _Binder:
                 check_count(self.plan, scalar.what, scalar.span, self.plan.value(scalar, {}), size)
 
     def _reader(
-        self, term: Term, kind: str, asked: tuple[Place, Rerank] | None, size: int
+        self, term: Term, kind: str, asked: tuple[Place, Stage] | None, size: int
     ) -> Reader:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
         model = self._load(card, spec)
-        place = asked[0] if asked else None
-        key = (place, *card.weights)
+        place, stage = asked if asked else (None, None)
+        key = (place if kind == REWARD else None, *card.weights)
         reads_text = kind == REWARD and term.model in self.reads_text
         if key not in self.lanes:
             if isinstance(model, (TableModel, RuleReward)):
@@ -263,7 +276,7 @@ class _Binder:
             elif reads_text:
                 self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
             else:
-                reads_all = asked is not None and moves_winner(*asked)
+                reads_all = place is not None and moves_winner(place, stage)
                 self.lanes[key] = TransformersLane(model, size, reads_all)
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
@@ -275,11 +288,14 @@ class _Binder:
             own = spec.model_copy(update=said)
         number = list(self.lanes).index(key)
         label = None
-        if asked:
-            wanted = asked[1].label if asked[1].label is not None else own.label
+        if kind == REWARD:
+            chosen = getattr(stage, "label", None)
+            wanted = chosen if chosen is not None else own.label
             label = self._marked(term.model, lambda: choose_label(card, wanted))
         shared = self.shared if reads_text else None
-        return Reader(term, own, card.tokenizer, number, adapter, place, label, shared)
+        return Reader(
+            term, own, card.tokenizer, number, adapter, place, kind == SCORES, label, shared
+        )
 
     def _load(self, card: Card, spec: ModelSpec) -> Any:
         if card.weights not in self.loaded:

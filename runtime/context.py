@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -39,6 +39,7 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
         staged: formulas in parentheses with stages, once evaluated.
+        judges: the seats of the language models that a search judges by, and their scores.
         asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
     """
@@ -54,6 +55,7 @@ class Context:
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     staged: dict[Staged, Scored] = field(default_factory=dict)
+    judges: list[tuple[Any, Callable[[], Scored]]] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
 

@@ -19,6 +19,7 @@ from .engine import Engine
 from .noise import seed_key
 from .report import Report
 from .requests import Answer, Completion, Request, ids_of
+from .search import Searcher
 
 _log = logging.getLogger("descant")
 
@@ -34,6 +35,7 @@ class Decoder:
     def __init__(self, bound: Bound, params: Mapping[str, float] | None = None) -> None:
         self._bound, self._params = bound, dict(params or {})
         self._engine = Engine(bound)
+        self._runner = Searcher(self._engine) if bound.plan.search else self._engine
         self.plan = Report(bound, self._params)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
@@ -60,7 +62,7 @@ class Decoder:
             prompts: text, chat messages or token ids, or a list of them.
             max_new_tokens: tokens after which a row ends.
             temperature: 0 takes the best token; above 0 draws from softmax(scores / temperature).
-                Left out, it is 0, or 1 where ``do_sample`` is true.
+                Left out, it is 0, or 1 where ``do_sample`` is true or the formula searches.
             do_sample: as in transformers: false takes the best token, true draws.
             seed: of the noise, one for all or one per prompt; a row's tokens depend on its own
                 seed and on nothing else. Left out, it is different every time.
@@ -115,6 +117,7 @@ class Decoder:
             Pieces of text that add up to the completion's; token ids where there is no tokenizer.
         """
         arguments.pop("progress", None)
+        self._refuse_search("stream", "its answer is known when the search has ended")
         requests = self._requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, and this is {len(requests)} rows")
@@ -138,6 +141,7 @@ class Decoder:
             ``(len(completion_ids) + 1, V)`` float32 in natural logarithms, masked tokens minus
             infinity: row i scores the token after the first i.
         """
+        self._refuse_search("scores", "a search gives texts, and no scores of a token")
         [(_, values)] = rows_of(prompt, self._params, params, self._known)
         ids = [int(token) for token in completion_ids]
         for token in ids:
@@ -163,6 +167,8 @@ class Decoder:
         refuse(others)
         rows = rows_of(prompts, self._params, params, self._known)
         seeds = per_row(seed, len(rows), "seed")
+        if self._bound.plan.search and temperature is None and do_sample is None:
+            do_sample = True  # a search over one greedy text would search nothing
         settings: dict[str, Any] = {
             "temperature": temperature_of(temperature, do_sample),
             "max_new_tokens": max_new_tokens,
@@ -190,11 +196,16 @@ class Decoder:
 
         hidden = not progress if progress is not None else (True if len(requests) < 2 else None)
         with tqdm(total=len(requests), disable=hidden, unit="row", desc="decoding") as bar:
-            for answers in self._engine.run(requests, batch_size) if requests else ():
+            for answers in self._runner.run(requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
                         bar.update()
+
+    def _refuse_search(self, verb: str, why: str) -> None:
+        if self._bound.plan.search:
+            name = self._bound.plan.search[1].name
+            raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
 
     def _pieces(self, request: Request) -> Iterator[Any]:
         told = 0

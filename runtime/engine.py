@@ -72,7 +72,7 @@ class Engine:
                 now = time.perf_counter()
                 batch.admit(joining)
                 answers += [Answer(request, self.bound.tokenizer, now) for request in joining]
-            for answer, token in zip(answers, self._advance(batch), strict=True):
+            for answer, token in zip(answers, self.advance(batch), strict=True):
                 answer.add(token)
             yield list(answers)
             ended = [slot for slot, answer in enumerate(answers) if answer.finish_reason]
@@ -102,6 +102,11 @@ class Engine:
                 self._commit(batch, context, forced)
         return torch.stack(rows)
 
+    def begin(self, requests: Sequence[Request], slots: int) -> Batch:
+        """Empty slots for these requests; whatever ran before can run no more."""
+        self._begin()
+        return self._batch(requests, slots)
+
     def _batch(self, requests: Sequence[Request], slots: int) -> Batch:
         longest = max(
             len(ids) + request.max_new_tokens
@@ -114,7 +119,7 @@ class Engine:
         return Batch(self.bound, slots, capacity, self._track_seen)
 
     @torch.no_grad()
-    def _advance(self, batch: Batch) -> list[int]:
+    def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot."""
         context = self._context(batch)
         scored = self._scores(context)
@@ -125,6 +130,7 @@ class Engine:
             noise = gumbel(batch.keys[: batch.count], batch.steps[: batch.count], masked.shape[-1])
             drawn = torch.where(warm > 0, masked / warm + noise, masked)
         tokens = drawn.argmax(dim=-1)
+        self._judge(batch, context, tokens)
         self._commit(batch, context, tokens)
         told, alarms = torch.stack((tokens, _alarms(context, masked))).tolist()
         self._raise_for(batch, alarms, context)
@@ -146,9 +152,11 @@ class Engine:
         )  # fmt: skip
         lanes: dict[int, tuple[Scored, Tensor]] = {}
         for seat in batch.seats:
+            reads = partial(self._read, batch, seat, context, lanes)
             if seat.reader.place is None:
-                reads = partial(self._read, batch, seat, context, lanes)
                 terms[seat.reader.term] = reads if seat.live else context.nothing
+            elif seat.reader.language and seat.live:
+                context.judges.append((seat, reads))
         return context
 
     def _read(
@@ -160,7 +168,8 @@ class Engine:
             lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
             self.forwards[lane] += 1
         scored, broken = lanes[lane]
-        context.broken["term", seat.number] = broken.index_select(0, seat.rows) & seat.present
+        kind = "term" if seat.reader.place is None else "judge"
+        context.broken[kind, seat.number] = broken.index_select(0, seat.rows) & seat.present
         return _held(scored, seat)
 
     def _scores(self, context: Context) -> Scored:
@@ -172,12 +181,23 @@ class Engine:
         """Hand the chosen tokens back to the stages and the lanes."""
         for place, stage in self.bound.plan.reranks:
             commit(stage, place, tokens, context)
-        for lane in {seat.reader.lane for seat in batch.seats if seat.reader.place is None}:
+        for lane in _fed(batch):
             if batch.owners[lane].numel():
                 self.bound.lanes[lane].feed(tokens[batch.owners[lane]])
         if batch.seen is not None:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
+
+    def _judge(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Add the drawn tokens' scores, by the language models that judge, to the rows' sums."""
+        if not context.judges:
+            return
+        assert self.bound.plan.search is not None
+        parts = self.bound.plan.search[1].r.parts
+        for seat, scores in context.judges:
+            coefficient = context.number(parts[seat.number][0])[:, 0]
+            said = scores().masked().gather(1, tokens[:, None])[:, 0]
+            batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
 
     def _raise_for(
         self, batch: Batch, alarms: Sequence[int], context: Context, step: int | None = None
@@ -195,12 +215,12 @@ class Engine:
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
             raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
         kind, which = sources[alarm]
-        terms = [
-            seat.reader.term
-            for seat in batch.seats
-            if (kind == "term" and seat.reader.place is None and seat.number == which)
-            or (kind == "stage" and seat.reader.place == which)
-        ]
+        found = {
+            "term": lambda seat: seat.reader.place is None and seat.number == which,
+            "judge": lambda seat: seat.reader.language and seat.reader.place is not None,
+            "stage": lambda seat: seat.reader.place == which,
+        }[kind]
+        terms = [seat.reader.term for seat in batch.seats if found(seat)]
         raise plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
             plan.spans[terms[0]],
@@ -243,8 +263,8 @@ class _Rewarder:
                 texts.append(rewards[-1][:, 0])
                 continue
             candidate, text = found[seat.reader.lane]
-            rewards.append(_labelled(candidate, seat))
-            texts.append(None if text is None else _labelled(text, seat))
+            rewards.append(labelled(candidate, seat))
+            texts.append(None if text is None else labelled(text, seat))
         return rewards, texts
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
@@ -257,11 +277,21 @@ class _Rewarder:
                 self._batch.bound.lanes[lane].feed(tokens[owners])
 
 
-def _labelled(outputs: Tensor, seat: Seat) -> Tensor:
+def labelled(outputs: Tensor, seat: Seat) -> Tensor:
     """A head's outputs, ``(rows, …, labels)``, as one reward per slot."""
     label = seat.reader.label
     reward = outputs[..., 0] if label is None else outputs.log_softmax(dim=-1)[..., label]
     return reward.to(seat.rows.device).index_select(0, seat.rows)
+
+
+def _fed(batch: Batch) -> set[int]:
+    """The lanes that read every token that is drawn; a reranking stage feeds its own."""
+    search = batch.bound.plan.search
+    return {
+        seat.reader.lane
+        for seat in batch.seats
+        if seat.reader.language or (search is not None and seat.reader.place == search[0])
+    }
 
 
 def _held(scored: Scored, seat: Seat) -> Scored:

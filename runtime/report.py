@@ -89,8 +89,12 @@ class Report:
         return [line for _, line in sorted(rows)]
 
     def _rewards(self, place: Place) -> list[str]:
-        stage = dict(self._bound.plan.reranks)[place]
-        pairs = zip(stage.reward.parts, self._bound.rewards[place], strict=True)
+        search = self._bound.plan.search
+        if search is not None and place == search[0]:
+            asked = search[1].r
+        else:
+            asked = dict(self._bound.plan.reranks)[place].reward
+        pairs = zip(asked.parts, self._bound.rewards[place], strict=True)
         rows = [self._line(reader, str(coefficient)) for (coefficient, _), reader in pairs]
         return _table(("reward", "coefficient", "lane", "reads"), rows)
 
@@ -121,7 +125,7 @@ class Report:
         for number, lane in enumerate(bound.lanes):
             readers = [reader for reader in every if reader.lane == number]
             place = readers[0].place
-            stage = dict(bound.plan.reranks)[place] if place is not None else None
+            stage = dict(bound.plan.reranks).get(place) if place is not None else None
             queries = f"{stage.k} candidates" if stage else "1 token"
             if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"

@@ -86,6 +86,12 @@ class Answer:
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish_reason = "length"
 
+    def copied(self, request: Request) -> Answer:
+        """The same answer, going on as another row."""
+        copy = Answer(request, self.tokenizer, self.started)
+        copy.tokens, copy.finish_reason, copy._cut = [*self.tokens], self.finish_reason, self._cut
+        return copy
+
     def text(self) -> str | None:
         """The text so far, without special tokens and without the stop string."""
         if self.tokenizer is None:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from ..formula.plan import Place, Staged
-from ..formula.stages import MinP, RepetitionPenalty, Rerank, Stage, Temperature, TopK, TopP
+from ..formula.stages import (
+    MinP,
+    RepetitionPenalty,
+    Rerank,
+    Search,
+    Stage,
+    Temperature,
+    TopK,
+    TopP,
+)
 from .context import Context
 from .scored import Scored
 
@@ -23,12 +32,14 @@ def chain(
     return scored
 
 
-def moves_winner(place: Place, stage: Rerank) -> bool:
+def moves_winner(place: Place, stage: Stage | None) -> bool:
     """Whether the chosen token is always one of the candidates, so that its cache can be moved.
 
     Elsewhere (other tokens stay, the formula goes on around it, the text's own reward is asked for)
     the token is read again with the next candidates: one query more, and never a wrong cache.
     """
+    if not isinstance(stage, Rerank):
+        return False
     return place[0] is None and stage.keep == "candidates" and stage.norm != "prefix"
 
 
@@ -36,6 +47,12 @@ def moves_winner(place: Place, stage: Rerank) -> bool:
 def apply(stage: Stage, scored: Scored, context: Context, place: Place) -> Scored:
     """What a stage makes of the scores."""
     raise TypeError(f"no step for the stage {stage}")
+
+
+@apply.register
+def _(stage: Search, scored: Scored, context: Context, place: Place) -> Scored:
+    """A search judges whole texts and leaves the scores as they are."""
+    return scored
 
 
 @apply.register
