@@ -39,6 +39,9 @@ __all__ = [
 
 _LATER = {
     "compile": ".api",
+    "logits_processor": ".extend",
+    "scalar_function": ".extend",
+    "stage": ".extend",
     "Completion": ".runtime",
     "Decoder": ".runtime",
     "ModelError": ".models",

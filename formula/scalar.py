@@ -37,7 +37,7 @@ class Apply:
 
 Expression: TypeAlias = Constant | Parameter | Apply
 
-_FUNCTIONS: dict[str, Callable[..., float]] = {
+FUNCTIONS: dict[str, Callable[..., float]] = {
     "+": lambda *xs: math.fsum(xs),
     "*": lambda *xs: math.prod(xs),
     "**": lambda x, y: _real(x**y),
@@ -62,7 +62,7 @@ def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
         case Parameter(name):
             return float(params[name])
         case Apply(op, arguments):
-            return _FUNCTIONS[op](*(evaluate(argument, params) for argument in arguments))
+            return FUNCTIONS[op](*(evaluate(argument, params) for argument in arguments))
 
 
 def parameters(expression: Expression) -> frozenset[str]:

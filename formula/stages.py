@@ -93,13 +93,14 @@ class Search(Stage):
     scores of the tokens so far (an implicit reward).
     """
 
+    r: Any = reward()
+
 
 @stage("best_of")
 @dataclass(frozen=True)
 class BestOf(Search):
     """Draws n completions and answers with the best by r."""
 
-    r: Any = reward()
     n: Any = number(Limits(1, 4096, whole=True))
 
 
@@ -108,7 +109,6 @@ class BestOf(Search):
 class Blockwise(Search):
     """Draws blocks from each beam and goes on from the best beams by r, block by block."""
 
-    r: Any = reward()
     beams: Any = number(Limits(1, 4096, whole=True), 1)
     samples: Any = number(Limits(1, 4096, whole=True), 4)
     length: Any = number(Limits(1, whole=True), 32)

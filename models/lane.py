@@ -125,7 +125,9 @@ class TransformersLane:
 
     def _repeated(self, pairs: Sequence[Pair], first: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
-        rows, free, again = [], dict(first), []
+        rows: list[int] = []
+        again: list[Pair] = []
+        free = dict(first)
         for pair in pairs:
             if pair in free:
                 rows.append(free.pop(pair))

@@ -38,6 +38,7 @@ class Context:
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
+        texts: per slot, ``(L,)`` the ids that the formula's first term has read.
         staged: formulas in parentheses with stages, once evaluated.
         judges: the seats of the language models that a search judges by, and their scores.
         asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
@@ -54,6 +55,7 @@ class Context:
     seen: Tensor | None = None
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
+    texts: Callable[[], list[Tensor]] = list
     staged: dict[Staged, Scored] = field(default_factory=dict)
     judges: list[tuple[Any, Callable[[], Scored]]] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)

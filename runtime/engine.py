@@ -150,6 +150,7 @@ class Engine:
             batch.values[here], self.bound.plan.columns, terms, batch.most, batch.idle,
             batch.steps[here], self.bound.vocabulary, seen, rewarders, forced,
         )  # fmt: skip
+        context.texts = partial(_texts, batch)
         lanes: dict[int, tuple[Scored, Tensor]] = {}
         for seat in batch.seats:
             reads = partial(self._read, batch, seat, context, lanes)
@@ -168,8 +169,7 @@ class Engine:
             lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
             self.forwards[lane] += 1
         scored, broken = lanes[lane]
-        kind = "term" if seat.reader.place is None else "judge"
-        context.broken[kind, seat.number] = broken.index_select(0, seat.rows) & seat.present
+        context.broken[_source(seat)] = broken.index_select(0, seat.rows) & seat.present
         return _held(scored, seat)
 
     def _scores(self, context: Context) -> Scored:
@@ -215,12 +215,7 @@ class Engine:
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
             raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
         kind, which = sources[alarm]
-        found = {
-            "term": lambda seat: seat.reader.place is None and seat.number == which,
-            "judge": lambda seat: seat.reader.language and seat.reader.place is not None,
-            "stage": lambda seat: seat.reader.place == which,
-        }[kind]
-        terms = [seat.reader.term for seat in batch.seats if found(seat)]
+        terms = [seat.reader.term for seat in batch.seats if _source(seat) == (kind, which)]
         raise plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
             plan.spans[terms[0]],
@@ -282,6 +277,23 @@ def labelled(outputs: Tensor, seat: Seat) -> Tensor:
     label = seat.reader.label
     reward = outputs[..., 0] if label is None else outputs.log_softmax(dim=-1)[..., label]
     return reward.to(seat.rows.device).index_select(0, seat.rows)
+
+
+def _source(seat: Seat) -> tuple[str, object]:
+    """What is said to be broken when a seat's model gives NaN."""
+    reader = seat.reader
+    if not reader.language:
+        return "stage", reader.place
+    return ("term" if reader.place is None else "judge"), seat.number
+
+
+def _texts(batch: Batch) -> list[Tensor]:
+    """Per slot, the ids that the first term in the writing has read."""
+    plan = batch.bound.plan
+    seats = [seat for seat in batch.seats if seat.reader.place is None and seat.live]
+    seat = min(seats, key=lambda seat: plan.spans[seat.reader.term])
+    rows = batch.bound.lanes[seat.reader.lane].rows
+    return [rows.texts[row, : int(rows.ends[row])] for row in seat.rows.tolist()]
 
 
 def _fed(batch: Batch) -> set[int]:

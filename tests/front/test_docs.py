@@ -48,6 +48,16 @@ def test_the_readme_example_and_its_plan():
     assert len(re.findall(r"^(?:0\.0|0\.5|1\.0) ", printed, re.M)) == 3
 
 
+def test_the_language_references_snippets():
+    text = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for code in re.findall(r"```python\n((?:from|import) .*?)```", text, re.S):
+            exec(compile(code, "language.md", "exec"), {})
+    assert "base | floor(p=0.01) | temperature(2)" in out.getvalue()
+    assert "base + (1 - a)*arm_help + a*arm_harm | rerank(reward_help, k=10)" in out.getvalue()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "docs").rglob("*.md")), ids=lambda file: file.stem)
 def test_links_lead_somewhere(file):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text(encoding="utf-8")):
