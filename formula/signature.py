@@ -12,12 +12,16 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number may be. ``low`` and ``high`` are included unless ``above`` leaves low out."""
+    """What a number may be. ``low`` and ``high`` are included unless ``above`` leaves low out.
+
+    ``tokens`` counts tokens of the vocabulary, of which there are only so many.
+    """
 
     low: float = -float("inf")
     high: float = float("inf")
     above: bool = False
     whole: bool = False
+    tokens: bool = False
 
     def problem(self, value: float) -> str | None:
         """What is wrong with the value, or None."""

@@ -37,7 +37,7 @@ class Rerank(Stage):
     """Keeps the k best tokens and adds `w·r([x, v])` to each (ARGS, Algorithm 1)."""
 
     reward: Any = reward()
-    k: Any = number(Limits(1, whole=True), 10)
+    k: Any = number(Limits(1, whole=True, tokens=True), 10)
     w: Any = number(default=1)
     norm: str = choice("none", "center", "minmax", "prefix")
     clamp: Any = pair()
@@ -50,7 +50,7 @@ class Rerank(Stage):
 class TopK(Stage):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
-    k: Any = number(Limits(1, whole=True))
+    k: Any = number(Limits(1, whole=True, tokens=True))
 
 
 @stage("top_p")

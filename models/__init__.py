@@ -1,6 +1,6 @@
 """Checkpoints to lanes that can step. This package knows nothing of formulas.
 
-Importing it imports torch; transformers is imported when the first checkpoint is read.
+Importing it imports torch and, for its cache contract, transformers.
 """
 
 from .adapters import adapter_folder

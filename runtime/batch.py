@@ -200,9 +200,9 @@ class Batch:
             self.owners[lane] = owners.to(self.device)
         for seat in self.seats:
             seat.settle(len(self._owned[seat.reader.lane]), self.device)
-        wholes = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.whole]
+        counts = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.tokens]
         self.most = {
-            i: int(max((request.values[i] for request in self.requests), default=1)) for i in wholes
+            i: int(max((request.values[i] for request in self.requests), default=1)) for i in counts
         }
         self.idle = frozenset(
             i for i in range(len(self.bound.plan.scalars))

@@ -164,7 +164,8 @@ class _Binder:
             )
         terms = {term.model for term in plan.terms}
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
-        limits = [card.positions for card in self.cards.values() if card.positions]
+        by_ids = [card for name, card in self.cards.items() if name not in self.reads_text]
+        limits = [card.positions for card in by_ids if card.positions]
         named = {note.partition(" ")[0].partition("@")[0] for note in plan.dropped}
         named |= {*plan.models, *(spec.on for spec in self.specs.values() if spec.on)}
         unused = sorted(set(self.specs) - named)
@@ -258,7 +259,7 @@ class _Binder:
 
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:
-            if scalar.limits.whole and not parameters(scalar.expression):
+            if scalar.limits.tokens and not parameters(scalar.expression):
                 check_count(self.plan, scalar.what, scalar.span, self.plan.value(scalar, {}), size)
 
     def _reader(

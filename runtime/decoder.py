@@ -262,7 +262,7 @@ class Decoder:
 def _check_values(bound: Bound, values: Sequence[float]) -> None:
     plan = bound.plan
     for scalar, value in zip(plan.scalars, values, strict=True):
-        if scalar.limits.whole:
+        if scalar.limits.tokens:
             check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
     if not needed(plan, plan.scores, values):
         raise plan.error(

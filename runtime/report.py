@@ -8,9 +8,10 @@ from functools import cache
 
 import torch
 
-from ..formula import Linear, Read, Scalar, Stage, Term
+from ..formula import Linear, Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
 from ..formula.plan import Node, Place, children, walk
+from ..formula.stages import BestOf, Blockwise
 from .bind import Bound, Reader
 from .stages import moves_winner
 
@@ -122,6 +123,7 @@ class Report:
         bound = self._bound
         every = [*bound.readers, *(r for readers in bound.rewards.values() for r in readers)]
         lines: list[tuple[str, ...]] = []
+        many = _samples(bound.plan)
         for number, lane in enumerate(bound.lanes):
             readers = [reader for reader in every if reader.lane == number]
             place = readers[0].place
@@ -131,7 +133,7 @@ class Report:
                 queries = f"1 token, {queries}"
             kept = lane.token_bytes() * _CONTEXT * len(readers)
             lines.append((
-                _letter(number), bound.lane_names[number], f"{len(readers)} per request", queries,
+                _letter(number), bound.lane_names[number], f"{many}{len(readers)} per request", queries,
                 _bytes(lane.weight_bytes()), f"{_bytes(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
@@ -160,6 +162,17 @@ def stage_text(stage: Stage) -> str:
             case "pair" if value is not None:
                 said.append(f"{name}=({value[0]}, {value[1]})")
     return f"{stage.name}({', '.join(said)})"
+
+
+def _samples(plan: Plan) -> str:
+    """How often a search multiplies the rows of a request."""
+    if plan.search is None:
+        return ""
+    stage = plan.search[1]
+    if isinstance(stage, Blockwise):
+        return f"{stage.beams} × {stage.samples} × "
+    assert isinstance(stage, BestOf)
+    return f"{stage.n} × "
 
 
 @cache

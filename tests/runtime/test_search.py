@@ -107,3 +107,11 @@ def test_a_search_with_a_reranking_stage_before_it(compiled):
     together = decoder.generate(prompts, max_new_tokens=6, seed=1)
     alone = [decoder.generate([p], max_new_tokens=6, seed=1)[0] for p in prompts]
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_more_samples_than_tokens():
+    import descant
+
+    base = descant.TableModel.random(6, seed=1)
+    decoder = descant.compile("base | best_of(2*base, n=9)", models={"base": base})
+    assert len(decoder.generate([3], max_new_tokens=3, seed=0)[0].token_ids) == 3
