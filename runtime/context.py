@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +40,8 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
+        wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
+            evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
         judges: the seats of the language models that a search judges by, and their scores.
         asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
@@ -56,10 +59,18 @@ class Context:
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     texts: Callable[[], list[Tensor]] = list
+    wanted: Tensor | None = None
     staged: dict[Staged, Scored] = field(default_factory=dict)
     judges: list[tuple[Any, Callable[[], Scored]]] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def only(self, rows: Tensor | None) -> Iterator[None]:
+        """Evaluate for these rows, ``(slots, 1)`` bool, or for all of them."""
+        before, self.wanted = self.wanted, rows
+        yield
+        self.wanted = before
 
     def nothing(self) -> Scored:
         """Zeros: a sum in which no row has a coefficient, or a term that no row depends on."""

@@ -169,7 +169,10 @@ class Engine:
             lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
             self.forwards[lane] += 1
         scored, broken = lanes[lane]
-        context.broken[_source(seat)] = broken.index_select(0, seat.rows) & seat.present
+        source, wrong = _source(seat), broken.index_select(0, seat.rows) & seat.present
+        if context.wanted is not None:
+            wrong = wrong & context.wanted[:, 0]
+        context.broken[source] = wrong | context.broken.get(source, wrong)
         return _held(scored, seat)
 
     def _scores(self, context: Context) -> Scored:

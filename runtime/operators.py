@@ -57,7 +57,9 @@ def _(node: Linear, context: Context) -> Scored:
 @evaluate.register
 def _(node: Staged, context: Context) -> Scored:
     if node not in context.staged:  # a reward model is asked once, however often it is written
-        context.staged[node] = chain(evaluate(node.head, context), context, node, node.stages)
+        with context.only(None):  # kept for every place where it is written
+            head = evaluate(node.head, context)
+            context.staged[node] = chain(head, context, node, node.stages)
     return context.staged[node]
 
 
@@ -145,13 +147,17 @@ def _(node: Debias, context: Context) -> Scored:
 
 @evaluate.register
 def _(node: Where, context: Context) -> Scored:
+    """Rows that do not take the side in which this stands have no say in what is read."""
     holds = condition(node.condition, context).expand(context.values.shape[0], 1)
-    some, all_ = torch.stack((holds.any(), holds.all())).tolist()
-    if all_:
-        return evaluate(node.x, context)
-    if not some:
-        return evaluate(node.y, context)
-    x, y = evaluate(node.x, context).masked(), evaluate(node.y, context).masked()
+    wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
+    for_x, for_y = holds & wanted, ~holds & wanted
+    some_x, some_y = torch.stack((for_x.any(), for_y.any())).tolist()
+    if not (some_x and some_y):
+        return evaluate(node.x if some_x else node.y, context)
+    with context.only(for_x):
+        x = evaluate(node.x, context).masked()
+    with context.only(for_y):
+        y = evaluate(node.y, context).masked()
     return from_masked(torch.where(holds, x, y))
 
 

@@ -8,9 +8,9 @@ from functools import cache
 
 import torch
 
-from ..formula import Linear, Plan, Read, Scalar, Stage, Term
+from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
-from ..formula.plan import Node, Place, children, walk
+from ..formula.plan import Node, Place, Staged, children, walk
 from ..formula.stages import BestOf, Blockwise
 from .bind import Bound, Reader
 from .stages import moves_winner
@@ -61,12 +61,14 @@ class Report:
             lines += ["", f"then        {stage_text(stage)}"]
             if (None, number) in bound.rewards:
                 lines += self._rewards((None, number))
-        lines += self._conditional()
+        conditional = self._conditional()
+        lines += conditional
+        most = "at most " if conditional else ""
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
             "",
-            f"per token   {_count(self.forwards, 'forward')}, {_bytes(self.bytes_per_step)} of "
+            f"per token   {most}{_count(self.forwards, 'forward')}, {_bytes(self.bytes_per_step)} of "
             f"weights; floor {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
@@ -81,12 +83,10 @@ class Report:
 
     def _terms(self) -> list[tuple[str, ...]]:
         bound = self._bound
-        sums = [node for node in walk(bound.plan.scores) if isinstance(node, Linear)]
         rows = []
         for reader in bound.readers:
-            said = [str(n) for node in sums for n, part in node.parts if part == Read(reader.term)]
-            span = bound.plan.spans[reader.term]
-            rows.append((span, self._line(reader, " and ".join(dict.fromkeys(said)))))
+            said = _coefficients(bound.plan, reader.term)
+            rows.append((bound.plan.spans[reader.term], self._line(reader, said)))
         return [line for _, line in sorted(rows)]
 
     def _rewards(self, place: Place) -> list[str]:
@@ -100,9 +100,10 @@ class Report:
         return _table(("reward", "coefficient", "lane", "reads"), rows)
 
     def _conditional(self) -> list[str]:
-        """The terms that some steps go without."""
-        every = set(self._bound.plan.terms)
-        sometimes = sorted(map(str, every - always(self._bound.plan.scores)))
+        """The terms whose lanes some steps go without."""
+        readers = self._bound.readers
+        lanes = always(self._bound.plan.scores, {reader.term: reader.lane for reader in readers})
+        sometimes = sorted(str(reader.term) for reader in readers if reader.lane not in lanes)
         if not sometimes:
             return []
         return ["", f"conditional {', '.join(sometimes)}: run only in steps where a row needs it"]
@@ -133,20 +134,33 @@ class Report:
                 queries = f"1 token, {queries}"
             kept = lane.token_bytes() * _CONTEXT * len(readers)
             lines.append((
-                _letter(number), bound.lane_names[number], f"{many}{len(readers)} per request", queries,
+                _letter(number), bound.lane_names[number],
+                f"{many}{len(readers)} per request", queries,
                 _bytes(lane.weight_bytes()), f"{_bytes(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
 
 
-def always(node: Node) -> set[Term]:
-    """The terms that every step reads, whatever its conditions say."""
+def _coefficients(plan: Plan, term: Term) -> str:
+    """A term's coefficient in the formula's sum, and those of the operators that it stands in."""
+    said = []
+    for coefficient, part in plan.scores.parts:
+        if part == Read(term):
+            said.append(str(coefficient))
+        elif any(inner == Read(term) for inner in walk(part)):
+            name = "(… | …)" if isinstance(part, Staged) else f"{part.name}(…)"
+            said.append(f"{coefficient} in {name}")
+    return " and ".join(dict.fromkeys(said))
+
+
+def always(node: Node, lanes: Mapping[Term, int]) -> set[int]:
+    """The lanes that every step reads, whatever its conditions say."""
     if isinstance(node, Read):
-        return {node.term}
+        return {lanes[node.term]}
     if isinstance(node, Where):
-        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
-        return asked | (always(node.x) & always(node.y))
-    return set().union(*(always(child) for child in children(node)))
+        asked = set() if isinstance(node.condition, Scalar) else always(node.condition, lanes)
+        return asked | (always(node.x, lanes) & always(node.y, lanes))
+    return set().union(*(always(child, lanes) for child in children(node)))
 
 
 def stage_text(stage: Stage) -> str:
@@ -170,9 +184,9 @@ def _samples(plan: Plan) -> str:
         return ""
     stage = plan.search[1]
     if isinstance(stage, Blockwise):
-        return f"{stage.beams} × {stage.samples} × "
+        return f"{stage.beams}*{stage.samples}*"
     assert isinstance(stage, BestOf)
-    return f"{stage.n} × "
+    return f"{stage.n}*"
 
 
 @cache
