@@ -63,13 +63,13 @@ class Report:
                 lines += self._rewards((None, number))
         conditional = self._conditional()
         lines += conditional
-        most = "at most " if conditional else ""
+        many = ("at most " if conditional else "") + _count(self.forwards, "forward")
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
             "",
-            f"per token   {most}{_count(self.forwards, 'forward')}, {_bytes(self.bytes_per_step)} of "
-            f"weights; floor {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"per token   {many}, {_bytes(self.bytes_per_step)} of weights; "
+            f"floor {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])

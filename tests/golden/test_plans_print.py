@@ -31,6 +31,17 @@ CASES = {
                               {"params": {"a": 1}}),
     "prompts": ('base@"You are kind." + 0.5*base@old - 0.2*base@none',
                 {"prompts": {"old": "You are old."}}),
+    "a_condition": ("where(step < 2, mix(0.4: base, a: arm), base)", {"params": {"a": 0.6}}),
+    "a_condition_on_scores": (
+        "base + 0.5*where(entropy(base) > e, arm, where(step < 3, base@none, base))",
+        {"params": {"e": 1}},
+    ),
+    "operators": ("plausible(base, 0.1) - c*temp(arm, 0.5) + 2*max(base, arm)",
+                  {"params": {"c": 0.5}}),
+    "stages_inside": (
+        "(base | rerank(rm, k=4, norm=prefix) | top_p(0.9)) + max((arm | rerank(rm, k=w)), base) "
+        "| rerank(rm2, k=2, clamp=(0, 1), keep=all)", {"params": {"w": 3}},
+    ),
 }  # fmt: skip
 CHECKPOINTS = {
     "checkpoints": ("base + 0.5*arm - 0.2*gpt2", {}),

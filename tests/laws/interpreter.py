@@ -1,111 +1,307 @@
-"""A second meaning of formulas, and formulas at random: what the compiled step is held against.
+"""A second meaning of formulas: what the compiled step is held against.
 
-The interpreter walks the tree in double precision, one text at a time, with no collecting, no plan
-and no batch. It also says how close any of its choices was, so that a law is not held against
-rounding. It shares the syntax tree with descant, and nothing else.
+It walks the tree in double precision, one text at a time, with no plan and no batch, and exact
+fractions for numbers. It also says how close any of its choices was and how large any of its values
+became, so that a law is not held against rounding. It shares the syntax tree with descant, and
+nothing else.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hypothesis import strategies as st
+import mpmath
 
-from descant.grammar import Argument, Binary, Call, Name, Node, Number, Pipeline, Unary
+from descant.grammar import Binary, Call, Name, Node, Number, Pipeline, Unary
 
 MODELS, REWARDS, PARAMS = ("base", "arm", "arm2"), ("rm", "rm2"), ("a", "b")
+STAGED = ("top_k", "top_p", "min_p")
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 Table = Sequence[Sequence[float]]
+Scores = dict[int, float]  # the tokens that are not excluded
+Sum = dict["Node | None", Fraction]  # the coefficient of each part, and of 1
 
 
 @dataclass
 class World:
-    """The tables of every model, the parameters, and the text so far."""
+    """The tables of every model, the parameters, the text so far, and how many tokens are ours."""
 
     tables: Mapping[str, Table]
     params: Mapping[str, float]
     text: Sequence[int]
+    step: int = 0
     margin: float = math.inf  # of the closest choice
+    scale: float = 1.0  # of the largest value
 
-    def scores(self, node: Node) -> dict[int, float]:
+    @property
+    def width(self) -> int:
+        return len(self.tables["base"])
+
+    def scores(self, node: Node) -> Scores:
         """The tokens that are not excluded, with their scores."""
-        if not isinstance(node, Pipeline):
-            row = self._vector(node, len(self.tables["base"]))
-            return dict(enumerate(row))
-        found = self.scores(node.head)
-        for stage in node.stages:
-            found = self._stage(stage, found)
+        match node:
+            case Pipeline(head, stages):
+                found = self.scores(head)
+                for stage in stages:
+                    found = self._stage(stage, found)
+            case Name(name) if name in MODELS:
+                row = dict(enumerate(self.tables[name][self.text[-1]]))
+                found = _log_softmax(row)
+            case Call(function) if function.name in STAGED:
+                first, *rest = node.arguments
+                found = self._stage(Call(function, tuple(rest)), self.scores(first.value))
+            case Call() if not self._is_number(node):
+                found = self._operator(node)
+            case _:
+                found = self._added(self.sum(node))
+        self.scale = max([self.scale, *map(abs, found.values())])
         return found
 
-    def _vector(self, node: Node, width: int) -> list[float]:
+    def sum(self, node: Node) -> Sum:
+        """The coefficients of a sum, like parts together, where like is written alike."""
         match node:
-            case Name(name) if name in MODELS:
-                return _log_softmax(self.tables[name][self.text[-1]])
-            case Name(name) if name in REWARDS:
-                return list(self.tables[name][self.text[-1]])
             case Unary(op, operand):
-                return [-x if op == "-" else x for x in self._vector(operand, width)]
+                return _scaled(self.sum(operand), Fraction(-1 if op == "-" else 1))
             case Binary("+" | "-" as op, left, right):
-                sign = 1 if op == "+" else -1
-                pairs = zip(self._vector(left, width), self._vector(right, width), strict=True)
-                return [x + sign * y for x, y in pairs]
+                out = dict(self.sum(left))
+                for part, by in self.sum(right).items():
+                    out[part] = out.get(part, Fraction(0)) + (by if op == "+" else -by)
+                return out
             case Binary("*", left, right):
-                pairs = zip(self._vector(left, width), self._vector(right, width), strict=True)
-                return [x * y for x, y in pairs]
+                number, scores = (left, right) if self._is_number(left) else (right, left)
+                return _scaled(self.sum(scores), self.number(number))
             case Binary("/", left, right):
-                pairs = zip(self._vector(left, width), self._vector(right, width), strict=True)
-                return [x / y for x, y in pairs]
+                return _scaled(self.sum(left), 1 / self.number(right))
+            case _ if self._is_number(node):
+                return {None: self.number(node)}
+            case _:
+                return {node: Fraction(1)}
+
+    def number(self, node: Node) -> Fraction:
+        """A number made of numbers and parameters, exactly."""
+        match node:
             case Number(value):
-                return [float(value)] * width
+                return value
             case Name(name):
-                return [self.params[name]] * width
+                return Fraction(self.params[name])
+            case Unary(op, operand):
+                return -self.number(operand) if op == "-" else self.number(operand)
+            case Binary(op, left, right):
+                by = {"+": operator.add, "-": operator.sub, "*": operator.mul}.get(
+                    op, operator.truediv
+                )
+                return by(self.number(left), self.number(right))
             case Call(function, arguments):
-                values = [self._number(one.value) for one in arguments]
-                return [{"max": max, "min": min, "abs": abs}[function.name](*values)] * width
+                values = [self.number(one.value) for one in arguments]
+                return {"max": max, "min": min, "abs": abs}[function.name](*values)
         raise TypeError(node)
 
-    def _number(self, node: Node) -> float:
-        return self._vector(node, 1)[0]
+    def _is_number(self, node: Node) -> bool:
+        match node:
+            case Name(name):
+                return name in PARAMS
+            case Unary(_, operand):
+                return self._is_number(operand)
+            case Binary(_, left, right):
+                return self._is_number(left) and self._is_number(right)
+            case Call(function, arguments):
+                known = function.name in ("max", "min", "abs")
+                return known and self._is_number(arguments[0].value)
+        return isinstance(node, Number)
 
-    def _stage(self, stage: Call, found: dict[int, float]) -> dict[int, float]:
-        given = {one.name.name: one.value for one in stage.arguments if one.name}
-        numbers = {key: self._number(node) for key, node in given.items() if key != "reward"}
-        order = sorted(found, key=lambda token: -found[token])
-        match stage.function.name:
+    def _added(self, parts: Sum) -> Scores:
+        """Excluded: what any part with a coefficient other than 0 excludes, whatever its sign."""
+        total = dict.fromkeys(range(self.width), float(parts.get(None, 0)))
+        masked: dict[frozenset[int], list[Fraction]] = {}
+        for part, by in parts.items():
+            if part is None or by == 0:
+                continue
+            found = self.scores(part)
+            total = {t: v + float(by) * found[t] for t, v in total.items() if t in found}
+            self.scale = max([self.scale, *(abs(float(by) * v) for v in found.values())])
+            if len(found) < self.width:
+                masked.setdefault(frozenset(found), []).append(by)
+        for together in masked.values():  # written apart, and perhaps one part all the same
+            if len(together) > 1 and sum(together) == 0:
+                self._close(0)
+        return total
+
+    def _operator(self, node: Call) -> Scores:
+        given = [one.value for one in node.arguments if one.weight is None]
+        parts = [(self.number(one.weight), one.value) for one in node.arguments if one.weight]
+        match node.function.name, given:
+            case "max", nodes:
+                found = [self.scores(one) for one in nodes]
+                tokens = set().union(*found)
+                return {t: max(x[t] for x in found if t in x) for t in sorted(tokens)}
+            case "min", nodes:
+                found = [self.scores(one) for one in nodes]
+                tokens = set.intersection(*map(set, found))
+                return {t: min(x[t] for x in found) for t in sorted(tokens)}
+            case "mix", _:
+                found = [(float(w), _softmax(self.scores(x))) for w, x in parts if w > 0]
+                tokens = set().union(*(x for _, x in found))
+                return {
+                    t: math.log(math.fsum(w * x.get(t, 0.0) for w, x in found))
+                    for t in sorted(tokens)
+                }
+            case "pmean", [p]:
+                found = [(w, _log_softmax(self.scores(x))) for w, x in parts if w > 0]
+                return self._power_mean(self.number(p), found)
+            case "mean", [x]:
+                by = sum((c for part, c in self.sum(x).items() if part is not None), Fraction(0))
+                if by <= 0:
+                    raise ZeroDivisionError("a mean over a sum that is not above 0")
+                return _log_softmax({t: v / float(by) for t, v in self.scores(x).items()})
+            case "temp", [x, t]:
+                by = float(self.number(t))
+                return _log_softmax({token: v / by for token, v in self.scores(x).items()})
+            case "plausible", [x, alpha]:
+                return self._near_the_best(self.scores(x), float(self.number(alpha)))
+            case "debias", [x, y, lam]:
+                return self._debiased(self.scores(x), self.scores(y), float(self.number(lam)))
+            case "where", [condition, x, y]:
+                return self.scores(x if self._holds(condition) else y)
+        raise TypeError(node)
+
+    def _power_mean(self, p: Fraction, parts: list[tuple[Fraction, Scores]]) -> Scores:
+        """By its definition, in fifty digits."""
+        some, every = (set().union, set.intersection) if parts else (set, set)
+        tokens = (some if p > 0 else every)(*(set(x) for _, x in parts))
+        out = {}
+        with mpmath.workdps(50):
+            for token in sorted(tokens):
+                held = [(mpmath.mpf(w.numerator) / w.denominator, x[token])
+                        for w, x in parts if token in x]  # fmt: skip
+                if p == 0:
+                    mean = sum(w * v for w, v in held) / sum(w for w, _ in held)
+                else:
+                    power = mpmath.mpf(p.numerator) / p.denominator
+                    mean = mpmath.log(sum(w * mpmath.exp(power * v) for w, v in held)) / power
+                out[token] = float(mean)
+        return out
+
+    def _near_the_best(self, found: Scores, share: float) -> Scores:
+        if share == 0 or not found:
+            return found
+        least = max(found.values()) + math.log(share)
+        if share < 1:
+            for value in found.values():
+                self._close(value - least)
+        else:
+            self._first(found, 1)
+        return {token: value for token, value in found.items() if value >= least}
+
+    def _debiased(self, x: Scores, y: Scores, lam: float) -> Scores:
+        if max([0.0, *x.values(), *y.values()]) > 50:  # beyond what e^x of float32 can say
+            self._close(0)
+            return x
+        fall = {t: lam * min(math.exp(v) - math.exp(y.get(t, -math.inf)), 0) for t, v in x.items()}
+        self.scale = max([self.scale, *map(abs, fall.values())])
+        return _log_softmax({t: v + fall[t] for t, v in x.items()})
+
+    def _holds(self, node: Node) -> bool:
+        match node:
+            case Unary("not", operand):
+                return not self._holds(operand)
+            case Binary("and", left, right):
+                return self._holds(left) & self._holds(right)
+            case Binary("or", left, right):
+                return self._holds(left) | self._holds(right)
+            case Binary(op, left, right):
+                one, two = self._state(left), self._state(right)
+                if isinstance(one, float) or isinstance(two, float):
+                    self._close(float(one) - float(two))
+                return bool(COMPARE[op](one, two))
+        raise TypeError(node)
+
+    def _state(self, node: Node) -> Fraction | float:
+        match node:
+            case Name("step"):
+                return Fraction(self.step)
+            case Call(Name("entropy"), (of,)):
+                shares = _softmax(self.scores(of.value)).values()
+                return -math.fsum(p * math.log(p) for p in shares if p > 0)
+            case Call(Name("max_prob"), (of,)):
+                return max([0.0, *_softmax(self.scores(of.value)).values()])
+            case Unary(op, operand):
+                return -self._state(operand) if op == "-" else self._state(operand)
+            case Binary(op, left, right):
+                by = {"+": operator.add, "-": operator.sub, "*": operator.mul}[op]
+                return by(self._state(left), self._state(right))
+        return self.number(node)
+
+    def _stage(self, stage: Call, found: Scores) -> Scores:
+        name = stage.function.name
+        first = "reward" if name == "rerank" else "value"
+        given = {one.name.name if one.name else first: one.value for one in stage.arguments}
+        if name == "rerank":
+            return self._reranked(given, found)
+        [value] = (self.number(node) for node in given.values())
+        match name:
             case "top_k":
-                return self._first(order, found, int(numbers["k"]))
-            case "rerank":
-                kept = self._first(order, found, int(numbers["k"]))
-                rewards = self._vector(given["reward"], len(self.tables["base"]))
-                return {t: value + numbers["w"] * rewards[t] for t, value in kept.items()}
+                return self._first(found, int(value))
             case "top_p":
-                shares, total = _softmax(found), 0.0
-                for count, token in enumerate(order, 1):
-                    self._close(total - numbers["p"])
-                    total += shares[token]
-                    if total > numbers["p"]:
-                        self._close(total - numbers["p"])
-                        return self._first(order, found, count)
-                return found
+                return self._mass(found, float(value))
             case "min_p":
-                if numbers["p"] == 0:
-                    return found
-                least = found[order[0]] + math.log(numbers["p"])
-                for token in order:
-                    self._close(found[token] - least)
-                return {token: value for token, value in found.items() if value >= least}
+                return self._near_the_best(found, float(value))
             case "temperature":
-                return {token: value / numbers["t"] for token, value in found.items()}
+                return {token: score / float(value) for token, score in found.items()}
             case "repetition_penalty":
-                x, seen = numbers["x"], set(self.text)
+                x, seen = float(value), set(self.text)
                 return {
                     t: (v * x if v < 0 else v / x) if t in seen else v for t, v in found.items()
                 }
         raise TypeError(stage)
 
-    def _first(self, order: list[int], found: dict[int, float], k: int) -> dict[int, float]:
+    def _mass(self, found: Scores, p: float) -> Scores:
+        """The fewest tokens whose shares reach p."""
+        shares, total = _softmax(found), 0.0
+        for count, token in enumerate(_order(found), 1):
+            self._close(total - p)
+            total += shares[token]
+            if total > p:
+                self._close(total - p)
+                return self._first(found, count)
+        return found
+
+    def _reranked(self, given: Mapping[str, Node], found: Scores) -> Scores:
+        kept = self._first(found, int(self.number(given["k"])))
+        rewards = {token: self._reward(given["reward"], self.text, token) for token in kept}
+        match given.get("norm", Name("none")):
+            case Name("center") if kept:
+                middle = math.fsum(rewards.values()) / len(rewards)
+                rewards = {token: r - middle for token, r in rewards.items()}
+            case Name("minmax") if kept:
+                low, high = min(rewards.values()), max(rewards.values())
+                rewards = {t: (r - low) / ((high - low) or 1.0) for t, r in rewards.items()}
+                self.scale = max(self.scale, 1 / ((high - low) or 1.0))
+            case Name("prefix"):
+                before = self.text[:-1] or self.text
+                read = self._reward(given["reward"], before, self.text[-1])
+                rewards = {token: r - read for token, r in rewards.items()}
+        if "clamp" in given:
+            low, high = (float(self.number(bound)) for bound in given["clamp"].items)
+            rewards = {token: min(max(r, low), high) for token, r in rewards.items()}
+        weight = float(self.number(given.get("w", Number(Fraction(1)))))
+        self.scale = max([self.scale, *(abs(weight * r) for r in rewards.values())])
+        better = {token: value + weight * rewards[token] for token, value in kept.items()}
+        return {**found, **better} if given.get("keep") == Name("all") else better
+
+    def _reward(self, node: Node, text: Sequence[int], token: int) -> float:
+        total = 0.0
+        for part, by in self.sum(node).items():
+            value = 1.0 if part is None else self.tables[part.name][text[-1]][token]
+            self.scale = max(self.scale, abs(float(by) * value))
+            total += float(by) * value
+        return total
+
+    def _first(self, found: Scores, k: int) -> Scores:
+        order = _order(found)
         if k < len(order):
             self._close(found[order[k - 1]] - found[order[k]])
         return {token: found[token] for token in order[:k]}
@@ -114,71 +310,21 @@ class World:
         self.margin = min(self.margin, abs(distance))
 
 
-def _log_softmax(row: Sequence[float]) -> list[float]:
-    most = max(row)
-    total = most + math.log(math.fsum(math.exp(x - most) for x in row))
-    return [x - total for x in row]
+def _order(found: Scores) -> list[int]:
+    return sorted(found, key=lambda token: -found[token])
 
 
-def _softmax(found: Mapping[int, float]) -> dict[int, float]:
-    return dict(zip(found, map(math.exp, _log_softmax(list(found.values()))), strict=True))
+def _scaled(parts: Sum, by: Fraction) -> Sum:
+    return {part: coefficient * by for part, coefficient in parts.items()}
 
 
-numbers = st.builds(Number, st.sampled_from([Fraction(n, 4) for n in (1, 2, 3, 4, 6, 8, 12)]))
-scalars = st.recursive(
-    numbers | st.builds(Name, st.sampled_from(PARAMS)),
-    lambda inner: (
-        st.builds(Binary, st.sampled_from(["+", "-", "*"]), inner, inner)
-        | st.builds(Unary, st.just("-"), inner)
-        | st.builds(
-            lambda name, one, two: Call(Name(name), (Argument(one), Argument(two))),
-            st.sampled_from(["max", "min"]), inner, inner,
-        )
-        | st.builds(lambda one: Call(Name("abs"), (Argument(one),)), inner)
-    ),
-    max_leaves=4,
-)  # fmt: skip
+def _log_softmax(found: Scores) -> Scores:
+    if not found:
+        return {}
+    most = max(found.values())
+    total = most + math.log(math.fsum(math.exp(x - most) for x in found.values()))
+    return {token: value - total for token, value in found.items()}
 
 
-def sums(names: Sequence[str], leaves: int = 8) -> st.SearchStrategy[Node]:
-    """Linear expressions over some models, written every which way."""
-    return st.recursive(
-        st.builds(Name, st.sampled_from(names)),
-        lambda inner: (
-            st.builds(Binary, st.sampled_from(["+", "-"]), inner, inner)
-            | st.builds(lambda by, node: Binary("*", by, node), scalars, inner)
-            | st.builds(lambda by, node: Binary("*", node, by), scalars, inner)
-            | st.builds(lambda by, node: Binary("/", node, by), numbers, inner)
-            | st.builds(Unary, st.just("-"), inner)
-        ),
-        max_leaves=leaves,
-    )
-
-
-def _call(name: str, **given: st.SearchStrategy[Node]) -> st.SearchStrategy[Call]:
-    return st.builds(
-        lambda **nodes: Call(
-            Name(name), tuple(Argument(node, Name(key)) for key, node in nodes.items())
-        ),
-        **given,
-    )
-
-
-def _of(*values: Fraction | int) -> st.SearchStrategy[Node]:
-    return st.builds(Number, st.sampled_from([Fraction(value) for value in values]))
-
-
-stages = st.one_of(
-    _call("top_k", k=_of(1, 2, 3, 5, 11)),
-    _call("top_p", p=_of(Fraction(1, 10), Fraction(1, 2), Fraction(9, 10), 1)),
-    _call("min_p", p=_of(0, Fraction(1, 20), Fraction(3, 10))),
-    _call("temperature", t=_of(Fraction(1, 2), 1, 2)),
-    _call("repetition_penalty", x=_of(Fraction(1, 2), 1, Fraction(3, 2))),
-    _call("rerank", reward=sums(REWARDS, 3), k=_of(1, 2, 4, 11), w=_of(0, 1, Fraction(3, 2))),
-)
-formulas: st.SearchStrategy[Node] = sums(MODELS) | st.builds(
-    lambda head, rest: Pipeline(head, tuple(rest)),
-    sums(MODELS),
-    st.lists(stages, min_size=1, max_size=3),
-)
-values = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0])
+def _softmax(found: Scores) -> Scores:
+    return {token: math.exp(value) for token, value in _log_softmax(found).items()}

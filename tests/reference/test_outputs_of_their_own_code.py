@@ -17,10 +17,20 @@ import torch
 import descant
 
 EOS, TOLERANCE = 2, 1e-4
-GREEDY = [
+ARITHMETIC = [
     "ma_base",
     "ma_gpt2",
     "ma_proxy",
+    "ma_base_p_1.0xarm1",
+    "ma_base_p_0.5xarm1_p_0.5xarm2",
+    "ma_base_m_0.6xarm1",
+    "ma_union",
+    "ma_intersection",
+    "ma_selfdebias",
+    "ma_topk10_p_arm1",
+]
+GREEDY = [
+    *ARITHMETIC,
     "dexperts_a1.0",
     "args_greedy_k10_w1.5",
     "args_greedy_k10_w0",
@@ -61,7 +71,7 @@ def test_tokens(reference, name) -> None:
             assert one.token_ids == case.generated(prompt), prompt
 
 
-@pytest.mark.parametrize("name", ["ma_base", "ma_gpt2", "ma_proxy"])
+@pytest.mark.parametrize("name", ARITHMETIC)
 def test_vectors_of_language_model_arithmetic(reference, name) -> None:
     case = Case(reference, name)
     assert case.arrays

@@ -27,6 +27,13 @@ def reward(model: Any, ids: Sequence[int]) -> float:
     return model.score(hidden[0, -1]).item()
 
 
+@torch.no_grad()
+def class_logprob(model: Any, ids: Sequence[int], label: int) -> float:
+    """What a classifier says of a whole text: the log-probability of a class."""
+    hidden = model.base_model(input_ids=torch.tensor([list(ids)])).last_hidden_state
+    return torch.log_softmax(model.score(hidden[0, -1]), -1)[label].item()
+
+
 def ends(token: int, made: Sequence[int], eos: int | None, most: int) -> bool:
     """Whether a text is over."""
     return token == eos or len(made) >= most
