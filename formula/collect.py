@@ -25,7 +25,7 @@ from ..grammar import (
     Unary,
 )
 from .names import NONE, Names
-from .plan import Atom, Linear, Read, Scalar, Staged
+from .plan import Atom, Linear, Read, Scalar, said_of
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from .signature import Limits
 from .terms import Term
@@ -75,7 +75,7 @@ class Collector:
             if atom is None:
                 shift = Scalar(coefficient, "the number added to the scores", span=span)
             else:
-                what = f"the coefficient of {_said(atom)}"
+                what = f"the coefficient of {said_of(atom)}"
                 parts.append((Scalar(coefficient, what, span=span), atom))
         if not parts:
             raise self._error(
@@ -233,16 +233,6 @@ class Collector:
 def _order(atom: Atom) -> tuple[object, ...]:
     """The order of parts in a sum: the same for every way of writing it."""
     return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
-
-
-def _said(atom: Atom) -> str:
-    match atom:
-        case Read(term):
-            return str(term)
-        case Staged():
-            return "(… | …)"
-        case _:
-            return f"{atom.name}(…)"
 
 
 def _spine(node: Node) -> list[Binary]:

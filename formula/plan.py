@@ -269,6 +269,17 @@ def numbers(node: Node | Stage) -> Iterator[Scalar]:
                 yield from _held(getattr(node, item.name))
 
 
+def said_of(atom: Atom) -> str:
+    """What a part of a sum is called where there is no room for all of it."""
+    match atom:
+        case Read(term):
+            return str(term)
+        case Staged():
+            return "(… | …)"
+        case _:
+            return f"{atom.name}(…)"
+
+
 def _held(value: Any) -> Iterator[Scalar]:
     """The numbers in a field: one, a pair, those of a reward, or weights."""
     match value:

@@ -17,7 +17,7 @@ from .conditions import CONDITIONS
 from .names import SCALAR_FUNCTIONS, Names
 from .operators import OPERATORS, STAGED, Mean
 from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
-from .scalar import Constant, parameters
+from .scalar import Constant, Expression, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Search, Stage
 
@@ -125,7 +125,10 @@ class _Planner:
                 case "choice" if isinstance(node, Name):
                     made[key] = node.name
                 case "pair" if isinstance(node, Tuple):
-                    made[key] = tuple(self._number(one, what) for one in node.items)
+                    made[key] = low, high = tuple(self._number(one, what) for one in node.items)
+                    if not _ascending(low.expression, high.expression):
+                        problem = f"{what} goes from {low} up to {high}"
+                        raise self.checker.error(problem, node.span, "write (lo, hi)")
                 case "label" if node:
                     made[key] = _label(node)
         return made
@@ -147,6 +150,13 @@ class _Planner:
             case Call(function, arguments):
                 return State(function.name, self.collector.linear(arguments[0].value))
         return State("step")
+
+
+def _ascending(low: Expression, high: Expression) -> bool:
+    """Whether two bounds are in order, as far as can be known without parameters."""
+    if isinstance(low, Constant) and isinstance(high, Constant):
+        return low.value <= high.value
+    return True
 
 
 def _has_state(node: Node) -> bool:

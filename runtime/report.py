@@ -10,7 +10,7 @@ import torch
 
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
-from ..formula.plan import Node, Place, Staged, children, walk
+from ..formula.plan import Node, Place, children, said_of, walk
 from ..formula.stages import BestOf, Blockwise
 from .bind import Bound, Reader
 from .stages import moves_winner
@@ -148,8 +148,7 @@ def _coefficients(plan: Plan, term: Term) -> str:
         if part == Read(term):
             said.append(str(coefficient))
         elif any(inner == Read(term) for inner in walk(part)):
-            name = "(… | …)" if isinstance(part, Staged) else f"{part.name}(…)"
-            said.append(f"{coefficient} in {name}")
+            said.append(f"{coefficient} in {said_of(part)}")
     return " and ".join(dict.fromkeys(said))
 
 

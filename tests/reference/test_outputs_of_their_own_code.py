@@ -28,7 +28,9 @@ ARITHMETIC = [
     "ma_intersection",
     "ma_selfdebias",
     "ma_topk10_p_arm1",
+    "ma_classifier",
 ]
+READS_TEXT = {"ma_classifier": "clf2"}  # the reference decodes, and encodes again
 GREEDY = [
     *ARITHMETIC,
     "dexperts_a1.0",
@@ -44,7 +46,11 @@ class Case:
     def __init__(self, folder: Path, name: str) -> None:
         self.said: dict[str, Any] = json.loads((folder / "cases" / f"{name}.json").read_text())
         self.arrays = dict(np.load(folder / "cases" / f"{name}.npz"))
-        self.models = {one: str(folder / "models" / one) for one in self.said["models"]}
+        self.models = {
+            one: {"path": str(folder / "models" / one), "read": "text" if text else None}
+            for one in self.said["models"]
+            for text in [READS_TEXT.get(name) == one]
+        }
         self.prompts: dict[str, Any] = self.said["prompts"]
 
     def decoder(self, formula: str | None = None) -> descant.Decoder:
