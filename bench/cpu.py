@@ -107,6 +107,13 @@ def generate(decoder: descant.Decoder, prompts: torch.Tensor) -> list[Any]:
     return decoder.generate(prompts.tolist(), max_new_tokens=NEW, progress=False)
 
 
+def processor() -> str:
+    """What the machine calls its processor."""
+    file = Path("/proc/cpuinfo")
+    names = [line for line in file.open() if "model name" in line] if file.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
 def main() -> None:
     """Measure, print the table, keep the raw numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -116,7 +123,7 @@ def main() -> None:
     results = measure(arguments.runs)
     said = {
         "device": "cpu",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "dtype": "float32",
         "torch": torch.__version__,
