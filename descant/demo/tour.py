@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..runtime import Completion
 
 SEED = 0
-SAMPLES = 2  # completions per prompt and weight
-TEMPERATURE = 0.7
+SAMPLES = 4  # completions per prompt and weight
+TEMPERATURE = 1.0
 WEIGHTS = tuple(i / 8 for i in range(9))
 FORMULAS = {
     "base alone": "base",
@@ -77,7 +77,7 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
     rows = [(prompt, a) for a in weights for prompt in prompts for _ in range(SAMPLES)]
     completions = decoder.generate(
         [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
-        temperature=TEMPERATURE, seed=[SEED + i % SAMPLES for i in range(len(rows))], batch_size=96,
+        temperature=TEMPERATURE, seed=[SEED + i % SAMPLES for i in range(len(rows))], batch_size=144,
     )  # fmt: skip
     rewards = {name: score(name, completions) for name in ("reward_help", "reward_harm")}
     points = []
