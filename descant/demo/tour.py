@@ -75,9 +75,10 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
 
     decoder = compile(SWEEP, models(), params={"a": 0.5})
     rows = [(prompt, a) for a in weights for prompt in prompts for _ in range(SAMPLES)]
+    seeds = [SEED + i % SAMPLES for i in range(len(rows))]
     completions = decoder.generate(
         [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
-        temperature=TEMPERATURE, seed=[SEED + i % SAMPLES for i in range(len(rows))], batch_size=144,
+        temperature=TEMPERATURE, seed=seeds, batch_size=144,
     )  # fmt: skip
     rewards = {name: score(name, completions) for name in ("reward_help", "reward_harm")}
     points = []
