@@ -26,8 +26,7 @@ from torch import Tensor
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
-from .formula.signature import Limits, number
-from .formula.stages import stage as register
+from .formula.signature import Limits, number, register
 from .runtime.context import Context
 from .runtime.scored import Scored, from_masked
 from .runtime.stages import apply
@@ -110,7 +109,7 @@ def _made(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> ty
         fields.append((parameter.name, Any, number(Limits(whole=whole), default)))
     cls = make_dataclass(name.title().replace("_", ""), fields, bases=(Stage,), frozen=True)
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
-    return register(name)(cls)
+    return register(name, STAGES)(cls)
 
 
 def _free(name: str) -> None:

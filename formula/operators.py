@@ -6,11 +6,20 @@ stages of those names, in parentheses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Signature, condition, derived, many, number, scores, weighted
+from .signature import (
+    Limits,
+    Signature,
+    condition,
+    derived,
+    many,
+    number,
+    register,
+    scores,
+    weighted,
+)
 
 OPERATORS: dict[str, type[Operator]] = {}
 LATER_OPERATORS = frozenset(("align",))
@@ -22,18 +31,7 @@ class Operator(Signature):
     """A value made of scores."""
 
 
-def operator(name: str) -> Callable[[type[Operator]], type[Operator]]:
-    """Register an operator class under the name that formulas use."""
-
-    def register(cls: type[Operator]) -> type[Operator]:
-        cls.name = name
-        OPERATORS[name] = cls
-        return cls
-
-    return register
-
-
-@operator("max")
+@register("max", OPERATORS)
 @dataclass(frozen=True)
 class Max(Operator):
     """The union: of each token, the best of its scores (language-model-arithmetic)."""
@@ -41,7 +39,7 @@ class Max(Operator):
     parts: Any = many()
 
 
-@operator("min")
+@register("min", OPERATORS)
 @dataclass(frozen=True)
 class Min(Operator):
     """The intersection: of each token, the worst of its scores (language-model-arithmetic)."""
@@ -49,7 +47,7 @@ class Min(Operator):
     parts: Any = many()
 
 
-@operator("mix")
+@register("mix", OPERATORS)
 @dataclass(frozen=True)
 class Mix(Operator):
     """The mixture of the distributions: `log Σ wᵢ·softmax(xᵢ)`."""
@@ -57,7 +55,7 @@ class Mix(Operator):
     parts: Any = weighted()
 
 
-@operator("pmean")
+@register("pmean", OPERATORS)
 @dataclass(frozen=True)
 class PowerMean(Operator):
     """The power mean of the distributions, `log (Σ wᵢ·softmax(xᵢ)^p)^(1/p)`; 0 is geometric."""
@@ -66,7 +64,7 @@ class PowerMean(Operator):
     parts: Any = weighted()
 
 
-@operator("mean")
+@register("mean", OPERATORS)
 @dataclass(frozen=True)
 class Mean(Operator):
     """Divides by the sum of the collected coefficients, then log-softmax."""
@@ -75,7 +73,7 @@ class Mean(Operator):
     total: Any = derived()
 
 
-@operator("temp")
+@register("temp", OPERATORS)
 @dataclass(frozen=True)
 class Temp(Operator):
     """The distribution at another temperature: `log_softmax(x / t)`."""
@@ -84,7 +82,7 @@ class Temp(Operator):
     t: Any = number(Limits(0, above=True))
 
 
-@operator("plausible")
+@register("plausible", OPERATORS)
 @dataclass(frozen=True)
 class Plausible(Operator):
     """Masks tokens with less than alpha times the best probability (contrastive decoding)."""
@@ -93,7 +91,7 @@ class Plausible(Operator):
     alpha: Any = number(Limits(0, 1))
 
 
-@operator("debias")
+@register("debias", OPERATORS)
 @dataclass(frozen=True)
 class Debias(Operator):
     """Self-debiasing: `log_softmax(x + lam·min(e^x - e^y, 0))`."""
@@ -103,7 +101,7 @@ class Debias(Operator):
     lam: Any = number()
 
 
-@operator("where")
+@register("where", OPERATORS)
 @dataclass(frozen=True)
 class Where(Operator):
     """x where the condition holds for the row, y elsewhere; what no row needs is not run."""

@@ -6,8 +6,9 @@ limits; the checker, the planner, the reports and the docs all read them here, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,20 @@ class Signature:
     def required(cls) -> list[str]:
         """The arguments that have no default."""
         return [name for name, item in cls.arguments().items() if item.default is MISSING]
+
+
+C = TypeVar("C", bound=type[Signature])
+
+
+def register(name: str, table: dict[str, Any]) -> Callable[[C], C]:
+    """Enter a class into its table under the name that formulas use."""
+
+    def enter(cls: C) -> C:
+        cls.name = name
+        table[name] = cls
+        return cls
+
+    return enter
 
 
 def number(limits: Limits | None = None, default: float | None = None) -> Any:

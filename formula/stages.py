@@ -5,11 +5,10 @@ What a stage does to scores lives in the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Signature, choice, label, number, pair, reward
+from .signature import Limits, Signature, choice, label, number, pair, register, reward
 
 STAGES: dict[str, type[Stage]] = {}
 LATER_STAGES = frozenset(("reject",))
@@ -20,18 +19,7 @@ class Stage(Signature):
     """One step of the chain after the scores."""
 
 
-def stage(name: str) -> Callable[[type[Stage]], type[Stage]]:
-    """Register a stage class under the name that formulas use."""
-
-    def register(cls: type[Stage]) -> type[Stage]:
-        cls.name = name
-        STAGES[name] = cls
-        return cls
-
-    return register
-
-
-@stage("rerank")
+@register("rerank", STAGES)
 @dataclass(frozen=True)
 class Rerank(Stage):
     """Keeps the k best tokens and adds `w·r([x, v])` to each (ARGS, Algorithm 1)."""
@@ -45,7 +33,7 @@ class Rerank(Stage):
     label: Any = label()
 
 
-@stage("top_k")
+@register("top_k", STAGES)
 @dataclass(frozen=True)
 class TopK(Stage):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
@@ -53,7 +41,7 @@ class TopK(Stage):
     k: Any = number(Limits(1, whole=True, tokens=True))
 
 
-@stage("top_p")
+@register("top_p", STAGES)
 @dataclass(frozen=True)
 class TopP(Stage):
     """Keeps the fewest tokens whose probabilities reach p (transformers' TopPLogitsWarper)."""
@@ -61,7 +49,7 @@ class TopP(Stage):
     p: Any = number(Limits(0, 1, above=True))
 
 
-@stage("min_p")
+@register("min_p", STAGES)
 @dataclass(frozen=True)
 class MinP(Stage):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
@@ -69,7 +57,7 @@ class MinP(Stage):
     p: Any = number(Limits(0, 1))
 
 
-@stage("temperature")
+@register("temperature", STAGES)
 @dataclass(frozen=True)
 class Temperature(Stage):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
@@ -77,7 +65,7 @@ class Temperature(Stage):
     t: Any = number(Limits(0, above=True))
 
 
-@stage("repetition_penalty")
+@register("repetition_penalty", STAGES)
 @dataclass(frozen=True)
 class RepetitionPenalty(Stage):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
@@ -96,7 +84,7 @@ class Search(Stage):
     r: Any = reward()
 
 
-@stage("best_of")
+@register("best_of", STAGES)
 @dataclass(frozen=True)
 class BestOf(Search):
     """Draws n completions and answers with the best by r."""
@@ -104,7 +92,7 @@ class BestOf(Search):
     n: Any = number(Limits(1, 4096, whole=True))
 
 
-@stage("blockwise")
+@register("blockwise", STAGES)
 @dataclass(frozen=True)
 class Blockwise(Search):
     """Draws blocks from each beam and goes on from the best beams by r, block by block."""

@@ -73,8 +73,6 @@ class RowLayer(CacheLayerMixin):
         """Tokens that a row can hold."""
         return self._cache.capacity
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.20
-
 
 class RowCache(Cache):
     """The cache of one lane: ``rows`` rows of ``capacity`` tokens."""
@@ -99,10 +97,6 @@ class RowCache(Cache):
         for tensor in self._tensors():
             at = (index.to(tensor.device), slice(None))
             tensor[(*at, target.to(tensor.device))] = tensor[(*at, source.to(tensor.device))]
-
-    def bytes(self) -> int:
-        """Bytes held for keys and values."""
-        return sum(tensor.nbytes for tensor in self._tensors())
 
     def _tensors(self) -> list[Tensor]:
         pairs = ((layer.keys, layer.values) for layer in self.layers)
