@@ -22,7 +22,6 @@ from typing import Any
 from .formula import STAGES
 from .formula.names import SCALAR_FUNCTIONS
 from .formula.operators import OPERATORS, STAGED
-from .formula.stages import LATER_STAGES
 from .grammar import (
     Argument,
     Binary,
@@ -39,7 +38,7 @@ from .grammar import (
     text,
 )
 
-_CHAIN = frozenset(STAGES) | LATER_STAGES
+_CHAIN = frozenset(STAGES)
 _LOGIC = ("and", "or", "not", "<", "<=", ">", ">=")
 
 

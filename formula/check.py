@@ -30,7 +30,7 @@ from .conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .operators import LATER_OPERATORS, OPERATORS, STAGED
 from .signature import Signature
-from .stages import LATER_STAGES, STAGES, Search, Stage
+from .stages import STAGES, Search, Stage
 
 LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *LATER_OPERATORS}
@@ -209,7 +209,7 @@ class Checker:
         if name in STAGED:
             self._staged(node)
             return Kind.SCORES
-        if name in STAGES or name in LATER_STAGES:
+        if name in STAGES:
             raise self.error(
                 f"{name} is a stage, not an operator", node.span,
                 f"stages follow a bar: … | {name}(…)",
@@ -258,8 +258,6 @@ class Checker:
     def stage(self, call: Call) -> type[Stage]:
         """Check one stage of a chain; its class."""
         name = call.function.name
-        if name in LATER_STAGES:
-            raise self.error(f"the stage {name} {LATER}", call.span)
         if name not in STAGES:
             cure = did_you_mean(name, STAGES)
             raise self.error(f"there is no stage {name}", call.function.span, cure)

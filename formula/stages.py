@@ -11,7 +11,6 @@ from typing import Any
 from .signature import Limits, Signature, choice, label, number, pair, register, reward
 
 STAGES: dict[str, type[Stage]] = {}
-LATER_STAGES = frozenset(("reject",))
 
 
 @dataclass(frozen=True)
@@ -100,3 +99,18 @@ class Blockwise(Search):
     beams: Any = number(Limits(1, 4096, whole=True), 1)
     samples: Any = number(Limits(1, 4096, whole=True), 4)
     length: Any = number(Limits(1, whole=True), 32)
+
+
+@register("reject", STAGES)
+@dataclass(frozen=True)
+class Reject(Search):
+    """Draws segments, each up to where the scores are unsure, until r accepts one (CARDS)."""
+
+    target: Any = number(default=8.5)
+    entropy: Any = number(Limits(0), 3)
+    beta: Any = number(Limits(0), 0.7)
+    alpha: Any = number(Limits(0, 1), 0.5)
+    shortest: Any = number(Limits(1, whole=True), 4)
+    longest: Any = number(Limits(1, whole=True), 64)
+    retries: Any = number(Limits(0, 4096, whole=True), 20)
+    samples: Any = number(Limits(1, 4096, whole=True), 1)

@@ -99,7 +99,7 @@ class TransformersLane:
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
-        self._rows = Rows(rows, capacity, self.device)
+        self._rows = Rows(rows, capacity, self.device, waits=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
@@ -110,10 +110,9 @@ class TransformersLane:
             prompts: token ids, at least one each.
             adapters: for each prompt, 0 or the number of an adapter.
         """
-        waits = 0 if self._reads_all else 1
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = list(dict.fromkeys(pairs))
-        cached = [len(ids) - waits for ids, _ in distinct]
+        cached = [len(ids) - self._rows.waits for ids, _ in distinct]
         new = self._rows.admit([ids for ids, _ in distinct], cached, [a for _, a in distinct])
         longest, size = max(cached), max(1, CHUNK // len(distinct))
         for start in range(0, longest, size):
@@ -188,8 +187,8 @@ class TransformersLane:
         ends = self._rows.ends[:count, None]
         tokens = candidates.to(self.device)
         places, slots = ends.expand(count, k), ends + torch.arange(k, device=self.device)
+        self._catch_up()
         if not self._reads_all:
-            self._catch_up()
             last, at = self._rows.waiting(1)
             tokens = torch.cat((last, tokens), dim=1)
             places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
@@ -220,11 +219,11 @@ class TransformersLane:
         return slice(0, self._rows.count)
 
     def _catch_up(self) -> None:
-        """Read what waits, but for its last token: what was said while the lane did not run."""
-        while (behind := self._rows.backlog - 1) > 0:
+        """Read what is left over: what was said while the lane did not run."""
+        while (behind := self._rows.backlog) > 0:
             tokens, places = self._rows.waiting(min(behind, CHUNK))
             self._forward(tokens, places, places, self._in_use, self._rows.longest, backbone=True)
-            self._rows.cached(but=max(1, 1 + behind - CHUNK))
+            self._rows.cached(but=self._rows.waits + max(0, behind - CHUNK))
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads: all but an untied input embedding."""

@@ -6,7 +6,7 @@ copies. A row that leaves is replaced by the last one, once, when it leaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ class Rows:
     A row's text has ``ends`` tokens, of which the first ``lengths`` are in the cache; what lies
     between waits to be read: one token, or more where the lane did not run for some steps.
 
+    Args:
+        rows: how many there is room for.
+        capacity: tokens that each can hold.
+        device: where the tensors are.
+        waits: tokens at the end of a text that are left for the next step to read: 0 or 1.
+
     Attributes:
         texts: ``(rows, capacity)`` int64 token ids.
         lengths: ``(rows,)`` int64, tokens in each row's cache.
@@ -26,8 +32,8 @@ class Rows:
         index: ``(rows, 1)`` int64, the rows' own numbers.
     """
 
-    def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
-        self.capacity, self.device = capacity, device
+    def __init__(self, rows: int, capacity: int, device: torch.device, waits: int = 1) -> None:
+        self.capacity, self.device, self.waits = capacity, device, waits
         self.texts = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.ends = torch.zeros(rows, dtype=torch.long, device=device)
@@ -49,9 +55,9 @@ class Rows:
 
     @property
     def backlog(self) -> int:
-        """The most tokens that any row has waiting."""
+        """The most tokens that any row must still read before its next step."""
         pairs = zip(self._ends, self._lengths, strict=True)
-        return max((end - length for end, length in pairs), default=0)
+        return max((end - length for end, length in pairs), default=0) - self.waits
 
     @property
     def adapted(self) -> bool:
@@ -107,10 +113,18 @@ class Rows:
         self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
         self._lengths = [max(end - but, 0) for end in self._ends]
 
-    def cut(self, ends: Sequence[int]) -> None:
-        """Take back what lies beyond ``ends`` of each row's text; its last token waits again."""
-        self._ends = list(ends)
-        self._lengths = [min(n, end - 1) for n, end in zip(self._lengths, ends, strict=True)]
+    def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
+        """Make a row's text its own first tokens and then others, which wait to be read.
+
+        Args:
+            texts: for each row that is to change, how many tokens it keeps, and what follows.
+        """
+        for row, (kept, tail) in texts.items():
+            end = kept + len(tail)
+            if tail:
+                self.texts[row, kept:end] = torch.tensor(tail, device=self.device)
+            self._ends[row] = end
+            self._lengths[row] = min(self._lengths[row], kept)
         here = slice(self.count)
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)

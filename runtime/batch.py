@@ -6,8 +6,9 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,22 @@ from ..formula import Plan, Read, Term
 from ..formula.plan import Node, weighted_children
 from .bind import Bound, Reader
 from .requests import Reading, Request, ids_of
+
+
+class Draft(NamedTuple):
+    """A row's answer, where it is not simply what the row has drawn.
+
+    Attributes:
+        tokens: the answer.
+        read: how many of its first tokens the row has read just so.
+        key: the noise of what it draws next.
+        judged: the sum of its scores by the models of a search.
+    """
+
+    tokens: Sequence[int]
+    read: int
+    key: tuple[int, int]
+    judged: float
 
 
 class Seat:
@@ -51,6 +68,7 @@ class Batch:
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
+        unsure: per slot, whether the last step's scores were unsure; known on the host.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
     """
@@ -65,6 +83,7 @@ class Batch:
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=self.device)
         self.steps = torch.zeros(slots, dtype=torch.long, device=self.device)
         self.judged = torch.zeros(slots, device=self.device)
+        self.unsure: list[int] = []
         self.seen: Tensor | None = None
         if track_seen:
             shape = (slots, bound.vocabulary)
@@ -92,10 +111,7 @@ class Batch:
             self.temperatures[slot] = request.temperature
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot], self.judged[slot] = 0, 0
-            if self.seen is not None:
-                read = [token for ids in ids_of(request.prompts, {}) for token in ids]
-                self.seen[slot] = False
-                self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
+            self._see(slot, ())
         for number, lane in enumerate(self.bound.lanes):
             self._admit_rows(number, lane, range(first, self.count))
         self._settle()
@@ -145,15 +161,50 @@ class Batch:
             lane: its number.
             lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
         """
-        ends = []
-        for number, slot in self._owned[lane]:
-            read = _reading(self.seats[number], self.requests[slot])
-            ends.append((0 if isinstance(read, str) else len(read)) + lengths[slot])
+        owned = self._owned[lane]
         rows = self.bound.lanes[lane]
-        rows.rows.cut(ends)
-        nothing = torch.zeros(len(ends), 0, dtype=torch.long, device=self.device)
+        rows.rows.rewrite({
+            row: (self._prompt_length(number, slot) + lengths[slot], ())
+            for row, (number, slot) in enumerate(owned)
+        })  # fmt: skip
+        nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=self.device)
         outputs: Tensor = rows.rewards(nothing)[1]
         return outputs
+
+    def rewrite(self, drafts: Mapping[int, Draft]) -> None:
+        """Go on from other answers than those that were drawn, in these slots."""
+        if not drafts:
+            return
+        slots = list(drafts)
+        steps = [len(draft.tokens) for draft in drafts.values()]
+        keys = [draft.key for draft in drafts.values()]
+        judged = [draft.judged for draft in drafts.values()]
+        self.steps[slots] = torch.tensor(steps, device=self.device)
+        self.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=self.device)
+        self.judged[slots] = torch.tensor(judged, device=self.device)
+        for slot, draft in drafts.items():
+            self._see(slot, draft.tokens)
+        for lane, owned in zip(self.bound.lanes, self._owned, strict=True):
+            texts = {}
+            for row, (number, slot) in enumerate(owned):
+                if slot in drafts:
+                    draft, start = drafts[slot], self._prompt_length(number, slot)
+                    texts[row] = (start + draft.read, draft.tokens[draft.read :])
+            lane.rows.rewrite(texts)
+
+    def _see(self, slot: int, answer: Sequence[int]) -> None:
+        """Note which tokens a slot's prompts and its answer have in them."""
+        if self.seen is None:
+            return
+        prompts = ids_of(self.requests[slot].prompts, {})
+        read = [*answer, *(token for ids in prompts for token in ids)]
+        self.seen[slot] = False
+        self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
+
+    def _prompt_length(self, number: int, slot: int) -> int:
+        """Tokens that the row of a seat read before the answer."""
+        read = _reading(self.seats[number], self.requests[slot])
+        return 0 if isinstance(read, str) else len(read)
 
     def _reserve(self) -> None:
         """Room in every lane, for all its readers and the candidates of its stage."""

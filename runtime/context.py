@@ -44,6 +44,7 @@ class Context:
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
         judges: the seats of the language models that a search judges by, and their scores.
+        unsure: ``(slots,)`` int64, whether the scores were unsure, where a search asks for it.
         asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
     """
@@ -62,6 +63,7 @@ class Context:
     wanted: Tensor | None = None
     staged: dict[Staged, Scored] = field(default_factory=dict)
     judges: list[tuple[Any, Callable[[], Scored]]] = field(default_factory=list)
+    unsure: list[Tensor] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
 

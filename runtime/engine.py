@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..formula import Term
 from ..formula.plan import Place, Staged, walk
-from ..formula.stages import RepetitionPenalty
+from ..formula.stages import Reject, RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch, Seat
 from .bind import Bound
@@ -25,7 +25,7 @@ from .context import Context, Rewarder
 from .noise import gumbel
 from .operators import evaluate
 from .requests import Answer, Request, ids_of
-from .scored import Scored, read
+from .scored import Scored, entropy, read
 from .stages import chain, commit, moves_winner
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
@@ -120,7 +120,7 @@ class Engine:
 
     @torch.no_grad()
     def advance(self, batch: Batch) -> list[int]:
-        """One step: a token per slot."""
+        """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
         context = self._context(batch)
         scored = self._scores(context)
         masked = scored.masked()
@@ -132,8 +132,11 @@ class Engine:
         tokens = drawn.argmax(dim=-1)
         self._judge(batch, context, tokens)
         self._commit(batch, context, tokens)
-        told, alarms = torch.stack((tokens, _alarms(context, masked))).tolist()
+        told, alarms, *unsure = torch.stack(
+            (tokens, _alarms(context, masked), *context.unsure)
+        ).tolist()
         self._raise_for(batch, alarms, context)
+        batch.unsure = unsure[0] if unsure else [0] * batch.count
         return told  # type: ignore[no-any-return]
 
     def _context(self, batch: Batch, forced: Tensor | None = None) -> Context:
@@ -178,7 +181,12 @@ class Engine:
     def _scores(self, context: Context) -> Scored:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
-        return chain(evaluate(plan.scores, context), context, None, plan.stages)
+        head = evaluate(plan.scores, context)
+        stage = plan.search[1] if plan.search else None
+        if isinstance(stage, Reject):
+            surprise = entropy(head.logprobs()) >= context.number(stage.entropy)
+            context.unsure.append(surprise[:, 0].long())
+        return chain(head, context, None, plan.stages)
 
     def _commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Hand the chosen tokens back to the stages and the lanes."""

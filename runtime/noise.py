@@ -37,6 +37,11 @@ def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
     return uniform.log_().neg_().log_().neg_()
 
 
+def coin(seed: int, flip: int) -> float:
+    """A number in [0, 1) for one decision about a request, of which there may be many."""
+    return (_splitmix(~_splitmix(seed & _MASK) ^ flip) >> 11) * 2.0**-53
+
+
 def _scramble(x: Tensor) -> Tensor:
     """A bijection of 32-bit words (murmur3's finaliser)."""
     x = x ^ ((x >> 16) & 0xFFFF)

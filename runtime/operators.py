@@ -16,7 +16,7 @@ from torch import Tensor
 from ..formula.operators import Debias, Max, Mean, Min, Mix, Plausible, PowerMean, Temp, Where
 from ..formula.plan import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from .context import Context
-from .scored import Scored, from_masked, log_softmax
+from .scored import Scored, entropy, from_masked, log_softmax
 from .stages import chain
 
 NEAR = 1e-3  # powers closer to 0 than this lose digits in a sum of near ones
@@ -172,7 +172,7 @@ def condition(node: Condition, context: Context) -> Tensor:
             logprobs = evaluate(of, context).logprobs()
             if name == "max_prob":
                 return logprobs.amax(dim=-1, keepdim=True).exp()
-            return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
+            return entropy(logprobs)
         case Predicate(op, parts):
             sides = [condition(part, context) for part in parts]
             return _OPERATIONS[op, len(parts)](*sides)

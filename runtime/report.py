@@ -11,7 +11,7 @@ import torch
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
 from ..formula.plan import Node, Place, children, said_of, walk
-from ..formula.stages import BestOf, Blockwise
+from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound, Reader
 from .stages import moves_winner
 
@@ -181,11 +181,14 @@ def _samples(plan: Plan) -> str:
     """How often a search multiplies the rows of a request."""
     if plan.search is None:
         return ""
-    stage = plan.search[1]
-    if isinstance(stage, Blockwise):
-        return f"{stage.beams}*{stage.samples}*"
-    assert isinstance(stage, BestOf)
-    return f"{stage.n}*"
+    match plan.search[1]:
+        case BestOf(n=n):
+            return f"{n}*"
+        case Blockwise(beams=beams, samples=samples):
+            return f"{beams}*{samples}*"
+        case Reject(samples=samples):
+            return f"{samples}*"
+    raise TypeError(plan.search[1])
 
 
 @cache

@@ -39,6 +39,11 @@ def log_softmax(masked: Tensor) -> Tensor:
     return torch.log_softmax(masked, dim=-1).masked_fill_(masked == -torch.inf, -torch.inf)
 
 
+def entropy(logprobs: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities to ``(slots, 1)`` nats."""
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
+
+
 def from_masked(values: Tensor) -> Scored:
     """Scores whose excluded tokens are marked by minus infinity."""
     excluded = values == -torch.inf

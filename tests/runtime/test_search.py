@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from reference_rules.plain import logprobs, reward
-from reference_rules.search import blockwise, implicit
+from reference_rules.search import Cards, blockwise, cards, implicit
 
-from descant.runtime.noise import gumbel, seed_key
+from descant.grammar import FormulaError
+from descant.runtime.groups import Rule
+from descant.runtime.noise import coin, gumbel, seed_key
 
 PROMPTS = ([1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13])
 SEED, MOST, EOS = 11, 12, 2
@@ -52,6 +54,128 @@ def test_the_plain_rule(zoo, compiled, formula, beams, samples, length):
         draw = drawn(base, prompt)
         expected = blockwise(draw, judge, beams, samples, length, MOST, EOS)
         assert completion.token_ids == expected
+
+
+CARDS = [
+    ("rm", "target=1, entropy=4, beta=0.1, alpha=0.9, retries=4",
+     Cards(1, 4, 0.1, 0.9, retries=4)),
+    ("rm", "target=0.3, entropy=3.5, beta=0.2, shortest=2, longest=5, retries=6",
+     Cards(0.3, 3.5, 0.2, shortest=2, longest=5, retries=6)),
+    ("rm", "target=0.5, entropy=0, beta=0.05, shortest=1, retries=3",
+     Cards(0.5, 0, 0.05, shortest=1, retries=3)),
+    ("2*arm - 2*base", "target=3, entropy=4, beta=1, retries=5", Cards(3, 4, 1, retries=5)),
+    ("rm", "target=9, beta=0.5, retries=0, longest=3", Cards(9, beta=0.5, retries=0, longest=3)),
+]  # fmt: skip
+
+
+def judge_of(zoo, r: str, prompt):
+    base, arm, rm = (zoo.model(name) for name in ("base", "arm", "rm"))
+    if r == "rm":
+        return lambda answer: reward(rm, [*prompt, *answer])
+    return lambda answer: 2 * implicit(arm, base, prompt, answer)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize(("r", "settings", "rule"), CARDS)
+def test_segments_are_rejected_by_the_plain_rule(zoo, compiled, r, settings, rule, samples):
+    decoder = compiled(f"base | reject({r}, {settings}, samples={samples})")
+    base = zoo.model("base")
+    found = decoder.generate(
+        [list(p) for p in PROMPTS], max_new_tokens=MOST, seed=SEED, eos_token_id=EOS, batch_size=4
+    )
+    high, low = seed_key(SEED)
+    own = (high << 32) ^ low
+    asked = 0
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+
+        def draw(start, candidate, answer, prompt=prompt):
+            scores = logprobs(base, [*prompt, *answer])
+            key = torch.tensor([seed_key(own, start * 65536 + candidate)], dtype=torch.int32)
+            noise = gumbel(key, torch.tensor([len(answer)]), len(scores))[0]
+            return int((scores + noise).argmax())
+
+        def unsure(answer, prompt=prompt):
+            scores = logprobs(base, [*prompt, *answer])
+            return -(scores.exp() * scores).sum().item()
+
+        def luck(start, candidate):
+            nonlocal asked
+            asked += 1
+            return coin(own, start * 65536 + candidate)
+
+        judge = judge_of(zoo, r, prompt)
+        expected = cards(draw, unsure, judge, luck, rule, MOST, EOS)
+        assert completion.token_ids == expected
+    assert asked >= len(PROMPTS) or rule.retries == 0
+
+
+def test_a_segment_is_accepted_as_often_as_the_rule_says():
+    rule = Rule(target=1.0, beta=0.5, alpha=0.0, shortest=1, longest=1, retries=1)
+    flips = [coin(5, i) for i in range(4000)]
+    for value, share, chance in (
+        (1.0, 1, 1.0),
+        (0.5, 1, 0.3679),
+        (0.5, 0.5, 1.0),
+        (0.0, 0.5, 0.3679),
+    ):
+        accepted = sum(rule.accepts(value, 0.0, share, luck) for luck in flips) / len(flips)
+        assert accepted == pytest.approx(chance, abs=0.03)
+
+
+def test_what_is_rejected_leaves_no_trace(compiled):
+    """Stages that look at the text, reranking and sides of a condition go back as well."""
+    for head in (
+        "base | repetition_penalty(3)",
+        "base | rerank(rm2, k=4, w=2)",
+        "(base | rerank(rm2, k=5, w=1, keep=all)) + arm",
+        "where(step < 5, base, arm)",
+    ):
+        prompts = [list(p) for p in PROMPTS]
+        formula = f"{head} | reject(rm, target=3, entropy=3.5, beta=0.2, retries=3, samples={{}})"
+        settings = {"max_new_tokens": 14, "seed": 4}
+        together = compiled(formula.format(1)).generate(prompts, batch_size=3, **settings)
+        aside = compiled(formula.format(4)).generate(prompts, batch_size=8, **settings)
+        assert [c.token_ids for c in together] == [c.token_ids for c in aside]
+        wider = compiled(formula.format(2)).generate(prompts[1], **settings)
+        assert wider[0].token_ids == together[1].token_ids
+
+
+def test_better_answers_the_higher_the_target(zoo, compiled):
+    rm = zoo.model("rm")
+    prompts = [list(p) for p in PROMPTS] * 4
+    seeds = list(range(len(prompts)))
+
+    def mean(target: float) -> float:
+        decoder = compiled("base | reject(rm, target=t, beta=0.02)", params={"t": target})
+        found = decoder.generate(prompts, max_new_tokens=MOST, seed=seeds)
+        values = [reward(rm, [*p, *c.token_ids]) for p, c in zip(prompts, found, strict=True)]
+        return sum(values) / len(values)
+
+    assert mean(1.0) > mean(-5.0) + 0.1
+
+
+def test_a_judge_that_gives_nan_is_named(zoo, compiled):
+    import copy
+
+    broken = copy.deepcopy(zoo.model("rm"))
+    with torch.no_grad():
+        broken.score.weight.fill_(torch.nan)
+    for stage in ("best_of(bad, n=2)", "blockwise(bad, length=2)", "reject(bad)"):
+        decoder = compiled(f"base | {stage}", models={"base": zoo.model("base"), "bad": broken})
+        with pytest.raises(FormulaError, match="bad gave NaN"):
+            decoder.generate([1, 5], max_new_tokens=6, seed=0)
+
+
+def test_scores_with_nan_in_a_search_are_named(zoo, compiled):
+    import copy
+
+    broken = copy.deepcopy(zoo.model("arm"))
+    with torch.no_grad():
+        broken.get_output_embeddings().weight[5].fill_(torch.nan)
+    models = {"base": zoo.model("base"), "bad": broken, "rm": zoo.model("rm")}
+    for formula in ("base + bad | best_of(rm, n=2)", "base | best_of(bad - base, n=2)"):
+        with pytest.raises(FormulaError, match="bad gave NaN for row 0, token 0"):
+            compiled(formula, models=models).generate([1, 5], max_new_tokens=6, seed=0)
 
 
 @pytest.mark.parametrize("formula", [formula for formula, *_ in CASES])
