@@ -231,16 +231,21 @@ class Checker:
         return Kind.SCORES in kinds
 
     def _function(self, node: Call) -> Kind:
+        for value in self.plain_arguments(node):
+            self.scalar(value, node.function.name)
+        return Kind.SCALAR
+
+    def plain_arguments(self, node: Call) -> list[Node]:
+        """The arguments of a scalar function, as many as it takes."""
         name = node.function.name
         for argument in node.arguments:
             if argument.name is not None or argument.weight is not None:
                 raise self.error(f"{name} takes plain arguments", argument.span)
-            self.scalar(argument.value, name)
         least, most = SCALAR_FUNCTIONS[name]
         if not least <= len(node.arguments) <= most:
             wanted = "one number" if most == 1 else "two numbers or more"
             raise self.error(f"{name} takes {wanted}, not {len(node.arguments)}", node.span)
-        return Kind.SCALAR
+        return [argument.value for argument in node.arguments]
 
     def _staged(self, node: Call) -> None:
         """``top_k(x, 10)``: scores, and then what the stage of that name takes."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ..grammar import Binary, Call, FormulaError, Name, Node, Span, Unary, text
+from .names import SCALAR_FUNCTIONS, STATE
 
 COMPARISONS = ("<", "<=", ">", ">=")
 CONDITIONS = ("not", "and", "or", *COMPARISONS)
+FUNCTIONS = ("abs", "exp", "log", "max", "min", "sqrt")  # that can be of the state
 
 
 class Checks(Protocol):
@@ -18,6 +20,9 @@ class Checks(Protocol):
 
     def scores(self, node: Node, what: str) -> None:
         """Check that a node is scores."""
+
+    def plain_arguments(self, node: Call) -> list[Node]:
+        """The arguments of a scalar function, as many as it takes."""
 
     def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
         """An error marked in the formula."""
@@ -41,6 +46,22 @@ def check_condition(checker: Checks, node: Node) -> None:
             )  # fmt: skip
 
 
+def has_state(node: Node) -> bool:
+    """Whether a side of a comparison depends on more than parameters."""
+    match node:
+        case Name(name):
+            return name == "step"
+        case Call(function, arguments):
+            if function.name in SCALAR_FUNCTIONS:
+                return any(has_state(argument.value) for argument in arguments)
+            return function.name in STATE
+        case Unary():
+            return has_state(node.operand)
+        case Binary():
+            return has_state(node.left) or has_state(node.right)
+    return False
+
+
 def _state(checker: Checks, node: Node) -> None:
     """Check one side of a comparison: numbers and scalars of the state."""
     match node:
@@ -56,6 +77,14 @@ def _state(checker: Checks, node: Node) -> None:
         case Binary(op=op) if op not in CONDITIONS:
             _state(checker, node.left)
             _state(checker, node.right)
+        case Call(function=Name(name=name)) if name in FUNCTIONS and has_state(node):
+            for part in checker.plain_arguments(node):
+                _state(checker, part)
+        case Call(function=Name(name=name)) if name in SCALAR_FUNCTIONS and has_state(node):
+            raise checker.error(
+                f"{name} is worked out before a step, and {text(node)} changes with it", node.span,
+                f"of the state there are {', '.join(FUNCTIONS)}",
+            )  # fmt: skip
         case _:
             if checker.kind(node).value == "scores":
                 shown = text(node)

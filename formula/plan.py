@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Real
@@ -184,7 +184,46 @@ class Plan:
                 raise self.error(
                     f"{name} is {value!r}; a parameter is a finite number", self._use(name)
                 )
-        return [self.value(scalar, params) for scalar in self.scalars]
+        values = [self.value(scalar, params) for scalar in self.scalars]
+        self.check(values)
+        return values
+
+    def check(self, values: Sequence[float]) -> None:
+        """Refuse numbers that do not go together; NaN stands for one that is not known yet.
+
+        Raises:
+            FormulaError: bounds the wrong way round, or weights that are all 0.
+        """
+        for node in (*self._running(self.scores, values), *self.stages):
+            signatures = node.stages if isinstance(node, Staged) else (node,)
+            for signature in signatures:
+                if isinstance(signature, Signature):
+                    self._agree(signature, values)
+
+    def _running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
+        """A node and what it is made of, but for what is multiplied by 0."""
+        yield node
+        for number, child in weighted_children(node):
+            if number is None or values[self.columns[number]] != 0:
+                yield from self._running(child, values)
+
+    def _agree(self, signature: Signature, values: Sequence[float]) -> None:
+        for key, item in signature.arguments().items():
+            held, kind = getattr(signature, key), item.metadata["kind"]
+            if kind == "pair" and held is not None:
+                low, high = (values[self.columns[bound]] for bound in held)
+                if low > high:
+                    raise self.error(
+                        f"{key} of {signature.name} goes from {low:g} up to {high:g}",
+                        Span(held[0].span.start, held[1].span.end),
+                        "write (lo, hi)",
+                    )
+            if kind == "weighted" and not any(values[self.columns[n]] for n, _ in held):
+                raise self.error(
+                    f"every weight of {signature.name} is 0",
+                    Span(held[0][0].span.start, held[-1][0].span.end),
+                    "one must be above 0",
+                )
 
     def value(self, scalar: Scalar, params: Mapping[str, float]) -> float:
         """One number for one request.

@@ -6,6 +6,7 @@ is found out when the plan is bound.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -13,11 +14,11 @@ from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, U
 from .arguments import Given, match_arguments
 from .check import Checker, Kind
 from .collect import Collector
-from .conditions import CONDITIONS
-from .names import SCALAR_FUNCTIONS, Names
+from .conditions import CONDITIONS, has_state
+from .names import STATE, Names
 from .operators import OPERATORS, STAGED, Mean
 from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
-from .scalar import Constant, Expression, parameters
+from .scalar import Constant, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Search, Stage
 
@@ -65,9 +66,10 @@ class _Planner:
             if atom not in used and not isinstance(atom, (Staged, *OPERATORS.values()))
         )
         plan = Plan(scores, stages, plan.formula, self.source, spans, dropped)  # type: ignore[arg-type]
-        for scalar in plan.scalars:
-            if not parameters(scalar.expression):
-                plan.value(scalar, {})
+        plan.check([
+            math.nan if parameters(scalar.expression) else plan.value(scalar, {})
+            for scalar in plan.scalars
+        ])  # fmt: skip
         return plan
 
     def _atom(self, node: Call | Pipeline) -> Atom | None:
@@ -125,10 +127,7 @@ class _Planner:
                 case "choice" if isinstance(node, Name):
                     made[key] = node.name
                 case "pair" if isinstance(node, Tuple):
-                    made[key] = low, high = tuple(self._number(one, what) for one in node.items)
-                    if not _ascending(low.expression, high.expression):
-                        problem = f"{what} goes from {low} up to {high}"
-                        raise self.checker.error(problem, node.span, "write (lo, hi)")
+                    made[key] = tuple(self._number(one, what) for one in node.items)
                 case "label" if node:
                     made[key] = _label(node)
         return made
@@ -138,7 +137,7 @@ class _Planner:
 
     def _condition(self, node: Node) -> Condition:
         """A checked condition, or one side of a comparison in it."""
-        if not _has_state(node) and not (
+        if not has_state(node) and not (
             isinstance(node, (Unary, Binary)) and node.op in CONDITIONS
         ):
             return self._number(node, "a number in a condition")
@@ -147,30 +146,12 @@ class _Planner:
                 return Predicate(op, (self._condition(operand),))
             case Binary(op, left, right):
                 return Predicate(op, (self._condition(left), self._condition(right)))
-            case Call(function, arguments):
+            case Call(function, arguments) if function.name in STATE:
                 return State(function.name, self.collector.linear(arguments[0].value))
+            case Call(function, arguments):
+                parts = tuple(self._condition(argument.value) for argument in arguments)
+                return Predicate(function.name, parts)
         return State("step")
-
-
-def _ascending(low: Expression, high: Expression) -> bool:
-    """Whether two bounds are in order, as far as can be known without parameters."""
-    if isinstance(low, Constant) and isinstance(high, Constant):
-        return low.value <= high.value
-    return True
-
-
-def _has_state(node: Node) -> bool:
-    """Whether a side of a comparison depends on more than parameters."""
-    match node:
-        case Name(name):
-            return name == "step"
-        case Call(function):
-            return function.name not in SCALAR_FUNCTIONS
-        case Unary():
-            return _has_state(node.operand)
-        case Binary():
-            return _has_state(node.left) or _has_state(node.right)
-    return False
 
 
 def _label(node: Node) -> int | str:

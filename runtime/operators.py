@@ -7,7 +7,7 @@ not read the lanes of a side that no row takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import torch
@@ -174,8 +174,10 @@ def condition(node: Condition, context: Context) -> Tensor:
                 return logprobs.amax(dim=-1, keepdim=True).exp()
             return entropy(logprobs)
         case Predicate(op, parts):
-            sides = [condition(part, context) for part in parts]
-            return _OPERATIONS[op, len(parts)](*sides)
+            first, *rest = (condition(part, context) for part in parts)
+            if not rest:
+                return _OPERATIONS[op, 1](first)
+            return reduce(_OPERATIONS[op, 2], rest, first)
 
 
 _OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
@@ -193,4 +195,10 @@ _OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("**", 2): torch.pow,
     ("-", 1): torch.neg,
     ("+", 1): torch.positive,
+    ("abs", 1): torch.abs,
+    ("exp", 1): torch.exp,
+    ("log", 1): torch.log,
+    ("sqrt", 1): torch.sqrt,
+    ("max", 2): torch.maximum,
+    ("min", 2): torch.minimum,
 }

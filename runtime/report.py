@@ -101,12 +101,17 @@ class Report:
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps go without."""
-        readers = self._bound.readers
-        lanes = always(self._bound.plan.scores, {reader.term: reader.lane for reader in readers})
-        sometimes = sorted(str(reader.term) for reader in readers if reader.lane not in lanes)
-        if not sometimes:
+        bound = self._bound
+        certain = always(bound.plan.scores)
+        lanes = {reader.lane for reader in bound.readers if Read(reader.term) in certain}
+        readers = [reader for reader in bound.readers if reader.lane not in lanes]
+        for place, _ in bound.plan.reranks:
+            if place[0] is not None and place[0] not in certain:
+                readers += bound.rewards[place]
+        if not readers:
             return []
-        return ["", f"conditional {', '.join(sometimes)}: run only in steps where a row needs it"]
+        named = ", ".join(dict.fromkeys(sorted(str(reader.term) for reader in readers)))
+        return ["", f"conditional {named}: run only in steps where a row needs it"]
 
     def _line(self, reader: Reader, coefficient: str) -> tuple[str, ...]:
         term = reader.term
@@ -152,14 +157,12 @@ def _coefficients(plan: Plan, term: Term) -> str:
     return " and ".join(dict.fromkeys(said))
 
 
-def always(node: Node, lanes: Mapping[Term, int]) -> set[int]:
-    """The lanes that every step reads, whatever its conditions say."""
-    if isinstance(node, Read):
-        return {lanes[node.term]}
+def always(node: Node) -> set[Node]:
+    """The nodes that every step evaluates, whatever its conditions say."""
     if isinstance(node, Where):
-        asked = set() if isinstance(node.condition, Scalar) else always(node.condition, lanes)
-        return asked | (always(node.x, lanes) & always(node.y, lanes))
-    return set().union(*(always(child, lanes) for child in children(node)))
+        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
+        return {node} | asked | (always(node.x) & always(node.y))
+    return {node}.union(*(always(child) for child in children(node)))
 
 
 def stage_text(stage: Stage) -> str:

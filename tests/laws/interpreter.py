@@ -228,6 +228,9 @@ class World:
                 return -math.fsum(p * math.log(p) for p in shares if p > 0)
             case Call(Name("max_prob"), (of,)):
                 return max([0.0, *_softmax(self.scores(of.value)).values()])
+            case Call(Name("abs" | "max" | "min" as name), given):
+                by = {"abs": abs, "max": max, "min": min}[name]
+                return by(*(self._state(one.value) for one in given))
             case Unary(op, operand):
                 return -self._state(operand) if op == "-" else self._state(operand)
             case Binary(op, left, right):

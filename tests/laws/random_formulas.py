@@ -97,7 +97,9 @@ stages = st.one_of(
 @st.composite
 def states(draw: st.DrawFn, depth: int) -> Node:
     """One side of a comparison."""
-    kind = draw(st.sampled_from(["step", "entropy", "max_prob", "number", "param", "sum"]))
+    kind = draw(
+        st.sampled_from(["step", "entropy", "max_prob", "number", "param", "sum", "max", "abs"])
+    )
     match kind:
         case "step":
             return Name("step")
@@ -107,6 +109,12 @@ def states(draw: st.DrawFn, depth: int) -> Node:
             return draw(of(0, "1/4", "1/2", 1, 2, 3))
         case "param":
             return Name(draw(st.sampled_from(PARAMS)))
+        case "max":
+            return call(
+                draw(st.sampled_from(["max", "min"])), draw(states(depth - 1)), Name("step")
+            )
+        case "abs":
+            return call("abs", draw(states(depth - 1)))
     op = draw(st.sampled_from(["+", "-", "*"]))
     return Binary(op, draw(states(depth - 1)), draw(of("1/4", 1, 2)))
 

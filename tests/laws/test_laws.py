@@ -33,7 +33,7 @@ law = settings(
 
 # What a well-formed formula may still be refused for, and only that.
 UNDECIDED = ("cancels out", "every coefficient is 0")
-UNDEFINED = (*UNDECIDED, "the sum of the coefficients must be above 0")
+UNDEFINED = (*UNDECIDED, "the sum of the coefficients must be above 0", "every weight of")
 
 
 def compiled(tree: Node) -> descant.Decoder:
@@ -137,15 +137,14 @@ def test_corners_are_what_the_tree_says(formula, a, b) -> None:
     "formula",
     [
         "min(top_k(base, 1), top_k(arm, 1))", "top_k(base, 1) + top_k(arm, 1)",
-        "temp(top_k(base, 1) - top_k(arm, 1), 2)", "mix(0: base, 0: arm)", "mix(a: base, a: arm)",
-        "base + pmean(-1; a: base, a: arm)", "pmean(0; a: base, 0: arm) + arm",
+        "temp(top_k(base, 1) - top_k(arm, 1), 2)",
         "min(top_k(base, 1), top_k(arm, 1)) | rerank(rm, k=4, norm=center, keep=all)",
     ],
 )  # fmt: skip
 def test_a_step_that_excludes_every_token_says_so(formula) -> None:
-    decoder = descant.compile(formula, LANES, params={"a": 0} if "a:" in formula else None)
+    decoder = descant.compile(formula, LANES)
     for act in (lambda: decoder.scores([2], []), lambda: decoder.generate([[3], [2]])):
-        with pytest.raises(FormulaError, match=r"every token is excluded|every coefficient is 0"):
+        with pytest.raises(FormulaError, match="every token is excluded"):
             act()
 
 

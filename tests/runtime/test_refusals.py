@@ -115,6 +115,9 @@ def test_rows_beyond_the_tokenizer_are_cut_and_said_so(zoo, compiled) -> None:
         ("base | top_k(a)", {"a": 301}, "             ^", "and the vocabulary has 300 tokens"),
         ("base | top_p(a)", {"a": 1.5}, "             ^", "must be at most 1"),
         ("base | temperature(a)", {"a": 0}, "                   ^", "must be above 0"),
+        ("base | rerank(rm, clamp=(a, 1))", {"a": 2}, " " * 25 + "^^^^", "goes from 2 up to 1"),
+        ("mix(a: base, 0: arm)", {"a": 0}, "    ^^^^^^^^^^", "every weight of mix is 0"),
+        ("base + pmean(-1; a: base, a: arm)", {"a": 0}, " " * 17 + "^" * 10, "every weight of"),
         ("base | rerank(rm, w=a)", {"a": float("nan")}, "                    ^", "a is nan"),
     ],
 )
