@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .adapters import Adapters
+from .attention import grouped
 from .cache import RowCache, Window, rounded
 from .masks import attention_masks
 from .rows import Rows
@@ -263,7 +264,7 @@ class TransformersLane:
         self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
         network = self.model.base_model if backbone else self.model
         adapters = self._rows.adapters[rows] if self._rows.adapted else None
-        with self.adapters.chosen(adapters):
+        with self.adapters.chosen(adapters), grouped(self.config):
             return network(
                 input_ids=tokens,
                 position_ids=places,

@@ -1,0 +1,73 @@
+"""Attention over grouped keys without repeating them: queries that share a key are rows of it.
+
+transformers repeats keys and values for every query head where there is a mask (5.17 always, 5.23
+where there is more than one query): a copy of the cache at every step. Folding the query heads of a
+group into the query positions gives the same sums, and copies nothing but the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+NAME = "descant_grouped"
+FEW = 128  # queries: with more, the mask of every group would be larger than what is saved
+
+
+def grouped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
+) -> tuple[Tensor, None]:
+    """transformers' scaled dot product attention, with the heads of a group folded.
+
+    Args:
+        module: the attention layer.
+        query: ``(n, heads, q, size)``.
+        key: ``(n, groups, L, size)``, and ``value`` alike.
+        attention_mask: ``(n, 1, q, L)``.
+        **settings: as transformers gives them.
+
+    Returns:
+        ``(n, q, heads, size)``, and no weights.
+    """
+    n, heads, q, size = query.shape
+    groups, length = key.shape[1], key.shape[2]
+    if attention_mask is None or q > FEW or heads == groups or attention_mask.shape[1] != 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
+    each = heads // groups
+    folded = (
+        attention_mask[:, :, None].expand(n, 1, each, q, length).reshape(n, 1, each * q, length)
+    )
+    out, _ = sdpa_attention_forward(
+        _Ungrouped, query.reshape(n, groups, each * q, size), key, value, folded, **settings
+    )
+    # (n, each * q, groups, size): heads come apart again, and in their order
+    return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
+
+
+class _Ungrouped:
+    """What the attention function asks of a layer whose keys need no repeating."""
+
+    num_key_value_groups = 1
+    is_causal = False
+
+
+AttentionInterface.register(NAME, grouped_attention)
+
+
+@contextmanager
+def grouped(config: Any) -> Iterator[None]:
+    """Within this, a model of grouped heads that uses sdpa folds them."""
+    shared = getattr(config, "num_key_value_heads", None)
+    if config._attn_implementation != "sdpa" or shared in (None, config.num_attention_heads):
+        yield
+        return
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
