@@ -127,6 +127,31 @@ def run(
     console.print(f"{where}: {written} completions written, {total} in all", markup=False)
 
 
+@app.command()
+def bench(
+    shape: Annotated[
+        str | None, typer.Option(help="A published model's sizes, with random weights.")
+    ] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="Measure this one alone; may be repeated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 1,
+    prompt_length: Annotated[int, typer.Option(min=1, max=8192, help="Tokens of each.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are timed.")] = 32,
+    runs: Annotated[int, typer.Option(min=1, help="Of each way; medians count.")] = 5,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Keep every number, as JSON.")] = None,
+) -> None:
+    """This machine, measured: ours, plain transformers, the bare forwards, and the floor."""
+    from .bench.table import measured
+
+    measured(
+        console, output, workload, shape=shape, batch_size=batch_size, device=device, dtype=dtype,
+        prompt_length=prompt_length, new=max_new_tokens, runs=runs,
+    )  # fmt: skip
+
+
 def _show(completions: list[Any]) -> None:
     for completion in completions:
         if len(completions) > 1:

@@ -1,0 +1,1 @@
+"""``descant bench``: this machine, measured: ours, plain transformers, the forwards, the floor."""

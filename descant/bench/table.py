@@ -1,0 +1,95 @@
+"""The table of ``descant bench``, row by row as it is measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..grammar import did_you_mean
+from .measure import WORKLOADS, Result, Settings, environment, measure
+from .shapes import SHAPES
+
+
+def measured(
+    console: Console, output: Path | None, workloads: list[str] | None, **given: Any
+) -> list[Result]:
+    """Measure, print the table, and keep the raw numbers.
+
+    Args:
+        console: where the table goes.
+        output: a JSON file for every number.
+        workloads: names of ``WORKLOADS``; all of them where None.
+        **given: fields of ``Settings``; None where this machine decides.
+
+    Raises:
+        ValueError: an unknown workload, shape, device or dtype.
+    """
+    settings = _settings(given)
+    names = workloads or list(WORKLOADS)
+    for name in names:
+        _known("workload", name, WORKLOADS)
+    results = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(names))
+        for result in measure(settings, names):
+            results.append(result)
+            progress.advance(task)
+    said = environment(settings)
+    console.print(_table(results), markup=False)
+    console.print(
+        "plain: transformers' generate with a LogitsProcessor that runs the other models; "
+        "bare: the forwards alone; floor: reading the weights",
+    )
+    console.print(
+        f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
+        f"{settings.prompt_length} + {settings.new} tokens, medians of {settings.runs}; "
+        f"{said['processor']}, {said['threads']} threads, copies "
+        f"{said['copy_bandwidth'] / 1e9:.3g} GB/s; torch {said['torch']}, "
+        f"transformers {said['transformers']}",
+        markup=False,
+    )
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        kept = {**said, "results": [asdict(result) for result in results]}
+        output.write_text(json.dumps(kept, indent=1) + "\n")
+        console.print(f"{output}: every run", markup=False)
+    return results
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"the device {device} is not there; torch sees no GPU")
+    cuda = device.startswith("cuda")
+    dtype = given["dtype"] or ("bfloat16" if cuda else "float32")
+    shape = given["shape"] or ("llama-2-7b" if cuda else "small")
+    _known("shape", shape, SHAPES)
+    _known("dtype", dtype, ("float32", "bfloat16", "float16"))
+    return Settings(**{**given, "device": device, "dtype": dtype, "shape": shape})
+
+
+def _known(what: str, name: str, names: Any) -> None:
+    if name not in names:
+        raise ValueError(f"there is no {what} {name!r}; {did_you_mean(name, names)}")
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("ms per token", no_wrap=True)
+    for name in ("ours", "plain", "bare", "floor", "ours/bare", "ours/floor", "plain/ours"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        ours, plain, bare = (result.median(way) for way in ("ours", "plain", "bare"))
+        table.add_row(
+            result.name, f"{ours:.3g}", f"{plain:.3g}", f"{bare:.3g}", f"{result.floor:.3g}",
+            f"{result.ratio('ours', 'bare'):.2f}", f"{ours / result.floor:.2f}",
+            f"{result.ratio('plain', 'ours'):.2f}",
+        )  # fmt: skip
+    return table
