@@ -45,7 +45,7 @@ class Collector:
     once done.
 
     Attributes:
-        spans: where each term and each operator was first written.
+        spans: where each term was first written.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Collector:
         """Collect over ``names``; ``build`` makes operators, and returns None for a number."""
         import sympy
 
-        self.spans: dict[object, Span] = {}
+        self.spans: dict[Term, Span] = {}
         self._build = build
         self._sympy, self._source, self._names = sympy, source, names
         self._symbols: dict[Expression, Any] = {}
@@ -137,7 +137,8 @@ class Collector:
                 return {None: (self._scalar(node), node.span)}
 
     def _atom(self, atom: Atom, span: Span) -> Sum:
-        self.spans.setdefault(atom.term if isinstance(atom, Read) else atom, span)
+        if isinstance(atom, Read):
+            self.spans.setdefault(atom.term, span)
         return {atom: (self._sympy.S.One, span)}
 
     def _prompted(self, node: Prompted) -> Term:

@@ -6,6 +6,7 @@ is found out when the plan is bound.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +17,7 @@ from .collect import Collector
 from .conditions import CONDITIONS
 from .names import SCALAR_FUNCTIONS, Names
 from .operators import OPERATORS, STAGED, Mean
-from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
+from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State
 from .scalar import Constant, Expression, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Search, Stage
@@ -57,14 +58,14 @@ class _Planner:
         scores = self.collector.linear(head)
         stages = tuple(self._stage(call) for call in calls)
         spans = self.collector.spans
-        plan = Plan(scores, stages, formula=text(tree), source=self.source, spans=spans)  # type: ignore[arg-type]
-        used = {*plan.terms, *plan.rewards, *plan.judges, *walk(scores)}
+        plan = Plan(scores, stages, text(tree), self.source, spans)
+        used = {*plan.terms, *plan.rewards, *plan.judges}
         dropped = tuple(
-            f"{atom} has the coefficient 0: not loaded, not run"
-            for atom in spans
-            if atom not in used and not isinstance(atom, (Staged, *OPERATORS.values()))
+            f"{term} has the coefficient 0: not loaded, not run"
+            for term in spans
+            if term not in used
         )
-        plan = Plan(scores, stages, plan.formula, self.source, spans, dropped)  # type: ignore[arg-type]
+        plan = replace(plan, dropped=dropped)
         for scalar in plan.scalars:
             if not parameters(scalar.expression):
                 plan.value(scalar, {})

@@ -291,12 +291,16 @@ def _source(seat: Seat) -> tuple[str, object]:
 
 
 def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first term in the writing has read."""
-    plan = batch.bound.plan
-    seats = [seat for seat in batch.seats if seat.reader.place is None and seat.live]
-    seat = min(seats, key=lambda seat: plan.spans[seat.reader.term])
-    rows = batch.bound.lanes[seat.reader.lane].rows
-    return [rows.texts[row, : int(rows.ends[row])] for row in seat.rows.tolist()]
+    """Per slot, the ids that the first of its terms in the writing has read."""
+    spans = batch.bound.plan.spans
+    seats = [seat for seat in batch.seats if seat.reader.place is None]
+    seats.sort(key=lambda seat: spans[seat.reader.term])
+    texts = []
+    for slot in range(batch.count):
+        seat = next(seat for seat in seats if seat.held[slot] is not None)
+        rows, row = batch.bound.lanes[seat.reader.lane].rows, seat.held[slot]
+        texts.append(rows.texts[row, : int(rows.ends[row])])
+    return texts
 
 
 def _fed(batch: Batch) -> set[int]:

@@ -85,6 +85,16 @@ def test_a_processor_of_transformers(processor):
             text.append(token)
 
 
+def test_a_processor_is_given_what_each_row_has_read():
+    """Also where a row has no use for the first term."""
+    seen = []
+    descant.logits_processor("spied", lambda ids, scores: seen.append(ids[0].tolist()) or scores)
+    models = {"base": TABLE, "arm": descant.TableModel.random(12, seed=5)}
+    decoder = descant.compile("a*base + arm | spied()", models, params={"a": 1})
+    decoder.generate([[3, 5], [7, 1]], params={"a": [0, 1]}, max_new_tokens=1)
+    assert seen == [[3, 5], [7, 1]]
+
+
 def test_a_function_of_numbers():
     @descant.scalar_function
     def logistic(x):
