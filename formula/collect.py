@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from ..grammar import (
+    Argument,
     Binary,
     Call,
     FormulaError,
@@ -25,6 +27,7 @@ from ..grammar import (
     Unary,
 )
 from .names import NONE, Names
+from .operators import Align
 from .plan import Atom, Linear, Read, Scalar, said_of
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from .signature import Limits
@@ -125,6 +128,9 @@ class Collector:
                 return self._atom(Read(Term(node.name)), node.span)
             case Prompted():
                 return self._atom(Read(self._prompted(node)), node.span)
+            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
+                term = self._prompted(inner) if isinstance(inner, Prompted) else Term(inner.name)
+                return self._atom(Read(replace(term, aligned=True)), node.span)
             case Call() | Pipeline():
                 built = self._build(node)
                 if built is not None:

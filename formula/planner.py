@@ -65,6 +65,11 @@ class _Planner:
             for term in spans
             if term not in used
         )
+        if all(term.aligned for term in plan.terms):
+            raise self.checker.error(
+                "every model here is aligned, and none says which tokens there are", head.span,
+                "leave align out around the model whose vocabulary it is to be",
+            )  # fmt: skip
         plan = replace(plan, dropped=dropped)
         for scalar in plan.scalars:
             if not parameters(scalar.expression):

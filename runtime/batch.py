@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..formula import Plan, Read, Term
 from ..formula.plan import Node, weighted_children
-from .bind import Bound, Reader
+from .bind import Bound
+from .reader import Reader
 from .requests import Reading, Request, ids_of
+from .scored import columns
 
 
 class Seat:
@@ -53,6 +55,9 @@ class Batch:
         judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
+        there: per lane of another vocabulary, where the formula's tokens are in it.
+        unread: ``(slots, V)`` bool, the tokens that some model of a row has no counterpart of; None
+            where no row has such a model.
     """
 
     def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
@@ -70,6 +75,12 @@ class Batch:
             shape = (slots, bound.vocabulary)
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
         self.seats = _seats(bound)
+        self.there = {
+            seat.reader.lane: columns(found.theirs, found.own, self.device)
+            for seat in self.seats
+            if (found := seat.reader.counterparts) is not None
+        }
+        self.unread: Tensor | None = None
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.most: dict[int, int] = {}
@@ -93,7 +104,8 @@ class Batch:
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot], self.judged[slot] = 0, 0
             if self.seen is not None:
-                read = [token for ids in ids_of(request.prompts, {}) for token in ids]
+                both = zip(self.bound.readers, ids_of(request.prompts, {}), strict=True)
+                read = [token for reader, ids in both for token in reader.formula_ids(ids)]
                 self.seen[slot] = False
                 self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
         for number, lane in enumerate(self.bound.lanes):
@@ -200,6 +212,12 @@ class Batch:
             self.owners[lane] = owners.to(self.device)
         for seat in self.seats:
             seat.settle(len(self._owned[seat.reader.lane]), self.device)
+        hidden = [
+            seat.present[:, None] & self.there[seat.reader.lane].absent
+            for seat in self.seats
+            if seat.live and seat.reader.lane in self.there
+        ]
+        self.unread = torch.stack(hidden).any(dim=0) if hidden else None
         counts = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.tokens]
         self.most = {
             i: int(max((request.values[i] for request in self.requests), default=1)) for i in counts

@@ -95,7 +95,7 @@ class Engine:
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self._context(batch, forced)
-            masked = self._scores(context).masked()
+            masked = self._scores(batch, context).masked()
             self._raise_for(batch, _alarms(context, masked).tolist(), context, len(rows))
             rows.append(masked[0])
             if len(rows) <= len(tokens):
@@ -122,7 +122,7 @@ class Engine:
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot."""
         context = self._context(batch)
-        scored = self._scores(context)
+        scored = self._scores(batch, context)
         masked = scored.masked()
         drawn = masked
         if batch.samples:
@@ -166,7 +166,8 @@ class Engine:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane = seat.reader.lane
         if lane not in lanes:
-            lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
+            logits = self.bound.lanes[lane].logits().to(batch.device)
+            lanes[lane] = read(logits, batch.there.get(lane))
             self.forwards[lane] += 1
         scored, broken = lanes[lane]
         source, wrong = _source(seat), broken.index_select(0, seat.rows) & seat.present
@@ -175,10 +176,13 @@ class Engine:
         context.broken[source] = wrong | context.broken.get(source, wrong)
         return _held(scored, seat)
 
-    def _scores(self, context: Context) -> Scored:
+    def _scores(self, batch: Batch, context: Context) -> Scored:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
-        return chain(evaluate(plan.scores, context), context, None, plan.stages)
+        scored = evaluate(plan.scores, context)
+        if batch.unread is not None:
+            scored = scored.without(batch.unread)
+        return chain(scored, context, None, plan.stages)
 
     def _commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Hand the chosen tokens back to the stages and the lanes."""
@@ -186,7 +190,8 @@ class Engine:
             commit(stage, place, tokens, context)
         for lane in _fed(batch):
             if batch.owners[lane].numel():
-                self.bound.lanes[lane].feed(tokens[batch.owners[lane]])
+                drawn, there = tokens[batch.owners[lane]], batch.there.get(lane)
+                self.bound.lanes[lane].feed(drawn if there is None else there.of[drawn])
         if batch.seen is not None:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
@@ -291,15 +296,18 @@ def _source(seat: Seat) -> tuple[str, object]:
 
 
 def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first of its terms in the writing has read."""
+    """Per slot, the ids that the first of its terms in the writing has read; aligned ones last."""
     spans = batch.bound.plan.spans
     seats = [seat for seat in batch.seats if seat.reader.place is None]
-    seats.sort(key=lambda seat: spans[seat.reader.term])
+    seats.sort(key=lambda seat: (seat.reader.counterparts is not None, spans[seat.reader.term]))
     texts = []
     for slot in range(batch.count):
         seat = next(seat for seat in seats if seat.held[slot] is not None)
         rows, row = batch.bound.lanes[seat.reader.lane].rows, seat.held[slot]
-        texts.append(rows.texts[row, : int(rows.ends[row])])
+        text = rows.texts[row, : int(rows.ends[row])]
+        if seat.reader.counterparts is not None:
+            text = text.new_tensor(seat.reader.formula_ids(text.tolist()))
+        texts.append(text)
     return texts
 
 
@@ -321,4 +329,5 @@ def _held(scored: Scored, seat: Seat) -> Scored:
     return Scored(
         scored.values.index_select(0, seat.rows),
         excluded.index_select(0, seat.rows) if excluded is not None else None,
+        scored.beyond.index_select(0, seat.rows) if scored.beyond is not None else None,
     )

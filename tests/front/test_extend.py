@@ -1,6 +1,7 @@
 """Stages and functions of one's own: signatures, values per row, and mistakes that are marked."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,14 @@ def test_a_processor_is_given_what_each_row_has_read():
     decoder = descant.compile("a*base + arm | spied()", models, params={"a": 1})
     decoder.generate([[3, 5], [7, 1]], params={"a": [0, 1]}, max_new_tokens=1)
     assert seen == [[3, 5], [7, 1]]
+    seen.clear()
+    for name, ids in (("base", range(12)), ("arm", range(11, -1, -1))):
+        said = {"get_vocab": lambda ids=ids: dict(zip("abcdefghijkl", ids, strict=True))}
+        tokenizer = SimpleNamespace(decode=lambda ids, **_: "", bos_token_id=None, **said)
+        models[name] = {"model": models[name], "tokenizer": tokenizer, "prefix": [4]}
+    decoder = descant.compile("align(arm) + a*base | spied()", models, params={"a": 1})
+    decoder.generate([[3, 5], [7, 1]], params={"a": [0, 1]}, max_new_tokens=1)
+    assert seen == [[7, 3, 5], [4, 7, 1]]
 
 
 def test_a_function_of_numbers():
