@@ -52,7 +52,7 @@ _LATER = {
 # The language's words as Python functions; those that are builtins are in descant.lang alone.
 _LANGUAGE = frozenset(
     ("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean", "temp")
-) | {"plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank", "temperature"}
+) | {"align", "plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank", "temperature"}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,12 +28,12 @@ from ..grammar import (
 from .arguments import match_arguments
 from .conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
-from .operators import LATER_OPERATORS, OPERATORS, STAGED
+from .operators import OPERATORS, STAGED, Align
 from .signature import Signature
 from .stages import STAGES, Search, Stage
 
 LATER = "is part of the language, but not available yet"
-KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *LATER_OPERATORS}
+KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}
 
 
 class Kind(Enum):
@@ -199,8 +199,6 @@ class Checker:
         name = node.function.name
         if name in STATE:
             return self._name(node.function)
-        if name in LATER_OPERATORS:
-            raise self.error(f"{name}(…) {LATER}", node.span)
         if name in SCALAR_FUNCTIONS and not self._takes_scores(node):
             return self._function(node)
         if name in OPERATORS:
@@ -286,6 +284,8 @@ class Checker:
                 self.scalar(node, what)
             case "scores":
                 self.scores(node, what)
+            case "model":
+                self._model(node, cls.name)
             case "condition":
                 check_condition(self, node)
             case "reward":
@@ -310,9 +310,19 @@ class Checker:
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
+    def _model(self, node: Node, what: str) -> None:
+        """One model, under a prompt or not, and nothing done to it yet."""
+        if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
+            raise self.error(
+                f"{what} takes one model, and {text(node)} is not one", node.span,
+                f"write {what}(…) around each model of another vocabulary, and the rest outside",
+            )  # fmt: skip
+
     def _reward(self, node: Node) -> None:
         """A reward expression adds and scales reward models, and does nothing else to them."""
         match node:
+            case Call(Name(Align.name)):
+                pass  # as language models judge a text; of a reward model it is refused when bound
             case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
                 raise self.error(
                     "a reward is a sum of reward models, each with a weight", node.span,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from ..grammar import (
+    Argument,
     Binary,
     Call,
     FormulaError,
@@ -25,6 +27,7 @@ from ..grammar import (
     Unary,
 )
 from .names import NONE, Names
+from .operators import Align
 from .plan import Atom, Linear, Read, Scalar, said_of
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from .signature import Limits
@@ -45,7 +48,7 @@ class Collector:
     once done.
 
     Attributes:
-        spans: where each term and each operator was first written.
+        spans: where each term was first written.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Collector:
         """Collect over ``names``; ``build`` makes operators, and returns None for a number."""
         import sympy
 
-        self.spans: dict[object, Span] = {}
+        self.spans: dict[Term, Span] = {}
         self._build = build
         self._sympy, self._source, self._names = sympy, source, names
         self._symbols: dict[Expression, Any] = {}
@@ -125,6 +128,9 @@ class Collector:
                 return self._atom(Read(Term(node.name)), node.span)
             case Prompted():
                 return self._atom(Read(self._prompted(node)), node.span)
+            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
+                term = self._prompted(inner) if isinstance(inner, Prompted) else Term(inner.name)
+                return self._atom(Read(replace(term, aligned=True)), node.span)
             case Call() | Pipeline():
                 built = self._build(node)
                 if built is not None:
@@ -137,7 +143,8 @@ class Collector:
                 return {None: (self._scalar(node), node.span)}
 
     def _atom(self, atom: Atom, span: Span) -> Sum:
-        self.spans.setdefault(atom.term if isinstance(atom, Read) else atom, span)
+        if isinstance(atom, Read):
+            self.spans.setdefault(atom.term, span)
         return {atom: (self._sympy.S.One, span)}
 
     def _prompted(self, node: Prompted) -> Term:

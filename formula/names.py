@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .operators import LATER_OPERATORS, OPERATORS, STAGED
+from .operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
 SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {
@@ -21,7 +21,6 @@ NONE = "none"
 RESERVED = (
     frozenset(SCALAR_FUNCTIONS)
     | frozenset(OPERATORS)
-    | LATER_OPERATORS
     | frozenset(STAGED)
     | STATE
     | {NONE, "and", "or", "not"}

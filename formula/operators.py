@@ -15,6 +15,7 @@ from .signature import (
     condition,
     derived,
     many,
+    model,
     number,
     register,
     scores,
@@ -22,7 +23,6 @@ from .signature import (
 )
 
 OPERATORS: dict[str, type[Operator]] = {}
-LATER_OPERATORS = frozenset(("align",))
 STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
 
 
@@ -109,3 +109,11 @@ class Where(Operator):
     condition: Any = condition()
     x: Any = scores()
     y: Any = scores()
+
+
+@register("align", OPERATORS)
+@dataclass(frozen=True)
+class Align(Operator):
+    """A model with another vocabulary, its tokens found by their strings (GaC, UniTE)."""
+
+    x: Any = model()  # no node of a plan: what stands here becomes a term that is aligned

@@ -7,6 +7,7 @@ is found out when the plan is bound.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +18,7 @@ from .collect import Collector
 from .conditions import CONDITIONS, has_state
 from .names import STATE, Names
 from .operators import OPERATORS, STAGED, Mean
-from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State, walk
+from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State
 from .scalar import Constant, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Search, Stage
@@ -58,14 +59,19 @@ class _Planner:
         scores = self.collector.linear(head)
         stages = tuple(self._stage(call) for call in calls)
         spans = self.collector.spans
-        plan = Plan(scores, stages, formula=text(tree), source=self.source, spans=spans)  # type: ignore[arg-type]
-        used = {*plan.terms, *plan.rewards, *plan.judges, *walk(scores)}
+        plan = Plan(scores, stages, text(tree), self.source, spans)
+        used = {*plan.terms, *plan.rewards, *plan.judges}
         dropped = tuple(
-            f"{atom} has the coefficient 0: not loaded, not run"
-            for atom in spans
-            if atom not in used and not isinstance(atom, (Staged, *OPERATORS.values()))
+            f"{term} has the coefficient 0: not loaded, not run"
+            for term in spans
+            if term not in used
         )
-        plan = Plan(scores, stages, plan.formula, self.source, spans, dropped)  # type: ignore[arg-type]
+        if all(term.aligned for term in plan.terms):
+            raise self.checker.error(
+                "every model here is aligned, and none says which tokens there are", head.span,
+                "leave align out around the model whose vocabulary it is to be",
+            )  # fmt: skip
+        plan = replace(plan, dropped=dropped)
         plan.check([
             math.nan if parameters(scalar.expression) else plan.value(scalar, {})
             for scalar in plan.scalars

@@ -77,6 +77,11 @@ def scores() -> Any:
     return field(metadata={"kind": "scores"})
 
 
+def model() -> Any:
+    """A field that holds one model, under a prompt or not."""
+    return field(metadata={"kind": "model"})
+
+
 def many() -> Any:
     """A field that takes every plain argument that is left: two scores or more."""
     return field(metadata={"kind": "many"})

@@ -1,4 +1,4 @@
-"""A term: one model under one prompt. Two terms are one when model and prompt are."""
+"""A term: one model under one prompt. Two terms are one when model, prompt and vocabulary are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ class Term:
         model: the declared name.
         system: the system prompt that takes the place of the declared one; "" for none.
         alone: the model sees no prompt at all, only the response after BOS (``model@none``).
+        aligned: its vocabulary is another, mapped by token string (``align(model)``).
     """
 
     model: str
     system: str | None = None
     alone: bool = False
+    aligned: bool = False
 
     def __str__(self) -> str:
+        return f"align({self._prompted})" if self.aligned else self._prompted
+
+    @property
+    def _prompted(self) -> str:
         if self.alone:
             return f"{self.model}@none"
         if self.system is None:
@@ -28,6 +34,6 @@ class Term:
         return f'{self.model}@"{shown}"'
 
     @property
-    def key(self) -> tuple[str, bool, bool, str]:
+    def key(self) -> tuple[str, bool, bool, bool, str]:
         """The order of terms in a plan: the same for every way of writing one sum."""
-        return (self.model, self.alone, self.system is not None, self.system or "")
+        return (self.model, self.aligned, self.alone, self.system is not None, self.system or "")

@@ -4,6 +4,7 @@ Importing it imports torch and, for its cache contract, transformers.
 """
 
 from .adapters import adapter_folder
+from .aligned import Counterparts, counterparts, one_vocabulary
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
 from .labels import choose_label
@@ -18,6 +19,7 @@ __all__ = [
     "REWARD",
     "SCORES",
     "Card",
+    "Counterparts",
     "Lane",
     "LanguageLane",
     "ModelError",
@@ -31,6 +33,7 @@ __all__ = [
     "adapter_folder",
     "choose_label",
     "common_vocabulary",
+    "counterparts",
     "describe",
     "explain",
     "is_ids",
@@ -38,6 +41,7 @@ __all__ = [
     "is_one",
     "load_model",
     "make_spec",
+    "one_vocabulary",
     "render",
     "render_text",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .errors import ModelError
-from .load import Card
+from .load import REWARD, Card
 
 
 def common_vocabulary(cards: Sequence[Card]) -> tuple[int, list[str]]:
@@ -57,9 +57,12 @@ def _differ(one: Card, ones: dict[str, int], two: Card, twos: dict[str, int]) ->
         f"{token!r} ({ones.get(token, 'absent')} and {twos.get(token, 'absent')})"
         for token in differing[:3]
     )
+    cure = f"write align({two.name}) to map its tokens by their strings"
+    if two.kind == REWARD:
+        cure = "say read: text with it, and it reads the text by a tokenizer of its own"
     return ModelError(
         f"{two.name} has another vocabulary than {one.name}: {len(twos)} and {len(ones)} tokens, "
         f"{len(differing)} of them different: {shown}",
-        "models in one formula must share one vocabulary; align(…) will map others by token string",
+        cure,
         two.name,
     )

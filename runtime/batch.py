@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ..formula import Plan, Read, Term
 from ..formula.plan import Node, weighted_children
-from .bind import Bound, Reader
+from .bind import Bound
+from .reader import Reader
 from .requests import Reading, Request, ids_of
+from .scored import columns
 
 
 class Draft(NamedTuple):
@@ -71,6 +73,9 @@ class Batch:
         unsure: per slot, whether the last step's scores were unsure; known on the host.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
+        there: per lane of another vocabulary, where the formula's tokens are in it.
+        unread: ``(slots, V)`` bool, the tokens that some model of a row has no counterpart of; None
+            where no row has such a model.
     """
 
     def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
@@ -89,6 +94,12 @@ class Batch:
             shape = (slots, bound.vocabulary)
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
         self.seats = _seats(bound)
+        self.there = {
+            seat.reader.lane: columns(found.theirs, found.own, self.device)
+            for seat in self.seats
+            if (found := seat.reader.counterparts) is not None
+        }
+        self.unread: Tensor | None = None
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.most: dict[int, int] = {}
@@ -189,15 +200,16 @@ class Batch:
             for row, (number, slot) in enumerate(owned):
                 if slot in drafts:
                     draft, start = drafts[slot], self._prompt_length(number, slot)
-                    texts[row] = (start + draft.read, draft.tokens[draft.read :])
+                    tail = self.seats[number].reader.term_ids(draft.tokens[draft.read :])
+                    texts[row] = (start + draft.read, tail)
             lane.rows.rewrite(texts)
 
     def _see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
         if self.seen is None:
             return
-        prompts = ids_of(self.requests[slot].prompts, {})
-        read = [*answer, *(token for ids in prompts for token in ids)]
+        prompts = zip(self.bound.readers, ids_of(self.requests[slot].prompts, {}), strict=True)
+        read = [*answer, *(one for reader, ids in prompts for one in reader.formula_ids(ids))]
         self.seen[slot] = False
         self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
 
@@ -251,6 +263,12 @@ class Batch:
             self.owners[lane] = owners.to(self.device)
         for seat in self.seats:
             seat.settle(len(self._owned[seat.reader.lane]), self.device)
+        hidden = [
+            seat.present[:, None] & self.there[seat.reader.lane].absent
+            for seat in self.seats
+            if seat.live and seat.reader.lane in self.there
+        ]
+        self.unread = torch.stack(hidden).any(dim=0) if hidden else None
         counts = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.tokens]
         self.most = {
             i: int(max((request.values[i] for request in self.requests), default=1)) for i in counts

@@ -6,6 +6,7 @@ the formula: a reward model used as a term, another vocabulary, a k beyond it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from ..models import (
     REWARD,
     SCORES,
     Card,
+    Counterparts,
     ModelError,
     ModelSpec,
     RuleReward,
@@ -28,48 +30,16 @@ from ..models import (
     adapter_folder,
     choose_label,
     common_vocabulary,
+    counterparts,
     describe,
     load_model,
-    render,
-    render_text,
+    one_vocabulary,
 )
+from .reader import Reader
 from .stages import moves_winner
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One term at its lane: what its rows are fed with.
-
-    Attributes:
-        term: the model and its prompt.
-        lane: the lane's index in ``Bound.lanes``.
-        adapter: 0 for the bare weights, or the adapter's number on the lane.
-        place: the place of the stage that asks for it; None for a term of the scores.
-        language: whether its lane gives scores; otherwise it gives rewards.
-        shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
-        label: for a reward, the class whose log-probability it is; None for the only output.
-    """
-
-    term: Term
-    spec: ModelSpec
-    tokenizer: Any
-    lane: int
-    adapter: int
-    place: Place | None = None
-    language: bool = True
-    label: int | None = None
-    shared: Any = None
-
-    def reads(self, prompt: Any) -> list[int] | str:
-        """The token ids, or the text, that this term reads before the response."""
-        term = self.term
-        if self.shared is not None:
-            return render_text(
-                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system
-            )
-        return render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+_log = logging.getLogger("descant")
 
 
 @dataclass(frozen=True)
@@ -140,6 +110,7 @@ class _Binder:
         self.cards: dict[str, Card] = {}
         self.shared: Any = None  # the tokenizer of the formula's tokens
         self.reads_text: set[str] = set()
+        self.mapped: dict[str, Counterparts] = {}  # the aligned models of another vocabulary
 
     def bind(self) -> Bound:
         plan = self.plan
@@ -162,12 +133,12 @@ class _Binder:
             rewards[place] = tuple(
                 self._reader(part.term, kind, (place, search), size) for _, part in search.r.parts
             )
-        terms = {term.model for term in plan.terms}
+        terms = {term.model for term in plan.terms} - set(self.mapped)
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
         by_ids = [card for name, card in self.cards.items() if name not in self.reads_text]
         limits = [card.positions for card in by_ids if card.positions]
-        named = {note.partition(" ")[0].partition("@")[0] for note in plan.dropped}
-        named |= {*plan.models, *(spec.on for spec in self.specs.values() if spec.on)}
+        named = {term.model for term in plan.spans}
+        named |= {spec.on for spec in self.specs.values() if spec.on}
         unused = sorted(set(self.specs) - named)
         notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
         return Bound(
@@ -207,6 +178,10 @@ class _Binder:
             wanted += [(part.term, kind, n.span) for n, part in plan.search[1].r.parts]
         for term, kind, span in wanted:
             found = self.cards[term.model].kind
+            if found == REWARD and term.aligned:
+                problem = f"{term.model} is a reward model, and align takes a language model"
+                cure = "leave align out: a reward of another tokenizer reads text by itself"
+                raise plan.error(problem, span, cure)
             if found == kind:
                 continue
             if found == REWARD:
@@ -218,13 +193,14 @@ class _Binder:
             raise plan.error(problem, span, cure)
 
     def _vocabulary(self) -> tuple[int, list[str]]:
-        """The size of the shared vocabulary, and a note per model that is cut or reads text."""
-        terms = [self.cards[name] for name in dict.fromkeys(t.model for t in self._written())]
-        cards = list(terms)
-        self.shared = next((card.tokenizer for card in terms if card.tokenizer is not None), None)
-        notes = []
+        """The size of the shared vocabulary, and a note per model that differs in any way."""
         judges = [term for term in self.plan.judges if self.cards[term.model].kind == REWARD]
-        cards += [self.cards[t.model] for t in self.plan.judges if t not in judges]
+        language = [*self._written(), *(t for t in self.plan.judges if t not in judges)]
+        aligned = dict.fromkeys(term.model for term in language if term.aligned)
+        cards = [self.cards[t.model] for t in self._written() if not t.aligned]
+        self.shared = next((card.tokenizer for card in cards if card.tokenizer is not None), None)
+        own = dict.fromkeys(term.model for term in language if not term.aligned)
+        cards, notes = [self.cards[name] for name in own], []
         for name in dict.fromkeys(term.model for term in (*self.plan.rewards, *judges)):
             card = self.cards[name]
             why = self._why_text(card, self.specs[self._home(name)])
@@ -235,9 +211,34 @@ class _Binder:
                 cards.append(card)
         try:
             size, cut = common_vocabulary(cards)
+            same = [n for n in aligned if one_vocabulary(self.shared, size, self.cards[n])]
+            if same:
+                size, cut = common_vocabulary([*cards, *(self.cards[name] for name in same)])
         except ModelError as error:
             raise self._at(error) from None
+        for name in aligned:
+            cut += self._map(name, size, name in same)
         return size, [*cut, *notes]
+
+    def _map(self, name: str, size: int, same: bool) -> list[str]:
+        """Map an aligned model to the formula's vocabulary; what the plan says of it."""
+        if same:
+            return [f"align({name}): its vocabulary is the formula's, so that nothing is mapped"]
+        card = self.cards[name]
+        own, cut = common_vocabulary([card])  # without the rows that are padding
+        found = counterparts(self.shared, size, card.tokenizer, own)
+        self.mapped[name], count = found, len(found.ours)
+        many = f"{count} of {size} tokens of the vocabulary have a counterpart"
+        never = "" if count == size else "; the others are never drawn"
+        lost = "" if count == own else "; what it gives to the others is lost"
+        notes = [many + never, f"{count} of its own {own} tokens are one{lost}"]
+        if 2 * count < size:
+            _log.warning("align(%s): only %s%s", name, many, never)
+        ends = {end for t in self.plan.terms if not t.aligned for end in self.cards[t.model].eos}
+        if open_ends := sorted(end for end in ends if end < size and found.theirs[end] < 0):
+            notes.append(f"no text ends at {open_ends}, which has no counterpart")
+            _log.warning("align(%s): %s", name, notes[-1])
+        return [*cut, *(f"align({name}): {note}" for note in notes)]
 
     def _written(self) -> list[Term]:
         return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
@@ -269,7 +270,8 @@ class _Binder:
         spec, card = self.specs[home], self.cards[term.model]
         model = self._load(card, spec)
         place, stage = asked if asked else (None, None)
-        key = (place if kind == REWARD else None, *card.weights)
+        mapped = self.mapped.get(term.model) if term.aligned else None
+        key = (place if kind == REWARD else None, mapped, *card.weights)
         reads_text = kind == REWARD and term.model in self.reads_text
         if key not in self.lanes:
             if isinstance(model, (TableModel, RuleReward)):
@@ -278,7 +280,9 @@ class _Binder:
                 self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
             else:
                 reads_all = place is not None and moves_winner(place, stage)
-                self.lanes[key] = TransformersLane(model, size, reads_all)
+                self.lanes[key] = TransformersLane(
+                    model, size if mapped is None else mapped.own, reads_all
+                )
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)
@@ -295,7 +299,7 @@ class _Binder:
             label = self._marked(term.model, lambda: choose_label(card, wanted))
         shared = self.shared if reads_text else None
         return Reader(
-            term, own, card.tokenizer, number, adapter, place, kind == SCORES, label, shared
+            term, own, card.tokenizer, number, adapter, place, kind == SCORES, label, shared, mapped
         )
 
     def _load(self, card: Card, spec: ModelSpec) -> Any:

@@ -148,6 +148,9 @@ class Decoder:
             if not 0 <= token < self._bound.vocabulary:
                 raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
         request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
+        for reader in self._bound.readers:
+            if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
+                reader.check(ids, "generate never draws it, and nothing can be scored after it")
         return self._engine.score(request, ids)
 
     def _requests(

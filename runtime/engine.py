@@ -95,7 +95,7 @@ class Engine:
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self._context(batch, forced)
-            masked = self._scores(context).masked()
+            masked = self._scores(batch, context).masked()
             self._raise_for(batch, _alarms(context, masked).tolist(), context, len(rows))
             rows.append(masked[0])
             if len(rows) <= len(tokens):
@@ -122,7 +122,7 @@ class Engine:
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
         context = self._context(batch)
-        scored = self._scores(context)
+        scored = self._scores(batch, context)
         masked = scored.masked()
         drawn = masked
         if batch.samples:
@@ -169,7 +169,8 @@ class Engine:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane = seat.reader.lane
         if lane not in lanes:
-            lanes[lane] = read(self.bound.lanes[lane].logits().to(batch.device))
+            logits = self.bound.lanes[lane].logits().to(batch.device)
+            lanes[lane] = read(logits, batch.there.get(lane))
             self.forwards[lane] += 1
         scored, broken = lanes[lane]
         source, wrong = _source(seat), broken.index_select(0, seat.rows) & seat.present
@@ -178,10 +179,12 @@ class Engine:
         context.broken[source] = wrong | context.broken.get(source, wrong)
         return _held(scored, seat)
 
-    def _scores(self, context: Context) -> Scored:
+    def _scores(self, batch: Batch, context: Context) -> Scored:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
         head = evaluate(plan.scores, context)
+        if batch.unread is not None:
+            head = head.without(batch.unread)
         stage = plan.search[1] if plan.search else None
         if isinstance(stage, Reject):
             surprise = entropy(head.logprobs()) >= context.number(stage.entropy)
@@ -194,7 +197,8 @@ class Engine:
             commit(stage, place, tokens, context)
         for lane in _fed(batch):
             if batch.owners[lane].numel():
-                self.bound.lanes[lane].feed(tokens[batch.owners[lane]])
+                drawn, there = tokens[batch.owners[lane]], batch.there.get(lane)
+                self.bound.lanes[lane].feed(drawn if there is None else there.of[drawn])
         if batch.seen is not None:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
@@ -299,12 +303,19 @@ def _source(seat: Seat) -> tuple[str, object]:
 
 
 def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first term in the writing has read."""
-    plan = batch.bound.plan
-    seats = [seat for seat in batch.seats if seat.reader.place is None and seat.live]
-    seat = min(seats, key=lambda seat: plan.spans[seat.reader.term])
-    rows = batch.bound.lanes[seat.reader.lane].rows
-    return [rows.texts[row, : int(rows.ends[row])] for row in seat.rows.tolist()]
+    """Per slot, the ids that the first of its terms in the writing has read; aligned ones last."""
+    spans = batch.bound.plan.spans
+    seats = [seat for seat in batch.seats if seat.reader.place is None]
+    seats.sort(key=lambda seat: (seat.reader.counterparts is not None, spans[seat.reader.term]))
+    texts = []
+    for slot in range(batch.count):
+        seat = next(seat for seat in seats if seat.held[slot] is not None)
+        rows, row = batch.bound.lanes[seat.reader.lane].rows, seat.held[slot]
+        text = rows.texts[row, : int(rows.ends[row])]
+        if seat.reader.counterparts is not None:
+            text = text.new_tensor(seat.reader.formula_ids(text.tolist()))
+        texts.append(text)
+    return texts
 
 
 def _fed(batch: Batch) -> set[int]:
@@ -325,4 +336,5 @@ def _held(scored: Scored, seat: Seat) -> Scored:
     return Scored(
         scored.values.index_select(0, seat.rows),
         excluded.index_select(0, seat.rows) if excluded is not None else None,
+        scored.beyond.index_select(0, seat.rows) if scored.beyond is not None else None,
     )

@@ -6,7 +6,7 @@ not read the lanes of a side that no row takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce, singledispatch
 from typing import Any
 
@@ -38,6 +38,7 @@ def _(node: Linear, context: Context) -> Scored:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
     total: Tensor | None = None
     excluded: Tensor | None = None
+    beyond: list[tuple[Tensor, Tensor | None]] = []
     for coefficient, part in node.parts:
         if not context.runs(coefficient):
             continue
@@ -47,11 +48,27 @@ def _(node: Linear, context: Context) -> Scored:
         if scored.excluded is not None:
             hidden = scored.excluded & (weight != 0)
             excluded = hidden if excluded is None else excluded.logical_or_(hidden)
+        beyond.append((weight, scored.beyond))
     if total is None:  # every coefficient is 0 for every row
         total = context.nothing().values
+    rest = _beyond(beyond)
     if node.shift is not None:
         total = total.add_(context.number(node.shift))
-    return Scored(total, excluded)
+        rest = rest + context.number(node.shift) if rest is not None else None
+    return Scored(total, excluded, rest)
+
+
+def _beyond(parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    """A sum's score of what is beyond the vocabulary: as of a token, which any part may exclude."""
+    if all(said is None for _, said in parts):
+        return None
+    total, some = torch.zeros_like(parts[0][0]), torch.zeros_like(parts[0][0], dtype=torch.bool)
+    for weight, said in parts:
+        here = weight != 0
+        nothing = torch.full_like(weight, -torch.inf)
+        scaled = nothing if said is None else torch.where(said.isinf(), nothing, weight * said)
+        total, some = torch.where(here, total + scaled, total), some | here
+    return total.masked_fill(~some, -torch.inf)
 
 
 @evaluate.register
@@ -155,10 +172,11 @@ def _(node: Where, context: Context) -> Scored:
     if not (some_x and some_y):
         return evaluate(node.x if some_x else node.y, context)
     with context.only(for_x):
-        x = evaluate(node.x, context).masked()
+        x = evaluate(node.x, context)
     with context.only(for_y):
-        y = evaluate(node.y, context).masked()
-    return from_masked(torch.where(holds, x, y))
+        y = evaluate(node.y, context)
+    rest = _beyond([(holds.float(), x.beyond), ((~holds).float(), y.beyond)])
+    return from_masked(torch.where(holds, x.masked(), y.masked()))._replace(beyond=rest)
 
 
 def condition(node: Condition, context: Context) -> Tensor:

@@ -12,7 +12,8 @@ from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
 from ..formula.plan import Node, Place, children, said_of, walk
 from ..formula.stages import BestOf, Blockwise, Reject
-from .bind import Bound, Reader
+from .bind import Bound
+from .reader import Reader
 from .stages import moves_winner
 
 _CONTEXT = 512  # tokens of context for which cache bytes are stated
@@ -123,6 +124,8 @@ class Report:
             reads += f", system prompt {reader.spec.system[:40]!r}"
         if reader.spec.template and not term.alone:
             reads += ", its own template"
+        if reader.counterparts is not None:
+            reads += ", in its own tokens"
         return (str(term), coefficient, _letter(reader.lane), reads)
 
     def _lanes(self) -> list[tuple[str, ...]]:

@@ -6,7 +6,9 @@ nothing here knows of descant.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,43 @@ def tokenizer(size: int = 300, pad: str = "<pad>") -> PreTrainedTokenizerFast:
         unk_token="<pad>",
         chat_template=CHAT,
     )
+
+
+def renumbered(ids: Mapping[str, int], **roles: str) -> PreTrainedTokenizerFast:
+    """The tokenizer with these ids, and without the tokens that have none."""
+    whole = tokenizer()
+    data = json.loads(whole.backend_tokenizer.to_str())
+    merges = [pair for pair in data["model"]["merges"] if {*pair, "".join(pair)} <= set(ids)]
+    data["model"] |= {"vocab": dict(ids), "merges": merges}
+    data["added_tokens"] = [
+        token | {"id": ids[token["content"]]}
+        for token in data["added_tokens"]
+        if token["content"] in ids
+    ]
+    bos = roles.get("bos_token", "<s>")
+    begins = {"id": bos, "ids": [ids[bos]], "tokens": [bos]}
+    single = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    data["post_processor"] |= {"single": single, "pair": single, "special_tokens": {bos: begins}}
+    special = {"bos_token": bos, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<pad>"}
+    made = Tokenizer.from_str(json.dumps(data))
+    return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=CHAT, **special | roles)
+
+
+def turned() -> dict[str, int]:
+    """The tokenizer's strings in another order."""
+    strings = sorted(tokenizer().get_vocab())
+    order = torch.randperm(len(strings), generator=torch.Generator().manual_seed(5))
+    return dict(zip(strings, order.tolist(), strict=True))
+
+
+def moved(model: Any, ids: Mapping[str, int]) -> Any:
+    """A copy of a model whose tokens have these ids."""
+    model = copy.deepcopy(model)
+    rows = torch.tensor([tokenizer().get_vocab()[token] for token in sorted(ids, key=ids.get)])
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight = torch.nn.Parameter(layer.weight.data[rows].clone(), requires_grad=False)
+    model.config.vocab_size = len(rows)
+    return model
 
 
 def _sizes(**other: Any) -> dict[str, Any]:

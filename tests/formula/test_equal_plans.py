@@ -33,6 +33,9 @@ EQUAL = [
     ['x@child + x@"You are a child."', '2*x@child', 'x@"You are a child."*2'],
     ['x@empty', 'x@""', 'x@"" + x@none - x@none'],
     ['x + x@"" + x@none', 'x@none + x + x@""', 'x@"" + x@none + x'],
+    ["x + 2*align(y)", "x + align(y) + align(y)", "align(x=y)*2 + x", "x - (align(x) - align(x)) "
+     "+ 2*align((y))"],
+    ["x + align(y@child)", 'x + align(y@"You are a child.")'],
     ["base | rerank(rm)", "base | rerank(rm, 10)", "base | rerank(w=1, reward=rm, k=10)",
      "base | rerank(rm, k=5+5, w=2**0)", "base | rerank(0.5*rm + rm/2)",
      "base | rerank(rm, norm=none)",
@@ -45,6 +48,9 @@ DIFFERENT = [
     ("base + arm", "base + 2*arm"),
     ("x", 'x@""'),
     ("x@none", 'x@""'),
+    ("x + align(y)", "x + y"),
+    ("x + align(y)", "x + align(y@none)"),
+    ("x + align(y)", "y + align(x)"),
     ("x + 2", "x + 3"),
     ("x + 2", "x"),
     ("x + a*y", "x + b*y"),
@@ -122,6 +128,7 @@ def test_functions_have_their_values() -> None:
         ("base + arm - arm", ["base"], ["arm"]),
         ("base + 0*(arm + x) + y*(a - a)", ["base"], ["arm", "x", "y"]),
         ("base + base@none - base@none", ["base"], ["base@none"]),
+        ("base + align(x) - align(x) + y", ["base", "y"], ["align(x)"]),
         ("base | rerank(rm + 0*rm2)", ["base"], ["rm2"]),
         ("base", ["base"], []),
     ],
@@ -183,6 +190,8 @@ def test_the_order_of_terms_leaves_none_to_chance() -> None:
         Term("x", system=""),
         Term("x", system="kind"),
         Term("x", alone=True),
+        Term("x", aligned=True),
+        Term("x", alone=True, aligned=True),
         Term("y"),
     ]
     assert len({term.key for term in terms}) == len(terms)

@@ -57,7 +57,7 @@ def planned(formula: str) -> str:
     return str(plan_of(formula, specs, PARAMS, PROMPTS).formula)
 
 
-HEAD, LATER = TEXT.split("## Before you start")[0], TEXT.split("## Not yet")[1]
+HEAD = TEXT.split("## Before you start")[0]
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=TITLES)
@@ -85,12 +85,6 @@ def test_every_row_of_the_table_is_read():
 @pytest.mark.parametrize("formula", formulas(HEAD))
 def test_formula_of_the_table(formula):
     assert planned(formula)
-
-
-@pytest.mark.parametrize("formula", formulas(LATER))
-def test_what_is_not_yet_there_says_so(formula):
-    with pytest.raises(FormulaError, match="not available yet"):
-        planned(formula)
 
 
 def test_an_unknown_formula_has_no_plan():

@@ -1,6 +1,7 @@
 """Stages and functions of one's own: signatures, values per row, and mistakes that are marked."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,24 @@ def test_a_processor_of_transformers(processor):
             scores = TABLE.table[text[-1]].log_softmax(-1)[None].clone()
             assert token == int(processor(torch.tensor([text]), scores).argmax())
             text.append(token)
+
+
+def test_a_processor_is_given_what_each_row_has_read():
+    """Also where a row has no use for the first term."""
+    seen = []
+    descant.logits_processor("spied", lambda ids, scores: seen.append(ids[0].tolist()) or scores)
+    models = {"base": TABLE, "arm": descant.TableModel.random(12, seed=5)}
+    decoder = descant.compile("a*base + arm | spied()", models, params={"a": 1})
+    decoder.generate([[3, 5], [7, 1]], params={"a": [0, 1]}, max_new_tokens=1)
+    assert seen == [[3, 5], [7, 1]]
+    seen.clear()
+    for name, ids in (("base", range(12)), ("arm", range(11, -1, -1))):
+        said = {"get_vocab": lambda ids=ids: dict(zip("abcdefghijkl", ids, strict=True))}
+        tokenizer = SimpleNamespace(decode=lambda ids, **_: "", bos_token_id=None, **said)
+        models[name] = {"model": models[name], "tokenizer": tokenizer, "prefix": [4]}
+    decoder = descant.compile("align(arm) + a*base | spied()", models, params={"a": 1})
+    decoder.generate([[3, 5], [7, 1]], params={"a": [0, 1]}, max_new_tokens=1)
+    assert seen == [[7, 3, 5], [4, 7, 1]]
 
 
 def test_a_function_of_numbers():

@@ -48,6 +48,7 @@ CHECKPOINTS = {
     "adapters": ("base + h*lora4 + s*lora8 | rerank(rm, k=10, w=1.5)",
                  {"params": {"h": 0.5, "s": 0.25}}),
     "padding": ("padded + base", {}),
+    "two_vocabularies": ("mix(0.5: base, 0.5: align(other)) - 0.1*align(other@none)", {}),
 }  # fmt: skip
 
 

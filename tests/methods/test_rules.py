@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import BOS, tokenizer
+from checkpoints import BOS, moved, renumbered, tokenizer, turned
 from reference_rules import arithmetic, experts, gates, genarm, mixtures, plain, rewards, sums
 
 PROMPTS = ["the river", "def add(one, two): return", "a"]
@@ -80,6 +80,14 @@ def both(m: Any, one: float, two: float) -> rewards.Judge:
 
 def classed(m: Any, label: int) -> rewards.Judge:
     return lambda ids: plain.class_logprob(m.clf, ids, label)
+
+
+def voices(m: Any, t: Text) -> list[Any]:
+    """The base and the model of another vocabulary, their tokens, and what each has read."""
+    ours, theirs = tokenizer().get_vocab(), m.far.tokenizer.get_vocab()
+    made = [theirs[token] for token in tokenizer().convert_ids_to_tokens(t.made)]
+    read = m.far.tokenizer(t.prompt)["input_ids"] + made
+    return [(m.base, ours, t.ids()), (m.far, theirs, read)]
 
 
 def reranked(m: Any, t: Text, judge: rewards.Judge, k: float, w: float) -> torch.Tensor:
@@ -183,6 +191,10 @@ METHODS = {
         "mix(u: base, v: arm)", each(u=(0.5, 0.9, 0.0), v=(0.5, 0.1, 1.0)),
         lambda m, t, p: mixtures.ensemble([m.base, m.arm], [p["u"], p["v"]], t.ids()),
     ),
+    "two vocabularies (GaC, UniTE)": Row(
+        "mix(u: base, v: align(far))", each(u=(0.5, 0.9, 0.0), v=(0.5, 0.1, 1.0)),
+        lambda m, t, p: mixtures.two_vocabularies(voices(m, t), [p["u"], p["v"]]),
+    ),
     "SafeDecoding": Row(
         "where(step < m, mix(0.4: base, 0.6: arm), base)", each(m=(2, 5, 0)),
         lambda m, t, p: mixtures.safe_decoding(
@@ -248,6 +260,17 @@ def clf() -> Any:
     return LlamaForSequenceClassification(LlamaConfig(num_labels=2, **_sizes())).eval()
 
 
+@pytest.fixture(scope="module")
+def far(zoo) -> Any:
+    """A model of 260 tokens in another order, 20 of them with strings that no other model has."""
+    old = tokenizer().get_vocab()
+    order = sorted((token for token in old if old[token] < 260), key=turned().get)
+    model = moved(zoo.model("gpt2"), {token: i for i, token in enumerate(order)})
+    strings = [f"{token}?" if 200 <= old[token] < 220 else token for token in order]
+    model.tokenizer = renumbered({string: i for i, string in enumerate(strings)})
+    return model
+
+
 def same(found: torch.Tensor, expected: torch.Tensor, shifted: bool) -> None:
     """The same tokens excluded, and the same scores of the others; a constant may be allowed."""
     kept = expected > -torch.inf
@@ -267,11 +290,12 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("row", "seed"), cases())
-def test_the_formula_is_the_rule(zoo, compiled, clf, row, seed) -> None:
+def test_the_formula_is_the_rule(zoo, compiled, clf, far, row, seed) -> None:
     values = row.values or [{}] * len(PROMPTS)
     lists = {name: [one[name] for one in values] for name in values[0]}
     loaded = {role: zoo.model(name) for role, name in SEEDS[seed].items()} | {"clf": clf}
     models = {role: {"model": one, "tokenizer": tokenizer()} for role, one in loaded.items()}
+    models["far"], loaded["far"] = {"model": far, "tokenizer": far.tokenizer}, far
     decoder = compiled(
         row.formula, models=models, params=values[0], prompts={"bias": BIAS, "neg": NEGATIVE}
     )
@@ -294,9 +318,9 @@ def test_the_comparison_can_fail() -> None:
             same(wrong, right, False)
 
 
-def test_a_rule_with_other_numbers_is_another_rule(zoo) -> None:
+def test_a_rule_with_other_numbers_is_another_rule(zoo, far) -> None:
     """Each parameter of each rule decides something, so that the table above compares something."""
-    m = SimpleNamespace(**{role: zoo.model(role) for role in SEEDS[0]})
+    m = SimpleNamespace(**{role: zoo.model(role) for role in SEEDS[0]}, far=far)
     texts = [Text(prompt, made) for prompt in PROMPTS for made in ([], [9, 200, 33])]
     for name, row in METHODS.items():
         if "clf" in row.formula:

@@ -1,8 +1,8 @@
-"""Rules on probabilities: ensembles, MOD under forward KL, SafeDecoding."""
+"""Rules on probabilities: ensembles, two vocabularies, MOD under forward KL, SafeDecoding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,3 +44,22 @@ def safe_decoding(
     if step < first:
         return ensemble([base, expert], weights, text)
     return logprobs(base, text)
+
+
+def two_vocabularies(
+    voices: Sequence[tuple[Any, Mapping[str, int], Text]], weights: Sequence[float]
+) -> Tensor:
+    """GaC, Yu et al. 2024: the mean probability of each token string, 0 where a model has none.
+
+    Each voice is a model, its tokens and their ids, and what it has read. Scores are by the first
+    one's ids, and a string that another cannot read is excluded.
+    """
+    mean: dict[str, Tensor] = {}
+    for (model, ids, text), weight in zip(voices, weights, strict=True):
+        said = logprobs(model, text).double().exp()
+        for string, number in ids.items():
+            mean[string] = mean.get(string, torch.zeros(())) + weight * said[number]
+    scores = torch.full((len(voices[0][1]),), -torch.inf, dtype=torch.double)
+    for string in set.intersection(*(set(ids) for _, ids, _ in voices)):
+        scores[voices[0][1][string]] = mean[string].log()
+    return scores.float()

@@ -65,6 +65,7 @@ def test_a_formula_is_refused_before_a_checkpoint_is_looked_at(formula, problem)
         ("base | top_k(301)", "             ^^^", "k of top_k is 301, and the vocabulary has 300"),
         ("base | rerank(rm, k=301)", "                    ^^^", "k of rerank is 301"),
         ("base + other", "       ^^^^^", "another vocabulary"),
+        ("max(base, arm) + other", "                 ^^^^^", "another vocabulary"),
     ],
 )
 def test_what_only_a_checkpoint_can_tell(compiled, formula, carets, problem) -> None:

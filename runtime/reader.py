@@ -1,0 +1,76 @@
+"""A reader: one term at its lane, and what it reads of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..formula import Term
+from ..formula.plan import Place
+from ..models import Counterparts, ModelError, ModelSpec, is_ids, render, render_text
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One term at its lane: what its rows are fed with.
+
+    Attributes:
+        term: the model and its prompt.
+        lane: the lane's index in ``Bound.lanes``.
+        adapter: 0 for the bare weights, or the adapter's number on the lane.
+        place: the place of the stage that asks for it; None for a term of the scores.
+        language: whether its lane gives scores; otherwise it gives rewards.
+        shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
+        label: for a reward, the class whose log-probability it is; None for the only output.
+        counterparts: for a term of another vocabulary, the formula's tokens in it.
+    """
+
+    term: Term
+    spec: ModelSpec
+    tokenizer: Any
+    lane: int
+    adapter: int
+    place: Place | None = None
+    language: bool = True
+    label: int | None = None
+    shared: Any = None
+    counterparts: Counterparts | None = None
+
+    def reads(self, prompt: Any) -> list[int] | str:
+        """The token ids, or the text, that this term reads before the response."""
+        term = self.term
+        if self.shared is not None:
+            return render_text(
+                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system
+            )
+        if self.counterparts is not None and is_ids(prompt):
+            self.check(prompt, "give the prompt as text")
+            prompt = self.term_ids(prompt)
+        return render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+
+    def check(self, tokens: Sequence[int], cure: str) -> None:
+        """Refuse tokens of the formula that this term cannot read.
+
+        Raises:
+            ModelError: one has no counterpart in the term's vocabulary.
+        """
+        if self.counterparts is None:
+            return
+        for token in tokens:
+            if self.counterparts.theirs[token] < 0:
+                problem = f"the token id {token} has no counterpart in {self.term.model}"
+                raise ModelError(problem, cure, self.term.model)
+
+    def term_ids(self, ids: Sequence[int]) -> list[int]:
+        """The formula's tokens as this term reads them; all must have counterparts."""
+        if self.counterparts is None:
+            return list(ids)
+        return [self.counterparts.theirs[token] for token in ids]
+
+    def formula_ids(self, ids: Sequence[int]) -> list[int]:
+        """What this term has read, as the formula's tokens; those that have none are left out."""
+        if self.counterparts is None:
+            return list(ids)
+        ours = self.counterparts.ours
+        return [ours[token] for token in ids if token in ours]
