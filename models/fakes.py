@@ -7,6 +7,8 @@ say is known by heart, so results can be worked out on paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,7 +23,15 @@ class _Table:
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
             raise ValueError(f"a table is (V, V), not {tuple(table.shape)}")
         self.table, self.device = table.float(), table.device
+        self.vocabulary = len(table)
         self.reserve(0, 0)
+
+    def lane(self, vocabulary: int) -> Self:
+        """A lane of its own over the same table, which says nothing of tokens beyond this id."""
+        lane = copy(self)
+        lane.vocabulary = vocabulary
+        lane.reserve(0, 0)
+        return lane
 
     @property
     def rows(self) -> Rows:
@@ -76,13 +86,9 @@ class TableModel(_Table):
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randn(vocabulary, vocabulary, generator=generator), eos)
 
-    def copy(self) -> TableModel:
-        """A lane of its own over the same table."""
-        return TableModel(self.table, self.eos)
-
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
-        return self.table[self._rows.last()]
+        return self.table[self._rows.last(), : self.vocabulary]
 
 
 class RuleReward(_Table):
@@ -93,10 +99,6 @@ class RuleReward(_Table):
         """Standard normal rewards from a seed."""
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.randn(vocabulary, vocabulary, generator=generator))
-
-    def copy(self) -> RuleReward:
-        """A lane of its own over the same rule."""
-        return RuleReward(self.table)
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""

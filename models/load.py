@@ -93,7 +93,7 @@ def load_model(
     """
     if spec.model is not None:
         if card.config is None:
-            return spec.model.copy()
+            return spec.model
         _check_attention(card.name, spec.model)
         return spec.model.eval()
     from safetensors import SafetensorError

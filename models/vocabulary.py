@@ -26,10 +26,11 @@ def common_vocabulary(cards: Sequence[Card]) -> tuple[int, list[str]]:
             raise _differ(known[0][0], known[0][1], card, vocabulary)
     sizes = [card.size for card in cards]
     size = 1 + max(known[0][1].values()) if known else sizes[0]
+    first = known[0][0] if known else cards[0]
     for card in cards:
-        if card.tokenizer is None and card.size not in (size, cards[0].size):
+        if card.tokenizer is None and card.size not in (size, first.size):
             raise ModelError(
-                f"{card.name} has {card.size} tokens and {cards[0].name} has {cards[0].size}",
+                f"{card.name} has {card.size} tokens and {first.name} has {first.size}",
                 "models in one formula must share one vocabulary",
                 card.name,
             )

@@ -274,15 +274,14 @@ class _Binder:
         key = (place if kind == REWARD else None, mapped, *card.weights)
         reads_text = kind == REWARD and term.model in self.reads_text
         if key not in self.lanes:
+            width = size if mapped is None else mapped.own
             if isinstance(model, (TableModel, RuleReward)):
-                self.lanes[key] = model.copy()
+                self.lanes[key] = model.lane(width)
             elif reads_text:
                 self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
             else:
                 reads_all = place is not None and moves_winner(place, stage)
-                self.lanes[key] = TransformersLane(
-                    model, size if mapped is None else mapped.own, reads_all
-                )
+                self.lanes[key] = TransformersLane(model, width, reads_all)
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)

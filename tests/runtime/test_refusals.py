@@ -289,3 +289,20 @@ def test_text_needs_a_tokenizer(zoo) -> None:
         decoder.generate("text")
     with pytest.raises(ValueError, match="stop_strings need a tokenizer"):
         decoder.generate([1], stop_strings="a")
+
+
+@pytest.mark.parametrize("formula", ["a + b", "b + a"])
+def test_a_table_of_another_size_than_the_tokenizer(formula) -> None:
+    models = {
+        "a": descant.TableModel.random(8, seed=1),
+        "b": {"model": descant.TableModel.random(300, seed=2), "tokenizer": tokenizer()},
+    }
+    with pytest.raises(descant.FormulaError, match="a has 8 tokens and b has 300"):
+        descant.compile(formula, models=models)
+
+
+def test_a_table_is_cut_to_its_tokenizer() -> None:
+    table = descant.TableModel.random(310, seed=2)
+    decoder = descant.compile("a", models={"a": {"model": table, "tokenizer": tokenizer()}})
+    expected = torch.log_softmax(table.table[3, :300], -1)
+    torch.testing.assert_close(decoder.scores([3], [])[0], expected)
