@@ -5,7 +5,8 @@ file, when the first formula is planned; it never imports torch.
 """
 
 from .names import Names
-from .plan import Linear, Plan, Read, Scalar
+from .nodes import Linear, Read, Scalar
+from .plan import Plan
 from .planner import make_plan
 from .stages import STAGES, Stage
 from .terms import Term

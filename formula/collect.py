@@ -27,8 +27,8 @@ from ..grammar import (
     Unary,
 )
 from .names import NONE, Names
+from .nodes import Atom, Linear, Read, Scalar, said_of
 from .operators import Align
-from .plan import Atom, Linear, Read, Scalar, said_of
 from .scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from .signature import Limits
 from .terms import Term

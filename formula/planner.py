@@ -17,8 +17,9 @@ from .check import Checker, Kind
 from .collect import Collector
 from .conditions import CONDITIONS, has_state
 from .names import STATE, Names
+from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
 from .operators import OPERATORS, STAGED, Mean
-from .plan import Atom, Condition, Plan, Predicate, Scalar, Staged, State
+from .plan import Plan
 from .scalar import Constant, parameters
 from .signature import Limits, Signature
 from .stages import STAGES, Search, Stage

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..formula import Plan, Read, Term
-from ..formula.plan import Node, weighted_children
+from ..formula.nodes import Node, weighted_children
 from .bind import Bound
 from .reader import Reader
 from .requests import Reading, Request, ids_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..formula import Plan, Term
-from ..formula.plan import Place
+from ..formula.nodes import Place
 from ..formula.scalar import parameters
 from ..formula.stages import Stage
 from ..grammar import FormulaError, Span

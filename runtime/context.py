@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..formula.plan import Place, Scalar, Staged
+from ..formula.nodes import Place, Scalar, Staged
 from ..formula.terms import Term
 from .scored import Scored
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..formula import Term
-from ..formula.plan import Place, Staged, walk
+from ..formula.nodes import Place, Staged, walk
 from ..formula.stages import Reject, RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch, Seat

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ..formula.plan import Scalar
+from ..formula.nodes import Scalar
 from ..formula.stages import BestOf, Blockwise, Reject, Search
 from .batch import Draft
 from .noise import coin, seed_key

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from ..formula.operators import Debias, Max, Mean, Min, Mix, Plausible, PowerMean, Temp, Where
-from ..formula.plan import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from .context import Context
 from .scored import Scored, entropy, from_masked, log_softmax
 from .stages import chain

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..formula import Term
-from ..formula.plan import Place
+from ..formula.nodes import Place
 from ..models import Counterparts, ModelError, ModelSpec, is_ids, render, render_text
 
 

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 
 from ..formula import Plan, Read, Scalar, Stage, Term
+from ..formula.nodes import Node, Place, children, said_of, walk
 from ..formula.operators import Where
-from ..formula.plan import Node, Place, children, said_of, walk
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
 from .reader import Reader

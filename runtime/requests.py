@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..formula.plan import Place
+from ..formula.nodes import Place
 
 Reading: TypeAlias = "Sequence[int] | str"
 

@@ -8,7 +8,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from ..formula.plan import Place, Staged
+from ..formula.nodes import Place, Staged
 from ..formula.stages import (
     MinP,
     RepetitionPenalty,

@@ -1,0 +1,151 @@
+"""Nodes: what a plan is made of. Frozen nouns, and how to walk over them.
+
+Numbers sit where they are used; every distinct one is a column of the runtime's tensor of values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
+
+from ..grammar import Span
+from .operators import Operator
+from .scalar import Expression, show
+from .signature import Limits, Signature
+from .stages import Stage
+from .terms import Term
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number that a row needs: a coefficient or an argument."""
+
+    expression: Expression
+    what: str
+    limits: Limits = Limits()
+    span: Span = field(default=Span(0, 0), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return show(self.expression)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The log-probabilities (or, in a reward expression, the reward) of one term."""
+
+    term: Term
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``sum_i coefficient_i * part_i + shift``, in an order that does not depend on the writing."""
+
+    parts: tuple[tuple[Scalar, Atom], ...]
+    shift: Scalar | None = None
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A formula in parentheses with stages of its own."""
+
+    head: Scores
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """A scalar of the state: ``step``, or ``entropy`` or ``max_prob`` of scores."""
+
+    name: str
+    of: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A condition, or arithmetic inside one: an operator of the grammar over one or two values."""
+
+    op: str
+    parts: tuple[Condition, ...]
+
+
+Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand before
+Scores: TypeAlias = Linear | Atom
+Condition: TypeAlias = Predicate | State | Scalar
+Node: TypeAlias = Scores | Predicate | State
+Place: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """A node and everything that its value is made of, rewards left out."""
+    yield node
+    for child in children(node):
+        yield from walk(child)
+
+
+def children(node: Node) -> Iterator[Node]:
+    """What a node's value is directly made of, numbers and rewards left out."""
+    yield from (child for _, child in weighted_children(node))
+
+
+def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
+    """The same, each with the number before it; where that is 0, the child is not needed."""
+    match node:
+        case Linear():
+            yield from node.parts
+        case Staged():
+            yield None, node.head
+        case Predicate():
+            yield from ((None, part) for part in node.parts if not isinstance(part, Scalar))
+        case State(of=of) if of is not None:
+            yield None, of
+        case Operator():
+            for key, item in type(node).arguments().items():
+                value = getattr(node, key)
+                match item.metadata["kind"]:
+                    case "scores" | "condition" if not isinstance(value, Scalar):
+                        yield None, value
+                    case "many":
+                        yield from ((None, part) for part in value)
+                    case "weighted":
+                        yield from value
+
+
+def numbers(node: Node | Stage) -> Iterator[Scalar]:
+    """The numbers that a node or a stage itself holds."""
+    match node:
+        case Linear():
+            yield from (scalar for scalar, _ in node.parts)
+            if node.shift is not None:
+                yield node.shift
+        case Staged():
+            for stage in node.stages:
+                yield from numbers(stage)
+        case Predicate():
+            yield from (part for part in node.parts if isinstance(part, Scalar))
+        case Signature():
+            for item in fields(node):
+                yield from _held(getattr(node, item.name))
+
+
+def said_of(atom: Atom) -> str:
+    """What a part of a sum is called where there is no room for all of it."""
+    match atom:
+        case Read(term):
+            return str(term)
+        case Staged():
+            return "(… | …)"
+        case _:
+            return f"{atom.name}(…)"
+
+
+def _held(value: Any) -> Iterator[Scalar]:
+    """The numbers in a field: one, a pair, those of a reward, or weights."""
+    match value:
+        case Scalar():
+            yield value
+        case Linear():
+            yield from numbers(value)
+        case tuple():
+            for item in value:
+                yield from _held(item[0] if isinstance(item, tuple) else item)
