@@ -11,6 +11,7 @@ import torch
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.operators import Where
 from ..formula.plan import Node, Place, children, said_of, walk
+from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise
 from .bind import Bound, Reader
 from .stages import moves_winner
@@ -62,7 +63,7 @@ class Report:
             if (None, number) in bound.rewards:
                 lines += self._rewards((None, number))
         conditional = self._conditional()
-        lines += conditional
+        lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
@@ -107,6 +108,15 @@ class Report:
         if not sometimes:
             return []
         return ["", f"conditional {', '.join(sometimes)}: run only in steps where a row needs it"]
+
+    def _normalised(self) -> list[str]:
+        """The terms of which a shift would count, so that they are read as log-probabilities."""
+        plan = self._bound.plan
+        exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
+        if not exact:
+            return []
+        why = "by log-softmax, for a shift of the scores would count"
+        return ["", f"normalised  {', '.join(exact)}: {why}"]
 
     def _line(self, reader: Reader, coefficient: str) -> tuple[str, ...]:
         term = reader.term

@@ -1,59 +1,63 @@
-"""Scores with their mask beside them, so that no minus infinity enters arithmetic."""
+"""Scores: ``(slots, V)`` float32, with minus infinity for a token that is excluded.
+
+Minus infinity stays what it is in everything that operators do to scores, but for one thing: a
+product with a number that is not above 0. There it is ``parted`` from the rest.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+LOWEST = torch.finfo(torch.float32).min
 
-class Scored(NamedTuple):
-    """Scores of every token and which tokens are excluded.
 
-    ``values`` is ``(slots, V)`` float32 and finite where it counts; ``excluded`` is ``(slots, V)``
-    bool, or None where nothing is.
+class Logits:
+    """What a lane says in one step.
+
+    Attributes:
+        raw: ``(rows, V)``; a logit of minus infinity excludes its token.
+        broken: ``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity.
     """
 
-    values: Tensor
-    excluded: Tensor | None
+    def __init__(self, raw: Tensor) -> None:
+        self.raw = raw
+        self.broken = raw.amax(dim=-1).isfinite().logical_not_()
 
-    def masked(self) -> Tensor:
-        """``(slots, V)`` with minus infinity where a token is excluded."""
-        if self.excluded is None:
-            return self.values
-        return self.values.masked_fill(self.excluded, -torch.inf)
-
-    def without(self, tokens: Tensor) -> Scored:
-        """The same scores with more tokens, ``(slots, V)`` bool, excluded."""
-        excluded = tokens if self.excluded is None else self.excluded | tokens
-        return Scored(self.values, excluded)
-
+    @cached_property
     def logprobs(self) -> Tensor:
-        """``(slots, V)`` the distribution that these scores stand for, minus infinity included."""
-        return log_softmax(self.masked())
+        """``(rows, V)`` log-probabilities."""
+        return torch.log_softmax(self.raw, dim=-1)
 
 
-def log_softmax(masked: Tensor) -> Tensor:
+def log_softmax(scores: Tensor) -> Tensor:
     """``(slots, V)`` log-probabilities; where every token is excluded, every token stays so."""
-    return torch.log_softmax(masked, dim=-1).masked_fill_(masked == -torch.inf, -torch.inf)
+    shifted = scores - scores.amax(dim=-1, keepdim=True).clamp_(min=LOWEST)
+    total = shifted.exp().sum(dim=-1, keepdim=True)  # at least 1, where any token is left
+    return shifted.sub_(total.clamp_(min=1.0).log_())
 
 
-def from_masked(values: Tensor) -> Scored:
-    """Scores whose excluded tokens are marked by minus infinity."""
-    excluded = values == -torch.inf
-    return Scored(values.masked_fill(excluded, 0.0), excluded)
+def from_up(scores: Tensor, least: Tensor) -> Tensor:
+    """The scores that are at least so high, ``(slots, 1 or V)``, and the other tokens excluded.
 
-
-def read(logits: Tensor) -> tuple[Scored, Tensor]:
-    """A lane's rows as log-probabilities, and which rows have NaN in them.
-
-    Args:
-        logits: ``(rows, V)``; a logit of minus infinity excludes its token.
-
-    Returns:
-        The scores, and ``(rows,)`` bool.
+    By arithmetic: a CPU takes longer over a choice that is hard to foresee.
     """
-    scored = from_masked(torch.log_softmax(logits, dim=-1))
-    # One NaN makes its whole row NaN, so that one column tells.
-    return scored, scored.values[:, 0].isnan()
+    low = torch.lt(scores, least, out=torch.empty_like(scores))
+    return torch.sub(scores, low.mul_(-LOWEST), alpha=2, out=low)  # less nothing, or infinity
+
+
+def parted(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with 0 for excluded tokens; and minus infinity for those, 0 for the others."""
+    finite = scores.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
+    return finite, scores - finite
+
+
+def ascending(scores: Tensor) -> Tensor:
+    """``(slots, V)`` each row sorted; on the CPU by numpy, which is many times faster there."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=-1).values
+    copied = scores.clone(memory_format=torch.contiguous_format)
+    copied.numpy().sort(axis=-1)
+    return copied
