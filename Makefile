@@ -40,6 +40,7 @@ demo-models: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.operators
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

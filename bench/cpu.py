@@ -29,10 +29,11 @@ RESULTS = Path(__file__).parent / "results"
 
 def paired(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> dict[str, Any]:
     """Both in turn, after one warm-up each: seconds of every run, and the median ratio."""
-    ours(), theirs()
+    theirs(), ours()
     pairs = []
     for _ in range(runs):
-        pairs.append((_seconds(ours), _seconds(theirs)))
+        two = _seconds(theirs)
+        pairs.append((_seconds(ours), two))
     ratios = [one / two for one, two in pairs]
     return {
         "ours": [one for one, _ in pairs],
@@ -114,13 +115,8 @@ def processor() -> str:
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
-def main() -> None:
-    """Measure, print the table, keep the raw numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
-    arguments = parser.parse_args()
-    results = measure(arguments.runs)
+def keep(output: Path, results: dict[str, Any], **sizes: Any) -> None:
+    """Write results down, with what they were measured on."""
     said = {
         "device": "cpu",
         "processor": processor(),
@@ -129,12 +125,21 @@ def main() -> None:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "shape": plain.SHAPE,
-        "prompt_tokens": PROMPT,
-        "new_tokens": NEW,
+        **sizes,
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(said, indent=1) + "\n")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(said, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure, print the table, keep the raw numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
+    arguments = parser.parse_args()
+    results = measure(arguments.runs)
+    keep(arguments.output, results, prompt_tokens=PROMPT, new_tokens=NEW)
     for name, result in results.items():
         target = result["target"]
         wanted = f"at most {target}" if target > 0 else f"at least {-target}"

@@ -5,6 +5,7 @@ No descant in here. Every loop is greedy, with transformers' own cache, and ends
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,6 +64,21 @@ def candidate_forwards(model: Any, prompts: Tensor, new: int, k: int) -> None:
             backbone(input_ids=candidates, past_key_values=cache, use_cache=True).last_hidden_state
         )
         cache.crop(-(k - 1))
+
+
+@torch.no_grad()
+def stepper(model: Any, prompts: Tensor, width: int = 1) -> Callable[[], Any]:
+    """One forward of `width` tokens a row after the prompts, again and again over one cache."""
+    cache = DynamicCache(config=model.config)
+    network = model if hasattr(model, "lm_head") else model.model
+    network(input_ids=prompts, past_key_values=cache, use_cache=True)
+
+    def step() -> Any:
+        out = network(input_ids=prompts[:, :width], past_key_values=cache, use_cache=True)
+        cache.crop(-width)
+        return out.logits if network is model else model.score(out.last_hidden_state)
+
+    return torch.no_grad()(step)
 
 
 @torch.no_grad()

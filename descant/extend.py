@@ -28,7 +28,6 @@ from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
 from .formula.signature import Limits, number, register
 from .runtime.context import Context
-from .runtime.scored import Scored, from_masked
 from .runtime.stages import apply
 
 
@@ -50,9 +49,9 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     cls = _made(function.__name__, function.__doc__, parameters[1:])
     names = [parameter.name for parameter in parameters[1:]]
 
-    def run(stage: Any, scored: Scored, context: Context, place: Any) -> Scored:
+    def run(stage: Any, scores: Tensor, context: Context, place: Any) -> Tensor:
         numbers = {name: context.number(getattr(stage, name)) for name in names}
-        return _checked(function.__name__, scored, function(scored.masked(), **numbers))
+        return _checked(function.__name__, scores, function(scores.clone(), **numbers))
 
     apply.register(cls)(run)
     return function
@@ -71,11 +70,11 @@ def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -
     True
     """
 
-    def run(stage: Any, scored: Scored, context: Context, place: Any) -> Scored:
-        masked = scored.masked().clone()
+    def run(stage: Any, scores: Tensor, context: Context, place: Any) -> Tensor:
+        copied = scores.clone()
         texts = context.texts()
-        rows = [processor(ids[None], masked[i : i + 1]) for i, ids in enumerate(texts)]
-        return _checked(name, scored, torch.cat(rows))
+        rows = [processor(ids[None], copied[i : i + 1]) for i, ids in enumerate(texts)]
+        return _checked(name, scores, torch.cat(rows))
 
     apply.register(_made(name, type(processor).__doc__, []))(run)
 
@@ -119,11 +118,10 @@ def _free(name: str) -> None:
         raise ValueError(f"{name} is a word of the language already")
 
 
-def _checked(name: str, scored: Scored, values: Tensor) -> Scored:
-    if values.shape != scored.values.shape:
+def _checked(name: str, scores: Tensor, made: Tensor) -> Tensor:
+    if made.shape != scores.shape:
         raise ValueError(
-            f"the stage {name} returned {tuple(values.shape)}, not {tuple(scored.values.shape)}"
+            f"the stage {name} returned {tuple(made.shape)}, not {tuple(scores.shape)}"
         )
-    if scored.excluded is not None:  # whatever a stage makes of minus infinity
-        values = values.masked_fill(scored.excluded, -torch.inf)
-    return from_masked(values.float())
+    excluded = scores == -torch.inf  # whatever it makes of minus infinity
+    return made.float().masked_fill(excluded, -torch.inf)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .signature import (
     Limits,
+    Shift,
     Signature,
     condition,
     derived,
@@ -28,7 +29,7 @@ STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
 
 @dataclass(frozen=True)
 class Operator(Signature):
-    """A value made of scores."""
+    """A value made of scores; ``on_shift`` holds for each of them by itself."""
 
 
 @register("max", OPERATORS)
@@ -52,6 +53,7 @@ class Min(Operator):
 class Mix(Operator):
     """The mixture of the distributions: `log Σ wᵢ·softmax(xᵢ)`."""
 
+    on_shift = Shift.ABSORBED
     parts: Any = weighted()
 
 
@@ -60,6 +62,7 @@ class Mix(Operator):
 class PowerMean(Operator):
     """The power mean of the distributions, `log (Σ wᵢ·softmax(xᵢ)^p)^(1/p)`; 0 is geometric."""
 
+    on_shift = Shift.ABSORBED
     p: Any = number()
     parts: Any = weighted()
 
@@ -69,6 +72,7 @@ class PowerMean(Operator):
 class Mean(Operator):
     """Divides by the sum of the collected coefficients, then log-softmax."""
 
+    on_shift = Shift.ABSORBED
     x: Any = scores()
     total: Any = derived()
 
@@ -78,6 +82,7 @@ class Mean(Operator):
 class Temp(Operator):
     """The distribution at another temperature: `log_softmax(x / t)`."""
 
+    on_shift = Shift.ABSORBED
     x: Any = scores()
     t: Any = number(Limits(0, above=True))
 
@@ -87,6 +92,7 @@ class Temp(Operator):
 class Plausible(Operator):
     """Masks tokens with less than alpha times the best probability (contrastive decoding)."""
 
+    on_shift = Shift.PASSED
     x: Any = scores()
     alpha: Any = number(Limits(0, 1))
 
@@ -106,6 +112,7 @@ class Debias(Operator):
 class Where(Operator):
     """x where the condition holds for the row, y elsewhere; what no row needs is not run."""
 
+    on_shift = Shift.PASSED
     condition: Any = condition()
     x: Any = scores()
     y: Any = scores()

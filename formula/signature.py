@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 
@@ -35,11 +36,20 @@ class Limits:
         return None
 
 
+class Shift(Enum):
+    """What becomes of a number that is added to all the scores that something is given."""
+
+    PASSED = "it comes out added to every score, perhaps multiplied"
+    ABSORBED = "nothing changes"
+    FELT = "scores change in other ways: they must be log-probabilities"
+
+
 @dataclass(frozen=True)
 class Signature:
     """A stage or an operator with its arguments. Subclasses declare the arguments as fields."""
 
     name: ClassVar[str]
+    on_shift: ClassVar[Shift] = Shift.FELT
 
     @classmethod
     def arguments(cls) -> dict[str, Field[Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Signature, choice, label, number, pair, register, reward
+from .signature import Limits, Shift, Signature, choice, label, number, pair, register, reward
 
 STAGES: dict[str, type[Stage]] = {}
 
@@ -23,6 +23,7 @@ class Stage(Signature):
 class Rerank(Stage):
     """Keeps the k best tokens and adds `w·r([x, v])` to each (ARGS, Algorithm 1)."""
 
+    on_shift = Shift.PASSED
     reward: Any = reward()
     k: Any = number(Limits(1, whole=True, tokens=True), 10)
     w: Any = number(default=1)
@@ -37,6 +38,7 @@ class Rerank(Stage):
 class TopK(Stage):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
+    on_shift = Shift.PASSED
     k: Any = number(Limits(1, whole=True, tokens=True))
 
 
@@ -45,6 +47,7 @@ class TopK(Stage):
 class TopP(Stage):
     """Keeps the fewest tokens whose probabilities reach p (transformers' TopPLogitsWarper)."""
 
+    on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1, above=True))
 
 
@@ -53,6 +56,7 @@ class TopP(Stage):
 class MinP(Stage):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
 
+    on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1))
 
 
@@ -61,6 +65,7 @@ class MinP(Stage):
 class Temperature(Stage):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
 
+    on_shift = Shift.PASSED
     t: Any = number(Limits(0, above=True))
 
 
@@ -80,6 +85,7 @@ class Search(Stage):
     scores of the tokens so far (an implicit reward).
     """
 
+    on_shift = Shift.PASSED
     r: Any = reward()
 
 

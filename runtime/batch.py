@@ -67,6 +67,7 @@ class Batch:
     Attributes:
         requests: per slot in use.
         values: ``(slots, scalars)`` float32, the plan's numbers.
+        ranges: the least and the largest of each number over the slots; known on the host.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
@@ -102,8 +103,7 @@ class Batch:
         self.unread: Tensor | None = None
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
-        self.most: dict[int, int] = {}
-        self.idle: frozenset[int] = frozenset()
+        self.ranges: list[tuple[float, float]] = []
         self.samples = False
         self._reserve()
 
@@ -269,14 +269,8 @@ class Batch:
             if seat.live and seat.reader.lane in self.there
         ]
         self.unread = torch.stack(hidden).any(dim=0) if hidden else None
-        counts = [i for i, scalar in enumerate(self.bound.plan.scalars) if scalar.limits.tokens]
-        self.most = {
-            i: int(max((request.values[i] for request in self.requests), default=1)) for i in counts
-        }
-        self.idle = frozenset(
-            i for i in range(len(self.bound.plan.scalars))
-            if all(request.values[i] == 0 for request in self.requests)
-        )  # fmt: skip
+        numbers = zip(*(request.values for request in self.requests), strict=True)
+        self.ranges = [(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..formula.nodes import Place, Scalar, Staged
 from ..formula.terms import Term
-from .scored import Scored
+
+TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
 
 class Rewarder(Protocol):
@@ -32,10 +34,10 @@ class Context:
         values: ``(slots, scalars)`` float32, the plan's numbers for each row.
         columns: which column of ``values`` holds which number.
         terms: the scores of each term; calling one reads its lane, if any row needs it.
-        most: for the plan's whole numbers, the largest over the rows; known on the host.
-        idle: columns that are zero for every row; known on the host.
+        ranges: the least and the largest of each column over the rows; known on the host.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
+        width: columns of the scores: one more than tokens, where a model has another vocabulary.
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
@@ -51,18 +53,18 @@ class Context:
 
     values: Tensor
     columns: Mapping[Scalar, int]
-    terms: Mapping[Term, Callable[[], Scored]]
-    most: Mapping[int, int]
-    idle: frozenset[int]
+    terms: Mapping[Term, Callable[[], Tensor]]
+    ranges: Sequence[tuple[float, float]]
     steps: Tensor
     vocabulary: int
+    width: int
     seen: Tensor | None = None
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     texts: Callable[[], list[Tensor]] = list
     wanted: Tensor | None = None
-    staged: dict[Staged, Scored] = field(default_factory=dict)
-    judges: list[tuple[Any, Callable[[], Scored]]] = field(default_factory=list)
+    staged: dict[Staged, Tensor] = field(default_factory=dict)
+    judges: list[tuple[Any, Callable[[], Tensor]]] = field(default_factory=list)
     unsure: list[Tensor] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
@@ -74,10 +76,18 @@ class Context:
         yield
         self.wanted = before
 
-    def nothing(self) -> Scored:
+    def nothing(self) -> Tensor:
         """Zeros: a sum in which no row has a coefficient, or a term that no row depends on."""
-        shape = (self.values.shape[0], self.vocabulary)
-        return Scored(self.values.new_zeros(shape), None)
+        return self.values.new_zeros(self.values.shape[0], self.width)
+
+    def tokens(self, scores: Tensor) -> Tensor:
+        """``(slots, V)`` of scores: without the column for what is no token."""
+        return scores[:, : self.vocabulary]
+
+    def padded(self, scores: Tensor) -> Tensor:
+        """``(slots, V)`` scores of tokens as scores, in which nothing else has probability."""
+        more = self.width - self.vocabulary
+        return pad(scores, (0, more), value=-float("inf")) if more else scores
 
     def number(self, scalar: Scalar) -> Tensor:
         """``(slots, 1)`` a number's value for each row."""
@@ -86,8 +96,19 @@ class Context:
 
     def widest(self, scalar: Scalar, limit: int) -> int:
         """The largest value over the rows of a number that counts tokens, at most ``limit``."""
-        return min(self.most[self.columns[scalar]], limit)
+        return min(int(self._range(scalar)[1]), limit)
 
     def runs(self, scalar: Scalar | None) -> bool:
         """Whether what this number multiplies matters to any row."""
-        return scalar is None or self.columns[scalar] not in self.idle
+        return scalar is None or self._range(scalar) != (0, 0)
+
+    def positive(self, scalar: Scalar) -> bool:
+        """Whether this number is above 0 for every row, in float32 too."""
+        return self._range(scalar)[0] > TINY
+
+    def one(self, scalar: Scalar) -> bool:
+        """Whether this number is 1 for every row."""
+        return self._range(scalar) == (1, 1)
+
+    def _range(self, scalar: Scalar) -> tuple[float, float]:
+        return self.ranges[self.columns[scalar]]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..formula import Term
 from ..formula.nodes import Place, Staged, walk
+from ..formula.shifts import unnormalised
 from ..formula.stages import Reject, RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch, Seat
@@ -25,7 +26,7 @@ from .context import Context, Rewarder
 from .noise import gumbel
 from .operators import evaluate
 from .requests import Answer, Request, ids_of
-from .scored import Scored, entropy, read
+from .scored import Logits, entropy, log_softmax
 from .stages import chain, commit, moves_winner
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
@@ -41,6 +42,7 @@ class Engine:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.forwards = [0] * len(bound.lanes)
+        self.unnormalised = unnormalised(bound.plan)
         self._run: object = None
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
@@ -95,7 +97,7 @@ class Engine:
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self._context(batch, forced)
-            masked = self._scores(batch, context).masked()
+            masked = self._scores(batch, context)
             self._raise_for(batch, _alarms(context, masked).tolist(), context, len(rows))
             rows.append(masked[0])
             if len(rows) <= len(tokens):
@@ -122,8 +124,7 @@ class Engine:
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
         context = self._context(batch)
-        scored = self._scores(batch, context)
-        masked = scored.masked()
+        masked = self._scores(batch, context)
         drawn = masked
         if batch.samples:
             warm = batch.temperatures[: batch.count, None]
@@ -148,13 +149,14 @@ class Engine:
                 rewarders[place] = _Rewarder(batch, seats, self.forwards, moves)
         here = slice(batch.count)
         seen = batch.seen[here] if batch.seen is not None else None
-        terms: dict[Term, Callable[[], Scored]] = {}
+        terms: dict[Term, Callable[[], Tensor]] = {}
         context = Context(
-            batch.values[here], self.bound.plan.columns, terms, batch.most, batch.idle,
-            batch.steps[here], self.bound.vocabulary, seen, rewarders, forced,
+            batch.values[here], self.bound.plan.columns, terms, batch.ranges,
+            batch.steps[here], self.bound.vocabulary, self.bound.vocabulary + bool(batch.there),
+            seen, rewarders, forced,
         )  # fmt: skip
         context.texts = partial(_texts, batch)
-        lanes: dict[int, tuple[Scored, Tensor]] = {}
+        lanes: dict[int, Logits] = {}
         for seat in batch.seats:
             reads = partial(self._read, batch, seat, context, lanes)
             if seat.reader.place is None:
@@ -163,31 +165,32 @@ class Engine:
                 context.judges.append((seat, reads))
         return context
 
-    def _read(
-        self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, tuple[Scored, Tensor]]
-    ) -> Scored:
+    def _read(self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, Logits]) -> Tensor:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane = seat.reader.lane
         if lane not in lanes:
             logits = self.bound.lanes[lane].logits().to(batch.device)
-            lanes[lane] = read(logits, batch.there.get(lane))
+            lanes[lane] = Logits(logits, context.width, batch.there.get(lane))
             self.forwards[lane] += 1
-        scored, broken = lanes[lane]
-        source, wrong = _source(seat), broken.index_select(0, seat.rows) & seat.present
+        said, source = lanes[lane], _source(seat)
+        wrong = said.broken.index_select(0, seat.rows) & seat.present
         if context.wanted is not None:
             wrong = wrong & context.wanted[:, 0]
         context.broken[source] = wrong | context.broken.get(source, wrong)
-        return _held(scored, seat)
+        exact = seat.reader.place is not None or context.forced is not None
+        raw = not exact and seat.reader.term in self.unnormalised
+        scores = said.raw if raw else said.logprobs
+        return scores if seat.whole else scores.index_select(0, seat.rows)
 
-    def _scores(self, batch: Batch, context: Context) -> Scored:
+    def _scores(self, batch: Batch, context: Context) -> Tensor:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
-        head = evaluate(plan.scores, context)
+        head = context.tokens(evaluate(plan.scores, context))
         if batch.unread is not None:
-            head = head.without(batch.unread)
+            head = head.masked_fill(batch.unread, -torch.inf)
         stage = plan.search[1] if plan.search else None
         if isinstance(stage, Reject):
-            surprise = entropy(head.logprobs()) >= context.number(stage.entropy)
+            surprise = entropy(log_softmax(head)) >= context.number(stage.entropy)
             context.unsure.append(surprise[:, 0].long())
         return chain(head, context, None, plan.stages)
 
@@ -211,7 +214,7 @@ class Engine:
         parts = self.bound.plan.search[1].r.parts
         for seat, scores in context.judges:
             coefficient = context.number(parts[seat.number][0])[:, 0]
-            said = scores().masked().gather(1, tokens[:, None])[:, 0]
+            said = scores().gather(1, tokens[:, None])[:, 0]
             batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
 
     def _raise_for(
@@ -326,15 +329,3 @@ def _fed(batch: Batch) -> set[int]:
         for seat in batch.seats
         if seat.reader.language or (search is not None and seat.reader.place == search[0])
     }
-
-
-def _held(scored: Scored, seat: Seat) -> Scored:
-    """A lane's scores as one term's: the row that each slot holds."""
-    if seat.whole:
-        return scored
-    excluded = scored.excluded
-    return Scored(
-        scored.values.index_select(0, seat.rows),
-        excluded.index_select(0, seat.rows) if excluded is not None else None,
-        scored.beyond.index_select(0, seat.rows) if scored.beyond is not None else None,
-    )

@@ -6,7 +6,7 @@ not read the lanes of a side that no row takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import reduce, singledispatch
 from typing import Any
 
@@ -16,154 +16,139 @@ from torch import Tensor
 from ..formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from ..formula.operators import Debias, Max, Mean, Min, Mix, Plausible, PowerMean, Temp, Where
 from .context import Context
-from .scored import Scored, entropy, from_masked, log_softmax
+from .scored import LOWEST, entropy, from_up, log_softmax, parted
 from .stages import chain
 
-NEAR = 1e-3  # powers closer to 0 than this lose digits in a sum of near ones
+LEAST = 1e-30  # powers closer to 0 than this have their limit's value
+FARTHEST = 1e3  # a constant beyond this would leave float32 no digits for the differences
 
 
 @singledispatch
-def evaluate(node: Any, context: Context) -> Scored:
-    """The scores of a node of the plan."""
+def evaluate(node: Any, context: Context) -> Tensor:
+    """The scores of a node of the plan, ``(slots, V)``, which nobody may write to."""
     raise TypeError(f"no scores for {node}")
 
 
 @evaluate.register
-def _(node: Read, context: Context) -> Scored:
+def _(node: Read, context: Context) -> Tensor:
     return context.terms[node.term]()
 
 
 @evaluate.register
-def _(node: Linear, context: Context) -> Scored:
+def _(node: Linear, context: Context) -> Tensor:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
     total: Tensor | None = None
-    excluded: Tensor | None = None
-    beyond: list[tuple[Tensor, Tensor | None]] = []
+    excluded: list[Tensor] = []
     for coefficient, part in node.parts:
         if not context.runs(coefficient):
             continue
-        scored, weight = evaluate(part, context), context.number(coefficient)
-        scaled = scored.values * weight
-        total = scaled if total is None else total.add_(scaled)
-        if scored.excluded is not None:
-            hidden = scored.excluded & (weight != 0)
-            excluded = hidden if excluded is None else excluded.logical_or_(hidden)
-        beyond.append((weight, scored.beyond))
+        scores, weight = evaluate(part, context), context.number(coefficient)
+        if not context.positive(coefficient):
+            scores, hidden = parted(scores)
+            excluded.append(torch.where(weight != 0, hidden, 0.0))
+        if total is None:
+            total = scores if context.one(coefficient) else scores * weight
+        else:
+            total = total.addcmul(scores, weight)
     if total is None:  # every coefficient is 0 for every row
-        total = context.nothing().values
-    rest = _beyond(beyond)
+        total = context.nothing()
     if node.shift is not None:
-        total = total.add_(context.number(node.shift))
-        rest = rest + context.number(node.shift) if rest is not None else None
-    return Scored(total, excluded, rest)
-
-
-def _beyond(parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-    """A sum's score of what is beyond the vocabulary: as of a token, which any part may exclude."""
-    if all(said is None for _, said in parts):
-        return None
-    total, some = torch.zeros_like(parts[0][0]), torch.zeros_like(parts[0][0], dtype=torch.bool)
-    for weight, said in parts:
-        here = weight != 0
-        nothing = torch.full_like(weight, -torch.inf)
-        scaled = nothing if said is None else torch.where(said.isinf(), nothing, weight * said)
-        total, some = torch.where(here, total + scaled, total), some | here
-    return total.masked_fill(~some, -torch.inf)
+        total = total + context.number(node.shift)
+    return sum(excluded, total)
 
 
 @evaluate.register
-def _(node: Staged, context: Context) -> Scored:
+def _(node: Staged, context: Context) -> Tensor:
     if node not in context.staged:  # a reward model is asked once, however often it is written
         with context.only(None):  # kept for every place where it is written
-            head = evaluate(node.head, context)
-            context.staged[node] = chain(head, context, node, node.stages)
+            head = context.tokens(evaluate(node.head, context))
+            context.staged[node] = context.padded(chain(head, context, node, node.stages))
     return context.staged[node]
 
 
 @evaluate.register
-def _(node: Max, context: Context) -> Scored:
+def _(node: Max, context: Context) -> Tensor:
     """Excluded where every part excludes."""
-    best, *rest = (evaluate(part, context).masked() for part in node.parts)
-    for other in rest:
-        best = torch.maximum(best, other)
-    return from_masked(best)
+    return reduce(torch.maximum, (evaluate(part, context) for part in node.parts))
 
 
 @evaluate.register
-def _(node: Min, context: Context) -> Scored:
+def _(node: Min, context: Context) -> Tensor:
     """Excluded where any part excludes."""
-    worst, *rest = (evaluate(part, context).masked() for part in node.parts)
-    for other in rest:
-        worst = torch.minimum(worst, other)
-    return from_masked(worst)
+    return reduce(torch.minimum, (evaluate(part, context) for part in node.parts))
 
 
 @evaluate.register
-def _(node: Mix, context: Context) -> Scored:
+def _(node: Mix, context: Context) -> Tensor:
     """Where every weight is 0, every token is excluded."""
-    parts = [torch.full_like(context.nothing().values, -torch.inf)]
-    for weight, part in node.parts:
-        if context.runs(weight):
-            parts.append(evaluate(part, context).logprobs() + context.number(weight).log())
-    return from_masked(torch.stack(parts).logsumexp(dim=0))
+    parts = [
+        log_softmax(evaluate(part, context)).add_(context.number(weight).log())
+        for weight, part in node.parts
+        if context.runs(weight)
+    ]
+    return reduce(torch.logaddexp, parts) if parts else context.nothing().fill_(-torch.inf)
 
 
 @evaluate.register
-def _(node: PowerMean, context: Context) -> Scored:
-    """In double precision, and near p = 0 by what differs from 1; where every weight is 0, every
-    token is excluded.
+def _(node: PowerMean, context: Context) -> Tensor:
+    """``log (sum_i w_i exp(p x_i))^(1/p)``, by how far each power is from the largest of them.
+
+    In that way no digits are lost, however close p is to 0. Where the weights add up to W, log(W)/p
+    is the same for every token; it is cut where it would swamp the scores. Where every weight is 0,
+    every token is excluded.
     """
-    p = context.number(node.p).double()
     parts = [(number, part) for number, part in node.parts if context.runs(number)]
-    weights = [context.number(number).double() for number, _ in parts]
+    if not parts:
+        return context.nothing().fill_(-torch.inf)
+    p, weights = context.number(node.p), [context.number(number) for number, _ in parts]
+    power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
+    powers = [log_softmax(evaluate(part, context)).mul_(power) for _, part in parts]
+    for i, (number, _) in enumerate(parts):
+        if not context.positive(number):
+            powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
     total = sum(weights, torch.zeros_like(p))
-    power, whole = torch.where(p == 0, 1.0, p), torch.where(total > 0, total, 1.0)
-    excluded = torch.full_like(context.nothing().values, -torch.inf, dtype=torch.double)
-    powers, excess, logs = [excluded], torch.zeros_like(excluded), torch.zeros_like(excluded)
-    for weight, (_, part) in zip(weights, parts, strict=True):
-        value, share = evaluate(part, context).logprobs().double(), weight / whole
-        powers.append(torch.where(weight > 0, power * value + share.log(), -torch.inf))
-        excess = excess + torch.where(weight > 0, share * (power * value).expm1(), 0.0)
-        logs = logs + torch.where(weight > 0, share * value, 0.0)
-    powered = torch.where(
-        power.abs() < NEAR, excess.log1p(), torch.stack(powers).logsumexp(dim=0)
-    ).div(power)  # fmt: skip
-    rounded = (whole - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
-    powered = powered + torch.where(rounded, 0.0, whole.log() / power)
-    mean = torch.where(p == 0, logs, powered)
-    return from_masked(torch.where(total > 0, mean, -torch.inf).float())
+    whole = torch.where(total > 0, total, 1.0)
+    largest = reduce(torch.maximum, powers)
+    around = largest.clamp(min=LOWEST, max=-LOWEST)
+    spread = (powers[0] - around).expm1_().mul_(weights[0] / whole)
+    for weight, one in zip(weights[1:], powers[1:], strict=True):
+        spread.addcmul_(one.sub_(around).expm1_(), weight / whole)
+    mean = spread.clamp_(min=-1 + 2**-24).log1p_().add_(largest).div_(power)
+    unit = (whole - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
+    constant = (whole.log() / power).clamp_(-FARTHEST, FARTHEST)
+    mean.add_(torch.where((p == 0) | unit, 0.0, constant))
+    if any(context.positive(number) for number, _ in parts):
+        return mean
+    return torch.where(total > 0, mean, -torch.inf)
 
 
 @evaluate.register
-def _(node: Mean, context: Context) -> Scored:
-    scored = evaluate(node.x, context)
-    return from_masked(log_softmax(scored.masked() / context.number(node.total)))
+def _(node: Mean, context: Context) -> Tensor:
+    return log_softmax(evaluate(node.x, context) / context.number(node.total))
 
 
 @evaluate.register
-def _(node: Temp, context: Context) -> Scored:
-    scored = evaluate(node.x, context)
-    return from_masked(log_softmax(scored.masked() / context.number(node.t)))
+def _(node: Temp, context: Context) -> Tensor:
+    return log_softmax(evaluate(node.x, context) / context.number(node.t))
 
 
 @evaluate.register
-def _(node: Plausible, context: Context) -> Scored:
-    scored = evaluate(node.x, context)
-    masked = scored.masked()
-    lowest = masked.amax(dim=-1, keepdim=True) + context.number(node.alpha).log()
-    return scored.without(masked < lowest)
+def _(node: Plausible, context: Context) -> Tensor:
+    scores = context.tokens(evaluate(node.x, context))
+    lowest = scores.amax(dim=-1, keepdim=True) + context.number(node.alpha).log()
+    return context.padded(from_up(scores, lowest))
 
 
 @evaluate.register
-def _(node: Debias, context: Context) -> Scored:
+def _(node: Debias, context: Context) -> Tensor:
     """Schick et al. 2021: a token that y likes better than x does falls, by lam times how much."""
-    x, y = evaluate(node.x, context).masked(), evaluate(node.y, context).masked()
-    biased = (x.exp() - y.exp()).clamp_(max=0) * context.number(node.lam)
-    return from_masked(log_softmax(x + biased))
+    x, y = evaluate(node.x, context), evaluate(node.y, context)
+    biased = x.exp().sub_(y.exp()).clamp_(max=0).mul_(context.number(node.lam))
+    return log_softmax(biased.add_(x))
 
 
 @evaluate.register
-def _(node: Where, context: Context) -> Scored:
+def _(node: Where, context: Context) -> Tensor:
     """Rows that do not take the side in which this stands have no say in what is read."""
     holds = condition(node.condition, context).expand(context.values.shape[0], 1)
     wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
@@ -175,8 +160,7 @@ def _(node: Where, context: Context) -> Scored:
         x = evaluate(node.x, context)
     with context.only(for_y):
         y = evaluate(node.y, context)
-    rest = _beyond([(holds.float(), x.beyond), ((~holds).float(), y.beyond)])
-    return from_masked(torch.where(holds, x.masked(), y.masked()))._replace(beyond=rest)
+    return torch.where(holds, x, y)
 
 
 def condition(node: Condition, context: Context) -> Tensor:
@@ -187,7 +171,7 @@ def condition(node: Condition, context: Context) -> Tensor:
         case State(name="step"):
             return context.steps[:, None].float()
         case State(name=name, of=of):
-            logprobs = evaluate(of, context).logprobs()
+            logprobs = context.tokens(log_softmax(evaluate(of, context)))
             if name == "max_prob":
                 return logprobs.amax(dim=-1, keepdim=True).exp()
             return entropy(logprobs)

@@ -11,6 +11,7 @@ import torch
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.nodes import Node, Place, children, said_of, walk
 from ..formula.operators import Where
+from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
 from .reader import Reader
@@ -63,7 +64,7 @@ class Report:
             if (None, number) in bound.rewards:
                 lines += self._rewards((None, number))
         conditional = self._conditional()
-        lines += conditional
+        lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
@@ -113,6 +114,15 @@ class Report:
             return []
         named = ", ".join(dict.fromkeys(sorted(str(reader.term) for reader in readers)))
         return ["", f"conditional {named}: run only in steps where a row needs it"]
+
+    def _normalised(self) -> list[str]:
+        """The terms of which a shift would count, so that they are read as log-probabilities."""
+        plan = self._bound.plan
+        exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
+        if not exact:
+            return []
+        why = "by log-softmax, for a shift of the scores would count"
+        return ["", f"normalised  {', '.join(exact)}: {why}"]
 
     def _line(self, reader: Reader, coefficient: str) -> tuple[str, ...]:
         term = reader.term

@@ -1,60 +1,23 @@
-"""Scores with their mask beside them, so that no minus infinity enters arithmetic."""
+"""Scores: ``(slots, V)`` float32, with minus infinity for a token that is excluded.
+
+Minus infinity stays what it is in everything that operators do to scores, but for one thing: a
+product with a number that is not above 0. There it is ``parted`` from the rest.
+
+Where a model of a formula has another vocabulary, scores have one column more, the last: the
+probability of whatever the formula has no token for. It is never drawn, and stages never see it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-
-class Scored(NamedTuple):
-    """Scores of every token and which tokens are excluded.
-
-    ``values`` is ``(slots, V)`` float32 and finite where it counts; ``excluded`` is ``(slots, V)``
-    bool, or None where nothing is. ``beyond`` is ``(slots, 1)``, the log-probability of whatever is
-    not in the vocabulary, for a model that has another; None is no probability.
-    """
-
-    values: Tensor
-    excluded: Tensor | None
-    beyond: Tensor | None = None
-
-    def masked(self) -> Tensor:
-        """``(slots, V)`` with minus infinity where a token is excluded."""
-        if self.excluded is None:
-            return self.values
-        return self.values.masked_fill(self.excluded, -torch.inf)
-
-    def without(self, tokens: Tensor) -> Scored:
-        """The same scores with more tokens, ``(slots, V)`` bool, excluded."""
-        excluded = tokens if self.excluded is None else self.excluded | tokens
-        return Scored(self.values, excluded)
-
-    def logprobs(self) -> Tensor:
-        """``(slots, V)`` the distribution that these scores stand for, minus infinity included."""
-        masked = self.masked()
-        if self.beyond is None:
-            return log_softmax(masked)
-        total = torch.logaddexp(masked.logsumexp(dim=-1, keepdim=True), self.beyond)
-        return (masked - total).masked_fill_(masked == -torch.inf, -torch.inf)
-
-
-def log_softmax(masked: Tensor) -> Tensor:
-    """``(slots, V)`` log-probabilities; where every token is excluded, every token stays so."""
-    return torch.log_softmax(masked, dim=-1).masked_fill_(masked == -torch.inf, -torch.inf)
-
-
-def entropy(logprobs: Tensor) -> Tensor:
-    """``(slots, V)`` log-probabilities to ``(slots, 1)`` nats."""
-    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
-
-
-def from_masked(values: Tensor) -> Scored:
-    """Scores whose excluded tokens are marked by minus infinity."""
-    excluded = values == -torch.inf
-    return Scored(values.masked_fill(excluded, 0.0), excluded)
+LOWEST = torch.finfo(torch.float32).min
 
 
 class Columns(NamedTuple):
@@ -68,6 +31,12 @@ class Columns(NamedTuple):
     absent: Tensor
     used: Tensor
 
+    def mapped(self, logits: Tensor) -> Tensor:
+        """``(rows, own)`` logits to ``(rows, V + 1)``: the sum of all the others comes last."""
+        beyond = logits.masked_fill(self.used, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        found = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
+        return torch.cat((found, beyond), dim=1)
+
 
 def columns(theirs: Sequence[int], own: int, device: torch.device) -> Columns:
     """From each token's id there, -1 for none, and the size of that vocabulary."""
@@ -76,20 +45,66 @@ def columns(theirs: Sequence[int], own: int, device: torch.device) -> Columns:
     return Columns(of.clamp(min=0).to(device), (of < 0).to(device), used.to(device))
 
 
-def read(logits: Tensor, there: Columns | None = None) -> tuple[Scored, Tensor]:
-    """A lane's rows as log-probabilities, and which rows have NaN in them.
+class Logits:
+    """What a lane says in one step.
 
-    Args:
-        logits: ``(rows, own)``; a logit of minus infinity excludes its token.
-        there: for a lane of another vocabulary, where the formula's tokens are in it.
-
-    Returns:
-        The scores, and ``(rows,)`` bool.
+    Attributes:
+        raw: ``(rows, width)``; a logit of minus infinity excludes its token.
+        broken: ``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    broken = logprobs[:, 0].isnan()  # one NaN makes its whole row NaN, so that one column tells
-    if there is None:
-        return from_masked(logprobs), broken
-    beyond = logprobs.masked_fill(there.used, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    found = logprobs.index_select(1, there.of).masked_fill_(there.absent, -torch.inf)
-    return from_masked(found)._replace(beyond=beyond), broken
+
+    def __init__(self, logits: Tensor, width: int, there: Columns | None) -> None:
+        """Take a lane's logits.
+
+        Args:
+            logits: ``(rows, own)``.
+            width: columns of the formula's scores.
+            there: for a lane of another vocabulary, where the formula's tokens are in it.
+        """
+        self.broken = logits.amax(dim=-1).isfinite().logical_not_()
+        if there is not None:
+            logits = there.mapped(logits)
+        elif logits.shape[1] < width:
+            logits = pad(logits, (0, 1), value=-torch.inf)
+        self.raw = logits
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """``(rows, V)`` log-probabilities."""
+        return torch.log_softmax(self.raw, dim=-1)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities; where every token is excluded, every token stays so."""
+    shifted = scores - scores.amax(dim=-1, keepdim=True).clamp_(min=LOWEST)
+    total = shifted.exp().sum(dim=-1, keepdim=True)  # at least 1, where any token is left
+    return shifted.sub_(total.clamp_(min=1.0).log_())
+
+
+def entropy(logprobs: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities to ``(slots, 1)`` nats."""
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
+
+
+def from_up(scores: Tensor, least: Tensor) -> Tensor:
+    """The scores that are at least so high, ``(slots, 1 or V)``, and the other tokens excluded.
+
+    By arithmetic: a CPU takes longer over a choice that is hard to foresee.
+    """
+    low = torch.lt(scores, least, out=torch.empty_like(scores))
+    return torch.sub(scores, low.mul_(-LOWEST), alpha=2, out=low)  # less nothing, or infinity
+
+
+def parted(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with 0 for excluded tokens; and minus infinity for those, 0 for the others."""
+    finite = scores.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
+    return finite, scores - finite
+
+
+def ascending(scores: Tensor) -> Tensor:
+    """``(slots, V)`` each row sorted; on the CPU by numpy, which is many times faster there."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=-1).values
+    copied = scores.clone(memory_format=torch.contiguous_format)
+    copied.numpy().sort(axis=-1)
+    return copied

@@ -20,16 +20,16 @@ from ..formula.stages import (
     TopP,
 )
 from .context import Context
-from .scored import Scored
+from .scored import ascending, from_up
 
 
 def chain(
-    scored: Scored, context: Context, owner: Staged | None, stages: Sequence[Stage]
-) -> Scored:
-    """``scored | stage | stage``: each stage is given what the one before it gave."""
+    scores: Tensor, context: Context, owner: Staged | None, stages: Sequence[Stage]
+) -> Tensor:
+    """``scores | stage | stage``: each stage is given what the one before it gave."""
     for number, stage in enumerate(stages):
-        scored = apply(stage, scored, context, (owner, number))
-    return scored
+        scores = apply(stage, scores, context, (owner, number))
+    return scores
 
 
 def moves_winner(place: Place, stage: Stage | None) -> bool:
@@ -44,71 +44,73 @@ def moves_winner(place: Place, stage: Stage | None) -> bool:
 
 
 @singledispatch
-def apply(stage: Stage, scored: Scored, context: Context, place: Place) -> Scored:
-    """What a stage makes of the scores."""
+def apply(stage: Stage, scores: Tensor, context: Context, place: Place) -> Tensor:
+    """What a stage makes of the scores; those that it is given stay as they are."""
     raise TypeError(f"no step for the stage {stage}")
 
 
 @apply.register
-def _(stage: Search, scored: Scored, context: Context, place: Place) -> Scored:
+def _(stage: Search, scores: Tensor, context: Context, place: Place) -> Tensor:
     """A search judges whole texts and leaves the scores as they are."""
-    return scored
+    return scores
 
 
 @apply.register
-def _(stage: TopK, scored: Scored, context: Context, place: Place) -> Scored:
-    width = context.widest(stage.k, scored.values.shape[-1])
-    masked, last = scored.masked(), context.number(stage.k).long().clamp(max=width) - 1
-    return scored.without(masked < masked.topk(width, dim=-1).values.gather(1, last))
+def _(stage: TopK, scores: Tensor, context: Context, place: Place) -> Tensor:
+    width = context.widest(stage.k, scores.shape[-1])
+    last = context.number(stage.k).long().clamp(max=width) - 1
+    return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
 
 
 @apply.register
-def _(stage: TopP, scored: Scored, context: Context, place: Place) -> Scored:
-    order = scored.masked().sort(dim=-1, descending=False)
-    low = order.values.softmax(dim=-1).cumsum(dim=-1) <= 1 - context.number(stage.p)
-    low[:, -1] = False
-    return scored.without(low.scatter(1, order.indices, low))
+def _(stage: TopP, scores: Tensor, context: Context, place: Place) -> Tensor:
+    """Of tokens that tie for the last place, those with the lowest ids are kept."""
+    order = ascending(scores)
+    mass = order.softmax(dim=-1).cumsum_(dim=-1)
+    low = torch.searchsorted(mass, 1 - context.number(stage.p), right=True)
+    least = order.gather(1, low.clamp_(max=scores.shape[-1] - 1))
+    ties = torch.searchsorted(order, least, right=True) - low
+    tied = torch.eq(scores, least, out=torch.empty_like(scores)).cumsum_(dim=-1)
+    beyond = least.nextafter(torch.full_like(least, torch.inf)) - least
+    return from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
 
 
 @apply.register
-def _(stage: MinP, scored: Scored, context: Context, place: Place) -> Scored:
-    masked = scored.masked()
-    return scored.without(
-        masked < masked.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
-    )
+def _(stage: MinP, scores: Tensor, context: Context, place: Place) -> Tensor:
+    lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
+    return from_up(scores, lowest)
 
 
 @apply.register
-def _(stage: Temperature, scored: Scored, context: Context, place: Place) -> Scored:
-    return Scored(scored.values / context.number(stage.t), scored.excluded)
+def _(stage: Temperature, scores: Tensor, context: Context, place: Place) -> Tensor:
+    return scores / context.number(stage.t)
 
 
 @apply.register
-def _(stage: RepetitionPenalty, scored: Scored, context: Context, place: Place) -> Scored:
+def _(stage: RepetitionPenalty, scores: Tensor, context: Context, place: Place) -> Tensor:
     assert context.seen is not None
-    x, values = context.number(stage.x), scored.values
-    penalised = torch.where(values < 0, values * x, values / x)
-    return Scored(torch.where(context.seen, penalised, values), scored.excluded)
+    x = context.number(stage.x)
+    penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
+    return torch.where(context.seen, penalised, scores)
 
 
 @apply.register
-def _(stage: Rerank, scored: Scored, context: Context, place: Place) -> Scored:
+def _(stage: Rerank, scores: Tensor, context: Context, place: Place) -> Tensor:
     """ARGS, Algorithm 1: ``score(v) = LM(v | x) + w * r([x, v])`` over the top k."""
-    width = context.widest(stage.k, scored.values.shape[-1])
-    best = scored.masked().topk(width, dim=-1)
-    ranks = torch.arange(width, device=best.values.device)
+    width = context.widest(stage.k, scores.shape[-1])
+    best = scores.topk(width, dim=-1)
+    ranks = torch.arange(width, device=scores.device)
     kept = (ranks < context.number(stage.k)) & (best.values != -torch.inf)
-    values = best.values.masked_fill(~kept, 0.0)
+    values = best.values
     if context.runs(stage.w):
         reward = _reward(stage, *_asked(stage, place, best.indices, context), context, kept)
         weight = context.number(stage.w)
         context.broken["stage", place] = (reward.isnan() & kept & (weight != 0)).any(-1)
         values = values + torch.where(weight != 0, weight * reward, 0.0)
     if stage.keep == "all":
-        kept_values = torch.where(kept, values, scored.values.gather(1, best.indices))
-        return Scored(scored.values.scatter(1, best.indices, kept_values), scored.excluded)
-    out = torch.ones_like(scored.values, dtype=torch.bool).scatter_(1, best.indices, ~kept)
-    return Scored(torch.zeros_like(scored.values).scatter_(1, best.indices, values), out)
+        return scores.scatter(1, best.indices, torch.where(kept, values, best.values))
+    nothing = torch.full_like(scores, -torch.inf)
+    return nothing.scatter_(1, best.indices, values.masked_fill(~kept, -torch.inf))
 
 
 def commit(stage: Rerank, place: Place, tokens: Tensor, context: Context) -> None:

@@ -171,6 +171,19 @@ def test_a_mix_of_a_row_is_not_its_neighbours() -> None:
         assert found.token_ids == alone.token_ids
 
 
+@pytest.mark.parametrize("p", [1e-12, -1e-7, 1e-4, -0.0003])
+def test_weights_that_do_not_add_up_to_one_leave_the_differences_their_digits(p) -> None:
+    """Near 0 the constant log(W)/p has no bounds, and every token has it."""
+    table = [[1.0 * n, 0.1 * n] for n in range(2)]
+    models = {name: descant.TableModel(torch.tensor(table) * by) for name, by in
+              (("base", 1.0), ("arm", -4.0))}  # fmt: skip
+    near, limit = (
+        descant.compile(f"pmean({power}; 1: base, 2: arm)", models).scores([1], [])[0]
+        for power in (f"{p:.12f}", "0")
+    )
+    assert (near[0] - near[1]).item() == pytest.approx((limit[0] - limit[1]).item(), abs=2e-3)
+
+
 def test_agreeing_can_fail() -> None:
     row = torch.tensor([1.0, -torch.inf, 2.0])
     agree(row, {0: 1.0, 2: 2.0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from checkpoints import EOS, fresh, tokenizer
@@ -250,6 +252,27 @@ def test_nan_of_one_row_names_that_row() -> None:
     call = lambda: decoder.generate([[1], [2], [5]], params={"a": [0, 1, 1]})  # noqa: E731
     marked(call, "         ^^^", "arm gave NaN for row 2, token 0")
     assert len(decoder.generate([[1], [2], [5]], params={"a": 0}, max_new_tokens=4)) == 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{3: math.nan}, {3: math.inf}, dict.fromkeys(range(8), -math.inf)]
+)
+@pytest.mark.parametrize(
+    ("formula", "carets"),
+    [("base - arm", "       ^^^"), ("max(base, arm)", "          ^^^"), ("arm", "^^^")],
+)
+def test_one_wrong_logit_is_found_with_and_without_log_softmax(formula, carets, wrong) -> None:
+    table = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+    for token, value in wrong.items():
+        table[5, token] = value
+    models = {"base": descant.TableModel.random(8, seed=1), "arm": descant.TableModel(table)}
+    decoder = descant.compile(formula, {name: models[name] for name in models if name in formula})
+    for temperature in (0.0, 1.0):
+        marked(
+            lambda temperature=temperature: decoder.generate([[2], [5]], temperature=temperature),
+            carets, "arm gave NaN for row 1, token 0",
+        )  # fmt: skip
+    marked(lambda: decoder.scores([5], []), carets, "arm gave NaN for row 0, token 0")
 
 
 def test_nan_of_a_reward_names_it(zoo, compiled) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from reference_rules.sampling import processed
@@ -59,6 +61,26 @@ def test_each_row_has_its_own_numbers(chain) -> None:
         own = {name: values[row] for name, values in lists.items()}
         [alone] = decoder.generate(prompt, params=own, **settings)
         assert together[row].token_ids == alone.token_ids
+
+
+@pytest.mark.parametrize(
+    ("logits", "p", "kept"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 0], 0.5, [0, 1, 2, 3]),
+        ([0, 0, 0, 0, 0, 0, 0, 0], 1.0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([0, 0, 0, 0, 0, 0, 0, 0], 0.01, [0]),
+        ([-math.inf, 0, 0, -math.inf, 0, 0, -math.inf, -math.inf], 0.4, [1, 2]),
+        ([1, 9, 1, 9, 1, 9, 1, 9], 0.6, [1, 3, 5]),
+        ([-30, 0, -30, 0, -30, 0, -30, 0], 0.7, [1, 3, 5]),
+        ([0, 200, 0, 0, 0, 0, 0, 0], 1.0, [1]),  # the others have no probability in float32
+    ],
+)
+def test_top_p_keeps_the_fewest_and_of_ties_the_lowest_ids(logits, p, kept) -> None:
+    table = torch.tensor([logits] * 8, dtype=torch.float32)
+    decoder = descant.compile(f"base | top_p({p})", {"base": descant.TableModel(table)})
+    assert decoder.scores([3], [])[0].isfinite().nonzero()[:, 0].tolist() == kept
+    own = processed([("top_p", p)], [3], torch.log_softmax(table[3], -1))
+    assert int(own.isfinite().sum()) == len(kept)
 
 
 def test_the_order_of_stages_counts() -> None:

@@ -1,0 +1,127 @@
+"""What each operator and stage costs beside the forwards that its formula needs.
+
+    python -m bench.operators      the table, and bench/results/operators.json with every raw number
+
+A step of ours is timed with the lanes' logits given, so that only the work on (8, 32000) scores is
+left, from the logits to the scores that a token is drawn from; right after the bare forwards of the
+same models in plain transformers. The number is the median of the one over the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import descant
+from bench import plain
+from bench.cpu import NEW, PROMPT, RESULTS, keep, paired
+
+BATCH, K, TARGET = 8, 10, 5.0
+FORMULAS = {
+    "one model": "base",
+    "sum": "base + 0.5*arm",
+    "difference": "1.5*base - 0.5*arm",
+    "max": "max(base, arm)",
+    "min": "min(base, arm)",
+    "mix": "mix(0.5: base, 0.5: arm)",
+    "pmean": "pmean(-1; 0.5: base, 0.5: arm)",
+    "mean": "mean(base + arm)",
+    "temp": "temp(base, 0.7)",
+    "plausible": "plausible(base, 0.1)",
+    "debias": "debias(base, arm, 10)",
+    "where": "where(entropy(base) > e, base, arm)",
+    "top_k": "base | top_k(50)",
+    "top_p": "base | top_p(0.9)",
+    "min_p": "base | min_p(0.05)",
+    "temperature": "base | temperature(0.7)",
+    "repetition_penalty": "base | repetition_penalty(1.2)",
+    "rerank": f"base | rerank(reward, k={K}, w=1.5)",
+}
+PLAIN = ("one model", "sum")  # measured with every term normalised, too
+PARAMS = {"e": [0.0, 99.0] * (BATCH // 2)}  # every other row takes the other side of a condition
+
+
+class Models:
+    """The models of a formula, as bare forwards and as lanes that repeat what those last said."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        size = plain.SHAPE["vocab_size"]
+        self.prompts = torch.randint(3, size, (BATCH, PROMPT), generator=generator)
+        self.models = {"base": plain.language_model(0), "arm": plain.language_model(1)}
+        self.models["reward"] = plain.reward_model(7)
+        self._steps = {
+            name: plain.stepper(model, self.prompts, K if name == "reward" else 1)
+            for name, model in self.models.items()
+        }
+        self._said: dict[str, torch.Tensor] = {}
+
+    def forward(self, formula: str) -> None:
+        """One forward of every model of a formula."""
+        for name in self.models:
+            if name in formula:
+                self._said[name] = self._steps[name]()
+
+    def fusion(self, formula: str, normalised: bool) -> Callable[[], Any]:
+        """A formula's step, from what its models have said to scores.
+
+        Args:
+            formula: over these models.
+            normalised: every term goes through log-softmax, whether the formula needs it or not.
+        """
+        used = {name: model for name, model in self.models.items() if name in formula}
+        params = {name: values for name, values in PARAMS.items() if f" {name}," in formula}
+        decoder = descant.compile(formula, models=used, params=dict.fromkeys(params, 0))
+        requests = decoder._requests(self.prompts.tolist(), params=params, max_new_tokens=NEW)
+        engine = decoder._engine
+        if normalised:
+            engine.unnormalised = frozenset()
+        batch = engine.begin(requests, BATCH)
+        batch.admit(requests)
+        for lane, name in zip(engine.bound.lanes, engine.bound.lane_names, strict=True):
+            lane.logits = lambda name=name: self._said[name][:, -1]
+            lane.rewards = lambda _, name=name: (self._said[name], None)
+        return torch.no_grad()(lambda: engine._scores(engine._context(batch)))
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """Every formula of the table, and what skipping log-softmax saves."""
+    models, results = Models(), {}
+    for name, formula in FORMULAS.items():
+        for normalised in (False, True) if name in PLAIN else (False,):
+            found = paired(
+                models.fusion(formula, normalised), partial(models.forward, formula), runs
+            )
+            results[f"{name}, every term normalised" if normalised else name] = {
+                "formula": formula,
+                "percent": 100 * found["ratio"],
+                "seconds": found["ours"],
+                "seconds of the forwards": found["theirs"],
+            }
+    return results
+
+
+def main() -> None:
+    """Measure, print the table, keep the raw numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--output", type=Path, default=RESULTS / "operators.json")
+    arguments = parser.parse_args()
+    results = measure(arguments.runs)
+    keep(arguments.output, results, batch=BATCH, prompt_tokens=PROMPT, target_percent=TARGET)
+    for name, result in results.items():
+        ours, theirs = (
+            1e3 * statistics.median(result[key]) for key in ("seconds", "seconds of the forwards")
+        )
+        over = "" if result["percent"] < TARGET else f"  (at most {TARGET:g})"
+        print(f"{name:34} {ours:6.2f} ms of {theirs:6.1f} ms {result['percent']:6.2f} %{over}")
+
+
+if __name__ == "__main__":
+    main()
