@@ -19,10 +19,10 @@ demo: $(VENV)/.demo
 	$(BIN)/descant demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -102,6 +102,11 @@ class Context:
         """Whether what this number multiplies matters to any row."""
         return scalar is None or self._range(scalar) != (0, 0)
 
+    def splits(self, scalar: Scalar) -> bool:
+        """Whether this number may be 0 for some rows and not for others."""
+        least, most = self._range(scalar)
+        return least <= 0 <= most and least != most
+
     def positive(self, scalar: Scalar) -> bool:
         """Whether this number is above 0 for every row, in float32 too."""
         return self._range(scalar)[0] > TINY

@@ -42,7 +42,7 @@ def _(node: Linear, context: Context) -> Tensor:
     for coefficient, part in node.parts:
         if not context.runs(coefficient):
             continue
-        scores, weight = evaluate(part, context), context.number(coefficient)
+        scores, weight = _weighed(coefficient, part, context), context.number(coefficient)
         if not context.positive(coefficient):
             scores, hidden = parted(scores)
             excluded.append(torch.where(weight != 0, hidden, 0.0))
@@ -82,7 +82,7 @@ def _(node: Min, context: Context) -> Tensor:
 def _(node: Mix, context: Context) -> Tensor:
     """Where every weight is 0, every token is excluded."""
     parts = [
-        log_softmax(evaluate(part, context)).add_(context.number(weight).log())
+        log_softmax(_weighed(weight, part, context)).add_(context.number(weight).log())
         for weight, part in node.parts
         if context.runs(weight)
     ]
@@ -102,7 +102,7 @@ def _(node: PowerMean, context: Context) -> Tensor:
         return context.nothing().fill_(-torch.inf)
     p, weights = context.number(node.p), [context.number(number) for number, _ in parts]
     power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
-    powers = [log_softmax(evaluate(part, context)).mul_(power) for _, part in parts]
+    powers = [log_softmax(_weighed(*part, context)).mul_(power) for part in parts]
     for i, (number, _) in enumerate(parts):
         if not context.positive(number):
             powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
@@ -154,6 +154,8 @@ def _(node: Where, context: Context) -> Tensor:
     wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
     for_x, for_y = holds & wanted, ~holds & wanted
     some_x, some_y = torch.stack((for_x.any(), for_y.any())).tolist()
+    if not (some_x or some_y):
+        return context.nothing()
     if not (some_x and some_y):
         return evaluate(node.x if some_x else node.y, context)
     with context.only(for_x):
@@ -161,6 +163,15 @@ def _(node: Where, context: Context) -> Tensor:
     with context.only(for_y):
         y = evaluate(node.y, context)
     return torch.where(holds, x, y)
+
+
+def _weighed(number: Scalar, part: Any, context: Context) -> Tensor:
+    """A part's scores, read for the rows that give it a weight."""
+    if isinstance(part, Read) or not context.splits(number):
+        return evaluate(part, context)
+    rows = context.number(number) != 0
+    with context.only(rows if context.wanted is None else rows & context.wanted):
+        return evaluate(part, context)
 
 
 def condition(node: Condition, context: Context) -> Tensor:

@@ -26,8 +26,8 @@ def decoded(
     engine, rows = decoder._engine, []
     skipped, scores = engine.unnormalised, engine._scores
 
-    def recorded(context) -> torch.Tensor:
-        rows.append(scores(context).clone())
+    def recorded(batch, context) -> torch.Tensor:
+        rows.append(scores(batch, context).clone())
         return rows[-1]
 
     engine.unnormalised, engine._scores = skipped if skipping else frozenset(), recorded

@@ -280,6 +280,33 @@ def test_a_row_that_does_not_take_a_side_has_no_say_inside_it(zoo, compiled) -> 
     assert forwards(decoder) == {"base": 3, "arm": 0}
 
 
+def test_a_row_that_gives_a_condition_no_weight_has_no_say_in_it(zoo, compiled) -> None:
+    for formula in (
+        "base + a*where(b > 0, arm, strong)",
+        "mix(1: base, a: where(b > 0, arm, strong))",
+    ):
+        names = ("base", "arm", "strong")
+        decoder, *_ = counted(zoo, compiled, formula, *names, params={"a": 0, "b": 0})
+        values = {"a": [1, 0, 1, 0, 2], "b": [1, 0, 1, 0, 1]}
+        settings = {"max_new_tokens": 3, "eos_token_id": []}
+        found = decoder.generate(PROMPTS, params=values, **settings)
+        assert forwards(decoder) == {"base": 3, "arm": 3, "strong": 0}
+        for i, (prompt, one) in enumerate(zip(PROMPTS, found, strict=True)):
+            own = {name: each[i] for name, each in values.items()}
+            [alone] = decoder.generate(prompt, params=own, **settings)
+            assert alone.token_ids == one.token_ids
+
+
+def test_a_side_that_no_row_takes_asks_nothing(zoo, compiled) -> None:
+    """The rows on the inner side all weigh it with 0, and those that do not are elsewhere."""
+    formula = "where(b > 0, base, base + a*where(step < 9, arm, strong))"
+    names = ("base", "arm", "strong")
+    decoder, *_ = counted(zoo, compiled, formula, *names, params={"a": 0, "b": 0})
+    values = {"a": [1, 0, 1, 0, 1], "b": [1, 0, 1, 0, 1]}
+    decoder.generate(PROMPTS, params=values, max_new_tokens=3, eos_token_id=[])
+    assert forwards(decoder) == {"base": 3, "arm": 0, "strong": 0}
+
+
 def test_nan_on_the_side_that_a_row_does_not_take_is_not_its_error() -> None:
     """A row goes on beside another that takes the side, and the one that takes it is named."""
     table = descant.TableModel.random(12, seed=2).table.clone()
