@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,9 +20,12 @@ import torch
 import transformers
 
 import descant
-from bench import plain
+from descant.bench import plain, shapes
+from descant.bench.measure import processor
 
 PROMPT, NEW, K = 32, 64, 10
+SHAPE = "small"
+ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -47,8 +49,8 @@ def measure(runs: int) -> dict[str, Any]:
     """Every comparison of the table."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, 32000, (8, PROMPT), generator=generator)
-    models = [plain.language_model(seed) for seed in range(3)]
-    reward = plain.reward_model(7)
+    models = [shapes.language_model(SHAPE, seed, **ON_CPU) for seed in range(3)]
+    reward = shapes.reward_model(SHAPE, 7, **ON_CPU)
     results: dict[str, Any] = {}
     three = descant.compile(
         "base + 0.5*arm_1 + 0.5*arm_2",
@@ -91,7 +93,7 @@ def measure(runs: int) -> dict[str, Any]:
         **floor,
     }
     scratch = paired(
-        lambda: plain.rerank_from_scratch(models[0], reward, one, NEW, K, 1.5),
+        lambda: rerank_from_scratch(models[0], reward, one, NEW, K, 1.5),
         lambda: generate(args, one),
         max(1, runs // 3),
     )
@@ -108,11 +110,19 @@ def generate(decoder: descant.Decoder, prompts: torch.Tensor) -> list[Any]:
     return decoder.generate(prompts.tolist(), max_new_tokens=NEW, progress=False)
 
 
-def processor() -> str:
-    """What the machine calls its processor."""
-    file = Path("/proc/cpuinfo")
-    names = [line for line in file.open() if "model name" in line] if file.is_file() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
+@torch.no_grad()
+def rerank_from_scratch(
+    base: Any, reward: Any, prompt: torch.Tensor, new: int, k: int, w: float
+) -> list[int]:
+    """ARGS as published: every candidate's whole text through the reward model, at every step."""
+    text = prompt
+    for _ in range(new):
+        best = base(input_ids=text).logits[:, -1].topk(k)
+        texts = torch.cat((text.expand(k, -1), best.indices.T), dim=1)
+        hidden = reward.model(input_ids=texts).last_hidden_state
+        scores = best.values[0] + w * reward.score(hidden[:, -1])[:, 0]
+        text = torch.cat((text, best.indices[:, scores.argmax(), None]), dim=1)
+    return text[0, prompt.shape[1] :].tolist()
 
 
 def keep(output: Path, results: dict[str, Any], **sizes: Any) -> None:
@@ -124,7 +134,7 @@ def keep(output: Path, results: dict[str, Any], **sizes: Any) -> None:
         "dtype": "float32",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "shape": plain.SHAPE,
+        "shape": shapes.SHAPES[SHAPE],
         **sizes,
         "results": results,
     }

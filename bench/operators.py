@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import DynamicCache
 
 import descant
-from bench import plain
-from bench.cpu import NEW, PROMPT, RESULTS, keep, paired
+from bench.cpu import NEW, ON_CPU, PROMPT, RESULTS, SHAPE, keep, paired
+from descant.bench import shapes
 
 BATCH, K, TARGET = 8, 10, 5.0
 FORMULAS = {
@@ -47,17 +49,35 @@ PLAIN = ("one model", "sum")  # measured with every term normalised, too
 PARAMS = {"e": [0.0, 99.0] * (BATCH // 2)}  # every other row takes the other side of a condition
 
 
+@torch.no_grad()
+def stepper(model: Any, prompts: Tensor, width: int = 1) -> Callable[[], Any]:
+    """One forward of `width` tokens a row after the prompts, again and again over one cache."""
+    cache = DynamicCache(config=model.config)
+    network = model if hasattr(model, "lm_head") else model.model
+    network(input_ids=prompts, past_key_values=cache, use_cache=True)
+
+    def step() -> Any:
+        out = network(input_ids=prompts[:, :width], past_key_values=cache, use_cache=True)
+        cache.crop(-width)
+        return out.logits if network is model else model.score(out.last_hidden_state)
+
+    return torch.no_grad()(step)
+
+
 class Models:
     """The models of a formula, as bare forwards and as lanes that repeat what those last said."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        size = plain.SHAPE["vocab_size"]
+        size = shapes.SHAPES[SHAPE][1]["vocab_size"]
         self.prompts = torch.randint(3, size, (BATCH, PROMPT), generator=generator)
-        self.models = {"base": plain.language_model(0), "arm": plain.language_model(1)}
-        self.models["reward"] = plain.reward_model(7)
+        self.models = {
+            name: shapes.language_model(SHAPE, seed, **ON_CPU)
+            for seed, name in enumerate(("base", "arm"))
+        }
+        self.models["reward"] = shapes.reward_model(SHAPE, 7, **ON_CPU)
         self._steps = {
-            name: plain.stepper(model, self.prompts, K if name == "reward" else 1)
+            name: stepper(model, self.prompts, K if name == "reward" else 1)
             for name, model in self.models.items()
         }
         self._said: dict[str, torch.Tensor] = {}
@@ -87,7 +107,7 @@ class Models:
         for lane, name in zip(engine.bound.lanes, engine.bound.lane_names, strict=True):
             lane.logits = lambda name=name: self._said[name][:, -1]
             lane.rewards = lambda _, name=name: (self._said[name], None)
-        return torch.no_grad()(lambda: engine._scores(engine._context(batch)))
+        return torch.no_grad()(lambda: engine._scores(batch, engine._context(batch)))
 
 
 def measure(runs: int) -> dict[str, Any]:
