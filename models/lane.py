@@ -20,6 +20,7 @@ from .rows import Rows
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 8192  # prompt tokens of all rows in one prefill forward
+PADDING = 512  # tokens of padding in one, rather than another forward
 
 
 class Lane(Protocol):
@@ -112,16 +113,22 @@ class TransformersLane:
             adapters: for each prompt, 0 or the number of an adapter.
         """
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
-        distinct = list(dict.fromkeys(pairs))
+        distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
         cached = [len(ids) - self._rows.waits for ids, _ in distinct]
         new = self._rows.admit([ids for ids, _ in distinct], cached, [a for _, a in distinct])
-        longest, size = max(cached), max(1, CHUNK // len(distinct))
+        for alike in _alike(cached):
+            rows = slice(new.start + alike.start, new.start + alike.stop)
+            self._prefill(rows, cached[alike.start])
+        return self._repeated(pairs, dict(zip(distinct, range(new.start, new.stop), strict=True)))
+
+    def _prefill(self, rows: slice, longest: int) -> None:
+        """Read the first tokens of some rows' texts, ``longest`` of the longest."""
+        size = max(1, CHUNK // (rows.stop - rows.start))
         for start in range(0, longest, size):
             end = min(start + size, longest)
-            chunk = self._rows.texts[new, start:end]
+            chunk = self._rows.texts[rows, start:end]
             places = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            self._forward(chunk, places, places, new, end, backbone=True)
-        return self._repeated(pairs, dict(zip(distinct, range(new.start, new.stop), strict=True)))
+            self._forward(chunk, places, places, rows, end, backbone=True)
 
     def _repeated(self, pairs: Sequence[Pair], first: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
@@ -272,3 +279,14 @@ class TransformersLane:
                 past_key_values=self._cache,
                 use_cache=True,
             )
+
+
+def _alike(lengths: Sequence[int]) -> list[range]:
+    """Neighbours of falling lengths, in groups that are worth a forward of their own."""
+    groups, first, padding = [], 0, 0
+    for i, length in enumerate(lengths):
+        padding += lengths[first] - length
+        if padding > PADDING:
+            groups.append(range(first, i))
+            first, padding = i, 0
+    return [*groups, range(first, len(lengths))]

@@ -5,6 +5,8 @@ Forwards are counted by hooks on the models, so that no report of ours is taken 
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from checkpoints import LORA, fresh, tokenizer
@@ -155,3 +157,29 @@ def test_a_reward_that_no_row_needs_is_not_run(zoo, compiled) -> None:
     assert calls == []
     decoder.generate([PROMPT, "a"], max_new_tokens=5, eos_token_id=[], params={"w": [0, 1]})
     assert len(calls) == 6  # the prompt, and once per token for all candidates
+
+
+def test_prompts_are_read_with_those_of_their_length(zoo, compiled, monkeypatch) -> None:
+    """Padding costs less than another forward up to a point; what is read is the same."""
+    lane = importlib.import_module("descant.models.lane")
+    model, generator = zoo.model("base"), torch.Generator().manual_seed(0)
+    lengths = [90, 3, 88, 1, 40, 5]
+    prompts = [torch.randint(3, 300, (n,), generator=generator).tolist() for n in lengths]
+    shapes: list[tuple[int, ...]] = []
+    hook = model.base_model.register_forward_hook(
+        lambda module, args, kwargs, out: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    decoder = compiled("base", models={"base": model})
+    settings = {"max_new_tokens": 4, "eos_token_id": []}
+    try:
+        monkeypatch.setattr(lane, "PADDING", 10)
+        found = decoder.generate(prompts, **settings)
+    finally:
+        hook.remove()
+    assert shapes == [(2, 89), (1, 39), (3, 4), *[(6, 1)] * 4]
+    monkeypatch.undo()
+    together = decoder.generate(prompts, **settings)
+    for prompt, one, other in zip(prompts, found, together, strict=True):
+        [alone] = decoder.generate(prompt, **settings)
+        assert alone.token_ids == one.token_ids == other.token_ids
