@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from descant.bench.measure import processor
 
 PROMPT, NEW, K = 32, 64, 10
 SHAPE = "small"
+VECTORS, VECTORS_PROMPTS = [i / 10 for i in range(11)], 4
 ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 RESULTS = Path(__file__).parent / "results"
 
@@ -102,6 +104,43 @@ def measure(runs: int) -> dict[str, Any]:
         "against": "ours; the target is a least",
         **scratch,
     }
+    results |= sweeps(models, prompts[:VECTORS_PROMPTS], max(1, runs // 3))
+    return results
+
+
+def sweeps(models: list[Any], prompts: torch.Tensor, runs: int) -> dict[str, Any]:
+    """Eleven preference vectors as rows of one batch, over eleven runs of plain transformers."""
+    base, *others = models
+    results = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [shapes.lora(SHAPE, i, Path(scratch) / str(i)) for i in range(2)]
+        adapters = [{"adapter": str(folder), "on": "base"} for folder in folders]
+        for kind, arms in (("LoRA", adapters), ("separate", others)):
+            decoder = descant.compile(
+                "base + (1-a)*arm_0 + a*arm_1",
+                models={"base": base, "arm_0": arms[0], "arm_1": arms[1]},
+                params={"a": 0.5},
+            )
+            # An adapter is a pass of its own over the base there; what it adds is left out.
+            passes = [base, base] if kind == "LoRA" else others
+
+            def rows(decoder: descant.Decoder = decoder) -> None:
+                decoder.generate(
+                    [prompt for prompt in prompts.tolist() for _ in VECTORS],
+                    params={"a": VECTORS * len(prompts)}, max_new_tokens=NEW, eos_token_id=[],
+                    batch_size=len(prompts) * len(VECTORS), progress=False,
+                )  # fmt: skip
+
+            def one_by_one(passes: list[Any] = passes) -> None:
+                for a in VECTORS:
+                    weighted = list(zip(passes, (1 - a, a), strict=True))
+                    plain.generate(base, prompts, NEW, weighted)
+
+            results[f"11 vectors x {len(prompts)} prompts, {kind} arms"] = {
+                "target": -5.0,
+                "against": "eleven runs of plain transformers, over ours; a least",
+                **paired(one_by_one, rows, runs),
+            }
     return results
 
 

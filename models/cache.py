@@ -98,6 +98,11 @@ class RowCache(Cache):
             at = (index.to(tensor.device), slice(None))
             tensor[(*at, target.to(tensor.device))] = tensor[(*at, source.to(tensor.device))]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are allocated."""
+        return sum(tensor.nbytes for tensor in self._tensors())
+
     def _tensors(self) -> list[Tensor]:
         pairs = ((layer.keys, layer.values) for layer in self.layers)
         return [tensor for pair in pairs for tensor in pair if tensor is not None]

@@ -63,6 +63,10 @@ class _Table:
         """A table remembers one token."""
         return 0
 
+    def held_bytes(self) -> int:
+        """No cache."""
+        return 0
+
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens that each row goes on with."""
         self._rows.feed(tokens)

@@ -50,6 +50,9 @@ class Lane(Protocol):
     def token_bytes(self) -> int:
         """Bytes of cache that one token of one row takes."""
 
+    def held_bytes(self) -> int:
+        """Bytes of cache that are allocated."""
+
 
 class LanguageLane(Lane, Protocol):
     """A lane whose weights say what comes next."""
@@ -247,6 +250,10 @@ class TransformersLane:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+
+    def held_bytes(self) -> int:
+        """Bytes of cache that are allocated."""
+        return self._cache.nbytes
 
     def _forward(
         self,

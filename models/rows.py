@@ -54,6 +54,11 @@ class Rows:
         return max(self._ends, default=0)
 
     @property
+    def total(self) -> int:
+        """Tokens of all texts together."""
+        return sum(self._ends)
+
+    @property
     def backlog(self) -> int:
         """The most tokens that any row must still read before its next step."""
         pairs = zip(self._ends, self._lengths, strict=True)

@@ -91,6 +91,10 @@ class TextRewardLane:
         """Nothing is cached."""
         return 0
 
+    def held_bytes(self) -> int:
+        """Nothing is cached."""
+        return 0
+
     def _decoded(self, ids: list[int]) -> str:
         return str(self._shared.decode(ids, skip_special_tokens=True))
 

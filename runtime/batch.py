@@ -16,6 +16,7 @@ from torch import Tensor
 from ..formula import Plan, Read, Term
 from ..formula.nodes import Node, weighted_children
 from .bind import Bound
+from .cost import check_room
 from .reader import Reader
 from .requests import Reading, Request, ids_of
 from .scored import columns
@@ -81,6 +82,7 @@ class Batch:
 
     def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
         self.bound, self.slots, self.capacity = bound, slots, capacity
+        check_room(bound, slots, capacity)
         self.device = bound.lanes[bound.readers[0].lane].device
         self.requests: list[Request] = []
         scalars = bound.plan.scalars

@@ -36,7 +36,7 @@ class Decoder:
         self._bound, self._params = bound, dict(params or {})
         self._engine = Engine(bound)
         self._runner = Searcher(self._engine) if bound.plan.search else self._engine
-        self.plan = Report(bound, self._params)
+        self.plan = Report(bound, self._params, self._engine.spent)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
 

@@ -23,6 +23,7 @@ from ..grammar import Span
 from .batch import Batch, Seat
 from .bind import Bound
 from .context import Context, Rewarder
+from .cost import Spent, read_bytes
 from .noise import gumbel
 from .operators import evaluate
 from .requests import Answer, Request, ids_of
@@ -42,6 +43,8 @@ class Engine:
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.forwards = [0] * len(bound.lanes)
+        self.spent = Spent()
+        self._weights = [lane.weight_bytes() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
         self._run: object = None
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
@@ -123,6 +126,8 @@ class Engine:
     @torch.no_grad()
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
+        start, before = time.perf_counter(), [*self.forwards]
+        texts = [lane.rows.total for lane in self.bound.lanes]
         context = self._context(batch)
         masked = self._scores(batch, context)
         drawn = masked
@@ -138,6 +143,9 @@ class Engine:
         ).tolist()
         self._raise_for(batch, alarms, context)
         batch.unsure = unsure[0] if unsure else [0] * batch.count
+        ran = [now - then for now, then in zip(self.forwards, before, strict=True)]
+        read = read_bytes(self.bound, self._weights, ran, texts)
+        self.spent.add(batch.count, time.perf_counter() - start, read)
         return told  # type: ignore[no-any-return]
 
     def _context(self, batch: Batch, forced: Tensor | None = None) -> Context:
@@ -242,6 +250,7 @@ class Engine:
 
     def _begin(self) -> object:
         self._run = object()
+        self.spent.clear()
         return self._run
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from functools import cache
-
-import torch
 
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.nodes import Node, Place, children, said_of, walk
@@ -14,6 +10,7 @@ from ..formula.operators import Where
 from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
+from .cost import Spent, cache_bytes, copy_bandwidth, shown
 from .reader import Reader
 from .stages import moves_winner
 
@@ -30,8 +27,10 @@ class Report:
         notes: what was dropped, cut or left alone.
     """
 
-    def __init__(self, bound: Bound, params: Mapping[str, float]) -> None:
-        self._bound, self._params = bound, params
+    def __init__(
+        self, bound: Bound, params: Mapping[str, float], spent: Spent | None = None
+    ) -> None:
+        self._bound, self._params, self._spent = bound, params, spent or Spent()
         self.formula = bound.plan.formula
         self.bytes_per_step = sum(lane.weight_bytes() for lane in bound.lanes)
         self.forwards = len(bound.lanes)
@@ -43,16 +42,32 @@ class Report:
     def __repr__(self) -> str:
         return self.text()
 
-    def text(self, bandwidth: float | None = None) -> str:
+    def floor(self, bandwidth: float, batch_size: int = 1, context: int = 0) -> float:
+        """Milliseconds that one step takes to read its weights and caches, and cannot do without.
+
+        Args:
+            bandwidth: bytes per second.
+            batch_size: requests in the step.
+            context: tokens that each of them has in the caches.
+        """
+        caches = cache_bytes(self._bound, batch_size, context)
+        return float((self.bytes_per_step + caches) / bandwidth * 1e3)
+
+    def text(
+        self, bandwidth: float | None = None, batch_size: int = 1, context: int = _CONTEXT
+    ) -> str:
         """The report.
 
         Args:
             bandwidth: bytes per second that the floor is worked out with; measured where left out.
+            batch_size: requests for which caches are counted.
+            context: tokens of each of them.
         """
         bound = self._bound
         device = bound.device
         measured = bandwidth or copy_bandwidth(device)
-        floor = self.bytes_per_step / measured * 1e3
+        floor = self.floor(measured, batch_size, context)
+        caches = cache_bytes(bound, batch_size, context)
         said = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
@@ -70,10 +85,13 @@ class Report:
         lines += ["", *_table(head, self._lanes())]
         lines += [
             "",
-            f"per token   {many}, {_bytes(self.bytes_per_step)} of weights; "
-            f"floor {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"per token   {many}, {shown(self.bytes_per_step)} of weights, {shown(caches)} of "
+            f"caches ({_count(batch_size, 'request')} of {context} tokens)",
+            f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
+        if self._spent.steps:
+            lines.append(f"last run    {self._spent.said(measured)}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
     def _parameters(self) -> list[str]:
@@ -154,7 +172,7 @@ class Report:
             lines.append((
                 _letter(number), bound.lane_names[number],
                 f"{many}{len(readers)} per request", queries,
-                _bytes(lane.weight_bytes()), f"{_bytes(kept)} per request at {_CONTEXT} tokens",
+                shown(lane.weight_bytes()), f"{shown(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
 
@@ -207,22 +225,6 @@ def _samples(plan: Plan) -> str:
     raise TypeError(plan.search[1])
 
 
-@cache
-def copy_bandwidth(device: str) -> float:
-    """Bytes per second that a copy on this device reads and writes, measured once."""
-    size = (256 if device.startswith("cuda") else 32) << 20
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        target.copy_(source)
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size / best
-
-
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in [head, *rows]]
@@ -235,11 +237,3 @@ def _letter(lane: int) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

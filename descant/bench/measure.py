@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..api import compile
-from ..runtime.report import copy_bandwidth
+from ..runtime.cost import copy_bandwidth
 from . import plain, shapes
 
 K, W = 10, 1.5
@@ -67,7 +67,7 @@ class Result:
     """One workload's milliseconds per token: the medians, and every run.
 
     Attributes:
-        floor: what reading the weights takes at the device's copy bandwidth.
+        floor: what reading the weights and caches takes at the device's copy bandwidth.
         bare: of the forwards that the formula needs, once per set of weights.
     """
 
@@ -145,7 +145,8 @@ def _measured(
         "bare": bare,
     }
     bandwidth = copy_bandwidth(settings.device)
-    floor = decoder.plan.bytes_per_step / bandwidth * 1e3
+    context = settings.prompt_length + settings.new // 2
+    floor = decoder.plan.floor(bandwidth, settings.batch_size, context)
     result = Result(name, workload.formula, floor, {way: [] for way in ways})
     for act in ways.values():
         act(2)

@@ -42,7 +42,7 @@ def test_the_readme_example_and_its_plan():
     printed, written = out.getvalue(), re.search(r"```\n(formula .*?)```", README, re.S)[1]
 
     def lasting(text):
-        return re.sub(r"floor .*? ms at .*? GB/s", "floor", text)
+        return re.sub(r"floor +.*? ms at .*? GB/s", "floor", text)
 
     assert lasting(written.strip()) in lasting(printed)
     assert len(re.findall(r"^(?:0\.0|0\.5|1\.0) ", printed, re.M)) == 3

@@ -1,0 +1,141 @@
+"""Bytes: what a step reads, which sets the floor under its time, and what a batch must hold."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from ..models import ModelError
+from .bind import Bound
+
+
+@dataclass
+class Spent:
+    """What a run has done so far, prompts left out.
+
+    Attributes:
+        steps: tokens of the longest row, if no row waited for another.
+        tokens: drawn, over all rows.
+        seconds: in steps.
+        read: bytes of weights and caches that the steps had to read.
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    read: int = 0
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.steps, self.tokens, self.seconds, self.read = 0, 0, 0.0, 0
+
+    def add(self, tokens: int, seconds: float, read: int) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += seconds
+        self.read += read
+
+    def said(self, bandwidth: float) -> str:
+        """One line: how long a step took, and how often its floor at so many bytes per second."""
+        floor = self.read / bandwidth
+        return (
+            f"{self.tokens} tokens in {self.steps} steps and {self.seconds:.3g} s, prompts left "
+            f"out: {self.seconds / self.steps * 1e3:.3g} ms a step, "
+            f"{self.seconds / floor:.3g} times its floor"
+        )
+
+
+def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
+    """Bytes of caches for so many requests of so many tokens, over all lanes."""
+    return sum(
+        lane.token_bytes() * tokens * rows * _readers(bound, number)
+        for number, lane in enumerate(bound.lanes)
+    )
+
+
+def check_room(bound: Bound, slots: int, capacity: int) -> None:
+    """Refuse a batch whose caches cannot fit, before anything is allocated.
+
+    What the lanes hold from an earlier run makes room for this one.
+
+    Raises:
+        ModelError: says how many bytes there are, and how many requests would fit.
+    """
+    for device in dict.fromkeys(lane.device for lane in bound.lanes):
+        lanes = [(i, lane) for i, lane in enumerate(bound.lanes) if lane.device == device]
+        each = sum(lane.token_bytes() * capacity * _readers(bound, i) for i, lane in lanes)
+        free = free_bytes(device)
+        if free is None or each == 0:
+            continue
+        free += sum(lane.held_bytes() for _, lane in lanes)
+        if each * slots > free:
+            fits = free // each
+            raise ModelError(
+                f"{slots} requests of {capacity} tokens need {shown(each * slots)} of caches, and "
+                f"{shown(free)} are free on {device}",
+                f"batch_size={fits} fits" if fits else "give fewer max_new_tokens",
+            )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a device; None where it does not say."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    if device.type == "cpu" and os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = dict(line.split(":", 1) for line in file)
+        return int(found["MemAvailable"].split()[0]) << 10
+    return None
+
+
+@cache
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second that a copy on this device reads and writes, measured once."""
+    size = (256 if device.startswith("cuda") else 32) << 20
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size / best
+
+
+def shown(size: float) -> str:
+    """Bytes for a reader: ``4.08 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def read_bytes(
+    bound: Bound, weights: Sequence[int], forwards: Sequence[int], texts: Sequence[int]
+) -> int:
+    """Bytes that a step has read: weights as often as they ran, and the texts in their caches.
+
+    Args:
+        bound: the plan and its lanes.
+        weights: bytes of each lane's.
+        forwards: how often each lane ran.
+        texts: tokens of each lane's rows when the step began.
+    """
+    each = zip(bound.lanes, weights, forwards, texts, strict=True)
+    return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)
+
+
+def _readers(bound: Bound, number: int) -> int:
+    """Rows that one request has in a lane."""
+    every = [*bound.readers, *(one for readers in bound.rewards.values() for one in readers)]
+    return sum(reader.lane == number for reader in every)
