@@ -101,13 +101,13 @@ class Models:
         requests = decoder._requests(self.prompts.tolist(), params=params, max_new_tokens=NEW)
         engine = decoder._engine
         if normalised:
-            engine.unnormalised = frozenset()
+            engine.step.unnormalised = frozenset()
         batch = engine.begin(requests, BATCH)
         batch.admit(requests)
         for lane, name in zip(engine.bound.lanes, engine.bound.lane_names, strict=True):
             lane.logits = lambda name=name: self._said[name][:, -1]
             lane.rewards = lambda _, name=name: (self._said[name], None)
-        return torch.no_grad()(lambda: engine._scores(batch, engine._context(batch)))
+        return torch.no_grad()(lambda: engine.step.scores(batch, engine.step.context(batch)))
 
 
 def measure(runs: int) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from .batch import Batch, Draft
-from .engine import Engine, labelled
+from .engine import Engine
 from .groups import Group, group_of
 from .requests import Answer, Request
+from .step import labelled
 
 
 class Searcher:

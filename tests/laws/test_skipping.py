@@ -23,18 +23,18 @@ def decoded(
     decoder: descant.Decoder, skipping: bool, prompt: list[int], **settings
 ) -> tuple[list[int], list[torch.Tensor]]:
     """The tokens that are drawn, and the scores that each was drawn from."""
-    engine, rows = decoder._engine, []
-    skipped, scores = engine.unnormalised, engine._scores
+    step, rows = decoder._engine.step, []
+    skipped, scores = step.unnormalised, step.scores
 
     def recorded(batch, context) -> torch.Tensor:
         rows.append(scores(batch, context).clone())
         return rows[-1]
 
-    engine.unnormalised, engine._scores = skipped if skipping else frozenset(), recorded
+    step.unnormalised, step.scores = skipped if skipping else frozenset(), recorded
     try:
         [found] = decoder.generate(prompt, max_new_tokens=5, **settings)
     finally:
-        engine.unnormalised, engine._scores = skipped, scores
+        step.unnormalised, step.scores = skipped, scores
     return found.token_ids, [row[0] for row in rows]
 
 
@@ -123,12 +123,12 @@ def test_the_law_finds_that_what_is_passed_on_is_not_absorbed(name, monkeypatch)
 def test_a_judgement_is_of_log_probabilities() -> None:
     """The same lane is read raw for the formula, and normalised for the search's judgement."""
     decoder = descant.compile("base | best_of(2*arm - base, n=6)", LANES)
-    skipped = decoder._engine.unnormalised
+    skipped = decoder._engine.step.unnormalised
     assert skipped
     for seed in range(12):
         found = []
         for terms in (skipped, frozenset()):
-            decoder._engine.unnormalised = terms
+            decoder._engine.step.unnormalised = terms
             [one] = decoder.generate([3], max_new_tokens=4, seed=seed)
             found.append(one.token_ids)
         assert found[0] == found[1]

@@ -236,7 +236,7 @@ def counted(zoo: Any, compiled: Any, formula: str, *names: str, **more: Any) -> 
 
 def forwards(decoder: Any) -> dict[str, int]:
     """Forwards of each lane since it was bound, prompts left out."""
-    return dict(zip(decoder._bound.lane_names, decoder._engine.forwards, strict=True))
+    return dict(zip(decoder._bound.lane_names, decoder._engine.step.forwards, strict=True))
 
 
 def test_a_side_is_run_only_while_a_row_takes_it(zoo, compiled) -> None:

@@ -1,0 +1,222 @@
+"""The step: every lane that a row needs is read once, and each slot is drawn a token.
+
+Scores add up, go through the stages, and the drawn tokens are handed back to the lanes. Tensors in,
+tensors out, on the device: names, text and the copy to the host stay outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..formula import Term
+from ..formula.nodes import Place
+from ..formula.shifts import unnormalised
+from ..formula.stages import Reject
+from .batch import Batch, Seat
+from .bind import Bound
+from .context import Context, Rewarder
+from .noise import gumbel
+from .operators import evaluate
+from .scored import Logits, entropy, log_softmax
+from .stages import chain, commit, moves_winner
+
+
+class Step:
+    """One bound plan's step.
+
+    Attributes:
+        forwards: per lane, how often it has run.
+        unnormalised: the terms that are read as raw logits.
+    """
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self.forwards = [0] * len(bound.lanes)
+        self.unnormalised = unnormalised(bound.plan)
+
+    def draw(self, batch: Batch) -> tuple[Context, Tensor]:
+        """A token for every slot, handed back to the stages and the lanes.
+
+        Returns:
+            What was known, and what the host is to be told: ``(2 or 3, slots)`` int64, the tokens,
+            the alarms and, where a search asks, whether the scores were unsure.
+        """
+        context = self.context(batch)
+        masked = self.scores(batch, context)
+        drawn = masked
+        if batch.samples:
+            warm = batch.temperatures[: batch.count, None]
+            noise = gumbel(batch.keys[: batch.count], batch.steps[: batch.count], masked.shape[-1])
+            drawn = torch.where(warm > 0, masked / warm + noise, masked)
+        tokens = drawn.argmax(dim=-1)
+        self._judge(batch, context, tokens)
+        self.commit(batch, context, tokens)
+        return context, torch.stack((tokens, alarms(context, masked), *context.unsure))
+
+    def context(self, batch: Batch, forced: Tensor | None = None) -> Context:
+        """What the step knows; ``forced`` are the tokens that come next whatever the scores."""
+        rewarders: dict[Place, Rewarder] = {}
+        for place, stage in self.bound.plan.reranks:
+            seats = [seat for seat in batch.seats if seat.reader.place == place]
+            if any(seat.live for seat in seats):
+                moves = moves_winner(place, stage)
+                rewarders[place] = _Rewarder(batch, seats, self.forwards, moves)
+        here = slice(batch.count)
+        seen = batch.seen[here] if batch.seen is not None else None
+        terms: dict[Term, Callable[[], Tensor]] = {}
+        context = Context(
+            batch.values[here], self.bound.plan.columns, terms, batch.ranges,
+            batch.steps[here], self.bound.vocabulary, self.bound.vocabulary + bool(batch.there),
+            seen, rewarders, forced,
+        )  # fmt: skip
+        context.texts = partial(_texts, batch)
+        lanes: dict[int, Logits] = {}
+        for seat in batch.seats:
+            reads = partial(self._read, batch, seat, context, lanes)
+            if seat.reader.place is None:
+                terms[seat.reader.term] = reads if seat.live else context.nothing
+            elif seat.reader.language and seat.live:
+                context.judges.append((seat, reads))
+        return context
+
+    def scores(self, batch: Batch, context: Context) -> Tensor:
+        """Every lane that is needed read once, combined, and sent through the stages."""
+        plan = self.bound.plan
+        head = context.tokens(evaluate(plan.scores, context))
+        if batch.unread is not None:
+            head = head.masked_fill(batch.unread, -torch.inf)
+        stage = plan.search[1] if plan.search else None
+        if isinstance(stage, Reject):
+            surprise = entropy(log_softmax(head)) >= context.number(stage.entropy)
+            context.unsure.append(surprise[:, 0].long())
+        return chain(head, context, None, plan.stages)
+
+    def commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Hand the chosen tokens back to the stages and the lanes."""
+        for place, stage in self.bound.plan.reranks:
+            commit(stage, place, tokens, context)
+        for lane in _fed(batch):
+            if batch.owners[lane].numel():
+                drawn, there = tokens[batch.owners[lane]], batch.there.get(lane)
+                self.bound.lanes[lane].feed(drawn if there is None else there.of[drawn])
+        if batch.seen is not None:
+            batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
+        batch.steps[: batch.count] += 1
+
+    def _read(self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, Logits]) -> Tensor:
+        """One term's scores; its lane is read when the first of its terms is asked for."""
+        lane = seat.reader.lane
+        if lane not in lanes:
+            logits = self.bound.lanes[lane].logits().to(batch.device)
+            lanes[lane] = Logits(logits, context.width, batch.there.get(lane))
+            self.forwards[lane] += 1
+        said, source = lanes[lane], source_of(seat)
+        wrong = said.broken.index_select(0, seat.rows) & seat.present
+        if context.wanted is not None:
+            wrong = wrong & context.wanted[:, 0]
+        context.broken[source] = wrong | context.broken.get(source, wrong)
+        exact = seat.reader.place is not None or context.forced is not None
+        raw = not exact and seat.reader.term in self.unnormalised
+        scores = said.raw if raw else said.logprobs
+        return scores if seat.whole else scores.index_select(0, seat.rows)
+
+    def _judge(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Add the drawn tokens' scores, by the language models that judge, to the rows' sums."""
+        if not context.judges:
+            return
+        assert self.bound.plan.search is not None
+        parts = self.bound.plan.search[1].r.parts
+        for seat, scores in context.judges:
+            coefficient = context.number(parts[seat.number][0])[:, 0]
+            said = scores().gather(1, tokens[:, None])[:, 0]
+            batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
+
+
+def alarms(context: Context, masked: Tensor) -> Tensor:
+    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong."""
+    best = masked.amax(dim=-1)
+    wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
+    return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
+
+
+class _Rewarder:
+    """One stage's reward models over the rows of a batch."""
+
+    def __init__(
+        self, batch: Batch, seats: Sequence[Seat], forwards: list[int], moves: bool
+    ) -> None:
+        self._batch, self._seats, self._forwards, self._moves = batch, seats, forwards, moves
+        self._lanes = dict.fromkeys(seat.reader.lane for seat in seats if seat.live)
+
+    def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
+        found = {}
+        for lane in self._lanes:
+            asked = candidates[self._batch.owners[lane]]
+            found[lane] = self._batch.bound.lanes[lane].rewards(asked)
+            self._forwards[lane] += 1
+        rewards: list[Tensor] = []
+        texts: list[Tensor | None] = []
+        for seat in self._seats:
+            if not seat.live:
+                rewards.append(torch.zeros(candidates.shape, device=candidates.device))
+                texts.append(rewards[-1][:, 0])
+                continue
+            candidate, text = found[seat.reader.lane]
+            rewards.append(labelled(candidate, seat))
+            texts.append(None if text is None else labelled(text, seat))
+        return rewards, texts
+
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(slots,)`` which candidate each slot goes on with, and the tokens themselves."""
+        for lane in self._lanes:
+            owners = self._batch.owners[lane]
+            if self._moves:
+                self._batch.bound.lanes[lane].keep(choice[owners], tokens[owners])
+            else:
+                self._batch.bound.lanes[lane].feed(tokens[owners])
+
+
+def labelled(outputs: Tensor, seat: Seat) -> Tensor:
+    """A head's outputs, ``(rows, …, labels)``, as one reward per slot."""
+    label = seat.reader.label
+    reward = outputs[..., 0] if label is None else outputs.log_softmax(dim=-1)[..., label]
+    return reward.to(seat.rows.device).index_select(0, seat.rows)
+
+
+def source_of(seat: Seat) -> tuple[str, object]:
+    """What is said to be broken when a seat's model gives NaN."""
+    reader = seat.reader
+    if not reader.language:
+        return "stage", reader.place
+    return ("term" if reader.place is None else "judge"), seat.number
+
+
+def _texts(batch: Batch) -> list[Tensor]:
+    """Per slot, the ids that the first of its terms in the writing has read; aligned ones last."""
+    spans = batch.bound.plan.spans
+    seats = [seat for seat in batch.seats if seat.reader.place is None]
+    seats.sort(key=lambda seat: (seat.reader.counterparts is not None, spans[seat.reader.term]))
+    texts = []
+    for slot in range(batch.count):
+        seat = next(seat for seat in seats if seat.held[slot] is not None)
+        rows, row = batch.bound.lanes[seat.reader.lane].rows, seat.held[slot]
+        text = rows.texts[row, : int(rows.ends[row])]
+        if seat.reader.counterparts is not None:
+            text = text.new_tensor(seat.reader.formula_ids(text.tolist()))
+        texts.append(text)
+    return texts
+
+
+def _fed(batch: Batch) -> set[int]:
+    """The lanes that read every token that is drawn; a reranking stage feeds its own."""
+    search = batch.bound.plan.search
+    return {
+        seat.reader.lane
+        for seat in batch.seats
+        if seat.reader.language or (search is not None and seat.reader.place == search[0])
+    }
