@@ -21,6 +21,7 @@ def compile(
     prompts: Mapping[str, str] | None = None,
     dtype: Any = None,
     device: Any = None,
+    capture: bool = False,
 ) -> Decoder:
     """Turn a formula into a decoder.
 
@@ -33,6 +34,8 @@ def compile(
         prompts: system prompts by name, for ``model@name``.
         dtype: of models that name none; left out, each checkpoint's own.
         device: of models that name none; left out, the GPU if there is one.
+        capture: replay steps that repeat as CUDA graphs, where all models are on one GPU; the plan
+            says where that cannot be. Not yet run on a GPU, and so off unless asked for.
 
     Returns:
         A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
@@ -50,7 +53,7 @@ def compile(
     """
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
-    return Decoder(bind(plan, specs, *where(dtype, device)), params)
+    return Decoder(bind(plan, specs, *where(dtype, device)), params, capture)
 
 
 def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:

@@ -141,6 +141,7 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Of each way; medians count.")] = 5,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    capture: Annotated[bool, typer.Option(help="Replay our steps as CUDA graphs.")] = False,
     output: Annotated[Path | None, typer.Option(help="Keep every number, as JSON.")] = None,
 ) -> None:
     """This machine, measured: ours, plain transformers, the bare forwards, and the floor."""
@@ -148,7 +149,7 @@ def bench(
 
     measured(
         console, output, workload, shape=shape, batch_size=batch_size, device=device, dtype=dtype,
-        prompt_length=prompt_length, new=max_new_tokens, runs=runs,
+        prompt_length=prompt_length, new=max_new_tokens, runs=runs, capture=capture,
     )  # fmt: skip
 
 

@@ -109,5 +109,9 @@ class RowCache(Cache):
 
 
 def rounded(length: int, capacity: int) -> int:
-    """The part of a cache that a forward over ``length`` tokens sees: few sizes, few kernels."""
-    return min(capacity, -(-length // 32) * 32)
+    """The part of a cache that a forward over ``length`` tokens sees: few sizes, few kernels.
+
+    At most an eighth more than it needs, or 31 tokens.
+    """
+    unit = max(32, 1 << max(length - 1, 0).bit_length() >> 4)
+    return min(capacity, -(-length // unit) * unit)

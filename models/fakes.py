@@ -6,7 +6,7 @@ say is known by heart, so results can be worked out on paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
 from typing import Self
 
@@ -66,6 +66,12 @@ class _Table:
     def held_bytes(self) -> int:
         """No cache."""
         return 0
+
+    steady = True
+
+    def shape(self, ahead: int) -> Hashable:
+        """How many rows there are."""
+        return self._rows.count
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens that each row goes on with."""

@@ -6,7 +6,7 @@ runtime's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -52,6 +52,13 @@ class Lane(Protocol):
 
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether a step does the same work on one device whatever the texts are."""
+
+    def shape(self, ahead: int) -> Hashable:
+        """What the host decides for a forward of rows that each read ``ahead`` tokens at most."""
 
 
 class LanguageLane(Lane, Protocol):
@@ -254,6 +261,17 @@ class TransformersLane:
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
         return self._cache.nbytes
+
+    @property
+    def steady(self) -> bool:
+        """Whether all layers are on one device."""
+        return len({p.device for p in self.model.parameters()}) == 1
+
+    def shape(self, ahead: int) -> Hashable:
+        """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
+        longest, capacity = self._rows.longest, self._rows.capacity
+        seen = tuple(rounded(longest + more, capacity) for more in (0, ahead - 1, ahead))
+        return self._rows.count, seen, self._rows.adapted
 
     def _forward(
         self,

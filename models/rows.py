@@ -118,6 +118,30 @@ class Rows:
         self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
         self._lengths = [max(end - but, 0) for end in self._ends]
 
+    def counts(self) -> tuple[list[int], list[int]]:
+        """What the host knows of every row: tokens in the cache, and tokens of the text."""
+        return [*self._lengths], [*self._ends]
+
+    def restore(self, counts: tuple[list[int], list[int]]) -> None:
+        """Go back to what the host knew."""
+        self._lengths, self._ends = [*counts[0]], [*counts[1]]
+
+    def moved(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
+        """How far every row has moved since: tokens added, and tokens now left to read.
+
+        The latter is None where nothing was read.
+        """
+        if not self._ends:
+            return 0, None
+        read = self._lengths != counts[0]
+        return self._ends[0] - counts[1][0], self._ends[0] - self._lengths[0] if read else None
+
+    def move(self, grown: int, left: int | None) -> None:
+        """Count a step that the device has done by itself."""
+        self._ends = [end + grown for end in self._ends]
+        if left is not None:
+            self._lengths = [end - left for end in self._ends]
+
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
         """Make a row's text its own first tokens and then others, which wait to be read.
 

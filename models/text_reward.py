@@ -6,7 +6,7 @@ text. Every candidate's whole text goes through the model at every step; nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,12 @@ class TextRewardLane:
     def held_bytes(self) -> int:
         """Nothing is cached."""
         return 0
+
+    steady = False
+
+    def shape(self, ahead: int) -> Hashable:
+        """Texts are read anew, so that nothing is decided beforehand."""
+        return None
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self._shared.decode(ids, skip_special_tokens=True))

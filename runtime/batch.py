@@ -6,9 +6,9 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,15 +51,20 @@ class Seat:
     def __init__(self, reader: Reader, number: int, needs: Callable[[Request], bool]) -> None:
         self.reader, self.number, self.needs = reader, number, needs
         self.held: list[int | None] = []
-        self.rows = self.present = torch.empty(0)
+        self.rows = self.present = self._rows = self._present = torch.empty(0)
         self.live = self.whole = False
 
-    def settle(self, lane_rows: int, device: torch.device) -> None:
+    def reserve(self, slots: int, device: torch.device) -> None:
+        """Make room for so many slots; a step that is recorded looks here again."""
+        self._rows = torch.zeros(slots, dtype=torch.long, device=device)
+        self._present = torch.zeros(slots, dtype=torch.bool, device=device)
+
+    def settle(self, lane_rows: int) -> None:
         """Make the tensors after the slots have changed."""
         self.live = any(row is not None for row in self.held)
         self.whole = self.held == list(range(lane_rows))
-        self.rows = torch.tensor([row or 0 for row in self.held], device=device)
-        self.present = torch.tensor([row is not None for row in self.held], device=device)
+        self.rows = _filled(self._rows, [row or 0 for row in self.held])
+        self.present = _filled(self._present, [row is not None for row in self.held])
 
 
 class Batch:
@@ -75,6 +80,7 @@ class Batch:
         unsure: per slot, whether the last step's scores were unsure; known on the host.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
+        recorded: steps that were recorded, by what the host had decided (``capture``).
         there: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row has no counterpart of; None
             where no row has such a model.
@@ -103,7 +109,13 @@ class Batch:
             if (found := seat.reader.counterparts) is not None
         }
         self.unread: Tensor | None = None
+        self._unread: Tensor | None = None
+        if self.there:
+            shape = (slots, bound.vocabulary)
+            self._unread = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        self.recorded: dict[Hashable, Any] = {}
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
+        self._owners: list[Tensor] = []
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.ranges: list[tuple[float, float]] = []
         self.samples = False
@@ -224,7 +236,11 @@ class Batch:
         """Room in every lane, for all its readers and the candidates of its stage."""
         for number, lane in enumerate(self.bound.lanes):
             readers = [seat.reader for seat in self.seats if seat.reader.lane == number]
-            lane.reserve(self.slots * len(readers), self.capacity)
+            rows = self.slots * len(readers)
+            lane.reserve(rows, self.capacity)
+            self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
+        for seat in self.seats:
+            seat.reserve(self.slots, self.device)
 
     def _admit_rows(self, number: int, lane: object, slots: range) -> None:
         prompts, adapters, places = [], [], []
@@ -261,19 +277,25 @@ class Batch:
 
     def _settle(self) -> None:
         for lane, owned in enumerate(self._owned):
-            owners = torch.tensor([slot for _, slot in owned], dtype=torch.long)
-            self.owners[lane] = owners.to(self.device)
+            self.owners[lane] = _filled(self._owners[lane], [slot for _, slot in owned])
         for seat in self.seats:
-            seat.settle(len(self._owned[seat.reader.lane]), self.device)
+            seat.settle(len(self._owned[seat.reader.lane]))
         hidden = [
             seat.present[:, None] & self.there[seat.reader.lane].absent
             for seat in self.seats
             if seat.live and seat.reader.lane in self.there
         ]
-        self.unread = torch.stack(hidden).any(dim=0) if hidden else None
+        self.unread = None
+        if hidden and self._unread is not None:
+            self.unread = self._unread[: self.count].copy_(torch.stack(hidden).any(dim=0))
         numbers = zip(*(request.values for request in self.requests), strict=True)
         self.ranges = [(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
+
+
+def _filled(buffer: Tensor, values: Sequence[int]) -> Tensor:
+    """The beginning of a buffer, with these values in it."""
+    return buffer[: len(values)].copy_(torch.tensor(values, dtype=buffer.dtype))
 
 
 def _reading(seat: Seat, request: Request) -> Reading:

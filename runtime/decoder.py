@@ -32,11 +32,14 @@ class Decoder:
         tokenizer: of the formula's models, or None.
     """
 
-    def __init__(self, bound: Bound, params: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, bound: Bound, params: Mapping[str, float] | None = None, capture: bool = False
+    ) -> None:
         self._bound, self._params = bound, dict(params or {})
-        self._engine = Engine(bound)
+        self._engine = Engine(bound, capture)
         self._runner = Searcher(self._engine) if bound.plan.search else self._engine
-        self.plan = Report(bound, self._params, self._engine.spent)
+        asked = self._engine.capture if capture else None
+        self.plan = Report(bound, self._params, self._engine.spent, asked)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
 

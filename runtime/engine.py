@@ -17,6 +17,7 @@ from ..formula.stages import RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch
 from .bind import Bound
+from .capture import Capture, cuda_graphs
 from .context import Context
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
@@ -30,11 +31,14 @@ class Engine:
 
     Args:
         bound: the plan and its lanes.
+        capture: replay repeated steps as CUDA graphs, where all lanes are on a GPU.
     """
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, capture: bool = False) -> None:
         self.bound = bound
         self.step = Step(bound)
+        on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
+        self.capture = Capture(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
         self._weights = [lane.weight_bytes() for lane in bound.lanes]
         self._run: object = None
@@ -119,7 +123,7 @@ class Engine:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
         start, before = time.perf_counter(), [*self.step.forwards]
         texts = [lane.rows.total for lane in self.bound.lanes]
-        context, drawn = self.step.draw(batch)
+        context, drawn = self.capture.draw(batch)
         told, wrong, *unsure = drawn.tolist()
         self._raise_for(batch, wrong, context)
         batch.unsure = unsure[0] if unsure else [0] * batch.count

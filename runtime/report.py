@@ -10,6 +10,7 @@ from ..formula.operators import Where
 from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
+from .capture import Capture
 from .cost import Spent, cache_bytes, copy_bandwidth, shown
 from .reader import Reader
 from .stages import moves_winner
@@ -28,9 +29,14 @@ class Report:
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float], spent: Spent | None = None
+        self,
+        bound: Bound,
+        params: Mapping[str, float],
+        spent: Spent | None = None,
+        capture: Capture | None = None,
     ) -> None:
-        self._bound, self._params, self._spent = bound, params, spent or Spent()
+        self._bound, self._params = bound, params
+        self._spent, self._capture = spent or Spent(), capture
         self.formula = bound.plan.formula
         self.bytes_per_step = sum(lane.weight_bytes() for lane in bound.lanes)
         self.forwards = len(bound.lanes)
@@ -90,6 +96,9 @@ class Report:
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
+        if self._capture is not None:
+            why = self._capture.why_eager
+            lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
         if self._spent.steps:
             lines.append(f"last run    {self._spent.said(measured)}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])

@@ -39,6 +39,7 @@ class Settings:
     runs: int = 5
     device: str = "cpu"
     dtype: str = "float32"
+    capture: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def measure(settings: Settings, names: list[str] | None = None) -> Iterator[Resu
 def _measured(
     name: str, workload: Workload, models: dict[str, Any], prompts: Any, settings: Settings
 ) -> Result:
-    decoder = compile(workload.formula, models=models)
+    decoder = compile(workload.formula, models=models, capture=settings.capture)
     base = models["base"]
     # Plain transformers runs an adapter as a pass of its own over the base; what the adapter adds
     # to that pass is left out, in its favour.
