@@ -180,6 +180,25 @@ def test_a_recording_serves_the_rows_that_come_and_go(compiled, played) -> None:
     assert sum(one.replays for one in Played.made) > steps / 2 > 4
 
 
+@pytest.mark.parametrize("values", [[0, 1, 1, 1], [1, 1, -0.5, 2], [0, 1, 1, -0.5, 0.25]])
+def test_what_the_host_decides_changes_with_the_rows(compiled, played, values) -> None:
+    """Rows whose arm has no weight, or one below 0, take the places of others."""
+    prompts = PROMPTS * 8
+    numbers = torch.randint(
+        len(values), (len(prompts),), generator=torch.Generator().manual_seed(1)
+    )
+    settings = {
+        "temperature": 1.0, "seed": list(range(len(prompts))), "batch_size": 3,
+        "eos_token_id": list(range(0, 300, 11)), "max_new_tokens": 12,
+        "params": {"a": [values[i] for i in numbers]},
+    }  # fmt: skip
+    formula = "top_k(base, 200) + a*top_k(arm, 250)"
+    expected = compiled(formula, params={"a": 1}).generate(prompts, **settings)
+    found = played(compiled(formula, params={"a": 1})).generate(prompts, **settings)
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert len(Played.made) > 3
+
+
 def test_what_cannot_be_recorded_goes_on_eagerly(compiled, played) -> None:
     decoder = played(compiled("base + 0.5*arm"))
     before = decoder._engine.step.draw
