@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from checkpoints import EOS, tokenizer
 from reference_rules import args, plain
 
@@ -128,3 +129,29 @@ def test_k_and_w_of_each_row(compiled) -> None:
 def test_k_is_the_whole_vocabulary(zoo, compiled) -> None:
     row = compiled("base | rerank(rm, k=300, w=1)").scores(PROMPTS[0], [])[0]
     assert row.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "stage", ["best_of(rm, n=3)", "reject(rm, target=1, entropy=3, beta=0.2, retries=3, longest=5)"]
+)
+def test_a_search_by_a_reward_that_reads_text(zoo, compiled, stage) -> None:
+    """Where text and tokens are one and the same, so are the judgements."""
+    settings = {"max_new_tokens": 8, "seed": 3, "eos_token_id": []}
+    tables = {"base": byte_table(), "rm": {"path": zoo.path("rm"), "read": "text"}}
+    found = compiled(f"base | {stage}", models=tables).generate(["the", "a b"], **settings)
+    tables["rm"] = zoo.path("rm")
+    expected = compiled(f"base | {stage}", models=tables).generate(["the", "a b"], **settings)
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert len({tuple(one.token_ids) for one in found}) == 2
+
+
+def byte_table() -> dict:
+    """A language model that says single letters which no merge of the tokenizer joins."""
+    import descant
+
+    ids = tokenizer().get_vocab()
+    letters = [ids[letter] for letter in "qxzjk" if letter in ids]
+    table = torch.full((300, 300), -50.0)
+    generator = torch.Generator().manual_seed(4)
+    table[:, letters] = torch.randn(300, len(letters), generator=generator)
+    return {"model": descant.TableModel(table), "tokenizer": tokenizer()}
