@@ -21,6 +21,7 @@ from ..formula.operators import Where
 from .batch import Batch
 from .bind import Bound
 from .context import TINY, Context
+from .cost import judging_lanes
 from .step import Step
 
 Drawn = tuple[Context, Tensor]
@@ -147,7 +148,7 @@ def why_eager(bound: Bound) -> str | None:
 def key_of(batch: Batch) -> Hashable | None:
     """Everything that the host decides in the next step; None where it reads more than a token."""
     bound = batch.bound
-    judging = set(range(len(bound.lanes))) - _read_each_step(batch)  # fed, and read now and then
+    judging = judging_lanes(bound)
     for number, lane in enumerate(bound.lanes):
         if number not in judging and lane.rows.count and lane.rows.backlog > 0:
             return None
@@ -165,16 +166,6 @@ def key_of(batch: Batch) -> Hashable | None:
         tuple((seat.live, seat.whole) for seat in batch.seats),
         tuple(_decided(*found, scalar.limits.tokens) for scalar, found in numbers),
     )
-
-
-def _read_each_step(batch: Batch) -> set[int]:
-    """The lanes that are not there for a search's rewards alone."""
-    search = batch.bound.plan.search
-    return {
-        seat.reader.lane
-        for seat in batch.seats
-        if seat.reader.language or search is None or seat.reader.place != search[0]
-    }
 
 
 def _decided(least: float, most: float, tokens: bool) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
     What the lanes hold from an earlier run makes room for this one.
 
     Raises:
-        ModelError: says how many bytes there are, and how many requests would fit.
+        ModelError: says how many bytes there are, and how many rows would fit.
     """
     for device in dict.fromkeys(lane.device for lane in bound.lanes):
         lanes = [(i, lane) for i, lane in enumerate(bound.lanes) if lane.device == device]
@@ -77,7 +77,7 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
         if each * slots > free:
             fits = free // each
             raise ModelError(
-                f"{slots} requests of {capacity} tokens need {shown(each * slots)} of caches, and "
+                f"{slots} rows of {capacity} tokens need {shown(each * slots)} of caches, and "
                 f"{shown(free)} are free on {device}",
                 f"batch_size={fits} fits" if fits else "give fewer max_new_tokens",
             )
@@ -133,6 +133,16 @@ def read_bytes(
     """
     each = zip(bound.lanes, weights, forwards, texts, strict=True)
     return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)
+
+
+def judging_lanes(bound: Bound) -> set[int]:
+    """The lanes that are there for a search's rewards alone: fed every token, read now and then."""
+    search = bound.plan.search
+    if search is None:
+        return set()
+    judges = {reader.lane for reader in bound.rewards[search[0]] if not reader.language}
+    others = [one for place, some in bound.rewards.items() if place != search[0] for one in some]
+    return judges - {reader.lane for reader in (*bound.readers, *others)}
 
 
 def _readers(bound: Bound, number: int) -> int:

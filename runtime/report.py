@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.nodes import Node, Place, children, said_of, walk
 from ..formula.operators import Where
+from ..formula.scalar import parameters
 from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
 from .capture import Capture
-from .cost import Spent, cache_bytes, copy_bandwidth, shown
+from .cost import Spent, cache_bytes, copy_bandwidth, judging_lanes, shown
 from .reader import Reader
 from .stages import moves_winner
 
@@ -24,7 +25,7 @@ class Report:
     Attributes:
         formula: the formula's canonical text.
         bytes_per_step: weights that one step reads, once per distinct set.
-        forwards: forwards per token.
+        forwards: forwards per token, those that judge whole texts left out.
         notes: what was dropped, cut or left alone.
     """
 
@@ -38,8 +39,10 @@ class Report:
         self._bound, self._params = bound, params
         self._spent, self._capture = spent or Spent(), capture
         self.formula = bound.plan.formula
-        self.bytes_per_step = sum(lane.weight_bytes() for lane in bound.lanes)
-        self.forwards = len(bound.lanes)
+        judging = judging_lanes(bound)
+        steady = [lane for number, lane in enumerate(bound.lanes) if number not in judging]
+        self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
+        self.forwards, self._judging = len(steady), len(judging)
         self.notes = bound.notes
 
     def __str__(self) -> str:
@@ -56,7 +59,7 @@ class Report:
             batch_size: requests in the step.
             context: tokens that each of them has in the caches.
         """
-        caches = cache_bytes(self._bound, batch_size, context)
+        caches = self._cache_bytes(batch_size, context)
         return float((self.bytes_per_step + caches) / bandwidth * 1e3)
 
     def text(
@@ -73,7 +76,7 @@ class Report:
         device = bound.device
         measured = bandwidth or copy_bandwidth(device)
         floor = self.floor(measured, batch_size, context)
-        caches = cache_bytes(bound, batch_size, context)
+        caches = self._cache_bytes(batch_size, context)
         said = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
@@ -87,6 +90,8 @@ class Report:
         conditional = self._conditional()
         lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
+        if self._judging:
+            many += f" ({self._judging} more where answers are judged)"
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
@@ -102,6 +107,14 @@ class Report:
         if self._spent.steps:
             lines.append(f"last run    {self._spent.said(measured)}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def _cache_bytes(self, batch_size: int, context: int) -> int:
+        """Of so many requests; a search whose rows depend on a parameter without a value has 1."""
+        plan, rows = self._bound.plan, 1
+        for scalar in _samples(plan):
+            if parameters(scalar.expression) <= self._params.keys():
+                rows *= int(plan.value(scalar, self._params))
+        return cache_bytes(self._bound, batch_size * rows, context)
 
     def _parameters(self) -> list[str]:
         names = sorted(self._bound.plan.params)
@@ -169,7 +182,7 @@ class Report:
         bound = self._bound
         every = [*bound.readers, *(r for readers in bound.rewards.values() for r in readers)]
         lines: list[tuple[str, ...]] = []
-        many = _samples(bound.plan)
+        many = "".join(f"{number}*" for number in _samples(bound.plan))
         for number, lane in enumerate(bound.lanes):
             readers = [reader for reader in every if reader.lane == number]
             place = readers[0].place
@@ -220,18 +233,16 @@ def stage_text(stage: Stage) -> str:
     return f"{stage.name}({', '.join(said)})"
 
 
-def _samples(plan: Plan) -> str:
-    """How often a search multiplies the rows of a request."""
-    if plan.search is None:
-        return ""
-    match plan.search[1]:
-        case BestOf(n=n):
-            return f"{n}*"
-        case Blockwise(beams=beams, samples=samples):
-            return f"{beams}*{samples}*"
-        case Reject(samples=samples):
-            return f"{samples}*"
-    raise TypeError(plan.search[1])
+def _samples(plan: Plan) -> tuple[Scalar, ...]:
+    """The numbers by which a search multiplies the rows of a request."""
+    match plan.search:
+        case (_, BestOf(n=n)):
+            return (n,)
+        case (_, Blockwise(beams=beams, samples=samples)):
+            return beams, samples
+        case (_, Reject(samples=samples)):
+            return (samples,)
+    return ()
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -33,7 +33,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
     monkeypatch.setattr(cost, "free_bytes", lambda device: 2 * each + 1)
     settings = {"max_new_tokens": 5, "eos_token_id": []}
     with pytest.raises(
-        descant.ModelError, match=r"3 requests of 32 tokens need .* are free on cpu"
+        descant.ModelError, match=r"3 rows of 32 tokens need .* are free on cpu"
     ):
         decoder.generate(PROMPTS, **settings)
     assert all(lane.held_bytes() == 0 for lane in decoder._bound.lanes)
@@ -67,6 +67,18 @@ def test_what_the_last_run_read(compiled) -> None:
     assert "last run    12 tokens in 4 steps" in str(decoder.plan)
     decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
     assert "last run    2 tokens in 2 steps" in str(decoder.plan)
+
+
+def test_a_search_multiplies_rows_and_judges_now_and_then(compiled) -> None:
+    alone = compiled("base").plan
+    for stage, rows in (("best_of(rm, n=a)", 5), ("blockwise(rm, beams=2, samples=a)", 10)):
+        decoder = compiled(f"base | {stage}", params={"a": 5})
+        plan, [base, rm] = decoder.plan, decoder._bound.lanes
+        assert plan.forwards == 1 and plan.bytes_per_step == alone.bytes_per_step
+        assert "1 forward (1 more where answers are judged)" in str(plan)
+        caches = rows * 512 * (base.token_bytes() + rm.token_bytes())
+        assert plan.floor(1e9, 1, 512) == pytest.approx((plan.bytes_per_step + caches) / 1e6)
+    assert compiled("base | best_of(arm - base, n=2)").plan.forwards == 2
 
 
 def test_the_floor_grows_with_the_batch(compiled) -> None:
