@@ -32,9 +32,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
     each = cost.cache_bytes(decoder._bound, 1, 32)
     monkeypatch.setattr(cost, "free_bytes", lambda device: 2 * each + 1)
     settings = {"max_new_tokens": 5, "eos_token_id": []}
-    with pytest.raises(
-        descant.ModelError, match=r"3 rows of 32 tokens need .* are free on cpu"
-    ):
+    with pytest.raises(descant.ModelError, match=r"3 rows of 32 tokens need .* are free on cpu"):
         decoder.generate(PROMPTS, **settings)
     assert all(lane.held_bytes() == 0 for lane in decoder._bound.lanes)
     with pytest.raises(descant.ModelError, match="batch_size=2 fits"):
