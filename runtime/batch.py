@@ -16,6 +16,7 @@ from torch import Tensor
 from ..formula import Plan, Read, Term
 from ..formula.nodes import Node, weighted_children
 from .bind import Bound
+from .context import Range
 from .cost import check_room
 from .reader import Reader
 from .requests import Reading, Request, ids_of
@@ -117,7 +118,7 @@ class Batch:
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
-        self.ranges: list[tuple[float, float]] = []
+        self.ranges: list[Range] = []
         self.samples = False
         self._reserve()
 
@@ -289,7 +290,7 @@ class Batch:
         if hidden and self._unread is not None:
             self.unread = self._unread[: self.count].copy_(torch.stack(hidden).any(dim=0))
         numbers = zip(*(request.values for request in self.requests), strict=True)
-        self.ranges = [(min(column), max(column)) for column in numbers]
+        self.ranges = [Range(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
 
 

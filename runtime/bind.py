@@ -68,6 +68,21 @@ class Bound:
     positions: int | None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def every(self) -> tuple[Reader, ...]:
+        """All readers, of the scores and of every stage."""
+        return (*self.readers, *(one for some in self.rewards.values() for one in some))
+
+    @property
+    def judging(self) -> set[int]:
+        """The lanes of a search's rewards alone: fed every token, and read now and then."""
+        if self.plan.search is None:
+            return set()
+        lanes: dict[bool, set[int]] = {True: set(), False: set()}
+        for one in self.every:
+            lanes[one.place == self.plan.search[0] and not one.language].add(one.lane)
+        return lanes[True] - lanes[False]
+
 
 def bind(
     plan: Plan,

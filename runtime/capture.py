@@ -20,8 +20,7 @@ from ..formula.nodes import walk
 from ..formula.operators import Where
 from .batch import Batch
 from .bind import Bound
-from .context import TINY, Context
-from .cost import judging_lanes
+from .context import Context, Range
 from .step import Step
 
 Drawn = tuple[Context, Tensor]
@@ -148,12 +147,12 @@ def why_eager(bound: Bound) -> str | None:
 def key_of(batch: Batch) -> Hashable | None:
     """Everything that the host decides in the next step; None where it reads more than a token."""
     bound = batch.bound
-    judging = judging_lanes(bound)
+    judging = bound.judging
     for number, lane in enumerate(bound.lanes):
         if number not in judging and lane.rows.count and lane.rows.backlog > 0:
             return None
     columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
-    ahead = 1 + max((int(batch.ranges[column][1]) for column in columns), default=0)
+    ahead = 1 + max((int(batch.ranges[column].most) for column in columns), default=0)
     numbers = zip(bound.plan.scalars, batch.ranges, strict=True)
     return (
         batch.count,
@@ -164,13 +163,11 @@ def key_of(batch: Batch) -> Hashable | None:
             for number, lane in enumerate(bound.lanes)
         ),
         tuple((seat.live, seat.whole) for seat in batch.seats),
-        tuple(_decided(*found, scalar.limits.tokens) for scalar, found in numbers),
+        tuple(_decided(found, scalar.limits.tokens) for scalar, found in numbers),
     )
 
 
-def _decided(least: float, most: float, tokens: bool) -> tuple[Any, ...]:
-    """What a step makes of a number on the host: all that ``Context`` answers about it."""
-    return (
-        (least, most) == (0, 0), least > TINY, (least, most) == (1, 1),
-        least <= 0 <= most and least != most, int(most) if tokens else None,
-    )  # fmt: skip
+def _decided(found: Range, tokens: bool) -> tuple[Any, ...]:
+    """What a step makes of a number on the host."""
+    wide = int(found.most) if tokens else None
+    return found.idle, found.splits, found.positive, found.one, wide

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -14,6 +14,33 @@ from ..formula.nodes import Place, Scalar, Staged
 from ..formula.terms import Term
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
+
+
+class Range(NamedTuple):
+    """What the host knows of a number: its least and its largest value over the rows."""
+
+    least: float
+    most: float
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is 0 for every row."""
+        return self == (0, 0)
+
+    @property
+    def splits(self) -> bool:
+        """Whether it may be 0 for some rows and not for others."""
+        return self.least <= 0 <= self.most and self.least != self.most
+
+    @property
+    def positive(self) -> bool:
+        """Whether it is above 0 for every row, in float32 too."""
+        return self.least > TINY
+
+    @property
+    def one(self) -> bool:
+        """Whether it is 1 for every row."""
+        return self == (1, 1)
 
 
 class Rewarder(Protocol):
@@ -34,7 +61,7 @@ class Context:
         values: ``(slots, scalars)`` float32, the plan's numbers for each row.
         columns: which column of ``values`` holds which number.
         terms: the scores of each term; calling one reads its lane, if any row needs it.
-        ranges: the least and the largest of each column over the rows; known on the host.
+        ranges: what the host knows of each column.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
@@ -54,7 +81,7 @@ class Context:
     values: Tensor
     columns: Mapping[Scalar, int]
     terms: Mapping[Term, Callable[[], Tensor]]
-    ranges: Sequence[tuple[float, float]]
+    ranges: Sequence[Range]
     steps: Tensor
     vocabulary: int
     width: int
@@ -96,24 +123,12 @@ class Context:
 
     def widest(self, scalar: Scalar, limit: int) -> int:
         """The largest value over the rows of a number that counts tokens, at most ``limit``."""
-        return min(int(self._range(scalar)[1]), limit)
+        return min(int(self.range(scalar).most), limit)
 
     def runs(self, scalar: Scalar | None) -> bool:
         """Whether what this number multiplies matters to any row."""
-        return scalar is None or self._range(scalar) != (0, 0)
+        return scalar is None or not self.range(scalar).idle
 
-    def splits(self, scalar: Scalar) -> bool:
-        """Whether this number may be 0 for some rows and not for others."""
-        least, most = self._range(scalar)
-        return least <= 0 <= most and least != most
-
-    def positive(self, scalar: Scalar) -> bool:
-        """Whether this number is above 0 for every row, in float32 too."""
-        return self._range(scalar)[0] > TINY
-
-    def one(self, scalar: Scalar) -> bool:
-        """Whether this number is 1 for every row."""
-        return self._range(scalar) == (1, 1)
-
-    def _range(self, scalar: Scalar) -> tuple[float, float]:
+    def range(self, scalar: Scalar) -> Range:
+        """What the host knows of a number."""
         return self.ranges[self.columns[scalar]]

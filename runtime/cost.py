@@ -135,17 +135,6 @@ def read_bytes(
     return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)
 
 
-def judging_lanes(bound: Bound) -> set[int]:
-    """The lanes that are there for a search's rewards alone: fed every token, read now and then."""
-    search = bound.plan.search
-    if search is None:
-        return set()
-    judges = {reader.lane for reader in bound.rewards[search[0]] if not reader.language}
-    others = [one for place, some in bound.rewards.items() if place != search[0] for one in some]
-    return judges - {reader.lane for reader in (*bound.readers, *others)}
-
-
 def _readers(bound: Bound, number: int) -> int:
     """Rows that one request has in a lane."""
-    every = [*bound.readers, *(one for readers in bound.rewards.values() for one in readers)]
-    return sum(reader.lane == number for reader in every)
+    return sum(reader.lane == number for reader in bound.every)

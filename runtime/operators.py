@@ -43,11 +43,11 @@ def _(node: Linear, context: Context) -> Tensor:
         if not context.runs(coefficient):
             continue
         scores, weight = _weighed(coefficient, part, context), context.number(coefficient)
-        if not context.positive(coefficient):
+        if not context.range(coefficient).positive:
             scores, hidden = parted(scores)
             excluded.append(torch.where(weight != 0, hidden, 0.0))
         if total is None:
-            total = scores if context.one(coefficient) else scores * weight
+            total = scores if context.range(coefficient).one else scores * weight
         else:
             total = total.addcmul(scores, weight)
     if total is None:  # every coefficient is 0 for every row
@@ -104,7 +104,7 @@ def _(node: PowerMean, context: Context) -> Tensor:
     power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
     powers = [log_softmax(_weighed(*part, context)).mul_(power) for part in parts]
     for i, (number, _) in enumerate(parts):
-        if not context.positive(number):
+        if not context.range(number).positive:
             powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
     total = sum(weights, torch.zeros_like(p))
     whole = torch.where(total > 0, total, 1.0)
@@ -117,7 +117,7 @@ def _(node: PowerMean, context: Context) -> Tensor:
     unit = (whole - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
     constant = (whole.log() / power).clamp_(-FARTHEST, FARTHEST)
     mean.add_(torch.where((p == 0) | unit, 0.0, constant))
-    if any(context.positive(number) for number, _ in parts):
+    if any(context.range(number).positive for number, _ in parts):
         return mean
     return torch.where(total > 0, mean, -torch.inf)
 
@@ -167,7 +167,7 @@ def _(node: Where, context: Context) -> Tensor:
 
 def _weighed(number: Scalar, part: Any, context: Context) -> Tensor:
     """A part's scores, read for the rows that give it a weight."""
-    if isinstance(part, Read) or not context.splits(number):
+    if isinstance(part, Read) or not context.range(number).splits:
         return evaluate(part, context)
     rows = context.number(number) != 0
     with context.only(rows if context.wanted is None else rows & context.wanted):

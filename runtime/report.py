@@ -12,7 +12,7 @@ from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
 from .capture import Capture
-from .cost import Spent, cache_bytes, copy_bandwidth, judging_lanes, shown
+from .cost import Spent, cache_bytes, copy_bandwidth, shown
 from .reader import Reader
 from .stages import moves_winner
 
@@ -39,7 +39,7 @@ class Report:
         self._bound, self._params = bound, params
         self._spent, self._capture = spent or Spent(), capture
         self.formula = bound.plan.formula
-        judging = judging_lanes(bound)
+        judging = bound.judging
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in judging]
         self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
         self.forwards, self._judging = len(steady), len(judging)
@@ -180,11 +180,10 @@ class Report:
 
     def _lanes(self) -> list[tuple[str, ...]]:
         bound = self._bound
-        every = [*bound.readers, *(r for readers in bound.rewards.values() for r in readers)]
         lines: list[tuple[str, ...]] = []
         many = "".join(f"{number}*" for number in _samples(bound.plan))
         for number, lane in enumerate(bound.lanes):
-            readers = [reader for reader in every if reader.lane == number]
+            readers = [reader for reader in bound.every if reader.lane == number]
             place = readers[0].place
             stage = dict(bound.plan.reranks).get(place) if place is not None else None
             queries = f"{stage.k} candidates" if stage else "1 token"
