@@ -5,11 +5,12 @@ Importing it imports torch and, for its cache contract, transformers.
 
 from .adapters import adapter_folder
 from .aligned import Counterparts, counterparts, one_vocabulary
+from .card import REWARD, SCORES, Card, describe
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
 from .labels import choose_label
 from .lane import Lane, LanguageLane, RewardLane, TransformersLane
-from .load import REWARD, SCORES, Card, describe, load_model
+from .load import load_model
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
 from .text_reward import TextRewardLane

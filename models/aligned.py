@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from .card import Card
 from .errors import ModelError
-from .load import Card
 
 ROLES = ("eos_token_id", "bos_token_id", "unk_token_id", "pad_token_id")  # the first has the choice
 

@@ -18,3 +18,8 @@ class ModelError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.problem, self.cure) if part)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library said, without its traceback of causes."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .card import Card
 from .errors import ModelError
-from .load import Card
 
 
 def choose_label(card: Card, wanted: int | str | None) -> int | None:

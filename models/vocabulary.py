@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .card import REWARD, Card
 from .errors import ModelError
-from .load import REWARD, Card
 
 
 def common_vocabulary(cards: Sequence[Card]) -> tuple[int, list[str]]:
