@@ -104,6 +104,7 @@ class Models:
             engine.step.unnormalised = frozenset()
         batch = engine.begin(requests, BATCH)
         batch.admit(requests)
+        batch.read()
         for lane, name in zip(engine.bound.lanes, engine.bound.lane_names, strict=True):
             lane.logits = lambda name=name: self._said[name][:, -1]
             lane.rewards = lambda _, name=name: (self._said[name], None)

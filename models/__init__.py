@@ -9,7 +9,7 @@ from .card import REWARD, SCORES, Card, describe
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
 from .labels import choose_label
-from .lane import Lane, LanguageLane, RewardLane, TransformersLane
+from .lane import CHUNK, Lane, LanguageLane, RewardLane, TransformersLane
 from .load import load_model
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
@@ -17,6 +17,7 @@ from .text_reward import TextRewardLane
 from .vocabulary import common_vocabulary
 
 __all__ = [
+    "CHUNK",
     "REWARD",
     "SCORES",
     "Card",

@@ -6,14 +6,14 @@ say is known by heart, so results can be worked out on paper.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from copy import copy
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from .rows import Rows
+from .rows import Join, Rows
 
 
 class _Table:
@@ -42,10 +42,13 @@ class _Table:
         """Make room for so many rows, empty."""
         self._rows = Rows(rows, capacity, self.device)
 
-    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
-        """Read prompts into new rows; their numbers."""
-        new = self._rows.admit(prompts, [len(ids) for ids in prompts], adapters)
-        return list(range(new.start, new.stop))
+    def admit(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+    ) -> Generator[int, None, Join]:
+        """There is nothing to read."""
+        yield from ()
+        cached = [len(ids) for ids in prompts]
+        return lambda: self._rows.admit(prompts, cached, adapters)
 
     def release(self, row: int) -> int:
         """Give a row up; the last row takes its place."""

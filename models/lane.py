@@ -6,7 +6,8 @@ runtime's business.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -16,10 +17,10 @@ from .adapters import Adapters
 from .attention import grouped
 from .cache import RowCache, Window, rounded
 from .masks import attention_masks
-from .rows import Rows
+from .rows import Join, Rows, padded
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
-CHUNK = 8192  # prompt tokens of all rows in one prefill forward
+CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one, rather than another forward
 
 
@@ -35,8 +36,14 @@ class Lane(Protocol):
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
 
-    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
-        """Read prompts into new rows; their numbers."""
+    def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
+        """Read prompts, yielding before each forward how many tokens it reads.
+
+        Rows in use may step and leave meanwhile; those that arrive are no part of it.
+
+        Returns:
+            What puts them in use, and says their numbers.
+        """
 
     def release(self, row: int) -> int:
         """Give a row up; the number of the row that took its place."""
@@ -114,31 +121,66 @@ class TransformersLane:
         self._rows = Rows(rows, capacity, self.device, waits=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
-    @torch.no_grad()
-    def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
-        """Read prompts into new rows; their numbers.
+    def admit(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+    ) -> Generator[int, None, Join]:
+        """Read prompts, each text once, into the caches of rows beyond those in use.
 
         Args:
             prompts: token ids, at least one each.
             adapters: for each prompt, 0 or the number of an adapter.
+
+        Yields:
+            Before each forward, the tokens that it reads.
+
+        Returns:
+            What puts the rows in use, and says their numbers.
         """
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
         cached = [len(ids) - self._rows.waits for ids, _ in distinct]
-        new = self._rows.admit([ids for ids, _ in distinct], cached, [a for _, a in distinct])
+        base = self._rows.count
         for alike in _alike(cached):
-            rows = slice(new.start + alike.start, new.start + alike.stop)
-            self._prefill(rows, cached[alike.start])
-        return self._repeated(pairs, dict(zip(distinct, range(new.start, new.stop), strict=True)))
+            rows = slice(base + alike.start, base + alike.stop)
+            some = distinct[alike.start : alike.stop]
+            for size, read in self._prefill(some, rows, cached[alike.start]):
+                yield size
+                read()
+        return partial(self._join, pairs, distinct, base)
 
-    def _prefill(self, rows: slice, longest: int) -> None:
-        """Read the first tokens of some rows' texts, ``longest`` of the longest."""
-        size = max(1, CHUNK // (rows.stop - rows.start))
+    def _prefill(
+        self, some: Sequence[Pair], rows: slice, longest: int
+    ) -> Iterator[tuple[int, Callable[[], Any]]]:
+        """The forwards over the first tokens of some texts, ``longest`` of the longest."""
+        texts = padded([ids for ids, _ in some]).to(self.device)
+        chosen = [adapter for _, adapter in some]
+        adapters = torch.tensor(chosen, device=self.device) if any(chosen) else None
+        size = max(1, CHUNK // len(some))
         for start in range(0, longest, size):
             end = min(start + size, longest)
-            chunk = self._rows.texts[rows, start:end]
+            chunk = texts[:, start:end]
             places = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            self._forward(chunk, places, places, rows, end, backbone=True)
+            yield (
+                chunk.numel(),
+                partial(self._forward, chunk, places, places, rows, end, adapters, backbone=True),
+            )
+
+    @torch.no_grad()
+    def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
+        """Put rows in use that were read from row ``base`` on, next to those that are by now."""
+        first = self._rows.count
+        kept = max(0, len(distinct) - (base - first))  # the others fill what rows left behind
+        moved = range(base + kept, base + len(distinct))
+        if moved:
+            free = range(first, first + len(moved))
+            self._cache.copy_rows(moved, free, len(distinct[0][0]))
+        placed = [*distinct[kept:], *distinct[:kept]]
+        new = self._rows.admit(
+            [ids for ids, _ in placed],
+            [len(ids) - self._rows.waits for ids, _ in placed],
+            [adapter for _, adapter in placed],
+        )
+        return self._repeated(pairs, dict(zip(placed, new, strict=True)))
 
     def _repeated(self, pairs: Sequence[Pair], first: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
@@ -155,7 +197,7 @@ class TransformersLane:
             prompts, adapters = zip(*again, strict=True)
             lengths = [len(ids) for ids in prompts]
             targets = self._rows.admit(prompts, lengths, adapters)
-            self.copy_rows([first[pair] for pair in again], range(targets.start, targets.stop))
+            self.copy_rows([first[pair] for pair in again], targets)
         return rows
 
     @torch.no_grad()
@@ -177,7 +219,7 @@ class TransformersLane:
         """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
         self._catch_up()
         tokens, places = self._rows.waiting(1)
-        out = self._forward(tokens, places, places, self._in_use, self._rows.longest)
+        out = self._step(tokens, places, places, self._rows.longest)
         self._rows.cached(but=0)
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
@@ -211,7 +253,7 @@ class TransformersLane:
             tokens = torch.cat((last, tokens), dim=1)
             places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
         end = self._rows.longest + k
-        out = self._forward(tokens, places, slots, self._in_use, end, backbone=True)
+        out = self._step(tokens, places, slots, end, backbone=True)
         scores = self.model.score(out.last_hidden_state).float()
         if self._reads_all:
             return scores, None
@@ -232,15 +274,11 @@ class TransformersLane:
         self._rows.feed(tokens)
         self._rows.cached(but=0)
 
-    @property
-    def _in_use(self) -> slice:
-        return slice(0, self._rows.count)
-
     def _catch_up(self) -> None:
         """Read what is left over: what was said while the lane did not run."""
         while (behind := self._rows.backlog) > 0:
             tokens, places = self._rows.waiting(min(behind, CHUNK))
-            self._forward(tokens, places, places, self._in_use, self._rows.longest, backbone=True)
+            self._step(tokens, places, places, self._rows.longest, backbone=True)
             self._rows.cached(but=self._rows.waits + max(0, behind - CHUNK))
 
     def weight_bytes(self) -> int:
@@ -273,6 +311,15 @@ class TransformersLane:
         seen = tuple(rounded(longest + more, capacity) for more in (0, ahead - 1, ahead))
         return self._rows.count, seen, self._rows.adapted
 
+    def _step(
+        self, tokens: Tensor, places: Tensor, slots: Tensor, end: int, backbone: bool = False
+    ) -> Any:
+        """A forward of all rows in use."""
+        rows = slice(0, self._rows.count)
+        adapters = self._rows.adapters[rows] if self._rows.adapted else None
+        return self._forward(tokens, places, slots, rows, end, adapters, backbone)
+
+    @torch.no_grad()
     def _forward(
         self,
         tokens: Tensor,
@@ -280,6 +327,7 @@ class TransformersLane:
         slots: Tensor,
         rows: slice,
         end: int,
+        adapters: Tensor | None,
         backbone: bool = False,
     ) -> Any:
         """One forward of the rows: with the head, or of the backbone alone.
@@ -290,12 +338,13 @@ class TransformersLane:
             slots: ``(n, q)`` positions in the cache.
             rows: which rows they belong to.
             end: no slot that any query sees is at or beyond this.
+            adapters: ``(n,)`` their numbers; None where no row has any.
+            backbone: leave out the head.
         """
         limit = rounded(end, self._rows.capacity)
         masks = attention_masks(self.config, self.dtype, places, slots, limit)
         self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
         network = self.model.base_model if backbone else self.model
-        adapters = self._rows.adapters[rows] if self._rows.adapted else None
         with self.adapters.chosen(adapters), grouped(self.config):
             return network(
                 input_ids=tokens,

@@ -6,10 +6,13 @@ copies. A row that leaves is replaced by the last one, once, when it leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Join: TypeAlias = Callable[[], Sequence[int]]  # puts rows in use whose prompts have been read
 
 
 class Rows:
@@ -71,26 +74,28 @@ class Rows:
 
     def admit(
         self, texts: Sequence[Sequence[int]], cached: Sequence[int], adapters: Sequence[int]
-    ) -> slice:
+    ) -> range:
         """Take new rows at the end of those in use.
 
         Args:
             texts: the token ids of each.
             cached: how many of them will be in the cache.
             adapters: for each, 0 or the number of an adapter.
+
+        Returns:
+            Their numbers.
         """
         first = self.count
         new = slice(first, first + len(texts))
-        longest = max(map(len, texts))
-        padded = [[*ids, *[0] * (longest - len(ids))] for ids in texts]
-        self.texts[new, :longest] = torch.tensor(padded, device=self.device)
+        read = padded(texts)
+        self.texts[new, : read.shape[1]] = read.to(self.device)
         self._lengths += cached
         self._ends += map(len, texts)
         self._adapters += adapters
         self.lengths[new] = torch.tensor(cached, device=self.device)
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
-        return new
+        return range(new.start, new.stop)
 
     def waiting(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The next tokens that each row reads: ids and their places, ``(rows, tokens)`` each.
@@ -176,3 +181,9 @@ class Rows:
             values[row] = values[last]
             values.pop()
         return last
+
+
+def padded(texts: Sequence[Sequence[int]]) -> Tensor:
+    """``(n, longest)`` token ids, with zeros after the end of each."""
+    longest = max(map(len, texts))
+    return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], dtype=torch.long)

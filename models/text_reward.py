@@ -6,13 +6,13 @@ text. Every candidate's whole text goes through the model at every step; nothing
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .rows import Rows
+from .rows import Join, Rows
 
 
 class TextRewardLane:
@@ -39,12 +39,15 @@ class TextRewardLane:
         self._rows = Rows(rows, capacity, self.device)
         self._prompts: list[str] = []
 
-    def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> list[int]:
-        """Take rendered prompts, as text, into new rows; their numbers."""
-        nothing: list[list[int]] = [[] for _ in prompts]
-        new = self._rows.admit(nothing, [0] * len(prompts), adapters)
-        self._prompts += prompts
-        return list(range(new.start, new.stop))
+    def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
+        """Take rendered prompts, as text; nothing is read until candidates are."""
+        yield from ()
+
+        def join() -> range:
+            self._prompts += prompts
+            return self._rows.admit([[] for _ in prompts], [0] * len(prompts), adapters)
+
+        return join
 
     def release(self, row: int) -> int:
         """Give a row up; the last row takes its place."""

@@ -6,21 +6,19 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..formula import Plan, Read, Term
-from ..formula.nodes import Node, weighted_children
+from ..models import CHUNK
 from .bind import Bound
 from .context import Range
 from .cost import check_room
-from .reader import Reader
-from .requests import Reading, Request, ids_of
+from .requests import Request, ids_of
 from .scored import columns
+from .seats import filled, seats_of
 
 
 class Draft(NamedTuple):
@@ -37,35 +35,6 @@ class Draft(NamedTuple):
     read: int
     key: tuple[int, int]
     judged: float
-
-
-class Seat:
-    """One reader's rows: which row of its lane each slot holds.
-
-    Attributes:
-        rows: ``(slots,)`` int64; a slot without a row points at row 0, with the weight 0.
-        present: ``(slots,)`` bool, whether the slot has a row.
-        live: whether any slot has a row.
-        whole: whether slot i holds row i of a lane that has no others, so that nothing is gathered.
-    """
-
-    def __init__(self, reader: Reader, number: int, needs: Callable[[Request], bool]) -> None:
-        self.reader, self.number, self.needs = reader, number, needs
-        self.held: list[int | None] = []
-        self.rows = self.present = self._rows = self._present = torch.empty(0)
-        self.live = self.whole = False
-
-    def reserve(self, slots: int, device: torch.device) -> None:
-        """Make room for so many slots; a step that is recorded looks here again."""
-        self._rows = torch.zeros(slots, dtype=torch.long, device=device)
-        self._present = torch.zeros(slots, dtype=torch.bool, device=device)
-
-    def settle(self, lane_rows: int) -> None:
-        """Make the tensors after the slots have changed."""
-        self.live = any(row is not None for row in self.held)
-        self.whole = self.held == list(range(lane_rows))
-        self.rows = _filled(self._rows, [row or 0 for row in self.held])
-        self.present = _filled(self._present, [row is not None for row in self.held])
 
 
 class Batch:
@@ -103,7 +72,7 @@ class Batch:
         if track_seen:
             shape = (slots, bound.vocabulary)
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        self.seats = _seats(bound)
+        self.seats = seats_of(bound)
         self.there = {
             seat.reader.lane: columns(found.theirs, found.own, self.device)
             for seat in self.seats
@@ -120,6 +89,8 @@ class Batch:
         self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.ranges: list[Range] = []
         self.samples = False
+        self._arriving: Generator[int] | None = None
+        self._pending = 0  # tokens of the forward that arriving prompts wait for
         self._reserve()
 
     @property
@@ -127,9 +98,63 @@ class Batch:
         """Slots in use."""
         return len(self.requests)
 
+    @property
+    def arriving(self) -> bool:
+        """Whether requests have been let in that have no slots yet."""
+        return self._arriving is not None
+
+    @property
+    def room(self) -> int:
+        """Slots that a request could be given; none while others arrive."""
+        return 0 if self.arriving else self.slots - self.count
+
     def admit(self, requests: Sequence[Request]) -> None:
-        """Give each request the next slot, and its terms the rows that they need."""
-        first = self.count
+        """Let requests in; they have slots when ``read`` says so. One such call at a time."""
+        self._arriving = self._read(requests)
+
+    def read(self) -> bool:
+        """Read the prompts of those that arrive, but no more than a chunk if slots are in use.
+
+        Returns:
+            Whether somebody arrived, and all have slots now.
+        """
+        if self._arriving is None:
+            return False
+        total = self._pending
+        for size in self._arriving:
+            if self.count and total + size > CHUNK:
+                self._pending = size
+                return False
+            total += size
+        self._arriving, self._pending = None, 0
+        return True
+
+    def _read(self, requests: Sequence[Request]) -> Generator[int]:
+        """Read prompts, saying before each forward how many tokens it reads; then join."""
+        arrivals = []
+        for number, lane in enumerate(self.bound.lanes):
+            places, prompts, adapters = [], [], []
+            for index, seat in enumerate(self.seats):
+                for position, request in enumerate(requests):
+                    if seat.reader.lane == number and seat.needs(request):
+                        places.append((index, position))
+                        prompts.append(seat.reads(request))
+                        adapters.append(seat.reader.adapter)
+            if prompts:
+                arrivals.append((number, places, (yield from lane.admit(prompts, adapters))))
+        self._join(requests)
+        first = self.count - len(requests)
+        for number, places, join in arrivals:
+            joined = [
+                (row, index, first + at) for row, (index, at) in zip(join(), places, strict=True)
+            ]
+            for row, index, slot in joined:
+                self.seats[index].held[slot] = row
+            self._owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
+        self._settle()
+
+    def _join(self, requests: Sequence[Request]) -> None:
+        """Give each request the next slot."""
         for request in requests:
             slot = self.count
             self.requests.append(request)
@@ -138,12 +163,13 @@ class Batch:
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot], self.judged[slot] = 0, 0
             self._see(slot, ())
-        for number, lane in enumerate(self.bound.lanes):
-            self._admit_rows(number, lane, range(first, self.count))
-        self._settle()
+        for seat in self.seats:
+            seat.held += [None] * len(requests)
 
     def finish(self, slots: Sequence[int]) -> None:
         """Free slots; the last in use take their places."""
+        if not slots:
+            return
         for slot in sorted(slots, reverse=True):
             self._release_rows(slot)
             last = self.count - 1
@@ -230,7 +256,7 @@ class Batch:
 
     def _prompt_length(self, number: int, slot: int) -> int:
         """Tokens that the row of a seat read before the answer."""
-        read = _reading(self.seats[number], self.requests[slot])
+        read = self.seats[number].reads(self.requests[slot])
         return 0 if isinstance(read, str) else len(read)
 
     def _reserve(self) -> None:
@@ -242,26 +268,6 @@ class Batch:
             self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
         for seat in self.seats:
             seat.reserve(self.slots, self.device)
-
-    def _admit_rows(self, number: int, lane: object, slots: range) -> None:
-        prompts, adapters, places = [], [], []
-        for index, seat in enumerate(self.seats):
-            if seat.reader.lane != number:
-                continue
-            for slot in slots:
-                seat.held.append(None)
-                request = self.requests[slot]
-                if not seat.needs(request):
-                    continue
-                prompts.append(_reading(seat, request))
-                adapters.append(seat.reader.adapter)
-                places.append((index, slot))
-        if prompts:
-            rows = self.bound.lanes[number].admit(prompts, adapters)
-            for row, (index, slot) in zip(rows, places, strict=True):
-                self.seats[index].held[slot] = row
-            order = sorted(zip(rows, places, strict=True))
-            self._owned[number] += [place for _, place in order]
 
     def _release_rows(self, slot: int) -> None:
         for seat in self.seats:
@@ -278,7 +284,7 @@ class Batch:
 
     def _settle(self) -> None:
         for lane, owned in enumerate(self._owned):
-            self.owners[lane] = _filled(self._owners[lane], [slot for _, slot in owned])
+            self.owners[lane] = filled(self._owners[lane], [slot for _, slot in owned])
         for seat in self.seats:
             seat.settle(len(self._owned[seat.reader.lane]))
         hidden = [
@@ -292,54 +298,3 @@ class Batch:
         numbers = zip(*(request.values for request in self.requests), strict=True)
         self.ranges = [Range(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
-
-
-def _filled(buffer: Tensor, values: Sequence[int]) -> Tensor:
-    """The beginning of a buffer, with these values in it."""
-    return buffer[: len(values)].copy_(torch.tensor(values, dtype=buffer.dtype))
-
-
-def _reading(seat: Seat, request: Request) -> Reading:
-    """What the reader of a seat reads for a request."""
-    if seat.reader.place is None:
-        return request.prompts[seat.number]
-    return request.rewards[seat.reader.place][seat.number]
-
-
-def _seats(bound: Bound) -> list[Seat]:
-    """A seat per term, in the plan's order, then one per reward model of each stage."""
-    plan, columns = bound.plan, bound.plan.columns
-    seats = []
-    for i, reader in enumerate(bound.readers):
-        seats.append(Seat(reader, i, partial(_is_needed, plan, reader.term)))
-    for place, stage in plan.reranks:
-        parts = zip(stage.reward.parts, bound.rewards[place], strict=True)
-        for i, ((coefficient, _), reader) in enumerate(parts):
-            both = (columns[coefficient], columns[stage.w])
-            seats.append(Seat(reader, i, partial(_is_weighed, both)))
-    if plan.search is not None:
-        place, search = plan.search
-        for i, ((coefficient, _), reader) in enumerate(
-            zip(search.r.parts, bound.rewards[place], strict=True)
-        ):
-            seats.append(Seat(reader, i, partial(_is_weighed, (columns[coefficient],))))
-    return seats
-
-
-def _is_needed(plan: Plan, term: Term, request: Request) -> bool:
-    return term in needed(plan, plan.scores, request.values)
-
-
-def _is_weighed(columns: Sequence[int], request: Request) -> bool:
-    return all(request.values[column] != 0 for column in columns)
-
-
-def needed(plan: Plan, node: Node, values: Sequence[float]) -> set[Term]:
-    """The terms that a row with these values depends on: those behind no coefficient of 0."""
-    if isinstance(node, Read):
-        return {node.term}
-    return set().union(*(
-        needed(plan, child, values)
-        for number, child in weighted_children(node)
-        if number is None or values[plan.columns[number]] != 0
-    ))  # fmt: skip

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ..formula import Plan, Term
+from ..formula import Plan, Read, Term
+from ..formula.needs import always
 from ..formula.nodes import Place
 from ..formula.scalar import parameters
 from ..formula.stages import Stage
@@ -82,6 +83,17 @@ class Bound:
         for one in self.every:
             lanes[one.place == self.plan.search[0] and not one.language].add(one.lane)
         return lanes[True] - lanes[False]
+
+    @property
+    def conditional(self) -> list[Reader]:
+        """The readers whose lanes some steps go without, by a condition of the formula."""
+        certain = always(self.plan.scores)
+        lanes = {reader.lane for reader in self.readers if Read(reader.term) in certain}
+        found = [reader for reader in self.readers if reader.lane not in lanes]
+        for place, _ in self.plan.reranks:
+            if place[0] is not None and place[0] not in certain:
+                found += self.rewards[place]
+        return found
 
 
 def bind(

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..formula.nodes import walk
-from ..formula.operators import Where
 from .batch import Batch
+from .beside import beside, in_turn
 from .bind import Bound
 from .context import Context, Range
 from .step import Step
@@ -89,6 +88,9 @@ class Capture:
         """Draw with ``step``; ``make`` begins a recording, None keeps every step eager."""
         self._step, self._make = step, make
         self.why_eager = "not all models are on a GPU" if make is None else why_eager(step.bound)
+        step.asks = self.why_eager is not None
+        if make is not None and not step.asks and len(step.bound.lanes) > 1:
+            step.beside = beside
 
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
@@ -126,6 +128,7 @@ class Capture:
             self._step.forwards[:] = forwards
             said = str(error).strip().splitlines() or [type(error).__name__]
             self.why_eager = f"it cannot be captured: {said[0]}"
+            self._step.asks, self._step.beside = True, in_turn
             return None
         ran = [now - then for now, then in zip(self._step.forwards, forwards, strict=True)]
         moves = [lane.rows.moved(count) for lane, count in zip(lanes, counts, strict=True)]
@@ -134,8 +137,8 @@ class Capture:
 
 def why_eager(bound: Bound) -> str | None:
     """Why the steps of a plan cannot be recorded, or None."""
-    if any(isinstance(node, Where) for node in walk(bound.plan.scores)):
-        return "where asks the device which of its sides are needed"
+    if bound.conditional:
+        return "where asks the device which models are needed"
     if len({lane.device for lane in bound.lanes}) > 1:
         return "its models are on several devices"
     for lane, names in zip(bound.lanes, bound.lane_names, strict=True):

@@ -69,6 +69,8 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
+        ahead: reads the lanes that the step reads whatever its conditions say.
+        asks: whether the step may ask the device which sides of a condition are needed.
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
@@ -89,6 +91,8 @@ class Context:
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     texts: Callable[[], list[Tensor]] = list
+    ahead: Callable[[], None] = lambda: None
+    asks: bool = True
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
     judges: list[tuple[Any, Callable[[], Tensor]]] = field(default_factory=list)

@@ -34,11 +34,10 @@ class Spent:
         """Begin again."""
         self.steps, self.tokens, self.seconds, self.read = 0, 0, 0.0, 0
 
-    def add(self, tokens: int, seconds: float, read: int) -> None:
-        """Count one step."""
+    def add(self, tokens: int, read: int) -> None:
+        """Count one step; its time is added apart."""
         self.steps += 1
         self.tokens += tokens
-        self.seconds += seconds
         self.read += read
 
     def said(self, bandwidth: float) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..formula.needs import needed
 from ..grammar import Span
 from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
-from .batch import needed
 from .bind import Bound, check_count
 from .engine import Engine
 from .noise import seed_key

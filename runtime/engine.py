@@ -1,6 +1,7 @@
 """The engine: the loop that keeps a batch's slots full, step by step.
 
-One copy to the host per step brings the tokens and the alarms.
+One copy to the host per step brings the tokens and the alarms; on a GPU the next step is under way
+before they are looked at.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,9 +23,28 @@ from .capture import Capture, cuda_graphs
 from .context import Context
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
+from .seats import seats_of
 from .step import Step, alarms, source_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A step that has been given to the device.
+
+    Attributes:
+        context: what was known when it began.
+        requests: per slot then, and ``answers``, where the engine keeps them.
+        told: on the host, what ``Step.draw`` gives, once ``copied`` has happened.
+    """
+
+    batch: Batch
+    context: Context
+    requests: list[Request]
+    answers: list[Answer]
+    told: Tensor
+    copied: torch.cuda.Event | None
 
 
 class Engine:
@@ -41,6 +62,7 @@ class Engine:
         self.capture = Capture(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
         self._weights = [lane.weight_bytes() for lane in bound.lanes]
+        self.ahead = int(on_gpu)  # steps that are begun before the one before them is looked at
         self._run: object = None
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
@@ -48,6 +70,9 @@ class Engine:
 
     def run(self, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
         """Decode until every request has ended.
+
+        On a GPU the host is a step behind: a row whose last token it does not know yet is given one
+        token too many, which is dropped.
 
         Args:
             requests: any number; the longest prompts go first, so that neighbours are alike.
@@ -63,23 +88,39 @@ class Engine:
         waiting = deque(sorted(requests, key=lambda request: -len(request.prompts[0])))
         batch = self._batch(requests, min(slots, len(requests)))
         answers: list[Answer] = []  # one per slot
-        while waiting or answers:
+        flying: deque[Flight] = deque()
+        while waiting or answers or flying or batch.arriving:
             if self._run is not run:
                 raise RuntimeError("another run has begun on this decoder; finish one, then begin")
-            room = min(batch.slots - batch.count, len(waiting))
-            joining = [waiting.popleft() for _ in range(room)]
-            if joining:
-                now = time.perf_counter()
+            if joining := [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]:
                 batch.admit(joining)
-                answers += [Answer(request, self.bound.tokenizer, now) for request in joining]
-            for answer, token in zip(answers, self.advance(batch), strict=True):
-                answer.add(token)
-            yield list(answers)
-            ended = [slot for slot, answer in enumerate(answers) if answer.finish_reason]
-            batch.finish(ended)
-            for slot in reversed(ended):
+            if batch.read():
+                now, came = time.perf_counter(), batch.requests[len(answers) :]
+                answers += [Answer(request, self.bound.tokenizer, now) for request in came]
+            start = time.perf_counter()
+            if answers:
+                flying.append(self.launch(batch, answers))
+            told = self._landed(flying, ahead=self.ahead if answers else 0)
+            self.spent.seconds += time.perf_counter() - start
+            if told:
+                yield told
+            over = [slot for slot, answer in enumerate(answers) if answer.over]
+            batch.finish(over)
+            for slot in reversed(over):
                 answers[slot] = answers[-1]
                 answers.pop()
+
+    def _landed(self, flying: deque[Flight], ahead: int) -> list[Answer]:
+        """The answers that got a token from the oldest step, if more than ``ahead`` fly."""
+        if len(flying) <= ahead:
+            return []
+        flight = flying.popleft()
+        tokens, told = self.land(flight), []
+        for answer, token in zip(flight.answers, tokens, strict=True):
+            if answer.finish_reason is None:
+                answer.add(token)
+                told.append(answer)
+        return told
 
     @torch.no_grad()
     def score(self, request: Request, tokens: Sequence[int]) -> Tensor:
@@ -91,12 +132,14 @@ class Engine:
         self._begin()
         batch = self._batch([request], 1)
         batch.admit([request])
+        batch.read()
         rows: list[Tensor] = []
         for token in [*tokens, 0]:  # nothing is read after the last row of scores
             forced = torch.tensor([token], device=batch.device)
             context = self.step.context(batch, forced)
             masked = self.step.scores(batch, context)
-            self._raise_for(batch, alarms(context, masked).tolist(), context, len(rows))
+            wrong = alarms(context, masked).tolist()
+            self._raise_for([request], wrong, context, [len(rows)])
             rows.append(masked[0])
             if len(rows) <= len(tokens):
                 self.step.commit(batch, context, forced)
@@ -118,22 +161,43 @@ class Engine:
         capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
         return Batch(self.bound, slots, capacity, self._track_seen)
 
-    @torch.no_grad()
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
-        start, before = time.perf_counter(), [*self.step.forwards]
-        texts = [lane.rows.total for lane in self.bound.lanes]
+        start = time.perf_counter()
+        tokens = self.land(self.launch(batch))
+        self.spent.seconds += time.perf_counter() - start
+        return tokens
+
+    @torch.no_grad()
+    def launch(self, batch: Batch, answers: Sequence[Answer] = ()) -> Flight:
+        """Begin a step, and the copy of what it draws to the host."""
+        before, texts = [*self.step.forwards], [lane.rows.total for lane in self.bound.lanes]
         context, drawn = self.capture.draw(batch)
-        told, wrong, *unsure = drawn.tolist()
-        self._raise_for(batch, wrong, context)
-        batch.unsure = unsure[0] if unsure else [0] * batch.count
+        for answer in answers:
+            answer.drawn += 1
         ran = [now - then for now, then in zip(self.step.forwards, before, strict=True)]
-        read = read_bytes(self.bound, self._weights, ran, texts)
-        self.spent.add(batch.count, time.perf_counter() - start, read)
-        return told  # type: ignore[no-any-return]
+        self.spent.add(batch.count, read_bytes(self.bound, self._weights, ran, texts))
+        return Flight(batch, context, [*batch.requests], [*answers], *to_host(drawn))
+
+    def land(self, flight: Flight) -> list[int]:
+        """What a step drew, once it is known.
+
+        Raises:
+            FormulaError: NaN, or every token excluded.
+        """
+        if flight.copied is not None:
+            flight.copied.synchronize()
+        tokens, wrong, steps, *unsure = flight.told.tolist()
+        self._raise_for(flight.requests, wrong, flight.context, [step - 1 for step in steps])
+        flight.batch.unsure = unsure[0] if unsure else [0] * len(tokens)
+        return tokens  # type: ignore[no-any-return]
 
     def _raise_for(
-        self, batch: Batch, alarms: Sequence[int], context: Context, step: int | None = None
+        self,
+        requests: Sequence[Request],
+        alarms: Sequence[int],
+        context: Context,
+        steps: Sequence[int],
     ) -> None:
         """Raise for the first slot with an alarm, naming the source, the row and the token."""
         alarmed = [slot for slot, alarm in enumerate(alarms) if alarm]
@@ -141,14 +205,14 @@ class Engine:
             return
         slot = min(alarmed, key=lambda slot: alarms[slot])  # one whose source is known, if any is
         plan, sources = self.bound.plan, list(context.broken)
-        step = int(batch.steps[slot]) - 1 if step is None else step
-        where = f"for row {batch.requests[slot].index}, token {step}"
+        where = f"for row {requests[slot].index}, token {steps[slot]}"
         alarm = alarms[slot] - 1
         if alarm >= len(sources):
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
             raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
-        kind, which = sources[alarm]
-        terms = [seat.reader.term for seat in batch.seats if source_of(seat) == (kind, which)]
+        terms = [
+            seat.reader.term for seat in seats_of(self.bound) if source_of(seat) == sources[alarm]
+        ]
         raise plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
             plan.spans[terms[0]],
@@ -159,3 +223,14 @@ class Engine:
         self._run = object()
         self.spent.clear()
         return self._run
+
+
+def to_host(drawn: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Begin a copy to the host; and what happens when it is there, None where it is at once."""
+    if drawn.device.type != "cuda":
+        return drawn, None
+    told = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
+    told.copy_(drawn, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(drawn.device))
+    return told, copied

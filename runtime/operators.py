@@ -153,7 +153,9 @@ def _(node: Where, context: Context) -> Tensor:
     holds = condition(node.condition, context).expand(context.values.shape[0], 1)
     wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
     for_x, for_y = holds & wanted, ~holds & wanted
-    some_x, some_y = torch.stack((for_x.any(), for_y.any())).tolist()
+    some_x = some_y = True
+    if context.asks:
+        some_x, some_y = torch.stack((for_x.any(), for_y.any())).tolist()
     if not (some_x or some_y):
         return context.nothing()
     if not (some_x and some_y):

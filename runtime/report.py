@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..formula import Plan, Read, Scalar, Stage, Term
-from ..formula.nodes import Node, Place, children, said_of, walk
-from ..formula.operators import Where
+from ..formula.nodes import Place, said_of, walk
 from ..formula.scalar import parameters
 from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
@@ -143,13 +142,7 @@ class Report:
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps go without."""
-        bound = self._bound
-        certain = always(bound.plan.scores)
-        lanes = {reader.lane for reader in bound.readers if Read(reader.term) in certain}
-        readers = [reader for reader in bound.readers if reader.lane not in lanes]
-        for place, _ in bound.plan.reranks:
-            if place[0] is not None and place[0] not in certain:
-                readers += bound.rewards[place]
+        readers = self._bound.conditional
         if not readers:
             return []
         named = ", ".join(dict.fromkeys(sorted(str(reader.term) for reader in readers)))
@@ -207,14 +200,6 @@ def _coefficients(plan: Plan, term: Term) -> str:
         elif any(inner == Read(term) for inner in walk(part)):
             said.append(f"{coefficient} in {said_of(part)}")
     return " and ".join(dict.fromkeys(said))
-
-
-def always(node: Node) -> set[Node]:
-    """The nodes that every step evaluates, whatever its conditions say."""
-    if isinstance(node, Where):
-        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
-        return {node} | asked | (always(node.x) & always(node.y))
-    return {node}.union(*(always(child) for child in children(node)))
 
 
 def stage_text(stage: Stage) -> str:

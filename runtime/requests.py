@@ -73,6 +73,7 @@ class Answer:
     def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
         self.request, self.tokenizer, self.started = request, tokenizer, started
         self.tokens: list[int] = []
+        self.drawn = 0  # tokens, those among them that the host does not know yet
         self.finish_reason: str | None = None
         self._cut: int | None = None
 
@@ -85,6 +86,11 @@ class Answer:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish_reason = "length"
+
+    @property
+    def over(self) -> bool:
+        """Whether its row is to draw no more."""
+        return self.finish_reason is not None or self.drawn >= self.request.max_new_tokens
 
     def copied(self, request: Request) -> Answer:
         """The same answer, going on as another row."""

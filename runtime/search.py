@@ -60,6 +60,8 @@ class Searcher:
     def _join(self, batch: Batch, group: Group) -> None:
         now = time.perf_counter()
         batch.admit([answer.request for answer in group.answers])
+        while not batch.read():
+            pass
         for answer in (*group.answers, group.best):
             answer.started = now
 

@@ -16,12 +16,14 @@ from ..formula import Term
 from ..formula.nodes import Place
 from ..formula.shifts import unnormalised
 from ..formula.stages import Reject
-from .batch import Batch, Seat
+from .batch import Batch
+from .beside import in_turn
 from .bind import Bound
 from .context import Context, Rewarder
 from .noise import gumbel
 from .operators import evaluate
 from .scored import Logits, entropy, log_softmax
+from .seats import Seat
 from .stages import chain, commit, moves_winner
 
 
@@ -31,19 +33,25 @@ class Step:
     Attributes:
         forwards: per lane, how often it has run.
         unnormalised: the terms that are read as raw logits.
+        asks: whether a step may ask the device which sides of a condition are needed.
+        beside: how lanes are read that do not wait for each other.
     """
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.forwards = [0] * len(bound.lanes)
         self.unnormalised = unnormalised(bound.plan)
+        self.asks, self.beside = True, in_turn
+        conditional = {reader.lane for reader in bound.conditional}
+        self._certain = {reader.lane for reader in bound.readers} - conditional
 
     def draw(self, batch: Batch) -> tuple[Context, Tensor]:
         """A token for every slot, handed back to the stages and the lanes.
 
         Returns:
-            What was known, and what the host is to be told: ``(2 or 3, slots)`` int64, the tokens,
-            the alarms and, where a search asks, whether the scores were unsure.
+            What was known, and what the host is to be told: ``(3 or 4, slots)`` int64, the tokens,
+            the alarms, how many each slot has drawn now and, where a search asks, whether the
+            scores were unsure.
         """
         context = self.context(batch)
         masked = self.scores(batch, context)
@@ -55,7 +63,8 @@ class Step:
         tokens = drawn.argmax(dim=-1)
         self._judge(batch, context, tokens)
         self.commit(batch, context, tokens)
-        return context, torch.stack((tokens, alarms(context, masked), *context.unsure))
+        steps = batch.steps[: batch.count]
+        return context, torch.stack((tokens, alarms(context, masked), steps, *context.unsure))
 
     def context(self, batch: Batch, forced: Tensor | None = None) -> Context:
         """What the step knows; ``forced`` are the tokens that come next whatever the scores."""
@@ -75,6 +84,7 @@ class Step:
         )  # fmt: skip
         context.texts = partial(_texts, batch)
         lanes: dict[int, Logits] = {}
+        context.asks, context.ahead = self.asks, partial(self._ahead, batch, context, lanes)
         for seat in batch.seats:
             reads = partial(self._read, batch, seat, context, lanes)
             if seat.reader.place is None:
@@ -86,6 +96,7 @@ class Step:
     def scores(self, batch: Batch, context: Context) -> Tensor:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
+        context.ahead()
         head = context.tokens(evaluate(plan.scores, context))
         if batch.unread is not None:
             head = head.masked_fill(batch.unread, -torch.inf)
@@ -107,13 +118,25 @@ class Step:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
 
+    def _ahead(self, batch: Batch, context: Context, lanes: dict[int, Logits]) -> None:
+        """Read the lanes that this step reads whatever its conditions say."""
+        live = {seat.reader.lane for seat in batch.seats if seat.live and seat.reader.place is None}
+        sure = sorted(live & self._certain)
+        said = self.beside([self.bound.lanes[lane].logits for lane in sure])
+        for lane, logits in zip(sure, said, strict=True):
+            self._keep(lane, logits, batch, context, lanes)
+
+    def _keep(
+        self, lane: int, logits: Tensor, batch: Batch, context: Context, lanes: dict[int, Logits]
+    ) -> None:
+        lanes[lane] = Logits(logits.to(batch.device), context.width, batch.there.get(lane))
+        self.forwards[lane] += 1
+
     def _read(self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, Logits]) -> Tensor:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane = seat.reader.lane
         if lane not in lanes:
-            logits = self.bound.lanes[lane].logits().to(batch.device)
-            lanes[lane] = Logits(logits, context.width, batch.there.get(lane))
-            self.forwards[lane] += 1
+            self._keep(lane, self.bound.lanes[lane].logits(), batch, context, lanes)
         said, source = lanes[lane], source_of(seat)
         wrong = said.broken.index_select(0, seat.rows) & seat.present
         if context.wanted is not None:

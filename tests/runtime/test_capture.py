@@ -143,10 +143,12 @@ FORMULAS = [
     "base + a*arm | rerank(0.5*rm + rm2, k=5, w=1, norm=center, keep=all)",
     "(base | rerank(rm, k=3)) + a*arm",
     "gqa + a*base@none",
+    "where(entropy(base) > 4, base + a*arm, arm - 0.3*base)",
+    "where(step < 3, mix(0.5: base, 0.5: arm), base + arm)",
     "base | best_of(rm, n=2)",
     "base + a*arm | blockwise(arm - base, beams=2, samples=2, length=4)",
     "base | reject(rm, target=1, entropy=3, beta=0.1, retries=2)",
-]
+]  # of lanes that every step reads
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -221,8 +223,25 @@ def test_what_cannot_be_recorded_goes_on_eagerly(compiled, played) -> None:
     assert again[0].token_ids == expected[0].token_ids
 
 
+def test_lanes_that_do_not_wait_for_each_other_are_read_first_in_any_order(compiled) -> None:
+    formula = "where(entropy(base) > 4, base + arm, where(step < 3, strong, base)) - 0.5*arm"
+    expected = compiled(formula).generate(PROMPTS, max_new_tokens=9)
+    decoder = compiled(formula)
+    asked: list[int] = []
+
+    def last_first(reads):
+        asked.append(len(reads))
+        return [read() for read in reversed(reads)][::-1]
+
+    decoder._engine.step.beside = last_first
+    found = decoder.generate(PROMPTS, max_new_tokens=9)
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert set(asked) == {2}  # base and arm; strong is asked for by a condition
+
+
 def test_why_a_plan_is_eager(compiled) -> None:
     assert why_eager(compiled("base + 0.5*arm")._bound) is None
+    assert why_eager(compiled("where(step < 2, base, base - arm) + arm")._bound) is None
     assert "where asks" in why_eager(compiled("where(step < 2, base, arm)")._bound)
     assert "step " not in str(compiled("base").plan)
     if not torch.cuda.is_available():

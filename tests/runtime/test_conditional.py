@@ -335,6 +335,16 @@ def test_two_equal_reranks_ask_once(zoo, compiled) -> None:
     assert forwards(decoder)["rm"] == 5 and len(runs.queries) == 6
 
 
+def join(lane, prompt) -> None:
+    """Read a prompt into a new row."""
+    reading = lane.admit([prompt], [0])
+    while True:
+        try:
+            next(reading)
+        except StopIteration as end:
+            return end.value()
+
+
 def test_catching_up_stays_within_the_positions_of_a_model(zoo) -> None:
     """A row that has little to catch up with beside one that has much, near the last position."""
     from descant.models import TransformersLane
@@ -343,10 +353,10 @@ def test_catching_up_stays_within_the_positions_of_a_model(zoo) -> None:
     lane = TransformersLane(model, 300, False)
     lane.reserve(2, 96)
     texts = [[5 + i % 90 for i in range(30)], [7 + i % 80 for i in range(62)]]
-    lane.admit([texts[0][:9]], [0])
+    join(lane, texts[0][:9])
     for token in texts[0][9:]:
         lane.feed(torch.tensor([token]))
-    lane.admit([texts[1]], [0])
+    join(lane, texts[1])
     for row, text in zip(lane.logits(), texts, strict=True):
         agree(row.log_softmax(-1), plain.logprobs(model, text))
 

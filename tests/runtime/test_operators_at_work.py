@@ -40,6 +40,7 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     requests = decoder._requests([[i] for i in range(rows)], params=values)
     batch = decoder._engine.begin(requests, rows)
     batch.admit(requests)
+    batch.read()
     context = decoder._engine.step.context(batch)
     said = {term: context.terms[term]().log_softmax(-1) for term in context.terms}
     given = {term: scores.to(device) for term, scores in said.items()}
