@@ -70,6 +70,14 @@ class _Table:
         """No cache."""
         return 0
 
+    def memory_bytes(self) -> dict[int, int]:
+        """Bytes of the table."""
+        return {id(self.table): self.table.nbytes}
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Rows of the table."""
+        return tokens * self.table[0].nbytes
+
     steady = True
 
     def shape(self, ahead: int) -> Hashable:

@@ -60,6 +60,12 @@ class Lane(Protocol):
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
 
+    def memory_bytes(self) -> dict[int, int]:
+        """Bytes of each thing in memory, by its id: what lanes share counts once."""
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
+
     @property
     def steady(self) -> bool:
         """Whether a step does the same work on one device whatever the texts are."""
@@ -299,6 +305,25 @@ class TransformersLane:
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
         return self._cache.nbytes
+
+    def memory_bytes(self) -> dict[int, int]:
+        """Bytes of the weights, and of the adapters on them."""
+        weights = {id(p): p.nbytes for p in self.model.parameters()}
+        return {**weights, id(self.adapters): self.adapters.bytes()}
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Bytes that a forward of so many tokens takes: the larger of its two halves.
+
+        In the one, three vectors of the feed-forward size beside the token's own; in the other,
+        queries, keys, values, and the mask as it is given and as the kernel wants it.
+        """
+        config, size = self.config, self.dtype.itemsize
+        hidden = config.hidden_size
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        inner *= getattr(config, "num_experts_per_tok", None) or 1
+        feeding = (3 * inner + 4 * hidden) * size + seen
+        attending = 6 * hidden * size + seen * (1 + size)
+        return int(tokens * max(feeding, attending))
 
     @property
     def steady(self) -> bool:

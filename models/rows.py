@@ -120,7 +120,10 @@ class Rows:
 
     def cached(self, but: int) -> None:
         """All but the last ``but`` tokens of every text are in the cache now."""
-        self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
+        if but:
+            self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
+        else:
+            self.lengths.copy_(self.ends)
         self._lengths = [max(end - but, 0) for end in self._ends]
 
     def counts(self) -> tuple[list[int], list[int]]:

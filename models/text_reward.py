@@ -98,6 +98,14 @@ class TextRewardLane:
         """Nothing is cached."""
         return 0
 
+    def memory_bytes(self) -> dict[int, int]:
+        """Bytes of the weights."""
+        return {id(p): p.nbytes for p in self.model.parameters()}
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Nothing that is known beforehand: texts are as long as they are."""
+        return 0
+
     steady = False
 
     def shape(self, ahead: int) -> Hashable:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..models import CHUNK
 from .bind import Bound
 from .context import Range
-from .cost import check_room
+from .memory import check_room
 from .requests import Request, ids_of
 from .scored import columns
 from .seats import filled, seats_of

@@ -14,15 +14,12 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from .batch import Batch
 from .beside import beside, in_turn
 from .bind import Bound
-from .context import Context, Range
-from .step import Step
-
-Drawn = tuple[Context, Tensor]
+from .context import Range
+from .step import Drawn, Step
 
 
 class Recording(Protocol):

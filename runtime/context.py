@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -43,6 +43,9 @@ class Range(NamedTuple):
         return self == (1, 1)
 
 
+Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which must not hold itself
+
+
 class Rewarder(Protocol):
     """The rewards of candidates, and going on with one of them."""
 
@@ -60,7 +63,8 @@ class Context:
     Attributes:
         values: ``(slots, scalars)`` float32, the plan's numbers for each row.
         columns: which column of ``values`` holds which number.
-        terms: the scores of each term; calling one reads its lane, if any row needs it.
+        terms: the scores of each term; calling one reads its lane, if any row needs it. Nothing
+            here holds the context: a step's tensors go when the step ends, and not later.
         ranges: what the host knows of each column.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
@@ -82,7 +86,7 @@ class Context:
 
     values: Tensor
     columns: Mapping[Scalar, int]
-    terms: Mapping[Term, Callable[[], Tensor]]
+    terms: Mapping[Term, Reading]
     ranges: Sequence[Range]
     steps: Tensor
     vocabulary: int
@@ -91,11 +95,11 @@ class Context:
     rewarders: Mapping[Place, Rewarder] = field(default_factory=dict)
     forced: Tensor | None = None
     texts: Callable[[], list[Tensor]] = list
-    ahead: Callable[[], None] = lambda: None
+    ahead: Callable[[Context], None] = lambda context: None
     asks: bool = True
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
-    judges: list[tuple[Any, Callable[[], Tensor]]] = field(default_factory=list)
+    judges: list[tuple[Any, Reading]] = field(default_factory=list)
     unsure: list[Tensor] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)

@@ -1,8 +1,7 @@
-"""Bytes: what a step reads, which sets the floor under its time, and what a batch must hold."""
+"""Bytes that a step reads, which set the floor under its time."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from functools import cache
 
 import torch
 
-from ..models import ModelError
 from .bind import Bound
 
 
@@ -48,50 +46,6 @@ class Spent:
             f"out: {self.seconds / self.steps * 1e3:.3g} ms a step, "
             f"{self.seconds / floor:.3g} times its floor"
         )
-
-
-def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
-    """Bytes of caches for so many requests of so many tokens, over all lanes."""
-    return sum(
-        lane.token_bytes() * tokens * rows * _readers(bound, number)
-        for number, lane in enumerate(bound.lanes)
-    )
-
-
-def check_room(bound: Bound, slots: int, capacity: int) -> None:
-    """Refuse a batch whose caches cannot fit, before anything is allocated.
-
-    What the lanes hold from an earlier run makes room for this one.
-
-    Raises:
-        ModelError: says how many bytes there are, and how many rows would fit.
-    """
-    for device in dict.fromkeys(lane.device for lane in bound.lanes):
-        lanes = [(i, lane) for i, lane in enumerate(bound.lanes) if lane.device == device]
-        each = sum(lane.token_bytes() * capacity * _readers(bound, i) for i, lane in lanes)
-        free = free_bytes(device)
-        if free is None or each == 0:
-            continue
-        free += sum(lane.held_bytes() for _, lane in lanes)
-        if each * slots > free:
-            fits = free // each
-            raise ModelError(
-                f"{slots} rows of {capacity} tokens need {shown(each * slots)} of caches, and "
-                f"{shown(free)} are free on {device}",
-                f"batch_size={fits} fits" if fits else "give fewer max_new_tokens",
-            )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device; None where it does not say."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
-    if device.type == "cpu" and os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = dict(line.split(":", 1) for line in file)
-        return int(found["MemAvailable"].split()[0]) << 10
-    return None
 
 
 @cache
@@ -132,8 +86,3 @@ def read_bytes(
     """
     each = zip(bound.lanes, weights, forwards, texts, strict=True)
     return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)
-
-
-def _readers(bound: Bound, number: int) -> int:
-    """Rows that one request has in a lane."""
-    return sum(reader.lane == number for reader in bound.every)

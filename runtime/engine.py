@@ -20,11 +20,10 @@ from ..grammar import Span
 from .batch import Batch
 from .bind import Bound
 from .capture import Capture, cuda_graphs
-from .context import Context
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
 from .seats import seats_of
-from .step import Step, alarms, source_of
+from .step import Source, Step, alarms, source_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 
@@ -34,13 +33,13 @@ class Flight:
     """A step that has been given to the device.
 
     Attributes:
-        context: what was known when it began.
+        sources: what its alarms mean.
         requests: per slot then, and ``answers``, where the engine keeps them.
         told: on the host, what ``Step.draw`` gives, once ``copied`` has happened.
     """
 
     batch: Batch
-    context: Context
+    sources: list[Source]
     requests: list[Request]
     answers: list[Answer]
     told: Tensor
@@ -139,7 +138,7 @@ class Engine:
             context = self.step.context(batch, forced)
             masked = self.step.scores(batch, context)
             wrong = alarms(context, masked).tolist()
-            self._raise_for([request], wrong, context, [len(rows)])
+            self._raise_for([request], wrong, list(context.broken), [len(rows)])
             rows.append(masked[0])
             if len(rows) <= len(tokens):
                 self.step.commit(batch, context, forced)
@@ -172,12 +171,12 @@ class Engine:
     def launch(self, batch: Batch, answers: Sequence[Answer] = ()) -> Flight:
         """Begin a step, and the copy of what it draws to the host."""
         before, texts = [*self.step.forwards], [lane.rows.total for lane in self.bound.lanes]
-        context, drawn = self.capture.draw(batch)
+        sources, drawn = self.capture.draw(batch)
         for answer in answers:
             answer.drawn += 1
         ran = [now - then for now, then in zip(self.step.forwards, before, strict=True)]
         self.spent.add(batch.count, read_bytes(self.bound, self._weights, ran, texts))
-        return Flight(batch, context, [*batch.requests], [*answers], *to_host(drawn))
+        return Flight(batch, sources, [*batch.requests], [*answers], *to_host(drawn))
 
     def land(self, flight: Flight) -> list[int]:
         """What a step drew, once it is known.
@@ -188,7 +187,7 @@ class Engine:
         if flight.copied is not None:
             flight.copied.synchronize()
         tokens, wrong, steps, *unsure = flight.told.tolist()
-        self._raise_for(flight.requests, wrong, flight.context, [step - 1 for step in steps])
+        self._raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
         flight.batch.unsure = unsure[0] if unsure else [0] * len(tokens)
         return tokens  # type: ignore[no-any-return]
 
@@ -196,7 +195,7 @@ class Engine:
         self,
         requests: Sequence[Request],
         alarms: Sequence[int],
-        context: Context,
+        sources: Sequence[Source],
         steps: Sequence[int],
     ) -> None:
         """Raise for the first slot with an alarm, naming the source, the row and the token."""
@@ -204,7 +203,7 @@ class Engine:
         if not alarmed:
             return
         slot = min(alarmed, key=lambda slot: alarms[slot])  # one whose source is known, if any is
-        plan, sources = self.bound.plan, list(context.broken)
+        plan = self.bound.plan
         where = f"for row {requests[slot].index}, token {steps[slot]}"
         alarm = alarms[slot] - 1
         if alarm >= len(sources):

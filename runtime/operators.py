@@ -31,7 +31,7 @@ def evaluate(node: Any, context: Context) -> Tensor:
 
 @evaluate.register
 def _(node: Read, context: Context) -> Tensor:
-    return context.terms[node.term]()
+    return context.terms[node.term](context)
 
 
 @evaluate.register

@@ -11,7 +11,8 @@ from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
 from .bind import Bound
 from .capture import Capture
-from .cost import Spent, cache_bytes, copy_bandwidth, shown
+from .cost import Spent, copy_bandwidth, shown
+from .memory import cache_bytes, peak_bytes
 from .reader import Reader
 from .stages import moves_winner
 
@@ -98,6 +99,7 @@ class Report:
             f"per token   {many}, {shown(self.bytes_per_step)} of weights, {shown(caches)} of "
             f"caches ({_count(batch_size, 'request')} of {context} tokens)",
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"memory      {self._memory(batch_size, context)}",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         if self._capture is not None:
@@ -107,13 +109,30 @@ class Report:
             lines.append(f"last run    {self._spent.said(measured)}")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
+    def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
+        """Bytes that are held at most.
+
+        Args:
+            batch_size: requests that are decoded at once.
+            context: tokens that each may have, prompt and answer.
+        """
+        return sum(peak_bytes(self._bound, batch_size * self._rows(), context))
+
+    def _memory(self, batch_size: int, context: int) -> str:
+        held = peak_bytes(self._bound, batch_size * self._rows(), context)
+        weights, caches, work = map(shown, held)
+        return f"{shown(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
+
     def _cache_bytes(self, batch_size: int, context: int) -> int:
-        """Of so many requests; a search whose rows depend on a parameter without a value has 1."""
+        return cache_bytes(self._bound, batch_size * self._rows(), context)
+
+    def _rows(self) -> int:
+        """Rows of a request; 1 for a search of which they depend on a parameter without a value."""
         plan, rows = self._bound.plan, 1
         for scalar in _samples(plan):
             if parameters(scalar.expression) <= self._params.keys():
                 rows *= int(plan.value(scalar, self._params))
-        return cache_bytes(self._bound, batch_size * rows, context)
+        return rows
 
     def _parameters(self) -> list[str]:
         names = sorted(self._bound.plan.params)

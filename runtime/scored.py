@@ -61,7 +61,7 @@ class Logits:
             width: columns of the formula's scores.
             there: for a lane of another vocabulary, where the formula's tokens are in it.
         """
-        self.broken = logits.amax(dim=-1).isfinite().logical_not_()
+        self.broken = (logits.amax(dim=-1).abs() < torch.inf).logical_not_()
         if there is not None:
             logits = there.mapped(logits)
         elif logits.shape[1] < width:
@@ -108,3 +108,12 @@ def ascending(scores: Tensor) -> Tensor:
     copied = scores.clone(memory_format=torch.contiguous_format)
     copied.numpy().sort(axis=-1)
     return copied
+
+
+def best(scores: Tensor) -> Tensor:
+    """``(slots,)`` the best token of each row, the first of those that tie; by numpy on the CPU."""
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=-1)
+    found = torch.empty(scores.shape[0], dtype=torch.long)
+    scores.numpy().argmax(axis=-1, out=found.numpy())
+    return found

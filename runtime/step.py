@@ -6,8 +6,9 @@ tensors out, on the device: names, text and the copy to the host stay outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,12 +20,15 @@ from ..formula.stages import Reject
 from .batch import Batch
 from .beside import in_turn
 from .bind import Bound
-from .context import Context, Rewarder
+from .context import Context, Reading, Rewarder
 from .noise import gumbel
 from .operators import evaluate
-from .scored import Logits, entropy, log_softmax
+from .scored import Logits, best, entropy, log_softmax
 from .seats import Seat
 from .stages import chain, commit, moves_winner
+
+Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a judge, a stage
+Drawn: TypeAlias = tuple[list[Source], Tensor]
 
 
 class Step:
@@ -45,11 +49,12 @@ class Step:
         conditional = {reader.lane for reader in bound.conditional}
         self._certain = {reader.lane for reader in bound.readers} - conditional
 
-    def draw(self, batch: Batch) -> tuple[Context, Tensor]:
+    def draw(self, batch: Batch) -> Drawn:
         """A token for every slot, handed back to the stages and the lanes.
 
         Returns:
-            What was known, and what the host is to be told: ``(3 or 4, slots)`` int64, the tokens,
+            What an alarm means (``Context.broken``), and what the host is to be told:
+            ``(3 or 4, slots)`` int64, the tokens,
             the alarms, how many each slot has drawn now and, where a search asks, whether the
             scores were unsure.
         """
@@ -60,11 +65,12 @@ class Step:
             warm = batch.temperatures[: batch.count, None]
             noise = gumbel(batch.keys[: batch.count], batch.steps[: batch.count], masked.shape[-1])
             drawn = torch.where(warm > 0, masked / warm + noise, masked)
-        tokens = drawn.argmax(dim=-1)
+        tokens = best(drawn)
         self._judge(batch, context, tokens)
         self.commit(batch, context, tokens)
         steps = batch.steps[: batch.count]
-        return context, torch.stack((tokens, alarms(context, masked), steps, *context.unsure))
+        told = torch.stack((tokens, alarms(context, masked), steps, *context.unsure))
+        return list(context.broken), told
 
     def context(self, batch: Batch, forced: Tensor | None = None) -> Context:
         """What the step knows; ``forced`` are the tokens that come next whatever the scores."""
@@ -76,7 +82,7 @@ class Step:
                 rewarders[place] = _Rewarder(batch, seats, self.forwards, moves)
         here = slice(batch.count)
         seen = batch.seen[here] if batch.seen is not None else None
-        terms: dict[Term, Callable[[], Tensor]] = {}
+        terms: dict[Term, Reading] = {}
         context = Context(
             batch.values[here], self.bound.plan.columns, terms, batch.ranges,
             batch.steps[here], self.bound.vocabulary, self.bound.vocabulary + bool(batch.there),
@@ -84,11 +90,11 @@ class Step:
         )  # fmt: skip
         context.texts = partial(_texts, batch)
         lanes: dict[int, Logits] = {}
-        context.asks, context.ahead = self.asks, partial(self._ahead, batch, context, lanes)
+        context.asks, context.ahead = self.asks, partial(self._ahead, batch, lanes)
         for seat in batch.seats:
-            reads = partial(self._read, batch, seat, context, lanes)
+            reads = partial(self._read, batch, seat, lanes)
             if seat.reader.place is None:
-                terms[seat.reader.term] = reads if seat.live else context.nothing
+                terms[seat.reader.term] = reads if seat.live else Context.nothing
             elif seat.reader.language and seat.live:
                 context.judges.append((seat, reads))
         return context
@@ -96,7 +102,7 @@ class Step:
     def scores(self, batch: Batch, context: Context) -> Tensor:
         """Every lane that is needed read once, combined, and sent through the stages."""
         plan = self.bound.plan
-        context.ahead()
+        context.ahead(context)
         head = context.tokens(evaluate(plan.scores, context))
         if batch.unread is not None:
             head = head.masked_fill(batch.unread, -torch.inf)
@@ -118,7 +124,7 @@ class Step:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1
 
-    def _ahead(self, batch: Batch, context: Context, lanes: dict[int, Logits]) -> None:
+    def _ahead(self, batch: Batch, lanes: dict[int, Logits], context: Context) -> None:
         """Read the lanes that this step reads whatever its conditions say."""
         live = {seat.reader.lane for seat in batch.seats if seat.live and seat.reader.place is None}
         sure = sorted(live & self._certain)
@@ -132,13 +138,15 @@ class Step:
         lanes[lane] = Logits(logits.to(batch.device), context.width, batch.there.get(lane))
         self.forwards[lane] += 1
 
-    def _read(self, batch: Batch, seat: Seat, context: Context, lanes: dict[int, Logits]) -> Tensor:
+    def _read(self, batch: Batch, seat: Seat, lanes: dict[int, Logits], context: Context) -> Tensor:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane = seat.reader.lane
         if lane not in lanes:
             self._keep(lane, self.bound.lanes[lane].logits(), batch, context, lanes)
         said, source = lanes[lane], source_of(seat)
-        wrong = said.broken.index_select(0, seat.rows) & seat.present
+        wrong = said.broken
+        if not seat.whole:
+            wrong = wrong.index_select(0, seat.rows) & seat.present
         if context.wanted is not None:
             wrong = wrong & context.wanted[:, 0]
         context.broken[source] = wrong | context.broken.get(source, wrong)
@@ -155,7 +163,7 @@ class Step:
         parts = self.bound.plan.search[1].r.parts
         for seat, scores in context.judges:
             coefficient = context.number(parts[seat.number][0])[:, 0]
-            said = scores().gather(1, tokens[:, None])[:, 0]
+            said = scores(context).gather(1, tokens[:, None])[:, 0]
             batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
 
 
@@ -211,7 +219,7 @@ def labelled(outputs: Tensor, seat: Seat) -> Tensor:
     return reward.to(seat.rows.device).index_select(0, seat.rows)
 
 
-def source_of(seat: Seat) -> tuple[str, object]:
+def source_of(seat: Seat) -> Source:
     """What is said to be broken when a seat's model gives NaN."""
     reader = seat.reader
     if not reader.language:

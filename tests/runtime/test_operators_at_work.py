@@ -42,9 +42,9 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     batch.admit(requests)
     batch.read()
     context = decoder._engine.step.context(batch)
-    said = {term: context.terms[term]().log_softmax(-1) for term in context.terms}
+    said = {term: context.terms[term](context).log_softmax(-1) for term in context.terms}
     given = {term: scores.to(device) for term, scores in said.items()}
-    context.terms = {term: lambda scores=scores: scores for term, scores in given.items()}
+    context.terms = {term: lambda _, scores=scores: scores for term, scores in given.items()}
     context.values, context.steps = context.values.to(device), context.steps.to(device)
     if context.seen is not None:
         context.seen = context.seen.to(device)
