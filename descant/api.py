@@ -10,7 +10,7 @@ import torch
 from .formula import Names, Plan, make_plan
 from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
-from .runtime import Decoder, bind
+from .runtime import Decoder, Ranks, bind
 
 
 def compile(
@@ -22,6 +22,7 @@ def compile(
     dtype: Any = None,
     device: Any = None,
     capture: bool = False,
+    parallel: str | None = None,
 ) -> Decoder:
     """Turn a formula into a decoder.
 
@@ -36,6 +37,8 @@ def compile(
         device: of models that name none; left out, the GPU if there is one.
         capture: replay steps that repeat as CUDA graphs, where all models are on one GPU; the plan
             says where that cannot be. Not yet run on a GPU, and so off unless asked for.
+        parallel: ``"terms"``: each of the processes that ``torchrun`` or ``accelerate launch`` has
+            started holds some of the models, and all of them give the same answers.
 
     Returns:
         A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
@@ -53,7 +56,19 @@ def compile(
     """
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
-    return Decoder(bind(plan, specs, *where(dtype, device)), params, capture)
+    word, place = where(dtype, device)
+    ranks = ranks_of(parallel, place)
+    bound = bind(plan, specs, word, str(ranks.device) if ranks else place, ranks=ranks)
+    return Decoder(bound, params, capture)
+
+
+def ranks_of(parallel: str | None, device: str) -> Ranks | None:
+    """The processes that share a formula's models, where that is asked for."""
+    if parallel is None:
+        return None
+    if parallel != "terms":
+        raise ValueError(f'parallel is {parallel!r}; there is "terms"')
+    return Ranks(device)
 
 
 def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:

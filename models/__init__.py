@@ -6,6 +6,7 @@ Importing it imports torch and, for its cache contract, transformers.
 from .adapters import adapter_folder
 from .aligned import Counterparts, counterparts, one_vocabulary
 from .card import REWARD, SCORES, Card, describe
+from .elsewhere import ElsewhereLane
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
 from .labels import choose_label
@@ -22,6 +23,7 @@ __all__ = [
     "SCORES",
     "Card",
     "Counterparts",
+    "ElsewhereLane",
     "Lane",
     "LanguageLane",
     "ModelError",

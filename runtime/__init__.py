@@ -2,7 +2,8 @@
 
 from .bind import Bound, bind
 from .decoder import Decoder
+from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
 
-__all__ = ["Bound", "Completion", "Decoder", "Report", "Request", "bind"]
+__all__ = ["Bound", "Completion", "Decoder", "Ranks", "Report", "Request", "bind"]

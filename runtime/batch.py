@@ -220,7 +220,10 @@ class Batch:
             for row, (number, slot) in enumerate(owned)
         })  # fmt: skip
         nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=self.device)
-        outputs: Tensor = rows.rewards(nothing)[1]
+        found = {lane: rows.rewards(nothing)}
+        if self.bound.ranks is not None:
+            found = self.bound.ranks.meet_rewards(found)
+        outputs: Tensor = found[lane][1]
         return outputs
 
     def rewrite(self, drafts: Mapping[int, Draft]) -> None:

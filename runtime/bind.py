@@ -22,6 +22,7 @@ from ..models import (
     SCORES,
     Card,
     Counterparts,
+    ElsewhereLane,
     ModelError,
     ModelSpec,
     RuleReward,
@@ -36,6 +37,7 @@ from ..models import (
     load_model,
     one_vocabulary,
 )
+from .ranks import Ranks
 from .reader import Reader
 from .stages import moves_winner
 
@@ -55,6 +57,7 @@ class Bound:
         device: of the models that name none.
         eos: ids that end a text unless the request says otherwise.
         positions: the longest text that every model can read, or None.
+        ranks: the processes that decode together, where lanes are shared out among them.
     """
 
     plan: Plan
@@ -68,6 +71,7 @@ class Bound:
     eos: frozenset[int]
     positions: int | None
     notes: tuple[str, ...] = field(default=())
+    ranks: Ranks | None = None
 
     @property
     def every(self) -> tuple[Reader, ...]:
@@ -102,6 +106,7 @@ def bind(
     dtype: str | None,
     device: str,
     skeleton: bool = False,
+    ranks: Ranks | None = None,
 ) -> Bound:
     """Describe, check, load and group the models of a plan.
 
@@ -111,12 +116,13 @@ def bind(
         dtype: for models that name none; None is the checkpoint's own.
         device: for models that name none.
         skeleton: shapes only; enough for a report, and no weights are read.
+        ranks: the processes to share the weights out among.
 
     Raises:
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    return _Binder(plan, specs, dtype, device, skeleton).bind()
+    return _Binder(plan, specs, dtype, device, skeleton, ranks).bind()
 
 
 class _Binder:
@@ -127,9 +133,11 @@ class _Binder:
         dtype: str | None,
         device: str,
         skeleton: bool,
+        ranks: Ranks | None,
     ) -> None:
         self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
-        self.skeleton = skeleton
+        self.skeleton, self.ranks = skeleton, ranks
+        self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
         self.loaded: dict[tuple[Any, ...], Any] = {}
@@ -145,6 +153,7 @@ class _Binder:
         self._check_kinds()
         size, notes = self._vocabulary()
         self._check_candidates(size)
+        self._share_out()
         made = {term: self._reader(term, SCORES, None, size) for term in self._written()}
         readers = tuple(made[term] for term in plan.terms)
         rewards = {
@@ -160,6 +169,7 @@ class _Binder:
             rewards[place] = tuple(
                 self._reader(part.term, kind, (place, search), size) for _, part in search.r.parts
             )
+        every = [*readers, *(reader for some in rewards.values() for reader in some)]
         terms = {term.model for term in plan.terms} - set(self.mapped)
         tokenizers = [self.cards[name].tokenizer for name in plan.models if name in terms]
         by_ids = [card for name, card in self.cards.items() if name not in self.reads_text]
@@ -168,12 +178,15 @@ class _Binder:
         named |= {spec.on for spec in self.specs.values() if spec.on}
         unused = sorted(set(self.specs) - named)
         notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
+        if self.ranks is not None:
+            weights = {reader.lane: self.cards[reader.term.model].weights for reader in every}
+            self.ranks.owners = tuple(self.owners.get(weights[i]) for i in range(len(self.lanes)))
         return Bound(
             plan, readers, rewards, tuple(self.lanes.values()),
             tuple(_together(names) for names in self.lane_names.values()),
             size, self.device, next((t for t in tokenizers if t is not None), None),
             frozenset().union(*(self.cards[name].eos for name in terms)),
-            min(limits, default=None), (*plan.dropped, *notes),
+            min(limits, default=None), (*plan.dropped, *notes), self.ranks,
         )  # fmt: skip
 
     def _home(self, name: str) -> str:
@@ -308,7 +321,7 @@ class _Binder:
                 self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
             else:
                 reads_all = place is not None and moves_winner(place, stage)
-                self.lanes[key] = TransformersLane(model, width, reads_all)
+                self.lanes[key] = self._lane(card, model, width, reads_all)
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)
@@ -330,10 +343,35 @@ class _Binder:
 
     def _load(self, card: Card, spec: ModelSpec) -> Any:
         if card.weights not in self.loaded:
+            empty = self.skeleton or self._elsewhere(card)
             self.loaded[card.weights] = self._marked(
-                card.name, lambda: load_model(card, spec, self.dtype, self.device, self.skeleton)
+                card.name, lambda: load_model(card, spec, self.dtype, self.device, empty)
             )
         return self.loaded[card.weights]
+
+    def _lane(self, card: Card, model: Any, width: int, reads_all: bool) -> TransformersLane:
+        if self._elsewhere(card):
+            return ElsewhereLane(model, width, reads_all, self.device)
+        return TransformersLane(model, width, reads_all)
+
+    def _elsewhere(self, card: Card) -> bool:
+        """Whether another process holds a model's weights."""
+        rank = self.ranks.rank if self.ranks is not None else None
+        return self.owners.get(card.weights, rank) != rank
+
+    def _share_out(self) -> None:
+        """Give every set of weights a rank. Tables, and rewards that read text, are everywhere."""
+        if self.ranks is None:
+            return
+        everywhere = {self.cards[name].weights for name in self.reads_text}
+        sizes: dict[tuple[Any, ...], int] = {}
+        for name, card in self.cards.items():
+            if card.config is not None and card.weights not in everywhere:
+                spec = self.specs[self._home(name)]
+                shapes = load_model(card, spec, self.dtype, self.device, skeleton=True)
+                sizes[card.weights] = sum(p.nbytes for p in shapes.parameters())
+        ranks = self.ranks.shared_out(list(sizes.values()))
+        self.owners = dict(zip(sizes, ranks, strict=True))
 
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
         if (name, key) not in self.adapters:

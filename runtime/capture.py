@@ -85,9 +85,8 @@ class Capture:
         """Draw with ``step``; ``make`` begins a recording, None keeps every step eager."""
         self._step, self._make = step, make
         self.why_eager = "not all models are on a GPU" if make is None else why_eager(step.bound)
-        step.asks = self.why_eager is not None
-        if make is not None and not step.asks and len(step.bound.lanes) > 1:
-            step.beside = beside
+        if self.why_eager is None:
+            step.asks, step.beside = False, beside
 
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
@@ -134,6 +133,8 @@ class Capture:
 
 def why_eager(bound: Bound) -> str | None:
     """Why the steps of a plan cannot be recorded, or None."""
+    if bound.ranks is not None and bound.ranks.size > 1:
+        return "its models are shared out among processes"
     if bound.conditional:
         return "where asks the device which models are needed"
     if len({lane.device for lane in bound.lanes}) > 1:

@@ -182,8 +182,11 @@ class Decoder:
             "eos": eos_of(eos_token_id),
         }
         requests: list[Request] = []
-        for (prompt, values), given in zip(rows, seeds, strict=True):
-            own = secrets.randbits(63) if given is None else int(given)
+        drawn = [secrets.randbits(63) for _ in seeds]
+        if self._bound.ranks is not None:
+            drawn = self._bound.ranks.agreed(drawn)
+        for (prompt, values), given, free in zip(rows, seeds, drawn, strict=True):
+            own = free if given is None else int(given)
             for sample in range(num_return_sequences):
                 key = seed_key(own, sample)
                 requests.append(self._request(len(requests), prompt, values, key=key, **settings))

@@ -150,6 +150,8 @@ class Engine:
         return self._batch(requests, slots)
 
     def _batch(self, requests: Sequence[Request], slots: int) -> Batch:
+        if self.bound.ranks is not None:
+            self.bound.ranks.check_alike((slots, requests))
         longest = max(
             len(ids) + request.max_new_tokens
             for request in requests

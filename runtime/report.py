@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..formula import Plan, Read, Scalar, Stage, Term
 from ..formula.nodes import Place, said_of, walk
@@ -13,6 +13,7 @@ from .bind import Bound
 from .capture import Capture
 from .cost import Spent, copy_bandwidth, shown
 from .memory import cache_bytes, peak_bytes
+from .ranks import Ranks
 from .reader import Reader
 from .stages import moves_winner
 
@@ -102,6 +103,8 @@ class Report:
             f"memory      {self._memory(batch_size, context)}",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
+        if bound.ranks is not None:
+            lines.append(f"processes   {_shared_out(bound.ranks, bound.lane_names)}")
         if self._capture is not None:
             why = self._capture.why_eager
             lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
@@ -246,6 +249,18 @@ def _samples(plan: Plan) -> tuple[Scalar, ...]:
         case (_, Reject(samples=samples)):
             return (samples,)
     return ()
+
+
+def _shared_out(ranks: Ranks, names: Sequence[str]) -> str:
+    """Which process holds what, and what they have told each other."""
+    held: dict[int | None, list[str]] = {}
+    for owner, name in zip(ranks.owners, names, strict=True):
+        held.setdefault(owner, []).append(name)
+    places = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
+    places += [f"each holds {', '.join(held[None])}"] if None in held else []
+    met = f"; {shown(ranks.sent)} met, in {ranks.seconds:.3g} s" if ranks.sent else ""
+    many = "1 process" if ranks.size == 1 else f"{ranks.size} processes"
+    return f"{many}, this is rank {ranks.rank}: {'; '.join(places)}{met}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

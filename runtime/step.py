@@ -45,9 +45,9 @@ class Step:
         self.bound = bound
         self.forwards = [0] * len(bound.lanes)
         self.unnormalised = unnormalised(bound.plan)
-        self.asks, self.beside = True, in_turn
-        conditional = {reader.lane for reader in bound.conditional}
-        self._certain = {reader.lane for reader in bound.readers} - conditional
+        self.asks, self.beside = bound.ranks is None, in_turn
+        conditional = {reader.lane for reader in bound.conditional} if self.asks else set()
+        self._certain = {reader.lane for reader in bound.every if reader.language} - conditional
 
     def draw(self, batch: Batch) -> Drawn:
         """A token for every slot, handed back to the stages and the lanes.
@@ -126,9 +126,10 @@ class Step:
 
     def _ahead(self, batch: Batch, lanes: dict[int, Logits], context: Context) -> None:
         """Read the lanes that this step reads whatever its conditions say."""
-        live = {seat.reader.lane for seat in batch.seats if seat.live and seat.reader.place is None}
-        sure = sorted(live & self._certain)
+        sure = sorted({seat.reader.lane for seat in batch.seats if seat.live} & self._certain)
         said = self.beside([self.bound.lanes[lane].logits for lane in sure])
+        if self.bound.ranks is not None:
+            said = self.bound.ranks.meet(sure, said)
         for lane, logits in zip(sure, said, strict=True):
             self._keep(lane, logits, batch, context, lanes)
 
@@ -185,11 +186,13 @@ class _Rewarder:
 
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
-        found = {}
+        found, bound = {}, self._batch.bound
         for lane in self._lanes:
             asked = candidates[self._batch.owners[lane]]
-            found[lane] = self._batch.bound.lanes[lane].rewards(asked)
+            found[lane] = bound.lanes[lane].rewards(asked)
             self._forwards[lane] += 1
+        if bound.ranks is not None:
+            found = bound.ranks.meet_rewards(found)
         rewards: list[Tensor] = []
         texts: list[Tensor | None] = []
         for seat in self._seats:
