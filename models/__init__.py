@@ -13,12 +13,14 @@ from .lane import Lane, LanguageLane, RewardLane, TransformersLane
 from .load import load_model
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
-from .text_reward import TextRewardLane
+from .text_reward import CachedTextLane, TextRewardLane
+from .values import has_values, valued
 from .vocabulary import common_vocabulary
 
 __all__ = [
     "REWARD",
     "SCORES",
+    "CachedTextLane",
     "Card",
     "Counterparts",
     "Lane",
@@ -37,6 +39,7 @@ __all__ = [
     "counterparts",
     "describe",
     "explain",
+    "has_values",
     "is_ids",
     "is_messages",
     "is_one",
@@ -45,4 +48,5 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "valued",
 ]

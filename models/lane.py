@@ -7,6 +7,7 @@ runtime's business.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from .adapters import Adapters
 from .attention import grouped
 from .cache import RowCache, Window, rounded
+from .heads import Head
 from .masks import attention_masks
 from .rows import Rows
 
@@ -82,6 +84,9 @@ class RewardLane(Lane, Protocol):
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens that each row goes on with, candidates or not."""
+
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""
 
 
 class TransformersLane:
@@ -212,7 +217,7 @@ class TransformersLane:
             places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
         end = self._rows.longest + k
         out = self._forward(tokens, places, slots, self._in_use, end, backbone=True)
-        scores = self.model.score(out.last_hidden_state).float()
+        scores = self.head(out.last_hidden_state)
         if self._reads_all:
             return scores, None
         self._rows.cached(but=0)
@@ -231,6 +236,15 @@ class TransformersLane:
         self._cache.move_tokens(self._rows.index[: self._rows.count], source, ends)
         self._rows.feed(tokens)
         self._rows.cached(but=0)
+
+    @cached_property
+    def head(self) -> Head:
+        """The head of a reward model."""
+        return Head(self.model)
+
+    def path(self, candidates: str) -> str:
+        """How a reward is asked about them, for the plan."""
+        return f"tree, {candidates} in one forward over the cached text"
 
     @property
     def _in_use(self) -> slice:
@@ -281,6 +295,7 @@ class TransformersLane:
         rows: slice,
         end: int,
         backbone: bool = False,
+        starts: Tensor | None = None,
     ) -> Any:
         """One forward of the rows: with the head, or of the backbone alone.
 
@@ -290,9 +305,10 @@ class TransformersLane:
             slots: ``(n, q)`` positions in the cache.
             rows: which rows they belong to.
             end: no slot that any query sees is at or beyond this.
+            starts: as ``attention_masks`` takes them.
         """
         limit = rounded(end, self._rows.capacity)
-        masks = attention_masks(self.config, self.dtype, places, slots, limit)
+        masks = attention_masks(self.config, self.dtype, places, slots, limit, starts)
         self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
         network = self.model.base_model if backbone else self.model
         adapters = self._rows.adapters[rows] if self._rows.adapted else None
