@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import ModelError, first_line
 from .fakes import RuleReward, TableModel
-from .heads import OWN_CODE, class_names, is_reward, own_code, whole
+from .heads import class_names, is_reward, own_code, whole
 from .masks import ATTENTION
 from .spec import ModelSpec
 
@@ -34,7 +34,7 @@ class Card:
         positions: the longest text it can read, or None.
         eos: the ids that end its texts.
         whole: for a reward, why it reads every text as a whole (``heads.whole``); "" where not.
-        single: its head has one output, whatever the configuration names.
+        valued: a language model that is a reward by the value head beside it (``values``).
     """
 
     name: str
@@ -46,7 +46,7 @@ class Card:
     positions: int | None
     eos: frozenset[int]
     whole: str = ""
-    single: bool = False
+    valued: bool = False
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Card:
@@ -75,10 +75,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
     eos = _eos(spec, text, tokenizer)
-    single = read_whole == OWN_CODE
-    return Card(
-        name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole, single
-    )
+    return Card(name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole)
 
 
 def _config(name: str, spec: ModelSpec) -> Any:

@@ -6,7 +6,7 @@ import difflib
 
 from .card import Card
 from .errors import ModelError
-from .heads import MULTI_LABEL
+from .heads import MULTI_LABEL, OWN_CODE
 
 
 def choose_label(card: Card, wanted: int | str | None) -> int | None:
@@ -21,9 +21,10 @@ def choose_label(card: Card, wanted: int | str | None) -> int | None:
     Raises:
         ModelError: no such label, or several and none chosen, or one and chosen all the same.
     """
+    single = card.valued or card.whole == OWN_CODE  # whatever the configuration names
     named: dict[int, str] = getattr(card.config, "id2label", None) or {}
-    names = {0: "LABEL_0"} if card.single or not named else named
-    independent = getattr(card.config, "problem_type", None) == MULTI_LABEL and not card.single
+    names = {0: "LABEL_0"} if single or not named else named
+    independent = getattr(card.config, "problem_type", None) == MULTI_LABEL and not single
     if len(names) == 1 and wanted is None:
         return None
     if len(names) == 1 and not independent:

@@ -39,7 +39,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if card.kind == SCORES else auto_class(card.config)
+    language = card.kind == SCORES or card.valued
+    auto = AutoModelForCausalLM if language else auto_class(card.config)
     assert spec.path is not None
     _check_weights(card.name, spec.path)
     wanted = spec.dtype or dtype or "auto"

@@ -113,4 +113,4 @@ def usable(model: nn.Module, positions: int | None) -> int | None:
         table = isinstance(module, nn.Embedding) and name.endswith("position_embeddings")
         if table and module.padding_idx is not None:
             return int(module.num_embeddings - module.padding_idx - 1)
-    return positions
+    return positions if positions and positions > 0 else None

@@ -273,7 +273,7 @@ class _Binder:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
         model = self._load(card, spec)
-        if kind == REWARD and card.single and not card.whole:
+        if card.valued:
             model = self._marked(term.model, partial(valued, card.name, model, spec, self.skeleton))
         place, stage = asked if asked else (None, None)
         mapped = self.mapped.get(term.model) if term.aligned else None

@@ -66,5 +66,5 @@ def with_values(
     found = dict(cards)
     for name in {term.model for term in (*plan.rewards, *plan.judges)} - terms:
         if cards[name].kind == SCORES and cards[name].config and has_values(spec_of(name)):
-            found[name] = replace(cards[name], kind=REWARD, single=True)
+            found[name] = replace(cards[name], kind=REWARD, valued=True)
     return found

@@ -105,7 +105,7 @@ def sentences(split: bool = False) -> PreTrainedTokenizerFast:
 
 
 @cache
-def words(pad: str = "[PAD]") -> PreTrainedTokenizerFast:
+def words(side: str = "right") -> PreTrainedTokenizerFast:
     """As BERT's: lower case, pieces of words, and a token at either end."""
     pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -115,8 +115,9 @@ def words(pad: str = "[PAD]") -> PreTrainedTokenizerFast:
         vocab_size=160, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
     )
     made = _trained(
-        pieces, trainer, cls_token="[CLS]", sep_token="[SEP]", pad_token=pad, unk_token="[UNK]"
-    )
+        pieces, trainer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        unk_token="[UNK]", padding_side=side,
+    )  # fmt: skip
     return _begins(made, "[CLS]", "[SEP]")
 
 
@@ -139,6 +140,7 @@ def roberta() -> PreTrainedTokenizerFast:
 
 TOKENIZERS = {
     "byte_level": byte_level, "sentences": sentences, "words": words, "roberta": roberta,
+    "left": lambda: words("left"),  # as XLNet's, which reads a text at its last token
     "split": lambda: sentences(split=True), "larger": lambda: byte_level(360),
 }  # fmt: skip
 _TINY = {
