@@ -60,8 +60,8 @@ class TailLane(TransformersLane):
         queries = torch.stack((tokens, places, places, places))
         widest = max(len(row) for row, _ in tails)
         if widest:
-            rows = zip(texts, tails, strict=True)
-            beside = [_filled(row, some[0], widest) for some, (row, _) in rows]
+            pairs = zip(texts, tails, strict=True)
+            beside = [_filled(row, some[0], widest) for some, (row, _) in pairs]
             added = torch.tensor(beside, device=self.device).permute(2, 0, 1)
             queries = torch.cat((queries, added), dim=2)
         tokens, places, slots, starts = queries

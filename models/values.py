@@ -123,7 +123,7 @@ def _found(spec: ModelSpec, file: str) -> str | None:
         return path if os.path.isfile(path) else None
     from transformers.utils.hub import cached_file
 
-    return cached_file(
+    found: str | None = cached_file(
         spec.path,
         file,
         revision=spec.revision or "main",
@@ -131,6 +131,7 @@ def _found(spec: ModelSpec, file: str) -> str | None:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+    return found
 
 
 def _weights(files: dict[str, str]) -> dict[str, Tensor]:

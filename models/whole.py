@@ -52,14 +52,15 @@ class Whole:
         if self._head is not None:
             ends = inputs["attention_mask"].sum(dim=-1) - 1
             out = self.model.base_model(**inputs)
-            return self._head(out.last_hidden_state[torch.arange(len(ends)), ends])
+            return self._head(
+                out.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
+            )
         out = self.model(**inputs)
         if not self._own_code:
             return rewards_of(out.logits, self.model.config)
-        score = getattr(out, "score", None)
-        score = (
-            (out.logits if score is None else score).float().reshape(len(inputs["input_ids"]), -1)
-        )
+        found = getattr(out, "score", None)
+        score: Tensor = out.logits if found is None else found
+        score = score.float().reshape(len(inputs["input_ids"]), -1)
         if score.shape[1] != 1:
             raise ModelError(
                 f"{self.name} gives {score.shape[1]} numbers for a text by its own code, and a "
@@ -79,8 +80,9 @@ class Whole:
             return None
         if self._head is not None:
             return 0  # masked, and read nowhere
-        found = getattr(self.model.config.get_text_config(), "pad_token_id", None)
-        return self._tokenizer.pad_token_id if found is None else found
+        config = self.model.config.get_text_config()
+        own: int | None = getattr(config, "pad_token_id", None)
+        return self._tokenizer.pad_token_id if own is None else own
 
     def _together(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """The texts of each forward: of like lengths, and not more than there is room for."""

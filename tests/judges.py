@@ -32,10 +32,12 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    FalconConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
+    MptConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -166,6 +168,13 @@ CONFIGS: dict[str, Any] = {
     ),
     "bloom": lambda **more: BloomConfig(
         hidden_size=32, n_layer=2, n_head=4, initializer_range=0.4, **more
+    ),
+    "mpt": lambda **more: MptConfig(
+        d_model=32, n_heads=4, n_layers=2, expansion_ratio=2, initializer_range=0.4, **more
+    ),
+    "falcon": lambda **more: FalconConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True,
+        initializer_range=0.4, **more,
     ),
     "bert": lambda **more: BertConfig(**_TINY, max_position_embeddings=128, **more),
     "electra": lambda **more: ElectraConfig(

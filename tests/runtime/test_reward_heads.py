@@ -85,6 +85,43 @@ def test_a_head_by_each_path(base, tmp_path, family, kind, more, spec, path) -> 
         assert found[token] == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.parametrize("family", ["bloom", "mpt", "falcon"])
+def test_models_that_count_places_by_themselves_read_whole_texts(base, tmp_path, family) -> None:
+    """ALiBi sees slots, and candidates side by side are in slots that are not their places."""
+    folder = judge(tmp_path / "rm", family, "byte_level")
+    own = AutoTokenizer.from_pretrained(base)
+    for token, value in rewards(base, "rerank(rm, k=6, w=1)", folder).items():
+        ids = own(PROMPT + MADE + own.decode([token], skip_special_tokens=True))["input_ids"]
+        assert value == pytest.approx(at_the_end(loaded(folder), ids).item(), abs=2e-4)
+    with pytest.raises(descant.FormulaError, match="for it counts places by itself"):
+        rewards(base, "rerank(rm, k=6)", {"path": folder, "read": "tokens"})
+
+
+@pytest.mark.parametrize(("family", "on"), [("llama", "q_proj"), ("bert", "query")])
+def test_an_adapter_on_a_reward_that_reads_text(base, tmp_path, family, on) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = judge(tmp_path / "rm", family, "sentences" if family == "llama" else "words")
+    adapted = get_peft_model(
+        type(loaded(folder)).from_pretrained(folder),
+        LoraConfig(init_lora_weights=False, r=4, target_modules=[on]),
+    ).eval()
+    adapted.save_pretrained(tmp_path / "lora")
+    models = {"base": base, "rm": folder, "lora": {"adapter": str(tmp_path / "lora"), "on": "rm"}}
+    decoder = descant.compile("base | rerank(3*lora - rm, k=4, w=1)", models)
+    assert len(decoder._bound.lanes) == 2
+    ours, own = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(folder)
+    ids = ours(PROMPT)["input_ids"]
+    row = decoder.scores(PROMPT, [])[-1]
+    lm = plain.logprobs(AutoModelForCausalLM.from_pretrained(base).eval(), ids)
+    for token in row.isfinite().nonzero()[:, 0].tolist():
+        inputs = own(PROMPT + ours.decode([token]), return_tensors="pt")
+        with torch.no_grad():
+            one, two = adapted(**inputs).logits.item(), loaded(folder)(**inputs).logits.item()
+        assert one != pytest.approx(two, abs=1e-3)
+        assert (row[token] - lm[token]).item() == pytest.approx(3 * one - two, abs=1e-3)
+
+
 def valued(base: str, folder: Path, layout: str) -> tuple[str, torch.nn.Linear]:
     """A language model with a value head beside it, as two libraries save it."""
     shutil.copytree(base, folder)
