@@ -14,13 +14,15 @@ from .lane import CHUNK, Lane, LanguageLane, RewardLane, TransformersLane
 from .load import load_model
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
-from .text_reward import TextRewardLane
+from .text_reward import CachedTextLane, TextRewardLane
+from .values import has_values, valued
 from .vocabulary import common_vocabulary
 
 __all__ = [
     "CHUNK",
     "REWARD",
     "SCORES",
+    "CachedTextLane",
     "Card",
     "Counterparts",
     "ElsewhereLane",
@@ -40,6 +42,7 @@ __all__ = [
     "counterparts",
     "describe",
     "explain",
+    "has_values",
     "is_ids",
     "is_messages",
     "is_one",
@@ -48,4 +51,5 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "valued",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import ModelError, first_line
 from .fakes import RuleReward, TableModel
+from .heads import class_names, is_reward, own_code, whole
 from .masks import ATTENTION
 from .spec import ModelSpec
 
@@ -32,6 +33,8 @@ class Card:
         weights: equal for models that share their weights.
         positions: the longest text it can read, or None.
         eos: the ids that end its texts.
+        whole: for a reward, why it reads every text as a whole (``heads.whole``); "" where not.
+        valued: a language model that is a reward by the value head beside it (``values``).
     """
 
     name: str
@@ -42,6 +45,8 @@ class Card:
     weights: tuple[Any, ...]
     positions: int | None
     eos: frozenset[int]
+    whole: str = ""
+    valued: bool = False
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Card:
@@ -57,8 +62,10 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
         ends = frozenset(() if eos is None else (eos,))
         return Card(name, kind, size, _tokenizer(name, spec), None, (id(spec.model),), None, ends)
     config = spec.model.config if spec.model is not None else _config(name, spec)
-    kind = _kind(name, config, spec.model)
-    _refuse(name, config)
+    kind = _kind(name, config, spec)
+    read_whole = whole(name, config, spec.model) if kind == REWARD else ""
+    if not read_whole:
+        _refuse(name, config)
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
     if spec.model is None:
@@ -68,7 +75,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
     eos = _eos(spec, text, tokenizer)
-    return Card(name, kind, text.vocab_size, tokenizer, config, key, positions, eos)
+    return Card(name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole)
 
 
 def _config(name: str, spec: ModelSpec) -> Any:
@@ -89,6 +96,12 @@ def _config(name: str, spec: ModelSpec) -> Any:
             trust_remote_code=spec.trust_remote_code,
         )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} needs code of its own from {spec.path}, which is not run",
+                "say trust_remote_code: true with it, if you have read that code and trust it",
+                name,
+            ) from error
         where = "has no readable config.json" if os.path.isdir(spec.path) else "cannot be found"
         raise ModelError(
             f"the model {name}: {spec.path} {where}: {first_line(error)}",
@@ -137,9 +150,17 @@ def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(found)
 
 
-def _kind(name: str, config: Any, model: Any) -> str:
-    architectures = getattr(config, "architectures", None) or []
-    names = [type(model).__name__] if model is not None else list(architectures)
+def _kind(name: str, config: Any, spec: ModelSpec) -> str:
+    names = class_names(config, spec.model)
+    code = own_code(config)
+    if spec.model is None and code is not None and not spec.trust_remote_code:
+        raise ModelError(
+            f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run",
+            "say trust_remote_code: true with it, if you have read that code and trust it",
+            name,
+        )
+    if is_reward(config, spec.model):
+        return REWARD
     if config.is_encoder_decoder:
         raise ModelError(
             f"{name} is an encoder-decoder ({config.model_type}), which has no text so far to "
@@ -147,13 +168,12 @@ def _kind(name: str, config: Any, model: Any) -> str:
             "use a causal language model",
             name,
         )
-    if any(item.endswith("ForSequenceClassification") for item in names):
-        return REWARD
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    if any(item.endswith(causal) for item in names):
+    if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
         return SCORES
+    shown = names[:1] if spec.model is not None else names
     raise ModelError(
-        f"{name} is a {' or '.join(names) or config.model_type}, neither a causal language model "
+        f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
         "nor a classifier",
         "its config.json names the class under architectures",
         name,
@@ -176,6 +196,6 @@ def _refuse(name: str, config: Any) -> None:
     if getattr(text, "is_decoder", None) is False and config.model_type in ("bert", "roberta"):
         raise ModelError(
             f"{name} is an encoder ({config.model_type}), which reads both ways",
-            "use a causal model; encoders as reward models are not available yet",
+            "use a causal model; as a reward, a classifier on it is read as text",
             name,
         )

@@ -37,11 +37,12 @@ class ElsewhereLane(TransformersLane):
         """``(rows, k, labels)`` zeros, and ``(rows, labels)`` where the text's own is asked for."""
         rows, k = candidates.shape
         self._catch_up()
-        said = torch.zeros(rows, k, self.config.num_labels, device=self.device)
+        shape = self.head(torch.zeros(rows, k + 1, self.config.hidden_size, device="meta")).shape
+        said = torch.zeros(shape, device=self.device)
         if self._reads_all:
-            return said, None
+            return said[:, 1:], None
         self._rows.cached(but=0)
-        return said, said.new_zeros(rows, self.config.num_labels)
+        return said[:, 1:], said[:, 0]
 
     def held_bytes(self) -> int:
         """Nothing is cached here."""

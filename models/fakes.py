@@ -129,6 +129,10 @@ class RuleReward(_Table):
         before = self._rows.texts[here].gather(1, places)[:, 0]
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""
+        return f"table, {candidates} looked up"
+
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
         self._rows.feed(tokens)

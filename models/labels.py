@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
+
 from .card import Card
 from .errors import ModelError
+from .heads import MULTI_LABEL, OWN_CODE
 
 
 def choose_label(card: Card, wanted: int | str | None) -> int | None:
-    """The class that a reward is the log-probability of, or None for a head with one output.
+    """The output of a head that is the reward, or None for a head with one.
+
+    What the output says is the head's business (``heads.rewards_of``).
 
     Args:
         card: the reward model.
-        wanted: the number or the name of a class, or None.
+        wanted: the number or the name of a label, or None.
 
     Raises:
-        ModelError: no such class, or several and none chosen, or one and chosen all the same.
+        ModelError: no such label, or several and none chosen, or one and chosen all the same.
     """
-    names: dict[int, str] = getattr(card.config, "id2label", None) or {0: "LABEL_0"}
-    shown = ", ".join(f"{number} ({name})" for number, name in names.items())
-    if len(names) == 1:
-        if wanted is None:
-            return None
+    single = card.valued or card.whole == OWN_CODE  # whatever the configuration names
+    named: dict[int, str] = getattr(card.config, "id2label", None) or {}
+    names = {0: "LABEL_0"} if single or not named else named
+    independent = getattr(card.config, "problem_type", None) == MULTI_LABEL and not single
+    if len(names) == 1 and wanted is None:
+        return None
+    if len(names) == 1 and not independent:
         raise ModelError(f"{card.name} has 1 output and no classes", "leave label out", card.name)
+    what = "label" if independent else "class"
+    shown = ", ".join(f"{number} ({name})" for number, name in names.items())
     if wanted is None:
         raise ModelError(
             f"{card.name} has {len(names)} outputs, and a reward is one",
-            f"choose a class with label=: {shown}",
+            f"choose a {what} with label=: {shown}",
             card.name,
         )
     for number, name in names.items():
         if wanted in (number, name):
             return int(number)
-    raise ModelError(f"{card.name} has no class {wanted}", f"it has {shown}", card.name)
+    lower = {name.lower(): name for name in names.values()}
+    near = difflib.get_close_matches(str(wanted).lower(), lower, n=1)
+    meant = f"did you mean {lower[near[0]]}? " if near else ""
+    raise ModelError(f"{card.name} has no {what} {wanted}", f"{meant}it has {shown}", card.name)

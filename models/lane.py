@@ -7,7 +7,7 @@ runtime's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from .adapters import Adapters
 from .attention import grouped
 from .cache import RowCache, Window, rounded
+from .heads import Head
 from .masks import attention_masks
 from .rows import Join, Rows, padded
 
@@ -95,6 +96,9 @@ class RewardLane(Lane, Protocol):
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens that each row goes on with, candidates or not."""
+
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""
 
 
 class TransformersLane:
@@ -260,7 +264,7 @@ class TransformersLane:
             places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
         end = self._rows.longest + k
         out = self._step(tokens, places, slots, end, backbone=True)
-        scores = self.model.score(out.last_hidden_state).float()
+        scores = self.head(out.last_hidden_state)
         if self._reads_all:
             return scores, None
         self._rows.cached(but=0)
@@ -279,6 +283,15 @@ class TransformersLane:
         self._cache.move_tokens(self._rows.index[: self._rows.count], source, ends)
         self._rows.feed(tokens)
         self._rows.cached(but=0)
+
+    @cached_property
+    def head(self) -> Head:
+        """The head of a reward model."""
+        return Head(self.model)
+
+    def path(self, candidates: str) -> str:
+        """How a reward is asked about them, for the plan."""
+        return f"tree, {candidates} in one forward over the cached text"
 
     def _catch_up(self) -> None:
         """Read what is left over: what was said while the lane did not run."""
@@ -337,12 +350,18 @@ class TransformersLane:
         return self._rows.count, seen, self._rows.adapted
 
     def _step(
-        self, tokens: Tensor, places: Tensor, slots: Tensor, end: int, backbone: bool = False
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        slots: Tensor,
+        end: int,
+        backbone: bool = False,
+        starts: Tensor | None = None,
     ) -> Any:
         """A forward of all rows in use."""
         rows = slice(0, self._rows.count)
         adapters = self._rows.adapters[rows] if self._rows.adapted else None
-        return self._forward(tokens, places, slots, rows, end, adapters, backbone)
+        return self._forward(tokens, places, slots, rows, end, adapters, backbone, starts)
 
     @torch.no_grad()
     def _forward(
@@ -354,6 +373,7 @@ class TransformersLane:
         end: int,
         adapters: Tensor | None,
         backbone: bool = False,
+        starts: Tensor | None = None,
     ) -> Any:
         """One forward of the rows: with the head, or of the backbone alone.
 
@@ -365,9 +385,10 @@ class TransformersLane:
             end: no slot that any query sees is at or beyond this.
             adapters: ``(n,)`` their numbers; None where no row has any.
             backbone: leave out the head.
+            starts: as ``attention_masks`` takes them.
         """
         limit = rounded(end, self._rows.capacity)
-        masks = attention_masks(self.config, self.dtype, places, slots, limit)
+        masks = attention_masks(self.config, self.dtype, places, slots, limit, starts)
         self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
         network = self.model.base_model if backbone else self.model
         with self.adapters.chosen(adapters), grouped(self.config):

@@ -12,6 +12,7 @@ import torch
 
 from .card import SCORES, Card
 from .errors import ModelError, first_line
+from .heads import auto_class
 from .spec import ModelSpec
 
 
@@ -36,9 +37,10 @@ def load_model(
         _check_attention(card.name, spec.model)
         return spec.model.eval()
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if card.kind == SCORES else AutoModelForSequenceClassification
+    language = card.kind == SCORES or card.valued
+    auto = AutoModelForCausalLM if language else auto_class(card.config)
     assert spec.path is not None
     _check_weights(card.name, spec.path)
     wanted = spec.dtype or dtype or "auto"

@@ -20,7 +20,12 @@ def layer_types(config: Any) -> frozenset[str]:
 
 
 def attention_masks(
-    config: Any, dtype: torch.dtype, positions: Tensor, slots: Tensor, limit: int
+    config: Any,
+    dtype: torch.dtype,
+    positions: Tensor,
+    slots: Tensor,
+    limit: int,
+    starts: Tensor | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """The mask, or one per layer type, that a model's forward takes.
 
@@ -31,22 +36,30 @@ def attention_masks(
         slots: ``(n, q)`` the place of each query's key in the cache; where queries are alternatives
             for one position, each has a slot of its own and sees what is before them, and itself.
         limit: the keys to look at are 0 up to ``limit``.
+        starts: ``(n, q)`` for alternatives of several tokens, the place where each one's own
+            begin: a query sees what is before that, and its own up to itself, in slots side by
+            side.
 
     Returns:
         ``(n, 1, q, limit)``, boolean with True where a query may look.
     """
     keys = torch.arange(limit, device=positions.device)
-    before = keys < positions[..., None]
-    itself = keys == slots[..., None]
+    places, slots = positions[..., None], slots[..., None]
+    before, own = keys < places, keys == slots
+    if starts is not None:
+        before = keys < starts[..., None]
+        own = (keys <= slots) & (keys >= slots - (places - starts[..., None]))
     masks = {}
     for kind in sorted(layer_types(config)):
-        near = before
+        near, mine = before, own
         if kind == SLIDING:
-            near = before & (keys > positions[..., None] - config.sliding_window)
+            near = before & (keys > places - config.sliding_window)
+            mine = own & (keys > slots - config.sliding_window)
         elif kind == CHUNKED:
             size = config.attention_chunk_size
-            near = before & (keys // size == positions[..., None] // size)
-        masks[kind] = _as_taken(config, dtype, (near | itself)[:, None])
+            near = before & (keys // size == places // size)
+            mine = own & ((keys + places - slots) // size == places // size)
+        masks[kind] = _as_taken(config, dtype, (near | mine)[:, None])
     named = getattr(config, "layer_types", None)
     if named and set(masks) != {FULL}:
         return masks

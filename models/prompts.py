@@ -13,6 +13,18 @@ Messages: TypeAlias = Sequence[Mapping[str, str]]
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
 
 
+class Rendered(str):
+    """A text, and whether the tokenizer adds its special tokens to it."""
+
+    special: bool
+
+    def __new__(cls, text: str, special: bool = True) -> Rendered:
+        """The text itself."""
+        made = super().__new__(cls, text)
+        made.special = special
+        return made
+
+
 def is_ids(prompt: Any) -> bool:
     """Whether a prompt is token ids."""
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
@@ -72,8 +84,14 @@ def render(
 
 
 def render_text(
-    name: str, spec: ModelSpec, shared: Any, own: Any, prompt: Prompt, system: str | None
-) -> str:
+    name: str,
+    spec: ModelSpec,
+    shared: Any,
+    own: Any,
+    prompt: Prompt,
+    system: str | None,
+    alone: bool = False,
+) -> Rendered:
     """The text that a model with a tokenizer of its own reads before the response.
 
     Args:
@@ -83,13 +101,20 @@ def render_text(
         own: the model's tokenizer, whose chat template it is.
         prompt: text, chat messages, or token ids.
         system: the system prompt that the formula gives; "" for none.
+        alone: nothing but the response (``model@none``).
     """
     if not prompt:
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
+    if alone:
+        return Rendered("")
+    if isinstance(spec.prefix, list):
+        raise ModelError(f"{name} reads text, and its prefix is token ids", "give it as text", name)
+    special = True
     if is_ids(prompt):
-        return str(shared.decode(list(prompt), skip_special_tokens=True))
-    text, _ = _text(name, spec, own, prompt, spec.system if system is None else system)
-    return (spec.prefix + text) if isinstance(spec.prefix, str) else text
+        text = str(shared.decode(list(prompt), skip_special_tokens=True))
+    else:
+        text, special = _text(name, spec, own, prompt, spec.system if system is None else system)
+    return Rendered((spec.prefix or "") + text, special)
 
 
 def _text(

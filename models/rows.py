@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts rows in use whose prompts have been read
 
@@ -165,6 +166,11 @@ class Rows:
         here = slice(self.count)
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)
+
+    def widen(self, capacity: int) -> None:
+        """Give every row room for so many tokens."""
+        self.texts = pad(self.texts, (0, capacity - self.capacity))
+        self.capacity = capacity
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row's text what its source's was."""

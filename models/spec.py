@@ -29,7 +29,8 @@ class ModelSpec(BaseModel):
             ``{prompt}`` and, if wanted, ``{system}``.
         system: the system prompt where the formula gives none.
         prefix: text or token ids that this model alone reads before the prompt.
-        label: for a classifier with several classes, the one whose log-probability is the reward.
+        label: for a classifier with several outputs, the name or number of the one that is the
+            reward.
         read: ``text`` for a reward model that reads the decoded text with its own tokenizer;
             ``tokens`` (the default) for one that reads the same ids as everything else.
         trust_remote_code: run code from the checkpoint. Never on unless you say so.

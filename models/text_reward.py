@@ -1,7 +1,8 @@
-"""A reward model that reads text: what was written, decoded, and encoded by its own tokenizer.
+"""Reward models that read text: what was written, decoded, and encoded by their own tokenizer.
 
-For reward models whose tokenizer differs from that of the formula, or that are declared to read
-text. Every candidate's whole text goes through the model at every step; nothing is cached.
+What a reward reads is always the whole text, encoded anew: a token more can change how what is
+before it is cut. What is run again is another question. A causal classifier runs the tokens that
+differ from those in its cache (``CachedTextLane``), any other the whole of every text.
 """
 
 from __future__ import annotations
@@ -12,26 +13,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .card import Card
+from .errors import ModelError
+from .prompts import Rendered
 from .rows import Join, Rows
+from .tails import TailLane
+from .whole import Encoding, Whole, usable
 
 
 class TextRewardLane:
-    """A lane over a classifier that reads text.
+    """A lane over a classifier that reads whole texts, every candidate's at every step.
 
     Args:
-        model: a causal classifier of transformers, on its device.
-        tokenizer: its own.
+        model: on its device.
+        card: what is known of it; its own tokenizer.
         shared: the tokenizer of the formula's tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, shared: Any) -> None:
-        self.model, self._tokenizer, self._shared = model, tokenizer, shared
-        self.device: torch.device = model.get_input_embeddings().weight.device
+    steady = False
+
+    def __init__(self, model: Any, card: Card, shared: Any) -> None:
+        self.model, self.card, self._written = model, card, Continuation(shared)
+        self._positions = usable(model, card.positions)
+        self._reader = self._made()
+        self.adapters, self.device = self._reader.adapters, self._reader.device
         self.reserve(0, 0)
+
+    def _made(self) -> Any:
+        return Whole(self.card.name, self.model, self.card.tokenizer, self.card.whole)
 
     @property
     def rows(self) -> Rows:
-        """The rows in use; their texts are the responses alone."""
+        """The rows in use; their texts are the responses alone, in the formula's tokens."""
         return self._rows
 
     def reserve(self, rows: int, capacity: int) -> None:
@@ -40,14 +53,23 @@ class TextRewardLane:
         self._prompts: list[str] = []
 
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        """Take rendered prompts, as text; nothing is read until candidates are."""
-        yield from ()
+        """Take rendered prompts, as text, into new rows."""
+        read = yield from self._read(prompts, adapters)
 
-        def join() -> range:
-            self._prompts += prompts
-            return self._rows.admit([[] for _ in prompts], [0] * len(prompts), adapters)
+        def join() -> Sequence[int]:
+            numbers = read()
+            order = sorted(range(len(prompts)), key=numbers.__getitem__)
+            nothing: list[list[int]] = [[] for _ in prompts]
+            self._rows.admit(nothing, [0] * len(prompts), [adapters[i] for i in order])
+            self._prompts += [prompts[i] for i in order]
+            return numbers
 
         return join
+
+    def _read(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
+        """Read prompts where anything is cached, and say the numbers of their rows."""
+        yield from ()
+        return lambda: range(self._rows.count, self._rows.count + len(prompts))
 
     def release(self, row: int) -> int:
         """Give a row up; the last row takes its place."""
@@ -59,16 +81,49 @@ class TextRewardLane:
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, labels)`` rewards, and those of the texts."""
-        texts = []
-        for row, (prompt, options) in enumerate(
-            zip(self._prompts, candidates.tolist(), strict=True)
-        ):
-            written = self._rows.texts[row, : int(self._rows.ends[row])].tolist()
-            for option in (*([token] for token in options), []):
-                texts.append(prompt + self._decoded([*written, *option]))
-        count, k = candidates.shape
-        scores = self._scores(texts).view(count, k + 1, -1)
-        return scores[:, :k], scores[:, k]
+        texts: list[list[str]] = []
+        which: list[int] = []
+        before, ends = 0, self._rows.counts()[1]
+        responses, options = self._rows.texts[: len(ends)].tolist(), candidates.tolist()
+        for prompt, ids, end, row in zip(self._prompts, responses, ends, options, strict=True):
+            said = self._written.all(ids[:end], row)
+            distinct = {text: i for i, text in enumerate(dict.fromkeys(said))}
+            which += [before + distinct[text] for text in said]
+            before += len(distinct)
+            texts.append([rendered(prompt, text) for text in distinct])
+        outputs = self._outputs(self._encoded(texts))[which]
+        outputs = outputs.view(len(texts), candidates.shape[1] + 1, -1)
+        return outputs[:, 1:], outputs[:, 0]
+
+    def _outputs(self, texts: Sequence[Sequence[Encoding]]) -> Tensor:
+        """``(texts, labels)`` of every row's texts, row after row."""
+        adapters = self._rows.adapters[: len(texts)].tolist()
+        numbers = [number for number, some in zip(adapters, texts, strict=True) for _ in some]
+        outputs: Tensor = self._reader.outputs([one for some in texts for one in some], numbers)
+        return outputs
+
+    def _encoded(self, rows: Sequence[Sequence[str]]) -> list[list[Encoding]]:
+        """Every row's texts as the tokenizer gives them to the model.
+
+        Raises:
+            ModelError: a text is longer than the model reads, or no token at all.
+        """
+        texts = [text for some in rows for text in some]
+        found = encoded(self.card.tokenizer, texts)
+        for text, one in zip(texts, found, strict=True):
+            length = len(one["input_ids"])
+            if length == 0 or (self._positions and length > self._positions):
+                what = f"has {length} tokens by now, and it reads at most {self._positions}"
+                raise ModelError(
+                    f"the text that {self.card.name} reads {what if length else 'is empty'}: "
+                    f"{text[:40]!r}…",
+                    "shorten the prompt or give fewer max_new_tokens; nothing is cut silently"
+                    if length
+                    else "give it a prompt, or a tokenizer with a token that begins a text",
+                    self.card.name,
+                )
+        left = iter(found)
+        return [[next(left) for _ in some] for some in rows]
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row what its source was."""
@@ -82,13 +137,18 @@ class TextRewardLane:
         self._rows.feed(tokens)
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """The same: there is no cache whose winner could be moved."""
+        """The same: the winner's text is encoded anew at the next step."""
         self._rows.feed(tokens)
+
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""
+        return f"text, the whole text of {candidates}, nothing cached ({self.card.whole})"
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads."""
         embedding = self.model.get_input_embeddings().weight.nbytes
-        return int(sum(p.nbytes for p in self.model.parameters()) - embedding)
+        total = sum(p.nbytes for p in self.model.parameters()) + self.adapters.bytes()
+        return int(total - embedding)
 
     def token_bytes(self) -> int:
         """Nothing is cached."""
@@ -99,33 +159,124 @@ class TextRewardLane:
         return 0
 
     def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the weights."""
-        return {id(p): p.nbytes for p in self.model.parameters()}
+        """Bytes of the weights, and of the adapters on them."""
+        weights = {id(p): p.nbytes for p in self.model.parameters()}
+        return {**weights, id(self.adapters): self.adapters.bytes()}
 
     def work_bytes(self, tokens: int, seen: int) -> int:
         """Nothing that is known beforehand: texts are as long as they are."""
         return 0
 
-    steady = False
-
     def shape(self, ahead: int) -> Hashable:
-        """Texts are read anew, so that nothing is decided beforehand."""
+        """Texts are encoded anew, so that nothing is decided beforehand."""
         return None
 
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self._shared.decode(ids, skip_special_tokens=True))
 
-    def _scores(self, texts: Sequence[str]) -> Tensor:
-        """``(texts, labels)``, each read at its own last token."""
-        bos = self._tokenizer.bos_token
-        doubled = bool(bos) and all(text.startswith(bos) for text in texts)
-        encoded = [
-            self._tokenizer(text, add_special_tokens=not doubled)["input_ids"] for text in texts
-        ]
-        ends = torch.tensor([len(ids) for ids in encoded], device=self.device)
-        longest = int(ends.max())
-        ids = torch.tensor([[*one, *[0] * (longest - len(one))] for one in encoded])
-        mask = torch.arange(longest, device=self.device) < ends[:, None]
-        out = self.model.base_model(input_ids=ids.to(self.device), attention_mask=mask.long())
-        last = out.last_hidden_state[torch.arange(len(texts), device=self.device), ends - 1]
-        return self.model.score(last).float()  # type: ignore[no-any-return]
+class CachedTextLane(TextRewardLane):
+    """A lane over a causal classifier that runs what its cache does not hold of each text."""
+
+    def _made(self) -> TailLane:
+        return TailLane(self.model, self.card.size, reads_all=True)
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows; those of its own tokens are widened as they grow."""
+        super().reserve(rows, capacity)
+        self._reader.reserve(rows, capacity)
+
+    def _read(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
+        ids = [one["input_ids"] for [one] in self._encoded([[prompt] for prompt in prompts])]
+        self._reader.widen(max(map(len, ids)))
+        join: Join = yield from self._reader.admit(ids, adapters)
+        return join
+
+    def release(self, row: int) -> int:
+        """Give a row up; the last row takes its place."""
+        self._reader.release(row)
+        return super().release(row)
+
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row, text and cache, what its source was."""
+        super().copy_rows(sources, targets)
+        self._reader.copy_rows(sources, targets)
+
+    def _outputs(self, texts: Sequence[Sequence[Encoding]]) -> Tensor:
+        outputs: Tensor = self._reader.outputs(
+            [[one["input_ids"] for one in some] for some in texts]
+        )
+        return outputs
+
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""
+        asked, read = self._reader.asked, self._reader.read
+        about = f", about {read / asked:.0f} tokens a row in all," if asked else ""
+        return f"text, the changed tail of {candidates}{about} over the cached prefix"
+
+    def token_bytes(self) -> int:
+        """Bytes of cache that one of its own tokens of one row takes."""
+        size: int = self._reader.token_bytes()
+        return size
+
+    def held_bytes(self) -> int:
+        """Bytes of cache that are allocated."""
+        size: int = self._reader.held_bytes()
+        return size
+
+
+class Continuation:
+    """The text of tokens that go on from a prompt, as a tokenizer writes them.
+
+    A decoder that drops the space before the first word of a text would drop it between prompt and
+    response, so that tokens are decoded behind a letter. Special tokens are no text; what is not a
+    whole character yet is U+FFFD until it is.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        letter = list(tokenizer.encode("a", add_special_tokens=False))
+        self._letter = letter if self._decoded(letter) else []
+        self._skipped = self._decoded(self._letter)
+
+    def all(self, ids: list[int], options: Sequence[int]) -> list[str]:
+        """The text of the tokens, and of them and each of the options."""
+        return [self._text(ids), *(self._text([*ids, option]) for option in options)]
+
+    def _text(self, ids: list[int]) -> str:
+        text = self._decoded([*self._letter, *ids])
+        return text.removeprefix(self._skipped) if self._letter else text
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def rendered(prompt: str, text: str) -> str:
+    """A prompt and what follows it, which is encoded as the prompt is."""
+    return Rendered(prompt + text, getattr(prompt, "special", True))
+
+
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoding]:
+    """Each text as a tokenizer gives it to its model: special tokens once, and nothing cut.
+
+    A text of no token is the one with which texts begin, or end, where the tokenizer has one.
+    """
+    found: list[Encoding] = [{}] * len(texts)
+    for special in (True, False):
+        some = [i for i, text in enumerate(texts) if getattr(text, "special", True) == special]
+        if not some:
+            continue
+        said = tokenizer([str(texts[i]) for i in some], add_special_tokens=special, verbose=False)
+        for place, i in enumerate(some):
+            one = {key: values[place] for key, values in said.items()}
+            found[i] = _once(tokenizer, one, special)
+    return found
+
+
+def _once(tokenizer: Any, one: Encoding, special: bool) -> Encoding:
+    """Without a second token of those that begin a text, where the text brought its own."""
+    begins = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    ids = one["input_ids"]
+    if not ids:
+        start = next((i for i in (*sorted(begins), tokenizer.eos_token_id) if i is not None), None)
+        return one if start is None else {"input_ids": [start], "attention_mask": [1]}
+    if special and len(ids) > 1 and ids[0] == ids[1] and ids[0] in begins:
+        return {key: values[1:] for key, values in one.items()}
+    return one

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from ..formula import Plan, Read, Term
@@ -27,7 +28,6 @@ from ..models import (
     ModelSpec,
     RuleReward,
     TableModel,
-    TextRewardLane,
     TransformersLane,
     adapter_folder,
     choose_label,
@@ -36,7 +36,9 @@ from ..models import (
     describe,
     load_model,
     one_vocabulary,
+    valued,
 )
+from .judged import text_lane, why_text, with_values
 from .ranks import Ranks
 from .reader import Reader
 from .stages import moves_winner
@@ -149,7 +151,8 @@ class _Binder:
 
     def bind(self) -> Bound:
         plan = self.plan
-        self.cards = {name: self._card(name) for name in plan.models}
+        cards = {name: self._card(name) for name in plan.models}
+        self.cards = with_values(plan, cards, lambda name: self.specs[self._home(name)])
         self._check_kinds()
         size, notes = self._vocabulary()
         self._check_candidates(size)
@@ -243,10 +246,11 @@ class _Binder:
         cards, notes = [self.cards[name] for name in own], []
         for name in dict.fromkeys(term.model for term in (*self.plan.rewards, *judges)):
             card = self.cards[name]
-            why = self._why_text(card, self.specs[self._home(name)])
+            spec = self.specs[self._home(name)]
+            why = self._marked(name, partial(why_text, card, spec, self.shared))
             if why:
                 self.reads_text.add(name)
-                notes.append(f"{name} reads text, {why}: each candidate's is read anew every step")
+                notes.append(f"{name} reads text by its own tokenizer, {why}")
             else:
                 cards.append(card)
         try:
@@ -283,21 +287,6 @@ class _Binder:
     def _written(self) -> list[Term]:
         return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
 
-    def _why_text(self, card: Card, spec: ModelSpec) -> str:
-        """Why a reward model reads text and not the formula's token ids; "" where it does not."""
-        if spec.read == "tokens" or card.tokenizer is None or self.shared is None:
-            if spec.read == "text":
-                raise self.plan.error(
-                    f"{card.name} reads text, which needs tokenizers",
-                    next(s for t, s in self.plan.spans.items() if t.model == card.name),
-                    "give tokenizer: … with the models",
-                )
-            return ""
-        if spec.read == "text":
-            return "as declared"
-        differs = card.tokenizer.get_vocab() != self.shared.get_vocab()
-        return "for its tokenizer is another" if differs else ""
-
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:
             if scalar.limits.tokens and not parameters(scalar.expression):
@@ -309,16 +298,19 @@ class _Binder:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
         model = self._load(card, spec)
+        if card.valued:
+            model = self._marked(term.model, partial(valued, card.name, model, spec, self.skeleton))
         place, stage = asked if asked else (None, None)
         mapped = self.mapped.get(term.model) if term.aligned else None
-        key = (place if kind == REWARD else None, mapped, *card.weights)
         reads_text = kind == REWARD and term.model in self.reads_text
+        by = spec.tokenizer if isinstance(spec.tokenizer, str) else id(spec.tokenizer)
+        key = (place if kind == REWARD else None, mapped, reads_text and by, *card.weights)
         if key not in self.lanes:
             width = size if mapped is None else mapped.own
             if isinstance(model, (TableModel, RuleReward)):
                 self.lanes[key] = model.lane(width)
             elif reads_text:
-                self.lanes[key] = TextRewardLane(model, card.tokenizer, self.shared)
+                self.lanes[key] = text_lane(model, card, self.shared)
             else:
                 reads_all = place is not None and moves_winner(place, stage)
                 self.lanes[key] = self._lane(card, model, width, reads_all)
@@ -377,7 +369,7 @@ class _Binder:
         if (name, key) not in self.adapters:
             folder, revision = self.specs[name].adapter, self.specs[name].revision
             lane = self.lanes[key]
-            if not isinstance(lane, TransformersLane):
+            if not hasattr(lane, "adapters"):
                 raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
             number = self._marked(
                 name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))

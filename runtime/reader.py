@@ -22,7 +22,7 @@ class Reader:
         place: the place of the stage that asks for it; None for a term of the scores.
         language: whether its lane gives scores; otherwise it gives rewards.
         shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
-        label: for a reward, the class whose log-probability it is; None for the only output.
+        label: for a reward, which of its head's outputs it is; None for the only one.
         counterparts: for a term of another vocabulary, the formula's tokens in it.
     """
 
@@ -42,7 +42,7 @@ class Reader:
         term = self.term
         if self.shared is not None:
             return render_text(
-                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system
+                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system, term.alone
             )
         if self.counterparts is not None and is_ids(prompt):
             self.check(prompt, "give the prompt as text")

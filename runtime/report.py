@@ -160,7 +160,17 @@ class Report:
             asked = dict(self._bound.plan.reranks)[place].reward
         pairs = zip(asked.parts, self._bound.rewards[place], strict=True)
         rows = [self._line(reader, str(coefficient)) for (coefficient, _), reader in pairs]
-        return _table(("reward", "coefficient", "lane", "reads"), rows)
+        table = _table(("reward", "coefficient", "lane", "reads"), rows)
+        return [*table, *dict.fromkeys(self._path(reader) for reader in self._bound.rewards[place])]
+
+    def _path(self, reader: Reader) -> str:
+        """How a lane is asked for rewards."""
+        assert reader.place is not None
+        if reader.language:
+            return f"  {_letter(reader.lane)}: each token's log-probability as it is drawn"
+        stage = dict(self._bound.plan.reranks).get(reader.place)
+        asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
+        return f"  {_letter(reader.lane)}: {self._bound.lanes[reader.lane].path(asked)}"
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps go without."""

@@ -217,8 +217,7 @@ class _Rewarder:
 
 def labelled(outputs: Tensor, seat: Seat) -> Tensor:
     """A head's outputs, ``(rows, …, labels)``, as one reward per slot."""
-    label = seat.reader.label
-    reward = outputs[..., 0] if label is None else outputs.log_softmax(dim=-1)[..., label]
+    reward = outputs[..., seat.reader.label or 0]
     return reward.to(seat.rows.device).index_select(0, seat.rows)
 
 

@@ -114,13 +114,15 @@ def test_an_adapter_that_is_cut_short(zoo, tmp_path, file) -> None:
         (RecurrentGemmaConfig(), "RecurrentGemmaForCausalLM", "recurrent"),
         (LFM2, "Lfm2ForCausalLM", "recurrent"),
         (BertConfig(), "BertForMaskedLM", "neither a causal language model nor a classifier"),
-        (BertConfig(), "BertForSequenceClassification", "an encoder (bert)"),
+        (BertConfig(), "BertLMHeadModel", "an encoder (bert)"),
+        (BertConfig(), "BertForSequenceClassification", "it reads both ways, which needs tokeni"),
+        (BertConfig(), "BertForTokenClassification", "reads both ways and marks every token"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_architectures_that_cannot_take_part(tmp_path, config, architecture, problem) -> None:
     folder = configured(tmp_path, config, architecture)
-    reward = architecture.endswith("SequenceClassification")
+    reward = architecture.endswith("Classification")
     formula = "ok | rerank(base)" if reward else "base"
     found = refused(
         folder, " " * 12 + "^^^^" if reward else "^^^^", formula,
