@@ -17,6 +17,7 @@ from .attention import grouped
 from .cache import RowCache, Window, rounded
 from .masks import attention_masks
 from .rows import Rows
+from .weights import compute_dtype, execution_device, in_one_place, weight_bytes
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 8192  # prompt tokens of all rows in one prefill forward
@@ -97,9 +98,8 @@ class TransformersLane:
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
         self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
         self.config = model.config.get_text_config()
-        weight = model.get_input_embeddings().weight
-        self.device: torch.device = weight.device
-        self.dtype: torch.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.device: torch.device = execution_device(model.get_input_embeddings())
+        self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
         self.reserve(0, 0)
 
@@ -245,11 +245,7 @@ class TransformersLane:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads: all but an untied input embedding."""
-        total = sum(p.nbytes for p in self.model.parameters()) + self.adapters.bytes()
-        embedding = self.model.get_input_embeddings().weight
-        head = self.model.get_output_embeddings()
-        tied = head is not None and head.weight is embedding
-        return int(total if tied else total - embedding.nbytes)
+        return weight_bytes(self.model) + self.adapters.bytes()
 
     def token_bytes(self) -> int:
         """Bytes of cache that one token of one row takes."""
@@ -264,8 +260,8 @@ class TransformersLane:
 
     @property
     def steady(self) -> bool:
-        """Whether all layers are on one device."""
-        return len({p.device for p in self.model.parameters()}) == 1
+        """Whether all layers are on one device, and stay there."""
+        return in_one_place(self.model)
 
     def shape(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
