@@ -78,8 +78,8 @@ class Adapters:
                     one, two = pairs[target]
                     a[number, : one.shape[0]] = one
                     b[number, : one.shape[0]] = two.T
-            kind = {"device": execution_device(modules[target]), "dtype": dtype}
-            stacked = (a.flatten(0, 1).to(**kind), b.flatten(0, 1).T.contiguous().to(**kind))
+            like = torch.empty(0, device=execution_device(modules[target]), dtype=dtype)
+            stacked = (a.flatten(0, 1).to(like), b.flatten(0, 1).T.contiguous().to(like))
             self._stacked[target] = stacked
             self._hooks.append(modules[target].register_forward_hook(self._hook(*stacked)))
         numbers = torch.arange(1, len(self._loaded) + 1).repeat_interleave(rank)

@@ -105,7 +105,7 @@ def identity(folder: str) -> tuple[str, ...]:
     if not kept:
         return (os.path.realpath(folder),)
     described = [Path(folder, file) for file in ("config.json", INDEX)]
-    return tuple(os.path.realpath(file) for file in (*described, *kept))
+    return tuple(os.path.realpath(file) for file in (*described, *kept) if file.is_file())
 
 
 def _shards(name: str, index: str) -> list[str]:
@@ -141,6 +141,6 @@ def _nothing(name: str, path: str) -> ModelError:
     said = f", only {unsafe[0]}, which can run code when it is read" if unsafe else ""
     return ModelError(
         f"{what} has no safetensors weights{said}",
-        "save it with save_pretrained(…, safe_serialization=True), or name a revision that has them",
+        "save it with save_pretrained(…, safe_serialization=True), or name a revision with some",
         name,
     )

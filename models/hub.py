@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 def commit_of(file: str | None) -> str | None:
     """The commit of a file in the hub's cache; None for a folder of one's own."""
-    parts = Path(file or "").parts
-    after = dict(zip(parts, parts[1:], strict=False)).get("snapshots", "")
-    return after if _COMMIT.fullmatch(after) else None
+    found = _SNAPSHOT.search(Path(file or "").as_posix())
+    return found[1] if found else None
 
 
 def hub_answer(

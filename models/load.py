@@ -45,17 +45,17 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForCausalLM if card.kind == SCORES else AutoModelForSequenceClassification
-    quantization = spec.quantization and quantization_config(card.name, spec.quantization)
     wanted = spec.dtype or dtype or "auto"
     if skeleton:
         return _skeleton(card, auto, wanted, spec.quantization or quantization_of(card.config))
+    quantization = spec.quantization and quantization_config(card.name, spec.quantization)
     check_packages(card.name, method_of(card.config))
     assert spec.path is not None
     stored = stored_tensors(card.name, weight_files(card.name, spec.path, card.revision))
-    place = spec.device_map or {"": spec.device or device}
+    place = spec.device or device
     cls = _class(card.config, auto)
     options = {
-        "device_map": place,
+        "device_map": spec.device_map or {"": place},
         "quantization_config": quantization,
         "attn_implementation": "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager",
         "use_safetensors": True,
@@ -66,7 +66,7 @@ def load_model(
     kind = _dtype(card.config, wanted, stored)
     special = spec.device_map or spec.trust_remote_code or method_of(card.config)
     own = cls is not None and cls.config_class is type(card.config)
-    if own and not special and (place[""] != "cpu" or _converts(stored, kind)):
+    if own and not special and (place != "cpu" or _converts(stored, kind)):
         # One tensor of a file is mapped at a time; from a path, transformers holds on to all files.
         source = {"config": card.config, "state_dict": stored, "dtype": kind}
         model, found = _read(card.name, spec, cls, None, {**options, **source})
@@ -92,7 +92,14 @@ def _read(
             "give it dtype: bfloat16, a quantization, or device_map: auto",
             name,
         ) from error
-    except (OSError, ValueError, RuntimeError, ImportError, AssertionError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        ImportError,
+        AssertionError,
+        SafetensorError,
+    ) as error:
         problem, cure = hub_answer(error, str(spec.path), spec.revision) or (
             f"the weights of {name} in {spec.path} cannot be read: {first_line(error)}",
             "a model is a folder (or hub id) with config.json and safetensors weights",

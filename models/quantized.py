@@ -87,7 +87,7 @@ def quantization_of(config: Any) -> Mapping[str, Any] | None:
     found = getattr(config, "quantization_config", None)
     if found is None:
         found = getattr(config.get_text_config(), "quantization_config", None)
-    return found.to_dict() if hasattr(found, "to_dict") else found
+    return found if found is None or isinstance(found, Mapping) else found.to_dict()
 
 
 def method_of(config: Any) -> str | None:
@@ -96,14 +96,14 @@ def method_of(config: Any) -> str | None:
     return None if given is None else _method(given)
 
 
-def shrink(model: nn.Module, given: Mapping[str, Any]) -> None:
+def shrink(model: Any, given: Mapping[str, Any]) -> None:
     """Give a skeleton's linear layers the bytes that they will take, so that a plan can count them.
 
-    Widths come from the configuration; scales are counted at two bytes a group. A width that it does
-    not name leaves a layer as it is.
+    Widths come from the configuration; scales are counted at two bytes a group. Where it names no
+    width, layers are left as they are.
     """
     bits, group = _bits(given), _group(given)
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     skipped = given.get("modules_to_not_convert") or given.get("ignore") or ()
     for path, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module is head or bits is None:

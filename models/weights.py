@@ -1,4 +1,4 @@
-"""What a model's weights are in memory: their bytes, the type they compute in, the device they run on.
+"""What weights are in memory: their bytes, the type they compute in, the device they run on.
 
 Quantised weights stand for more numbers than they hold, and offloaded ones are elsewhere until they
 are needed; whoever asks a parameter itself is told the wrong thing.
@@ -31,7 +31,7 @@ def held_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor holds; of one that is made of others, theirs."""
     if not is_traceable_wrapper_subclass(tensor):
         return tensor.nbytes
-    names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+    names, _ = tensor.__tensor_flatten__()
     return sum(held_bytes(getattr(tensor, name)) for name in names)
 
 
