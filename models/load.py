@@ -52,7 +52,7 @@ def load_model(
     check_packages(card.name, method_of(card.config))
     assert spec.path is not None
     stored = stored_tensors(card.name, weight_files(card.name, spec.path, card.revision))
-    place = spec.device or device
+    place = _place(card.name, spec.device or device)
     cls = _class(card.config, auto)
     options = {
         "device_map": spec.device_map or {"": place},
@@ -77,6 +77,19 @@ def load_model(
     return model.eval()
 
 
+def _place(name: str, device: str) -> str:
+    """The device, if this machine has it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"{name} cannot be put on {device}: {first_line(error)}",
+            "give a device that this machine has, such as cpu",
+            name,
+        ) from error
+    return device
+
+
 def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
@@ -92,14 +105,7 @@ def _read(
             "give it dtype: bfloat16, a quantization, or device_map: auto",
             name,
         ) from error
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        ImportError,
-        AssertionError,
-        SafetensorError,
-    ) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         problem, cure = hub_answer(error, str(spec.path), spec.revision) or (
             f"the weights of {name} in {spec.path} cannot be read: {first_line(error)}",
             "a model is a folder (or hub id) with config.json and safetensors weights",

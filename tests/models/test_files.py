@@ -124,7 +124,16 @@ def test_a_tensor_that_is_missing(sharded) -> None:
 
 def test_a_device_that_is_not_there(zoo) -> None:
     found = refused({"path": zoo.path("base"), "device": "xpu:7"})
-    assert "cannot be read" in found.problem and "base" in found.problem
+    assert "base cannot be put on xpu:7" in found.problem and "cpu" in found.cure
+
+
+def test_a_device_is_where_weights_go_one_by_one(zoo) -> None:
+    """Under another name, the processor is what a GPU is: each tensor is moved as it is read."""
+    plain, moved = (
+        descant.compile("m", models={"m": {"path": zoo.path("base"), "device": device}})
+        for device in ("cpu", "cpu:0")
+    )
+    assert torch.equal(plain.scores([1, 50, 60], [70]), moved.scores([1, 50, 60], [70]))
 
 
 def answer(kind: str) -> Exception:
