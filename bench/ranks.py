@@ -2,8 +2,8 @@
 
     python -m bench.ranks            1, 2 and 4 processes on this machine; bench/results/ranks.json
 
-Random weights of a real shape. Every process has one thread, so that more of them have more cores
-to work on, as they have more GPUs elsewhere; where they outnumber the cores they wait for each other.
+Random weights of a real shape. Every process has one thread: more of them have more cores to work
+on, as they have more GPUs elsewhere. Where they outnumber the cores they wait for each other.
 """
 
 from __future__ import annotations

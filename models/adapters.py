@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import ModelError
+from .errors import ModelError, first_line
+from .hub import hub_answer
+from .weights import compute_dtype, execution_device
 
 _PREFIX = "base_model.model."
 
@@ -64,11 +66,10 @@ class Adapters:
         for hook in self._hooks:
             hook.remove()
         rank = max(a.shape[0] for _, pairs in self._loaded for a, _ in pairs.values())
-        modules = dict(self._model.named_modules())
+        modules, dtype = dict(self._model.named_modules()), compute_dtype(self._model)
         targets = sorted({target for _, pairs in self._loaded for target in pairs})
         self._stacked, self._hooks = {}, []
         for target in targets:
-            weight = modules[target].weight
             sizes = next(pairs[target] for _, pairs in self._loaded if target in pairs)
             a = torch.zeros(len(self._loaded), rank, sizes[0].shape[1])
             b = torch.zeros(len(self._loaded), rank, sizes[1].shape[0])
@@ -77,22 +78,23 @@ class Adapters:
                     one, two = pairs[target]
                     a[number, : one.shape[0]] = one
                     b[number, : one.shape[0]] = two.T
-            kind = {"device": weight.device, "dtype": _dtype(weight)}
-            stacked = (a.flatten(0, 1).to(**kind), b.flatten(0, 1).T.contiguous().to(**kind))
+            like = torch.empty(0, device=execution_device(modules[target]), dtype=dtype)
+            stacked = (a.flatten(0, 1).to(like), b.flatten(0, 1).T.contiguous().to(like))
             self._stacked[target] = stacked
             self._hooks.append(modules[target].register_forward_hook(self._hook(*stacked)))
         numbers = torch.arange(1, len(self._loaded) + 1).repeat_interleave(rank)
-        self._owner = numbers.to(self._model.get_input_embeddings().weight.device)  # type: ignore[operator]
+        self._owner = numbers.to(execution_device(self._model.get_input_embeddings()))  # type: ignore[operator]
 
     def _hook(self, a: Tensor, b: Tensor) -> Any:
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._mask is None:
                 return None
-            inner = functional.linear(args[0], a)
+            # Where a base spans devices, or adds up in another type, its layers say so themselves.
+            inner = functional.linear(args[0].to(a), a)
             # By row again: OPT's feed-forward layers see rows and places as one dimension.
             by_row = inner.view(self._mask.shape[0], -1, inner.shape[-1])
             masked = (by_row * self._mask.to(a.device)).view_as(inner)
-            return output + functional.linear(masked, b)
+            return output + functional.linear(masked, b).to(output)
 
         return add
 
@@ -108,15 +110,12 @@ def adapter_folder(source: str | None, revision: str | None = None) -> str:
         found = cached_file(source, "adapter_config.json", revision=revision or "main")
         cached_file(source, "adapter_model.safetensors", revision=revision or "main")
     except OSError as error:
-        raise ModelError(
-            f"the adapter {source} cannot be found: {str(error).splitlines()[0]}",
+        what, cure = hub_answer(error, source, revision) or (
+            f"{source} cannot be found: {first_line(error)}",
             "give a folder that peft's save_pretrained wrote, or a hub id",
-        ) from error
+        )
+        raise ModelError(f"the adapter {what}", cure) from error
     return os.path.dirname(str(found))
-
-
-def _dtype(weight: Tensor) -> torch.dtype:
-    return weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
 
 
 def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -139,9 +138,8 @@ def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, 
         problem = f"the adapter {name} in {folder} cannot be read: {error}"
         raise ModelError(problem, "save it again with peft's save_pretrained", name) from error
     _refuse(name, config)
-    modules = dict(model.named_modules())
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    for key in sorted(weights):
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in sorted(weights.items()):
         target, _, kind = key.removeprefix(_PREFIX).partition(".lora_")
         if kind not in ("A.weight", "B.weight"):
             raise ModelError(
@@ -149,12 +147,33 @@ def _read(name: str, folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, 
                 "bias, modules_to_save, embeddings and DoRA are not part of a row",
                 name,
             )
-        if kind == "A.weight":
-            a = weights[key].float()
-            b = weights[key.replace("lora_A", "lora_B")].float()
-            _fit(name, target, modules, a, b)
-            pairs[target] = (a, b * _scaling(config, target, a.shape[0]))
+        found.setdefault(target, {})[kind[0]] = tensor.float()
+    modules = dict(model.named_modules())
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for target in (*sorted(found.keys() - modules), *(one for one in modules if one in found)):
+        a, b = _both(name, target, found[target])
+        _fit(name, target, modules, a, b)
+        pairs[target] = (a, b * _scaling(config, target, a.shape[0]))
     return pairs
+
+
+def _both(name: str, target: str, halves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """A and B of one module, of one rank."""
+    if missing := {"A", "B"} - set(halves):
+        raise ModelError(
+            f"the adapter {name} has no lora_{missing.pop()} for {target}",
+            "save it again with peft's save_pretrained",
+            name,
+        )
+    a, b = halves["A"], halves["B"]
+    if a.shape[0] != b.shape[1]:
+        raise ModelError(
+            f"the adapter {name} is damaged: for {target}, A has rank {a.shape[0]} and B has rank "
+            f"{b.shape[1]}",
+            "save it again with peft's save_pretrained",
+            name,
+        )
+    return a, b
 
 
 def _refuse(name: str, config: dict[str, Any]) -> None:
@@ -184,7 +203,7 @@ def _scaling(config: dict[str, Any], target: str, rank: int) -> float:
 
 def _fit(name: str, target: str, modules: dict[str, nn.Module], a: Tensor, b: Tensor) -> None:
     module = modules.get(target)
-    if module is None or not hasattr(module, "weight"):
+    if module is None:
         raise ModelError(
             f"the adapter {name} has weights for {target}, which its base does not have",
             "give the base that it was trained on",
@@ -207,4 +226,4 @@ def _sizes(module: Any) -> tuple[int, int] | None:
     """What a linear layer takes and gives; GPT-2's Conv1D keeps its weight as (in, out)."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)
-    return (int(module.weight.shape[0]), int(module.nf)) if hasattr(module, "nf") else None
+    return (int(module.nx), int(module.nf)) if hasattr(module, "nf") else None

@@ -13,7 +13,9 @@ from typing import Any
 
 from .errors import ModelError, first_line
 from .fakes import RuleReward, TableModel
+from .files import identity
 from .heads import class_names, is_reward, own_code, whole
+from .hub import commit_of, hub_answer
 from .masks import ATTENTION
 from .spec import ModelSpec
 
@@ -35,6 +37,7 @@ class Card:
         eos: the ids that end its texts.
         whole: for a reward, why it reads every text as a whole (``heads.whole``); "" where not.
         valued: a language model that is a reward by the value head beside it (``values``).
+        revision: the commit that everything is read from, for a hub id; None for a folder.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Card:
     eos: frozenset[int]
     whole: str = ""
     valued: bool = False
+    revision: str | None = None
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Card:
@@ -61,6 +65,9 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
         eos = getattr(spec.model, "eos", None)
         ends = frozenset(() if eos is None else (eos,))
         return Card(name, kind, size, _tokenizer(name, spec), None, (id(spec.model),), None, ends)
+    folder, revision = (None, None) if spec.model is not None else _folder(name, spec)
+    if revision is not None:  # a branch may move between one file and the next
+        spec = spec.model_copy(update={"revision": revision})
     config = spec.model.config if spec.model is not None else _config(name, spec)
     kind = _kind(name, config, spec)
     read_whole = whole(name, config, spec.model) if kind == REWARD else ""
@@ -68,18 +75,22 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
         _refuse(name, config)
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
-    if spec.model is None:
-        place = os.path.realpath(spec.path or "") if os.path.isdir(spec.path or "") else spec.path
+    if folder is not None:
         mapped = str(spec.device_map or spec.device or device)
-        key = (place, spec.revision, spec.dtype or dtype, mapped)
+        key = (*identity(folder), _computes(config, spec.dtype or dtype), mapped)
+        key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
     eos = _eos(spec, text, tokenizer)
-    return Card(name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole)
+    return Card(
+        name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole,
+        revision=revision,
+    )  # fmt: skip
 
 
-def _config(name: str, spec: ModelSpec) -> Any:
-    from transformers import AutoConfig
+def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
+    """Where a checkpoint is: a folder of one's own, or the hub's cache and its commit."""
+    from transformers.utils.hub import cached_file
 
     assert spec.path is not None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
@@ -89,6 +100,32 @@ def _config(name: str, spec: ModelSpec) -> Any:
             "give a folder that save_pretrained wrote, or a hub id",
             name,
         )
+    if os.path.isdir(spec.path):
+        return spec.path, None
+    try:
+        file = cached_file(spec.path, "config.json", revision=spec.revision or "main")
+    except OSError as error:
+        problem, cure = hub_answer(error, spec.path, spec.revision) or (
+            f"{spec.path} cannot be found: {first_line(error)}",
+            "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
+        )
+        raise ModelError(f"the model {name}: {problem}", cure, name) from error
+    if file is None:
+        problem = f"the model {name}: {spec.path} has no config.json"
+        raise ModelError(problem, "give the id of a transformers checkpoint", name)
+    return os.path.dirname(file), commit_of(file)
+
+
+def _computes(config: Any, dtype: str | None) -> str:
+    """The type that a declaration asks for, so that ``auto`` is the same as saying it."""
+    own = config.dtype if dtype in (None, "auto") else dtype
+    return str(own).removeprefix("torch.")
+
+
+def _config(name: str, spec: ModelSpec) -> Any:
+    from transformers import AutoConfig
+
+    assert spec.path is not None
     try:
         return AutoConfig.from_pretrained(
             spec.path,
@@ -102,10 +139,9 @@ def _config(name: str, spec: ModelSpec) -> Any:
                 "say trust_remote_code: true with it, if you have read that code and trust it",
                 name,
             ) from error
-        where = "has no readable config.json" if os.path.isdir(spec.path) else "cannot be found"
         raise ModelError(
-            f"the model {name}: {spec.path} {where}: {first_line(error)}",
-            "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
+            f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}",
+            "give a folder that save_pretrained wrote, or the id of a transformers checkpoint",
             name,
         ) from error
 
@@ -125,11 +161,11 @@ def _tokenizer(name: str, spec: ModelSpec) -> Any:
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"the tokenizer of {name} in {source} cannot be read: {first_line(error)}",
+        problem, cure = hub_answer(error, str(source), revision) or (
+            f"{source} cannot be read: {first_line(error)}",
             "name one with tokenizer: …",
-            name,
-        ) from error
+        )
+        raise ModelError(f"the tokenizer of {name}: {problem}", cure, name) from error
 
 
 def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:

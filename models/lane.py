@@ -19,6 +19,7 @@ from .cache import RowCache, Window, rounded
 from .heads import Head
 from .masks import attention_masks
 from .rows import Join, Rows, padded
+from .weights import compute_dtype, execution_device, held_bytes, in_one_place, weight_bytes
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
@@ -114,9 +115,8 @@ class TransformersLane:
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
         self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
         self.config = model.config.get_text_config()
-        weight = model.get_input_embeddings().weight
-        self.device: torch.device = weight.device
-        self.dtype: torch.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        self.device: torch.device = execution_device(model.get_input_embeddings())
+        self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
         self.reserve(0, 0)
 
@@ -302,11 +302,7 @@ class TransformersLane:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads: all but an untied input embedding."""
-        total = sum(p.nbytes for p in self.model.parameters()) + self.adapters.bytes()
-        embedding = self.model.get_input_embeddings().weight
-        head = self.model.get_output_embeddings()
-        tied = head is not None and head.weight is embedding
-        return int(total if tied else total - embedding.nbytes)
+        return weight_bytes(self.model) + self.adapters.bytes()
 
     def token_bytes(self) -> int:
         """Bytes of cache that one token of one row takes."""
@@ -321,7 +317,7 @@ class TransformersLane:
 
     def memory_bytes(self) -> dict[int, int]:
         """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): p.nbytes for p in self.model.parameters()}
+        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
         return {**weights, id(self.adapters): self.adapters.bytes()}
 
     def work_bytes(self, tokens: int, seen: int) -> int:
@@ -340,8 +336,8 @@ class TransformersLane:
 
     @property
     def steady(self) -> bool:
-        """Whether all layers are on one device."""
-        return len({p.device for p in self.model.parameters()}) == 1
+        """Whether all layers are on one device, and stay there."""
+        return in_one_place(self.model)
 
     def shape(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from .card import SCORES, Card
 from .errors import ModelError, first_line
+from .files import Stored, stored_tensors, weight_files
 from .heads import auto_class
+from .hub import hub_answer
+from .quantized import check_packages, method_of, quantization_config, quantization_of, shrink
 from .spec import ModelSpec
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_model(
     card: Card, spec: ModelSpec, dtype: str | None, device: str, skeleton: bool = False
 ) -> Any:
     """Read the weights, in evaluation mode, on their device.
+
+    transformers reads them: with threads, from mapped files, a tensor at a time. Where nothing has
+    to be converted, tensors on the CPU are the file itself, read when they are first used.
 
     Args:
         card: what ``describe`` found.
@@ -36,66 +43,128 @@ def load_model(
             return spec.model
         _check_attention(card.name, spec.model)
         return spec.model.eval()
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     language = card.kind == SCORES or card.valued
     auto = AutoModelForCausalLM if language else auto_class(card.config)
-    assert spec.path is not None
-    _check_weights(card.name, spec.path)
     wanted = spec.dtype or dtype or "auto"
     if skeleton:
-        own = card.config.dtype or torch.float32
-        with torch.device("meta"):
-            kind = own if wanted == "auto" else getattr(torch, wanted)
-            return auto.from_config(card.config, dtype=kind).eval()
-    try:
-        with _quiet_unless_terminal():
-            model, found = auto.from_pretrained(
-                spec.path,
-                revision=spec.revision or "main",
-                dtype=wanted,
-                device_map=spec.device_map,
-                use_safetensors=True,
-                trust_remote_code=spec.trust_remote_code,
-                attn_implementation="sdpa" if _has_sdpa(card.config, auto) else "eager",
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the weights of {card.name} in {spec.path} cannot be read: {first_line(error)}",
-            "a model is a folder (or hub id) with config.json and safetensors weights",
-            card.name,
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ModelError(
-            f"the weights of {card.name} in {spec.path} lack {missing[0]}{more}",
-            "they would be random numbers; give a checkpoint of the whole model",
-            card.name,
-        )
-    if spec.device_map is None:
-        model = model.to(torch.device(spec.device or device))
+        return _skeleton(card, auto, wanted, spec.quantization or quantization_of(card.config))
+    quantization = spec.quantization and quantization_config(card.name, spec.quantization)
+    check_packages(card.name, method_of(card.config))
+    assert spec.path is not None
+    stored = stored_tensors(card.name, weight_files(card.name, spec.path, card.revision))
+    place = _place(card.name, spec.device or device)
+    cls = _class(card.config, auto)
+    options = {
+        "device_map": spec.device_map or {"": place},
+        "quantization_config": quantization,
+        "attn_implementation": "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager",
+        "use_safetensors": True,
+        "trust_remote_code": spec.trust_remote_code,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # to say ourselves which they are
+    }
+    kind = _dtype(card.config, wanted, stored)
+    special = spec.device_map or spec.trust_remote_code or method_of(card.config)
+    own = cls is not None and cls.config_class is type(card.config)
+    if own and not special and (place != "cpu" or _converts(stored, kind)):
+        # One tensor of a file is mapped at a time; from a path, transformers holds on to all files.
+        source = {"config": card.config, "state_dict": stored, "dtype": kind}
+        model, found = _read(card.name, spec, cls, None, {**options, **source})
+    else:
+        source = {"revision": card.revision or "main", "dtype": kind}
+        model, found = _read(card.name, spec, auto, spec.path, {**options, **source})
+    _check_found(card.name, spec, model, found)
     return model.eval()
 
 
-def _check_weights(name: str, path: str) -> None:
-    folder = Path(path)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    unsafe = sorted(file.name for file in folder.glob("*.bin"))
-    raise ModelError(
-        f"the folder {path} of the model {name} has no safetensors weights"
-        + (f", only {unsafe[0]}, which can run code when it is read" if unsafe else ""),
-        "save it with save_pretrained(…, safe_serialization=True)" if unsafe else "",
-        name,
-    )
+def _place(name: str, device: str) -> str:
+    """The device, if this machine has it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"{name} cannot be put on {device}: {first_line(error)}",
+            "give a device that this machine has, such as cpu",
+            name,
+        ) from error
+    return device
 
 
-def _has_sdpa(config: Any, auto: Any) -> bool:
-    cls = auto._model_mapping.get(type(config), None)
-    cls = cls[0] if isinstance(cls, (tuple, list)) else cls
-    return bool(getattr(cls, "_supports_sdpa", False))
+def _read(
+    name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """transformers' own loading; what it says of a failure becomes a ModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet_unless_terminal():
+            return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the weights of {name} do not fit: {first_line(error)}",
+            "give it dtype: bfloat16, a quantization, or device_map: auto",
+            name,
+        ) from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        problem, cure = hub_answer(error, str(spec.path), spec.revision) or (
+            f"the weights of {name} in {spec.path} cannot be read: {first_line(error)}",
+            "a model is a folder (or hub id) with config.json and safetensors weights",
+        )
+        raise ModelError(problem, cure, name) from error
+
+
+def _check_found(name: str, spec: ModelSpec, model: Any, found: dict[str, Any]) -> None:
+    """Refuse weights that are missing, or have other shapes than the configuration says."""
+    order = {key: place for place, key in enumerate(model.state_dict())}
+    if wrong := sorted(found["mismatched_keys"], key=lambda one: order.get(one[0], len(order))):
+        key, theirs, ours = wrong[0]
+        more = f"; {len(wrong) - 1} more differ" if wrong[1:] else ""
+        raise ModelError(
+            f"the weights of {name} in {spec.path} are another model's: {key} is "
+            f"{tuple(theirs)}, and config.json makes it {tuple(ours)}{more}",
+            "put the config.json beside them that they were saved with",
+            name,
+        )
+    if missing := sorted(found["missing_keys"], key=lambda key: order.get(key, len(order))):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelError(
+            f"the weights of {name} in {spec.path} lack {missing[0]}{more}",
+            "they would be random numbers; give a checkpoint of the whole model",
+            name,
+        )
+
+
+def _skeleton(card: Card, auto: Any, wanted: str, quantization: Any) -> Any:
+    own = card.config.dtype or torch.float32
+    with torch.device("meta"):
+        kind = own if wanted == "auto" else getattr(torch, wanted)
+        model = auto.from_config(card.config, dtype=kind).eval()
+    if quantization is not None:
+        shrink(model, quantization)
+    return model
+
+
+def _dtype(config: Any, wanted: str, stored: Mapping[str, Stored]) -> torch.dtype:
+    """The type to compute in: ``auto`` is what the configuration says, else the first weight."""
+    if wanted != "auto":
+        return getattr(torch, wanted)  # type: ignore[no-any-return]
+    first = next((FLOATS[one.kind] for one in stored.values() if one.kind in FLOATS), None)
+    return config.dtype or first or torch.float32
+
+
+def _converts(stored: Mapping[str, Stored], kind: torch.dtype) -> bool:
+    return any(FLOATS.get(one.kind, kind) != kind for one in stored.values())
+
+
+def _class(config: Any, auto: Any) -> Any:
+    """The class that transformers makes of a configuration; None where it does not know one."""
+    found = auto._model_mapping.get(type(config), None)
+    if not isinstance(found, (tuple, list)):
+        return found
+    named = getattr(config, "architectures", None) or []
+    return next((cls for cls in found if cls.__name__ in named), found[0])
 
 
 def _check_attention(name: str, model: Any) -> None:

@@ -23,7 +23,9 @@ class ModelSpec(BaseModel):
         adapter: a folder or hub id of a LoRA adapter, on the declared model named by ``on``.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
         device: where the model runs, as torch names devices.
-        device_map: accelerate's map, for a model that spans devices.
+        device_map: accelerate's map, for a model that spans devices or is offloaded.
+        quantization: how to quantise the weights while they are read, as ``quantization_config`` in
+            a checkpoint's config.json says it; a checkpoint that is quantised already needs none.
         tokenizer: a folder or hub id, or a tokenizer in memory, where it is not the model's own.
         template: a chat template, the name of one of the tokenizer's, or a string with
             ``{prompt}`` and, if wanted, ``{system}``.
@@ -63,11 +65,14 @@ class ModelSpec(BaseModel):
             raise ValueError(f"give exactly one of path, model and adapter; here: {given}")
         if (self.adapter is None) != (self.on is None):
             raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
-        for key in ("dtype", "device", "device_map", "tokenizer"):
+        for key in ("dtype", "device", "device_map", "quantization", "tokenizer"):
             if self.adapter is not None and getattr(self, key) is not None:
                 raise ValueError(f"an adapter takes its base's {key}; say it there")
-        if self.quantization is not None:
-            raise ValueError("quantization is not available yet")
+        for key in ("revision", "dtype", "device", "device_map", "quantization"):
+            if self.model is not None and getattr(self, key) is not None:
+                raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
+        if self.device is not None and self.device_map is not None:
+            raise ValueError("give device or device_map, not both")
         return self
 
 

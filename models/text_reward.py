@@ -18,6 +18,7 @@ from .errors import ModelError
 from .prompts import Rendered
 from .rows import Join, Rows
 from .tails import TailLane
+from .weights import held_bytes, weight_bytes
 from .whole import Encoding, Whole, usable
 
 
@@ -146,9 +147,7 @@ class TextRewardLane:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads."""
-        embedding = self.model.get_input_embeddings().weight.nbytes
-        total = sum(p.nbytes for p in self.model.parameters()) + self.adapters.bytes()
-        return int(total - embedding)
+        return weight_bytes(self.model) + self.adapters.bytes()
 
     def token_bytes(self) -> int:
         """Nothing is cached."""
@@ -160,7 +159,7 @@ class TextRewardLane:
 
     def memory_bytes(self) -> dict[int, int]:
         """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): p.nbytes for p in self.model.parameters()}
+        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
         return {**weights, id(self.adapters): self.adapters.bytes()}
 
     def work_bytes(self, tokens: int, seen: int) -> int:

@@ -16,6 +16,7 @@ from descant.formula import STAGES
 from descant.formula.arguments import usage
 from descant.formula.operators import OPERATORS
 from descant.formula.signature import Signature
+from descant.runfile import load_yaml, validated
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,3 +78,12 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_doctests(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_what_the_loading_page_declares_can_be_declared():
+    text = (ROOT / "docs/loading.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(models:.*?)```", text, re.S)
+    assert len(blocks) >= 3
+    for block in blocks:
+        models = load_yaml(block)["models"]
+        assert list(validated({"formula": "+".join(models), "models": models}, "here").models)
