@@ -6,12 +6,16 @@ nothing is concatenated.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .masks import row_masks
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,54 @@ class RowCache(Cache):
     def _tensors(self) -> list[Tensor]:
         pairs = ((layer.keys, layer.values) for layer in self.layers)
         return [tensor for pair in pairs for tensor in pair if tensor is not None]
+
+
+def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: Tensor) -> Any:
+    """One forward of some rows of a cache, under transformers' contract.
+
+    Args:
+        network: the model, or its backbone.
+        cache: keys and values of the rows.
+        window: where this forward writes, and what it may see.
+        tokens: ``(n, q)`` ids.
+        places: ``(n, q)`` positions in the text.
+    """
+    cache.window = window
+    with row_masks(places, window.slots, window.limit):
+        return network(
+            input_ids=tokens,
+            position_ids=places,
+            attention_mask=tokens.new_ones(len(tokens), window.limit, dtype=torch.bool),
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+
+def token_bytes(model: Any, dtype: torch.dtype) -> int:
+    """Bytes of cache that one token of one row takes.
+
+    The model's own code says it: it reads one token on torch's meta device, without weights. Where
+    experts stop it there, the layers that it came to speak for the others.
+    """
+    config = model.config.get_text_config()
+    for options in ({"experts_implementation": "batched_mm"}, {}):
+        cache = RowCache(1, 1)
+        try:
+            with torch.device("meta"), torch.no_grad():
+                shapes = type(model)._from_config(
+                    copy.deepcopy(model.config), dtype=dtype, **options
+                )
+                token = torch.zeros(1, 1, dtype=torch.long)
+                window = Window(slice(0, 1), token, token, 1)
+                read(shapes.eval().base_model, cache, window, token, token)
+            return cache.nbytes
+        except (RuntimeError, ValueError, TypeError, AttributeError):
+            continue
+    if held := sum(layer.is_initialized for layer in cache.layers):
+        return cache.nbytes * int(config.num_hidden_layers) // held
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
 
 
 def rounded(length: int, capacity: int) -> int:

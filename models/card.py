@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import ModelError, first_line
 from .fakes import RuleReward, TableModel
-from .masks import ATTENTION
+from .families import refuse
 from .spec import ModelSpec
 
 SCORES, REWARD = "scores", "reward"
@@ -58,7 +58,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
         return Card(name, kind, size, _tokenizer(name, spec), None, (id(spec.model),), None, ends)
     config = spec.model.config if spec.model is not None else _config(name, spec)
     kind = _kind(name, config, spec.model)
-    _refuse(name, config)
+    refuse(name, config, kind == REWARD, spec.model)
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
     if spec.model is None:
@@ -158,24 +158,3 @@ def _kind(name: str, config: Any, model: Any) -> str:
         "its config.json names the class under architectures",
         name,
     )
-
-
-def _refuse(name: str, config: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    cls = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    recurrent = kinds - ATTENTION or getattr(cls, "_is_stateful", False)
-    if recurrent or not getattr(text, "num_attention_heads", 1):
-        raise ModelError(
-            f"{name} is recurrent ({config.model_type}): its state cannot be cached by position",
-            "use a model whose layers are all attention",
-            name,
-        )
-    if getattr(text, "is_decoder", None) is False and config.model_type in ("bert", "roberta"):
-        raise ModelError(
-            f"{name} is an encoder ({config.model_type}), which reads both ways",
-            "use a causal model; encoders as reward models are not available yet",
-            name,
-        )

@@ -12,10 +12,9 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from . import attention as _attention  # noqa: F401  it takes part by being imported
 from .adapters import Adapters
-from .attention import grouped
-from .cache import RowCache, Window, rounded
-from .masks import attention_masks
+from .cache import RowCache, Window, read, rounded, token_bytes
 from .rows import Rows
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
@@ -101,6 +100,7 @@ class TransformersLane:
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.adapters = Adapters(model)
+        self._token_bytes: int | None = None
         self.reserve(0, 0)
 
     @property
@@ -253,10 +253,9 @@ class TransformersLane:
 
     def token_bytes(self) -> int:
         """Bytes of cache that one token of one row takes."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+        if self._token_bytes is None:
+            self._token_bytes = token_bytes(self.model, self.dtype)
+        return self._token_bytes
 
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
@@ -292,18 +291,11 @@ class TransformersLane:
             end: no slot that any query sees is at or beyond this.
         """
         limit = rounded(end, self._rows.capacity)
-        masks = attention_masks(self.config, self.dtype, places, slots, limit)
-        self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
+        window = Window(rows, self._rows.index[rows], slots, limit)
         network = self.model.base_model if backbone else self.model
         adapters = self._rows.adapters[rows] if self._rows.adapted else None
-        with self.adapters.chosen(adapters), grouped(self.config):
-            return network(
-                input_ids=tokens,
-                position_ids=places,
-                attention_mask=masks,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+        with self.adapters.chosen(adapters):
+            return read(network, self._cache, window, tokens, places)
 
 
 def _alike(lengths: Sequence[int]) -> list[range]:
