@@ -11,6 +11,7 @@ from .fakes import RuleReward, TableModel
 from .labels import choose_label
 from .lane import Lane, LanguageLane, RewardLane, TransformersLane
 from .load import load_model
+from .probe import tried
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
 from .text_reward import TextRewardLane
@@ -45,4 +46,5 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "tried",
 ]

@@ -16,11 +16,24 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from .errors import ModelError
 
 BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
-TESTED = frozenset(
+TERMS = frozenset(  # tests/models/test_families.py runs each of these
     """
-    afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2 deepseek_v3
-    diffllama doge dots1 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma gemma2 gemma3_text
-    """.split()
+    afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
+    deepseek_v3 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma gemma2
+    gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj
+    granite granitemoe helium hunyuan_v1_dense jetmoe llama llama4_text longcat_flash minicpm3
+    minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron olmo
+    olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
+    smollm3 stablelm starcoder2 vaultgemma xglm youtu
+    """.split()  # noqa: SIM905
+)
+REWARDS = frozenset(  # and these with candidates over a shared prefix
+    """
+    arcee biogpt deepseek_v2 deepseek_v3 diffllama exaone4 falcon gemma gemma2 gemma3_text
+    glm glm4 gpt2 gpt_bigcode gpt_neox gpt_oss gptj helium hunyuan_v1_dense jetmoe llama minicpm3
+    ministral ministral3 mistral mixtral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 phimoe
+    qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2
+    """.split()  # noqa: SIM905
 )
 
 
@@ -60,7 +73,10 @@ def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
     if recurrent or getattr(cls, "_is_stateful", False):
         problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
     elif kinds:
-        problem = f"has layers that keep more than keys and values by position: {kinds}"
+        problem = (
+            f"is a {config.model_type}, whose layers keep more than keys and values by position: "
+            + kinds
+        )
     elif "past_key_values" not in taken and "kwargs" not in taken:
         problem = f"is a {config.model_type}, whose code in transformers keeps no keys and values"
     else:

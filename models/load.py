@@ -93,7 +93,8 @@ def _check_weights(name: str, path: str) -> None:
 def _has_sdpa(config: Any, auto: Any) -> bool:
     cls = auto._model_mapping.get(type(config), None)
     cls = cls[0] if isinstance(cls, (tuple, list)) else cls
-    return bool(getattr(cls, "_supports_sdpa", False))
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)  # sdpa leaves it out
+    return bool(getattr(cls, "_supports_sdpa", False)) and capped is None
 
 
 def _check_attention(name: str, model: Any) -> None:

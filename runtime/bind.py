@@ -34,6 +34,7 @@ from ..models import (
     describe,
     load_model,
     one_vocabulary,
+    tried,
 )
 from .reader import Reader
 from .stages import moves_winner
@@ -125,6 +126,7 @@ class _Binder:
         self.cards: dict[str, Card] = {}
         self.shared: Any = None  # the tokenizer of the formula's tokens
         self.reads_text: set[str] = set()
+        self.untested: list[str] = []  # what was found of models of families that no test covers
         self.mapped: dict[str, Counterparts] = {}  # the aligned models of another vocabulary
 
     def bind(self) -> Bound:
@@ -155,6 +157,7 @@ class _Binder:
         named = {term.model for term in plan.spans}
         named |= {spec.on for spec in self.specs.values() if spec.on}
         unused = sorted(set(self.specs) - named)
+        notes += self.untested
         notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
         return Bound(
             plan, readers, rewards, tuple(self.lanes.values()),
@@ -283,11 +286,11 @@ class _Binder:
     ) -> Reader:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
-        model = self._load(card, spec)
+        reads_text = kind == REWARD and term.model in self.reads_text
+        model = self._load(card, spec, rows=not reads_text)
         place, stage = asked if asked else (None, None)
         mapped = self.mapped.get(term.model) if term.aligned else None
         key = (place if kind == REWARD else None, mapped, *card.weights)
-        reads_text = kind == REWARD and term.model in self.reads_text
         if key not in self.lanes:
             width = size if mapped is None else mapped.own
             if isinstance(model, (TableModel, RuleReward)):
@@ -316,11 +319,15 @@ class _Binder:
             term, own, card.tokenizer, number, adapter, place, kind == SCORES, label, shared, mapped
         )
 
-    def _load(self, card: Card, spec: ModelSpec) -> Any:
+    def _load(self, card: Card, spec: ModelSpec, rows: bool) -> Any:
         if card.weights not in self.loaded:
-            self.loaded[card.weights] = self._marked(
+            model = self._marked(
                 card.name, lambda: load_model(card, spec, self.dtype, self.device, self.skeleton)
             )
+            self.loaded[card.weights] = model
+            if rows and card.config is not None and not self.skeleton:
+                reward = card.kind == REWARD
+                self.untested += self._marked(card.name, lambda: tried(card.name, model, reward))
         return self.loaded[card.weights]
 
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
