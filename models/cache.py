@@ -7,8 +7,9 @@ nothing is concatenated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,25 +140,34 @@ def token_bytes(model: Any, dtype: torch.dtype) -> int:
     The model's own code says it: it reads one token on torch's meta device, without weights. Where
     experts stop it there, the layers that it came to speak for the others.
     """
-    config = model.config.get_text_config()
-    for options in ({"experts_implementation": "batched_mm"}, {}):
+    for shapes in _shapes(model, dtype):
         cache = RowCache(1, 1)
         try:
-            with torch.device("meta"), torch.no_grad():
-                shapes = type(model)._from_config(
-                    copy.deepcopy(model.config), dtype=dtype, **options
-                )
-                token = torch.zeros(1, 1, dtype=torch.long)
+            with torch.no_grad():
+                token = torch.zeros(1, 1, dtype=torch.long, device="meta")
                 window = Window(slice(0, 1), token, token, 1)
-                read(shapes.eval().base_model, cache, window, token, token)
+                read(shapes().base_model, cache, window, token, token)
             return cache.nbytes
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue
+    config = model.config.get_text_config()
     if held := sum(layer.is_initialized for layer in cache.layers):
-        return cache.nbytes * int(config.num_hidden_layers) // held
+        return int(cache.nbytes * config.num_hidden_layers // held)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
+
+
+def _shapes(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
+    """Ways to have the model without its weights, the quickest first."""
+
+    def make(**options: Any) -> Any:
+        with torch.device("meta"):
+            whole = copy.deepcopy(model.config)
+            return type(model)._from_config(whole, dtype=dtype, **options).eval()
+
+    ways = [partial(make, experts_implementation="batched_mm"), make]
+    return [lambda: model, *ways] if model.device.type == "meta" else ways
 
 
 def rounded(length: int, capacity: int) -> int:
