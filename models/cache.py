@@ -166,7 +166,7 @@ def _shapes(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
             whole = copy.deepcopy(model.config)
             return type(model)._from_config(whole, dtype=dtype, **options).eval()
 
-    ways = [partial(make, experts_implementation="batched_mm"), make]
+    ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]
     return [lambda: model, *ways] if model.device.type == "meta" else ways
 
 
