@@ -10,9 +10,11 @@ from .elsewhere import ElsewhereLane
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
 from .labels import choose_label
-from .lane import CHUNK, Lane, LanguageLane, RewardLane, TransformersLane
+from .lane import CHUNK, TransformersLane
 from .load import load_model
+from .probe import tried
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
+from .protocols import Lane, LanguageLane, RewardLane
 from .spec import ModelSpec, explain, make_spec
 from .text_reward import CachedTextLane, TextRewardLane
 from .values import has_values, valued
@@ -51,5 +53,6 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "tried",
     "valued",
 ]

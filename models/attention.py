@@ -7,15 +7,16 @@ group into the query positions gives the same sums, and copies nothing but the m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "descant_grouped"
+from .masks import inside
+
 FEW = 128  # queries: with more, the mask of every group would be larger than what is saved
 
 
@@ -36,7 +37,7 @@ def grouped_attention(
     """
     n, heads, q, size = query.shape
     groups, length = key.shape[1], key.shape[2]
-    if attention_mask is None or q > FEW or heads == groups or attention_mask.shape[1] != 1:
+    if q > FEW or heads == groups or not _by_place(attention_mask, settings):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
     each = heads // groups
     folded = (
@@ -49,6 +50,11 @@ def grouped_attention(
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
 
 
+def _by_place(mask: Tensor | None, settings: dict[str, Any]) -> bool:
+    """Whether what is added to the sums is one and the same for all heads."""
+    return mask is not None and mask.shape[1] == 1 and settings.get("position_bias") is None
+
+
 class _Ungrouped:
     """What the attention function asks of a layer whose keys need no repeating."""
 
@@ -56,18 +62,13 @@ class _Ungrouped:
     is_causal = False
 
 
-AttentionInterface.register(NAME, grouped_attention)
+def _folding(usual: Callable[..., Any]) -> Callable[..., Any]:
+    """An entry of transformers' table of attentions: ours in the forward of a lane."""
+
+    def attention(module: Any, *args: Any, **settings: Any) -> Any:
+        return (grouped_attention if inside() else usual)(module, *args, **settings)
+
+    return attention
 
 
-@contextmanager
-def grouped(config: Any) -> Iterator[None]:
-    """Within this, a model of grouped heads that uses sdpa folds them."""
-    shared = getattr(config, "num_key_value_heads", None)
-    if config._attn_implementation != "sdpa" or shared in (None, config.num_attention_heads):
-        yield
-        return
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = "sdpa"
+AttentionInterface.register("sdpa", _folding(ALL_ATTENTION_FUNCTIONS["sdpa"]))

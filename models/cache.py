@@ -6,13 +6,18 @@ nothing is concatenated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .masks import row_masks
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,15 @@ class Window:
         index: ``(n, 1)`` their numbers.
         slots: ``(n, q)`` the position in the cache of each query's key and value.
         limit: the forward sees positions 0 up to ``limit``.
+        starts: ``(n, q)`` for alternatives of several tokens, where in the text each one's own
+            begin.
     """
 
     rows: slice
     index: Tensor
     slots: Tensor
     limit: int
+    starts: Tensor | None = None
 
 
 class RowLayer(CacheLayerMixin):
@@ -116,6 +124,63 @@ class RowCache(Cache):
     def _tensors(self) -> list[Tensor]:
         pairs = ((layer.keys, layer.values) for layer in self.layers)
         return [tensor for pair in pairs for tensor in pair if tensor is not None]
+
+
+def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: Tensor) -> Any:
+    """One forward of some rows of a cache, under transformers' contract.
+
+    Args:
+        network: the model, or its backbone.
+        cache: keys and values of the rows.
+        window: where this forward writes, and what it may see.
+        tokens: ``(n, q)`` ids.
+        places: ``(n, q)`` positions in the text.
+    """
+    cache.window = window
+    with row_masks(places, window.slots, window.limit, window.starts):
+        return network(
+            input_ids=tokens,
+            position_ids=places,
+            attention_mask=tokens.new_ones(len(tokens), window.limit, dtype=torch.bool),
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+
+def token_bytes(model: Any, dtype: torch.dtype) -> int:
+    """Bytes of cache that one token of one row takes.
+
+    The model's own code says it: it reads one token on torch's meta device, without weights. Where
+    experts stop it there, the layers that it came to speak for the others.
+    """
+    for shapes in _shapes(model, dtype):
+        cache = RowCache(1, 1)
+        try:
+            with torch.no_grad():
+                token = torch.zeros(1, 1, dtype=torch.long, device="meta")
+                window = Window(slice(0, 1), token, token, 1)
+                read(shapes().base_model, cache, window, token, token)
+            return cache.nbytes
+        except (RuntimeError, ValueError, TypeError, AttributeError):
+            continue
+    config = model.config.get_text_config()
+    if held := sum(layer.is_initialized for layer in cache.layers):
+        return int(cache.nbytes * config.num_hidden_layers // held)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
+
+
+def _shapes(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
+    """Ways to have the model without its weights, the quickest first."""
+
+    def make(**options: Any) -> Any:
+        with torch.device("meta"):
+            whole = copy.deepcopy(model.config)
+            return type(model)._from_config(whole, dtype=dtype, **options).eval()
+
+    ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]
+    return [lambda: model, *ways] if model.device.type == "meta" else ways
 
 
 def rounded(length: int, capacity: int) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 
 from .errors import ModelError, first_line
 from .fakes import RuleReward, TableModel
+from .families import refuse
 from .files import identity
 from .heads import class_names, is_reward, own_code, whole
 from .hub import commit_of, hub_answer
-from .masks import ATTENTION
 from .spec import ModelSpec
 
 SCORES, REWARD = "scores", "reward"
@@ -72,7 +72,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     kind = _kind(name, config, spec)
     read_whole = whole(name, config, spec.model) if kind == REWARD else ""
     if not read_whole:
-        _refuse(name, config)
+        refuse(name, config, kind == REWARD, spec.model)
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
     if folder is not None:
@@ -214,24 +214,3 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
         "its config.json names the class under architectures",
         name,
     )
-
-
-def _refuse(name: str, config: Any) -> None:
-    from transformers import AutoModelForCausalLM
-
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    cls = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    recurrent = kinds - ATTENTION or getattr(cls, "_is_stateful", False)
-    if recurrent or not getattr(text, "num_attention_heads", 1):
-        raise ModelError(
-            f"{name} is recurrent ({config.model_type}): its state cannot be cached by position",
-            "use a model whose layers are all attention",
-            name,
-        )
-    if getattr(text, "is_decoder", None) is False and config.model_type in ("bert", "roberta"):
-        raise ModelError(
-            f"{name} is an encoder ({config.model_type}), which reads both ways",
-            "use a causal model; as a reward, a classifier on it is read as text",
-            name,
-        )

@@ -8,98 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from . import attention as _attention  # noqa: F401  it takes part by being imported
 from .adapters import Adapters
-from .attention import grouped
-from .cache import RowCache, Window, rounded
+from .cache import RowCache, Window, read, rounded, token_bytes
 from .heads import Head
-from .masks import attention_masks
 from .rows import Join, Rows, padded
 from .weights import compute_dtype, execution_device, held_bytes, in_one_place, weight_bytes
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one, rather than another forward
-
-
-class Lane(Protocol):
-    """What the runtime asks of a lane, whatever its weights are made of."""
-
-    device: torch.device
-
-    @property
-    def rows(self) -> Rows:
-        """The rows in use."""
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens, empty."""
-
-    def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        """Read prompts, yielding before each forward how many tokens it reads.
-
-        Rows in use may step and leave meanwhile; those that arrive are no part of it.
-
-        Returns:
-            What puts them in use, and says their numbers.
-        """
-
-    def release(self, row: int) -> int:
-        """Give a row up; the number of the row that took its place."""
-
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row, text and cache, what its source was."""
-
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads."""
-
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of each thing in memory, by its id: what lanes share counts once."""
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
-
-    @property
-    def steady(self) -> bool:
-        """Whether a step does the same work on one device whatever the texts are."""
-
-    def shape(self, ahead: int) -> Hashable:
-        """What the host decides for a forward of rows that each read ``ahead`` tokens at most."""
-
-
-class LanguageLane(Lane, Protocol):
-    """A lane whose weights say what comes next."""
-
-    def logits(self) -> Tensor:
-        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step."""
-
-
-class RewardLane(Lane, Protocol):
-    """A lane whose weights score what has been read."""
-
-    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each candidate, and of the text itself."""
-
-    def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens that each row goes on with, candidates or not."""
-
-    def path(self, candidates: str) -> str:
-        """How it is asked about them, for the plan."""
 
 
 class TransformersLane:
@@ -118,6 +41,7 @@ class TransformersLane:
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
+        self._token_bytes: int | None = None
         self.reserve(0, 0)
 
     @property
@@ -153,9 +77,9 @@ class TransformersLane:
         for alike in _alike(cached):
             rows = slice(base + alike.start, base + alike.stop)
             some = distinct[alike.start : alike.stop]
-            for size, read in self._prefill(some, rows, cached[alike.start]):
+            for size, go in self._prefill(some, rows, cached[alike.start]):
                 yield size
-                read()
+                go()
         return partial(self._join, pairs, distinct, base)
 
     def _prefill(
@@ -306,10 +230,9 @@ class TransformersLane:
 
     def token_bytes(self) -> int:
         """Bytes of cache that one token of one row takes."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self.dtype.itemsize)
+        if self._token_bytes is None:
+            self._token_bytes = token_bytes(self.model, self.dtype)
+        return self._token_bytes
 
     def held_bytes(self) -> int:
         """Bytes of cache that are allocated."""
@@ -329,6 +252,7 @@ class TransformersLane:
         config, size = self.config, self.dtype.itemsize
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
         inner *= getattr(config, "num_experts_per_tok", None) or 1
         feeding = (3 * inner + 4 * hidden) * size + seen
         attending = 6 * hidden * size + seen * (1 + size)
@@ -384,17 +308,10 @@ class TransformersLane:
             starts: as ``attention_masks`` takes them.
         """
         limit = rounded(end, self._rows.capacity)
-        masks = attention_masks(self.config, self.dtype, places, slots, limit, starts)
-        self._cache.window = Window(rows, self._rows.index[rows], slots, limit)
+        window = Window(rows, self._rows.index[rows], slots, limit, starts)
         network = self.model.base_model if backbone else self.model
-        with self.adapters.chosen(adapters), grouped(self.config):
-            return network(
-                input_ids=tokens,
-                position_ids=places,
-                attention_mask=masks,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+        with self.adapters.chosen(adapters):
+            return read(network, self._cache, window, tokens, places)
 
 
 def _alike(lengths: Sequence[int]) -> list[range]:

@@ -56,10 +56,12 @@ def load_model(
     stored = stored_tensors(card.name, weight_files(card.name, spec.path, card.revision))
     place = _place(card.name, spec.device or device)
     cls = _class(card.config, auto)
+    capped = getattr(card.config.get_text_config(), "attn_logit_softcapping", None)
+    sdpa = getattr(cls, "_supports_sdpa", False) and capped is None  # which leaves the cap out
     options = {
         "device_map": spec.device_map or {"": place},
         "quantization_config": quantization,
-        "attn_implementation": "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager",
+        "attn_implementation": "sdpa" if sdpa else "eager",
         "use_safetensors": True,
         "trust_remote_code": spec.trust_remote_code,
         "output_loading_info": True,

@@ -1,37 +1,52 @@
-"""Which keys each query may see, for every kind of attention layer a model has."""
+"""Which keys each query may see: the model's own rule, asked at each row's own positions.
+
+A model's code asks transformers for one mask per kind of attention layer it has (full, sliding
+window, chunked, ...) and gives the rule as a function of two positions. During a lane's forward the
+answer is that rule at the positions of the rows; nothing here knows families or kinds of layer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-ATTENTION = frozenset((FULL, SLIDING, CHUNKED))
-
-
-def layer_types(config: Any) -> frozenset[str]:
-    """The kinds of layer that a configuration names."""
-    named = getattr(config, "layer_types", None)
-    if named:
-        return frozenset(named)
-    return frozenset((SLIDING if getattr(config, "sliding_window", None) else FULL,))
+from .errors import ModelError
 
 
-def attention_masks(
-    config: Any,
-    dtype: torch.dtype,
-    positions: Tensor,
-    slots: Tensor,
-    limit: int,
-    starts: Tensor | None = None,
-) -> Tensor | dict[str, Tensor]:
-    """The mask, or one per layer type, that a model's forward takes.
+@dataclass
+class _Queries:
+    """The queries of one forward, ``(n, q)`` each, and whether the model has asked for a mask."""
+
+    positions: Tensor
+    slots: Tensor
+    limit: int
+    starts: Tensor | None
+    asked: bool = False
+
+
+_now: ContextVar[_Queries | None] = ContextVar("the forward of a lane", default=None)
+
+
+def inside() -> bool:
+    """Whether this is the forward of a lane."""
+    return _now.get() is not None
+
+
+@contextmanager
+def row_masks(
+    positions: Tensor, slots: Tensor, limit: int, starts: Tensor | None = None
+) -> Iterator[None]:
+    """Within this, masks are those of rows that have lengths of their own.
 
     Args:
-        config: the text configuration.
-        dtype: of the weights; eager attention adds a mask of this type, others take booleans.
         positions: ``(n, q)`` the place of each query in its text.
         slots: ``(n, q)`` the place of each query's key in the cache; where queries are alternatives
             for one position, each has a slot of its own and sees what is before them, and itself.
@@ -40,34 +55,63 @@ def attention_masks(
             begin: a query sees what is before that, and its own up to itself, in slots side by
             side.
 
-    Returns:
-        ``(n, 1, q, limit)``, boolean with True where a query may look.
+    Raises:
+        ModelError: the model asked for none, so that it made a mask of its own.
     """
-    keys = torch.arange(limit, device=positions.device)
-    places, slots = positions[..., None], slots[..., None]
-    before, own = keys < places, keys == slots
-    if starts is not None:
-        before = keys < starts[..., None]
-        own = (keys <= slots) & (keys >= slots - (places - starts[..., None]))
-    masks = {}
-    for kind in sorted(layer_types(config)):
-        near, mine = before, own
-        if kind == SLIDING:
-            near = before & (keys > places - config.sliding_window)
-            mine = own & (keys > slots - config.sliding_window)
-        elif kind == CHUNKED:
-            size = config.attention_chunk_size
-            near = before & (keys // size == places // size)
-            mine = own & ((keys + places - slots) // size == places // size)
-        masks[kind] = _as_taken(config, dtype, (near | mine)[:, None])
-    named = getattr(config, "layer_types", None)
-    if named and set(masks) != {FULL}:
-        return masks
-    return next(iter(masks.values()))
+    queries = _Queries(positions, slots, limit, starts)
+    token = _now.set(queries)
+    try:
+        yield
+    finally:
+        _now.reset(token)
+    if not queries.asked:
+        raise ModelError(
+            "this model's code makes its masks by itself, and rows of different lengths cannot be",
+            "use a model whose code in transformers asks masking_utils for its masks",
+        )
 
 
-def _as_taken(config: Any, dtype: torch.dtype, allowed: Tensor) -> Tensor:
-    if config._attn_implementation != "eager":
-        return allowed
-    lowest = torch.finfo(dtype).min
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, lowest)
+def allowed(rule: Callable[..., Any], queries: _Queries) -> Tensor:
+    """``(n, 1, q, limit)``, True where a query may look.
+
+    Args:
+        rule: whether a query sees a key: of row, head, the query's position and the key's.
+        queries: of this forward.
+    """
+    device = queries.positions.device
+    places = queries.positions[:, None, :, None]
+    keys = torch.arange(queries.limit, device=device)[None, None, None]
+    rows = torch.arange(len(places), device=device)[:, None, None, None]
+    head, slots = torch.zeros_like(rows[:1]), queries.slots[:, None, :, None]
+    seen = rule(rows, head, places, keys)
+    if queries.starts is None:
+        return (seen & (keys < places)) | (keys == slots)  # type: ignore[no-any-return]
+    starts = queries.starts[:, None, :, None]
+    own = (keys <= slots) & (keys >= slots - (places - starts))  # side by side, up to itself
+    mine = own & rule(rows, head, places, keys + places - slots)
+    return (seen & (keys < starts)) | mine  # type: ignore[no-any-return]
+
+
+def _answering(usual: Callable[..., Any], additive: bool) -> Callable[..., Any]:
+    """An entry of transformers' table of masks: ours in the forward of a lane, else the usual."""
+
+    def mask(*args: Any, **asked: Any) -> Any:
+        queries = _now.get()
+        if queries is None:
+            return usual(*args, **asked)
+        if "allow_is_bidirectional_skip" in asked:
+            raise ModelError("this model reads both ways", "use a causal model")
+        queries.asked = True
+        found = allowed(asked["mask_function"], queries)
+        if not additive:
+            return found
+        dtype = asked["dtype"]
+        return torch.zeros_like(found, dtype=dtype).masked_fill_(~found, torch.finfo(dtype).min)
+
+    return mask
+
+
+for _name, _additive in (("sdpa", False), ("eager", True)):
+    AttentionMaskInterface.register(
+        _name, _answering(ALL_MASK_ATTENTION_FUNCTIONS[_name], _additive)
+    )

@@ -1,6 +1,7 @@
 """Plan and lanes to tokens: binding, the one batched step, and the decoder that users hold."""
 
-from .bind import Bound, bind
+from .bind import bind
+from .bound import Bound
 from .decoder import Decoder
 from .ranks import Ranks
 from .report import Report

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import CHUNK
-from .bind import Bound
+from .bound import Bound
 from .context import Range
 from .memory import check_room
 from .requests import Request, ids_of

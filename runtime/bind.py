@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from ..formula import Plan, Read, Term
-from ..formula.needs import always
+from ..formula import Plan, Term
 from ..formula.nodes import Place
 from ..formula.scalar import parameters
 from ..formula.stages import Stage
@@ -36,8 +34,10 @@ from ..models import (
     describe,
     load_model,
     one_vocabulary,
+    tried,
     valued,
 )
+from .bound import Bound
 from .judged import text_lane, why_text, with_values
 from .ranks import Ranks
 from .reader import Reader
@@ -45,61 +45,6 @@ from .stages import moves_winner
 
 T = TypeVar("T")
 _log = logging.getLogger("descant")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A plan with its lanes.
-
-    Attributes:
-        readers: one per term of ``plan.terms``, in that order.
-        rewards: per stage that reranks, one per reward model of its expression.
-        lanes: each with its models' names, for the report.
-        vocabulary: tokens that every model shares.
-        device: of the models that name none.
-        eos: ids that end a text unless the request says otherwise.
-        positions: the longest text that every model can read, or None.
-        ranks: the processes that decode together, where lanes are shared out among them.
-    """
-
-    plan: Plan
-    readers: tuple[Reader, ...]
-    rewards: Mapping[Place, tuple[Reader, ...]]
-    lanes: tuple[Any, ...]
-    lane_names: tuple[str, ...]
-    vocabulary: int
-    device: str
-    tokenizer: Any
-    eos: frozenset[int]
-    positions: int | None
-    notes: tuple[str, ...] = field(default=())
-    ranks: Ranks | None = None
-
-    @property
-    def every(self) -> tuple[Reader, ...]:
-        """All readers, of the scores and of every stage."""
-        return (*self.readers, *(one for some in self.rewards.values() for one in some))
-
-    @property
-    def judging(self) -> set[int]:
-        """The lanes of a search's rewards alone: fed every token, and read now and then."""
-        if self.plan.search is None:
-            return set()
-        lanes: dict[bool, set[int]] = {True: set(), False: set()}
-        for one in self.every:
-            lanes[one.place == self.plan.search[0] and not one.language].add(one.lane)
-        return lanes[True] - lanes[False]
-
-    @property
-    def conditional(self) -> list[Reader]:
-        """The readers whose lanes some steps go without, by a condition of the formula."""
-        certain = always(self.plan.scores)
-        lanes = {reader.lane for reader in self.readers if Read(reader.term) in certain}
-        found = [reader for reader in self.readers if reader.lane not in lanes]
-        for place, _ in self.plan.reranks:
-            if place[0] is not None and place[0] not in certain:
-                found += self.rewards[place]
-        return found
 
 
 def bind(
@@ -147,6 +92,7 @@ class _Binder:
         self.cards: dict[str, Card] = {}
         self.shared: Any = None  # the tokenizer of the formula's tokens
         self.reads_text: set[str] = set()
+        self.untested: list[str] = []  # what was found of models of families that no test covers
         self.mapped: dict[str, Counterparts] = {}  # the aligned models of another vocabulary
 
     def bind(self) -> Bound:
@@ -180,6 +126,7 @@ class _Binder:
         named = {term.model for term in plan.spans}
         named |= {spec.on for spec in self.specs.values() if spec.on}
         unused = sorted(set(self.specs) - named)
+        notes += self.untested
         notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
         if self.ranks is not None:
             weights = {reader.lane: self.cards[reader.term.model].weights for reader in every}
@@ -297,12 +244,12 @@ class _Binder:
     ) -> Reader:
         home = self._home(term.model)
         spec, card = self.specs[home], self.cards[term.model]
-        model = self._load(card, spec)
+        reads_text = kind == REWARD and term.model in self.reads_text
+        model = self._load(card, spec, rows=not reads_text)
         if card.valued:
             model = self._marked(term.model, partial(valued, card.name, model, spec, self.skeleton))
         place, stage = asked if asked else (None, None)
         mapped = self.mapped.get(term.model) if term.aligned else None
-        reads_text = kind == REWARD and term.model in self.reads_text
         by = spec.tokenizer if isinstance(spec.tokenizer, str) else id(spec.tokenizer)
         key = (place if kind == REWARD else None, mapped, reads_text and by, *card.weights)
         if key not in self.lanes:
@@ -333,12 +280,16 @@ class _Binder:
             term, own, card.tokenizer, number, adapter, place, kind == SCORES, label, shared, mapped
         )
 
-    def _load(self, card: Card, spec: ModelSpec) -> Any:
+    def _load(self, card: Card, spec: ModelSpec, rows: bool) -> Any:
         if card.weights not in self.loaded:
             empty = self.skeleton or self._elsewhere(card)
-            self.loaded[card.weights] = self._marked(
+            model = self._marked(
                 card.name, lambda: load_model(card, spec, self.dtype, self.device, empty)
             )
+            self.loaded[card.weights] = model
+            if rows and card.config is not None and not empty:
+                reward = card.kind == REWARD
+                self.untested += self._marked(card.name, lambda: tried(card.name, model, reward))
         return self.loaded[card.weights]
 
     def _lane(self, card: Card, model: Any, width: int, reads_all: bool) -> TransformersLane:

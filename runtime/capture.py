@@ -17,7 +17,7 @@ import torch
 
 from .batch import Batch
 from .beside import beside, in_turn
-from .bind import Bound
+from .bound import Bound
 from .context import Range
 from .step import Drawn, Step
 

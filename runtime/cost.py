@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from .bind import Bound
+from .bound import Bound
 
 
 @dataclass

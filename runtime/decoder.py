@@ -14,7 +14,8 @@ from ..formula.needs import needed
 from ..grammar import Span
 from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
-from .bind import Bound, check_count
+from .bind import check_count
+from .bound import Bound
 from .engine import Engine
 from .noise import seed_key
 from .report import Report

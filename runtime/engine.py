@@ -18,7 +18,7 @@ from ..formula.nodes import Staged, walk
 from ..formula.stages import RepetitionPenalty
 from ..grammar import Span
 from .batch import Batch
-from .bind import Bound
+from .bound import Bound
 from .capture import Capture, cuda_graphs
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of

@@ -11,7 +11,7 @@ import torch
 from ..formula.scalar import parameters
 from ..formula.shifts import unnormalised
 from ..models import CHUNK, ModelError
-from .bind import Bound
+from .bound import Bound
 from .cost import shown
 
 VECTORS = 4  # of scores that a step holds beside those of its lanes: their sum, and its noise

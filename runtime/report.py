@@ -9,7 +9,7 @@ from ..formula.nodes import Place, said_of, walk
 from ..formula.scalar import parameters
 from ..formula.shifts import unnormalised
 from ..formula.stages import BestOf, Blockwise, Reject
-from .bind import Bound
+from .bound import Bound
 from .capture import Capture
 from .cost import Spent, copy_bandwidth, shown
 from .memory import cache_bytes, peak_bytes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..formula import Plan, Term
 from ..formula.needs import needed
-from .bind import Bound
+from .bound import Bound
 from .reader import Reader
 from .requests import Reading, Request
 

@@ -19,7 +19,7 @@ from ..formula.shifts import unnormalised
 from ..formula.stages import Reject
 from .batch import Batch
 from .beside import in_turn
-from .bind import Bound
+from .bound import Bound
 from .context import Context, Reading, Rewarder
 from .noise import gumbel
 from .operators import evaluate

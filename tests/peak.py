@@ -38,5 +38,5 @@ class Peak(TorchDispatchMode):
 
 
 def tensor(one: Any) -> bool:
-    """Whether it is a tensor."""
-    return isinstance(one, torch.Tensor)
+    """Whether it is a tensor that takes memory."""
+    return isinstance(one, torch.Tensor) and one.device.type != "meta"
