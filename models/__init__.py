@@ -4,7 +4,7 @@ Importing it imports torch and, for its cache contract, transformers.
 """
 
 from .adapters import adapter_folder
-from .aligned import Counterparts, counterparts, one_vocabulary
+from .aligned import Counterparts, Side, counterparts, one_vocabulary
 from .card import REWARD, SCORES, Card, describe
 from .errors import ModelError
 from .fakes import RuleReward, TableModel
@@ -28,6 +28,7 @@ __all__ = [
     "Prompt",
     "RewardLane",
     "RuleReward",
+    "Side",
     "TableModel",
     "TextRewardLane",
     "TransformersLane",
