@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
@@ -81,6 +82,14 @@ class RowCache(Cache):
         self.rows, self.capacity = rows, capacity
         self.window: Window | None = None
         super().__init__(layer_class_to_replicate=lambda: RowLayer(self))
+
+    def grow(self, capacity: int) -> None:
+        """Make room for longer rows, layer by layer, and keep what is cached."""
+        more = (0, 0, 0, capacity - self.capacity)
+        for layer in self.layers:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = pad(layer.keys, more), pad(layer.values, more)
+        self.capacity = capacity
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of a row over another."""

@@ -35,6 +35,9 @@ class Lane(Protocol):
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
 
+    def grow(self, capacity: int) -> None:
+        """Make room for longer texts, and keep those there are."""
+
     def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:
         """Read prompts into new rows; their numbers."""
 
@@ -113,6 +116,12 @@ class TransformersLane:
         """Make room for so many rows of so many tokens, empty."""
         self._rows = Rows(rows, capacity, self.device, waits=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
+
+    @torch.no_grad()
+    def grow(self, capacity: int) -> None:
+        """Make room for longer texts, and keep those there are."""
+        self._rows.grow(capacity)
+        self._cache.grow(capacity)
 
     @torch.no_grad()
     def admit(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> list[int]:

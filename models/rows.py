@@ -158,6 +158,12 @@ class Rows:
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)
 
+    def grow(self, capacity: int) -> None:
+        """Make room for longer texts, and keep those there are."""
+        texts = self.texts.new_zeros(len(self.texts), capacity)
+        texts[:, : self.capacity] = self.texts
+        self.texts, self.capacity = texts, capacity
+
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row's text what its source's was."""
         for tensor in (self.texts, self.lengths, self.ends, self.adapters):

@@ -39,6 +39,10 @@ class TextRewardLane:
         self._rows = Rows(rows, capacity, self.device)
         self._prompts: list[str] = []
 
+    def grow(self, capacity: int) -> None:
+        """Make room for longer answers, and keep those there are."""
+        self._rows.grow(capacity)
+
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> list[int]:
         """Take rendered prompts, as text, into new rows; their numbers."""
         nothing: list[list[int]] = [[] for _ in prompts]

@@ -100,6 +100,7 @@ class Engine:
             rows.append(masked[0])
             if len(rows) <= len(tokens):
                 self.step.commit(batch, context, forced)
+                batch.read_on([token])
         return torch.stack(rows)
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
@@ -116,7 +117,11 @@ class Engine:
         columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
         wide = [int(request.values[column]) + 1 for request in requests for column in columns]
         capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
-        return Batch(self.bound, slots, capacity, self._track_seen)
+        batch = Batch(self.bound, slots, capacity, self._track_seen)
+        self.spent.shares = [
+            (self.bound.lane_names[lane], there.share) for lane, there in batch.there.items()
+        ]
+        return batch
 
     @torch.no_grad()
     def advance(self, batch: Batch) -> list[int]:
@@ -126,6 +131,7 @@ class Engine:
         context, drawn = self.capture.draw(batch)
         told, wrong, *unsure = drawn.tolist()
         self._raise_for(batch, wrong, context)
+        batch.read_on(told)
         batch.unsure = unsure[0] if unsure else [0] * batch.count
         ran = [now - then for now, then in zip(self.step.forwards, before, strict=True)]
         read = read_bytes(self.bound, self._weights, ran, texts)
