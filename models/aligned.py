@@ -103,7 +103,7 @@ def counterparts(one: Side, two: Side) -> Counterparts:
     end = end_of_turn(one)
     last = found[end] if end is not None and end < one.size else -1
     more = sorted((two.ends | {last}) - taken - {-1}) if last >= 0 else []
-    reads = [(other,) if other >= 0 else () for other in found]
+    reads: list[tuple[int, ...]] = [(other,) if other >= 0 else () for other in found]
     for token, text in ours.texts.items():
         reads[token] = reads[token] or theirs.spelled(text)
     if last >= 0:
@@ -113,18 +113,22 @@ def counterparts(one: Side, two: Side) -> Counterparts:
 
 
 def _pairs(one: Side, ours: Spelling, two: Side, theirs: Spelling) -> Iterator[tuple[int, int]]:
-    """Ids that stand for one thing: the roles first, then names, then text."""
+    """Ids that stand for one thing: the roles first, then names, then text.
+
+    What ends the other model's texts is nothing but an end of the formula's.
+    """
     ends = end_of_turn(one), end_of_turn(two)
     roles = [(getattr(one.tokenizer, r, None), getattr(two.tokenizer, r, None)) for r in ROLES]
     for token, other in (ends, *roles):
         if token is not None and other is not None:
             yield token, other
     for name, token in sorted(ours.special.items(), key=lambda item: item[1]):
-        if name in theirs.special:
-            yield token, theirs.special[name]
+        other = theirs.special.get(name)
+        if other is not None and (other not in two.ends or token in one.ends):
+            yield token, other
     for token, text in ours.texts.items():
-        if text in theirs.ids:
-            yield token, theirs.ids[text]
+        for other in theirs.ids.get(text, ()):
+            yield token, other
 
 
 def end_of_turn(side: Side) -> int | None:

@@ -40,11 +40,11 @@ class Spelling:
     model: Any
 
     @cached_property
-    def ids(self) -> dict[bytes, int]:
-        """The id of each text. Of ids with one text the longest name is last: ``<0x41>``."""
-        found: dict[bytes, int] = {}
+    def ids(self) -> dict[bytes, list[int]]:
+        """The ids of each text; one that is written as a byte, ``<0x41>``, comes last."""
+        found: dict[bytes, list[int]] = {}
         for number, text in self.texts.items():
-            found.setdefault(text, number)
+            found.setdefault(text, []).append(number)
         return found
 
     def spelled(self, text: bytes) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Spelling:
         elsewhere the fewest.
         """
         if text in self.ids:
-            return (self.ids[text],)
+            return (self.ids[text][0],)
         if self.written is not None:
             try:
                 split = self.model.tokenize(self.written(text))
@@ -69,7 +69,7 @@ class Spelling:
         best: dict[int, tuple[int, ...]] = {len(text): ()}
         for start in reversed(range(len(text))):
             ways = [
-                (self.ids[part], *best[end])
+                (self.ids[part][0], *best[end])
                 for end in range(len(text), start, -1)
                 if end in best and (part := text[start:end]) in self.ids
             ]

@@ -297,7 +297,7 @@ def _check_values(bound: Bound, values: Sequence[float]) -> None:
 
 
 def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
-    """What each term of another vocabulary reads, where it may run out of room before the others."""
+    """What each term of another vocabulary reads, where it may run out of room first."""
     return [
         (found.reads, bound.positions - len(ids))
         for reader, ids in zip(bound.readers, prompts, strict=True)

@@ -62,7 +62,7 @@ def llama_like(size: int = 380, legacy: bool = True, **roles: str) -> PreTrained
     )  # fmt: skip
     _begins(bpe, "<s>")
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return _fast(bpe, chat_template=CHAT, **special | roles)
+    return _fast(bpe, **{"chat_template": CHAT} | special | roles)
 
 
 @cache
@@ -123,17 +123,19 @@ def suffixed_like() -> PreTrainedTokenizerFast:
     return _fast(bpe, unk_token="<unk>")
 
 
-def bytes_of(tokenizer: Any, token: str) -> bytes:
-    """A token of the two kinds that models have, by the tables of transformers; for comparison."""
+def bytes_of(tokenizer: Any) -> list[bytes]:
+    """The tokens of the two kinds that models have, by the tables of transformers; to compare."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    if token in tokenizer.all_special_tokens:
-        return b""
-    if "▁" in tokenizer.get_vocab():
-        if token in HEX:
-            return bytes([HEX.index(token)])
-        return token.replace("▁", " ").encode()
     places = {character: byte for byte, character in bytes_to_unicode().items()}
-    if not set(token) <= set(places):
-        return token.encode()
-    return bytes(places[character] for character in token)
+    special, sentences = set(tokenizer.all_special_tokens), "▁" in tokenizer.get_vocab()
+
+    def one(token: str) -> bytes:
+        if token in special:
+            return b""
+        if sentences:
+            return bytes([HEX.index(token)]) if token in HEX else token.replace("▁", " ").encode()
+        known = set(token) <= set(places)
+        return bytes(places[character] for character in token) if known else token.encode()
+
+    return [one(token) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]

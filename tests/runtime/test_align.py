@@ -131,13 +131,12 @@ def test_what_a_model_lacks_it_gives_nothing_and_reads_in_pieces(zoo, compiled, 
     assert any(lacking(token) for one in found for token in one.token_ids)
     prompt = "the river"
     made = found[0].token_ids[:-1]
-    pieces = [spelled(token) for token in made]
     scores = decoder.scores(prompt, made)
     ids = short["tokenizer"](prompt)["input_ids"]
     for i, said in enumerate(scores):
-        own = plain.logprobs(short["model"], ids + sum(pieces[:i], [])).exp()
+        own = plain.logprobs(short["model"], ids + [t for one in made[:i] for t in spelled(one)])
         base = plain.logprobs(zoo.model("base"), tokenizer()(prompt)["input_ids"] + made[:i]).exp()
-        given = torch.tensor([0.0 if lacking(t) else own[there(t)].item() for t in range(300)])
+        given = torch.tensor([0.0 if lacking(t) else own[there(t)].exp() for t in range(300)])
         torch.testing.assert_close(said.exp(), (base + given) / 2, atol=1e-5, rtol=1e-4)
 
 
