@@ -13,6 +13,7 @@ from .lane import Lane, LanguageLane, RewardLane, TransformersLane
 from .load import load_model
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .spec import ModelSpec, explain, make_spec
+from .spelling import spelling
 from .text_reward import TextRewardLane
 from .vocabulary import common_vocabulary
 
@@ -46,4 +47,5 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "spelling",
 ]

@@ -17,6 +17,7 @@ from .batch import needed
 from .bind import Bound, check_count
 from .engine import Engine
 from .noise import seed_key
+from .rendered import Rendered, rendered
 from .report import Report
 from .requests import Answer, Completion, Request, ids_of
 from .search import Searcher
@@ -163,6 +164,17 @@ class Decoder:
                     "shorten it; nothing is cut silently",
                 )
         return self._engine.score(request, ids)
+
+    def rendered(self, prompt: Prompt) -> list[Rendered]:
+        """What each term and each reward model reads of a prompt, token by token.
+
+        Args:
+            prompt: text, chat messages or token ids.
+
+        Raises:
+            ModelError: a model has no way to read this prompt.
+        """
+        return rendered(self._bound, prompt)
 
     def _requests(
         self,
