@@ -49,16 +49,15 @@ class Rendered:
 
 
 def rendered(bound: Bound, prompt: Prompt) -> list[Rendered]:
-    """What every term and reward model of a plan reads of a prompt, in the formula's order.
+    """What each term of a plan reads of a prompt, then each reward model, in the formula's order.
 
     Raises:
         ModelError: a model has no way to read this prompt.
     """
     spans = bound.plan.spans
-    terms = sorted(bound.readers, key=lambda reader: spans[reader.term])
-    judging = [reader for reader in bound.every if reader.place is not None]
+    every = sorted(bound.every, key=lambda one: (one.place is not None, spans[one.term]))
     spelled: dict[int, tuple[dict[int, bytes], set[int]]] = {}
-    return [_rendered(reader, prompt, spelled) for reader in (*terms, *judging)]
+    return [_rendered(reader, prompt, spelled) for reader in every]
 
 
 def _rendered(reader: Reader, prompt: Prompt, spelled: dict[int, Any]) -> Rendered:
