@@ -85,7 +85,7 @@ def one_vocabulary(tokenizer: Any, size: int, card: Card) -> bool:
         return True
     lacks = card.name if card.tokenizer is None else "the formula"
     raise ModelError(
-        f"align finds tokens by their strings, and {lacks} has no tokenizer; "
+        f"align finds tokens by what they stand for, and {lacks} has no tokenizer; "
         f"{card.name} has {card.size} tokens, the formula {size}",
         "give tokenizer: … with the models",
         card.name,
