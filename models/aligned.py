@@ -44,12 +44,15 @@ class Counterparts:
         own: the size of the other vocabulary.
         ends: the other model's ids that end a text and all count as its first; empty where there
             is no more than one.
+        literal: whether a tokenizer does not say how it decodes, so that its tokens stand for the
+            strings that they are.
     """
 
     theirs: tuple[int, ...]
     reads: tuple[tuple[int, ...], ...]
     own: int
     ends: tuple[int, ...] = ()
+    literal: bool = False
 
     @cached_property
     def ours(self) -> dict[int, int]:
@@ -109,7 +112,9 @@ def counterparts(one: Side, two: Side) -> Counterparts:
     if last >= 0:
         for token in one.ends & set(range(one.size)):
             reads[token] = reads[token] or (last,)
-    return Counterparts(tuple(found), tuple(reads), two.size, (last, *more) if more else ())
+    literal = not (ours.kind and theirs.kind)
+    ends = (last, *more) if more else ()
+    return Counterparts(tuple(found), tuple(reads), two.size, ends, literal)
 
 
 def _pairs(one: Side, ours: Spelling, two: Side, theirs: Spelling) -> Iterator[tuple[int, int]]:

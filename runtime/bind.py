@@ -364,7 +364,10 @@ def _said_of(found: Counterparts) -> list[str]:
     if never:
         many += f"; {never} cannot be read and are never drawn"
     lost = f"; what it gives to the other {len(found.unused)} is lost" if found.unused else ""
-    return [many, f"{found.own - len(found.unused)} of its own {found.own} tokens are one{lost}"]
+    said = [many, f"{found.own - len(found.unused)} of its own {found.own} tokens are one{lost}"]
+    if found.literal:
+        said.append("a tokenizer does not say how it decodes: tokens are taken for their strings")
+    return said
 
 
 def _together(names: list[str]) -> str:

@@ -150,3 +150,14 @@ def test_every_end_of_a_model_counts_as_the_end_of_a_turn() -> None:
     assert back.theirs[LLAMA.eos_token_id] == turn
     assert back.ends == (turn, two.convert_tokens_to_ids("<|endoftext|>"))
     assert not set(back.ends) & set(back.unused)
+
+
+def test_a_tokenizer_that_does_not_say_how_it_decodes_is_noted() -> None:
+    from tokenizers import Tokenizer
+
+    mute = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())
+    mute.decoder = None
+    found = counterparts(side(tokenizer()), side(PreTrainedTokenizerFast(tokenizer_object=mute)))
+    assert found.literal and not counterparts(side(QWEN), side(LLAMA)).literal
+    words = tokenizer().get_vocab()
+    assert found.theirs[words["a"]] == words["a"] and found.theirs[words["Ġa"]] == -1
