@@ -83,10 +83,22 @@ def explain(
     param: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Declare a parameter.")
     ] = None,
+    render: Annotated[
+        str | None,
+        typer.Option(metavar="PROMPT|FILE.json", help="What each model reads of this prompt."),
+    ] = None,
+    render_first: Annotated[
+        bool, typer.Option("--render-first", help="The same of the run file's first prompt.")
+    ] = False,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
-    from .explain import explained
+    from .explain import explained, rendering
 
+    if render is not None or render_first:
+        from .boundaries import show
+
+        show(console, rendering(formula, model or [], param or [], render))
+        return
     console.print(explained(formula, model or [], param or []), markup=False)
 
 

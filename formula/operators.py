@@ -121,6 +121,6 @@ class Where(Operator):
 @register("align", OPERATORS)
 @dataclass(frozen=True)
 class Align(Operator):
-    """A model with another vocabulary, its tokens found by their strings (GaC, UniTE)."""
+    """A model with another vocabulary, its tokens found by their bytes (GaC, UniTE)."""
 
     x: Any = model()  # no node of a plan: what stands here becomes a term that is aligned

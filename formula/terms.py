@@ -13,7 +13,7 @@ class Term:
         model: the declared name.
         system: the system prompt that takes the place of the declared one; "" for none.
         alone: the model sees no prompt at all, only the response after BOS (``model@none``).
-        aligned: its vocabulary is another, mapped by token string (``align(model)``).
+        aligned: its vocabulary is another, mapped by what tokens stand for (``align(model)``).
     """
 
     model: str

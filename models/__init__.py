@@ -4,7 +4,7 @@ Importing it imports torch and, for its cache contract, transformers.
 """
 
 from .adapters import adapter_folder
-from .aligned import Counterparts, counterparts, one_vocabulary
+from .aligned import Counterparts, Side, counterparts, one_vocabulary
 from .card import REWARD, SCORES, Card, describe
 from .elsewhere import ElsewhereLane
 from .errors import ModelError
@@ -16,6 +16,7 @@ from .probe import tried
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .protocols import Lane, LanguageLane, RewardLane
 from .spec import ModelSpec, explain, make_spec
+from .spelling import spelling
 from .text_reward import CachedTextLane, TextRewardLane
 from .values import has_values, valued
 from .vocabulary import common_vocabulary
@@ -35,6 +36,7 @@ __all__ = [
     "Prompt",
     "RewardLane",
     "RuleReward",
+    "Side",
     "TableModel",
     "TextRewardLane",
     "TransformersLane",
@@ -53,6 +55,7 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "spelling",
     "tried",
     "valued",
 ]

@@ -1,7 +1,7 @@
 """Two vocabularies: which token of one is which token of the other.
 
-Tokens are compared by what their tokenizers hold, and those that mark a text by what they are for.
-Nothing here reads text.
+Tokens of text are compared by the bytes that they stand for, and those that mark a text by what
+they are for. Nothing here reads a text.
 """
 
 from __future__ import annotations
@@ -13,26 +13,62 @@ from typing import Any
 
 from .card import Card
 from .errors import ModelError
+from .spelling import Spelling, special_ids, spelling
 
 ROLES = ("eos_token_id", "bos_token_id", "unk_token_id", "pad_token_id")  # the first has the choice
 
 
 @dataclass(frozen=True)
-class Counterparts:
-    """The tokens of a formula in the vocabulary of another model, one to one.
+class Side:
+    """One of two vocabularies.
 
     Attributes:
-        theirs: per token of the formula, the other model's id; -1 where it has none.
+        tokenizer: its tokenizer.
+        size: tokens that the model has rows for.
+        ends: ids that end a text.
+    """
+
+    tokenizer: Any
+    size: int
+    ends: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Counterparts:
+    """The tokens of a formula in the vocabulary of another model.
+
+    Attributes:
+        theirs: per token of the formula, the other model's id, one to one; -1 where it has none.
+        reads: per token of the formula, what the other model reads for it: its counterpart, or
+            several tokens that stand for the same bytes, or nothing where there are none.
         own: the size of the other vocabulary.
+        ends: the other model's ids that end a text and all count as its first; empty where there
+            is no more than one.
+        literal: whether a tokenizer does not say how it decodes, so that its tokens stand for the
+            strings that they are.
     """
 
     theirs: tuple[int, ...]
+    reads: tuple[tuple[int, ...], ...]
     own: int
+    ends: tuple[int, ...] = ()
+    literal: bool = False
 
     @cached_property
     def ours(self) -> dict[int, int]:
         """The formula's token for each of the other model's ids that have one."""
         return {other: one for one, other in enumerate(self.theirs) if other >= 0}
+
+    @cached_property
+    def unused(self) -> tuple[int, ...]:
+        """The other model's ids that no token of the formula has anything of."""
+        used = self.ours.keys() | set(self.ends)
+        return tuple(number for number in range(self.own) if number not in used)
+
+    @cached_property
+    def longest(self) -> int:
+        """The most tokens that are read for one."""
+        return max(map(len, self.reads), default=0)
 
 
 def one_vocabulary(tokenizer: Any, size: int, card: Card) -> bool:
@@ -52,46 +88,66 @@ def one_vocabulary(tokenizer: Any, size: int, card: Card) -> bool:
         return True
     lacks = card.name if card.tokenizer is None else "the formula"
     raise ModelError(
-        f"align finds tokens by their strings, and {lacks} has no tokenizer; "
+        f"align finds tokens by what they stand for, and {lacks} has no tokenizer; "
         f"{card.name} has {card.size} tokens, the formula {size}",
         "give tokenizer: … with the models",
         card.name,
     )
 
 
-def counterparts(tokenizer: Any, size: int, other: Any, own: int) -> Counterparts:
-    """Map a formula's vocabulary to another.
+def counterparts(one: Side, two: Side) -> Counterparts:
+    """Map a formula's vocabulary, ``one``, to another."""
+    ours, theirs = (spelling(side.tokenizer, side.size) for side in (one, two))
+    found, taken = [-1] * one.size, set()
+    for token, other in _pairs(one, ours, two, theirs):
+        if token < one.size and other < two.size and found[token] < 0 and other not in taken:
+            found[token] = other
+            taken.add(other)
+    end = end_of_turn(one)
+    last = found[end] if end is not None and end < one.size else -1
+    more = sorted((two.ends | {last}) - taken - {-1}) if last >= 0 else []
+    reads: list[tuple[int, ...]] = [(other,) if other >= 0 else () for other in found]
+    for token, text in ours.texts.items():
+        reads[token] = reads[token] or theirs.spelled(text)
+    if last >= 0:
+        for token in one.ends & set(range(one.size)):
+            reads[token] = reads[token] or (last,)
+    literal = not (ours.kind and theirs.kind)
+    ends = (last, *more) if more else ()
+    return Counterparts(tuple(found), tuple(reads), two.size, ends, literal)
 
-    Args:
-        tokenizer: of the formula's tokens.
-        size: of the formula's vocabulary.
-        other: the other model's tokenizer.
-        own: the size of the other model's vocabulary.
+
+def _pairs(one: Side, ours: Spelling, two: Side, theirs: Spelling) -> Iterator[tuple[int, int]]:
+    """Ids that stand for one thing: the roles first, then names, then text.
+
+    What ends the other model's texts is nothing but an end of the formula's.
     """
-    theirs, taken = [-1] * size, set()
-    for one, two in _pairs(tokenizer, other):
-        if one < size and two < own and theirs[one] < 0 and two not in taken:
-            theirs[one] = two
-            taken.add(two)
-    return Counterparts(tuple(theirs), own)
+    ends = end_of_turn(one), end_of_turn(two)
+    roles = [(getattr(one.tokenizer, r, None), getattr(two.tokenizer, r, None)) for r in ROLES]
+    for token, other in (ends, *roles):
+        if token is not None and other is not None:
+            yield token, other
+    for name, token in sorted(ours.special.items(), key=lambda item: item[1]):
+        other = theirs.special.get(name)
+        if other is not None and (other not in two.ends or token in one.ends):
+            yield token, other
+    for token, text in ours.texts.items():
+        for other in theirs.ids.get(text, ()):
+            yield token, other
 
 
-def _pairs(tokenizer: Any, other: Any) -> Iterator[tuple[int, int]]:
-    """Ids that stand for one thing: the roles first, then every string."""
-    for role in ROLES:
-        one, two = getattr(tokenizer, role, None), getattr(other, role, None)
-        if one is not None and two is not None:
-            yield one, two
-    found = {spelled(token): number for token, number in other.get_vocab().items()}
-    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        if spelled(token) in found:
-            yield number, found[spelled(token)]
-
-
-def spelled(token: str) -> str:
-    """A token's string in the one spelling in which tokenizers are compared.
-
-    Today what the tokenizer holds: `Ġa` of a byte-level tokenizer and `▁a` of a SentencePiece one
-    are two tokens.
-    """
-    return token
+def end_of_turn(side: Side) -> int | None:
+    """The token that ends an answer: what the chat template puts after one, or else the EOS."""
+    tokenizer, mark = side.tokenizer, "descant"
+    eos: int | None = getattr(tokenizer, "eos_token_id", None)
+    if not getattr(tokenizer, "chat_template", None):
+        return eos if eos is not None else min(side.ends, default=None)
+    turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # templates raise what they like
+        return eos
+    _, found, rest = text.rpartition(mark)
+    after = tokenizer(rest, add_special_tokens=False)["input_ids"] if found else []
+    marks = special_ids(tokenizer) | side.ends
+    return next((token for token in after if token in marks), eos)

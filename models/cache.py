@@ -91,7 +91,7 @@ class RowCache(Cache):
         self.window: Window | None = None
         super().__init__(layer_class_to_replicate=lambda: RowLayer(self))
 
-    def widen(self, capacity: int) -> None:
+    def grow(self, capacity: int) -> None:
         """Give every row room for so many tokens; what it holds stays where it is."""
         more = capacity - self.capacity
         for layer in self.layers:
@@ -159,7 +159,7 @@ def token_bytes(model: Any, dtype: torch.dtype) -> int:
             with torch.no_grad():
                 token = torch.zeros(1, 1, dtype=torch.long, device="meta")
                 window = Window(slice(0, 1), token, token, 1)
-                read(shapes().base_model, cache, window, token, token)
+                read(shapes(), cache, window, token, token)
             return cache.nbytes
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue
@@ -172,15 +172,16 @@ def token_bytes(model: Any, dtype: torch.dtype) -> int:
 
 
 def _shapes(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
-    """Ways to have the model without its weights, the quickest first."""
+    """Ways to have the backbone without its weights, the quickest first."""
+    network = model.base_model
 
     def make(**options: Any) -> Any:
         with torch.device("meta"):
             whole = copy.deepcopy(model.config)
-            return type(model)._from_config(whole, dtype=dtype, **options).eval()
+            return type(network)._from_config(whole, dtype=dtype, **options).eval()
 
     ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]
-    return [lambda: model, *ways] if model.device.type == "meta" else ways
+    return [lambda: network, *ways] if network.device.type == "meta" else ways
 
 
 def rounded(length: int, capacity: int) -> int:

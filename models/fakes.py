@@ -42,6 +42,10 @@ class _Table:
         """Make room for so many rows, empty."""
         self._rows = Rows(rows, capacity, self.device)
 
+    def grow(self, capacity: int) -> None:
+        """Make room for longer texts, and keep those there are."""
+        self._rows.grow(capacity)
+
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:

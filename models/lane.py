@@ -55,6 +55,12 @@ class TransformersLane:
         self._rows = Rows(rows, capacity, self.device, waits=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
+    @torch.no_grad()
+    def grow(self, capacity: int) -> None:
+        """Make room for longer texts, and keep those there are."""
+        self._rows.grow(capacity)
+        self._cache.grow(capacity)
+
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:

@@ -74,7 +74,7 @@ def render(
     system = spec.system if system is None else system
     text, special = _text(name, spec, tokenizer, prompt, system)
     if isinstance(spec.prefix, str):
-        text = spec.prefix + text
+        text = _after_bos(tokenizer, spec.prefix, text)
     ids = _tokens(tokenizer, text, special)
     if isinstance(spec.prefix, list):
         ids = _joined(tokenizer, spec.prefix, ids)
@@ -114,7 +114,18 @@ def render_text(
         text = str(shared.decode(list(prompt), skip_special_tokens=True))
     else:
         text, special = _text(name, spec, own, prompt, spec.system if system is None else system)
-    return Rendered((spec.prefix or "") + text, special)
+    if isinstance(spec.prefix, str):
+        text = _after_bos(own, spec.prefix, text)
+    return Rendered(text, special)
+
+
+def _after_bos(tokenizer: Any, prefix: str, text: str) -> str:
+    """A prefix before a text, or after the BOS that the text begins with."""
+    bos = tokenizer.bos_token
+    begins = bos if bos and text.startswith(bos) and not prefix.startswith(bos) else ""
+    if bos and prefix.startswith(bos):
+        text = text.removeprefix(bos)
+    return begins + prefix + text.removeprefix(begins)
 
 
 def _text(
@@ -122,19 +133,10 @@ def _text(
 ) -> tuple[str, bool]:
     """The rendered text, and whether the tokenizer adds its special tokens to it."""
     template = spec.template
+    if not isinstance(prompt, str):
+        _check_messages(name, prompt)
     if template is not None and "{prompt}" in template and "{{" not in template:
-        if isinstance(prompt, str):
-            return _filled(name, template, prompt, system or ""), True
-        roles = [message["role"] for message in prompt]
-        if roles not in (["user"], ["system", "user"]):
-            raise ModelError(
-                f"the template of {name} takes one user message, not {', '.join(roles)}",
-                "give a chat template",
-                name,
-            )
-        given = prompt[0]["content"] if len(prompt) == 2 else ""
-        said = system if system is not None else given
-        return _filled(name, template, prompt[-1]["content"], said), True
+        return _in_string(name, template, prompt, system), True
     if template is not None and "{{" not in template and "{%" not in template:
         _check_named(name, template, tokenizer)
     if isinstance(prompt, str) and template is None:
@@ -143,9 +145,59 @@ def _text(
     if system is not None:
         messages = [message for message in messages if message["role"] != "system"]
         messages = [{"role": "system", "content": system}] * bool(system) + messages
-    goes_on = messages[-1]["role"] == "assistant"
+    rendered = _in_chat(name, template, tokenizer, messages)
+    return rendered, False  # as in transformers: a chat template says every special token itself
+
+
+def _check_messages(name: str, messages: Messages) -> None:
+    for number, message in enumerate(messages):
+        lacks = [
+            key
+            for key in ("role", "content")
+            if not isinstance(message, Mapping) or not isinstance(message.get(key), str)
+        ]
+        if lacks:
+            raise ModelError(
+                f"message {number} of the prompt has no {' and no '.join(lacks)} that is text",
+                'a message is {"role": "user", "content": "…"}',
+                name,
+            )
+
+
+def _in_string(name: str, template: str, prompt: Any, system: str | None) -> str:
+    """A template with places for texts, and the answer so far after it."""
+    if isinstance(prompt, str):
+        return _filled(name, template, prompt, system or "")
+    roles = [message["role"] for message in prompt]
+    written = prompt[-1]["content"] if roles[-1] == "assistant" else ""
+    asked = prompt[:-1] if roles[-1] == "assistant" else prompt
+    if [message["role"] for message in asked] not in (["user"], ["system", "user"]):
+        raise ModelError(
+            f"the template of {name} takes one user message, and the answer so far if there is "
+            f"one, not {', '.join(roles)}",
+            "give a chat template",
+            name,
+        )
+    given = asked[0]["content"] if len(asked) == 2 else ""
+    said = system if system is not None else given
+    return _filled(name, template, asked[-1]["content"], said) + written
+
+
+def _in_chat(
+    name: str, template: str | None, tokenizer: Any, messages: list[Mapping[str, str]]
+) -> str:
+    """Messages through a chat template, up to where the answer begins or goes on."""
+    if template is None and not tokenizer.chat_template:
+        raise ModelError(
+            f"{name} has no chat template, and the prompt is chat messages",
+            "give template: … with one, or with {prompt} where the prompt goes; or give text",
+            name,
+        )
+    if messages[-1] == {"role": "assistant", "content": ""}:
+        messages = messages[:-1]  # an answer that has yet to begin
+    goes_on = bool(messages) and messages[-1]["role"] == "assistant"
     try:
-        rendered = tokenizer.apply_chat_template(
+        rendered: str = tokenizer.apply_chat_template(
             messages,
             chat_template=template,
             tokenize=False,
@@ -153,12 +205,15 @@ def _text(
             continue_final_message=goes_on,
         )
     except Exception as error:  # jinja raises its own kinds, and templates raise what they like
-        raise ModelError(
-            f"{name} cannot render these messages: {str(error).splitlines()[0]}",
-            "give template: … with a chat template, or a prompt that is text",
-            name,
-        ) from error
-    return rendered, False
+        cure = "give template: … with a chat template, or a prompt that is text"
+        if any(message["role"] == "system" for message in messages):
+            cure = (
+                "its template may take no system prompt: write it into the user's message, or give "
+                "template: … with {system} and {prompt} in it"
+            )
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name} cannot render these messages: {said}", cure, name) from error
+    return rendered
 
 
 def _check_named(name: str, template: str, tokenizer: Any) -> None:
@@ -185,9 +240,14 @@ def _filled(name: str, template: str, prompt: str, system: str) -> str:
 
 
 def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+    """A text's ids, after what the tokenizer puts before any text; nothing that ends one."""
+    plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token
-    doubled = bool(bos) and text.startswith(bos)
-    return list(tokenizer(text, add_special_tokens=special and not doubled)["input_ids"])
+    if not special or (bos and text.startswith(bos)):
+        return plain
+    ids: list[int] = list(tokenizer(text)["input_ids"])
+    before = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
+    return ids[: before + len(plain)]
 
 
 def _prefixed(
@@ -203,15 +263,16 @@ def _prefixed(
         return list(ids)
     prefix = spec.prefix
     if isinstance(prefix, str):
-        prefix = list(tokenizer(prefix)["input_ids"])
+        prefix = _tokens(tokenizer, prefix, True)
     return _joined(tokenizer, prefix, list(ids))
 
 
 def _joined(tokenizer: Any, prefix: list[int], ids: list[int]) -> list[int]:
-    """Prefix and prompt, with one BOS between them."""
+    """Prefix and prompt, with one BOS, before both."""
     bos = tokenizer.bos_token_id if tokenizer is not None else None
-    doubled = bos is not None and prefix[:1] == [bos] == ids[:1]
-    return prefix + (ids[1:] if doubled else ids)
+    if bos is None or ids[:1] != [bos]:
+        return prefix + ids
+    return [bos, *(prefix[1:] if prefix[:1] == [bos] else prefix), *ids[1:]]
 
 
 def _start(name: str, tokenizer: Any, prompt: Any) -> int:

@@ -167,7 +167,7 @@ class Rows:
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)
 
-    def widen(self, capacity: int) -> None:
+    def grow(self, capacity: int) -> None:
         """Give every row room for so many tokens."""
         self.texts = pad(self.texts, (0, capacity - self.capacity))
         self.capacity = capacity

@@ -35,8 +35,7 @@ class TailLane(TransformersLane):
         """Make room for so many tokens in every row."""
         if tokens > self._rows.capacity:
             capacity = -(-max(tokens, self._rows.capacity * 5 // 4) // 32) * 32
-            self._rows.widen(capacity)
-            self._cache.widen(capacity)
+            self.grow(capacity)
 
     @torch.no_grad()
     def outputs(self, texts: Sequence[Sequence[Ids]]) -> Tensor:

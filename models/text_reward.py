@@ -53,6 +53,10 @@ class TextRewardLane:
         self._rows = Rows(rows, capacity, self.device)
         self._prompts: list[str] = []
 
+    def grow(self, capacity: int) -> None:
+        """Make room for longer answers, and keep those there are."""
+        self._rows.grow(capacity)
+
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Take rendered prompts, as text, into new rows."""
         read = yield from self._read(prompts, adapters)

@@ -58,7 +58,7 @@ def _differ(one: Card, ones: dict[str, int], two: Card, twos: dict[str, int]) ->
         f"{token!r} ({ones.get(token, 'absent')} and {twos.get(token, 'absent')})"
         for token in differing[:3]
     )
-    cure = f"write align({two.name}) to map its tokens by their strings"
+    cure = f"write align({two.name}) to map its tokens to the formula's"
     if two.kind == REWARD:
         cure = "say read: text with it, and it reads the text by a tokenizer of its own"
     return ModelError(

@@ -6,6 +6,7 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from .context import Range
 from .memory import check_room
 from .requests import Request, ids_of
 from .scored import columns
-from .seats import filled, seats_of
+from .seats import Seat, filled, seats_of
 
 
 class Draft(NamedTuple):
@@ -52,8 +53,8 @@ class Batch:
         owners: per lane, ``(rows,)`` the slot of each row.
         recorded: steps that were recorded, by what the host had decided (``capture``).
         there: per lane of another vocabulary, where the formula's tokens are in it.
-        unread: ``(slots, V)`` bool, the tokens that some model of a row has no counterpart of; None
-            where no row has such a model.
+        unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
+            that judges has no counterpart of; None where no row has such a model.
     """
 
     def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
@@ -74,7 +75,7 @@ class Batch:
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
         self.seats = seats_of(bound)
         self.there = {
-            seat.reader.lane: columns(found.theirs, found.own, self.device)
+            seat.reader.lane: columns(found, self.device)
             for seat in self.seats
             if (found := seat.reader.counterparts) is not None
         }
@@ -243,10 +244,33 @@ class Batch:
             texts = {}
             for row, (number, slot) in enumerate(owned):
                 if slot in drafts:
-                    draft, start = drafts[slot], self._prompt_length(number, slot)
-                    tail = self.seats[number].reader.term_ids(draft.tokens[draft.read :])
-                    texts[row] = (start + draft.read, tail)
+                    draft, reader = drafts[slot], self.seats[number].reader
+                    read = reader.term_ids(draft.tokens[: draft.read])
+                    tail = reader.term_ids(draft.tokens[draft.read :])
+                    texts[row] = (self._prompt_length(number, slot) + len(read), tail)
             lane.rows.rewrite(texts)
+
+    def read_on(self, tokens: Sequence[int]) -> None:
+        """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
+
+        A step has given them the first. A row that would leave its model's positions is over.
+        """
+        for number in self.there:
+            lane, last = self.bound.lanes[number], (self.bound.positions or sys.maxsize) - 1
+            longer: dict[int, tuple[int, Sequence[int]]] = {}
+            ends = lane.rows.counts()[1]
+            for row, (seat, slot) in enumerate(self._owned[number]):
+                rest = self.seats[seat].reader.term_ids([tokens[slot]])[1:]
+                if rest or ends[row] > last:
+                    kept = min(ends[row], last)
+                    longer[row] = (kept, rest[: last - kept])
+            read = [kept + len(rest) for kept, rest in longer.values()]
+            needed = 1 + max([*ends, *read], default=0)
+            if needed > lane.rows.capacity:
+                lane.grow(2 * needed)
+                self.recorded.clear()
+            if longer:
+                lane.rows.rewrite(longer)
 
     def _see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
@@ -267,7 +291,7 @@ class Batch:
         for number, lane in enumerate(self.bound.lanes):
             readers = [seat.reader for seat in self.seats if seat.reader.lane == number]
             rows = self.slots * len(readers)
-            lane.reserve(rows, self.capacity)
+            lane.reserve(rows, self.capacity + (number in self.there))  # where the next one goes
             self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
         for seat in self.seats:
             seat.reserve(self.slots, self.device)
@@ -291,9 +315,9 @@ class Batch:
         for seat in self.seats:
             seat.settle(len(self._owned[seat.reader.lane]))
         hidden = [
-            seat.present[:, None] & self.there[seat.reader.lane].absent
+            seat.present[:, None] & mask
             for seat in self.seats
-            if seat.live and seat.reader.lane in self.there
+            if seat.live and (mask := self._hidden(seat)) is not None
         ]
         self.unread = None
         if hidden and self._unread is not None:
@@ -301,3 +325,10 @@ class Batch:
         numbers = zip(*(request.values for request in self.requests), strict=True)
         self.ranges = [Range(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
+
+    def _hidden(self, seat: Seat) -> Tensor | None:
+        """``(V,)`` the tokens that may not be drawn for a row of this seat."""
+        there = self.there.get(seat.reader.lane)
+        if there is None:
+            return None
+        return there.unreadable if seat.reader.place is None else there.absent

@@ -25,6 +25,7 @@ from ..models import (
     ModelError,
     ModelSpec,
     RuleReward,
+    Side,
     TableModel,
     TransformersLane,
     adapter_folder,
@@ -217,19 +218,16 @@ class _Binder:
             return [f"align({name}): its vocabulary is the formula's, so that nothing is mapped"]
         card = self.cards[name]
         own, cut = common_vocabulary([card])  # without the rows that are padding
-        found = counterparts(self.shared, size, card.tokenizer, own)
-        self.mapped[name], count = found, len(found.ours)
-        many = f"{count} of {size} tokens of the vocabulary have a counterpart"
-        never = "" if count == size else "; the others are never drawn"
-        lost = "" if count == own else "; what it gives to the others is lost"
-        notes = [many + never, f"{count} of its own {own} tokens are one{lost}"]
-        if 2 * count < size:
-            _log.warning("align(%s): only %s%s", name, many, never)
         ends = {end for t in self.plan.terms if not t.aligned for end in self.cards[t.model].eos}
-        if open_ends := sorted(end for end in ends if end < size and found.theirs[end] < 0):
-            notes.append(f"no text ends at {open_ends}, which has no counterpart")
-            _log.warning("align(%s): %s", name, notes[-1])
-        return [*cut, *(f"align({name}): {note}" for note in notes)]
+        shared = Side(self.shared, size, frozenset(ends))
+        found = counterparts(shared, Side(card.tokenizer, own, card.eos))
+        self.mapped[name], said = found, _said_of(found)
+        if 2 * len(found.ours) < size:
+            _log.warning("align(%s): only %s", name, said[0])
+        if open_ends := sorted(end for end in ends if end < size and not found.reads[end]):
+            said.append(f"no text ends at {open_ends}, which it cannot read")
+            _log.warning("align(%s): %s", name, said[-1])
+        return [*cut, *(f"align({name}): {note}" for note in said)]
 
     def _written(self) -> list[Term]:
         return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
@@ -346,6 +344,23 @@ def check_count(plan: Plan, what: str, span: Span, value: float, vocabulary: int
     """Refuse a count of tokens above the vocabulary."""
     if value > vocabulary:
         raise plan.error(f"{what} is {value:g}, and the vocabulary has {vocabulary} tokens", span)
+
+
+def _said_of(found: Counterparts) -> list[str]:
+    """How far two vocabularies go together: of the formula's tokens, and of the other model's."""
+    size, count = len(found.theirs), len(found.ours)
+    spelled = sum(bool(ids) for ids in found.reads) - count
+    never = size - count - spelled
+    many = f"{count} of {size} tokens of the vocabulary have a counterpart"
+    if spelled:
+        many += f"; {spelled} are given nothing, and read as the tokens that spell them"
+    if never:
+        many += f"; {never} cannot be read and are never drawn"
+    lost = f"; what it gives to the other {len(found.unused)} is lost" if found.unused else ""
+    said = [many, f"{found.own - len(found.unused)} of its own {found.own} tokens are one{lost}"]
+    if found.literal:
+        said.append("a tokenizer does not say how it decodes: tokens are taken for their strings")
+    return said
 
 
 def _together(names: list[str]) -> str:

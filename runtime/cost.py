@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from .bound import Bound
 
@@ -21,22 +22,34 @@ class Spent:
         tokens: drawn, over all rows.
         seconds: in steps.
         read: bytes of weights and caches that the steps had to read.
+        shares: for each model of another vocabulary, its name and ``(2,)``: the probability that
+            it gave to the formula's tokens, added up, and of how many distributions.
     """
 
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
     read: int = 0
+    shares: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def clear(self) -> None:
         """Begin again."""
         self.steps, self.tokens, self.seconds, self.read = 0, 0, 0.0, 0
+        self.shares = []
 
     def add(self, tokens: int, read: int) -> None:
         """Count one step; its time is added apart."""
         self.steps += 1
         self.tokens += tokens
         self.read += read
+
+    def mapped(self) -> dict[str, float]:
+        """The share of each model's probability that went to the formula's tokens; asks the device.
+
+        Models that can lose none are left out.
+        """
+        counted = [(name, *share.tolist()) for name, share in self.shares]
+        return {name: total / count for name, total, count in counted if count}
 
     def said(self, bandwidth: float) -> str:
         """One line: how long a step took, and how often its floor at so many bytes per second."""

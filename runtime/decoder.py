@@ -18,11 +18,13 @@ from .bind import check_count
 from .bound import Bound
 from .engine import Engine
 from .noise import seed_key
+from .rendered import Rendered, rendered
 from .report import Report
 from .requests import Answer, Completion, Request, ids_of
 from .search import Searcher
 
 _log = logging.getLogger("descant")
+_HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
 
 
 class Decoder:
@@ -155,7 +157,25 @@ class Decoder:
         for reader in self._bound.readers:
             if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
                 reader.check(ids, "generate never draws it, and nothing can be scored after it")
+        for reads, room in request.rooms:
+            if sum(len(reads[token]) for token in ids) > room:
+                raise ModelError(
+                    "the completion is too long for a model of another vocabulary, which reads "
+                    f"some of its tokens as several and has room for {room}",
+                    "shorten it; nothing is cut silently",
+                )
         return self._engine.score(request, ids)
+
+    def rendered(self, prompt: Prompt) -> list[Rendered]:
+        """What each term and each reward model reads of a prompt, token by token.
+
+        Args:
+            prompt: text, chat messages or token ids.
+
+        Raises:
+            ModelError: a model has no way to read this prompt.
+        """
+        return rendered(self._bound, prompt)
 
     def _requests(
         self,
@@ -211,6 +231,16 @@ class Decoder:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
                         bar.update()
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say which models of another vocabulary were hardly heard in the last run."""
+        for name, share in self._engine.spent.mapped().items():
+            if share < _HEARD:
+                _log.warning(
+                    "align(%s): only %.0f%% of its probability went to tokens of the formula; "
+                    "the rest is lost", name, 100 * share,
+                )  # fmt: skip
 
     def _refuse_search(self, verb: str, why: str) -> None:
         if self._bound.plan.search:
@@ -228,6 +258,7 @@ class Decoder:
             if end > told:
                 yield text[told:end]
                 told = end
+        self._warn()
 
     def _request(
         self,
@@ -256,7 +287,7 @@ class Decoder:
         return Request(
             index, prompt, prompts, rewards, values, dict(params), temperature,
             key, _fitting(bound, longest, max_new_tokens, strict),
-            bound.eos if eos is None else eos, stops,
+            bound.eos if eos is None else eos, stops, _rooms(bound, prompts),
         )  # fmt: skip
 
     def _check_ids(self, prompt: Any) -> None:
@@ -279,6 +310,15 @@ def _check_values(bound: Bound, values: Sequence[float]) -> None:
             "every coefficient is 0 for these parameters, so that nothing decides",
             Span(0, len(plan.source)),
         )
+
+
+def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
+    """What each term of another vocabulary reads, where it may run out of room first."""
+    return [
+        (found.reads, bound.positions - len(ids))
+        for reader, ids in zip(bound.readers, prompts, strict=True)
+        if (found := reader.counterparts) is not None and found.longest > 1 and bound.positions
+    ]
 
 
 def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:

@@ -61,7 +61,8 @@ class Engine:
         self.capture = Capture(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
         self._weights = [lane.weight_bytes() for lane in bound.lanes]
-        self.ahead = int(on_gpu)  # steps that are begun before the one before them is looked at
+        mapped = any(reader.counterparts for reader in bound.every)  # the host gives them the rest
+        self.ahead = int(on_gpu and not mapped)  # steps begun before the last one is looked at
         self._run: object = None
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
@@ -142,6 +143,7 @@ class Engine:
             rows.append(masked[0])
             if len(rows) <= len(tokens):
                 self.step.commit(batch, context, forced)
+                batch.read_on([token])
         return torch.stack(rows)
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
@@ -160,7 +162,11 @@ class Engine:
         columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
         wide = [int(request.values[column]) + 1 for request in requests for column in columns]
         capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
-        return Batch(self.bound, slots, capacity, self._track_seen)
+        batch = Batch(self.bound, slots, capacity, self._track_seen)
+        self.spent.shares = [
+            (self.bound.lane_names[lane], there.share) for lane, there in batch.there.items()
+        ]
+        return batch
 
     def advance(self, batch: Batch) -> list[int]:
         """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
@@ -190,6 +196,7 @@ class Engine:
             flight.copied.synchronize()
         tokens, wrong, steps, *unsure = flight.told.tolist()
         self._raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
+        flight.batch.read_on(tokens)
         flight.batch.unsure = unsure[0] if unsure else [0] * len(tokens)
         return tokens  # type: ignore[no-any-return]
 

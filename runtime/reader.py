@@ -53,20 +53,20 @@ class Reader:
         """Refuse tokens of the formula that this term cannot read.
 
         Raises:
-            ModelError: one has no counterpart in the term's vocabulary.
+            ModelError: no tokens of the term's vocabulary stand for one.
         """
         if self.counterparts is None:
             return
         for token in tokens:
-            if self.counterparts.theirs[token] < 0:
-                problem = f"the token id {token} has no counterpart in {self.term.model}"
+            if not self.counterparts.reads[token]:
+                problem = f"the token id {token} cannot be read by {self.term.model}"
                 raise ModelError(problem, cure, self.term.model)
 
     def term_ids(self, ids: Sequence[int]) -> list[int]:
-        """The formula's tokens as this term reads them; all must have counterparts."""
+        """The formula's tokens as this term reads them; all must be readable."""
         if self.counterparts is None:
             return list(ids)
-        return [self.counterparts.theirs[token] for token in ids]
+        return [own for token in ids for own in self.counterparts.reads[token]]
 
     def formula_ids(self, ids: Sequence[int]) -> list[int]:
         """What this term has read, as the formula's tokens; those that have none are left out."""

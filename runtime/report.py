@@ -110,6 +110,8 @@ class Report:
             lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
         if self._spent.steps:
             lines.append(f"last run    {self._spent.said(measured)}")
+        for name, share in self._spent.mapped().items():
+            lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:

@@ -22,6 +22,8 @@ class Request:
         values: the plan's numbers for this row.
         key: its noise (``noise.seed_key``).
         stops: strings that end it.
+        rooms: for each term of another vocabulary, what it reads for each token, and how many
+            tokens it has room for.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Request:
     max_new_tokens: int
     eos: frozenset[int]
     stops: tuple[str, ...] = ()
+    rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Answer:
         self.drawn = 0  # tokens, those among them that the host does not know yet
         self.finish_reason: str | None = None
         self._cut: int | None = None
+        self._read = [0] * len(request.rooms)
 
     def add(self, token: int) -> None:
         """Take the next token, and see whether it is the last."""
@@ -84,7 +88,7 @@ class Answer:
             self.finish_reason = "eos"
         elif self.request.stops and self._stopped():
             self.finish_reason = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens:
+        elif len(self.tokens) >= self.request.max_new_tokens or self._full(token):
             self.finish_reason = "length"
 
     @property
@@ -96,6 +100,7 @@ class Answer:
         """The same answer, going on as another row."""
         copy = Answer(request, self.tokenizer, self.started)
         copy.tokens, copy.finish_reason, copy._cut = [*self.tokens], self.finish_reason, self._cut
+        copy._read = [*self._read]
         return copy
 
     def text(self) -> str | None:
@@ -113,6 +118,13 @@ class Answer:
             self.text(), self.tokens, self.finish_reason, dict(request.params),
             now - self.started, request.prompt,
         )  # fmt: skip
+
+    def _full(self, token: int) -> bool:
+        """Whether a term that reads this token as several of its own can read no more."""
+        rooms = self.request.rooms
+        pairs = zip(self._read, rooms, strict=True)
+        self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
+        return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
 
     def _stopped(self) -> bool:
         text = self.text() or ""

@@ -9,7 +9,6 @@ probability of whatever the formula has no token for. It is never drawn, and sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,32 +16,53 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..models import Counterparts
+
 LOWEST = torch.finfo(torch.float32).min
 
 
 class Columns(NamedTuple):
     """Where a formula's tokens are among those of a lane that has another vocabulary.
 
-    ``of`` is ``(V,)`` int64, each token's id there; ``absent`` is ``(V,)`` bool, the tokens that
-    have none, whose id is 0; ``used`` is ``(own,)`` bool, the ids that have a token.
+    Attributes:
+        of: ``(V,)`` int64, each token's id there; 0 for the ``absent``, ``(V,)`` bool.
+        reads: ``(V,)`` int64, the first that is read for each token; 0 for the ``unreadable``.
+        unused: ids there that no token has.
+        ends: ids there that end a text, all of which count as the token ``end``; or none.
+        share: ``(2,)`` float32: the probability that went to tokens, added up, and of how many
+            distributions.
     """
 
     of: Tensor
     absent: Tensor
-    used: Tensor
+    reads: Tensor
+    unreadable: Tensor
+    unused: Tensor
+    ends: Tensor
+    end: Tensor
+    share: Tensor
 
     def mapped(self, logits: Tensor) -> Tensor:
         """``(rows, own)`` logits to ``(rows, V + 1)``: the sum of all the others comes last."""
-        beyond = logits.masked_fill(self.used, -torch.inf).logsumexp(dim=-1, keepdim=True)
         found = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
+        if self.ends.numel():
+            ends = logits.index_select(1, self.ends).logsumexp(dim=-1, keepdim=True)
+            found.index_copy_(1, self.end, ends)
+        beyond = logits.index_select(1, self.unused).logsumexp(dim=-1, keepdim=True)
+        if self.unused.numel():
+            lost = (beyond - logits.logsumexp(dim=-1, keepdim=True)).exp()
+            self.share.add_(torch.stack(((1 - lost).sum(), torch.ones_like(lost).sum())))
         return torch.cat((found, beyond), dim=1)
 
 
-def columns(theirs: Sequence[int], own: int, device: torch.device) -> Columns:
-    """From each token's id there, -1 for none, and the size of that vocabulary."""
-    of, used = torch.tensor(theirs), torch.zeros(own, dtype=torch.bool)
-    used[of[of >= 0]] = True
-    return Columns(of.clamp(min=0).to(device), (of < 0).to(device), used.to(device))
+def columns(found: Counterparts, device: torch.device) -> Columns:
+    """The same on a device."""
+    of, reads = torch.tensor(found.theirs), [ids[0] if ids else -1 for ids in found.reads]
+    first = torch.tensor(reads)
+    end = [found.ours[found.ends[0]]] if found.ends else []
+    ids = [torch.tensor(some, dtype=torch.long) for some in (found.unused, found.ends, end)]
+    masks = of.clamp(min=0), of < 0, first.clamp(min=0), first < 0
+    return Columns(*(some.to(device) for some in (*masks, *ids, torch.zeros(2))))
 
 
 class Logits:

@@ -119,7 +119,7 @@ class Step:
         for lane in _fed(batch):
             if batch.owners[lane].numel():
                 drawn, there = tokens[batch.owners[lane]], batch.there.get(lane)
-                self.bound.lanes[lane].feed(drawn if there is None else there.of[drawn])
+                self.bound.lanes[lane].feed(drawn if there is None else there.reads[drawn])
         if batch.seen is not None:
             batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
         batch.steps[: batch.count] += 1

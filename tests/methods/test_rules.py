@@ -85,7 +85,12 @@ def classed(m: Any, label: int) -> rewards.Judge:
 def voices(m: Any, t: Text) -> list[Any]:
     """The base and the model of another vocabulary, their tokens, and what each has read."""
     ours, theirs = tokenizer().get_vocab(), m.far.tokenizer.get_vocab()
-    made = [theirs[token] for token in tokenizer().convert_ids_to_tokens(t.made)]
+    split = m.far.tokenizer.backend_tokenizer.model.tokenize
+    made = [
+        number
+        for token in tokenizer().convert_ids_to_tokens(t.made)
+        for number in ([theirs[token]] if token in theirs else [one.id for one in split(token)])
+    ]
     read = m.far.tokenizer(t.prompt)["input_ids"] + made
     return [(m.base, ours, t.ids()), (m.far, theirs, read)]
 

@@ -52,7 +52,8 @@ def two_vocabularies(
     """GaC, Yu et al. 2024: the mean probability of each token string, 0 where a model has none.
 
     Each voice is a model, its tokens and their ids, and what it has read. Scores are by the first
-    one's ids, and a string that another cannot read is excluded.
+    one's ids; a string that another has neither as one token nor by its bytes is excluded, for it
+    could not be read.
     """
     mean: dict[str, Tensor] = {}
     for (model, ids, text), weight in zip(voices, weights, strict=True):
@@ -60,6 +61,7 @@ def two_vocabularies(
         for string, number in ids.items():
             mean[string] = mean.get(string, torch.zeros(())) + weight * said[number]
     scores = torch.full((len(voices[0][1]),), -torch.inf, dtype=torch.double)
-    for string in set.intersection(*(set(ids) for _, ids, _ in voices)):
-        scores[voices[0][1][string]] = mean[string].log()
+    for string, number in voices[0][1].items():
+        if all(string in ids or set(string) <= set(ids) for _, ids, _ in voices):
+            scores[number] = mean[string].log()
     return scores.float()

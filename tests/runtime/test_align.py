@@ -14,7 +14,7 @@ from reference_rules import plain
 
 import descant
 from descant import FormulaError
-from descant.models import counterparts
+from descant.models import Side, counterparts
 
 PROMPTS = ["the river", "a", "def add(one, two): return", "stone é", "the lazy dog; the dog"]
 MIX = "mix(0.5: base, 0.5: {x})"
@@ -121,21 +121,47 @@ def there(token: int) -> int | None:
     return SHORT.get(tokenizer().convert_ids_to_tokens(token))
 
 
-def test_what_a_model_lacks_is_never_drawn(zoo, compiled, short) -> None:
+def lacking(token: int) -> bool:
+    return there(token) is None
+
+
+def test_what_a_model_lacks_it_gives_nothing_and_reads_in_pieces(zoo, compiled, short) -> None:
     decoder = compiled(MIX.format(x="align(short)"), models={"short": short})
     found = decoder.generate(PROMPTS, max_new_tokens=30, temperature=3.0, seed=1)
-    assert all(there(token) is not None for one in found for token in one.token_ids)
-    free = compiled("base").generate(PROMPTS, max_new_tokens=30, temperature=3.0, seed=1)
-    assert any(there(token) is None for one in free for token in one.token_ids)
-    scores = decoder.scores("the river", [])[0]
-    own = plain.logprobs(short["model"], short["tokenizer"]("the river")["input_ids"]).exp()
-    base = plain.logprobs(zoo.model("base"), tokenizer()("the river")["input_ids"]).exp()
-    for token in range(300):
-        if there(token) is None:
-            assert scores[token] == -torch.inf
-        else:
-            mean = (base[token] + own[there(token)]) / 2
-            torch.testing.assert_close(scores[token].exp(), mean, atol=1e-5, rtol=1e-4)
+    assert any(lacking(token) for one in found for token in one.token_ids)
+    prompt = "the river"
+    made = found[0].token_ids[:-1]
+    scores = decoder.scores(prompt, made)
+    ids = short["tokenizer"](prompt)["input_ids"]
+    for i, said in enumerate(scores):
+        own = plain.logprobs(short["model"], ids + [t for one in made[:i] for t in spelled(one)])
+        base = plain.logprobs(zoo.model("base"), tokenizer()(prompt)["input_ids"] + made[:i]).exp()
+        given = torch.tensor([0.0 if lacking(t) else own[there(t)].exp() for t in range(300)])
+        torch.testing.assert_close(said.exp(), (base + given) / 2, atol=1e-5, rtol=1e-4)
+
+
+def spelled(token: int) -> list[int]:
+    """A token in the model that lacks some, by its own tokenizer."""
+    if not lacking(token):
+        return [there(token)]
+    made = renumbered(SHORT)
+    return made.convert_tokens_to_ids(
+        [
+            piece.value
+            for piece in made.backend_tokenizer.model.tokenize(
+                tokenizer().convert_ids_to_tokens(token)
+            )
+        ]
+    )
+
+
+def test_in_a_sum_what_a_model_lacks_is_never_drawn(compiled, short) -> None:
+    decoder = compiled("base + align(short)", models={"short": short})
+    found = decoder.generate(PROMPTS, max_new_tokens=30, temperature=3.0, seed=1)
+    assert not any(lacking(token) for one in found for token in one.token_ids)
+    judged = compiled("base | best_of(align(short) - base, n=2)", models={"short": short})
+    found = judged.generate(PROMPTS, max_new_tokens=30, temperature=3.0, seed=1)
+    assert not any(lacking(token) for one in found for token in one.token_ids)
 
 
 def test_what_a_formula_lacks_is_lost_and_not_shared_out(zoo, compiled, short) -> None:
@@ -181,13 +207,17 @@ def test_a_row_without_the_model_is_not_held_to_its_tokens(compiled, short) -> N
         assert value == 0 or all(there(token) is not None for token in one.token_ids)
 
 
-def test_tokens_that_cannot_be_read_are_refused(compiled, short) -> None:
-    decoder = compiled("base + align(short)", models={"short": short})
-    beyond = next(token for token in range(300) if there(token) is None)
-    with pytest.raises(ValueError, match=f"the token id {beyond} has no counterpart in short"):
-        decoder.scores("a", [7, beyond])
-    with pytest.raises(ValueError, match="has no counterpart in short\ngive the prompt as text"):
-        decoder.generate([BOS, beyond], max_new_tokens=2)
+def test_tokens_that_cannot_be_read_are_refused(zoo, compiled) -> None:
+    ids = {f"<|{token}|>" if token == "<pad>" else token: i for token, i in turned().items()}
+    odd = spec(zoo.model("arm"), turned()) | {"tokenizer": renumbered(ids, pad_token="</s>")}
+    odd["tokenizer"].pad_token = odd["tokenizer"].unk_token = None
+    decoder = compiled("mix(0.5: base, 0.5: align(odd))", models={"odd": odd})
+    with pytest.raises(ValueError, match="the token id 0 cannot be read by odd"):
+        decoder.scores("a", [7, 0])
+    with pytest.raises(ValueError, match="cannot be read by odd\ngive the prompt as text"):
+        decoder.generate([BOS, 0], max_new_tokens=2)
+    assert decoder.scores("a", [7])[:, 0].tolist() == [-torch.inf] * 2
+    assert "1 cannot be read and are never drawn" in str(decoder.plan)
 
 
 def test_special_tokens_are_found_by_what_they_are_for(zoo, compiled) -> None:
@@ -238,11 +268,11 @@ def test_no_token_counts_twice() -> None:
     """One end of text that is also the beginning and the padding is the end."""
     ours = roles({"<s>": 0, "</s>": 1, "<p>": 2, "a": 3, "<|end|>": 4}, bos=0, eos=1, pad=2)
     other = roles({"a": 0, "<|end|>": 1, "b": 2, "</s>": 3}, bos=1, eos=1, pad=1, unk=1)
-    found = counterparts(ours, 5, other, 4)
+    found = counterparts(Side(ours, 5), Side(other, 4))
     assert found.theirs == (-1, 1, -1, 0, -1)
     assert found.ours == {1: 1, 0: 3}
-    assert counterparts(ours, 3, other, 4).theirs == (-1, 1, -1)
-    assert counterparts(ours, 5, other, 1).theirs == (-1, -1, -1, 0, -1)
+    assert counterparts(Side(ours, 3), Side(other, 4)).theirs == (-1, 1, -1)
+    assert counterparts(Side(ours, 5), Side(other, 1)).theirs == (-1, -1, -1, 0, -1)
 
 
 def test_one_vocabulary_is_one_lane(zoo, compiled) -> None:
@@ -266,7 +296,7 @@ def test_the_plan_says_what_is_mapped(compiled, short, caplog) -> None:
     decoder = compiled("base + align(short)", models={"short": short})
     assert list(decoder.plan.notes) == [
         "align(short): 260 of 300 tokens of the vocabulary have a counterpart; "
-        "the others are never drawn",
+        "40 are given nothing, and read as the tokens that spell them",
         "align(short): 260 of its own 260 tokens are one",
     ]
     assert "align(short)  1            B     the prompt, in its own tokens" in str(decoder.plan)
@@ -290,7 +320,7 @@ def test_an_end_of_text_that_cannot_be_read_is_said(zoo, compiled, caplog) -> No
     endless["tokenizer"].eos_token = None
     with caplog.at_level(logging.WARNING, logger="descant"):
         plan = compiled("base + align(endless)", models={"endless": endless}).plan
-    assert "align(endless): no text ends at [2], which has no counterpart" in caplog.text
+    assert "align(endless): no text ends at [2], which it cannot read" in caplog.text
     assert "no text ends at [2]" in str(plan)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from checkpoints import moved, renumbered, tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -105,6 +106,7 @@ class Played:
         """Every tensor that a step writes to and the next one reads."""
         batch = self._batch
         found = [batch.steps, batch.judged, *([batch.seen] if batch.seen is not None else [])]
+        found += [there.share for there in batch.there.values()]
         for lane in self._lanes:
             found += [lane.rows.texts, lane.rows.lengths, lane.rows.ends]
             found += lane._cache._tensors() if hasattr(lane, "_cache") else []
@@ -199,6 +201,22 @@ def test_what_the_host_decides_changes_with_the_rows(compiled, played, values) -
     found = played(compiled(formula, params={"a": 1})).generate(prompts, **settings)
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert len(Played.made) > 3
+
+
+def test_what_is_read_in_pieces_is_read_between_replays(zoo, compiled, played) -> None:
+    known = {token: i for token, i in tokenizer().get_vocab().items() if i < 270}
+    ids = {token if i < 259 else f"{token}??": i for token, i in known.items()}
+    arm = moved(zoo.model("arm"), known)
+    other = {"other": {"model": arm, "tokenizer": renumbered(ids)}}
+    formula = "mix(0.6: base, 0.4: align(other))"
+    settings = {"temperature": 3.0, "seed": 3, "eos_token_id": [], "max_new_tokens": 40}
+    eager, recorded = compiled(formula, models=other), played(compiled(formula, models=other))
+    expected, found = (one.generate(PROMPTS[:3], **settings) for one in (eager, recorded))
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert any(token >= 259 for one in found for token in one.token_ids)
+    assert sum(one.replays for one in Played.made) >= 6
+    shares = [one._engine.spent.mapped()["other"] for one in (eager, recorded)]
+    assert shares[0] == pytest.approx(shares[1]) and 0.5 < shares[0] < 1
 
 
 def test_what_cannot_be_recorded_goes_on_eagerly(compiled, played) -> None:

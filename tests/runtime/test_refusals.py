@@ -295,7 +295,7 @@ def test_every_token_excluded() -> None:
 def test_a_template_that_cannot_take_these_messages(zoo, compiled) -> None:
     spec = {"path": zoo.path("base"), "template": "Q: {prompt} A:"}
     decoder = compiled("base", models={"base": spec})
-    with pytest.raises(ModelError, match="takes one user message, not user, assistant, user"):
+    with pytest.raises(ModelError, match=r"takes one user message, .*not user, assistant, user"):
         decoder.generate(
             [{"role": role, "content": "hm"} for role in ("user", "assistant", "user")]
         )

@@ -39,8 +39,13 @@ class Pair:
         models = {"base": self.base, "rm": {"path": self.rm, **spec}}
         return descant.compile(formula, models, dtype="float32", device="cpu")
 
-    def reward(self, prompt: str, made: list[int], label: int = 0) -> float:
+    def ids(self, prompt: str) -> list[int]:
+        """What the language model reads of a prompt: nothing that ends a text."""
         ids = self.own(prompt)["input_ids"]
+        return ids[:-1] if ids[-1] in (self.own.sep_token_id, self.own.eos_token_id) else ids
+
+    def reward(self, prompt: str, made: list[int], label: int = 0) -> float:
+        ids = self.ids(prompt)
         return self.alone(self.rm, prompt + written(self.own, ids, made))[label].item()
 
 
@@ -56,7 +61,7 @@ def test_every_step_of_a_text_is_scored_as_the_whole_text_alone(pair) -> None:
     apart = [token for ids in letters for token in ids][:45]
     for prompt, made in ((PROMPTS[0], apart), (PROMPTS[1], pair.own(SAID)["input_ids"][1:])):
         scores = decoder.scores(prompt, made)
-        ids = pair.own(prompt)["input_ids"]
+        ids = pair.ids(prompt)
         for step in range(0, len(made) + 1, 4):
             lm = plain.logprobs(pair.model, [*ids, *made[:step]])
             for token in scores[step].isfinite().nonzero()[:, 0].tolist():
@@ -78,7 +83,7 @@ def test_rows_do_not_change_each_other(pair) -> None:
 
 def test_the_rewards_text_by_itself_is_taken_from_its_candidates(pair) -> None:
     decoder = pair.decoder("base | rerank(rm, k=5, w=1, norm=prefix, keep=all)")
-    ids, made = pair.own(PROMPTS[0])["input_ids"], pair.own(" on")["input_ids"][1:]
+    ids, made = pair.ids(PROMPTS[0]), pair.own(" on")["input_ids"][1:]
     lm = plain.logprobs(pair.model, [*ids, *made])
     row = decoder.scores(PROMPTS[0], made)[-1]
     for token in lm.topk(5).indices.tolist():
