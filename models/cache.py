@@ -31,6 +31,7 @@ class Window:
         limit: the forward sees positions 0 up to ``limit``.
         starts: ``(n, q)`` for alternatives of several tokens, where in the text each one's own
             begin.
+        together: every row writes one token, at ``limit - 1``, and sees all before it.
     """
 
     rows: slice
@@ -38,6 +39,7 @@ class Window:
     slots: Tensor
     limit: int
     starts: Tensor | None = None
+    together: bool = False
 
 
 class RowLayer(CacheLayerMixin):
@@ -64,9 +66,14 @@ class RowLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         window = self._cache.window
         assert self.keys is not None and self.values is not None and window is not None
-        index, slots = window.index.to(self.keys.device), window.slots.to(self.keys.device)
-        self.keys[index, :, slots] = key_states.transpose(1, 2)
-        self.values[index, :, slots] = value_states.transpose(1, 2)
+        if window.together:
+            last = slice(window.limit - 1, window.limit)
+            self.keys[window.rows, :, last] = key_states
+            self.values[window.rows, :, last] = value_states
+        else:
+            index, slots = window.index.to(self.keys.device), window.slots.to(self.keys.device)
+            self.keys[index, :, slots] = key_states.transpose(1, 2)
+            self.values[index, :, slots] = value_states.transpose(1, 2)
         view = (window.rows, slice(None), slice(window.limit))
         return self.keys[view], self.values[view]
 
@@ -137,7 +144,7 @@ def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: 
         places: ``(n, q)`` positions in the text.
     """
     cache.window = window
-    with row_masks(places, window.slots, window.limit, window.starts):
+    with row_masks(places, window.slots, window.limit, window.starts, window.together):
         return network(
             input_ids=tokens,
             position_ids=places,

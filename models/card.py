@@ -76,7 +76,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
     if folder is not None:
-        mapped = str(spec.device_map or spec.device or device)
+        mapped = str(spec.tp_plan or spec.device_map or spec.device or device)
         key = (*identity(folder), _computes(config, spec.dtype or dtype), mapped)
         key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)

@@ -33,6 +33,10 @@ class TransformersLane:
         vocabulary: logits beyond this id are cut.
         reads_all: the whole text is always in the cache (a reward model whose winner is moved);
             otherwise its last token waits for the next step, so that the first is like every other.
+
+    Attributes:
+        exact: where rows end together, a step reads just what there is, without a mask. On a CPU,
+            which needs no kernel or recording of a few sizes.
     """
 
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
@@ -41,6 +45,7 @@ class TransformersLane:
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
+        self.exact = self.device.type == "cpu"
         self._token_bytes: int | None = None
         self.reserve(0, 0)
 
@@ -159,7 +164,8 @@ class TransformersLane:
         """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
         self._catch_up()
         tokens, places = self._rows.waiting(1)
-        out = self._step(tokens, places, places, self._rows.longest)
+        together = self.exact and self._rows.together
+        out = self._step(tokens, places, places, self._rows.longest, together=together)
         self._rows.cached(but=0)
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
@@ -283,11 +289,12 @@ class TransformersLane:
         end: int,
         backbone: bool = False,
         starts: Tensor | None = None,
+        together: bool = False,
     ) -> Any:
         """A forward of all rows in use."""
         rows = slice(0, self._rows.count)
         adapters = self._rows.adapters[rows] if self._rows.adapted else None
-        return self._forward(tokens, places, slots, rows, end, adapters, backbone, starts)
+        return self._forward(tokens, places, slots, rows, end, adapters, backbone, starts, together)
 
     @torch.no_grad()
     def _forward(
@@ -300,6 +307,7 @@ class TransformersLane:
         adapters: Tensor | None,
         backbone: bool = False,
         starts: Tensor | None = None,
+        together: bool = False,
     ) -> Any:
         """One forward of the rows: with the head, or of the backbone alone.
 
@@ -311,10 +319,10 @@ class TransformersLane:
             end: no slot that any query sees is at or beyond this.
             adapters: ``(n,)`` their numbers; None where no row has any.
             backbone: leave out the head.
-            starts: as ``attention_masks`` takes them.
+            starts: as ``Window`` has them, and ``together`` too.
         """
-        limit = rounded(end, self._rows.capacity)
-        window = Window(rows, self._rows.index[rows], slots, limit, starts)
+        limit = end if together else rounded(end, self._rows.capacity)
+        window = Window(rows, self._rows.index[rows], slots, limit, starts, together)
         network = self.model.base_model if backbone else self.model
         with self.adapters.chosen(adapters):
             return read(network, self._cache, window, tokens, places)

@@ -58,8 +58,12 @@ def load_model(
     cls = _class(card.config, auto)
     capped = getattr(card.config.get_text_config(), "attn_logit_softcapping", None)
     sdpa = getattr(cls, "_supports_sdpa", False) and capped is None  # which leaves the cap out
+    if spec.tp_plan is not None:
+        where: dict[str, Any] = {"tp_plan": spec.tp_plan}
+    else:
+        where = {"device_map": spec.device_map or {"": place}}
     options = {
-        "device_map": spec.device_map or {"": place},
+        **where,
         "quantization_config": quantization,
         "attn_implementation": "sdpa" if sdpa else "eager",
         "use_safetensors": True,
@@ -68,7 +72,7 @@ def load_model(
         "ignore_mismatched_sizes": True,  # to say ourselves which they are
     }
     kind = _dtype(card.config, wanted, stored)
-    special = spec.device_map or spec.trust_remote_code or method_of(card.config)
+    special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method_of(card.config)
     own = cls is not None and cls.config_class is type(card.config)
     if own and not special and (place != "cpu" or _converts(stored, kind)):
         # One tensor of a file is mapped at a time; from a path, transformers holds on to all files.

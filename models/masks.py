@@ -16,20 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from .errors import ModelError
 
 
 @dataclass
 class _Queries:
-    """The queries of one forward, ``(n, q)`` each, and whether the model has asked for a mask."""
+    """The queries of one forward, ``(n, q)`` each.
+
+    Attributes:
+        asked: whether the model has asked for a mask.
+        idle: the mask that hides nothing, where there is one.
+    """
 
     positions: Tensor
     slots: Tensor
     limit: int
     starts: Tensor | None
+    together: bool
     asked: bool = False
+    idle: Tensor | None = None
 
 
 _now: ContextVar[_Queries | None] = ContextVar("the forward of a lane", default=None)
@@ -40,9 +47,19 @@ def inside() -> bool:
     return _now.get() is not None
 
 
+def hides_nothing(mask: Any) -> bool:
+    """Whether this is a mask of this forward by which every query sees every key."""
+    queries = _now.get()
+    return queries is not None and mask is not None and mask is queries.idle
+
+
 @contextmanager
 def row_masks(
-    positions: Tensor, slots: Tensor, limit: int, starts: Tensor | None = None
+    positions: Tensor,
+    slots: Tensor,
+    limit: int,
+    starts: Tensor | None = None,
+    together: bool = False,
 ) -> Iterator[None]:
     """Within this, masks are those of rows that have lengths of their own.
 
@@ -54,11 +71,12 @@ def row_masks(
         starts: ``(n, q)`` for alternatives of several tokens, the place where each one's own
             begin: a query sees what is before that, and its own up to itself, in slots side by
             side.
+        together: there is one query a row, and every key is before it, or its own.
 
     Raises:
         ModelError: the model asked for none, so that it made a mask of its own.
     """
-    queries = _Queries(positions, slots, limit, starts)
+    queries = _Queries(positions, slots, limit, starts, together)
     token = _now.set(queries)
     try:
         yield
@@ -103,6 +121,8 @@ def _answering(usual: Callable[..., Any], additive: bool) -> Callable[..., Any]:
             raise ModelError("this model reads both ways", "use a causal model")
         queries.asked = True
         found = allowed(asked["mask_function"], queries)
+        if queries.together and asked["mask_function"] is causal_mask_function:
+            queries.idle = found
         if not additive:
             return found
         dtype = asked["dtype"]

@@ -58,6 +58,11 @@ class Rows:
         return max(self._ends, default=0)
 
     @property
+    def together(self) -> bool:
+        """Whether all texts have one length."""
+        return len(set(self._ends)) == 1
+
+    @property
     def total(self) -> int:
         """Tokens of all texts together."""
         return sum(self._ends)

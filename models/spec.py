@@ -24,8 +24,11 @@ class ModelSpec(BaseModel):
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
         device: where the model runs, as torch names devices.
         device_map: accelerate's map, for a model that spans devices or is offloaded.
-        quantization: how to quantise the weights while they are read, as ``quantization_config`` in
-            a checkpoint's config.json says it; a checkpoint that is quantised already needs none.
+        tp_plan: ``auto`` splits every layer over the processes of the job, in transformers' words;
+            with ``parallel="terms"``.
+        quantization: how to quantise the weights while they are read, in the words of
+            ``quantization_config`` in a checkpoint's config.json; a checkpoint that is quantised
+            already needs none.
         tokenizer: a folder or hub id, or a tokenizer in memory, where it is not the model's own.
         template: a chat template, the name of one of the tokenizer's, or a string with
             ``{prompt}`` and, if wanted, ``{system}``.
@@ -48,6 +51,7 @@ class ModelSpec(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     device: str | None = None
     device_map: str | dict[str, Any] | None = None
+    tp_plan: Literal["auto"] | None = None
     quantization: dict[str, Any] | None = None
     tokenizer: Any = None
     template: str | None = None
@@ -65,14 +69,17 @@ class ModelSpec(BaseModel):
             raise ValueError(f"give exactly one of path, model and adapter; here: {given}")
         if (self.adapter is None) != (self.on is None):
             raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
-        for key in ("dtype", "device", "device_map", "quantization", "tokenizer"):
+        for key in ("dtype", "device", "device_map", "tp_plan", "quantization", "tokenizer"):
             if self.adapter is not None and getattr(self, key) is not None:
                 raise ValueError(f"an adapter takes its base's {key}; say it there")
-        for key in ("revision", "dtype", "device", "device_map", "quantization"):
+        for key in ("revision", "dtype", "device", "device_map", "tp_plan", "quantization"):
             if self.model is not None and getattr(self, key) is not None:
                 raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
-        if self.device is not None and self.device_map is not None:
-            raise ValueError("give device or device_map, not both")
+        placed = [
+            key for key in ("device", "device_map", "tp_plan") if getattr(self, key) is not None
+        ]
+        if placed[1:]:
+            raise ValueError(f"give {placed[0]} or {placed[1]}, not both")
         return self
 
 

@@ -151,7 +151,7 @@ class TextRewardLane:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads."""
-        return weight_bytes(self.model) + self.adapters.bytes()
+        return weight_bytes(self.model) + int(self.adapters.bytes())
 
     def token_bytes(self) -> int:
         """Nothing is cached."""

@@ -301,10 +301,17 @@ class _Binder:
         return self.owners.get(card.weights, rank) != rank
 
     def _share_out(self) -> None:
-        """Give every set of weights a rank. Tables, and rewards that read text, are everywhere."""
+        """Give every set of weights a rank.
+
+        Tables, rewards that read text, and models whose layers are split are everywhere.
+        """
+        split = [name for name in self.cards if self.specs[self._home(name)].tp_plan]
         if self.ranks is None:
+            if split:
+                problem = f"{split[0]} is to be split over processes, and this decoder has one"
+                raise self._at(ModelError(problem, 'say parallel="terms"', split[0]))
             return
-        everywhere = {self.cards[name].weights for name in self.reads_text}
+        everywhere = {self.cards[name].weights for name in {*self.reads_text, *split}}
         sizes: dict[tuple[Any, ...], int] = {}
         for name, card in self.cards.items():
             if card.config is not None and card.weights not in everywhere:
@@ -317,7 +324,10 @@ class _Binder:
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
         if (name, key) not in self.adapters:
             folder, revision = self.specs[name].adapter, self.specs[name].revision
-            lane = self.lanes[key]
+            lane, base = self.lanes[key], self.specs[name].on
+            if self.specs[self._home(name)].tp_plan:
+                problem = f"{name} is an adapter on {base}, whose layers are split over processes"
+                raise self._at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
             if not hasattr(lane, "adapters"):
                 raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
             number = self._marked(

@@ -61,7 +61,8 @@ class Ranks:
         start = time.perf_counter()
         flat = torch.cat([said[i].reshape(-1) for i in places])
         dist.all_reduce(flat)
-        for i, part in zip(places, flat.split([said[i].numel() for i in places]), strict=True):
+        parts = torch.split(flat, [said[i].numel() for i in places])
+        for i, part in zip(places, parts, strict=True):
             met[i] = part.view(said[i].shape)
         self.seconds += time.perf_counter() - start
         self.sent += flat.nbytes
@@ -84,7 +85,7 @@ class Ranks:
         told = torch.tensor(list(numbers), dtype=torch.int64, device=self.device)
         if self.size > 1:
             dist.broadcast(told, 0)
-        return told.tolist()  # type: ignore[no-any-return]
+        return told.tolist()
 
     def check_alike(self, work: Any) -> None:
         """Refuse work that is not the same on every rank; they would wait for each other forever.

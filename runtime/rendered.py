@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models import Prompt, spelling
-from .bind import Bound
+from .bound import Bound
 from .reader import Reader
 
 

@@ -27,6 +27,7 @@ CASES = {
     "a condition": ("where(entropy(base) > 4, arm, base) + 0.5*gpt2", SAMPLED),
     "rewards": ("base + arm | rerank(0.7*rm + 0.3*rm2, k=5, w=1.5)", GREEDY),
     "rewards read again": ("(base | rerank(rm, k=4, norm=prefix)) + 0.5*arm", SAMPLED),
+    "split layers": ("split + 0.5*arm | rerank(rm, k=4)", SAMPLED),
     "a search by rewards": ("base | best_of(rm, n=3)", SAMPLED),
     "a search by models": (
         "base | blockwise(arm - gpt2, beams=2, samples=2, length=3)", {**SAMPLED, "batch_size": 8}
@@ -42,9 +43,16 @@ def case(zoo, formula: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     named = {name for name in re.findall(r"[A-Za-z_]\w*", formula) if known(name)}
     models = {name: zoo.adapter(name) if name in LORA else zoo.path(name) for name in named}
+    if "split" in formula:
+        models["split"] = {"path": zoo.path("base"), "tp_plan": "auto"}
     params = {"a": 0.5} if "a*" in formula else None
     given = {"prompts": PROMPTS, "settings": settings, "params": params}
     return {"formula": formula, "models": models, **given}
+
+
+def without_plan(spec: Any) -> Any:
+    """The same model in one process."""
+    return spec["path"] if isinstance(spec, dict) and "tp_plan" in spec else spec
 
 
 def known(name: str) -> bool:
@@ -70,17 +78,19 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     said = [json.loads((tmp_path / f"out.{rank}").read_text()) for rank in range(processes)]
     for name, one in cases.items():
-        decoder = descant.compile(one["formula"], one["models"], params=one["params"], device="cpu")
+        whole = {name: without_plan(spec) for name, spec in one["models"].items()}
+        decoder = descant.compile(one["formula"], whole, params=one["params"], device="cpu")
         found = decoder.generate(one["prompts"], **one["settings"])
         expected = [completion.token_ids for completion in found]
         assert [rank[name]["tokens"] for rank in said] == [expected] * processes, name
         owners = said[0][name]["owners"]
         assert all(rank[name]["owners"] == owners for rank in said)
-        assert len(set(owners)) == min(processes, len(owners))
+        held = [owner for owner in owners if owner is not None]
+        assert len(set(held)) == min(processes, len(held))
         for number, rank in enumerate(said):
             kinds = dict(zip(owners, rank[name]["loaded"], strict=True))
             assert kinds.get(number, "TransformersLane") == "TransformersLane"
-            elsewhere = [owner != number for owner in owners]
+            elsewhere = [owner not in (None, number) for owner in owners]
             loaded = [kind == "ElsewhereLane" for kind in rank[name]["loaded"]]
             assert loaded == elsewhere
     assert all("must ask for the same rows" in rank["differing"] for rank in said)
@@ -94,6 +104,15 @@ def test_a_job_of_one_process_decodes_as_ever(compiled) -> None:
     assert "1 process" in str(decoder.plan)
     with pytest.raises(ValueError, match='there is "terms"'):
         compiled("base", parallel="rows")
+
+
+def test_split_layers_need_processes_and_take_no_adapters(zoo) -> None:
+    models: dict[str, Any] = {"base": {"path": zoo.path("base"), "tp_plan": "auto"}}
+    with pytest.raises(descant.FormulaError, match="split over processes") as caught:
+        descant.compile("base", models, device="cpu")
+    assert 'parallel="terms"' in caught.value.cure
+    with pytest.raises(descant.ModelError, match="give device_map or tp_plan"):
+        descant.compile("m", {"m": {"path": "x", "tp_plan": "auto", "device_map": "auto"}})
 
 
 def test_weights_are_shared_out_by_size() -> None:
