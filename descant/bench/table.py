@@ -13,8 +13,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..grammar import did_you_mean
-from .measure import WORKLOADS, Result, Settings, environment, measure
+from .measure import Result, Settings, environment, measure
 from .shapes import SHAPES
+from .workloads import WORKLOADS
 
 
 def measured(
