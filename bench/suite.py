@@ -125,9 +125,11 @@ def settings_of(given: argparse.Namespace, sizes: Sizes) -> Settings:
 
 def keep(output: Path, said: dict[str, Any], results: dict[str, list[Any]]) -> None:
     """Write the results down, beside those of other benchmarks that were measured alike."""
-    before = json.loads(output.read_text()) if output.is_file() else {}
-    alike = all(before.get(key) == said[key] for key in ("shape", "device", "dtype", "processor"))
-    kept = {**(before["results"] if alike else {}), **results}
+    before = json.loads(output.read_text()) if output.is_file() else {**said, "results": {}}
+    other = [key for key in said if before.get(key) != said[key] and key != "copy_bandwidth"]
+    if other:
+        print(f"{output}: what was there is replaced, for it has another {', '.join(other)}")
+    kept = {**({} if other else before["results"]), **results}
     ordered = {name: kept[name] for name in BENCHMARKS if name in kept}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({**said, "results": ordered}, indent=1) + "\n")

@@ -94,8 +94,13 @@ class Pool:
             torch.cuda.empty_cache()
 
     def decoder(self, workload: Workload, capture: bool = False, **arguments: Any) -> Any:
-        """The workload, compiled; other arguments are those of ``descant.compile``."""
+        """The workload, compiled; other arguments are those of ``descant.compile``.
+
+        Adapters go on a twin of the base, so that what is measured beside it runs without them.
+        """
         models: dict[str, Any] = {name: self[name] for name in sorted(workload.weights)}
+        if workload.shares == LORA:
+            models["base"] = shapes.twin(self["base"])
         for i in range(workload.arms):
             if workload.shares == LORA:
                 folder = self._scratch / str(i)

@@ -16,7 +16,7 @@ from bench.exact import difference
 from bench.joining import pauses
 from bench.ways import Ways
 from descant.bench.measure import Clock, Result, Settings
-from descant.bench.workloads import Pool, fused
+from descant.bench.workloads import LORA, Pool, fused
 
 TINY = Settings(shape="tiny", prompt_length=8, new=4, runs=2)
 SMALL = replace(SIZES["cpu"].of(8, 4), ks=(2,), batches=(1, 3), contexts=(16,), slots=2)
@@ -172,3 +172,12 @@ def test_captured_and_eager_are_compared_in_one_run(tmp_path) -> None:
 def test_what_it_cannot_measure(given, problem) -> None:
     with pytest.raises(ValueError, match=problem):
         suite.main(given)
+
+
+def test_adapters_leave_no_trace_on_what_they_are_measured_against(pool) -> None:
+    decoder = pool.decoder(fused(2, LORA))
+    assert not any(module._forward_hooks for module in pool["base"].modules())
+    base = decoder._bound.lanes[0].model
+    assert any(module._forward_hooks for module in base.modules())
+    for one, other in zip(base.parameters(), pool["base"].parameters(), strict=True):
+        assert one is other
