@@ -33,8 +33,9 @@ def text(said: dict[str, Any], picture: str) -> str:
         "",
         f"{said['device']}, {said['threads']} threads, copies {said['copy_bandwidth'] / 1e9:.3g} "
         f"GB/s; descant {said['descant']}, torch {said['torch']}, transformers "
-        f"{said['transformers']}, Python {said['python']}. Medians of {said['runs']} runs; "
-        f"{'eager and captured' if said['capture'] else 'eager'}.",
+        f"{said['transformers']}, Python {said['python']}; "
+        f"{'eager and captured' if said['capture'] else 'eager'}, medians.",
+        *_busy(said),
         "",
         *_verdict(said["results"]),
         "",
@@ -48,7 +49,20 @@ def text(said: dict[str, Any], picture: str) -> str:
     ]
     for name, rows in said["results"].items():
         ways = list(dict.fromkeys(way for row in rows for way in row["runs"]))
-        head = ["", "rows", "prompt", "new", *ways, "floor", "step", "ratio", "", "target", ""]
+        head = [
+            "",
+            "rows",
+            "prompt",
+            "new",
+            "runs",
+            *ways,
+            "floor",
+            "step",
+            "ratio",
+            "",
+            "target",
+            "",
+        ]
         lines += ["", f"## {list(BENCHMARKS).index(name) + 1}. {_title(name)}", ""]
         lines += [_line(head), _line(["---"] * len(head))]
         lines += [_line(_cells(row, ways)) for row in rows]
@@ -103,6 +117,13 @@ def _panel(axis: Any, title: str, rows: Sequence[dict[str, Any]]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _busy(said: dict[str, Any]) -> list[str]:
+    load = said.get("load")
+    if load is None or load < 0.5:
+        return []
+    return [f"Other work ran on this machine (a load of {load:.1f} at the start): expect noise."]
+
+
 def _verdict(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     asked = [
         (name, row["name"], row["shown"])
@@ -129,6 +150,7 @@ def _cells(row: dict[str, Any], ways: Sequence[str]) -> list[str]:
     mark = {True: "met", False: "**not met**", None: ""}[one["met"]]
     return [
         row["name"], str(row["rows"]), str(row["prompt_length"]), str(row["new"]),
+        str(len(row["runs"]["ours"])),
         *(f"{medians[way]:.3g}" if way in medians else "" for way in ways),
         f"{row['floor']:.3g}", f"{steps['median']:.3g}" if steps else "", f"{one['value']:.3f}",
         _relation(one), "" if one["met"] is None else asked_of(one), mark,

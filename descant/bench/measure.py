@@ -192,7 +192,8 @@ def _wait(device: str) -> None:
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on; the load is that of the last minute."""
+    import os
     import platform
 
     import transformers
@@ -204,6 +205,7 @@ def environment(settings: Settings) -> dict[str, Any]:
         **asdict(settings),
         "processor": torch.cuda.get_device_name(settings.device) if cuda else processor(),
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "copy_bandwidth": copy_bandwidth(settings.device),
         "descant": __version__,
         "torch": torch.__version__,

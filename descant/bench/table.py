@@ -36,13 +36,12 @@ def measured(
     names = workloads or list(WORKLOADS)
     for name in names:
         _known("workload", name, WORKLOADS)
-    results = []
+    said, results = environment(settings), []
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=len(names))
         for result in measure(settings, names):
             results.append(result)
             progress.advance(task)
-    said = environment(settings)
     console.print(_table(results), markup=False)
     console.print(
         "plain: transformers' generate with a LogitsProcessor that runs the other models; "
