@@ -32,27 +32,34 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
     The rows must have no other neighbours and one length, so that they stay in their order.
     """
     engine = decoder._engine
-    score, draw = engine.step.scores, engine.capture.draw
-    seen: dict[int, tuple[Any, Tensor]] = {}  # a context is kept, so that its id stays its own
+    step, replayed = engine.step, engine.capture.draw
+    score, draw = step.scores, step.draw
+    last: list[Tensor] = []
+    seen: dict[int, tuple[Any, Tensor]] = {}  # by what a step tells, which a replay tells again
     kept: list[Tensor] = []
 
     def scores(batch: Any, context: Any) -> Tensor:
-        seen[id(context)] = (context, score(batch, context))
-        return seen[id(context)][1]
+        last[:] = [score(batch, context)]
+        return last[0]
 
     def drawn(batch: Any) -> Any:
-        context, tokens = draw(batch)
-        kept.append(seen[id(context)][1].cpu())
-        return context, tokens
+        told = draw(batch)
+        seen[id(told[1])] = (told, last[0])
+        return told
 
-    engine.step.scores, engine.capture.draw = scores, drawn
+    def replay(batch: Any) -> Any:
+        told = replayed(batch)
+        kept.append(seen[id(told[1])][1].cpu())
+        return told
+
+    step.scores, step.draw, engine.capture.draw = scores, drawn, replay
     try:
         done = decoder.generate(
             list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
             progress=False,
         )  # fmt: skip
     finally:
-        del engine.step.scores, engine.capture.draw
+        del step.scores, step.draw, engine.capture.draw
     return torch.tensor([one.token_ids for one in done]), torch.stack(kept[:new], dim=1)
 
 
