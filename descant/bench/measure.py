@@ -1,5 +1,5 @@
-"""The workloads and the clock: seconds per token of a formula, of plain transformers, and of both
-bounds, all in one run.
+"""The clock: milliseconds per token of a formula, of plain transformers, and of both bounds, each
+in turn in one run.
 """
 
 from __future__ import annotations
@@ -7,19 +7,39 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
-from ..api import compile
 from ..runtime.cost import copy_bandwidth
-from . import plain, shapes
+from . import plain
+from .workloads import WORKLOADS, Pool, W, Workload
 
-K, W = 10, 1.5
+
+class Clock:
+    """Seconds of the tokens after the first, so that reading the prompt is left out."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._since, self.seconds = device, 0.0, 0.0
+
+    def start(self, wait: bool = True) -> None:
+        """The first token is there; or it is once the device is done."""
+        if wait:
+            _wait(self._device)
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """The last token is there, once the device is done. It may start again."""
+        _wait(self._device)
+        self.seconds += time.perf_counter() - self._since
+
+
+Way: TypeAlias = Callable[[int, Clock], Any]  # decodes so many tokens
 
 
 @dataclass(frozen=True)
@@ -42,34 +62,13 @@ class Settings:
     capture: bool = False
 
 
-@dataclass(frozen=True)
-class Workload:
-    """One formula, and the same by hand."""
-
-    formula: str
-    arms: int = 0
-    lora: bool = False
-    rerank: bool = False
-
-
-WORKLOADS = {
-    "one model": Workload("base"),
-    "two arms": Workload("base + 0.5*arm_0 + 0.5*arm_1", arms=2),
-    "two LoRA arms": Workload("base + 0.5*arm_0 + 0.5*arm_1", arms=2, lora=True),
-    "rerank": Workload(f"base | rerank(reward, k={K}, w={W})", rerank=True),
-    "LoRA arms, rerank": Workload(
-        f"base + 0.5*arm_0 + 0.5*arm_1 | rerank(reward, k={K}, w={W})", 2, True, True
-    ),
-}
-
-
 @dataclass
 class Result:
     """One workload's milliseconds per token: the medians, and every run.
 
     Attributes:
         floor: what reading the weights and caches takes at the device's copy bandwidth.
-        bare: of the forwards that the formula needs, once per set of weights.
+        runs: per way; ``bare`` is the forwards that the formula needs, once per set of weights.
     """
 
     name: str
@@ -78,11 +77,13 @@ class Result:
     runs: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, way: str) -> float:
-        """Milliseconds per token of ``ours``, ``plain`` or ``bare``."""
-        return statistics.median(self.runs[way])
+        """Milliseconds per token of a way, or of the floor."""
+        return self.floor if way == "floor" else statistics.median(self.runs[way])
 
     def ratio(self, way: str, to: str) -> float:
         """The median over pairs measured next to each other."""
+        if "floor" in (way, to):
+            return self.median(way) / self.median(to)
         pairs = zip(self.runs[way], self.runs[to], strict=True)
         return statistics.median(one / two for one, two in pairs)
 
@@ -94,81 +95,95 @@ def measure(settings: Settings, names: list[str] | None = None) -> Iterator[Resu
         settings: what is measured.
         names: of ``WORKLOADS``; all of them where left out.
     """
-    dtype, device = getattr(torch, settings.dtype), settings.device
-    asked = {name: WORKLOADS[name] for name in names or WORKLOADS}
-    size = (settings.batch_size, settings.prompt_length)
-    vocabulary = shapes.SHAPES[settings.shape][1]["vocab_size"]
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(3, vocabulary, size, generator=generator).to(device)
-    made = partial(shapes.language_model, settings.shape, dtype=dtype, device=device)
-    base, rm = made(0), None
-    if any(workload.rerank for workload in asked.values()):
-        rm = shapes.reward_model(settings.shape, 9, dtype, device)
     with tempfile.TemporaryDirectory() as scratch:
-        for name, workload in asked.items():
-            models: dict[str, Any] = {"base": base}
-            for i in range(workload.arms):
-                if workload.lora:
-                    folder = shapes.lora(settings.shape, 1 + i, Path(scratch) / str(i))
-                    models[f"arm_{i}"] = {"adapter": str(folder), "on": "base"}
-                else:
-                    models[f"arm_{i}"] = made(1 + i)
-            if workload.rerank:
-                models["reward"] = rm
-            yield _measured(name, workload, models, prompts, settings)
+        pool = pool_of(settings, Path(scratch))
+        prompts = pool.prompts(settings.batch_size, settings.prompt_length)
+        for name in names or WORKLOADS:
+            workload = WORKLOADS[name]
+            decoder = pool.decoder(workload, settings.capture)
+            ways = {"ours": ours(decoder, prompts), **theirs(workload, pool, prompts)}
+            yield Result(name, workload.formula, floor(decoder, settings), timed(ways, settings))
 
 
-def _measured(
-    name: str, workload: Workload, models: dict[str, Any], prompts: Any, settings: Settings
-) -> Result:
-    decoder = compile(workload.formula, models=models, capture=settings.capture)
-    base = models["base"]
-    # Plain transformers runs an adapter as a pass of its own over the base; what the adapter adds
-    # to that pass is left out, in its favour.
-    arms = [(base if workload.lora else models[f"arm_{i}"], 0.5) for i in range(workload.arms)]
-    rerank = (models["reward"], K, W) if workload.rerank else None
+def pool_of(settings: Settings, scratch: Path) -> Pool:
+    """The models that the settings ask for."""
+    return Pool(settings.shape, getattr(torch, settings.dtype), settings.device, scratch)
+
+
+def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
+    """Decoding with descant; other arguments are those of ``generate``."""
     ids = prompts.tolist()
 
-    def ours(new: int) -> None:
-        decoder.generate(
-            ids, max_new_tokens=new, eos_token_id=[], batch_size=len(ids), progress=False
-        )
+    def act(new: int, clock: Clock) -> list[list[int]]:
+        requests = decoder._requests(ids, max_new_tokens=new, eos_token_id=[], **arguments)
+        answers: list[Any] = []
+        for told in decoder._engine.run(requests, len(requests)):
+            if not answers:
+                answers = told
+                clock.start(wait=False)  # the next step may have begun
+        clock.stop()
+        return [answer.tokens for answer in sorted(answers, key=lambda one: one.request.index)]
 
-    def bare(new: int) -> None:
-        for model in [base, *(arm for arm, _ in arms if not workload.lora)]:
-            plain.decode(model, prompts, new)
+    return act
+
+
+def theirs(workload: Workload, pool: Pool, prompts: Tensor) -> dict[str, Way]:
+    """``plain``: the same tokens through transformers' generate; ``bare``: the forwards alone."""
+    base, arms = pool["base"], [(arm, 0.5) for arm in pool.arms(workload)]
+    rerank = (pool["reward"], workload.k, W) if workload.k else None
+    alone = [pool[name] for name in sorted(workload.weights - {"reward"})]
+
+    def generate(new: int, clock: Clock) -> Tensor:
+        tokens = plain.generate(base, prompts, new, arms, rerank, started=clock.start)
+        clock.stop()
+        return tokens
+
+    def bare(new: int, clock: Clock) -> None:
+        for model in alone:
+            plain.decode(model, prompts, new, clock.start)
+            clock.stop()
         if rerank is not None:
-            plain.candidate_forwards(rerank[0], prompts, new, K)
+            plain.candidate_forwards(rerank[0], prompts, new, workload.k, clock.start)
+            clock.stop()
 
-    ways: dict[str, Callable[[int], Any]] = {
-        "ours": ours,
-        "plain": lambda new: plain.generate(base, prompts, new, arms, rerank),
-        "bare": bare,
-    }
-    bandwidth = copy_bandwidth(settings.device)
+    return {"plain": generate, "bare": bare}
+
+
+def floor(decoder: Any, settings: Settings) -> float:
+    """Milliseconds that a step of these settings takes to read its weights and caches."""
     context = settings.prompt_length + settings.new // 2
-    floor = decoder.plan.floor(bandwidth, settings.batch_size, context)
-    result = Result(name, workload.formula, floor, {way: [] for way in ways})
+    bandwidth = copy_bandwidth(settings.device)
+    return float(decoder.plan.floor(bandwidth, settings.batch_size, context))
+
+
+def timed(
+    ways: Mapping[str, Way], settings: Settings, whole: bool = False
+) -> dict[str, list[float]]:
+    """Milliseconds per token of every run, the ways in turn after a warm-up of each.
+
+    Args:
+        ways: by name.
+        settings: how many tokens and runs.
+        whole: time whole runs; otherwise the tokens after the first, without reading the prompt.
+    """
+    runs: dict[str, list[float]] = {way: [] for way in ways}
     for act in ways.values():
-        act(2)
+        act(2, Clock(settings.device))
     for _ in range(settings.runs):
         for way, act in ways.items():
-            result.runs[way].append(_per_token(act, settings))
-    return result
+            clock = Clock(settings.device)
+            taken = seconds(partial(act, settings.new + (not whole), clock), settings.device)
+            runs[way].append((taken if whole else clock.seconds) / settings.new * 1e3)
+    return runs
 
 
-def _per_token(act: Callable[[int], Any], settings: Settings) -> float:
-    """Milliseconds of a token after the first, so that reading the prompt is left out."""
-    first, all_ = (_seconds(partial(act, new), settings.device) for new in (1, 1 + settings.new))
-    return (all_ - first) / settings.new * 1e3
-
-
-def _seconds(act: Callable[[], Any], device: str) -> float:
-    _wait(device)
-    start = time.perf_counter()
+def seconds(act: Callable[[], Any], device: str) -> float:
+    """How long it takes until the device is done."""
+    clock = Clock(device)
+    clock.start()
     act()
-    _wait(device)
-    return time.perf_counter() - start
+    clock.stop()
+    return clock.seconds
 
 
 def _wait(device: str) -> None:
@@ -177,7 +192,8 @@ def _wait(device: str) -> None:
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on; the load is that of the last minute."""
+    import os
     import platform
 
     import transformers
@@ -187,8 +203,9 @@ def environment(settings: Settings) -> dict[str, Any]:
     cuda = settings.device.startswith("cuda")
     return {
         **asdict(settings),
-        "processor": torch.cuda.get_device_name() if cuda else processor(),
+        "processor": torch.cuda.get_device_name(settings.device) if cuda else processor(),
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "copy_bandwidth": copy_bandwidth(settings.device),
         "descant": __version__,
         "torch": torch.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ def lora(shape: str, seed: int, folder: Path, rank: int = 16) -> Path:
     said = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
     (folder / "adapter_config.json").write_text(json.dumps({**said, "bias": "none"}))
     return folder
+
+
+def twin(model: Any) -> Any:
+    """Another model over the same weights; what is hooked on or compiled in one is not in both."""
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def _made(auto: Any, made: Any, seed: int, dtype: torch.dtype, device: str) -> Any:

@@ -13,8 +13,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..grammar import did_you_mean
-from .measure import WORKLOADS, Result, Settings, environment, measure
+from .measure import Result, Settings, environment, measure
 from .shapes import SHAPES
+from .workloads import WORKLOADS
 
 
 def measured(
@@ -35,13 +36,12 @@ def measured(
     names = workloads or list(WORKLOADS)
     for name in names:
         _known("workload", name, WORKLOADS)
-    results = []
+    said, results = environment(settings), []
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=len(names))
         for result in measure(settings, names):
             results.append(result)
             progress.advance(task)
-    said = environment(settings)
     console.print(_table(results), markup=False)
     console.print(
         "plain: transformers' generate with a LogitsProcessor that runs the other models; "

@@ -10,30 +10,34 @@ from typer.testing import CliRunner
 
 import descant
 from descant.bench import plain, shapes
-from descant.bench.measure import WORKLOADS, K, W
+from descant.bench.measure import Clock, ours, theirs
+from descant.bench.workloads import LORA, WORKLOADS, Pool
 from descant.cli import app
 
 CPU = {"dtype": torch.float32, "device": "cpu"}
 PROMPTS = torch.tensor([[5, 9, 200, 31], [7, 7, 1000, 12]])
+UNSHARED = [name for name, one in WORKLOADS.items() if one.shares != LORA]
 
 
-@pytest.mark.parametrize("name", [name for name, one in WORKLOADS.items() if not one.lora])
-def test_both_ways_decode_the_same_tokens(name) -> None:
-    workload = WORKLOADS[name]
-    models = {"base": shapes.language_model("tiny", 0, **CPU)}
-    models |= {
-        f"arm_{i}": shapes.language_model("tiny", 1 + i, **CPU) for i in range(workload.arms)
-    }
-    rerank = None
-    if workload.rerank:
-        models["reward"] = shapes.reward_model("tiny", 9, **CPU)
-        rerank = (models["reward"], K, W)
-    arms = [(models[f"arm_{i}"], 0.5) for i in range(workload.arms)]
-    theirs = plain.generate(models["base"], PROMPTS, 8, arms, rerank)
-    ours = descant.compile(workload.formula, models=models).generate(
-        PROMPTS.tolist(), max_new_tokens=8, eos_token_id=[]
-    )
-    assert [one.token_ids for one in ours] == theirs.tolist()
+@pytest.mark.parametrize("name", UNSHARED)
+def test_both_ways_decode_the_same_tokens(name, tmp_path) -> None:
+    workload, pool = WORKLOADS[name], Pool("tiny", torch.float32, "cpu", tmp_path)
+    clock = Clock("cpu")
+    expected = theirs(workload, pool, PROMPTS)["plain"](8, clock).tolist()
+    assert ours(pool.decoder(workload), PROMPTS)(8, clock) == expected
+    assert clock.seconds > 0
+
+
+def test_prompts_that_are_padded_are_read_as_they_are_alone(tmp_path) -> None:
+    pool = Pool("tiny", torch.float32, "cpu", tmp_path)
+    arms = [(pool["arm_0"], 0.5)]
+    text = PROMPTS[:1, 2:]
+    padded, mask = torch.tensor([[0, 0, *text[0].tolist()]]), torch.tensor([[0, 0, 1, 1]])
+    alone = plain.generate(pool["base"], text, 8, arms)
+    both = torch.cat((padded, PROMPTS[1:])), torch.cat((mask, torch.ones(1, 4, dtype=torch.long)))
+    together = plain.generate(pool["base"], both[0], 8, arms, mask=both[1])
+    assert together[0].tolist() == alone[0].tolist()
+    assert together[1].tolist() == plain.generate(pool["base"], PROMPTS[1:], 8, arms)[0].tolist()
 
 
 def test_the_adapters_are_as_peft_reads_them(tmp_path) -> None:

@@ -1,0 +1,75 @@
+"""Whether two decoders of one formula decode the same: captured steps against eager ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two runs over the same prompts.
+
+    Attributes:
+        same: every token is the same.
+        share: of the tokens, those that are the same and in the same place.
+        scores: the largest difference of a score, up to each row's first token that differs; a
+            token that one run excludes and the other does not counts as infinite.
+    """
+
+    same: bool
+    share: float
+    scores: float
+
+
+def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Tensor, Tensor]:
+    """Greedy tokens ``(rows, new)`` and the scores they were drawn from, ``(rows, new, V)``.
+
+    The rows must have no other neighbours and one length, so that they stay in their order.
+    """
+    engine = decoder._engine
+    step, replayed = engine.step, engine.capture.draw
+    score, draw = step.scores, step.draw
+    last: list[Tensor] = []
+    seen: dict[int, tuple[Any, Tensor]] = {}  # by what a step tells, which a replay tells again
+    kept: list[Tensor] = []
+
+    def scores(batch: Any, context: Any) -> Tensor:
+        last[:] = [score(batch, context)]
+        return last[0]
+
+    def drawn(batch: Any) -> Any:
+        told = draw(batch)
+        seen[id(told[1])] = (told, last[0])
+        return told
+
+    def replay(batch: Any) -> Any:
+        told = replayed(batch)
+        kept.append(seen[id(told[1])][1].cpu())
+        return told
+
+    step.scores, step.draw, engine.capture.draw = scores, drawn, replay
+    try:
+        done = decoder.generate(
+            list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
+            progress=False,
+        )  # fmt: skip
+    finally:
+        del step.scores, step.draw, engine.capture.draw
+    return torch.tensor([one.token_ids for one in done]), torch.stack(kept[:new], dim=1)
+
+
+def difference(one: Any, two: Any, prompts: Sequence[Sequence[int]], new: int) -> dict[str, Any]:
+    """Two decoders over the same prompts: the fields of ``Difference``."""
+    (ids, scores), (others, other_scores) = (scored(each, prompts, new) for each in (one, two))
+    equal = ids == others
+    agreed = equal.long().cumprod(1).roll(1, 1)
+    agreed[:, 0] = 1
+    apart = (scores - other_scores).abs()
+    apart[(scores == -torch.inf) & (other_scores == -torch.inf)] = 0.0
+    worst = apart.amax(dim=-1)[agreed.bool()].max()
+    return asdict(Difference(bool(equal.all()), float(equal.float().mean()), float(worst)))
