@@ -31,8 +31,8 @@ def held_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor holds; of one that is made of others, theirs."""
     if not is_traceable_wrapper_subclass(tensor):
         return tensor.nbytes
-    names, _ = tensor.__tensor_flatten__()
-    return sum(held_bytes(getattr(tensor, name)) for name in names)
+    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    return sum(held_bytes(part) for part in parts if isinstance(part, Tensor))
 
 
 def compute_dtype(model: Any) -> torch.dtype:
