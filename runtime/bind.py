@@ -311,6 +311,14 @@ class _Binder:
                 problem = f"{split[0]} is to be split over processes, and this decoder has one"
                 raise self._at(ModelError(problem, 'say parallel="terms"', split[0]))
             return
+        for name in split:
+            config = self.cards[name].config.get_text_config()
+            heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+            if heads % self.ranks.size:
+                problem = (
+                    f"{name} has {heads} key heads, which {self.ranks.size} processes cannot share"
+                )
+                raise self._at(ModelError(problem, "start as many as divide them", name))
         everywhere = {self.cards[name].weights for name in {*self.reads_text, *split}}
         sizes: dict[tuple[Any, ...], int] = {}
         for name, card in self.cards.items():
