@@ -22,6 +22,7 @@ class Request:
         values: the plan's numbers for this row.
         key: its noise (``noise.seed_key``).
         stops: strings that end it.
+        logprobs: whether to say how likely its tokens were.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Request:
     max_new_tokens: int
     eos: frozenset[int]
     stops: tuple[str, ...] = ()
+    logprobs: bool = False
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: what was asked.
+        logprobs: of each token, in what it was drawn from (0 at temperature 0); None where not asked.
     """
 
     text: str | None
@@ -57,6 +60,7 @@ class Completion:
     params: dict[str, float]
     seconds: float
     prompt: Any = field(default=None, repr=False)
+    logprobs: list[float] | None = field(default=None, repr=False)
 
 
 def ids_of(
@@ -73,6 +77,7 @@ class Answer:
     def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
         self.request, self.tokenizer, self.started = request, tokenizer, started
         self.tokens: list[int] = []
+        self.logprobs: list[float] = []
         self.drawn = 0  # tokens, those among them that the host does not know yet
         self.finish_reason: str | None = None
         self._cut: int | None = None
@@ -111,7 +116,7 @@ class Answer:
         request = self.request
         return Completion(
             self.text(), self.tokens, self.finish_reason, dict(request.params),
-            now - self.started, request.prompt,
+            now - self.started, request.prompt, self.logprobs if request.logprobs else None,
         )  # fmt: skip
 
     def _stopped(self) -> bool:
