@@ -128,6 +128,30 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder, over the file's.")] = None,
+) -> None:
+    """Every formula at every point over every prompt: decoded, scored, and set against each other.
+
+    Killed and started again, it goes on where it stopped. With accelerate launch -m descant sweep
+    RUN.yaml, every process takes its share.
+    """
+    from .runfile import RunFileError, read_run_file
+    from .sweep import swept
+
+    said = read_run_file(file, set_ or [])
+    folder = output or (Path(said.output) if said.output else None)
+    if folder is None:
+        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
+    swept(said, folder, console)
+
+
+@app.command()
 def bench(
     shape: Annotated[
         str | None, typer.Option(help="A published model's sizes, with random weights.")

@@ -88,7 +88,9 @@ def _text(file: Path, kind: str) -> Iterator[Row]:
     with file.open(encoding="utf-8", newline="") as lines:
         try:
             if kind in (".csv", ".tsv"):
-                yield from _table(file, csv.reader(lines, delimiter="," if kind == ".csv" else "\t"))
+                yield from _table(
+                    file, csv.reader(lines, delimiter="," if kind == ".csv" else "\t")
+                )
             elif kind == ".json" and _first(file) == "[":
                 for number, row in enumerate(_json(lines.read(), str(file))):
                     yield number, f"{file}, entry {number + 1}", row

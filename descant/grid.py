@@ -34,7 +34,7 @@ def points_of(sweep: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Po
     >>> points_of({"simplex": ["help", "harm"], "step": 0.5})
     [{'help': 1.0, 'harm': 0.0}, {'help': 0.5, 'harm': 0.5}, {'help': 0.0, 'harm': 1.0}]
     >>> points_of({"random": 2, "w": {"from": 0.1, "to": 10, "log": True}, "seed": 1})
-    [{'w': 0.185645}, {'w': 4.957658}]
+    [{'w': 0.185664}, {'w': 4.95299}]
     """
     blocks = [sweep] if isinstance(sweep, Mapping) else list(sweep)
     found: dict[tuple[tuple[str, float], ...], Point] = {}
@@ -70,8 +70,12 @@ def _grid(block: Mapping[str, Any]) -> list[Point]:
     columns: list[list[Point]] = []
     if names is not None:
         if "step" not in block:
-            raise GridError("sweep.step: a simplex has a step, as in step: 0.1, or random: how many")
-        columns.append([dict(zip(names, row, strict=True)) for row in _simplex(names, block["step"])])
+            raise GridError(
+                "sweep.step: a simplex has a step, as in step: 0.1, or random: how many"
+            )
+        columns.append(
+            [dict(zip(names, row, strict=True)) for row in _simplex(names, block["step"])]
+        )
     elif "step" in block:
         raise GridError("sweep.step: that is a simplex's; write a: {from: 0, to: 1, step: 0.1}")
     columns += [[{name: value} for value in values(name, said)] for name, said in axes.items()]
