@@ -152,6 +152,30 @@ def sweep(
 
 
 @app.command()
+def compare(
+    ours: Annotated[str, typer.Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
+    theirs: Annotated[str, typer.Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
+    by: Annotated[str | None, typer.Option(help="A reward model: its name, or a path.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="openai:MODEL", help="An OpenAI-compatible judge.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="The judge's server.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Of the judge.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Sent and received.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one verdict.")] = 60.0,
+    cache: Annotated[Path | None, typer.Option(help="Verdicts; else beside RUN_A's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The verdict, as JSON.")] = None,
+) -> None:
+    """Which of two runs answers better: the win rate, by a reward model or by a judge."""
+    from .compare import compared
+
+    compared(
+        console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
+        timeout=timeout, cache=cache, output=output,
+    )  # fmt: skip
+
+
+@app.command()
 def bench(
     shape: Annotated[
         str | None, typer.Option(help="A published model's sizes, with random weights.")

@@ -34,11 +34,13 @@ class Share:
             self._state.wait_for_everyone()
 
 
-def share() -> Share:
-    """The process that this is."""
+def share(device: str | None = None) -> Share:
+    """The process that this is; each has a device of its own, unless ``device`` is the CPU."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share()
+    import torch
     from accelerate import PartialState
 
-    state = PartialState(timeout=PATIENCE)
+    on_cpu = not torch.cuda.is_available() or str(device).startswith("cpu")
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     return Share(state.process_index, state.num_processes, str(state.device), state)

@@ -64,7 +64,7 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}")
     settings, items = settings_of(run), read_items(run.data)
-    part = share()
+    part = share(run.device)
     work = Work(run, folder, part, settings, items, say if part.first else _silent)
     if not part.first:
         part.wait()

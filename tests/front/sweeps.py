@@ -1,4 +1,4 @@
-"""Sweeps for tests: run files over the demo models, and what a folder holds, as a test compares it."""
+"""Sweeps for tests: run files over the demo models, and what a folder holds."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from descant.sweep import sweep
 from descant.sweep.rows import key_of, settings_of
 
 SHARED = {
+    "formula": None,
     "formulas": {
         "arms": "base + (1-a)*arm_help + a*arm_harm",
         "plain": "base",
@@ -42,7 +43,7 @@ def whole(tmp_path_factory):
 
 
 def test_every_row_is_there_once(whole):
-    run, out = whole
+    _, out = whole
     found = lines(out)
     assert [key_of(r) for r in found] == [
         ("formula", point, item, sample)
@@ -146,9 +147,8 @@ def test_two_processes_share_a_sweep_and_one_goes_on(whole, tmp_path):
     _, expected = whole
     file, out = written(tmp_path), tmp_path / "out"
     launch = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--main_process_port", "0", "-m", "descant", "sweep", str(file), "--output", str(out),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "-m", "descant", "sweep", str(file), "--output", str(out),
     ]  # fmt: skip
     done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
