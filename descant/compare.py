@@ -138,13 +138,15 @@ def by_reward(ours: Side, theirs: Side, name: str, device: str | None = None) ->
 def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
     """Compare by a judge, which sees every pair in both orders.
 
-    A pair that is won in one order and lost in the other is a tie.
+    A pair that is won in one order and lost in the other is a tie, and so is one of equal answers,
+    which the judge is not asked about.
     """
     from tqdm.auto import tqdm
 
     places = pairs_of(ours, theirs)
     questions = []
-    for place in places:
+    asked = [p for p in places if ours.answers[p]["text"] != theirs.answers[p]["text"]]
+    for place in asked:
         mine, other = ours.answers[place], theirs.answers[place]
         prompt = plain_text(mine["prompt"])
         texts = [mine["text"] or "", other["text"] or ""]
@@ -153,8 +155,8 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
         verdicts = judge.verdicts(questions, bar.update)
     mine_won = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
     other_won = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}
-    both = zip(places, verdicts[::2], verdicts[1::2], strict=True)
-    judged = {
+    both = zip(asked, verdicts[::2], verdicts[1::2], strict=True)
+    judged = {place: 0.5 for place in places if place not in asked} | {
         place: (mine_won[a] + other_won[b]) / 2
         for place, a, b in both
         if a in mine_won and b in other_won

@@ -11,14 +11,26 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .grid import points_of
 from .models.spec import ModelSpec, explain
+from .sections import Data, Front, Generate, Score, Strict
 
+__all__ = [
+    "Data",
+    "Front",
+    "Generate",
+    "RunFile",
+    "RunFileError",
+    "Score",
+    "load_yaml",
+    "read_run_file",
+    "validated",
+]
 TEMPERATURE = "temperature"  # of generate: the one name that may be swept and is no parameter
 
 
@@ -26,119 +38,20 @@ class RunFileError(ValueError):
     """A run file that cannot be read, or that says something it may not."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Generate(_Strict):
-    """The arguments of ``Decoder.generate``; a run is reproducible unless it says otherwise."""
-
-    max_new_tokens: int = Field(default=128, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    do_sample: bool | None = None
-    seed: int = 0
-    num_return_sequences: int = Field(default=1, ge=1)
-    stop_strings: str | list[str] | None = None
-    eos_token_id: int | list[int] | None = None
-    batch_size: int = Field(default=32, ge=1)
-
-
-class Data(_Strict):
-    """Where prompts come from.
-
-    Attributes:
-        path: a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or text, a prompt a
-            line.
-        name: instead of a file, what ``datasets.load_dataset`` takes; with ``config``, ``split``
-            and ``revision``.
-        field: which holds the prompt: text, chat messages or token ids.
-        id: the field that tells rows apart; left out, the number of the row.
-        limit: rows that are read, after shuffling.
-        shuffle: the seed of an order; left out, rows come as they are.
-        malformed: what happens to a row without a usable prompt: ``error`` or ``skip``.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    field: str = "prompt"
-    id: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    shuffle: int | None = None
-    malformed: Literal["error", "skip"] = "error"
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        if (self.path is None) == (self.name is None):
-            raise ValueError("give a path, or the name of a dataset")
-        return self
-
-    @property
-    def source(self) -> str:
-        """The path or the name."""
-        return self.path or self.name or ""
-
-
-class Score(_Strict):
-    """One measure of a completion: exactly one of these names what says it.
-
-    Attributes:
-        reward: a declared reward model.
-        perplexity: a declared language model.
-        kl: the declared language model that the formula is compared with.
-        coherence: a sentence-embedding model, a folder or a hub id.
-    """
-
-    reward: str | None = None
-    perplexity: str | None = None
-    kl: str | None = None
-    coherence: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Score:
-        if len(self.said) != 1:
-            raise ValueError("name one of reward, perplexity, kl and coherence")
-        return self
-
-    @property
-    def said(self) -> dict[str, str]:
-        """What is named, by its kind."""
-        return {kind: name for kind, name in self if name is not None}
-
-
-class Front(_Strict):
-    """What a front is made of.
-
-    Attributes:
-        objectives: scores, the larger the better; ``-toxic`` where the smaller is. Left out, the
-            rewards among the scores.
-        reference: the point that hypervolume is measured from, by objective; left out, the worst of
-            every objective over all points of the run.
-        preference: the weights of the objectives as a sum, ``(1-a)*help + a*harm``; left out, the
-            names of the sweep's simplex, in the order of the objectives.
-    """
-
-    objectives: list[str] | None = Field(default=None, min_length=2, max_length=3)
-    reference: dict[str, float] | None = None
-    preference: str | None = None
-
-
-class RunFile(_Strict):
+class RunFile(Strict):
     """A run file. ``sweep``, ``score``, ``merge`` and ``front`` are read by ``descant sweep``."""
 
     formula: str = ""
-    formulas: dict[str, str] = {}
+    formulas: dict[str, str] = Field(default_factory=dict)
     models: dict[str, ModelSpec]
-    params: dict[str, float] = {}
-    prompts: dict[str, str] = {}
+    params: dict[str, float] = Field(default_factory=dict)
+    prompts: dict[str, str] = Field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
     generate: Generate = Generate()
     data: Data | None = None
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
-    merge: dict[str, str] = {}
+    merge: dict[str, str] = Field(default_factory=dict)
     score: dict[str, Score] | None = None
     front: Front = Front()
     output: str | None = None
@@ -170,9 +83,7 @@ class RunFile(_Strict):
         if both := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(both))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
-            raise ValueError(
-                f"front.objectives names {', '.join(sorted(unknown))}, and no score is"
-            )
+            raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
         return self
 
     @property
