@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import math
+import multiprocessing
 import random
 import signal
 import subprocess
@@ -104,42 +105,39 @@ def test_merged_adapters_and_temperatures_are_rows(tmp_path):
     assert said[0].token_ids == record["token_ids"]
 
 
-def start(file: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "descant", "sweep", str(file), "--output", str(out), *more]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+def child(run, out: Path) -> multiprocessing.Process:
+    """A process of its own that sweeps; forked, so that it begins at once."""
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=(run, out, str))
+    process.start()
+    return process
 
 
-@pytest.mark.slow
+def size(out: Path) -> int:
+    file = out / "completions.jsonl"
+    return file.stat().st_size if file.exists() else 0
+
+
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(whole, tmp_path):
-    _, expected = whole
-    file, out = written(tmp_path, generate={
-        "max_new_tokens": 12, "temperature": 1.0, "num_return_sequences": 2, "batch_size": 3,
-    }), tmp_path / "out"  # fmt: skip
-    draw, kills = random.Random(7), 0
-    for _ in range(2):
-        process = start(file, out)
-        target = draw.randint(1, 8) + count(out)
-        while process.poll() is None and count(out) < target:
-            time.sleep(0.002)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+    run, expected = whole
+    out, all_of_it = tmp_path / "out", (expected / "completions.jsonl").stat().st_size
+    draw, ends = random.Random(7), []
+    slower = run.generate.model_copy(update={"batch_size": 3})
+    run = run.model_copy(update={"generate": slower})
+    for part in (0.2, 0.2, 0.2, math.inf):  # the last: as soon as there is a score
+        process = child(run, out)
+        until = size(out) + draw.random() * part * all_of_it
+        while process.is_alive() and size(out) < until and not (out / "scores.jsonl").exists():
+            time.sleep(0.0005)
+        process.kill()
+        process.join()
+        ends.append(process.exitcode)
+    assert ends == [-signal.SIGKILL] * 4
+    assert len(lines(out)) == len(lines(expected)) and lines(out, "scores")
     with (out / "completions.jsonl").open("a") as torn:
         torn.write('{"schema": 1, "formula": "form')
-    assert kills
-    done = start(file, out)
-    said, _ = done.communicate(timeout=120)
-    assert done.returncode == 0, said.decode()
+    sweep(run, out, print)
     assert lines(out) == lines(expected)
     assert lines(out, "scores") == lines(expected, "scores")
-
-
-def count(out: Path) -> int:
-    file = out / "completions.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 @pytest.mark.slow
