@@ -44,13 +44,17 @@ class Side:
     @property
     def seconds(self) -> float:
         """The mean seconds of a row."""
-        return sum(one["elapsed"] for one in self.answers.values()) / len(self.answers)
+        return self._elapsed / len(self.answers)
 
     @property
     def rate(self) -> float:
         """Tokens per second of a row."""
         tokens = sum(len(one["token_ids"]) for one in self.answers.values())
-        return tokens / max(sum(one["elapsed"] for one in self.answers.values()), 1e-9)
+        return tokens / max(self._elapsed, 1e-9)
+
+    @property
+    def _elapsed(self) -> float:
+        return float(sum(one["elapsed"] for one in self.answers.values()))
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,15 @@ def explained(formula: str, models: Sequence[str], params: Sequence[str]) -> str
     """
     if formula.endswith((".yaml", ".yml")) or Path(formula).is_file():
         run = read_run_file(formula)
-        specs: dict[str, Any] = {**run.models, **_models(models)}
+        specs: dict[str, Any] = {**run.models, **_merged(run), **_models(models)}
         values = {**run.params, **_params(params)}
-        return str(plan_report(run.formula, specs, values, run.prompts, run))
+        plans = {
+            name: str(plan_report(text, specs, values, run.prompts, run))
+            for name, text in run.named.items()
+        }
+        if not run.formulas:
+            return plans["formula"]
+        return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
     from .demo import models as demo_models
 
     return str(plan_report(formula, {**demo_models(), **_models(models)}, _params(params), {}))
@@ -47,6 +53,13 @@ def plan_report(
     homes = {spec.on: specs[spec.on] for spec in needed.values() if spec.on in specs}
     dtype, device = where(run.dtype if run else None, run.device if run else None)
     return Report(bind(plan, {**needed, **homes}, dtype, device, skeleton=True), params)
+
+
+def _merged(run: RunFile) -> dict[str, Any]:
+    """A merged adapter costs what any adapter does: one of its parts stands for it."""
+    from .sweep.rows import sums_of
+
+    return {name: run.models[merged.names[0]] for name, merged in sums_of(run).items()}
 
 
 def _models(given: Sequence[str]) -> dict[str, str]:

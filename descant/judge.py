@@ -101,7 +101,8 @@ class Judge:
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(cache.parent, cache.stem)
         self._journal.absorb(lambda line: line["key"])
-        self._known = {line["key"]: line["verdict"] for line in self._journal.records()}
+        lines = self._journal.records()
+        self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}
 
     def verdicts(
         self, questions: Sequence[Question], tell: Callable[[], None] = lambda: None
