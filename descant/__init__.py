@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .api import compile
     from .models import ModelError, ModelSpec, RuleReward, TableModel
     from .runtime import Completion, Decoder
+    from .scoring import score
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,12 +36,14 @@ __all__ = [
     "__version__",
     "compile",
     "parse",
+    "score",
 ]
 
 _LATER = {
     "compile": ".api",
     "logits_processor": ".extend",
     "scalar_function": ".extend",
+    "score": ".scoring",
     "stage": ".extend",
     "Completion": ".runtime",
     "Decoder": ".runtime",

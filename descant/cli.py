@@ -140,6 +140,54 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder, over the file's.")] = None,
+) -> None:
+    """Every formula at every point over every prompt: decoded, scored, and set against each other.
+
+    Killed and started again, it goes on where it stopped. With accelerate launch -m descant sweep
+    RUN.yaml, every process takes its share.
+    """
+    from .runfile import RunFileError, read_run_file
+    from .sweep import swept
+
+    said = read_run_file(file, set_ or [])
+    folder = output or (Path(said.output) if said.output else None)
+    if folder is None:
+        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
+    swept(said, folder, console)
+
+
+@app.command()
+def compare(
+    ours: Annotated[str, typer.Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
+    theirs: Annotated[str, typer.Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
+    by: Annotated[str | None, typer.Option(help="A reward model: its name, or a path.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="openai:MODEL", help="An OpenAI-compatible judge.")
+    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="The judge's server.")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Of the judge.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Sent and received.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one verdict.")] = 60.0,
+    cache: Annotated[Path | None, typer.Option(help="Verdicts; else beside RUN_A's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The verdict, as JSON.")] = None,
+) -> None:
+    """Which of two runs answers better: the win rate, by a reward model or by a judge."""
+    from .compare import compared
+
+    compared(
+        console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
+        timeout=timeout, cache=cache, output=output,
+    )  # fmt: skip
+
+
+@app.command()
 def bench(
     shape: Annotated[
         str | None, typer.Option(help="A published model's sizes, with random weights.")

@@ -29,7 +29,12 @@ def explained(formula: str, models: Sequence[str], params: Sequence[str]) -> str
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would.
     """
-    return str(plan_report(*_asked(formula, models, params)))
+    plans = {
+        name: str(plan_report(*asked)) for name, asked in _asked(formula, models, params).items()
+    }
+    if len(plans) == 1:
+        return next(iter(plans.values()))
+    return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
 
 
 def rendering(
@@ -49,22 +54,26 @@ def rendering(
     """
     from .runtime.rendered import rendered
 
-    asked = _asked(formula, models, params)
-    return rendered(_bound(*asked), _prompt(prompt, asked[-1]))
+    found: dict[str, Rendered] = {}
+    for asked in _asked(formula, models, params).values():
+        for one in rendered(_bound(*asked), _prompt(prompt, asked[-1])):
+            found.setdefault(str(one), one)
+    return list(found.values())
 
 
 Asked = tuple[str, dict[str, Any], dict[str, float], dict[str, str], RunFile | None]
 
 
-def _asked(formula: str, models: Sequence[str], params: Sequence[str]) -> Asked:
-    """A formula, its models, parameters and prompts, and the run file that they are of."""
+def _asked(formula: str, models: Sequence[str], params: Sequence[str]) -> dict[str, Asked]:
+    """Formulas by name, their models, parameters and prompts, and the run file they are of."""
     if formula.endswith((".yaml", ".yml")) or Path(formula).is_file():
         run = read_run_file(formula)
-        specs: dict[str, Any] = {**run.models, **_models(models)}
-        return run.formula, specs, {**run.params, **_params(params)}, run.prompts, run
+        specs: dict[str, Any] = {**run.models, **_merged(run), **_models(models)}
+        values = {**run.params, **_params(params)}
+        return {name: (text, specs, values, run.prompts, run) for name, text in run.named.items()}
     from .demo import models as demo_models
 
-    return formula, {**demo_models(), **_models(models)}, _params(params), {}, None
+    return {"formula": (formula, {**demo_models(), **_models(models)}, _params(params), {}, None)}
 
 
 def _prompt(given: str | None, run: RunFile | None) -> Any:
@@ -111,6 +120,13 @@ def _bound(
     homes = {spec.on: specs[spec.on] for spec in needed.values() if spec.on in specs}
     dtype, device = where(run.dtype if run else None, run.device if run else None)
     return bind(plan, {**needed, **homes}, dtype, device, skeleton=True)
+
+
+def _merged(run: RunFile) -> dict[str, Any]:
+    """A merged adapter costs what any adapter does: one of its parts stands for it."""
+    from .sweep.rows import sums_of
+
+    return {name: run.models[merged.names[0]] for name, merged in sums_of(run).items()}
 
 
 def _models(given: Sequence[str]) -> dict[str, str]:

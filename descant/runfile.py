@@ -7,71 +7,103 @@ keys are named with a suggestion.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from .grid import points_of
 from .models.spec import ModelSpec, explain
+from .sections import Data, Front, Generate, Score, Strict
+
+__all__ = [
+    "Data",
+    "Front",
+    "Generate",
+    "RunFile",
+    "RunFileError",
+    "Score",
+    "load_yaml",
+    "read_run_file",
+    "validated",
+]
+TEMPERATURE = "temperature"  # of generate: the one name that may be swept and is no parameter
 
 
 class RunFileError(ValueError):
     """A run file that cannot be read, or that says something it may not."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class RunFile(Strict):
+    """A run file. ``sweep``, ``score``, ``merge`` and ``front`` are read by ``descant sweep``."""
 
-
-class Generate(_Strict):
-    """The arguments of ``Decoder.generate``; a run is reproducible unless it says otherwise."""
-
-    max_new_tokens: int = Field(default=128, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    do_sample: bool | None = None
-    seed: int = 0
-    num_return_sequences: int = Field(default=1, ge=1)
-    stop_strings: str | list[str] | None = None
-    eos_token_id: int | list[int] | None = None
-    batch_size: int = Field(default=32, ge=1)
-
-
-class Data(_Strict):
-    """Where prompts come from: JSON lines (with ``field``) or plain text, a prompt a line."""
-
-    path: str
-    field: str = "prompt"
-    limit: int | None = Field(default=None, ge=1)
-
-
-class RunFile(_Strict):
-    """A run file. ``sweep`` and ``score`` are read by ``descant sweep``."""
-
-    formula: str
+    formula: str = ""
+    formulas: dict[str, str] = Field(default_factory=dict)
     models: dict[str, ModelSpec]
-    params: dict[str, float] = {}
-    prompts: dict[str, str] = {}
+    params: dict[str, float] = Field(default_factory=dict)
+    prompts: dict[str, str] = Field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
     generate: Generate = Generate()
     data: Data | None = None
-    sweep: dict[str, list[float]] | None = None
-    score: dict[str, str] | None = None
+    sweep: dict[str, Any] | list[dict[str, Any]] | None = None
+    merge: dict[str, str] = Field(default_factory=dict)
+    score: dict[str, Score] | None = None
+    front: Front = Front()
     output: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _paths(cls, value: Any) -> Any:
-        """``base: allenai/tulu-2-7b`` is short for ``base: {path: …}``."""
-        if isinstance(value, dict) and isinstance(value.get("models"), dict):
-            short = {
-                k: {"path": v} if isinstance(v, str) else v for k, v in value["models"].items()
-            }
-            return {**value, "models": short}
+        """``base: allenai/tulu-2-7b`` is short for ``base: {path: …}``; so are scores."""
+        for key, short in (("models", "path"), ("score", "reward")):
+            if isinstance(value, dict) and isinstance(value.get(key), dict):
+                long = {k: {short: v} if isinstance(v, str) else v for k, v in value[key].items()}
+                value = {**value, key: long}
         return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunFile:
+        if bool(self.formula) == bool(self.formulas):
+            raise ValueError("give a formula, or formulas: {name: formula, …}")
+        for point in points_of(self.sweep)[:1] if self.sweep else ():
+            for name in point:
+                if (name == TEMPERATURE) == (name in self.params):
+                    raise ValueError(_swept(name, self.params))
+        for name, score in (self.score or {}).items():
+            for kind, model in score.said.items():
+                if kind != "coherence" and model not in {*self.models, *self.merge}:
+                    near = difflib.get_close_matches(model, self.models, n=1)
+                    cure = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"score.{name} names {model}, which is no model{cure}")
+        if both := set(self.merge) & set(self.models):
+            raise ValueError(f"{', '.join(sorted(both))} is declared under models and under merge")
+        if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
+            raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Every formula by its name; the only one, where it has none, is ``formula``."""
+        return self.formulas or {"formula": self.formula}
+
+    @property
+    def objectives(self) -> list[str]:
+        """What the front is over; the smaller the better where there is a minus."""
+        rewards = [name for name, score in (self.score or {}).items() if score.reward]
+        return self.front.objectives or (rewards if len(rewards) in (2, 3) else [])
+
+
+def _swept(name: str, params: Mapping[str, float]) -> str:
+    if name in params:
+        return f"sweep.{name} is both a parameter and what generate takes; rename the parameter"
+    near = difflib.get_close_matches(name, [*params, TEMPERATURE], n=1)
+    cure = f"did you mean {near[0]}?" if near else f"declare it, params: {{{name}: 0.5}}"
+    return f"sweep.{name} is no parameter; {cure}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -123,6 +155,7 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
         )
     for override in overrides:
         _override(content, override)
+    content = _with_environment(content, str(file))
     return _beside(file.parent, validated(content, str(file)))
 
 
@@ -136,6 +169,29 @@ def validated(content: Mapping[str, Any], where: str) -> RunFile:
         return RunFile.model_validate(content)
     except ValidationError as error:
         raise RunFileError(f"{where}: {explain(error, RunFile)}") from None
+
+
+_VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
+
+
+def _with_environment(value: Any, where: str) -> Any:
+    """The content with ``${env:NAME}``, or ``${env:NAME,otherwise}``, replaced; no other way in."""
+    if isinstance(value, dict):
+        return {k: _with_environment(item, f"{where}, {k}") for k, item in value.items()}
+    if isinstance(value, list):
+        return [_with_environment(item, where) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def said(found: re.Match[str]) -> str:
+        name, otherwise = found.groups()
+        if name not in os.environ and otherwise is None:
+            raise RunFileError(
+                f"{where}: the environment has no {name}; set it, or say ${{env:{name},otherwise}}"
+            )
+        return os.environ.get(name, otherwise or "")
+
+    return _VARIABLE.sub(said, value)
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -174,5 +230,13 @@ def _beside(folder: Path, run: RunFile) -> RunFile:
         name: spec.model_copy(update={"path": found(spec.path), "adapter": found(spec.adapter)})
         for name, spec in run.models.items()
     }
-    data = run.data.model_copy(update={"path": found(run.data.path)}) if run.data else None
-    return run.model_copy(update={"models": models, "data": data})
+    changed: dict[str, Any] = {"models": models}
+    if run.data:
+        places = {"path": found(run.data.path), "name": found(run.data.name)}
+        changed["data"] = run.data.model_copy(update=places)
+    if run.score:
+        changed["score"] = {
+            name: score.model_copy(update={"coherence": found(score.coherence)})
+            for name, score in run.score.items()
+        }
+    return run.model_copy(update=changed)

@@ -52,6 +52,12 @@ class Adapters:
         """Bytes of the stacked weights."""
         return sum(a.nbytes + b.nbytes for a, b in self._stacked.values())
 
+    def close(self) -> None:
+        """Leave the model as it was, for others that use it."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._loaded, self._stacked = [], [], {}
+
     @contextmanager
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:
         """During this context, rows go through their adapters: ``(rows,)`` numbers, or none."""

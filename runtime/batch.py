@@ -49,6 +49,8 @@ class Batch:
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         unsure: per slot, whether the last step's scores were unsure; known on the host.
+        logprobs: whether steps say how likely what they draw was; ``likely``, per slot, what the
+            last one said.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row.
         recorded: steps that were recorded, by what the host had decided (``capture``).
@@ -57,8 +59,17 @@ class Batch:
             that judges has no counterpart of; None where no row has such a model.
     """
 
-    def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        slots: int,
+        capacity: int,
+        track_seen: bool,
+        logprobs: bool = False,
+    ) -> None:
         self.bound, self.slots, self.capacity = bound, slots, capacity
+        self.logprobs = logprobs
+        self.likely: list[float] = []
         check_room(bound, slots, capacity)
         self.device = bound.lanes[bound.readers[0].lane].device
         self.requests: list[Request] = []

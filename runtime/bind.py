@@ -55,6 +55,7 @@ def bind(
     device: str,
     skeleton: bool = False,
     ranks: Ranks | None = None,
+    loaded: dict[tuple[Any, ...], Any] | None = None,
 ) -> Bound:
     """Describe, check, load and group the models of a plan.
 
@@ -65,12 +66,13 @@ def bind(
         device: for models that name none.
         skeleton: shapes only; enough for a report, and no weights are read.
         ranks: the processes to share the weights out among.
+        loaded: weights that are in memory already, by ``Card.weights``; what is read is put there.
 
     Raises:
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    return _Binder(plan, specs, dtype, device, skeleton, ranks).bind()
+    return _Binder(plan, specs, dtype, device, skeleton, ranks, loaded).bind()
 
 
 class _Binder:
@@ -82,13 +84,14 @@ class _Binder:
         device: str,
         skeleton: bool,
         ranks: Ranks | None,
+        loaded: dict[tuple[Any, ...], Any] | None = None,
     ) -> None:
         self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
         self.skeleton, self.ranks = skeleton, ranks
         self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
-        self.loaded: dict[tuple[Any, ...], Any] = {}
+        self.loaded = {} if loaded is None else loaded
         self.adapters: dict[tuple[Any, ...], int] = {}  # name and lane: its number there
         self.cards: dict[str, Card] = {}
         self.shared: Any = None  # the tokenizer of the formula's tokens

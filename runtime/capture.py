@@ -158,6 +158,7 @@ def key_of(batch: Batch) -> Hashable | None:
     return (
         batch.count,
         batch.samples,
+        batch.logprobs,
         batch.unread is not None,
         tuple(
             lane.rows.count if number in judging else lane.shape(ahead)

@@ -51,13 +51,14 @@ class Decoder:
         prompts: Prompt | Sequence[Prompt],
         *,
         max_new_tokens: int = 128,
-        temperature: float | None = None,
+        temperature: float | Sequence[float] | None = None,
         do_sample: bool | None = None,
         seed: int | Sequence[int] | None = None,
         params: Mapping[str, float | Sequence[float]] | None = None,
         num_return_sequences: int = 1,
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        logprobs: bool = False,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -67,7 +68,8 @@ class Decoder:
         Args:
             prompts: text, chat messages or token ids, or a list of them.
             max_new_tokens: tokens after which a row ends.
-            temperature: 0 takes the best token; above 0 draws from softmax(scores / temperature).
+            temperature: 0 takes the best token; above 0 draws from softmax(scores / temperature);
+                one for all or one per prompt.
                 Left out, it is 0, or 1 where ``do_sample`` is true or the formula searches.
             do_sample: as in transformers: false takes the best token, true draws.
             seed: of the noise, one for all or one per prompt; a row's tokens depend on its own
@@ -77,6 +79,8 @@ class Decoder:
             num_return_sequences: draws per prompt, next to each other in the answer.
             stop_strings: text at which a row ends; not part of the answer.
             eos_token_id: ids that end a row, instead of the models' own.
+            logprobs: say with each completion how likely each of its tokens was, in what it was
+                drawn from; not for a formula that searches.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -93,7 +97,7 @@ class Decoder:
                 prompts, max_new_tokens=max_new_tokens, temperature=temperature,
                 do_sample=do_sample, seed=seed, params=params, stop_strings=stop_strings,
                 num_return_sequences=num_return_sequences, eos_token_id=eos_token_id,
-                batch_size=batch_size, progress=progress, **others,
+                logprobs=logprobs, batch_size=batch_size, progress=progress, **others,
             )
         )  # fmt: skip
         return [found[index] for index in sorted(found)]
@@ -182,13 +186,14 @@ class Decoder:
         prompts: Any,
         *,
         max_new_tokens: int = 128,
-        temperature: float | None = None,
+        temperature: float | Sequence[float] | None = None,
         do_sample: bool | None = None,
         seed: int | Sequence[int] | None = None,
         params: Mapping[str, Any] | None = None,
         num_return_sequences: int = 1,
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        logprobs: bool = False,
         **others: Any,
     ) -> list[Request]:
         refuse(others)
@@ -197,16 +202,21 @@ class Decoder:
         if self._bound.plan.search and temperature is None and do_sample is None:
             do_sample = True  # a search over one greedy text would search nothing
         settings: dict[str, Any] = {
-            "temperature": temperature_of(temperature, do_sample),
             "max_new_tokens": max_new_tokens,
             "stops": stop_strings_of(stop_strings),
             "eos": eos_of(eos_token_id),
+            "logprobs": logprobs,
         }
+        if logprobs:
+            self._refuse_search("logprobs", "its answer is chosen among several")
+        heats = temperature if isinstance(temperature, Sequence) else [temperature] * len(rows)
+        warm = [temperature_of(t, do_sample) for t in per_row(heats, len(rows), "temperature")]
         requests: list[Request] = []
         drawn = [secrets.randbits(63) for _ in seeds]
         if self._bound.ranks is not None:
             drawn = self._bound.ranks.agreed(drawn)
-        for (prompt, values), given, free in zip(rows, seeds, drawn, strict=True):
+        for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
+            settings["temperature"] = heat
             own = free if given is None else int(given)
             for sample in range(num_return_sequences):
                 key = seed_key(own, sample)
@@ -271,6 +281,7 @@ class Decoder:
         max_new_tokens: int = 128,
         stops: tuple[str, ...] = (),
         eos: frozenset[int] | None = None,
+        logprobs: bool = False,
         strict: bool = False,
     ) -> Request:
         bound, plan = self._bound, self._bound.plan
@@ -287,7 +298,7 @@ class Decoder:
         return Request(
             index, prompt, prompts, rewards, values, dict(params), temperature,
             key, _fitting(bound, longest, max_new_tokens, strict),
-            bound.eos if eos is None else eos, stops, _rooms(bound, prompts),
+            bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
         )  # fmt: skip
 
     def _check_ids(self, prompt: Any) -> None:

@@ -23,7 +23,7 @@ from .capture import Capture, cuda_graphs
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
 from .seats import seats_of
-from .step import Source, Step, alarms, source_of
+from .step import Source, Step, alarms, likely, source_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 
@@ -116,8 +116,10 @@ class Engine:
             return []
         flight = flying.popleft()
         tokens, told = self.land(flight), []
-        for answer, token in zip(flight.answers, tokens, strict=True):
+        said = flight.batch.likely or [0.0] * len(tokens)
+        for answer, token, likely in zip(flight.answers, tokens, said, strict=True):
             if answer.finish_reason is None:
+                answer.logprobs.append(likely)
                 answer.add(token)
                 told.append(answer)
         return told
@@ -162,7 +164,8 @@ class Engine:
         columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
         wide = [int(request.values[column]) + 1 for request in requests for column in columns]
         capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
-        batch = Batch(self.bound, slots, capacity, self._track_seen)
+        logprobs = any(request.logprobs for request in requests)
+        batch = Batch(self.bound, slots, capacity, self._track_seen, logprobs)
         self.spent.shares = [
             (self.bound.lane_names[lane], there.share) for lane, there in batch.there.items()
         ]
@@ -194,10 +197,13 @@ class Engine:
         """
         if flight.copied is not None:
             flight.copied.synchronize()
-        tokens, wrong, steps, *unsure = flight.told.tolist()
+        tokens, wrong, steps, *more = flight.told.tolist()
         self._raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
         flight.batch.read_on(tokens)
-        flight.batch.unsure = unsure[0] if unsure else [0] * len(tokens)
+        if flight.batch.logprobs:
+            flight.batch.likely = likely(flight.told[3])
+            more = more[1:]
+        flight.batch.unsure = more[0] if more else [0] * len(tokens)
         return tokens  # type: ignore[no-any-return]
 
     def _raise_for(

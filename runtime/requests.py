@@ -24,6 +24,7 @@ class Request:
         stops: strings that end it.
         rooms: for each term of another vocabulary, what it reads for each token, and how many
             tokens it has room for.
+        logprobs: whether to say how likely its tokens were.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Request:
     eos: frozenset[int]
     stops: tuple[str, ...] = ()
     rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
+    logprobs: bool = False
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: what was asked.
+        logprobs: of each token, in what it was drawn from (0 at temperature 0); None if not asked.
     """
 
     text: str | None
@@ -60,6 +63,7 @@ class Completion:
     params: dict[str, float]
     seconds: float
     prompt: Any = field(default=None, repr=False)
+    logprobs: list[float] | None = field(default=None, repr=False)
 
 
 def ids_of(
@@ -76,6 +80,7 @@ class Answer:
     def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
         self.request, self.tokenizer, self.started = request, tokenizer, started
         self.tokens: list[int] = []
+        self.logprobs: list[float] = []
         self.drawn = 0  # tokens, those among them that the host does not know yet
         self.finish_reason: str | None = None
         self._cut: int | None = None
@@ -116,7 +121,7 @@ class Answer:
         request = self.request
         return Completion(
             self.text(), self.tokens, self.finish_reason, dict(request.params),
-            now - self.started, request.prompt,
+            now - self.started, request.prompt, self.logprobs if request.logprobs else None,
         )  # fmt: skip
 
     def _full(self, token: int) -> bool:

@@ -54,9 +54,9 @@ class Step:
 
         Returns:
             What an alarm means (``Context.broken``), and what the host is to be told:
-            ``(3 or 4, slots)`` int64, the tokens,
-            the alarms, how many each slot has drawn now and, where a search asks, whether the
-            scores were unsure.
+            ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now;
+            where it is asked, the tokens' log-probabilities (``likely``); and, where a search
+            asks, whether the scores were unsure.
         """
         context = self.context(batch)
         masked = self.scores(batch, context)
@@ -69,7 +69,8 @@ class Step:
         self._judge(batch, context, tokens)
         self.commit(batch, context, tokens)
         steps = batch.steps[: batch.count]
-        told = torch.stack((tokens, alarms(context, masked), steps, *context.unsure))
+        said = [_bits(masked, batch, tokens)] if batch.logprobs else []
+        told = torch.stack((tokens, alarms(context, masked), steps, *said, *context.unsure))
         return list(context.broken), told
 
     def context(self, batch: Batch, forced: Tensor | None = None) -> Context:
@@ -166,6 +167,20 @@ class Step:
             coefficient = context.number(parts[seat.number][0])[:, 0]
             said = scores(context).gather(1, tokens[:, None])[:, 0]
             batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
+
+
+def _bits(masked: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
+    """``(slots,)`` int64: the bits of each token's log-probability in what it was drawn from."""
+    warm = batch.temperatures[: batch.count, None]
+    spread = log_softmax(masked / torch.where(warm > 0, warm, 1.0))
+    said = torch.where(warm > 0, spread.gather(1, tokens[:, None]), 0.0)
+    return said[:, 0].contiguous().view(torch.int32).long()
+
+
+def likely(bits: Tensor) -> list[float]:
+    """The log-probabilities that ``draw`` told, on the host."""
+    said: list[float] = bits.to(torch.int32).view(torch.float32).tolist()
+    return said
 
 
 def alarms(context: Context, masked: Tensor) -> Tensor:

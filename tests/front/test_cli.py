@@ -41,6 +41,18 @@ def test_explain_reads_no_weights(tmp_path, demo_models):
         assert part in found.stdout
 
 
+def test_explain_says_the_plan_of_every_formula():
+    found = descant("explain", EXAMPLES / "sweep.yaml")
+    assert found.returncode == 0, found.stderr
+    for part in ("arms\nformula", "soup\nformula", "base\nformula"):
+        assert part in found.stdout
+
+
+def test_run_takes_one_formula(tmp_path):
+    found = descant("run", EXAMPLES / "sweep.yaml", "--output", tmp_path)
+    assert found.returncode == 2 and "use descant sweep" in found.stderr
+
+
 def test_run_with_prompts():
     found = descant(
         "run", EXAMPLES / "steer.yaml", "--set", "a=0.7", "--set", "generate.max_new_tokens=8",

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from descant.run import COMPLETIONS, compiled, read_prompts, run_to_folder
+from descant.run import compiled, read_prompts, run_to_folder
 from descant.runfile import Data, RunFileError, validated
+
+COMPLETIONS = "completions.jsonl"
 
 
 @pytest.fixture

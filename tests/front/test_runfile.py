@@ -89,3 +89,43 @@ def test_overrides_that_mean_nothing(tmp_path, override, says):
 def test_a_missing_file():
     with pytest.raises(RunFileError, match=r"there is no run file nowhere\.yaml"):
         read_run_file("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("formulas: {one: base}", "give a formula, or formulas"),
+        ("sweep: {b: [1]}", "sweep.b is no parameter; declare it, params: {b: 0.5}"),
+        ("sweep: {temprature: [1]}", "did you mean temperature?"),
+        ("sweep: {a: {from: 0, to: 1}}", "a range has a step or a count"),
+        ("score: {help: armm}", "score.help names armm, which is no model; did you mean arm?"),
+        ("score: {help: {rewrd: arm}}", "there is no option score.help.rewrd"),
+        ("score: {help: {}}", "name one of reward, perplexity, kl and coherence"),
+        ("merge: {arm: base}", "arm is declared under models and under merge"),
+        ("front: {objectives: [help, -harm]}", "no score is named harm, help"),
+        ("front: {objectives: [help]}", "front.objectives"),
+    ],
+)
+def test_sweeps_that_mean_nothing(tmp_path, more, says):
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(write(tmp_path, GOOD + more + "\n"))
+    assert says in str(caught.value)
+
+
+def test_the_environment_is_read_where_that_is_said_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("BASE", "org/base")
+    monkeypatch.delenv("ARM", raising=False)
+    said = GOOD.replace("some/base", "'${env:BASE}'")
+    said = said.replace("org/arm", "$BASE/${env:ARM,arm}")
+    run = read_run_file(write(tmp_path, said))
+    assert (run.models["base"].path, run.models["arm"].path) == ("org/base", "$BASE/arm")
+    with pytest.raises(RunFileError, match="models, arm: the environment has no ARM"):
+        read_run_file(write(tmp_path, GOOD.replace("org/arm", "${env:ARM}")))
+
+
+def test_a_resolved_run_file_is_one(tmp_path):
+    import yaml
+
+    run = read_run_file(write(tmp_path, GOOD + "sweep: {a: [0, 1]}\nscore: {x: {kl: base}}\n"))
+    again = read_run_file(write(tmp_path, yaml.safe_dump(run.model_dump(mode="json"))))
+    assert again == run

@@ -1,0 +1,5 @@
+"""Measures of completions: rewards, likelihood, repetition, coherence; and intervals of means."""
+
+from .rewards import score
+
+__all__ = ["score"]

@@ -1,0 +1,55 @@
+"""Coherence: how near an answer is to its prompt, by a sentence-embedding model.
+
+The cosine of the two embeddings, as Su et al. 2022 and ARGS report it (theirs by SimCSE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..models import is_messages
+from ..runfile import RunFileError
+
+
+class CoherenceScorer:
+    """One embedding model.
+
+    Args:
+        name: of the score, for messages.
+        source: a folder or hub id that sentence-transformers reads.
+        device: where it runs.
+
+    Raises:
+        RunFileError: sentence-transformers is not there, or the model cannot be read.
+    """
+
+    def __init__(self, name: str, source: str, device: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise RunFileError(
+                f'score.{name} needs sentence-transformers: pip install "descant[eval]"'
+            ) from None
+        try:
+            self._model = SentenceTransformer(source, device=device, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            said = str(error).splitlines()[0]
+            raise RunFileError(f"score.{name}: {source} cannot be read: {said}") from error
+
+    def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+        """The cosine of each prompt and its answer, from -1 to 1."""
+        said = [plain_text(prompt) for prompt in prompts]
+        settings: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
+        each = dict.fromkeys(said)  # a sweep asks every prompt many times
+        vectors = dict(zip(each, self._model.encode(list(each), **settings), strict=True))
+        answers = self._model.encode(list(texts), **settings)
+        pairs = zip(said, answers, strict=True)
+        return [float(vectors[prompt] @ answer) for prompt, answer in pairs]
+
+
+def plain_text(prompt: Any) -> str:
+    """What a prompt says: of messages, their contents."""
+    if is_messages(prompt):
+        return "\n".join(message["content"] for message in prompt)
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))

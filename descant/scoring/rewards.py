@@ -1,0 +1,149 @@
+"""Rewards of whole texts, in batches: what a reward model says of prompts and their answers.
+
+A text is rendered and encoded as the runtime does for a reward that reads text (docs/rewards.md),
+by the model's own tokenizer, whatever the formula's was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ..api import where
+from ..models import (
+    REWARD,
+    ModelError,
+    ModelSpec,
+    RuleReward,
+    adapter_folder,
+    choose_label,
+    describe,
+    has_values,
+    load_model,
+    make_spec,
+    render_text,
+    valued,
+)
+from ..models.heads import BY_SLOT
+from ..models.text_reward import encoded, rendered
+from ..models.whole import Whole, usable
+
+
+def score(
+    model: Any,
+    prompts: Sequence[Any],
+    texts: Sequence[str],
+    *,
+    models: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    tokenizer: Any = None,
+) -> list[float]:
+    """What a reward model says of each text as the answer to its prompt.
+
+    Args:
+        model: a path or hub id, a spec, a model in memory, or the name of one of ``models``.
+        prompts: one per text: text, chat messages or token ids.
+        texts: the answers.
+        models: declared models by name, for a name and for an adapter's ``on``.
+        dtype: where the spec names none.
+        device: where the spec names none.
+        tokenizer: decodes prompts that are token ids.
+
+    Returns:
+        One float per text.
+
+    Raises:
+        ModelError: not a reward model, or a text that it cannot read.
+    """
+    if len(prompts) != len(texts):
+        raise ValueError(f"there are {len(prompts)} prompts and {len(texts)} texts")
+    specs = {name: make_spec(name, value) for name, value in (models or {}).items()}
+    known = isinstance(model, str) and model in specs
+    name = str(model) if known else "the reward model"
+    specs = specs if known else {**specs, name: make_spec(name, model)}
+    word, place = where(dtype, device)
+    return RewardScorer(name, specs, word, place, {}, tokenizer).scores(prompts, texts)
+
+
+class RewardScorer:
+    """One reward model over whole texts.
+
+    Args:
+        name: as declared.
+        specs: every declared model.
+        dtype: where the spec names none.
+        device: where the spec names none.
+        loaded: weights in memory, as ``bind`` takes them.
+        shared: the tokenizer that decodes prompts of token ids, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        specs: Mapping[str, ModelSpec],
+        dtype: str | None,
+        device: str,
+        loaded: dict[tuple[Any, ...], Any],
+        shared: Any = None,
+    ) -> None:
+        own = specs[name]
+        home = own.on or name
+        if home not in specs or specs[home].on is not None:
+            raise ModelError(f"the adapter {name} is on {home}, which is not declared", "", name)
+        spec = specs[home]
+        card = describe(home, spec, dtype, device)
+        if isinstance(spec.model, RuleReward):
+            raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
+        if card.kind != REWARD and card.config is not None and has_values(spec):
+            card = replace(card, kind=REWARD, valued=True)
+        if card.kind != REWARD:
+            problem = f"{name} is a language model, and scores are what reward models say"
+            raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
+        if card.tokenizer is None:
+            raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)
+        if card.weights not in loaded:
+            loaded[card.weights] = load_model(card, spec, dtype, device)
+        model = loaded[card.weights]
+        if card.valued:
+            model = valued(card.name, model, spec, False)
+        said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
+        self.name, self._spec = name, spec.model_copy(update=said)
+        self._label = choose_label(card, own.label if own.label is not None else spec.label)
+        self._whole = Whole(name, model, card.tokenizer, card.whole or BY_SLOT)
+        self._positions = usable(model, card.positions)
+        self._tokenizer, self._shared = card.tokenizer, shared or card.tokenizer
+        self._adapter = 0
+        if own.adapter is not None:
+            folder = adapter_folder(own.adapter, own.revision)
+            self._adapter = self._whole.adapters.add(name, folder)
+
+    def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+        """One reward per prompt and text.
+
+        Raises:
+            ModelError: a text is longer than the model reads.
+        """
+        if not texts:
+            return []
+        render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
+        read = [
+            rendered(render(prompt, None), text)
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        codes = encoded(self._tokenizer, read)
+        for text, code in zip(read, codes, strict=True):
+            length = len(code["input_ids"])
+            if length == 0 or (self._positions and length > self._positions):
+                what = f"has {length} tokens, and it reads at most {self._positions}"
+                problem = f"the text that {self.name} scores {what if length else 'is empty'}"
+                cure = "give fewer max_new_tokens, or another reward; nothing is cut silently"
+                raise ModelError(f"{problem}: {text[:40]!r}…", cure, self.name)
+        outputs = self._whole.outputs(codes, [self._adapter] * len(codes))
+        return [float(one) for one in outputs[:, self._label or 0]]
+
+    def close(self) -> None:
+        """Leave the model in memory as it was found."""
+        self._whole.adapters.close()

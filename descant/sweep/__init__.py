@@ -1,0 +1,42 @@
+"""``descant sweep``: every formula at every point over every prompt, scored, as one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..runfile import RunFile, RunFileError
+from .rows import Row, Setting, settings_of
+from .work import sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Row", "Setting", "settings_of", "sweep", "swept"]
+
+
+def swept(run: RunFile, folder: Path, console: Console) -> None:
+    """Sweep, and write and show the tables; a plain install says what tables need.
+
+    Raises:
+        RunFileError, FormulaError, ModelError: as ``sweep``.
+    """
+    if not sweep(run, folder):
+        return
+    try:
+        from ..results import load, write
+
+        results = load(folder)
+        files = write(results, folder)
+    except RunFileError as error:
+        if "descant[report]" not in str(error):
+            raise
+        console.print(f"decoded and scored into {folder}; {error}", markup=False)
+        return
+    from .shown import cost_shown, fronts_shown, points_shown
+
+    console.print(points_shown(results))
+    if (fronts := fronts_shown(results)) is not None:
+        console.print(fronts)
+    console.print(cost_shown(results), markup=False)
+    console.print("written: " + ", ".join(str(file) for file in files), markup=False)

@@ -1,0 +1,81 @@
+"""The models of a sweep: read once, used by all that names them, and then let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..api import declared, plan_of, where
+from ..merge import merged_adapter
+from ..models import ModelSpec, describe
+from ..runfile import TEMPERATURE, RunFile
+from ..runtime import Decoder, bind
+from .rows import Setting
+
+
+class Models:
+    """What a run declares, and what of it is in memory.
+
+    Args:
+        run: the run file.
+        device: where models go that name no device; None leaves it to the run file.
+        folder: where merged adapters are kept.
+    """
+
+    def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
+        self.run, self._folder = run, folder
+        self.dtype, self.device = where(run.dtype, run.device or device)
+        self.specs = declared(run.models)
+        self.loaded: dict[tuple[Any, ...], Any] = {}
+        self.plans: dict[str, str] = {}  # printed, by formula
+
+    def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
+        """The decoder of a formula, for all points or for those that merge as this one does.
+
+        Returns:
+            It, and what to call when it is done with the models.
+        """
+        specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
+        for name, weights in merges_at(self.run, setting, point).items():
+            parts = {part: self.specs[part] for part in weights}
+            folder = merged_adapter(parts, weights, self._folder / "merged")
+            first = next(iter(parts.values()))
+            specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
+        homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
+        specs |= homes
+        plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
+        bound = bind(plan, specs, self.dtype, self.device, loaded=self.loaded)
+
+        def close() -> None:
+            for lane in bound.lanes:
+                if hasattr(lane, "adapters"):
+                    lane.adapters.close()
+
+        decoder = Decoder(bound, self.run.params)
+        self.plans.setdefault(setting.name, str(decoder.plan))
+        return decoder, close
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Let go of the weights that none of these models has."""
+        homes = [self.spec_of(name)[0] for name in names]
+        kept = {describe(h, self.specs[h], self.dtype, self.device).weights for h in set(homes)}
+        for weights in set(self.loaded) - kept:
+            del self.loaded[weights]
+
+    def spec_of(self, name: str) -> tuple[str, ModelSpec]:
+        """The declared model whose weights a name uses, and its spec."""
+        home = self.specs[name].on or name
+        return home, self.specs[home]
+
+
+def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:
+    """The weights of every merged model that a formula reads, at one of its points."""
+    values = {k: v for k, v in setting.points[point].items() if k != TEMPERATURE}
+    return {name: part.weights({**run.params, **values}) for name, part in setting.merges.items()}
+
+
+def homes_of(run: RunFile, setting: Setting) -> list[str]:
+    """The declared models that a formula needs."""
+    found = [name for name in setting.plan.models if name in run.models]
+    return found + [part for merged in setting.merges.values() for part in merged.names]

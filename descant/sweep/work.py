@@ -1,0 +1,187 @@
+"""The work of a sweep, but for its tables; every step can be killed and begun again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Item, read_items
+from ..folder import COMPLETIONS, META, SCORES, Journal, claim, replace
+from ..provenance import now, provenance
+from ..runfile import RunFile, RunFileError
+from .decode import decode
+from .measure import measure, score_key
+from .models import Models
+from .rows import Setting, key_of, rows_of, settings_of, share_of
+from .share import Share, share
+
+Say = Callable[[str], None]
+_MOMENT = 5.0  # seconds between two writings of what a run has cost so far
+
+
+@dataclass(frozen=True)
+class Work:
+    """One process's part of a sweep.
+
+    Attributes:
+        settings: every formula with its points.
+        items: the prompts.
+        say: prints a line; only the first process says anything.
+    """
+
+    run: RunFile
+    folder: Path
+    share: Share
+    settings: Sequence[Setting]
+    items: Sequence[Item]
+    say: Say
+
+    def journal(self, stem: str) -> Journal:
+        """This process's lines."""
+        return Journal(self.folder, stem, self.share.rank, self.share.count)
+
+
+def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
+    """Decode and score every row of a run into ``folder``, but for what is there already.
+
+    Args:
+        run: with ``data``.
+        folder: shared by all processes of the sweep.
+        say: prints a line.
+
+    Returns:
+        Whether this is the process that gathers what all of them have written.
+
+    Raises:
+        RunFileError: data, folder or grid; FormulaError, ModelError: as ``compile``. What is
+            finished is kept.
+    """
+    if run.data is None:
+        raise RunFileError("the run file has no data; add data: {path: …}")
+    settings, items = settings_of(run), read_items(run.data)
+    part = share(run.device)
+    work = Work(run, folder, part, settings, items, say if part.first else _silent)
+    if not part.first:
+        part.wait()
+        _do(work)
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        claim(run, folder)
+        _gather(folder)
+        part.wait()
+        _do(work)
+        _gather(folder)
+        _finish(work)
+    return True
+
+
+def _do(work: Work) -> None:
+    models = Models(work.run, work.share.device, work.folder)
+    clock = _Clock(work, models)
+    done = set(map(key_of, work.journal(COMPLETIONS).records()))
+    journal = work.journal(COMPLETIONS)
+    clock.write(0)
+    for number, setting in enumerate(work.settings):
+        rows = [row for row in rows_of(work.run, setting, work.items) if row.key not in done]
+        mine = share_of(rows, work.share.rank, work.share.count)
+        if mine:
+            clock.start()
+            begun = len(setting.points) * len(work.items) * work.run.generate.num_return_sequences
+            for records in decode(models, setting, mine, begun - len(rows), work.share.first):
+                journal.add(records)
+                clock.write(sum(len(record["token_ids"]) for record in records))
+        later = work.settings[number + 1 :]
+        models.keep(_needed(work.run, later))
+    clock.write(0, force=True)
+    work.share.wait()
+    if work.share.first:
+        _gather(work.folder)
+    work.share.wait()
+    measure(work, models)
+    work.share.wait()
+
+
+def _needed(run: RunFile, settings: Sequence[Setting]) -> set[str]:
+    """The models that are still to be used."""
+    from .models import homes_of
+
+    scores = (run.score or {}).values()
+    judges = {name for s in scores for kind, name in s.said.items() if kind != "coherence"}
+    return judges.union(*(homes_of(run, setting) for setting in settings))
+
+
+def _gather(folder: Path) -> None:
+    """One file of completions and one of scores, each line once."""
+    Journal(folder, COMPLETIONS).absorb(key_of)
+    Journal(folder, SCORES).absorb(score_key)
+
+
+class _Clock:
+    """What a run has cost so far, in ``meta.json``; a run that goes on adds to it."""
+
+    def __init__(self, work: Work, models: Models) -> None:
+        self._file, self._first = work.folder / META, work.share.first
+        self._last = self._written = time.perf_counter()
+        self._plans = models.plans
+        if not self._first:
+            return
+        self.meta: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            self.meta = json.loads(self._file.read_text(encoding="utf-8"))
+        if not self.meta:
+            run = work.run
+            self.meta = provenance(models.device, run.dtype, run.generate.seed)
+            self.meta["plan"] = {}
+        self.meta.pop("finished", None)
+        self.meta["processes"] = work.share.count
+        self._seconds = self.meta.get("seconds", 0.0)
+        self._tokens = self.meta.get("tokens", 0)
+
+    def start(self) -> None:
+        """From now on, time is that of decoding."""
+        self._last = time.perf_counter()
+
+    def write(self, tokens: int, force: bool = False) -> None:
+        """Count tokens, and write what is known every few seconds."""
+        if not self._first:
+            return
+        moment = time.perf_counter()
+        if tokens:
+            self._tokens += tokens
+            self._seconds += moment - self._last
+        self._last = moment
+        if tokens and not force and moment - self._written < _MOMENT:
+            return
+        self._written = moment
+        self.meta |= {"seconds": round(self._seconds, 3), "tokens": self._tokens}
+        self.meta["plan"] |= self._plans
+        replace(self._file, json.dumps(self.meta, indent=1, ensure_ascii=False))
+
+
+def _finish(work: Work) -> None:
+    file = work.folder / META
+    meta = json.loads(file.read_text(encoding="utf-8"))
+    records = Journal(work.folder, COMPLETIONS).records()
+    meta |= {"finished": now(), "tokens": sum(len(record["token_ids"]) for record in records)}
+    replace(file, json.dumps(meta, indent=1, ensure_ascii=False))
+
+
+def _alone(folder: Path) -> Any:
+    """A lock on the folder, which goes when the process does, however it ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        return lock.acquire()
+    except Timeout:
+        raise RunFileError(f"another sweep writes to {folder} at this moment") from None
+
+
+def _silent(line: str) -> None:
+    """Nothing: another process speaks."""
