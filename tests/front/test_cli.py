@@ -50,7 +50,7 @@ def test_explain_says_the_plan_of_every_formula():
 
 def test_run_takes_one_formula(tmp_path):
     found = descant("run", EXAMPLES / "sweep.yaml", "--output", tmp_path)
-    assert found.returncode == 2 and "use descant sweep" in found.stderr
+    assert found.returncode == 2 and "descant sweep reads them" in found.stderr
 
 
 def test_run_with_prompts():
