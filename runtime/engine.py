@@ -117,9 +117,9 @@ class Engine:
         flight = flying.popleft()
         tokens, told = self.land(flight), []
         said = flight.batch.likely or [0.0] * len(tokens)
-        for answer, token, how in zip(flight.answers, tokens, said, strict=True):
+        for answer, token, logprob in zip(flight.answers, tokens, said, strict=True):
             if answer.finish_reason is None:
-                answer.logprobs.append(how)
+                answer.logprobs.append(logprob)
                 answer.add(token)
                 told.append(answer)
         return told

@@ -54,7 +54,7 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: what was asked.
-        logprobs: of each token, in what it was drawn from (0 at temperature 0); None if not asked.
+        logprobs: of each token in what it was drawn from, 0 at temperature 0; None where not asked.
     """
 
     text: str | None

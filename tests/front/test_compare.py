@@ -262,3 +262,19 @@ def test_what_cannot_be_compared_is_said(sides, tmp_path):
     with pytest.raises(RunFileError, match="write openai:MODEL"):
         compared(None, (other, other), None, "gpt")
     assert (tmp_path / "other" / RESOLVED).is_file()
+
+
+def test_the_command_shows_and_writes_the_verdict(server, sides, tmp_path, capsys):
+    from rich.console import Console
+
+    ours, theirs = sides
+    file = tmp_path / "verdict.json"
+    compared(
+        Console(width=160), (ours.name, theirs.name + "#formula:0"), None, "openai:some-model",
+        base_url=server.url, calls=50, output=file,
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    for part in ("0.625", "1 ties", "6 calls, 600 tokens", "tokens/s", "seconds"):
+        assert part in said
+    assert json.loads(file.read_text())["rate"]["mean"] == 0.625
+    assert len(Journal(tmp_path / "ours", "verdicts").records()) == 6
