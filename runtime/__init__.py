@@ -2,8 +2,9 @@
 
 from .bind import Bound, bind
 from .decoder import Decoder
+from .inspection import Inspection
 from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
 
-__all__ = ["Bound", "Completion", "Decoder", "Ranks", "Report", "Request", "bind"]
+__all__ = ["Bound", "Completion", "Decoder", "Inspection", "Ranks", "Report", "Request", "bind"]
