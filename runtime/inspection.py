@@ -10,7 +10,8 @@ from ..formula import Plan, Term
 from ..formula.needs import needed
 from ..formula.writing import written
 from ..grammar import did_you_mean
-from .contributions import Choice, Explainer, Part
+from .choices import Choice, Part
+from .contributions import Explainer
 from .engine import Engine
 from .requests import Completion, Request
 from .search import Searcher
