@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False, soft_wrap=True)
+WIDE = 160  # columns of a table that is written to a file
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def inspect(
 
     said = read_run_file(file, set_ or [])
     found = inspected(said, prompt, top, base)
-    console.print(table(found))
+    console.print(table(found), width=None if console.is_terminal else WIDE)
     for written in write(found, output or Path(said.output or "runs/inspect")):
         console.print(str(written), markup=False)
 

@@ -42,7 +42,8 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
             _panel(axes, data, x, y)
         if len(data["formulas"]) > 1:
             handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4))
+            figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4),
+                          handletextpad=0.2, columnspacing=1.4)  # fmt: skip
         figure.savefig(files[0], dpi=200, metadata={"Software": None})
         figure.savefig(files[1], metadata={"CreationDate": None})
     return files

@@ -25,7 +25,7 @@ function fmt(value, digits = 3) {
   const size = Math.abs(value);
   const text = size >= 1e6 || (size > 0 && size < 1e-3) ? value.toExponential(2)
     : value.toFixed(size >= 1000 ? 0 : size >= 100 ? Math.min(1, digits) : digits);
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 const short = (value) => (typeof value === "number" ? String(+value.toPrecision(4)).replace("-", "−") : String(value));
 const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

@@ -46,6 +46,7 @@ function whyPart(found, note) {
 
 const promptText = (prompt) => typeof prompt === "string" ? prompt
   : Array.isArray(prompt) && prompt.every((one) => one && one.role) ? prompt.map((one) => `${one.role}: ${one.content}`).join("\n") : JSON.stringify(prompt);
+const brief = (name) => (name.length > 18 && name.includes("(") ? `${name.slice(0, name.indexOf("("))}(…)` : name);
 const byId = (token, id) => token.candidates.find((one) => one.id === id);
 
 function reason(found, token) {
@@ -68,10 +69,10 @@ function overall(found) {
     const removed = byId(token, token.base).removed_by, by = tipping(token, token.base);
     let best = -1;
     by.forEach((value, i) => { if (value !== null && value > 0 && (best < 0 || value > by[best])) best = i; });
-    const name = removed ? `removed by ${removed}` : best >= 0 ? found.parts[best].name : "the noise";
+    const name = removed ? `removed by ${brief(removed)}` : best >= 0 ? found.parts[best].name : "the noise";
     wins.set(name, (wins.get(name) || 0) + 1);
   }
-  const most = [...wins].sort((a, b) => b[1] - a[1]).map(([name, many]) => `${name} ${many}`).join(", ");
+  const most = [...wins].sort((a, b) => b[1] - a[1]).map(([name, many]) => `${brief(name)} ${many}`).join(", ");
   return h("div", null,
     h("p", { class: "note" }, `${count(found.tokens.length, "token")}; ${changed.length} that ${found.base} alone would not have chosen`,
       most && ` (what decided: ${most})`, `; ${found.tokens.filter((one) => one.by_noise).length} drawn though another had a better score.`,
@@ -127,7 +128,7 @@ function candidatesTable(found, token) {
   return h("div", null, h("p", { class: "note" }, "What each part added to the score of each candidate: its coefficient times its log-probability, or what a stage changed."),
     h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "candidates" }, h("table", { class: "candidates" },
     h("thead", null, h("tr", null, head("", true), head("candidate"), head("probability", true),
-      found.parts.map((part) => head(part.coefficient === null || part.coefficient === 1 || part.kind === "number" ? part.name : `${short(part.coefficient)} × ${part.name}`, true)),
+      found.parts.map((part) => head(part.coefficient === null || part.coefficient === 1 || part.kind === "number" ? brief(part.name) : `${short(part.coefficient)} × ${brief(part.name)}`, true, part.name)),
       head("score", true), noisy && head("noise", true, "added to score / temperature in drawing"), found.rewards.map((one) => head(`says ${one.name}`, true, one.stage)),
       inner.map(({ name }) => head(`log p, ${name}`, true)))), h("tbody", null, rows))));
 }
