@@ -150,7 +150,8 @@ def inspect(
 
     said = read_run_file(file, set_ or [])
     found = inspected(said, prompt, top, base)
-    console.print(table(found), width=None if console.is_terminal else WIDE)
+    screen = console if console.is_terminal else Console(width=WIDE, highlight=False)
+    screen.print(table(found))
     for written in write(found, output or Path(said.output or "runs/inspect")):
         console.print(str(written), markup=False)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..formula import Plan, Read, Scalar, Term
-from ..formula.nodes import Node, Staged, State, walk, weighted_children
+from ..formula.nodes import Node, Place, Staged, State, walk, weighted_children
 from ..formula.operators import Operator, Where
 from ..formula.stages import Search
 from ..formula.writing import written
@@ -126,12 +126,12 @@ class Explainer:
         keys = [(-float(score[id]), -float(reached[id]), id) for id in ids]
         return torch.tensor([id for *_, id in sorted(keys)], device=score.device)
 
-    def _rewarded(self, one: tuple[object, int, Scalar, Term], context: Context) -> Tensor | None:
+    def _rewarded(self, one: tuple[Place, int, Scalar, Term], context: Context) -> Tensor | None:
         place, number, coefficient, _ = one
         assert context.record is not None
         if place not in context.record.rewards or not context.runs(coefficient):
             return None
-        asked, rewards, _ = context.record.rewards[place]  # type: ignore[index]
+        asked, rewards, _ = context.record.rewards[place]
         nothing = torch.full((context.vocabulary,), torch.nan, device=asked.device)
         return nothing.index_copy(0, asked[0], rewards[number][0, : asked.shape[1]].float())
 

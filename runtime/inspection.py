@@ -84,7 +84,8 @@ def inspected(
     completion = answer.completion(answer.started)
     explainer = Explainer(plan, [*request.values], term, n, draws=search is None)
     tokens = completion.token_ids
-    choices, judged = [], None
+    choices: list[Choice] = []
+    judged = None
     for batch, context, scores in engine.forced(request, [*tokens, *[0] * bool(search)], True):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
@@ -116,7 +117,11 @@ def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
             return term
     names = [str(term) for term in read]
     cure = did_you_mean(str(name), names) or f"use one of {', '.join(names)}"
-    idle = " with a coefficient that is not 0 here" if name in map(str, plan.terms) else ""
+    idle = (
+        " with a coefficient that is not 0 here"
+        if name in [str(term) for term in plan.terms]
+        else ""
+    )
     raise ValueError(f"the formula has no term {name}{idle}; {cure}")
 
 

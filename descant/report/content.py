@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -198,11 +197,6 @@ def _said(meta: Mapping[str, Any]) -> list[list[str]]:
 
 def _text_of(prompt: Any) -> str:
     """A prompt as one text: chat messages one after the other, ids as they are."""
-    if isinstance(prompt, str) and prompt.startswith("[{"):
-        try:
-            prompt = json.loads(prompt)
-        except json.JSONDecodeError:
-            return prompt
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
         return "\n".join(f"{one.get('role')}: {one.get('content')}" for one in prompt)
     return str(prompt)

@@ -35,7 +35,7 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
         "pdf.fonttype": 42, "legend.frameon": False,
     }  # fmt: skip
-    with rc_context(settings):  # type: ignore[arg-type]
+    with rc_context(settings):
         figure = Figure(figsize=(4.2 * len(pairs) + 0.3, 3.5), layout="constrained")
         panels = figure.subplots(1, len(pairs), squeeze=False)[0]
         for axes, (x, y) in zip(panels, pairs, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("dom.js", "chart.js", "report.js", "why.js", "open.js")
-_HIDDEN = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_HIDDEN = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})
 
 
 def page(
@@ -58,7 +58,7 @@ def embedded(data: Any) -> str:
     '{"text":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e\\\\u0026","score":null}'
     """
     said = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return said.translate(str.maketrans(_HIDDEN))
+    return said.translate(_HIDDEN)
 
 
 def _plain(value: Any) -> Any:
