@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,22 +91,34 @@ def content_of(results: Results, title: str) -> Content:
 
 
 def _texts(results: Results) -> dict[str, str]:
-    """Each formula's text by its name."""
-    named = getattr(results.run, "formulas", None)
-    return dict(named or {"formula": results.run.formula})
+    """Each formula's text by its name, and what adapters that it names are merged from."""
+    run = results.run
+    named: Mapping[str, str] = getattr(run, "formulas", None) or {"formula": run.formula}
+    merged: Mapping[str, str] = getattr(run, "merge", None) or {}
+
+    def text(formula: str) -> str:
+        words = set(re.findall(r"\w+", formula))
+        said = [f"{name} = {merged[name]}" for name in merged if name in words]
+        return "; ".join([formula, *said])
+
+    return {name: text(formula) for name, formula in named.items()}
 
 
 def _scores(results: Results) -> list[dict[str, Any]]:
-    """The scores, objectives first; the smaller is the better where there is a minus."""
+    """The scores: objectives, others that the run file asks for, and what is always measured.
+
+    Of an objective with a minus the smaller is the better. Where none is asked for, all are.
+    """
     goals = list(results.front.get("objectives") or ())
     signed = {goal.removeprefix("-"): goal.startswith("-") for goal in goals}
     found = [
         name for name in results.table.columns if name not in _OF_A_ROW
         and not name.startswith(_PARAM) and results.table[name].dtype.kind in "fiub"
     ]  # fmt: skip
-    names = list(dict.fromkeys([*signed, *found]))
+    asked = list(dict.fromkeys([*signed, *(getattr(results.run, "score", None) or ())])) or found
+    names = list(dict.fromkeys([*asked, *found]))
     return [
-        {"name": name, "objective": name in signed,
+        {"name": name, "objective": name in signed, "asked": name in asked,
          "label": f"{name} (smaller is better)" if signed.get(name) else name}
         for name in names
     ]  # fmt: skip

@@ -74,7 +74,9 @@ def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
                      facecolors="white", edgecolors=colour)  # fmt: skip
         axes.scatter(*_columns(front), marker=marker, s=22, zorder=4, linewidths=1, color=colour,
                      label=formula["name"])  # fmt: skip
-        named += [(px, py, f"{next(iter(one['params'].values()), 0):g}") for px, py, one in front]
+        for px, py, one in front:
+            values = [f"{value:g}" for value in one["params"].values()]
+            named.append((px, py, values[0] if values else formula["name"]))
     axes.set(xlabel=label.get(x, x), ylabel=label.get(y, y))
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

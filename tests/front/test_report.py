@@ -128,3 +128,18 @@ def test_the_page_of_one_completion() -> None:
     read = Elements(report.inspection_page(inspected()))
     said = json.loads(read.data)
     assert said["inspection"]["formula"].startswith("base + 0.5*arm") and "report" not in said
+
+
+def test_a_formula_without_the_parameter_and_one_that_is_merged(tmp_path) -> None:
+    results = made(points=2, prompts=2)
+    for table in (results.table, results.points):
+        table.loc[table["formula"] == "rerank", "param_a"] = float("nan")
+    object.__setattr__(results.run, "merge", {"soup": "0.5*arm_help + 0.5*arm_harm"})
+    content = content_of(results, "x")
+    said = {
+        content.data["formulas"][one["f"]]["name"]: one["params"] for one in content.data["points"]
+    }
+    assert said == {"arms": {"a": 1.0}, "soup": {"a": 1.0}, "rerank": {}}
+    texts = [one["text"] for one in content.formulas]
+    assert texts[1] == "soup + a*arm_harm; soup = 0.5*arm_help + 0.5*arm_harm"
+    assert report.write(results, tmp_path)

@@ -57,7 +57,7 @@ function chart(report, x, y, chosen, choose) {
       "aria-label": spoken(report, point), "aria-pressed": "false", "data-point": point.index,
       onkeydown: (event) => keyed(event, i), onfocus: () => show(i), onblur: () => show(-1),
     }, s("circle", { class: "ring", r: 10 }), shape,
-    named && point.front && labelled(short(Object.values(point.params)[0]), px, py, taken));
+    named && point.front && labelled(labelOf(report, point), px, py, taken));
     svg.append(group);
     return Object.assign(group, { px, py });
   });
@@ -145,11 +145,12 @@ function whiskers(point, x, y, across, up) {
   return s("g", null, lines);
 }
 
+const labelOf = (report, point) => Object.values(point.params).map(short)[0] ?? report.formulas[point.f].name;
 const where = (point) => Object.entries(point.params).map(([name, value]) => `${name} = ${short(value)}`).join(", ") || "as written";
 const nameOf = (report, point) => `${report.formulas.length > 1 ? `${report.formulas[point.f].name}, ` : ""}${where(point)}`;
 const interval = (value) => `${fmt(value[0])}${typeof value[1] === "number" ? ` [${fmt(value[1])}, ${fmt(value[2])}]` : ""}`;
 const spoken = (report, point) => [nameOf(report, point), ...report.scores.map((one) => `${one.name} ${interval(point.scores[one.name] || [null])}`)].join("; ");
 const told = (report, point) => h("div", null, h("strong", null, nameOf(report, point)), h("dl", null,
-  report.scores.filter((one) => point.scores[one.name]).slice(0, 8).map((one) => [h("dt", null, one.name), h("dd", null, interval(point.scores[one.name]))]),
+  report.scores.filter((one) => one.asked && point.scores[one.name]).map((one) => [h("dt", null, one.name), h("dd", null, interval(point.scores[one.name]))]),
   point.n && [h("dt", null, "completions"), h("dd", null, short(point.n))],
   point.tokens_per_second && [h("dt", null, "tokens/s each"), h("dd", null, fmt(point.tokens_per_second, 1))]));

@@ -80,7 +80,7 @@ function sideBySide(report, chosen, choose) {
 
 function answer(report, row, who) {
   return h("div", { class: "answer stack" },
-    h("div", { class: "of" }, h("span", { class: "who" }, who), report.scores.slice(0, 4).map((one) => typeof row.scores[one.name] === "number" &&
+    h("div", { class: "of" }, h("span", { class: "who" }, who), report.scores.filter((one) => one.asked).slice(0, 4).map((one) => typeof row.scores[one.name] === "number" &&
       h("span", null, `${one.name} ${fmt(row.scores[one.name], 2)}`)), h("span", null, ended(row))),
     h("div", { class: "text" }, row.text === null ? "–" : row.text));
 }
@@ -89,17 +89,19 @@ const ended = (row) => [row.tokens !== null && count(row.tokens, "token"), row.f
 function tablePart(report) {
   const of = (name) => (row) => (row.scores[name] ? row.scores[name][0] : null);
   const several = report.formulas.length > 1;
+  const column = (one) => ({
+    label: one.label, n: true, value: of(one.name), cell: (row) => { const v = row.scores[one.name]; return v ? [fmt(v[0]), " ", typeof v[1] === "number" && h("span", { class: "low" }, `[${fmt(v[1])}, ${fmt(v[2])}]`)] : "–"; },
+  });
   return h("div", null, h("h2", null, "Every point"), sortable([
     several && { label: "formula", value: (row) => report.formulas[row.f].name, cell: (row) => [mark(row.f), report.formulas[row.f].name] },
     ...report.params.map((name) => ({ label: name, n: true, value: (row) => row.params[name], cell: (row) => (row.params[name] === undefined ? "–" : short(row.params[name])) })),
-    ...report.scores.map((one) => ({
-      label: one.label, n: true, value: of(one.name), cell: (row) => { const v = row.scores[one.name]; return v ? [fmt(v[0]), " ", typeof v[1] === "number" && h("span", { class: "low" }, `[${fmt(v[1])}, ${fmt(v[2])}]`)] : "–"; },
-    })),
+    ...report.scores.filter((one) => one.asked).map(column),
     report.objectives.length > 1 && { label: "front", title: "on its formula's front, or on that of all formulas together", value: (row) => (row.best ? 0 : row.front ? 1 : 2), cell: (row) => (row.best && several ? "of all" : row.front ? "yes" : "") },
     { label: "n", n: true, value: (row) => row.n, cell: (row) => short(row.n ?? "–") },
     { label: "tokens/s", title: "of one completion", n: true, value: (row) => row.tokens_per_second, cell: (row) => fmt(row.tokens_per_second, 1) },
     { label: "seconds", title: "of one completion", n: true, value: (row) => row.seconds, cell: (row) => fmt(row.seconds, 2) },
     { label: "", value: (row) => row.index, cell: (row) => h("button", { type: "button", class: "plain", "aria-label": `read the completions of ${nameOf(report, row)}`, onclick: () => { report.choose(row, true); report.go("front"); } }, "read") },
+    ...report.scores.filter((one) => !one.asked).map(column),
   ].filter(Boolean), report.points, "Means over completions, with 95 % bootstrap intervals"));
 }
 
@@ -146,7 +148,7 @@ function onePrompt(report, prompt, f, ranges) {
   const cells = report.points.filter((one) => one.f === f).flatMap((point) => (report.cells.get(`${point.index} ${prompt.index}`) || []).map((row) => [
     h("div", null, where(point), h("div", { class: "note" }, ended(row))),
     h("div", { class: "text" }, row.text === null ? "–" : row.text),
-    h("div", { class: "scorebars" }, report.scores.filter((one) => typeof row.scores[one.name] === "number").map((one) => {
+    h("div", { class: "scorebars" }, report.scores.filter((one) => one.asked && typeof row.scores[one.name] === "number").map((one) => {
       const [low, high] = ranges[one.name], value = row.scores[one.name];
       return [h("b", null, one.name), h("div", null, h("i", { "--share": `${high > low ? (value - low) / (high - low) * 100 : 0}%` })), h("span", null, fmt(value, 2))];
     })),
