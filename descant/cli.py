@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False, soft_wrap=True)
+WIDE = 160  # columns of a table that is written to a file
 
 
 def main() -> None:
@@ -185,6 +186,46 @@ def compare(
         console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
         timeout=timeout, cache=cache, output=output,
     )  # fmt: skip
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    prompt: Annotated[str, typer.Argument(help="What to complete.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Candidates per token.")] = 10,
+    base: Annotated[
+        str | None, typer.Option(metavar="TERM", help="Whose own choice is compared; the first.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder for inspect.html and inspect.json.")
+    ] = None,
+) -> None:
+    """Why each token was chosen: what every term and the reward said of the candidates."""
+    from .inspection import inspected, table, write
+    from .runfile import read_run_file
+
+    said = read_run_file(file, set_ or [])
+    found = inspected(said, prompt, top, base)
+    screen = console if console.is_terminal else Console(width=WIDE, highlight=False)
+    screen.print(table(found))
+    for written in write(found, output or Path(said.output or "runs/inspect")):
+        console.print(str(written), markup=False)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder.")],
+) -> None:
+    """A sweep's folder as one HTML page and figures; while it runs, too."""
+    from .report import write
+    from .results import load
+
+    for written in write(load(folder), folder):
+        console.print(str(written), markup=False)
 
 
 @app.command()

@@ -3,8 +3,9 @@
 from .bind import bind
 from .bound import Bound
 from .decoder import Decoder
+from .inspection import Inspection
 from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
 
-__all__ = ["Bound", "Completion", "Decoder", "Ranks", "Report", "Request", "bind"]
+__all__ = ["Bound", "Completion", "Decoder", "Inspection", "Ranks", "Report", "Request", "bind"]

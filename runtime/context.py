@@ -57,6 +57,20 @@ class Rewarder(Protocol):
 
 
 @dataclass
+class Record:
+    """What the stages of a step did, for those who ask.
+
+    Attributes:
+        stages: per stage, the ``(slots, V)`` scores that it was given and those that it gave.
+        rewards: per stage that reranks, the ``(slots, k)`` candidates, what each of its models said
+            of them, and what was added to their scores.
+    """
+
+    stages: dict[Place, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    rewards: dict[Place, tuple[Tensor, list[Tensor], Tensor]] = field(default_factory=dict)
+
+
+@dataclass
 class Context:
     """Everything that a step's operators and stages may look at besides scores.
 
@@ -82,6 +96,7 @@ class Context:
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search asks for it.
         asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
+        record: what the stages did, where somebody asks for it.
     """
 
     values: Tensor
@@ -103,6 +118,7 @@ class Context:
     unsure: list[Tensor] = field(default_factory=list)
     asked: dict[Place, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
+    record: Record | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

@@ -17,6 +17,7 @@ from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temper
 from .bind import check_count
 from .bound import Bound
 from .engine import Engine
+from .inspection import Inspection, inspected
 from .noise import seed_key
 from .rendered import Rendered, rendered
 from .report import Report
@@ -180,6 +181,31 @@ class Decoder:
             ModelError: a model has no way to read this prompt.
         """
         return rendered(self._bound, prompt)
+
+    def inspect(
+        self, prompt: Prompt, *, n: int = 10, base: str | None = None, **arguments: Any
+    ) -> Inspection:
+        """Complete one prompt, and say why each token was chosen.
+
+        Args:
+            prompt: text, chat messages or token ids.
+            n: candidates per token.
+            base: the term that is asked what it alone would have chosen, as the formula writes it;
+                left out, the first.
+            **arguments: those of ``generate``, for one row.
+
+        Returns:
+            Per token the candidates, and what each part of the formula added to each.
+
+        Raises:
+            ValueError: no such term, more than one row, or arguments that do not fit together.
+        """
+        for only in ("progress", "batch_size"):
+            arguments.pop(only, None)
+        requests = self._requests(prompt, **arguments)
+        if len(requests) != 1:
+            raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
+        return inspected(self._engine, self._runner, requests[0], base, n)
 
     def _requests(
         self,

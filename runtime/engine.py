@@ -20,6 +20,7 @@ from ..grammar import Span
 from .batch import Batch
 from .bound import Bound
 from .capture import Capture, cuda_graphs
+from .context import Context, Record
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
 from .seats import seats_of
@@ -131,22 +132,42 @@ class Engine:
         Returns:
             ``(len(tokens) + 1, V)`` float32, minus infinity where a token is excluded.
         """
+        steps = self.forced(request, [*tokens, 0])  # nothing is read after the last row of scores
+        return torch.stack([scores[0] for _, _, scores in steps])
+
+    @torch.no_grad()
+    def forced(
+        self, request: Request, tokens: Sequence[int], record: bool = False
+    ) -> Iterator[tuple[Batch, Context, Tensor]]:
+        """Read the given tokens, one after the other, whatever the scores say.
+
+        Args:
+            request: whose tokens they are.
+            tokens: all but the last are read.
+            record: whether each context keeps what the stages did.
+
+        Yields:
+            Before each token: the batch, what the step knows, and the ``(1, V)`` scores.
+
+        Raises:
+            FormulaError: NaN, or a step in which every token is excluded, as soon as the next is
+                asked for.
+        """
         self._begin()
         batch = self._batch([request], 1)
         batch.admit([request])
         batch.read()
-        rows: list[Tensor] = []
-        for token in [*tokens, 0]:  # nothing is read after the last row of scores
+        for step, token in enumerate(tokens):
             forced = torch.tensor([token], device=batch.device)
             context = self.step.context(batch, forced)
-            masked = self.step.scores(batch, context)
-            wrong = alarms(context, masked).tolist()
-            self._raise_for([request], wrong, list(context.broken), [len(rows)])
-            rows.append(masked[0])
-            if len(rows) <= len(tokens):
+            context.record = Record() if record else None
+            scores = self.step.scores(batch, context)
+            yield batch, context, scores
+            wrong = alarms(context, scores).tolist()
+            self._raise_for([request], wrong, list(context.broken), [step])
+            if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
                 batch.read_on([token])
-        return torch.stack(rows)
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more."""

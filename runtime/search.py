@@ -97,6 +97,17 @@ class Searcher:
         batch.copy(sources)
         batch.rewrite(drafts)
 
+    def value(self, batch: Batch, length: int, judged: Sequence[float | None]) -> float:
+        """The judgement of one text that the batch has read.
+
+        Args:
+            batch: of one slot.
+            length: tokens of the answer.
+            judged: what each of them added, where language models judge.
+        """
+        batch.judged[0] = sum(one or 0.0 for one in judged)
+        return float(self._values(batch, [length])[0])
+
     @torch.no_grad()
     def _values(self, batch: Batch, lengths: Sequence[int]) -> torch.Tensor:
         """``(slots,)`` the judgement of every text so far."""

@@ -28,7 +28,9 @@ def chain(
 ) -> Tensor:
     """``scores | stage | stage``: each stage is given what the one before it gave."""
     for number, stage in enumerate(stages):
-        scores = apply(stage, scores, context, (owner, number))
+        before, scores = scores, apply(stage, scores, context, (owner, number))
+        if context.record is not None:
+            context.record.stages[owner, number] = before, scores
     return scores
 
 
@@ -103,10 +105,13 @@ def _(stage: Rerank, scores: Tensor, context: Context, place: Place) -> Tensor:
     kept = (ranks < context.number(stage.k)) & (best.values != -torch.inf)
     values = best.values
     if context.runs(stage.w):
-        reward = _reward(stage, *_asked(stage, place, best.indices, context), context, kept)
-        weight = context.number(stage.w)
+        rewards, before = _asked(stage, place, best.indices, context)
+        reward, weight = _reward(stage, rewards, before, context, kept), context.number(stage.w)
         context.broken["stage", place] = (reward.isnan() & kept & (weight != 0)).any(-1)
-        values = values + torch.where(weight != 0, weight * reward, 0.0)
+        added = torch.where(weight != 0, weight * reward, 0.0)
+        values = values + added
+        if context.record is not None:
+            context.record.rewards[place] = best.indices, rewards, added.masked_fill(~kept, 0.0)
     if stage.keep == "all":
         return scores.scatter(1, best.indices, torch.where(kept, values, best.values))
     nothing = torch.full_like(scores, -torch.inf)

@@ -1,0 +1,110 @@
+"""The front as a figure for a paper: a panel for each pair of objectives, as PNG and as PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#4b4b9f")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+LABELLED = 40  # points, above which their parameters are not written beside them
+
+
+def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw the front of a report's data.
+
+    Args:
+        data: of ``content_of``.
+        folder: gets ``front.png`` and ``front.pdf``.
+
+    Returns:
+        The files; none where there are no two objectives, or no matplotlib.
+    """
+    pairs = list(combinations(data["objectives"], 2))
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    if not pairs or not data["points"]:
+        return []
+    files = [folder / "front.png", folder / "front.pdf"]
+    settings = {
+        "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
+        "pdf.fonttype": 42, "legend.frameon": False,
+    }  # fmt: skip
+    with rc_context(settings):
+        figure = Figure(figsize=(4.2 * len(pairs) + 0.3, 3.5), layout="constrained")
+        panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+        for axes, (x, y) in zip(panels, pairs, strict=True):
+            _panel(axes, data, x, y)
+        if len(data["formulas"]) > 1:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4),
+                          handletextpad=0.2, columnspacing=1.4)  # fmt: skip
+        figure.savefig(files[0], dpi=200, metadata={"Software": None})
+        figure.savefig(files[1], metadata={"CreationDate": None})
+    return files
+
+
+def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
+    label = {one["name"]: one["label"] for one in data["scores"]}
+    named: list[tuple[float, float, str]] = []
+    for number, formula in enumerate(data["formulas"]):
+        points = [
+            one for one in data["points"]
+            if one["f"] == number and x in one["scores"] and y in one["scores"]
+        ]  # fmt: skip
+        colour, marker = COLOURS[number % 6], MARKERS[number % 6]
+        for one in points:
+            across, up = one["scores"][x], one["scores"][y]
+            axes.errorbar(
+                across[0], up[0], xerr=_reach(across), yerr=_reach(up), fmt="none", ecolor=colour,
+                elinewidth=0.7, alpha=0.55, zorder=1,
+            )  # fmt: skip
+        front = sorted(
+            (one["scores"][x][0], one["scores"][y][0], one) for one in points if one["front"]
+        )
+        if len(data["objectives"]) == 2:
+            axes.plot(*_columns(front), color=colour, linewidth=1, alpha=0.7, zorder=2)
+        rest = [(one["scores"][x][0], one["scores"][y][0], one) for one in points]
+        axes.scatter(*_columns(rest), marker=marker, s=22, zorder=3, linewidths=1,
+                     facecolors="white", edgecolors=colour)  # fmt: skip
+        axes.scatter(*_columns(front), marker=marker, s=22, zorder=4, linewidths=1, color=colour,
+                     label=formula["name"])  # fmt: skip
+        for px, py, one in front:
+            values = [f"{value:g}" for value in one["params"].values()]
+            named.append((px, py, values[0] if values else formula["name"]))
+    axes.set(xlabel=label.get(x, x), ylabel=label.get(y, y))
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(0.08)
+    if len(data["params"]) == 1 and len(data["objectives"]) == 2 and len(named) <= LABELLED:
+        _name(axes, named)
+
+
+def _name(axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Write what points are beside them, but for those whose text would hide another's."""
+    axes.figure.canvas.draw()
+    taken: list[tuple[float, float]] = []
+    apart = axes.figure.dpi / 72  # pixels of a point
+    for x, y, text in points:
+        px, py = axes.transData.transform((x, y))
+        if any(abs(px - a) < 15 * apart and abs(py - b) < 8 * apart for a, b in taken):
+            continue
+        taken.append((px, py))
+        axes.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def _reach(value: list[float | None]) -> list[list[float]] | None:
+    """How far an interval goes to either side, as matplotlib takes it."""
+    mean, low, high = value
+    if mean is None or low is None or high is None:
+        return None
+    return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+
+
+def _columns(points: list[tuple[float, float, Any]]) -> tuple[list[float], list[float]]:
+    return [x for x, _, _ in points], [y for _, y, _ in points]

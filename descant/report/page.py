@@ -1,0 +1,82 @@
+"""One HTML file with everything in it: styles, scripts and data, and a rule against all others.
+
+Text of users stands in the data, where no end of a script can be written, and becomes text nodes;
+or in the template, which escapes it. The page's own policy lets it run this script alone, and load
+nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("dom.js", "chart.js", "report.js", "why.js", "open.js")
+_HIDDEN = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})
+
+
+def page(
+    title: str,
+    eyebrow: str,
+    formulas: Sequence[Mapping[str, str]],
+    facts: str,
+    data: Mapping[str, Any],
+) -> str:
+    """The page.
+
+    Args:
+        title: what it is about.
+        eyebrow: a few words above the title.
+        formulas: the ``name`` and ``text`` of each.
+        facts: a line below them.
+        data: with ``report``, ``inspection`` or both, for the scripts.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from .. import __version__
+
+    style, script = _read("page.css"), "\n".join(map(_read, SCRIPTS))
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_read("page.html")).render(
+        title=title, eyebrow=eyebrow, formulas=formulas, facts=facts, version=__version__,
+        style=Markup(style), style_hash=_hash(style), script=Markup(script),
+        script_hash=_hash(script), data=Markup(embedded(data)),
+    )  # fmt: skip
+
+
+def embedded(data: Any) -> str:
+    """JSON that may stand inside a script element, whatever text it holds; no NaN.
+
+    >>> embedded({"text": "</script><b>&", "score": float("nan")})
+    '{"text":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e\\\\u0026","score":null}'
+    """
+    said = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return said.translate(_HIDDEN)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+@cache
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

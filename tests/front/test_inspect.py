@@ -1,0 +1,52 @@
+"""``descant inspect`` as a stranger meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def descant(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "descant", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=200, env=None,
+    )  # fmt: skip
+
+
+def test_a_table_a_page_and_json(tmp_path) -> None:
+    found = descant(
+        "inspect", "examples/steer.yaml", "How do I boil eggs?", "--set", "a=0.7",
+        "--set", "generate.max_new_tokens=8", "--top", 4, "--output", tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    said = json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))
+    assert said["prompt"] == "How do I boil eggs?" and said["params"] == {"a": 0.7}
+    assert len(said["tokens"]) == 8 and len(said["tokens"][0]["candidates"]) >= 4
+    for choice in said["tokens"]:
+        for one in choice["candidates"]:
+            added = sum(value for value in one["contributions"] if value is not None)
+            assert one["score"] is None or added == pytest.approx(one["score"], abs=1e-5)
+    page = (tmp_path / "inspect.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "Why each token" in page
+    assert "base alone" in found.stdout and str(tmp_path / "inspect.html") in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.yaml", "Hi"], "there is no run file"),
+        (["examples/steer.yaml", "Hi", "--base", "bas"], "no term bas; did you mean base?"),
+        (["examples/steer.yaml", ""], "the prompt is empty"),
+    ],
+)
+def test_bad_input_exits_with_two(tmp_path, arguments, says) -> None:
+    found = descant("inspect", *arguments, "--output", tmp_path / "out")
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr and says in found.stderr
+    assert not list(tmp_path.iterdir())
