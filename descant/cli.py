@@ -128,6 +128,30 @@ def run(
 
 
 @app.command()
+def train(
+    method: Annotated[str, typer.Argument(metavar="arm|dpo|reward|sft")],
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml")] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint to begin with.")] = None,
+    data: Annotated[str | None, typer.Option(help="A file, or the name of a dataset.")] = None,
+    output: Annotated[str | None, typer.Option(help="The folder to write.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A dotted key, or a training argument."),
+    ] = None,
+) -> None:
+    """Train a voice: an autoregressive reward model, an expert, a reward model."""
+    from .train import read_train_file
+
+    said = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
+    from .train.fit import train as fit
+
+    done = fit(said, lambda line: console.print(line, markup=False))
+    shown = [f"{key} {value:.4g}" for key, value in done.metrics.items() if "/" in key or
+             key.endswith("loss")]  # fmt: skip
+    console.print(f"{done.folder}: {', '.join(shown)}", markup=False)
+
+
+@app.command()
 def bench(
     shape: Annotated[
         str | None, typer.Option(help="A published model's sizes, with random weights.")
