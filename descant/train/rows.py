@@ -90,6 +90,7 @@ def example_of(
     """
     if not isinstance(row, Mapping):
         raise BadRow("is not a mapping of columns")
+    prompt: str | Sequence[Message]
     if "response_0" in row and "response_1" in row:
         prompt, chosen, rejected = _judged(row, dimension)
     elif "chosen" in row and "rejected" in row:
@@ -156,10 +157,10 @@ def _hh(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def _turns(prompt: str) -> list[Message]:
+def _turns(prompt: str) -> Sequence[Message]:
     """A dialogue of HH-RLHF, without the empty last turn, as messages."""
     _, *parts = TURN.split(prompt)
-    turns = [{"role": _ROLES[who], "content": said.strip()}
+    turns: list[Message] = [{"role": _ROLES[who], "content": said.strip()}
              for who, said in zip(parts[::2], parts[1::2], strict=True)]  # fmt: skip
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
 

@@ -160,7 +160,7 @@ class RewardTrainer(PairTrainer):
 
     def rewards(self, model: Any, rows: Batch) -> Tensor:
         mask = rows["attention_mask"]
-        said = model(input_ids=rows["input_ids"], attention_mask=mask).logits
+        said: Tensor = model(input_ids=rows["input_ids"], attention_mask=mask).logits
         if not self._by_token:
             return said.squeeze(-1).float()
         assert self._scores is not None

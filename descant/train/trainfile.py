@@ -159,7 +159,7 @@ def training_fields() -> dict[str, Any]:
 
     from transformers import TrainingArguments
 
-    plain = {kind.__name__: kind for kind in (int, float, bool)}
+    plain: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
     plain |= {f"{name} | None": kind | None for name, kind in plain.items()}
 
     def kind_of(stated: Any) -> Any:
@@ -260,11 +260,11 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
-    """A name that has the key as initials, is spelled almost so, or holds it."""
+    """A name that has the key as initials, holds it, or is spelled almost so."""
     known = list(known)
     near = [name for name in known if key == "".join(part[:1] for part in name.split("_"))]
+    near += [name for name in known if key in name and len(key) > 3]
     near += difflib.get_close_matches(key, known, n=1)
-    near += [name for name in known if key in name]
     if near:
         return f"; did you mean {near[0]}?"
     return f"; known: {', '.join(known)}" if len(known) < 12 else ""
