@@ -145,10 +145,7 @@ def train(
     said = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
     from .train.fit import train as fit
 
-    done = fit(said, lambda line: console.print(line, markup=False))
-    shown = [f"{key} {value:.4g}" for key, value in done.metrics.items() if "/" in key or
-             key.endswith("loss")]  # fmt: skip
-    console.print(f"{done.folder}: {', '.join(shown)}", markup=False)
+    fit(said, lambda line: console.print(line, markup=False))
 
 
 @app.command()

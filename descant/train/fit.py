@@ -35,7 +35,11 @@ from .trainfile import TrainFile, TrainFileError
 
 RESOLVED = "train.yaml"
 LENGTH = 1024
-OURS: dict[str, Any] = {"logging_steps": 10, "remove_unused_columns": False}
+OURS: dict[str, Any] = {
+    "logging_steps": 10,
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,  # there are none
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
             "log": trainer.state.log_history,
         })  # fmt: skip
     PartialState().wait_for_everyone()
+    shown = [f"{key} {value:.4g}" for key, value in metrics.items() if "/" in key or "loss" in key]
+    tell(f"{folder}: {', '.join(shown)}")
     return Trained(folder, metrics, counts)
 
 

@@ -69,7 +69,8 @@ def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path | N
                 axes.plot(*zip(*points, strict=True), marker=mark, markersize=3, label=label)
         axes.set(xlabel="step", ylabel="loss" if key == "loss" else "accuracy")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.has_data():
+            axes.legend(frameon=False)
     file = folder / CURVE
     figure.savefig(file, dpi=150)
     return file

@@ -30,10 +30,11 @@ def metrics_of(rewards: Tensor) -> Tensor:
 
 
 def evaluated(prediction: EvalPrediction) -> dict[str, float]:
-    """The metrics of an evaluation; ties are wrong."""
+    """The loss and the metrics of an evaluation, over all its pairs at once; ties are wrong."""
     rewards = torch.as_tensor(prediction.predictions)
     means = metrics_of(rewards) / len(rewards)
-    return dict(zip(METRICS, means.tolist(), strict=True))
+    found = dict(zip(METRICS, means.tolist(), strict=True))
+    return {"loss": float(preference_loss(rewards))} | found
 
 
 class PairTrainer(Trainer):
@@ -82,13 +83,13 @@ class PairTrainer(Trainer):
         inputs: Batch,
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        return loss.detach(), rewards.float(), torch.zeros(len(rewards), device=rewards.device)
+        return None, rewards.float(), torch.zeros(len(rewards), device=rewards.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

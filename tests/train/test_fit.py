@@ -134,8 +134,7 @@ def test_formulas_load_what_was_trained(trained: Any, zoo: Any) -> None:
     assert (each[0] - each[1]).abs().max() > 0.1 < (each[0] - each[2]).abs().max()
 
     guided = descant.compile("base | rerank(rm, k=5, w=50)", models)
-    plain = descant.compile("base",
-                            {"base": zoo.path("base")})  # fmt: skip
+    plain = descant.compile("base", {"base": zoo.path("base")})
     prompt = "3: say it"
     sure = [d.generate(prompt, max_new_tokens=6)[0].token_ids for d in (guided, plain)]
     assert sure[0] != sure[1]
