@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -72,7 +73,7 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
     tell = say if first else _silent
     goes_on = _claim(said, folder)
     card = _card(said)
-    rows, counts = _data(said, card, arguments.data_seed or arguments.seed)
+    rows, counts = _data(said, card, arguments)
     for part, count in counts.items():
         tell(f"{part}: {count}")
     set_seed(arguments.seed)
@@ -177,7 +178,11 @@ def _card(said: TrainFile) -> Card:
     return card
 
 
-def _data(said: TrainFile, card: Card, seed: int) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
+def _data(
+    said: TrainFile, card: Card, arguments: TrainingArguments
+) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = said.max_length or min(LENGTH, card.positions or LENGTH)
     drop = _too_long(said) == "drop"
     encoder = Encoder(said.model, card.tokenizer, card.eos, length, drop)
@@ -194,7 +199,8 @@ def _data(said: TrainFile, card: Card, seed: int) -> tuple[dict[str, list[Row]],
     rows, counts = {}, {}
     for part, (found, bad) in examples.items():
         counts[part] = Counts(rows=len(found) + bad, bad=bad)
-        rows[part] = encoder.rows(found, counts[part])
+        shown = tqdm(found, f"{part}: tokens", disable=quiet, leave=False)
+        rows[part] = encoder.rows(shown, counts[part])
         if not rows[part]:
             raise TrainFileError(f"no {part} row is left: {counts[part]}")
     if said.prefixes:
