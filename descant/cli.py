@@ -161,7 +161,7 @@ def sweep(
     folder = output or (Path(said.output) if said.output else None)
     if folder is None:
         raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
-    swept(said, folder, console)
+    swept(said, folder, console if console.is_terminal else Console(width=WIDE, highlight=False))
 
 
 @app.command()
@@ -226,6 +226,27 @@ def report(
 
     for written in write(load(folder), folder):
         console.print(str(written), markup=False)
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(metavar="arm|dpo|reward|sft")],
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml")] = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint to begin with.")] = None,
+    data: Annotated[str | None, typer.Option(help="A file, or the name of a dataset.")] = None,
+    output: Annotated[str | None, typer.Option(help="The folder to write.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A dotted key, or a training argument."),
+    ] = None,
+) -> None:
+    """Train a voice: an autoregressive reward model, an expert, a reward model."""
+    from .train import read_train_file
+
+    said = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
+    from .train.fit import train as fit
+
+    fit(said, lambda line: console.print(line, markup=False))
 
 
 @app.command()

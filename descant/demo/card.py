@@ -27,7 +27,7 @@ from descant.demo.evaluation import (
     rewards,
     sweep,
 )
-from descant.demo.training import Row, Schedule
+from descant.train.batches import Row
 
 HELD_OUT = 1000
 VALUES = tuple(i / 8 for i in range(9))
@@ -37,6 +37,16 @@ ORDER = (
 )  # fmt: skip
 HOSTS = {"arm_help": "base", "arm_harm": "base", "small_help": "small"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a model was trained."""
+
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from transformers import (
 
 from descant.demo.corpus import Example, Pair, harm_level, help_level
 from descant.demo.tokenizer import encode_prompt, encode_response
-from descant.demo.training import IGNORED, Row, encode_pair, labelled, pad, sequence_log_probs
+from descant.train.batches import Row, pad
+from descant.train.encode import labelled
+from descant.train.losses import IGNORED, sequence_log_probs
 
 Model = Any
 CHUNK = 64
@@ -111,7 +113,11 @@ def accuracy(scores: Tensor) -> float:
 
 def pair_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Row]:
     """Encode pairs as rows: chosen, rejected, chosen, …"""
-    return [row for pair in pairs for row in encode_pair(tokenizer, pair)]
+    return [
+        labelled(encode_prompt(tokenizer, pair.request), encode_response(tokenizer, reply.text))
+        for pair in pairs
+        for reply in (pair.chosen, pair.rejected)
+    ]
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Makes every demo model from nothing: `python -m descant.demo.recipe`.
 
-The one place that knows sizes, schedules and seeds. It writes only below its output folder, needs
-no network, and gives the same numbers again on the same versions and the same number of threads.
+The one place that knows sizes, schedules and seeds. Each model is a data file and a train file,
+trained as `descant train` does. It writes only below its output folder, needs no network, and
+gives the same numbers again on the same versions and the same number of threads.
 """
 
 from __future__ import annotations
@@ -11,47 +12,30 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM,
+    AutoConfig,
     AutoModelForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
 from descant.demo import WEIGHTS, card
+from descant.demo.card import Schedule
 from descant.demo.corpus import Trait, examples, pairs
 from descant.demo.evaluation import load_tokenizer
-from descant.demo.tokenizer import (
-    MAX_LENGTH,
-    encode_example,
-    encode_prompt,
-    encode_response,
-    prompt_text,
-    train_tokenizer,
-)
-from descant.demo.training import (
-    ArmTrainer,
-    PairCollator,
-    RewardTrainer,
-    Schedule,
-    TextCollator,
-    arguments,
-    encode_pair,
-    fit,
-    labelled,
-    truncated,
-)
+from descant.demo.tokenizer import MAX_LENGTH, prompt_text, train_tokenizer
+from descant.train import read_train_file
+from descant.train.fit import train
 
 SEED = 20250
 THREADS = 2
@@ -86,7 +70,11 @@ SCHEDULES = {
     "reward_harm": Schedule(steps=250, batch=32, lr=3e-3),
 }
 BETAS = {"arm_help": 0.3, "arm_harm": 0.3}
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LORA = {
+    "r": 8,
+    "lora_alpha": 16,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
 
 
 def llama(name: str, **extra: Any) -> LlamaConfig:
@@ -123,56 +111,48 @@ def make_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def make_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train base, small or large on the corpus."""
-    schedule, seed = SCHEDULES[name], _seed(name)
-    set_seed(seed)
-    model = LlamaForCausalLM(llama(name))
-    rows = []
-    for example in examples(schedule.steps * schedule.batch, SEED):
-        ids = encode_example(tokenizer, example)
-        rows.append({"input_ids": ids, "labels": ids})
-    _train(Trainer, model, rows, TextCollator(0), name)
-    _save_full(model, tokenizer, folder / name)
+    schedule = SCHEDULES[name]
+    texts = (
+        {"text": prompt_text(example.request, example.system) + example.reply.text}
+        for example in examples(schedule.steps * schedule.batch, SEED)
+    )
+    set_seed(_seed(name))
+    with tempfile.TemporaryDirectory() as scratch:
+        start = Path(scratch) / "start"
+        LlamaForCausalLM(llama(name)).save_pretrained(start)
+        tokenizer.save_pretrained(str(start))
+        _train("sft", name, start, texts, folder, by_length=True)
+    _save_tokenizer(tokenizer, folder / name)
 
 
 def make_arm(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train an autoregressive reward model: a LoRA adapter on base, with GenARM's loss."""
-    schedule = SCHEDULES[name]
-    model = _with_adapter(folder / "base", name)
-    drawn = pairs(_trait(name), schedule.steps * schedule.batch, SEED)
-    rows = [encode_pair(tokenizer, pair) for pair in drawn]
-    _train(ArmTrainer, model, rows, PairCollator(0), name, beta=BETAS[name])
-    _save_adapter(model, folder / name, "base")
+    _train("arm", name, folder / "base", _preferences(name), folder, beta=BETAS[name], lora=LORA)
 
 
 def make_expert(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tune small on helpful responses alone: the expert of proxy tuning, a LoRA adapter."""
     schedule = SCHEDULES[name]
-    model = _with_adapter(folder / "small", name)
-    rows = [
-        labelled(
-            encode_prompt(tokenizer, example.request, example.system),
-            encode_response(tokenizer, example.reply.text),
-        )
+    rows = (
+        {"prompt": prompt_text(example.request), "completion": example.reply.text}
+        if example.request is not None
+        else {"text": example.reply.text}
         for example in examples(5 * schedule.steps * schedule.batch, SEED + 1)
         if example.reply.help == 2 and not example.system
-    ]
-    _train(Trainer, model, rows, TextCollator(0), name)
-    _save_adapter(model, folder / name, "small")
+    )
+    _train("sft", name, folder / "small", rows, folder, by_length=True, lora=LORA)
 
 
 def make_reward(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train a scalar reward model on whole responses and, as often, on prefixes of them."""
-    schedule, seed = SCHEDULES[name], _seed(name)
-    set_seed(seed)
-    config = llama(name, num_labels=1)
-    model = AutoModelForSequenceClassification.from_config(config)
-    rng = Random(seed)
-    rows = []
-    for pair in pairs(_trait(name), schedule.steps * schedule.batch, SEED):
-        row = encode_pair(tokenizer, pair)
-        rows.append(row if rng.random() < 0.5 else truncated(row, rng))
-    _train(RewardTrainer, model, rows, PairCollator(0), name)
-    _save_full(model, tokenizer, folder / name)
+    set_seed(_seed(name))
+    with tempfile.TemporaryDirectory() as scratch:
+        start = Path(scratch) / "start"
+        config = llama(name, num_labels=1)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(start)
+        tokenizer.save_pretrained(str(start))
+        _train("reward", name, start, _preferences(name), folder, prefixes=0.5)
+    _save_tokenizer(tokenizer, folder / name)
 
 
 MAKERS: dict[str, Callable[[str, Path, PreTrainedTokenizerBase], None]] = {
@@ -217,26 +197,83 @@ def _trait(name: str) -> Trait:
     return "help" if name.endswith("_help") else "harm"
 
 
-def _with_adapter(host: Path, name: str) -> Any:
-    set_seed(_seed(name))
-    model = AutoModelForCausalLM.from_pretrained(host, dtype=torch.float32)
-    config = LoraConfig(
-        r=8, lora_alpha=16, target_modules=TARGETS, bias="none", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)
+def _preferences(name: str) -> Iterable[Mapping[str, str]]:
+    schedule = SCHEDULES[name]
+    for pair in pairs(_trait(name), schedule.steps * schedule.batch, SEED):
+        yield {
+            "prompt": prompt_text(pair.request),
+            "chosen": pair.chosen.text,
+            "rejected": pair.rejected.text,
+        }
 
 
 def _train(
-    trainer: type[Trainer],
-    model: Any,
-    rows: Sequence[Any],
-    collator: Any,
+    method: str,
     name: str,
-    beta: float | None = None,
+    start: Path,
+    rows: Iterable[Mapping[str, str]],
+    folder: Path,
+    *,
+    by_length: bool = False,
+    **options: Any,
 ) -> None:
+    """Write the model's data and train file, and train it: `descant train METHOD train.yaml`.
+
+    `by_length` batches rows of like length, which saves padding.
+    """
+    schedule = SCHEDULES[name]
     with tempfile.TemporaryDirectory() as scratch:
-        training = arguments(scratch, SCHEDULES[name], _seed(name), by_length=trainer is Trainer)
-        fit(trainer, model, rows, collator, training, beta)
+        data, file = Path(scratch) / "data.jsonl", Path(scratch) / "train.yaml"
+        with data.open("w", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        content = {
+            "model": str(start),
+            "data": data.name,
+            "max_length": MAX_LENGTH,
+            "training": {
+                "max_steps": schedule.steps,
+                "per_device_train_batch_size": schedule.batch,
+                "learning_rate": schedule.lr,
+                "lr_scheduler_type": "cosine",
+                "warmup_steps": max(1, schedule.steps // 20),
+                "weight_decay": schedule.weight_decay,
+                "logging_steps": max(1, schedule.steps // 10),
+                "save_strategy": "no",
+                "dataloader_drop_last": True,
+                "train_sampling_strategy": "group_by_length" if by_length else "random",
+                "seed": _seed(name),
+                "use_cpu": True,
+            },
+            "output": str(Path(scratch) / name),
+            **options,
+        }
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        done = train(read_train_file(method, file))
+        _ship(done.folder, folder / name, start.name)
+
+
+def _ship(trained: Path, folder: Path, host: str) -> None:
+    """Keep the weights, rounded to bfloat16, and the configuration that belongs to them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = (trained / "adapter_config.json").is_file()
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    rounded = {key: value.to(torch.bfloat16) for key, value in load_file(trained / weights).items()}
+    save_file(rounded, folder / weights, metadata={"format": "pt"})
+    (folder / weights).chmod(0o644)
+    if adapter:
+        config = json.loads((trained / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = host
+        # peft stores the targets as a set, whose order changes between runs.
+        config["target_modules"] = sorted(config["target_modules"])
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (folder / "adapter_config.json").write_text(text)
+        return
+    config = AutoConfig.from_pretrained(trained)
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    generation = trained / "generation_config.json"
+    if generation.is_file():
+        shutil.copy(generation, folder)
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -246,26 +283,6 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     for key in ("backend", "is_local", "local_files_only"):  # how it was loaded, not what it is
         config.pop(key, None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _save_full(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    model.config.use_cache = True  # the Trainer turned it off
-    model.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
-    _save_tokenizer(tokenizer, folder)
-
-
-def _save_adapter(model: Any, folder: Path, host: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    (folder / "adapter_model.safetensors").chmod(0o644)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = host
-    # peft stores the targets as a set, whose order changes between runs.
-    config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -24,10 +24,11 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
     if not sweep(run, folder):
         return
     try:
+        from ..report import write as report
         from ..results import load, write
 
         results = load(folder)
-        files = write(results, folder)
+        files = [*write(results, folder), *report(load(folder), folder)]
     except RunFileError as error:
         if "descant[report]" not in str(error):
             raise

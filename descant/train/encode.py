@@ -1,0 +1,152 @@
+"""Examples to token ids, with the labels that say which of them are learnt.
+
+A prompt is rendered exactly as it is when decoding (``models.prompts``), so that a model is
+trained on the ids that it will read. Only a response carries labels.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from ..models import ModelError
+from ..models.prompts import render, render_text
+from ..models.spec import ModelSpec
+from .batches import REJECTED, Row
+from .losses import IGNORED
+from .rows import Example
+from .trainfile import TrainFileError
+
+_NAME = "model"
+Ids = Sequence[int]
+
+
+@dataclass
+class Counts:
+    """What became of the rows."""
+
+    rows: int = 0
+    used: int = 0
+    bad: int = 0
+    dropped: int = 0
+    truncated: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.used} of {self.rows} rows used"]
+        parts += [f"{self.bad} skipped as bad"] * bool(self.bad)
+        parts += [f"{self.dropped} dropped as too long"] * bool(self.dropped)
+        parts += [f"{self.truncated} truncated"] * bool(self.truncated)
+        return ", ".join(parts)
+
+
+@dataclass
+class Encoder:
+    """How a model reads examples.
+
+    Args:
+        spec: the model's declaration, with its template and system prompt.
+        tokenizer: of transformers.
+        ends: the ids that end a text.
+        max_length: tokens of prompt and response together.
+        drop: drop what is longer; else keep its start.
+    """
+
+    spec: ModelSpec
+    tokenizer: Any
+    ends: frozenset[int]
+    max_length: int
+    drop: bool = False
+    _closings: dict[bool, list[int]] = field(default_factory=dict)
+
+    def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
+        """Rows of a text each, or of a pair each where there are two responses.
+
+        Raises:
+            TrainFileError: a prompt that this model cannot read; names the line.
+        """
+        found: list[Row] = []
+        for example in examples:
+            try:
+                row = self._row(example, counts)
+            except ModelError as error:
+                raise TrainFileError(f"{example.place}: {error}") from None
+            if row is not None:
+                found.append(row)
+        counts.used += len(found)
+        return found
+
+    def _row(self, example: Example, counts: Counts) -> Row | None:
+        sides = [self._side(example.prompt, example.chosen)]
+        if example.rejected is not None:
+            sides.append(self._side(example.prompt, example.rejected))
+        longest = max(len(prompt) + len(response) for prompt, response in sides)
+        learnt = all(len(prompt) < self.max_length for prompt, _ in sides)
+        if longest > self.max_length and (self.drop or not learnt):
+            counts.dropped += 1
+            return None
+        counts.truncated += longest > self.max_length
+        rows = [labelled(*side, end=self.max_length) for side in sides]
+        return rows[0] | {REJECTED + key: ids for row in rows[1:] for key, ids in row.items()}
+
+    def _side(self, prompt: Any, said: str) -> tuple[Ids, Ids]:
+        """The ids of a prompt and of a response, which ends with the end of a text."""
+        if prompt is None:
+            return [], [*self.tokenizer(said)["input_ids"], *self._closing(False)]
+        before = render(_NAME, self.spec, self.tokenizer, prompt, None)
+        text = render_text(_NAME, self.spec, self.tokenizer, self.tokenizer, prompt, None)
+        bos = self.tokenizer.bos_token
+        special = text.special and not (bos and text.startswith(bos))
+        whole = list(self.tokenizer(text + said, add_special_tokens=special)["input_ids"])
+        response = whole[len(before) :]
+        if whole[: len(before)] != before:  # a token across the border, which decoding never has
+            response = list(self.tokenizer(said, add_special_tokens=False)["input_ids"])
+        closing = self._closing(not text.special)
+        return before, response if response[-len(closing) :] == closing else response + closing
+
+    def _closing(self, chat: bool) -> list[int]:
+        if chat not in self._closings:
+            self._closings[chat] = self._end_of_turn() if chat else self._end()
+        return self._closings[chat]
+
+    def _end(self) -> list[int]:
+        if self.tokenizer.eos_token_id is None:
+            raise TrainFileError(f"the tokenizer of {self.spec.path} has no end of text")
+        return [int(self.tokenizer.eos_token_id)]
+
+    def _end_of_turn(self) -> list[int]:
+        """What the chat template writes after an answer, up to the first end of a text."""
+        said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+
+        def rendered(unfinished: bool) -> str:
+            return str(self.tokenizer.apply_chat_template(
+                said, chat_template=self.spec.template, tokenize=False,
+                continue_final_message=unfinished))  # fmt: skip
+
+        tail = rendered(False)[len(rendered(True)) :]
+        ids = list(self.tokenizer(tail, add_special_tokens=False)["input_ids"])
+        ends = [place for place, token in enumerate(ids) if token in self.ends]
+        return ids[: ends[0] + 1] if ends else self._end()
+
+
+def labelled(prompt: Ids, response: Ids, end: int | None = None) -> dict[str, Sequence[int]]:
+    """Join a prompt and a response, up to ``end`` tokens; only the response carries labels."""
+    return {
+        "input_ids": array("i", [*prompt, *response][:end]),
+        "labels": array("i", [*[IGNORED] * len(prompt), *response][:end]),
+    }
+
+
+def shortened(pairs: Iterable[Row], share: float, seed: int) -> list[Row]:
+    """Cut a share of the pairs, both sides to one random number of response tokens, at least 4."""
+    rng = Random(seed)
+    return [pair if rng.random() < 1 - share else _cut(pair, rng) for pair in pairs]
+
+
+def _cut(pair: Row, rng: Random) -> Row:
+    start = sum(label == IGNORED for label in pair["labels"])
+    longest = max(len(pair["labels"]), len(pair[REJECTED + "labels"])) - start
+    end = start + rng.randint(4, max(4, longest))
+    return {key: ids[:end] for key, ids in pair.items()}

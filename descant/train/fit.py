@@ -1,0 +1,298 @@
+"""``descant train``: a train file to a folder that a formula loads.
+
+Killed and started again, a training goes on from its last checkpoint. Under ``accelerate launch``
+every process runs this; the first one alone writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..models import SCORES, Card, ModelError, describe
+from ..runfile import load_yaml
+from .batches import PairCollator, Row, TextCollator
+from .encode import Counts, Encoder, shortened
+from .record import RECORD, draw_curve, git_revision, versions, write_record
+from .rows import Example, read_examples
+from .trainers import TRAINERS, PairTrainer
+from .trainfile import TrainFile, TrainFileError
+
+RESOLVED = "train.yaml"
+LENGTH = 1024
+OURS: dict[str, Any] = {
+    "logging_steps": 10,
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,  # there are none
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done: its folder, its last metrics and what became of the rows."""
+
+    folder: Path
+    metrics: dict[str, float]
+    rows: dict[str, Counts]
+
+
+def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
+    """Train what a train file says, and write it to its output folder.
+
+    The folder gets the checkpoint (a full one, or peft's adapter), ``train.yaml`` (what was
+    trained, resolved), ``training.json`` and ``curve.png``.
+
+    Args:
+        said: the train file.
+        say: is told what happens, in the first process.
+
+    Raises:
+        TrainFileError: the folder holds another training, or the data cannot be used.
+        ModelError: the checkpoint cannot be trained so.
+    """
+    began = time.perf_counter()
+    folder = Path(said.output)
+    arguments = training_arguments(said)
+    first = PartialState().is_main_process
+    tell = say if first else _silent
+    goes_on = _claim(said, folder)
+    card = _card(said)
+    rows, counts = _data(said, card, arguments)
+    for part, count in counts.items():
+        tell(f"{part}: {count}")
+    set_seed(arguments.seed)
+    trainer = _trainer(said, card, arguments, rows)
+    if goes_on:
+        tell(f"goes on from {goes_on}")
+    trainer.train(resume_from_checkpoint=goes_on)
+    if "eval" in rows and not _evaluated(trainer):
+        trainer.evaluate()
+    _save(said, trainer, card, folder)
+    metrics = _last(trainer.state.log_history)
+    if first:
+        if draw_curve(folder, trainer.state.log_history) is None:
+            tell('no curve: drawing needs matplotlib, pip install "descant[report]"')
+        write_record(folder, {
+            "recipe": resolved(said),
+            "training_arguments": arguments.to_dict() | {"hub_token": None},
+            "rows": {part: vars(count) for part, count in counts.items()},
+            "metrics": metrics,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "processes": PartialState().num_processes,
+            "device": str(arguments.device),
+            "seconds": round(time.perf_counter() - began, 3),
+            "log": trainer.state.log_history,
+        })  # fmt: skip
+    PartialState().wait_for_everyone()
+    shown = [f"{key} {value:.4g}" for key, value in metrics.items() if "/" in key or "loss" in key]
+    tell(f"{folder}: {', '.join(shown)}")
+    return Trained(folder, metrics, counts)
+
+
+def training_arguments(said: TrainFile) -> TrainingArguments:
+    """The Trainer's arguments: those of the file, over a few of ours.
+
+    Raises:
+        TrainFileError: values that transformers refuses.
+    """
+    evaluates = said.eval_data is not None or said.eval_share > 0
+    ours = OURS | ({"eval_strategy": "epoch"} if evaluates else {})
+    try:
+        made = TrainingArguments(**ours | said.training | {"output_dir": said.output})
+    except (ValueError, TypeError, ImportError) as error:
+        raise TrainFileError(f"training: {' '.join(str(error).split())}") from None
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # one process is one device; several are accelerate's to launch
+    return made
+
+
+def resolved(said: TrainFile) -> dict[str, Any]:
+    """What a train file says, defaults and all, but not where to."""
+    content = said.model_dump(mode="json", exclude={"output"}, exclude_none=True)
+    for key, method in (("beta", ("arm", "dpo")), ("length_normalization", ("arm",)),
+                        ("prefixes", ("reward",))):  # fmt: skip
+        if said.method not in method:
+            content.pop(key)
+    return content | {"too_long": _too_long(said)}
+
+
+def _claim(said: TrainFile, folder: Path) -> str | None:
+    """See that the folder is free or this training's own; its last checkpoint, if any."""
+    content, file = resolved(said), folder / RESOLVED
+    there = file.is_file()
+    if there and load_yaml(file.read_text(encoding="utf-8")) != content:
+        raise TrainFileError(
+            f"{folder} holds another training; give another output, "
+            "or remove the folder to begin again"
+        )
+    if (folder / RECORD).exists():
+        raise TrainFileError(f"{folder} is trained already; give another output to train again")
+    if not there and folder.is_dir() and any(folder.iterdir()):
+        raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process and not there:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+    PartialState().wait_for_everyone()
+    return _last_checkpoint(folder)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole: the Trainer writes its state last."""
+    whole = folder.glob("checkpoint-*/trainer_state.json")
+    steps = {int(file.parent.name.rpartition("-")[2]): file.parent for file in whole}
+    return str(steps[max(steps)]) if steps else None
+
+
+def _card(said: TrainFile) -> Card:
+    card = describe("the model", said.model, None, None)
+    if card.tokenizer is None:
+        raise ModelError(f"{said.model.path} has no tokenizer", "name one with model.tokenizer")
+    if said.method != "reward" and card.kind != SCORES:
+        raise ModelError(
+            f"{said.model.path} is a classifier, and {said.method} trains a language model",
+            "write descant train reward, or give another model",
+        )
+    if said.max_length and card.positions and said.max_length > card.positions:
+        raise ModelError(
+            f"max_length is {said.max_length}, and {said.model.path} reads {card.positions} tokens",
+            f"say max_length: {card.positions} or less",
+        )
+    return card
+
+
+def _data(
+    said: TrainFile, card: Card, arguments: TrainingArguments
+) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    quiet = arguments.disable_tqdm or not PartialState().is_main_process
+    length = said.max_length or min(LENGTH, card.positions or LENGTH)
+    drop = _too_long(said) == "drop"
+    encoder = Encoder(said.model, card.tokenizer, card.eos, length, drop)
+    chat = said.model.template is not None
+    examples: dict[str, tuple[list[Example], int]] = {}
+    examples["train"] = read_examples(said.data, said.method, chat=chat)
+    if said.eval_data is not None:
+        examples["eval"] = read_examples(said.eval_data, said.method, chat=chat)
+    elif said.eval_share:
+        found, bad = examples["train"]
+        Random(seed).shuffle(found)
+        cut = max(1, round(len(found) * said.eval_share))
+        examples = {"train": (found[cut:], bad), "eval": (found[:cut], 0)}
+    rows, counts = {}, {}
+    for part, (found, bad) in examples.items():
+        counts[part] = Counts(rows=len(found) + bad, bad=bad)
+        shown = tqdm(found, f"{part}: tokens", disable=quiet, leave=False)
+        rows[part] = encoder.rows(shown, counts[part])
+        if not rows[part]:
+            raise TrainFileError(f"no {part} row is left: {counts[part]}")
+    if said.prefixes:
+        rows["train"] = shortened(rows["train"], said.prefixes, seed)
+    return rows, counts
+
+
+def _trainer(
+    said: TrainFile, card: Card, arguments: TrainingArguments, rows: dict[str, list[Row]]
+) -> Trainer:
+    pad = card.tokenizer.pad_token_id
+    pad = pad if pad is not None else 0
+    kind = TRAINERS[said.method]
+    options: dict[str, Any] = {}
+    if said.method in ("arm", "dpo"):
+        options["beta"] = said.beta
+    if said.method == "arm":
+        options["mean"] = said.length_normalization
+    return kind(
+        model=_model(said, card, pad),
+        args=arguments,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("eval"),
+        data_collator=(PairCollator if issubclass(kind, PairTrainer) else TextCollator)(pad),
+        **options,
+    )
+
+
+def _model(said: TrainFile, card: Card, pad: int) -> Any:
+    spec = said.model
+    dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
+    auto, more = AutoModelForCausalLM, {}
+    if said.method == "reward":
+        auto, more = AutoModelForSequenceClassification, {"num_labels": 1}
+    model = auto.from_pretrained(
+        spec.path, revision=spec.revision or "main", dtype=dtype,
+        trust_remote_code=spec.trust_remote_code, **more,
+    )  # fmt: skip
+    if said.method == "reward" and model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = pad  # else it takes no batches
+    if said.lora is None:
+        return model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise TrainFileError('LoRA needs peft: pip install "descant[train]"') from None
+    task = "SEQ_CLS" if said.method == "reward" else "CAUSAL_LM"
+    try:
+        model = get_peft_model(model, LoraConfig(task_type=task, **said.lora.model_dump()))
+    except ValueError as error:
+        raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
+    odd = next((name for name, _ in model.named_parameters() if "lora_embedding" in name), None)
+    if odd is not None:
+        raise TrainFileError("lora: embeddings cannot be rows of a shared base; target others")
+    return model
+
+
+def _save(said: TrainFile, trainer: Trainer, card: Card, folder: Path) -> None:
+    """Write the checkpoint as a formula loads it. A head has no place in an adapter: merged."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    config = model.config
+    config.use_cache = True  # off while training
+    if said.method == "reward" and card.tokenizer.pad_token_id is None:
+        config.get_text_config().pad_token_id = None
+    if said.method == "reward" and said.lora is not None:
+        if trainer.is_world_process_zero():
+            model.merge_and_unload().save_pretrained(folder)
+    else:
+        trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json has them
+        if said.lora is None or said.method == "reward":
+            card.tokenizer.save_pretrained(str(folder))
+
+
+def _too_long(said: TrainFile) -> str:
+    return said.too_long or ("drop" if said.method == "reward" else "truncate")
+
+
+def _evaluated(trainer: Trainer) -> bool:
+    """Whether the last step was evaluated."""
+    steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
+    return bool(steps) and steps[-1] == trainer.state.global_step
+
+
+def _last(history: list[dict[str, float]]) -> dict[str, float]:
+    """The newest value of every metric."""
+    found: dict[str, float] = {}
+    for row in history:
+        found |= row
+    return found
+
+
+def _silent(line: str) -> None:
+    """Other processes say nothing."""

@@ -1,0 +1,76 @@
+"""What is kept of a training beside its weights: ``training.json`` and a curve.
+
+It writes what it is given; it measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+RECORD, CURVE = "training.json", "curve.png"
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
+_ACCURACY = "rewards/accuracies"
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this package and of those that train; what is not installed is left out."""
+    found = {"descant": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the working folder, with ``-dirty`` where it was changed; None outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
+    """Write ``training.json``; the last file of a training, so that it says that all is there."""
+    file = folder / RECORD
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+    return file
+
+
+def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path | None:
+    """Draw loss and, where there is one, accuracy over steps. None without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    keys = ["loss", *([_ACCURACY] if any(_ACCURACY in row for row in history) else [])]
+    figure = Figure(figsize=(5 * len(keys), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, key in enumerate(keys, 1):
+        axes = figure.add_subplot(1, len(keys), number)
+        for name, label in ((key, "training"), (f"eval_{key}", "evaluation")):
+            points = [(row["step"], row[name]) for row in history if name in row]
+            if points:
+                mark = "o" if len(points) < 40 else ""
+                axes.plot(*zip(*points, strict=True), marker=mark, markersize=3, label=label)
+        axes.set(xlabel="step", ylabel="loss" if key == "loss" else "accuracy")
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(frameon=False)
+    file = folder / CURVE
+    figure.savefig(file, dpi=150)
+    return file

@@ -1,0 +1,285 @@
+"""Train files: what to train, on which data, and how. Reading one executes nothing.
+
+Names are those of TRL, peft and transformers. What stands under ``training`` is passed to
+transformers' ``TrainingArguments`` as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from ..models.spec import ModelSpec, explain
+from ..runfile import load_yaml
+
+METHODS = ("arm", "dpo", "reward", "sft")
+_OURS = {
+    "output_dir": "it is output",
+    "remove_unused_columns": "the batches are made here",
+    "resume_from_checkpoint": "the same command goes on by itself where it stopped",
+    "label_smoothing_factor": "the losses are the published ones",
+}
+_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "quantization")
+
+
+class TrainFileError(ValueError):
+    """A train file or its data that cannot be read, or that says something it may not."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Data(_Strict):
+    """Where rows come from.
+
+    Attributes:
+        path: a file (.jsonl, .json, .csv, .parquet; JSON also as .gz), or the name of a dataset.
+        name: the dataset's configuration; ``split`` and ``revision`` are its own words, too.
+        limit: read no more rows than this.
+        dimension: for rows with two responses and a verdict, whose verdict counts:
+            ``better_response_id`` or ``safer_response_id``.
+        bad_rows: ``error`` stops at a row that cannot be used, ``skip`` counts it.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    dimension: Literal["better", "safer"] | None = None
+    bad_rows: Literal["error", "skip"] = "error"
+
+
+class Lora(_Strict):
+    """A LoRA adapter in peft's words; only what a row of a shared base can have."""
+
+    r: int = Field(default=8, ge=1)
+    lora_alpha: int | float = 16
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] | None = None
+    use_rslora: bool = False
+
+
+class TrainFile(_Strict):
+    """A train file.
+
+    Attributes:
+        method: ``arm``, ``dpo``, ``reward`` or ``sft``.
+        model: the checkpoint to begin with, as in a run file; ``dtype`` is that of its weights
+            (float32 unless said), ``template`` that of its prompts.
+        data, eval_data: the rows; ``eval_share`` instead holds out a part of ``data``.
+        lora: train an adapter; without it every weight is trained.
+        beta: of ``arm`` and ``dpo``.
+        length_normalization: of ``arm``: the mean over tokens and not the sum. Not as published.
+        max_length: tokens of prompt and response; 1024, or what the model can read if that is less.
+        too_long: ``truncate`` keeps the start of longer rows, ``drop`` drops them; ``drop`` for
+            ``reward`` and ``truncate`` for the others unless said.
+        prefixes: of ``reward``: the share of pairs that are cut to a random number of response
+            tokens, for rewards that judge texts before their end.
+        training: transformers' ``TrainingArguments``.
+        output: the folder to write.
+    """
+
+    method: Literal["arm", "dpo", "reward", "sft"]
+    model: ModelSpec
+    data: Data
+    eval_data: Data | None = None
+    eval_share: float = Field(default=0.0, ge=0, lt=1)
+    lora: Lora | None = None
+    beta: float = Field(default=0.1, gt=0)
+    length_normalization: bool = False
+    max_length: int | None = Field(default=None, ge=2)
+    too_long: Literal["truncate", "drop"] | None = None
+    prefixes: float = Field(default=0.0, ge=0, le=1)
+    training: dict[str, Any] = {}
+    output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        """``model: org/name`` is short for ``model: {path: …}``; so with the data."""
+        if not isinstance(value, dict):
+            return value
+        short = {k: {"path": value[k]} for k in ("model", "data", "eval_data")
+                 if isinstance(value.get(k), str)}  # fmt: skip
+        return {**value, **short}
+
+    @model_validator(mode="after")
+    def _said(self) -> TrainFile:
+        for key, methods in (
+            ("beta", ("arm", "dpo")),
+            ("length_normalization", ("arm",)),
+            ("prefixes", ("reward",)),
+        ):
+            if key in self.model_fields_set and self.method not in methods:
+                raise ValueError(f"{key} is an option of {' and '.join(methods)} alone")
+        if self.eval_data is not None and self.eval_share:
+            raise ValueError("give eval_data or eval_share, not both")
+        given = self.model.model_fields_set
+        for key in _ELSEWHERE:
+            if key in given and getattr(self.model, key) is not None:
+                raise ValueError(f"model.{key} is not of a model that is trained")
+        self._check_training()
+        return self
+
+    def _check_training(self) -> None:
+        for key in self.training:
+            if key in _OURS:
+                raise ValueError(f"training.{key} cannot be said: {_OURS[key]}")
+            if key not in training_fields():
+                raise ValueError(
+                    f"there is no option training.{key}{_suggestion(key, training_fields())}"
+                )
+            kind, value = training_fields()[key], self.training[key]
+            try:
+                TypeAdapter(kind).validate_python(value)
+            except ValidationError as error:
+                said = error.errors()[0]["msg"]
+                raise ValueError(f"training.{key} is {value!r}: {said}") from None
+
+
+@cache
+def training_fields() -> dict[str, Any]:
+    """What transformers' ``TrainingArguments`` takes: names, and the types of numbers and flags."""
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    plain: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
+    plain |= {f"{name} | None": kind | None for name, kind in plain.items()}
+
+    def kind_of(stated: Any) -> Any:
+        return plain.get(
+            stated if isinstance(stated, str) else getattr(stated, "__name__", ""), Any
+        )
+
+    return {item.name: kind_of(item.type) for item in fields(TrainingArguments) if item.init}
+
+
+def read_train_file(
+    method: str, path: str | Path | None, overrides: Sequence[str] = (), **given: str | None
+) -> TrainFile:
+    """Read and validate a train file, or make one from what the command line says alone.
+
+    Args:
+        method: what the command says; a file that says another is refused.
+        path: the file; checkpoints and data that exist beside it are found there.
+        overrides: ``key=value`` each: a dotted key, or the bare name of a training argument.
+        **given: ``model``, ``data`` and ``output``, over the file's.
+
+    Raises:
+        TrainFileError: no such file, not YAML, or not a train file; says which key.
+    """
+    if method not in METHODS:
+        raise TrainFileError(f"there is no method {method}{_suggestion(method, METHODS)}")
+    content = {} if path is None else _content(Path(path))
+    if content.setdefault("method", method) != method:
+        raise TrainFileError(
+            f"{path} is for {content['method']}: write descant train {content['method']} {path}"
+        )
+    for key, value in given.items():
+        if value is not None:
+            content[key] = value
+    for override in overrides:
+        _override(content, override)
+    missing = [key for key in ("model", "data", "output") if key not in content]
+    if missing:
+        raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
+    made = validated(content, str(path or "descant train"))
+    return made if path is None else _beside(Path(path).parent, made)
+
+
+def validated(content: Mapping[str, Any], where: str) -> TrainFile:
+    """A train file from its content.
+
+    Raises:
+        TrainFileError: with one line per mistake.
+    """
+    try:
+        return TrainFile.model_validate(content)
+    except ValidationError as error:
+        raise TrainFileError(f"{where}: {explain(error, TrainFile)}") from None
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise TrainFileError(f"there is no train file {file}")
+    try:
+        content = load_yaml(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainFileError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise TrainFileError(
+            f"{file} is not a train file: it must hold keys such as model and data"
+        )
+    return content
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise TrainFileError(f"--set {override}: write --set name=value")
+    try:
+        value = load_yaml(text)
+    except yaml.YAMLError:
+        raise TrainFileError(f"--set {override}: {text!r} is not a value") from None
+    path = key.split(".")
+    if path[0] not in TrainFile.model_fields:
+        if key not in training_fields():
+            known = [*TrainFile.model_fields, *training_fields()]
+            raise TrainFileError(
+                f"--set {override}: there is no key {key}{_suggestion(key, known)}"
+            )
+        path = ["training", key]
+    place = content
+    for part in path[:-1]:
+        nested = place.get(part)
+        if isinstance(nested, str) and part in ("model", "data", "eval_data"):
+            nested = {"path": nested}
+        elif nested is None:
+            nested = {}
+        if not isinstance(nested, dict):
+            raise TrainFileError(f"--set {override}: {part} holds no keys")
+        place[part] = nested = dict(nested)
+        place = nested
+    place[path[-1]] = value
+
+
+def _suggestion(key: str, known: Iterable[str]) -> str:
+    """A name that has the key as initials, holds it, or is spelled almost so."""
+    known = list(known)
+    near = [name for name in known if key == "".join(part[:1] for part in name.split("_"))]
+    near += [name for name in known if key in name and len(key) > 3]
+    near += difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(known)}" if len(known) < 12 else ""
+
+
+def _beside(folder: Path, said: TrainFile) -> TrainFile:
+    """Relative paths that exist beside the train file are meant there."""
+
+    def found(path: str | None) -> str | None:
+        return str(folder / path) if path and (folder / path).exists() else path
+
+    update: dict[str, Any] = {
+        "model": said.model.model_copy(update={"path": found(said.model.path)})
+    }
+    for key in ("data", "eval_data"):
+        data = getattr(said, key)
+        update[key] = data and data.model_copy(update={"path": found(data.path)})
+    return said.model_copy(update=update)

@@ -1,0 +1,37 @@
+"""The command line: what it trains, what it prints, and its exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from descant.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_command_alone(zoo: Any, data: str, tmp_path: Path) -> None:
+    sets = ["max_steps=2", "use_cpu=true", "disable_tqdm=true", "lora.r=2", "beta=0.05"]
+    found = CliRunner().invoke(app, [
+        "train", "arm", "--model", zoo.path("base"), "--data", data, "--output",
+        str(tmp_path / "arm"), *(part for one in sets for part in ("--set", one)),
+    ])  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "train: 24 of 24 rows used" in found.output
+    assert f"{tmp_path / 'arm'}: " in found.output
+    assert (tmp_path / "arm" / "adapter_model.safetensors").is_file()
+
+
+def test_what_is_wrong_is_said_and_exits_with_two(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "descant", "train", "arm", "--model", "a", "--data", "b.jsonl",
+         "--output", str(tmp_path / "out"), "--set", "lr=1"],
+        capture_output=True, text=True, cwd=ROOT, timeout=100, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert found.stderr == "--set lr=1: there is no key lr; did you mean learning_rate?\n"
+    assert not list(tmp_path.iterdir())

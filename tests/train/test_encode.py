@@ -1,0 +1,119 @@
+"""What is learnt is what is read: prompts as when decoding, responses to their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from checkpoints import BOS, EOS, tokenizer
+
+from descant.models.prompts import render
+from descant.models.spec import ModelSpec
+from descant.train import TrainFileError
+from descant.train.encode import Counts, Encoder, shortened
+from descant.train.losses import IGNORED
+from descant.train.rows import Example
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "the sea?"}]
+TURNS = (
+    "[{{ messages[0]['role'] }}]{% for m in messages %}{{ m['content'] }}{% if m['role'] == "
+    "'assistant' and not (loop.last and continue_final_message) %}{{ '</s>\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def encoder(length: int = 100, drop: bool = False, **spec: Any) -> Encoder:
+    return Encoder(ModelSpec(path="x", **spec), tokenizer(), frozenset([EOS]), length, drop)
+
+
+def row(example: Example, **options: Any) -> Any:
+    [found] = encoder(**options).rows([example], Counts())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "prompt"),
+    [
+        ({}, "the river"),
+        ({"template": "Q: {prompt} A:"}, "the river"),
+        ({"template": "{system}: {prompt}", "system": "Be brief"}, "the river"),
+        ({"prefix": "def add"}, "the river"),
+        ({}, MESSAGES),
+        ({"template": TURNS}, MESSAGES),
+        ({"template": TURNS}, "the river"),
+    ],
+)
+def test_prompts_are_those_of_decoding(spec: Any, prompt: Any) -> None:
+    found = row(Example(prompt, " goes on", " sleeps", "x"), **spec)
+    before = render("m", ModelSpec(path="x", **spec), tokenizer(), prompt, None)
+    for side, said in (("", " goes on"), ("rejected_", " sleeps")):
+        ids, labels = list(found[side + "input_ids"]), list(found[side + "labels"])
+        assert ids[: len(before)] == before
+        assert labels == [IGNORED] * len(before) + ids[len(before) :]
+        assert tokenizer().decode(ids[len(before) : -1]) == said
+        assert ids[-1] == EOS and ids.count(EOS) == 1 and ids.count(BOS) <= 1
+
+
+def test_a_border_inside_a_token_is_not_crossed() -> None:
+    """Decoding reads the prompt's ids alone, so no token may begin in it and end behind it."""
+    ids = tokenizer()("the riv", add_special_tokens=False)["input_ids"]
+    whole = tokenizer()("the river", add_special_tokens=False)["input_ids"]
+    assert whole[: len(ids)] != ids
+    found = row(Example("the riv", "er", None, "x"))
+    assert list(found["input_ids"])[: len(ids) + 1] == [BOS, *ids]
+    assert tokenizer().decode(list(found["input_ids"])[len(ids) + 1 : -1]) == "er"
+
+
+def test_an_end_that_is_there_is_not_doubled() -> None:
+    assert list(row(Example("the", " sea</s>", None, "x"))["input_ids"]).count(EOS) == 1
+
+
+def test_a_template_without_an_end_gets_one() -> None:
+    assert row(Example(MESSAGES, "yes", None, "x"))["input_ids"][-1] == EOS
+
+
+def test_all_of_a_text_is_learnt() -> None:
+    found = row(Example(None, "the river", None, "x"))
+    assert found["labels"] == found["input_ids"]
+    assert found["input_ids"][0] == BOS and found["input_ids"][-1] == EOS
+
+
+def lengths(count: int) -> Example:
+    return Example("the", "a" * count, "b", "x")
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_what_is_too_long(drop: bool) -> None:
+    whole = row(lengths(20))
+    counts = Counts()
+    kept = encoder(10, drop).rows([lengths(20), lengths(2), Example("a" * 30, "b", "c", "x")],
+                                  counts)  # fmt: skip
+    assert len(whole["input_ids"]) > 10
+    if drop:
+        assert (len(kept), counts.dropped, counts.truncated, counts.used) == (1, 2, 0, 1)
+    else:
+        assert (len(kept), counts.dropped, counts.truncated, counts.used) == (2, 1, 1, 2)
+        assert kept[0]["input_ids"] == whole["input_ids"][:10]
+        assert kept[0]["labels"] == whole["labels"][:10]
+    assert str(Counts(9, 5, 1, 2, 3)) == (
+        "5 of 9 rows used, 1 skipped as bad, 2 dropped as too long, 3 truncated"
+    )
+
+
+def test_a_prompt_that_cannot_be_rendered_names_its_line() -> None:
+    example = Example([MESSAGES[1], MESSAGES[1]], "a", "b", "x.jsonl, line 7")
+    with pytest.raises(TrainFileError, match=r"x\.jsonl, line 7: the template .* one user message"):
+        row(example, template="Q: {prompt}")
+
+
+def test_prefixes_cut_both_sides_alike_and_never_the_prompt() -> None:
+    pairs = encoder().rows([Example("the sea", "x" * 40, "y" * 30, "x")] * 200, Counts())
+    found = shortened(pairs, 0.5, seed=1)
+    assert found == shortened(pairs, 0.5, seed=1) != shortened(pairs, 0.5, seed=2)
+    assert 60 < sum(cut == pair for cut, pair in zip(found, pairs, strict=True)) < 140
+    start = pairs[0]["labels"].count(IGNORED)
+    for cut, pair in zip(found, pairs, strict=True):
+        ends = len(cut["input_ids"]), len(cut["rejected_input_ids"])
+        assert ends[1] == min(ends[0], len(pair["rejected_input_ids"]))
+        assert ends[0] >= start + 4
+        assert all(cut[key] == pair[key][: len(cut[key])] for key in pair)
