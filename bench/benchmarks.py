@@ -104,7 +104,7 @@ class Sizes:
 
 
 SIZES = {
-    "cuda": Sizes(128, 64, 32, (1, 4, 10, 32, 64), (1, 8, 32, 64), (128, 512, 2048, 8192), 16),
+    "cuda": Sizes(128, 48, 24, (1, 4, 10, 32, 64), (1, 8, 32, 64), (128, 512, 2048, 8192), 16),
     "cpu": Sizes(32, 16, 8, (1, 10, 64), (1, 8, 32), (128, 512), 4),
 }
 
@@ -154,7 +154,7 @@ def vectors(sizes: Sizes) -> list[Case]:
     """Eleven preference vectors and four prompts as rows of one batch, over eleven runs."""
     five = {"cpu": replace(PLAIN, at_least=5)}
     formula = "base + (1-a)*arm_0 + a*arm_1"
-    changes = {"batch_size": 4, "new": sizes.new, "runs": 1}
+    changes = {"batch_size": 4, "runs": 1}
     return [
         Case(name, Workload(formula, 2, shares), PLAIN, five, ("ours", "plain"), changes, 11)
         for name, shares in (("LoRA arms", LORA), ("separate arms", ""))

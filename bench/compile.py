@@ -118,7 +118,8 @@ def main() -> None:
                 f"step {ratio:5.2f}  {runs}; same tokens: {one['same tokens']}",
                 flush=True,
             )
-        keep(output, results, prompt_tokens=PROMPT, new_tokens=NEW)
+        said = sorted({name for name, _ in CASES})
+        keep(output, results, shape=said, prompt_tokens=PROMPT, new_tokens=NEW)
 
 
 if __name__ == "__main__":
