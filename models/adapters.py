@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ class Adapters:
         self._loaded: list[tuple[str, dict[str, tuple[Tensor, Tensor]]]] = []
         self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
         self._hooks: list[Any] = []
+        weakref.finalize(self, _remove, self._hooks)
         self._owner = torch.empty(0)
         self._mask: Tensor | None = None
 
@@ -54,9 +56,8 @@ class Adapters:
 
     def close(self) -> None:
         """Leave the model as it was, for others that use it."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._loaded, self._stacked = [], [], {}
+        _remove(self._hooks)
+        self._loaded, self._stacked = [], {}
 
     @contextmanager
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:
@@ -69,12 +70,11 @@ class Adapters:
             self._mask = None
 
     def _stack(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        _remove(self._hooks)
         rank = max(a.shape[0] for _, pairs in self._loaded for a, _ in pairs.values())
         modules, dtype = dict(self._model.named_modules()), compute_dtype(self._model)
         targets = sorted({target for _, pairs in self._loaded for target in pairs})
-        self._stacked, self._hooks = {}, []
+        self._stacked = {}
         for target in targets:
             sizes = next(pairs[target] for _, pairs in self._loaded if target in pairs)
             a = torch.zeros(len(self._loaded), rank, sizes[0].shape[1])
@@ -92,17 +92,28 @@ class Adapters:
         self._owner = numbers.to(execution_device(self._model.get_input_embeddings()))  # type: ignore[operator]
 
     def _hook(self, a: Tensor, b: Tensor) -> Any:
+        owner = weakref.ref(self)
+
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if self._mask is None:
+            mine = owner()  # a decoder that is gone leaves nothing on a model that stays
+            mask = None if mine is None else mine._mask
+            if mask is None:
                 return None
             # Where a base spans devices, or adds up in another type, its layers say so themselves.
             inner = functional.linear(args[0].to(a), a)
             # By row again: OPT's feed-forward layers see rows and places as one dimension.
-            by_row = inner.view(self._mask.shape[0], -1, inner.shape[-1])
-            masked = (by_row * self._mask.to(a.device)).view_as(inner)
+            by_row = inner.view(mask.shape[0], -1, inner.shape[-1])
+            masked = (by_row * mask.to(a.device)).view_as(inner)
             return output + functional.linear(masked, b).to(output)
 
         return add
+
+
+def _remove(hooks: list[Any]) -> None:
+    """Take hooks off the modules they are on."""
+    for hook in hooks:
+        hook.remove()
+    hooks.clear()
 
 
 def adapter_folder(source: str | None, revision: str | None = None) -> str:

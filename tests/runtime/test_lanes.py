@@ -5,6 +5,7 @@ Forwards are counted by hooks on the models, so that no report of ours is taken 
 
 from __future__ import annotations
 
+import gc
 import importlib
 
 import pytest
@@ -76,6 +77,18 @@ def test_two_decoders_share_a_model_and_not_their_adapters(zoo, compiled) -> Non
     for decoder, name in ((one, "lora4"), (two, "lora8"), (one, "lora4")):
         expected = plain.logprobs(zoo.model(name), ids(PROMPT))
         torch.testing.assert_close(decoder.scores(PROMPT, [])[0], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_a_decoder_that_is_gone_leaves_no_hooks(zoo, compiled) -> None:
+    spec, _ = counted(zoo, "base")
+    hooks = [module._forward_hooks for module in spec["model"].modules()]
+    before = sum(map(len, hooks))
+    decoder = compiled("lora4 + lora8", models={"base": spec})
+    decoder.generate(PROMPT, max_new_tokens=2)
+    assert sum(map(len, hooks)) > before
+    del decoder
+    gc.collect()
+    assert sum(map(len, hooks)) == before
 
 
 def test_prompt_variants_are_rows_of_one_forward(zoo, compiled) -> None:
