@@ -26,10 +26,11 @@ from transformers import (
 )
 
 from ..models import SCORES, Card, ModelError, describe
+from ..provenance import revision
 from ..runfile import load_yaml
 from .batches import PairCollator, Row, TextCollator
 from .encode import Counts, Encoder, shortened
-from .record import RECORD, draw_curve, git_revision, versions, write_record
+from .record import RECORD, draw_curve, versions, write_record
 from .rows import Example, read_examples
 from .trainers import TRAINERS, PairTrainer
 from .trainfile import TrainFile, TrainFileError
@@ -94,7 +95,7 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
             "rows": {part: vars(count) for part, count in counts.items()},
             "metrics": metrics,
             "versions": versions(),
-            "git_revision": git_revision(),
+            "git": revision(),
             "processes": PartialState().num_processes,
             "device": str(arguments.device),
             "seconds": round(time.perf_counter() - began, 3),
