@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .formats import Format, export
 
 app = typer.Typer(
     name="descant",
@@ -116,6 +117,9 @@ def run(
     output: Annotated[
         Path | None, typer.Option(help="The folder for completions.jsonl, over the file's.")
     ] = None,
+    format_: Annotated[
+        list[Format] | None, typer.Option("--format", help="Also as others' scripts read it.")
+    ] = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
     from .run import compiled, read_prompts, run_to_folder
@@ -138,6 +142,8 @@ def run(
     where = folder / "completions.jsonl"
     total = sum(1 for _ in where.open(encoding="utf-8"))
     console.print(f"{where}: {written} completions written, {total} in all", markup=False)
+    for file in export(folder, format_ or []):
+        console.print(str(file), markup=False)
 
 
 @app.command()
@@ -148,6 +154,9 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="The folder, over the file's.")] = None,
+    format_: Annotated[
+        list[Format] | None, typer.Option("--format", help="Also as others' scripts read it.")
+    ] = None,
 ) -> None:
     """Every formula at every point over every prompt: decoded, scored, and set against each other.
 
@@ -162,6 +171,8 @@ def sweep(
     if folder is None:
         raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
     swept(said, folder, console if console.is_terminal else Console(width=WIDE, highlight=False))
+    for written in export(folder, format_ or []):
+        console.print(str(written), markup=False)
 
 
 @app.command()
