@@ -34,7 +34,7 @@ def test_two_processes_are_one_with_the_doubled_batch(
         files[-1].write_text(json.dumps(content), "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(Path(__file__).with_name("together.py")), *map(str, files)],
+         str(Path(__file__).with_name("process.py")), *map(str, files)],
         capture_output=True, text=True, timeout=180, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

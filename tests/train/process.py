@@ -1,6 +1,6 @@
 """One process of several: trains what each of some train files says.
 
-torchrun --nproc-per-node 2 together.py TRAIN.json …
+torchrun --nproc-per-node 2 process.py TRAIN.json …
 """
 
 from __future__ import annotations
