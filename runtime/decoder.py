@@ -14,9 +14,9 @@ from ..formula.needs import needed
 from ..grammar import Span
 from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
-from .bind import check_count
 from .bound import Bound
 from .decode import decode
+from .described import check_count
 from .engine import Engine
 from .inspection import Inspection, inspected
 from .noise import seed_key
