@@ -118,6 +118,32 @@ class Declared:
         """The names of language models."""
         return [name for name, (one, _) in self._asked.items() if isinstance(one, PromptedLLM)]
 
+    def tokenizer(self) -> Any:
+        """The tokenizer of the first language model.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        from transformers import AutoTokenizer
+
+        from ..models import ModelError
+        from ..models.errors import first_line
+
+        for asked, _ in self.readings:
+            if not isinstance(asked, PromptedLLM):
+                continue
+            spec = sourced(self.source(asked))
+            found = asked.tokenizer or spec.get("tokenizer") or spec.get("path")
+            if found is not None and not isinstance(found, str):
+                return found
+            if found is not None:
+                try:
+                    return AutoTokenizer.from_pretrained(adapted(found) or found)
+                except (OSError, ValueError) as error:
+                    problem = f"the tokenizer of {found} cannot be read: {first_line(error)}"
+                    raise ModelError(problem, "give tokenizer=…, or a folder or hub id") from error
+        raise ModelError("no model of the formula says its tokenizer", "give tokenizer=…")
+
     def specs(self, dtype: Any, tokenizer: Any) -> dict[str, dict[str, Any]]:
         """Every model's declaration, as options of ``descant.ModelSpec``.
 
@@ -126,25 +152,31 @@ class Declared:
             tokenizer: of the formula's models; the first token of a text is what it says.
         """
         found = {name: self._spec(name, dtype, tokenizer) for name in list(self._asked)}
-        return found | {name: {"path": p, "dtype": dtype} for name, p in self._hidden.items()}
+        hidden = {name: {"path": p, "dtype": _word(dtype)} for name, p in self._hidden.items()}
+        return found | hidden
 
     def _spec(self, name: str, dtype: Any, tokenizer: Any) -> dict[str, Any]:
         asked, read = self._asked[name]
         source = self.source(asked)
-        spec = _sourced(source)
+        spec = sourced(source)
         if "path" in spec:
-            spec |= {"dtype": asked.dtype or dtype, **_spread()}
+            placed = {"device", "device_map", "tp_plan"} & set(spec)
+            spec = {"dtype": _word(asked.dtype or dtype), **({} if placed else _spread()), **spec}
             base = adapted(spec["path"])
             if base is not None and isinstance(asked, PromptedLLM):
                 spec = {"adapter": spec["path"], "on": self._base(base)}
+        if isinstance(asked, Classifier):
+            spec |= {"read": "text", "label": _label(asked, source)}
         if asked.tokenizer is not None and "adapter" not in spec:
             spec["tokenizer"] = asked.tokenizer
-        if read.template is not None:
-            spec["template"] = read.template
-        if isinstance(asked, Classifier):
-            return spec | {"read": "text", "label": _label(asked, source)}
-        bos = beginning(tokenizer, read.begins)
-        return spec | ({"prefix": bos} if bos else {})
+        first = beginning(tokenizer, read.begins) if isinstance(asked, PromptedLLM) else []
+        if "adapter" in spec:  # which reads as its base does, where it says nothing
+            first = first or [tokenizer.bos_token_id] * (tokenizer.bos_token_id is not None)
+            return spec | {"template": read.template or "{prompt}", "prefix": first or None}
+        spec.pop("template", None)
+        return spec | {
+            key: value for key, value in (("template", read.template), ("prefix", first)) if value
+        }
 
     def _base(self, path: str) -> str:
         """The name of an adapter's base."""
@@ -193,7 +225,7 @@ def adapted(path: str) -> str | None:
     return str(said["base_model_name_or_path"])
 
 
-def _sourced(source: Any) -> dict[str, Any]:
+def sourced(source: Any) -> dict[str, Any]:
     if source is None:
         raise ValueError("a PromptedLLM names no model, and there is no default_model")
     if isinstance(source, dict):
@@ -201,6 +233,10 @@ def _sourced(source: Any) -> dict[str, Any]:
     if isinstance(source, (str, Path)):
         return {"path": str(source)}
     return {"model": source, "tokenizer": source.name_or_path}
+
+
+def _word(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _spread() -> dict[str, str]:
@@ -216,7 +252,7 @@ def _label(asked: Classifier, source: Any) -> int:
         return asked.index
     from transformers import AutoConfig
 
-    config = getattr(source, "config", None) or AutoConfig.from_pretrained(_sourced(source)["path"])
+    config = getattr(source, "config", None) or AutoConfig.from_pretrained(sourced(source)["path"])
     if config.num_labels != 2:
         raise Untranslatable(
             f"Classifier(minimize=True) over {config.num_labels} classes",

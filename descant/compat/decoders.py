@@ -1,6 +1,6 @@
 """One formula with several endings, as decoders over weights that are read once.
 
-Other repositories take top-k and top-p with each call, and for descant they are part of the formula.
+Other repositories take top-k and top-p with each call; for descant they are part of the formula.
 """
 
 from __future__ import annotations

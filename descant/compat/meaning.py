@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import singledispatch
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .. import lang
 from ..lang import Expression
@@ -99,23 +99,21 @@ def divided(whole: Meaning, exact: bool) -> Expression:
     if weight == 1 and not exact:
         return summed(whole.parts)
     if sum(number for number, _ in whole.parts) == weight > 0:
-        return lang.mean(summed(whole.parts))
+        return _call("mean", summed(whole.parts))
     if weight > 0:
-        return lang.temp(summed(whole.parts), weight)
+        return _call("temp", summed(whole.parts), weight)
     warnings.warn(
         f"the weights add up to {float(weight):g}: language-model-arithmetic divides by that, "
         "which turns every sign, and so does the formula",
         stacklevel=2,
     )
-    return lang.temp(summed([(-number, term) for number, term in whole.parts]), -weight)
+    return _call("temp", summed([(-number, term) for number, term in whole.parts]), -weight)
 
 
 def summed(parts: Sequence[tuple[Fraction, Expression]]) -> Expression:
     """``1*x - 2*y`` as a formula has it: ``x - 2*y``."""
     (first, term), *others = parts
-    size = abs(first)
-    total = term if size == 1 else size * term
-    total = -total if first < 0 else total
+    total = term if first == 1 else -term if first == -1 else first * term
     for number, term in others:
         one = term if abs(number) == 1 else abs(number) * term
         total = total - one if number < 0 else total + one
@@ -197,7 +195,7 @@ def _(asked: Max, declared: Declared, exact: bool) -> Meaning:
         return replace(one, shift=pick(one.shift, two.shift), weight=pick(one.shift, two.shift))
     if one.is_number or two.is_number:
         raise Untranslatable(f"{name} of a number and scores", f"{name}(x, y) takes scores alone")
-    chosen = getattr(lang, name)(_shifted(one, True), _shifted(two, True))
+    chosen = _call(name, _shifted(one, True), _shifted(two, True))
     weight = one.weight if one.weight == two.weight else None
     return Meaning(((Fraction(1), chosen),), weight=weight if asked.include_norm else Fraction(1))
 
@@ -207,21 +205,21 @@ def _(asked: TopPTopK, declared: Declared, exact: bool) -> Meaning:
     inner = _unguided(meaning(asked.formula, declared, False))
     scores = divided(inner, False)
     if asked.temperature != 1:
-        scores = lang.temp(scores, asked.temperature)
+        scores = _call("temp", scores, asked.temperature)
     if asked.top_k > 0:
-        scores = lang.top_k(scores, asked.top_k)
+        scores = _call("top_k", scores, asked.top_k)
     if asked.top_p < 1:
-        scores = lang.top_p(scores, asked.top_p)
+        scores = _call("top_p", scores, asked.top_p)
     if not inner.weight:
         raise Untranslatable("TopPTopK of weights that add up to 0", f"write 1*({scores})")
-    scores = lang.temp(scores, 1) if exact else scores
+    scores = _call("temp", scores, 1) if exact else scores
     return Meaning(((inner.weight, scores),), weight=inner.weight)
 
 
 @meaning.register
 def _(asked: SelfDebias, declared: Declared, exact: bool) -> Meaning:
     pair = (meaning(one, declared, True) for one in (asked.from_formula, asked.bias_formula))
-    scores = lang.debias(*(_shifted(one, True) for one in pair), asked.lambda_)
+    scores = _call("debias", *(_shifted(one, True) for one in pair), asked.lambda_)
     return Meaning(((Fraction(1), scores),), weight=Fraction(1))
 
 
@@ -240,6 +238,11 @@ def _(asked: Superseded, declared: Declared, exact: bool) -> Meaning:
 def _(asked: Normalize, declared: Declared, exact: bool) -> Meaning:
     inner = _unguided(meaning(asked.formula, declared, exact))
     return Meaning(((Fraction(1), divided(inner, exact)),), weight=Fraction(1))
+
+
+def _call(name: str, *values: Any, **named: Any) -> Expression:
+    made: Expression = getattr(lang, name)(*values, **named)
+    return made
 
 
 def _shifted(whole: Meaning, exact: bool) -> Expression:
@@ -283,8 +286,8 @@ def _rerank(whole: Meaning, declared: Declared) -> Expression:
     options = {"k": counts.pop(), "norm": "prefix", "keep": "all"}
     if len(rewards) == 1 and rewards[0][0] != 1:
         number, term = rewards[0]
-        return lang.rerank(term, k=options.pop("k"), w=number, **options)
-    return lang.rerank(summed(rewards), **options)
+        return _call("rerank", term, k=options.pop("k"), w=number, **options)
+    return _call("rerank", summed(rewards), **options)
 
 
 def _direction(whole: Meaning) -> dict[str, Fraction]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .declared import Declared
 from .meaning import written
@@ -33,9 +33,6 @@ from .operators import (
     Union,
 )
 from .refused import Untranslatable, missing
-
-if TYPE_CHECKING:
-    from ..runtime import Decoder
 
 __all__ = [
     "Classifier",
@@ -127,7 +124,7 @@ class ModelArithmetic:
 
         self._declared = Declared(default_model)
         self.formula = written(formula, self._declared)
-        self.tokenizer = tokenizer or self._found_tokenizer()
+        self.tokenizer = tokenizer or self._declared.tokenizer()
         self.models = self._declared.specs(dtype, self.tokenizer)
         if tokenizer is not None:
             for name in self._declared.language:
@@ -226,25 +223,6 @@ class ModelArithmetic:
         if name in cures:
             raise Untranslatable(f"ModelArithmetic.{name} is not here", cures[name])
         raise AttributeError(f"ModelArithmetic has no attribute {name!r}")
-
-    def _found_tokenizer(self) -> Any:
-        """The tokenizer of the first language model."""
-        from transformers import AutoTokenizer
-
-        from .declared import adapted
-
-        for asked, _ in self._declared.readings:
-            if not isinstance(asked, PromptedLLM):
-                continue
-            if asked.tokenizer is not None:
-                return asked.tokenizer
-            source = self._declared.source(asked)
-            if isinstance(source, dict):
-                source = source.get("tokenizer") or source.get("path")
-            if not isinstance(source, str):
-                source = source.name_or_path
-            return AutoTokenizer.from_pretrained(adapted(source) or source)
-        raise Untranslatable("this has no language model in it", "add one: M + …")
 
     def _check(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that the templates found would render in another way than theirs."""
