@@ -105,7 +105,7 @@ def divided(whole: Meaning, exact: bool) -> Expression:
     warnings.warn(
         f"the weights add up to {float(weight):g}: language-model-arithmetic divides by that, "
         "which turns every sign, and so does the formula",
-        stacklevel=2,
+        stacklevel=4,
     )
     return _call("temp", summed([(-number, term) for number, term in whole.parts]), -weight)
 
