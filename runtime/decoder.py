@@ -17,6 +17,7 @@ from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temper
 from .bind import check_count
 from .bound import Bound
 from .engine import Engine
+from .generate import generate_with
 from .inspection import Inspection, inspected
 from .noise import seed_key
 from .rendered import Rendered, rendered
@@ -46,6 +47,8 @@ class Decoder:
         self.plan = Report(bound, self._params, self._engine.spent, asked)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
+
+    __call__ = generate_with  # model.generate(…, custom_generate=decoder)
 
     def generate(
         self,
