@@ -31,10 +31,10 @@ class FormulaProcessor(LogitsProcessor):
 
     Every part of the language has its place here but a stage that searches. Beams may be exchanged
     and tokens taken back from call to call: each row goes on from the longest beginning of its ids
-    that has been read.
+    that has been read. The first ids that it is given are the prompts, until others come.
 
     Args:
-        decoder: of the formula. While this is in use, the decoder is not.
+        decoder: of the formula; where that is used in between, everything is read again.
         base: the term whose logits come from the loop: the model that is generated from.
         attention_mask: ``(prompts, L)`` the prompts' own; needed where any is padded, on the left.
             One such processor is for one call of ``generate``.
@@ -103,18 +103,17 @@ class FormulaProcessor(LogitsProcessor):
             and start <= input_ids.shape[1] <= self._length + 1
             and torch.equal(input_ids[:, :start], self._prompts)
         )
-        if same and self._follower is not None:
-            if engine._run is not self._run:
-                raise RuntimeError("another run has begun on this decoder; finish one, then begin")
+        if same and self._follower is not None and engine._run is self._run:
             return self._follower
-        if self._follower is not None and self._mask is not None:
-            raise ValueError(
-                "these prompts are others than before, and the attention_mask is of those; make a "
-                "FormulaProcessor for each call of generate"
-            )
-        self._prompts = input_ids.clone()
-        self._run = engine._begin()
-        self._follower = self._started(self._read(input_ids))
+        if not same:
+            if self._follower is not None and self._mask is not None:
+                raise ValueError(
+                    "these prompts are others than before, and the attention_mask is of those; "
+                    "make a FormulaProcessor for each call of generate"
+                )
+            self._prompts = input_ids.clone()
+        self._run = engine._begin()  # whatever ran on these lanes before can run no more
+        self._follower = self._started(self._read(self._prompts))
         return self._follower
 
     def _read(self, input_ids: Tensor) -> list[Ids]:
