@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from batches import PROMPTS, Plain, inputs, new, unpadded
 from checkpoints import EOS, PAD, tokenizer
-from test_custom_generate import PROMPTS, Plain, inputs, new, unpadded
 
 import descant
 from descant import FormulaProcessor
