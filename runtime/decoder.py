@@ -18,6 +18,7 @@ from .bound import Bound
 from .decode import decode
 from .described import check_count
 from .engine import Engine
+from .generate import generate_with
 from .inspection import Inspection, inspected
 from .noise import seed_key
 from .rendered import Rendered, rendered
@@ -45,6 +46,8 @@ class Decoder:
         self.plan = Report(bound, self._params, self._engine.spent, asked)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
+
+    __call__ = generate_with  # model.generate(…, custom_generate=decoder)
 
     def generate(
         self,
