@@ -65,7 +65,9 @@ class Follower:
         scores = step.scores(batch, context)
         wrong = alarms(context, scores).tolist()
         steps = [len(answer) for answer in self.answers]
-        self._engine._raise_for(batch.requests, wrong, list(context.broken), steps)
+        errors = self._engine.errors(batch.requests, wrong, list(context.broken), steps)
+        for error in errors.values():
+            raise error
         self._asked = context, scores
         return scores
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper
 
 from .contract import Asked, asked
+from .decode import decode
 from .follow import Follower
 from .noise import gumbel
 from .requests import Answer, Request
@@ -91,7 +92,7 @@ def generate_with(
         raise ValueError(f"params make {len(requests)} rows of {len(input_ids)}; one per prompt")
     if bound.plan.search:
         return _searched(decoder, ask, requests, streamer)
-    decoder._engine._begin()  # whatever ran on these lanes before can run no more
+    decoder._engine.claimed()  # whatever ran on these lanes before can run no more
     return _Loop(decoder, ask, requests, streamer).run()
 
 
@@ -102,7 +103,7 @@ class _Loop:
         self, decoder: Decoder, ask: Asked, requests: Sequence[Request], streamer: Any
     ) -> None:
         self._ask, self._ids, self._streamer = ask, ask.ids, streamer
-        self._engine, self._run = decoder._engine, decoder._engine._run
+        self._engine, self._claim = decoder._engine, decoder._engine.claim
         keys = [request.key for request in requests]
         self._keys = torch.tensor(keys, dtype=torch.int32, device=ask.ids.device)
         self._answers = [Answer(request, None, time.perf_counter()) for request in requests]
@@ -126,7 +127,7 @@ class _Loop:
 
     def _step(self) -> Tensor:
         """Draw a token for every row; ``(rows,)`` bool, which of them end with it."""
-        if self._engine._run is not self._run:
+        if self._engine.claim is not self._claim:
             raise RuntimeError("another run has begun on this decoder; finish one, then begin")
         logits = self._formula()
         if self._logits is not None:
@@ -238,8 +239,8 @@ def _searched(decoder: Decoder, ask: Asked, requests: Sequence[Request], streame
         raise ValueError("streamer: the answer is known when the search has ended")
     ends = [one.eos_token_id.tolist() for one in ask.criteria if hasattr(one, "eos_token_id")]
     eos = frozenset(token for some in ends for token in some)
-    found = decoder._runner.run([replace(one, eos=eos) for one in requests], ROWS)
-    drawn = {answer.request.index: answer.tokens for [answer] in found}
+    found = decode(decoder._engine, [replace(one, eos=eos) for one in requests], ROWS)
+    drawn = {answer.request.index: answer.tokens for told in found for answer in told}
     longest = max(map(len, drawn.values()))
     if ask.pad is None and any(len(tokens) < longest for tokens in drawn.values()):
         raise ValueError("some rows end before others; give pad_token_id")

@@ -66,7 +66,7 @@ class FormulaProcessor(LogitsProcessor):
         self._follower: Follower | None = None
         self._prompts = torch.empty(0, 0, dtype=torch.long)
         self._length = 0  # of the ids in the last call
-        self._run: object = None
+        self._claim: object = None
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class FormulaProcessor(LogitsProcessor):
             and start <= input_ids.shape[1] <= self._length + 1
             and torch.equal(input_ids[:, :start], self._prompts)
         )
-        if same and self._follower is not None and engine._run is self._run:
+        if same and self._follower is not None and engine.claim is self._claim:
             return self._follower
         if not same:
             if self._follower is not None and self._mask is not None:
@@ -112,7 +112,7 @@ class FormulaProcessor(LogitsProcessor):
                     "make a FormulaProcessor for each call of generate"
                 )
             self._prompts = input_ids.clone()
-        self._run = engine._begin()  # whatever ran on these lanes before can run no more
+        self._claim = engine.claimed()  # whatever ran on these lanes before can run no more
         self._follower = self._started(self._read(self._prompts))
         return self._follower
 

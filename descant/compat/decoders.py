@@ -27,7 +27,9 @@ class Decoders:
         self, formula: str, models: Mapping[str, Any], params: Mapping[str, float] | None = None
     ) -> None:
         self.formula, self._params = formula, params
-        self._specs, self._loaded = declared(models), dict[tuple[Any, ...], Any]()
+        from ..runtime import House
+
+        self._specs, self._house = declared(models), House()
         self._made: dict[str, Decoder] = {}
 
     def with_stages(self, *stages: str) -> Decoder:
@@ -37,6 +39,6 @@ class Decoders:
         text = " | ".join((self.formula, *stages))
         if text not in self._made:
             plan = plan_of(text, self._specs, self._params)
-            bound = bind(plan, self._specs, *where(None, None), loaded=self._loaded)
+            bound = bind(plan, self._specs, *where(None, None), house=self._house)
             self._made[text] = Decoder(bound, self._params)
         return self._made[text]
