@@ -79,6 +79,7 @@ def check_packages(name: str, method: str | None) -> None:
             f"{name} is quantised with {method}, which needs {' and '.join(missing)}",
             f"pip install {' '.join(missing)}",
             name,
+            "gptq",
         )
 
 

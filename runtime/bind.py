@@ -357,7 +357,7 @@ class _Binder:
     def _at(self, error: ModelError, name: str = "") -> FormulaError | ModelError:
         for term, span in self.plan.spans.items():
             if term.model in (error.model, name):
-                return self.plan.error(error.problem, span, error.cure)
+                return self.plan.error(error.problem, span, error.cure, error.more)
         return error
 
 
