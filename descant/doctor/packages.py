@@ -26,7 +26,7 @@ UNIONS = ("all",)  # extras that are others together
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
     "train": "descant train: adapters, and data sets of the hub",
-    "quantized": "weights quantised while they are read",
+    "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "serve": "descant serve: an OpenAI-compatible server",
     "eval": "judges behind an API, and scores of coherence",
     "dev": "the tests, ruff and mypy",
@@ -64,7 +64,7 @@ def extras() -> Iterator[Finding]:
             continue
         here: dict[str, str] = {}
         lacking = []
-        for requirement in _all_of(extra, optional):
+        for requirement in dict.fromkeys(_all_of(extra, optional)):
             found = _version(requirement)
             if found is not None and _in_range(requirement, found):
                 here[requirement.name] = found

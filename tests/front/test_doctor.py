@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file, save_file
 
-from descant.doctor.packages import ENABLES, UNIONS
+from descant.doctor.packages import ENABLES, PYTHON, UNIONS
 from descant.doctor.trial import EXPECTED
 
 ROOT = Path(__file__).parents[2]
@@ -185,3 +186,15 @@ def test_demo_weights_that_are_not_as_they_were(tmp_path, damage):
 
 def test_every_extra_says_what_it_enables():
     assert set(ENABLES) == set(PROJECT["optional-dependencies"]) - set(UNIONS)
+
+
+def test_the_page_on_installing_says_what_is_declared():
+    page = (ROOT / "docs/installing.md").read_text(encoding="utf-8").replace("`", "")
+    for extra, enables in ENABLES.items():
+        assert f'| pip install ".[{extra}]" | {enables} |' in page, extra
+    needs = {one.name: one for one in map(Requirement, PROJECT["dependencies"])}
+    assert needs["torch"].specifier == SpecifierSet(">=2.9") and "torch 2.9 or later" in page
+    assert needs["transformers"].specifier == SpecifierSet(">=5.17,<6")
+    assert "transformers from 5.17 on, below 6" in page
+    assert PROJECT["requires-python"] == ">=3.11" and "Python 3.11 or later" in page
+    assert PYTHON == (3, 11)
