@@ -97,7 +97,7 @@ class Described:
     def at(self, error: ModelError, name: str = "") -> FormulaError | ModelError:
         for term, span in self.plan.spans.items():
             if term.model in (error.model, name):
-                return self.plan.error(error.problem, span, error.cure)
+                return self.plan.error(error.problem, span, error.cure, error.more)
         return error
 
     def _check_kinds(self) -> None:
