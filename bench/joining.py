@@ -17,6 +17,7 @@ from torch import Tensor
 from descant.bench import plain
 from descant.bench.measure import Clock, Way
 from descant.bench.workloads import Pool, Workload
+from descant.runtime.decode import decode
 
 GOLDEN = 0.6180339887  # multiples of it, less their whole part, are spread evenly
 
@@ -60,7 +61,7 @@ def run(decoder: Any, asked: Arrivals, new: int) -> Iterator[list[Any]]:
     requests = decoder._requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
     each = zip(requests, asked.answers(new), strict=True)
     cut = [replace(request, max_new_tokens=tokens) for request, tokens in each]
-    return decoder._engine.run(cut, asked.slots)  # type: ignore[no-any-return]
+    return decode(decoder._engine, cut, asked.slots)
 
 
 def in_slots(decoder: Any, asked: Arrivals) -> Way:

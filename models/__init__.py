@@ -15,6 +15,7 @@ from .load import load_model
 from .probe import tried
 from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .protocols import Lane, LanguageLane, RewardLane
+from .shared import Party, SharedLane
 from .spec import ModelSpec, explain, make_spec
 from .spelling import spelling
 from .text_reward import CachedTextLane, TextRewardLane
@@ -33,9 +34,11 @@ __all__ = [
     "LanguageLane",
     "ModelError",
     "ModelSpec",
+    "Party",
     "Prompt",
     "RewardLane",
     "RuleReward",
+    "SharedLane",
     "Side",
     "TableModel",
     "TextRewardLane",

@@ -34,6 +34,7 @@ class Adapters:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._loaded: list[tuple[str, dict[str, tuple[Tensor, Tensor]]]] = []
+        self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
         self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
         self._hooks: list[Any] = []
         weakref.finalize(self, _remove, self._hooks)
@@ -41,14 +42,17 @@ class Adapters:
         self._mask: Tensor | None = None
 
     def add(self, name: str, folder: str | Path) -> int:
-        """Load a LoRA adapter as peft stores it; its number, from 1.
+        """Load a LoRA adapter as peft stores it, unless it is there; its number, from 1.
 
         Raises:
             ModelError: not a plain LoRA, or it does not fit the model; names the first module.
         """
-        self._loaded.append((name, _read(name, Path(folder), self._model)))
-        self._stack()
-        return len(self._loaded)
+        asked = (name, str(folder))
+        if asked not in self._numbers:
+            self._loaded.append((name, _read(name, Path(folder), self._model)))
+            self._numbers[asked] = len(self._loaded)
+            self._stack()
+        return self._numbers[asked]
 
     def bytes(self) -> int:
         """Bytes of the stacked weights."""
@@ -57,7 +61,7 @@ class Adapters:
     def close(self) -> None:
         """Leave the model as it was, for others that use it."""
         _remove(self._hooks)
-        self._loaded, self._stacked = [], {}
+        self._loaded, self._stacked, self._numbers = [], {}, {}
 
     @contextmanager
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:

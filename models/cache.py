@@ -98,19 +98,24 @@ class RowCache(Cache):
         self.window: Window | None = None
         super().__init__(layer_class_to_replicate=lambda: RowLayer(self))
 
-    def grow(self, capacity: int) -> None:
-        """Give every row room for so many tokens; what it holds stays where it is."""
-        more = capacity - self.capacity
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Room for so many tokens and rows; what there is stays where it is."""
+        more = (0, 0, 0, capacity - self.capacity, 0, 0, 0, max(0, rows - self.rows))
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
-                layer.keys = pad(layer.keys, (0, 0, 0, more))
-                layer.values = pad(layer.values, (0, 0, 0, more))
-        self.capacity = capacity
+                layer.keys, layer.values = pad(layer.keys, more), pad(layer.values, more)
+        self.rows, self.capacity = max(rows, self.rows), capacity
 
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` tokens of a row over another."""
+    def leave(self, row: int, last: int, length: int) -> None:
+        """Give a row up: the first ``length`` tokens of the last one take its place.
+
+        What is left behind is zeros: it might not be finite, and a place that is masked must be.
+        """
         for tensor in self._tensors():
-            tensor[target, :, :length] = tensor[source, :, :length]
+            if row != last:
+                tensor[row, :, :length] = tensor[last, :, :length]
+                tensor[row, :, length:] = 0
+            tensor[last] = 0
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make the first ``length`` tokens of each target row what its source's were."""

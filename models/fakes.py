@@ -42,9 +42,9 @@ class _Table:
         """Make room for so many rows, empty."""
         self._rows = Rows(rows, capacity, self.device)
 
-    def grow(self, capacity: int) -> None:
-        """Make room for longer texts, and keep those there are."""
-        self._rows.grow(capacity)
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer texts and for more rows, and keep those there are."""
+        self._rows.grow(capacity, rows)
 
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]

@@ -61,10 +61,10 @@ class TransformersLane:
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
-    def grow(self, capacity: int) -> None:
-        """Make room for longer texts, and keep those there are."""
-        self._rows.grow(capacity)
-        self._cache.grow(capacity)
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer texts and for more rows, and keep those there are."""
+        self._rows.grow(capacity, rows)
+        self._cache.grow(capacity, rows)
 
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
@@ -155,8 +155,7 @@ class TransformersLane:
     def release(self, row: int) -> int:
         """Give a row up; the last row takes its place, and its number is returned."""
         last = self._rows.release(row)
-        if row != last:
-            self._cache.move_row(last, row, self._rows.longest)
+        self._cache.leave(row, last, self._rows.longest)
         return last
 
     @torch.no_grad()

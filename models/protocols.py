@@ -23,8 +23,8 @@ class Lane(Protocol):
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
 
-    def grow(self, capacity: int) -> None:
-        """Make room for longer texts, and keep those there are."""
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer texts and for more rows, and keep those there are."""
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Read prompts, yielding before each forward how many tokens it reads.

@@ -117,12 +117,23 @@ class Rows:
         """The last token of each row's text, ``(rows,)``."""
         return self.texts[: self.count].gather(1, self.ends[: self.count, None] - 1)[:, 0]
 
+    def text(self, row: int) -> Tensor:
+        """The tokens of a row's text."""
+        return self.texts[row, : int(self.ends[row])]
+
     def feed(self, tokens: Tensor) -> None:
         """Add ``(rows,)`` tokens to the texts."""
         here = slice(self.count)
         self.texts[here].scatter_(1, self.ends[here, None], tokens.to(self.device)[:, None])
         self.ends[: self.count] += 1
         self._ends = [end + 1 for end in self._ends]
+
+    def feed_some(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
+        """Add a token to the texts of these rows, which the device has in ``index``."""
+        self.texts[index, self.ends[index]] = tokens.to(self.device)
+        self.ends[index] += 1
+        for row in rows:
+            self._ends[row] += 1
 
     def cached(self, but: int) -> None:
         """All but the last ``but`` tokens of every text are in the cache now."""
@@ -172,9 +183,13 @@ class Rows:
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)
 
-    def grow(self, capacity: int) -> None:
-        """Give every row room for so many tokens."""
-        self.texts = pad(self.texts, (0, capacity - self.capacity))
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Give every row room for so many tokens, and have room for so many rows."""
+        more = max(0, rows - len(self.texts))
+        self.texts = pad(self.texts, (0, capacity - self.capacity, 0, more))
+        self.lengths, self.ends = pad(self.lengths, (0, more)), pad(self.ends, (0, more))
+        self.adapters = pad(self.adapters, (0, more))
+        self.index = torch.arange(len(self.texts), device=self.device)[:, None]
         self.capacity = capacity
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:

@@ -53,9 +53,9 @@ class TextRewardLane:
         self._rows = Rows(rows, capacity, self.device)
         self._prompts: list[str] = []
 
-    def grow(self, capacity: int) -> None:
-        """Make room for longer answers, and keep those there are."""
-        self._rows.grow(capacity)
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer answers and for more rows, and keep those there are."""
+        self._rows.grow(capacity, rows)
 
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Take rendered prompts, as text, into new rows."""

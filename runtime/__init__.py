@@ -3,9 +3,23 @@
 from .bind import bind
 from .bound import Bound
 from .decoder import Decoder
+from .house import House
 from .inspection import Inspection
 from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
+from .service import Served, Service
 
-__all__ = ["Bound", "Completion", "Decoder", "Inspection", "Ranks", "Report", "Request", "bind"]
+__all__ = [
+    "Bound",
+    "Completion",
+    "Decoder",
+    "House",
+    "Inspection",
+    "Ranks",
+    "Report",
+    "Request",
+    "Served",
+    "Service",
+    "bind",
+]

@@ -6,6 +6,7 @@ leaves; a step only reads the tensors that are left behind here.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,10 +66,9 @@ class Batch:
         slots: int,
         capacity: int,
         track_seen: bool,
-        logprobs: bool = False,
     ) -> None:
         self.bound, self.slots, self.capacity = bound, slots, capacity
-        self.logprobs = logprobs
+        self.logprobs = False
         self.likely: list[float] = []
         check_room(bound, slots, capacity)
         self.device = bound.lanes[bound.readers[0].lane].device
@@ -102,6 +102,7 @@ class Batch:
         self.ranges: list[Range] = []
         self.samples = False
         self._arriving: Generator[int] | None = None
+        self.promised = 0  # slots of those that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
         self._reserve()
 
@@ -122,24 +123,30 @@ class Batch:
 
     def admit(self, requests: Sequence[Request]) -> None:
         """Let requests in; they have slots when ``read`` says so. One such call at a time."""
-        self._arriving = self._read(requests)
+        self._arriving, self.promised = self._read(requests), len(requests)
 
-    def read(self) -> bool:
-        """Read the prompts of those that arrive, but no more than a chunk if slots are in use.
+    def read(self, most: float | None = None) -> int:
+        """Read prompts of those that arrive; they have slots once nobody is ``arriving``.
+
+        Args:
+            most: how many tokens; left out, a chunk if slots are in use, and else all of them. What
+                is left of one forward is read whatever its size.
 
         Returns:
-            Whether somebody arrived, and all have slots now.
+            How many were read.
         """
         if self._arriving is None:
-            return False
+            return 0
+        if most is None:
+            most = CHUNK if self.count else math.inf
         total = self._pending
         for size in self._arriving:
-            if self.count and total + size > CHUNK:
+            if total + size > most:
                 self._pending = size
-                return False
+                return total
             total += size
-        self._arriving, self._pending = None, 0
-        return True
+        self._arriving, self.promised, self._pending = None, 0, 0
+        return total
 
     def _read(self, requests: Sequence[Request]) -> Generator[int]:
         """Read prompts, saying before each forward how many tokens it reads; then join."""
@@ -197,6 +204,11 @@ class Batch:
                 if moved is not None and slot != last:
                     self._owned[seat.reader.lane][moved] = (number, slot)
         self._settle()
+
+    def close(self) -> None:
+        """Give back the room in every lane; nobody may be in a slot."""
+        for lane in self.bound.lanes:
+            lane.reserve(0, 0)
 
     def copy(self, sources: Sequence[int]) -> None:
         """Make each slot i what slot ``sources[i]`` was; its noise stays its own.
@@ -336,6 +348,7 @@ class Batch:
         numbers = zip(*(request.values for request in self.requests), strict=True)
         self.ranges = [Range(min(column), max(column)) for column in numbers]
         self.samples = any(request.temperature > 0 for request in self.requests)
+        self.logprobs = any(request.logprobs for request in self.requests)
 
     def _hidden(self, seat: Seat) -> Tensor | None:
         """``(V,)`` the tokens that may not be drawn for a row of this seat."""

@@ -39,6 +39,7 @@ from ..models import (
     valued,
 )
 from .bound import Bound
+from .house import House
 from .judged import text_lane, why_text, with_values
 from .ranks import Ranks
 from .reader import Reader
@@ -55,7 +56,7 @@ def bind(
     device: str,
     skeleton: bool = False,
     ranks: Ranks | None = None,
-    loaded: dict[tuple[Any, ...], Any] | None = None,
+    house: House | None = None,
 ) -> Bound:
     """Describe, check, load and group the models of a plan.
 
@@ -66,13 +67,13 @@ def bind(
         device: for models that name none.
         skeleton: shapes only; enough for a report, and no weights are read.
         ranks: the processes to share the weights out among.
-        loaded: weights that are in memory already, by ``Card.weights``; what is read is put there.
+        house: what other plans have in memory already; what is read is put there.
 
     Raises:
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    return _Binder(plan, specs, dtype, device, skeleton, ranks, loaded).bind()
+    return _Binder(plan, specs, dtype, device, skeleton, ranks, house or House()).bind()
 
 
 class _Binder:
@@ -84,15 +85,14 @@ class _Binder:
         device: str,
         skeleton: bool,
         ranks: Ranks | None,
-        loaded: dict[tuple[Any, ...], Any] | None = None,
+        house: House,
     ) -> None:
         self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
         self.skeleton, self.ranks = skeleton, ranks
         self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
-        self.loaded = {} if loaded is None else loaded
-        self.adapters: dict[tuple[Any, ...], int] = {}  # name and lane: its number there
+        self.house = house
         self.cards: dict[str, Card] = {}
         self.shared: Any = None  # the tokenizer of the formula's tokens
         self.reads_text: set[str] = set()
@@ -255,13 +255,10 @@ class _Binder:
         key = (place if kind == REWARD else None, mapped, reads_text and by, *card.weights)
         if key not in self.lanes:
             width = size if mapped is None else mapped.own
-            if isinstance(model, (TableModel, RuleReward)):
-                self.lanes[key] = model.lane(width)
-            elif reads_text:
-                self.lanes[key] = text_lane(model, card, self.shared)
-            else:
-                reads_all = place is not None and moves_winner(place, stage)
-                self.lanes[key] = self._lane(card, model, width, reads_all)
+            reads_all = place is not None and kind == REWARD and moves_winner(place, stage)
+            make = partial(self._lane, card, model, width, reads_all, reads_text)
+            shares = self.house.together and kind == SCORES
+            self.lanes[key] = self.house.party((*key, width), make) if shares else make()
             self.lane_names[key] = []
         if term.model not in self.lane_names[key]:
             self.lane_names[key].append(term.model)
@@ -282,18 +279,23 @@ class _Binder:
         )
 
     def _load(self, card: Card, spec: ModelSpec, rows: bool) -> Any:
-        if card.weights not in self.loaded:
+        weights = self.house.weights
+        if card.weights not in weights:
             empty = self.skeleton or self._elsewhere(card)
             model = self._marked(
                 card.name, lambda: load_model(card, spec, self.dtype, self.device, empty)
             )
-            self.loaded[card.weights] = model
+            weights[card.weights] = model
             if rows and card.config is not None and not empty:
                 reward = card.kind == REWARD
                 self.untested += self._marked(card.name, lambda: tried(card.name, model, reward))
-        return self.loaded[card.weights]
+        return weights[card.weights]
 
-    def _lane(self, card: Card, model: Any, width: int, reads_all: bool) -> TransformersLane:
+    def _lane(self, card: Card, model: Any, width: int, reads_all: bool, reads_text: bool) -> Any:
+        if isinstance(model, (TableModel, RuleReward)):
+            return model.lane(width)
+        if reads_text:
+            return text_lane(model, card, self.shared)
         if self._elsewhere(card):
             return ElsewhereLane(model, width, reads_all, self.device)
         return TransformersLane(model, width, reads_all)
@@ -333,19 +335,17 @@ class _Binder:
         self.owners = dict(zip(sizes, ranks, strict=True))
 
     def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
-        if (name, key) not in self.adapters:
-            folder, revision = self.specs[name].adapter, self.specs[name].revision
-            lane, base = self.lanes[key], self.specs[name].on
-            if self.specs[self._home(name)].tp_plan:
-                problem = f"{name} is an adapter on {base}, whose layers are split over processes"
-                raise self._at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
-            if not hasattr(lane, "adapters"):
-                raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
-            number = self._marked(
-                name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))
-            )
-            self.adapters[name, key] = number
-        return self.adapters[name, key]
+        folder, revision = self.specs[name].adapter, self.specs[name].revision
+        lane, base = self.lanes[key], self.specs[name].on
+        if self.specs[self._home(name)].tp_plan:
+            problem = f"{name} is an adapter on {base}, whose layers are split over processes"
+            raise self._at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
+        if not hasattr(lane, "adapters"):
+            raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
+        added = self._marked(
+            name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))
+        )
+        return int(added)
 
     def _marked(self, name: str, action: Callable[[], T]) -> T:
         """Run something about one model, marking what it says in the formula."""

@@ -16,13 +16,13 @@ from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
 from .bind import check_count
 from .bound import Bound
+from .decode import decode
 from .engine import Engine
 from .inspection import Inspection, inspected
 from .noise import seed_key
 from .rendered import Rendered, rendered
 from .report import Report
-from .requests import Answer, Completion, Request, ids_of
-from .search import Searcher
+from .requests import Completion, Request, ids_of
 
 _log = logging.getLogger("descant")
 _HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
@@ -41,7 +41,6 @@ class Decoder:
     ) -> None:
         self._bound, self._params = bound, dict(params or {})
         self._engine = Engine(bound, capture)
-        self._runner = Searcher(self._engine) if bound.plan.search else self._engine
         asked = self._engine.capture if capture else None
         self.plan = Report(bound, self._params, self._engine.spent, asked)
         self.tokenizer = bound.tokenizer
@@ -205,7 +204,7 @@ class Decoder:
         requests = self._requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
-        return inspected(self._engine, self._runner, requests[0], base, n)
+        return inspected(self._engine, requests[0], base, n)
 
     def _requests(
         self,
@@ -262,7 +261,7 @@ class Decoder:
 
         hidden = not progress if progress is not None else (True if len(requests) < 2 else None)
         with tqdm(total=len(requests), disable=hidden, unit="row", desc="decoding") as bar:
-            for answers in self._runner.run(requests, batch_size) if requests else ():
+            for answers in decode(self._engine, requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
@@ -285,15 +284,14 @@ class Decoder:
 
     def _pieces(self, request: Request) -> Iterator[Any]:
         told = 0
-        for [answer] in self._engine.run([request], 1):
+        for [answer] in decode(self._engine, [request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
                 continue
-            text = answer.text() or ""
-            end = len(text) if answer.finish_reason else _certain(text, answer)
-            if end > told:
-                yield text[told:end]
-                told = end
+            text = answer.settled()
+            if len(text) > told:
+                yield text[told:]
+                told = len(text)
         self._warn()
 
     def _request(
@@ -369,13 +367,3 @@ def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
             "shorten it; nothing is cut silently",
         )
     return min(wanted, room)
-
-
-def _certain(text: str, answer: Answer) -> int:
-    """How much of a growing text cannot change: no half character, no beginning of a stop."""
-    end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    longest = max(map(len, answer.request.stops), default=1) - 1
-    for size in range(min(longest, end), 0, -1):
-        if any(stop.startswith(text[end - size : end]) for stop in answer.request.stops):
-            return end - size
-    return end

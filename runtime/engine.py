@@ -1,4 +1,4 @@
-"""The engine: the loop that keeps a batch's slots full, step by step.
+"""The engine: a plan's step given to the device, and what comes back of it.
 
 One copy to the host per step brings the tokens and the alarms; on a GPU the next step is under way
 before they are looked at.
@@ -7,7 +7,6 @@ before they are looked at.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..formula.nodes import Staged, walk
 from ..formula.stages import RepetitionPenalty
-from ..grammar import Span
+from ..grammar import FormulaError, Span
 from .batch import Batch
 from .bound import Bound
 from .capture import Capture, cuda_graphs
@@ -36,6 +35,7 @@ class Flight:
     Attributes:
         sources: what its alarms mean.
         requests: per slot then, and ``answers``, where the engine keeps them.
+        logprobs: whether it says how likely its tokens were.
         told: on the host, what ``Step.draw`` gives, once ``copied`` has happened.
     """
 
@@ -43,16 +43,23 @@ class Flight:
     sources: list[Source]
     requests: list[Request]
     answers: list[Answer]
+    logprobs: bool
     told: Tensor
     copied: torch.cuda.Event | None
 
 
 class Engine:
-    """Decodes requests through one bound plan.
+    """Takes batches through the steps of one bound plan.
 
     Args:
         bound: the plan and its lanes.
         capture: replay repeated steps as CUDA graphs, where all lanes are on a GPU.
+
+    Attributes:
+        batch: the slots of the latest run, which alone may go on.
+        served: whether the slots are a service's, and nobody else may begin a run.
+        ahead: steps that are begun before the last one is looked at: on a GPU the host is a step
+            behind. A row whose last token it does not know yet draws one more, which is dropped.
     """
 
     def __init__(self, bound: Bound, capture: bool = False) -> None:
@@ -63,67 +70,12 @@ class Engine:
         self.spent = Spent()
         self._weights = [lane.weight_bytes() for lane in bound.lanes]
         mapped = any(reader.counterparts for reader in bound.every)  # the host gives them the rest
-        self.ahead = int(on_gpu and not mapped)  # steps begun before the last one is looked at
-        self._run: object = None
+        self.ahead = int(on_gpu and not mapped)
+        self.batch: Batch | None = None
+        self.served = False
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
-
-    def run(self, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
-        """Decode until every request has ended.
-
-        On a GPU the host is a step behind: a row whose last token it does not know yet is given one
-        token too many, which is dropped.
-
-        Args:
-            requests: any number; the longest prompts go first, so that neighbours are alike.
-            slots: how many are decoded at once.
-
-        Yields:
-            After each step, the answers that got a token; those that ended say why.
-
-        Raises:
-            FormulaError: NaN, or a step in which every token is excluded.
-        """
-        run = self._begin()
-        waiting = deque(sorted(requests, key=lambda request: -len(request.prompts[0])))
-        batch = self._batch(requests, min(slots, len(requests)))
-        answers: list[Answer] = []  # one per slot
-        flying: deque[Flight] = deque()
-        while waiting or answers or flying or batch.arriving:
-            if self._run is not run:
-                raise RuntimeError("another run has begun on this decoder; finish one, then begin")
-            if joining := [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]:
-                batch.admit(joining)
-            if batch.read():
-                now, came = time.perf_counter(), batch.requests[len(answers) :]
-                answers += [Answer(request, self.bound.tokenizer, now) for request in came]
-            start = time.perf_counter()
-            if answers:
-                flying.append(self.launch(batch, answers))
-            told = self._landed(flying, ahead=self.ahead if answers else 0)
-            self.spent.seconds += time.perf_counter() - start
-            if told:
-                yield told
-            over = [slot for slot, answer in enumerate(answers) if answer.over]
-            batch.finish(over)
-            for slot in reversed(over):
-                answers[slot] = answers[-1]
-                answers.pop()
-
-    def _landed(self, flying: deque[Flight], ahead: int) -> list[Answer]:
-        """The answers that got a token from the oldest step, if more than ``ahead`` fly."""
-        if len(flying) <= ahead:
-            return []
-        flight = flying.popleft()
-        tokens, told = self.land(flight), []
-        said = flight.batch.likely or [0.0] * len(tokens)
-        for answer, token, logprob in zip(flight.answers, tokens, said, strict=True):
-            if answer.finish_reason is None:
-                answer.logprobs.append(logprob)
-                answer.add(token)
-                told.append(answer)
-        return told
 
     @torch.no_grad()
     def score(self, request: Request, tokens: Sequence[int]) -> Tensor:
@@ -153,8 +105,7 @@ class Engine:
             FormulaError: NaN, or a step in which every token is excluded, as soon as the next is
                 asked for.
         """
-        self._begin()
-        batch = self._batch([request], 1)
+        batch = self.begin([request], 1)
         batch.admit([request])
         batch.read()
         for step, token in enumerate(tokens):
@@ -164,17 +115,17 @@ class Engine:
             scores = self.step.scores(batch, context)
             yield batch, context, scores
             wrong = alarms(context, scores).tolist()
-            self._raise_for([request], wrong, list(context.broken), [step])
+            for error in self._errors([request], wrong, list(context.broken), [step]).values():
+                raise error
             if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
                 batch.read_on([token])
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more."""
-        self._begin()
-        return self._batch(requests, slots)
-
-    def _batch(self, requests: Sequence[Request], slots: int) -> Batch:
+        if self.served:
+            problem = "this decoder's slots are its service's"
+            raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
         if self.bound.ranks is not None:
             self.bound.ranks.check_alike((slots, requests))
         longest = max(
@@ -182,21 +133,36 @@ class Engine:
             for request in requests
             for ids in ids_of(request.prompts, request.rewards)
         )
-        columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
-        wide = [int(request.values[column]) + 1 for request in requests for column in columns]
-        capacity = -(-(longest + max(wide, default=0)) // MEASURE) * MEASURE
-        logprobs = any(request.logprobs for request in requests)
-        batch = Batch(self.bound, slots, capacity, self._track_seen, logprobs)
+        wide = [self.widest(request) for request in requests]
+        self.spent.clear()
+        self.batch = self.empty(slots, longest + max(wide, default=0))
+        return self.batch
+
+    def empty(self, slots: int, tokens: int) -> Batch:
+        """Empty slots for texts of so many tokens, candidates among them."""
+        capacity = -(-tokens // MEASURE) * MEASURE
+        batch = Batch(self.bound, slots, capacity, self._track_seen)
         self.spent.shares = [
             (self.bound.lane_names[lane], there.share) for lane, there in batch.there.items()
         ]
         return batch
 
+    def widest(self, request: Request) -> int:
+        """Places in a text that the candidates of a request take, at most."""
+        columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
+        return max((int(request.values[column]) + 1 for column in columns), default=0)
+
     def advance(self, batch: Batch) -> list[int]:
-        """One step: a token per slot; ``batch.unsure`` says where their scores were unsure."""
+        """One step: a token per slot.
+
+        Raises:
+            FormulaError: NaN, or every token excluded.
+        """
         start = time.perf_counter()
-        tokens = self.land(self.launch(batch))
+        tokens, errors = self.land(self.launch(batch))
         self.spent.seconds += time.perf_counter() - start
+        for error in errors.values():
+            raise error
         return tokens
 
     @torch.no_grad()
@@ -208,56 +174,56 @@ class Engine:
             answer.drawn += 1
         ran = [now - then for now, then in zip(self.step.forwards, before, strict=True)]
         self.spent.add(batch.count, read_bytes(self.bound, self._weights, ran, texts))
-        return Flight(batch, sources, [*batch.requests], [*answers], *to_host(drawn))
+        return Flight(
+            batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(drawn)
+        )
 
-    def land(self, flight: Flight) -> list[int]:
-        """What a step drew, once it is known.
+    def land(self, flight: Flight) -> tuple[list[int], dict[int, FormulaError]]:
+        """What a step drew, once it is known; and per slot where it went wrong, why.
 
-        Raises:
-            FormulaError: NaN, or every token excluded.
+        A slot is wrong that has NaN, or of which every token is excluded.
         """
         if flight.copied is not None:
             flight.copied.synchronize()
         tokens, wrong, steps, *more = flight.told.tolist()
-        self._raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
+        errors = self._errors(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
         flight.batch.read_on(tokens)
-        if flight.batch.logprobs:
+        if flight.logprobs:
             flight.batch.likely = likely(flight.told[3])
             more = more[1:]
+        else:
+            flight.batch.likely = []
         flight.batch.unsure = more[0] if more else [0] * len(tokens)
-        return tokens  # type: ignore[no-any-return]
+        return tokens, errors
 
-    def _raise_for(
+    def _errors(
         self,
         requests: Sequence[Request],
         alarms: Sequence[int],
         sources: Sequence[Source],
         steps: Sequence[int],
-    ) -> None:
-        """Raise for the first slot with an alarm, naming the source, the row and the token."""
-        alarmed = [slot for slot, alarm in enumerate(alarms) if alarm]
-        if not alarmed:
-            return
-        slot = min(alarmed, key=lambda slot: alarms[slot])  # one whose source is known, if any is
+    ) -> dict[int, FormulaError]:
+        """An error per slot with an alarm, the row and the token in it; known sources first."""
+        alarmed = sorted((alarm, slot) for slot, alarm in enumerate(alarms) if alarm)
+        return {
+            slot: self._error(alarm - 1, sources, f"for row {requests[slot].index}, token "
+                              f"{steps[slot]}")
+            for alarm, slot in alarmed
+        }  # fmt: skip
+
+    def _error(self, alarm: int, sources: Sequence[Source], where: str) -> FormulaError:
         plan = self.bound.plan
-        where = f"for row {requests[slot].index}, token {steps[slot]}"
-        alarm = alarms[slot] - 1
         if alarm >= len(sources):
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
-            raise plan.error(f"{what} {where}", Span(0, len(plan.source)))
+            return plan.error(f"{what} {where}", Span(0, len(plan.source)))
         terms = [
             seat.reader.term for seat in seats_of(self.bound) if source_of(seat) == sources[alarm]
         ]
-        raise plan.error(
+        return plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
             plan.spans[terms[0]],
             "check its weights and dtype: float16 overflows where bfloat16 does not",
         )
-
-    def _begin(self) -> object:
-        self._run = object()
-        self.spent.clear()
-        return self._run
 
 
 def to_host(drawn: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

@@ -12,9 +12,10 @@ from ..formula.writing import written
 from ..grammar import did_you_mean
 from .choices import Choice, Part
 from .contributions import Explainer
+from .decode import decode
 from .engine import Engine
 from .requests import Completion, Request
-from .search import Searcher
+from .search import SearchRun
 
 SCHEMA = 1
 CONTEXT = 4  # tokens before one, with which its text is told
@@ -67,9 +68,7 @@ class Inspection:
         return {"schema": SCHEMA, **_plain({**said, **said.pop("completion")})}
 
 
-def inspected(
-    engine: Engine, runner: Engine | Searcher, request: Request, base: str | None, n: int
-) -> Inspection:
+def inspected(engine: Engine, request: Request, base: str | None, n: int) -> Inspection:
     """Complete a request and explain each token of the answer.
 
     Raises:
@@ -80,7 +79,7 @@ def inspected(
         raise ValueError(f"n is {n}; it must be at least 1")
     bound, plan = engine.bound, engine.bound.plan
     term, search = base_of(plan, request.values, base), plan.search
-    [answer] = [one for told in runner.run([request], 1) for one in told if one.finish_reason][-1:]
+    *_, [answer] = decode(engine, [request], 1)
     completion = answer.completion(answer.started)
     explainer = Explainer(plan, [*request.values], term, n, draws=search is None)
     tokens = completion.token_ids
@@ -89,8 +88,9 @@ def inspected(
     for batch, context, scores in engine.forced(request, [*tokens, *[0] * bool(search)], True):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
-        elif isinstance(runner, Searcher):
-            judged = runner.value(batch, len(tokens), [choice.judged for choice in choices])
+        elif search:
+            said = [choice.judged for choice in choices]
+            judged = SearchRun(engine, batch).value(len(tokens), said)
     before = next((read for read in request.prompts if not isinstance(read, str)), ())
     return Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..formula.nodes import Place
+from ..grammar import FormulaError
 
 Reading: TypeAlias = "Sequence[int] | str"
 
@@ -75,7 +76,12 @@ def ids_of(
 
 
 class Answer:
-    """A completion in the making: tokens so far, and when it is over."""
+    """A completion in the making: tokens so far, and when it is over.
+
+    Attributes:
+        finish_reason: None while it goes on; as in a completion, or ``"error"``, of which ``error``
+            says more, or ``"cancelled"``.
+    """
 
     def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
         self.request, self.tokenizer, self.started = request, tokenizer, started
@@ -83,6 +89,7 @@ class Answer:
         self.logprobs: list[float] = []
         self.drawn = 0  # tokens, those among them that the host does not know yet
         self.finish_reason: str | None = None
+        self.error: FormulaError | None = None
         self._cut: int | None = None
         self._read = [0] * len(request.rooms)
 
@@ -114,6 +121,22 @@ class Answer:
             return None
         text: str = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
         return text if self._cut is None else text[: self._cut]
+
+    def settled(self) -> str:
+        """The text that no later token changes: no half character, no beginning of a stop."""
+        text = self.text() or ""
+        if self.finish_reason is not None:
+            return text
+        end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        longest = max(map(len, self.request.stops), default=1) - 1
+        for size in range(min(longest, end), 0, -1):
+            if any(stop.startswith(text[end - size : end]) for stop in self.request.stops):
+                return text[: end - size]
+        return text[:end]
+
+    def fail(self, error: FormulaError) -> None:
+        """End here, because of an error."""
+        self.error, self.finish_reason = error, "error"
 
     def completion(self, now: float) -> Completion:
         """The finished answer."""

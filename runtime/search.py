@@ -9,87 +9,158 @@ is kept, or goes back to where its segment began.
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from ..grammar import FormulaError
 from .batch import Batch, Draft
 from .engine import Engine
 from .groups import Group, group_of
 from .requests import Answer, Request
+from .run import Run
 from .step import labelled
 
 
-class Searcher:
-    """Decodes requests through a plan whose last stage searches."""
+class SearchRun(Run):
+    """Requests on their way through a plan whose last stage searches.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._bound = engine, engine.bound
-        assert self._bound.plan.search is not None
-        self._place, self._stage = self._bound.plan.search
+    Args:
+        engine: whose steps they take.
+        batch: their slots, all empty.
+    """
 
-    def run(self, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
-        """Decode until every request has ended.
+    def __init__(self, engine: Engine, batch: Batch) -> None:
+        super().__init__(engine, batch)
+        assert engine.bound.plan.search is not None
+        self._plan = engine.bound.plan
+        self._place, self._stage = engine.bound.plan.search
+        self._groups: dict[Group, Request] = {}
+        self._coming: dict[Group, Request] = {}  # whose prompts are being read
+        self._before = torch.empty(0)  # what was judged before the step
+
+    @classmethod
+    def slots_of(cls, engine: Engine, request: Request) -> int:
+        """Slots that a request takes: all of its rows together."""
+        return len(_group(engine, request).answers)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request has not ended."""
+        return bool(self.waiting or self._coming or self._groups)
+
+    def admit(self, free: int) -> int:
+        """Let waiting requests in, in their order; how many of so many free slots they take."""
+        room = min(free, self.batch.room)
+        answers: list[Answer] = []
+        while self.waiting:
+            group = _group(self._engine, self.waiting[0])
+            if len(answers) + len(group.answers) > room:
+                break
+            self._coming[group] = self.waiting.popleft()
+            answers += group.answers
+        if answers:
+            self.batch.admit([answer.request for answer in answers])
+        return len(answers)
+
+    def read(self, most: float | None = None) -> int:
+        """Read prompts of those that were let in, as ``Batch.read``."""
+        read = self.batch.read(most)
+        if not self.batch.arriving:
+            now = time.perf_counter()
+            for group in self._coming:
+                for answer in (*group.answers, group.best):
+                    answer.started = now
+            self._groups |= self._coming
+            self._coming = {}
+            for request in self._dropped:
+                self.drop(request)
+            self._dropped.clear()
+        return read
+
+    def launch(self) -> None:
+        """Begin a step of the rows in slots, if there are any."""
+        self._judge()
+        if self._groups:
+            self._before = self.batch.judged[: self.batch.count].clone()
+            self._flying.append(self._engine.launch(self.batch))
+
+    def land(self) -> list[Answer]:
+        """The best answers of the requests that have ended, or their errors.
+
+        A row that has ended draws on until its request has, and none of that counts.
+        """
+        if self._flying:
+            tokens, errors = self._engine.land(self._flying.popleft())
+            still: list[int] = []
+            for group in self._groups:
+                slots = self._slots(group)
+                wrong = next((errors[slot] for slot in errors if slot in slots), None)
+                if wrong is not None:
+                    group.best.fail(wrong)
+                elif group.best.error is None:
+                    unsure = [self.batch.unsure[slot] for slot in slots]
+                    rows = group.take([tokens[slot] for slot in slots], unsure)
+                    still += [slots[row] for row in rows]
+            self.batch.judged[still] = self._before[still]
+            self._judge()
+        return self._ended([one for one in self._groups if one.over or one.best.error is not None])
+
+    def drop(self, request: Request) -> None:
+        """Let a request go wherever it is; nothing more is said of it."""
+        if any(one is request for one in self._coming.values()):
+            self._dropped.append(request)
+        elif found := [group for group, one in self._groups.items() if one is request]:
+            self._ended(found)
+        else:
+            super().drop(request)
+
+    def value(self, length: int, judged: Sequence[float | None]) -> float:
+        """The judgement of one text that a batch of one slot has read.
 
         Args:
-            requests: in the order in which they are admitted.
-            slots: how many rows are decoded at once; a request takes all of its rows together.
+            length: tokens of the answer.
+            judged: what each of them added, where language models judge.
 
-        Yields:
-            When a request has ended, the best of its answers.
+        Raises:
+            FormulaError: it is NaN.
         """
-        columns, tokenizer = self._bound.plan.columns, self._bound.tokenizer
-        waiting = deque(group_of(one, self._stage, columns, tokenizer) for one in requests)
-        widest = max((len(group.answers) for group in waiting), default=0)
-        batch = self._engine.begin(requests, max(slots, widest))
-        groups: list[Group] = []
-        while waiting or groups:
-            while waiting and batch.count + len(waiting[0].answers) <= batch.slots:
-                groups.append(waiting.popleft())
-                self._join(batch, groups[-1])
-            self._judge(batch, groups)
-            self._step(batch, groups)
-            self._judge(batch, groups)
-            for group in [group for group in groups if group.over]:
-                groups.remove(group)
-                yield [group.best]
-                batch.finish(_slots(batch, group))
+        self.batch.judged[0] = sum(one or 0.0 for one in judged)
+        value = float(self._values([length])[0])
+        if math.isnan(value):
+            raise self._wrong()
+        return value
 
-    def _join(self, batch: Batch, group: Group) -> None:
-        now = time.perf_counter()
-        batch.admit([answer.request for answer in group.answers])
-        while not batch.read():
-            pass
-        for answer in (*group.answers, group.best):
-            answer.started = now
-
-    def _step(self, batch: Batch, groups: Sequence[Group]) -> None:
-        """One token for every slot; what is drawn after a row's end does not count."""
-        before = batch.judged[: batch.count].clone()
-        tokens = self._engine.advance(batch)
-        still: list[int] = []
+    def _ended(self, groups: Sequence[Group]) -> list[Answer]:
+        """Their best answers; their slots are free."""
+        slots = [slot for group in groups for slot in self._slots(group)]
         for group in groups:
-            slots = _slots(batch, group)
-            rows = group.take([tokens[i] for i in slots], [batch.unsure[i] for i in slots])
-            still += [slots[row] for row in rows]
-        batch.judged[still] = before[still]
+            group.best.request = self._groups.pop(group)
+        self.batch.finish(slots)
+        return [group.best for group in groups]
 
-    def _judge(self, batch: Batch, groups: Sequence[Group]) -> None:
+    def _judge(self) -> None:
         """Tell the groups that are due what their answers are worth, and move their rows."""
-        due = [group for group in groups if group.due]
+        due = [group for group in self._groups if group.due and group.best.error is None]
         if not due:
             return
+        batch = self.batch
         lengths = [0] * batch.count
-        for group in groups:
-            for slot, answer in zip(_slots(batch, group), group.answers, strict=True):
+        for group in self._groups:
+            for slot, answer in zip(self._slots(group), group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values = self._values(batch, lengths).tolist()
+        values = self._values(lengths).tolist()
         sources, drafts = list(range(batch.count)), dict[int, Draft]()
         for group in due:
-            slots = _slots(batch, group)
-            chosen, written = group.judged([values[slot] for slot in slots])
+            slots = self._slots(group)
+            said = [values[slot] for slot in slots]
+            if any(math.isnan(value) for value in said):
+                group.best.fail(self._wrong())
+                continue
+            chosen, written = group.judged(said)
             if not group.over:
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
@@ -97,39 +168,35 @@ class Searcher:
         batch.copy(sources)
         batch.rewrite(drafts)
 
-    def value(self, batch: Batch, length: int, judged: Sequence[float | None]) -> float:
-        """The judgement of one text that the batch has read.
-
-        Args:
-            batch: of one slot.
-            length: tokens of the answer.
-            judged: what each of them added, where language models judge.
-        """
-        batch.judged[0] = sum(one or 0.0 for one in judged)
-        return float(self._values(batch, [length])[0])
-
     @torch.no_grad()
-    def _values(self, batch: Batch, lengths: Sequence[int]) -> torch.Tensor:
+    def _values(self, lengths: Sequence[int]) -> Tensor:
         """``(slots,)`` the judgement of every text so far."""
-        plan, readers, r = self._bound.plan, self._bound.rewards[self._place], self._stage.r
-        if readers[0].language:
+        batch, r = self.batch, self._stage.r
+        if self._engine.bound.rewards[self._place][0].language:
             return batch.judged[: batch.count]
         total = torch.zeros(batch.count, device=batch.device)
         here = slice(batch.count)
         for seat in batch.seats:
             if seat.reader.place == self._place and seat.live:
                 outputs = batch.text_rewards(seat.reader.lane, lengths)
-                coefficient = batch.values[here, plan.columns[r.parts[seat.number][0]]]
+                coefficient = batch.values[here, self._plan.columns[r.parts[seat.number][0]]]
                 total += torch.where(seat.present, coefficient * labelled(outputs, seat), 0.0)
         if r.shift is not None:
-            total += batch.values[here, plan.columns[r.shift]]
-        if bool(total.isnan().any()):
-            names = " or ".join(str(reader.term) for reader in readers)
-            raise plan.error(f"{names} gave NaN", plan.spans[readers[0].term])
+            total += batch.values[here, self._plan.columns[r.shift]]
         return total
 
+    def _wrong(self) -> FormulaError:
+        readers = self._engine.bound.rewards[self._place]
+        names = " or ".join(str(reader.term) for reader in readers)
+        return self._plan.error(f"{names} gave NaN", self._plan.spans[readers[0].term])
 
-def _slots(batch: Batch, group: Group) -> list[int]:
-    """Where a group's answers are; slots change when others leave."""
-    where = {id(request): slot for slot, request in enumerate(batch.requests)}
-    return [where[id(answer.request)] for answer in group.answers]
+    def _slots(self, group: Group) -> list[int]:
+        """Where a group's answers are; slots change when others leave."""
+        where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
+        return [where[id(answer.request)] for answer in group.answers]
+
+
+def _group(engine: Engine, request: Request) -> Group:
+    bound = engine.bound
+    assert bound.plan.search is not None
+    return group_of(request, bound.plan.search[1], bound.plan.columns, bound.tokenizer)

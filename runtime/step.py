@@ -252,8 +252,7 @@ def _texts(batch: Batch) -> list[Tensor]:
     texts = []
     for slot in range(batch.count):
         seat = next(seat for seat in seats if seat.held[slot] is not None)
-        rows, row = batch.bound.lanes[seat.reader.lane].rows, seat.held[slot]
-        text = rows.texts[row, : int(rows.ends[row])]
+        text = batch.bound.lanes[seat.reader.lane].rows.text(seat.held[slot])
         if seat.reader.counterparts is not None:
             text = text.new_tensor(seat.reader.formula_ids(text.tolist()))
         texts.append(text)

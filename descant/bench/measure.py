@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.cost import copy_bandwidth
+from ..runtime.decode import decode
 from . import plain
 from .workloads import WORKLOADS, Pool, W, Workload
 
@@ -117,7 +118,7 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
     def act(new: int, clock: Clock) -> list[list[int]]:
         requests = decoder._requests(ids, max_new_tokens=new, eos_token_id=[], **arguments)
         answers: list[Any] = []
-        for told in decoder._engine.run(requests, len(requests)):
+        for told in decode(decoder._engine, requests, len(requests)):
             if not answers:
                 answers = told
                 clock.start(wait=False)  # the next step may have begun

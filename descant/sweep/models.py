@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from ..api import declared, plan_of, where
 from ..merge import merged_adapter
 from ..models import ModelSpec, describe
 from ..runfile import TEMPERATURE, RunFile
-from ..runtime import Decoder, bind
+from ..runtime import Decoder, House, bind
 from .rows import Setting
 
 
@@ -27,7 +26,8 @@ class Models:
         self.run, self._folder = run, folder
         self.dtype, self.device = where(run.dtype, run.device or device)
         self.specs = declared(run.models)
-        self.loaded: dict[tuple[Any, ...], Any] = {}
+        self.house = House()
+        self.loaded = self.house.weights
         self.plans: dict[str, str] = {}  # printed, by formula
 
     def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
@@ -45,7 +45,7 @@ class Models:
         homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
         specs |= homes
         plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
-        bound = bind(plan, specs, self.dtype, self.device, loaded=self.loaded)
+        bound = bind(plan, specs, self.dtype, self.device, house=self.house)
 
         def close() -> None:
             for lane in bound.lanes:

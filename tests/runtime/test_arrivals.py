@@ -70,9 +70,9 @@ def test_no_row_waits_for_more_than_a_chunk(zoo, compiled, monkeypatch, chunk) -
     read: list[int] = []  # prompt tokens between two steps, where rows wait
     total, reads = [0], batch_module.Batch.read
 
-    def noted(batch: Any) -> bool:
+    def noted(batch: Any, most: Any = None) -> int:
         before, waiting = total[0], batch.count
-        joined = reads(batch)
+        joined = reads(batch, most)
         if waiting:
             read.append(total[0] - before)
         return joined

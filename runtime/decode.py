@@ -1,0 +1,44 @@
+"""Decoding: a run over given requests, from the first step to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .engine import Engine
+from .requests import Answer, Request
+from .run import Run
+from .search import SearchRun
+
+
+def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
+    """Decode until every request has ended.
+
+    Args:
+        engine: of the plan that they go through.
+        requests: any number; the longest prompts go first, so that neighbours are alike.
+        slots: how many rows are decoded at once; a request of a search takes all of its rows
+            together.
+
+    Yields:
+        After each step, the answers that got a token, or of a search those that have ended; those
+        that ended say why.
+
+    Raises:
+        FormulaError: NaN, or a step in which every token is excluded.
+        RuntimeError: another run has begun on the same engine.
+    """
+    kind = kind_of(engine)
+    each = [kind.slots_of(engine, request) for request in requests]
+    batch = engine.begin(requests, max(min(slots, sum(each)), *each))
+    run = kind(engine, batch)
+    run.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
+    while run.busy:
+        if engine.batch is not batch:
+            raise RuntimeError("another run has begun on this decoder; finish one, then begin")
+        if told := run.step():
+            yield told
+
+
+def kind_of(engine: Engine) -> type[Run]:
+    """How requests of a plan go their way."""
+    return SearchRun if engine.bound.plan.search else Run
