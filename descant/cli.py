@@ -14,6 +14,7 @@ from rich.console import Console
 
 from . import __version__
 from .formats import Format, export
+from .serve.command import serve
 
 app = typer.Typer(
     name="descant",
@@ -237,6 +238,9 @@ def report(
 
     for written in write(load(folder), folder):
         console.print(str(written), markup=False)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes: whole, or as the chunks of a stream. It only arranges what is known."""
+"""Answers in OpenAI's shapes: whole, or as the chunks of a stream. It arranges what is known."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
@@ -22,7 +23,12 @@ from .scores import Scorers
 from .server import Asked, Server
 from .streams import Stream, Told, within
 
-BODIES = {"/v1/completions": Completion, "/v1/chat/completions": Chat, "/v1/score": Score}
+GRACE = 30.0  # seconds beyond its time that a client may take to read its stream
+BODIES: dict[str, type[BaseModel]] = {
+    "/v1/completions": Completion,
+    "/v1/chat/completions": Chat,
+    "/v1/score": Score,
+}
 
 
 def application(server: Server) -> ASGIApp:
@@ -119,8 +125,7 @@ def _routes(server: Server) -> APIRouter:
                 asked = scorers.scores(body.model, *body.pairs)
                 found = await within(asked, deadline, server.limits.timeout)
             data = [
-                {"index": index, "object": "score", "score": one}
-                for index, one in enumerate(found)
+                {"index": index, "object": "score", "score": one} for index, one in enumerate(found)
             ]
             return JSONResponse({"object": "list", "model": body.model, "data": data})
 
@@ -152,7 +157,8 @@ async def _completed(server: Server, body: Asked, shape: Texts, request: Request
         stream = await stack.enter_async_context(server.decoding(body))
         if body.stream:
             counts = bool(body.stream_options and body.stream_options.include_usage)
-            return _Events(_events(stream, shape, counts, request), stack.pop_all())
+            events = _events(stream, shape, counts, request)
+            return _Events(events, stack.pop_all(), stream.deadline + GRACE)
         last: list[Told] = [told async for told in stream.told() if told.finish_reason]
         tokens = sum(len(told.token_ids) for told in last)
         return JSONResponse(shape.answer(last, usage(stream.prompt_tokens, tokens)))
@@ -161,14 +167,14 @@ async def _completed(server: Server, body: Asked, shape: Texts, request: Request
 class _Events(StreamingResponse):
     """Server-sent events; however they end, what they hold is let go of."""
 
-    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack) -> None:
+    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, deadline: float) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._stack = stack
+        self._stack, self._deadline = stack, deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][OUTCOME] = "disconnected"  # unless the events get to their end
-        async with self._stack:
+        async with self._stack, asyncio.timeout_at(self._deadline):
             await super().__call__(scope, receive, send)
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..runfile import RunFileError, read_run_file
 from .limits import Limits
 
 KEY = "DESCANT_API_KEY"
@@ -55,11 +54,11 @@ def serve(
     ] = Limits.shutdown_timeout,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
-    log_level: Annotated[
-        str, typer.Option(help="critical, error, warning, info, debug.")
-    ] = "info",
+    log_level: Annotated[str, typer.Option(help="critical, error, warning, info, debug.")] = "info",
 ) -> None:
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
+    from ..runfile import RunFileError, read_run_file
+
     said = read_run_file(file, set_ or [])
     try:
         import fastapi  # noqa: F401

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from ..grammar import FormulaError
+from ..models import ModelError
 
 INVALID = "invalid_request_error"
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -91,11 +92,20 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
     async def ours(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
+    @app.exception_handler(FormulaError)
+    async def formula(request: Request, error: FormulaError) -> JSONResponse:
+        return wrong_formula(error).response()
+
+    @app.exception_handler(ModelError)
+    async def models(request: Request, error: ModelError) -> JSONResponse:
+        return ApiError(400, str(error), None, "model_error").response()
+
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, error: HTTPException) -> JSONResponse:
         said = {
             404: f"there is no {request.method} {request.url.path} here",
             405: f"{request.url.path} does not take {request.method}",
+            413: "the body is larger than this server takes",
         }
         message = said.get(error.status_code, str(error.detail))
         return ApiError(error.status_code, message, headers=error.headers).response()
@@ -129,7 +139,9 @@ def _invalid(errors: Sequence[Any], known: Iterable[str]) -> ApiError:
         if message not in said:
             said.append(message)
     lines = [
-        " or ".join(said) if "there is no" in said[0] or not field else f"{field}: {' or '.join(said)}"
+        " or ".join(said)
+        if "there is no" in said[0] or not field
+        else f"{field}: {' or '.join(said)}"
         for field, said in found.items()
     ]
     return ApiError(400, "\n".join(lines), next(iter(found)) or None, "invalid_value")

@@ -12,15 +12,16 @@ from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..formula.stages import STAGES, Search, Stage
 from ..grammar import Argument, Call, FormulaError, Name, Pipeline, did_you_mean, parse, text
+from ..models import ModelError
 from .errors import ApiError, wrong_formula
 
 if TYPE_CHECKING:
-    from ..runtime import Decoder, Service
+    from ..runtime import Served, Service
     from .loop import Loop
 
 
@@ -49,7 +50,7 @@ class Wanted:
 
 @dataclass
 class _Held:
-    decoder: Future[Decoder]
+    decoder: Future[Served]
     forever: bool = False
     uses: int = 0
 
@@ -66,7 +67,12 @@ class Formulas:
     """
 
     def __init__(
-        self, named: Mapping[str, Named], models: frozenset[str], loop: Loop, allowed: bool, most: int
+        self,
+        named: Mapping[str, Named],
+        models: frozenset[str],
+        loop: Loop,
+        allowed: bool,
+        most: int,
     ) -> None:
         self.named, self._loop, self._allowed, self._most = named, loop, allowed, most
         self._params = dict(next(iter(named.values())).params)
@@ -82,6 +88,8 @@ class Formulas:
         """
         for one in self.named.values():
             key, _ = self._key(one.text, {})
+            if key in self._held:
+                continue
             decoder = self._loop.call(partial(_compiled, one.text, one.params))
             decoder.result()
             self._held[key] = _Held(decoder, forever=True)
@@ -95,7 +103,7 @@ class Formulas:
         return {"params": {**wanted.params, **own}, "temperature": 1.0}
 
     @contextmanager
-    def use(self, wanted: Wanted) -> Iterator[Coroutine[Any, Any, Decoder]]:
+    def use(self, wanted: Wanted) -> Iterator[Coroutine[Any, Any, Served]]:
         """The decoder, awaited by the caller, that stays compiled inside of this.
 
         Raises:
@@ -126,15 +134,17 @@ class Formulas:
             held.uses -= 1
             self._shed()
 
-    async def _compiled(self, key: Any, held: _Held) -> Decoder:
+    async def _compiled(self, key: Any, held: _Held) -> Served:
         try:  # one who stops waiting does not stop the others
             return await asyncio.shield(asyncio.wrap_future(held.decoder))
-        except ValueError as error:
+        except Exception as error:
             if self._held.get(key) is held:
                 del self._held[key]
             if isinstance(error, FormulaError):
                 raise wrong_formula(error) from None
-            raise ApiError(400, str(error), "model", "model_error") from None
+            if isinstance(error, ModelError):
+                raise ApiError(400, str(error), "model", "model_error") from None
+            raise
 
     def _formula(self, model: str) -> str:
         if model in self.named:
@@ -147,7 +157,7 @@ class Formulas:
 
     def _key(self, formula: str, params: Mapping[str, float]) -> tuple[Any, Any]:
         """What makes two compiled formulas one; values of parameters come with each request."""
-        tree = parse(formula)
+        tree = _parsed(formula)
         return (text(tree), frozenset(params) | frozenset(self._params)), tree
 
     def _shed(self) -> None:
@@ -157,7 +167,7 @@ class Formulas:
             held = self._held[key]
             if held.uses == 0 and held.decoder.done():
                 del self._held[key]
-                self._loop.call(partial(_forget, held.decoder.result()))
+                self._loop.call(partial(_forget, self._loop, held.decoder.result()))
 
 
 def sampled(tree: Any, temperature: str, top_p: str) -> str:
@@ -181,15 +191,23 @@ def sampled(tree: Any, temperature: str, top_p: str) -> str:
     return text(Pipeline(head, (*stages[: len(stages) - len(last)], *more, *last)))
 
 
+@lru_cache(maxsize=256)
+def _parsed(formula: str) -> Any:
+    return parse(formula)
+
+
 def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
 
 
-def _compiled(formula: str, params: Mapping[str, float], service: Service) -> Decoder:
+def _compiled(formula: str, params: Mapping[str, float], service: Service) -> Served:
     return service.decoder(formula, params)
 
 
-def _forget(decoder: Decoder, service: Service) -> None:
-    service.forget(decoder)
+def _forget(loop: Loop, decoder: Served, service: Service) -> None:
+    try:
+        service.forget(decoder)
+    except ValueError:  # its last rows are still on their way out
+        loop.call(partial(_forget, loop, decoder))

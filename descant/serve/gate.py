@@ -25,9 +25,15 @@ _OPEN = frozenset(("/", "/health"))  # without a key, beside the playground's fi
 _FILES = "/page/"
 _COUNTED = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/score"))
 _OUTCOMES: Mapping[int, str] = {
-    401: "unauthorized", 404: "not_found", 413: "too_large", 422: "formula_error", 429: "queue_full",
-    GONE: "disconnected", 503: "unavailable", 504: "timeout",
-}  # fmt: skip
+    401: "unauthorized",
+    404: "not_found",
+    413: "too_large",
+    422: "formula_error",
+    429: "queue_full",
+    GONE: "disconnected",
+    503: "unavailable",
+    504: "timeout",
+}
 
 
 class Gate:

@@ -12,42 +12,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import broken
 from .metrics import Meters
+from .rows import Row, check_room, fitting, prompt_tokens
 from .streams import Stream, Told
 
 if TYPE_CHECKING:
-    from ..runtime import Answer, Decoder, Service
+    from ..runtime import Served, Service
 
 _log = logging.getLogger("descant.serve")
 T = TypeVar("T")
 Work = Callable[["Service"], T]
-
-
-@dataclass
-class Row:
-    """One row of a stream while it is decoded.
-
-    Attributes:
-        number: in its request.
-        characters: of the settled text that were told.
-        tokens: that were told.
-        seen: tokens that the meters know of.
-        last: when the last of them came.
-    """
-
-    stream: Stream
-    number: int
-    tokenizer: Any
-    characters: int = 0
-    tokens: int = 0
-    seen: int = 0
-    last: float = 0.0
 
 
 class Loop:
@@ -97,9 +76,21 @@ class Loop:
         return future
 
     def submit(
-        self, stream: Stream, decoder: Decoder, prompts: Sequence[Any], arguments: dict[str, Any]
+        self,
+        stream: Stream,
+        decoder: Served,
+        prompts: Sequence[Any],
+        arguments: dict[str, Any],
+        most: int,
     ) -> Future[None]:
         """Queue a request's rows: ``stream.requests``, and its ``prompt_tokens``.
+
+        Args:
+            stream: is told of them.
+            decoder: of the request's formula.
+            prompts: each gets as many rows as are asked for.
+            arguments: those of ``generate``; without ``max_new_tokens``, as many as fit.
+            most: of these.
 
         Raises:
             FormulaError, ModelError, ValueError: through the future; nothing is queued then.
@@ -109,13 +100,15 @@ class Loop:
             found: list[Any] = []
             try:
                 for prompt in prompts:
-                    found += service.submit(decoder, prompt, **arguments)
+                    asked = fitting(decoder, prompt, arguments, most)
+                    found += service.submit(decoder, prompt, **asked)
+                    check_room(found[-1], arguments)
             except BaseException:
                 for request in found:
                     service.cancel(request)
                 raise
             each = len(found) // len(prompts)
-            stream.prompt_tokens = sum(_prompt_tokens(one) for one in found[::each])
+            stream.prompt_tokens = sum(prompt_tokens(one) for one in found[::each])
             self._meters.prompt_tokens.inc(stream.prompt_tokens)
             stream.requests = found
             for number, request in enumerate(found):
@@ -190,32 +183,17 @@ class Loop:
         answers = service.step()
         now = time.perf_counter()
         self._meters.step.observe(now - start)
-        told = []
+        told: list[tuple[Stream, Told | BaseException]] = []
         for answer in answers:
             row = self._rows.get(id(answer.request))
             if row is None:
                 continue
-            self._measure(row, answer, now)
+            row.measure(answer, now, self._meters)
             if answer.finish_reason:
                 del self._rows[id(answer.request)]
-            if row.stream.pieces or answer.finish_reason:
-                piece = _piece(row, answer)
-                if piece.text or piece.finish_reason:
-                    row.characters += len(piece.text)
-                    row.tokens += len(piece.token_ids)
-                    told.append((row.stream, piece))
+            if piece := row.piece(answer):
+                told.append((row.stream, piece))
         _tell(told)
-
-    def _measure(self, row: Row, answer: Answer, now: float) -> None:
-        new = len(answer.tokens) - row.seen
-        if new < 1:
-            return
-        self._meters.generated_tokens.inc(new)
-        if row.seen == 0:
-            self._meters.first_token.observe(now - row.stream.since)
-        else:
-            self._meters.next_token.observe((now - row.last) / new)
-        row.seen, row.last = len(answer.tokens), now
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error
@@ -239,22 +217,6 @@ def _do(work: tuple[Future[Any], Work[Any]], service: Service) -> None:
         future.set_result(call(service))
     except Exception as error:
         future.set_exception(error)
-
-
-def _piece(row: Row, answer: Answer) -> Told:
-    text = "" if row.tokenizer is None else answer.settled()[row.characters :]
-    tokens = answer.tokens[row.tokens :]
-    logprobs = spelled = []
-    if answer.request.logprobs:
-        logprobs = answer.logprobs[row.tokens :]
-        spelled = [row.tokenizer.decode([token]) for token in tokens]
-    error = getattr(answer, "error", None)
-    return Told(row.number, text, tokens, logprobs, spelled, answer.finish_reason, error)
-
-
-def _prompt_tokens(request: Any) -> int:
-    """Of what the formula's terms read, the longest."""
-    return max(len(read) for read in request.prompts if not isinstance(read, str))
 
 
 def _tell(told: Sequence[tuple[Stream, Told | BaseException]]) -> None:

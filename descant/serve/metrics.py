@@ -42,7 +42,7 @@ class Meters:
             "descant_step_seconds", "One step over all formulas.", buckets=_STEPS, registry=one
         )
         self.first_token = Histogram(
-            "descant_time_to_first_token_seconds", "From a request's arrival to a row's first token.",
+            "descant_time_to_first_token_seconds", "From arrival to a row's first token.",
             buckets=_WAITS, registry=one,
         )  # fmt: skip
         self.next_token = Histogram(

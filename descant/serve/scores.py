@@ -27,7 +27,9 @@ class Scorers:
         self._read: dict[str, RewardScorer] = {}  # only the decode thread comes here
         self.names = [name for name in server.specs if self._scores(name)]
 
-    async def scores(self, model: str, prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
+    async def scores(
+        self, model: str, prompts: Sequence[Any], answers: Sequence[str]
+    ) -> list[float]:
         """One reward per answer.
 
         Raises:
@@ -54,7 +56,7 @@ class Scorers:
         if model not in self._read:
             server = self._server
             self._read[model] = RewardScorer(
-                model, server.specs, server.dtype, server.device, service.loaded
+                model, server.specs, server.dtype, server.device, service.weights
             )
         return self._read[model].scores(prompts, answers)
 

@@ -24,7 +24,7 @@ from .schema import Chat, Completion
 from .streams import Stream
 
 if TYPE_CHECKING:
-    from ..runtime import Decoder, Service
+    from ..runtime import Served, Service
 
 _log = logging.getLogger("descant.serve")
 T = TypeVar("T")
@@ -59,7 +59,9 @@ class Server:
 
         if run.merge:
             named = ", ".join(run.merge)
-            raise RunFileError(f"merge ({named}) is read by descant sweep; serve one merged adapter")
+            raise RunFileError(
+                f"merge ({named}) is read by descant sweep; serve one merged adapter"
+            )
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
         self.specs = declared(run.models)
@@ -112,7 +114,7 @@ class Server:
         """Run ``call(service)`` in the decode thread, between two steps."""
         return await asyncio.wrap_future(self.loop.call(call))
 
-    async def decoder(self, model: str, params: Mapping[str, float] | None = None) -> Decoder:
+    async def decoder(self, model: str, params: Mapping[str, float] | None = None) -> Served:
         """The decoder of a name, or of a formula where they are allowed.
 
         Args:
@@ -141,7 +143,9 @@ class Server:
                     if decoder.tokenizer is None:
                         raise ApiError(400, "the formula's models have no tokenizer", "model")
                     arguments |= self._compiled.arguments(wanted)
-                    queued = self.loop.submit(stream, decoder, body.prompts, arguments)
+                    queued = self.loop.submit(
+                        stream, decoder, body.prompts, arguments, self.limits.max_tokens
+                    )
                     try:
                         await stream.within(asyncio.wrap_future(queued))
                         yield stream
@@ -204,7 +208,7 @@ class Server:
         if body.top_p is not None and body.top_p < 1 and temperature > 0:
             heat = (temperature, body.top_p)
         found = {
-            "max_new_tokens": self._tokens(body),
+            **self._tokens(body),
             "temperature": temperature,
             "seed": body.seed if body.seed is not None else self._default("seed"),
             "stop_strings": body.stop or self._default("stop_strings"),
@@ -214,14 +218,15 @@ class Server:
         }
         return Wanted(body.model, body.params or {}, heat), found
 
-    def _tokens(self, body: Asked) -> int:
+    def _tokens(self, body: Asked) -> dict[str, int]:
+        """How many new tokens are asked for; nothing where as many as fit are."""
         most = self.limits.max_tokens
         if body.limit is not None:
             if body.limit > most:
                 message = f"max_tokens is {body.limit}; the server gives at most {most}"
                 raise ApiError(400, message, "max_tokens", "invalid_value")
-            return body.limit
+            return {"max_new_tokens": body.limit}
         said = self._default("max_new_tokens")
-        if said is None:
-            said = COMPLETION_TOKENS if isinstance(body, Completion) else most
-        return min(said, most)
+        if said is None and isinstance(body, Completion):
+            said = COMPLETION_TOKENS
+        return {} if said is None else {"max_new_tokens": min(said, most)}
