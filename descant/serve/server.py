@@ -152,7 +152,7 @@ class Server:
                     finally:
                         self.loop.cancel(stream)
             except FormulaError as error:
-                raise wrong_formula(error) from None
+                raise wrong_formula(error, "params") from None
             except ValueError as error:
                 raise ApiError(400, str(error), None, "invalid_value") from None
 
