@@ -18,7 +18,7 @@ from .bind import check_count
 from .bound import Bound
 from .decode import decode
 from .engine import Engine
-from .inspection import Inspection, inspected
+from .inspection import Inspection, inspecting
 from .noise import seed_key
 from .rendered import Rendered, rendered
 from .report import Report
@@ -153,10 +153,7 @@ class Decoder:
         """
         self._refuse_search("scores", "a search gives texts, and no scores of a token")
         [(_, values)] = rows_of(prompt, self._params, params, self._known)
-        ids = [int(token) for token in completion_ids]
-        for token in ids:
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
+        ids = self._ids(completion_ids)
         request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
         for reader in self._bound.readers:
             if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
@@ -181,17 +178,12 @@ class Decoder:
         """
         return rendered(self._bound, prompt)
 
-    def inspect(
-        self, prompt: Prompt, *, n: int = 10, base: str | None = None, **arguments: Any
-    ) -> Inspection:
+    def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
 
         Args:
             prompt: text, chat messages or token ids.
-            n: candidates per token.
-            base: the term that is asked what it alone would have chosen, as the formula writes it;
-                left out, the first.
-            **arguments: those of ``generate``, for one row.
+            **arguments: those of ``inspecting``.
 
         Returns:
             Per token the candidates, and what each part of the formula added to each.
@@ -199,12 +191,58 @@ class Decoder:
         Raises:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
+        *_, found = self.inspecting(prompt, **arguments)
+        assert found is not None
+        return found
+
+    def inspecting(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 10,
+        base: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> Iterator[Inspection | None]:
+        """``inspect``, a step at a time, for those who have other things to do in between.
+
+        Args:
+            prompt: text, chat messages or token ids.
+            n: candidates per token.
+            base: the term that is asked what it alone would have chosen, as the formula writes it;
+                left out, the first.
+            token_ids: the completion, where it is known already; with the seed that it was drawn
+                with, the noise is its own too.
+            **arguments: those of ``generate``, for one row.
+
+        Yields:
+            None after each step; the inspection at the end.
+
+        Raises:
+            ValueError: no such term, more than one row, or arguments that do not fit together.
+        """
         for only in ("progress", "batch_size"):
             arguments.pop(only, None)
+        ids = None if token_ids is None else self._ids(token_ids)
+        if ids is not None:
+            arguments["max_new_tokens"] = len(ids)
         requests = self._requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
-        return inspected(self._engine, requests[0], base, n)
+        if ids is not None and requests[0].max_new_tokens < len(ids):
+            raise ValueError(
+                f"the completion has {len(ids)} tokens, and after this prompt the models have room "
+                f"for {requests[0].max_new_tokens}"
+            )
+        return inspecting(self._engine, requests[0], base, n, ids)
+
+    def _ids(self, completion: Sequence[int]) -> list[int]:
+        """The ids of a completion that is given."""
+        ids = [int(token) for token in completion]
+        for token in ids:
+            if not 0 <= token < self._bound.vocabulary:
+                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
+        return ids
 
     def _requests(
         self,
