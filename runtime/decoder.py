@@ -183,17 +183,13 @@ class Decoder:
 
         Args:
             prompt: text, chat messages or token ids.
-            **arguments: those of ``inspecting``.
+            **arguments: those of ``inspecting``, which raises what this raises.
 
         Returns:
             Per token the candidates, and what each part of the formula added to each.
-
-        Raises:
-            ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         *_, found = self.inspecting(prompt, **arguments)
-        assert found is not None
-        return found
+        return found  # type: ignore[return-value]
 
     def inspecting(
         self,
@@ -207,12 +203,10 @@ class Decoder:
         """``inspect``, a step at a time, for those who have other things to do in between.
 
         Args:
-            prompt: text, chat messages or token ids.
+            prompt: what to complete.
             n: candidates per token.
-            base: the term that is asked what it alone would have chosen, as the formula writes it;
-                left out, the first.
-            token_ids: the completion, where it is known already; with the seed that it was drawn
-                with, the noise is its own too.
+            base: the term that is asked what it alone would have chosen; left out, the first.
+            token_ids: the completion, where it is known; with its seed, the noise is its own too.
             **arguments: those of ``generate``, for one row.
 
         Yields:
@@ -230,16 +224,13 @@ class Decoder:
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
         if ids is not None and requests[0].max_new_tokens < len(ids):
-            raise ValueError(
-                f"the completion has {len(ids)} tokens, and after this prompt the models have room "
-                f"for {requests[0].max_new_tokens}"
-            )
+            room = requests[0].max_new_tokens
+            raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
         return inspecting(self._engine, requests[0], base, n, ids)
 
     def _ids(self, completion: Sequence[int]) -> list[int]:
         """The ids of a completion that is given."""
-        ids = [int(token) for token in completion]
-        for token in ids:
+        for token in (ids := [int(token) for token in completion]):
             if not 0 <= token < self._bound.vocabulary:
                 raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
         return ids

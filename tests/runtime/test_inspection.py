@@ -145,7 +145,7 @@ def test_a_completion_that_no_model_can_read_is_refused(compiled) -> None:
     decoder = compiled("base")
     with pytest.raises(ValueError, match="100000 is not a token id below"):
         decoder.inspecting(PROMPT, token_ids=[5, 100_000])
-    with pytest.raises(ValueError, match=r"has 400 tokens, and after this prompt .* room for 124"):
+    with pytest.raises(ValueError, match="has 400 tokens, and there is room for 124"):
         decoder.inspecting(PROMPT, token_ids=[5] * 400)
 
 
