@@ -57,10 +57,9 @@ def serve(server: Server, **options: Any) -> bool:
     Raises:
         FormulaError, ModelError: a formula of the run file cannot be compiled.
     """
-    server.start()
-    process = Process(server, timeout_graceful_shutdown=5, **options)
     try:
-        process.run()
+        server.start()
+        Process(server, timeout_graceful_shutdown=5, **options).run()
     finally:
         server.stop()
     return server.loop.failure is None

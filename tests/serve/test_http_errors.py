@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in OpenAI's shape: status, field, and what to write instead."""
+"""What is wrong with a request is said in OpenAI's shape: status, field, and a cure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ WRONG = [
     (TEXT, {"prompt": "x", "params": {"a": "1"}}, "params", "valid number"),
     (TEXT, {"prompt": ["x"] * 300}, "n", "300 rows"),
     (TEXT, {"prompt": "x " * 120}, None, "a text may have 256"),
-    (TEXT, {"model": "arms", "prompt": "x", "params": {"a": 1e39}}, "params", "not a finite number"),
+    (TEXT, {"model": "arms", "prompt": "x", "params": {"a": 1e39}}, "params",
+     "not a finite number"),
     (CHATS, {}, "messages", "Field required"),
     (CHATS, {"messages": []}, "messages", "at least 1 item"),
     (CHATS, {"messages": [{"role": "user"}]}, "messages", "Field required"),

@@ -1,4 +1,4 @@
-"""What the openai client gets is what ``generate`` gives, streamed or not, alone or among others."""
+"""What the openai client gets is what ``generate`` gives: streamed or not, alone or not."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_stream_adds_up_to_the_answer(served, offline, formula) -> None:
     for index, one in enumerate(expected):
         mine = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == index]
         assert "".join(choice.text for choice in mine) == one.text
-        assert sum((choice.token_ids for choice in mine), []) == one.token_ids
+        assert [token for choice in mine for token in choice.token_ids] == one.token_ids
         reasons = [choice.finish_reason for choice in mine]
         assert reasons == [None] * (len(mine) - 1) + [REASONS[one.finish_reason]]
         assert len(mine) > 3 or formula == "best"
