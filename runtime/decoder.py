@@ -153,7 +153,8 @@ class Decoder:
         """
         self._refuse_search("scores", "a search gives texts, and no scores of a token")
         [(_, values)] = rows_of(prompt, self._params, params, self._known)
-        ids = self._ids(completion_ids)
+        ids = [int(token) for token in completion_ids]
+        self._check_ids(ids, "completion")
         request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
         for reader in self._bound.readers:
             if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
@@ -217,8 +218,9 @@ class Decoder:
         """
         for only in ("progress", "batch_size"):
             arguments.pop(only, None)
-        ids = None if token_ids is None else self._ids(token_ids)
+        ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
+            self._check_ids(ids, "completion")
             arguments["max_new_tokens"] = len(ids)
         requests = self._requests(prompt, **arguments)
         if len(requests) != 1:
@@ -227,13 +229,6 @@ class Decoder:
             room = requests[0].max_new_tokens
             raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
         return inspecting(self._engine, requests[0], base, n, ids)
-
-    def _ids(self, completion: Sequence[int]) -> list[int]:
-        """The ids of a completion that is given."""
-        for token in (ids := [int(token) for token in completion]):
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
-        return ids
 
     def _requests(
         self,
@@ -344,7 +339,8 @@ class Decoder:
             raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
         _check_values(bound, values)
-        self._check_ids(prompt)
+        if is_ids(prompt):
+            self._check_ids(prompt, "prompt")
         prompts = [reader.reads(prompt) for reader in bound.readers]
         rewards = {i: [r.reads(prompt) for r in readers] for i, readers in bound.rewards.items()}
         longest = max(map(len, ids_of(prompts, rewards)))
@@ -354,14 +350,13 @@ class Decoder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
         )  # fmt: skip
 
-    def _check_ids(self, prompt: Any) -> None:
-        if is_ids(prompt):
-            for token in prompt:
-                if not 0 <= token < self._bound.vocabulary:
-                    raise ValueError(
-                        f"the prompt has the token id {token}, and the vocabulary has "
-                        f"{self._bound.vocabulary} tokens"
-                    )
+    def _check_ids(self, ids: Sequence[int], where: str) -> None:
+        for token in ids:
+            if not 0 <= token < self._bound.vocabulary:
+                raise ValueError(
+                    f"the {where} has the token id {token}, and the vocabulary has "
+                    f"{self._bound.vocabulary} tokens"
+                )
 
 
 def _check_values(bound: Bound, values: Sequence[float]) -> None:

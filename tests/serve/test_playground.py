@@ -158,7 +158,7 @@ def test_an_answer_is_explained_as_it_was_shown(client, chat) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "says"),
     [
-        ({"token_ids": [5, 4000]}, 400, "4000 is not a token id below 1024"),
+        ({"token_ids": [5, 4000]}, 400, "the token id 4000, and the vocabulary has 1024"),
         ({"token_ids": []}, 400, "token_ids"),
         ({"token_ids": [5] * 201}, 400, "at most 200"),
         ({"token_ids": ["5"]}, 400, "token_ids"),
