@@ -16,6 +16,7 @@ from . import __version__
 from .completion import run_files
 from .doctor import doctor
 from .formats import Format, export
+from .serve.command import serve
 
 app = typer.Typer(
     name="descant",
@@ -239,6 +240,9 @@ def report(
 
     for written in write(load(folder), folder):
         console.print(str(written), markup=False)
+
+
+app.command()(serve)
 
 
 @app.command()

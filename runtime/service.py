@@ -61,6 +61,17 @@ class Served(Decoder):
             self._check(request)
         return requests
 
+    def room(self, prompt: Any, params: Mapping[str, float] | None = None) -> int:
+        """New tokens that there is room for after a prompt, in this service and in the models.
+
+        Raises:
+            FormulaError, ModelError, ValueError: as ``requests``.
+        """
+        [request] = self._requests(prompt, params=params, max_new_tokens=1)
+        longest = max(map(len, ids_of(request.prompts, request.rewards)))
+        most = self._service.max_model_len
+        return min(most, self._bound.positions or most) - longest
+
     def _check(self, request: Request) -> None:
         service, engine = self._service, self._engine
         longest = max(map(len, ids_of(request.prompts, request.rewards)))
@@ -133,6 +144,11 @@ class Service:
         decoder = Served(self.bound(plan, together=True), params or {}, self)
         self._decoders.append(decoder)
         return decoder
+
+    @property
+    def weights(self) -> dict[tuple[Any, ...], Any]:
+        """The models in memory, by ``Card.weights``; what is put here is found by formulas."""
+        return self._house.weights
 
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""

@@ -1,0 +1,87 @@
+"""``descant serve``: options to a server. The work is done in server.py and process.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .limits import Limits
+
+KEY = "DESCANT_API_KEY"
+
+
+def serve(
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    slots: Annotated[
+        int, typer.Option("--slots", "--max-num-seqs", min=1, help="Rows decoded at once.")
+    ] = Limits.slots,
+    max_model_len: Annotated[
+        int, typer.Option(min=2, help="Tokens of a row, prompt and answer.")
+    ] = Limits.max_model_len,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Rows that may wait; then 429.")
+    ] = Limits.max_queue,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="New tokens of a row, at most.")
+    ] = Limits.max_tokens,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of a request, at most.")
+    ] = Limits.timeout,
+    max_body: Annotated[
+        int, typer.Option(min=1024, metavar="BYTES", help="Of a request, at most.")
+    ] = Limits.max_body,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Clients must send it; may be repeated. Better in {KEY}."),
+    ] = None,
+    allow_formulas: Annotated[
+        bool, typer.Option("--allow-formulas", help="A model's name may be any formula.")
+    ] = False,
+    max_formulas: Annotated[
+        int, typer.Option(min=1, help="Of these, kept compiled.")
+    ] = Limits.max_formulas,
+    shutdown_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to finish what is in flight.")
+    ] = Limits.shutdown_timeout,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
+    log_level: Annotated[str, typer.Option(help="critical, error, warning, info, debug.")] = "info",
+) -> None:
+    """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
+    from ..runfile import RunFileError, read_run_file
+
+    said = read_run_file(file, set_ or [])
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise RunFileError(
+            f"descant serve needs {error.name}: pip install 'descant[serve]'"
+        ) from None
+    from .process import serve as serving
+    from .server import Server
+
+    limits = Limits(
+        slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
+        shutdown_timeout,
+    )  # fmt: skip
+    keys = [*(api_key or []), *filter(None, [os.environ.get(KEY)])]
+    if "" in keys:
+        raise RunFileError("--api-key is empty")
+    server = Server(said, limits, allow_formulas=allow_formulas, keys=keys)
+    well = serving(
+        server, host=host, port=port, log_level=log_level,
+        ssl_keyfile=ssl_keyfile, ssl_certfile=ssl_certfile,
+    )  # fmt: skip
+    if not well:
+        raise typer.Exit(1)

@@ -1,0 +1,147 @@
+"""What is said to a client when something is wrong, in OpenAI's shape. It decides nothing else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from ..grammar import FormulaError
+from ..models import ModelError
+
+INVALID = "invalid_request_error"
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_FINAL = {"x-should-retry": "false"}  # the openai client would try 5xx again
+
+
+class ApiError(Exception):
+    """A refusal or a failure, with its status.
+
+    Args:
+        status: the HTTP status.
+        message: what is wrong and what to do instead.
+        param: the field of the body that it is about.
+        code: a word that programs can tell it by.
+        headers: to go with it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+        super().__init__(message)
+
+    def body(self) -> dict[str, Any]:
+        """``{"error": {"message", "type", "param", "code"}}``."""
+        kind = _TYPES.get(self.status, INVALID if self.status < 500 else "server_error")
+        said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": said}
+
+    def response(self) -> JSONResponse:
+        """The whole answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def wrong_formula(error: FormulaError, param: str = "model") -> ApiError:
+    """A formula that cannot be what it says; the message has its caret."""
+    return ApiError(400, str(error), param, "formula_error")
+
+
+def failed_formula(error: FormulaError) -> ApiError:
+    """A formula that could not go on for this request: NaN, or every token excluded."""
+    return ApiError(422, str(error), None, "formula_error")
+
+
+def timed_out(seconds: float) -> ApiError:
+    """The request had its time."""
+    message = f"the request was not done in {seconds:g} seconds; ask for fewer tokens"
+    return ApiError(504, message, None, "timeout", _FINAL)
+
+
+def unavailable(why: str) -> ApiError:
+    """The server takes no requests, or has let go of this one."""
+    return ApiError(503, why, None, "unavailable")
+
+
+def broken() -> ApiError:
+    """Something that is no fault of the request's; the log says what."""
+    return ApiError(500, "the server failed; its log says why", None, "server_error", _FINAL)
+
+
+def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
+    """Answer every error of the application in OpenAI's shape.
+
+    Args:
+        app: the application.
+        bodies: what requests hold, by path.
+    """
+
+    @app.exception_handler(ApiError)
+    async def ours(request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(FormulaError)
+    async def formula(request: Request, error: FormulaError) -> JSONResponse:
+        return wrong_formula(error).response()
+
+    @app.exception_handler(ModelError)
+    async def models(request: Request, error: ModelError) -> JSONResponse:
+        return ApiError(400, str(error), None, "model_error").response()
+
+    @app.exception_handler(HTTPException)
+    async def theirs(request: Request, error: HTTPException) -> JSONResponse:
+        said = {
+            404: f"there is no {request.method} {request.url.path} here",
+            405: f"{request.url.path} does not take {request.method}",
+            413: "the body is larger than this server takes",
+        }
+        message = said.get(error.status_code, str(error.detail))
+        return ApiError(error.status_code, message, headers=error.headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        known = bodies.get(request.url.path)
+        return _invalid(error.errors(), known.model_fields if known else ()).response()
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        return broken().response()
+
+
+def _invalid(errors: Sequence[Any], known: Iterable[str]) -> ApiError:
+    """What is wrong with every field; ``param`` is the first of them."""
+    found: dict[str, list[str]] = {}
+    for error in errors:
+        place = [str(part) for part in error["loc"] if part != "body"]
+        message = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] == "json_invalid":
+            why = error.get("ctx", {}).get("error", "")
+            return ApiError(400, f"the body is not JSON: {why}, at character {place[0]}")
+        if not place and error["type"] != "value_error":
+            message = "the body must be a JSON object, sent as Content-Type: application/json"
+        elif error["type"] == "extra_forbidden":
+            message = f"there is no field {'.'.join(place)}"
+            near = difflib.get_close_matches(place[0], known, n=1) if len(place) == 1 else []
+            message += f"; did you mean {near[0]}?" if near else ""
+        said = found.setdefault(place[0] if place else "", [])
+        if message not in said:
+            said.append(message)
+    lines = [
+        " or ".join(said)
+        if "there is no" in said[0] or not field
+        else f"{field}: {' or '.join(said)}"
+        for field, said in found.items()
+    ]
+    return ApiError(400, "\n".join(lines), next(iter(found)) or None, "invalid_value")

@@ -1,0 +1,175 @@
+"""What is wrong with a request is said in OpenAI's shape: status, field, and a cure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from descant.serve.schema import Chat, Completion
+
+TEXT, CHATS, SCORE = "/v1/completions", "/v1/chat/completions", "/v1/score"
+USER = [{"role": "user", "content": "Hello"}]
+EXCLUDED = "top_k(base, 1) + top_k(-1*base, 1)"  # the best token and the worst: none is both
+
+
+def said(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and set(response.json()) == {"error"}
+    return error
+
+
+WRONG = [
+    (TEXT, {"prompt": "x"}, "model", "Field required"),
+    (TEXT, {"model": "base"}, "prompt", "Field required"),
+    (TEXT, {"prompt": "x", "temprature": 1}, "temprature", "did you mean temperature?"),
+    (TEXT, {"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
+    (TEXT, {"prompt": "x", "temperature": "1"}, "temperature", "valid number"),
+    (TEXT, {"prompt": "x", "top_p": 0}, "top_p", "greater than 0"),
+    (TEXT, {"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
+    (TEXT, {"prompt": "x", "n": True}, "n", "valid integer"),
+    (TEXT, {"prompt": "x", "seed": 2**63}, "seed", "less than"),
+    (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    (TEXT, {"prompt": "x", "max_tokens": 201}, "max_tokens", "at most 200"),
+    (TEXT, {"prompt": "x", "stop": ""}, "stop", "at least 1 character"),
+    (TEXT, {"prompt": ""}, "prompt", "at least 1 character"),
+    (TEXT, {"prompt": []}, "prompt", "at least 1 item"),
+    (TEXT, {"prompt": [1, "x"]}, "prompt", "valid"),
+    (TEXT, {"prompt": [1, -1]}, "prompt", "greater than or equal to 0"),
+    (TEXT, {"prompt": [10**6]}, None, "the vocabulary has 1024 tokens"),
+    (TEXT, {"prompt": "x", "echo": True}, "echo", "without its prompt"),
+    (TEXT, {"prompt": "x", "suffix": "y"}, "suffix", "leave it out"),
+    (TEXT, {"prompt": "x", "best_of": 4}, None, "best_of(reward, n=4)"),
+    (TEXT, {"prompt": "x", "logprobs": 3}, "logprobs", "logprobs: 0"),
+    (TEXT, {"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "repetition_penalty"),
+    (TEXT, {"prompt": "x", "top_k": 5}, "top_k", "… | top_k(k)"),
+    (TEXT, {"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias", "leave it out"),
+    (TEXT, {"prompt": "x", "stream_options": {}}, None, "stream: true"),
+    (TEXT, {"prompt": "x", "params": {"b": 1}}, None, "no parameter b"),
+    (TEXT, {"prompt": "x", "params": {"a": "1"}}, "params", "valid number"),
+    (TEXT, {"prompt": ["x"] * 300}, "n", "300 rows"),
+    (TEXT, {"prompt": "x " * 120}, None, "a text may have 256"),
+    (TEXT, {"model": "arms", "prompt": "x", "params": {"a": 1e39}}, "params",
+     "not a finite number"),
+    (CHATS, {}, "messages", "Field required"),
+    (CHATS, {"messages": []}, "messages", "at least 1 item"),
+    (CHATS, {"messages": [{"role": "user"}]}, "messages", "Field required"),
+    (CHATS, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages",
+     "should be 'text'"),
+    (CHATS, {"messages": USER, "logprobs": True, "top_logprobs": 2}, "top_logprobs", "drawn"),
+    (CHATS, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "not called here"),
+    (CHATS, {"messages": USER, "response_format": {"type": "json_object"}}, "response_format",
+     "nothing constrains"),
+    (CHATS, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 3}, None, "not both"),
+    (CHATS, {"messages": USER * 2}, None, "takes one user message"),
+    (SCORE, {"model": "reward_help", "text_1": "x"}, None, "text_1 and text_2, or messages"),
+    (SCORE, {"model": "reward_help", "text_1": ["x"] * 2, "text_2": ["y"] * 3}, None, "2 prompts"),
+    (SCORE, {"model": "reward_help", "messages": USER * 2}, None, "the assistant's"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "field", "message"), WRONG)
+def test_a_wrong_body(served, path, body, field, message) -> None:
+    error = said(served.post(path, {"model": "base", **body} if field != "model" else body), 400)
+    assert (error["param"], error["type"]) == (field, "invalid_request_error")
+    assert message in error["message"]
+
+
+NEUTRAL = {
+    Completion: {"prompt": "x", "echo": False, "best_of": 1, "suffix": None, "top_k": -1,
+                 "frequency_penalty": 0, "logit_bias": {}, "user": "u"},
+    Chat: {"messages": USER, "top_logprobs": 0, "tools": [], "tool_choice": "none", "store": False,
+           "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NEUTRAL)
+def test_what_asks_for_nothing_is_taken(kind) -> None:
+    assert kind.model_validate({"model": "base", **NEUTRAL[kind]})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"null", b"[" * 100_000, b'{"model": NaN}', b"\xff\xfe", b'"x"']
+)
+def test_a_body_that_is_no_object(served, content) -> None:
+    headers = {"content-type": "application/json"}
+    said(httpx.post(f"{served.url}{TEXT}", content=content, headers=headers), 400)
+
+
+def test_numbers_that_are_none(served) -> None:
+    content = '{"model": "base", "prompt": "x", "temperature": NaN}'
+    headers = {"content-type": "application/json"}
+    error = said(httpx.post(f"{served.url}{TEXT}", content=content, headers=headers), 400)
+    assert error["param"] == "temperature"
+
+
+def test_a_page_of_another_site_cannot_post(served) -> None:
+    body = json.dumps({"model": "base", "prompt": "x"})
+    for headers in ({"content-type": "text/plain"}, {}):
+        found = httpx.post(f"{served.url}{TEXT}", content=body, headers=headers)
+        assert "application/json" in said(found, 400)["message"]
+
+
+def test_paths_and_methods(served) -> None:
+    assert (
+        "there is no GET /v1/nothing" in said(httpx.get(f"{served.url}/v1/nothing"), 404)["message"]
+    )
+    assert "does not take GET" in said(httpx.get(f"{served.url}{TEXT}"), 405)["message"]
+    assert said(httpx.get(f"{served.url}/v1/models/bsae"), 404)["code"] == "model_not_found"
+
+
+def test_a_formula_is_marked_at_the_place(served) -> None:
+    with pytest.raises(openai.BadRequestError) as found:
+        served.client().completions.create(model="base + 0.5*bsae", prompt="x")
+    assert found.value.code == "formula_error" and found.value.param == "model"
+    assert found.value.body["message"] == (
+        "bsae is not declared\n  base + 0.5*bsae\n             ^^^^\ndid you mean base?"
+    )
+
+
+@pytest.mark.parametrize(
+    "formula", ["(" * 2000 + "base" + ")" * 2000, "base + " * 20000 + "base", "9**9**9*base",
+                "base | best_of(reward_help, n=5)", "base | rerank(reward_help, k=2000)"]
+)  # fmt: skip
+def test_a_hostile_formula_fails_fast(served, formula) -> None:
+    found = served.post(TEXT, {"model": formula, "prompt": "x", "max_tokens": 1})
+    said(found, 400)
+    assert found.elapsed.total_seconds() < 5
+
+
+def test_a_row_that_fails_is_its_own_affair(served, offline) -> None:
+    client, body = served.client(), {"model": EXCLUDED, "prompt": "Hello", "temperature": 0}
+    beside = client.completions.create(
+        model="base", prompt="Hello", max_tokens=20, temperature=0, stream=True
+    )
+    text = next(beside).choices[0].text
+    error = said(served.post(TEXT, body), 422)
+    assert error["code"] == "formula_error"
+    assert "every token is excluded" in error["message"] and "^^^" in error["message"]
+    with pytest.raises(openai.APIError, match="every token is excluded"):
+        list(client.completions.create(**body, stream=True))
+    text += "".join(chunk.choices[0].text for chunk in beside)
+    assert text == offline("base", "Hello", max_new_tokens=20)[0].text
+
+
+def test_rewards_are_scored(served, run_file) -> None:
+    import descant
+
+    prompt, answers = "How do I boil eggs?", ["Boil them.", "No.", "Use a pan of water."]
+    expected = descant.score("reward_help", [prompt] * 3, answers, models=run_file.models)
+    body = {"model": "reward_help", "text_1": prompt, "text_2": answers}
+    found = served.post(SCORE, body).json()
+    assert [one["index"] for one in found["data"]] == [0, 1, 2]
+    assert [one["score"] for one in found["data"]] == pytest.approx(expected, abs=1e-4)
+    chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answers[2]}]
+    found = served.post(SCORE, {"model": "reward_help", "messages": chat}).json()
+    assert found["data"][0]["score"] == pytest.approx(expected[2], abs=1e-4)
+    many = served.post(SCORE, {**body, "text_1": [prompt] * 21, "text_2": answers * 7}).json()
+    assert [one["score"] for one in many["data"]] == pytest.approx(expected * 7, abs=1e-4)
+    error = said(served.post(SCORE, {**body, "model": "base"}), 404)
+    assert "reward_harm, reward_help" in error["message"]

@@ -1,0 +1,223 @@
+"""What the openai client gets is what ``generate`` gives: streamed or not, alone or not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from descant.demo import PROMPTS
+
+EGGS = "How do I boil eggs?"
+CHAT = [{"role": "user", "content": EGGS}]
+REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
+
+
+def same(choices: Any, completions: Any) -> None:
+    """Choices of the interface are these completions, in their order."""
+    assert [choice.index for choice in choices] == list(range(len(completions)))
+    for choice, expected in zip(choices, completions, strict=True):
+        text = choice.text if hasattr(choice, "text") else choice.message.content
+        assert text == expected.text
+        assert choice.finish_reason == REASONS[expected.finish_reason]
+        assert choice.token_ids == expected.token_ids
+
+
+IDS = {"return_token_ids": True}
+
+
+@pytest.mark.parametrize("formula", ["arms", "safe", "best", "base", "base | top_k(3)"])
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_a_completion_is_the_offline_one(served, offline, formula, temperature) -> None:
+    found = served.client().completions.create(
+        model=formula, prompt=EGGS, max_tokens=9, temperature=temperature, seed=3, extra_body=IDS
+    )
+    expected = offline(formula, EGGS, max_new_tokens=9, temperature=temperature, seed=3)
+    same(found.choices, expected)
+    assert (found.object, found.model, found.id[:5]) == ("text_completion", formula, "cmpl-")
+    tokens = len(expected[0].token_ids)
+    assert found.usage.completion_tokens == tokens
+    assert found.usage.total_tokens == found.usage.prompt_tokens + tokens
+
+
+def test_a_helper_that_compares_can_fail(served, offline) -> None:
+    found = served.client().completions.create(
+        model="base", prompt=EGGS, max_tokens=9, seed=3, extra_body=IDS
+    )
+    with pytest.raises(AssertionError):
+        same(found.choices, offline("base", EGGS, max_new_tokens=9, do_sample=True, seed=4))
+
+
+def test_defaults_are_openais(served, offline) -> None:
+    found = served.client().completions.create(model="base", prompt=EGGS, seed=5, extra_body=IDS)
+    same(found.choices, offline("base", EGGS, max_new_tokens=16, temperature=1.0, seed=5))
+    chat = served.client().chat.completions.create(
+        model="base", messages=CHAT, seed=5, extra_body=IDS
+    )
+    room = 200  # of the server's max_tokens; the longest answers of the demo models are shorter
+    same(chat.choices, offline("base", CHAT, max_new_tokens=room, temperature=1.0, seed=5))
+
+
+def test_parameters_of_a_request(served, offline) -> None:
+    for a in (0.0, 0.7, 2):
+        found = served.client().completions.create(
+            model="arms", prompt=EGGS, max_tokens=8, seed=1, extra_body={"params": {"a": a}, **IDS}
+        )
+        arguments = {"temperature": 1.0, "seed": 1, "params": {"a": a}}
+        same(found.choices, offline("arms", EGGS, max_new_tokens=8, **arguments))
+
+
+def test_many_prompts_and_samples_are_choices_in_order(served, offline) -> None:
+    prompts = list(PROMPTS[:3])
+    found = served.client().completions.create(
+        model="arms", prompt=prompts, n=2, max_tokens=7, seed=2, extra_body=IDS
+    )
+    settings = {"max_new_tokens": 7, "temperature": 1.0, "seed": 2, "num_return_sequences": 2}
+    same(found.choices, [one for text in prompts for one in offline("arms", text, **settings)])
+
+
+@pytest.mark.parametrize("prompt", [[1, 9, 8], [[1, 9, 8], [4, 7]]])
+def test_token_ids_are_prompts(served, offline, prompt) -> None:
+    found = served.client().completions.create(
+        model="base", prompt=prompt, max_tokens=5, temperature=0, extra_body=IDS
+    )
+    each = prompt if isinstance(prompt[0], list) else [prompt]
+    same(found.choices, [offline("base", one, max_new_tokens=5)[0] for one in each])
+    assert found.usage.prompt_tokens == sum(map(len, each))
+
+
+def test_stop_strings(served, offline) -> None:
+    whole = offline("base", EGGS, max_new_tokens=24)[0].text
+    stop = whole[8:11]
+    found = served.client().completions.create(
+        model="base", prompt=EGGS, max_tokens=24, temperature=0, stop=[stop, "\0"], extra_body=IDS
+    )
+    same(found.choices, offline("base", EGGS, max_new_tokens=24, stop_strings=[stop, "\0"]))
+    assert found.choices[0].finish_reason == "stop"
+    assert found.choices[0].text == whole[: whole.index(stop)]
+
+
+@pytest.mark.parametrize("formula", ["arms", "best", "base + 0.5*arm_harm | min_p(0.01)"])
+def test_top_p_comes_after_the_temperature(served, offline, formula) -> None:
+    found = served.client().completions.create(
+        model=formula, prompt=EGGS, max_tokens=9, seed=7, temperature=1.4, top_p=0.6, extra_body=IDS
+    )
+    text = {"arms": "base + (1-a)*arm_help + a*arm_harm | temperature(1.4) | top_p(0.6)",
+            "best": "base | temperature(1.4) | top_p(0.6) | best_of(0.5*reward_help + "
+                    "0.5*reward_harm, n=4)"}.get(formula)  # fmt: skip
+    text = text or f"{formula} | temperature(1.4) | top_p(0.6)"
+    same(found.choices, offline(text, EGGS, max_new_tokens=9, temperature=1.0, seed=7))
+    best = {"max_tokens": 5, "temperature": 0, "seed": 1}
+    plain = served.client().completions.create(model=formula, prompt=EGGS, **best)
+    nucleus = served.client().completions.create(model=formula, prompt=EGGS, top_p=0.1, **best)
+    assert plain.choices[0].text == nucleus.choices[0].text
+
+
+def test_logprobs_are_those_of_the_drawn_tokens(served, offline) -> None:
+    settings = {"max_new_tokens": 7, "temperature": 0.9, "seed": 4, "logprobs": True}
+    [expected] = offline("arms", EGGS, **settings)
+    asked = {"model": "arms", "max_tokens": 7, "temperature": 0.9, "seed": 4}
+    text = served.client().completions.create(prompt=EGGS, logprobs=0, **asked).choices[0]
+    assert text.logprobs.token_logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+    assert "".join(text.logprobs.tokens) == text.text
+    assert text.logprobs.text_offset[:2] == [0, len(text.logprobs.tokens[0])]
+    chat = served.client().chat.completions.create(messages=CHAT, logprobs=True, **asked).choices[0]
+    said = [one.logprob for one in chat.logprobs.content]
+    assert said == pytest.approx(offline("arms", CHAT, **settings)[0].logprobs, abs=1e-5)
+    assert b"".join(bytes(one.bytes) for one in chat.logprobs.content).decode() == (
+        chat.message.content
+    )
+
+
+@pytest.mark.parametrize("formula", ["arms", "best"])
+def test_a_stream_adds_up_to_the_answer(served, offline, formula) -> None:
+    asked: dict[str, Any] = {"model": formula, "max_tokens": 12, "seed": 6, "n": 2, "stop": "e s"}
+    settings = {"max_new_tokens": 12, "temperature": 1.0, "seed": 6, "num_return_sequences": 2}
+    expected = offline(formula, EGGS, stop_strings="e s", **settings)
+    chunks = list(
+        served.client().completions.create(
+            prompt=EGGS,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body=IDS,
+            **asked,
+        )
+    )
+    for index, one in enumerate(expected):
+        mine = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == index]
+        assert "".join(choice.text for choice in mine) == one.text
+        assert [token for choice in mine for token in choice.token_ids] == one.token_ids
+        reasons = [choice.finish_reason for choice in mine]
+        assert reasons == [None] * (len(mine) - 1) + [REASONS[one.finish_reason]]
+        assert len(mine) > 3 or formula == "best"
+    assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == sum(len(one.token_ids) for one in expected)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_chat_stream(served, offline) -> None:
+    chunks = list(
+        served.client().chat.completions.create(
+            model="arms", messages=CHAT, max_completion_tokens=9, temperature=0, stream=True
+        )
+    )
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant" and all(one.role is None for one in deltas[1:])
+    [expected] = offline("arms", CHAT, max_new_tokens=9)
+    assert "".join(one.content or "" for one in deltas) == expected.text
+    assert all(chunk.usage is None for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_parts_of_a_message_are_one_text(served, offline) -> None:
+    parts = [{"type": "text", "text": "How do I "}, {"type": "text", "text": "boil eggs?"}]
+    found = served.client().chat.completions.create(
+        model="base", messages=[{"role": "user", "content": parts}], max_tokens=6, temperature=0,
+        extra_body=IDS,
+    )  # fmt: skip
+    same(found.choices, offline("base", CHAT, max_new_tokens=6))
+
+
+def test_the_models_are_the_formulas(served, run_file) -> None:
+    found = served.client().models.list().data
+    assert {one.id: one.formula for one in found} == run_file.named
+    assert served.client().models.retrieve("arms").params == {"a": 0.5}
+
+
+def test_requests_among_others_are_the_offline_ones(served, offline) -> None:
+    draw = random.Random(0)
+    formulas = ["arms", "safe", "best", "base", "base@none + a*arm_help | top_k(20)"]
+    asked = [
+        {
+            "model": draw.choice(formulas), "prompt": draw.choice(PROMPTS), "seed": i,
+            "max_tokens": draw.randrange(1, 14), "temperature": draw.choice([0, 0.7, 1.0]),
+            "n": draw.choice([1, 1, 2]), "extra_body": {"params": {"a": draw.random()}, **IDS},
+        }
+        for i in range(16)
+    ]  # fmt: skip
+
+    async def all_at_once() -> list[Any]:
+        async with served.asynchronous() as client:
+
+            async def streamed(one: Any) -> list[list[int]]:
+                ids: list[list[int]] = [[] for _ in range(one["n"])]
+                async for chunk in await client.completions.create(stream=True, **one):
+                    ids[chunk.choices[0].index] += chunk.choices[0].token_ids
+                return ids
+
+            async def whole(one: Any) -> list[list[int]]:
+                return [c.token_ids for c in (await client.completions.create(**one)).choices]
+
+            work = [(streamed if i % 2 else whole)(one) for i, one in enumerate(asked)]
+            return await asyncio.gather(*work)
+
+    for one, found in zip(asked, asyncio.run(all_at_once()), strict=True):
+        expected = offline(
+            one["model"], one["prompt"], max_new_tokens=one["max_tokens"], seed=one["seed"],
+            temperature=one["temperature"], num_return_sequences=one["n"],
+            params=one["extra_body"]["params"],
+        )  # fmt: skip
+        assert found == [completion.token_ids for completion in expected]

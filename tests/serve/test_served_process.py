@@ -1,0 +1,108 @@
+"""``descant serve`` as a stranger starts it: its page of documentation, curl, and its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "examples" / "serve.yaml"
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def started(*options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server's address and its process, which ends with this at the latest."""
+    command = [sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0", *options]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **environment}
+    )
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"running on (http://[\d.:]+)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it can write
+        yield found[1], process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with started("--allow-formulas", "--slots", "4") as (url, _):
+        yield url
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_the_pages_curl_examples(address) -> None:
+    blocks = re.findall(r"```bash\n(curl .*?)\n```", PAGE, re.S)
+    commands = [command for block in blocks for command in block.split("\n\n")]
+    assert len(commands) >= 5
+    answers = []
+    for command in commands:
+        shell = command.replace("http://127.0.0.1:8000", address)
+        done = subprocess.run(
+            ["bash", "-c", f"{shell} --fail-with-body -sS"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        answers.append(done.stdout)
+    told = "".join(answers)
+    for part in ('"object":"list"', "data: [DONE]", '"score":', "descant_slots 4.0", '"choices":'):
+        assert part in told
+
+
+def test_the_pages_python(address, capsys) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(blocks) >= 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block.replace("http://127.0.0.1:8000", address), "serving.md", "exec"), names)
+    assert len(capsys.readouterr().out) > 40
+
+
+def test_the_pages_options_are_the_commands() -> None:
+    import typer
+
+    from descant.cli import app
+
+    command: Any = typer.main.get_command(app)
+    options = {name for one in command.commands["serve"].params for name in one.opts}
+    asked = re.search(r"## Options\n(.*?)\n## ", PAGE, re.S)[1]
+    written = set(re.findall(r"`(--[a-z-]+)", asked))
+    assert written == {name for name in options if name.startswith("--")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"set_": ["formulas.arms=base + bsae"]}, "did you mean base"),
+        ({"set_": ["models.base.path=/nowhere"]}, "/nowhere"),
+        ({"set_": ["merge={soup: arm_help}"]}, "descant sweep"),
+        ({"api_key": [""]}, "--api-key is empty"),
+    ],
+)
+def test_mistakes_are_said_before_it_listens(options, said) -> None:
+    from descant.serve.command import serve
+
+    with pytest.raises(ValueError, match=said):
+        serve(FILE, **options)
