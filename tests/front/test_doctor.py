@@ -67,11 +67,14 @@ def code(folder: Path) -> Path:
 
 
 def doctor(site: Path, *arguments: str, at: Path = ROOT, **environment: str):
-    """The command in an interpreter that knows these packages and no others."""
+    """The command in an interpreter that knows these packages and no others, on a wide terminal."""
     return subprocess.run(
         [sys.executable, "-S", "-m", "descant", "doctor", *arguments],
         capture_output=True, text=True, timeout=200, cwd=site,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (at, site))), **environment},
+        env={
+            **os.environ, "PYTHONPATH": os.pathsep.join(map(str, (at, site))), "COLUMNS": "400",
+            **environment,
+        },
     )  # fmt: skip
 
 
