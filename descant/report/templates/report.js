@@ -90,7 +90,7 @@ function tablePart(report) {
   const of = (name) => (row) => (row.scores[name] ? row.scores[name][0] : null);
   const several = report.formulas.length > 1;
   const column = (one) => ({
-    label: one.label, n: true, value: of(one.name), cell: (row) => (row.scores[one.name] ? interval(row.scores[one.name]) : "–"),
+    label: one.label, n: true, value: of(one.name), cell: (row) => (row.scores[one.name] ? meanOf(row.scores[one.name]) : "–"),
   });
   return h("div", null, report.tables.map(oneTable), h("h2", null, "Every point"), sortable([
     several && { label: "formula", value: (row) => report.formulas[row.f].name, cell: (row) => [mark(row.f), report.formulas[row.f].name] },
@@ -109,10 +109,10 @@ function tablePart(report) {
 function oneTable(table) {
   const labels = table.over.map((name, i) => ({ label: name, n: table.rows.some((row) => typeof row.labels[i] === "number"),
     value: (row) => row.labels[i], cell: (row) => (row.labels[i] === null ? "–" : short(row.labels[i])) }));
-  const cells = table.heads.map((name, i) => ({ label: name, n: true, value: (row) => row.cells[i] && row.cells[i][0], cell: (row) => row.cells[i] ? interval(row.cells[i]) : "–" }));
+  const cells = table.heads.map((name, i) => ({ label: name, n: true, value: (row) => row.cells[i] && row.cells[i][0], cell: (row) => row.cells[i] ? meanOf(row.cells[i]) : "–" }));
   return [h("h2", null, table.name), sortable([...labels, ...cells], table.rows, "Means over prompts, with 95 % bootstrap intervals")];
 }
-const interval = ([mean, low, high]) => [fmt(mean), " ", typeof low === "number" && h("span", { class: "low" }, `[${fmt(low)}, ${fmt(high)}]`)];
+const meanOf = ([mean, low, high]) => [fmt(mean), " ", typeof low === "number" && h("span", { class: "low" }, `[${fmt(low)}, ${fmt(high)}]`)];
 
 function promptsPart(report) {
   const page = h("div"), list = h("select", { "aria-label": "prompt", onchange: () => go(Number(list.value)) });
