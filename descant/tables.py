@@ -135,7 +135,9 @@ def _cell(row: Mapping[str, Any], value: str) -> Cell | None:
     mean, low, high = (row.get(key) for key in (value, f"{value}_low", f"{value}_high"))
     if mean is None or not math.isfinite(mean):
         return None
-    return Cell(float(mean)) if low is None else Cell(float(mean), float(low), float(high))
+    if low is None or high is None:
+        return Cell(float(mean))
+    return Cell(float(mean), float(low), float(high))
 
 
 def name_of(label: Label) -> str:
