@@ -83,7 +83,9 @@ def check(run: RunFile, settings: Sequence[Setting]) -> None:
         run: the run file.
         settings: of the sweep.
     """
-    points = [{FORMULA: setting.name, **point} for setting in settings for point in setting.points]
+    points: list[Said] = [
+        {FORMULA: setting.name, **point} for setting in settings for point in setting.points
+    ]
     for name, table in run.tables.items():
         cells_of(name, table, points)
 
