@@ -10,7 +10,7 @@ from ..api import declared, plan_of, where
 from ..merge import merged_adapter
 from ..models import ModelSpec, describe
 from ..runfile import TEMPERATURE, RunFile
-from ..runtime import Decoder, bind
+from ..runtime import Decoder, Ranks, bind
 from .rows import Setting
 
 
@@ -21,11 +21,16 @@ class Models:
         run: the run file.
         device: where models go that name no device; None leaves it to the run file.
         folder: where merged adapters are kept.
+        ranks: the processes that share every formula's models out.
     """
 
-    def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
-        self.run, self._folder = run, folder
+    def __init__(
+        self, run: RunFile, device: str | None, folder: Path, ranks: Ranks | None = None
+    ) -> None:
+        self.run, self._folder, self._ranks = run, folder, ranks
         self.dtype, self.device = where(run.dtype, run.device or device)
+        if ranks is not None:
+            self.device = str(ranks.device)
         self.specs = declared(run.models)
         self.loaded: dict[tuple[Any, ...], Any] = {}
         self.plans: dict[str, str] = {}  # printed, by formula
@@ -45,7 +50,7 @@ class Models:
         homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
         specs |= homes
         plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
-        bound = bind(plan, specs, self.dtype, self.device, loaded=self.loaded)
+        bound = bind(plan, specs, self.dtype, self.device, ranks=self._ranks, loaded=self.loaded)
 
         def close() -> None:
             for lane in bound.lanes:

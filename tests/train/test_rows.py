@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from descant.reading import Fault
 from descant.train import Data, TrainFileError
-from descant.train.rows import BadRow, Example, example_of, read_examples
+from descant.train.rows import Example, example_of, read_examples
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -93,7 +94,7 @@ def test_dialogues_of_hh_are_messages_where_a_template_renders_them(row: Any) ->
     ],
 )
 def test_a_row_that_cannot_be_used(row: Any, says: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(Fault) as caught:
         example_of(row, "here", "better", "arm")
     assert says in str(caught.value)
 
@@ -108,7 +109,7 @@ def test_a_row_that_cannot_be_used(row: Any, says: str) -> None:
     ],
 )
 def test_a_row_that_cannot_be_learnt(row: Any, says: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(Fault) as caught:
         example_of(row, "here", None, "sft")
     assert says in str(caught.value)
 
@@ -177,7 +178,7 @@ def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
         ("none.jsonl", None, "there is no data file"),
         ("x.txt", "a", "none of .jsonl"),
         ("x.jsonl", "", "holds no rows"),
-        ("x.json", "[{]", "cannot be read"),
+        ("x.json", "[{]", "line 1, is not JSON"),
         ("x.jsonl.gz", "plain", "cannot be read"),
         ("./nowhere", None, "there is no data file"),
     ],
