@@ -76,6 +76,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def speaks() -> bool:
+    """Whether this is the process that prints, of those that decode together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _merged(run: RunFile) -> Decoder:
     """The decoder of a formula that may read merged adapters, at the parameters' own values."""
     from .api import ranks_of, where

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..folder import COMPLETIONS, SCORES
+from ..models import ModelError
 from ..runfile import RunFile, RunFileError, Score
 from ..scoring.coherence import CoherenceScorer, check_coherence
 from ..scoring.likelihood import LikelihoodScorer, language_model
@@ -32,7 +33,7 @@ def check_scores(run: RunFile, models: Models) -> None:
     """See that whatever is to score can, before anything is decoded; no weights are read.
 
     Raises:
-        RunFileError, ModelError: a model of another kind, or one that cannot be read.
+        RunFileError: a model of another kind, or one that cannot be read.
     """
     for name, score in (run.score or {}).items():
         [(kind, named)] = score.said.items()
@@ -40,7 +41,10 @@ def check_scores(run: RunFile, models: Models) -> None:
             check_coherence(name)
         else:
             check = reward_model if kind == "reward" else language_model
-            check(named, models.specs, models.dtype, models.device)
+            try:
+                check(named, models.specs, models.dtype, models.device)
+            except ModelError as error:
+                raise RunFileError(f"score.{name}: {error}") from error
 
 
 def measure(work: Work, models: Models) -> None:
