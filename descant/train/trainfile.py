@@ -25,7 +25,7 @@ _OURS = {
     "resume_from_checkpoint": "the same command goes on by itself where it stopped",
     "label_smoothing_factor": "the losses are the published ones",
 }
-_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "quantization")
+_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "tp_plan")
 
 
 class TrainFileError(SettingsError):
@@ -77,7 +77,8 @@ class TrainFile(Strict):
     Attributes:
         method: ``arm``, ``dpo``, ``reward`` or ``sft``.
         model: the checkpoint to begin with, as in a run file; ``dtype`` is that of its weights
-            (float32 unless said), ``template`` that of its prompts.
+            (float32 unless said), ``template`` that of its prompts; ``quantization`` packs them
+            under an adapter.
         data, eval_data: the rows; ``eval_share`` instead holds out a part of ``data``.
         lora: train an adapter; without it every weight is trained.
         beta: of ``arm`` and ``dpo``.
@@ -130,6 +131,13 @@ class TrainFile(Strict):
         for key in _ELSEWHERE:
             if key in given and getattr(self.model, key) is not None:
                 raise ValueError(f"model.{key} is not of a model that is trained")
+        if self.model.quantization is not None and (self.lora is None or self.method == "reward"):
+            what = (
+                "an adapter is trained on them: give lora"
+                if self.lora is None
+                else ("a reward model is saved whole, with its head")
+            )
+            raise ValueError(f"model.quantization: packed weights do not learn; {what}")
         self._check_training()
         return self
 
