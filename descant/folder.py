@@ -82,7 +82,8 @@ class Journal:
 def claim(run: RunFile, folder: Path, *, sweeps: bool = False, free: Collection[str] = ()) -> None:
     """Write the resolved run file, or see that the one that is there says the same.
 
-    Scores and the front may be added to and taken away when a run goes on.
+    Scores and the front may be added to and taken away when a run goes on; before anything has been
+    completed, everything may change.
 
     Args:
         run: the run file.
@@ -102,7 +103,7 @@ def claim(run: RunFile, folder: Path, *, sweeps: bool = False, free: Collection[
     if first is not None and ("formula" in first) != sweeps:
         whose = "sweep" if "formula" in first else "run"
         raise RunFileError(f"{folder} holds lines of descant {whose}; give another output")
-    if file.is_file():
+    if file.is_file() and any(folder.glob(f"{COMPLETIONS}*.jsonl")):
         before = resolved_run(folder).model_dump(mode="json", exclude={"output"})
         if before == resolved:
             return

@@ -83,14 +83,12 @@ def speaks() -> bool:
 
 def _merged(run: RunFile) -> Decoder:
     """The decoder of a formula that may read merged adapters, at the parameters' own values."""
-    from .api import ranks_of, where
     from .sweep.models import Models
     from .sweep.rows import settings_of
 
     [setting] = settings_of(run.model_copy(update={"sweep": None}))
-    ranks = ranks_of(run.parallel, where(run.dtype, run.device)[1])
     with TemporaryDirectory() as folder:
-        return Models(run, None, Path(folder), ranks).decoder(setting, 0)[0]
+        return Models(run, None, Path(folder)).decoder(setting, 0)[0]
 
 
 def begun(

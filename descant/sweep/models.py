@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..api import declared, plan_of, where
+from ..api import declared, plan_of, ranks_of, where
 from ..merge import merged_adapter
 from ..models import ModelSpec, describe
 from ..runfile import TEMPERATURE, RunFile
-from ..runtime import Decoder, Ranks, bind
+from ..runtime import Decoder, bind
 from .rows import Setting
 
 
@@ -21,16 +21,11 @@ class Models:
         run: the run file.
         device: where models go that name no device; None leaves it to the run file.
         folder: where merged adapters are kept.
-        ranks: the processes that share every formula's models out.
     """
 
-    def __init__(
-        self, run: RunFile, device: str | None, folder: Path, ranks: Ranks | None = None
-    ) -> None:
-        self.run, self._folder, self._ranks = run, folder, ranks
+    def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
+        self.run, self._folder = run, folder
         self.dtype, self.device = where(run.dtype, run.device or device)
-        if ranks is not None:
-            self.device = str(ranks.device)
         self.specs = declared(run.models)
         self.loaded: dict[tuple[Any, ...], Any] = {}
         self.plans: dict[str, str] = {}  # printed, by formula
@@ -50,7 +45,11 @@ class Models:
         homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
         specs |= homes
         plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
-        bound = bind(plan, specs, self.dtype, self.device, ranks=self._ranks, loaded=self.loaded)
+        ranks = ranks_of(self.run.parallel, self.device)
+        device = str(ranks.device) if ranks else self.device
+        bound = bind(plan, specs, self.dtype, device, ranks=ranks, loaded=self.loaded)
+        for weights in [key for key, model in self.loaded.items() if _is_elsewhere(model)]:
+            del self.loaded[weights]  # another process has them; here they may be needed later
 
         def close() -> None:
             for lane in bound.lanes:
@@ -72,6 +71,11 @@ class Models:
         """The declared model whose weights a name uses, and its spec."""
         home = self.specs[name].on or name
         return home, self.specs[home]
+
+
+def _is_elsewhere(model: Any) -> bool:
+    """Whether a model is but its shapes, since another process holds its weights."""
+    return any(p.is_meta for p in model.parameters()) if hasattr(model, "parameters") else False
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:

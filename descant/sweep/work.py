@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..api import ranks_of, where
 from ..data import Item, read_items
 from ..folder import COMPLETIONS, META, SCORES, Journal, check_prompts, claim, replace
 from ..front import preferences
@@ -87,8 +86,8 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
 
 
 def _do(work: Work) -> None:
-    ranks = ranks_of(work.run.parallel, where(work.run.dtype, work.run.device)[1])
-    models = Models(work.run, work.share.device, work.folder, ranks)
+    together = work.run.parallel is not None  # every process decodes every row
+    models = Models(work.run, work.share.device, work.folder)
     check_scores(work.run, models)
     clock = _Clock(work, models)
     journal = work.journal(COMPLETIONS)
@@ -99,12 +98,12 @@ def _do(work: Work) -> None:
     clock.write(0)
     for number, setting in enumerate(work.settings):
         rows = [row for row in rows_of(work.run, setting, work.items) if row.key not in done]
-        mine = share_of(rows, work.share.rank, work.share.count) if ranks is None else rows
+        mine = rows if together else share_of(rows, work.share.rank, work.share.count)
         if mine:
             clock.start()
             begun = len(setting.points) * len(work.items) * work.run.generate.num_return_sequences
             for records in decode(models, setting, mine, begun - len(rows), work.share.first):
-                if ranks is None or work.share.first:
+                if work.share.first or not together:
                     journal.add(records)
                 clock.write(sum(len(record["token_ids"]) for record in records))
         later = work.settings[number + 1 :]

@@ -135,8 +135,9 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
     content, file = resolved(said), folder / RESOLVED
     if folder.exists() and not folder.is_dir():
         raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
-    there = file.is_file()
-    if there and (changed := _changed(file, content)):
+    there, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
+    changed = there and _changed(file, content)
+    if changed and done:
         raise TrainFileError(
             f"{folder} holds another training: {changed}; give another output, "
             "or remove the folder to begin again"
@@ -146,7 +147,7 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
     if not there and folder.is_dir() and any(folder.iterdir()):
         raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
     PartialState().wait_for_everyone()
-    if PartialState().is_main_process and not there:
+    if PartialState().is_main_process and (changed or not there):
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     PartialState().wait_for_everyone()

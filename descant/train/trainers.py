@@ -26,11 +26,11 @@ class Finite(TrainerCallback):
     """Ends a training whose loss is no number, before a checkpoint is made of it."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
+        losses = [(logs or {}).get(name, 0.0) for name in ("loss", "eval_loss", "train_loss")]
+        if not all(map(math.isfinite, losses)):
             raise TrainFileError(
-                f"the loss is {loss} at step {state.global_step}: give a smaller learning_rate, or "
-                "look at the dtype; checkpoints until then are kept"
+                f"the loss is no number at step {state.global_step}: give a smaller learning_rate, "
+                "or look at the dtype; checkpoints until then are kept"
             )
 
 
