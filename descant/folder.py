@@ -55,10 +55,7 @@ class Journal:
             with self.file.open("ab", buffering=0) as out:
                 _write(out.fileno(), lines.encode("utf-8"))
         except OSError as error:
-            raise RunFileError(
-                f"{self.file} cannot be written: {error.strerror}; what is finished is kept, and "
-                "the same command goes on from there"
-            ) from error
+            raise _unwritten(self.file, error) from error
 
     def absorb(self, key: Callable[[Record], Hashable]) -> None:
         """Cut half a last line off, and take the lines of other processes into the one file.
@@ -151,10 +148,25 @@ def check_prompts(items: Iterable[tuple[Any, Any]], records: Iterable[Record], d
 
 
 def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RunFileError: it cannot be written.
+    """
     beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _unwritten(file, error) from error
+
+
+def _unwritten(file: Path, error: OSError) -> RunFileError:
+    return RunFileError(
+        f"{file} cannot be written: {error.strerror}; what is finished is kept, and the same "
+        "command goes on from there"
+    )
 
 
 def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:

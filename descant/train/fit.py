@@ -6,6 +6,8 @@ every process runs this; the first one alone writes.
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
@@ -77,10 +80,20 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
     trainer = _trainer(said, card, arguments, rows)
     if goes_on:
         tell(f"goes on from {goes_on}")
-    trainer.train(resume_from_checkpoint=goes_on)
-    if "eval" in rows and not _evaluated(trainer):
-        trainer.evaluate()
-    _save(said, trainer, card, folder)
+    try:
+        trainer.train(resume_from_checkpoint=goes_on)
+        if "eval" in rows and not _evaluated(trainer):
+            trainer.evaluate()
+        _save(said, trainer, card, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _unwritten(error):
+            raise
+        full = shutil.disk_usage(folder).free < 2**20
+        what = "no space left" if full else str(error).splitlines()[0]
+        raise TrainFileError(
+            f"{folder} cannot be written: {what}; what is finished is kept, and the same command "
+            "goes on from there"
+        ) from error
     metrics = _last(trainer.state.log_history)
     if first:
         if draw_curve(folder, trainer.state.log_history) is None:
@@ -161,6 +174,13 @@ def _changed(file: Path, content: dict[str, Any]) -> str:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return f"{file.name} cannot be read: {' '.join(str(error).split())}"
     return differences(before if isinstance(before, dict) else {}, content)
+
+
+def _unwritten(error: Exception) -> bool:
+    """Whether a disk would take no more: torch and safetensors say so in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+    return isinstance(error, SafetensorError) or "inline_container" in str(error)
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -163,6 +163,21 @@ def test_kinds_of_files(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPat
     assert skipped == 0
 
 
+def test_a_table_is_text_and_adds_up(tmp_path: Path) -> None:
+    """Numbers and NA are what was written, and no cell slips into another column."""
+    file = tmp_path / "x.csv"
+    file.write_text("prompt,chosen,rejected\n1,NA,2\n", "utf-8")
+    [found], _ = read_examples(Data(path=str(file)), "arm")
+    assert (found.prompt, found.chosen, found.rejected) == ("1", "NA", "2")
+    file.write_text("prompt,response_0,response_1,better_response_id\na,b,c,1\n", "utf-8")
+    [found], _ = read_examples(Data(path=str(file), dimension="better"), "arm")
+    assert (found.chosen, found.rejected) == ("c", "b")
+    file.write_text("prompt,chosen,rejected\na,b,c,d\na,b,c\n", "utf-8")
+    with pytest.raises(TrainFileError, match=r"line 2: has 4 cells, and the header 3"):
+        read_examples(Data(path=str(file)), "arm")
+    assert read_examples(Data(path=str(file), bad_rows="skip"), "arm")[1] == 1
+
+
 def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-00000.parquet")
     assert len(read_examples(Data(path=str(tmp_path)), "arm")[0]) == 1
