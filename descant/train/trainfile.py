@@ -151,11 +151,11 @@ class TrainFile(Strict):
                 )
             kind, value = training_fields()[key], self.training[key]
             try:
-                TypeAdapter(kind).validate_python(value)
+                number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
                 said = error.errors()[0]["msg"]
                 raise ValueError(f"training.{key} is {value!r}: {said}") from None
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
 
