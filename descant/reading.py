@@ -10,8 +10,9 @@ import csv
 import gzip
 import json
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Row = tuple[int, str, Any]  # its number from 0, where it is, and what it holds, or a Fault
 JSON, TABLES, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet", ".pq")
@@ -78,8 +79,8 @@ def read_dataset(
         raise DataError(f"the dataset {name} cannot be read: {said}") from error
 
 
-def _opened(file: Path) -> IO[bytes]:
-    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")  # type: ignore[return-value]
+def _opened(file: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
 
 
 def _decoded(file: Path) -> Iterator[tuple[int, str | Fault]]:

@@ -168,9 +168,9 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
 
     if not todo:
         return
-    todo, found = begun(todo, lambda item: item, run, decoder, begin)
+    rows, found = begun(todo, lambda item: item, run, decoder, begin)
     for row, completion in found:
-        item, sample = todo[row // samples], row % samples
+        item, sample = rows[row // samples], row % samples
         if (item.id, sample) not in done and part.first:
             record = record_of(item.id, sample, completion)
             journal.add([record])

@@ -48,8 +48,8 @@ class Models:
         ranks = ranks_of(self.run.parallel, self.device)
         device = str(ranks.device) if ranks else self.device
         bound = bind(plan, specs, self.dtype, device, ranks=ranks, loaded=self.loaded)
-        for weights in [key for key, model in self.loaded.items() if _is_elsewhere(model)]:
-            del self.loaded[weights]  # another process has them; here they may be needed later
+        for key in [key for key, model in self.loaded.items() if _is_elsewhere(model)]:
+            del self.loaded[key]  # another process has them; here they may be needed later
 
         def close() -> None:
             for lane in bound.lanes:

@@ -56,7 +56,8 @@ def model_of(said: TrainFile, card: Card, arguments: TrainingArguments, pad: int
     """
     spec = said.model
     dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
-    auto, more = AutoModelForCausalLM, {}
+    auto = AutoModelForCausalLM
+    more: dict[str, Any] = {}
     if said.method == "reward":
         auto, more = AutoModelForSequenceClassification, {"num_labels": 1}
     if spec.quantization is not None:
