@@ -5,7 +5,7 @@ Whatever is wrong with what a user gave is said on standard error, and the exit 
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from . import __version__
 from .completion import run_files
 from .doctor import doctor
+from .failures import resumable, told
 from .formats import Format, export
 from .serve.command import serve
 
@@ -32,21 +33,7 @@ WIDE = 160  # columns of a table that is written to a file
 
 def main() -> None:
     """Run the command line; mistakes in what was given exit with 2."""
-    try:
-        app(prog_name="descant")
-    except (TypeError, ValueError) as error:
-        if not _ours(error):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
-        sys.exit(2)
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether this package raised it, as words for the user, and not something underneath."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("descant")
+    told(partial(app, prog_name="descant"))
 
 
 def _version(value: bool) -> None:
@@ -108,11 +95,15 @@ def explain(
 
 
 @app.command()
+@resumable
 def run(
     file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    ] = None,
+    formula: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of several in the file, the one to use.")
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="Complete this instead of the file's data.")
@@ -125,10 +116,10 @@ def run(
     ] = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
-    from .run import compiled, read_prompts, run_to_folder
+    from .run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
     from .runfile import RunFileError, read_run_file
 
-    said = read_run_file(file, set_ or [])
+    said = of_one_formula(read_run_file(file, set_ or []), formula)
     folder = output or (Path(said.output) if said.output and not prompt else None)
     if not prompt and said.data is None:
         raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
@@ -138,18 +129,22 @@ def run(
         read_prompts(said.data)  # what is wrong with the data is said before weights are read
     decoder = compiled(said)
     if prompt:
-        _show(decoder.generate(prompt, **said.generate.model_dump()))
+        found = decoder.generate(prompt, **said.generate.model_dump())
+        _show(found if speaks() else [])
         return
     assert folder is not None
     written = sum(1 for _ in run_to_folder(said, decoder, folder))
+    if not speaks():
+        return
     where = folder / "completions.jsonl"
-    total = sum(1 for _ in where.open(encoding="utf-8"))
+    total = sum(1 for _ in where.open(encoding="utf-8")) if where.is_file() else 0
     console.print(f"{where}: {written} completions written, {total} in all", markup=False)
     for file in export(folder, format_ or []):
         console.print(str(file), markup=False)
 
 
 @app.command()
+@resumable
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
     set_: Annotated[
@@ -179,6 +174,7 @@ def sweep(
 
 
 @app.command()
+@resumable
 def compare(
     ours: Annotated[str, typer.Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
     theirs: Annotated[str, typer.Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
@@ -210,6 +206,9 @@ def inspect(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
     ] = None,
+    formula: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of several in the file, the one to use.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per token.")] = 10,
     base: Annotated[
         str | None, typer.Option(metavar="TERM", help="Whose own choice is compared; the first.")
@@ -220,9 +219,10 @@ def inspect(
 ) -> None:
     """Why each token was chosen: what every term and the reward said of the candidates."""
     from .inspection import inspected, table, write
+    from .run import of_one_formula
     from .runfile import read_run_file
 
-    said = read_run_file(file, set_ or [])
+    said = of_one_formula(read_run_file(file, set_ or []), formula)
     found = inspected(said, prompt, top, base)
     screen = console if console.is_terminal else Console(width=WIDE, highlight=False)
     screen.print(table(found))
@@ -246,6 +246,7 @@ app.command()(serve)
 
 
 @app.command()
+@resumable
 def train(
     method: Annotated[str, typer.Argument(metavar="arm|dpo|reward|sft")],
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml")] = None,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import declared, where
-from .folder import COMPLETIONS, RESOLVED, Journal
+from .folder import COMPLETIONS, Journal, resolved_run
 from .judge import FIRST, SECOND, TIE, Budget, Judge, Question
-from .runfile import RunFile, RunFileError, load_yaml, validated
+from .runfile import RunFile, RunFileError
 from .scoring.coherence import plain_text
 from .scoring.intervals import Mean, difference, interval
 from .scoring.rewards import RewardScorer
@@ -86,9 +86,7 @@ def side_of(said: str) -> Side:
     """
     folder, _, chosen = said.partition("#")
     place = Path(folder)
-    if not (place / RESOLVED).is_file():
-        raise RunFileError(f"{place} holds no run: there is no {RESOLVED}")
-    run = validated(load_yaml((place / RESOLVED).read_text("utf-8")), str(place / RESOLVED))
+    run = resolved_run(place)
     formula, _, number = chosen.partition(":")
     lines = Journal(place, COMPLETIONS).records()
     records = [{"formula": "formula", "point": 0, **line} for line in lines]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .reading import DataError, Fault, Row, read_dataset, read_file
 from .runfile import Data, RunFileError
 
 _log = logging.getLogger("descant")
-Row = tuple[int, str, Any]  # its number from 0, where it is, and what it holds; an error is one too
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,12 @@ class Item:
     Attributes:
         id: the number of its row, from 0, or what the row's ``id`` field says.
         prompt: text, chat messages or token ids.
+        where: the file and line, or the dataset and row.
     """
 
     id: int | str
     prompt: Any
+    where: str = field(default="", compare=False)
 
 
 def read_items(data: Data) -> list[Item]:
@@ -36,27 +36,29 @@ def read_items(data: Data) -> list[Item]:
     Raises:
         RunFileError: nothing there, or a row without a usable prompt; names the row.
     """
-    rows = _rows(data)
-    if data.shuffle is not None:
-        rows = iter(_shuffled(list(rows), data.shuffle))
     items: dict[int | str, Item] = {}
     skipped = 0
-    for number, where, row in rows:
-        if data.limit is not None and len(items) >= data.limit:
-            break
-        try:
-            item = _item(number, where, row, data)
-        except RunFileError as error:
-            if data.malformed == "error":
-                raise
-            skipped += 1
-            _log.warning("skipped: %s", error)
-            continue
-        if item.id in items:
-            raise RunFileError(f"{where}: the id {item.id!r} is there twice; ids tell rows apart")
-        items[item.id] = item
+    try:
+        for number, where, row in _rows(data):
+            if data.limit is not None and len(items) >= data.limit:
+                break
+            try:
+                item = _item(number, where, row, data)
+                if item.id in items:
+                    first = items[item.id].where
+                    raise RunFileError(f"{where}: the id {item.id!r} is there already, at {first}")
+            except RunFileError as error:
+                if data.malformed == "error":
+                    raise
+                skipped += 1
+                _log.warning("skipped: %s", error)
+                continue
+            items[item.id] = item
+    except DataError as error:
+        raise RunFileError(str(error)) from error
     if not items:
-        raise RunFileError(f"{data.source} holds no prompts")
+        what = f" but {skipped} rows that were skipped" if skipped else ""
+        raise RunFileError(f"{data.source} holds no prompts{what}")
     if skipped:
         _log.warning("%s: %d rows skipped, %d read", data.source, skipped, len(items))
     return list(items.values())
@@ -67,122 +69,62 @@ def read_prompts(data: Data) -> list[Any]:
     return [item.prompt for item in read_items(data)]
 
 
-def _shuffled(rows: list[Row], seed: int) -> list[Row]:
-    random.Random(seed).shuffle(rows)
-    return rows
+def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) -> list[Item]:
+    """The items whose prompts the models can read: not too long, and in a way that they know.
+
+    Args:
+        items: of ``data``.
+        data: says what becomes of the others.
+        check: is given a prompt, and raises where it cannot be read.
+
+    Raises:
+        RunFileError: one that cannot be read, unless such rows are skipped; names the row.
+    """
+    found = []
+    for item in items:
+        try:
+            check(item.prompt)
+        except ValueError as error:
+            if data.malformed == "error":
+                raise RunFileError(f"{item.where}: {error}") from error
+            _log.warning("skipped: %s: %s", item.where, str(error).splitlines()[0])
+            continue
+        found.append(item)
+    if len(found) < len(items):
+        _log.warning("%s: %d rows skipped as unreadable", data.source, len(items) - len(found))
+    return found
 
 
 def _rows(data: Data) -> Iterator[Row]:
     if data.name is not None:
-        return _dataset(data)
-    file = Path(data.source)
-    if not file.is_file():
-        raise RunFileError(f"there is no data file {file}")
-    kind = file.suffix.lower()
-    if kind in (".parquet", ".pq"):
-        return _parquet(file)
-    return _text(file, kind)
-
-
-def _text(file: Path, kind: str) -> Iterator[Row]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        try:
-            if kind in (".csv", ".tsv"):
-                yield from _table(
-                    file, csv.reader(lines, delimiter="," if kind == ".csv" else "\t")
-                )
-            elif kind == ".json" and _first(file) == "[":
-                for number, row in enumerate(_json(lines.read(), str(file))):
-                    yield number, f"{file}, entry {number + 1}", row
-            else:
-                as_json = kind in (".jsonl", ".json", ".ndjson")
-                yield from _lines(file, lines, as_json)
-        except UnicodeDecodeError as error:
-            raise RunFileError(f"{file} is not UTF-8 text: {error.reason}") from None
-
-
-def _lines(file: Path, lines: Any, as_json: bool) -> Iterator[Row]:
-    filled = (pair for pair in enumerate(lines, 1) if pair[1].strip())
-    for number, (place, line) in enumerate(filled):
-        where = f"{file}, line {place}"
-        try:
-            yield number, where, _json(line, where) if as_json else line.rstrip("\r\n")
-        except RunFileError as error:
-            yield number, where, error
-
-
-def _table(file: Path, rows: Any) -> Iterator[Row]:
-    header = next(rows, None)
-    if header is None:
-        return
-    for number, row in enumerate(row for row in rows if row):
-        where = f"{file}, line {rows.line_num}"
-        if len(row) != len(header):
-            wrong = RunFileError(f"{where} has {len(row)} cells, and the header {len(header)}")
-            yield number, where, wrong
-        else:
-            yield number, where, dict(zip(header, row, strict=True))
-
-
-def _first(file: Path) -> str:
-    with file.open(encoding="utf-8") as lines:
-        return lines.read(4096).lstrip()[:1]
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        what = getattr(error, "msg", "too deep")
-        raise RunFileError(f"{where} is not JSON: {what}") from None
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError:
-        raise RunFileError(f'reading {file} needs pyarrow: pip install "descant[report]"') from None
-    try:
-        batches = parquet.ParquetFile(file).iter_batches()
-    except ArrowInvalid as error:
-        raise RunFileError(f"{file} is not Parquet: {error}") from None
-    rows = (row for batch in batches for row in batch.to_pylist())
-    for number, row in enumerate(rows):
-        yield number, f"{file}, row {number + 1}", row
-
-
-def _dataset(data: Data) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError:
-        problem = f'the dataset {data.name} needs datasets: pip install "descant[report]"'
-        raise RunFileError(problem) from None
-    assert data.name is not None
-    try:
-        found = datasets.load_dataset(
-            data.name, data.config, split=data.split, revision=data.revision
-        )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        said = str(error).splitlines()[0]
-        raise RunFileError(f"the dataset {data.name} cannot be read: {said}") from error
-    for number, row in enumerate(found):
-        yield number, f"{data.name} ({data.split}), row {number}", row
+        rows = read_dataset(data.name, data.config, data.split, data.revision, "report")
+    else:
+        rows = read_file(Path(data.source))
+    if data.shuffle is None:
+        return rows
+    listed = list(rows)
+    random.Random(data.shuffle).shuffle(listed)
+    return iter(listed)
 
 
 def _item(number: int, where: str, row: Any, data: Data) -> Item:
-    if isinstance(row, RunFileError):
-        raise row
+    if isinstance(row, Fault):
+        raise RunFileError(f"{where} {row}")
     if isinstance(row, str):
-        return Item(number, row)
+        return Item(number, _prompt(row, where), where)
     if not isinstance(row, Mapping) or data.field not in row:
-        keys = ", ".join(row) if isinstance(row, Mapping) else "no keys"
+        keys = ", ".join(row) or "no keys" if isinstance(row, Mapping) else "no keys"
         raise RunFileError(f"{where} has no field {data.field}; it has {keys}")
     name: Any = number
     if data.id is not None:
-        name = row.get(data.id)
+        if data.id not in row:
+            raise RunFileError(
+                f"{where} has no field {data.id} for the id; it has {', '.join(row)}"
+            )
+        name = row[data.id]
         if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
             raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
-    return Item(name, _prompt(row[data.field], where))
+    return Item(name, _prompt(row[data.field], where), where)
 
 
 def _prompt(value: Any, where: str) -> Any:

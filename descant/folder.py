@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from .runfile import RunFile, RunFileError, load_yaml, validated
 
 COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta.json"
 Record = dict[str, Any]
-_LATER = ("output", "score", "front", "tables")  # what may change when a run goes on
+NEEDS = {  # of every line
+    COMPLETIONS: ("id", "sample", "prompt", "text"),
+    SCORES: ("formula", "point", "id", "sample", "scores"),
+}
+_LATER = ("output", "score", "front", "tables", "parallel")  # what may change when a run goes on
+_SHOWN = 3  # differences that are named
 
 
 class Journal:
@@ -37,7 +42,7 @@ class Journal:
 
     def records(self) -> list[Record]:
         """What the one file holds; half a last line, of a process that was killed, is not there."""
-        return list(_read(self._main))
+        return list(_read(self._main, NEEDS.get(self._stem, ())))
 
     def add(self, records: Iterable[Record]) -> None:
         """Append lines, which are on their way to the disk when this returns.
@@ -50,10 +55,7 @@ class Journal:
             with self.file.open("ab", buffering=0) as out:
                 _write(out.fileno(), lines.encode("utf-8"))
         except OSError as error:
-            raise RunFileError(
-                f"{self.file} cannot be written: {error.strerror}; what is finished is kept, and "
-                "the same command goes on from there"
-            ) from error
+            raise _unwritten(self.file, error) from error
 
     def absorb(self, key: Callable[[Record], Hashable]) -> None:
         """Cut half a last line off, and take the lines of other processes into the one file.
@@ -65,56 +67,156 @@ class Journal:
         _cut(self._main)
         if not others:
             return
-        known = {key(record) for record in _read(self._main)}
-        main = Journal(self._folder, self._stem)
+        known = {key(record) for record in self.records()}
+        main, needs = Journal(self._folder, self._stem), NEEDS.get(self._stem, ())
         for file in others:
-            fresh = {key(record): record for record in _read(file)}
+            fresh = {key(record): record for record in _read(file, needs)}
             main.add(record for name, record in fresh.items() if name not in known)
             known |= set(fresh)
             file.unlink()
 
 
-def claim(run: RunFile, folder: Path) -> None:
+def claim(run: RunFile, folder: Path, *, sweeps: bool = False, free: Collection[str] = ()) -> None:
     """Write the resolved run file, or see that the one that is there says the same.
 
-    Scores, the front and tables may be added to and taken away when a run goes on.
+    Scores, the front and tables may be added to and taken away when a run goes on; before anything
+    has been completed, everything may change.
+
+    Args:
+        run: the run file.
+        folder: made if need be.
+        sweeps: whether it is a sweep; its lines are others than those of ``descant run``.
+        free: models that no formula reads: another may take their place where it scored nothing.
 
     Raises:
-        RunFileError: the folder holds another run.
+        RunFileError: the folder holds another run; says what differs.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RunFileError(f"{folder} is a file, and the output is a folder; give another")
     folder.mkdir(parents=True, exist_ok=True)
     resolved = run.model_dump(mode="json", exclude={"output"})
-    file = folder / RESOLVED
-    if file.is_file():
-        said = load_yaml(file.read_text(encoding="utf-8"))
-        before = validated(said, str(file)).model_dump(mode="json", exclude={"output"})
-        if said == resolved:
+    file, lines = folder / RESOLVED, folder / f"{COMPLETIONS}.jsonl"
+    first = next(_read(lines, NEEDS[COMPLETIONS]), None)
+    if first is not None and ("formula" in first) != sweeps:
+        whose = "sweep" if "formula" in first else "run"
+        raise RunFileError(f"{folder} holds lines of descant {whose}; give another output")
+    if file.is_file() and any(folder.glob(f"{COMPLETIONS}*.jsonl")):
+        before = resolved_run(folder).model_dump(mode="json", exclude={"output"})
+        if before == resolved:
             return
-        _check_same(before, resolved, folder)
-    elif (folder / f"{COMPLETIONS}.jsonl").exists():
+        _check_same(before, resolved, folder, free)
+    elif lines.exists():
         raise RunFileError(f"{folder} holds completions and no {RESOLVED}; give another output")
     replace(file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 
 
+def resolved_run(folder: Path) -> RunFile:
+    """The run file that a folder is of.
+
+    Raises:
+        RunFileError: there is none, or it cannot be read.
+    """
+    file = folder / RESOLVED
+    if not file.is_file():
+        raise RunFileError(f"{folder} holds no run: there is no {RESOLVED}")
+    try:
+        return validated(load_yaml(file.read_text(encoding="utf-8")), str(file))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise RunFileError(f"{file} is not a run's: {said}; give another output") from None
+
+
+def check_prompts(items: Iterable[tuple[Any, Any]], records: Iterable[Record], data: str) -> None:
+    """See that what has been completed are still the prompts of the data.
+
+    Args:
+        items: ids and prompts.
+        records: lines of completions.
+        data: its name.
+
+    Raises:
+        RunFileError: a prompt of the same id is another now.
+    """
+    asked = dict(items)
+    for record in records:
+        name, prompt = record["id"], record["prompt"]
+        if name in asked and asked[name] != prompt:
+            raise RunFileError(
+                f"{data} has changed: prompt {name} is {asked[name]!r:.60}, and the output has "
+                f"completed {prompt!r:.60}; give another output"
+            )
+
+
 def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RunFileError: it cannot be written.
+    """
     beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise _unwritten(file, error) from error
 
 
-def _check_same(before: Record, now: Record, folder: Path) -> None:
-    changed = [key for key in now if key not in _LATER and before[key] != now[key]]
-    old, new = before["score"] or {}, now["score"] or {}
-    changed += [f"score.{name}" for name in {*old} & {*new} if old[name] != new[name]]
-    if changed:
+def _unwritten(file: Path, error: OSError) -> RunFileError:
+    return RunFileError(
+        f"{file} cannot be written: {error.strerror}; what is finished is kept, and the same "
+        "command goes on from there"
+    )
+
+
+def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:
+    old, new = ({k: v for k, v in one.items() if k not in _LATER} for one in (before, now))
+    for name in free:
+        if before["models"].get(name) != now["models"].get(name):
+            _check_unscored(name, before["score"] or {}, now["score"] or {}, folder)
+            for side in (old, new):
+                side["models"] = {k: v for k, v in side["models"].items() if k != name}
+    scores = [one["score"] or {} for one in (before, now)]
+    shared = set(scores[0]) & set(scores[1])
+    for side, said in zip((old, new), scores, strict=True):
+        side["score"] = {name: said[name] for name in sorted(shared)}
+    if changed := differences(old, new):
         raise RunFileError(
-            f"{folder} holds another run, with other {', '.join(sorted(changed))}; give another "
-            "output, or remove the folder to begin again"
+            f"{folder} holds another run: {changed}; give another output, or remove the folder to "
+            "begin again"
         )
 
 
-def _read(file: Path) -> Iterator[Record]:
+def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> None:
+    """See that a model that is another one now has said nothing yet."""
+    named = {name for name in before if name in now and model in before[name].values()}
+    for line in _read(folder / f"{SCORES}.jsonl", NEEDS[SCORES]):
+        if taken := named & set(line["scores"]):
+            score = taken.pop()
+            raise RunFileError(
+                f"{folder} holds values of score.{score} by another {model}; give that score "
+                "another name to have all of its values anew"
+            )
+
+
+def differences(before: Record, now: Record) -> str:
+    """What differs between two settings of the same kind, by dotted keys; nothing, nothing."""
+    found = list(_differing(before, now, ""))
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
+
+
+def _differing(before: Any, now: Any, place: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            dotted = f"{place}.{key}" if place else str(key)
+            yield from _differing(before.get(key), now.get(key), dotted)
+    elif before != now:
+        was, says = ("not said" if one is None else f"{one!r:.60}" for one in (before, now))
+        yield f"{place} is {was} there and {says} here"
+
+
+def _read(file: Path, needs: Sequence[str] = ()) -> Iterator[Record]:
     if not file.is_file():
         return
     with file.open("rb") as lines:
@@ -122,9 +224,13 @@ def _read(file: Path) -> Iterator[Record]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError:
                 raise RunFileError(f"{file}, line {number} is not JSON; remove the line") from None
+            if not isinstance(record, dict) or (lacks := [n for n in needs if n not in record]):
+                what = f"has no {lacks[0]}" if isinstance(record, dict) else "is no mapping"
+                raise RunFileError(f"{file}, line {number} {what}; remove the line")
+            yield record
 
 
 def _cut(file: Path) -> None:

@@ -72,9 +72,10 @@ def export(folder: Path, kinds: Iterable[Format]) -> list[Path]:
     Returns:
         The files.
     """
+    from .folder import COMPLETIONS, Journal
+
     parts: dict[tuple[str, int] | None, list[Record]] = {}
-    for line in (folder / "completions.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in Journal(folder, COMPLETIONS).records():
         part = (record["formula"], record["point"]) if "formula" in record else None
         parts.setdefault(part, []).append(record)
     files = []

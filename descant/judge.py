@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,6 +97,7 @@ class Judge:
         self._client = _client(base_url, timeout)
         self._settings: dict[str, Any] = {"max_tokens": answer, "temperature": 0.0}
         self._lock, self._held = threading.Lock(), 0
+        self._failed: Exception | None = None  # the last failure of the server
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(cache.parent, cache.stem)
         self._journal.absorb(lambda line: line["key"])
@@ -122,7 +122,7 @@ class Judge:
             if stop.is_set():
                 return None
             try:
-                return self._verdict(question)
+                return self._verdict(question, stop)
             except BaseException:
                 stop.set()
                 raise
@@ -130,16 +130,23 @@ class Judge:
                 tell()
 
         with ThreadPoolExecutor(self._at_once) as pool:
-            return list(pool.map(ask, questions))
+            try:
+                found = list(pool.map(ask, questions))
+            except BaseException:  # a key, too: nothing more is asked
+                stop.set()
+                raise
+        if self._failed is not None and questions and not any(found):
+            raise self._gave_up(self._failed, self.calls)  # it took the budget
+        return found
 
-    def _verdict(self, question: Question) -> str | None:
+    def _verdict(self, question: Question, stop: threading.Event) -> str | None:
         messages = question.messages()
         said = json.dumps([self._url, self.model, self._answer, messages], ensure_ascii=False)
         key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
         with self._lock:
             if key in self._known:
                 return self._known[key]
-        found = self._asked(messages)
+        found = self._asked(messages, stop)
         if found is None:
             return None
         text, used = found
@@ -151,7 +158,9 @@ class Judge:
             self._journal.add([line])
         return verdict
 
-    def _asked(self, messages: list[dict[str, str]]) -> tuple[str, int] | None:
+    def _asked(
+        self, messages: list[dict[str, str]], stop: threading.Event
+    ) -> tuple[str, int] | None:
         """What the judge says, and the tokens that it took; None where the budget is spent."""
         import openai
 
@@ -173,9 +182,10 @@ class Judge:
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError,
                     openai.APIResponseValidationError) as error:  # fmt: skip
                 failures += 1
-                if failures > self._retries:
+                self._failed = error
+                if failures > self._retries or stop.is_set():
                     raise self._gave_up(error, failures) from error
-                time.sleep(self._pause * 2 ** (failures - 1))
+                stop.wait(self._pause * 2 ** (failures - 1))
             except openai.OpenAIError as error:
                 raise self._gave_up(error, failures + 1) from error
             finally:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folder import COMPLETIONS, META, RESOLVED, SCORES, Journal
+from .folder import COMPLETIONS, META, SCORES, Journal, resolved_run
 from .front import front_of
 from .recovered import ends_of, recovered
-from .runfile import RunFile, RunFileError, load_yaml, validated
+from .runfile import RunFile, RunFileError
 from .tables import markdown, tables_of
 
 if TYPE_CHECKING:
@@ -53,12 +53,15 @@ def load(folder: str | Path) -> Results:
     """
     _pandas()
     place = Path(folder)
-    if not (place / RESOLVED).is_file() or not (place / f"{COMPLETIONS}.jsonl").is_file():
-        raise RunFileError(f"{place} holds no run: no {RESOLVED} with {COMPLETIONS}.jsonl")
-    run = validated(load_yaml((place / RESOLVED).read_text("utf-8")), str(place / RESOLVED))
+    run = resolved_run(place)
+    if not (place / f"{COMPLETIONS}.jsonl").is_file():
+        raise RunFileError(f"{place} holds no run: there is no {COMPLETIONS}.jsonl")
     meta: dict[str, Any] = {}
     if (place / META).is_file():
-        meta = json.loads((place / META).read_text(encoding="utf-8"))
+        try:
+            meta = json.loads((place / META).read_text(encoding="utf-8"))
+        except ValueError:
+            raise RunFileError(f"{place / META} is not JSON; remove it") from None
     from .sweep.rows import settings_of
 
     table = table_of(Journal(place, COMPLETIONS).records(), Journal(place, SCORES).records())

@@ -10,15 +10,16 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from .grid import points_of
 from .models.spec import ModelSpec, explain
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, Score, Strict, Table
+from .settings import Kind, SettingsError, beside, load_yaml, suggestion
 
 __all__ = [
     "Data",
@@ -32,23 +33,34 @@ __all__ = [
     "read_run_file",
     "validated",
 ]
+COLUMNS = {  # of results, which no score may be named after
+    *("formula", "point", "id", "sample", "prompt", "text", "finish_reason", "elapsed", "n"),
+    *FREE,
+    *COSTS,
+}
+_NAME = re.compile(r"[\w.+-]+$")  # of a formula: it becomes part of files' names
 TEMPERATURE = "temperature"  # of generate: the one name that may be swept and is no parameter
 
 
-class RunFileError(ValueError):
+class RunFileError(SettingsError):
     """A run file that cannot be read, or that says something it may not."""
 
 
 class RunFile(Strict):
-    """A run file. From ``sweep`` on, what ``descant sweep`` reads."""
+    """A run file. From ``sweep`` on, what ``descant sweep`` reads.
+
+    ``parallel: terms`` gives each process some of the models, and all of them the same rows;
+    without it, the processes of a sweep share its prompts out.
+    """
 
     formula: str = ""
     formulas: dict[str, str] = Field(default_factory=dict)
     models: dict[str, ModelSpec]
-    params: dict[str, float] = Field(default_factory=dict)
+    params: dict[str, FiniteFloat] = Field(default_factory=dict)
     prompts: dict[str, str] = Field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
+    parallel: Literal["terms"] | None = None
     generate: Generate = Generate()
     data: Data | None = None
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -76,14 +88,21 @@ class RunFile(Strict):
             for name in point:
                 if (name == TEMPERATURE) == (name in self.params):
                     raise ValueError(_swept(name, self.params))
+        for name in self.formulas:
+            if not _NAME.match(name):
+                raise ValueError(f"formulas: {name!r} is no name; use letters, digits, _ - . and +")
         for name, score in (self.score or {}).items():
-            _check_score(f"score.{name}", score, self)
+            _check_score(name, score, self)
         for name, table in self.tables.items():
             _check_table(f"tables.{name}", table, self)
         if both := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(both))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
             raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
+        plain = sorted(name.removeprefix("-") for name in self.objectives)
+        if self.front.reference is not None and sorted(self.front.reference) != plain:
+            needed = ", ".join(plain) or "the objectives, of which there are none"
+            raise ValueError(f"front.reference: give a number for each of {needed}")
         return self
 
     @property
@@ -107,9 +126,14 @@ def _known(where: str, what: str, names: Iterable[str], known: Collection[str]) 
             raise ValueError(f"{where} names {name}, which is no {what}; {cure}")
 
 
-def _check_score(where: str, score: Score, run: RunFile) -> None:
+def _check_score(name: str, score: Score, run: RunFile) -> None:
+    where = f"score.{name}"
+    if name in COLUMNS or name.startswith("param_"):
+        raise ValueError(f"{where}: results have such a column; choose another name")
+    if score.model in run.merge:
+        raise ValueError(f"{where}: {score.model} is another model at every point")
     if score.model:
-        _known(where, "model", [score.model], [*run.models, *run.merge])
+        _known(where, "model", [score.model], run.models)
     if score.recovered and score.between:
         plain = [name for name, one in (run.score or {}).items() if not one.recovered]
         _known(where, "score of answers", [score.recovered], [*plain, *FREE])
@@ -136,32 +160,6 @@ def _swept(name: str, params: Mapping[str, float]) -> str:
     return f"sweep.{name} is no parameter; {cure}"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as version 1.2 reads it: ``on`` is a word, and ``1e-3`` is a number."""
-
-
-_NUMBER = re.compile(
-    r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$"
-)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if not tag.endswith((":bool", ":float"))]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
-
-
-def load_yaml(text: str) -> Any:
-    """The content of a YAML document: data, and never an object.
-
-    >>> load_yaml("{adapter: org/arm, on: base, weight: 1e-3}")
-    {'adapter': 'org/arm', 'on': 'base', 'weight': 0.001}
-    """
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
-
-
 def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     """Read and validate a run file.
 
@@ -172,17 +170,7 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     Raises:
         RunFileError: no such file, not YAML, or not a run file; says which key and what to write.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RunFileError(f"there is no run file {file}")
-    try:
-        content = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunFileError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise RunFileError(
-            f"{file} is not a run file: it must hold keys such as formula and models"
-        )
+    file, content = Path(path), _KIND.read(path)
     for override in overrides:
         _override(content, override)
     content = _with_environment(content, str(file))
@@ -201,6 +189,9 @@ def validated(content: Mapping[str, Any], where: str) -> RunFile:
         raise RunFileError(f"{where}: {explain(error, RunFile)}") from None
 
 
+_KIND = Kind(
+    "run file", ("formula", "models"), RunFileError, {"models.*": "path", "score.*": "reward"}
+)
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 
@@ -225,37 +216,21 @@ def _with_environment(value: Any, where: str) -> Any:
 
 
 def _override(content: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise RunFileError(f"--set {override}: write --set name=value")
-    try:
-        value = load_yaml(text)
-    except yaml.YAMLError:
-        raise RunFileError(f"--set {override}: {text!r} is not a value") from None
-    params = content.get("params") or {}
-    path = key.split(".")
-    if path[0] in params and len(path) == 1:
-        path = ["params", key]
+    path, value = _KIND.split(override)
+    params = content.get("params")
+    names = list(params) if isinstance(params, dict) else []
+    if path[0] in names and len(path) == 1:
+        path = ["params", *path]
     elif path[0] not in RunFile.model_fields:
-        known = [*params, *RunFile.model_fields]
-        near = difflib.get_close_matches(key, known, n=1)
-        cure = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+        key = ".".join(path)
+        cure = suggestion(key, [*names, *RunFile.model_fields])
         raise RunFileError(f"--set {override}: there is no parameter or key {key}{cure}")
-    place = content
-    for part in path[:-1]:
-        nested = place.setdefault(part, {})
-        if not isinstance(nested, dict):
-            raise RunFileError(f"--set {override}: {part} holds no keys")
-        place = nested
-    place[path[-1]] = value
+    _KIND.put(content, path, value, override)
 
 
 def _beside(folder: Path, run: RunFile) -> RunFile:
     """Relative paths that exist beside the run file are meant there."""
-
-    def found(path: str | None) -> str | None:
-        return str(folder / path) if path and (folder / path).exists() else path
-
+    found = partial(beside, folder)
     models = {
         name: spec.model_copy(update={"path": found(spec.path), "adapter": found(spec.adapter)})
         for name, spec in run.models.items()

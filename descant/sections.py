@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
@@ -21,7 +21,7 @@ class Generate(Strict):
     """The arguments of ``Decoder.generate``; a run is reproducible unless it says otherwise."""
 
     max_new_tokens: int = Field(default=128, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: FiniteFloat | None = Field(default=None, ge=0)
     do_sample: bool | None = None
     seed: int = 0
     num_return_sequences: int = Field(default=1, ge=1)
@@ -120,7 +120,7 @@ class Front(Strict):
     """
 
     objectives: list[str] | None = Field(default=None, min_length=2, max_length=3)
-    reference: dict[str, float] | None = None
+    reference: dict[str, FiniteFloat] | None = None
     preference: str | None = None
 
 

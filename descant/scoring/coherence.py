@@ -6,10 +6,21 @@ The cosine of the two embeddings, as Su et al. 2022 and ARGS report it (theirs b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from ..models import is_messages
 from ..runfile import RunFileError
+
+
+def check_coherence(name: str) -> None:
+    """See that what a score of coherence needs is installed.
+
+    Raises:
+        RunFileError: it is not.
+    """
+    if find_spec("sentence_transformers") is None:
+        raise RunFileError(f'score.{name} needs sentence-transformers: pip install "descant[eval]"')
 
 
 class CoherenceScorer:
@@ -25,12 +36,9 @@ class CoherenceScorer:
     """
 
     def __init__(self, name: str, source: str, device: str) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise RunFileError(
-                f'score.{name} needs sentence-transformers: pip install "descant[eval]"'
-            ) from None
+        check_coherence(name)
+        from sentence_transformers import SentenceTransformer
+
         try:
             self._model = SentenceTransformer(source, device=device, trust_remote_code=False)
         except (OSError, ValueError) as error:

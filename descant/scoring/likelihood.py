@@ -11,10 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import SCORES, ModelError, ModelSpec, describe, load_model, render
-from ..models.adapters import Adapters, adapter_folder
+from ..models import SCORES, ModelError, ModelSpec, render
+from ..models.adapters import Adapters
+from .declared import Declared, declared
 
 FLOATS = 2**26  # of logits in one forward
+
+
+def language_model(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> Declared:
+    """A declared language model; arguments as ``LikelihoodScorer``'s.
+
+    Raises:
+        ModelError: it is none, or cannot be read.
+    """
+    said = declared(name, specs, dtype, device)
+    if said.card.kind != SCORES or said.card.config is None:
+        raise ModelError(f"{name} is no language model, and likelihood is what one says", "", name)
+    return said
 
 
 class LikelihoodScorer:
@@ -36,23 +51,12 @@ class LikelihoodScorer:
         device: str,
         loaded: dict[tuple[Any, ...], Any],
     ) -> None:
-        own = specs[name]
-        home = own.on or name
-        spec = specs[home]
-        card = describe(home, spec, dtype, device)
-        if card.kind != SCORES or card.config is None:
-            problem = f"{name} is no language model, and likelihood is what one says"
-            raise ModelError(problem, "", name)
-        if card.weights not in loaded:
-            loaded[card.weights] = load_model(card, spec, dtype, device)
-        said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
-        self.name, self._spec = name, spec.model_copy(update=said)
-        self._model, self.tokenizer = loaded[card.weights], card.tokenizer
+        said = language_model(name, specs, dtype, device)
+        self._model = said.weights(loaded)
+        self.name, self._spec, self.tokenizer = name, said.reads, said.card.tokenizer
         self._device = self._model.get_input_embeddings().weight.device
         self._adapters = Adapters(self._model)
-        self._adapter = 0
-        if own.adapter is not None:
-            self._adapter = self._adapters.add(name, adapter_folder(own.adapter, own.revision))
+        self._adapter = said.adapter(self._adapters)
 
     def scores(self, prompts: Sequence[Any], answers: Sequence[Sequence[int]]) -> list[float]:
         """``log p(answer | prompt)`` of each, summed over its tokens, in natural logarithms."""

@@ -17,11 +17,8 @@ from ..models import (
     ModelError,
     ModelSpec,
     RuleReward,
-    adapter_folder,
     choose_label,
-    describe,
     has_values,
-    load_model,
     make_spec,
     render_text,
     valued,
@@ -29,6 +26,7 @@ from ..models import (
 from ..models.heads import BY_SLOT
 from ..models.text_reward import encoded, rendered
 from ..models.whole import Whole, usable
+from .declared import Declared, declared
 
 
 def score(
@@ -68,6 +66,28 @@ def score(
     return RewardScorer(name, specs, word, place, {}, tokenizer).scores(prompts, texts)
 
 
+def reward_model(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> Declared:
+    """A declared reward model of texts; arguments as ``RewardScorer``'s.
+
+    Raises:
+        ModelError: it is none, or cannot be read.
+    """
+    said = declared(name, specs, dtype, device)
+    card = said.card
+    if isinstance(said.spec.model, RuleReward):
+        raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
+    if card.kind != REWARD and card.config is not None and has_values(said.spec):
+        card = replace(card, kind=REWARD, valued=True)
+    if card.kind != REWARD:
+        problem = f"{name} is a language model, and scores are what reward models say"
+        raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
+    if card.tokenizer is None:
+        raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)
+    return replace(said, card=card)
+
+
 class RewardScorer:
     """One reward model over whole texts.
 
@@ -89,36 +109,17 @@ class RewardScorer:
         loaded: dict[tuple[Any, ...], Any],
         shared: Any = None,
     ) -> None:
-        own = specs[name]
-        home = own.on or name
-        if home not in specs or specs[home].on is not None:
-            raise ModelError(f"the adapter {name} is on {home}, which is not declared", "", name)
-        spec = specs[home]
-        card = describe(home, spec, dtype, device)
-        if isinstance(spec.model, RuleReward):
-            raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
-        if card.kind != REWARD and card.config is not None and has_values(spec):
-            card = replace(card, kind=REWARD, valued=True)
-        if card.kind != REWARD:
-            problem = f"{name} is a language model, and scores are what reward models say"
-            raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
-        if card.tokenizer is None:
-            raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)
-        if card.weights not in loaded:
-            loaded[card.weights] = load_model(card, spec, dtype, device)
-        model = loaded[card.weights]
+        said = reward_model(name, specs, dtype, device)
+        card, model = said.card, said.weights(loaded)
         if card.valued:
-            model = valued(card.name, model, spec, False)
-        said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
-        self.name, self._spec = name, spec.model_copy(update=said)
-        self._label = choose_label(card, own.label if own.label is not None else spec.label)
+            model = valued(card.name, model, said.spec, False)
+        self.name, self._spec = name, said.reads
+        label = said.own.label if said.own.label is not None else said.spec.label
+        self._label = choose_label(card, label)
         self._whole = Whole(name, model, card.tokenizer, card.whole or BY_SLOT)
         self._positions = usable(model, card.positions)
         self._tokenizer, self._shared = card.tokenizer, shared or card.tokenizer
-        self._adapter = 0
-        if own.adapter is not None:
-            folder = adapter_folder(own.adapter, own.revision)
-            self._adapter = self._whole.adapters.add(name, folder)
+        self._adapter = said.adapter(self._whole.adapters)
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
         """One reward per prompt and text.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from ..run import begun
 from ..runfile import TEMPERATURE
 from ..runtime import Completion
 from .models import Models, merges_at
@@ -56,22 +57,26 @@ def _completed(
 ) -> Iterator[tuple[Row, Completion]]:
     run = models.run
     decoder, close = models.decoder(setting, rows[0].point)
-    given = run.generate.model_dump(exclude={"seed", "num_return_sequences", TEMPERATURE})
-    if any(TEMPERATURE in row.params for row in rows):
-        given[TEMPERATURE] = [row.params.get(TEMPERATURE) for row in rows]
-    else:
-        given[TEMPERATURE] = run.generate.temperature
+    given = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
+    heats = any(TEMPERATURE in row.params for row in rows)
     names = [name for name in rows[0].params if name != TEMPERATURE]
     likely = any(score.kl for score in (run.score or {}).values()) and not setting.plan.search
-    try:
-        for number, completion in decoder.as_completed(
-            [row.item.prompt for row in rows],
-            params={name: [row.params[name] for row in rows] for name in names},
-            seed=[row.seed for row in rows],
+
+    def begin(some: Sequence[Row]) -> Iterator[tuple[int, Completion]]:
+        if heats:
+            given[TEMPERATURE] = [row.params.get(TEMPERATURE) for row in some]
+        return decoder.as_completed(
+            [row.item.prompt for row in some],
+            params={name: [row.params[name] for row in some] for name in names},
+            seed=[row.seed for row in some],
             logprobs=likely,
             progress=False,
             **given,
-        ):
+        )
+
+    try:
+        rows, found = begun(rows, lambda row: row.item, run, decoder, begin)
+        for number, completion in found:
             yield rows[number], completion
     finally:
         close()

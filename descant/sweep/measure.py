@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..folder import COMPLETIONS, SCORES
-from ..runfile import RunFileError, Score
-from ..scoring.coherence import CoherenceScorer
-from ..scoring.likelihood import LikelihoodScorer
-from ..scoring.rewards import RewardScorer
+from ..models import ModelError
+from ..runfile import RunFile, RunFileError, Score
+from ..scoring.coherence import CoherenceScorer, check_coherence
+from ..scoring.likelihood import LikelihoodScorer, language_model
+from ..scoring.rewards import RewardScorer, reward_model
 from ..scoring.words import word_measures
 from .rows import key_of
 
@@ -26,6 +27,24 @@ Measures = Sequence[float | None]  # one per record; None where there is nothing
 def score_key(record: Record) -> tuple[Any, ...]:
     """What tells a line of scores from all others."""
     return (*key_of(record), *sorted(record["scores"]))
+
+
+def check_scores(run: RunFile, models: Models) -> None:
+    """See that whatever is to score can, before anything is decoded; no weights are read.
+
+    Raises:
+        RunFileError: a model of another kind, or one that cannot be read.
+    """
+    for name, score in (run.score or {}).items():
+        [(kind, named)] = score.said.items()
+        if kind == "coherence":
+            check_coherence(name)
+        elif score.model:
+            check = reward_model if kind == "reward" else language_model
+            try:
+                check(named, models.specs, models.dtype, models.device)
+            except ModelError as error:
+                raise RunFileError(f"score.{name}: {error}") from error
 
 
 def measure(work: Work, models: Models) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from ..api import declared, plan_of, where
+from ..api import declared, plan_of, ranks_of, where
 from ..merge import merged_adapter
 from ..models import ModelSpec, describe
 from ..runfile import TEMPERATURE, RunFile
@@ -45,7 +46,11 @@ class Models:
         homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
         specs |= homes
         plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
-        bound = bind(plan, specs, self.dtype, self.device, house=self.house)
+        ranks = ranks_of(self.run.parallel, self.device)
+        device = str(ranks.device) if ranks else self.device
+        bound = bind(plan, specs, self.dtype, device, ranks=ranks, house=self.house)
+        for key in [key for key, model in self.loaded.items() if _is_elsewhere(model)]:
+            del self.loaded[key]  # another process has them; here they may be needed later
 
         def close() -> None:
             for lane in bound.lanes:
@@ -67,6 +72,11 @@ class Models:
         """The declared model whose weights a name uses, and its spec."""
         home = self.specs[name].on or name
         return home, self.specs[home]
+
+
+def _is_elsewhere(model: Any) -> bool:
+    """Whether a model is but its shapes, since another process holds its weights."""
+    return any(p.is_meta for p in model.parameters()) if hasattr(model, "parameters") else False
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Item, read_items
-from ..folder import COMPLETIONS, META, SCORES, Journal, claim, replace
+from ..folder import COMPLETIONS, META, SCORES, Journal, check_prompts, claim, replace
+from ..front import preferences
 from ..provenance import now, provenance
 from ..recovered import ends_of
 from ..runfile import RunFile, RunFileError
 from ..tables import check
 from .decode import decode
-from .measure import measure, score_key
-from .models import Models
+from .measure import check_scores, measure, score_key
+from .models import Models, homes_of
 from .rows import Setting, key_of, rows_of, settings_of, share_of
 from .share import Share, share
 
@@ -68,6 +69,8 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
     settings, items = settings_of(run), read_items(run.data)
     ends_of(run, settings)
     check(run, settings)
+    if run.objectives:
+        preferences(run)  # what is wrong with them is said before anything is decoded
     part = share(run.device)
     work = Work(run, folder, part, settings, items, say if part.first else _silent)
     if not part.first:
@@ -76,7 +79,8 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
         return False
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        claim(run, folder)
+        read = set().union(*(homes_of(run, setting) for setting in settings))
+        claim(run, folder, sweeps=True, free=set(run.models) - read)
         _gather(folder)
         part.wait()
         _do(work)
@@ -86,19 +90,25 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
 
 
 def _do(work: Work) -> None:
+    together = work.run.parallel is not None  # every process decodes every row
     models = Models(work.run, work.share.device, work.folder)
+    check_scores(work.run, models)
     clock = _Clock(work, models)
-    done = set(map(key_of, work.journal(COMPLETIONS).records()))
     journal = work.journal(COMPLETIONS)
+    records = journal.records()
+    asked, data = ((item.id, item.prompt) for item in work.items), work.run.data
+    check_prompts(asked, records, data.source if data else "the data")
+    done = set(map(key_of, records))
     clock.write(0)
     for number, setting in enumerate(work.settings):
         rows = [row for row in rows_of(work.run, setting, work.items) if row.key not in done]
-        mine = share_of(rows, work.share.rank, work.share.count)
+        mine = rows if together else share_of(rows, work.share.rank, work.share.count)
         if mine:
             clock.start()
             begun = len(setting.points) * len(work.items) * work.run.generate.num_return_sequences
             for records in decode(models, setting, mine, begun - len(rows), work.share.first):
-                journal.add(records)
+                if work.share.first or not together:
+                    journal.add(records)
                 clock.write(sum(len(record["token_ids"]) for record in records))
         later = work.settings[number + 1 :]
         models.keep(_needed(work.run, later))
@@ -113,8 +123,6 @@ def _do(work: Work) -> None:
 
 def _needed(run: RunFile, settings: Sequence[Setting]) -> set[str]:
     """The models that are still to be used."""
-    from .models import homes_of
-
     scores = (run.score or {}).values()
     judges = {score.model for score in scores if score.model}
     return judges.union(*(homes_of(run, setting) for setting in settings))

@@ -6,6 +6,8 @@ every process runs this; the first one alone writes.
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,32 +15,29 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 import yaml
 from accelerate import PartialState
+from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import Trainer, TrainingArguments, set_seed
 
-from ..models import SCORES, Card, ModelError, describe
+from ..folder import differences
+from ..models import Card, ModelError
 from ..provenance import revision
-from ..runfile import load_yaml
+from ..settings import load_yaml
 from .batches import PairCollator, Row, TextCollator
 from .encode import Counts, Encoder, shortened
+from .learner import card_of, model_of
 from .record import RECORD, draw_curve, versions, write_record
 from .rows import Example, read_examples
-from .trainers import TRAINERS, PairTrainer
+from .trainers import TRAINERS, Finite, PairTrainer
 from .trainfile import TrainFile, TrainFileError
 
 RESOLVED = "train.yaml"
 LENGTH = 1024
 OURS: dict[str, Any] = {
     "logging_steps": 10,
+    "logging_nan_inf_filter": False,  # a loss that is not a number is said
     "remove_unused_columns": False,
     "ddp_find_unused_parameters": False,  # there are none
 }
@@ -73,7 +72,7 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
     first = PartialState().is_main_process
     tell = say if first else _silent
     goes_on = _claim(said, folder)
-    card = _card(said)
+    card = card_of(said)
     rows, counts = _data(said, card, arguments)
     for part, count in counts.items():
         tell(f"{part}: {count}")
@@ -81,10 +80,20 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
     trainer = _trainer(said, card, arguments, rows)
     if goes_on:
         tell(f"goes on from {goes_on}")
-    trainer.train(resume_from_checkpoint=goes_on)
-    if "eval" in rows and not _evaluated(trainer):
-        trainer.evaluate()
-    _save(said, trainer, card, folder)
+    try:
+        trainer.train(resume_from_checkpoint=goes_on)
+        if "eval" in rows and not _evaluated(trainer):
+            trainer.evaluate()
+        _save(said, trainer, card, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _unwritten(error):
+            raise
+        full = shutil.disk_usage(folder).free < 2**20
+        what = "no space left" if full else str(error).splitlines()[0]
+        raise TrainFileError(
+            f"{folder} cannot be written: {what}; what is finished is kept, and the same command "
+            "goes on from there"
+        ) from error
     metrics = _last(trainer.state.log_history)
     if first:
         if draw_curve(folder, trainer.state.log_history) is None:
@@ -137,10 +146,13 @@ def resolved(said: TrainFile) -> dict[str, Any]:
 def _claim(said: TrainFile, folder: Path) -> str | None:
     """See that the folder is free or this training's own; its last checkpoint, if any."""
     content, file = resolved(said), folder / RESOLVED
-    there = file.is_file()
-    if there and load_yaml(file.read_text(encoding="utf-8")) != content:
+    if folder.exists() and not folder.is_dir():
+        raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
+    there, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
+    changed = there and _changed(file, content)
+    if changed and done:
         raise TrainFileError(
-            f"{folder} holds another training; give another output, "
+            f"{folder} holds another training: {changed}; give another output, "
             "or remove the folder to begin again"
         )
     if (folder / RECORD).exists():
@@ -148,11 +160,27 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
     if not there and folder.is_dir() and any(folder.iterdir()):
         raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
     PartialState().wait_for_everyone()
-    if PartialState().is_main_process and not there:
+    if PartialState().is_main_process and (changed or not there):
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     PartialState().wait_for_everyone()
     return _last_checkpoint(folder)
+
+
+def _changed(file: Path, content: dict[str, Any]) -> str:
+    """What differs from the training that a folder is of."""
+    try:
+        before = load_yaml(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return f"{file.name} cannot be read: {' '.join(str(error).split())}"
+    return differences(before if isinstance(before, dict) else {}, content)
+
+
+def _unwritten(error: Exception) -> bool:
+    """Whether a disk would take no more: torch and safetensors say so in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+    return isinstance(error, SafetensorError) or "inline_container" in str(error)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -160,23 +188,6 @@ def _last_checkpoint(folder: Path) -> str | None:
     whole = folder.glob("checkpoint-*/trainer_state.json")
     steps = {int(file.parent.name.rpartition("-")[2]): file.parent for file in whole}
     return str(steps[max(steps)]) if steps else None
-
-
-def _card(said: TrainFile) -> Card:
-    card = describe("the model", said.model, None, None)
-    if card.tokenizer is None:
-        raise ModelError(f"{said.model.path} has no tokenizer", "name one with model.tokenizer")
-    if said.method != "reward" and card.kind != SCORES:
-        raise ModelError(
-            f"{said.model.path} is a classifier, and {said.method} trains a language model",
-            "write descant train reward, or give another model",
-        )
-    if said.max_length and card.positions and said.max_length > card.positions:
-        raise ModelError(
-            f"max_length is {said.max_length}, and {said.model.path} reads {card.positions} tokens",
-            f"say max_length: {card.positions} or less",
-        )
-    return card
 
 
 def _data(
@@ -220,43 +231,21 @@ def _trainer(
         options["beta"] = said.beta
     if said.method == "arm":
         options["mean"] = said.length_normalization
-    return kind(
-        model=_model(said, card, pad),
-        args=arguments,
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("eval"),
-        data_collator=(PairCollator if issubclass(kind, PairTrainer) else TextCollator)(pad),
-        **options,
-    )
-
-
-def _model(said: TrainFile, card: Card, pad: int) -> Any:
-    spec = said.model
-    dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
-    auto, more = AutoModelForCausalLM, {}
-    if said.method == "reward":
-        auto, more = AutoModelForSequenceClassification, {"num_labels": 1}
-    model = auto.from_pretrained(
-        spec.path, revision=spec.revision or "main", dtype=dtype,
-        trust_remote_code=spec.trust_remote_code, **more,
-    )  # fmt: skip
-    if said.method == "reward" and model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = pad  # else it takes no batches
-    if said.lora is None:
-        return model
     try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise TrainFileError('LoRA needs peft: pip install "descant[train]"') from None
-    task = "SEQ_CLS" if said.method == "reward" else "CAUSAL_LM"
-    try:
-        model = get_peft_model(model, LoraConfig(task_type=task, **said.lora.model_dump()))
-    except ValueError as error:
-        raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
-    odd = next((name for name, _ in model.named_parameters() if "lora_embedding" in name), None)
-    if odd is not None:
-        raise TrainFileError("lora: embeddings cannot be rows of a shared base; target others")
-    return model
+        trainer: Trainer = kind(
+            model=model_of(said, card, arguments, pad),
+            args=arguments,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("eval"),
+            data_collator=(PairCollator if issubclass(kind, PairTrainer) else TextCollator)(pad),
+            callbacks=[Finite()],
+            **options,
+        )
+    except ValueError as error:  # of a quantisation that does not train, too
+        if isinstance(error, TrainFileError | ModelError):
+            raise
+        raise TrainFileError(" ".join(str(error).split())) from error
+    return trainer
 
 
 def _save(said: TrainFile, trainer: Trainer, card: Card, folder: Path) -> None:

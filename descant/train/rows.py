@@ -5,20 +5,18 @@ What a row means is decided by its columns, row by row. Nothing here knows of to
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..reading import JSON, PARQUET, TABLES, DataError, Fault, Row, kind_of, read_dataset, read_file
 from .trainfile import Data, TrainFileError
 
 Message = Mapping[str, str]
 TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_TABLES = {".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,6 @@ class Example:
     chosen: str
     rejected: str | None
     place: str
-
-
-class BadRow(ValueError):
-    """Why a row cannot be used."""
 
 
 def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[Example], int]:
@@ -64,17 +58,20 @@ def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[
     """
     found: list[Example] = []
     skipped = 0
-    for number, (place, row) in enumerate(_rows(data)):
-        if data.limit is not None and number >= data.limit:
-            break
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            found.append(example_of(row, place, data.dimension, method, chat=chat))
-        except BadRow as fault:
-            if data.bad_rows == "error":
-                raise TrainFileError(f"{place}: {fault}") from None
-            skipped += 1
+    try:
+        for number, place, row in _rows(data):
+            if data.limit is not None and number >= data.limit:
+                break
+            try:
+                if isinstance(row, Fault):
+                    raise row
+                found.append(example_of(row, place, data.dimension, method, chat=chat))
+            except Fault as fault:
+                if data.bad_rows == "error":
+                    raise TrainFileError(f"{place}: {fault}") from None
+                skipped += 1
+    except DataError as error:
+        raise TrainFileError(str(error)) from error
     if not found:
         raise TrainFileError(f"{data.path} holds no rows that can be used ({skipped} skipped)")
     return found, skipped
@@ -86,10 +83,10 @@ def example_of(
     """What one row says.
 
     Raises:
-        BadRow: nothing that this method can learn from.
+        Fault: nothing that this method can learn from.
     """
     if not isinstance(row, Mapping):
-        raise BadRow("is not a mapping of columns")
+        raise Fault("is not a mapping of columns")
     prompt: str | Sequence[Message]
     if "response_0" in row and "response_1" in row:
         prompt, chosen, rejected = _judged(row, dimension)
@@ -98,9 +95,9 @@ def example_of(
     elif method == "sft":
         return _lesson(row, place, chat)
     else:
-        raise BadRow(f"has no chosen and rejected; it has {', '.join(map(str, row)) or 'nothing'}")
+        raise Fault(f"has no chosen and rejected; it has {', '.join(map(str, row)) or 'nothing'}")
     if chosen == rejected:
-        raise BadRow("chosen and rejected are the same")
+        raise Fault("chosen and rejected are the same")
     if chat and isinstance(prompt, str) and TURN.match(prompt):
         prompt, chosen, rejected = _turns(prompt), chosen.strip(), rejected.strip()
     return Example(prompt, chosen, None if method == "sft" else rejected, place)
@@ -114,8 +111,10 @@ def _judged(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, st
         )
     column = f"{dimension}_response_id"
     winner = row.get(column)
+    if winner in ("0", "1"):  # of a table of texts
+        winner = int(winner)
     if type(winner) is not int or winner not in (0, 1):
-        raise BadRow(f"{column} is {winner!r}, neither 0 nor 1")
+        raise Fault(f"{column} is {winner!r}, neither 0 nor 1")
     sides = [_text(row, f"response_{side}") for side in (winner, 1 - winner)]
     return _text(row, "prompt", filled=True), sides[0], sides[1]
 
@@ -129,7 +128,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[str | Sequence[Message], str, str]:
         if not isinstance(prompt, str):
             prompt = _messages(prompt, "prompt")
         if not prompt:
-            raise BadRow("prompt is empty")
+            raise Fault("prompt is empty")
         return prompt, sides[0], sides[1]
     before = row.get("prompt")
     opening = [] if before is None or isinstance(before, str) else _messages(before, "prompt")
@@ -140,7 +139,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[str | Sequence[Message], str, str]:
         chosen, rejected = opening + chosen, opening + rejected
     ends = [side[-1]["role"] == "assistant" for side in (chosen, rejected)]
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2 or not all(ends):
-        raise BadRow("chosen and rejected must be the same messages up to a last assistant's")
+        raise Fault("chosen and rejected must be the same messages up to a last assistant's")
     return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
 
 
@@ -150,7 +149,7 @@ def _hh(chosen: str, rejected: str) -> tuple[str, str, str]:
                   min(len(chosen), len(rejected)))  # fmt: skip
     turns = [turn for turn in TURN.finditer(chosen, 0, length) if turn[1] == "Assistant"]
     if not turns:
-        raise BadRow(
+        raise Fault(
             "has no prompt, and chosen and rejected do not begin alike up to an \\n\\nAssistant:"
         )
     cut = turns[-1].end()
@@ -169,7 +168,7 @@ def _lesson(row: Mapping[str, Any], place: str, chat: bool) -> Example:
     if "messages" in row:
         messages = _messages(row["messages"], "messages")
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
-            raise BadRow("messages must end with the assistant's answer")
+            raise Fault("messages must end with the assistant's answer")
         return Example(messages[:-1], messages[-1]["content"], None, place)
     if "prompt" in row and "completion" in row:
         prompt, said = row["prompt"], row["completion"]
@@ -181,7 +180,7 @@ def _lesson(row: Mapping[str, Any], place: str, chat: bool) -> Example:
         return _lesson({"messages": messages}, place, chat)
     if "text" in row:
         return Example(None, _text(row, "text", filled=True), None, place)
-    raise BadRow(
+    raise Fault(
         "has neither prompt and completion, nor messages, nor text, nor chosen and rejected; "
         f"it has {', '.join(map(str, row)) or 'nothing'}"
     )
@@ -190,74 +189,29 @@ def _lesson(row: Mapping[str, Any], place: str, chat: bool) -> Example:
 def _text(row: Mapping[str, Any], column: str, *, filled: bool = False) -> str:
     value = row.get(column)
     if not isinstance(value, str):
-        raise BadRow(f"{column} is {'missing' if value is None else 'not text'}")
+        raise Fault(f"{column} is {'missing' if value is None else 'not text'}")
     if filled and not value:
-        raise BadRow(f"{column} is empty")
+        raise Fault(f"{column} is empty")
     return value
 
 
 def _messages(value: Any, column: str) -> list[dict[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not len(value):
-        raise BadRow(f"{column} is neither text nor chat messages")
+        raise Fault(f"{column} is neither text nor chat messages")
     for message in value:
         if not isinstance(message, Mapping) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
-            raise BadRow(f"{column} holds a message without a role and a content that are text")
+            raise Fault(f"{column} holds a message without a role and a content that are text")
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-def _rows(data: Data) -> Iterator[tuple[str, Any]]:
-    """Places and rows; a line that is not JSON is a ``BadRow``."""
+def _rows(data: Data) -> Iterator[Row]:
     file = Path(data.path)
-    suffix = "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
-    suffix = suffix.removesuffix(".gz").lower()
-    if file.is_file() and suffix in (".json", ".jsonl"):
-        yield from _json_rows(file)
-        return
-    if file.is_file() and suffix not in _TABLES:
-        raise TrainFileError(f"{file} is none of .jsonl, .json, .csv and .parquet")
+    if file.is_file():
+        if kind_of(file) not in (*JSON, *TABLES, *PARQUET):
+            raise TrainFileError(f"{file} is none of .jsonl, .json, .csv and .parquet")
+        return read_file(file)
     if not file.exists() and (file.suffix or data.path.startswith((".", "/", "~"))):
         raise TrainFileError(f"there is no data file {file}")
-    for number, row in enumerate(_dataset(data, _TABLES.get(suffix) if file.is_file() else None)):
-        yield f"{data.path}, row {number}", row
-
-
-def _json_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            first = next((line for line in lines if line.strip()), "")
-            lines.seek(0)
-            if first.lstrip().startswith("["):
-                for number, row in enumerate(json.load(lines)):
-                    yield f"{file}, item {number}", row
-                return
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{file}, line {number}", _parsed(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise TrainFileError(f"{file} cannot be read: {error}") from None
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return BadRow(f"is not JSON: {error.msg}")
-
-
-def _dataset(data: Data, table: str | None) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise TrainFileError(
-            f'reading {data.path} needs datasets: pip install "descant[train]"'
-        ) from None
-    try:
-        if table is not None:
-            return datasets.load_dataset(table, data_files=data.path, split="train")
-        return datasets.load_dataset(data.path, data.name, split=data.split, revision=data.revision)
-    except (OSError, ValueError, RuntimeError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrainFileError(f"the dataset {data.path} cannot be read: {said}") from None
+    return read_dataset(data.path, data.name, data.split, data.revision, "train")

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from ..models.heads import Head, whole
 from .batches import Batch
 from .losses import last_scores, preference_loss, sequence_log_probs
+from .trainfile import TrainFileError
+
+
+class Finite(TrainerCallback):
+    """Ends a training whose loss is no number, before a checkpoint is made of it."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
+        losses = [(logs or {}).get(name, 0.0) for name in ("loss", "eval_loss", "train_loss")]
+        if not all(map(math.isfinite, losses)):
+            raise TrainFileError(
+                f"the loss is no number at step {state.global_step}: give a smaller learning_rate, "
+                "or look at the dtype; checkpoints until then are kept"
+            )
+
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
 

@@ -6,24 +6,17 @@ transformers' ``TrainingArguments`` as it is.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from ..models.spec import ModelSpec, explain
-from ..runfile import load_yaml
+from ..sections import Strict
+from ..settings import Kind, SettingsError, beside, suggestion
 
 METHODS = ("arm", "dpo", "reward", "sft")
 _OURS = {
@@ -32,18 +25,22 @@ _OURS = {
     "resume_from_checkpoint": "the same command goes on by itself where it stopped",
     "label_smoothing_factor": "the losses are the published ones",
 }
-_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "quantization")
+_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "tp_plan")
 
 
-class TrainFileError(ValueError):
+class TrainFileError(SettingsError):
     """A train file or its data that cannot be read, or that says something it may not."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+_KIND = Kind(
+    "train file",
+    ("model", "data"),
+    TrainFileError,
+    {"model": "path", "data": "path", "eval_data": "path"},
+)
 
 
-class Data(_Strict):
+class Data(Strict):
     """Where rows come from.
 
     Attributes:
@@ -64,23 +61,24 @@ class Data(_Strict):
     bad_rows: Literal["error", "skip"] = "error"
 
 
-class Lora(_Strict):
+class Lora(Strict):
     """A LoRA adapter in peft's words; only what a row of a shared base can have."""
 
     r: int = Field(default=8, ge=1)
-    lora_alpha: int | float = 16
+    lora_alpha: int | FiniteFloat = 16
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] | None = None
     use_rslora: bool = False
 
 
-class TrainFile(_Strict):
+class TrainFile(Strict):
     """A train file.
 
     Attributes:
         method: ``arm``, ``dpo``, ``reward`` or ``sft``.
         model: the checkpoint to begin with, as in a run file; ``dtype`` is that of its weights
-            (float32 unless said), ``template`` that of its prompts.
+            (float32 unless said), ``template`` that of its prompts; ``quantization`` packs them
+            under an adapter.
         data, eval_data: the rows; ``eval_share`` instead holds out a part of ``data``.
         lora: train an adapter; without it every weight is trained.
         beta: of ``arm`` and ``dpo``.
@@ -100,12 +98,12 @@ class TrainFile(_Strict):
     eval_data: Data | None = None
     eval_share: float = Field(default=0.0, ge=0, lt=1)
     lora: Lora | None = None
-    beta: float = Field(default=0.1, gt=0)
+    beta: FiniteFloat = Field(default=0.1, gt=0)
     length_normalization: bool = False
     max_length: int | None = Field(default=None, ge=2)
     too_long: Literal["truncate", "drop"] | None = None
     prefixes: float = Field(default=0.0, ge=0, le=1)
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     output: str
 
     @model_validator(mode="before")
@@ -133,6 +131,13 @@ class TrainFile(_Strict):
         for key in _ELSEWHERE:
             if key in given and getattr(self.model, key) is not None:
                 raise ValueError(f"model.{key} is not of a model that is trained")
+        if self.model.quantization is not None and (self.lora is None or self.method == "reward"):
+            what = (
+                "an adapter is trained on them: give lora"
+                if self.lora is None
+                else ("a reward model is saved whole, with its head")
+            )
+            raise ValueError(f"model.quantization: packed weights do not learn; {what}")
         self._check_training()
         return self
 
@@ -142,14 +147,16 @@ class TrainFile(_Strict):
                 raise ValueError(f"training.{key} cannot be said: {_OURS[key]}")
             if key not in training_fields():
                 raise ValueError(
-                    f"there is no option training.{key}{_suggestion(key, training_fields())}"
+                    f"there is no option training.{key}{suggestion(key, training_fields())}"
                 )
             kind, value = training_fields()[key], self.training[key]
             try:
-                TypeAdapter(kind).validate_python(value)
+                number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
                 said = error.errors()[0]["msg"]
                 raise ValueError(f"training.{key} is {value!r}: {said}") from None
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
 
 @cache
@@ -185,8 +192,8 @@ def read_train_file(
         TrainFileError: no such file, not YAML, or not a train file; says which key.
     """
     if method not in METHODS:
-        raise TrainFileError(f"there is no method {method}{_suggestion(method, METHODS)}")
-    content = {} if path is None else _content(Path(path))
+        raise TrainFileError(f"there is no method {method}{suggestion(method, METHODS)}")
+    content = {} if path is None else _KIND.read(path)
     if content.setdefault("method", method) != method:
         raise TrainFileError(
             f"{path} is for {content['method']}: write descant train {content['method']} {path}"
@@ -215,71 +222,22 @@ def validated(content: Mapping[str, Any], where: str) -> TrainFile:
         raise TrainFileError(f"{where}: {explain(error, TrainFile)}") from None
 
 
-def _content(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise TrainFileError(f"there is no train file {file}")
-    try:
-        content = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainFileError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise TrainFileError(
-            f"{file} is not a train file: it must hold keys such as model and data"
-        )
-    return content
-
-
 def _override(content: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise TrainFileError(f"--set {override}: write --set name=value")
-    try:
-        value = load_yaml(text)
-    except yaml.YAMLError:
-        raise TrainFileError(f"--set {override}: {text!r} is not a value") from None
-    path = key.split(".")
+    path, value = _KIND.split(override)
     if path[0] not in TrainFile.model_fields:
+        key = ".".join(path)
         if key not in training_fields():
-            known = [*TrainFile.model_fields, *training_fields()]
-            raise TrainFileError(
-                f"--set {override}: there is no key {key}{_suggestion(key, known)}"
-            )
+            cure = suggestion(key, [*TrainFile.model_fields, *training_fields()])
+            raise TrainFileError(f"--set {override}: there is no key {key}{cure}")
         path = ["training", key]
-    place = content
-    for part in path[:-1]:
-        nested = place.get(part)
-        if isinstance(nested, str) and part in ("model", "data", "eval_data"):
-            nested = {"path": nested}
-        elif nested is None:
-            nested = {}
-        if not isinstance(nested, dict):
-            raise TrainFileError(f"--set {override}: {part} holds no keys")
-        place[part] = nested = dict(nested)
-        place = nested
-    place[path[-1]] = value
-
-
-def _suggestion(key: str, known: Iterable[str]) -> str:
-    """A name that has the key as initials, holds it, or is spelled almost so."""
-    known = list(known)
-    near = [name for name in known if key == "".join(part[:1] for part in name.split("_"))]
-    near += [name for name in known if key in name and len(key) > 3]
-    near += difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known: {', '.join(known)}" if len(known) < 12 else ""
+    _KIND.put(content, path, value, override)
 
 
 def _beside(folder: Path, said: TrainFile) -> TrainFile:
     """Relative paths that exist beside the train file are meant there."""
-
-    def found(path: str | None) -> str | None:
-        return str(folder / path) if path and (folder / path).exists() else path
-
-    update: dict[str, Any] = {
-        "model": said.model.model_copy(update={"path": found(said.model.path)})
-    }
+    place = {"path": beside(folder, said.model.path)}
+    update: dict[str, Any] = {"model": said.model.model_copy(update=place)}
     for key in ("data", "eval_data"):
         data = getattr(said, key)
-        update[key] = data and data.model_copy(update={"path": found(data.path)})
+        update[key] = data and data.model_copy(update={"path": beside(folder, data.path)})
     return said.model_copy(update=update)

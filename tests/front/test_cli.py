@@ -50,7 +50,20 @@ def test_explain_says_the_plan_of_every_formula():
 
 def test_run_takes_one_formula(tmp_path):
     found = descant("run", EXAMPLES / "sweep.yaml", "--output", tmp_path)
-    assert found.returncode == 2 and "descant sweep reads them" in found.stderr
+    assert found.returncode == 2 and "choose one with --formula" in found.stderr
+    found = descant(
+        "run",
+        EXAMPLES / "sweep.yaml",
+        "--formula",
+        "soup",
+        "--prompt",
+        "How?",
+        "--set",
+        "generate.max_new_tokens=4",
+        "--set",
+        "generate.num_return_sequences=1",
+    )
+    assert found.returncode == 0 and found.stdout.strip(), found.stderr
 
 
 def test_run_with_prompts():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -194,6 +196,27 @@ def test_a_judge_that_times_out_is_said_and_nothing_is_lost(server, sides, tmp_p
     after = judge(server, tmp_path)
     by_judge(*sides, after)
     assert after.calls == 4
+
+
+def test_a_judge_that_never_answers_is_no_verdict(server, sides, tmp_path):
+    """A budget that failures took up is not one that was spent on pairs."""
+    server.ills = ["down"] * 9
+    with pytest.raises(RunFileError, match=r"the judge some-model failed 3 times: .*overloaded"):
+        by_judge(*sides, judge(server, tmp_path, calls=3))
+
+
+def test_a_key_asks_nothing_more(server, sides, tmp_path):
+    server.ills = ["slow"] * 9
+    one = judge(server, tmp_path, at_once=1)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        by_judge(*sides, one)
+    timer.join()
+    assert one.calls == 1
+    server.ills = []
+    found = by_judge(*sides, judge(server, tmp_path))
+    assert found.left == 0
 
 
 def test_a_wrong_key_is_not_tried_twice(server, sides, tmp_path):

@@ -103,10 +103,10 @@ def test_malformed_rows_are_skipped_where_that_is_asked(tmp_path, caplog):
 def test_ids_tell_rows_apart(tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text('{"prompt": "a", "id": 7}\n{"prompt": "b", "id": 7}\n')
-    with pytest.raises(RunFileError, match="line 2: the id 7 is there twice"):
+    with pytest.raises(RunFileError, match=r"line 2: the id 7 is there already, at .*line 1"):
         read_items(Data(path=str(file), id="id"))
     file.write_text('{"prompt": "a"}\n')
-    with pytest.raises(RunFileError, match="the id in id is None"):
+    with pytest.raises(RunFileError, match="line 1 has no field id for the id; it has prompt"):
         read_items(Data(path=str(file), id="id"))
 
 

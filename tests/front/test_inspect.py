@@ -37,12 +37,23 @@ def test_a_table_a_page_and_json(tmp_path) -> None:
     assert "base alone" in found.stdout and str(tmp_path / "inspect.html") in found.stdout
 
 
+def test_one_formula_of_several(tmp_path) -> None:
+    found = descant(
+        "inspect", "examples/sweep.yaml", "Hi", "--formula", "soup", "--output", tmp_path,
+        "--set", "generate.max_new_tokens=3",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    said = json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))
+    assert said["formula"] == "soup" and said["terms"] == ["soup"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["nowhere.yaml", "Hi"], "there is no run file"),
         (["examples/steer.yaml", "Hi", "--base", "bas"], "no term bas; did you mean base?"),
         (["examples/steer.yaml", ""], "the prompt is empty"),
+        (["examples/sweep.yaml", "Hi"], "several formulas (arms, soup, base); choose one with"),
     ],
 )
 def test_bad_input_exits_with_two(tmp_path, arguments, says) -> None:

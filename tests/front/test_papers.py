@@ -93,10 +93,10 @@ def test_the_front_of_two_arms_goes_further_than_any_other(tmp_path) -> None:
         "score={help: {reward: reward_help}, harm: {reward: reward_harm}}",
     )  # fmt: skip
     fronts = found.front["formulas"]
-    assert set(fronts) == {"arms", "help alone", "harm alone", "soup", "rerank", "base"}
+    assert set(fronts) == {"arms", "help_alone", "harm_alone", "soup", "rerank", "base"}
     assert all(one["mean_inner_product"] is not None for one in fronts.values())
     volumes = {name: one["hypervolume"] for name, one in fronts.items()}
-    assert volumes["arms"] > max(volumes[name] for name in ("help alone", "harm alone", "base"))
+    assert volumes["arms"] > max(volumes[name] for name in ("help_alone", "harm_alone", "base"))
     arms = found.points[found.points["formula"] == "arms"]
     assert arms["help"].iloc[0] > arms["help"].iloc[-1]
     assert arms["harm"].iloc[0] < arms["harm"].iloc[-1]

@@ -189,7 +189,7 @@ def test_one_sweep_at_a_time(whole):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
-    journal = Journal(tmp_path, "completions")
+    journal = Journal(tmp_path, "lines")
     journal.add([{"a": 1}])
     full = Journal(tmp_path, "full")
     full.file.symlink_to("/dev/full")

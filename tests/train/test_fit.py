@@ -154,6 +154,8 @@ def test_formulas_load_what_was_trained(trained: Any, zoo: Any) -> None:
         ({"training": {"lr_scheduler_type": "round"}}, TrainFileError, "training: "),
         ({"max_length": 3}, TrainFileError, "no train row is left: 0 of 24 rows used, 24 dropped"),
         ({"data": "/no/such.jsonl"}, TrainFileError, "there is no data file"),
+        ({"training": {"learning_rate": float("nan")}}, TrainFileError, "must be a finite number"),
+        ({"beta": float("inf")}, TrainFileError, "beta: Input should be a finite number"),
     ],
 )
 def test_what_cannot_be_trained(trained: Any, keys: Any, kind: Any, says: str) -> None:
@@ -162,12 +164,24 @@ def test_what_cannot_be_trained(trained: Any, keys: Any, kind: Any, says: str) -
     assert says in str(caught.value)
 
 
+def test_a_loss_that_is_no_number_ends_a_training(trained: Any, tmp_path: Path) -> None:
+    steps = {"max_steps": 6, "learning_rate": 1e30, "max_grad_norm": 0, "save_steps": 1}
+    with pytest.raises(TrainFileError, match=r"the loss is no number at step \d: give a smaller"):
+        trained("arm", training=steps)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+    with pytest.raises(TrainFileError, match="the loss is no number at step 2"):
+        trained("sft", "late", training={**steps, "max_steps": 2, "logging_steps": 10})
+
+
 def test_a_folder_holds_one_training(trained: Any, tmp_path: Path) -> None:
     trained("arm", training={"max_steps": 1})
     with pytest.raises(TrainFileError, match="is trained already"):
         trained("arm", training={"max_steps": 1})
-    with pytest.raises(TrainFileError, match="holds another training"):
+    with pytest.raises(TrainFileError, match=r"another training: beta is 0\.1 there and 0\.3 here"):
         trained("arm", beta=0.3, training={"max_steps": 1})
+    (tmp_path / "out" / "training.json").unlink()
+    shutil.rmtree(tmp_path / "out" / "checkpoint-1")  # nothing was done: everything may change
+    assert trained("arm", beta=0.3, training={"max_steps": 1}).folder == tmp_path / "out"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(TrainFileError, match="holds other files"):

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from descant.reading import Fault
 from descant.train import Data, TrainFileError
-from descant.train.rows import BadRow, Example, example_of, read_examples
+from descant.train.rows import Example, example_of, read_examples
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -93,7 +94,7 @@ def test_dialogues_of_hh_are_messages_where_a_template_renders_them(row: Any) ->
     ],
 )
 def test_a_row_that_cannot_be_used(row: Any, says: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(Fault) as caught:
         example_of(row, "here", "better", "arm")
     assert says in str(caught.value)
 
@@ -108,7 +109,7 @@ def test_a_row_that_cannot_be_used(row: Any, says: str) -> None:
     ],
 )
 def test_a_row_that_cannot_be_learnt(row: Any, says: str) -> None:
-    with pytest.raises(BadRow) as caught:
+    with pytest.raises(Fault) as caught:
         example_of(row, "here", None, "sft")
     assert says in str(caught.value)
 
@@ -162,6 +163,21 @@ def test_kinds_of_files(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPat
     assert skipped == 0
 
 
+def test_a_table_is_text_and_adds_up(tmp_path: Path) -> None:
+    """Numbers and NA are what was written, and no cell slips into another column."""
+    file = tmp_path / "x.csv"
+    file.write_text("prompt,chosen,rejected\n1,NA,2\n", "utf-8")
+    [found], _ = read_examples(Data(path=str(file)), "arm")
+    assert (found.prompt, found.chosen, found.rejected) == ("1", "NA", "2")
+    file.write_text("prompt,response_0,response_1,better_response_id\na,b,c,1\n", "utf-8")
+    [found], _ = read_examples(Data(path=str(file), dimension="better"), "arm")
+    assert (found.chosen, found.rejected) == ("c", "b")
+    file.write_text("prompt,chosen,rejected\na,b,c,d\na,b,c\n", "utf-8")
+    with pytest.raises(TrainFileError, match=r"line 2: has 4 cells, and the header 3"):
+        read_examples(Data(path=str(file)), "arm")
+    assert read_examples(Data(path=str(file), bad_rows="skip"), "arm")[1] == 1
+
+
 def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-00000.parquet")
     assert len(read_examples(Data(path=str(tmp_path)), "arm")[0]) == 1
@@ -177,7 +193,7 @@ def test_a_folder_is_a_dataset(tmp_path: Path) -> None:
         ("none.jsonl", None, "there is no data file"),
         ("x.txt", "a", "none of .jsonl"),
         ("x.jsonl", "", "holds no rows"),
-        ("x.json", "[{]", "cannot be read"),
+        ("x.json", "[{]", "line 1, is not JSON"),
         ("x.jsonl.gz", "plain", "cannot be read"),
         ("./nowhere", None, "there is no data file"),
     ],
