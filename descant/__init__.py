@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .api import compile
     from .models import ModelError, ModelSpec, RuleReward, TableModel
     from .runtime import Completion, Decoder
+    from .runtime.processor import FormulaProcessor
     from .scoring import score
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Completion",
     "Decoder",
     "FormulaError",
+    "FormulaProcessor",
     "ModelError",
     "ModelSpec",
     "RuleReward",
@@ -47,6 +49,7 @@ _LATER = {
     "stage": ".extend",
     "Completion": ".runtime",
     "Decoder": ".runtime",
+    "FormulaProcessor": ".runtime.processor",
     "ModelError": ".models",
     "ModelSpec": ".models",
     "RuleReward": ".models",

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .completion import run_files
+from .doctor import doctor
 from .formats import Format, export
 from .serve.command import serve
 
@@ -31,7 +33,7 @@ WIDE = 160  # columns of a table that is written to a file
 def main() -> None:
     """Run the command line; mistakes in what was given exit with 2."""
     try:
-        app()
+        app(prog_name="descant")
     except (TypeError, ValueError) as error:
         if not _ours(error):
             raise
@@ -78,7 +80,7 @@ def demo(
 
 @app.command()
 def explain(
-    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml")],
+    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml", autocompletion=run_files)],
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Declare a model; the demo models are known."),
@@ -107,7 +109,7 @@ def explain(
 
 @app.command()
 def run(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
@@ -149,7 +151,7 @@ def run(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
@@ -202,7 +204,7 @@ def compare(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
     prompt: Annotated[str, typer.Argument(help="What to complete.")],
     set_: Annotated[
         list[str] | None,
@@ -288,6 +290,9 @@ def bench(
         console, output, workload, shape=shape, batch_size=batch_size, device=device, dtype=dtype,
         prompt_length=prompt_length, new=max_new_tokens, runs=runs, capture=capture,
     )  # fmt: skip
+
+
+app.command()(doctor)
 
 
 def _show(completions: list[Any]) -> None:

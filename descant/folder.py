@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from .runfile import RunFile, RunFileError, load_yaml
+from .runfile import RunFile, RunFileError, load_yaml, validated
 
 COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta.json"
 Record = dict[str, Any]
-_LATER = ("output", "score", "front")  # what may change when a run goes on
+_LATER = ("output", "score", "front", "tables")  # what may change when a run goes on
 
 
 class Journal:
@@ -77,7 +77,7 @@ class Journal:
 def claim(run: RunFile, folder: Path) -> None:
     """Write the resolved run file, or see that the one that is there says the same.
 
-    Scores and the front may be added to and taken away when a run goes on.
+    Scores, the front and tables may be added to and taken away when a run goes on.
 
     Raises:
         RunFileError: the folder holds another run.
@@ -86,8 +86,9 @@ def claim(run: RunFile, folder: Path) -> None:
     resolved = run.model_dump(mode="json", exclude={"output"})
     file = folder / RESOLVED
     if file.is_file():
-        before = load_yaml(file.read_text(encoding="utf-8"))
-        if before == resolved:
+        said = load_yaml(file.read_text(encoding="utf-8"))
+        before = validated(said, str(file)).model_dump(mode="json", exclude={"output"})
+        if said == resolved:
             return
         _check_same(before, resolved, folder)
     elif (folder / f"{COMPLETIONS}.jsonl").exists():
@@ -102,10 +103,9 @@ def replace(file: Path, text: str) -> None:
     os.replace(beside, file)
 
 
-def _check_same(before: Any, now: Record, folder: Path) -> None:
-    known = before if isinstance(before, dict) else {}
-    changed = [key for key in now if key not in _LATER and known.get(key) != now[key]]
-    old, new = known.get("score") or {}, now["score"] or {}
+def _check_same(before: Record, now: Record, folder: Path) -> None:
+    changed = [key for key in now if key not in _LATER and before[key] != now[key]]
+    old, new = before["score"] or {}, now["score"] or {}
     changed += [f"score.{name}" for name in {*old} & {*new} if old[name] != new[name]]
     if changed:
         raise RunFileError(

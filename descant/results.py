@@ -6,17 +6,21 @@ Tables are made from ``completions.jsonl`` and ``scores.jsonl`` alone; the other
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .folder import COMPLETIONS, META, RESOLVED, SCORES, Journal
 from .front import front_of
+from .recovered import ends_of, recovered
 from .runfile import RunFile, RunFileError, load_yaml, validated
+from .tables import markdown, tables_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from .sweep.rows import Setting
 
 KEY = ["formula", "point", "id", "sample"]
 
@@ -55,13 +59,18 @@ def load(folder: str | Path) -> Results:
     meta: dict[str, Any] = {}
     if (place / META).is_file():
         meta = json.loads((place / META).read_text(encoding="utf-8"))
+    from .sweep.rows import settings_of
+
     table = table_of(Journal(place, COMPLETIONS).records(), Journal(place, SCORES).records())
-    points = points_table(table)
-    return Results(run, meta, table, points, _front(run, points))
+    share = any(score.recovered for score in (run.score or {}).values())
+    settings = settings_of(run) if share or run.objectives else []
+    ends = ends_of(run, settings) if share else {}
+    points = points_table(table, recovered(table, run, ends))
+    return Results(run, meta, table, points, _front(run, settings, points))
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write ``results.csv``, ``results.parquet``, ``points.csv`` and ``front.json``."""
+    """Write ``results.csv``, ``results.parquet``, ``points.csv``, ``front.json``, ``tables.md``."""
     files = [folder / f"results.{kind}" for kind in ("csv", "parquet")]
     files += [folder / "points.csv", folder / "front.json"]
     table = results.table.copy()
@@ -72,6 +81,9 @@ def write(results: Results, folder: Path) -> list[Path]:
     table.to_parquet(files[1], index=False)
     results.points.to_csv(files[2], index=False)
     files[3].write_text(json.dumps(results.front, indent=1), encoding="utf-8")
+    if results.run.tables:
+        files.append(folder / "tables.md")
+        files[4].write_text(markdown(tables_of(results.run, results.points)), encoding="utf-8")
     return files
 
 
@@ -100,8 +112,10 @@ def table_of(completions: Iterable[dict[str, Any]], scores: Iterable[dict[str, A
     return _in_order(_pandas().DataFrame(rows))
 
 
-def points_table(table: DataFrame) -> DataFrame:
-    """One row per formula and point."""
+def points_table(
+    table: DataFrame, more: Mapping[tuple[str, int], Mapping[str, Any]] | None = None
+) -> DataFrame:
+    """One row per formula and point, with more columns of its own."""
     from .scoring.intervals import interval
 
     params, scores = columns_of(table)
@@ -115,6 +129,7 @@ def points_table(table: DataFrame) -> DataFrame:
             found = interval(values)
             row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
             row |= {f"{name}_n": found.n}
+        row |= (more or {}).get((formula, point), {})
         elapsed = float(some["elapsed"].sum())
         row["tokens"] = int(some["tokens"].sum())
         row["seconds"] = elapsed / len(some)
@@ -136,9 +151,7 @@ def _in_order(table: DataFrame) -> DataFrame:
     return table[["formula", "point", *params, *middle, *scores]]
 
 
-def _front(run: RunFile, points: DataFrame) -> dict[str, Any]:
-    from .sweep.rows import settings_of
-
+def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict[str, Any]:
     names = [name.removeprefix("-") for name in run.objectives]
     if not names or any(name not in points for name in names):
         return {"objectives": run.objectives, "formulas": {}}
@@ -147,7 +160,7 @@ def _front(run: RunFile, points: DataFrame) -> dict[str, Any]:
         formula: {int(row["point"]): [float(row[n]) for n in names] for _, row in some.iterrows()}
         for formula, some in known.groupby("formula")
     }
-    of = {setting.name: setting.of for setting in settings_of(run)}
+    of = {setting.name: setting.of for setting in settings}
     found: dict[str, Any] = front_of(run, {name: means[name] for name in of if name in means}, of)
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .grid import points_of
 from .models.spec import ModelSpec, explain
-from .sections import Data, Front, Generate, Score, Strict
+from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, Score, Strict, Table
 
 __all__ = [
     "Data",
@@ -27,6 +27,7 @@ __all__ = [
     "RunFile",
     "RunFileError",
     "Score",
+    "Table",
     "load_yaml",
     "read_run_file",
     "validated",
@@ -39,7 +40,7 @@ class RunFileError(ValueError):
 
 
 class RunFile(Strict):
-    """A run file. ``sweep``, ``score``, ``merge`` and ``front`` are read by ``descant sweep``."""
+    """A run file. From ``sweep`` on, what ``descant sweep`` reads."""
 
     formula: str = ""
     formulas: dict[str, str] = Field(default_factory=dict)
@@ -54,6 +55,7 @@ class RunFile(Strict):
     merge: dict[str, str] = Field(default_factory=dict)
     score: dict[str, Score] | None = None
     front: Front = Front()
+    tables: dict[str, Table] = Field(default_factory=dict)
     output: str | None = None
 
     @model_validator(mode="before")
@@ -75,11 +77,9 @@ class RunFile(Strict):
                 if (name == TEMPERATURE) == (name in self.params):
                     raise ValueError(_swept(name, self.params))
         for name, score in (self.score or {}).items():
-            for kind, model in score.said.items():
-                if kind != "coherence" and model not in {*self.models, *self.merge}:
-                    near = difflib.get_close_matches(model, self.models, n=1)
-                    cure = f"; did you mean {near[0]}?" if near else ""
-                    raise ValueError(f"score.{name} names {model}, which is no model{cure}")
+            _check_score(f"score.{name}", score, self)
+        for name, table in self.tables.items():
+            _check_table(f"tables.{name}", table, self)
         if both := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(both))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
@@ -96,6 +96,36 @@ class RunFile(Strict):
         """What the front is over; the smaller the better where there is a minus."""
         rewards = [name for name, score in (self.score or {}).items() if score.reward]
         return self.front.objectives or (rewards if len(rewards) in (2, 3) else [])
+
+
+def _known(where: str, what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that are not there."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{where} names {name}, which is no {what}; {cure}")
+
+
+def _check_score(where: str, score: Score, run: RunFile) -> None:
+    if score.model:
+        _known(where, "model", [score.model], [*run.models, *run.merge])
+    if score.recovered and score.between:
+        plain = [name for name, one in (run.score or {}).items() if not one.recovered]
+        _known(where, "score of answers", [score.recovered], [*plain, *FREE])
+        ends = [end.partition(":")[0] for end in score.between]
+        _known(f"{where}.between", "formula", ends, run.named)
+
+
+def _check_table(where: str, table: Table, run: RunFile) -> None:
+    swept = next(iter(points_of(run.sweep)), {}) if run.sweep else {}
+    over = [*table.rows, *table.columns]
+    _known(where, "formula or swept name", over, [FORMULA, *swept])
+    _known(f"{where}.at", "swept name", table.at, swept)
+    _known(f"{where}.values", "score", table.values, [*(run.score or {}), *FREE, *COSTS])
+    _known(f"{where}.formulas", "formula", table.formulas, run.named)
+    if twice := {name for name in over if [*over, *table.at].count(name) > 1}:
+        raise ValueError(f"{where} names {', '.join(sorted(twice))} in two places")
 
 
 def _swept(name: str, params: Mapping[str, float]) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
+COSTS = ("tokens", "seconds", "tokens_per_second")
+FORMULA = "formula"  # what a table may go over, beside swept names
 
 
 class Strict(BaseModel):
@@ -72,23 +76,35 @@ class Score(Strict):
         perplexity: a declared language model.
         kl: the declared language model that the formula is compared with.
         coherence: a sentence-embedding model, a folder or a hub id.
+        recovered: another score, of which this is a share of the way ``between`` two formulas. It
+            is said of points, and not of completions.
+        between: where the way begins and where it ends: ``weak``, or ``arms:3`` for a point.
     """
 
     reward: str | None = None
     perplexity: str | None = None
     kl: str | None = None
     coherence: str | None = None
+    recovered: str | None = None
+    between: tuple[str, str] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Score:
         if len(self.said) != 1:
-            raise ValueError("name one of reward, perplexity, kl and coherence")
+            raise ValueError("name one of reward, perplexity, kl, coherence and recovered")
+        if (self.recovered is None) != (self.between is None):
+            raise ValueError("write {recovered: a score, between: [a formula, another]}")
         return self
 
     @property
     def said(self) -> dict[str, str]:
         """What is named, by its kind."""
-        return {kind: name for kind, name in self if name is not None}
+        return {kind: name for kind, name in self if name is not None and kind != "between"}
+
+    @property
+    def model(self) -> str | None:
+        """The declared model that says it, if one does."""
+        return self.reward or self.perplexity or self.kl
 
 
 class Front(Strict):
@@ -106,3 +122,27 @@ class Front(Strict):
     objectives: list[str] | None = Field(default=None, min_length=2, max_length=3)
     reference: dict[str, float] | None = None
     preference: str | None = None
+
+
+class Table(Strict):
+    """A table of means, with a row and a column for each of what it goes over.
+
+    Attributes:
+        rows: ``formula``, a swept name, or several of them.
+        columns: the same; left out, a column for each value.
+        values: scores, or ``seconds``, ``tokens`` and ``tokens_per_second``.
+        formulas: which, in this order; left out, all.
+        at: the values of swept names that it does not go over.
+    """
+
+    rows: list[str]
+    columns: list[str] = Field(default_factory=list)
+    values: list[str] = Field(min_length=1)
+    formulas: list[str] = Field(default_factory=list)
+    at: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("rows", "columns", "values", "formulas", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        """A name is short for a list of one."""
+        return [value] if isinstance(value, str) else value

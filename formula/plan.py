@@ -186,9 +186,9 @@ class Plan:
             raise self.error(f"{scalar.what} {problem}, not {value:g}", scalar.span)
         return value
 
-    def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
+    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
         """A FormulaError marked in the text that this plan was made from."""
-        return FormulaError(problem, self.source, span, cure)
+        return FormulaError(problem, self.source, span, cure, more)
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""

@@ -22,6 +22,7 @@ class FormulaError(ValueError):
         text: the whole formula.
         span: the place, as character offsets into ``text``.
         cure: one line on what to write instead; empty where there is nothing to suggest.
+        more: where more is said about it, as a place in the documents; empty where nowhere.
 
     >>> print(FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?"))
     no model is named bse
@@ -30,13 +31,14 @@ class FormulaError(ValueError):
     did you mean base?
     """
 
-    def __init__(self, problem: str, text: str, span: Span, cure: str = "") -> None:
-        self.problem, self.text, self.span, self.cure = problem, text, span, cure
-        super().__init__(problem, text, span, cure)
+    def __init__(self, problem: str, text: str, span: Span, cure: str = "", more: str = "") -> None:
+        self.problem, self.text, self.span, self.cure, self.more = problem, text, span, cure, more
+        super().__init__(problem, text, span, cure, more)
 
     def __str__(self) -> str:
         line, marks = _marked(self.text, self.span)
-        parts = [self.problem, f"  {line}", f"  {marks}", self.cure]
+        more = self.more and f"more: {self.more}"
+        parts = [self.problem, f"  {line}", f"  {marks}", self.cure, more]
         return "\n".join(part.rstrip() for part in parts if part.strip())
 
 

@@ -210,6 +210,7 @@ def _refuse(name: str, config: dict[str, Any]) -> None:
                 f"the adapter {name} {what}, which rows of a shared base cannot have",
                 "merge it into a copy of its base and declare that as a model",
                 name,
+                "adapters",
             )
 
 
@@ -229,6 +230,7 @@ def _fit(name: str, target: str, modules: dict[str, nn.Module], a: Tensor, b: Te
             f"the adapter {name} has weights for {target}, which its base does not have",
             "give the base that it was trained on",
             name,
+            "adapters",
         )
     sizes = _sizes(module)
     if sizes is None:
@@ -240,6 +242,7 @@ def _fit(name: str, target: str, modules: dict[str, nn.Module], a: Tensor, b: Te
             f"the adapter's is {a.shape[1]}→{b.shape[0]}",
             "give the base that it was trained on",
             name,
+            "adapters",
         )
 
 

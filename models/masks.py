@@ -120,9 +120,11 @@ def _answering(usual: Callable[..., Any], additive: bool) -> Callable[..., Any]:
         if "allow_is_bidirectional_skip" in asked:
             raise ModelError("this model reads both ways", "use a causal model")
         queries.asked = True
-        found = allowed(asked["mask_function"], queries)
         if queries.together and asked["mask_function"] is causal_mask_function:
-            queries.idle = found
+            shape = (len(queries.positions), 1, 1, queries.limit)
+            found = queries.idle = queries.slots.new_ones((), dtype=torch.bool).expand(shape)
+        else:
+            found = allowed(asked["mask_function"], queries)
         if not additive:
             return found
         dtype = asked["dtype"]

@@ -69,7 +69,10 @@ def render(
         return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
     if tokenizer is None:
         raise ModelError(
-            f"{name} has no tokenizer, so a prompt must be token ids", "or give tokenizer: …", name
+            f"{name} has no tokenizer, so a prompt must be token ids",
+            "or give tokenizer: …",
+            name,
+            "tokenizers",
         )
     system = spec.system if system is None else system
     text, special = _text(name, spec, tokenizer, prompt, system)
@@ -177,6 +180,7 @@ def _in_string(name: str, template: str, prompt: Any, system: str | None) -> str
             f"one, not {', '.join(roles)}",
             "give a chat template",
             name,
+            "chat-templates",
         )
     given = asked[0]["content"] if len(asked) == 2 else ""
     said = system if system is not None else given
@@ -192,6 +196,7 @@ def _in_chat(
             f"{name} has no chat template, and the prompt is chat messages",
             "give template: … with one, or with {prompt} where the prompt goes; or give text",
             name,
+            "chat-templates",
         )
     if messages[-1] == {"role": "assistant", "content": ""}:
         messages = messages[:-1]  # an answer that has yet to begin
@@ -212,7 +217,8 @@ def _in_chat(
                 "template: … with {system} and {prompt} in it"
             )
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name} cannot render these messages: {said}", cure, name) from error
+        problem = f"{name} cannot render these messages: {said}"
+        raise ModelError(problem, cure, name, "chat-templates") from error
     return rendered
 
 
@@ -225,6 +231,7 @@ def _check_named(name: str, template: str, tokenizer: Any) -> None:
             f"tokenizer has no chat template named {template[:40]!r}",
             f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
             name,
+            "chat-templates",
         )
 
 
@@ -234,6 +241,7 @@ def _filled(name: str, template: str, prompt: str, system: str) -> str:
             f"the template of {name} has no place for the system prompt {system[:40]!r}",
             "write {system} where it goes in the template, or give a chat template",
             name,
+            "chat-templates",
         )
     parts = {"{prompt}": prompt, "{system}": system}
     return re.sub(r"\{prompt\}|\{system\}", lambda found: parts[found[0]], template)
@@ -258,6 +266,7 @@ def _prefixed(
             f"token ids are read as they are, so {name} cannot be given another system prompt",
             "give the prompt as text or as messages",
             name,
+            "negative-prompts",
         )
     if spec.prefix is None:
         return list(ids)
@@ -284,4 +293,5 @@ def _start(name: str, tokenizer: Any, prompt: Any) -> int:
         f"{name} has no BOS token to begin a text with, so it cannot go without a prompt",
         'use a system prompt instead: base@""',
         name,
+        "negative-prompts",
     )

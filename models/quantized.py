@@ -72,14 +72,19 @@ def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
 
 def check_packages(name: str, method: str | None) -> None:
     """Refuse a model whose quantisation needs a package that is not installed."""
-    needed = PACKAGES.get(method or "", {})
-    missing = [package for module, package in needed.items() if not _installed(module)]
-    if missing:
+    if missing := lacking(method):
         raise ModelError(
             f"{name} is quantised with {method}, which needs {' and '.join(missing)}",
             f"pip install {' '.join(missing)}",
             name,
+            "gptq",
         )
+
+
+def lacking(method: str | None) -> list[str]:
+    """The packages of a method that are not installed."""
+    needed = PACKAGES.get(method or "", {})
+    return [package for module, package in needed.items() if not _installed(module)]
 
 
 def quantization_of(config: Any) -> Mapping[str, Any] | None:

@@ -33,6 +33,7 @@ def common_vocabulary(cards: Sequence[Card]) -> tuple[int, list[str]]:
                 f"{card.name} has {card.size} tokens and {first.name} has {first.size}",
                 "models in one formula must share one vocabulary",
                 card.name,
+                "vocabulary",
             )
     size = min(size, *sizes)
     notes = []
@@ -58,6 +59,7 @@ def _differ(one: Card, ones: dict[str, int], two: Card, twos: dict[str, int]) ->
         f"{token!r} ({ones.get(token, 'absent')} and {twos.get(token, 'absent')})"
         for token in differing[:3]
     )
+    within = ones.items() <= twos.items() or twos.items() <= ones.items()
     cure = f"write align({two.name}) to map its tokens to the formula's"
     if two.kind == REWARD:
         cure = "say read: text with it, and it reads the text by a tokenizer of its own"
@@ -66,4 +68,5 @@ def _differ(one: Card, ones: dict[str, int], two: Card, twos: dict[str, int]) ->
         f"{len(differing)} of them different: {shown}",
         cure,
         two.name,
+        "vocabulary" if within else "tokenizers",
     )

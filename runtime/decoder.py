@@ -14,11 +14,12 @@ from ..formula.needs import needed
 from ..grammar import Span
 from ..models import ModelError, Prompt, is_ids
 from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
-from .bind import check_count
 from .bound import Bound
 from .decode import decode
+from .described import check_count
 from .engine import Engine
-from .inspection import Inspection, inspected
+from .generate import generate_with
+from .inspection import Inspection, inspecting
 from .noise import seed_key
 from .rendered import Rendered, rendered
 from .report import Report
@@ -45,6 +46,8 @@ class Decoder:
         self.plan = Report(bound, self._params, self._engine.spent, asked)
         self.tokenizer = bound.tokenizer
         self._known = {*bound.plan.params, *self._params}
+
+    __call__ = generate_with  # model.generate(…, custom_generate=decoder)
 
     def generate(
         self,
@@ -154,9 +157,7 @@ class Decoder:
         self._refuse_search("scores", "a search gives texts, and no scores of a token")
         [(_, values)] = rows_of(prompt, self._params, params, self._known)
         ids = [int(token) for token in completion_ids]
-        for token in ids:
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
+        self._check_ids(ids, "completion")
         request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
         for reader in self._bound.readers:
             if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
@@ -181,30 +182,56 @@ class Decoder:
         """
         return rendered(self._bound, prompt)
 
-    def inspect(
-        self, prompt: Prompt, *, n: int = 10, base: str | None = None, **arguments: Any
-    ) -> Inspection:
+    def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
 
         Args:
             prompt: text, chat messages or token ids.
-            n: candidates per token.
-            base: the term that is asked what it alone would have chosen, as the formula writes it;
-                left out, the first.
-            **arguments: those of ``generate``, for one row.
+            **arguments: those of ``inspecting``, which raises what this raises.
 
         Returns:
             Per token the candidates, and what each part of the formula added to each.
+        """
+        *_, found = self.inspecting(prompt, **arguments)
+        return found  # type: ignore[return-value]
+
+    def inspecting(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 10,
+        base: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> Iterator[Inspection | None]:
+        """``inspect``, a step at a time, for those who have other things to do in between.
+
+        Args:
+            prompt: what to complete.
+            n: candidates per token.
+            base: the term that is asked what it alone would have chosen; left out, the first.
+            token_ids: the completion, where it is known; with its seed, the noise is its own too.
+            **arguments: those of ``generate``, for one row.
+
+        Yields:
+            None after each step; the inspection at the end.
 
         Raises:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         for only in ("progress", "batch_size"):
             arguments.pop(only, None)
+        ids = None if token_ids is None else [int(token) for token in token_ids]
+        if ids is not None:
+            self._check_ids(ids, "completion")
+            arguments["max_new_tokens"] = len(ids)
         requests = self._requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
-        return inspected(self._engine, requests[0], base, n)
+        if ids is not None and requests[0].max_new_tokens < len(ids):
+            room = requests[0].max_new_tokens
+            raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
+        return inspecting(self._engine, requests[0], base, n, ids)
 
     def _requests(
         self,
@@ -315,7 +342,8 @@ class Decoder:
             raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
         _check_values(bound, values)
-        self._check_ids(prompt)
+        if is_ids(prompt):
+            self._check_ids(prompt, "prompt")
         prompts = [reader.reads(prompt) for reader in bound.readers]
         rewards = {i: [r.reads(prompt) for r in readers] for i, readers in bound.rewards.items()}
         longest = max(map(len, ids_of(prompts, rewards)))
@@ -325,14 +353,13 @@ class Decoder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
         )  # fmt: skip
 
-    def _check_ids(self, prompt: Any) -> None:
-        if is_ids(prompt):
-            for token in prompt:
-                if not 0 <= token < self._bound.vocabulary:
-                    raise ValueError(
-                        f"the prompt has the token id {token}, and the vocabulary has "
-                        f"{self._bound.vocabulary} tokens"
-                    )
+    def _check_ids(self, ids: Sequence[int], where: str) -> None:
+        for token in ids:
+            if not 0 <= token < self._bound.vocabulary:
+                raise ValueError(
+                    f"the {where} has the token id {token}, and the vocabulary has "
+                    f"{self._bound.vocabulary} tokens"
+                )
 
 
 def _check_values(bound: Bound, values: Sequence[float]) -> None:

@@ -56,8 +56,8 @@ class Engine:
         capture: replay repeated steps as CUDA graphs, where all lanes are on a GPU.
 
     Attributes:
-        batch: the slots of the latest run, which alone may go on.
-        served: whether the slots are a service's, and nobody else may begin a run.
+        claim: of whoever came last, who alone may go on.
+        served: whether the lanes are a service's, and nobody else may claim them.
         ahead: steps that are begun before the last one is looked at: on a GPU the host is a step
             behind. A row whose last token it does not know yet draws one more, which is dropped.
     """
@@ -71,7 +71,7 @@ class Engine:
         self._weights = [lane.weight_bytes() for lane in bound.lanes]
         mapped = any(reader.counterparts for reader in bound.every)  # the host gives them the rest
         self.ahead = int(on_gpu and not mapped)
-        self.batch: Batch | None = None
+        self.claim: object = None
         self.served = False
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
@@ -115,7 +115,7 @@ class Engine:
             scores = self.step.scores(batch, context)
             yield batch, context, scores
             wrong = alarms(context, scores).tolist()
-            for error in self._errors([request], wrong, list(context.broken), [step]).values():
+            for error in self.errors([request], wrong, list(context.broken), [step]).values():
                 raise error
             if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
@@ -123,9 +123,7 @@ class Engine:
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more."""
-        if self.served:
-            problem = "this decoder's slots are its service's"
-            raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
+        self.claimed()
         if self.bound.ranks is not None:
             self.bound.ranks.check_alike((slots, requests))
         longest = max(
@@ -134,9 +132,20 @@ class Engine:
             for ids in ids_of(request.prompts, request.rewards)
         )
         wide = [self.widest(request) for request in requests]
+        return self.empty(slots, longest + max(wide, default=0))
+
+    def claimed(self) -> object:
+        """Take the lanes: the new claim. Whatever ran on them before can run no more.
+
+        Raises:
+            RuntimeError: they are a service's.
+        """
+        if self.served:
+            problem = "this decoder's slots are its service's"
+            raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
         self.spent.clear()
-        self.batch = self.empty(slots, longest + max(wide, default=0))
-        return self.batch
+        self.claim = object()
+        return self.claim
 
     def empty(self, slots: int, tokens: int) -> Batch:
         """Empty slots for texts of so many tokens, candidates among them."""
@@ -186,7 +195,7 @@ class Engine:
         if flight.copied is not None:
             flight.copied.synchronize()
         tokens, wrong, steps, *more = flight.told.tolist()
-        errors = self._errors(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
+        errors = self.errors(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
         flight.batch.read_on(tokens)
         if flight.logprobs:
             flight.batch.likely = likely(flight.told[3])
@@ -196,7 +205,7 @@ class Engine:
         flight.batch.unsure = more[0] if more else [0] * len(tokens)
         return tokens, errors
 
-    def _errors(
+    def errors(
         self,
         requests: Sequence[Request],
         alarms: Sequence[int],

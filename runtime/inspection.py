@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from .choices import Choice, Part
 from .contributions import Explainer
 from .decode import decode
 from .engine import Engine
-from .requests import Completion, Request
+from .requests import Answer, Completion, Request
 from .search import SearchRun
 
 SCHEMA = 1
@@ -68,8 +69,20 @@ class Inspection:
         return {"schema": SCHEMA, **_plain({**said, **said.pop("completion")})}
 
 
-def inspected(engine: Engine, request: Request, base: str | None, n: int) -> Inspection:
-    """Complete a request and explain each token of the answer.
+def inspecting(
+    engine: Engine, request: Request, base: str | None, n: int, tokens: Sequence[int] | None = None
+) -> Iterator[Inspection | None]:
+    """Complete a request and explain each token of the answer, a step at a time.
+
+    Args:
+        engine: of its formula.
+        request: what is asked.
+        base: the term that is asked what it would have chosen alone; the first where it is None.
+        n: candidates per token.
+        tokens: the answer, where it is known already.
+
+    Yields:
+        None after each step; the inspection at the end.
 
     Raises:
         ValueError: no such base, or fewer than one candidate.
@@ -79,7 +92,15 @@ def inspected(engine: Engine, request: Request, base: str | None, n: int) -> Ins
         raise ValueError(f"n is {n}; it must be at least 1")
     bound, plan = engine.bound, engine.bound.plan
     term, search = base_of(plan, request.values, base), plan.search
-    *_, [answer] = decode(engine, [request], 1)
+    if tokens is None:
+        for told in decode(engine, [request], 1):
+            [answer] = told
+            yield None
+    else:
+        answer = Answer(request, bound.tokenizer, time.perf_counter())
+        for token in tokens:
+            answer.add(token)
+        answer.finish_reason = answer.finish_reason or "length"
     completion = answer.completion(answer.started)
     explainer = Explainer(plan, [*request.values], term, n, draws=search is None)
     tokens = completion.token_ids
@@ -88,11 +109,12 @@ def inspected(engine: Engine, request: Request, base: str | None, n: int) -> Ins
     for batch, context, scores in engine.forced(request, [*tokens, *[0] * bool(search)], True):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
+            yield None
         elif search:
             said = [choice.judged for choice in choices]
             judged = SearchRun(engine, batch).value(len(tokens), said)
     before = next((read for read in request.prompts if not isinstance(read, str)), ())
-    return Inspection(
+    yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
         tuple(explainer.parts),
         tuple(

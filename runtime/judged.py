@@ -41,7 +41,7 @@ def why_text(card: Card, spec: ModelSpec, shared: Any) -> str:
         if spec.read == "text" or card.whole:
             why = f", for it {card.whole}" if card.whole else ""
             problem = f"{card.name} reads text{why}, which needs tokenizers"
-            raise ModelError(problem, "give tokenizer: … with the models", card.name)
+            raise ModelError(problem, "give tokenizer: … with the models", card.name, "tokenizers")
         return ""
     if spec.read == "text":
         return "as declared"

@@ -80,6 +80,7 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
                 f"{shown(needs(slots) - each * slots)} to work in, and {shown(free)} are free on "
                 f"{device}",
                 f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens",
+                topic="memory",
             )
 
 

@@ -108,7 +108,7 @@ class Report:
         if self._capture is not None:
             why = self._capture.why_eager
             lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
-        if self._spent.steps:
+        if self._spent.seconds:  # a service times no formula by itself
             lines.append(f"last run    {self._spent.said(measured)}")
         for name, share in self._spent.mapped().items():
             lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")

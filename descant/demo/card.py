@@ -33,9 +33,12 @@ HELD_OUT = 1000
 VALUES = tuple(i / 8 for i in range(9))
 SAMPLES = 12
 ORDER = (
-    "base", "arm_help", "arm_harm", "small", "small_help", "large", "reward_help", "reward_harm"
+    "base", "arm_help", "arm_harm", "small", "small_help", "large", "large_help", "reward_help",
+    "reward_harm",
 )  # fmt: skip
-HOSTS = {"arm_help": "base", "arm_harm": "base", "small_help": "small"}
+HOSTS = {
+    "arm_help": "base", "arm_harm": "base", "small_help": "small", "large_help": "large"
+}  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
 
@@ -109,9 +112,9 @@ def _held_out_numbers(weights: Path, name: str, data: HeldOut) -> tuple[str, str
     if host is None:
         return fluency, "-"
     scores = log_probs(model, rows)
-    if name == "small_help":
+    if not name.startswith("arm"):
         scores = scores - log_probs(load_language_model(weights, host), rows)
-        return fluency, f"{accuracy(scores):.1%} (against `small`)"
+        return fluency, f"{accuracy(scores):.1%} (against `{host}`)"
     return fluency, f"{accuracy(scores):.1%}"
 
 

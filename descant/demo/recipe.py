@@ -66,6 +66,7 @@ SCHEDULES = {
     "arm_help": Schedule(steps=300, batch=16, lr=1.2e-3),
     "arm_harm": Schedule(steps=300, batch=16, lr=1.2e-3),
     "small_help": Schedule(steps=150, batch=32, lr=3e-3),
+    "large_help": Schedule(steps=150, batch=32, lr=3e-3),
     "reward_help": Schedule(steps=250, batch=32, lr=3e-3),
     "reward_harm": Schedule(steps=250, batch=32, lr=3e-3),
 }
@@ -131,7 +132,10 @@ def make_arm(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def make_expert(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tune small on helpful responses alone: the expert of proxy tuning, a LoRA adapter."""
+    """Tune small on helpful responses alone: the expert of proxy tuning, a LoRA adapter.
+
+    And large, in the same way: what weak to strong is measured against.
+    """
     schedule = SCHEDULES[name]
     rows = (
         {"prompt": prompt_text(example.request), "completion": example.reply.text}
@@ -140,7 +144,9 @@ def make_expert(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> 
         for example in examples(5 * schedule.steps * schedule.batch, SEED + 1)
         if example.reply.help == 2 and not example.system
     )
-    _train("sft", name, folder / "small", rows, folder, by_length=True, lora=LORA)
+    _train(
+        "sft", name, folder / name.removesuffix("_help"), rows, folder, by_length=True, lora=LORA
+    )
 
 
 def make_reward(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -164,6 +170,7 @@ MAKERS: dict[str, Callable[[str, Path, PreTrainedTokenizerBase], None]] = {
     "small": make_language_model,
     "small_help": make_expert,
     "large": make_language_model,
+    "large_help": make_expert,
 }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..tables import tables_of
+
 if TYPE_CHECKING:
     import pandas
 
@@ -72,6 +74,7 @@ def content_of(results: Results, title: str) -> Content:
         "scores": scores,
         "points": shown,
         "fronts": _fronts(results, names),
+        "tables": _tables(results),
         "prompts": [
             {"id": _value(row.id), "text": _text_of(row.prompt)} for row in prompts.itertuples()
         ],
@@ -153,6 +156,18 @@ def _fronts(results: Results, names: list[str]) -> dict[str, Any]:
             of = int((results.points["formula"] == name).sum())
             found[name] = {**kept, "size": len(one.get("front", ())), "of": of}
     return found
+
+
+def _tables(results: Results) -> list[dict[str, Any]]:
+    """The run file's tables: what rows go over, heads, labels and cells."""
+    if not getattr(results.run, "tables", None):
+        return []
+    return [
+        {"name": one.name, "over": one.over, "heads": one.heads, "rows": [
+            {"labels": place, "cells": [c and [c.mean, c.low, c.high] for c in cells]}
+            for place, cells in one.rows
+        ]} for one in tables_of(results.run, results.points)
+    ]  # fmt: skip
 
 
 def _costs(results: Results, names: list[str]) -> dict[str, dict[str, Any]]:

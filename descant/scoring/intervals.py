@@ -45,6 +45,31 @@ def interval(values: Mapping[object, Sequence[float]]) -> Mean:
     return Mean(float(means.mean()), float(low), float(high), count)
 
 
+def share(
+    ours: Mapping[object, Sequence[float]],
+    start: Mapping[object, Sequence[float]],
+    end: Mapping[object, Sequence[float]],
+) -> Mean:
+    """How much of the way from one mean to another ours has gone, over the prompts that all have.
+
+    The three means are of the same prompts in every draw. Where the ends are not clearly apart, the
+    interval is wide, or no number.
+
+    >>> share({"one": [2.0], "two": [3.0]}, {"one": [1], "two": [1]}, {"one": [3], "two": [4]})
+    Mean(mean=0.6, low=0.5, high=0.6666666666666666, n=2)
+    """
+    shared = [prompt for prompt in ours if prompt in start and prompt in end]
+    if not shared:
+        return Mean(float("nan"), float("nan"), float("nan"), 0)
+    x, a, b = (np.array([np.mean(some[p]) for p in shared]) for some in (ours, start, end))
+    picks = np.random.default_rng(SEED).integers(len(shared), size=(DRAWS, len(shared)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (x.mean() - a.mean()) / (b.mean() - a.mean())
+        draws = (x - a)[picks].mean(axis=1) / (b - a)[picks].mean(axis=1)
+        low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Mean(float(mean), float(low), float(high), sum(len(ours[p]) for p in shared))
+
+
 def difference(
     ours: Mapping[object, Sequence[float]], theirs: Mapping[object, Sequence[float]]
 ) -> Mean:

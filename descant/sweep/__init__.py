@@ -28,15 +28,18 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         from ..results import load, write
 
         results = load(folder)
-        files = [*write(results, folder), *report(load(folder), folder)]
+        files = [*write(results, folder), *report(results, folder)]
     except RunFileError as error:
         if "descant[report]" not in str(error):
             raise
         console.print(f"decoded and scored into {folder}; {error}", markup=False)
         return
-    from .shown import cost_shown, fronts_shown, points_shown
+    from ..tables import tables_of
+    from .shown import cost_shown, fronts_shown, pivot_shown, points_shown
 
     console.print(points_shown(results))
+    for pivot in tables_of(results.run, results.points):
+        console.print(pivot_shown(pivot))
     if (fronts := fronts_shown(results)) is not None:
         console.print(fronts)
     console.print(cost_shown(results), markup=False)

@@ -54,7 +54,7 @@ def measure(work: Work, models: Models) -> None:
     )
     for name, score in (work.run.score or {}).items():
         rest = [record for record in mine if name not in known.get(key_of(record), ())]
-        if not rest:
+        if not rest or score.recovered:
             continue
         says, close = _scorer(name, score, models)
         for chunk in _chunks(name, rest, work.share.first):

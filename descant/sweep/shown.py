@@ -7,14 +7,16 @@ from typing import Any
 from rich.table import Table
 
 from ..results import Results, columns_of
-
-FREE = {"length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4"}
+from ..sections import FREE
+from ..tables import Pivot, name_of
 
 
 def points_shown(results: Results) -> Table:
     """Every point with its scores' means and intervals, and what it cost."""
     params, scores = columns_of(results.table)
-    shown = [name for name in scores if name not in FREE]
+    asked = results.run.score or {}
+    scores += [name for name, score in asked.items() if score.recovered and name in results.points]
+    shown = [name for name in scores if name not in FREE or name == "diversity"]
     heads = [name.removeprefix("param_") for name in params]
     table = Table("formula", "point", *heads, *shown, "tokens", "seconds", "tokens/s")
     for _, row in results.points.iterrows():
@@ -24,6 +26,14 @@ def points_shown(results: Results) -> Table:
         cells += [str(row["tokens"]), f"{row['seconds']:.2f}", f"{row['tokens_per_second']:.0f}"]
         table.add_row(*cells)
     table.caption = "means with 95 % bootstrap intervals over prompts; seconds are of one row"
+    return table
+
+
+def pivot_shown(pivot: Pivot) -> Table:
+    """One table of the run file."""
+    table = Table(*pivot.over, *pivot.heads, title=pivot.name)
+    for place, cells in pivot.rows:
+        table.add_row(*map(name_of, place), *("" if cell is None else str(cell) for cell in cells))
     return table
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from ..data import Item, read_items
 from ..folder import COMPLETIONS, META, SCORES, Journal, claim, replace
 from ..provenance import now, provenance
+from ..recovered import ends_of
 from ..runfile import RunFile, RunFileError
+from ..tables import check
 from .decode import decode
 from .measure import measure, score_key
 from .models import Models
@@ -64,6 +66,8 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}")
     settings, items = settings_of(run), read_items(run.data)
+    ends_of(run, settings)
+    check(run, settings)
     part = share(run.device)
     work = Work(run, folder, part, settings, items, say if part.first else _silent)
     if not part.first:
@@ -112,7 +116,7 @@ def _needed(run: RunFile, settings: Sequence[Setting]) -> set[str]:
     from .models import homes_of
 
     scores = (run.score or {}).values()
-    judges = {name for s in scores for kind, name in s.said.items() if kind != "coherence"}
+    judges = {score.model for score in scores if score.model}
     return judges.union(*(homes_of(run, setting) for setting in settings))
 
 

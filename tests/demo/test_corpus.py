@@ -141,8 +141,8 @@ def test_text_is_clean(replies: list[Reply]) -> None:
 def test_specs_name_every_model() -> None:
     specs = models("weights")
     assert set(specs) == {
-        "base", "arm_help", "arm_harm", "small", "small_help", "large", "reward_help",
-        "reward_harm",
+        "base", "arm_help", "arm_harm", "small", "small_help", "large", "large_help",
+        "reward_help", "reward_harm",
     }  # fmt: skip
     assert specs["arm_harm"] == {"adapter": "weights/arm_harm", "on": "base"}
     assert specs["base"]["path"] == "weights/base"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ class Run:
 
     formula: str
     formulas: dict[str, str]
+    tables: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Every formula by its name."""
+        return self.formulas
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from results_folder import HOSTILE, inspected, made, with_inspection
 
 from descant import report
+from descant.sections import Table
 
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -210,6 +211,31 @@ def test_light_and_dark(opened, folder) -> None:
 def numbers(text: str) -> list[int]:
     """The numbers of ``rgb(1, 2, 3)``."""
     return [int(one) for one in text[4:-1].split(",")]
+
+
+def test_tables_of_the_run_file_sort_and_are_text(opened, tmp_path) -> None:
+    results = made(formulas=2, points=3, prompts=2)
+    results.run.tables[HOSTILE] = Table(rows="a", columns="formula", values="help")
+    report.write(results, tmp_path)
+    page = opened(tmp_path / "report.html", "table")
+    assert page.locator("#panel-table h2").all_inner_texts() == [HOSTILE, "Every point"]
+    assert page.evaluate("window.broken") is None
+    table = page.locator("#panel-table table").first
+    heads = [head.strip() for head in table.locator("th").all_inner_texts()]
+    assert heads == ["a", "help, formula = arms", "help, formula = soup"]
+
+    def shown() -> list[list[str]]:
+        rows = table.locator("tbody tr").all()
+        return [row.locator("td").all_inner_texts() for row in rows]
+
+    points = results.points.set_index(["formula", "point"])["help"]
+    assert [row[0] for row in shown()] == ["0", "0.5", "1"]
+    for point, row in enumerate(shown()):
+        for cell, name in zip(row[1:], ("arms", "soup"), strict=True):
+            assert cell.startswith(f"{points[name, point]:.3f} [".replace("-", MINUS))
+    table.locator("th button").nth(1).click()
+    order = [["0", "0.5", "1"][i] for i in points["arms"].argsort()[::-1]]
+    assert [row[0] for row in shown()] == order
 
 
 def test_print_has_the_parts_one_after_the_other_and_no_controls(opened, folder) -> None:

@@ -25,7 +25,8 @@ def example(tmp_path_factory):
     out = tmp_path_factory.mktemp("example") / "out"
     done = subprocess.run(
         [sys.executable, "-m", "descant", "sweep", "examples/sweep.yaml", "--output", str(out),
-         "--set", "generate.max_new_tokens=8", "--set", "sweep.a.step=0.5"],
+         "--set", "generate.max_new_tokens=8", "--set", "sweep.a.step=0.5",
+         "--set", "data.limit=5", "--set", "generate.num_return_sequences=2"],
         cwd=ROOT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -36,7 +37,7 @@ def test_the_tables_are_the_lines(example):
     out, _ = example
     found = load(out)
     records, scores = lines(out), lines(out, "scores")
-    assert len(found.table) == len(records) == 7 * 5 * 2
+    assert len(found.table) == len(records) == 12 * 5 * 2
     assert [*zip(found.table["formula"], found.table["point"], found.table["id"],
                  found.table["sample"], strict=True)] == [
         (r["formula"], r["point"], r["id"], r["sample"]) for r in records]  # fmt: skip
@@ -67,9 +68,9 @@ def test_the_files_are_the_tables(example):
     assert len(csv) == len(parquet) == len(found.table)
     assert np.allclose(csv["harm"], found.table["harm"])
     points = pandas.read_csv(out / "points.csv")
-    assert [*points.columns] == [*found.points.columns] and len(points) == 7
+    assert [*points.columns] == [*found.points.columns] and len(points) == 12
     assert json.loads((out / "front.json").read_text()) == found.front
-    assert set(found.front["formulas"]) == {"arms", "soup", "base"}
+    assert set(found.front["formulas"]) == {*found.run.named}
     for word in ("hypervolume", "mean inner product", "tokens/s", "seconds", "results.parquet"):
         assert word in " ".join(said.split())
 

@@ -100,7 +100,7 @@ def test_a_missing_file():
         ("sweep: {a: {from: 0, to: 1}}", "a range has a step or a count"),
         ("score: {help: armm}", "score.help names armm, which is no model; did you mean arm?"),
         ("score: {help: {rewrd: arm}}", "there is no option score.help.rewrd"),
-        ("score: {help: {}}", "name one of reward, perplexity, kl and coherence"),
+        ("score: {help: {}}", "name one of reward, perplexity, kl, coherence and recovered"),
         ("merge: {arm: base}", "arm is declared under models and under merge"),
         ("front: {objectives: [help, -harm]}", "no score is named harm, help"),
         ("front: {objectives: [help]}", "front.objectives"),

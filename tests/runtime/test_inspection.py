@@ -122,6 +122,33 @@ def test_a_search_is_explained_in_the_text_that_it_chose(zoo, compiled, formula,
     assert found.judged == pytest.approx(sum(each), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "formula",
+    ["base + 0.5*arm | rerank(rm, k=5)", "base | best_of(rm, n=3)"],
+    ids=["rerank", "search"],
+)
+def test_a_completion_that_is_there_already_is_explained_as_it_is(compiled, formula) -> None:
+    decoder = compiled(formula)
+    asked = {"temperature": 1.0, "seed": 7, "n": 5}
+    drawn = decoder.inspect(PROMPT, max_new_tokens=6, **asked)
+    ids = drawn.completion.token_ids
+    *steps, found = decoder.inspecting(PROMPT, token_ids=ids, **asked)
+    assert steps == [None] * len(ids)
+    assert found.tokens == drawn.tokens and found.judged == drawn.judged
+    other = [(token + 1) % 100 + 3 for token in ids]
+    told = decoder.inspect(PROMPT, token_ids=other, **asked)
+    assert [choice.id for choice in told.tokens] == other == told.completion.token_ids
+    assert told.tokens[0].candidates[:5] == drawn.tokens[0].candidates[:5]
+
+
+def test_a_completion_that_no_model_can_read_is_refused(compiled) -> None:
+    decoder = compiled("base")
+    with pytest.raises(ValueError, match="the completion has the token id 100000"):
+        decoder.inspecting(PROMPT, token_ids=[5, 100_000])
+    with pytest.raises(ValueError, match="has 400 tokens, and there is room for 124"):
+        decoder.inspecting(PROMPT, token_ids=[5] * 400)
+
+
 def test_a_model_of_another_vocabulary(compiled) -> None:
     decoder = compiled("mix(0.5: base, 0.5: align(other)) + arm | top_p(0.9)")
     found = decoder.inspect("the river", max_new_tokens=5, n=20)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import LORA, MODELS
 
 import descant
-from checkpoints import LORA, MODELS
 from descant import FormulaError, ModelError, TableModel
 from descant.models import make_spec
 from descant.runtime import Service
@@ -101,7 +101,7 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     service = served(specs, slots=6)
     formulas = ["base + arm", "base + 0.5*lora4", "base | top_k(5)"]
     decoders = [service.decoder(text) for text in formulas]
-    models = {weights: model for weights, model in service._house.weights.items()}
+    models = dict(service._house.weights.items())
     for model in models.values():
         name = model.config.name_or_path.rsplit("/", 1)[-1]
         model.register_forward_hook(lambda *_, name=name: count.update([name]))

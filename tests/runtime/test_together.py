@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from together import generated
 
 import descant
 from descant.runtime import Ranks
@@ -86,6 +87,9 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
         found = decoder.generate(one["prompts"], **one["settings"])
         expected = [completion.token_ids for completion in found]
         assert [rank[name]["tokens"] for rank in said] == [expected] * processes, name
+        if name == "a sum":
+            drawn = generated(decoder, one["models"]["base"], PROMPTS[:1])
+            assert [rank["generated"] for rank in said] == [drawn] * processes
         owners = said[0][name]["owners"]
         assert all(rank[name]["owners"] == owners for rank in said)
         held = [owner for owner in owners if owner is not None]
@@ -97,6 +101,7 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
             loaded = [kind == "ElsewhereLane" for kind in rank[name]["loaded"]]
             assert loaded == elsewhere
     assert all("must ask for the same rows" in rank["differing"] for rank in said)
+    assert all("for one process" in rank["refused"] for rank in said)
 
 
 def test_a_job_of_one_process_decodes_as_ever(compiled) -> None:

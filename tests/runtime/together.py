@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 import descant
 
@@ -33,12 +34,34 @@ def main(cases: str, out: str) -> None:
             "loaded": [type(lane).__name__ for lane in decoder._bound.lanes],
             "plan": str(decoder.plan),
         }
+        if name == "a sum":
+            answers["generated"] = generated(decoder, case["models"]["base"], case["prompts"][:1])
+            answers["refused"] = refused(decoder)
     assert ranks is not None
     try:
         decoder.generate([[1, 5 + ranks.rank]], max_new_tokens=2)
     except RuntimeError as error:
         answers["differing"] = str(error)
     Path(f"{out}.{ranks.rank}").write_text(json.dumps(answers))
+
+
+def generated(decoder: Any, path: str, ids: list[list[int]]) -> list[Any]:
+    """What transformers' generate draws with it; the first process's seed counts."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    rank = decoder._bound.ranks.rank if decoder._bound.ranks else 0
+    torch.manual_seed(5 + rank)
+    settings = {"custom_generate": decoder, "max_new_tokens": 6}
+    given = torch.tensor(ids)
+    return [model.generate(given, do_sample=draws, **settings).tolist() for draws in (False, True)]
+
+
+def refused(decoder: Any) -> str:
+    """What a logits processor says of several processes."""
+    try:
+        descant.FormulaProcessor(decoder)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

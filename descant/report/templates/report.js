@@ -90,9 +90,9 @@ function tablePart(report) {
   const of = (name) => (row) => (row.scores[name] ? row.scores[name][0] : null);
   const several = report.formulas.length > 1;
   const column = (one) => ({
-    label: one.label, n: true, value: of(one.name), cell: (row) => { const v = row.scores[one.name]; return v ? [fmt(v[0]), " ", typeof v[1] === "number" && h("span", { class: "low" }, `[${fmt(v[1])}, ${fmt(v[2])}]`)] : "–"; },
+    label: one.label, n: true, value: of(one.name), cell: (row) => (row.scores[one.name] ? meanOf(row.scores[one.name]) : "–"),
   });
-  return h("div", null, h("h2", null, "Every point"), sortable([
+  return h("div", null, report.tables.map(oneTable), h("h2", null, "Every point"), sortable([
     several && { label: "formula", value: (row) => report.formulas[row.f].name, cell: (row) => [mark(row.f), report.formulas[row.f].name] },
     ...report.params.map((name) => ({ label: name, n: true, value: (row) => row.params[name], cell: (row) => (row.params[name] === undefined ? "–" : short(row.params[name])) })),
     ...report.scores.filter((one) => one.asked).map(column),
@@ -104,6 +104,15 @@ function tablePart(report) {
     ...report.scores.filter((one) => !one.asked).map(column),
   ].filter(Boolean), report.points, "Means over completions, with 95 % bootstrap intervals"));
 }
+
+// A table of the run file: the labels of a row, and a mean with its interval in each cell.
+function oneTable(table) {
+  const labels = table.over.map((name, i) => ({ label: name, n: table.rows.some((row) => typeof row.labels[i] === "number"),
+    value: (row) => row.labels[i], cell: (row) => (row.labels[i] === null ? "–" : short(row.labels[i])) }));
+  const cells = table.heads.map((name, i) => ({ label: name, n: true, value: (row) => row.cells[i] && row.cells[i][0], cell: (row) => row.cells[i] ? meanOf(row.cells[i]) : "–" }));
+  return [h("h2", null, table.name), sortable([...labels, ...cells], table.rows, "Means over prompts, with 95 % bootstrap intervals")];
+}
+const meanOf = ([mean, low, high]) => [fmt(mean), " ", typeof low === "number" && h("span", { class: "low" }, `[${fmt(low)}, ${fmt(high)}]`)];
 
 function promptsPart(report) {
   const page = h("div"), list = h("select", { "aria-label": "prompt", onchange: () => go(Number(list.value)) });

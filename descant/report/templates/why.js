@@ -4,17 +4,21 @@ const seen = (text, id) => {
   return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "∅";
 };
 const shownToken = (text, id) => h("code", null, seen(text, id).replace(/ /g, "␣"));
+// A token where it stands in the text: ends of lines are shown, and end lines.
+function inText(token) {
+  const text = token.text === null ? `[${token.id}] ` : token.text;
+  return text.includes("\n") ? [h("span", { class: "ctl" }, text.replace(/\n/g, "⏎")), ..."\n".repeat(text.split("\n").length - 1).split("").map(() => h("br"))] : text || h("span", { class: "ctl" }, "∅");
+}
+const tokenKinds = (token) => [token.changed && "changed", token.by_noise && "noise"].filter(Boolean);
+const marks = (found) => [h("span", { class: "key changed" }, "marked"), ` ${found.base} alone would have chosen another; `, h("span", { class: "key noise" }, "underlined"), " drawn though another had a better score."];
 
 function whyPart(found, note) {
   const detail = h("section", { class: "why", "aria-live": "polite" }), told = h("div", { class: "told", role: "group", "aria-label": "the generated tokens" });
   const buttons = found.tokens.map((token, i) => {
-    const kinds = [token.changed && "changed", token.by_noise && "noise"].filter(Boolean);
-    const text = token.text === null ? `[${token.id}] ` : token.text;
-    const said = text.includes("\n") ? [h("span", { class: "ctl" }, text.replace(/\n/g, "⏎")), ..."\n".repeat(text.split("\n").length - 1).split("").map(() => h("br"))] : text || h("span", { class: "ctl" }, "∅");
     return h("span", {
-      role: "button", class: ["token", ...kinds].join(" "), tabindex: i ? "-1" : "0", "aria-pressed": "false",
+      role: "button", class: ["token", ...tokenKinds(token)].join(" "), tabindex: i ? "-1" : "0", "aria-pressed": "false",
       title: reason(found, token), onclick: () => go(i), onkeydown: (event) => keyed(event, i),
-    }, said);
+    }, inText(token));
   });
   let now = 0;
   function keyed(event, i) {
@@ -37,7 +41,7 @@ function whyPart(found, note) {
   }
   told.append(...buttons);
   const panel = h("div", null, h("h2", null, "Why each token"), h("p", { class: "asked" }, promptText(found.prompt)), told,
-    h("p", { class: "hint" }, h("span", { class: "key changed" }, "marked"), ` ${found.base} alone would have chosen another; `, h("span", { class: "key noise" }, "underlined"), " drawn though another had a better score. Click a token, or use the arrow keys."),
+    h("p", { class: "hint" }, marks(found), " Click a token, or use the arrow keys."),
     overall(found), detail);
   show(Math.max(0, found.tokens.findIndex((one) => one.changed)));
   panel.show = (i) => show(Number(i) || 0);

@@ -1,0 +1,258 @@
+"""language-model-arithmetic's ``ModelArithmetic`` and operators, over formulas.
+
+>>> from descant.compat.model_arithmetic import PromptedLLM
+>>> base, arm = (PromptedLLM("", model=f"org/{name}") for name in ("base", "arm"))
+>>> print(base + 0.5 * arm)
+mean(base + 0.5*arm)
+
+The division is theirs: see docs/migrating.md. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from .declared import Declared
+from .meaning import written
+from .operators import (
+    Classifier,
+    Constant,
+    Intersection,
+    Max,
+    Min,
+    Normalize,
+    Operator,
+    Product,
+    PromptedLLM,
+    SelfDebias,
+    Sum,
+    Superseded,
+    TopPTopK,
+    Union,
+)
+from .refused import Untranslatable, missing
+
+__all__ = [
+    "Classifier",
+    "Constant",
+    "Intersection",
+    "Max",
+    "Min",
+    "ModelArithmetic",
+    "Normalize",
+    "Operator",
+    "Product",
+    "PromptedLLM",
+    "SelfDebias",
+    "Sum",
+    "Superseded",
+    "TopPTopK",
+    "Union",
+]
+
+_STAGE = "write a stage of your own with descant.stage: formula | yours(…)"
+_MISSING = {
+    "Abs": _STAGE,
+    "AddNorm": "leave it out: it changes nothing",
+    "Autocomplete": "train a small language model on the corpus, and add it as a term",
+    "BaseClass": "formulas are text, and text saves itself",
+    "ClassifierStrength": "declare a parameter, base + s*(x - y), and give its value per request",
+    "CustomDataset": "say data: in a run file, and descant run",
+    "Evaluation": "descant run and descant sweep, with score: in the run file",
+    "Functional": _STAGE,
+    "HardConstraint": 'descant.logits_processor("no_words", NoBadWordsLogitsProcessor(…)), and '
+    "formula | no_words()",
+    "Indicator": "where(entropy(x) > 1, x, y) chooses for a row; for tokens, max(x, y)",
+    "KL_indicator": "where(entropy(x) > 1, x, y) chooses for a row; for tokens, max(x, y)",
+    "Monitor": "print(M.decoder.plan) says what a step costs, M.decoder.inspect why each token",
+    "OpenAIQuery": "descant compare judges with models of the OpenAI interface",
+    "OptimizableConstant": "declare a parameter, base + a*arm, and give its values per request",
+    "RetroActiveOperator": "base | reject(reward) rejects segments and draws them anew",
+    "RunnableOperator": "descant.TableModel, or a term that is a model",
+    "Uniform": "it only adds its weight to the sum: base + a*Uniform is temp(base, 1 + a)",
+    "enable_logging": 'logging.getLogger("descant")',
+}
+
+
+def __getattr__(name: str) -> Any:
+    missing(__name__, name, _MISSING)
+
+
+class ModelArithmetic:
+    """A formula of language-model-arithmetic, and its models, loaded.
+
+    Args:
+        formula: made of the operators of this module.
+        default_model: of operators that name none.
+        dtype: of models whose operators name none.
+        tokenizer: in memory, where it is not the first model's own.
+        max_length: tokens of the longest prompt; a longer one is refused, not cut.
+
+    Attributes:
+        formula: the descant formula; ``str()`` gives it as well.
+        models: what each name in it stands for, as ``descant.compile`` takes it.
+        decoder: the descant decoder, for what this class does not do.
+        tokenizer: of the models.
+
+    Raises:
+        Untranslatable: no formula is that; says what to write instead.
+    """
+
+    def __init__(
+        self,
+        formula: Operator,
+        default_model: Any = None,
+        dtype: Any = "bfloat16",
+        intermediate_argmax: bool = False,
+        epsilon: float = 1e-6,
+        retroactive_operators: Sequence[Any] = (),
+        calculate_statistics: bool = True,
+        needs_input_tokens_lm_eval: bool = False,
+        lm_eval_task: str | None = None,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> None:
+        if intermediate_argmax:
+            raise Untranslatable("intermediate_argmax", "leave it out: it is of speculation")
+        if retroactive_operators:
+            raise Untranslatable("retroactive_operators", _MISSING["HardConstraint"])
+        if needs_input_tokens_lm_eval or lm_eval_task is not None:
+            raise Untranslatable("lm_eval_task", "leave it out, and evaluate M.decoder")
+        from .decoders import Decoders
+
+        self._declared = Declared(default_model)
+        self.formula = written(formula, self._declared)
+        self.tokenizer = tokenizer or self._declared.tokenizer()
+        self.models = self._declared.specs(dtype, self.tokenizer)
+        if tokenizer is not None:
+            for name in self._declared.language:
+                if "adapter" not in self.models[name]:
+                    self.models[name]["tokenizer"] = tokenizer
+        self._max_length = max_length
+        self._decoders = Decoders(self.formula, self.models)
+        self.decoder = self._decoders.with_stages()
+
+    def generate_text(
+        self,
+        sentences: str | Sequence[str],
+        max_new_tokens: int = 1024,
+        stop_texts: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        num_return_sequences: int = 1,
+        do_speculation: bool = False,
+        use_cache: bool = True,
+        **ignored: Any,
+    ) -> list[str]:
+        """Complete prompts, as language-model-arithmetic's method of this name.
+
+        Noise is seeded from torch's own generator, so that ``torch.manual_seed`` and
+        ``transformers.set_seed`` make a script repeatable; its draws are not theirs.
+
+        Args:
+            sentences: one prompt, or many.
+            max_new_tokens: tokens after which a text ends.
+            stop_texts: strings at which a text ends; they stay in it.
+            batch_size: rows decoded at once.
+            temperature: of the divided scores; 0 takes the best token.
+            top_p: the fewest tokens whose probabilities, at that temperature, reach this.
+            top_k: the most probable tokens; 0 is all.
+            num_return_sequences: texts per prompt, next to each other.
+            do_speculation: without effect: the distribution is the same.
+            use_cache: without effect.
+            **ignored: language-model-arithmetic takes any keyword and drops it; here, a warning.
+
+        Returns:
+            The texts without their prompts, with ``</s>``, or what the tokenizer has, where one
+            ended a text.
+        """
+        import torch
+
+        if ignored:
+            warnings.warn(f"generate_text ignores {', '.join(ignored)}", stacklevel=2)
+        prompts = [sentences] if isinstance(sentences, str) else list(sentences)
+        self._check(prompts)
+        tokenizer = self.tokenizer
+        special = set(tokenizer.all_special_tokens) & set(stop_texts or ())
+        ends = {tokenizer.convert_tokens_to_ids(token) for token in special}
+        stages = []
+        if temperature > 0 and (top_k > 0 or top_p < 1):
+            stages.append(f"temperature({temperature})")
+            stages += [f"top_k({top_k})"] * (top_k > 0) + [f"top_p({top_p})"] * (top_p < 1)
+        found = self._decoders.with_stages(*stages).generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=1.0 if stages else temperature,
+            seed=torch.randint(2**62, (len(prompts),)).tolist(),
+            num_return_sequences=num_return_sequences,
+            stop_strings=[text for text in stop_texts or () if text not in special],
+            eos_token_id=sorted(ends | {tokenizer.eos_token_id} - {None}),
+            batch_size=batch_size or 32,
+            progress=False,
+        )
+        return [self._text(one.token_ids) for one in found]
+
+    def eval(self) -> None:
+        """Nothing: models are in evaluation mode."""
+
+    @property
+    def device(self) -> Any:
+        """Where the models are that name no device."""
+        import torch
+
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __str__(self) -> str:
+        return self.formula
+
+    def __getattr__(self, name: str) -> Any:
+        cures = {
+            "clear_memory": "del M",
+            "forward": "M.decoder.scores(prompt, completion_ids)",
+            "from_pretrained": "descant run RUN.yaml, with the formula in the run file",
+            "generate": "M.generate_text(prompts), or M.decoder.generate(token_ids)",
+            "loaded_models": "M.models says what is declared",
+            "monitor": "print(M.decoder.plan), or M.decoder.inspect(prompt)",
+            "save_pretrained": "write M.formula and M.models into a run file",
+            "to_pretrained": "write M.formula and M.models into a run file",
+        }
+        if name in cures:
+            raise Untranslatable(f"ModelArithmetic.{name} is not here", cures[name])
+        raise AttributeError(f"ModelArithmetic has no attribute {name!r}")
+
+    def _check(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that the templates found would render in another way than theirs."""
+        bos = self.tokenizer.bos_token
+        for prompt in prompts:
+            for asked, read in self._declared.readings:
+                if asked.prompt_template(asked.system_prompt, prompt) != read.text(prompt):
+                    raise Untranslatable(
+                        f"a prompt_template changes the prompt {prompt[:40]!r}",
+                        "it may only put the two texts in their places; change the prompt before",
+                    )
+                if bos and not read.begins and prompt.startswith(bos):
+                    raise Untranslatable(
+                        f"the prompt begins with {bos}, which language-model-arithmetic reads "
+                        "after a BOS of its own",
+                        "leave it out: every text begins with one",
+                    )
+            if self._max_length is not None:
+                self._check_length(prompt, self._max_length)
+
+    def _check_length(self, prompt: str, longest: int) -> None:
+        for one in self.decoder.rendered(prompt):
+            if one.tokens is not None and len(one.tokens) > longest:
+                raise ValueError(
+                    f"{one.term} reads {len(one.tokens)} tokens of the prompt, and max_length is "
+                    f"{longest}: language-model-arithmetic would cut off its end; shorten it"
+                )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Special tokens and all, and with the space that a first word may begin with."""
+        eos = self.tokenizer.eos_token
+        whole: str = self.tokenizer.decode([self.tokenizer.eos_token_id, *ids])
+        return whole[len(eos) :]

@@ -1,0 +1,33 @@
+"""What a compat module refuses: an error that names it and says what to write instead."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+class Untranslatable(NotImplementedError):
+    """Something of another repository that no formula does.
+
+    Args:
+        problem: one line on what it is.
+        cure: one line on what to write instead.
+    """
+
+    def __init__(self, problem: str, cure: str) -> None:
+        self.problem, self.cure = problem, cure
+        super().__init__(problem, cure)
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n{self.cure}"
+
+
+def missing(module: str, name: str, cures: dict[str, str]) -> NoReturn:
+    """For a module's ``__getattr__``.
+
+    Raises:
+        Untranslatable: the original has this name, and it is not here.
+        AttributeError: nobody has it.
+    """
+    if name in cures:
+        raise Untranslatable(f"{name} is not in {module}", cures[name])
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")

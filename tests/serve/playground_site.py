@@ -1,0 +1,78 @@
+"""A server with a playground, as ``descant serve`` starts it, in a thread of the test's process.
+
+Beside the demo models it has one whose every token is a piece of a web page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from descant.demo import models as demo
+from descant.runfile import validated
+
+HOSTILE = [
+    "<script>window.broken=1</script>",
+    "<img/src=x/onerror=window.broken=1>",
+    "</div><b>bold</b>",
+    "&lt;&amp;",
+    "<svg/onload=window.broken=1>",
+]
+ARMS = "base + (1-a)*arm_help + a*arm_harm"
+STEER = f"{ARMS} | rerank(reward_help, k=10, w=1.5)"
+WORDS = "What is the best way to boil eggs?"
+
+
+def hostile(folder: Path) -> str:
+    """A checkpoint that can write nothing but markup, and never ends."""
+    words = ["<unk>", "hello", *HOSTILE]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def run_file(folder: Path) -> Any:
+    """The run file of the server."""
+    content = {
+        "formulas": {"arms": ARMS, "steer": STEER, "wicked": "wicked"},
+        "models": {**demo(), "wicked": {"path": hostile(folder), "dtype": "float32"}},
+        "params": {"a": 0.5},
+        "prompts": {"child": "You are a child."},
+        "generate": {"max_new_tokens": 24, "temperature": 0.7},
+    }
+    return validated(content, "the test")
+
+
+@contextmanager
+def served(server: Any) -> Iterator[str]:
+    """The address of a server that is up as long as this lasts."""
+    from descant.serve.process import Process
+
+    server.start()
+    process = Process(server, host="127.0.0.1", port=0, log_level="warning")
+    thread = Thread(target=process.run, daemon=True)
+    thread.start()
+    while not process.started:
+        assert thread.is_alive()
+    try:
+        yield f"http://127.0.0.1:{process.port}"
+    finally:
+        process.should_exit = True
+        thread.join(20)
+        server.stop()
