@@ -160,12 +160,12 @@ def inside(file: Path, output: Path) -> dict[str, Times]:
     import descant.report
     import descant.results
     from descant.runfile import read_run_file
-    from descant.runtime import bind, engine
+    from descant.runtime import bind, decoder
     from descant.scoring import rewards
     from descant.sweep import swept
 
     parts = Parts()
-    parts.generator(engine.Engine, "run", "steps")
+    parts.generator(decoder, "decode", "steps")
     parts.function(sys.modules[bind.__module__], "load_model", "weights")
     parts.function(rewards, "load_model", "weights")
     parts.function(rewards.RewardScorer, "scores", "scoring")

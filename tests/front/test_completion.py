@@ -74,10 +74,8 @@ def test_it_is_installed_into_a_home(shell, tmp_path):
 def test_a_shell_completes_commands_options_and_run_files(completed):
     assert {"run", "report"} <= set(completed("descant", "r"))
     assert completed("descant", "run", "--pro") == ["--prompt"]
-    assert completed("descant", "run", "examples/s") == [
-        "examples/steer.yaml",
-        "examples/sweep.yaml",
-    ]
+    there = sorted(f"examples/{file.name}" for file in (ROOT / "examples").glob("s*.yaml"))
+    assert completed("descant", "run", "examples/s") == there and len(there) > 1
     assert completed("descant", "sweep", "examples/sw") == ["examples/sweep.yaml"]
 
 
