@@ -154,7 +154,7 @@ async def _ask(session: httpx.AsyncClient, url: str, asked: Asked, got: Got) -> 
             elif line:
                 [choice] = json.loads(line.removeprefix("data: "))["choices"]
                 got.token_ids += choice["token_ids"]
-                got.times.append(time.perf_counter() - start)
+                got.times.append(round(time.perf_counter() - start, 4))
                 if len(got.times) == asked.leaves:
                     break
     got.seconds = time.perf_counter() - start
