@@ -106,3 +106,11 @@ def test_mistakes_are_said_before_it_listens(options, said) -> None:
 
     with pytest.raises(ValueError, match=said):
         serve(FILE, **options)
+
+
+def test_a_plain_install_says_what_it_needs(monkeypatch) -> None:
+    from descant.serve.command import serve
+
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(ValueError, match=r"needs fastapi: pip install 'descant\[serve\]'"):
+        serve(FILE)

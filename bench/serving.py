@@ -1,0 +1,323 @@
+"""The server under load: many clients, mixed formulas, some that leave; and one client alone.
+
+    python -m bench.serving          64 clients, 1,000 requests; bench/results/serving.json
+
+The demo models behind ``descant serve``, in a process of its own. Every answer is held against the
+one that ``generate`` gives for its seed, before anything is said of speed. One client that waits
+for each answer before it asks again is measured in the same run, half before and half after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import transformers
+
+import descant
+from descant.bench.measure import processor
+from descant.demo import PROMPTS
+from descant.runfile import RunFile, read_run_file
+
+FILE = Path(__file__).parents[1] / "examples" / "serve.yaml"
+RESULTS = Path(__file__).parent / "results" / "serving.json"
+LENGTHS = (8, 16, 32, 48)
+SHARES = {"arms": 4, "safe": 3, "base": 2, "best": 1}  # of the requests, by formula
+ALONE_SLOTS = 4  # the fewest that best_of(n=4) takes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, and after how many pieces its client leaves; None for one that stays."""
+
+    model: str
+    prompt: str
+    a: float
+    temperature: float
+    seed: int
+    length: int
+    stream: bool
+    leaves: int | None
+
+    def body(self) -> dict[str, Any]:
+        """As the server reads it."""
+        return {
+            "model": self.model, "prompt": self.prompt, "params": {"a": self.a},
+            "temperature": self.temperature, "seed": self.seed, "max_tokens": self.length,
+            "stream": self.stream, "return_token_ids": True,
+        }  # fmt: skip
+
+
+@dataclass
+class Got:
+    """What came of one request: ids, and when, in seconds since it was sent."""
+
+    token_ids: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    ended: bool = False
+    seconds: float = 0.0
+
+
+def requests(
+    count: int, leaving: float, models: Sequence[str] = tuple(SHARES), seed: int = 0
+) -> list[Asked]:
+    """So many, the same for the same seed.
+
+    Args:
+        count: how many.
+        leaving: the share of clients that leave before the end.
+        models: the formulas that are asked for.
+        seed: of the draw.
+    """
+    draw = random.Random(seed)
+    shares = [SHARES[model] for model in models]
+    made = []
+    for i in range(count):
+        stream = i % 8 != 7
+        leaves = draw.randrange(1, 6) if stream and draw.random() < leaving else None
+        made.append(
+            Asked(
+                draw.choices(models, shares)[0], draw.choice(PROMPTS), draw.choice([0.0, 0.3, 1.0]),
+                draw.choice([0.0, 0.7, 1.0]), i, draw.choice(LENGTHS), stream, leaves,
+            )
+        )  # fmt: skip
+    return made
+
+
+def offline(run: RunFile, asked: Sequence[Asked]) -> list[list[int]]:
+    """What ``generate`` gives for each."""
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for index, one in enumerate(asked):
+        groups[one.model, one.length].append(index)
+    found: dict[int, list[int]] = {}
+    decoders = {
+        name: descant.compile(text, run.models, params=run.params)
+        for name, text in run.named.items()
+    }
+    for (model, length), indices in groups.items():
+        mine = [asked[index] for index in indices]
+        completions = decoders[model].generate(
+            [one.prompt for one in mine], max_new_tokens=length, progress=False,
+            seed=[one.seed for one in mine], temperature=[one.temperature for one in mine],
+            params={"a": [one.a for one in mine]},
+        )  # fmt: skip
+        found |= {i: one.token_ids for i, one in zip(indices, completions, strict=True)}
+    return [found[index] for index in range(len(asked))]
+
+
+async def drive(url: str, asked: Sequence[Asked], clients: int) -> tuple[list[Got], float]:
+    """Ask for all of it, so many at a time; what came, and the seconds of the whole."""
+    waiting, found = iter(enumerate(asked)), [Got() for _ in asked]
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
+
+    async def client(session: httpx.AsyncClient) -> None:
+        for index, one in waiting:
+            await _ask(session, f"{url}/v1/completions", one, found[index])
+
+    async with httpx.AsyncClient(timeout=600, limits=limits) as session:
+        start = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        return found, time.perf_counter() - start
+
+
+async def _ask(session: httpx.AsyncClient, url: str, asked: Asked, got: Got) -> None:
+    start = time.perf_counter()
+    if not asked.stream:
+        answer = await session.post(url, json=asked.body())
+        answer.raise_for_status()
+        got.token_ids, got.ended = answer.json()["choices"][0]["token_ids"], True
+        got.seconds = time.perf_counter() - start
+        return
+    async with session.stream("POST", url, json=asked.body()) as answer:
+        answer.raise_for_status()
+        async for line in answer.aiter_lines():
+            if line == "data: [DONE]":
+                got.ended = True
+            elif line:
+                [choice] = json.loads(line.removeprefix("data: "))["choices"]
+                got.token_ids += choice["token_ids"]
+                got.times.append(round(time.perf_counter() - start, 4))
+                if len(got.times) == asked.leaves:
+                    break
+    got.seconds = time.perf_counter() - start
+
+
+def judged(asked: Sequence[Asked], got: Sequence[Got], expected: Sequence[list[int]]) -> dict:
+    """How many answers are the offline ones, and how many are lost."""
+    left = [i for i, one in enumerate(got) if asked[i].leaves is not None and not one.ended]
+    stayed = [i for i in range(len(asked)) if i not in set(left)]
+    return {
+        "requests": len(asked),
+        "answers": sum(got[i].ended for i in stayed),
+        "equal": sum(got[i].token_ids == expected[i] for i in stayed),
+        "left": len(left),
+        "left_equal_so_far": sum(
+            got[i].token_ids == expected[i][: len(got[i].token_ids)] for i in left
+        ),
+    }
+
+
+def speeds(asked: Sequence[Asked], got: Sequence[Got], seconds: float) -> dict[str, Any]:
+    """Requests and tokens per second; milliseconds to the first token and between tokens."""
+    streamed = [(one, a) for one, a in zip(got, asked, strict=True) if a.model != "best"]
+    first = [one.times[0] * 1e3 for one, _ in streamed if one.times]
+    between = [
+        (after - before) * 1e3
+        for one, _ in streamed
+        for before, after in zip(one.times, one.times[1:], strict=False)
+    ]
+    return {
+        "seconds": seconds,
+        "requests_per_second": len(asked) / seconds,
+        "tokens_per_second": sum(len(one.token_ids) for one in got) / seconds,
+        "first_token_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
+        "between_tokens_ms": {"p50": _percentile(between, 50), "p95": _percentile(between, 95)},
+    }
+
+
+def _percentile(values: Sequence[float], share: int) -> float:
+    return sorted(values)[min(len(values) - 1, math.ceil(len(values) * share / 100) - 1)]
+
+
+@contextmanager
+def serving(slots: int) -> Iterator[tuple[str, int]]:
+    """A server's address and its process's number."""
+    command = [sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0",
+               "--slots", str(slots), "--max-model-len", "256", "--log-level", "info"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"running on (http://[\d.:]+)", line):
+                break
+        else:
+            raise RuntimeError("the server did not start")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield found[1], process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def loaded(
+    url: str, process: int, asked: Sequence[Asked], clients: int
+) -> tuple[list[Got], float, list[int]]:
+    """``drive``, and the server's memory once a second meanwhile."""
+    memory = [resident(process)]
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(1)
+            memory.append(resident(process))
+
+    watching = asyncio.create_task(watch())
+    got, seconds = await drive(url, asked, clients)
+    watching.cancel()
+    return got, seconds, [*memory, resident(process)]
+
+
+def measure(
+    models: Sequence[str], count: int, clients: int, slots: int, alone: int, leaving: float
+) -> dict[str, Any]:
+    """Both ways, in one run."""
+    run = read_run_file(FILE)
+    asked, single = requests(count, leaving, models), requests(alone, 0.0, models)
+    expected, expected_single = offline(run, asked), offline(run, single)
+    warm = requests(2 * clients + 16, 0.0, models, seed=1)
+    with serving(slots) as (url, process), serving(ALONE_SLOTS) as (other, _):
+        for address, many in ((url, clients), (other, 1)):
+            asyncio.run(drive(address, warm[: many * 2 + 16], many))
+        half = alone // 2
+        first, before = asyncio.run(drive(other, single[:half], 1))
+        got, seconds, memory = asyncio.run(loaded(url, process, asked, clients))
+        second, after = asyncio.run(drive(other, single[half:], 1))
+        metrics = httpx.get(f"{url}/metrics").text
+    return {
+        "clients": {
+            **judged(asked, got, expected), **speeds(asked, got, seconds),
+            "resident_bytes": memory, "metrics": _metrics(metrics),
+            "raw": [{**asdict(a), **asdict(g)} for a, g in zip(asked, got, strict=True)],
+        },
+        "one": {
+            **judged(single, [*first, *second], expected_single),
+            **speeds(single, [*first, *second], before + after),
+            "halves_seconds": [before, after],
+        },
+    }  # fmt: skip
+
+
+def _metrics(text: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {n: float(v) for n, _, v in lines if "_bucket" not in n and "_created" not in n}
+
+
+def main() -> None:
+    """Measure, print what counts, keep the raw numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--alone", type=int, default=120, help="requests of the one client")
+    parser.add_argument("--leaving", type=float, default=0.08)
+    parser.add_argument("--models", nargs="+", default=[*SHARES], choices=[*SHARES])
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    load = os.getloadavg()[0]
+    found = measure(
+        asked.models, asked.requests, asked.clients, asked.slots, asked.alone, asked.leaving
+    )
+    said = {
+        "models": {name: SHARES[name] for name in asked.models},
+        "requests": asked.requests, "clients": asked.clients, "slots": asked.slots,
+        "device": "cpu", "processor": processor(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "load": load, "dtype": "float32",
+        "torch": torch.__version__, "transformers": transformers.__version__,
+        "python": sys.version.split()[0],
+        "ratio": found["clients"]["requests_per_second"] / found["one"]["requests_per_second"],
+        "results": found,
+    }  # fmt: skip
+    asked.output.write_text(json.dumps(said) + "\n")
+    many, one = found["clients"], found["one"]
+    for name, way in ((f"{asked.clients} clients", many), ("one client", one)):
+        first, between = way["first_token_ms"], way["between_tokens_ms"]
+        print(
+            f"{name}: {way['equal']} of {way['answers']} answers equal, {way['left']} left; "
+            f"{way['requests_per_second']:.2f} requests/s, "
+            f"{way['tokens_per_second']:.0f} tokens/s; "
+            f"first token {first['p50']:.0f} ms (p95 {first['p95']:.0f}), "
+            f"between tokens {between['p50']:.1f} ms (p95 {between['p95']:.1f})"
+        )
+    memory = many["resident_bytes"]
+    tenth = max(1, len(memory) // 10)
+    start, end = statistics.median(memory[:tenth]), statistics.median(memory[-tenth:])
+    print(f"ratio {said['ratio']:.2f}; resident {start / 1e6:.0f} MB, then {end / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

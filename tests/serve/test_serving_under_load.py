@@ -1,0 +1,31 @@
+"""The load test of ``bench.serving``, small: every answer is the offline one, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bench.serving import Asked, Got, drive, judged, offline, requests
+
+
+@pytest.mark.slow
+def test_many_clients_of_whom_some_leave(served, run_file) -> None:
+    asked = requests(64, leaving=0.15)
+    got = asyncio.run(drive(served.url, asked, clients=16))[0]
+    found = judged(asked, got, offline(run_file, asked))
+    assert found["left"] >= 4 and found["left"] == found["left_equal_so_far"]
+    assert found["answers"] == found["equal"] == 64 - found["left"]
+    served.wait(lambda: not served.server.busy and not served.server.loop._rows)
+    assert served.metric("descant_slots_in_use") == served.metric("descant_rows_waiting") == 0
+
+
+def test_the_judge_sees_what_is_wrong_and_what_is_lost() -> None:
+    asked = [
+        Asked("base", "x", 0.0, 0.0, i, 2, True, leaves) for i, leaves in enumerate([None] * 3)
+    ]
+    asked.append(Asked("base", "x", 0.0, 0.0, 3, 2, True, 1))
+    got = [Got([1, 2], ended=True), Got([1, 3], ended=True), Got([1]), Got([2])]
+    assert judged(asked, got, [[1, 2]] * 4) == {
+        "requests": 4, "answers": 2, "equal": 1, "left": 1, "left_equal_so_far": 0,
+    }  # fmt: skip
