@@ -7,5 +7,16 @@ from .inspection import Inspection
 from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
+from .teacher import Likelihood
 
-__all__ = ["Bound", "Completion", "Decoder", "Inspection", "Ranks", "Report", "Request", "bind"]
+__all__ = [
+    "Bound",
+    "Completion",
+    "Decoder",
+    "Inspection",
+    "Likelihood",
+    "Ranks",
+    "Report",
+    "Request",
+    "bind",
+]

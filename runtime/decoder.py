@@ -17,12 +17,14 @@ from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temper
 from .bind import check_count
 from .bound import Bound
 from .engine import Engine
+from .given import check_given, paired
 from .inspection import Inspection, inspected
 from .noise import seed_key
 from .rendered import Rendered, rendered
 from .report import Report
 from .requests import Answer, Completion, Request, ids_of
 from .search import Searcher
+from .teacher import Likelihood, likelihoods
 
 _log = logging.getLogger("descant")
 _HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
@@ -34,6 +36,7 @@ class Decoder:
     Attributes:
         plan: what each step does and costs; ``print(decoder.plan)``.
         tokenizer: of the formula's models, or None.
+        max_length: tokens of the longest text that every model can read, or None.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Decoder:
         self._runner = Searcher(self._engine) if bound.plan.search else self._engine
         asked = self._engine.capture if capture else None
         self.plan = Report(bound, self._params, self._engine.spent, asked)
-        self.tokenizer = bound.tokenizer
+        self.tokenizer, self.max_length = bound.tokenizer, bound.positions
         self._known = {*bound.plan.params, *self._params}
 
     def generate(
@@ -155,21 +158,36 @@ class Decoder:
         self._refuse_search("scores", "a search gives texts, and no scores of a token")
         [(_, values)] = rows_of(prompt, self._params, params, self._known)
         ids = [int(token) for token in completion_ids]
-        for token in ids:
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(f"{token} is not a token id below {self._bound.vocabulary}")
         request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
-        for reader in self._bound.readers:
-            if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
-                reader.check(ids, "generate never draws it, and nothing can be scored after it")
-        for reads, room in request.rooms:
-            if sum(len(reads[token]) for token in ids) > room:
-                raise ModelError(
-                    "the completion is too long for a model of another vocabulary, which reads "
-                    f"some of its tokens as several and has room for {room}",
-                    "shorten it; nothing is cut silently",
-                )
+        check_given(self._bound, request, ids, read=len(ids))
         return self._engine.score(request, ids)
+
+    def loglikelihood(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        completions: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        params: Mapping[str, float | Sequence[float]] | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> list[Likelihood]:
+        """How likely given completions are, read in batches; not for a formula that searches.
+
+        Args:
+            prompts: as for ``generate``, and so is all that has a name of its arguments.
+            completions: one per prompt, or many of one prompt: token ids, or text that follows the
+                prompt's tokens, encoded by itself and without special tokens.
+        """
+        self._refuse_search("loglikelihood", "it chooses among whole texts; generate works")
+        prompts, given = paired(prompts, completions, params, self.tokenizer)
+        rows = rows_of(prompts, self._params, params, self._known)
+        requests = [
+            self._request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
+            for i, (row, ids) in enumerate(zip(rows, given, strict=True))
+        ]
+        found = likelihoods(self._engine, requests, given, batch_size, progress)
+        self._warn()
+        return found
 
     def rendered(self, prompt: Prompt) -> list[Rendered]:
         """What each term and each reward model reads of a prompt, token by token.
@@ -363,7 +381,7 @@ def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
     if bound.positions is None:
         return wanted
     room = bound.positions - longest
-    if room < 1 or (strict and room < wanted - 1):
+    if room < (wanted - 1 if strict else 1):
         raise ModelError(
             f"the prompt has {longest} tokens, and the models read at most {bound.positions}",
             "shorten it; nothing is cut silently",

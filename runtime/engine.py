@@ -164,7 +164,7 @@ class Engine:
             scores = self.step.scores(batch, context)
             yield batch, context, scores
             wrong = alarms(context, scores).tolist()
-            self._raise_for([request], wrong, list(context.broken), [step])
+            self.raise_for([request], wrong, list(context.broken), [step])
             if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
                 batch.read_on([token])
@@ -219,7 +219,7 @@ class Engine:
         if flight.copied is not None:
             flight.copied.synchronize()
         tokens, wrong, steps, *more = flight.told.tolist()
-        self._raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
+        self.raise_for(flight.requests, wrong, flight.sources, [step - 1 for step in steps])
         flight.batch.read_on(tokens)
         if flight.batch.logprobs:
             flight.batch.likely = likely(flight.told[3])
@@ -227,7 +227,7 @@ class Engine:
         flight.batch.unsure = more[0] if more else [0] * len(tokens)
         return tokens  # type: ignore[no-any-return]
 
-    def _raise_for(
+    def raise_for(
         self,
         requests: Sequence[Request],
         alarms: Sequence[int],
