@@ -14,6 +14,7 @@ from rich.console import Console
 
 from . import __version__
 from .formats import Format, export
+from .harness import PASSED_ON, evaluate
 
 app = typer.Typer(
     name="descant",
@@ -284,6 +285,9 @@ def bench(
         console, output, workload, shape=shape, batch_size=batch_size, device=device, dtype=dtype,
         prompt_length=prompt_length, new=max_new_tokens, runs=runs, capture=capture,
     )  # fmt: skip
+
+
+app.command("eval", context_settings=PASSED_ON)(evaluate)
 
 
 def _show(completions: list[Any]) -> None:

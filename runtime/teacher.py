@@ -214,18 +214,18 @@ class Teacher:
 
 
 def _shared(asked: Sequence[tuple[Request, Sequence[int]]]) -> list[_Text]:
-    """The texts to read: long prompts first, and those of one prompt side by side."""
-    texts: dict[tuple[object, ...], _Text] = {}
+    """The texts to read: long ones first, and all that follow one prompt side by side."""
+    texts: dict[tuple[str, tuple[float, ...], tuple[int, ...]], _Text] = {}
+    longest: dict[str, int] = {}  # per prompt, with what follows it
     for index, (request, ids) in enumerate(asked):
         if ids:
-            key = (repr(request.prompt), tuple(request.values), tuple(ids[:-1]))
+            prompt = repr(request.prompt)
+            length = max(map(len, request.prompts)) + len(ids)
+            longest[prompt] = max(longest.get(prompt, 0), length)
+            key = (prompt, tuple(request.values), tuple(ids[:-1]))
             text = texts.setdefault(key, _Text(request, [*ids[:-1]]))
             text.lasts.append(ids[-1])
             text.indices.append(index)
-
-    def order(text: _Text) -> tuple[int, str, Sequence[float], int]:
-        request = text.request
-        longest = max(map(len, request.prompts))
-        return -longest, repr(request.prompt), request.values, -len(text.read)
-
-    return sorted(texts.values(), key=order)
+    named = [(prompt, text) for (prompt, *_), text in texts.items()]
+    named.sort(key=lambda one: (-longest[one[0]], one[0], -len(one[1].read)))
+    return [text for _, text in named]
