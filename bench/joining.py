@@ -58,7 +58,7 @@ def arrivals(prompts: Tensor, slots: int, alike: bool = False) -> Arrivals:
 
 def run(decoder: Any, asked: Arrivals, new: int) -> Iterator[list[Any]]:
     """Decode them all; after each step, the answers that got a token."""
-    requests = decoder._requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
+    requests = decoder._intake.requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
     each = zip(requests, asked.answers(new), strict=True)
     cut = [replace(request, max_new_tokens=tokens) for request, tokens in each]
     return decode(decoder._engine, cut, asked.slots)

@@ -98,7 +98,9 @@ class Models:
         used = {name: model for name, model in self.models.items() if name in formula}
         params = {name: values for name, values in PARAMS.items() if f" {name}," in formula}
         decoder = descant.compile(formula, models=used, params=dict.fromkeys(params, 0))
-        requests = decoder._requests(self.prompts.tolist(), params=params, max_new_tokens=NEW)
+        requests = decoder._intake.requests(
+            self.prompts.tolist(), params=params, max_new_tokens=NEW
+        )
         engine = decoder._engine
         if normalised:
             engine.step.unnormalised = frozenset()

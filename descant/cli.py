@@ -17,6 +17,7 @@ from .completion import run_files
 from .doctor import doctor
 from .failures import resumable, told
 from .formats import Format, export
+from .harness import PASSED_ON, evaluate
 from .serve.command import serve
 
 app = typer.Typer(
@@ -294,6 +295,7 @@ def bench(
 
 
 app.command()(doctor)
+app.command("eval", context_settings=PASSED_ON)(evaluate)
 
 
 def _show(completions: list[Any]) -> None:

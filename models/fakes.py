@@ -115,6 +115,11 @@ class TableModel(_Table):
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
         return self.table[self._rows.last(), : self.vocabulary]
 
+    def along(self, tokens: int) -> Tensor:
+        """``(rows, tokens, V)`` logits of what follows each of the last tokens of every text."""
+        ids = self._rows.texts[: self._rows.count].gather(1, self._rows.ending(tokens))
+        return self.table[ids, : self.vocabulary]
+
 
 class RuleReward(_Table):
     """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""

@@ -169,6 +169,21 @@ class TransformersLane:
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
+    def along(self, tokens: int) -> Tensor:
+        """Every row reads what waits: what follows each of the last ``tokens`` of its text.
+
+        Returns:
+            ``(rows, tokens, V)`` logits in the model's dtype, the last after the whole text. Where
+            a text is shorter, the first of them mean nothing.
+        """
+        self._catch_up(leave=tokens)
+        places = self._rows.ending(tokens)
+        ids = self._rows.texts[: self._rows.count].gather(1, places)
+        out = self._step(ids, places, places, self._rows.longest)
+        self._rows.cached(but=0)
+        return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
+
+    @torch.no_grad()
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens to be read at the next step, or at the next in which the lane runs."""
         self._rows.feed(tokens)
@@ -228,12 +243,13 @@ class TransformersLane:
         """How a reward is asked about them, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
 
-    def _catch_up(self) -> None:
-        """Read what is left over: what was said while the lane did not run."""
-        while (behind := self._rows.backlog) > 0:
+    def _catch_up(self, leave: int | None = None) -> None:
+        """Read what is left over, said while the lane did not run: all but so many tokens."""
+        more = 0 if leave is None else leave - self._rows.waits
+        while (behind := self._rows.backlog - more) > 0:
             tokens, places = self._rows.waiting(min(behind, CHUNK))
             self._step(tokens, places, places, self._rows.longest, backbone=True)
-            self._rows.cached(but=self._rows.waits + max(0, behind - CHUNK))
+            self._rows.cached(but=self._rows.waits + more + max(0, behind - CHUNK))
 
     def weight_bytes(self) -> int:
         """Bytes of weights that a forward reads: all but an untied input embedding."""

@@ -70,6 +70,9 @@ class LanguageLane(Lane, Protocol):
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
 
+    def along(self, tokens: int) -> Tensor:
+        """Every row reads what waits: ``(rows, tokens, V)`` logits after the end of its text."""
+
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens to be read at the next step."""
 

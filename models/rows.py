@@ -113,6 +113,11 @@ class Rows:
         places = torch.minimum(self.lengths[: self.count, None] + ahead, last)
         return self.texts[: self.count].gather(1, places), places
 
+    def ending(self, tokens: int) -> Tensor:
+        """``(rows, tokens)`` places of the last tokens of each row's text; none is below 0."""
+        back = torch.arange(-tokens, 0, device=self.device)
+        return (self.ends[: self.count, None] + back).clamp_(min=0)
+
     def last(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
         return self.texts[: self.count].gather(1, self.ends[: self.count, None] - 1)[:, 0]

@@ -9,6 +9,7 @@ from .ranks import Ranks
 from .report import Report
 from .requests import Completion, Request
 from .service import Served, Service
+from .teacher import Likelihood
 
 __all__ = [
     "Bound",
@@ -16,6 +17,7 @@ __all__ = [
     "Decoder",
     "House",
     "Inspection",
+    "Likelihood",
     "Ranks",
     "Report",
     "Request",

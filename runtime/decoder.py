@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from ..formula.needs import needed
-from ..grammar import Span
-from ..models import ModelError, Prompt, is_ids
-from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
+from ..models import Prompt
 from .bound import Bound
 from .decode import decode
-from .described import check_count
 from .engine import Engine
 from .generate import generate_with
+from .given import check_given, paired
 from .inspection import Inspection, inspecting
-from .noise import seed_key
+from .intake import Intake, refuse_search
 from .rendered import Rendered, rendered
 from .report import Report
-from .requests import Completion, Request, ids_of
+from .requests import Completion, Request
+from .teacher import Likelihood, likelihoods
 
 _log = logging.getLogger("descant")
 _HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
@@ -35,6 +32,7 @@ class Decoder:
     Attributes:
         plan: what each step does and costs; ``print(decoder.plan)``.
         tokenizer: of the formula's models, or None.
+        max_length: tokens of the longest text that every model can read, or None.
     """
 
     def __init__(
@@ -44,8 +42,8 @@ class Decoder:
         self._engine = Engine(bound, capture)
         asked = self._engine.capture if capture else None
         self.plan = Report(bound, self._params, self._engine.spent, asked)
-        self.tokenizer = bound.tokenizer
-        self._known = {*bound.plan.params, *self._params}
+        self.tokenizer, self.max_length = bound.tokenizer, bound.positions
+        self._intake = Intake(bound, self._params)
 
     __call__ = generate_with  # model.generate(…, custom_generate=decoder)
 
@@ -117,7 +115,7 @@ class Decoder:
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        return self._completed(self._requests(prompts, **arguments), batch_size, progress)
+        return self._completed(self._intake.requests(prompts, **arguments), batch_size, progress)
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
         """Complete one prompt, yielding text as it comes.
@@ -130,8 +128,8 @@ class Decoder:
             Pieces of text that add up to the completion's; token ids where there is no tokenizer.
         """
         arguments.pop("progress", None)
-        self._refuse_search("stream", "its answer is known when the search has ended")
-        requests = self._requests(prompt, **arguments)
+        refuse_search(self._bound, "stream", "its answer is known when the search has ended")
+        requests = self._intake.requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, and this is {len(requests)} rows")
         return self._pieces(requests[0])
@@ -154,22 +152,40 @@ class Decoder:
             ``(len(completion_ids) + 1, V)`` float32 in natural logarithms, masked tokens minus
             infinity: row i scores the token after the first i.
         """
-        self._refuse_search("scores", "a search gives texts, and no scores of a token")
-        [(_, values)] = rows_of(prompt, self._params, params, self._known)
+        refuse_search(self._bound, "scores", "a search gives texts, and no scores of a token")
+        [(_, values)] = self._intake.rows(prompt, params)
         ids = [int(token) for token in completion_ids]
-        self._check_ids(ids, "completion")
-        request = self._request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
-        for reader in self._bound.readers:
-            if reader.term in needed(self._bound.plan, self._bound.plan.scores, request.values):
-                reader.check(ids, "generate never draws it, and nothing can be scored after it")
-        for reads, room in request.rooms:
-            if sum(len(reads[token]) for token in ids) > room:
-                raise ModelError(
-                    "the completion is too long for a model of another vocabulary, which reads "
-                    f"some of its tokens as several and has room for {room}",
-                    "shorten it; nothing is cut silently",
-                )
+        self._intake.check_ids(ids, "completion")
+        request = self._intake.request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
+        check_given(self._bound, request, ids, read=len(ids))
         return self._engine.score(request, ids)
+
+    def loglikelihood(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        completions: Sequence[str] | Sequence[Sequence[int]],
+        *,
+        params: Mapping[str, float | Sequence[float]] | None = None,
+        batch_size: int = 32,
+        progress: bool | None = None,
+    ) -> list[Likelihood]:
+        """How likely given completions are, read in batches; not for a formula that searches.
+
+        Args:
+            prompts: as for ``generate``, and so is all that has a name of its arguments.
+            completions: one per prompt, or many of one prompt: token ids, or text that follows the
+                prompt's tokens, encoded by itself and without special tokens.
+        """
+        refuse_search(self._bound, "loglikelihood", "it chooses among whole texts; generate works")
+        prompts, given = paired(prompts, completions, params, self.tokenizer)
+        rows = self._intake.rows(prompts, params)
+        requests = [
+            self._intake.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
+            for i, (row, ids) in enumerate(zip(rows, given, strict=True))
+        ]
+        found = likelihoods(self._engine, requests, given, batch_size, progress)
+        self._warn()
+        return found
 
     def rendered(self, prompt: Prompt) -> list[Rendered]:
         """What each term and each reward model reads of a prompt, token by token.
@@ -223,63 +239,15 @@ class Decoder:
             arguments.pop(only, None)
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
-            self._check_ids(ids, "completion")
+            self._intake.check_ids(ids, "completion")
             arguments["max_new_tokens"] = len(ids)
-        requests = self._requests(prompt, **arguments)
+        requests = self._intake.requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
         if ids is not None and requests[0].max_new_tokens < len(ids):
             room = requests[0].max_new_tokens
             raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
         return inspecting(self._engine, requests[0], base, n, ids)
-
-    def _requests(
-        self,
-        prompts: Any,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float | Sequence[float] | None = None,
-        do_sample: bool | None = None,
-        seed: int | Sequence[int] | None = None,
-        params: Mapping[str, Any] | None = None,
-        num_return_sequences: int = 1,
-        stop_strings: str | Sequence[str] | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        logprobs: bool = False,
-        **others: Any,
-    ) -> list[Request]:
-        refuse(others)
-        rows = rows_of(prompts, self._params, params, self._known)
-        seeds = per_row(seed, len(rows), "seed")
-        if self._bound.plan.search and temperature is None and do_sample is None:
-            do_sample = True  # a search over one greedy text would search nothing
-        settings: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "stops": stop_strings_of(stop_strings),
-            "eos": eos_of(eos_token_id),
-            "logprobs": logprobs,
-        }
-        if logprobs:
-            self._refuse_search("logprobs", "its answer is chosen among several")
-        heats = temperature if isinstance(temperature, Sequence) else [temperature] * len(rows)
-        warm = [temperature_of(t, do_sample) for t in per_row(heats, len(rows), "temperature")]
-        requests: list[Request] = []
-        drawn = [secrets.randbits(63) for _ in seeds]
-        if self._bound.ranks is not None:
-            drawn = self._bound.ranks.agreed(drawn)
-        for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
-            settings["temperature"] = heat
-            own = free if given is None else int(given)
-            for sample in range(num_return_sequences):
-                key = seed_key(own, sample)
-                requests.append(self._request(len(requests), prompt, values, key=key, **settings))
-        short = sum(request.max_new_tokens < max_new_tokens for request in requests)
-        if short:
-            _log.warning(
-                "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
-                "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
-            )  # fmt: skip
-        return requests
 
     def _completed(
         self, requests: Sequence[Request], batch_size: int, progress: bool | None
@@ -304,11 +272,6 @@ class Decoder:
                     "the rest is lost", name, 100 * share,
                 )  # fmt: skip
 
-    def _refuse_search(self, verb: str, why: str) -> None:
-        if self._bound.plan.search:
-            name = self._bound.plan.search[1].name
-            raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
-
     def _pieces(self, request: Request) -> Iterator[Any]:
         told = 0
         for [answer] in decode(self._engine, [request], 1):
@@ -320,77 +283,3 @@ class Decoder:
                 yield text[told:]
                 told = len(text)
         self._warn()
-
-    def _request(
-        self,
-        index: int,
-        prompt: Any,
-        params: Mapping[str, float],
-        *,
-        key: tuple[int, int] = (0, 0),
-        temperature: float = 0.0,
-        max_new_tokens: int = 128,
-        stops: tuple[str, ...] = (),
-        eos: frozenset[int] | None = None,
-        logprobs: bool = False,
-        strict: bool = False,
-    ) -> Request:
-        bound, plan = self._bound, self._bound.plan
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        if stops and bound.tokenizer is None:
-            raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
-        values = plan.values(params)
-        _check_values(bound, values)
-        if is_ids(prompt):
-            self._check_ids(prompt, "prompt")
-        prompts = [reader.reads(prompt) for reader in bound.readers]
-        rewards = {i: [r.reads(prompt) for r in readers] for i, readers in bound.rewards.items()}
-        longest = max(map(len, ids_of(prompts, rewards)))
-        return Request(
-            index, prompt, prompts, rewards, values, dict(params), temperature,
-            key, _fitting(bound, longest, max_new_tokens, strict),
-            bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
-        )  # fmt: skip
-
-    def _check_ids(self, ids: Sequence[int], where: str) -> None:
-        for token in ids:
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(
-                    f"the {where} has the token id {token}, and the vocabulary has "
-                    f"{self._bound.vocabulary} tokens"
-                )
-
-
-def _check_values(bound: Bound, values: Sequence[float]) -> None:
-    plan = bound.plan
-    for scalar, value in zip(plan.scalars, values, strict=True):
-        if scalar.limits.tokens:
-            check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
-    if not needed(plan, plan.scores, values):
-        raise plan.error(
-            "every coefficient is 0 for these parameters, so that nothing decides",
-            Span(0, len(plan.source)),
-        )
-
-
-def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
-    """What each term of another vocabulary reads, where it may run out of room first."""
-    return [
-        (found.reads, bound.positions - len(ids))
-        for reader, ids in zip(bound.readers, prompts, strict=True)
-        if (found := reader.counterparts) is not None and found.longest > 1 and bound.positions
-    ]
-
-
-def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
-    """The tokens that fit after a prompt of ``longest``."""
-    if bound.positions is None:
-        return wanted
-    room = bound.positions - longest
-    if room < 1 or (strict and room < wanted - 1):
-        raise ModelError(
-            f"the prompt has {longest} tokens, and the models read at most {bound.positions}",
-            "shorten it; nothing is cut silently",
-        )
-    return min(wanted, room)

@@ -115,8 +115,7 @@ class Engine:
             scores = self.step.scores(batch, context)
             yield batch, context, scores
             wrong = alarms(context, scores).tolist()
-            for error in self.errors([request], wrong, list(context.broken), [step]).values():
-                raise error
+            self.raise_for([request], wrong, list(context.broken), [step])
             if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
                 batch.read_on([token])
@@ -204,6 +203,17 @@ class Engine:
             flight.batch.likely = []
         flight.batch.unsure = more[0] if more else [0] * len(tokens)
         return tokens, errors
+
+    def raise_for(
+        self,
+        requests: Sequence[Request],
+        alarms: Sequence[int],
+        sources: Sequence[Source],
+        steps: Sequence[int],
+    ) -> None:
+        """Raise the first of ``errors``, if there are any."""
+        for error in self.errors(requests, alarms, sources, steps).values():
+            raise error
 
     def errors(
         self,

@@ -65,9 +65,7 @@ class Follower:
         scores = step.scores(batch, context)
         wrong = alarms(context, scores).tolist()
         steps = [len(answer) for answer in self.answers]
-        errors = self._engine.errors(batch.requests, wrong, list(context.broken), steps)
-        for error in errors.values():
-            raise error
+        self._engine.raise_for(batch.requests, wrong, list(context.broken), steps)
         self._asked = context, scores
         return scores
 

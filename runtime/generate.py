@@ -83,7 +83,7 @@ def generate_with(
         drawn = torch.randint(1 << 62, (len(ask.prompts),)).tolist() if draws else [0]
         seed = drawn * (len(ask.prompts) // len(drawn))
         seed = seed if bound.ranks is None else bound.ranks.agreed(seed)
-    requests = decoder._requests(
+    requests = decoder._intake.requests(
         ask.prompts, max_new_tokens=ask.limit, params=params, seed=seed, eos_token_id=(),
         temperature=_temperature(ask) if bound.plan.search else 0.0,
         num_return_sequences=ask.repeats,

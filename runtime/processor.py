@@ -20,6 +20,7 @@ from ..models.given import GivenLane
 from .bound import Bound
 from .contract import rows_read
 from .follow import Follower, Ids
+from .intake import refuse_search
 from .reader import Reader
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class FormulaProcessor(LogitsProcessor):
     ) -> None:
         if decoder._bound.ranks is not None:
             raise ValueError('a processor is for one process; leave parallel="terms" out')
-        decoder._refuse_search("a processor", "it chooses among whole texts, and not among tokens")
+        refuse_search(
+            decoder._bound, "a processor", "it chooses among whole texts, and not among tokens"
+        )
         self._bound, self._lane = _given(decoder._bound, base)
         self._decoder, self._mask, self._params, self._base = decoder, attention_mask, params, base
         self._follower: Follower | None = None
@@ -151,7 +154,7 @@ class FormulaProcessor(LogitsProcessor):
             lists[name] = [value for value in values for _ in range(times)]
         return Follower(
             self._bound,
-            self._decoder._requests(
+            self._decoder._intake.requests(
                 prompts, max_new_tokens=1, params={**params, **lists}, seed=0,
                 eos_token_id=(), temperature=0.0,
             ),

@@ -28,6 +28,7 @@ class Report:
         bytes_per_step: weights that one step reads, once per distinct set.
         forwards: forwards per token, those that judge whole texts left out.
         notes: what was dropped, cut or left alone.
+        search: the name of the search that the formula ends in, or None.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Report:
         self._bound, self._params = bound, params
         self._spent, self._capture = spent or Spent(), capture
         self.formula = bound.plan.formula
+        self.search = bound.plan.search[1].name if bound.plan.search else None
         judging = bound.judging
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in judging]
         self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)

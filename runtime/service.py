@@ -56,7 +56,7 @@ class Served(Decoder):
             ModelError: a prompt that some model cannot read, or that is too long.
             ValueError: arguments that do not fit together, or with this service.
         """
-        requests = self._requests(prompt, **arguments)
+        requests: list[Request] = self._intake.requests(prompt, **arguments)
         for request in requests:
             self._check(request)
         return requests
@@ -67,7 +67,7 @@ class Served(Decoder):
         Raises:
             FormulaError, ModelError, ValueError: as ``requests``.
         """
-        [request] = self._requests(prompt, params=params, max_new_tokens=1)
+        [request] = self._intake.requests(prompt, params=params, max_new_tokens=1)
         longest = max(map(len, ids_of(request.prompts, request.rewards)))
         most = self._service.max_model_len
         return min(most, self._bound.positions or most) - longest

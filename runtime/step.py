@@ -244,14 +244,19 @@ def source_of(seat: Seat) -> Source:
     return ("term" if reader.place is None else "judge"), seat.number
 
 
-def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first of its terms in the writing has read; aligned ones last."""
+def first_seats(batch: Batch) -> list[Seat]:
+    """Per slot, the seat of the first of its terms in the writing; aligned ones come last."""
     spans = batch.bound.plan.spans
     seats = [seat for seat in batch.seats if seat.reader.place is None]
     seats.sort(key=lambda seat: (seat.reader.counterparts is not None, spans[seat.reader.term]))
+    slots = range(batch.count)
+    return [next(seat for seat in seats if seat.held[slot] is not None) for slot in slots]
+
+
+def _texts(batch: Batch) -> list[Tensor]:
+    """Per slot, the ids that the first of its terms in the writing has read."""
     texts = []
-    for slot in range(batch.count):
-        seat = next(seat for seat in seats if seat.held[slot] is not None)
+    for slot, seat in enumerate(first_seats(batch)):
         text = batch.bound.lanes[seat.reader.lane].rows.text(seat.held[slot])
         if seat.reader.counterparts is not None:
             text = text.new_tensor(seat.reader.formula_ids(text.tolist()))

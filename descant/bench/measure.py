@@ -116,7 +116,7 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
     ids = prompts.tolist()
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        requests = decoder._requests(ids, max_new_tokens=new, eos_token_id=[], **arguments)
+        requests = decoder._intake.requests(ids, max_new_tokens=new, eos_token_id=[], **arguments)
         answers: list[Any] = []
         for told in decode(decoder._engine, requests, len(requests)):
             if not answers:

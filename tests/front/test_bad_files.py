@@ -60,7 +60,11 @@ def test_what_is_read(tmp_path: Path, name: str, said: Any, prompts: list[str]) 
         ("a.jsonl", '{"prompt": ' + "[" * 100_000, "line 1 is not JSON: too deep"),
         ("a.jsonl", '{"prompt": [' + "9" * 5000 + "]}", "line 1 is not JSON: Exceeds the limit"),
         ("a.jsonl", ROW + '{"prompt": "a\\ud800b"}', r"line 2 holds '\ud800', half of a character"),
-        ("a.jsonl.gz", gzip.compress(ROW.encode(), mtime=0)[:-9], "cannot be read: Compressed file ended"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(ROW.encode(), mtime=0)[:-9],
+            "cannot be read: Compressed file ended",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, said: Any, says: str) -> None:

@@ -101,7 +101,7 @@ def test_what_is_shown_is_what_is_read(models) -> None:
     lanes = decoder._bound.lanes
     for reader in decoder._bound.every:
         if shown[str(reader.term)].tokens is not None:
-            request = decoder._requests("a stone 日")[0]
+            request = decoder._intake.requests("a stone 日")[0]
             read = [*request.prompts, *request.rewards[None, 0]]
             assert shown[str(reader.term)].ids in [ids for ids in read if not isinstance(ids, str)]
     assert len(lanes) == 4

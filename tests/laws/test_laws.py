@@ -17,6 +17,7 @@ import descant
 from descant import FormulaError
 from descant.formula import Names, Read, make_plan
 from descant.grammar import Binary, Name, Node, Number, Pipeline, Unary, parse, text
+from descant.runtime import teacher
 
 V = 11
 LANES = {name: descant.TableModel.random(V, seed=i) for i, name in enumerate(MODELS)}
@@ -296,6 +297,31 @@ def test_a_batch_is_its_rows(tree, rows, temperature, batch_size) -> None:
         prompts, params=lists, seed=seeds, batch_size=batch_size, **settings
     )
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+
+
+@settings(law, max_examples=40)
+@given(
+    linear | formulas, st.lists(st.tuples(texts, params, texts), min_size=1, max_size=5),
+    st.integers(1, 3), st.sampled_from([1, 2 * V, 2**20]),
+)  # fmt: skip
+def test_given_texts_in_batches_are_those_texts_alone(tree, rows, batch_size, floats) -> None:
+    decoder = compiled(tree)
+    alone = []
+    for prompt, one, made in rows:
+        try:
+            scores = decoder.scores(prompt, made[:-1], params=one)
+        except FormulaError as error:
+            assert any(said in error.problem for said in (*UNDEFINED, "every token is excluded"))
+            assume(False)
+        spread = torch.log_softmax(scores.double(), -1)
+        alone.append([spread[i, token].item() for i, token in enumerate(made)])
+    prompts, values, completions = (list(column) for column in zip(*rows, strict=True))
+    lists = {name: [one[name] for one in values] for name in PARAMS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "FLOATS", floats)
+        found = decoder.loglikelihood(prompts, completions, params=lists, batch_size=batch_size)
+    for one, expected in zip(found, alone, strict=True):
+        assert one.logprobs == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
 PIECES = [

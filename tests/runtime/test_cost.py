@@ -162,7 +162,7 @@ def test_what_a_step_made_is_gone_when_it_ends(compiled, formula) -> None:
     """Nothing waits for Python's collector of cycles, which looks seldom and late."""
     decoder = compiled(formula)
     engine = decoder._engine
-    requests = decoder._requests(PROMPTS, max_new_tokens=8)
+    requests = decoder._intake.requests(PROMPTS, max_new_tokens=8)
     batch = engine.begin(requests, 3)
     batch.admit(requests)
     batch.read()

@@ -37,7 +37,7 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     """A formula's scores over given ones on a device, the given ones, and how many calls."""
     decoder = descant.compile(formula, MODELS, params={"a": 0.5})
     values = {"a": [0.25 * i for i in range(rows)]}
-    requests = decoder._requests([[i] for i in range(rows)], params=values)
+    requests = decoder._intake.requests([[i] for i in range(rows)], params=values)
     batch = decoder._engine.begin(requests, rows)
     batch.admit(requests)
     batch.read()

@@ -1,0 +1,72 @@
+"""``descant eval``: lm-evaluation-harness, with a run file's formula as the model.
+
+The harness finds models that have been imported and no others, which is all that the command is
+for: every option is the harness' own. What stands here is light; ``evaluation`` holds the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .runtime import Decoder
+
+UNSAID = (None, "cuda:0")  # the device, where the harness' command line is not told one
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def evaluate(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+) -> None:
+    """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
+
+    descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7
+    """
+    from .runfile import RunFileError
+
+    if any(one.split("=")[0] in ("--model", "-M") for one in context.args):
+        raise RunFileError(
+            "descant eval is given a run file, and that is the model; leave --model out"
+        )
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        from . import evaluation  # noqa: F401  it takes part by being imported
+    except ImportError as error:
+        raise RunFileError(
+            f'descant eval needs lm-eval ({error}): pip install "descant[eval]"'
+        ) from None
+    model = ["--model", "descant", "--model_args", f"pretrained={file}"]
+    before, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before
+
+
+def decoder_of(
+    file: str | Path, formula: str | None, dtype: str | None, device: str | None
+) -> Decoder:
+    """The decoder of one of a run file's formulas.
+
+    Raises:
+        RunFileError: no such file; several formulas and none is named, or another one.
+    """
+    from .run import compiled
+    from .runfile import RunFileError, read_run_file
+
+    run = read_run_file(file)
+    names = ", ".join(run.named)
+    if formula is None and len(run.named) > 1:
+        raise RunFileError(f"{file} has several formulas ({names}); say formula=… in model_args")
+    if formula is not None and formula not in run.named:
+        raise RunFileError(f"{file} has no formula {formula}; it has {names}")
+    text = run.named[formula] if formula else next(iter(run.named.values()))
+    told = device if device not in UNSAID else None
+    said = {"dtype": dtype or run.dtype, "device": told or run.device}
+    return compiled(run.model_copy(update={"formula": text, "formulas": {}, **said}))
