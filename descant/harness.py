@@ -27,8 +27,9 @@ def evaluate(
 
     descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7
     """
-    from .runfile import RunFileError
+    from .runfile import RunFileError, read_run_file
 
+    read_run_file(file)  # what is wrong with it is said before the harness looks for its tasks
     if any(one.split("=")[0] in ("--model", "-M") for one in context.args):
         raise RunFileError(
             "descant eval is given a run file, and that is the model; leave --model out"

@@ -298,9 +298,11 @@ def test_what_is_wrong_otherwise(here, compiled) -> None:
         DescantLM(compiled("base"), max_length=2).loglikelihood(asked("loglikelihood", PAIRS[2]))
     found = CliRunner().invoke(app, ["eval", RUN, "--model", "hf", "--tasks", "x"])
     assert "leave --model out" in str(found.exception)
+    found = CliRunner().invoke(app, ["eval", "nowhere.yaml", "--tasks", "x"])
+    assert "there is no run file nowhere.yaml" in str(found.exception)
 
 
-def test_without_the_harness_the_command_says_what_it_needs(monkeypatch) -> None:
+def test_without_the_harness_the_command_says_what_it_needs(here, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
     found = CliRunner().invoke(app, ["eval", RUN, "--tasks", "x"])
     assert 'pip install "descant[eval]"' in str(found.exception)
