@@ -155,6 +155,8 @@ class Server:
                 raise wrong_formula(error, "params") from None
             except ValueError as error:
                 raise ApiError(400, str(error), None, "invalid_value") from None
+            finally:
+                stream.close()
 
     @contextmanager
     def admitted(self, rows: int) -> Iterator[None]:

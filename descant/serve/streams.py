@@ -59,6 +59,11 @@ class Stream:
         self.requests: list[Request] = []
         self.prompt_tokens = 0
         self._told: asyncio.Queue[Told | BaseException] = asyncio.Queue()
+        self._alarm = self.loop.call_at(self.deadline, self.put, timed_out(timeout))
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._alarm.cancel()
 
     def put(self, told: Told | BaseException) -> None:
         """Take a piece, or what ends the request; in the event loop."""
@@ -80,7 +85,7 @@ class Stream:
         """
         left = len(self.requests)
         while left:
-            told = await self.within(self._told.get())
+            told = await self._told.get()
             if isinstance(told, BaseException):
                 raise told
             if told.error is not None:

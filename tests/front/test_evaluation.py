@@ -221,7 +221,7 @@ def test_each_model_may_have_its_own_template(zoo) -> None:
         'base + 0.5*other@"be kind" - 0.3*base@none',
         {"base": base, "other": {"path": zoo.path("arm"), "template": "{system}|Q: {prompt} A:"}},
     )
-    with pytest.raises(ValueError, match=r"another system prompt.*\n.*\n.*templates=True"):
+    with pytest.raises(ValueError, match=r"another system prompt(.*\n)+.*templates=True"):
         DescantLM(decoder)
     model = DescantLM(decoder, templates=True, batch_size=2)
     chat = [{"role": "user", "content": "the river"}]

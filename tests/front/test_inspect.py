@@ -53,7 +53,10 @@ def test_one_formula_of_several(tmp_path) -> None:
         (["nowhere.yaml", "Hi"], "there is no run file"),
         (["examples/steer.yaml", "Hi", "--base", "bas"], "no term bas; did you mean base?"),
         (["examples/steer.yaml", ""], "the prompt is empty"),
-        (["examples/sweep.yaml", "Hi"], "several formulas (arms, soup, base); choose one with"),
+        (
+            ["examples/sweep.yaml", "Hi"],
+            "several formulas (arms, help_alone, harm_alone, soup, rerank, base); choose one",
+        ),
     ],
 )
 def test_bad_input_exits_with_two(tmp_path, arguments, says) -> None:

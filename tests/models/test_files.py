@@ -15,7 +15,7 @@ import pytest
 import torch
 from checkpoints import fresh, llama, tokenizer
 from safetensors.torch import load_file, save_file
-from transformers.utils import hub
+from transformers.utils import hub, logging
 
 import descant
 from descant import FormulaError, ModelError
@@ -282,6 +282,7 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_drawn_on_a_terminal_and_nowhere_else(zoo, monkeypatch) -> None:
+    logging.enable_progress_bar()  # whoever ran in this process before
     for answer in (True, False):
         drawn = Terminal(answer)
         monkeypatch.setattr(sys, "stderr", drawn)

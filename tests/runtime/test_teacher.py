@@ -224,7 +224,7 @@ def test_the_longest_text_that_fits(compiled) -> None:
         ("base | best_of(rm, n=2)", ([3], [[4]]), "loglikelihood is not for .* best_of"),
         ("base | blockwise(rm)", ([3], [[4]]), "generate works"),
         ("base", ([[3], [4]], [[4], [5], [6]]), "2 prompts and 3 completions"),
-        ("base", ([3], [[300]]), "300 is not a token id below 300"),
+        ("base", ([3], [[300]]), "the completion has the token id 300, and"),
         ("base", ([3], [[4]], 0), "batch_size is 0"),
     ],
 )
