@@ -1,0 +1,108 @@
+"""A step of three models beside the bare forwards that it must make, in turn, many times over.
+
+    python -m bench.steps          bench/results/steps.json
+
+Whole runs scatter with the machine, and so do their ratios. Here one step of ours and one step of
+three plain transformers loops follow each other, on contexts of the same length, and what is told
+is the median over all pairs. Prompts are left out on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache
+
+import descant
+from descant.bench import shapes
+from descant.bench.measure import processor
+
+RESULTS = Path(__file__).parent / "results" / "steps.json"
+FORMULA, PROMPT, STEPS, RUNS, WARM = "base + 0.5*arm_1 + 0.5*arm_2", 32, 60, 5, 4
+TARGET = 1.05
+
+
+def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
+    """What makes one step of a decoder, the prompts read."""
+    requests = decoder._intake.requests(prompts.tolist(), max_new_tokens=STEPS + 1, eos_token_id=[])
+    engine = decoder._engine
+    batch = engine.begin(requests, len(requests))
+    batch.admit(requests)
+    batch.read(math.inf)
+    return lambda: engine.advance(batch)
+
+
+def bare(models: list[Any], prompts: Tensor) -> Callable[[], object]:
+    """What makes one step of each model by itself: a forward and the best token."""
+    caches = [DynamicCache(config=model.config) for model in models]
+    tokens = [prompts[:, -1:] for _ in models]
+    with torch.no_grad():
+        for model, cache in zip(models, caches, strict=True):
+            model(input_ids=prompts[:, :-1], past_key_values=cache, use_cache=True)
+
+    @torch.no_grad()
+    def step() -> None:
+        for i, (model, cache) in enumerate(zip(models, caches, strict=True)):
+            out = model(input_ids=tokens[i], past_key_values=cache, use_cache=True)
+            tokens[i] = out.logits[:, -1].argmax(-1, keepdim=True)
+
+    return step
+
+
+def measure(shape: str, batch: int) -> dict[str, Any]:
+    """Milliseconds of every pair of steps, and the median of their ratios."""
+    models = [shapes.language_model(shape, i, dtype=torch.float32, device="cpu") for i in range(3)]
+    decoder = descant.compile(FORMULA, dict(zip(("base", "arm_1", "arm_2"), models, strict=True)))
+    vocabulary = shapes.SHAPES[shape][1]["vocab_size"]
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(3, vocabulary, (batch, PROMPT), generator=generator)
+    pairs = []
+    for _ in range(RUNS):
+        steps = ours(decoder, prompts), bare(models, prompts)
+        for number in range(STEPS):
+            times = []
+            for step in steps:
+                start = time.perf_counter()
+                step()
+                times.append((time.perf_counter() - start) * 1e3)
+            if number >= WARM:
+                pairs.append(times)
+    ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+    mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return {"batch": batch, "ratio": ratio, "target": TARGET, "ours": mine, "bare": theirs,
+            "pairs": [[round(one, 4) for one in pair] for pair in pairs]}  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print a line per batch size, and keep every number."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="small", choices=sorted(shapes.SHAPES))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    load = os.getloadavg()[0]
+    found = [measure(asked.shape, batch) for batch in (1, 8)]
+    about = {
+        "formula": FORMULA, "shape": asked.shape, "dtype": "float32", "prompt": PROMPT,
+        "processor": processor(), "threads": torch.get_num_threads(), "load": load,
+        "torch": torch.__version__, "transformers": transformers.__version__,
+        "descant": descant.__version__,
+    }  # fmt: skip
+    for one in found:
+        print(f"batch {one['batch']}: {one['ours']:.1f} ms, bare {one['bare']:.1f} ms, median "
+              f"ratio {one['ratio']:.3f} (at most {TARGET})")  # fmt: skip
+    asked.output.write_text(json.dumps({"about": about, "results": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
