@@ -52,7 +52,10 @@ def fresh(tmp_path_factory) -> Any:
 def said(notebook: Any) -> list[str]:
     """What each cell of code prints; what is measured is left out."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    texts = ["".join(out.get("text", "") for out in cell.outputs) for cell in cells]
+    texts = [
+        "".join(out.get("text", "") for out in cell.outputs if out.get("name") != "stderr")
+        for cell in cells
+    ]
     return [re.sub(r"floor +.*? ms at .*? GB/s", "floor", text) for text in texts]
 
 
@@ -72,7 +75,10 @@ def test_what_it_prints_is_what_is_stored(fresh, stored):
 @pytest.mark.slow
 def test_nothing_is_complained_of(fresh):
     outs = [out for cell in fresh.cells for out in cell.get("outputs", ())]
-    assert not [out for out in outs if out.get("name") == "stderr" or out.output_type == "error"]
+    assert not [out for out in outs if out.output_type == "error"]
+    told = "".join(out["text"] for out in outs if out.get("name") == "stderr")
+    # torchao says which of its kernels a machine cannot load, if it is installed
+    assert not [line for line in told.splitlines() if line and "torchao" not in line]
 
 
 def test_it_is_stored_whole_and_small(stored):
