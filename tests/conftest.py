@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,21 @@ def compiled(zoo: Any) -> Callable[..., Any]:
         return descant.compile(formula, {**folders, **adapters, **(models or {})}, **more)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser: the system's, or playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    arguments = (
+        "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",
+    )  # fmt: skip
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with playwright.sync_playwright() as running:
+        binary = next(filter(None, map(shutil.which, names)), running.chromium.executable_path)
+        if not Path(binary).exists():
+            pytest.skip("no chromium: apt-get install chromium, or playwright install chromium")
+        browser = running.chromium.launch(executable_path=binary, args=arguments)
+        yield browser
+        browser.close()

@@ -40,7 +40,7 @@ class LikelihoodScorer:
         specs: every declared model.
         dtype: where the spec names none.
         device: where the spec names none.
-        loaded: weights in memory, as ``bind`` takes them.
+        loaded: weights in memory, by ``Card.weights``; what is read is put there.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class RewardScorer:
         specs: every declared model.
         dtype: where the spec names none.
         device: where the spec names none.
-        loaded: weights in memory, as ``bind`` takes them.
+        loaded: weights in memory, by ``Card.weights``; what is read is put there.
         shared: the tokenizer that decodes prompts of token ids, or None.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,9 @@ from results_folder import HOSTILE, inspected, made, with_inspection
 from descant import report
 from descant.sections import Table
 
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # else playwright's own
 DESKTOP, PHONE = {"width": 1200, "height": 850}, {"width": 375, "height": 700}
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 TABS = ("front", "table", "prompts", "cost", "why")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with playwright.sync_playwright() as running:
-        binary = next(filter(None, map(shutil.which, BROWSERS)), running.chromium.executable_path)
-        if not Path(binary).exists():
-            pytest.skip("no chromium: apt-get install chromium, or playwright install chromium")
-        browser = running.chromium.launch(executable_path=binary, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

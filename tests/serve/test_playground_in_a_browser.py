@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from functools import cache
 from urllib.request import urlopen
@@ -18,24 +17,9 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 expect = playwright.expect
 expect.set_options(timeout=20_000)
 
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None:
-        pytest.skip("there is no chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=binary, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
