@@ -38,7 +38,7 @@ class Adapters:
         self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
         self._hooks: list[Any] = []
         weakref.finalize(self, _remove, self._hooks)
-        self._owner = torch.empty(0)
+        self._owner, self._dtype = torch.empty(0), torch.float32
         self._mask: Tensor | None = None
 
     def add(self, name: str, folder: str | Path) -> int:
@@ -67,7 +67,7 @@ class Adapters:
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:
         """During this context, rows go through their adapters: ``(rows,)`` numbers, or none."""
         if numbers is not None and self._loaded:
-            self._mask = (numbers[:, None] == self._owner)[:, None]
+            self._mask = (numbers[:, None] == self._owner)[:, None].to(self._dtype)
         try:
             yield
         finally:
@@ -76,7 +76,7 @@ class Adapters:
     def _stack(self) -> None:
         _remove(self._hooks)
         rank = max(a.shape[0] for _, pairs in self._loaded for a, _ in pairs.values())
-        modules, dtype = dict(self._model.named_modules()), compute_dtype(self._model)
+        modules, self._dtype = dict(self._model.named_modules()), compute_dtype(self._model)
         targets = sorted({target for _, pairs in self._loaded for target in pairs})
         self._stacked = {}
         for target in targets:
@@ -88,7 +88,7 @@ class Adapters:
                     one, two = pairs[target]
                     a[number, : one.shape[0]] = one
                     b[number, : one.shape[0]] = two.T
-            like = torch.empty(0, device=execution_device(modules[target]), dtype=dtype)
+            like = torch.empty(0, device=execution_device(modules[target]), dtype=self._dtype)
             stacked = (a.flatten(0, 1).to(like), b.flatten(0, 1).T.contiguous().to(like))
             self._stacked[target] = stacked
             self._hooks.append(modules[target].register_forward_hook(self._hook(*stacked)))
@@ -104,11 +104,13 @@ class Adapters:
             if mask is None:
                 return None
             # Where a base spans devices, or adds up in another type, its layers say so themselves.
-            inner = functional.linear(args[0].to(a), a)
+            low = functional.linear(args[0].to(a), a)
             # By row again: OPT's feed-forward layers see rows and places as one dimension.
-            by_row = inner.view(mask.shape[0], -1, inner.shape[-1])
-            masked = (by_row * mask.to(a.device)).view_as(inner)
-            return output + functional.linear(masked, b).to(output)
+            low.view(mask.shape[0], -1, low.shape[-1]).mul_(mask.to(a))
+            if (output.dtype, output.device) != (b.dtype, b.device):
+                return output + functional.linear(low, b).to(output)
+            flat = output.reshape(-1, output.shape[-1])
+            return flat.addmm_(low.view(-1, low.shape[-1]), b.T).view_as(output)
 
         return add
 

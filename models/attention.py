@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .masks import hides_nothing, inside
+from .masks import folded, hides_nothing, inside
 
 FEW = 128  # queries: with more, the mask of every group would be larger than what is saved
 
@@ -36,18 +36,17 @@ def grouped_attention(
         ``(n, q, heads, size)``, and no weights.
     """
     n, heads, q, size = query.shape
-    groups, length = key.shape[1], key.shape[2]
+    groups = key.shape[1]
     folds = q <= FEW and heads != groups and _by_place(attention_mask, settings)
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
     each = heads // groups
-    folded = attention_mask
-    if folded is not None:
-        folded = folded[:, :, None].expand(n, 1, each, q, length).reshape(n, 1, each * q, length)
+    if attention_mask is not None:
+        attention_mask = folded(attention_mask, each, query.dtype)
     out, _ = sdpa_attention_forward(
-        _Ungrouped, query.reshape(n, groups, each * q, size), key, value, folded, **settings
+        _Ungrouped, query.reshape(n, groups, each * q, size), key, value, attention_mask, **settings
     )
     # (n, each * q, groups, size): heads come apart again, and in their order
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None

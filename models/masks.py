@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class _Queries:
     Attributes:
         asked: whether the model has asked for a mask.
         idle: the mask that hides nothing, where there is one.
+        given: the masks that the model was given, by their ids.
+        folded: those, as ``folded`` has made them, by id and number of heads.
     """
 
     positions: Tensor
@@ -37,6 +39,8 @@ class _Queries:
     together: bool
     asked: bool = False
     idle: Tensor | None = None
+    given: dict[int, Tensor] = field(default_factory=dict)
+    folded: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 _now: ContextVar[_Queries | None] = ContextVar("the forward of a lane", default=None)
@@ -51,6 +55,31 @@ def hides_nothing(mask: Any) -> bool:
     """Whether this is a mask of this forward by which every query sees every key."""
     queries = _now.get()
     return queries is not None and mask is not None and mask is queries.idle
+
+
+def folded(mask: Tensor, each: int, dtype: torch.dtype) -> Tensor:
+    """A mask as attention adds it; made once for all layers, where the model takes it as given.
+
+    Args:
+        mask: ``(n, 1, q, L)``, bool or what is added.
+        each: query heads that share a key: they are rows of it.
+        dtype: of the queries.
+
+    Returns:
+        ``(n, 1, each * q, L)``, with minus infinity for what is hidden.
+    """
+    queries, key = _now.get(), (id(mask), each)
+    known = queries is not None and queries.given.get(id(mask)) is mask
+    if queries is not None and key in queries.folded and known:
+        return queries.folded[key]
+    n, _, q, length = mask.shape
+    added = mask
+    if mask.dtype == torch.bool:
+        added = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    rows = added[:, :, None].expand(n, 1, each, q, length).reshape(n, 1, each * q, length)
+    if queries is not None and known:
+        queries.folded[key] = rows
+    return rows
 
 
 @contextmanager
@@ -125,6 +154,7 @@ def _answering(usual: Callable[..., Any], additive: bool) -> Callable[..., Any]:
             found = queries.idle = queries.slots.new_ones((), dtype=torch.bool).expand(shape)
         else:
             found = allowed(asked["mask_function"], queries)
+        queries.given[id(found)] = found
         if not additive:
             return found
         dtype = asked["dtype"]

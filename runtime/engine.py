@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from .context import Context, Record
 from .cost import Spent, read_bytes
 from .requests import Answer, Request, ids_of
 from .seats import seats_of
-from .step import Source, Step, alarms, likely, source_of
+from .step import Source, Step, alarms, draw_together, likely, source_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 
@@ -48,6 +49,14 @@ class Flight:
     copied: torch.cuda.Event | None
 
 
+class Boarding(NamedTuple):
+    """Rows that are to take a step: a batch, and its answers where the engine keeps them."""
+
+    engine: Engine
+    batch: Batch
+    answers: Sequence[Answer] = ()
+
+
 class Engine:
     """Takes batches through the steps of one bound plan.
 
@@ -68,7 +77,7 @@ class Engine:
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.capture = Capture(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
-        self._weights = [lane.weight_bytes() for lane in bound.lanes]
+        self.weights = [lane.weight_bytes() for lane in bound.lanes]
         mapped = any(reader.counterparts for reader in bound.every)  # the host gives them the rest
         self.ahead = int(on_gpu and not mapped)
         self.claim: object = None
@@ -114,7 +123,7 @@ class Engine:
             context.record = Record() if record else None
             scores = self.step.scores(batch, context)
             yield batch, context, scores
-            wrong = alarms(context, scores).tolist()
+            wrong = alarms(context, scores.amax(dim=-1)).tolist()
             self.raise_for([request], wrong, list(context.broken), [step])
             if step < len(tokens) - 1:
                 self.step.commit(batch, context, forced)
@@ -173,18 +182,9 @@ class Engine:
             raise error
         return tokens
 
-    @torch.no_grad()
     def launch(self, batch: Batch, answers: Sequence[Answer] = ()) -> Flight:
         """Begin a step, and the copy of what it draws to the host."""
-        before, texts = [*self.step.forwards], [lane.rows.total for lane in self.bound.lanes]
-        sources, drawn = self.capture.draw(batch)
-        for answer in answers:
-            answer.drawn += 1
-        ran = [now - then for now, then in zip(self.step.forwards, before, strict=True)]
-        self.spent.add(batch.count, read_bytes(self.bound, self._weights, ran, texts))
-        return Flight(
-            batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(drawn)
-        )
+        return launch([Boarding(self, batch, answers)])[0]
 
     def land(self, flight: Flight) -> tuple[list[int], dict[int, FormulaError]]:
         """What a step drew, once it is known; and per slot where it went wrong, why.
@@ -243,6 +243,32 @@ class Engine:
             plan.spans[terms[0]],
             "check its weights and dtype: float16 overflows where bfloat16 does not",
         )
+
+
+@torch.no_grad()
+def launch(boarding: Sequence[Boarding]) -> list[Flight]:
+    """Begin a step of each, all of them together; and the copies of what they draw to the host."""
+    before = [
+        ([*engine.step.forwards], [lane.rows.total for lane in engine.bound.lanes])
+        for engine, _, _ in boarding
+    ]
+    if len(boarding) == 1:
+        [(engine, batch, _)] = boarding
+        drawn = [engine.capture.draw(batch)]
+    else:  # plans that share lanes: their steps are never recorded
+        drawn = draw_together([(engine.step, batch) for engine, batch, _ in boarding])
+    flights = []
+    for (engine, batch, answers), (then, texts), (sources, told) in zip(
+        boarding, before, drawn, strict=True
+    ):
+        for answer in answers:
+            answer.drawn += 1
+        ran = [now - past for now, past in zip(engine.step.forwards, then, strict=True)]
+        engine.spent.add(batch.count, read_bytes(engine.bound, engine.weights, ran, texts))
+        flights.append(
+            Flight(batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(told))
+        )
+    return flights
 
 
 def to_host(drawn: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

@@ -63,7 +63,7 @@ class Follower:
         batch, step = self._batch, self._engine.step
         context = step.context(batch)
         scores = step.scores(batch, context)
-        wrong = alarms(context, scores).tolist()
+        wrong = alarms(context, scores.amax(dim=-1)).tolist()
         steps = [len(answer) for answer in self.answers]
         self._engine.raise_for(batch.requests, wrong, list(context.broken), steps)
         self._asked = context, scores

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from .batch import Batch
-from .engine import Engine, Flight
+from .engine import Boarding, Engine, Flight, launch
 from .requests import Answer, Request
 
 
@@ -65,10 +66,13 @@ class Run:
             self._leave()
         return read
 
-    def launch(self) -> None:
-        """Begin a step of the rows in slots, if there are any."""
-        if self._answers:
-            self._flying.append(self._engine.launch(self.batch, self._answers))
+    def boarding(self) -> Boarding | None:
+        """The rows in slots, which take the next step; None where there are none."""
+        return Boarding(self._engine, self.batch, self._answers) if self._answers else None
+
+    def begun(self, flight: Flight) -> None:
+        """Note that their step is under way."""
+        self._flying.append(flight)
 
     def land(self) -> list[Answer]:
         """The answers that got a token, or an error, in the oldest step; those over leave.
@@ -103,7 +107,7 @@ class Run:
         self.admit(self.batch.room)
         self.read()
         start = time.perf_counter()
-        self.launch()
+        launch_all([self])
         told = self.land()
         self._engine.spent.seconds += time.perf_counter() - start
         for answer in told:
@@ -132,3 +136,10 @@ class Run:
         for slot in reversed(over):
             self._answers[slot] = self._answers[-1]
             self._answers.pop()
+
+
+def launch_all(runs: Sequence[Run]) -> None:
+    """Begin a step of the rows of all runs, together."""
+    boarding = {run: found for run in runs if (found := run.boarding())}
+    for run, flight in zip(boarding, launch([*boarding.values()]), strict=True):
+        run.begun(flight)

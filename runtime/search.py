@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..grammar import FormulaError
 from .batch import Batch, Draft
-from .engine import Engine
+from .engine import Boarding, Engine
 from .groups import Group, group_of
 from .requests import Answer, Request
 from .run import Run
@@ -81,12 +81,13 @@ class SearchRun(Run):
             self._dropped.clear()
         return read
 
-    def launch(self) -> None:
-        """Begin a step of the rows in slots, if there are any."""
+    def boarding(self) -> Boarding | None:
+        """The rows in slots, which take the next step, once those that are due are judged."""
         self._judge()
-        if self._groups:
-            self._before = self.batch.judged[: self.batch.count].clone()
-            self._flying.append(self._engine.launch(self.batch))
+        if not self._groups:
+            return None
+        self._before = self.batch.judged[: self.batch.count].clone()
+        return Boarding(self._engine, self.batch)
 
     def land(self) -> list[Answer]:
         """The best answers of the requests that have ended, or their errors.

@@ -21,7 +21,7 @@ from .decode import kind_of
 from .decoder import Decoder
 from .house import House
 from .requests import Answer, Request, ids_of
-from .run import Run
+from .run import Run, launch_all
 
 WIDE = 64  # candidates, where their number is a parameter
 
@@ -216,8 +216,7 @@ class Service:
         """
         self._admit()
         runs = [decoder.run for decoder in self._decoders]
-        for run in runs:
-            run.launch()
+        launch_all(runs)
         told = [answer for run in runs for answer in run.land()]
         for answer in told:
             if answer.finish_reason is not None:

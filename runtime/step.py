@@ -21,9 +21,9 @@ from .batch import Batch
 from .beside import in_turn
 from .bound import Bound
 from .context import Context, Reading, Rewarder
-from .noise import gumbel
+from .draws import Draw, draw
 from .operators import evaluate
-from .scored import Logits, best, entropy, log_softmax
+from .scored import Logits, entropy, log_softmax
 from .seats import Seat
 from .stages import chain, commit, moves_winner
 
@@ -50,27 +50,16 @@ class Step:
         self._certain = {reader.lane for reader in bound.every if reader.language} - conditional
 
     def draw(self, batch: Batch) -> Drawn:
-        """A token for every slot, handed back to the stages and the lanes.
+        """A token for every slot, handed back to the stages and the lanes; as ``draw_together``."""
+        return draw_together([(self, batch)])[0]
 
-        Returns:
-            What an alarm means (``Context.broken``), and what the host is to be told:
-            ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now;
-            where it is asked, the tokens' log-probabilities (``likely``); and, where a search
-            asks, whether the scores were unsure.
-        """
-        context = self.context(batch)
-        masked = self.scores(batch, context)
-        drawn = masked
-        if batch.samples:
-            warm = batch.temperatures[: batch.count, None]
-            noise = gumbel(batch.keys[: batch.count], batch.steps[: batch.count], masked.shape[-1])
-            drawn = torch.where(warm > 0, masked / warm + noise, masked)
-        tokens = best(drawn)
-        self._judge(batch, context, tokens)
-        self.commit(batch, context, tokens)
-        steps = batch.steps[: batch.count]
-        said = [_bits(masked, batch, tokens)] if batch.logprobs else []
-        told = torch.stack((tokens, alarms(context, masked), steps, *said, *context.unsure))
+    def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
+        """Hand the drawn tokens back to the stages and the lanes, and say what the host is told."""
+        self._judge(batch, context, drawn.tokens)
+        self.commit(batch, context, drawn.tokens)
+        wrong, steps = alarms(context, drawn.scores), batch.steps[: batch.count]
+        said = [_bits(masked, batch, drawn.tokens)] if batch.logprobs else []
+        told = torch.stack((drawn.tokens, wrong, steps, *said, *context.unsure))
         return list(context.broken), told
 
     def context(self, batch: Batch, forced: Tensor | None = None) -> Context:
@@ -169,6 +158,29 @@ class Step:
             batch.judged[: batch.count] += torch.where(seat.present, coefficient * said, 0.0)
 
 
+def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
+    """A token for every slot of several plans, and each handed back to its stages and lanes.
+
+    Every plan's scores are there before any token is, so that a lane which plans share reads all of
+    their rows in one forward.
+
+    Returns:
+        Per plan, what an alarm means (``Context.broken``), and what the host is to be told:
+        ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; where
+        it is asked, the tokens' log-probabilities (``likely``); and, where a search asks, whether
+        the scores were unsure.
+    """
+    contexts = [step.context(batch) for step, batch in parts]
+    scores = [
+        step.scores(batch, context) for (step, batch), context in zip(parts, contexts, strict=True)
+    ]
+    drawn = draw([batch for _, batch in parts], scores)
+    return [
+        step.drawn(batch, *rest)
+        for (step, batch), *rest in zip(parts, contexts, scores, drawn, strict=True)
+    ]
+
+
 def _bits(masked: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
     """``(slots,)`` int64: the bits of each token's log-probability in what it was drawn from."""
     warm = batch.temperatures[: batch.count, None]
@@ -183,9 +195,13 @@ def likely(bits: Tensor) -> list[float]:
     return said
 
 
-def alarms(context: Context, masked: Tensor) -> Tensor:
-    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong."""
-    best = masked.amax(dim=-1)
+def alarms(context: Context, best: Tensor) -> Tensor:
+    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong.
+
+    Args:
+        context: after the step's scores.
+        best: ``(slots,)`` the best score of each: NaN where any is.
+    """
     wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
     return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
 

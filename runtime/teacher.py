@@ -200,7 +200,7 @@ class Teacher:
         """Keep what the scores, ``(sum(counts), V)``, say of the tokens that are asked for."""
         places = [(s, here[s].done + i) for s, count in enumerate(counts) for i in range(count)]
         requests = [batch.requests[slot] for slot, _ in places]
-        wrong = alarms(context, masked).tolist()
+        wrong = alarms(context, masked.amax(dim=-1)).tolist()
         self.engine.raise_for(requests, wrong, list(context.broken), [at for _, at in places])
         pairs = [(i, t) for i, (slot, at) in enumerate(places) for t in here[slot].asked(at)]
         rows, tokens = torch.tensor(pairs, device=masked.device).unbind(1)
