@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,22 +21,6 @@ from .memory import check_room
 from .requests import Request, ids_of
 from .scored import columns
 from .seats import Seat, filled, seats_of
-
-
-class Draft(NamedTuple):
-    """A row's answer, where it is not simply what the row has drawn.
-
-    Attributes:
-        tokens: the answer.
-        read: how many of its first tokens the row has read just so.
-        key: the noise of what it draws next.
-        judged: the sum of its scores by the models of a search.
-    """
-
-    tokens: Sequence[int]
-    read: int
-    key: tuple[int, int]
-    judged: float
 
 
 class Batch:
@@ -53,7 +37,8 @@ class Batch:
         logprobs: whether steps say how likely what they draw was; ``likely``, per slot, what the
             last one said.
         seen: ``(slots, V)`` bool where a stage needs it.
-        owners: per lane, ``(rows,)`` the slot of each row.
+        owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, its
+            seat's number and its slot.
         recorded: steps that were recorded, by what the host had decided (``capture``).
         there: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
@@ -98,7 +83,7 @@ class Batch:
         self.recorded: dict[Hashable, Any] = {}
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
-        self._owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
+        self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.ranges: list[Range] = []
         self.samples = False
         self._arriving: Generator[int] | None = None
@@ -169,7 +154,7 @@ class Batch:
             ]
             for row, index, slot in joined:
                 self.seats[index].held[slot] = row
-            self._owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
+            self.owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
         self._settle()
 
     def _join(self, requests: Sequence[Request]) -> None:
@@ -181,7 +166,7 @@ class Batch:
             self.temperatures[slot] = request.temperature
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot], self.judged[slot] = 0, 0
-            self._see(slot, ())
+            self.see(slot, ())
         for seat in self.seats:
             seat.held += [None] * len(requests)
 
@@ -202,76 +187,13 @@ class Batch:
                 seat.held[slot] = moved
                 seat.held.pop()
                 if moved is not None and slot != last:
-                    self._owned[seat.reader.lane][moved] = (number, slot)
+                    self.owned[seat.reader.lane][moved] = (number, slot)
         self._settle()
 
     def close(self) -> None:
         """Give back the room in every lane; nobody may be in a slot."""
         for lane in self.bound.lanes:
             lane.reserve(0, 0)
-
-    def copy(self, sources: Sequence[int]) -> None:
-        """Make each slot i what slot ``sources[i]`` was; its noise stays its own.
-
-        Slot and source must be rows of one request's values.
-        """
-        moved = [(source, slot) for slot, source in enumerate(sources) if source != slot]
-        if not moved:
-            return
-        for tensor in [self.steps, self.judged] + ([self.seen] if self.seen is not None else []):
-            tensor[[slot for _, slot in moved]] = tensor[[source for source, _ in moved]]
-        rows: list[list[tuple[int, int]]] = [[] for _ in self.bound.lanes]
-        for seat in self.seats:
-            for source, slot in moved:
-                one, other = seat.held[source], seat.held[slot]
-                if one is not None and other is not None:
-                    rows[seat.reader.lane].append((one, other))
-        for lane, pairs in zip(self.bound.lanes, rows, strict=True):
-            if pairs:
-                lane.copy_rows([one for one, _ in pairs], [other for _, other in pairs])
-
-    def text_rewards(self, lane: int, lengths: Sequence[int]) -> Tensor:
-        """``(rows, labels)`` of a reward lane: its texts so far, each cut to what was answered.
-
-        Args:
-            lane: its number.
-            lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
-        """
-        owned = self._owned[lane]
-        rows = self.bound.lanes[lane]
-        rows.rows.rewrite({
-            row: (self._prompt_length(number, slot) + lengths[slot], ())
-            for row, (number, slot) in enumerate(owned)
-        })  # fmt: skip
-        nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=self.device)
-        found = {lane: rows.rewards(nothing)}
-        if self.bound.ranks is not None:
-            found = self.bound.ranks.meet_rewards(found)
-        outputs: Tensor = found[lane][1]
-        return outputs
-
-    def rewrite(self, drafts: Mapping[int, Draft]) -> None:
-        """Go on from other answers than those that were drawn, in these slots."""
-        if not drafts:
-            return
-        slots = list(drafts)
-        steps = [len(draft.tokens) for draft in drafts.values()]
-        keys = [draft.key for draft in drafts.values()]
-        judged = [draft.judged for draft in drafts.values()]
-        self.steps[slots] = torch.tensor(steps, device=self.device)
-        self.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=self.device)
-        self.judged[slots] = torch.tensor(judged, device=self.device)
-        for slot, draft in drafts.items():
-            self._see(slot, draft.tokens)
-        for lane, owned in zip(self.bound.lanes, self._owned, strict=True):
-            texts = {}
-            for row, (number, slot) in enumerate(owned):
-                if slot in drafts:
-                    draft, reader = drafts[slot], self.seats[number].reader
-                    read = reader.term_ids(draft.tokens[: draft.read])
-                    tail = reader.term_ids(draft.tokens[draft.read :])
-                    texts[row] = (self._prompt_length(number, slot) + len(read), tail)
-            lane.rows.rewrite(texts)
 
     def read_on(self, tokens: Sequence[int]) -> None:
         """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
@@ -282,7 +204,7 @@ class Batch:
             lane, last = self.bound.lanes[number], (self.bound.positions or sys.maxsize) - 1
             longer: dict[int, tuple[int, Sequence[int]]] = {}
             ends = lane.rows.counts()[1]
-            for row, (seat, slot) in enumerate(self._owned[number]):
+            for row, (seat, slot) in enumerate(self.owned[number]):
                 rest = self.seats[seat].reader.term_ids([tokens[slot]])[1:]
                 if rest or ends[row] > last:
                     kept = min(ends[row], last)
@@ -295,7 +217,7 @@ class Batch:
             if longer:
                 lane.rows.rewrite(longer)
 
-    def _see(self, slot: int, answer: Sequence[int]) -> None:
+    def see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
         if self.seen is None:
             return
@@ -304,7 +226,7 @@ class Batch:
         self.seen[slot] = False
         self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
 
-    def _prompt_length(self, number: int, slot: int) -> int:
+    def prompt_length(self, number: int, slot: int) -> int:
         """Tokens that the row of a seat read before the answer."""
         read = self.seats[number].reads(self.requests[slot])
         return 0 if isinstance(read, str) else len(read)
@@ -325,18 +247,18 @@ class Batch:
             if row is None:
                 continue
             last = self.bound.lanes[lane].release(row)
-            owner = self._owned[lane][last]
-            self._owned[lane][row] = owner
-            self._owned[lane].pop()
+            owner = self.owned[lane][last]
+            self.owned[lane][row] = owner
+            self.owned[lane].pop()
             if last != row:
                 self.seats[owner[0]].held[owner[1]] = row
             seat.held[slot] = None
 
     def _settle(self) -> None:
-        for lane, owned in enumerate(self._owned):
+        for lane, owned in enumerate(self.owned):
             self.owners[lane] = filled(self._owners[lane], [slot for _, slot in owned])
         for seat in self.seats:
-            seat.settle(len(self._owned[seat.reader.lane]))
+            seat.settle(len(self.owned[seat.reader.lane]))
         hidden = [
             seat.present[:, None] & mask
             for seat in self.seats

@@ -40,7 +40,8 @@ def draw(batches: Sequence[Batch], scores: Sequence[Tensor]) -> list[Draw]:
     for numbers in alike.values():
         some = [batches[number] for number in numbers]
         both = _drawn(some, _joined([scores[number] for number in numbers]))
-        parts = zip(*(one.split([batch.count for batch in some]) for one in both), strict=True)
+        counts = [batch.count for batch in some]
+        parts = zip(*(torch.split(one, counts) for one in both), strict=True)
         found |= {number: Draw(*part) for number, part in zip(numbers, parts, strict=True)}
     return [found[number] for number in range(len(batches))]
 

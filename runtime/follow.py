@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..models import ModelError
-from .batch import Draft
 from .bound import Bound
 from .context import Context
+from .drafts import Draft, copy_slots, rewrite
 from .engine import MEASURE, Engine
 from .requests import Reading, Request
 from .step import alarms
@@ -105,20 +105,20 @@ class Follower:
             for row, out in enumerate(excluded.tolist())
             if out
         }
-        batch.rewrite(drafts)
+        rewrite(batch, drafts)
 
     def _rewrite(self, answers: Sequence[Ids]) -> None:
         """Exchange rows where another has read more of an answer, and then read the rest."""
         self._make_room(max(map(len, answers)))
         self._make_room_elsewhere(answers)
         sources = [self._source(row, answer) for row, answer in enumerate(answers)]
-        self._batch.copy(sources)
+        copy_slots(self._batch, sources)
         drafts = {}
         for row, (answer, source) in enumerate(zip(answers, sources, strict=True)):
             if answer != self.answers[source]:
                 read = _shared(answer, self.answers[source])
                 drafts[row] = Draft(answer, read, (0, 0), 0.0)
-        self._batch.rewrite(drafts)
+        rewrite(self._batch, drafts)
 
     def _source(self, row: int, answer: Ids) -> int:
         """The row of the same request that has read most of an answer; itself, if it is one."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..formula.nodes import Scalar
 from ..formula.stages import BestOf, Blockwise, Reject, Search
-from .batch import Draft
+from .drafts import Draft
 from .noise import coin, seed_key
 from .requests import Answer, Request
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..grammar import FormulaError
-from .batch import Batch, Draft
+from .batch import Batch
+from .drafts import Draft, copy_slots, rewrite, text_rewards
 from .engine import Boarding, Engine
 from .groups import Group, group_of
 from .requests import Answer, Request
@@ -166,8 +167,8 @@ class SearchRun(Run):
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
                 drafts |= dict(zip(slots, written, strict=False))
-        batch.copy(sources)
-        batch.rewrite(drafts)
+        copy_slots(batch, sources)
+        rewrite(batch, drafts)
 
     @torch.no_grad()
     def _values(self, lengths: Sequence[int]) -> Tensor:
@@ -179,7 +180,7 @@ class SearchRun(Run):
         here = slice(batch.count)
         for seat in batch.seats:
             if seat.reader.place == self._place and seat.live:
-                outputs = batch.text_rewards(seat.reader.lane, lengths)
+                outputs = text_rewards(batch, seat.reader.lane, lengths)
                 coefficient = batch.values[here, self._plan.columns[r.parts[seat.number][0]]]
                 total += torch.where(seat.present, coefficient * labelled(outputs, seat), 0.0)
         if r.shift is not None:

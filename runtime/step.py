@@ -175,9 +175,9 @@ def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
         step.scores(batch, context) for (step, batch), context in zip(parts, contexts, strict=True)
     ]
     drawn = draw([batch for _, batch in parts], scores)
+    each = zip(parts, contexts, scores, drawn, strict=True)
     return [
-        step.drawn(batch, *rest)
-        for (step, batch), *rest in zip(parts, contexts, scores, drawn, strict=True)
+        step.drawn(batch, context, masked, mine) for (step, batch), context, masked, mine in each
     ]
 
 

@@ -14,6 +14,7 @@ import descant
 from descant import FormulaError, ModelError, TableModel
 from descant.models import make_spec
 from descant.runtime import Service
+from descant.runtime.noise import seed_key
 
 FORMULAS = [
     "base + a*arm",
@@ -113,6 +114,47 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     for _ in range(5):
         assert len(service.step()) == 6
     assert sorted((count - before).values()) == [5, 5]
+
+
+def test_a_search_that_moves_its_rows_does_not_have_the_others_read_twice(zoo, specs) -> None:
+    """It judges before anybody's step begins."""
+    count: Counter[str] = Counter()
+    service = served(specs, slots=6)
+    plain = service.decoder("base + 0.5*lora4")
+    search = service.decoder("base | blockwise(arm - base, beams=1, samples=2, length=2)")
+    for model in service.weights.values():
+        name = model.config.name_or_path.rsplit("/", 1)[-1]
+        model.register_forward_hook(lambda *_, name=name: count.update([name]))
+    for decoder in (plain, search):
+        service.submit(decoder, [5, 6, 7], max_new_tokens=20, seed=3, eos_token_id=[])
+    service.step()
+    count.clear()
+    steps = 0
+    while service.in_flight == 3:
+        service.step()
+        steps += 1
+    assert steps > 10
+    assert {*count.values()} == {steps}, count
+
+
+def test_rows_of_several_vocabularies_are_drawn_in_one_step() -> None:
+    """Rows are drawn together by vocabulary, and each is given its own."""
+    tables = {
+        f"t{size}": TableModel(torch.randn(size, size, generator=torch.manual_seed(size)))
+        for size in (7, 7 + 5)
+    }
+    formulas = ["t7", "t12", "2*t7", "t12 | top_k(3)"]
+    settings = {"max_new_tokens": 9, "temperature": 0.8, "eos_token_id": []}
+    specs = {name: make_spec(name, table) for name, table in tables.items()}
+    expected = [
+        descant.compile(text, specs).generate([3], seed=seed, **settings)[0].token_ids
+        for seed, text in enumerate(formulas)
+    ]
+    service = served(specs)
+    for seed, text in enumerate(formulas):
+        service.submit(service.decoder(text), [3], seed=seed, **settings)
+    found = {answer.request.key: answer.tokens for answer in run(service)}
+    assert [found[seed_key(seed)] for seed in range(4)] == expected
 
 
 def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
