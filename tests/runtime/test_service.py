@@ -116,27 +116,6 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     assert sorted((count - before).values()) == [5, 5]
 
 
-def test_a_search_that_moves_its_rows_does_not_have_the_others_read_twice(zoo, specs) -> None:
-    """It judges before anybody's step begins."""
-    count: Counter[str] = Counter()
-    service = served(specs, slots=6)
-    plain = service.decoder("base + 0.5*lora4")
-    search = service.decoder("base | blockwise(arm - base, beams=1, samples=2, length=2)")
-    for model in service.weights.values():
-        name = model.config.name_or_path.rsplit("/", 1)[-1]
-        model.register_forward_hook(lambda *_, name=name: count.update([name]))
-    for decoder in (plain, search):
-        service.submit(decoder, [5, 6, 7], max_new_tokens=20, seed=3, eos_token_id=[])
-    service.step()
-    count.clear()
-    steps = 0
-    while service.in_flight == 3:
-        service.step()
-        steps += 1
-    assert steps > 10
-    assert {*count.values()} == {steps}, count
-
-
 def test_rows_of_several_vocabularies_are_drawn_in_one_step() -> None:
     """Rows are drawn together by vocabulary, and each is given its own."""
     tables = {
