@@ -95,7 +95,7 @@ def test_run_writes_lines(tmp_path):
         (["explain", "base", "--param", "a"], ["write --param NAME=VALUE"]),
         (["explain", "base", "--model", "base=/no/such/folder"], ["there is no folder"]),
         (["run", "nowhere.yaml"], ["there is no run file"]),
-        (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no parameter or key b"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no option or parameter b"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--prompt", ""], ["the prompt is empty"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--set", "data.path=none.jsonl"], ["no data file"]),
     ],

@@ -155,7 +155,7 @@ def test_a_prompt_that_no_model_reads_is_named_or_skipped(
 
     with pytest.raises(RunFileError, match="line 2: the prompt has 300"):
         do(run, tmp_path / "out")
-    skips = change(run, data=run.data.model_copy(update={"malformed": "skip"}))
+    skips = change(run, data=run.data.model_copy(update={"bad_rows": "skip"}))
     with caplog.at_level(logging.WARNING, "descant"):
         do(skips, tmp_path / "out")
     kept = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").open()]
