@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from .options import RunFilePath
 
 if TYPE_CHECKING:
     from .runtime import Decoder
@@ -21,7 +23,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def evaluate(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    file: RunFilePath,
 ) -> None:
     """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
 
