@@ -206,6 +206,14 @@ def test_what_one_sweep_spares():
         assert all(map(is_rounded, written, values_)), (row, values_)
 
 
+def test_what_evaluation_says_of_likelihoods():
+    words = page("docs/evaluation.md")
+    for row, one in raw("likelihood")["results"].items():
+        _, theirs, ours = cells(words, row)
+        assert is_rounded(theirs, one["hf"]) and is_rounded(ours, one["ours"])
+        assert one["apart"] < 1e-3 and {len(some) for some in one["runs"].values()} == {5}
+
+
 def test_what_compiling_brings_on_a_cpu():
     words = page("docs/decisions/0020-no-compile-on-a-cpu.md")
     brings = re.search(r"makes our step (.*?) \(", words, re.S)[1]
