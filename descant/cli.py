@@ -13,11 +13,13 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .bench.command import bench
 from .completion import run_files
 from .doctor import doctor
 from .failures import resumable, told
-from .formats import Format, export
+from .formats import export
 from .harness import PASSED_ON, evaluate
+from .options import Formats, FormulaName, Overrides, RunFilePath
 from .serve.command import serve
 
 app = typer.Typer(
@@ -58,23 +60,33 @@ def demo(
         "runs/demo"
     ),
     prompts: Annotated[int, typer.Option(min=1, max=16, help="Prompts in the sweep.")] = 16,
-    tokens: Annotated[int, typer.Option(min=8, help="New tokens per completion.")] = 56,
+    max_new_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a completion.")] = 56,
 ) -> None:
     """The built-in models, end to end, with a picture at the end."""
     from .demo.tour import tour
 
-    tour(console, output, prompts, tokens)
+    tour(console, output, prompts, max_new_tokens)
+
+
+app.command()(doctor)
 
 
 @app.command()
 def explain(
     formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml", autocompletion=run_files)],
+    set_: Overrides = None,
+    name: FormulaName = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Declare a model; the demo models are known."),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Declare a model; may be repeated.",
+            show_default="the demo models",
+        ),
     ] = None,
     param: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Declare a parameter.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Declare a parameter; may be repeated."),
     ] = None,
     render: Annotated[
         str | None,
@@ -85,36 +97,32 @@ def explain(
     ] = False,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
-    from .explain import explained, rendering
+    from .explain import Asked, explained, rendering
 
+    asked = Asked(formula, model or [], param or [], set_ or [], name)
     if render is not None or render_first:
         from .boundaries import show
 
-        show(console, rendering(formula, model or [], param or [], render))
+        show(console, rendering(asked, render))
         return
-    console.print(explained(formula, model or [], param or []), markup=False)
+    console.print(explained(asked), markup=False)
 
 
 @app.command()
 @resumable
 def run(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
-    ] = None,
-    formula: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of several in the file, the one to use.")
-    ] = None,
+    file: RunFilePath,
+    set_: Overrides = None,
+    formula: FormulaName = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Complete this instead of the file's data.")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Instead of the file's data; may be repeated."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The folder for completions.jsonl, over the file's.")
+        Path | None,
+        typer.Option(help="The folder for completions.jsonl.", show_default="the file's output"),
     ] = None,
-    format_: Annotated[
-        list[Format] | None, typer.Option("--format", help="Also as others' scripts read it.")
-    ] = None,
+    format_: Formats = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
     from .run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
@@ -147,15 +155,12 @@ def run(
 @app.command()
 @resumable
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
+    file: RunFilePath,
+    set_: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="the file's output")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The folder, over the file's.")] = None,
-    format_: Annotated[
-        list[Format] | None, typer.Option("--format", help="Also as others' scripts read it.")
-    ] = None,
+    format_: Formats = None,
 ) -> None:
     """Every formula at every point over every prompt: decoded, scored, and set against each other.
 
@@ -183,12 +188,19 @@ def compare(
     judge: Annotated[
         str | None, typer.Option(metavar="openai:MODEL", help="An OpenAI-compatible judge.")
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="The judge's server.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Of the judge.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Sent and received.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="The judge's server.", show_default="OpenAI's")
+    ] = None,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Of the judge, in all.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that the judge reads and writes, in all.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one verdict.")] = 60.0,
-    cache: Annotated[Path | None, typer.Option(help="Verdicts; else beside RUN_A's.")] = None,
-    output: Annotated[Path | None, typer.Option(help="The verdict, as JSON.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="A file that keeps verdicts.", show_default="verdicts.jsonl in RUN_A"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A file for the verdict, as JSON.")] = None,
 ) -> None:
     """Which of two runs answers better: the win rate, by a reward model or by a judge."""
     from .compare import compared
@@ -201,21 +213,23 @@ def compare(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)],
-    prompt: Annotated[str, typer.Argument(help="What to complete.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
-    ] = None,
-    formula: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of several in the file, the one to use.")
-    ] = None,
+    file: RunFilePath,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to complete.")],
+    set_: Overrides = None,
+    formula: FormulaName = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per token.")] = 10,
     base: Annotated[
-        str | None, typer.Option(metavar="TERM", help="Whose own choice is compared; the first.")
+        str | None,
+        typer.Option(
+            metavar="TERM", help="Whose own choice is compared.", show_default="the first"
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The folder for inspect.html and inspect.json.")
+        Path | None,
+        typer.Option(
+            help="The folder for inspect.html and inspect.json.",
+            show_default="the file's output, or runs/inspect",
+        ),
     ] = None,
 ) -> None:
     """Why each token was chosen: what every term and the reward said of the candidates."""
@@ -233,7 +247,7 @@ def inspect(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A sweep's folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A sweep's.")],
 ) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
@@ -243,6 +257,7 @@ def report(
         console.print(str(written), markup=False)
 
 
+app.command("eval", context_settings=PASSED_ON)(evaluate)
 app.command()(serve)
 
 
@@ -251,12 +266,23 @@ app.command()(serve)
 def train(
     method: Annotated[str, typer.Argument(metavar="arm|dpo|reward|sft")],
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml")] = None,
-    model: Annotated[str | None, typer.Option(help="The checkpoint to begin with.")] = None,
-    data: Annotated[str | None, typer.Option(help="A file, or the name of a dataset.")] = None,
-    output: Annotated[str | None, typer.Option(help="The folder to write.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The checkpoint to begin with.", show_default="the file's")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A file, or the name of a dataset.", show_default="the file's"),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="The folder to write.", show_default="the file's")
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A dotted key, or a training argument."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A training argument or a dotted key, over the file's; may be repeated.",
+        ),
     ] = None,
 ) -> None:
     """Train a voice: an autoregressive reward model, an expert, a reward model."""
@@ -268,34 +294,7 @@ def train(
     fit(said, lambda line: console.print(line, markup=False))
 
 
-@app.command()
-def bench(
-    shape: Annotated[
-        str | None, typer.Option(help="A published model's sizes, with random weights.")
-    ] = None,
-    workload: Annotated[
-        list[str] | None, typer.Option(help="Measure this one alone; may be repeated.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 1,
-    prompt_length: Annotated[int, typer.Option(min=1, max=8192, help="Tokens of each.")] = 128,
-    max_new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are timed.")] = 32,
-    runs: Annotated[int, typer.Option(min=1, help="Of each way; medians count.")] = 5,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    capture: Annotated[bool, typer.Option(help="Replay our steps as CUDA graphs.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Keep every number, as JSON.")] = None,
-) -> None:
-    """This machine, measured: ours, plain transformers, the bare forwards, and the floor."""
-    from .bench.table import measured
-
-    measured(
-        console, output, workload, shape=shape, batch_size=batch_size, device=device, dtype=dtype,
-        prompt_length=prompt_length, new=max_new_tokens, runs=runs, capture=capture,
-    )  # fmt: skip
-
-
-app.command()(doctor)
-app.command("eval", context_settings=PASSED_ON)(evaluate)
+app.command()(bench)
 
 
 def _show(completions: list[Any]) -> None:

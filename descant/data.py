@@ -48,7 +48,7 @@ def read_items(data: Data) -> list[Item]:
                     first = items[item.id].where
                     raise RunFileError(f"{where}: the id {item.id!r} is there already, at {first}")
             except RunFileError as error:
-                if data.malformed == "error":
+                if data.bad_rows == "error":
                     raise
                 skipped += 1
                 _log.warning("skipped: %s", error)
@@ -85,7 +85,7 @@ def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) 
         try:
             check(item.prompt)
         except ValueError as error:
-            if data.malformed == "error":
+            if data.bad_rows == "error":
                 raise RunFileError(f"{item.where}: {error}") from error
             _log.warning("skipped: %s: %s", item.where, str(error).splitlines()[0])
             continue

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .run import read_prompts
+from .run import of_one_formula, read_prompts
 from .runfile import RunFile, RunFileError, read_run_file
 
 if TYPE_CHECKING:
@@ -18,34 +19,62 @@ if TYPE_CHECKING:
     from .runtime.rendered import Rendered
 
 
-def explained(formula: str, models: Sequence[str], params: Sequence[str]) -> str:
-    """The plan's text.
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks about.
 
-    Args:
-        formula: a formula over declared and demo models, or the path of a run file.
+    Attributes:
+        formula: over declared and demo models; or the path of a run file.
         models: ``NAME=PATH`` each.
         params: ``NAME=VALUE`` each.
+        overrides: of a run file, as ``--set`` takes them.
+        name: which of a run file's formulas; all of them where None.
+    """
+
+    formula: str
+    models: Sequence[str] = ()
+    params: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    name: str | None = None
+
+    def plans(self) -> dict[str, Plan]:
+        """Formulas by name, their models, parameters and prompts, and the run file they are of."""
+        models, params = _models(self.models), _params(self.params)
+        if self.formula.endswith((".yaml", ".yml")) or Path(self.formula).is_file():
+            run = read_run_file(self.formula, self.overrides)
+            if self.name is not None:
+                run = of_one_formula(run, self.name)
+            specs: dict[str, Any] = {**run.models, **_merged(run), **models}
+            values = {**run.params, **params}
+            return {name: (one, specs, values, run.prompts, run) for name, one in run.named.items()}
+        for option, said in (("--set", self.overrides), ("--formula", self.name)):
+            if said:
+                raise RunFileError(f"{option} is for a run file, and {self.formula} is a formula")
+        from .demo import models as demo_models
+
+        return {"formula": (self.formula, {**demo_models(), **models}, params, {}, None)}
+
+
+Plan = tuple[str, dict[str, Any], dict[str, float], dict[str, str], RunFile | None]
+
+
+def explained(asked: Asked) -> str:
+    """The plan's text.
 
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would.
     """
-    plans = {
-        name: str(plan_report(*asked)) for name, asked in _asked(formula, models, params).items()
-    }
+    plans = {name: str(plan_report(*one)) for name, one in asked.plans().items()}
     if len(plans) == 1:
         return next(iter(plans.values()))
     return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
 
 
-def rendering(
-    formula: str, models: Sequence[str], params: Sequence[str], prompt: str | None
-) -> list[Rendered]:
+def rendering(asked: Asked, prompt: str | None) -> list[Rendered]:
     """What each model reads of a prompt.
 
     Args:
-        formula: as for ``explained``.
-        models: ``NAME=PATH`` each.
-        params: ``NAME=VALUE`` each.
+        asked: the models.
         prompt: text, or the path of a JSON file that holds a prompt: text, chat messages or token
             ids. None for the first prompt of the run file's data.
 
@@ -55,25 +84,10 @@ def rendering(
     from .runtime.rendered import rendered
 
     found: dict[str, Rendered] = {}
-    for asked in _asked(formula, models, params).values():
-        for one in rendered(_bound(*asked), _prompt(prompt, asked[-1])):
-            found.setdefault(str(one), one)
+    for one in asked.plans().values():
+        for read in rendered(_bound(*one), _prompt(prompt, one[-1])):
+            found.setdefault(str(read), read)
     return list(found.values())
-
-
-Asked = tuple[str, dict[str, Any], dict[str, float], dict[str, str], RunFile | None]
-
-
-def _asked(formula: str, models: Sequence[str], params: Sequence[str]) -> dict[str, Asked]:
-    """Formulas by name, their models, parameters and prompts, and the run file they are of."""
-    if formula.endswith((".yaml", ".yml")) or Path(formula).is_file():
-        run = read_run_file(formula)
-        specs: dict[str, Any] = {**run.models, **_merged(run), **_models(models)}
-        values = {**run.params, **_params(params)}
-        return {name: (text, specs, values, run.prompts, run) for name, text in run.named.items()}
-    from .demo import models as demo_models
-
-    return {"formula": (formula, {**demo_models(), **_models(models)}, _params(params), {}, None)}
 
 
 def _prompt(given: str | None, run: RunFile | None) -> Any:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from .options import RunFilePath
 
 if TYPE_CHECKING:
     from .runtime import Decoder
@@ -21,7 +23,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def evaluate(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
+    file: RunFilePath,
 ) -> None:
     """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
 
@@ -58,16 +60,11 @@ def decoder_of(
     Raises:
         RunFileError: no such file; several formulas and none is named, or another one.
     """
-    from .run import compiled
-    from .runfile import RunFileError, read_run_file
+    from .run import compiled, of_one_formula
+    from .runfile import read_run_file
 
-    run = read_run_file(file)
-    names = ", ".join(run.named)
-    if formula is None and len(run.named) > 1:
-        raise RunFileError(f"{file} has several formulas ({names}); say formula=… in model_args")
-    if formula is not None and formula not in run.named:
-        raise RunFileError(f"{file} has no formula {formula}; it has {names}")
-    text = run.named[formula] if formula else next(iter(run.named.values()))
+    run = of_one_formula(read_run_file(file), formula, "formula=… in model_args")
     told = device if device not in UNSAID else None
-    said = {"dtype": dtype or run.dtype, "device": told or run.device}
-    return compiled(run.model_copy(update={"formula": text, "formulas": {}, **said}))
+    return compiled(
+        run.model_copy(update={"dtype": dtype or run.dtype, "device": told or run.device})
+    )

@@ -24,29 +24,29 @@ T = TypeVar("T")
 __all__ = ["compiled", "of_one_formula", "read_prompts", "record_of", "run_to_folder"]
 
 
-def of_one_formula(run: RunFile, name: str | None) -> RunFile:
+def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> RunFile:
     """The same run with one of its formulas alone.
 
     Args:
         run: a run file.
         name: the formula's; None where there is but one.
+        how: a user chooses one, for messages.
 
     Raises:
         RunFileError: no such formula, or several and none chosen.
     """
-    names = ", ".join(run.formulas)
     if name is None and len(run.named) > 1:
         raise RunFileError(
-            f"this run file has several formulas ({names}); choose one with --formula, "
-            "or sweep: descant sweep reads them all"
+            f"this run file has several formulas ({', '.join(run.formulas)}); choose one with "
+            f"{how}; descant sweep reads them all"
         )
-    if name is None:
-        return run.model_copy(update={"formula": next(iter(run.named.values())), "formulas": {}})
-    if not run.formulas:
-        raise RunFileError(f"--formula {name}: this run file has one formula, without a name")
-    if name not in run.formulas:
+    if name is not None and not run.formulas:
+        problem = f"there is no formula {name}: this run file has one formula, without a name"
+        raise RunFileError(f"{problem}; leave {how} out")
+    if name is not None and name not in run.formulas:
         raise RunFileError(f"there is no formula {name}{suggestion(name, run.formulas)}")
-    return run.model_copy(update={"formula": run.formulas[name], "formulas": {}})
+    text = next(iter(run.named.values())) if name is None else run.formulas[name]
+    return run.model_copy(update={"formula": text, "formulas": {}})
 
 
 def compiled(run: RunFile) -> Decoder:

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from .grid import points_of
-from .models.spec import ModelSpec, explain
+from .models.spec import ModelSpec
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, Score, Strict, Table
-from .settings import Kind, SettingsError, beside, load_yaml, suggestion
+from .settings import Kind, SettingsError, beside, load_yaml
 
 __all__ = [
     "Data",
@@ -172,7 +172,7 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     """
     file, content = Path(path), _KIND.read(path)
     for override in overrides:
-        _override(content, override)
+        _KIND.override(content, override)
     content = _with_environment(content, str(file))
     return _beside(file.parent, validated(content, str(file)))
 
@@ -183,15 +183,13 @@ def validated(content: Mapping[str, Any], where: str) -> RunFile:
     Raises:
         RunFileError: with one line per mistake.
     """
-    try:
-        return RunFile.model_validate(content)
-    except ValidationError as error:
-        raise RunFileError(f"{where}: {explain(error, RunFile)}") from None
+    return _KIND.validated(content, where)
 
 
 _KIND = Kind(
-    "run file", ("formula", "models"), RunFileError, {"models.*": "path", "score.*": "reward"}
-)
+    "run file", RunFile, ("formula", "models"), RunFileError,
+    {"models.*": "path", "score.*": "reward"}, ("params", "parameter"),
+)  # fmt: skip
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 
@@ -213,19 +211,6 @@ def _with_environment(value: Any, where: str) -> Any:
         return os.environ.get(name, otherwise or "")
 
     return _VARIABLE.sub(said, value)
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    path, value = _KIND.split(override)
-    params = content.get("params")
-    names = list(params) if isinstance(params, dict) else []
-    if path[0] in names and len(path) == 1:
-        path = ["params", *path]
-    elif path[0] not in RunFile.model_fields:
-        key = ".".join(path)
-        cure = suggestion(key, [*names, *RunFile.model_fields])
-        raise RunFileError(f"--set {override}: there is no parameter or key {key}{cure}")
-    _KIND.put(content, path, value, override)
 
 
 def _beside(folder: Path, run: RunFile) -> RunFile:

@@ -30,31 +30,47 @@ class Generate(Strict):
     batch_size: int = Field(default=32, ge=1)
 
 
-class Data(Strict):
+class Rows(Strict):
+    """What the data of run files and of train files have in common.
+
+    Attributes:
+        split: of a dataset; ``revision`` likewise.
+        limit: rows that are read.
+        bad_rows: what becomes of a row that cannot be used: ``error`` stops at it, ``skip`` counts
+            it.
+    """
+
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    bad_rows: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, value: object) -> object:
+        if isinstance(value, dict) and "malformed" in value:
+            raise ValueError("there is no option malformed; it is bad_rows")
+        return value
+
+
+class Data(Rows):
     """Where prompts come from.
 
     Attributes:
         path: a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or text, a prompt a
             line.
-        name: instead of a file, what ``datasets.load_dataset`` takes; with ``config``, ``split``
-            and ``revision``.
+        name: instead of a file, what ``datasets.load_dataset`` takes; with ``config``.
         field: which holds the prompt: text, chat messages or token ids.
         id: the field that tells rows apart; left out, the number of the row.
-        limit: rows that are read, after shuffling.
-        shuffle: the seed of an order; left out, rows come as they are.
-        malformed: what happens to a row without a usable prompt: ``error`` or ``skip``.
+        shuffle: the seed of an order, before ``limit``; left out, rows come as they are.
     """
 
     path: str | None = None
     name: str | None = None
     config: str | None = None
-    split: str = "train"
-    revision: str | None = None
     field: str = "prompt"
     id: str | None = None
-    limit: int | None = Field(default=None, ge=1)
     shuffle: int | None = None
-    malformed: Literal["error", "skip"] = "error"
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:

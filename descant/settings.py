@@ -1,22 +1,28 @@
 """Files of settings: what run files and train files share.
 
-YAML is read as data and within limits, ``--set`` is one language, and paths are looked for beside
-the file. It knows no key of either.
+YAML is read as data and within limits, ``--set`` is one language, mistakes are told in one way, and
+paths are looked for beside the file. It knows no key of either.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from .models.spec import explain
+
 SIZE, NODES, DEPTH = 2**22, 300_000, 50  # characters, values once aliases are followed, nesting
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class SettingsError(ValueError):
@@ -108,20 +114,24 @@ def load_yaml(text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Generic[M]):
     """One kind of file.
 
     Attributes:
         name: as messages say it.
-        keys: that it may have, to name some of them.
+        model: what it is, with its keys.
+        keys: some of them, to name.
         error: what is raised.
         short: places where text is short for ``{key: text}``; ``*`` stands for any name.
+        bare: the section whose keys ``--set`` takes by themselves, and what one of them is called.
     """
 
     name: str
+    model: type[M]
     keys: tuple[str, ...]
     error: type[SettingsError]
     short: Mapping[str, str]
+    bare: tuple[str, str]
 
     def read(self, path: str | Path) -> dict[str, Any]:
         """The keys and values of a file."""
@@ -142,17 +152,38 @@ class Kind:
             )
         return content
 
-    def split(self, override: str) -> tuple[list[str], Any]:
-        """The dotted key of ``key=value``, and the value."""
-        key, sign, text = override.partition("=")
-        if not sign or not key:
-            raise self.error(f"--set {override}: write --set name=value")
+    def validated(self, content: Mapping[str, Any], where: str) -> M:
+        """The content of a file, checked; a line per mistake."""
         try:
-            return key.split("."), load_yaml(text)
-        except yaml.YAMLError:
-            raise self.error(f"--set {override}: {text!r} is not a value") from None
+            return self.model.model_validate(content)
+        except ValidationError as error:
+            raise self.error(f"{where}: {explain(error, self.model)}") from None
 
-    def put(self, content: dict[str, Any], path: list[str], value: Any, said: str) -> None:
+    def override(
+        self,
+        content: dict[str, Any],
+        said: str,
+        more: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """Set what ``--set`` says: ``key=value``, a dotted key or the bare name of a section's.
+
+        Args:
+            content: of the file.
+            said: what stands behind ``--set``.
+            more: keys that the section may have, beside those that it has.
+        """
+        section, called = self.bare
+        path, value = self._split(said)
+        key, held = ".".join(path), content.get(section)
+        names = [*held] if isinstance(held, dict) else []
+        if key not in names and path[0] not in self.model.model_fields:
+            names += more()
+            if key not in names:
+                cure = suggestion(key, [*names, *self.model.model_fields])
+                raise self.error(f"--set {said}: there is no option or {called} {key}{cure}")
+        self._put(content, [section, key] if key in names else path, value, said)
+
+    def _put(self, content: dict[str, Any], path: list[str], value: Any, said: str) -> None:
         """Set a value at a dotted key; what was short for a section becomes one."""
         place = content
         for depth, part in enumerate(path[:-1], 1):
@@ -164,6 +195,15 @@ class Kind:
             place[part] = dict(nested or {})
             place = place[part]
         place[path[-1]] = value
+
+    def _split(self, override: str) -> tuple[list[str], Any]:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise self.error(f"--set {override}: write --set name=value")
+        try:
+            return key.split("."), load_yaml(text)
+        except yaml.YAMLError:
+            raise self.error(f"--set {override}: {text!r} is not a value") from None
 
     def _short(self, path: list[str]) -> str | None:
         found = self.short.get(".".join(path))

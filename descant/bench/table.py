@@ -37,7 +37,7 @@ def measured(
     for name in names:
         _known("workload", name, WORKLOADS)
     said, results = environment(settings), []
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring", total=len(names))
         for result in measure(settings, names):
             results.append(result)
@@ -77,7 +77,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def _known(what: str, name: str, names: Any) -> None:
     if name not in names:
-        raise ValueError(f"there is no {what} {name!r}; {did_you_mean(name, names)}")
+        near = did_you_mean(repr(name), [repr(one) for one in names])  # some have commas
+        raise ValueError(f"there is no {what} {name!r}; {near}")
 
 
 def _table(results: list[Result]) -> Table:

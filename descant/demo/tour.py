@@ -12,12 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import PROMPTS, TEMPLATE, models
+from . import PROMPTS, models
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from ..runtime import Completion
 
 SEED = 0
 SAMPLES = 4  # completions per prompt and weight
@@ -72,6 +70,7 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
 def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHTS) -> list[Point]:
     """The mean rewards of the sweep's completions at each weight, all rows of one batch."""
     from ..api import compile
+    from ..scoring import score
 
     decoder = compile(SWEEP, models(), params={"a": 0.5})
     rows = [(prompt, a) for a in weights for prompt in prompts for _ in range(SAMPLES)]
@@ -80,7 +79,10 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
         [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
         temperature=TEMPERATURE, seed=seeds, batch_size=144,
     )  # fmt: skip
-    rewards = {name: score(name, completions) for name in ("reward_help", "reward_harm")}
+    asked, texts = [c.prompt for c in completions], [c.text or "" for c in completions]
+    rewards = {
+        name: score(name, asked, texts, models=models()) for name in ("reward_help", "reward_harm")
+    }
     points = []
     each = len(prompts) * SAMPLES
     for i, a in enumerate(weights):
@@ -89,28 +91,6 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
         took = sum(completion.seconds for completion in completions[mine]) / each
         points.append(Point(a, means["reward_help"], means["reward_harm"], took))
     return points
-
-
-def score(name: str, completions: Sequence[Completion]) -> list[float]:
-    """The reward of each completion, by one of the demo's reward models in plain transformers."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    spec = models()[name]
-    tokenizer = AutoTokenizer.from_pretrained(spec["path"])
-    model = AutoModelForSequenceClassification.from_pretrained(spec["path"], dtype=torch.float32)
-    texts = [
-        TEMPLATE.replace("{prompt}", str(item.prompt)) + (item.text or "") for item in completions
-    ]
-    found: list[float] = []
-    with torch.no_grad():
-        for start in range(0, len(texts), 48):
-            batch = tokenizer(texts[start : start + 48], return_tensors="pt", padding=True)
-            batch.pop("token_type_ids", None)
-            found += model.eval()(**batch).logits[:, 0].tolist()
-    return found
 
 
 def _show_completions(console: Console, tokens: int) -> None:

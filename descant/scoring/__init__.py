@@ -1,4 +1,4 @@
-"""Measures of completions: rewards, likelihood, repetition, coherence; and intervals of means."""
+"""Measures of completions: rewards, repetition, coherence; and intervals of means."""
 
 from .rewards import score
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..models import Card, ModelError, ModelSpec, adapter_folder, describe, load_model
+from ..models import SCORES, Card, ModelError, ModelSpec, adapter_folder, describe, load_model
 from ..models.adapters import Adapters
 
 
@@ -69,3 +69,17 @@ def declared(name: str, specs: Mapping[str, ModelSpec], dtype: str | None, devic
         problem = f"the layers of {home} are split over processes, and each scores by itself"
         raise ModelError(problem, "declare the model again without tp_plan", name)
     return Declared(name, own, spec, describe(home, spec, dtype, device), dtype, device)
+
+
+def language_model(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> Declared:
+    """A declared language model; arguments and errors as ``declared``'s.
+
+    Raises:
+        ModelError: it is none.
+    """
+    said = declared(name, specs, dtype, device)
+    if said.card.kind != SCORES:
+        raise ModelError(f"{name} is no language model, and likelihood is what one says", "", name)
+    return said

@@ -8,17 +8,15 @@ from typing import Annotated
 
 import typer
 
+from ..options import Overrides, RunFilePath
 from .limits import Limits
 
 KEY = "DESCANT_API_KEY"
 
 
 def serve(
-    file: Annotated[Path, typer.Argument(metavar="RUN.yaml")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter or a dotted key."),
-    ] = None,
+    file: RunFilePath,
+    set_: Overrides = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     slots: Annotated[

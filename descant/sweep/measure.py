@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..folder import COMPLETIONS, SCORES
-from ..models import ModelError
+from ..models import ModelError, common_vocabulary
 from ..runfile import RunFile, RunFileError, Score
 from ..scoring.coherence import CoherenceScorer, check_coherence
-from ..scoring.likelihood import LikelihoodScorer, language_model
+from ..scoring.declared import language_model
 from ..scoring.rewards import RewardScorer, reward_model
 from ..scoring.words import word_measures
-from .rows import key_of
+from .rows import Setting, key_of
 
 if TYPE_CHECKING:
     from .models import Models
@@ -29,22 +29,37 @@ def score_key(record: Record) -> tuple[Any, ...]:
     return (*key_of(record), *sorted(record["scores"]))
 
 
-def check_scores(run: RunFile, models: Models) -> None:
+def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> None:
     """See that whatever is to score can, before anything is decoded; no weights are read.
 
     Raises:
-        RunFileError: a model of another kind, or one that cannot be read.
+        RunFileError: a model of another kind or vocabulary, or one that cannot be read.
     """
     for name, score in (run.score or {}).items():
         [(kind, named)] = score.said.items()
-        if kind == "coherence":
-            check_coherence(name)
-        elif score.model:
-            check = reward_model if kind == "reward" else language_model
-            try:
-                check(named, models.specs, models.dtype, models.device)
-            except ModelError as error:
-                raise RunFileError(f"score.{name}: {error}") from error
+        place = (named, models.specs, models.dtype, models.device)
+        try:
+            if kind == "coherence":
+                check_coherence(name)
+            elif kind == "reward":
+                reward_model(*place)
+            elif score.model:
+                language_model(*place)
+                _check_tokens(named, models, settings)
+        except ModelError as error:
+            raise RunFileError(f"score.{name}: {error}") from error
+
+
+def _check_tokens(judge: str, models: Models, settings: Sequence[Setting]) -> None:
+    """See that a model reads the tokens that the formulas draw."""
+    for setting in settings:
+        own = next(term.model for term in setting.plan.terms if not term.aligned)
+        parts = setting.merges[own].names if own in setting.merges else (own,)
+        try:
+            common_vocabulary([models.card(parts[0]), models.card(judge)])
+        except ModelError as error:
+            cure = "likelihood is of the tokens that were drawn; a reward reads text"
+            raise ModelError(error.problem, cure, judge) from None
 
 
 def measure(work: Work, models: Models) -> None:
@@ -126,19 +141,20 @@ def _scorer(
     if kind == "coherence":
         coherent = CoherenceScorer(name, named, models.device)
         return lambda some: coherent.scores(_prompts(some), _texts(some)), lambda: None
-    likely = LikelihoodScorer(named, *place)
+    judge, close = models.judge(named)
 
     def says(some: Sequence[Record]) -> Measures:
-        base = likely.scores(_prompts(some), [record["token_ids"] for record in some])
+        answers = [record["token_ids"] for record in some]
+        rows = models.run.generate.batch_size
+        found = judge.loglikelihood(_prompts(some), answers, batch_size=rows, progress=False)
         if kind == "kl":  # one sample's estimate of the sum over its tokens
             return [
-                record["logprob"] - said if "logprob" in record else None
-                for record, said in zip(some, base, strict=True)
+                record["logprob"] - one.total if "logprob" in record else None
+                for record, one in zip(some, found, strict=True)
             ]
-        lengths = [len(record["token_ids"]) for record in some]
-        return [math.exp(-said / n) for said, n in zip(base, lengths, strict=True)]
+        return [math.exp(-one.total / len(one.logprobs)) for one in found]
 
-    return says, likely.close
+    return says, close
 
 
 def _prompts(records: Sequence[Record]) -> list[Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..api import declared, plan_of, ranks_of, where
 from ..merge import merged_adapter
-from ..models import ModelSpec, describe
+from ..models import Card, ModelSpec, describe
 from ..runfile import TEMPERATURE, RunFile
-from ..runtime import Decoder, House, bind
+from ..runtime import Decoder, House, Ranks, bind
 from .rows import Setting
 
 
@@ -43,35 +43,43 @@ class Models:
             folder = merged_adapter(parts, weights, self._folder / "merged")
             first = next(iter(parts.values()))
             specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
-        homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
-        specs |= homes
-        plan = plan_of(setting.text, specs, self.run.params, self.run.prompts)
-        ranks = ranks_of(self.run.parallel, self.device)
-        device = str(ranks.device) if ranks else self.device
-        bound = bind(plan, specs, self.dtype, device, ranks=ranks, house=self.house)
+        decoder, close = self._bound(setting.text, specs, ranks_of(self.run.parallel, self.device))
         for key in [key for key, model in self.loaded.items() if _is_elsewhere(model)]:
             del self.loaded[key]  # another process has them; here they may be needed later
+        self.plans.setdefault(setting.name, str(decoder.plan))
+        return decoder, close
+
+    def judge(self, name: str) -> tuple[Decoder, Callable[[], None]]:
+        """A declared language model alone, as ``decoder`` gives a formula; every process has it."""
+        return self._bound(name, {name: self.specs[name]}, None)
+
+    def _bound(
+        self, text: str, specs: Mapping[str, ModelSpec], ranks: Ranks | None
+    ) -> tuple[Decoder, Callable[[], None]]:
+        homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
+        specs = {**specs, **homes}
+        plan = plan_of(text, specs, self.run.params, self.run.prompts)
+        device = str(ranks.device) if ranks else self.device
+        bound = bind(plan, specs, self.dtype, device, ranks=ranks, house=self.house)
 
         def close() -> None:
             for lane in bound.lanes:
                 if hasattr(lane, "adapters"):
                     lane.adapters.close()
 
-        decoder = Decoder(bound, self.run.params)
-        self.plans.setdefault(setting.name, str(decoder.plan))
-        return decoder, close
+        return Decoder(bound, self.run.params), close
 
     def keep(self, names: Iterable[str]) -> None:
         """Let go of the weights that none of these models has."""
-        homes = [self.spec_of(name)[0] for name in names]
-        kept = {describe(h, self.specs[h], self.dtype, self.device).weights for h in set(homes)}
+        homes = {self.specs[name].on or name for name in names}
+        kept = {self.card(home).weights for home in homes}
         for weights in set(self.loaded) - kept:
             del self.loaded[weights]
 
-    def spec_of(self, name: str) -> tuple[str, ModelSpec]:
-        """The declared model whose weights a name uses, and its spec."""
+    def card(self, name: str) -> Card:
+        """What the checkpoint says whose weights a name uses."""
         home = self.specs[name].on or name
-        return home, self.specs[home]
+        return describe(home, self.specs[home], self.dtype, self.device)
 
 
 def _is_elsewhere(model: Any) -> bool:

@@ -92,7 +92,7 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
 def _do(work: Work) -> None:
     together = work.run.parallel is not None  # every process decodes every row
     models = Models(work.run, work.share.device, work.folder)
-    check_scores(work.run, models)
+    check_scores(work.run, models, work.settings)
     clock = _Clock(work, models)
     journal = work.journal(COMPLETIONS)
     records = journal.records()

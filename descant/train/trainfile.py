@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
-from ..models.spec import ModelSpec, explain
-from ..sections import Strict
+from ..models.spec import ModelSpec
+from ..sections import Rows, Strict
 from ..settings import Kind, SettingsError, beside, suggestion
 
 METHODS = ("arm", "dpo", "reward", "sft")
@@ -32,33 +32,19 @@ class TrainFileError(SettingsError):
     """A train file or its data that cannot be read, or that says something it may not."""
 
 
-_KIND = Kind(
-    "train file",
-    ("model", "data"),
-    TrainFileError,
-    {"model": "path", "data": "path", "eval_data": "path"},
-)
-
-
-class Data(Strict):
+class Data(Rows):
     """Where rows come from.
 
     Attributes:
         path: a file (.jsonl, .json, .csv, .parquet; JSON also as .gz), or the name of a dataset.
         name: the dataset's configuration; ``split`` and ``revision`` are its own words, too.
-        limit: read no more rows than this.
         dimension: for rows with two responses and a verdict, whose verdict counts:
             ``better_response_id`` or ``safer_response_id``.
-        bad_rows: ``error`` stops at a row that cannot be used, ``skip`` counts it.
     """
 
     path: str
     name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    limit: int | None = Field(default=None, ge=1)
     dimension: Literal["better", "safer"] | None = None
-    bad_rows: Literal["error", "skip"] = "error"
 
 
 class Lora(Strict):
@@ -202,7 +188,7 @@ def read_train_file(
         if value is not None:
             content[key] = value
     for override in overrides:
-        _override(content, override)
+        _KIND.override(content, override, training_fields)
     missing = [key for key in ("model", "data", "output") if key not in content]
     if missing:
         raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
@@ -216,21 +202,13 @@ def validated(content: Mapping[str, Any], where: str) -> TrainFile:
     Raises:
         TrainFileError: with one line per mistake.
     """
-    try:
-        return TrainFile.model_validate(content)
-    except ValidationError as error:
-        raise TrainFileError(f"{where}: {explain(error, TrainFile)}") from None
+    return _KIND.validated(content, where)
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    path, value = _KIND.split(override)
-    if path[0] not in TrainFile.model_fields:
-        key = ".".join(path)
-        if key not in training_fields():
-            cure = suggestion(key, [*TrainFile.model_fields, *training_fields()])
-            raise TrainFileError(f"--set {override}: there is no key {key}{cure}")
-        path = ["training", key]
-    _KIND.put(content, path, value, override)
+_KIND = Kind(
+    "train file", TrainFile, ("model", "data"), TrainFileError,
+    {"model": "path", "data": "path", "eval_data": "path"}, ("training", "training argument"),
+)  # fmt: skip
 
 
 def _beside(folder: Path, said: TrainFile) -> TrainFile:

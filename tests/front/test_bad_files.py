@@ -103,7 +103,7 @@ def test_what_is_skipped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     said = "".join(json.dumps(row) + "\n" for row in rows).encode()
     file.write_bytes(said + b'{"id": 4, "prompt": "\xe9"}\n')
     with caplog.at_level(logging.WARNING, "descant"):
-        found = read_items(Data(path=str(file), id="id", malformed="skip"))
+        found = read_items(Data(path=str(file), id="id", bad_rows="skip"))
     assert [(item.id, item.prompt) for item in found] == [(1, "a"), (2, "c")]
     for part in ("the id 1 is there already, at", "line 4 has no field prompt",
                  "line 5 is not UTF-8", "3 rows skipped, 2 read"):  # fmt: skip

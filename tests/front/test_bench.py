@@ -70,8 +70,8 @@ def test_the_command(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (["--shape", "tny"], "did you mean tiny?"),
-        (["--workload", "rernk"], "did you mean rerank?"),
+        (["--shape", "tny"], "did you mean 'tiny'?"),
+        (["--workload", "rernk"], "did you mean 'rerank'?"),
         (["--dtype", "int8"], "there is no dtype 'int8'"),
     ],
 )

@@ -6,6 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+from sweeps import written
+
+from descant.cli import app
+from descant.explain import Asked, explained
+from descant.runfile import RunFileError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,6 +36,39 @@ def test_help_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+COMMANDS = typer.main.get_command(app).commands
+OPTIONS = [
+    (name, option)
+    for name, command in COMMANDS.items()
+    for option in command.params
+    if option.param_type_name == "option"
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "commands"),
+    [
+        ("--set", ["explain", "inspect", "run", "serve", "sweep"]),
+        ("--formula", ["explain", "inspect", "run"]),
+        ("--format", ["run", "sweep"]),
+    ],
+)
+def test_what_reads_a_run_file_reads_it_alike(option, commands):
+    found = {
+        name: (one.opts, one.help, one.metavar, one.multiple)
+        for name, one in OPTIONS
+        if option in one.opts and "RUN.yaml" in str(COMMANDS[name].params[0].metavar)
+    }
+    assert sorted(found) == commands and len(set(map(repr, found.values()))) == 1
+
+
+def test_every_option_says_what_it_is():
+    assert not [one.opts for _, one in OPTIONS if not one.help]
+    assert not [one.opts for _, one in OPTIONS if one.multiple and "repeated" not in one.help]
+    short = {name for _, one in OPTIONS for name in one.opts if not name.startswith("--")}
+    assert not short, "a letter is for --help alone"
+
+
 def test_version():
     assert descant("--version").stdout.startswith("descant ")
 
@@ -46,6 +85,24 @@ def test_explain_says_the_plan_of_every_formula():
     assert found.returncode == 0, found.stderr
     for part in ("arms\nformula", "soup\nformula", "base\nformula"):
         assert part in found.stdout
+
+
+def test_explain_reads_a_run_file_as_the_others_do(tmp_path):
+    """``--formula`` and ``--set`` mean there what they mean everywhere."""
+    file = str(
+        written(tmp_path, formula=None, formulas={"one": "base", "two": "base + a*arm_help"})
+    )
+    every, two = explained(Asked(file)), explained(Asked(file, name="two"))
+    assert every.startswith("one\n") and two in every and "arm_help" in two
+    of_text = explained(Asked(file, overrides=["formulas.two=base - a*arm_help"], name="two"))
+    assert "base - a*arm_help" in of_text
+    for said, says in (
+        (Asked(file, name="tow"), "there is no formula tow; did you mean two?"),
+        (Asked("base", overrides=["a=1"]), "--set is for a run file, and base is a formula"),
+        (Asked("base", name="two"), "--formula is for a run file"),
+    ):
+        with pytest.raises(RunFileError, match=says):
+            explained(said)
 
 
 def test_run_takes_one_formula(tmp_path):
@@ -95,7 +152,7 @@ def test_run_writes_lines(tmp_path):
         (["explain", "base", "--param", "a"], ["write --param NAME=VALUE"]),
         (["explain", "base", "--model", "base=/no/such/folder"], ["there is no folder"]),
         (["run", "nowhere.yaml"], ["there is no run file"]),
-        (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no parameter or key b"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no option or parameter b"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--prompt", ""], ["the prompt is empty"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--set", "data.path=none.jsonl"], ["no data file"]),
     ],

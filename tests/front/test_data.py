@@ -91,11 +91,11 @@ def test_what_is_no_prompt_is_named(tmp_path, name, text, says):
     assert says in str(caught.value)
 
 
-def test_malformed_rows_are_skipped_where_that_is_asked(tmp_path, caplog):
+def test_bad_rows_are_skipped_where_that_is_asked(tmp_path, caplog):
     file = tmp_path / "data.jsonl"
     file.write_text('{"prompt": "a"}\n{"prompt"\n{"prompt": ""}\n{"prompt": "d"}\n')
     with caplog.at_level(logging.WARNING, "descant"):
-        found = read_items(Data(path=str(file), malformed="skip"))
+        found = read_items(Data(path=str(file), bad_rows="skip"))
     assert [(item.id, item.prompt) for item in found] == [(0, "a"), (3, "d")]
     assert "line 2 is not JSON" in caplog.text and "2 rows skipped, 2 read" in caplog.text
 

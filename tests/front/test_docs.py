@@ -3,22 +3,32 @@
 import contextlib
 import doctest
 import importlib
+import inspect
 import io
 import pkgutil
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import typer
+from sweeps import run_of
 
 import descant
+from descant.cli import app
+from descant.demo import models
 from descant.formula import STAGES
 from descant.formula.arguments import usage
 from descant.formula.operators import OPERATORS
 from descant.formula.signature import Signature
+from descant.grid import points_of
+from descant.models import make_spec
 from descant.runfile import load_yaml, validated
+from descant.sweep import settings_of, sweep
 
 ROOT = Path(__file__).parents[2]
+MODELS = models()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -87,3 +97,113 @@ def test_what_the_loading_page_declares_can_be_declared():
     for block in blocks:
         models = load_yaml(block)["models"]
         assert list(validated({"formula": "+".join(models), "models": models}, "here").models)
+
+
+RUN_BY = {  # where the Python of a page is run
+    "cookbook": "front/test_cookbook.py",
+    "evaluation": "front/test_evaluation.py",
+    "how-do-i": "front/test_how_do_i.py",
+    "inspect": "front/test_docs.py",
+    "language": "front/test_docs.py",
+    "loading": "front/test_docs.py",
+    "migrating": "front/test_compat_migrating.py",
+    "prompts": "front/test_prompts.py",
+    "report": "front/test_docs.py",
+    "serving": "serve/test_served_process.py",
+    "training": "train/test_training_page.py",
+    "transformers": "front/test_transformers_page.py",
+}
+
+
+def blocks(name: str, language: str = "python") -> list[str]:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_python_of_every_page_is_run_somewhere():
+    pages = {file.stem for file in (ROOT / "docs").glob("*.md") if blocks(file.stem)}
+    assert pages == set(RUN_BY)
+    for name, file in RUN_BY.items():
+        assert f"{name}.md" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+def test_what_else_the_pages_show_runs(monkeypatch):
+    """docs/language.md, docs/inspect.md, docs/evaluation.md and docs/loading.md."""
+    decoder = descant.compile("base + a*arm_help", MODELS, params={"a": 0})
+    space = {"decoder": decoder, "prompt": "Hello.", "prompts": ["One.", "Two.", "Three."]}
+    [numbers] = [code for code in blocks("language") if code.startswith("decoder.")]
+    exec(compile(numbers, "language.md", "exec"), space)
+    [likely] = [code for code in blocks("evaluation") if code.startswith("found")]
+    exec(compile(likely, "evaluation.md", "exec"), space | {"completions": ["a", "b", "c"]})
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        [code] = blocks("inspect")
+        exec(compile(code, "inspect.md", "exec"), {})
+    assert len(out.getvalue().splitlines()) > 20
+    [code], parameters = blocks("loading"), inspect.signature(descant.compile).parameters
+    asked = {}
+    monkeypatch.setattr(descant, "compile", lambda formula, **given: asked.update(given))
+    exec(compile(code, "loading.md", "exec"), {"descant": descant})
+    assert set(asked) <= set(parameters)  # it takes 70 billion parameters and several processes
+    assert make_spec("base", asked["models"]["base"]).tp_plan == "auto"
+
+
+def test_the_report_page_writes_a_report(tmp_path):
+    folder = tmp_path / "first"
+    sweep(run_of(tmp_path), folder, str)
+    [code] = blocks("report")
+    exec(compile(code.replace("runs/first", str(folder)), "report.md", "exec"), {})
+    assert (folder / "report.html").is_file()
+
+
+def test_the_run_files_of_the_pages_are_run_files():
+    [run, tables] = (load_yaml(code) for code in blocks("sweeps", "yaml"))
+    dpo = {f"dpo_{side}": MODELS[f"arm_{side}"] for side in ("help", "harm")}
+    run |= {"models": {**MODELS, **dpo}}
+    assert [one.name for one in settings_of(validated(run, "here"))] == [*run["formulas"]]
+    scored = run | {"score": {"reward": "reward_help"}, "front": {}}
+    swept = scored | {"params": {"a": 0.5, "w": 1, "k": 10}, "formulas": {"args": "base"}}
+    for name, table in tables["tables"].items():
+        over = {"w": [1], "k": [10], "temperature": [0, 1]}
+        validated(swept | {"sweep": over, "tables": {name: table}}, "here")
+    [rewards] = (load_yaml(code) for code in blocks("rewards", "yaml"))
+    assert len(settings_of(validated(rewards, "here"))) == 1
+
+
+def test_the_points_and_scores_of_the_page_are_points_and_scores():
+    text = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    rows = re.search(r"\| `sweep:` \|.*?\n\n", text, re.S)[0].strip().splitlines()[2:]
+    found = [len(points_of(load_yaml(re.match(r"\| `(.*?)` \|", row)[1]))) for row in rows]
+    assert found == [6, 11, 11, 20, 2]
+    rows = re.search(r"\| `score:` \|.*?\n\n", text, re.S)[0].strip().splitlines()[2:]
+    score = {k: v for row in rows for k, v in load_yaml(re.match(r"\| `(.*?)` \|", row)[1]).items()}
+    run = {"formulas": {"weak": "base", "ceiling": "large"}, "models": MODELS, "score": score}
+    assert set(validated(run, "here").score) == set(score)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of descant in a page's blocks, and between single backticks."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
+    shown = "\n".join(block for language, block in fenced if language in ("", "sh", "bash"))
+    lines = re.findall(r"^(?:.*-m )?descant ([a-z].*)$", shown, re.M)
+    lines += re.findall(r"`descant ([a-z][^`\n]*)`", text)
+    return [shlex.split(re.split(r"  +|\s#", line)[0]) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda file: file.stem)
+def test_the_command_lines_of_a_page_can_be_typed(page):
+    known = typer.main.get_command(app).commands
+    for name, *words in commands(page.read_text(encoding="utf-8")):
+        assert name in known, name
+        options = {option for one in known[name].params for option in one.opts} | {"--help"}
+        if name != "eval":  # its options are the harness' own
+            given = {word.partition("=")[0].strip("[]") for word in words}
+            assert {word for word in given if word.startswith("--")} <= options, words
+
+
+def test_the_readme_names_every_command():
+    named = {words[0] for words in commands(README)}
+    assert named == set(typer.main.get_command(app).commands)

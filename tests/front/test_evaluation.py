@@ -277,8 +277,8 @@ def test_the_command_line(here, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((RUN,), "has several formulas .base, helpful.; say formula="),
-        ((RUN, "helpfull"), "has no formula helpfull; it has base, helpful"),
+        ((RUN,), "has several formulas .base, helpful.; choose one with formula="),
+        ((RUN, "helpfull"), "there is no formula helpfull; did you mean helpful"),
         (("nowhere.yaml",), "there is no run file"),
     ],
 )

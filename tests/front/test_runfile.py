@@ -72,12 +72,13 @@ def test_what_is_wrong_is_named(tmp_path, change, says):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("b=1", "no parameter or key b"),
+        ("b=1", "no option or parameter b"),
         ("formla=base", "did you mean formula?"),
         ("a", "write --set name=value"),
         ("generate.temprature=1", "did you mean temperature?"),
         ("a=[", "is not a value"),
         ("formula.x=1", "formula holds no keys"),
+        ("data.malformed=skip", "data: there is no option malformed; it is bad_rows"),
     ],
 )
 def test_overrides_that_mean_nothing(tmp_path, override, says):

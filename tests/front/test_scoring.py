@@ -5,15 +5,17 @@ import math
 import pytest
 import torch
 from judges import alone, by_itself, judge, words
-from sweeps import SPECS
+from sweeps import SPECS, lines, run_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import descant
 from descant.demo import PROMPTS
-from descant.models import ModelError, make_spec
+from descant.models import ModelError
 from descant.scoring.coherence import CoherenceScorer
-from descant.scoring.likelihood import LikelihoodScorer
 from descant.scoring.words import repetition, word_measures
+from descant.sweep import sweep
+from descant.sweep.models import Models
+from descant.sweep.rows import key_of
 
 TEXTS = ["Boil them for ten minutes.", "No.", "Ask a friend, then read the label twice.", ""]
 CHAT = [{"role": "user", "content": PROMPTS[0]}]
@@ -67,30 +69,52 @@ def test_what_cannot_score_is_said():
         descant.score(SPECS["reward_help"], ["a"], ["b", "c"])
 
 
-@pytest.mark.parametrize("name", ["base", "arm_help"])
-def test_likelihood_is_that_of_each_answer_alone(name):
-    specs = {key: make_spec(key, value) for key, value in SPECS.items()}
-    decoder = descant.compile(name, SPECS)
-    answers = [[5, 6, 7], [9], [10, 11, 12, 13, 14]]
-    scorer = LikelihoodScorer(name, specs, None, "cpu", {})
-    found = scorer.scores(PROMPTS[:3], answers)
-    for prompt, ids, value in zip(PROMPTS, answers, found, strict=False):
-        rows = torch.log_softmax(decoder.scores(prompt, ids), dim=-1)
-        alone = sum(float(rows[i, token]) for i, token in enumerate(ids))
-        assert value == pytest.approx(alone, abs=1e-3)
+def plain_likelihood(name, prompt, ids):
+    """The log-probability of an answer, by the loss of a model of transformers and peft."""
+    spec = SPECS["base"]
+    tokenizer = AutoTokenizer.from_pretrained(spec["path"])
+    model = AutoModelForCausalLM.from_pretrained(spec["path"], dtype=torch.float32)
+    if name != "base":
+        peft = pytest.importorskip("peft")
+        model = peft.PeftModel.from_pretrained(model, SPECS[name]["adapter"])
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        chat_template=spec["template"], tokenize=False, add_generation_prompt=True,
+    )  # fmt: skip
+    before = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    text, labels = torch.tensor([before + ids]), torch.tensor([[-100] * len(before) + ids])
+    with torch.no_grad():
+        return -float(model.eval()(input_ids=text, labels=labels).loss) * len(ids)
 
 
-def test_adapters_leave_the_shared_model_as_it_was():
-    specs = {key: make_spec(key, value) for key, value in SPECS.items()}
-    loaded = {}
-    base = LikelihoodScorer("base", specs, None, "cpu", loaded)
-    before = base.scores(PROMPTS[:1], [[5, 6]])
-    arm = LikelihoodScorer("arm_help", specs, None, "cpu", loaded)
-    assert len(loaded) == 1 and arm.scores(PROMPTS[:1], [[5, 6]]) != before
-    arm.close()
-    model = next(iter(loaded.values()))
+@pytest.mark.parametrize("judge", ["base", "arm_help"])
+def test_perplexity_and_kl_are_those_of_each_answer_alone(tmp_path, judge):
+    score = {"ppl": {"perplexity": judge}, "kl": {"kl": judge}}
+    run = run_of(tmp_path, formula="base + a*arm_harm", score=score, front=None)
+    run.generate.batch_size = 5
+    sweep(run, tmp_path / "out", str)
+    said = {}
+    for line in lines(tmp_path / "out", "scores"):
+        said.setdefault(key_of(line), {}).update(line["scores"])
+    answers = lines(tmp_path / "out")
+    for record in answers[::5]:
+        found, ids = said[key_of(record)], record["token_ids"]
+        alone = plain_likelihood(judge, record["prompt"], ids)
+        assert found["ppl"] == pytest.approx(math.exp(-alone / len(ids)), rel=1e-4)
+        assert found["kl"] == pytest.approx(record["logprob"] - alone, abs=1e-3)
+    assert len(answers) == len(said) == 24
+
+
+def test_judges_share_weights_and_leave_them_as_they_were(tmp_path):
+    models = Models(run_of(tmp_path), None, tmp_path)
+    base, _ = models.judge("base")
+    before = base.loglikelihood(PROMPTS[0], [5, 6])
+    arm, close = models.judge("arm_help")
+    assert len(models.loaded) == 1 and arm.loglikelihood(PROMPTS[0], [5, 6]) != before
+    close()
+    [model] = models.loaded.values()
     assert not any(module._forward_hooks for module in model.modules())
-    assert base.scores(PROMPTS[:1], [[5, 6]]) == before
+    assert base.loglikelihood(PROMPTS[0], [5, 6]) == before
 
 
 def test_logprobs_are_of_what_was_drawn_from():
@@ -122,11 +146,8 @@ def test_kl_is_what_the_two_distributions_say():
     ours = torch.log_softmax(decoder.scores(PROMPTS[0], [])[0].double(), dim=-1)
     theirs = torch.log_softmax(base.scores(PROMPTS[0], [])[0].double(), dim=-1)
     exact = float((ours.exp() * (ours - theirs)).sum())
-    scorer = LikelihoodScorer(
-        "base", {k: make_spec(k, v) for k, v in SPECS.items()}, None, "cpu", {}
-    )
-    said = scorer.scores([PROMPTS[0]] * 600, [row.token_ids for row in rows])
-    draws = [sum(row.logprobs) - value for row, value in zip(rows, said, strict=True)]
+    said = base.loglikelihood([PROMPTS[0]] * 600, [row.token_ids for row in rows])
+    draws = [sum(row.logprobs) - one.total for row, one in zip(rows, said, strict=True)]
     mean = sum(draws) / len(draws)
     spread = math.sqrt(sum((d - mean) ** 2 for d in draws) / len(draws) / len(draws))
     assert abs(mean - exact) < 4 * spread + 1e-3
@@ -176,20 +197,3 @@ def test_coherence_is_the_cosine_of_embeddings(tmp_path):
     said = [PROMPTS[0], PROMPTS[0], PROMPTS[1]]
     expected = [float(vector(p) @ vector(t)) for p, t in zip(said, TEXTS, strict=False)]
     assert found == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_language_model_is_read_as_transformers_reads_it():
-    """Perplexity by the model's own loss, over one answer."""
-    spec = SPECS["base"]
-    tokenizer = AutoTokenizer.from_pretrained(spec["path"])
-    model = AutoModelForCausalLM.from_pretrained(spec["path"], dtype=torch.float32).eval()
-    rendered = tokenizer.apply_chat_template(
-        CHAT, chat_template=spec["template"], tokenize=False, add_generation_prompt=True
-    )
-    before = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
-    labels = torch.tensor([[-100] * len(before) + answer])
-    with torch.no_grad():
-        loss = float(model(input_ids=torch.tensor([before + answer]), labels=labels).loss)
-    scorer = LikelihoodScorer("base", {"base": make_spec("base", spec)}, None, "cpu", {})
-    assert scorer.scores([CHAT], [answer])[0] == pytest.approx(-loss * len(answer), abs=1e-3)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import llama, tokenizer
 from sweeps import ROOT, SPECS, lines, run_of, written
 
 from descant.failures import told
@@ -154,7 +155,7 @@ def test_a_prompt_that_no_model_reads_is_named_or_skipped(
 
     with pytest.raises(RunFileError, match="line 2: the prompt has 300"):
         do(run, tmp_path / "out")
-    skips = change(run, data=run.data.model_copy(update={"malformed": "skip"}))
+    skips = change(run, data=run.data.model_copy(update={"bad_rows": "skip"}))
     with caplog.at_level(logging.WARNING, "descant"):
         do(skips, tmp_path / "out")
     kept = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").open()]
@@ -216,6 +217,19 @@ def test_what_cannot_be_scored_is_said_before_anything_is_decoded(
         sweep(run_of(tmp_path, **{"front": None, **changes}), out, str)
     assert says in str(caught.value)
     assert not (out / "completions.jsonl").exists()
+
+
+def test_likelihood_is_of_tokens_that_the_model_reads(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    models = {**SPECS, "other": {"path": str(tmp_path / "other")}}
+    for formula in ("base", "base + align(other)"):
+        run = run_of(
+            tmp_path, formula=formula, models=models, score={"x": {"kl": "other"}}, front=None,
+            sweep=None,
+        )  # fmt: skip
+        with pytest.raises(RunFileError, match=r"score.x: other has another vocabulary than base"):
+            sweep(run, tmp_path / "out", str)
 
 
 def test_a_merged_model_scores_nothing(tmp_path: Path) -> None:

@@ -33,6 +33,6 @@ def test_what_is_wrong_is_said_and_exits_with_two(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=ROOT, timeout=100, check=False,
     )  # fmt: skip
     assert found.returncode == 2 and "Traceback" not in found.stderr
-    said = "--set lr=1: there is no key lr; did you mean learning_rate?\n"
+    said = "--set lr=1: there is no option or training argument lr; did you mean learning_rate?\n"
     assert found.stderr.endswith(said)  # other packages may say what they lack before
     assert not list(tmp_path.iterdir())

@@ -101,12 +101,13 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: tuple[str, str], says: s
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lr=1", "there is no key lr; did you mean learning_rate?"),
+        ("lr=1", "there is no option or training argument lr; did you mean learning_rate?"),
         ("batch_size=1", "did you mean per_device_train_batch_size?"),
         ("beta", "write --set name=value"),
         ("beta=[", "is not a value"),
         ("beta.x=1", "beta holds no keys"),
         ("data.pth=1", "there is no option data.pth; did you mean path?"),
+        ("eval_data.malformed=skip", "eval_data: there is no option malformed; it is bad_rows"),
     ],
 )
 def test_overrides_that_mean_nothing(tmp_path: Path, override: str, says: str) -> None:
