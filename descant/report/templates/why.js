@@ -125,7 +125,7 @@ function candidatesTable(found, token) {
   const rows = token.candidates.map((one) => h("tr", { class: [one.id === token.id && "drawn", one.score === null && "removed"].filter(Boolean).join(" ") || null },
     h("td", { class: "n" }, one.rank === null ? "–" : one.rank),
     h("td", null, shownToken(one.text, one.id), one.id === token.id && h("span", { class: "tag" }, "chosen"), one.id === token.base && h("span", { class: "tag" }, `${found.base} alone`),
-      one.removed_by && h("span", { class: "tag by", title: one.removed_by }, `removed by ${brief(one.removed_by)}`)),
+      one.removed_by && h("span", { class: "tag by", title: one.removed_by }, `removed by ${one.removed_by}`)),
     h("td", { class: "n" }, one.score === null ? "–" : fmt(one.probability)), one.contributions.map(bar), h("td", { class: "n" }, fmt(one.score)),
     noisy && h("td", { class: "n" }, fmt(one.noise, 2)), found.rewards.map((_, i) => h("td", { class: "n" }, fmt(one.rewards[i]))),
     inner.map(({ i }) => h("td", { class: "n" }, fmt(one.logprobs[i])))));
