@@ -98,7 +98,7 @@ class RowCache(Cache):
         self.rows, self.capacity = rows, capacity
         self.window: Window | None = None
         # Its layers know it weakly: a cache that nobody holds is gone at once, and not some time.
-        itself = weakref.proxy(self)
+        itself: Any = weakref.proxy(self)
         super().__init__(layer_class_to_replicate=lambda: RowLayer(itself))
 
     def grow(self, capacity: int, rows: int = 0) -> None:

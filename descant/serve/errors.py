@@ -120,6 +120,7 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
         said = {
             400: (unreadable(error.__cause__), "invalid_json"),
             404: (f"there is no {request.method} {request.url.path} here", "not_found"),
+            408: (str(error.detail), "timeout"),
             405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
             413: ("the body is larger than this server takes", "too_large"),
         }

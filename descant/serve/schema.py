@@ -36,7 +36,7 @@ def off(why: str, *neutral: Any) -> AfterValidator:
 
 
 _PENALTY = off("a penalty is part of the formula: … | repetition_penalty(1.2)", 0)
-_NOTHING = ("auto", "default", "medium", "none", 0, False, {}, [])
+_NOTHING: tuple[Any, ...] = ("auto", "default", "medium", "none", 0, False, {}, [])
 _UNHEARD = off("this server does not do it; leave it out", *_NOTHING)
 _NO_TOOLS = off("tools are not called here; leave it out", [], {}, "none", "auto")
 _TEXT_ALONE = off("messages are text; leave it out", [])

@@ -19,7 +19,7 @@ MOST_HEAD = 1 << 19  # its bytes, more or less: what comes at once is not parted
 _Protocol: Any = AutoHTTPProtocol
 
 
-class Connection(_Protocol):  # type: ignore[misc]
+class Connection(_Protocol):
     """A connection that is closed where the head of a request is long in coming, or too long."""
 
     _alarm: asyncio.TimerHandle | None = None

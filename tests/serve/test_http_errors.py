@@ -147,6 +147,17 @@ def test_the_schema_says_how_errors_look(served) -> None:
         assert form == "#/components/schemas/Refusal"
 
 
+def test_a_word_that_names_nothing_is_no_model(served) -> None:
+    error = said(served.post(TEXT, {"model": "arm", "prompt": "x"}), 404)
+    assert error["code"] == "model_not_found" and "did you mean arms?" in error["message"]
+    assert served.post(TEXT, {"model": "arm_help", "prompt": "x"}).status_code == 200
+
+
+def test_a_text_is_scored_within_the_servers_length(served) -> None:
+    body = {"model": "reward_help", "text_1": "x", "text_2": "word " * 300}
+    assert "reads at most 256" in said(served.post(SCORE, body), 400)["message"]
+
+
 def test_a_formula_is_marked_at_the_place(served) -> None:
     with pytest.raises(openai.BadRequestError) as found:
         served.client().completions.create(model="base + 0.5*bsae", prompt="x")
@@ -188,6 +199,7 @@ def test_rewards_are_scored(served, run_file) -> None:
     expected = descant.score("reward_help", [prompt] * 3, answers, models=run_file.models)
     body = {"model": "reward_help", "text_1": prompt, "text_2": answers}
     found = served.post(SCORE, body).json()
+    assert found["id"].startswith("score-") and found["object"] == "list" and found["created"]
     assert [one["index"] for one in found["data"]] == [0, 1, 2]
     assert [one["score"] for one in found["data"]] == pytest.approx(expected, abs=1e-4)
     chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answers[2]}]
