@@ -7,6 +7,7 @@ nothing is concatenated.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +97,9 @@ class RowCache(Cache):
     def __init__(self, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         self.window: Window | None = None
-        super().__init__(layer_class_to_replicate=lambda: RowLayer(self))
+        # Its layers know it weakly: a cache that nobody holds is gone at once, and not some time.
+        itself: Any = weakref.proxy(self)
+        super().__init__(layer_class_to_replicate=lambda: RowLayer(itself))
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Room for so many tokens and rows; what there is stays where it is."""

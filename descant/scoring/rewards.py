@@ -98,6 +98,7 @@ class RewardScorer:
         device: where the spec names none.
         loaded: weights in memory, by ``Card.weights``; what is read is put there.
         shared: the tokenizer that decodes prompts of token ids, or None.
+        longest: tokens of a text, where it is less than what the model reads.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class RewardScorer:
         device: str,
         loaded: dict[tuple[Any, ...], Any],
         shared: Any = None,
+        longest: int | None = None,
     ) -> None:
         said = reward_model(name, specs, dtype, device)
         card, model = said.card, said.weights(loaded)
@@ -117,7 +119,8 @@ class RewardScorer:
         label = said.own.label if said.own.label is not None else said.spec.label
         self._label = choose_label(card, label)
         self._whole = Whole(name, model, card.tokenizer, card.whole or BY_SLOT)
-        self._positions = usable(model, card.positions)
+        most = [usable(model, card.positions), longest]
+        self._positions = min((one for one in most if one), default=None)
         self._tokenizer, self._shared = card.tokenizer, shared or card.tokenizer
         self._adapter = said.adapter(self._whole.adapters)
 

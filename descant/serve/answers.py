@@ -27,6 +27,12 @@ def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
     }
 
 
+def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """What every answer says of itself; the prefix is its identity's."""
+    said = f"{prefix}-{secrets.token_hex(12)}"
+    return {"id": said, "object": kind, "created": int(time.time()), "model": model}
+
+
 def event(data: Any) -> str:
     """A server-sent event."""
     said = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
@@ -50,9 +56,8 @@ class Texts:
     whole = chunk = "text_completion"
 
     def __init__(self, model: str, logprobs: bool, ids: bool) -> None:
-        self.model, self._logprobs, self._ids = model, logprobs, ids
-        self.id = f"{self.prefix}-{secrets.token_hex(12)}"
-        self.created = int(time.time())
+        self._logprobs, self._ids = logprobs, ids
+        self._said_of_all = head(self.prefix, self.whole, model)
         self._characters: dict[int, int] = {}  # by row: those of its tokens so far
 
     def answer(self, told: Sequence[Told], counts: dict[str, int]) -> dict[str, Any]:
@@ -96,7 +101,7 @@ class Texts:
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**self._said_of_all, "object": kind}
 
 
 class Chats(Texts):
@@ -113,7 +118,8 @@ class Chats(Texts):
 
     def choice(self, told: Told) -> dict[str, Any]:
         """A row, whole."""
-        return self._choice(told, {"message": {"role": "assistant", "content": told.text}})
+        message = {"role": "assistant", "content": told.text, "refusal": None}
+        return self._choice(told, {"message": message})
 
     def pieces(self, told: Told) -> list[dict[str, Any]]:
         """A row's next piece."""

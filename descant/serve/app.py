@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
-from .answers import DONE, Chats, Texts, event, usage
-from .errors import ApiError, install, unavailable
+from ..grammar import did_you_mean
+from .answers import DONE, Chats, Texts, event, head, usage
+from .errors import ApiError, Refusal, install, unavailable
 from .gate import GONE, OUTCOME, Gate
 from .metrics import CONTENT_TYPE
 from .schema import Chat, Completion, Score
@@ -39,7 +40,8 @@ def application(server: Server) -> ASGIApp:
     """
     app = FastAPI(
         title="descant", version=__version__, docs_url=None, redoc_url=None,
-        max_body_size=server.limits.max_body,
+        max_body_size=server.limits.max_body, redirect_slashes=False,
+        responses={"4XX": {"model": Refusal}, "5XX": {"model": Refusal}},
     )  # fmt: skip
     install(app, BODIES)
     app.include_router(_state(server))
@@ -80,10 +82,12 @@ def _state(server: Server) -> APIRouter:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(server, name) for name in server.formulas]}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name not in server.formulas:
-            raise ApiError(404, f"there is no model {name!r}", "model", "model_not_found")
+            cure = did_you_mean(name[:100], server.formulas)
+            message = f"there is no model {name[:100]!r}; {cure}"
+            raise ApiError(404, message, "model", "model_not_found")
         return _model(server, name)
 
     return router
@@ -127,7 +131,7 @@ def _routes(server: Server) -> APIRouter:
             data = [
                 {"index": index, "object": "score", "score": one} for index, one in enumerate(found)
             ]
-            return JSONResponse({"object": "list", "model": body.model, "data": data})
+            return JSONResponse({**head("score", "list", body.model), "data": data})
 
         return await unless_gone(request, scored())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from ..options import Overrides, RunFilePath
 from .limits import Limits
 
 KEY = "DESCANT_API_KEY"
+LogLevel = StrEnum("LogLevel", ("critical", "error", "warning", "info", "debug"))
 
 
 def serve(
@@ -50,9 +52,13 @@ def serve(
     shutdown_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to finish what is in flight.")
     ] = Limits.shutdown_timeout,
-    ssl_keyfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
-    ssl_certfile: Annotated[Path | None, typer.Option(help="For https.")] = None,
-    log_level: Annotated[str, typer.Option(help="critical, error, warning, info, debug.")] = "info",
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="For https.")
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="For https.")
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
 ) -> None:
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
     from ..runfile import RunFileError, read_run_file
@@ -73,12 +79,13 @@ def serve(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
         shutdown_timeout,
     )  # fmt: skip
-    keys = [*(api_key or []), *filter(None, [os.environ.get(KEY)])]
+    # A key that comes from a file often ends in a line break; no header can hold one.
+    keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]
     if "" in keys:
         raise RunFileError("--api-key is empty")
     server = Server(said, limits, allow_formulas=allow_formulas, keys=keys)
     well = serving(
-        server, host=host, port=port, log_level=log_level,
+        server, host=host, port=port, log_level=str(log_level),
         ssl_keyfile=ssl_keyfile, ssl_certfile=ssl_certfile,
     )  # fmt: skip
     if not well:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,10 +13,26 @@ from starlette.exceptions import HTTPException
 
 from ..grammar import FormulaError
 from ..models import ModelError
+from .invalid import said_of, unreadable
 
 INVALID = "invalid_request_error"
-_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FINAL = {"x-should-retry": "false"}  # the openai client would try 5xx again
+
+
+class Wrong(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is none."""
+
+    error: Wrong
 
 
 class ApiError(Exception):
@@ -103,45 +118,22 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, error: HTTPException) -> JSONResponse:
         said = {
-            404: f"there is no {request.method} {request.url.path} here",
-            405: f"{request.url.path} does not take {request.method}",
-            413: "the body is larger than this server takes",
+            400: (unreadable(error.__cause__), "invalid_json"),
+            404: (f"there is no {request.method} {request.url.path} here", "not_found"),
+            408: (str(error.detail), "timeout"),
+            405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
+            413: ("the body is larger than this server takes", "too_large"),
         }
-        message = said.get(error.status_code, str(error.detail))
-        return ApiError(error.status_code, message, headers=error.headers).response()
+        message, code = said.get(error.status_code, (str(error.detail), None))
+        return ApiError(error.status_code, message, None, code, error.headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         known = bodies.get(request.url.path)
-        return _invalid(error.errors(), known.model_fields if known else ()).response()
+        message, param = said_of(error.errors(), known.model_fields if known else ())
+        code = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_value"
+        return ApiError(400, message, param, code).response()
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         return broken().response()
-
-
-def _invalid(errors: Sequence[Any], known: Iterable[str]) -> ApiError:
-    """What is wrong with every field; ``param`` is the first of them."""
-    found: dict[str, list[str]] = {}
-    for error in errors:
-        place = [str(part) for part in error["loc"] if part != "body"]
-        message = str(error["msg"]).removeprefix("Value error, ")
-        if error["type"] == "json_invalid":
-            why = error.get("ctx", {}).get("error", "")
-            return ApiError(400, f"the body is not JSON: {why}, at character {place[0]}")
-        if not place and error["type"] != "value_error":
-            message = "the body must be a JSON object, sent as Content-Type: application/json"
-        elif error["type"] == "extra_forbidden":
-            message = f"there is no field {'.'.join(place)}"
-            near = difflib.get_close_matches(place[0], known, n=1) if len(place) == 1 else []
-            message += f"; did you mean {near[0]}?" if near else ""
-        said = found.setdefault(place[0] if place else "", [])
-        if message not in said:
-            said.append(message)
-    lines = [
-        " or ".join(said)
-        if "there is no" in said[0] or not field
-        else f"{field}: {' or '.join(said)}"
-        for field, said in found.items()
-    ]
-    return ApiError(400, "\n".join(lines), next(iter(found)) or None, "invalid_value")

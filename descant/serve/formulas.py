@@ -75,6 +75,7 @@ class Formulas:
         most: int,
     ) -> None:
         self.named, self._loop, self._allowed, self._most = named, loop, allowed, most
+        self._models = models
         self._params = dict(next(iter(named.values())).params)
         taken = {*models, *self._params}
         self._temperature, self._top_p = (_free(one, taken) for one in ("request_t", "request_p"))
@@ -149,7 +150,7 @@ class Formulas:
     def _formula(self, model: str) -> str:
         if model in self.named:
             return self.named[model].text
-        if self._allowed:
+        if self._allowed and (model in self._models or not model.isidentifier()):
             return model
         cure = did_you_mean(model[:100], self.named)
         message = f"there is no model {model[:100]!r}; {cure}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError
 from .server import Server
 
+BODY = 60.0  # seconds for a body to come, at most: it is small
 GONE = 499  # the client left before its answer
 OUTCOME = "outcome"  # of scope["state"]: what became of an answer that had begun
 _OPEN = frozenset(("/", "/health"))  # without a key, beside the playground's files
@@ -26,6 +28,7 @@ _FILES = "/page/"
 _COUNTED = frozenset(("/v1/completions", "/v1/chat/completions", "/v1/score"))
 _OUTCOMES: Mapping[int, str] = {
     401: "unauthorized",
+    403: "unauthorized",
     404: "not_found",
     413: "too_large",
     422: "formula_error",
@@ -54,6 +57,8 @@ class Gate:
             return
         start, status = time.perf_counter(), GONE
         scope.setdefault("state", {})
+        if scope["method"] == "HEAD":  # whoever sends the answer leaves its body out
+            scope = {**scope, "method": "GET"}
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -72,20 +77,28 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if not self._server.keys and not is_this_machine(scope, headers.get("host", "")):
+            message = (
+                "this server takes what comes from its own machine only as localhost or by an "
+                "address, so that no other site can reach it; give it an API key, or let the "
+                "proxy before it say Host: localhost"
+            )
+            raise ApiError(403, message, None, "unknown_host")
         if self._server.keys and not is_open(scope):
             kind, _, given = headers.get("authorization", "").partition(" ")
-            known = [hmac.compare_digest(key, given.strip().encode()) for key in self._server.keys]
+            said = given.strip().encode("latin-1")  # as it came
+            known = [hmac.compare_digest(key, said) for key in self._server.keys]
             if kind.lower() != "bearer" or not any(known):
                 message = "this server wants an API key: Authorization: Bearer …"
-                said = {"www-authenticate": "Bearer"}
-                raise ApiError(401, message, None, "invalid_api_key", said)
+                wanted = {"www-authenticate": "Bearer"}
+                raise ApiError(401, message, None, "invalid_api_key", wanted)
         most, length = self._server.limits.max_body, headers.get("content-length", "")
-        if length.isdigit() and int(length) > most:
+        if length.isdecimal() and (len(length) > 18 or int(length) > most):
             raise too_large(most)
 
     def _in_time(self, receive: Receive) -> Receive:
         """``receive``, for a body that must be there before the request's time is up."""
-        seconds, there = self._server.limits.timeout, False
+        seconds, there = min(self._server.limits.timeout, BODY), False
         deadline = asyncio.get_running_loop().time() + seconds
 
         async def receiving() -> Message:
@@ -113,6 +126,36 @@ class Gate:
 def too_large(most: int) -> ApiError:
     """A body beyond the limit."""
     return ApiError(413, f"the body is larger than {most} bytes", None, "too_large")
+
+
+def is_this_machine(scope: Mapping[str, Any], host: str) -> bool:
+    """Whether a request that never left this machine says so, or comes over the network.
+
+    A page of another site may have its own name resolve to 127.0.0.1 (DNS rebinding), and then
+    ask as if it were the server's own; the name that it asks for is still that site's.
+
+    >>> [is_this_machine({"server": ("127.0.0.1", 8000)}, one)
+    ...  for one in ("localhost:8000", "127.0.0.1", "[::1]:8000", "", "example.org:8000")]
+    [True, True, True, True, False]
+    """
+    here, _ = scope.get("server") or ("", None)
+    if not _is_loopback(here):
+        return True
+    name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    name = name.strip("[]").rstrip(".").lower()
+    return name in ("", "localhost") or name.endswith(".localhost") or _address(name) is not None
+
+
+def _is_loopback(name: str) -> bool:
+    found = _address(name)
+    return found is not None and found.is_loopback
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
 
 
 def is_open(scope: Mapping[str, Any]) -> bool:

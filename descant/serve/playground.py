@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field, model_validator
 
 from ..formula import Names
@@ -97,11 +97,11 @@ def router(server: Server) -> APIRouter:
     one_at_a_time = asyncio.Lock()  # each has caches of its own
 
     @routes.get("/")
-    async def page() -> FileResponse:
+    async def page() -> Response:
         return _file("index.html")
 
     @routes.get("/page/{name}")
-    async def part(name: str) -> FileResponse:
+    async def part(name: str) -> Response:
         return _file(name)
 
     @routes.get("/playground/known")
@@ -167,7 +167,8 @@ async def _inspected(server: Server, asked: Shown, turn: asyncio.Lock) -> dict[s
     return dict(found.as_dict())
 
 
-def _file(name: str) -> FileResponse:
+def _file(name: str) -> Response:
     if name not in FILES:
         raise ApiError(404, f"there is no /page/{name} here")
-    return FileResponse(FILES[name], media_type=TYPES[FILES[name].suffix], headers=HEADERS)
+    file = FILES[name]  # small, and sent whole: a range of it has no use
+    return Response(file.read_bytes(), media_type=TYPES[file.suffix], headers=HEADERS)

@@ -10,6 +10,7 @@ import uvicorn
 
 from .app import application
 from .server import Server
+from .wire import Connection
 
 
 class Process(uvicorn.Server):
@@ -21,7 +22,9 @@ class Process(uvicorn.Server):
     """
 
     def __init__(self, server: Server, **options: Any) -> None:
-        super().__init__(uvicorn.Config(application(server), lifespan="off", **options))
+        super().__init__(
+            uvicorn.Config(application(server), lifespan="off", http=Connection, **options)
+        )
         self._server, self._deadline = server, 0.0
 
     async def on_tick(self, counter: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -19,6 +20,7 @@ from pydantic import (
 
 MOST_STOPS = 16
 MOST_CHOICES = 128
+MOST_FIELDS = 128  # of an object: none here has so many
 _SEED = 2**63
 
 
@@ -34,15 +36,31 @@ def off(why: str, *neutral: Any) -> AfterValidator:
 
 
 _PENALTY = off("a penalty is part of the formula: … | repetition_penalty(1.2)", 0)
-_UNHEARD = off("this server does not do it; leave it out", "auto", "default", False, {})
+_NOTHING: tuple[Any, ...] = ("auto", "default", "medium", "none", 0, False, {}, [])
+_UNHEARD = off("this server does not do it; leave it out", *_NOTHING)
 _NO_TOOLS = off("tools are not called here; leave it out", [], {}, "none", "auto")
+_TEXT_ALONE = off("messages are text; leave it out", [])
 _DRAWN = "only the drawn token's own log-probability is known"
 
 
-class Body(BaseModel):
-    """Fields that are not known are refused, and values are not converted."""
+def _few(said: Any) -> Any:
+    """What is said, where it is no object of thousands of fields: each would be an error."""
+    if isinstance(said, dict) and len(said) > MOST_FIELDS:
+        raise ValueError(f"{len(said)} fields are too many; at most {MOST_FIELDS} are read")
+    return said
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+class Body(BaseModel):
+    """Fields that are not known are refused, and values are not converted.
+
+    A bound on its length has every text looked at: half a character is none.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, str_max_length=2**31
+    )
+
+    _fields = model_validator(mode="before")(_few)
 
 
 class StreamOptions(Body):
@@ -54,7 +72,8 @@ class StreamOptions(Body):
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+_Params = Annotated[dict[str, float], BeforeValidator(_few)]
 
 
 class Sampling(Body):
@@ -64,7 +83,8 @@ class Sampling(Body):
         model: a formula's name, or a formula where the server allows them.
         params: values of the formula's parameters.
         return_token_ids: each choice with its ``token_ids``, as vLLM names it.
-        user: tells users apart for others; nothing here depends on it.
+        user, safety_identifier, prompt_cache_key: tell users and prompts apart for others; nothing
+            here depends on them.
     """
 
     model: str
@@ -73,12 +93,14 @@ class Sampling(Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    params: dict[str, float] | None = None
+    params: _Params | None = None
     return_token_ids: bool | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     frequency_penalty: Annotated[Any, _PENALTY] = None
     presence_penalty: Annotated[Any, _PENALTY] = None
@@ -91,6 +113,9 @@ class Sampling(Body):
     service_tier: Annotated[Any, _UNHEARD] = None
     metadata: Annotated[Any, _UNHEARD] = None
     store: Annotated[Any, _UNHEARD] = None
+    min_tokens: Annotated[Any, _UNHEARD] = None
+    ignore_eos: Annotated[Any, _UNHEARD] = None
+    stop_token_ids: Annotated[Any, _UNHEARD] = None
 
     @model_validator(mode="after")
     def _streamed(self) -> Sampling:
@@ -105,8 +130,8 @@ class Completion(Sampling):
     prompt: (
         Text
         | _Ids
-        | Annotated[list[Text], Field(min_length=1)]
-        | Annotated[list[_Ids], Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[_Ids], Field(min_length=1, fail_fast=True)]
     )
     logprobs: Annotated[int | None, off(f"{_DRAWN}: logprobs: 0 asks for it", 0)] = None
     echo: Annotated[Any, off("the answer comes without its prompt; leave it out", False)] = None
@@ -145,10 +170,16 @@ class TextPart(Body):
 
 
 class Message(Body):
-    """One message of a chat."""
+    """One message of a chat; an answer of this server is one as it came."""
 
     role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    name: Annotated[Any, off("models are not told the names of speakers; leave it out")] = None
+    refusal: Annotated[Any, _TEXT_ALONE] = None
+    tool_calls: Annotated[Any, _TEXT_ALONE] = None
+    function_call: Annotated[Any, _TEXT_ALONE] = None
+    audio: Annotated[Any, _TEXT_ALONE] = None
+    annotations: Annotated[Any, _TEXT_ALONE] = None
 
     def plain(self) -> dict[str, str]:
         """As models read it: the parts of a text are one."""
@@ -161,7 +192,7 @@ class Message(Body):
 class Chat(Sampling):
     """The body of ``/v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Annotated[Any, off(f"{_DRAWN}; leave it out", 0)] = None
@@ -174,6 +205,11 @@ class Chat(Sampling):
         Any, off("answers are text, and nothing constrains it; leave it out", {"type": "text"})
     ] = None
     modalities: Annotated[Any, off("answers are text; leave it out", ["text"])] = None
+    audio: Annotated[Any, off("answers are text; leave it out")] = None
+    reasoning_effort: Annotated[Any, _UNHEARD] = None
+    verbosity: Annotated[Any, _UNHEARD] = None
+    prediction: Annotated[Any, _UNHEARD] = None
+    web_search_options: Annotated[Any, _UNHEARD] = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Chat:
@@ -197,6 +233,9 @@ class Chat(Sampling):
         return bool(self.logprobs)
 
 
+_Chat = Annotated[list[Message], Field(min_length=2, fail_fast=True)]
+
+
 class Score(Body):
     """The body of ``/v1/score``, as vLLM has it, or chats that end in the answer.
 
@@ -208,13 +247,9 @@ class Score(Body):
     """
 
     model: str
-    text_1: Text | Annotated[list[Text], Field(min_length=1)] | None = None
-    text_2: str | Annotated[list[str], Field(min_length=1)] | None = None
-    messages: (
-        Annotated[list[Message], Field(min_length=2)]
-        | Annotated[list[Annotated[list[Message], Field(min_length=2)]], Field(min_length=1)]
-        | None
-    ) = None
+    text_1: Text | Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
+    text_2: str | Annotated[list[str], Field(min_length=1, fail_fast=True)] | None = None
+    messages: _Chat | Annotated[list[_Chat], Field(min_length=1, fail_fast=True)] | None = None
     user: str | None = None
 
     @model_validator(mode="after")

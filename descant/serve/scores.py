@@ -56,8 +56,9 @@ class Scorers:
         if model not in self._read:
             server = self._server
             self._read[model] = RewardScorer(
-                model, server.specs, server.dtype, server.device, service.weights
-            )
+                model, server.specs, server.dtype, server.device, service.weights,
+                longest=server.limits.max_model_len,
+            )  # fmt: skip
         return self._read[model].scores(prompts, answers)
 
     def _scores(self, name: str) -> bool:

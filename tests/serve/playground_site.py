@@ -5,6 +5,7 @@ Beside the demo models it has one whose every token is a piece of a web page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ HOSTILE = [
 ARMS = "base + (1-a)*arm_help + a*arm_harm"
 STEER = f"{ARMS} | rerank(reward_help, k=10, w=1.5)"
 WORDS = "What is the best way to boil eggs?"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
 def hostile(folder: Path) -> str:
@@ -76,3 +80,18 @@ def served(server: Any) -> Iterator[str]:
         process.should_exit = True
         thread.join(20)
         server.stop()
+
+
+def column(page: Any, number: int = 0) -> Any:
+    """A setting of the page."""
+    return page.locator(".setting").nth(number)
+
+
+def ended(page: Any) -> None:
+    """Wait until nothing runs."""
+    page.wait_for_selector("#stop:disabled", state="attached")
+
+
+def ran(page: Any) -> list[Any]:
+    """What was asked of the server to be completed."""
+    return [json.loads(one.post_data) for one in page.asked if "/v1/" in one.url]

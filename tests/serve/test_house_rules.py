@@ -187,7 +187,10 @@ def test_a_full_queue_says_when_to_come_back(strict) -> None:
     strict.wait(lambda: strict.metric("descant_slots_in_use") == 1)
     assert strict.metric("descant_rows_waiting") == 0
     assert strict.post(PATH, {**LONG, "max_tokens": 2}, headers=AUTH).status_code == 200
-    streams[0].close()
+    streams += [client.completions.create(**LONG, stream=True) for _ in range(3)]
+    threading.Timer(0.3, lambda: [stream.close() for stream in streams]).start()
+    patient = client.with_options(max_retries=4)  # it comes back when it was told to
+    assert patient.completions.create(**{**LONG, "max_tokens": 2}).choices
 
 
 def test_a_client_that_leaves_at_once_leaves_nothing(strict) -> None:

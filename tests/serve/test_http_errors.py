@@ -25,22 +25,22 @@ def said(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 WRONG = [
-    (TEXT, {"prompt": "x"}, "model", "Field required"),
-    (TEXT, {"model": "base"}, "prompt", "Field required"),
+    (TEXT, {"prompt": "x"}, "model", "model is missing"),
+    (TEXT, {"model": "base"}, "prompt", "prompt is missing"),
     (TEXT, {"prompt": "x", "temprature": 1}, "temprature", "did you mean temperature?"),
-    (TEXT, {"prompt": "x", "temperature": -1}, "temperature", "greater than or equal to 0"),
-    (TEXT, {"prompt": "x", "temperature": "1"}, "temperature", "valid number"),
-    (TEXT, {"prompt": "x", "top_p": 0}, "top_p", "greater than 0"),
-    (TEXT, {"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
-    (TEXT, {"prompt": "x", "n": True}, "n", "valid integer"),
-    (TEXT, {"prompt": "x", "seed": 2**63}, "seed", "less than"),
-    (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    (TEXT, {"prompt": "x", "temperature": -1}, "temperature", "must be at least 0"),
+    (TEXT, {"prompt": "x", "temperature": "1"}, "temperature", "must be a number"),
+    (TEXT, {"prompt": "x", "top_p": 0}, "top_p", "must be above 0"),
+    (TEXT, {"prompt": "x", "n": 0}, "n", "must be at least 1"),
+    (TEXT, {"prompt": "x", "n": True}, "n", "must be a whole number"),
+    (TEXT, {"prompt": "x", "seed": 2**63}, "seed", "must be below 9223372036854775808"),
+    (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens", "must be at least 1"),
     (TEXT, {"prompt": "x", "max_tokens": 201}, "max_tokens", "at most 200"),
-    (TEXT, {"prompt": "x", "stop": ""}, "stop", "at least 1 character"),
-    (TEXT, {"prompt": ""}, "prompt", "at least 1 character"),
-    (TEXT, {"prompt": []}, "prompt", "at least 1 item"),
-    (TEXT, {"prompt": [1, "x"]}, "prompt", "valid"),
-    (TEXT, {"prompt": [1, -1]}, "prompt", "greater than or equal to 0"),
+    (TEXT, {"prompt": "x", "stop": ""}, "stop", "must not be empty"),
+    (TEXT, {"prompt": ""}, "prompt", "must not be empty"),
+    (TEXT, {"prompt": []}, "prompt", "must be a list of at least 1"),
+    (TEXT, {"prompt": [1, "x"]}, "prompt", "prompt.1 must be a whole number"),
+    (TEXT, {"prompt": [1, -1]}, "prompt", "prompt.1 must be at least 0"),
     (TEXT, {"prompt": [10**6]}, None, "the vocabulary has 1024 tokens"),
     (TEXT, {"prompt": "x", "echo": True}, "echo", "without its prompt"),
     (TEXT, {"prompt": "x", "suffix": "y"}, "suffix", "leave it out"),
@@ -51,22 +51,30 @@ WRONG = [
     (TEXT, {"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias", "leave it out"),
     (TEXT, {"prompt": "x", "stream_options": {}}, None, "stream: true"),
     (TEXT, {"prompt": "x", "params": {"b": 1}}, None, "no parameter b"),
-    (TEXT, {"prompt": "x", "params": {"a": "1"}}, "params", "valid number"),
+    (TEXT, {"prompt": "x", "params": {"a": "1"}}, "params", "params.a must be a number"),
     (TEXT, {"prompt": ["x"] * 300}, "n", "300 rows"),
     (TEXT, {"prompt": "x " * 120}, None, "a text may have 256"),
     (TEXT, {"model": "arms", "prompt": "x", "params": {"a": 1e39}}, "params",
      "not a finite number"),
-    (CHATS, {}, "messages", "Field required"),
-    (CHATS, {"messages": []}, "messages", "at least 1 item"),
-    (CHATS, {"messages": [{"role": "user"}]}, "messages", "Field required"),
+    (CHATS, {}, "messages", "is missing"),
+    (CHATS, {"messages": []}, "messages", "a list of at least 1"),
+    (CHATS, {"messages": [{"role": "user"}]}, "messages", "is missing"),
     (CHATS, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages",
-     "should be 'text'"),
+     "must be 'text'"),
     (CHATS, {"messages": USER, "logprobs": True, "top_logprobs": 2}, "top_logprobs", "drawn"),
     (CHATS, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "not called here"),
     (CHATS, {"messages": USER, "response_format": {"type": "json_object"}}, "response_format",
      "nothing constrains"),
     (CHATS, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 3}, None, "not both"),
     (CHATS, {"messages": USER * 2}, None, "takes one user message"),
+    (CHATS, {"messages": [{**USER[0], "name": "bob"}]}, "messages", "the names of speakers"),
+    (CHATS, {"messages": [{**USER[0], "tool_calls": [{}]}]}, "messages", "messages are text"),
+    (CHATS, {"messages": USER, "reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
+    (TEXT, {"prompt": None}, "prompt", "prompt must be text or a list"),
+    (TEXT, {"prompt": [[1, 2], "x"]}, "prompt", "prompt.1 must be a list"),
+    (TEXT, {"prompt": [1.5]}, "prompt", "prompt.0 must be a whole number, text or a list"),
+    (TEXT, {"prompt": "x", **dict.fromkeys("abcdefghijk", 1)}, "a", "and 3 fields more"),
+    (SCORE, {"model": "reward_help", "messages": USER}, "messages", "a list of at least 2"),
     (SCORE, {"model": "reward_help", "text_1": "x"}, None, "text_1 and text_2, or messages"),
     (SCORE, {"model": "reward_help", "text_1": ["x"] * 2, "text_2": ["y"] * 3}, None, "2 prompts"),
     (SCORE, {"model": "reward_help", "messages": USER * 2}, None, "the assistant's"),
@@ -82,9 +90,11 @@ def test_a_wrong_body(served, path, body, field, message) -> None:
 
 NEUTRAL = {
     Completion: {"prompt": "x", "echo": False, "best_of": 1, "suffix": None, "top_k": -1,
-                 "frequency_penalty": 0, "logit_bias": {}, "user": "u"},
+                 "frequency_penalty": 0, "logit_bias": {}, "user": "u", "prompt_cache_key": "k",
+           "min_tokens": 0, "ignore_eos": False, "stop_token_ids": []},
     Chat: {"messages": USER, "top_logprobs": 0, "tools": [], "tool_choice": "none", "store": False,
-           "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None},
+           "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None,
+           "reasoning_effort": None, "verbosity": "medium", "safety_identifier": "u"},
 }  # fmt: skip
 
 
@@ -120,7 +130,32 @@ def test_paths_and_methods(served) -> None:
         "there is no GET /v1/nothing" in said(httpx.get(f"{served.url}/v1/nothing"), 404)["message"]
     )
     assert "does not take GET" in said(httpx.get(f"{served.url}{TEXT}"), 405)["message"]
-    assert said(httpx.get(f"{served.url}/v1/models/bsae"), 404)["code"] == "model_not_found"
+    error = said(httpx.get(f"{served.url}/v1/models/arsm"), 404)
+    assert error["code"] == "model_not_found" and "did you mean arms?" in error["message"]
+    assert said(httpx.get(f"{served.url}/v1/models/"), 404)["param"] == "model"
+    assert said(httpx.get(f"{served.url}/metrics/"), 404)["code"] == "not_found"
+    for path in ("/", "/health", "/v1/models"):  # as monitors ask
+        assert httpx.head(f"{served.url}{path}").status_code == 200
+
+
+def test_the_schema_says_how_errors_look(served) -> None:
+    schema = httpx.get(f"{served.url}/openapi.json").json()
+    for path in (TEXT, CHATS, SCORE):
+        answers = schema["paths"][path]["post"]["responses"]
+        assert set(answers) == {"200", "4XX", "5XX"}
+        form = answers["4XX"]["content"]["application/json"]["schema"]["$ref"]
+        assert form == "#/components/schemas/Refusal"
+
+
+def test_a_word_that_names_nothing_is_no_model(served) -> None:
+    error = said(served.post(TEXT, {"model": "arm", "prompt": "x"}), 404)
+    assert error["code"] == "model_not_found" and "did you mean arms?" in error["message"]
+    assert served.post(TEXT, {"model": "arm_help", "prompt": "x"}).status_code == 200
+
+
+def test_a_text_is_scored_within_the_servers_length(served) -> None:
+    body = {"model": "reward_help", "text_1": "x", "text_2": "word " * 300}
+    assert "reads at most 256" in said(served.post(SCORE, body), 400)["message"]
 
 
 def test_a_formula_is_marked_at_the_place(served) -> None:
@@ -164,6 +199,7 @@ def test_rewards_are_scored(served, run_file) -> None:
     expected = descant.score("reward_help", [prompt] * 3, answers, models=run_file.models)
     body = {"model": "reward_help", "text_1": prompt, "text_2": answers}
     found = served.post(SCORE, body).json()
+    assert found["id"].startswith("score-") and found["object"] == "list" and found["created"]
     assert [one["index"] for one in found["data"]] == [0, 1, 2]
     assert [one["score"] for one in found["data"]] == pytest.approx(expected, abs=1e-4)
     chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answers[2]}]

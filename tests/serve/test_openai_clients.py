@@ -181,6 +181,15 @@ def test_parts_of_a_message_are_one_text(served, offline) -> None:
     same(found.choices, offline("base", CHAT, max_new_tokens=6))
 
 
+def test_an_answer_goes_back_as_it_came(served, offline) -> None:
+    client, asked = served.client(), {"model": "base", "max_tokens": 5, "temperature": 0}
+    said = client.chat.completions.create(messages=CHAT, **asked).choices[0].message
+    [whole] = offline("base", CHAT, max_new_tokens=10)
+    for message in (said, said.model_dump()):  # with its refusal, tool_calls, audio: all null
+        more = client.chat.completions.create(messages=[*CHAT, message], **asked)
+        assert said.content + more.choices[0].message.content == whole.text
+
+
 def test_the_models_are_the_formulas(served, run_file) -> None:
     found = served.client().models.list().data
     assert {one.id: one.formula for one in found} == run_file.named

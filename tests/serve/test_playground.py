@@ -164,7 +164,7 @@ def test_an_answer_is_explained_as_it_was_shown(client, chat) -> None:
         ({"token_ids": ["5"]}, 400, "token_ids"),
         ({"messages": [{"role": "user", "content": "x"}]}, 400, "give prompt or messages"),
         ({"params": {"z": 1}}, 400, "z"),
-        ({"model": "nobody"}, 400, "nobody is not declared"),
+        ({"model": "nobody"}, 404, "there is no model 'nobody'"),
         ({"more": 1}, 400, "there is no field more"),
     ],
 )

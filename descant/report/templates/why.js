@@ -125,13 +125,13 @@ function candidatesTable(found, token) {
   const rows = token.candidates.map((one) => h("tr", { class: [one.id === token.id && "drawn", one.score === null && "removed"].filter(Boolean).join(" ") || null },
     h("td", { class: "n" }, one.rank === null ? "–" : one.rank),
     h("td", null, shownToken(one.text, one.id), one.id === token.id && h("span", { class: "tag" }, "chosen"), one.id === token.base && h("span", { class: "tag" }, `${found.base} alone`),
-      one.removed_by && h("span", { class: "tag by" }, `removed by ${one.removed_by}`)),
+      one.removed_by && h("span", { class: "tag by", title: one.removed_by }, `removed by ${one.removed_by}`)),
     h("td", { class: "n" }, one.score === null ? "–" : fmt(one.probability)), one.contributions.map(bar), h("td", { class: "n" }, fmt(one.score)),
     noisy && h("td", { class: "n" }, fmt(one.noise, 2)), found.rewards.map((_, i) => h("td", { class: "n" }, fmt(one.rewards[i]))),
     inner.map(({ i }) => h("td", { class: "n" }, fmt(one.logprobs[i])))));
   return h("div", null, h("p", { class: "note" }, "What each part added to the score of each candidate: its coefficient times its log-probability, or what a stage changed."),
     h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "candidates" }, h("table", { class: "candidates" },
-    h("thead", null, h("tr", null, head("", true), head("candidate"), head("probability", true),
+    h("thead", null, h("tr", null, head("#", true, "its rank by score"), head("candidate"), head("probability", true),
       found.parts.map((part) => head(part.coefficient === null || part.coefficient === 1 || part.kind === "number" ? brief(part.name) : `${short(part.coefficient)} × ${brief(part.name)}`, true, part.name)),
       head("score", true), noisy && head("noise", true, "added to score / temperature in drawing"), found.rewards.map((one) => head(`says ${one.name}`, true, one.stage)),
       inner.map(({ name }) => head(`log p, ${name}`, true)))), h("tbody", null, rows))));

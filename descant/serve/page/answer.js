@@ -1,13 +1,15 @@
 // An answer: pieces as they stream; then, once it has been read again, its tokens and why each.
 // How a token is explained is the report's own (why.js). All text is text nodes.
 const DWELL = 120; // ms of a pointer over the text before its reasons are asked for
+let found_out = false; // that tokens have reasons: whoever has seen one need not be told
 
-export function answer({ label, inspect }) {
-  const told = h("div", { class: "told", role: "group", "aria-label": `answer of ${label}` });
+export function answer({ inspect }) {
+  const told = h("div", { class: "told", role: "group" });
   const meta = h("p", { class: "meta" });
-  const why = h("section", { class: "why", "aria-label": `why, ${label}`, hidden: true });
-  let shown = "", spans = [], found = null, state = "empty", now = -1, pinned = -1, wanted = 0, dwell = 0, asking = null;
-  const tell = (...nodes) => { why.hidden = false; why.replaceChildren(...nodes); };
+  const hint = h("p", { class: "hint", hidden: true }, "Point at a token, tap it or go to it by Tab to see why it was chosen.");
+  const why = h("section", { class: "why", hidden: true });
+  let shown = "", spans = [], found = null, state = "empty", now = -1, pinned = -1, wanted = 0, dwell = 0, asking = null, first = false;
+  const tell = (...nodes) => { found_out = hint.hidden = true; why.hidden = false; why.replaceChildren(...nodes); };
 
   function clear() {
     asking?.abort();
@@ -15,7 +17,7 @@ export function answer({ label, inspect }) {
     shown = ""; spans = []; found = null; asking = null; state = "streaming"; now = pinned = -1; wanted = 0;
     told.replaceChildren();
     meta.replaceChildren();
-    why.hidden = true;
+    why.hidden = hint.hidden = true;
   }
 
   function spanned(content, kinds, from) {
@@ -33,6 +35,7 @@ export function answer({ label, inspect }) {
 
   function end() {
     state = shown ? "done" : "empty";
+    hint.hidden = !shown || found_out || !first;
     if (!shown && !told.hasChildNodes()) told.append(h("span", { class: "ctl" }, "∅"));
   }
 
@@ -112,7 +115,12 @@ export function answer({ label, inspect }) {
   });
 
   return {
-    box: [told, meta, why], clear, add, end,
+    box: [told, meta, hint, why], clear, add, end,
+    name(of, isFirst) {
+      first = isFirst;
+      told.setAttribute("aria-label", `answer of ${of}`);
+      why.setAttribute("aria-label", `why, ${of}`);
+    },
     get text() { return shown; },
     say: (...nodes) => meta.replaceChildren(...nodes),
     fail: (message) => told.append(h("p", { class: "problem" }, message)),

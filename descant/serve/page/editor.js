@@ -31,10 +31,13 @@ function painted(text, names, wrong) {
   return nodes;
 }
 
+let many = 0;
+
 export function editor({ label, value, locked, names, changed }) {
   const behind = h("div", { class: "behind", "aria-hidden": "true" });
-  const area = h("textarea", { "aria-label": label, spellcheck: "false", autocapitalize: "off", autocomplete: "off", autocorrect: "off", rows: "1", readonly: locked, oninput: () => { paint(null); changed(); } });
-  const error = h("div", { class: "error", "aria-live": "polite" });
+  const id = `wrong-${many += 1}`;
+  const area = h("textarea", { "aria-label": label, "aria-describedby": id, spellcheck: "false", autocapitalize: "off", autocomplete: "off", autocorrect: "off", rows: "1", readonly: locked, oninput: () => { paint(null); changed(); } });
+  const error = h("div", { id, class: "error", "aria-live": "polite" });
   const field = h("div", { class: "editor" }, behind, area);
   area.value = value;
   function paint(wrong) {

@@ -7,7 +7,7 @@ import { column } from "./setting.js";
 const by = (id) => document.getElementById(id);
 const NOTE = 400; // ms before a change is in the address
 const known = { formulas: {}, models: [], allow_formulas: false };
-let state = null, prompt = null, columns = [], timer = 0, passing = false;
+let state = null, prompt = null, columns = [], timer = 0, typing = 0, passing = false;
 
 const say = (text) => { by("said").textContent = text; };
 function notice(text, passes = false) {
@@ -29,6 +29,10 @@ const page = {
   known, say, wrong,
   well() { if (passing) notice(""); },
   live: () => by("live").checked && !prompt.empty,
+  ready() {
+    if (prompt.empty) { notice("Write a prompt first.", true); say("write a prompt first"); prompt.focus(); }
+    return !prompt.empty;
+  },
   prompt: () => prompt.asked,
   changed() { clearTimeout(timer); timer = setTimeout(remember, NOTE); },
   busy() { by("stop").disabled = !columns.some((one) => one.running); },
@@ -79,18 +83,27 @@ function restore() {
   }
   for (const one of columns) one.stop();
   clearTimeout(timer);
+  clearTimeout(typing);
   const { settings, ...rest } = found || first();
   columns = [];
   state = { ...rest, settings: [] };
   by("settings").replaceChildren();
-  prompt = promptBox(state, page.changed);
+  prompt = promptBox(state, prompted);
   by("prompt").replaceChildren(...prompt.box);
   settings.forEach((one, i) => insert(i, one));
   clearTimeout(timer); // an address that was opened stays as it is until something changes
 }
 
+// Another prompt is the same change for every setting.
+function prompted() {
+  page.well();
+  page.changed();
+  clearTimeout(typing);
+  if (page.live()) typing = setTimeout(runAll, NOTE);
+}
+
 function runAll() {
-  if (prompt.empty) { say("write a prompt first"); prompt.focus(); return; }
+  if (!page.ready()) return;
   say(`running ${count(columns.length, "setting")}`);
   for (const one of columns) one.run();
 }

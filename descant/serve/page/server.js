@@ -44,7 +44,10 @@ export async function* streamed(path, body, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new Refused("the server went away before the end", 0); // each browser has other words for it
+    });
     rest += value || "";
     const lines = rest.split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
@@ -56,6 +59,6 @@ export async function* streamed(path, body, signal) {
       if (event.error) throw new Refused(event.error.message || String(event.error), event.error.code || 0);
       yield event;
     }
-    if (done) throw new Refused("the stream broke off", 0);
+    if (done) throw new Refused("the server went away before the end", 0);
   }
 }

@@ -9,7 +9,7 @@ const SOON = 140; // ms without a keystroke before a formula is looked at
 export function column(state, page) {
   const button = (label, onclick, more) => h("button", { type: "button", class: "plain", onclick, ...more }, label);
   const { formulas, models, allow_formulas: free } = page.known;
-  let right = false, checked = [], timer = 0, asking = null, running = null, last = null, seconds = 0;
+  let right = false, amiss = "", checked = [], timer = 0, asking = null, running = null, last = null, seconds = 0;
 
   const choose = h("select", { "aria-label": "named formula", onchange: () => { if (choose.value) edit.value = formulas[choose.value]; changed(); } },
     free && h("option", { value: "" }, "own formula"), Object.keys(formulas).map((one) => h("option", { value: one }, one)));
@@ -17,7 +17,7 @@ export function column(state, page) {
   const params = sliders(state, { changed: later, forget: (one) => { delete state.declared[one]; delete state.values[one]; changed(); } });
   const plan = h("pre", { class: "plan", tabindex: "0", "aria-label": "the plan" });
   const cost = h("details", { class: "cost", ontoggle: planned }, h("summary", null, "The plan and its cost"), plan);
-  const out = answer({ label: "this setting", inspect: reasons });
+  const out = answer({ inspect: reasons });
   const runner = button("Run", () => (running ? stop() : run()));
   const reply = button("Answer it", () => page.reply(out.text), { hidden: true });
   const drop = button("×", () => page.drop(me), { "aria-label": "remove this setting" });
@@ -59,7 +59,7 @@ export function column(state, page) {
     try {
       said = await ask("playground/check", { formula: state.formula, declared: state.declared, params: state.values }, mine.signal);
     } catch (error) {
-      if (error.name !== "AbortError") page.wrong(error);
+      if (error.name !== "AbortError") { amiss = error.message; page.wrong(error); planned(); }
       return false;
     }
     if (mine.signal.aborted) return false;
@@ -68,13 +68,14 @@ export function column(state, page) {
     const missing = said.error?.declare;
     edit.tell(said.error, missing && button(`make ${missing} a parameter`, () => { state.declared[missing] = 0.5; changed(); edit.area.focus(); }));
     right = !said.error;
+    amiss = "the formula has a mistake";
     planned();
     return right;
   }
 
   async function planned() {
     if (!cost.open) return;
-    if (!right) { plan.textContent = "the formula has a mistake"; return; }
+    if (!right) { plan.textContent = amiss; return; }
     try {
       plan.textContent = (await ask("playground/plan", { model: model(), params: values() })).plan;
     } catch (error) {
@@ -83,6 +84,7 @@ export function column(state, page) {
   }
 
   async function run() {
+    if (!page.ready()) return;
     stop();
     const mine = (running = new AbortController());
     busy();
@@ -97,11 +99,11 @@ export function column(state, page) {
     const asks = page.prompt(), chat = "messages" in asks, start = performance.now();
     const ids = [];
     last = { model: model(), params: values(), ...asks, temperature, seed, token_ids: ids };
-    let first = 0, ended = "";
+    let first = 0, pieces = 0, ended = "";
     out.clear();
     reply.hidden = true;
     const say = () => {
-      const rate = ids.length > 1 && seconds > first ? (ids.length - 1) / (seconds - first) : 0;
+      const rate = pieces > 1 ? (ids.length - 1) / (seconds - first) : 0; // a search comes in one
       out.say([count(ids.length, "token"), rate && `${rate.toFixed(rate < 20 ? 1 : 0)}/s`, `${seconds.toFixed(2)} s`, `seed ${seed}`, ended].filter(Boolean).join(" · "));
     };
     try {
@@ -110,7 +112,7 @@ export function column(state, page) {
         const choice = event.choices?.[0], text = choice && (chat ? choice.delta?.content : choice.text);
         seconds = (performance.now() - start) / 1000;
         ids.push(...(choice?.token_ids || []));
-        if (text) { first ||= seconds; out.add(text); }
+        if (text) { first ||= seconds; pieces += 1; out.add(text); }
         if (choice?.finish_reason) ended = `ended by ${choice.finish_reason}`;
         say();
       }
@@ -143,6 +145,7 @@ export function column(state, page) {
     place(i, alone) {
       title.replaceChildren(mark(i), String.fromCharCode(65 + i));
       box.setAttribute("aria-label", `setting ${title.textContent}`);
+      out.name(`setting ${title.textContent}`, i === 0);
       drop.hidden = alone;
     },
   };
