@@ -15,8 +15,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from multiprocessing import resource_tracker
 from typing import Any
 
+from ..models import ModelError
 from .errors import broken
 from .loop import decode
 from .messages import Cancel, Failed, Message, Queued, Ready, Said, Start, Stop, Submit
@@ -66,7 +68,9 @@ class Link:
         try:
             found = self._connection.recv()
         except (EOFError, OSError):
-            raise RuntimeError(f"the decode process {self._ended()} while it started") from None
+            problem = f"the decode process {self._ended()} before it was ready"
+            cure = "if it was killed, there may be too little memory for the weights"
+            raise ModelError(problem, cure, topic="memory") from None
         if isinstance(found, Failed):
             raise found.error
         assert isinstance(found, Ready)
@@ -81,7 +85,7 @@ class Link:
     def stop(self) -> None:
         """End the process, and wait for that."""
         atexit.unregister(self.stop)
-        if self._stopped or self.process is None:
+        if self._stopped or self.process is None or self.process.pid is None:
             return
         self._stopped = True
         if self._ready:
@@ -194,12 +198,13 @@ class Link:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment: who is born in it is deaf to it for life."""
-    if threading.current_thread() is not threading.main_thread():
+    """Hold Ctrl-C back for a moment: a process that is born in it does not hear any."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # which would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

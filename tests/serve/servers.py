@@ -136,13 +136,12 @@ def children(process: int) -> list[int]:
     return [int(one) for one in found.read_text().split()] if found.exists() else []
 
 
-def decoding(process: int) -> int:
-    """The process that decodes for a server."""
-    [found] = [
-        one for one in children(process)
-        if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()
-    ]  # fmt: skip
-    return found
+def decoding(process: int) -> int | None:
+    """The process that decodes for a server, as soon as it is there."""
+    for one in children(process):
+        if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes():
+            return one
+    return None
 
 
 def alive(process: int) -> bool:

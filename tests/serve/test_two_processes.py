@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import httpx
 import pytest
 from servers import COMMAND, ENVIRONMENT, alive, children, decoding, started, wait
 
-from descant.failures import STOPPED
+from descant.failures import MISTAKE, STOPPED
 from descant.serve.server import Server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
@@ -99,16 +100,34 @@ def test_ctrl_c_finishes_what_is_in_flight() -> None:
         wait(lambda: not any(map(alive, helpers)), 2)
 
 
-@linux
-@pytest.mark.parametrize("seconds", [0.5, 2])
-def test_ctrl_c_while_it_starts(seconds) -> None:
+@pytest.fixture
+def starting() -> Iterator[subprocess.Popen[str]]:
+    """The command, as soon as it has started its decode process."""
     process = subprocess.Popen(
         COMMAND, stderr=subprocess.PIPE, text=True, start_new_session=True, env=ENVIRONMENT
     )
-    wait(lambda: len(children(process.pid)) == 2)
+    try:
+        wait(lambda: decoding(process.pid) is not None)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@linux
+def test_a_decode_process_that_is_killed_while_it_starts(starting) -> None:
+    os.kill(decoding(starting.pid), signal.SIGKILL)
+    _, said = starting.communicate(timeout=10)
+    assert starting.returncode == MISTAKE and "Traceback" not in said
+    assert "was ended by SIGKILL before it was ready" in said and "memory" in said
+
+
+@linux
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_ctrl_c_while_it_starts(starting, seconds) -> None:
     time.sleep(seconds)
-    helpers = children(process.pid)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=10)
-    assert process.returncode == STOPPED and "Traceback" not in said
+    helpers = children(starting.pid)
+    os.killpg(starting.pid, signal.SIGINT)
+    _, said = starting.communicate(timeout=10)
+    assert starting.returncode == STOPPED and "Traceback" not in said
     wait(lambda: not any(map(alive, helpers)), 2)
