@@ -2,7 +2,7 @@
 
     python -m bench.serving          64 clients, 1,000 requests; bench/results/serving.json
 
-The demo models behind ``descant serve``, in a process of its own. Every answer is held against the
+The demo models behind ``descant serve``, as a stranger starts it. Every answer is held against the
 one that ``generate`` gives for its seed, before anything is said of speed. One client that waits
 for each answer before it asks again is measured in the same run, half before and half after.
 """
@@ -220,9 +220,10 @@ def serving(slots: int) -> Iterator[tuple[str, int]]:
 
 
 def resident(process: int) -> int:
-    """Bytes of memory that a process holds."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory that a process and those that it started hold."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    pages = [Path(f"/proc/{one}/statm").read_text().split()[1] for one in (process, *children)]
+    return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def loaded(

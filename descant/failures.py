@@ -29,7 +29,7 @@ def told(app: Callable[[], Any]) -> None:
     try:
         app()
     except (TypeError, ValueError) as error:
-        if not _ours(error):
+        if not ours(error):
             raise
         _say(str(error))
         sys.exit(MISTAKE)
@@ -54,7 +54,7 @@ def resumable(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _ours(error: BaseException) -> bool:
+def ours(error: BaseException) -> bool:
     """Whether this package raised it, as words for the user, and not something underneath."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -1,5 +1,6 @@
 """A run file's formulas behind OpenAI's HTTP interface: ``descant serve RUN.yaml``.
 
-One thread decodes (loop.py) and one event loop talks to clients (app.py); nothing else touches the
-models. Importing this imports neither FastAPI nor torch.
+One process decodes (loop.py), and nothing else touches the models; another talks to clients
+(app.py), and holds none. Between them go messages (messages.py). Importing this imports neither
+FastAPI nor torch.
 """

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .streams import Told
+from .messages import Told
 
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
 

@@ -18,11 +18,12 @@ from ..grammar import did_you_mean
 from .answers import DONE, Chats, Texts, event, head, usage
 from .errors import ApiError, Refusal, install, unavailable
 from .gate import GONE, OUTCOME, Gate
+from .messages import Told
 from .metrics import CONTENT_TYPE
 from .schema import Chat, Completion, Score
-from .scores import Scorers
+from .scores import scores
 from .server import Asked, Server
-from .streams import Stream, Told, within
+from .streams import Stream, within
 
 GRACE = 30.0  # seconds beyond its time that a client may take to read its stream
 BODIES: dict[str, type[BaseModel]] = {
@@ -68,8 +69,8 @@ def _state(server: Server) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, str]:
-        if server.loop.failure is not None:
-            raise unavailable("the decode thread has failed")
+        if server.link.failure is not None:
+            raise unavailable("the decode process has failed")
         if server.stopping:
             raise unavailable("the server is shutting down")
         return {"status": "ok"}
@@ -108,7 +109,7 @@ def _model(server: Server, name: str) -> dict[str, Any]:
 
 def _routes(server: Server) -> APIRouter:
     """What is computed."""
-    router, scorers = APIRouter(prefix="/v1"), Scorers(server)
+    router = APIRouter(prefix="/v1")
 
     @router.post("/completions", response_model=None)
     async def completions(body: Completion, request: Request) -> Response:
@@ -126,7 +127,7 @@ def _routes(server: Server) -> APIRouter:
 
         async def scored() -> Response:
             with server.admitted(1):
-                asked = scorers.scores(body.model, *body.pairs)
+                asked = scores(server, body.model, *body.pairs)
                 found = await within(asked, deadline, server.limits.timeout)
             data = [
                 {"index": index, "object": "score", "score": one} for index, one in enumerate(found)
@@ -187,7 +188,7 @@ async def _events(
 ) -> AsyncIterator[str]:
     more, tokens, outcome = ({"usage": None} if counts else {}), 0, "ok"
     try:
-        for row in range(len(stream.requests)):
+        for row in range(stream.rows):
             if opening := shape.opening(row):
                 yield event(shape.piece(opening, more))
         async for told in stream.told():

@@ -1,7 +1,7 @@
-"""Formulas by the name that clients give, and those of them that are compiled.
+"""Formulas by the name that clients give, and the numbers of those that are compiled.
 
 A compiled formula is kept while it is used; the one that was used least recently goes when there
-are too many. Those of the run file stay. Only the event loop comes here.
+are too many. Those of the run file stay. The formulas themselves are in the decode process.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from itertools import count
+from typing import Any
 
 from ..formula.stages import STAGES, Search, Stage
 from ..grammar import Argument, Call, FormulaError, Name, Pipeline, did_you_mean, parse, text
 from ..models import ModelError
 from .errors import ApiError, wrong_formula
-
-if TYPE_CHECKING:
-    from ..runtime import Served, Service
-    from .loop import Loop
+from .link import Link
+from .messages import Compile, Forget
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Wanted:
 
 @dataclass
 class _Held:
-    decoder: Future[Served]
-    forever: bool = False
+    number: int
+    compiling: asyncio.Future[None] | None  # None where it is of the run file, and stays
     uses: int = 0
 
 
@@ -61,7 +59,7 @@ class Formulas:
     Args:
         named: those of the run file.
         models: the names of the declared models.
-        loop: compiles.
+        link: to the process that compiles.
         allowed: whether a model's name may be a formula.
         most: compiled formulas that are kept beside those of the run file.
     """
@@ -70,30 +68,31 @@ class Formulas:
         self,
         named: Mapping[str, Named],
         models: frozenset[str],
-        loop: Loop,
+        link: Link,
         allowed: bool,
         most: int,
     ) -> None:
-        self.named, self._loop, self._allowed, self._most = named, loop, allowed, most
+        self.named, self._link, self._allowed, self._most = named, link, allowed, most
         self._models = models
         self._params = dict(next(iter(named.values())).params)
         taken = {*models, *self._params}
         self._temperature, self._top_p = (_free(one, taken) for one in ("request_t", "request_p"))
         self._held: OrderedDict[tuple[str, frozenset[str]], _Held] = OrderedDict()
+        self._numbers = count(1)
 
-    def start(self) -> None:
-        """Compile the formulas of the run file, before there are clients.
+    def first(self) -> list[Compile]:
+        """What is to be compiled before there are clients: the formulas of the run file.
 
         Raises:
-            FormulaError, ModelError: as ``compile``.
+            FormulaError: what is no formula at all.
         """
+        found = []
         for one in self.named.values():
             key, _ = self._key(one.text, {})
-            if key in self._held:
-                continue
-            decoder = self._loop.call(partial(_compiled, one.text, one.params))
-            decoder.result()
-            self._held[key] = _Held(decoder, forever=True)
+            if key not in self._held:
+                self._held[key] = _Held(next(self._numbers), None)
+                found.append(Compile(self._held[key].number, one.text, one.params))
+        return found
 
     def arguments(self, wanted: Wanted) -> dict[str, Any]:
         """What ``generate`` is called with for them: parameters and temperature."""
@@ -104,8 +103,8 @@ class Formulas:
         return {"params": {**wanted.params, **own}, "temperature": 1.0}
 
     @contextmanager
-    def use(self, wanted: Wanted) -> Iterator[Coroutine[Any, Any, Served]]:
-        """The decoder, awaited by the caller, that stays compiled inside of this.
+    def use(self, wanted: Wanted) -> Iterator[Coroutine[Any, Any, int]]:
+        """The number of a formula, awaited by the caller, that stays compiled inside of this.
 
         Raises:
             ApiError: no such model, or, when it is awaited, a formula that cannot be compiled.
@@ -125,8 +124,9 @@ class Formulas:
             raise wrong_formula(error) from None
         held = self._held.get(key)
         if held is None:
-            decoder = self._loop.call(partial(_compiled, formula, dict(params)))
-            held = self._held[key] = _Held(decoder)
+            number = next(self._numbers)
+            compiling = self._link.ask(Compile(number, formula, params))
+            held = self._held[key] = _Held(number, asyncio.ensure_future(compiling))
         self._held.move_to_end(key)
         held.uses += 1
         try:
@@ -135,9 +135,12 @@ class Formulas:
             held.uses -= 1
             self._shed()
 
-    async def _compiled(self, key: Any, held: _Held) -> Served:
+    async def _compiled(self, key: Any, held: _Held) -> int:
+        if held.compiling is None:
+            return held.number
         try:  # one who stops waiting does not stop the others
-            return await asyncio.shield(asyncio.wrap_future(held.decoder))
+            await asyncio.shield(held.compiling)
+            return held.number
         except Exception as error:
             if self._held.get(key) is held:
                 del self._held[key]
@@ -163,12 +166,12 @@ class Formulas:
 
     def _shed(self) -> None:
         """Forget what nobody uses, oldest first, while there is too much of it."""
-        spare = [key for key, held in self._held.items() if not held.forever]
-        for key in spare[: max(0, len(spare) - self._most)]:
-            held = self._held[key]
-            if held.uses == 0 and held.decoder.done():
+        spare = [(key, one) for key, one in self._held.items() if one.compiling is not None]
+        for key, one in spare[: max(0, len(spare) - self._most)]:
+            if one.uses == 0 and one.compiling is not None and one.compiling.done():
                 del self._held[key]
-                self._loop.call(partial(_forget, self._loop, held.decoder.result()))
+                if one.compiling.exception() is None:
+                    self._link.tell(Forget(one.number))
 
 
 def sampled(tree: Any, temperature: str, top_p: str) -> str:
@@ -201,14 +204,3 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _compiled(formula: str, params: Mapping[str, float], service: Service) -> Served:
-    return service.decoder(formula, params)
-
-
-def _forget(loop: Loop, decoder: Served, service: Service) -> None:
-    try:
-        service.forget(decoder)
-    except ValueError:  # its last rows are still on their way out
-        loop.call(partial(_forget, loop, decoder))

@@ -1,234 +1,229 @@
-"""The decode thread: the only one that touches the Service, and so the models.
+"""The decode process: the only one that touches the Service, and so the models.
 
-Others leave it work. Commands (submit, cancel) are taken before every step, all of them; jobs
-(compile, score, inspect) one between two steps, so that rows in flight go on. What it has to tell
-goes back to the event loop, once per step.
+It hears messages and says what came of them. Rows come and go before every step, all of them; of
+the jobs, one goes on between two steps. It knows nothing of HTTP or of an event loop, and it ends
+when nobody is left to hear it.
 """
 
 from __future__ import annotations
 
-import logging
+import os
+import signal
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from .errors import broken
-from .metrics import Meters
+from ..failures import ours
+from ..grammar import FormulaError
+from ..models import ModelError
+from .jobs import Job, Jobs
+from .messages import (
+    Cancel,
+    Counts,
+    Failed,
+    Message,
+    Queued,
+    Ready,
+    Said,
+    Start,
+    Stop,
+    Submit,
+    Told,
+)
 from .rows import Row, check_room, fitting, prompt_tokens
-from .streams import Stream, Told
 
-if TYPE_CHECKING:
-    from ..runtime import Served, Service
+GRACE = 1.0  # seconds for a step to end in, when nobody is left to hear of it
+Commands = SimpleQueue[tuple[int, Message]]
 
-_log = logging.getLogger("descant.serve")
-T = TypeVar("T")
-Work = Callable[["Service"], T]
+
+def decode(connection: Connection) -> None:
+    """Run the decode process, from ``Start`` until ``Stop`` or the end of its parent.
+
+    Args:
+        connection: to the process that talks to clients. Keys and signals that end a server are
+            for that one to hear, which lets this one finish.
+    """
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    commands: Commands = SimpleQueue()
+    Thread(target=_hear, args=(connection, commands), daemon=True).start()
+    _, start = commands.get()
+    if not isinstance(start, Start):
+        return
+    try:
+        try:
+            jobs = _jobs(start)
+            ready = Ready(jobs.rewards())
+        except Exception as error:
+            connection.send(Failed(crossing(error, ours(error))))
+            return
+        connection.send(ready)
+        Loop(jobs, commands, connection.send).run()
+    except ConnectionError:  # nobody hears
+        return
 
 
 class Loop:
-    """Decodes what it is given, in a thread of its own.
+    """Decodes what it is asked for.
 
     Args:
-        make: makes the Service, in that thread.
-        meters: are told of tokens and times.
-
-    Attributes:
-        failure: what ended the thread; None while all is well.
+        jobs: with the service.
+        commands: messages, with their numbers.
+        say: is called with what there is to say, after every step at most.
     """
 
-    def __init__(self, make: Callable[[], Service], meters: Meters) -> None:
-        self._make, self._meters = make, meters
-        self._commands: SimpleQueue[tuple[Future[Any], Work[Any]] | None] = SimpleQueue()
-        self._jobs: deque[tuple[Future[Any], Work[Any]]] = deque()
+    def __init__(self, jobs: Jobs, commands: Commands, say: Callable[[Said], None]) -> None:
+        self._jobs, self._service = jobs, jobs.service
+        self._commands, self._say = commands, say
+        self._going: deque[tuple[int, Job]] = deque()  # jobs
         self._rows: dict[int, Row] = {}  # by the id of a Request
-        self._ready: Future[None] = Future()
+        self._requests: dict[int, list[Any]] = {}  # by the number of their message
+        self._replies: list[tuple[int, Any]] = []
+        self._counts = (0, 0)
         self._stopping = False
-        self.failure: BaseException | None = None
-        self._thread = Thread(target=self._run, name="descant-decode", daemon=True)
 
-    def start(self) -> None:
-        """Start, and return when there is a Service.
-
-        Raises:
-            ModelError: as making it does.
-        """
-        self._thread.start()
-        self._ready.result()
-
-    def stop(self) -> None:
-        """Let the thread end after its step, and wait for it."""
-        self._stopping = True
-        self._commands.put(None)
-        self._thread.join()
-
-    def call(self, job: Work[T]) -> Future[T]:
-        """Run a job between two steps."""
-        future: Future[T] = Future()
-        if self.failure is not None:
-            future.set_exception(broken())
-            return future
-        self._jobs.append((future, job))
-        self._commands.put(None)  # so that it is woken
-        return future
-
-    def submit(
-        self,
-        stream: Stream,
-        decoder: Served,
-        prompts: Sequence[Any],
-        arguments: dict[str, Any],
-        most: int,
-    ) -> Future[None]:
-        """Queue a request's rows: ``stream.requests``, and its ``prompt_tokens``.
-
-        Args:
-            stream: is told of them.
-            decoder: of the request's formula.
-            prompts: each gets as many rows as are asked for.
-            arguments: those of ``generate``; without ``max_new_tokens``, as many as fit.
-            most: of these.
-
-        Raises:
-            FormulaError, ModelError, ValueError: through the future; nothing is queued then.
-        """
-
-        def work(service: Service) -> None:
-            found: list[Any] = []
-            try:
-                for prompt in prompts:
-                    asked = fitting(decoder, prompt, arguments, most)
-                    found += service.submit(decoder, prompt, **asked)
-                    check_room(found[-1], arguments)
-            except BaseException:
-                for request in found:
-                    service.cancel(request)
-                raise
-            each = len(found) // len(prompts)
-            stream.prompt_tokens = sum(prompt_tokens(one) for one in found[::each])
-            self._meters.prompt_tokens.inc(stream.prompt_tokens)
-            stream.requests = found
-            for number, request in enumerate(found):
-                self._rows[id(request)] = Row(stream, number, decoder.tokenizer)
-
-        return self._command(work)
-
-    def cancel(self, stream: Stream) -> None:
-        """Let go of what has not ended of a request."""
-
-        def work(service: Service) -> None:
-            for request in stream.requests:
-                if self._rows.pop(id(request), None) is not None:
-                    service.cancel(request)
-
-        self._command(work)
-
-    def abandon(self, error: BaseException) -> Future[None]:
-        """End every request with an error."""
-
-        def work(service: Service) -> None:
-            for row in [*self._rows.values()]:
-                for request in row.stream.requests:
-                    if self._rows.pop(id(request), None) is not None:
-                        service.cancel(request)
-                _tell([(row.stream, error)])
-
-        return self._command(work)
-
-    def _command(self, work: Work[T]) -> Future[T]:
-        future: Future[T] = Future()
-        if self.failure is not None:
-            future.set_exception(broken())
-        else:
-            self._commands.put((future, work))
-        return future
-
-    def _run(self) -> None:
-        try:
-            service = self._make()
-        except BaseException as error:
-            self._ready.set_exception(error)
-            return
-        self._ready.set_result(None)
-        try:
-            while not self._stopping:
-                self._obey(service)
-                if self._jobs:
-                    _do(self._jobs.popleft(), service)
-                if service.busy:
-                    self._step(service)
-                self._meters.waiting.set(service.waiting)
-                self._meters.in_use.set(service.in_flight)
-        except BaseException as error:
-            _log.exception("the decode thread failed")
-            self._fail(error)
-
-    def _obey(self, service: Service) -> None:
-        """Do what was commanded; wait for it where there is nothing else to do."""
-        idle = not (service.busy or self._jobs)
+    def run(self) -> None:
+        """Go on until ``Stop``."""
         while not self._stopping:
+            self.turn()
+
+    def turn(self) -> None:
+        """Obey, let a job go on, make a step, and say what came of it."""
+        service, counts = self._service, Counts()
+        self._obey()
+        if self._stopping:
+            return
+        if self._going:
+            self._work()
+        told = self._step(counts) if service.busy else []
+        counts.waiting, counts.in_use = service.waiting, service.in_flight
+        news = counts.step is not None or self._counts != (counts.waiting, counts.in_use)
+        if news or told or self._replies:
+            self._say(Said(self._replies, told, counts))
+            self._replies, self._counts = [], (counts.waiting, counts.in_use)
+
+    def _obey(self) -> None:
+        """Do what was commanded; wait for it where there is nothing else to do."""
+        idle = not (self._service.busy or self._going)
+        while True:
             try:
-                command = self._commands.get(block=idle)
+                number, message = self._commands.get(block=idle)
             except Empty:
                 return
             idle = False
-            if command is not None:
-                _do(command, service)
+            match message:
+                case Stop():
+                    self._stopping = True
+                case Cancel():
+                    self._cancel(message.number)
+                case Submit():
+                    self._submit(number, message)
+                case _:
+                    self._going.append((number, self._jobs.job(message)))
 
-    def _step(self, service: Service) -> None:
+    def _submit(self, number: int, said: Submit) -> None:
+        found: list[Any] = []
+        try:
+            decoder = self._jobs.formulas[said.formula]
+            if decoder.tokenizer is None:
+                raise ValueError("the formula's models have no tokenizer")
+            for prompt in said.prompts:
+                asked = fitting(decoder, prompt, said.arguments, said.most)
+                found += self._service.submit(decoder, prompt, **asked)
+                check_room(found[-1], said.arguments)
+        except Exception as error:
+            for request in found:
+                self._service.cancel(request)
+            self._replies.append((number, Failed(crossing(error))))
+            return
+        self._requests[number] = found
+        for place, request in enumerate(found):
+            row = Row(number, place, said.pieces, said.since, decoder.tokenizer)
+            self._rows[id(request)] = row
+        read = sum(prompt_tokens(one) for one in found[:: len(found) // len(said.prompts)])
+        self._replies.append((number, Queued(len(found), read)))
+
+    def _cancel(self, number: int) -> None:
+        for request in self._requests.pop(number, ()):
+            if self._rows.pop(id(request), None) is not None:
+                self._service.cancel(request)
+        self._going = deque(one for one in self._going if one[0] != number)
+
+    def _work(self) -> None:
+        number, job = self._going.popleft()
+        try:
+            next(job)
+        except StopIteration as end:
+            self._replies.append((number, end.value))
+        except Exception as error:
+            self._replies.append((number, Failed(crossing(error))))
+        else:
+            self._going.append((number, job))
+
+    def _step(self, counts: Counts) -> list[tuple[int, Told]]:
         start = time.perf_counter()
-        answers = service.step()
+        answers = self._service.step()
         now = time.perf_counter()
-        self._meters.step.observe(now - start)
-        told: list[tuple[Stream, Told | BaseException]] = []
+        counts.step = now - start
+        told = []
         for answer in answers:
             row = self._rows.get(id(answer.request))
             if row is None:
                 continue
-            row.measure(answer, now, self._meters)
-            if answer.finish_reason:
-                del self._rows[id(answer.request)]
+            row.measure(answer, now, counts)
             if piece := row.piece(answer):
-                told.append((row.stream, piece))
-        _tell(told)
+                told.append((row.asked, piece))
+            if answer.finish_reason:
+                self._end(answer.request, row)
+        return told
 
-    def _fail(self, error: BaseException) -> None:
-        self.failure = error
-        streams = {id(row.stream): row.stream for row in self._rows.values()}
-        _tell([(stream, broken()) for stream in streams.values()])
-        self._rows.clear()
-        left = [*self._jobs]
-        while not self._commands.empty():
-            if (command := self._commands.get()) is not None:
-                left.append(command)
-        for future, _ in left:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(broken())
+    def _end(self, request: Any, row: Row) -> None:
+        del self._rows[id(request)]
+        left = [one for one in self._requests[row.asked] if one is not request]
+        self._requests[row.asked] = left
+        if not left:
+            del self._requests[row.asked]
 
 
-def _do(work: tuple[Future[Any], Work[Any]], service: Service) -> None:
-    future, call = work
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(call(service))
-    except Exception as error:
-        future.set_exception(error)
+def crossing(error: Exception, said: bool = True) -> Exception:
+    """An error that can be raised in another process, with its words, its place and its cure.
+
+    Args:
+        error: what was raised.
+        said: whether it may be words for a user; else it keeps its traceback, as a note.
+    """
+    if isinstance(error, (FormulaError, ModelError)):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    if isinstance(error, ValueError) and said:
+        return ValueError(str(error))
+    found = RuntimeError(f"{type(error).__name__}: {error}")
+    found.add_note("".join(traceback.format_exception(error)))
+    return found
 
 
-def _tell(told: Sequence[tuple[Stream, Told | BaseException]]) -> None:
-    """Hand pieces to the event loop that waits for them."""
-    if not told:
-        return
+def _jobs(start: Start) -> Jobs:
+    from ..api import where
 
-    def put() -> None:
-        for stream, piece in told:
-            stream.put(piece)
+    jobs = Jobs(start, *where(start.dtype, start.device))
+    for formula in start.formulas:
+        jobs.compile(formula)
+    return jobs
 
-    try:
-        told[0][0].loop.call_soon_threadsafe(put)
-    except RuntimeError:  # the event loop has ended, and nobody waits
-        _log.debug("nobody waits for %d pieces", len(told))
+
+def _hear(connection: Connection, commands: Commands) -> None:
+    """Take messages as they come; without a parent there is nothing to stay for."""
+    while True:
+        try:
+            commands.put(connection.recv())
+        except (EOFError, OSError):
+            break
+    commands.put((0, Stop()))
+    time.sleep(GRACE)
+    os._exit(1)

@@ -1,8 +1,10 @@
-"""What the server counts, for Prometheus. It is written from both threads and read at /metrics."""
+"""What the server counts, for Prometheus: read at /metrics."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from .messages import Counts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -53,6 +55,17 @@ class Meters:
             "descant_request_seconds", "From a request's arrival to its end.", ("endpoint",),
             buckets=_WAITS, registry=one,
         )  # fmt: skip
+
+    def count(self, counts: Counts) -> None:
+        """Take what was counted of a step."""
+        self.waiting.set(counts.waiting)
+        self.in_use.set(counts.in_use)
+        if counts.step is not None:
+            self.step.observe(counts.step)
+        self.generated_tokens.inc(counts.tokens)
+        for meter, values in ((self.first_token, counts.first), (self.next_token, counts.between)):
+            for seconds in values:
+                meter.observe(seconds)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

@@ -19,6 +19,7 @@ from ..grammar import FormulaError
 from .app import unless_gone
 from .draft import draft
 from .errors import ApiError, failed_formula
+from .messages import Inspect, Plan
 from .schema import Body, Message
 from .streams import within
 
@@ -110,7 +111,7 @@ def router(server: Server) -> APIRouter:
         said = {name: getattr(run.generate, name) for name in run.generate.model_fields_set}
         return {
             "formulas": {name: one.text for name, one in server.formulas.items()},
-            "models": sorted(server.specs),
+            "models": sorted(server.run.models),
             "allow_formulas": server.allow_formulas,
             "keys": bool(server.keys),
             "temperature": said.get("temperature"),
@@ -121,15 +122,15 @@ def router(server: Server) -> APIRouter:
     def check(asked: Draft) -> dict[str, Any]:
         params = {**server.run.params, **asked.declared}
         try:
-            names = Names(frozenset(server.specs), frozenset(params), server.run.prompts)
+            names = Names(frozenset(server.run.models), frozenset(params), server.run.prompts)
         except ValueError as error:
             raise ApiError(400, str(error), "declared", "invalid_value") from None
         return draft(asked.formula, names, params, asked.params)
 
     @routes.post("/playground/plan")
     async def plan(asked: Asked) -> dict[str, str]:
-        decoder = await server.decoder(asked.model, asked.params)
-        return {"plan": await server.job(lambda service: str(decoder.plan))}
+        async with server.formula(asked.model, asked.params) as formula:
+            return {"plan": await server.link.ask(Plan(formula))}
 
     @routes.post("/playground/inspect", response_model=None)
     async def inspect(asked: Shown, request: Request) -> Response:
@@ -145,26 +146,22 @@ def router(server: Server) -> APIRouter:
 
 
 async def _inspected(server: Server, asked: Shown, turn: asyncio.Lock) -> dict[str, Any]:
-    """Why each token, a step of the decode thread at a time."""
+    """Why each token; the decode process makes a step of it between two of the others."""
     if len(asked.token_ids) > (most := server.limits.max_tokens):
         message = f"the answer has {len(asked.token_ids)} tokens; the server reads at most {most}"
         raise ApiError(400, message, "token_ids", "invalid_value")
-    decoder: Any = await server.decoder(asked.model, asked.params)
-    async with turn:
+    said = {
+        "n": CANDIDATES, "params": asked.params, "seed": asked.seed,
+        "temperature": asked.temperature, "token_ids": asked.token_ids,
+    }  # fmt: skip
+    async with server.formula(asked.model, asked.params) as formula, turn:
         try:
-            steps = await server.job(
-                lambda service: decoder.alone().inspecting(
-                    asked.asked, n=CANDIDATES, params=asked.params, seed=asked.seed,
-                    temperature=asked.temperature, token_ids=asked.token_ids,
-                )
-            )  # fmt: skip
-            while (found := await server.job(lambda service: next(steps))) is None:
-                pass
+            found: dict[str, Any] = await server.link.ask(Inspect(formula, asked.asked, said))
+            return found
         except FormulaError as error:
             raise failed_formula(error) from None
         except ValueError as error:
             raise ApiError(400, str(error), None, "invalid_value") from None
-    return dict(found.as_dict())
 
 
 def _file(name: str) -> Response:

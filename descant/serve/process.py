@@ -27,10 +27,20 @@ class Process(uvicorn.Server):
         )
         self._server, self._deadline = server, 0.0
 
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen: to the decode process, and to clients."""
+        self._server.link.listen()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Let clients go, and then the decode process: a signal may end this one right after."""
+        await super().shutdown(sockets)
+        self._server.stop()
+
     async def on_tick(self, counter: int) -> bool:
         """Whether it is time to go: asked for, and nothing in flight or no time left."""
         going: bool = await super().on_tick(counter)
-        if self._server.loop.failure is not None:
+        if self._server.link.failure is not None:
             return True
         if not going or self.force_exit:
             return going
@@ -65,4 +75,4 @@ def serve(server: Server, **options: Any) -> bool:
         Process(server, timeout_graceful_shutdown=5, **options).run()
     finally:
         server.stop()
-    return server.loop.failure is None
+    return server.link.failure is None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .metrics import Meters
-from .streams import Stream, Told
+from .messages import Counts, Told
 
 if TYPE_CHECKING:
     from ..runtime import Request, Served
@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Row:
-    """One row of a stream.
+    """One row of a request.
 
     Attributes:
+        asked: the number of the message that asked for it.
         number: in its request.
+        pieces: tell of every step, and not only at the end.
+        since: when the request came.
         tokenizer: of its formula.
         characters: of the settled text that were told.
         tokens: that were told.
-        seen: tokens that the meters know of.
+        seen: tokens that were counted.
         last: when the last of them came.
     """
 
-    stream: Stream
+    asked: int
     number: int
+    pieces: bool
+    since: float
     tokenizer: Any
     characters: int = 0
     tokens: int = 0
@@ -36,7 +41,7 @@ class Row:
 
     def piece(self, answer: Answer) -> Told | None:
         """What can be told now that was not; None where that is nothing."""
-        if not (self.stream.pieces or answer.finish_reason):
+        if not (self.pieces or answer.finish_reason):
             return None
         text = answer.settled()[self.characters :]
         if not (text or answer.finish_reason):
@@ -52,20 +57,22 @@ class Row:
         reason, error = answer.finish_reason, answer.error
         return Told(self.number, text, tokens, logprobs, spelled, reason, error)
 
-    def measure(self, answer: Answer, now: float, meters: Meters) -> None:
+    def measure(self, answer: Answer, now: float, counts: Counts) -> None:
         """Count the tokens that came."""
         new = len(answer.tokens) - self.seen
         if new < 1:
             return
-        meters.generated_tokens.inc(new)
+        counts.tokens += new
         if self.seen == 0:
-            meters.first_token.observe(now - self.stream.since)
+            counts.first.append(now - self.since)
         else:
-            meters.next_token.observe((now - self.last) / new)
+            counts.between.append((now - self.last) / new)
         self.seen, self.last = len(answer.tokens), now
 
 
-def fitting(decoder: Served, prompt: Any, arguments: dict[str, Any], most: int) -> dict[str, Any]:
+def fitting(
+    decoder: Served, prompt: Any, arguments: Mapping[str, Any], most: int
+) -> Mapping[str, Any]:
     """The arguments with a number of new tokens: as many as fit, where none is asked for."""
     if "max_new_tokens" in arguments:
         return arguments
@@ -73,7 +80,7 @@ def fitting(decoder: Served, prompt: Any, arguments: dict[str, Any], most: int) 
     return {**arguments, "max_new_tokens": max(1, min(most, room))}
 
 
-def check_room(request: Request, arguments: dict[str, Any]) -> None:
+def check_room(request: Request, arguments: Mapping[str, Any]) -> None:
     """Refuse what a model would cut short: nothing is silent.
 
     Raises:

@@ -1,33 +1,27 @@
-"""The server without HTTP: what is served, who may come in, and what is asked of the decode thread.
+"""The server without HTTP: what is served, who may come in, what is asked of the decode process.
 
 Only the event loop comes here, but for ``start`` and ``stop``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from ..grammar import FormulaError
 from ..runfile import RunFile, RunFileError
 from .errors import ApiError, broken, unavailable, wrong_formula
 from .formulas import Formulas, Named, Wanted
 from .limits import Limits
-from .loop import Loop, Work
+from .link import Link
+from .messages import Start, Submit
 from .metrics import Meters
 from .schema import Chat, Completion
 from .streams import Stream
 
-if TYPE_CHECKING:
-    from ..runtime import Served, Service
-
-_log = logging.getLogger("descant.serve")
-T = TypeVar("T")
 Asked = Completion | Chat
 COMPLETION_TOKENS = 16  # of /v1/completions where nobody says how many, as OpenAI has it
 
@@ -43,6 +37,8 @@ class Server:
 
     Attributes:
         formulas: those of the run file, by name.
+        rewards: the names of the reward models that can score, once it is started.
+        link: to the decode process.
         meters: what is counted.
         stopping: whether new requests are refused.
     """
@@ -55,8 +51,6 @@ class Server:
         allow_formulas: bool = False,
         keys: Sequence[str] = (),
     ) -> None:
-        from ..api import declared, where
-
         if run.merge:
             named = ", ".join(run.merge)
             raise RunFileError(
@@ -64,15 +58,14 @@ class Server:
             )
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
-        self.specs = declared(run.models)
-        self.dtype, self.device = where(run.dtype, run.device)
         self.meters = Meters(self.limits.slots)
-        self.loop = Loop(self._service, self.meters)
+        self.link = Link(self.meters)
+        self.rewards: Sequence[str] = ()
         self.formulas: Mapping[str, Named] = {
             name: Named(text, run.params) for name, text in run.named.items()
         }
         self._compiled = Formulas(
-            self.formulas, frozenset(run.models), self.loop, allow_formulas,
+            self.formulas, frozenset(run.models), self.link, allow_formulas,
             self.limits.max_formulas,
         )  # fmt: skip
         self.started, self.stopping = int(time.time()), False
@@ -80,26 +73,22 @@ class Server:
         self._requests = 0
         self._seconds = 1.0  # of a row, on the average, lately
 
-    def _service(self) -> Service:
-        from ..runtime import Service
-
-        return Service(
-            self.specs, prompts=self.run.prompts, slots=self.limits.slots,
-            max_model_len=self.limits.max_model_len, dtype=self.dtype, device=self.device,
-        )  # fmt: skip
-
     def start(self) -> None:
-        """Read the weights and compile the formulas of the run file.
+        """Start the decode process, which compiles the formulas of the run file.
 
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        self.loop.start()
-        self._compiled.start()
+        run, limits = self.run, self.limits
+        start = Start(
+            run.models, run.prompts, limits.slots, limits.max_model_len, run.dtype, run.device,
+            self._compiled.first(),
+        )  # fmt: skip
+        self.rewards = self.link.start(start).rewards
 
     def stop(self) -> None:
-        """End the decode thread."""
-        self.loop.stop()
+        """End the decode process."""
+        self.link.stop()
 
     @property
     def busy(self) -> bool:
@@ -108,14 +97,11 @@ class Server:
 
     def abandon(self) -> None:
         """End the requests in flight."""
-        self.loop.abandon(unavailable("the server is shutting down"))
+        self.link.abandon(unavailable("the server is shutting down"))
 
-    async def job(self, call: Work[T]) -> T:
-        """Run ``call(service)`` in the decode thread, between two steps."""
-        return await asyncio.wrap_future(self.loop.call(call))
-
-    async def decoder(self, model: str, params: Mapping[str, float] | None = None) -> Served:
-        """The decoder of a name, or of a formula where they are allowed.
+    @asynccontextmanager
+    async def formula(self, model: str, params: Mapping[str, float]) -> AsyncIterator[int]:
+        """The number of a named formula, or of any where they are allowed, compiled inside of this.
 
         Args:
             model: the name or the formula.
@@ -124,8 +110,8 @@ class Server:
         Raises:
             ApiError: there is none, or it cannot be compiled.
         """
-        with self._compiled.use(Wanted(model, dict(params or {}))) as decoder:
-            return await decoder
+        with self._compiled.use(Wanted(model, params)) as compiling:
+            yield await compiling
 
     @asynccontextmanager
     async def decoding(self, body: Asked) -> AsyncIterator[Stream]:
@@ -136,21 +122,20 @@ class Server:
         """
         wanted, arguments = self._arguments(body)
         with self.admitted(self._rows_of(body)):
-            stream = Stream(bool(body.stream), self.limits.timeout)
+            stream = Stream(self.limits.timeout)
             try:
                 with self._compiled.use(wanted) as compiling:
-                    decoder = await stream.within(compiling)
-                    if decoder.tokenizer is None:
-                        raise ApiError(400, "the formula's models have no tokenizer", "model")
+                    formula = await stream.within(compiling)
                     arguments |= self._compiled.arguments(wanted)
-                    queued = self.loop.submit(
-                        stream, decoder, body.prompts, arguments, self.limits.max_tokens
-                    )
+                    asked = Submit(
+                        formula, body.prompts, arguments, self.limits.max_tokens,
+                        bool(body.stream), stream.since,
+                    )  # fmt: skip
                     try:
-                        await stream.within(asyncio.wrap_future(queued))
+                        await stream.within(self.link.submit(stream, asked))
                         yield stream
                     finally:
-                        self.loop.cancel(stream)
+                        self.link.cancel(stream)
             except FormulaError as error:
                 raise wrong_formula(error, "params") from None
             except ValueError as error:
@@ -165,7 +150,7 @@ class Server:
         Raises:
             ApiError: there is no room for it, or the server is going.
         """
-        if self.loop.failure is not None:
+        if self.link.failure is not None:
             raise broken()
         if self.stopping:
             raise unavailable("the server is shutting down")

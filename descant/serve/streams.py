@@ -1,72 +1,46 @@
-"""What goes from the decode thread to one client's request: pieces of answers, row by row."""
+"""What goes from the decode process to one client's request: pieces of answers, row by row."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from .errors import failed_formula, timed_out
-
-if TYPE_CHECKING:
-    from ..grammar import FormulaError
-    from ..runtime import Request
+from .messages import Told
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Told:
-    """A piece of a row's answer: what has become certain since the piece before.
-
-    Attributes:
-        row: the number of the row in its request.
-        text: without special tokens and without the stop string.
-        token_ids: with the EOS where one ended the row.
-        logprobs: one per token, where asked for.
-        spelled: each token as text, where log-probabilities are asked for.
-        finish_reason: None, or why this is the last.
-        error: with the finish reason ``error``.
-    """
-
-    row: int
-    text: str
-    token_ids: list[int]
-    logprobs: list[float] = field(default_factory=list)
-    spelled: list[str] = field(default_factory=list)
-    finish_reason: str | None = None
-    error: FormulaError | None = None
 
 
 class Stream:
     """The rows of one request, as its coroutine sees them.
 
     Args:
-        pieces: tell of every step, and not only at the end.
         timeout: seconds that the request may take.
 
     Attributes:
         since: when it began, on ``time.perf_counter``.
-        requests: one per row; written by the decode thread alone, as are ``prompt_tokens``.
+        number: of the message that asks for its rows.
+        rows: that are queued.
+        left: of them, those that have not ended.
+        prompt_tokens: that the rows have read.
     """
 
-    def __init__(self, pieces: bool, timeout: float) -> None:
-        self.pieces, self.since = pieces, time.perf_counter()
-        self.loop = asyncio.get_running_loop()
-        self.timeout, self.deadline = timeout, self.loop.time() + timeout
-        self.requests: list[Request] = []
-        self.prompt_tokens = 0
+    def __init__(self, timeout: float) -> None:
+        self.since = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        self.timeout, self.deadline = timeout, loop.time() + timeout
+        self.number = self.rows = self.left = self.prompt_tokens = 0
         self._told: asyncio.Queue[Told | BaseException] = asyncio.Queue()
-        self._alarm = self.loop.call_at(self.deadline, self.put, timed_out(timeout))
+        self._alarm = loop.call_at(self.deadline, self.put, timed_out(timeout))
 
     def close(self) -> None:
         """Nobody waits any more."""
         self._alarm.cancel()
 
     def put(self, told: Told | BaseException) -> None:
-        """Take a piece, or what ends the request; in the event loop."""
+        """Take a piece, or what ends the request."""
         self._told.put_nowait(told)
 
     async def within(self, work: Awaitable[T]) -> T:
@@ -83,14 +57,13 @@ class Stream:
         Raises:
             ApiError: the time is up, a row failed, or the server let go of the request.
         """
-        left = len(self.requests)
-        while left:
+        while self.left:
             told = await self._told.get()
             if isinstance(told, BaseException):
                 raise told
             if told.error is not None:
                 raise failed_formula(told.error)
-            left -= told.finish_reason is not None
+            self.left -= told.finish_reason is not None
             yield told
 
 

@@ -1,4 +1,4 @@
-"""A server with a playground, as ``descant serve`` starts it, in a thread of the test's process.
+"""A server with a playground, as ``descant serve`` starts it.
 
 Beside the demo models it has one whose every token is a piece of a web page.
 """

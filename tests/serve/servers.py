@@ -1,8 +1,17 @@
-"""Servers for tests: the real application under a real uvicorn, on a free port."""
+"""Servers for tests: the real application under a real uvicorn, on a free port.
+
+``listening`` has the event loop in a thread of the tests' process, and ``started`` is the command;
+both decode in a process of its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +21,18 @@ from typing import Any
 
 import httpx
 import openai
+import pytest
 
 from descant.runfile import RunFile
 from descant.serve.limits import Limits
 from descant.serve.process import Process
 from descant.serve.server import Server
 
-FILE = Path(__file__).parents[2] / "examples" / "serve.yaml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "examples" / "serve.yaml"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+Command = subprocess.Popen[str]
+COMMAND = (sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0")
 
 
 @dataclass(frozen=True)
@@ -53,10 +67,19 @@ class Served:
 
     def wait(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Wait until something is so."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen"
-            time.sleep(0.005)
+        wait(condition, seconds)
+
+    def idle(self) -> bool:
+        """Whether nobody asks for anything, and nothing is decoded."""
+        return not self.server.busy and self.metric("descant_slots_in_use") == 0
+
+
+def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager
@@ -75,3 +98,62 @@ def listening(run: RunFile, limits: Limits, **more: Any) -> Iterator[Served]:
         process.should_exit = True
         thread.join()
         server.stop()
+
+
+@contextlib.contextmanager
+def started(*options: str, code: int = -signal.SIGTERM) -> Iterator[tuple[str, Command]]:
+    """A server's address and its process, which ends with this at the latest, with a code.
+
+    The process leads a group of its own, as one that a shell has started.
+    """
+    process = subprocess.Popen(
+        [*COMMAND, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=ENVIRONMENT,
+    )
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"running on (http://[\d.:]+)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it can write
+        yield found[1], process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == code
+    finally:
+        process.kill()
+        process.wait()
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has started, and that have not ended."""
+    found = Path(f"/proc/{process}/task/{process}/children")
+    return [int(one) for one in found.read_text().split()] if found.exists() else []
+
+
+def decoding(process: int) -> int | None:
+    """The process that decodes for a server, as soon as it is there."""
+    for one in children(process):
+        if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes():
+            return one
+    return None
+
+
+def alive(process: int) -> bool:
+    """Whether a process has not ended."""
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def spent(process: int) -> float:
+    """Seconds of a processor that a process has used."""
+    used = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from servers import listening
 
 from descant.runfile import RunFile
 from descant.serve.limits import Limits
+from descant.serve.messages import Cancel, Compile, Counts, Forget
 from descant.serve.server import Server
 
 PATH = "/v1/completions"
@@ -87,10 +88,6 @@ def raw(strict: Any, body: bytes, length: int) -> socket.socket:
     return connection
 
 
-def idle(strict: Any) -> bool:
-    return not strict.server.busy and strict.metric("descant_slots_in_use") == 0
-
-
 def hurry(strict: Any, monkeypatch: Any, seconds: float) -> None:
     """Give every request so many seconds."""
     monkeypatch.setattr(strict.server, "limits", replace(strict.server.limits, timeout=seconds))
@@ -110,32 +107,41 @@ def test_what_takes_too_long_ends(strict, monkeypatch) -> None:
     assert found.headers["x-should-retry"] == "false"
     with pytest.raises(openai.APIError, match=r"not done in 0\.3 seconds"):
         list(strict.client(KEYS[0]).completions.create(**LONG, stream=True))
-    strict.wait(lambda: idle(strict))
+    strict.wait(strict.idle)
     outcome = 'descant_requests_total{endpoint="/v1/completions",outcome="timeout"}'
     assert strict.metric(outcome) == 2
 
 
-class Steps:
-    """What the decode thread did: slots in use after each step, and when it was told to let go."""
+@pytest.fixture
+def held(strict, monkeypatch) -> list[int]:
+    """Slots in use after each step, as they are told."""
+    found: list[int] = []
+    count = strict.server.meters.count
 
-    def __init__(self, strict: Any, monkeypatch: Any) -> None:
-        self.held: list[int] = []
-        self.cancelled: list[int] = []
-        loop = strict.server.loop
-        service = strict.server.loop.call(lambda service: service).result()
-        step, cancel = service.step, loop.cancel
+    def counted(counts: Counts) -> None:
+        found.append(counts.in_use)
+        count(counts)
 
-        def stepping() -> Any:
-            told = step()
-            self.held.append(service.in_flight)
-            return told
+    monkeypatch.setattr(strict.server.meters, "count", counted)
+    return found
 
-        def cancelling(stream: Any) -> None:
-            self.cancelled.append(len(self.held))
-            cancel(stream)
 
-        monkeypatch.setattr(service, "step", stepping)
-        monkeypatch.setattr(loop, "cancel", cancelling)
+@pytest.fixture
+def sent(monkeypatch) -> Callable[[Any], list[Any]]:
+    """``sent(server)``: the messages that it sends from now on."""
+
+    def watch(server: Any) -> list[Any]:
+        found: list[Any] = []
+        send = server.server.link._send
+
+        def sending(message: Any, number: int = 0) -> None:
+            found.append(message)
+            send(message, number)
+
+        monkeypatch.setattr(server.server.link, "_send", sending)
+        return found
+
+    return watch
 
 
 async def leaves(strict: Any, body: dict[str, Any], when: Any) -> None:
@@ -156,24 +162,26 @@ async def leaves(strict: Any, body: dict[str, Any], when: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_slot_is_free_two_steps_after_its_client_left(strict, monkeypatch, stream) -> None:
-    strict.wait(lambda: idle(strict))
-    steps = Steps(strict, monkeypatch)
+def test_a_slot_is_free_as_soon_as_its_client_left(strict, held, sent, stream) -> None:
+    strict.wait(strict.idle)
     other = strict.client(KEYS[0]).completions.create(**LONG, stream=True)
     for _ in range(3):
         next(other)
-    assert steps.held[-1] == 1
-    asyncio.run(leaves(strict, {**LONG, "stream": stream}, lambda: steps.held[-1] == 2))
-    strict.wait(lambda: bool(steps.cancelled) and len(steps.held) > steps.cancelled[0] + 3)
-    assert steps.held[steps.cancelled[0] + 2] == 1
+    assert held[-1] == 1
+    messages = sent(strict)
+    asyncio.run(leaves(strict, {**LONG, "stream": stream}, lambda: held[-1] == 2))
+    strict.wait(lambda: held[-1] == 1)
+    [number] = [one.number for one in messages if isinstance(one, Cancel)]
+    assert number not in strict.server.link._streams
+    assert held.count(2) < LONG["max_tokens"] / 2 and strict.server.busy
     other.close()
-    strict.wait(lambda: idle(strict))
+    strict.wait(strict.idle)
     outcome = 'descant_requests_total{endpoint="/v1/completions",outcome="disconnected"}'
     assert strict.metric(outcome) >= 1
 
 
 def test_a_full_queue_says_when_to_come_back(strict) -> None:
-    strict.wait(lambda: idle(strict))
+    strict.wait(strict.idle)
     client = strict.client(KEYS[0])
     streams = [client.completions.create(**LONG, stream=True) for _ in range(4)]
     found = strict.post(PATH, LONG, headers=AUTH)
@@ -194,18 +202,18 @@ def test_a_full_queue_says_when_to_come_back(strict) -> None:
 
 
 def test_a_client_that_leaves_at_once_leaves_nothing(strict) -> None:
-    strict.wait(lambda: idle(strict))
+    strict.wait(strict.idle)
     body = b'{"model": "base", "prompt": "x", "max_tokens": 150, "stream": true}'
     for wait in (0, 0, 0.01, 0.02, 0.05, 0.1):
         with raw(strict, body, len(body)):
             time.sleep(wait)
-    strict.wait(lambda: idle(strict))
-    assert strict.server.loop.call(lambda service: service.waiting).result() == 0
-    assert not strict.server.loop._rows
+    strict.wait(strict.idle)
+    assert strict.metric("descant_rows_waiting") == 0
+    assert not strict.server.link._streams and not strict.server.link._waiting
 
 
 def test_metrics_count(strict) -> None:
-    strict.wait(lambda: idle(strict))
+    strict.wait(strict.idle)
     names = ("prompt_tokens_total", "generated_tokens_total", "time_to_first_token_seconds_count",
              "time_per_output_token_seconds_count", "step_seconds_count",
              'requests_total{endpoint="/v1/completions",outcome="ok"}',
@@ -222,33 +230,18 @@ def test_metrics_count(strict) -> None:
     assert strict.metric("descant_slots") == 2
 
 
-def test_jobs_run_between_steps_of_rows_in_flight(strict) -> None:
-    strict.wait(lambda: idle(strict))
-    stream = strict.client(KEYS[0]).completions.create(**LONG, stream=True)
-    next(stream)
+def test_compiled_formulas_come_and_go(served, sent) -> None:
+    messages, most = sent(served), served.server.limits.max_formulas
 
-    async def threads() -> list[str]:
-        return [
-            await strict.server.job(lambda service: threading.current_thread().name)
-            for _ in range(3)
-        ]
-
-    assert asyncio.run(threads()) == ["descant-decode"] * 3
-    assert next(stream).choices and strict.metric("descant_slots_in_use") == 1
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(strict.server.job(lambda service: 1 // 0))
-    stream.close()
-
-
-def test_compiled_formulas_come_and_go(served) -> None:
     def held() -> int:
-        return len(served.server.loop.call(lambda service: service._decoders).result())
+        compiled = [one.formula for one in messages if isinstance(one, Compile)]
+        forgotten = [one.formula for one in messages if isinstance(one, Forget)]
+        return len({*compiled} - {*forgotten})
 
-    named = len(served.server.formulas)
-    for i in range(served.server.limits.max_formulas + 3):
+    for i in range(most + 3):
         found = served.post(PATH, {"model": f"base + {i}*arm_help", "prompt": "x", "max_tokens": 1})
         assert found.status_code == 200
-    served.wait(lambda: held() == named + served.server.limits.max_formulas)
+    served.wait(lambda: held() == most)
     again = served.post(PATH, {"model": "(base)+ 0 * arm_help", "prompt": "x", "max_tokens": 1})
     assert again.status_code == 200
     assert served.post(PATH, {"model": "base + b*arm_help", "prompt": "x"}).status_code == 400
@@ -273,18 +266,3 @@ def test_the_run_file_says_what_a_request_does_not(run_file) -> None:
         Completion(model="m", prompt="x")
     )
     assert greedy["temperature"] == 0 and greedy["seed"] is None
-
-
-def test_a_broken_decode_thread_is_said(run_file) -> None:
-    with listening(run_file, Limits(slots=2, max_model_len=64)) as found:
-        service = found.server.loop.call(lambda service: service).result()
-
-        def fail() -> None:
-            raise MemoryError("no room")
-
-        service.step = fail
-        body = {**LONG, "max_tokens": 9}
-        response = found.post(PATH, body)
-        assert response.status_code == 500 and "its log says why" in error_of(response)["message"]
-        assert isinstance(found.server.loop.failure, MemoryError)
-        found.wait(lambda: found.process.servers == [] or not found.process.servers[0].is_serving())

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from playground_site import ARMS, STEER, WORDS, run_file, served
+from servers import spent, wait
 
 import descant
 from descant.demo import models as demo
@@ -203,15 +204,21 @@ def test_others_go_on_while_an_answer_is_explained(client) -> None:
 
 
 def test_an_explanation_that_nobody_waits_for_stops(client, site, monkeypatch) -> None:
-    steps, job = [], site[0].job
-    monkeypatch.setattr(site[0], "job", lambda call: steps.append(call) or job(call))
+    from descant.serve.messages import Cancel
+
+    link, told = site[0].link, []
+    tell = link.tell
+    monkeypatch.setattr(link, "tell", lambda message: told.append(message) or tell(message))
     body = {"model": "arms", "params": {}, "prompt": WORDS, "temperature": 0, "seed": 1}
+    start = spent(link.process.pid)
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/playground/inspect", json={**body, "token_ids": [5] * 200}, timeout=0.4)
-    deadline = time.monotonic() + 10
-    while site[0].busy and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not site[0].busy and 1 < len(steps) < 200
+        client.post("/playground/inspect", json={**body, "token_ids": [5] * 200}, timeout=0.3)
+    wait(lambda: not site[0].busy)
+    assert [type(one) for one in told] == [Cancel]
+    time.sleep(0.1)  # for the step that it was at
+    before = spent(link.process.pid)
+    time.sleep(0.3)
+    assert before - start > 0.05 > spent(link.process.pid) - before
     client.post("/playground/inspect", json={**body, "token_ids": [5] * 3}).raise_for_status()
 
 

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import FILE, ROOT, started
 
-ROOT = Path(__file__).parents[2]
-FILE = ROOT / "examples" / "serve.yaml"
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-@contextmanager
-def started(*options: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server's address and its process, which ends with this at the latest."""
-    command = [sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0", *options]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **environment}
-    )
-    try:
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"running on (http://[\d.:]+)", line):
-                break
-        else:
-            pytest.fail("".join(said))
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it can write
-        yield found[1], process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

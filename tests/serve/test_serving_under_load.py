@@ -16,8 +16,8 @@ def test_many_clients_of_whom_some_leave(served, run_file) -> None:
     found = judged(asked, got, offline(run_file, asked))
     assert found["left"] >= 4 and found["left"] == found["left_equal_so_far"]
     assert found["answers"] == found["equal"] == 64 - found["left"]
-    served.wait(lambda: not served.server.busy and not served.server.loop._rows)
-    assert served.metric("descant_slots_in_use") == served.metric("descant_rows_waiting") == 0
+    served.wait(served.idle)
+    assert served.metric("descant_rows_waiting") == 0 and not served.server.link._streams
 
 
 def test_the_judge_sees_what_is_wrong_and_what_is_lost() -> None:
