@@ -211,6 +211,8 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
     raise ModelError(
         f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
         "nor a classifier",
-        "its config.json names the class under architectures",
+        "give an adapter's folder, with the model that it is on; or what merge_and_unload() returns"
+        if hasattr(spec.model, "merge_and_unload")
+        else "its config.json names the class under architectures",
         name,
     )
