@@ -1,4 +1,4 @@
-"""What tests of language-model-arithmetic's classes share: templates, a prompt, a loaded formula."""
+"""What tests of language-model-arithmetic's classes share: templates, a prompt, loading."""
 
 from __future__ import annotations
 

@@ -73,6 +73,14 @@ def test_errors_name_anchors_of_this_page():
     assert set(get_args(errors.Topic)) <= set(NAMES)
 
 
+def test_every_place_that_code_names_is_on_the_page():
+    from descant.formula import check
+
+    assert {place.partition("#")[0] for place in (check.PROMPTS, check.REWARDS)} == {errors.PAGE}
+    for place in (check.PROMPTS, check.REWARDS, check.EXTENDING):
+        assert place.partition("#")[2] in NAMES
+
+
 def test_every_topic_is_some_errors():
     """And each is raised with a topic that there is, which mypy checks as well."""
     code = [file.read_text(encoding="utf-8") for file in (ROOT / "models").glob("*.py")]
@@ -100,6 +108,13 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     assert last_line(fails(zoo.path("other"))) == f"{page}vocabulary"
     assert last_line(fails(other)) == f"{page}tokenizers"
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
+    for formula, topic in (
+        ("base | rerank(max(rm, rm))", "two-reward-models"),
+        ("base | no_repeat_ngram_size(3)", "extending"),
+        ("base@rude", "negative-prompts"),
+    ):
+        assert last_line(lambda formula=formula: compiled(formula)) == f"{page}{topic}"
+    assert last_line(lambda: compiled("base | rrank(rm)")) == "did you mean rerank?"
     assert last_line(lambda: plain("")) == "give it text, messages or token ids"
 
 

@@ -129,7 +129,7 @@ def test_a_declaration_in_other_words_is_answered(option, said):
 
 
 def test_models_have_names(zoo):
-    with pytest.raises(descant.ModelError, match='models is a list.*\nwrite models={"base"'):
+    with pytest.raises(descant.ModelError, match=r"models is a list.*\nwrite models="):
         descant.compile("base", [zoo.path("base")])
 
 
