@@ -78,10 +78,10 @@ def lost(file: Path) -> list[str]:
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", file.read_text(encoding="utf-8")):
         path, _, anchor = link.partition("#")
         target = file.parent / path if path else file
-        if not target.exists():
-            found.append(link)
-        elif anchor and anchor not in anchors(target.read_text(encoding="utf-8")):
-            found.append(link)
+        there = target.exists()
+        if there and anchor:
+            there = anchor in anchors(target.read_text(encoding="utf-8"))
+        found += [link] * (not there)
     return found
 
 
