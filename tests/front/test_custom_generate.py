@@ -193,6 +193,13 @@ def test_parameters_and_seeds_are_arguments(base, decoder) -> None:
     assert new(found, given) == [one.token_ids for one in done]
 
 
+def test_a_list_of_values_is_one_per_prompt(base, decoder) -> None:
+    """A row for each would be more rows than ``generate`` was asked for."""
+    one = inputs(["the river"])
+    with pytest.raises(ValueError, match="params have 2 values and there are 1 prompts"):
+        base.generate(**one, custom_generate=decoder, params={"a": [0, 1]}, max_new_tokens=2)
+
+
 def test_torchs_seed_is_the_seed(base, decoder) -> None:
     given = inputs()
 
