@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 
 from .formula import Names, Plan, make_plan
+from .grammar import did_you_mean
 from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
+from .models.spec import ELSEWHERE
 from .runtime import Decoder, Ranks, bind
 
 
@@ -23,6 +26,7 @@ def compile(
     device: Any = None,
     capture: bool = False,
     parallel: str | None = None,
+    **others: Any,
 ) -> Decoder:
     """Turn a formula into a decoder.
 
@@ -47,6 +51,7 @@ def compile(
         FormulaError: anything wrong with the formula, or a model that does not fit its place in
             it, marked at the place.
         ModelError: a declaration or a checkpoint that cannot be read.
+        TypeError: an argument that is not one of these, and where it belongs.
 
     >>> import descant
     >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
@@ -54,6 +59,7 @@ def compile(
     >>> decoder.generate([3, 1], max_new_tokens=4)[0].token_ids
     [5, 4, 0, 5]
     """
+    _refuse(others)
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
     word, place = where(dtype, device)
@@ -75,8 +81,13 @@ def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
     """The specs of declared models.
 
     Raises:
-        ModelError: an unknown option, or not exactly one source.
+        ModelError: an unknown option, or not exactly one source; models without names.
     """
+    if not isinstance(models, Mapping):
+        raise ModelError(
+            f"models is a {type(models).__name__}, and the formula knows models by name",
+            'write models={"base": …}',
+        )
     return {name: make_spec(name, value) for name, value in models.items()}
 
 
@@ -112,3 +123,16 @@ def where(dtype: Any, device: Any) -> tuple[str | None, str]:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ModelError("there is no CUDA device here", 'leave device out, or say "cpu"')
     return word, str(found)
+
+
+def _refuse(others: Mapping[str, Any]) -> None:
+    """Say where an argument that ``compile`` does not take belongs."""
+    known = signature(compile).parameters.keys() - {"others"}
+    for name in others:
+        cure = did_you_mean(name, known)
+        if name == "torch_dtype":
+            cure = "it is called dtype here"
+        elif name in ModelSpec.model_fields or name in ELSEWHERE:
+            own = ELSEWHERE.get(name, f"{name}: …")
+            cure = f"that is for each model to say, beside its path: {own}"
+        raise TypeError(f"compile has no argument {name}; {cure}")

@@ -34,6 +34,10 @@ from .stages import STAGES, Search, Stage
 
 LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}
+DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
+PROMPTS, REWARDS, EXTENDING = (  # answers that an error may lead to
+    f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
+)
 
 
 class Kind(Enum):
@@ -50,9 +54,9 @@ class Checker:
         self.source, self.names = source, names
         self._kinds: dict[int, Kind] = {}  # by node, so that nesting costs no more than length
 
-    def error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
+    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
         """A FormulaError marked in this formula."""
-        return FormulaError(problem, self.source, span, cure)
+        return FormulaError(problem, self.source, span, cure, more)
 
     def kind(self, node: Node) -> Kind:
         """The kind of an expression.
@@ -139,7 +143,9 @@ class Checker:
             raise self.error(
                 f"{name} is a prompt", node.span, f"a prompt follows a model: base@{name}"
             )
-        raise self.error(f"{name} is not declared", node.span, did_you_mean(name, self.names.all()))
+        cure = did_you_mean(name, self.names.all())
+        cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
+        raise self.error(f"{name} is not declared", node.span, cure)
 
     def _prompted(self, node: Prompted) -> Kind:
         if self._name(node.model) is not Kind.SCORES:
@@ -151,8 +157,9 @@ class Checker:
             prompt = node.prompt.name
             if prompt != NONE and prompt not in self.names.prompts:
                 known = {*self.names.prompts, NONE}
+                cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
                 raise self.error(
-                    f"no prompt is named {prompt}", node.prompt.span, did_you_mean(prompt, known)
+                    f"no prompt is named {prompt}", node.prompt.span, cure, _more(cure, PROMPTS)
                 )
         return Kind.SCORES
 
@@ -263,7 +270,9 @@ class Checker:
         name = call.function.name
         if name not in STAGES:
             cure = did_you_mean(name, STAGES)
-            raise self.error(f"there is no stage {name}", call.function.span, cure)
+            raise self.error(
+                f"there is no stage {name}", call.function.span, cure, _more(cure, EXTENDING)
+            )
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
@@ -326,7 +335,7 @@ class Checker:
             case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
                 raise self.error(
                     "a reward is a sum of reward models, each with a weight", node.span,
-                    "write 0.7*rm_help + 0.3*rm_safe",
+                    "write 0.7*rm_help + 0.3*rm_safe", REWARDS,
                 )  # fmt: skip
             case Unary():
                 self._reward(node.operand)
@@ -349,3 +358,8 @@ _STATED = {
     "entropy": "entropy(base) > 1",
     "max_prob": "max_prob(base) < 0.4",
 }
+
+
+def _more(cure: str, place: str) -> str:
+    """Where more is said; nowhere for a word that is merely misspelt."""
+    return "" if cure.endswith("?") else place

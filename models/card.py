@@ -95,8 +95,9 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     assert spec.path is not None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
     if looks_local and not os.path.isdir(spec.path):
+        found_from = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
         raise ModelError(
-            f"there is no folder {spec.path} for the model {name}",
+            f"there is no folder {spec.path} for the model {name}{found_from}",
             "give a folder that save_pretrained wrote, or a hub id",
             name,
         )
@@ -211,6 +212,8 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
     raise ModelError(
         f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
         "nor a classifier",
-        "its config.json names the class under architectures",
+        "give an adapter's folder, with the model that it is on; or what merge_and_unload() returns"
+        if hasattr(spec.model, "merge_and_unload")
+        else "its config.json names the class under architectures",
         name,
     )

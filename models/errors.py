@@ -6,8 +6,14 @@ from typing import Literal
 
 PAGE = "docs/how-do-i.md"
 Topic = Literal[  # anchors of that page, for questions that an error may be the start of
-    "vocabulary", "tokenizers", "chat-templates", "negative-prompts", "adapters", "gptq", "memory"
-]
+    "vocabulary", "tokenizers", "chat-templates", "negative-prompts", "adapters", "gptq", "memory",
+    "per-request-weights",
+]  # fmt: skip
+
+
+def answered(topic: Topic) -> str:
+    """Where that page answers."""
+    return f"{PAGE}#{topic}"
 
 
 class ModelError(ValueError):
@@ -33,7 +39,7 @@ class ModelError(ValueError):
     @property
     def more(self) -> str:
         """Where the documents say more; empty where they do not."""
-        return f"{PAGE}#{self.topic}" if self.topic else ""
+        return answered(self.topic) if self.topic else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from .errors import ModelError
 
+_QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
+ELSEWHERE = {  # what others call an option, or say beside it
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
+    **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
+    **dict.fromkeys(("chat_template", "prompt_template"), "write template: …"),
+    **dict.fromkeys(("peft", "lora", "adapter_path"), "write adapter: …, and on: the base's name"),
+    "attn_implementation": "leave it out: every model is given the attention that rows need",
+    "num_labels": "leave it out; label: … picks one of a classifier's outputs",
+    "system_prompt": "write system: …",
+    "torch_dtype": "write dtype: …",
+}
+
 
 class ModelSpec(BaseModel):
     """A declared model.
@@ -111,6 +123,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             known = _keys_at(model, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            if "path" in known:
+                cure = ELSEWHERE.get(str(item["loc"][-1]), cure)
             lines.append(f"there is no option {where}; {cure}")
         else:
             message = item["msg"].removeprefix("Value error, ")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..grammar import did_you_mean
 from ..models import is_one
+from ..models.errors import answered
 
-_FORMULA_ARGUMENTS = ("top_k", "top_p", "min_p", "repetition_penalty")
+_MORE = answered("per-request-weights")
 
 
 def rows_of(
@@ -25,13 +26,15 @@ def rows_of(
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
-    prompts = _plain(prompts)
+    prompts = list(prompts) if isinstance(prompts, Iterator) else _plain(prompts)
     many = [prompts] if is_one(prompts) or not isinstance(prompts, Sequence) else list(prompts)
-    given = {**defaults, **(params or {})}
-    for name in given:
+    given = {**defaults, **{name: _plain(value) for name, value in (params or {}).items()}}
+    for name, value in given.items():
         if name not in known:
             cure = did_you_mean(name, known)
             raise ValueError(f"the formula has no parameter {name}" + (f"; {cure}" if cure else ""))
+        if isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; a parameter is a number, or a list of numbers")
     lists = {k: list(v) for k, v in given.items() if isinstance(v, Iterable)}
     if lists and len(many) == 1:
         many *= max(map(len, lists.values()))
@@ -39,7 +42,8 @@ def rows_of(
         if len(values) != len(many):
             raise ValueError(
                 f"{name} has {len(values)} values and there are {len(many)} prompts; "
-                "give one number, one value per prompt, or one prompt"
+                "give one number, one value per prompt, or one prompt\n"
+                f"more: {_MORE}"
             )
     return [
         (_plain(prompt), {**given, **{name: values[i] for name, values in lists.items()}})
@@ -47,9 +51,9 @@ def rows_of(
     ]
 
 
-def _plain(prompt: Any) -> Any:
-    """Token ids in a tensor or an array, as lists."""
-    return prompt.tolist() if hasattr(prompt, "tolist") else prompt
+def _plain(value: Any) -> Any:
+    """Numbers in a tensor or an array, as lists; one number of theirs, as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
@@ -65,8 +69,11 @@ def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
 
 def per_row(value: Any, rows: int, what: str) -> list[Any]:
     """One value for every row, or the value of each."""
-    if value is None or isinstance(value, int):
+    value = _plain(value)
+    if value is None or isinstance(value, (int, float)):
         return [value] * rows
+    if isinstance(value, str):
+        raise ValueError(f"{what} is {value!r}; it is a number, or a list with one per row")
     values = list(value)
     if len(values) != rows:
         raise ValueError(f"{what} has {len(values)} values and there are {rows} rows")
@@ -86,11 +93,3 @@ def eos_of(value: int | Sequence[int] | None) -> frozenset[int] | None:
     if value is None:
         return None
     return frozenset((value,) if isinstance(value, int) else value)
-
-
-def refuse(others: Mapping[str, Any]) -> None:
-    """Say where an argument that ``generate`` does not take belongs."""
-    for name, value in others.items():
-        if name in _FORMULA_ARGUMENTS:
-            raise TypeError(f"{name} is part of the formula: write … | {name}({value})")
-        raise TypeError(f"generate has no argument {name}")

@@ -153,6 +153,8 @@ class Decoder:
             infinity: row i scores the token after the first i.
         """
         refuse_search(self._bound, "scores", "a search gives texts, and no scores of a token")
+        if isinstance(completion_ids, str):
+            raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self._intake.rows(prompt, params)
         ids = [int(token) for token in completion_ids]
         self._intake.check_ids(ids, "completion")

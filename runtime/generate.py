@@ -78,6 +78,9 @@ def generate_with(
         bound, model, input_ids, logits_processor, stopping_criteria, generation_config, prompts,
         model_kwargs,
     )  # fmt: skip
+    rows = len(decoder._intake.rows(ask.prompts, params))
+    if rows != len(ask.prompts):
+        raise ValueError(f"params have {rows} values and there are {len(ask.prompts)} prompts")
     draws = bool(ask.config.do_sample)
     if seed is None:
         drawn = torch.randint(1 << 62, (len(ask.prompts),)).tolist() if draws else [0]
@@ -88,8 +91,6 @@ def generate_with(
         temperature=_temperature(ask) if bound.plan.search else 0.0,
         num_return_sequences=ask.repeats,
     )  # fmt: skip
-    if len(requests) != len(input_ids):
-        raise ValueError(f"params make {len(requests)} rows of {len(input_ids)}; one per prompt")
     if bound.plan.search:
         return _searched(decoder, ask, requests, streamer)
     decoder._engine.claimed()  # whatever ran on these lanes before can run no more

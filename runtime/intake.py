@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 from ..formula.needs import needed
 from ..grammar import Span
 from ..models import ModelError, is_ids
-from .arguments import eos_of, per_row, refuse, rows_of, stop_strings_of, temperature_of
+from .arguments import eos_of, per_row, rows_of, stop_strings_of, temperature_of
 from .bound import Bound
 from .described import check_count
 from .noise import seed_key
+from .other_names import refuse
 from .requests import Request, ids_of
 
 _log = logging.getLogger("descant")
@@ -59,7 +61,7 @@ class Intake:
             ModelError: a prompt that some model cannot read, or that is too long.
             ValueError: arguments that do not fit together.
         """
-        refuse(others)
+        refuse(others, self._known)
         rows = self.rows(prompts, params)
         seeds = per_row(seed, len(rows), "seed")
         if self._bound.plan.search and temperature is None and do_sample is None:
@@ -72,15 +74,15 @@ class Intake:
         }
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
-        heats = temperature if isinstance(temperature, Sequence) else [temperature] * len(rows)
-        warm = [temperature_of(t, do_sample) for t in per_row(heats, len(rows), "temperature")]
+        heats = per_row(temperature, len(rows), "temperature")
+        warm = [temperature_of(heat, do_sample) for heat in heats]
         requests: list[Request] = []
         drawn = [secrets.randbits(63) for _ in seeds]
         if self._bound.ranks is not None:
             drawn = self._bound.ranks.agreed(drawn)
         for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
             settings["temperature"] = heat
-            own = free if given is None else int(given)
+            own = free if given is None else operator.index(given)
             for sample in range(num_return_sequences):
                 key = seed_key(own, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))

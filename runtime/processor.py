@@ -65,7 +65,8 @@ class FormulaProcessor(LogitsProcessor):
             decoder._bound, "a processor", "it chooses among whole texts, and not among tokens"
         )
         self._bound, self._lane = _given(decoder._bound, base)
-        self._decoder, self._mask, self._params, self._base = decoder, attention_mask, params, base
+        self._decoder, self._params, self._base = decoder, params, base
+        self._mask = None if attention_mask is None else torch.as_tensor(attention_mask)
         self._follower: Follower | None = None
         self._prompts = torch.empty(0, 0, dtype=torch.long)
         self._length = 0  # of the ids in the last call
@@ -83,6 +84,11 @@ class FormulaProcessor(LogitsProcessor):
             The same shape, float32; minus infinity for what the formula excludes.
         """
         size = self._bound.vocabulary
+        if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
+            raise ValueError(
+                f"input_ids are {tuple(input_ids.shape)} and scores {tuple(scores.shape)}; a "
+                "processor is given (rows, L) and (rows, V)"
+            )
         if scores.shape[1] < size:
             raise ValueError(
                 f"{self._base} says {scores.shape[1]} logits, and the formula's models have {size} "

@@ -51,6 +51,7 @@ class ARGS:
             "rm": {"path": rm_path, "dtype": torch_dtype, "device": rm_dev, **reads},
         }
         params = {"topk": 1, "weight": 0.0}
+        _check_device(llm_dev, rm_dev)
         self.decoder = descant.compile(FORMULA, self.models, params=params, device=llm_dev)
         self.tokenizer = self.decoder.tokenizer
 
@@ -130,6 +131,25 @@ class ARGS:
         if name in cures:
             raise Untranslatable(f"ARGS.{name} is not here", cures[name])
         raise AttributeError(f"ARGS has no attribute {name!r}")
+
+
+def _check_device(*places: str) -> None:
+    """Its defaults are two GPUs.
+
+    Raises:
+        ValueError: there are not so many here.
+    """
+    import torch
+
+    found = torch.cuda.device_count()
+    for place in places:
+        kind, _, number = place.partition(":")
+        if kind == "cuda" and int(number or 0) >= found:
+            cure = "cuda:0 for both" if found else "cpu"
+            raise ValueError(
+                f"ARGS is to run on {place}, and there are {found} GPUs here; "
+                f"give llm_dev= and rm_dev=: {cure}"
+            )
 
 
 def _longest(path: str) -> int:

@@ -129,7 +129,7 @@ def meaning(asked: Operator, declared: Declared, exact: bool) -> Meaning:
         declared: where its models get their names.
         exact: whether a shift of its scores would count where it stands.
     """
-    raise Untranslatable(f"{type(asked).__name__} has no formula", "write one")
+    raise Untranslatable(f"{type(asked).__name__} has no formula", "descant.stage makes a stage")
 
 
 @meaning.register

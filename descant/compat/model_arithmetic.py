@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .declared import Declared
 from .meaning import written
@@ -73,6 +73,19 @@ _MISSING = {
     "RunnableOperator": "descant.TableModel, or a term that is a model",
     "Uniform": "it only adds its weight to the sum: base + a*Uniform is temp(base, 1 + a)",
     "enable_logging": 'logging.getLogger("descant")',
+}
+_SAVED = "write M.formula and M.models into a run file, which descant run reads"
+_METHODS = {
+    "clear_memory": "del M",
+    "forward": "M.decoder.scores(prompt, completion_ids)",
+    "generate": "M.generate_text(prompts), or M.decoder.generate(token_ids)",
+    "loaded_models": "M.models says what is declared",
+    "monitor": "print(M.decoder.plan), or M.decoder.inspect(prompt)",
+    "runnable_operators": "M.decoder.plan says which models are read",
+    "save_pretrained": _SAVED,
+    "set_inputs": "M.decoder.scores(prompt, completion_ids)",
+    "set_system_prompt": 'one formula per prompt: base@"You are a child."',
+    "to_pretrained": _SAVED,
 }
 
 
@@ -209,19 +222,18 @@ class ModelArithmetic:
     def __str__(self) -> str:
         return self.formula
 
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> ModelArithmetic:
+        """Not here: raises ``Untranslatable``, on the class and on what is made of it."""
+        raise Untranslatable(f"{cls.__name__}.from_pretrained is not here", _SAVED)
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Not here, as ``forward``."""
+        raise Untranslatable("ModelArithmetic(input_ids) is not here", _METHODS["forward"])
+
     def __getattr__(self, name: str) -> Any:
-        cures = {
-            "clear_memory": "del M",
-            "forward": "M.decoder.scores(prompt, completion_ids)",
-            "from_pretrained": "descant run RUN.yaml, with the formula in the run file",
-            "generate": "M.generate_text(prompts), or M.decoder.generate(token_ids)",
-            "loaded_models": "M.models says what is declared",
-            "monitor": "print(M.decoder.plan), or M.decoder.inspect(prompt)",
-            "save_pretrained": "write M.formula and M.models into a run file",
-            "to_pretrained": "write M.formula and M.models into a run file",
-        }
-        if name in cures:
-            raise Untranslatable(f"ModelArithmetic.{name} is not here", cures[name])
+        if name in _METHODS:
+            raise Untranslatable(f"ModelArithmetic.{name} is not here", _METHODS[name])
         raise AttributeError(f"ModelArithmetic has no attribute {name!r}")
 
     def _check(self, prompts: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ ENABLES = {
     "train": "descant train: adapters, and data sets of the hub",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "serve": "descant serve: an OpenAI-compatible server",
-    "eval": "lm-evaluation-harness, judges behind an API, scores of coherence",
+    "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",
 }
 

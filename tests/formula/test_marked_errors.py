@@ -1,7 +1,7 @@
 """Wrong formulas: each with its problem and its cure, and carets under the exact place.
 
-The table is wrong_formulas.txt: a formula, its carets, the problem and, where there is one, the
-cure, a line each, and an empty line between two formulas.
+The table is wrong_formulas.txt: a formula, its carets, the problem and, where there are such, the
+cure and where more is said, a line each, and an empty line between two formulas.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ CASES = [block.split("\n") for block in TABLE.strip("\n").split("\n\n")]
 NAMES = Names(frozenset(("base", "arm", "rm")), frozenset("ab"), {"child": "You are a child."})
 
 
-def check(formula: str, carets: str, problem: str, cure: str = "") -> None:
+def check(formula: str, carets: str, problem: str, cure: str = "", more: str = "") -> None:
     """The error of a formula is this one, at the place under which the carets are."""
     with pytest.raises(FormulaError) as caught:
         make_plan(formula, NAMES)
     found = caught.value
     marked = " " * found.span.start + "^" * (found.span.end - found.span.start)
     assert (marked, found.problem, found.cure) == (carets, problem, cure)
-    assert str(found) == "\n".join(filter(None, [problem, f"  {formula}", f"  {carets}", cure]))
+    lines = [problem, f"  {formula}", f"  {carets}", cure, more]
+    assert str(found) == "\n".join(filter(None, lines))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
@@ -49,7 +50,7 @@ def test_the_check_can_fail() -> None:
 
 def test_the_table_says_each_formula_once() -> None:
     assert len({case[0] for case in CASES}) == len(CASES)
-    assert all(len(case) in (3, 4) for case in CASES)
+    assert all(len(case) in (3, 4, 5) for case in CASES)
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

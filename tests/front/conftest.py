@@ -1,7 +1,9 @@
-"""The demo models as specs, and a language that is as it was after each test."""
+"""The demo models as specs, two operators, and a language that is as it was after each test."""
 
 import pytest
+from arithmetic import chatty, plainly
 
+from descant.compat.model_arithmetic import PromptedLLM
 from descant.demo import models
 from descant.formula import STAGES
 from descant.formula.names import SCALAR_FUNCTIONS
@@ -20,3 +22,12 @@ def forget():
     for known, names in before:
         for name in set(known) - names:
             del known[name]
+
+
+@pytest.fixture(scope="module")
+def two(zoo):
+    """``base`` in a template under a system prompt, and ``arm`` on the prompt as it is."""
+    return (
+        PromptedLLM("Be brief.", model=zoo.path("base"), prompt_template=chatty, model_name="M"),
+        PromptedLLM("Not used", model=zoo.path("arm"), prompt_template=plainly, model_name="N"),
+    )

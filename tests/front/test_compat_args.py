@@ -107,6 +107,9 @@ def test_the_rest_of_the_class(zoo, capsys):
         searcher.generate("a", method="beam")
     with pytest.warns(UserWarning, match="the models read 2048: None"):
         assert searcher.generate("a small stone " * 1000) is None
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"run on cuda:0, and there are 0 GPUs.*rm_dev=: cpu"):
+            ARGS(zoo.path("base"), zoo.path("rm"))
     for name, cure in (("LLM", "scores"), ("RM", "score"), ("generate_step", "stream")):
         with pytest.raises(Untranslatable, match=f"ARGS.{name} is not here\n.*{cure}"):
             getattr(searcher, name)

@@ -1,11 +1,15 @@
-"""Shells complete ``descant``: their scripts are there, and a real bash completes with its own."""
+"""Shells complete ``descant``: a real bash, and a real zsh and fish where there are such."""
 
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,23 +18,59 @@ import pytest
 from descant.completion import LOOKED_AT, SHOWN, run_files
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/installing.md").read_text(encoding="utf-8")
+BY_HAND = {  # the lines that the page says, by shell
+    name: re.search(rf"^.*source_{name} descant\S*(?: \| source)?", PAGE, re.M)[0]
+    for name in ("bash", "zsh", "fish")
+}
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory) -> Callable[[str], str]:
-    """``shell(script)``: what a bash prints in which ``descant`` is this checkout's."""
+def surroundings(tmp_path_factory) -> dict[str, str]:
+    """An environment in which ``descant`` is this checkout's, and the home is empty."""
     program = tmp_path_factory.mktemp("bin") / "descant"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m descant "$@"\n')
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    home = str(tmp_path_factory.mktemp("home"))
+    return {**os.environ, "PATH": path, "HOME": home, "TERM": "dumb"}
+
+
+@pytest.fixture(scope="module")
+def shell(surroundings) -> Callable[[str], str]:
+    """``shell(script)``: what a bash prints."""
 
     def run(script: str) -> str:
         return subprocess.run(
-            ["bash", "--norc", "-c", f"{script}\n:"], cwd=ROOT, env={**os.environ, "PATH": path},
+            ["bash", "--norc", "-c", f"{script}\n:"], cwd=ROOT, env=surroundings,
             capture_output=True, text=True, timeout=60, check=True,
         ).stdout  # fmt: skip
 
     return run
+
+
+def typed(command: list[str], setup: str, text: str, env: dict[str, str]) -> str:
+    """What a shell on a terminal makes of a text and Tab, after a line that sets it up."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execvpe(command[0], command, env)
+
+    def read(until: str, seconds: float) -> str:
+        found, end = "", time.monotonic() + seconds
+        while until not in found and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.1)[0]:
+                found += os.read(terminal, 65536).decode()
+        return found
+
+    try:
+        os.write(terminal, f"{setup}; print rea''dy\n".encode())
+        assert "ready" in read("ready", 30)
+        os.write(terminal, f"{text}\t".encode())
+        return read(f"{text}ain ", 20)
+    finally:
+        os.close(terminal)  # which ends the shell
+        os.waitpid(child, 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +80,7 @@ def completed(shell) -> Callable[..., list[str]]:
     def complete(*words: str) -> list[str]:
         array = " ".join(f"'{word}'" for word in words)
         return shell(
-            'eval "$(_DESCANT_COMPLETE=source_bash descant)"\ncomplete -p descant\n'
+            f"{BY_HAND['bash']}\ncomplete -p descant\n"
             f"COMP_WORDS=({array}) COMP_CWORD={len(words) - 1}\n_descant_completion descant\n"
             "printf '%s\\n' \"${COMPREPLY[@]}\""
         ).splitlines()[1:]
@@ -100,3 +140,25 @@ def test_run_files_are_found_below_and_a_limit_holds(tmp_path, monkeypatch):
     for number in range(SHOWN + 1):
         (tmp_path / f"many{number}.yaml").touch()
     assert len(run_files("many")) == SHOWN < LOOKED_AT
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_completes(surroundings):
+    """By the page's line for it, and from the first Tab on."""
+    setup = f"PS1=; autoload -Uz compinit; compinit -u -D; {BY_HAND['zsh']}"
+    found = typed(["zsh", "-f", "-i"], setup, "descant expl", surroundings)
+    assert "descant explain " in found
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes(surroundings):
+    asked = [
+        f"{BY_HAND['fish']}",
+        'complete -C "descant expl"',
+        'complete -C "descant run examples/sw"',
+    ]
+    found = subprocess.run(
+        ["fish", "--no-config", "-c", "; ".join(asked)], cwd=ROOT, env=surroundings,
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert [line.split("\t")[0] for line in found] == ["explain", "examples/sweep.yaml"]

@@ -193,6 +193,13 @@ def test_parameters_and_seeds_are_arguments(base, decoder) -> None:
     assert new(found, given) == [one.token_ids for one in done]
 
 
+def test_a_list_of_values_is_one_per_prompt(base, decoder) -> None:
+    """A row for each would be more rows than ``generate`` was asked for."""
+    one = inputs(["the river"])
+    with pytest.raises(ValueError, match="params have 2 values and there are 1 prompts"):
+        base.generate(**one, custom_generate=decoder, params={"a": [0, 1]}, max_new_tokens=2)
+
+
 def test_torchs_seed_is_the_seed(base, decoder) -> None:
     given = inputs()
 
@@ -235,6 +242,10 @@ def test_prompts_are_read_by_each_models_own_template(compiled, base) -> None:
     assert found[:, : given["input_ids"].shape[1]].tolist() == given["input_ids"].tolist()
     done = [one.token_ids for one in decoder.generate(chats, **settings)]
     assert new(found, given) == done
+    one = {"input_ids": given["input_ids"][:1], "attention_mask": given["attention_mask"][:1]}
+    for alone in (chats[0], chats[:1]):  # of one row, the prompt itself
+        found = base.generate(**one, custom_generate=decoder, prompts=alone, **settings)
+        assert new(found, given) == done[:1]
     with pytest.raises(ValueError, match="2 prompts and 3 rows"):
         base.generate(**given, custom_generate=decoder, prompts=chats[:2], **settings)
     with pytest.raises(descant.ModelError, match="another system prompt"):

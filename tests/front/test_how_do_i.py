@@ -62,15 +62,17 @@ def test_links_within_the_page_lead_somewhere():
     assert set(links) == set(NAMES) and len(links) > len(NAMES)
 
 
-def test_anchors_of_other_pages_are_their_headings():
-    for page, anchor in re.findall(r"\]\(([\w-]+\.md)#([^)]+)\)", PAGE.text):
-        titles = re.findall(r"^#+ (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
-        assert anchor in {title.lower().replace(" ", "-") for title in titles}, (page, anchor)
-
-
 def test_errors_name_anchors_of_this_page():
     assert PAGE.file == ROOT / errors.PAGE
     assert set(get_args(errors.Topic)) <= set(NAMES)
+
+
+def test_every_place_that_code_names_is_on_the_page():
+    from descant.formula import check
+
+    assert {place.partition("#")[0] for place in (check.PROMPTS, check.REWARDS)} == {errors.PAGE}
+    for place in (check.PROMPTS, check.REWARDS, check.EXTENDING):
+        assert place.partition("#")[2] in NAMES
 
 
 def test_every_topic_is_some_errors():
@@ -100,6 +102,13 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     assert last_line(fails(zoo.path("other"))) == f"{page}vocabulary"
     assert last_line(fails(other)) == f"{page}tokenizers"
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
+    for formula, topic in (
+        ("base | rerank(max(rm, rm))", "two-reward-models"),
+        ("base | no_repeat_ngram_size(3)", "extending"),
+        ("base@rude", "negative-prompts"),
+    ):
+        assert last_line(lambda formula=formula: compiled(formula)) == f"{page}{topic}"
+    assert last_line(lambda: compiled("base | rrank(rm)")) == "did you mean rerank?"
     assert last_line(lambda: plain("")) == "give it text, messages or token ids"
 
 

@@ -207,6 +207,23 @@ def test_what_it_cannot_be_made_of(compiled, zoo, base) -> None:
         base.generate(ids, logits_processor=[FormulaProcessor(wide, "other")], max_new_tokens=2)
 
 
+def test_shapes_are_compared(compiled, base) -> None:
+    made = FormulaProcessor(compiled("base + arm", models={"base": base}))
+    for ids, scores in (([[1, 5]], (2, 300)), ([1, 5], (300,)), ([[1, 5]], (300,))):
+        with pytest.raises(ValueError, match=r"given \(rows, L\) and \(rows, V\)"):
+            made(torch.tensor(ids), torch.zeros(scores))
+    mask = inputs()["attention_mask"].tolist()  # as a tokenizer gives it without tensors
+    asked = {"max_new_tokens": 4}
+    decoder = compiled("base + arm", models={"base": base})
+    found = [
+        base.generate(
+            **inputs(), logits_processor=[FormulaProcessor(decoder, attention_mask=one)], **asked
+        ).tolist()
+        for one in (mask, inputs()["attention_mask"])
+    ]
+    assert found[0] == found[1]
+
+
 def test_a_run_of_the_decoder_in_between_changes_nothing(compiled, base) -> None:
     decoder = compiled("base + arm", models={"base": base})
     ids = inputs(["the river"])["input_ids"]

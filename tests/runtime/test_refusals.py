@@ -155,7 +155,7 @@ def test_arguments_that_do_not_fit(compiled, settings, problem) -> None:
     [
         ({"top_k": 5}, r"top_k is part of the formula: write … \| top_k\(5\)"),
         ({"repetition_penalty": 1.2}, "repetition_penalty is part of the formula"),
-        ({"max_tokens": 5}, "no argument max_tokens"),
+        ({"max_tokens": 5}, "no argument max_tokens; it is called max_new_tokens here"),
     ],
 )
 def test_unknown_arguments(compiled, argument, problem) -> None:
