@@ -188,9 +188,22 @@ def test_planning_needs_no_torch() -> None:
     assert fresh(code) == ["[]"]
 
 
+def test_a_run_file_is_read_and_a_server_made_without_torch() -> None:
+    code = (
+        "import sys; from descant.runfile import read_run_file; "
+        "from descant.serve.app import application; from descant.serve.server import Server; "
+        "application(Server(read_run_file('../examples/serve.yaml'))); "
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    pytest.importorskip("fastapi", reason="pip install descant[serve]")
+    assert fresh(code) == ["[]"]
+
+
 def test_every_public_name_is_there() -> None:
     import descant
+    from descant import models
 
+    assert all(getattr(models, name) is not None for name in models.__all__)
     assert all(getattr(descant, name) is not None for name in descant.__all__)
     assert set(dir(descant)) >= set(descant.__all__)
     with pytest.raises(AttributeError, match="no attribute 'compil'"):
