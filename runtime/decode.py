@@ -29,13 +29,14 @@ def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[
     """
     kind = kind_of(engine)
     each = [kind.slots_of(engine, request) for request in requests]
-    batch = engine.begin(requests, max(min(slots, sum(each)), *each))
-    run, claim = kind(engine, batch), engine.claim
+    with engine.turn():
+        batch = engine.begin(requests, max(min(slots, sum(each)), *each))
+        run, claim = kind(engine, batch), engine.claim
     run.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
     while run.busy:
-        if engine.claim is not claim:
-            raise RuntimeError("another run has begun on this decoder; finish one, then begin")
-        if told := run.step():
+        with engine.turn(claim):
+            told = run.step()
+        if told:
             yield told
 
 

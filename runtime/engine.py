@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import NamedTuple
 
 import torch
@@ -81,6 +83,7 @@ class Engine:
         mapped = any(reader.counterparts for reader in bound.every)  # the host gives them the rest
         self.ahead = int(on_gpu and not mapped)
         self.claim: object = None
+        self._lock = RLock()
         self.served = False
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
@@ -114,20 +117,24 @@ class Engine:
             FormulaError: NaN, or a step in which every token is excluded, as soon as the next is
                 asked for.
         """
-        batch = self.begin([request], 1)
-        batch.admit([request])
-        batch.read()
+        with self.turn():
+            batch = self.begin([request], 1)
+            claim = self.claim
+            batch.admit([request])
+            batch.read()
         for step, token in enumerate(tokens):
-            forced = torch.tensor([token], device=batch.device)
-            context = self.step.context(batch, forced)
-            context.record = Record() if record else None
-            scores = self.step.scores(batch, context)
+            with self.turn(claim):
+                forced = torch.tensor([token], device=batch.device)
+                context = self.step.context(batch, forced)
+                context.record = Record() if record else None
+                scores = self.step.scores(batch, context)
             yield batch, context, scores
             wrong = alarms(context, scores.amax(dim=-1)).tolist()
             self.raise_for([request], wrong, list(context.broken), [step])
             if step < len(tokens) - 1:
-                self.step.commit(batch, context, forced)
-                batch.read_on([token])
+                with self.turn(claim):
+                    self.step.commit(batch, context, forced)
+                    batch.read_on([token])
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more."""
@@ -141,6 +148,24 @@ class Engine:
         )
         wide = [self.widest(request) for request in requests]
         return self.empty(slots, longest + max(wide, default=0))
+
+    @contextmanager
+    def turn(self, claim: object = None) -> Iterator[None]:
+        """Have the lanes to oneself, of all threads, for a step or to begin.
+
+        Args:
+            claim: of the run that takes the step; None for one that begins.
+
+        Raises:
+            RuntimeError: another run has begun meanwhile.
+        """
+        with self._lock:
+            if claim is not None and self.claim is not claim:
+                raise RuntimeError(
+                    "another run has begun on this decoder; finish one, then begin, and give "
+                    "threads a decoder each"
+                )
+            yield
 
     def claimed(self) -> object:
         """Take the lanes: the new claim. Whatever ran on them before can run no more.

@@ -93,8 +93,10 @@ def generate_with(
     )  # fmt: skip
     if bound.plan.search:
         return _searched(decoder, ask, requests, streamer)
-    decoder._engine.claimed()  # whatever ran on these lanes before can run no more
-    return _Loop(decoder, ask, requests, streamer).run()
+    with decoder._engine.turn():
+        decoder._engine.claimed()  # whatever ran on these lanes before can run no more
+        loop = _Loop(decoder, ask, requests, streamer)
+    return loop.run()
 
 
 class _Loop:
@@ -120,16 +122,15 @@ class _Loop:
         tell_prompt(self._streamer, self._ids)
         done = torch.zeros(len(self._ids), dtype=torch.bool, device=self._ids.device)
         while not bool(done.all()):
-            done = done | self._step()
-            self._go_on(done.tolist())
+            with self._engine.turn(self._claim):
+                done = done | self._step()
+                self._go_on(done.tolist())
         if self._streamer is not None:
             self._streamer.end()
         return returned(self._ask, self._ids, self._scores, self._logits)
 
     def _step(self) -> Tensor:
         """Draw a token for every row; ``(rows,)`` bool, which of them end with it."""
-        if self._engine.claim is not self._claim:
-            raise RuntimeError("another run has begun on this decoder; finish one, then begin")
         logits = self._formula()
         if self._logits is not None:
             self._logits.append(logits.clone())

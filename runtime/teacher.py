@@ -144,23 +144,26 @@ class Teacher:
         texts = _shared(asked)
         if not texts:
             return
-        batch = self.engine.begin([text.request for text in texts], min(slots, len(texts)))
+        with self.engine.turn():
+            batch = self.engine.begin([text.request for text in texts], min(slots, len(texts)))
+            claim = self.engine.claim
         turn = self._token if self._one_by_one(batch, texts) else self._chunk
         waiting, here = deque(texts), list[_Text]()  # and those in slots
         while waiting or here:
-            joining = [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]
-            if joining:
-                batch.admit([text.request for text in joining])
-                batch.read(math.inf)
-                here += joining
-            turn(batch, here)
-            over = [slot for slot, text in enumerate(here) if not text.left]
-            for slot in over:
-                yield from here[slot].likelihoods()
-            batch.finish(over)
-            for slot in reversed(over):
-                here[slot] = here[-1]
-                here.pop()
+            with self.engine.turn(claim):
+                joining = [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]
+                if joining:
+                    batch.admit([text.request for text in joining])
+                    batch.read(math.inf)
+                    here += joining
+                turn(batch, here)
+                over = [slot for slot, text in enumerate(here) if not text.left]
+                found = [one for slot in over for one in here[slot].likelihoods()]
+                batch.finish(over)
+                for slot in reversed(over):
+                    here[slot] = here[-1]
+                    here.pop()
+            yield from found
 
     def _one_by_one(self, batch: Batch, texts: Sequence[_Text]) -> bool:
         """Whether candidates are asked about at each step, or other processes take part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -107,6 +108,29 @@ def test_two_runs_at_once_are_refused(compiled, other) -> None:
         decoder.scores([1, 70], [5])
     with pytest.raises(RuntimeError, match="another run has begun"):
         list(pieces)
+
+
+def test_threads_that_share_a_decoder_are_told_so(compiled) -> None:
+    """The last to begin goes on; nobody reads what another thread is writing."""
+    decoder = compiled("base | rerank(rm, k=3, w=1)")
+    prompts = [[1, 50 + i, 60] for i in range(6)]
+    settings = {"max_new_tokens": 12, "eos_token_id": []}
+    expected = [decoder.generate(prompt, **settings)[0].token_ids for prompt in prompts]
+
+    def asked(number: int) -> list[int] | str:
+        try:
+            if number % 3 == 2:
+                decoder.loglikelihood([prompts[number % 6]], [expected[number % 6]])
+                return expected[number % 6]
+            return decoder.generate(prompts[number % 6], **settings)[0].token_ids
+        except RuntimeError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(asked, range(48)))
+    said = [one for number, one in enumerate(found) if one != expected[number % 6]]
+    assert 0 < len(said) < 48
+    assert all("another run has begun" in str(one) and "threads" in one for one in said)
 
 
 def test_a_run_after_a_finished_stream(compiled) -> None:
