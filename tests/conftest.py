@@ -66,3 +66,32 @@ def chromium() -> Iterator[Any]:
         browser = running.chromium.launch(executable_path=binary, args=arguments)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def intruded(chromium: Any) -> Callable[[str], tuple[list[str], list[Any], list[str]]]:
+    """``intruded(address)``: a script and a picture are put into a page, and must not take effect.
+
+    It gives the addresses that were asked for, those that failed and why, and the console's words.
+    """
+
+    def intrude(address: str) -> tuple[list[str], list[Any], list[str]]:
+        asked: list[str] = []
+        failed: list[Any] = []
+        refused: list[str] = []
+        page = chromium.new_page()
+        page.goto(address)
+        page.on("console", lambda said: refused.append(said.text))
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("requestfailed", lambda request: failed.append((request.url, request.failure)))
+        page.evaluate(
+            "() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1';"
+            "document.body.append(s); const i = new Image(); i.src = 'https://example.org/x.png';"
+            "document.body.append(i); }"
+        )
+        page.wait_for_timeout(100)
+        assert page.evaluate("window.ran") is None
+        page.close()
+        return asked, failed, refused
+
+    return intrude
