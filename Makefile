@@ -36,7 +36,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 demo-models: $(VENV)/.dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m descant.demo.recipe
+	OMP_WAIT_POLICY=passive $(BIN)/python -m examples.demo_models.recipe
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cpu

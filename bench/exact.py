@@ -31,8 +31,8 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
 
     The rows must have no other neighbours and one length, so that they stay in their order.
     """
-    engine = decoder._engine
-    step, replayed = engine.step, engine.capture.draw
+    engine = decoder.session.engine
+    step, replayed = engine.step, engine.graphs.draw
     score, draw = step.scores, step.draw
     last: list[Tensor] = []
     seen: dict[int, tuple[Any, Tensor]] = {}  # by what a step tells, which a replay tells again
@@ -52,14 +52,14 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
         kept.append(seen[id(told[1])][1].cpu())
         return told
 
-    step.scores, step.draw, engine.capture.draw = scores, drawn, replay
+    step.scores, step.draw, engine.graphs.draw = scores, drawn, replay
     try:
         done = decoder.generate(
             list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
             progress=False,
         )  # fmt: skip
     finally:
-        del step.scores, step.draw, engine.capture.draw
+        del step.scores, step.draw, engine.graphs.draw
     return torch.tensor([one.token_ids for one in done]), torch.stack(kept[:new], dim=1)
 
 

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 import descant
 from descant.bench import shapes
 from descant.bench.measure import processor
-from descant.evaluation import DescantLM
+from descant.harness.model import DescantLM
 
 RESULTS = Path(__file__).parent / "results" / "harness.json"
 BATCH, RUNS = 8, 3

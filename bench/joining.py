@@ -17,7 +17,7 @@ from torch import Tensor
 from descant.bench import plain
 from descant.bench.measure import Clock, Way
 from descant.bench.workloads import Pool, Workload
-from descant.runtime.decode import decode
+from descant.runtime.loops.decode import decode
 
 GOLDEN = 0.6180339887  # multiples of it, less their whole part, are spread evenly
 
@@ -58,10 +58,10 @@ def arrivals(prompts: Tensor, slots: int, alike: bool = False) -> Arrivals:
 
 def run(decoder: Any, asked: Arrivals, new: int) -> Iterator[list[Any]]:
     """Decode them all; after each step, the answers that got a token."""
-    requests = decoder._intake.requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
+    requests = decoder.session.builder.requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
     each = zip(requests, asked.answers(new), strict=True)
     cut = [replace(request, max_new_tokens=tokens) for request, tokens in each]
-    return decode(decoder._engine, cut, asked.slots)
+    return decode(decoder.session.engine, cut, asked.slots)
 
 
 def in_slots(decoder: Any, asked: Arrivals) -> Way:

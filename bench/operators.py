@@ -98,10 +98,10 @@ class Models:
         used = {name: model for name, model in self.models.items() if name in formula}
         params = {name: values for name, values in PARAMS.items() if f" {name}," in formula}
         decoder = descant.compile(formula, models=used, params=dict.fromkeys(params, 0))
-        requests = decoder._intake.requests(
+        requests = decoder.session.builder.requests(
             self.prompts.tolist(), params=params, max_new_tokens=NEW
         )
-        engine = decoder._engine
+        engine = decoder.session.engine
         if normalised:
             engine.step.unnormalised = frozenset()
         batch = engine.begin(requests, BATCH)

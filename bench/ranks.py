@@ -34,7 +34,7 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
     torch.set_num_threads(1)
     models = {name: str(folder / name) for name in MODELS}
     decoder = descant.compile(FORMULA, models, device="cpu", dtype="float32", parallel="terms")
-    ranks, spent = decoder._bound.ranks, decoder._engine.spent
+    ranks, spent = decoder.session.bound.ranks, decoder.session.engine.spent
     assert ranks is not None
     prompts = torch.randint(3, 4000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
     decoder.generate(prompts.tolist(), max_new_tokens=2, eos_token_id=[], progress=False)
@@ -47,7 +47,11 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
             "meeting": ranks.seconds / spent.seconds,
             "sent": ranks.sent / spent.steps,
         })  # fmt: skip
-    held = {key: size for lane in decoder._bound.lanes for key, size in lane.memory_bytes().items()}
+    held = {
+        key: size
+        for lane in decoder.session.bound.lanes
+        for key, size in lane.memory_bytes().items()
+    }
     said = {"rank": ranks.rank, "weights": sum(held.values()), "runs": found}
     (folder / f"{ranks.size}.{ranks.rank}.json").write_text(json.dumps(said))
 

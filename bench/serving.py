@@ -35,7 +35,7 @@ import transformers
 import descant
 from descant.bench.measure import processor
 from descant.demo import PROMPTS
-from descant.runfile import RunFile, read_run_file
+from descant.inputs.runfile import RunFile, read_run_file
 
 FILE = Path(__file__).parents[1] / "examples" / "serve.yaml"
 RESULTS = Path(__file__).parent / "results" / "serving.json"

@@ -35,8 +35,10 @@ TARGET = 1.05
 
 def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
     """What makes one step of a decoder, the prompts read."""
-    requests = decoder._intake.requests(prompts.tolist(), max_new_tokens=STEPS + 1, eos_token_id=[])
-    engine = decoder._engine
+    requests = decoder.session.builder.requests(
+        prompts.tolist(), max_new_tokens=STEPS + 1, eos_token_id=[]
+    )
+    engine = decoder.session.engine
     batch = engine.begin(requests, len(requests))
     batch.admit(requests)
     batch.read(math.inf)

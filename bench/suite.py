@@ -93,7 +93,7 @@ def steps(made: Ways) -> dict[str, dict[str, float]]:
 
 def exact(made: Ways) -> dict[str, Any] | None:
     """Captured against eager, with what keeps a step from being captured, if anything does."""
-    why = made.captured._engine.capture.why_eager
+    why = made.captured.session.engine.graphs.why_eager
     if made.case.vectors or made.case.joining:
         return {"why_eager": why}
     found = difference(made.captured, made.decoder, made.prompts[:4].tolist(), EXACT)

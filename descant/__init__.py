@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .api import compile
     from .models import ModelError, ModelSpec, RuleReward, TableModel
     from .runtime import Completion, Decoder
-    from .runtime.processor import FormulaProcessor
+    from .runtime.hf.logits_processor import FormulaProcessor
     from .scoring import score
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ _LATER = {
     "stage": ".extend",
     "Completion": ".runtime",
     "Decoder": ".runtime",
-    "FormulaProcessor": ".runtime.processor",
+    "FormulaProcessor": ".runtime.hf.logits_processor",
     "ModelError": ".models",
     "ModelSpec": ".models",
     "RuleReward": ".models",

@@ -12,8 +12,8 @@ from .formula import Names, Plan, make_plan
 from .grammar import did_you_mean
 from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
-from .models.spec import ELSEWHERE
-from .runtime import Decoder, Ranks, bind
+from .models.checkpoint.spec import RENAMED
+from .runtime import Decoder, TermParallel, bind
 
 
 def compile(
@@ -63,18 +63,24 @@ def compile(
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
     word, place = where(dtype, device)
-    ranks = ranks_of(parallel, place)
-    bound = bind(plan, specs, word, str(ranks.device) if ranks else place, ranks=ranks)
+    term_parallel = term_parallel_of(parallel, place)
+    bound = bind(
+        plan,
+        specs,
+        word,
+        str(term_parallel.device) if term_parallel else place,
+        term_parallel=term_parallel,
+    )
     return Decoder(bound, params, capture)
 
 
-def ranks_of(parallel: str | None, device: str) -> Ranks | None:
+def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:
     """The processes that share a formula's models, where that is asked for."""
     if parallel is None:
         return None
     if parallel != "terms":
         raise ValueError(f'parallel is {parallel!r}; there is "terms"')
-    return Ranks(device)
+    return TermParallel(device)
 
 
 def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
@@ -132,7 +138,7 @@ def _refuse(others: Mapping[str, Any]) -> None:
         cure = did_you_mean(name, known)
         if name == "torch_dtype":
             cure = "it is called dtype here"
-        elif name in ModelSpec.model_fields or name in ELSEWHERE:
-            own = ELSEWHERE.get(name, f"{name}: …")
+        elif name in ModelSpec.model_fields or name in RENAMED:
+            own = RENAMED.get(name, f"{name}: …")
             cure = f"that is for each model to say, beside its path: {own}"
         raise TypeError(f"compile has no argument {name}; {cure}")

@@ -17,9 +17,9 @@ from .bench.command import bench
 from .completion import run_files
 from .doctor import doctor
 from .failures import resumable, told
-from .formats import export
-from .harness import PASSED_ON, evaluate
+from .harness.command import PASSED_ON, evaluate
 from .options import Formats, FormulaName, Overrides, RunFilePath
+from .results.exports import export
 from .serve.command import serve
 
 app = typer.Typer(
@@ -97,11 +97,11 @@ def explain(
     ] = False,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
-    from .explain import Asked, explained, rendering
+    from .show.explain import Asked, explained, rendering
 
     asked = Asked(formula, model or [], param or [], set_ or [], name)
     if render is not None or render_first:
-        from .boundaries import show
+        from .show.token_boundaries import show
 
         show(console, rendering(asked, render))
         return
@@ -125,8 +125,8 @@ def run(
     format_: Formats = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
-    from .run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
-    from .runfile import RunFileError, read_run_file
+    from .inputs.runfile import RunFileError, read_run_file
+    from .runs.run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
 
     said = of_one_formula(read_run_file(file, set_ or []), formula)
     folder = output or (Path(said.output) if said.output and not prompt else None)
@@ -167,7 +167,7 @@ def sweep(
     Killed and started again, it goes on where it stopped. With accelerate launch -m descant sweep
     RUN.yaml, every process takes its share.
     """
-    from .runfile import RunFileError, read_run_file
+    from .inputs.runfile import RunFileError, read_run_file
     from .sweep import swept
 
     said = read_run_file(file, set_ or [])
@@ -203,7 +203,7 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="A file for the verdict, as JSON.")] = None,
 ) -> None:
     """Which of two runs answers better: the win rate, by a reward model or by a judge."""
-    from .compare import compared
+    from .compare.compare import compared
 
     compared(
         console, (ours, theirs), by, judge, base_url=base_url, calls=max_calls, tokens=max_tokens,
@@ -233,9 +233,9 @@ def inspect(
     ] = None,
 ) -> None:
     """Why each token was chosen: what every term and the reward said of the candidates."""
-    from .inspection import inspected, table, write
-    from .run import of_one_formula
-    from .runfile import read_run_file
+    from .inputs.runfile import read_run_file
+    from .runs.run import of_one_formula
+    from .show.inspection import inspected, table, write
 
     said = of_one_formula(read_run_file(file, set_ or []), formula)
     found = inspected(said, prompt, top, base)
@@ -251,7 +251,7 @@ def report(
 ) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
-    from .results import load
+    from .results.load import load
 
     for written in write(load(folder), folder):
         console.print(str(written), markup=False)
@@ -289,7 +289,7 @@ def train(
     from .train import read_train_file
 
     said = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
-    from .train.fit import train as fit
+    from .train.loop import train as fit
 
     fit(said, lambda line: console.print(line, markup=False))
 

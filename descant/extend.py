@@ -26,9 +26,9 @@ from torch import Tensor
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
-from .formula.signature import Limits, number, register
-from .runtime.context import Context
-from .runtime.stages import apply
+from .formula.words.signature import Limits, number, register
+from .runtime.scores.context import Context
+from .runtime.scores.stages import apply
 
 
 def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from .formula import STAGES
 from .formula.names import SCALAR_FUNCTIONS
-from .formula.operators import OPERATORS, STAGED
+from .formula.words.operators import OPERATORS, STAGED
 from .grammar import (
     Argument,
     Binary,

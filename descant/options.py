@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .completion import run_files
-from .formats import Format
+from .results.exports import Format
 
 RunFilePath = Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)]
 Overrides = Annotated[

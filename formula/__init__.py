@@ -8,7 +8,7 @@ from .names import Names
 from .nodes import Linear, Read, Scalar
 from .plan import Plan
 from .planner import make_plan
-from .stages import STAGES, Stage
 from .terms import Term
+from .words.stages import STAGES, Stage
 
 __all__ = ["STAGES", "Linear", "Names", "Plan", "Read", "Scalar", "Stage", "Term", "make_plan"]

@@ -25,12 +25,12 @@ from ..grammar import (
     did_you_mean,
     text,
 )
-from .arguments import match_arguments
-from .conditions import CONDITIONS, check_condition
+from .algebra.conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
-from .operators import OPERATORS, STAGED, Align
-from .signature import Signature
-from .stages import STAGES, Search, Stage
+from .words.arguments import match_arguments
+from .words.operators import OPERATORS, STAGED, Align
+from .words.signature import Signature
+from .words.stages import STAGES, Search, Stage
 
 LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .operators import OPERATORS, STAGED
+from .words.operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
 SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {

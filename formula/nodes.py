@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from ..grammar import Span
-from .operators import Operator
 from .scalar import Expression, show
-from .signature import Limits, Signature
-from .stages import Stage
 from .terms import Term
+from .words.operators import Operator
+from .words.signature import Limits, Signature
+from .words.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand befor
 Scores: TypeAlias = Linear | Atom
 Condition: TypeAlias = Predicate | State | Scalar
 Node: TypeAlias = Scores | Predicate | State
-Place: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
+StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -128,7 +128,7 @@ def numbers(node: Node | Stage) -> Iterator[Scalar]:
                 yield from _held(getattr(node, item.name))
 
 
-def said_of(atom: Atom) -> str:
+def short_name(atom: Atom) -> str:
     """What a part of a sum is called where there is no room for all of it."""
     match atom:
         case Read(term):

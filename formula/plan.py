@@ -14,11 +14,21 @@ from functools import cached_property
 from numbers import Real
 
 from ..grammar import FormulaError, Span
-from .nodes import Linear, Node, Place, Read, Scalar, Staged, numbers, walk, weighted_children
+from .nodes import (
+    Linear,
+    Node,
+    Read,
+    Scalar,
+    StageAddress,
+    Staged,
+    numbers,
+    walk,
+    weighted_children,
+)
 from .scalar import evaluate, parameters
-from .signature import Signature
-from .stages import Rerank, Search, Stage
 from .terms import Term
+from .words.signature import Signature
+from .words.stages import Rerank, Search, Stage
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Plan:
         return tuple(sorted(found, key=lambda term: term.key))
 
     @cached_property
-    def reranks(self) -> tuple[tuple[Place, Rerank], ...]:
+    def reranks(self) -> tuple[tuple[StageAddress, Rerank], ...]:
         """Every stage that reranks, and its place: those in parentheses first."""
         nested = dict.fromkeys(node for node in walk(self.scores) if isinstance(node, Staged))
         chains: list[tuple[Staged | None, tuple[Stage, ...]]] = [(n, n.stages) for n in nested]
@@ -62,14 +72,14 @@ class Plan:
         )
 
     @property
-    def search(self) -> tuple[Place, Search] | None:
+    def search(self) -> tuple[StageAddress, Search] | None:
         """The stage that searches, if there is one, and its place: the last."""
         last = len(self.stages) - 1
         stage = self.stages[last] if self.stages else None
         return ((None, last), stage) if isinstance(stage, Search) else None
 
     @cached_property
-    def judges(self) -> tuple[Term, ...]:
+    def search_terms(self) -> tuple[Term, ...]:
         """The terms by which the search judges: of reward models, or of language models."""
         if self.search is None:
             return ()
@@ -98,7 +108,7 @@ class Plan:
     def models(self) -> tuple[str, ...]:
         """The names of the models that must be loaded, in order of writing."""
         terms = sorted(
-            (*self.terms, *self.rewards, *self.judges), key=lambda term: self.spans[term]
+            (*self.terms, *self.rewards, *self.search_terms), key=lambda term: self.spans[term]
         )
         return tuple(dict.fromkeys(term.model for term in terms))
 

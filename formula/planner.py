@@ -12,17 +12,17 @@ from fractions import Fraction
 from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
-from .arguments import Given, match_arguments
+from .algebra.collect import Collector
+from .algebra.conditions import CONDITIONS, has_state
 from .check import Checker, Kind
-from .collect import Collector
-from .conditions import CONDITIONS, has_state
 from .names import STATE, Names
 from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
-from .operators import OPERATORS, STAGED, Mean
 from .plan import Plan
 from .scalar import Constant, parameters
-from .signature import Limits, Signature
-from .stages import STAGES, Search, Stage
+from .words.arguments import Given, match_arguments
+from .words.operators import OPERATORS, STAGED, Mean
+from .words.signature import Limits, Signature
+from .words.stages import STAGES, Search, Stage
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -61,7 +61,7 @@ class _Planner:
         stages = tuple(self._stage(call) for call in calls)
         spans = self.collector.spans
         plan = Plan(scores, stages, text(tree), self.source, spans)
-        used = {*plan.terms, *plan.rewards, *plan.judges}
+        used = {*plan.terms, *plan.rewards, *plan.search_terms}
         dropped = tuple(
             f"{term} has the coefficient 0: not loaded, not run"
             for term in spans

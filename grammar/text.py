@@ -13,19 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from .literals import write_number, write_string
 from .parse import language
-from .tree import (
-    Argument,
-    Binary,
-    Call,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Text,
-    Tuple,
-    Unary,
-)
+from .tree import Argument, Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary
 
 TIGHT = ("*", "/", "**")  # operators written without spaces around them
 
@@ -84,7 +72,7 @@ class _Rules(NamedTuple):
 @cache
 def _rules() -> _Rules:
     grammar = language()
-    spelling = {terminal.name: terminal.pattern.value for terminal in grammar.terminals}
+    token_bytes = {terminal.name: terminal.pattern.value for terminal in grammar.terminals}
     rules = _Rules(grammar.options.start[0], {}, {}, {}, {}, "", "")
     steps: dict[str, set[str]] = {}
     for rule in grammar.rules:
@@ -93,13 +81,13 @@ def _rules() -> _Rules:
         steps.setdefault(origin, set())
         if rule.alias == "binary":
             left, op, right = names
-            rules.binary[spelling[op]] = (origin, left, right)
+            rules.binary[token_bytes[op]] = (origin, left, right)
         elif rule.alias == "unary":
-            rules.unary[spelling[names[0]]] = (origin, names[1])
+            rules.unary[token_bytes[names[0]]] = (origin, names[1])
         elif rule.alias == "staged":
             rules = rules._replace(head=names[0])
         elif origin in ("plain", "keyword", "weighted"):
-            rules.argument[origin] = [one for one in names if one not in spelling]
+            rules.argument[origin] = [one for one in names if one not in token_bytes]
         elif origin == "tuple":
             rules = rules._replace(item=names[1])
         elif len(names) == 1:

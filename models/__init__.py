@@ -9,52 +9,51 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint.spec import ModelSpec, explain, make_spec
 from .errors import ModelError
-from .prompts import Prompt, is_ids, is_messages, is_one, render, render_text
-from .spec import ModelSpec, explain, make_spec
-from .spelling import spelling
+from .text.prompts import Prompt, is_ids, is_messages, is_one, render, render_text
+from .text.token_bytes import token_bytes
 
 if TYPE_CHECKING:
-    from .adapters import adapter_folder
-    from .aligned import Counterparts, Side, counterparts, one_vocabulary
-    from .card import REWARD, SCORES, Card, describe
-    from .elsewhere import ElsewhereLane
-    from .fakes import RuleReward, TableModel
-    from .labels import choose_label
-    from .lane import CHUNK, TransformersLane
-    from .load import load_model
-    from .probe import tried
-    from .protocols import Lane, LanguageLane, RewardLane
-    from .shared import Party, SharedLane
-    from .text_reward import CachedTextLane, TextRewardLane
-    from .values import has_values, valued
-    from .vocabulary import common_vocabulary
+    from .checkpoint.description import REWARD, SCORES, Description, describe
+    from .checkpoint.labels import choose_label
+    from .lanes.lora import adapter_folder
+    from .lanes.protocols import Lane, LanguageLane, RewardLane
+    from .lanes.remote import RemoteLane
+    from .lanes.shared import LaneView, SharedLane
+    from .lanes.text_reward import CachedTextLane, TextRewardLane
+    from .lanes.transformers_lane import CHUNK, TransformersLane
+    from .loading.load import load_model
+    from .loading.self_check import tried
+    from .loading.value_head import has_values, valued
+    from .tables import RuleReward, TableModel
+    from .text.token_map import Side, TokenMap, one_vocabulary, token_map
+    from .text.vocabulary import common_vocabulary
 
 __all__ = [
     "CHUNK",
     "REWARD",
     "SCORES",
     "CachedTextLane",
-    "Card",
-    "Counterparts",
-    "ElsewhereLane",
+    "Description",
     "Lane",
+    "LaneView",
     "LanguageLane",
     "ModelError",
     "ModelSpec",
-    "Party",
     "Prompt",
+    "RemoteLane",
     "RewardLane",
     "RuleReward",
     "SharedLane",
     "Side",
     "TableModel",
     "TextRewardLane",
+    "TokenMap",
     "TransformersLane",
     "adapter_folder",
     "choose_label",
     "common_vocabulary",
-    "counterparts",
     "describe",
     "explain",
     "has_values",
@@ -66,38 +65,39 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
-    "spelling",
+    "token_bytes",
+    "token_map",
     "tried",
     "valued",
 ]
 _LATER = {
-    "adapter_folder": ".adapters",
-    "Counterparts": ".aligned",
-    "Side": ".aligned",
-    "counterparts": ".aligned",
-    "one_vocabulary": ".aligned",
-    "REWARD": ".card",
-    "SCORES": ".card",
-    "Card": ".card",
-    "describe": ".card",
-    "ElsewhereLane": ".elsewhere",
-    "RuleReward": ".fakes",
-    "TableModel": ".fakes",
-    "choose_label": ".labels",
-    "CHUNK": ".lane",
-    "TransformersLane": ".lane",
-    "load_model": ".load",
-    "tried": ".probe",
-    "Lane": ".protocols",
-    "LanguageLane": ".protocols",
-    "RewardLane": ".protocols",
-    "Party": ".shared",
-    "SharedLane": ".shared",
-    "CachedTextLane": ".text_reward",
-    "TextRewardLane": ".text_reward",
-    "has_values": ".values",
-    "valued": ".values",
-    "common_vocabulary": ".vocabulary",
+    "adapter_folder": ".lanes.lora",
+    "TokenMap": ".text.token_map",
+    "Side": ".text.token_map",
+    "token_map": ".text.token_map",
+    "one_vocabulary": ".text.token_map",
+    "REWARD": ".checkpoint.description",
+    "SCORES": ".checkpoint.description",
+    "Description": ".checkpoint.description",
+    "describe": ".checkpoint.description",
+    "RemoteLane": ".lanes.remote",
+    "RuleReward": ".tables",
+    "TableModel": ".tables",
+    "choose_label": ".checkpoint.labels",
+    "CHUNK": ".lanes.transformers_lane",
+    "TransformersLane": ".lanes.transformers_lane",
+    "load_model": ".loading.load",
+    "tried": ".loading.self_check",
+    "Lane": ".lanes.protocols",
+    "LanguageLane": ".lanes.protocols",
+    "RewardLane": ".lanes.protocols",
+    "LaneView": ".lanes.shared",
+    "SharedLane": ".lanes.shared",
+    "CachedTextLane": ".lanes.text_reward",
+    "TextRewardLane": ".lanes.text_reward",
+    "has_values": ".loading.value_head",
+    "valued": ".loading.value_head",
+    "common_vocabulary": ".text.vocabulary",
 }
 
 

@@ -10,17 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from ..models import Prompt
-from .bound import Bound
-from .decode import decode
-from .engine import Engine
-from .generate import generate_with
-from .given import check_given, paired
-from .inspection import Inspection, inspecting
-from .intake import Intake, refuse_search
-from .rendered import Rendered, rendered
-from .report import Report
-from .requests import Completion, Request
-from .teacher import Likelihood, likelihoods
+from .binding.bound import Bound
+from .engine.engine import Engine
+from .explain.inspection import Inspection, inspecting
+from .explain.plan_report import Report
+from .explain.prompt_view import Rendered, rendered
+from .hf.custom_generate import generate_with
+from .loops.decode import decode
+from .loops.loglikelihood import Likelihood, likelihoods
+from .requests.build import RequestBuilder, refuse_search
+from .requests.completions import check_given, paired
+from .requests.request import Completion, Request
+from .session import Session
 
 _log = logging.getLogger("descant")
 _HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
@@ -38,14 +39,14 @@ class Decoder:
     def __init__(
         self, bound: Bound, params: Mapping[str, float] | None = None, capture: bool = False
     ) -> None:
-        self._bound, self._params = bound, dict(params or {})
-        self._engine = Engine(bound, capture)
-        asked = self._engine.capture if capture else None
-        self.plan = Report(bound, self._params, self._engine.spent, asked)
+        self._params = dict(params or {})
+        engine = Engine(bound, capture)
+        self.session = Session(bound, engine, RequestBuilder(bound, self._params))
+        asked = engine.graphs if capture else None
+        self.plan = Report(bound, self._params, engine.spent, asked)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
-        self._intake = Intake(bound, self._params)
 
-    __call__ = generate_with  # model.generate(…, custom_generate=decoder)
+    __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
 
     def generate(
         self,
@@ -115,7 +116,9 @@ class Decoder:
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        return self._completed(self._intake.requests(prompts, **arguments), batch_size, progress)
+        return self._completed(
+            self.session.builder.requests(prompts, **arguments), batch_size, progress
+        )
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
         """Complete one prompt, yielding text as it comes.
@@ -128,8 +131,8 @@ class Decoder:
             Pieces of text that add up to the completion's; token ids where there is no tokenizer.
         """
         arguments.pop("progress", None)
-        refuse_search(self._bound, "stream", "its answer is known when the search has ended")
-        requests = self._intake.requests(prompt, **arguments)
+        refuse_search(self.session.bound, "stream", "its answer is known when the search has ended")
+        requests = self.session.builder.requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, and this is {len(requests)} rows")
         return self._pieces(requests[0])
@@ -152,15 +155,19 @@ class Decoder:
             ``(len(completion_ids) + 1, V)`` float32 in natural logarithms, masked tokens minus
             infinity: row i scores the token after the first i.
         """
-        refuse_search(self._bound, "scores", "a search gives texts, and no scores of a token")
+        refuse_search(
+            self.session.bound, "scores", "a search gives texts, and no scores of a token"
+        )
         if isinstance(completion_ids, str):
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
-        [(_, values)] = self._intake.rows(prompt, params)
+        [(_, values)] = self.session.builder.rows(prompt, params)
         ids = [int(token) for token in completion_ids]
-        self._intake.check_ids(ids, "completion")
-        request = self._intake.request(0, prompt, values, max_new_tokens=len(ids) + 1, strict=True)
-        check_given(self._bound, request, ids, read=len(ids))
-        return self._engine.score(request, ids)
+        self.session.builder.check_ids(ids, "completion")
+        request = self.session.builder.request(
+            0, prompt, values, max_new_tokens=len(ids) + 1, strict=True
+        )
+        check_given(self.session.bound, request, ids, read=len(ids))
+        return self.session.engine.score(request, ids)
 
     def loglikelihood(
         self,
@@ -178,14 +185,16 @@ class Decoder:
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens.
         """
-        refuse_search(self._bound, "loglikelihood", "it chooses among whole texts; generate works")
+        refuse_search(
+            self.session.bound, "loglikelihood", "it chooses among whole texts; generate works"
+        )
         prompts, given = paired(prompts, completions, params, self.tokenizer)
-        rows = self._intake.rows(prompts, params)
+        rows = self.session.builder.rows(prompts, params)
         requests = [
-            self._intake.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
+            self.session.builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
             for i, (row, ids) in enumerate(zip(rows, given, strict=True))
         ]
-        found = likelihoods(self._engine, requests, given, batch_size, progress)
+        found = likelihoods(self.session.engine, requests, given, batch_size, progress)
         self._warn()
         return found
 
@@ -198,7 +207,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return rendered(self._bound, prompt)
+        return rendered(self.session.bound, prompt)
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -241,15 +250,15 @@ class Decoder:
             arguments.pop(only, None)
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
-            self._intake.check_ids(ids, "completion")
+            self.session.builder.check_ids(ids, "completion")
             arguments["max_new_tokens"] = len(ids)
-        requests = self._intake.requests(prompt, **arguments)
+        requests = self.session.builder.requests(prompt, **arguments)
         if len(requests) != 1:
             raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
         if ids is not None and requests[0].max_new_tokens < len(ids):
             room = requests[0].max_new_tokens
             raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
-        return inspecting(self._engine, requests[0], base, n, ids)
+        return inspecting(self.session.engine, requests[0], base, n, ids)
 
     def _completed(
         self, requests: Sequence[Request], batch_size: int, progress: bool | None
@@ -258,7 +267,7 @@ class Decoder:
 
         hidden = not progress if progress is not None else (True if len(requests) < 2 else None)
         with tqdm(total=len(requests), disable=hidden, unit="row", desc="decoding") as bar:
-            for answers in decode(self._engine, requests, batch_size) if requests else ():
+            for answers in decode(self.session.engine, requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
@@ -267,7 +276,7 @@ class Decoder:
 
     def _warn(self) -> None:
         """Say which models of another vocabulary were hardly heard in the last run."""
-        for name, share in self._engine.spent.mapped().items():
+        for name, share in self.session.engine.spent.mapped().items():
             if share < _HEARD:
                 _log.warning(
                     "align(%s): only %.0f%% of its probability went to tokens of the formula; "
@@ -276,7 +285,7 @@ class Decoder:
 
     def _pieces(self, request: Request) -> Iterator[Any]:
         told = 0
-        for [answer] in decode(self._engine, [request], 1):
+        for [answer] in decode(self.session.engine, [request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
                 continue

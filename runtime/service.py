@@ -15,13 +15,13 @@ from typing import Any
 from ..formula import Names, Plan, make_plan
 from ..formula.scalar import parameters
 from ..models import CHUNK, ModelError, ModelSpec
-from .bind import bind
-from .bound import Bound
-from .decode import kind_of
+from .binding.bind import bind
+from .binding.bound import Bound
+from .binding.weight_pool import WeightPool
 from .decoder import Decoder
-from .house import House
-from .requests import Answer, Request, ids_of
-from .run import Run, launch_all
+from .loops.decode import scheduler_of
+from .loops.scheduler import Scheduler, run_all
+from .requests.request import Answer, Request, ids_of
 
 WIDE = 64  # candidates, where their number is a parameter
 
@@ -37,16 +37,16 @@ class Served(Decoder):
     def __init__(self, bound: Bound, params: Mapping[str, float], service: Service) -> None:
         super().__init__(bound, params)
         self._service = service
-        self._engine.served = True
+        self.session.engine.served = True
         counts = [stage.k for _, stage in bound.plan.reranks]
         known = [int(bound.plan.value(k, {})) for k in counts if not parameters(k.expression)]
         self.wide = max([*known, *([WIDE] if len(known) < len(counts) else [])], default=0)
-        batch = self._engine.empty(service.slots, service.max_model_len + self.wide + 1)
-        self.run: Run = kind_of(self._engine)(self._engine, batch)
+        batch = self.session.engine.empty(service.slots, service.max_model_len + self.wide + 1)
+        self.scheduler: Scheduler = scheduler_of(self.session.engine)(self.session.engine, batch)
 
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
-        return Decoder(self._service.bound(self._bound.plan, together=False), self._params)
+        return Decoder(self._service.bound(self.session.bound.plan, together=False), self._params)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
         """The requests of one prompt, checked; the arguments are those of ``generate``.
@@ -56,7 +56,7 @@ class Served(Decoder):
             ModelError: a prompt that some model cannot read, or that is too long.
             ValueError: arguments that do not fit together, or with this service.
         """
-        requests: list[Request] = self._intake.requests(prompt, **arguments)
+        requests: list[Request] = self.session.builder.requests(prompt, **arguments)
         for request in requests:
             self._check(request)
         return requests
@@ -67,13 +67,13 @@ class Served(Decoder):
         Raises:
             FormulaError, ModelError, ValueError: as ``requests``.
         """
-        [request] = self._intake.requests(prompt, params=params, max_new_tokens=1)
+        [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
         longest = max(map(len, ids_of(request.prompts, request.rewards)))
         most = self._service.max_model_len
-        return min(most, self._bound.positions or most) - longest
+        return min(most, self.session.bound.positions or most) - longest
 
     def _check(self, request: Request) -> None:
-        service, engine = self._service, self._engine
+        service, engine = self._service, self.session.engine
         longest = max(map(len, ids_of(request.prompts, request.rewards)))
         if longest + request.max_new_tokens > service.max_model_len:
             raise ModelError(
@@ -85,7 +85,7 @@ class Served(Decoder):
             raise ValueError(
                 f"{engine.widest(request) - 1} candidates are asked for; here it is {self.wide}"
             )
-        rows = self.run.slots_of(engine, request)
+        rows = self.scheduler.slots_of(engine, request)
         if rows > service.slots:
             raise ValueError(
                 f"a request of {self.plan.formula} takes {rows} slots, and there are "
@@ -121,7 +121,7 @@ class Service:
         self.specs, self.prompts = specs, dict(prompts or {})
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
-        self._house = House(together=True)
+        self._pool = WeightPool(together=True)
         self._decoders: list[Served] = []
         self._queue: deque[tuple[Served, Request]] = deque()
         self._inside: dict[int, tuple[Served, Request]] = {}  # requests in runs, by their ids
@@ -147,13 +147,13 @@ class Service:
 
     @property
     def weights(self) -> dict[tuple[Any, ...], Any]:
-        """The models in memory, by ``Card.weights``; what is put here is found by formulas."""
-        return self._house.weights
+        """The models in memory, by ``Description.weights``; formulas find what is put here."""
+        return self._pool.weights
 
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""
-        house = self._house if together else House(weights=self._house.weights)
-        return bind(plan, self.specs, self._dtype, self._device, house=house)
+        pool = self._pool if together else WeightPool(weights=self._pool.weights)
+        return bind(plan, self.specs, self._dtype, self._device, pool=pool)
 
     def forget(self, decoder: Served) -> None:
         """Let go of what a formula holds besides weights.
@@ -161,9 +161,9 @@ class Service:
         Raises:
             ValueError: it has requests that have not ended.
         """
-        if decoder.run.busy or any(one is decoder for one, _ in self._queue):
+        if decoder.scheduler.busy or any(one is decoder for one, _ in self._queue):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
-        decoder.run.batch.close()
+        decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
 
     def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
@@ -190,17 +190,17 @@ class Service:
                 del self._queue[place]
                 return
         if found := self._inside.pop(id(request), None):
-            found[0].run.drop(request)
+            found[0].scheduler.drop(request)
 
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self._queue) or any(decoder.run.busy for decoder in self._decoders)
+        return bool(self._queue) or any(decoder.scheduler.busy for decoder in self._decoders)
 
     @property
-    def in_flight(self) -> int:
+    def running(self) -> int:
         """Slots in use, or promised to requests whose prompts are being read."""
-        return sum(decoder.run.held for decoder in self._decoders)
+        return sum(decoder.scheduler.held for decoder in self._decoders)
 
     @property
     def waiting(self) -> int:
@@ -215,9 +215,9 @@ class Service:
             that went wrong says so in ``error``, and the others go on.
         """
         self._admit()
-        runs = [decoder.run for decoder in self._decoders]
-        launch_all(runs)
-        told = [answer for run in runs for answer in run.land()]
+        schedulers = [decoder.scheduler for decoder in self._decoders]
+        run_all(schedulers)
+        told = [answer for scheduler in schedulers for answer in scheduler.postprocess()]
         for answer in told:
             if answer.finish_reason is not None:
                 self._inside.pop(id(answer.request), None)
@@ -225,9 +225,9 @@ class Service:
 
     def _admit(self) -> None:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""
-        most: float = CHUNK if self.in_flight else math.inf
+        most: float = CHUNK if self.running else math.inf
         while True:
-            arriving = [one.run for one in self._decoders if one.run.batch.arriving]
+            arriving = [one.scheduler for one in self._decoders if one.scheduler.batch.arriving]
             if not arriving and not (arriving := self._next()):
                 return
             most -= arriving[0].read(most)
@@ -235,9 +235,9 @@ class Service:
                 return
             most = min(most, CHUNK)
 
-    def _next(self) -> list[Run]:
+    def _next(self) -> list[Scheduler]:
         """Let the first in the queue in, with those of its formula that are close behind."""
-        free = self.slots - self.in_flight
+        free = self.slots - self.running
         if not self._queue or free < self._slots(*self._queue[0]):
             return []
         first = self._queue[0][0]
@@ -250,9 +250,9 @@ class Service:
         chosen = {id(request) for _, request in joining}
         self._queue = deque(pair for pair in self._queue if id(pair[1]) not in chosen)
         self._inside |= {id(request): (one, request) for one, request in joining}
-        first.run.waiting.extend(request for _, request in joining)
-        first.run.admit(free)
-        return [first.run]
+        first.scheduler.waiting.extend(request for _, request in joining)
+        first.scheduler.admit(free)
+        return [first.scheduler]
 
     def _slots(self, decoder: Served, request: Request) -> int:
-        return decoder.run.slots_of(decoder._engine, request)
+        return decoder.scheduler.slots_of(decoder.session.engine, request)

@@ -50,6 +50,27 @@ def compiled(zoo: Any) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def demo_models() -> dict[str, Any]:
+    """The bundled models as specs."""
+    from descant.demo import models
+
+    return models()
+
+
+@pytest.fixture(autouse=True)
+def same_language() -> Iterator[None]:
+    """Forget the stages and functions that a test registers."""
+    from descant.formula import STAGES
+    from descant.formula.names import SCALAR_FUNCTIONS
+
+    before = [(known, set(known)) for known in (STAGES, SCALAR_FUNCTIONS)]
+    yield
+    for known, names in before:
+        for name in set(known) - names:
+            del known[name]
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A real browser: the system's, or playwright's own."""

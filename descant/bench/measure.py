@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..runtime.cost import copy_bandwidth
-from ..runtime.decode import decode
+from ..runtime.batch.cost import copy_bandwidth
+from ..runtime.loops.decode import decode
 from . import plain
 from .workloads import WORKLOADS, Pool, W, Workload
 
@@ -116,9 +116,11 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
     ids = prompts.tolist()
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        requests = decoder._intake.requests(ids, max_new_tokens=new, eos_token_id=[], **arguments)
+        requests = decoder.session.builder.requests(
+            ids, max_new_tokens=new, eos_token_id=[], **arguments
+        )
         answers: list[Any] = []
-        for told in decode(decoder._engine, requests, len(requests)):
+        for told in decode(decoder.session.engine, requests, len(requests)):
             if not answers:
                 answers = told
                 clock.start(wait=False)  # the next step may have begun

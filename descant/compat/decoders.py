@@ -27,9 +27,9 @@ class Decoders:
         self, formula: str, models: Mapping[str, Any], params: Mapping[str, float] | None = None
     ) -> None:
         self.formula, self._params = formula, params
-        from ..runtime import House
+        from ..runtime import WeightPool
 
-        self._specs, self._house = declared(models), House()
+        self._specs, self._pool = declared(models), WeightPool()
         self._made: dict[str, Decoder] = {}
 
     def with_stages(self, *stages: str) -> Decoder:
@@ -39,6 +39,6 @@ class Decoders:
         text = " | ".join((self.formula, *stages))
         if text not in self._made:
             plan = plan_of(text, self._specs, self._params)
-            bound = bind(plan, self._specs, *where(None, None), house=self._house)
+            bound = bind(plan, self._specs, *where(None, None), pool=self._pool)
             self._made[text] = Decoder(bound, self._params)
         return self._made[text]

@@ -75,6 +75,9 @@ def written(asked: Operator, declared: Declared | None = None) -> str:
     return str(scores | _rerank(whole, declared) if whole.guides else scores)
 
 
+Operator.writer = written
+
+
 def divided(whole: Meaning, exact: bool) -> Expression:
     """The scores divided by their weight and normalised.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import reduce
 from numbers import Rational, Real
-from typing import Any
+from typing import Any, ClassVar
 
 from .refused import Untranslatable
 
@@ -25,6 +25,7 @@ class Operator:
     """Scores, or a number, or what Python's operators make of them. ``str()`` is its formula."""
 
     __array_ufunc__ = None  # numpy's numbers leave the arithmetic to us
+    writer: ClassVar[Callable[[Any], str]]  # ``meaning`` says what it is
 
     def __add__(self, other: Any) -> Operator:
         return Sum([self, lifted(other)])
@@ -55,10 +56,8 @@ class Operator:
         raise TypeError(f"{self} is not a number, and only a number can be divided by")
 
     def __str__(self) -> str:
-        from .meaning import written
-
         try:
-            return written(self)
+            return type(self).writer(self)
         except Untranslatable as error:
             return f"<{type(self).__name__}: {error.problem}>"
 

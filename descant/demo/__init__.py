@@ -1,7 +1,7 @@
 """The built-in demo models: small enough to ship, real enough to steer.
 
 This module only says where the models lie and how to address them. It must stay light: importing
-it loads neither torch nor transformers. `descant.demo.recipe` makes the weights.
+it loads neither torch nor transformers. `examples.demo_models.recipe` makes the weights.
 """
 
 from __future__ import annotations

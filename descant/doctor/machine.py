@@ -45,8 +45,8 @@ def devices() -> Iterator[Finding]:
     """Every device: its name, its memory, bfloat16, and what a copy on it moves a second."""
     import torch
 
-    from ..runtime.cost import copy_bandwidth, shown
-    from ..runtime.memory import free_bytes
+    from ..runtime.batch.cost import copy_bandwidth, shown
+    from ..runtime.batch.memory import free_bytes
 
     for number in range(torch.cuda.device_count()):
         place, about = f"cuda:{number}", torch.cuda.get_device_properties(number)

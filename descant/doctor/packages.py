@@ -81,7 +81,7 @@ def extras() -> Iterator[Finding]:
 @looked_at("extras", "checkpoints")
 def formats() -> Iterator[Finding]:
     """Which quantised checkpoints have the packages that read them."""
-    from ..models.quantized import PACKAGES, lacking
+    from ..models.loading.quantized import PACKAGES, lacking
 
     needed = {method: lacking(method) for method in PACKAGES}
     read = [method for method, packages in needed.items() if not packages]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..tables import tables_of
+from ..results.tables import tables_of
 
 if TYPE_CHECKING:
     import pandas

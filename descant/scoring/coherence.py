@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from ..inputs.runfile import RunFileError
 from ..models import is_messages
-from ..runfile import RunFileError
 
 
 def check_coherence(name: str) -> None:

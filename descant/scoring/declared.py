@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..models import SCORES, Card, ModelError, ModelSpec, adapter_folder, describe, load_model
-from ..models.adapters import Adapters
+from ..models import (
+    SCORES,
+    Description,
+    ModelError,
+    ModelSpec,
+    adapter_folder,
+    describe,
+    load_model,
+)
+from ..models.lanes.lora import Adapters
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Declared:
     name: str
     own: ModelSpec
     spec: ModelSpec
-    card: Card
+    description: Description
     dtype: str | None
     device: str
 
@@ -42,10 +50,12 @@ class Declared:
         return self.spec.model_copy(update=said)
 
     def weights(self, loaded: dict[tuple[Any, ...], Any]) -> Any:
-        """The model, read if it is not among those in memory, by ``Card.weights``."""
-        if self.card.weights not in loaded:
-            loaded[self.card.weights] = load_model(self.card, self.spec, self.dtype, self.device)
-        return loaded[self.card.weights]
+        """The model, read if it is not among those in memory, by ``Description.weights``."""
+        if self.description.weights not in loaded:
+            loaded[self.description.weights] = load_model(
+                self.description, self.spec, self.dtype, self.device
+            )
+        return loaded[self.description.weights]
 
     def adapter(self, adapters: Adapters) -> int:
         """The number of its adapter on the model; 0 where it is none."""
@@ -80,6 +90,6 @@ def language_model(
         ModelError: it is none.
     """
     said = declared(name, specs, dtype, device)
-    if said.card.kind != SCORES:
+    if said.description.kind != SCORES:
         raise ModelError(f"{name} is no language model, and likelihood is what one says", "", name)
     return said

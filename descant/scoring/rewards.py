@@ -23,9 +23,9 @@ from ..models import (
     render_text,
     valued,
 )
-from ..models.heads import BY_SLOT
-from ..models.text_reward import encoded, rendered
-from ..models.whole import Whole, usable
+from ..models.checkpoint.reward_head import BY_SLOT
+from ..models.lanes.batch_classifier import BatchClassifier, usable
+from ..models.lanes.text_reward import encoded, rendered
 from .declared import Declared, declared
 
 
@@ -75,17 +75,17 @@ def reward_model(
         ModelError: it is none, or cannot be read.
     """
     said = declared(name, specs, dtype, device)
-    card = said.card
+    description = said.description
     if isinstance(said.spec.model, RuleReward):
         raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
-    if card.kind != REWARD and card.config is not None and has_values(said.spec):
-        card = replace(card, kind=REWARD, valued=True)
-    if card.kind != REWARD:
+    if description.kind != REWARD and description.config is not None and has_values(said.spec):
+        description = replace(description, kind=REWARD, valued=True)
+    if description.kind != REWARD:
         problem = f"{name} is a language model, and scores are what reward models say"
         raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
-    if card.tokenizer is None:
+    if description.tokenizer is None:
         raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)
-    return replace(said, card=card)
+    return replace(said, description=description)
 
 
 class RewardScorer:
@@ -96,7 +96,7 @@ class RewardScorer:
         specs: every declared model.
         dtype: where the spec names none.
         device: where the spec names none.
-        loaded: weights in memory, by ``Card.weights``; what is read is put there.
+        loaded: weights in memory, by ``Description.weights``; what is read is put there.
         shared: the tokenizer that decodes prompts of token ids, or None.
         longest: tokens of a text, where it is less than what the model reads.
     """
@@ -112,16 +112,18 @@ class RewardScorer:
         longest: int | None = None,
     ) -> None:
         said = reward_model(name, specs, dtype, device)
-        card, model = said.card, said.weights(loaded)
-        if card.valued:
-            model = valued(card.name, model, said.spec, False)
+        description, model = said.description, said.weights(loaded)
+        if description.valued:
+            model = valued(description.name, model, said.spec, False)
         self.name, self._spec = name, said.reads
         label = said.own.label if said.own.label is not None else said.spec.label
-        self._label = choose_label(card, label)
-        self._whole = Whole(name, model, card.tokenizer, card.whole or BY_SLOT)
-        most = [usable(model, card.positions), longest]
+        self._label = choose_label(description, label)
+        self._whole = BatchClassifier(
+            name, model, description.tokenizer, description.whole or BY_SLOT
+        )
+        most = [usable(model, description.positions), longest]
         self._positions = min((one for one in most if one), default=None)
-        self._tokenizer, self._shared = card.tokenizer, shared or card.tokenizer
+        self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._adapter = said.adapter(self._whole.adapters)
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..options import Overrides, RunFilePath
-from .limits import Limits
+from .protocol.limits import Limits
 
 KEY = "DESCANT_API_KEY"
 LogLevel = StrEnum("LogLevel", ("critical", "error", "warning", "info", "debug"))
@@ -61,7 +61,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
 ) -> None:
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
-    from ..runfile import RunFileError, read_run_file
+    from ..inputs.runfile import RunFileError, read_run_file
 
     said = read_run_file(file, set_ or [])
     try:
@@ -72,8 +72,8 @@ def serve(
         raise RunFileError(
             f"descant serve needs {error.name}: pip install 'descant[serve]'"
         ) from None
-    from .process import serve as serving
-    from .server import Server
+    from .frontend.server import Server
+    from .http.process import serve as serving
 
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,

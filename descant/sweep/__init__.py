@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runfile import RunFile, RunFileError
-from .rows import Row, Setting, settings_of
+from ..inputs.runfile import RunFile, RunFileError
+from ..runs.expand import Row, Setting, settings_of
 from .work import sweep
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         return
     try:
         from ..report import write as report
-        from ..results import load, write
+        from ..results.load import load, write
 
         results = load(folder)
         files = [*write(results, folder), *report(results, folder)]
@@ -34,7 +34,7 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
             raise
         console.print(f"decoded and scored into {folder}; {error}", markup=False)
         return
-    from ..tables import tables_of
+    from ..results.tables import tables_of
     from .shown import cost_shown, fronts_shown, pivot_shown, points_shown
 
     console.print(points_shown(results))

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..run import begun
-from ..runfile import TEMPERATURE
+from ..inputs.runfile import TEMPERATURE
+from ..runs.expand import Row, Setting
+from ..runs.models import Models, merges_at
+from ..runs.run import begun
 from ..runtime import Completion
-from .models import Models, merges_at
-from .rows import Row, Setting
 
 
 def decode(

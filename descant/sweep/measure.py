@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..folder import COMPLETIONS, SCORES
+from ..inputs.runfile import RunFile, RunFileError, Score
 from ..models import ModelError, common_vocabulary
-from ..runfile import RunFile, RunFileError, Score
+from ..runs.expand import Setting, key_of
+from ..runs.folder import COMPLETIONS, SCORES
 from ..scoring.coherence import CoherenceScorer, check_coherence
 from ..scoring.declared import language_model
 from ..scoring.rewards import RewardScorer, reward_model
 from ..scoring.words import word_measures
-from .rows import Setting, key_of
+from .state import Work
 
 if TYPE_CHECKING:
-    from .models import Models
-    from .work import Work
+    from ..runs.models import Models
 
 CHUNK = 64  # completions that are scored between two writings
 Record = Mapping[str, Any]
@@ -56,7 +56,7 @@ def _check_tokens(judge: str, models: Models, settings: Sequence[Setting]) -> No
         own = next(term.model for term in setting.plan.terms if not term.aligned)
         parts = setting.merges[own].names if own in setting.merges else (own,)
         try:
-            common_vocabulary([models.card(parts[0]), models.card(judge)])
+            common_vocabulary([models.description(parts[0]), models.description(judge)])
         except ModelError as error:
             cure = "likelihood is of the tokens that were drawn; a reward reads text"
             raise ModelError(error.problem, cure, judge) from None

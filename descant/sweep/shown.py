@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ..results import Results, columns_of
-from ..sections import FREE
-from ..tables import Pivot, name_of
+from ..inputs.sections import FREE
+from ..results.load import Results, columns_of
+from ..results.tables import Pivot, name_of
 
 
 def points_shown(results: Results) -> Table:

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Item, read_items
-from ..folder import COMPLETIONS, META, SCORES, Journal, check_prompts, claim, replace
-from ..front import preferences
-from ..provenance import now, provenance
-from ..recovered import ends_of
-from ..runfile import RunFile, RunFileError
-from ..tables import check
+from ..inputs.prompts import read_items
+from ..inputs.runfile import RunFile, RunFileError
+from ..results.front import preferences
+from ..results.recovered import ends_of
+from ..results.tables import check
+from ..runs.expand import Setting, key_of, rows_of, settings_of, share_of
+from ..runs.folder import COMPLETIONS, META, SCORES, Journal, check_prompts, claim, replace
+from ..runs.models import Models, homes_of
+from ..runs.processes import share
+from ..runs.provenance import now, provenance
 from .decode import decode
 from .measure import check_scores, measure, score_key
-from .models import Models, homes_of
-from .rows import Setting, key_of, rows_of, settings_of, share_of
-from .share import Share, share
+from .state import Say, Work
 
-Say = Callable[[str], None]
 _MOMENT = 5.0  # seconds between two writings of what a run has cost so far
-
-
-@dataclass(frozen=True)
-class Work:
-    """One process's part of a sweep.
-
-    Attributes:
-        settings: every formula with its points.
-        items: the prompts.
-        say: prints a line; only the first process says anything.
-    """
-
-    run: RunFile
-    folder: Path
-    share: Share
-    settings: Sequence[Setting]
-    items: Sequence[Item]
-    say: Say
-
-    def journal(self, stem: str) -> Journal:
-        """This process's lines."""
-        return Journal(self.folder, stem, self.share.rank, self.share.count)
 
 
 def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:

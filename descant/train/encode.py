@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from ..models import ModelError
-from ..models.prompts import render, render_text
-from ..models.spec import ModelSpec
+from ..models.checkpoint.spec import ModelSpec
+from ..models.text.prompts import render, render_text
 from .batches import REJECTED, Row
+from .examples import Example
 from .losses import IGNORED
-from .rows import Example
 from .trainfile import TrainFileError
 
 _NAME = "model"

@@ -14,41 +14,44 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..models import SCORES, Card, ModelError, describe
-from ..models.quantized import check_packages, method_of, quantization_config
+from ..models import SCORES, Description, ModelError, describe
+from ..models.loading.quantized import check_packages, method_of, quantization_config
 from .trainfile import TrainFile, TrainFileError
 
 
-def card_of(said: TrainFile) -> Card:
+def description_of(said: TrainFile) -> Description:
     """What the checkpoint says of itself, if it can be trained so.
 
     Raises:
         ModelError: it cannot, or cannot be read.
     """
-    card = describe("the model", said.model, None, None)
-    if card.tokenizer is None:
+    description = describe("the model", said.model, None, None)
+    if description.tokenizer is None:
         raise ModelError(f"{said.model.path} has no tokenizer", "name one with model.tokenizer")
-    if said.method != "reward" and card.kind != SCORES:
+    if said.method != "reward" and description.kind != SCORES:
         raise ModelError(
             f"{said.model.path} is a classifier, and {said.method} trains a language model",
             "write descant train reward, or give another model",
         )
-    if said.max_length and card.positions and said.max_length > card.positions:
+    if said.max_length and description.positions and said.max_length > description.positions:
         raise ModelError(
-            f"max_length is {said.max_length}, and {said.model.path} reads {card.positions} tokens",
-            f"say max_length: {card.positions} or less",
+            f"max_length is {said.max_length}, and {said.model.path} reads "
+            f"{description.positions} tokens",
+            f"say max_length: {description.positions} or less",
         )
-    if method := method_of(card.config):
+    if method := method_of(description.config):
         check_packages("the model", method)
         if said.lora is None or said.method == "reward":
             cure = "give lora" if said.method != "reward" else "give plain weights"
             raise ModelError(
                 f"{said.model.path} is quantised, and packed weights do not learn", cure
             )
-    return card
+    return description
 
 
-def model_of(said: TrainFile, card: Card, arguments: TrainingArguments, pad: int) -> Any:
+def model_of(
+    said: TrainFile, description: Description, arguments: TrainingArguments, pad: int
+) -> Any:
     """The model, with its adapter where it has one.
 
     Raises:
@@ -69,16 +72,16 @@ def model_of(said: TrainFile, card: Card, arguments: TrainingArguments, pad: int
     )  # fmt: skip
     if said.method == "reward" and model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = pad  # else it takes no batches
-    return model if said.lora is None else _adapted(said, card, model)
+    return model if said.lora is None else _adapted(said, description, model)
 
 
-def _adapted(said: TrainFile, card: Card, model: Any) -> Any:
+def _adapted(said: TrainFile, description: Description, model: Any) -> Any:
     try:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     except ImportError:
         raise TrainFileError('LoRA needs peft: pip install "descant[train]"') from None
     assert said.lora is not None
-    if said.model.quantization is not None or method_of(card.config):
+    if said.model.quantization is not None or method_of(description.config):
         # Checkpointing is the Trainer's to switch on, with its own arguments.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         for module in model.modules():

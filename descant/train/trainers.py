@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
-from ..models.heads import Head, whole
+from ..models.checkpoint.reward_head import Head, whole
 from .batches import Batch
 from .losses import last_scores, preference_loss, sequence_log_probs
 from .trainfile import TrainFileError

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
-from ..models.spec import ModelSpec
-from ..sections import Rows, Strict
-from ..settings import Kind, SettingsError, beside, suggestion
+from ..inputs.sections import Rows, Strict
+from ..inputs.settings import Kind, SettingsError, beside, suggestion
+from ..models.checkpoint.spec import ModelSpec
 
 METHODS = ("arm", "dpo", "reward", "sft")
 _OURS = {

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from descant.demo import CHAT_TEMPLATE, PROMPTS, models
-from descant.demo.corpus import (
+from examples.demo_models.corpus import (
     Pair,
     Reply,
     Trait,
@@ -20,8 +20,8 @@ from descant.demo.corpus import (
     help_level,
     pairs,
 )
-from descant.demo.phrasing import CAUTION, CONTEXTS, PEOPLE, REQUESTS, RISK
-from descant.demo.topics import TOPICS, Topic
+from examples.demo_models.phrasing import CAUTION, CONTEXTS, PEOPLE, REQUESTS, RISK
+from examples.demo_models.topics import TOPICS, Topic
 
 MANY = 1500
 
@@ -46,7 +46,7 @@ def test_another_seed_gives_other_text() -> None:
 
 
 def test_the_text_does_not_depend_on_the_hash_seed() -> None:
-    script = "from descant.demo.corpus import examples; print(examples(20, 3))"
+    script = "from examples.demo_models.corpus import examples; print(examples(20, 3))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", script],

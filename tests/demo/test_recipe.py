@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import descant
-from descant.demo import WEIGHTS, models, recipe
-from descant.demo.corpus import pairs
-from descant.demo.evaluation import pair_rows
+from descant.demo import WEIGHTS, models
 from descant.train import Data
 from descant.train.encode import Counts, Encoder
-from descant.train.rows import read_examples
+from descant.train.examples import read_examples
+from examples.demo_models import recipe
+from examples.demo_models.corpus import pairs
+from examples.demo_models.evaluation import pair_rows
 
 
 @pytest.fixture(scope="module")

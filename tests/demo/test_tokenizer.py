@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
-from descant.demo.corpus import Pair, Reply, examples
-from descant.demo.evaluation import pair_rows
-from descant.demo.tokenizer import encode_prompt, encode_response, prompt_text, train_tokenizer
 from descant.train.losses import IGNORED
+from examples.demo_models.corpus import Pair, Reply, examples
+from examples.demo_models.evaluation import pair_rows
+from examples.demo_models.tokenizer import (
+    encode_prompt,
+    encode_response,
+    prompt_text,
+    train_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")

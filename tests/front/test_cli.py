@@ -10,8 +10,8 @@ import typer
 from sweeps import written
 
 from descant.cli import app
-from descant.explain import Asked, explained
-from descant.runfile import RunFileError
+from descant.inputs.runfile import RunFileError
+from descant.show.explain import Asked, explained
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

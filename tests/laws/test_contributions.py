@@ -14,7 +14,7 @@ from test_laws import LANES, NAMES, TABLES, UNDEFINED, compiled, params, texts
 from descant import FormulaError
 from descant.formula import make_plan
 from descant.formula.nodes import Staged
-from descant.formula.writing import written
+from descant.formula.printer import written
 from descant.grammar import parse, text
 
 law = settings(

@@ -17,7 +17,7 @@ import descant
 from descant import FormulaError
 from descant.formula import Names, Read, make_plan
 from descant.grammar import Binary, Name, Node, Number, Pipeline, Unary, parse, text
-from descant.runtime import teacher
+from descant.runtime.loops import loglikelihood as teacher
 
 V = 11
 LANES = {name: descant.TableModel.random(V, seed=i) for i, name in enumerate(MODELS)}

@@ -12,18 +12,18 @@ from test_laws import LANES, TABLES, UNDEFINED, compiled, law, params, texts
 
 import descant
 from descant import FormulaError
-from descant.formula.operators import OPERATORS as CLASSES
-from descant.formula.signature import Shift
-from descant.formula.stages import STAGES
+from descant.formula.words.operators import OPERATORS as CLASSES
+from descant.formula.words.signature import Shift
+from descant.formula.words.stages import STAGES
 from descant.grammar import Node, parse
-from descant.runtime.noise import gumbel, seed_key
+from descant.runtime.scores.noise import gumbel, seed_key
 
 
 def decoded(
     decoder: descant.Decoder, skipping: bool, prompt: list[int], **settings
 ) -> tuple[list[int], list[torch.Tensor]]:
     """The tokens that are drawn, and the scores that each was drawn from."""
-    step, rows = decoder._engine.step, []
+    step, rows = decoder.session.engine.step, []
     skipped, scores = step.unnormalised, step.scores
 
     def recorded(batch, context) -> torch.Tensor:
@@ -123,12 +123,12 @@ def test_the_law_finds_that_what_is_passed_on_is_not_absorbed(name, monkeypatch)
 def test_a_judgement_is_of_log_probabilities() -> None:
     """The same lane is read raw for the formula, and normalised for the search's judgement."""
     decoder = descant.compile("base | best_of(2*arm - base, n=6)", LANES)
-    skipped = decoder._engine.step.unnormalised
+    skipped = decoder.session.engine.step.unnormalised
     assert skipped
     for seed in range(12):
         found = []
         for terms in (skipped, frozenset()):
-            decoder._engine.step.unnormalised = terms
+            decoder.session.engine.step.unnormalised = terms
             [one] = decoder.generate([3], max_new_tokens=4, seed=seed)
             found.append(one.token_ids)
         assert found[0] == found[1]

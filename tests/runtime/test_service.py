@@ -14,7 +14,7 @@ import descant
 from descant import FormulaError, ModelError, TableModel
 from descant.models import make_spec
 from descant.runtime import Service
-from descant.runtime.noise import seed_key
+from descant.runtime.scores.noise import seed_key
 
 FORMULAS = [
     "base + a*arm",
@@ -77,8 +77,8 @@ def test_every_answer_is_that_of_the_formula_alone(specs, ahead) -> None:
     service = served(specs)
     decoders = [service.decoder(text, {"a": 0.5}) for text in FORMULAS]
     for decoder in decoders:
-        if not decoder._bound.plan.search:
-            decoder._engine.ahead = ahead
+        if not decoder.session.bound.plan.search:
+            decoder.session.engine.ahead = ahead
     found: dict[int, list[int]] = {}
     numbers: dict[int, int] = {}
     draw, held, waiting = random.Random(1), [], list(enumerate(requests))
@@ -102,7 +102,7 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     service = served(specs, slots=6)
     formulas = ["base + arm", "base + 0.5*lora4", "base | top_k(5)"]
     decoders = [service.decoder(text) for text in formulas]
-    models = dict(service._house.weights.items())
+    models = dict(service._pool.weights.items())
     for model in models.values():
         name = model.config.name_or_path.rsplit("/", 1)[-1]
         model.register_forward_hook(lambda *_, name=name: count.update([name]))
@@ -160,7 +160,7 @@ def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
 
 
 def test_who_cancels_while_its_prompt_is_read_takes_no_slot(specs, monkeypatch) -> None:
-    import descant.models.lane as lane_module
+    import descant.models.lanes.transformers_lane as lane_module
     import descant.runtime.service as service_module
 
     for module in (lane_module, service_module):
@@ -202,7 +202,7 @@ def test_a_row_after_one_that_went_wrong_reads_nothing_of_it(zoo, specs) -> None
     expected = decoder.alone().generate([7, 7, 7], **settings)[0].token_ids
     service.submit(decoder, [5] * 70, max_new_tokens=2, eos_token_id=[])
     service.step()
-    lane = decoder._bound.lanes[0].lane
+    lane = decoder.session.bound.lanes[0].lane
     for layer in lane._cache.layers:
         layer.keys[0], layer.values[0] = torch.nan, torch.nan
     assert run(service)[0].finish_reason == "error"
@@ -226,10 +226,10 @@ def test_formulas_come_while_others_decode_and_are_forgotten(specs) -> None:
     [other] = service.submit(wide, [3, 4, 5], **text)
     answers = {id(answer.request): answer.tokens for answer in run(service)}
     assert answers == {id(request): expected, id(other): hoped}
-    held = first._bound.lanes[0].held_bytes()
+    held = first.session.bound.lanes[0].held_bytes()
     service.forget(wide)
     service.forget(first)
-    assert 0 == first._bound.lanes[0].held_bytes() < held
+    assert 0 == first.session.bound.lanes[0].held_bytes() < held
 
 
 def test_what_does_not_fit_is_refused_before_it_is_queued(specs) -> None:

@@ -14,8 +14,8 @@ from servers import FILE, Served, listening
 
 import descant
 from descant.demo import models as demo
-from descant.runfile import RunFile, read_run_file
-from descant.serve.limits import Limits
+from descant.inputs.runfile import RunFile, read_run_file
+from descant.serve.protocol.limits import Limits
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def offline(run_file) -> Callable[..., Any]:
 def sites(tmp_path_factory) -> Iterator[Callable[..., Any]]:
     """``sites(**options)``: the address of a server with a playground, and the server."""
     pytest.importorskip("fastapi", reason="pip install descant[serve]")
-    from descant.serve.server import Server
+    from descant.serve.frontend.server import Server
 
     browsers = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     browsers.expect.set_options(timeout=20_000)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from descant.demo import models as demo
-from descant.runfile import validated
+from descant.inputs.runfile import validated
 
 HOSTILE = [
     "<script>window.broken=1</script>",
@@ -66,7 +66,7 @@ def run_file(folder: Path) -> Any:
 @contextmanager
 def served(server: Any) -> Iterator[str]:
     """The address of a server that is up as long as this lasts."""
-    from descant.serve.process import Process
+    from descant.serve.http.process import Process
 
     server.start()
     process = Process(server, host="127.0.0.1", port=0, log_level="warning")

@@ -23,10 +23,10 @@ import httpx
 import openai
 import pytest
 
-from descant.runfile import RunFile
-from descant.serve.limits import Limits
-from descant.serve.process import Process
-from descant.serve.server import Server
+from descant.inputs.runfile import RunFile
+from descant.serve.frontend.server import Server
+from descant.serve.http.process import Process
+from descant.serve.protocol.limits import Limits
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples" / "serve.yaml"

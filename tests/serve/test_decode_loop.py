@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from descant.grammar import FormulaError, Span
+from descant.inputs.runfile import RunFile
 from descant.models import ModelError
-from descant.runfile import RunFile
-from descant.serve.jobs import Jobs
-from descant.serve.loop import Loop, crossing
-from descant.serve.messages import (
+from descant.serve.protocol.messages import (
     Cancel,
     Compile,
     Counts,
@@ -30,6 +28,8 @@ from descant.serve.messages import (
     Submit,
     Told,
 )
+from descant.serve.worker.jobs import Jobs
+from descant.serve.worker.loop import Loop, crossing
 
 EGGS, IDS = "How do I boil eggs?", [1, 9, 8]
 LONG = {"max_new_tokens": 60, "temperature": 0.0, "stop_strings": ["\0"], "eos_token_id": [1023]}

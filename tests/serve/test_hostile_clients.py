@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from descant.serve import gate, wire
+from descant.serve.http import connection as wire
+from descant.serve.http import gate
 
 PATHS = {
     "/v1/completions": {"model": "arms", "prompt": "x", "max_tokens": 1},

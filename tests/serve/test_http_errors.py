@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from descant.serve.schema import Chat, Completion
+from descant.serve.protocol.schema import Chat, Completion
 
 TEXT, CHATS, SCORE = "/v1/completions", "/v1/chat/completions", "/v1/score"
 USER = [{"role": "user", "content": "Hello"}]

@@ -6,7 +6,7 @@ import gc
 import weakref
 
 from descant.api import declared
-from descant.models.cache import RowCache
+from descant.models.cache.kv_cache import RowCache
 from descant.runtime import Service
 
 

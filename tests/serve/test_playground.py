@@ -18,8 +18,8 @@ httpx = pytest.importorskip("httpx", reason="pip install httpx")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    from descant.serve.limits import Limits
-    from descant.serve.server import Server
+    from descant.serve.frontend.server import Server
+    from descant.serve.protocol.limits import Limits
 
     run = run_file(tmp_path_factory.mktemp("hostile"))
     server = Server(run, Limits(max_tokens=200), allow_formulas=True)
@@ -40,7 +40,7 @@ def told(client, **body):
 
 
 def test_the_page_and_its_files_come_with_their_policy(client) -> None:
-    from descant.serve.playground import FILES
+    from descant.serve.http.playground import FILES
 
     assert client.get("/").text == FILES["index.html"].read_text(encoding="utf-8")
     for name in FILES:
@@ -64,7 +64,7 @@ WAYS = (
 
 
 def test_no_script_of_the_page_makes_markup_of_text() -> None:
-    from descant.serve.playground import FILES
+    from descant.serve.http.playground import FILES
 
     for name, file in FILES.items():
         found = [way for way in WAYS if way in file.read_text(encoding="utf-8")]
@@ -204,7 +204,7 @@ def test_others_go_on_while_an_answer_is_explained(client) -> None:
 
 
 def test_an_explanation_that_nobody_waits_for_stops(client, site, monkeypatch) -> None:
-    from descant.serve.messages import Cancel
+    from descant.serve.protocol.messages import Cancel
 
     link, told = site[0].link, []
     tell = link.tell
@@ -225,8 +225,8 @@ def test_an_explanation_that_nobody_waits_for_stops(client, site, monkeypatch) -
 def test_keys_are_asked_for_all_but_the_page(tmp_path) -> None:
     from starlette.testclient import TestClient
 
-    from descant.serve.app import application
-    from descant.serve.server import Server
+    from descant.serve.frontend.server import Server
+    from descant.serve.http.app import application
 
     kept = Server(run_file(tmp_path), keys=["secret"])  # never started: nobody gets that far
     client = TestClient(application(kept))

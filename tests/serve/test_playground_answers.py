@@ -18,7 +18,7 @@ from playground_site import (
 )
 from servers import listening
 
-from descant.serve.limits import Limits
+from descant.serve.protocol.limits import Limits
 
 expect = pytest.importorskip("playwright.sync_api", reason="pip install playwright").expect
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from servers import Served, listening
 
-from descant.serve.limits import Limits
+from descant.serve.protocol.limits import Limits
 
 LONG = {"model": "base", "prompt": "How do I boil eggs?", "max_tokens": 200, "seed": 0, "n": 16,
         "stream": True}  # fmt: skip

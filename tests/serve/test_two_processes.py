@@ -19,7 +19,7 @@ import pytest
 from servers import COMMAND, ENVIRONMENT, alive, children, decoding, started, wait
 
 from descant.failures import MISTAKE, STOPPED
-from descant.serve.server import Server
+from descant.serve.frontend.server import Server
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 PATH = "/v1/completions"
@@ -67,7 +67,7 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
 def test_health_says_that_nothing_decodes(run_file) -> None:
     from starlette.testclient import TestClient
 
-    from descant.serve.app import application
+    from descant.serve.http.app import application
 
     server = Server(run_file)
     client = TestClient(application(server))

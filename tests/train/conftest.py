@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def trained(zoo: Any, data: str, tmp_path: Path) -> Callable[..., Any]:
     """``trained(method, output, **keys)``: what ``descant train`` does."""
-    from descant.train.fit import train
+    from descant.train.loop import train
 
     def make(method: str, output: str = "out", on: str = "base", **keys: Any) -> Any:
         keys = {"model": zoo.path(on), "data": data, **keys}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from checkpoints import BOS, EOS, tokenizer
 
-from descant.models.prompts import render
-from descant.models.spec import ModelSpec
+from descant.models.checkpoint.spec import ModelSpec
+from descant.models.text.prompts import render
 from descant.train import TrainFileError
 from descant.train.encode import Counts, Encoder, shortened
+from descant.train.examples import Example
 from descant.train.losses import IGNORED
-from descant.train.rows import Example
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "the sea?"}]
 TURNS = (

@@ -193,7 +193,7 @@ def test_several_devices_need_a_launcher(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """transformers would split a batch over all GPUs of one process, and multiply it."""
     from transformers import TrainingArguments
 
-    from descant.train.fit import training_arguments
+    from descant.train.loop import training_arguments
     from descant.train.trainfile import read_train_file
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: self._n_gpu or 4))

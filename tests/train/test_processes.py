@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import training_process
 from test_fit import LORA, weights
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def test_two_processes_are_one_with_the_doubled_batch(
         files[-1].write_text(json.dumps(content), "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(Path(__file__).with_name("process.py")), *map(str, files)],
+         training_process.__file__, *map(str, files)],
         capture_output=True, text=True, timeout=180, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

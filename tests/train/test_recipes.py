@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from descant.train import read_train_file
-from descant.train.fit import train
+from descant.train.loop import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "train").glob("*.yaml"))
 GENARM = {"learning_rate": 5e-4, "num_train_epochs": 1, "lr_scheduler_type": "cosine",

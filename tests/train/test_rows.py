@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from descant.reading import Fault
+from descant.inputs.formats import Fault
 from descant.train import Data, TrainFileError
-from descant.train.rows import Example, example_of, read_examples
+from descant.train.examples import Example, example_of, read_examples
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -1,0 +1,240 @@
+"""A judge: a language model behind an OpenAI-compatible server that says which answer is better.
+
+Verdicts are kept as they come and asked for once; a budget of calls and tokens is never exceeded,
+whatever the server does. It knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..inputs.runfile import RunFileError
+from ..runs.folder import Journal
+
+FIRST, SECOND, TIE, UNREADABLE = "first", "second", "tie", "unreadable"
+SYSTEM = (
+    "You compare two answers to one request. Judge how well each does what is asked: whether it is "
+    "helpful, correct, clear and safe. Its length and its place count for nothing. Give one or two "
+    "sentences of reasons, and end with one line: 'Verdict: A', 'Verdict: B', or 'Verdict: tie'."
+)
+ASK = "Request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
+_VERDICT = re.compile(r"verdict\W*\b(A|B|tie)\b", re.IGNORECASE)
+_MEANS = {"a": FIRST, "b": SECOND, "tie": TIE}
+_AROUND = 64  # tokens that a chat template may add to what is sent
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent: calls, and tokens sent and received; None is no limit."""
+
+    calls: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.calls is None and self.tokens is None:
+            problem = "a judge costs money: say how much, with --max-calls or --max-tokens"
+            raise RunFileError(problem)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two answers to one request, in the order in which the judge sees them."""
+
+    prompt: str
+    first: str
+    second: str
+
+    def messages(self) -> list[dict[str, str]]:
+        """As the judge is asked."""
+        parts = {"{prompt}": self.prompt, "{first}": self.first, "{second}": self.second}
+        text = re.sub(r"\{prompt\}|\{first\}|\{second\}", lambda found: parts[found[0]], ASK)
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+
+
+class Judge:
+    """A model of an OpenAI-compatible server.
+
+    Args:
+        model: its name there.
+        cache: a ``.jsonl`` file that keeps the verdicts.
+        budget: of this judge's whole life.
+        base_url: of the server; left out, OpenAI's. The key is ``OPENAI_API_KEY``'s, which a local
+            server needs none of.
+        answer: tokens that an answer may have.
+        retries: of a call that fails for the server's reasons; each counts.
+        timeout: seconds for one call.
+        at_once: calls that are under way together.
+
+    Attributes:
+        calls: that were made, ``tokens``: that they took, or could have taken where one failed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        cache: Path,
+        budget: Budget,
+        *,
+        base_url: str | None = None,
+        answer: int = 256,
+        retries: int = 3,
+        timeout: float = 60.0,
+        at_once: int = 4,
+        pause: float = 0.5,
+    ) -> None:
+        self.model, self.calls, self.tokens = model, 0, 0
+        self._budget, self._answer, self._url = budget, answer, base_url
+        self._retries, self._at_once, self._pause = retries, at_once, pause
+        self._timeout = timeout
+        self._client = _client(base_url, timeout)
+        self._settings: dict[str, Any] = {"max_tokens": answer, "temperature": 0.0}
+        self._lock, self._held = threading.Lock(), 0
+        self._failed: Exception | None = None  # the last failure of the server
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(cache.parent, cache.stem)
+        self._journal.absorb(lambda line: line["key"])
+        lines = self._journal.records()
+        self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}
+
+    def verdicts(
+        self, questions: Sequence[Question], tell: Callable[[], None] = lambda: None
+    ) -> list[str | None]:
+        """The verdict on each question; None where the budget did not reach.
+
+        Args:
+            questions: asked in this order.
+            tell: is called whenever one is answered.
+
+        Raises:
+            RunFileError: the judge does not answer; the verdicts until then are kept.
+        """
+        stop = threading.Event()
+
+        def ask(question: Question) -> str | None:
+            if stop.is_set():
+                return None
+            try:
+                return self._verdict(question, stop)
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                tell()
+
+        with ThreadPoolExecutor(self._at_once) as pool:
+            try:
+                found = list(pool.map(ask, questions))
+            except BaseException:  # a key, too: nothing more is asked
+                stop.set()
+                raise
+        if self._failed is not None and questions and not any(found):
+            raise self._gave_up(self._failed, self.calls)  # it took the budget
+        return found
+
+    def _verdict(self, question: Question, stop: threading.Event) -> str | None:
+        messages = question.messages()
+        said = json.dumps([self._url, self.model, self._answer, messages], ensure_ascii=False)
+        key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+        found = self._asked(messages, stop)
+        if found is None:
+            return None
+        text, used = found
+        verdicts = _VERDICT.findall(text)
+        verdict = _MEANS[verdicts[-1].lower()] if verdicts else UNREADABLE
+        line = {"key": key, "model": self.model, "verdict": verdict, "tokens": used, "said": text}
+        with self._lock:
+            self._known[key] = verdict
+            self._journal.add([line])
+        return verdict
+
+    def _asked(
+        self, messages: list[dict[str, str]], stop: threading.Event
+    ) -> tuple[str, int] | None:
+        """What the judge says, and the tokens that it took; None where the budget is spent."""
+        import openai
+
+        most = sum(len(m["content"].encode()) for m in messages) + _AROUND + self._answer
+        failures = 0
+        while True:
+            if not self._reserve(most):
+                return None
+            settings, used = dict(self._settings), most
+            try:
+                answer = self._client.chat.completions.create(
+                    model=self.model, messages=messages, **settings
+                )
+                used = answer.usage.total_tokens if answer.usage else most
+                return answer.choices[0].message.content or "", used
+            except openai.BadRequestError as error:
+                if not self._adapted(str(error), settings):
+                    raise self._gave_up(error, 1) from error
+            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError,
+                    openai.APIResponseValidationError) as error:  # fmt: skip
+                failures += 1
+                self._failed = error
+                if failures > self._retries or stop.is_set():
+                    raise self._gave_up(error, failures) from error
+                stop.wait(self._pause * 2 ** (failures - 1))
+            except openai.OpenAIError as error:
+                raise self._gave_up(error, failures + 1) from error
+            finally:
+                self._spend(most, used)
+
+    def _adapted(self, said: str, settings: dict[str, Any]) -> bool:
+        """Whether a server refuses a setting that another name, or none, stands for."""
+        with self._lock:
+            if self._settings != settings:
+                return True  # another call has found out meanwhile
+            if "max_completion_tokens" in said and "max_tokens" in self._settings:
+                self._settings["max_completion_tokens"] = self._settings.pop("max_tokens")
+                return True
+            return "temperature" in said and self._settings.pop("temperature", None) is not None
+
+    def _reserve(self, tokens: int) -> bool:
+        """Take a call and the most tokens that it can cost, if there is room for them."""
+        with self._lock:
+            budget = self._budget
+            if budget.calls is not None and self.calls + 1 > budget.calls:
+                return False
+            if budget.tokens is not None and self.tokens + self._held + tokens > budget.tokens:
+                return False
+            self.calls += 1
+            self._held += tokens
+            return True
+
+    def _spend(self, held: int, used: int) -> None:
+        with self._lock:
+            self._held -= held
+            self.tokens += used
+
+    def _gave_up(self, error: Exception, times: int) -> RunFileError:
+        timed_out = type(error).__name__ == "APITimeoutError"
+        said = f"no answer within {self._timeout:g} s" if timed_out else str(error).splitlines()[0]
+        return RunFileError(
+            f"the judge {self.model} failed {times} times: {said}; {len(self._known)} verdicts are "
+            f"kept in {self._journal.file}, and the same command goes on from there"
+        )
+
+
+def _client(base_url: str | None, timeout: float) -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise RunFileError('a judge needs openai: pip install "descant[eval]"') from None
+    import os
+
+    key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
+    if key is None:
+        raise RunFileError("the judge needs a key: set OPENAI_API_KEY, or give --base-url")
+    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=0)

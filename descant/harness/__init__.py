@@ -1,0 +1,1 @@
+"""lm-evaluation-harness, with a formula as its model."""

@@ -1,0 +1,46 @@
+"""``descant eval``: lm-evaluation-harness, with a run file's formula as the model.
+
+The harness finds models that have been imported and no others, which is all that the command is
+for: every option is the harness' own. What stands here is light; ``evaluation`` holds the model.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ..options import RunFilePath
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def evaluate(
+    context: typer.Context,
+    file: RunFilePath,
+) -> None:
+    """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
+
+    descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7
+    """
+    from ..inputs.runfile import RunFileError, read_run_file
+
+    read_run_file(file)  # what is wrong with it is said before the harness looks for its tasks
+    if any(one.split("=")[0] in ("--model", "-M") for one in context.args):
+        raise RunFileError(
+            "descant eval is given a run file, and that is the model; leave --model out"
+        )
+    try:
+        from lm_eval.__main__ import cli_evaluate
+
+        from . import model as evaluation  # noqa: F401  it takes part by being imported
+    except ImportError as error:
+        raise RunFileError(
+            f'descant eval needs lm-eval ({error}): pip install "descant[eval]"'
+        ) from None
+    model = ["--model", "descant", "--model_args", f"pretrained={file}"]
+    before, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before

@@ -1,0 +1,51 @@
+"""Sums of names with weights in parameters, written as formulas are: ``(1-a)*help + a*harm``.
+
+The language's own linear algebra, over names that need not be language models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..formula import Names, Plan, make_plan
+from ..formula.nodes import Read
+from ..formula.terms import Term
+
+
+class Sum:
+    """A sum of names.
+
+    Args:
+        text: as in a formula.
+        names: what may be summed.
+        params: the declared parameters.
+
+    Raises:
+        FormulaError: no such sum, marked at the place; ValueError: more than a sum.
+
+    >>> Sum("(1-a)*help + a*harm", ["help", "harm"], ["a"]).weights({"a": 0.25})
+    {'harm': 0.25, 'help': 0.75}
+    """
+
+    def __init__(self, text: str, names: Iterable[str], params: Iterable[str]) -> None:
+        self._plan: Plan = make_plan(text, Names(frozenset(names), frozenset(params)))
+        scores = self._plan.scores
+        plain = all(isinstance(p, Read) and p.term == Term(p.term.model) for _, p in scores.parts)
+        if self._plan.stages or scores.shift is not None or not plain:
+            raise ValueError(f"{text} is more than a sum of names with weights")
+        self._parts = [(s, p.term.model) for s, p in scores.parts if isinstance(p, Read)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is summed; a name that cancels out is not there."""
+        return tuple(name for _, name in self._parts)
+
+    @property
+    def params(self) -> frozenset[str]:
+        """The parameters that any weight depends on."""
+        return self._plan.params
+
+    def weights(self, params: Mapping[str, float]) -> dict[str, float]:
+        """Each name's weight."""
+        self._plan.values(params)
+        return {name: self._plan.value(scalar, params) for scalar, name in self._parts}

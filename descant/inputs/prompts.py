@@ -1,0 +1,143 @@
+"""Prompt sets: rows of a file or of a dataset, as prompts with ids. Nothing in them is executed."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .formats import DataError, Fault, Row, read_dataset, read_file
+from .runfile import Data, RunFileError
+
+_log = logging.getLogger("descant")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt.
+
+    Attributes:
+        id: the number of its row, from 0, or what the row's ``id`` field says.
+        prompt: text, chat messages or token ids.
+        where: the file and line, or the dataset and row.
+    """
+
+    id: int | str
+    prompt: Any
+    where: str = field(default="", compare=False)
+
+
+def read_items(data: Data) -> list[Item]:
+    """The prompts of a data file or a dataset.
+
+    Raises:
+        RunFileError: nothing there, or a row without a usable prompt; names the row.
+    """
+    items: dict[int | str, Item] = {}
+    skipped = 0
+    try:
+        for number, where, row in _rows(data):
+            if data.limit is not None and len(items) >= data.limit:
+                break
+            try:
+                item = _item(number, where, row, data)
+                if item.id in items:
+                    first = items[item.id].where
+                    raise RunFileError(f"{where}: the id {item.id!r} is there already, at {first}")
+            except RunFileError as error:
+                if data.bad_rows == "error":
+                    raise
+                skipped += 1
+                _log.warning("skipped: %s", error)
+                continue
+            items[item.id] = item
+    except DataError as error:
+        raise RunFileError(str(error)) from error
+    if not items:
+        what = f" but {skipped} rows that were skipped" if skipped else ""
+        raise RunFileError(f"{data.source} holds no prompts{what}")
+    if skipped:
+        _log.warning("%s: %d rows skipped, %d read", data.source, skipped, len(items))
+    return list(items.values())
+
+
+def read_prompts(data: Data) -> list[Any]:
+    """The prompts alone, as ``read_items``."""
+    return [item.prompt for item in read_items(data)]
+
+
+def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) -> list[Item]:
+    """The items whose prompts the models can read: not too long, and in a way that they know.
+
+    Args:
+        items: of ``data``.
+        data: says what becomes of the others.
+        check: is given a prompt, and raises where it cannot be read.
+
+    Raises:
+        RunFileError: one that cannot be read, unless such rows are skipped; names the row.
+    """
+    found = []
+    for item in items:
+        try:
+            check(item.prompt)
+        except ValueError as error:
+            if data.bad_rows == "error":
+                raise RunFileError(f"{item.where}: {error}") from error
+            _log.warning("skipped: %s: %s", item.where, str(error).splitlines()[0])
+            continue
+        found.append(item)
+    if len(found) < len(items):
+        _log.warning("%s: %d rows skipped as unreadable", data.source, len(items) - len(found))
+    return found
+
+
+def _rows(data: Data) -> Iterator[Row]:
+    if data.name is not None:
+        rows = read_dataset(data.name, data.config, data.split, data.revision, "report")
+    else:
+        rows = read_file(Path(data.source))
+    if data.shuffle is None:
+        return rows
+    listed = list(rows)
+    random.Random(data.shuffle).shuffle(listed)
+    return iter(listed)
+
+
+def _item(number: int, where: str, row: Any, data: Data) -> Item:
+    if isinstance(row, Fault):
+        raise RunFileError(f"{where} {row}")
+    if isinstance(row, str):
+        return Item(number, _prompt(row, where), where)
+    if not isinstance(row, Mapping) or data.field not in row:
+        keys = ", ".join(row) or "no keys" if isinstance(row, Mapping) else "no keys"
+        raise RunFileError(f"{where} has no field {data.field}; it has {keys}")
+    name: Any = number
+    if data.id is not None:
+        if data.id not in row:
+            raise RunFileError(
+                f"{where} has no field {data.id} for the id; it has {', '.join(row)}"
+            )
+        name = row[data.id]
+        if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
+            raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
+    return Item(name, _prompt(row[data.field], where), where)
+
+
+def _prompt(value: Any, where: str) -> Any:
+    if not value or (isinstance(value, str) and not value.strip()):
+        raise RunFileError(f"{where}: the prompt is empty")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
+        for part in value:
+            if not isinstance(part.get("role"), str) or not isinstance(part.get("content"), str):
+                problem = f"{where}: a message has a role and content, both text; here: {part}"
+                raise RunFileError(problem)
+        return [dict(part) for part in value]
+    if isinstance(value, list) and all(type(part) is int for part in value):
+        return value
+    raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {value!r:.60}")

@@ -1,0 +1,1 @@
+"""A finished folder as tables: completions, scores, fronts, and other tools' formats."""

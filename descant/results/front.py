@@ -1,0 +1,124 @@
+"""Fronts: which points no other beats, how much they cover, and what preferences get of them.
+
+Hypervolume and dominance are moocore's; the mean inner product is the protocol of PARM and UniARM.
+All objectives here are the larger the better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..inputs.grid import points_of, simplex_of
+from ..inputs.linear import Sum
+from ..inputs.runfile import RunFile, RunFileError
+
+Means = Mapping[int, Sequence[float]]  # per point, the mean of each objective
+DIGITS = 9  # means that agree to so many are one: they come from rounded scores
+
+
+def pareto(points: Means) -> list[int]:
+    """The points that no other is at least as good as in every objective, and better in one."""
+    moocore = _moocore()
+    numbers = sorted(points)
+    if not numbers:
+        return []
+    values = np.round(np.array([points[number] for number in numbers], dtype=float), DIGITS)
+    kept = moocore.is_nondominated(values, maximise=True, keep_weakly=True)
+    return [number for number, good in zip(numbers, kept, strict=True) if good]
+
+
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """The volume between the reference and the points; those that are not above it add nothing."""
+    moocore = _moocore()
+    above = [point for point in points if all(p > r for p, r in zip(point, reference, strict=True))]
+    if not above:
+        return 0.0
+    return float(moocore.hypervolume(np.array(above), ref=list(reference), maximise=True))
+
+
+def front_of(run: RunFile, means: Mapping[str, Means], of: Mapping[str, Sequence[int]]) -> Any:
+    """What ``front.json`` says.
+
+    Args:
+        run: the run file.
+        means: per formula and point, the mean of each objective; points without one left out.
+        of: per formula, the number of its own point at each point of the sweep.
+
+    Returns:
+        A dictionary; objectives are empty where the run has none.
+    """
+    names = run.objectives
+    signs = [-1.0 if name.startswith("-") else 1.0 for name in names]
+    plain = [name.removeprefix("-") for name in names]
+    better = {
+        formula: {n: [s * v for s, v in zip(signs, values, strict=True)] for n, values in p.items()}
+        for formula, p in means.items()
+    }
+    every = [values for points in better.values() for values in points.values()]
+    if not names or not every:
+        return {"objectives": names, "formulas": {}}
+    reference = _reference(run, plain, signs, every)
+    wishes = preferences(run)
+    formulas = {}
+    for formula, points in better.items():
+        found = pareto(points)
+        formulas[formula] = {
+            "points": sorted(points),
+            "front": found,
+            "hypervolume": hypervolume([points[n] for n in found], reference),
+            "reference": [s * r for s, r in zip(signs, reference, strict=True)],
+            "mean_inner_product": _inner(wishes, points, of[formula]),
+        }
+    flat = [(f, n, values) for f, points in better.items() for n, values in points.items()]
+    best = pareto({i: values for i, (_, _, values) in enumerate(flat)})
+    together = [[flat[i][0], flat[i][1]] for i in best]
+    return {"objectives": names, "formulas": formulas, "front": together}
+
+
+def preferences(run: RunFile) -> list[list[float]] | None:
+    """Per point of the sweep, the weight of each objective; None where the run has none."""
+    names = [name.removeprefix("-") for name in run.objectives]
+    every = points_of(run.sweep) if run.sweep else [{}]
+    if run.front.preference:
+        try:
+            wish = Sum(run.front.preference, names, run.params)
+        except ValueError as error:
+            raise RunFileError(f"front.preference: {error}") from None
+        said = [wish.weights({**run.params, **point}) for point in every]
+        return [[weights.get(name, 0.0) for name in names] for weights in said]
+    over = simplex_of(run.sweep)
+    if len(over) == len(names) and all(set(over) <= set(point) for point in every):
+        return [[point[name] for name in over] for point in every]
+    return None
+
+
+def _inner(
+    wishes: Sequence[Sequence[float]] | None, points: Means, of: Sequence[int]
+) -> float | None:
+    """The mean over preferences of their inner product with what their point achieves."""
+    if wishes is None or any(number not in points for number in of):
+        return None
+    products = [np.dot(wish, points[number]) for wish, number in zip(wishes, of, strict=True)]
+    return float(np.mean(products))
+
+
+def _reference(
+    run: RunFile, names: Sequence[str], signs: Sequence[float], every: Sequence[Sequence[float]]
+) -> list[float]:
+    said = run.front.reference
+    if said is None:
+        return [min(values) for values in zip(*every, strict=True)]
+    if set(said) != set(names):
+        raise RunFileError(f"front.reference: give a number for each of {', '.join(names)}")
+    return [sign * said[name] for name, sign in zip(names, signs, strict=True)]
+
+
+def _moocore() -> Any:
+    try:
+        import moocore
+    except ImportError:
+        raise RunFileError('a front needs moocore: pip install "descant[report]"') from None
+    return moocore

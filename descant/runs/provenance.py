@@ -1,0 +1,60 @@
+"""Where a run comes from: versions, device, revision, command. It is written beside its results."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import __version__
+
+
+def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
+    """What ``meta.json`` says of a run before its first completion."""
+    import torch
+    import transformers
+
+    return {
+        "schema": 1,
+        "descant": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "device": _device(device),
+        "dtype": dtype or "each checkpoint's own",
+        "git": revision(),
+        "started": now(),
+        "command": " ".join(sys.argv),
+        "seed": seed,
+    }
+
+
+def now() -> str:
+    """The time, in UTC, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def revision() -> dict[str, Any] | None:
+    """The revision of the working folder, and whether files differ from it; None outside git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"revision": head, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _device(device: str) -> str:
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"

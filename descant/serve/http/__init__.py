@@ -1,0 +1,1 @@
+"""HTTP: routes, connections, and the playground's page."""

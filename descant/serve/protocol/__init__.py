@@ -1,0 +1,1 @@
+"""What clients send and are sent: schemas, errors, limits. Plain data."""

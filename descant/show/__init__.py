@@ -1,0 +1,1 @@
+"""What a terminal is shown of a plan, a prompt and a choice."""

@@ -1,0 +1,95 @@
+"""``descant inspect``: why each token of one completion was chosen, on the screen and as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..inputs.runfile import RunFile
+from ..runs.run import compiled
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..runtime import Inspection
+    from ..runtime.explain.token_choice import Candidate, Choice
+
+JSON, PAGE = "inspect.json", "inspect.html"
+
+
+def inspected(run: RunFile, prompt: str, n: int, base: str | None) -> Inspection:
+    """The explained completion of one prompt by a run file."""
+    arguments = run.generate.model_dump(exclude={"num_return_sequences"})
+    return compiled(run).inspect(prompt, n=n, base=base, **arguments)
+
+
+def write(inspection: Inspection, folder: Path) -> list[Path]:
+    """Write ``inspect.html`` and ``inspect.json``; a report in the same folder shows it too."""
+    from ..report import inspection_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / JSON, folder / PAGE]
+    said = json.dumps(inspection.as_dict(), ensure_ascii=False, allow_nan=False)
+    files[0].write_text(said + "\n", encoding="utf-8")
+    files[1].write_text(inspection_page(inspection), encoding="utf-8")
+    return files
+
+
+def table(inspection: Inspection) -> Table:
+    """A line per token: what each part added to it, and what the base alone would have chosen."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = Table("", "token", "p", box=None, pad_edge=False, header_style="bold")
+    for part in inspection.parts:
+        times = part.coefficient if part.kind != "number" else None
+        name = _brief(part.name) if times in (None, 1) else f"{times:.4g}*{_brief(part.name)}"
+        found.add_column(Text(name), justify="right")
+    found.add_column("score", justify="right")
+    found.add_column(Text(f"{inspection.base} alone"))
+    found.add_column("then")
+    for choice in inspection.tokens:
+        mine = _candidate(choice, choice.id)
+        added = [_number(one) for one in mine.contributions]
+        other = _shown(_candidate(choice, choice.base)) if choice.changed else "the same"
+        style = "bold" if choice.changed else ""
+        cells = [str(choice.step + 1), _shown(mine), f"{mine.probability:.2f}", *added,
+                 _number(mine.score), other, _why(inspection, choice)]  # fmt: skip
+        found.add_row(*(Text(cell) for cell in cells), style=style)
+    return found
+
+
+def _why(inspection: Inspection, choice: Choice) -> str:
+    """What became of the base's choice, or that the noise decided, in a few words."""
+    if choice.changed:
+        mine, other = _candidate(choice, choice.id), _candidate(choice, choice.base)
+        if other.removed_by:
+            return f"removed by {_brief(other.removed_by)}"
+        differences = [
+            (a - b, part.name)
+            for a, b, part in zip(
+                mine.contributions, other.contributions, inspection.parts, strict=True
+            )
+            if a is not None and b is not None
+        ]
+        most, name = max(differences, default=(0.0, ""))
+        return f"{_brief(name)} {most:+.2f}" if most > 0 else "the noise"
+    return "drawn, not the best" if choice.by_noise else ""
+
+
+def _brief(name: str) -> str:
+    """A part's name where there is no room for its arguments."""
+    return name if len(name) <= 16 or "(" not in name else f"{name[: name.index('(')]}(…)"
+
+
+def _candidate(choice: Choice, token: int) -> Candidate:
+    return next(one for one in choice.candidates if one.id == token)
+
+
+def _shown(candidate: Candidate) -> str:
+    return str(candidate.id) if candidate.text is None else repr(candidate.text)[1:-1]
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,227 @@
+"""Data files and datasets to examples: a prompt and one or two responses, whatever the format.
+
+What a row means is decided by its columns, row by row. Nothing here knows of tokens or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..inputs.formats import (
+    JSON,
+    PARQUET,
+    TABLES,
+    DataError,
+    Fault,
+    Row,
+    kind_of,
+    read_dataset,
+    read_file,
+)
+from .trainfile import Data, TrainFileError
+
+Message = Mapping[str, str]
+TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model learns from.
+
+    Attributes:
+        prompt: text or chat messages; None where ``chosen`` is a whole text to learn.
+        chosen: the response, or the better one.
+        rejected: the worse one; None for ``sft``.
+        place: the file and line, or the dataset and row.
+    """
+
+    prompt: str | Sequence[Message] | None
+    chosen: str
+    rejected: str | None
+    place: str
+
+
+def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[Example], int]:
+    """Read the rows of a file or a dataset.
+
+    The columns of a row say what it is: ``prompt, chosen, rejected`` as texts or messages;
+    ``chosen, rejected`` as messages that begin alike, or as texts of HH-RLHF that do;
+    ``prompt, response_0, response_1`` with ``better_response_id`` or ``safer_response_id``
+    (PKU-SafeRLHF). ``sft`` learns the chosen response of any of these, and reads ``prompt,
+    completion``, ``messages`` (it learns the last one) and ``text`` (it learns all of it).
+
+    Args:
+        data: where they are; ``bad_rows`` says what becomes of those that cannot be used.
+        method: ``sft`` needs no rejected response.
+        chat: take the texts of HH-RLHF apart into messages, for a template to render.
+
+    Returns:
+        The examples, and how many rows were skipped.
+
+    Raises:
+        TrainFileError: no such data, or a row that cannot be used; names the line and the fault.
+    """
+    found: list[Example] = []
+    skipped = 0
+    try:
+        for number, place, row in _rows(data):
+            if data.limit is not None and number >= data.limit:
+                break
+            try:
+                if isinstance(row, Fault):
+                    raise row
+                found.append(example_of(row, place, data.dimension, method, chat=chat))
+            except Fault as fault:
+                if data.bad_rows == "error":
+                    raise TrainFileError(f"{place}: {fault}") from None
+                skipped += 1
+    except DataError as error:
+        raise TrainFileError(str(error)) from error
+    if not found:
+        raise TrainFileError(f"{data.path} holds no rows that can be used ({skipped} skipped)")
+    return found, skipped
+
+
+def example_of(
+    row: Any, place: str, dimension: str | None, method: str, *, chat: bool = False
+) -> Example:
+    """What one row says.
+
+    Raises:
+        Fault: nothing that this method can learn from.
+    """
+    if not isinstance(row, Mapping):
+        raise Fault("is not a mapping of columns")
+    prompt: str | Sequence[Message]
+    if "response_0" in row and "response_1" in row:
+        prompt, chosen, rejected = _judged(row, dimension)
+    elif "chosen" in row and "rejected" in row:
+        prompt, chosen, rejected = _pair(row)
+    elif method == "sft":
+        return _lesson(row, place, chat)
+    else:
+        raise Fault(f"has no chosen and rejected; it has {', '.join(map(str, row)) or 'nothing'}")
+    if chosen == rejected:
+        raise Fault("chosen and rejected are the same")
+    if chat and isinstance(prompt, str) and TURN.match(prompt):
+        prompt, chosen, rejected = _turns(prompt), chosen.strip(), rejected.strip()
+    return Example(prompt, chosen, None if method == "sft" else rejected, place)
+
+
+def _judged(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, str]:
+    if dimension is None:
+        raise TrainFileError(
+            "these rows have two responses and two verdicts: "
+            "say data.dimension: better (helpful) or safer (harmless)"
+        )
+    column = f"{dimension}_response_id"
+    winner = row.get(column)
+    if winner in ("0", "1"):  # of a table of texts
+        winner = int(winner)
+    if type(winner) is not int or winner not in (0, 1):
+        raise Fault(f"{column} is {winner!r}, neither 0 nor 1")
+    sides = [_text(row, f"response_{side}") for side in (winner, 1 - winner)]
+    return _text(row, "prompt", filled=True), sides[0], sides[1]
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[str | Sequence[Message], str, str]:
+    sides = [row["chosen"], row["rejected"]]
+    if all(isinstance(side, str) for side in sides):
+        if row.get("prompt") is None:
+            return _hh(*sides)
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            prompt = _messages(prompt, "prompt")
+        if not prompt:
+            raise Fault("prompt is empty")
+        return prompt, sides[0], sides[1]
+    before = row.get("prompt")
+    opening = [] if before is None or isinstance(before, str) else _messages(before, "prompt")
+    chosen = opening + _messages(sides[0], "chosen")
+    rejected = opening + _messages(sides[1], "rejected")
+    if isinstance(before, str) and len(chosen) == len(rejected) == 1:
+        opening = [{"role": "user", "content": before}]
+        chosen, rejected = opening + chosen, opening + rejected
+    ends = [side[-1]["role"] == "assistant" for side in (chosen, rejected)]
+    if chosen[:-1] != rejected[:-1] or len(chosen) < 2 or not all(ends):
+        raise Fault("chosen and rejected must be the same messages up to a last assistant's")
+    return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _hh(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Split two dialogues after the last ``Assistant:`` that they share."""
+    length = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b),
+                  min(len(chosen), len(rejected)))  # fmt: skip
+    turns = [turn for turn in TURN.finditer(chosen, 0, length) if turn[1] == "Assistant"]
+    if not turns:
+        raise Fault(
+            "has no prompt, and chosen and rejected do not begin alike up to an \\n\\nAssistant:"
+        )
+    cut = turns[-1].end()
+    return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def _turns(prompt: str) -> Sequence[Message]:
+    """A dialogue of HH-RLHF, without the empty last turn, as messages."""
+    _, *parts = TURN.split(prompt)
+    turns: list[Message] = [{"role": _ROLES[who], "content": said.strip()}
+             for who, said in zip(parts[::2], parts[1::2], strict=True)]  # fmt: skip
+    return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+
+
+def _lesson(row: Mapping[str, Any], place: str, chat: bool) -> Example:
+    if "messages" in row:
+        messages = _messages(row["messages"], "messages")
+        if messages[-1]["role"] != "assistant" or len(messages) < 2:
+            raise Fault("messages must end with the assistant's answer")
+        return Example(messages[:-1], messages[-1]["content"], None, place)
+    if "prompt" in row and "completion" in row:
+        prompt, said = row["prompt"], row["completion"]
+        if isinstance(prompt, str) and isinstance(said, str):
+            prompt = _text(row, "prompt", filled=True)
+            return Example(_turns(prompt) if chat and TURN.match(prompt) else prompt, said, None,
+                           place)  # fmt: skip
+        messages = _messages(prompt, "prompt") + _messages(said, "completion")
+        return _lesson({"messages": messages}, place, chat)
+    if "text" in row:
+        return Example(None, _text(row, "text", filled=True), None, place)
+    raise Fault(
+        "has neither prompt and completion, nor messages, nor text, nor chosen and rejected; "
+        f"it has {', '.join(map(str, row)) or 'nothing'}"
+    )
+
+
+def _text(row: Mapping[str, Any], column: str, *, filled: bool = False) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise Fault(f"{column} is {'missing' if value is None else 'not text'}")
+    if filled and not value:
+        raise Fault(f"{column} is empty")
+    return value
+
+
+def _messages(value: Any, column: str) -> list[dict[str, str]]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not len(value):
+        raise Fault(f"{column} is neither text nor chat messages")
+    for message in value:
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise Fault(f"{column} holds a message without a role and a content that are text")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _rows(data: Data) -> Iterator[Row]:
+    file = Path(data.path)
+    if file.is_file():
+        if kind_of(file) not in (*JSON, *TABLES, *PARQUET):
+            raise TrainFileError(f"{file} is none of .jsonl, .json, .csv and .parquet")
+        return read_file(file)
+    if not file.exists() and (file.suffix or data.path.startswith((".", "/", "~"))):
+        raise TrainFileError(f"there is no data file {file}")
+    return read_dataset(data.path, data.name, data.split, data.revision, "train")

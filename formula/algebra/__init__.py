@@ -1,0 +1,1 @@
+"""Numbers and coefficients: like terms collected, conditions, what a step needs."""

@@ -1,0 +1,29 @@
+"""What cannot be done without: by a row with its numbers, and by every step whatever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..nodes import Node, Read, Scalar, children, weighted_children
+from ..plan import Plan
+from ..terms import Term
+from ..words.operators import Where
+
+
+def always(node: Node) -> set[Node]:
+    """The nodes that every step evaluates, whatever its conditions say."""
+    if isinstance(node, Where):
+        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
+        return {node} | asked | (always(node.x) & always(node.y))
+    return {node}.union(*(always(child) for child in children(node)))
+
+
+def needed(plan: Plan, node: Node, values: Sequence[float]) -> set[Term]:
+    """The terms that a row with these values depends on: those behind no coefficient of 0."""
+    if isinstance(node, Read):
+        return {node.term}
+    return set().union(*(
+        needed(plan, child, values)
+        for number, child in weighted_children(node)
+        if number is None or values[plan.columns[number]] != 0
+    ))  # fmt: skip

@@ -1,0 +1,48 @@
+"""Shifts: which terms may be read as they come, without the log-softmax that normalises them.
+
+It takes the same number, another in every row, from the scores of every token. Where that number
+comes out as a shift of the formula's scores, or not at all, no choice of a token depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..nodes import Node, Read, Staged, State, children
+from ..plan import Plan
+from ..terms import Term
+from ..words.operators import Operator
+from ..words.signature import Shift
+from ..words.stages import Stage
+
+
+def unnormalised(plan: Plan) -> frozenset[Term]:
+    """The terms of the scores for which raw logits do: a shift counts nowhere that they are read.
+
+    Terms of a search's judgement are not meant: sums of their scores are compared.
+    """
+    return frozenset(plan.terms) - set(_exact(plan.scores, _free(plan.stages, True)))
+
+
+def _exact(node: Node, free: bool) -> Iterator[Term]:
+    """The terms below that must be log-probabilities; ``free``: a shift of the node is harmless."""
+    match node:
+        case Read(term):
+            if not free:
+                yield term
+            return
+        case Staged(stages=stages):
+            free = _free(stages, free)
+        case State():
+            free = True  # an entropy or a probability is that of the softmax
+        case Operator():
+            free = _free((node,), free)
+    for child in children(node):
+        yield from _exact(child, free)
+
+
+def _free(stages: Sequence[Stage | Operator], free: bool) -> bool:
+    """Whether a shift before some stages is harmless, given whether one after them is."""
+    for stage in reversed(stages):
+        free = stage.on_shift is Shift.ABSORBED or (free and stage.on_shift is Shift.PASSED)
+    return free

@@ -1,0 +1,1 @@
+"""The words of the language: operators and stages, with their signatures."""

@@ -1,0 +1,1 @@
+"""Rows and their keys and values: positions, masks, attention."""

@@ -1,0 +1,112 @@
+"""Which architectures can take part, asked of transformers' own code before weights are read.
+
+A lane keeps keys and values by position, and the rows of a batch see what is before them. What an
+architecture keeps and sees is found from its configuration and its class; no family is named, but
+for the list of those that the tests cover.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from ..errors import ModelError
+from .reward_head import auto_class
+
+BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
+    """
+    afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
+    deepseek_v3 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma gemma2
+    gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj
+    granite granitemoe helium hunyuan_v1_dense jetmoe llama llama4_text longcat_flash minicpm3
+    minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron olmo
+    olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
+    smollm3 stablelm starcoder2 vaultgemma xglm youtu
+    """.split()  # noqa: SIM905
+)
+REWARDS = frozenset(  # and these with candidates over a shared prefix
+    """
+    arcee biogpt deepseek_v2 deepseek_v3 diffllama exaone4 falcon gemma gemma2 gemma3_text
+    glm glm4 gpt2 gpt_bigcode gpt_neox gpt_oss gptj helium hunyuan_v1_dense jetmoe llama minicpm3
+    ministral ministral3 mistral mixtral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 phimoe
+    qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2
+    """.split()  # noqa: SIM905
+)
+
+
+def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
+    """Refuse a model whose texts cannot be rows of a lane.
+
+    Args:
+        name: the declared name.
+        config: the model's whole configuration.
+        reward: whether it is to be a reward model; else a language model.
+        model: the model in memory, if it is.
+
+    Raises:
+        ModelError: names the model, its architecture and the reason.
+    """
+    text = config.get_text_config()
+    cls = type(model) if model is not None else model_class(config, reward)
+    if cls is None:
+        if getattr(config, "auto_map", None):  # its own code, which nobody has read yet
+            return
+        what = "classifier" if reward else "causal language model"
+        raise ModelError(
+            f"{name} is a {config.model_type}, which transformers has no {what} for",
+            "use a model that AutoModelFor"
+            + ("SequenceClassification" if reward else "CausalLM")
+            + " loads",
+            name,
+        )
+    if _reads_both_ways(text, cls):
+        raise ModelError(
+            f"{name} is an encoder ({config.model_type}), which reads both ways",
+            "use a causal model; encoders as reward models are not available yet",
+            name,
+        )
+    kinds, recurrent = _odd_layers(text)
+    taken = inspect.signature(cls.forward).parameters
+    if recurrent or getattr(cls, "_is_stateful", False):
+        problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
+    elif kinds:
+        problem = (
+            f"is a {config.model_type}, whose layers keep more than keys and values by position: "
+            + kinds
+        )
+    elif "past_key_values" not in taken and "kwargs" not in taken:
+        problem = f"is a {config.model_type}, whose code in transformers keeps no keys and values"
+    else:
+        return
+    raise ModelError(f"{name} {problem}", "use a model whose layers are all attention", name)
+
+
+def model_class(config: Any, reward: bool) -> Any:
+    """transformers' class for a configuration; None where there is none."""
+    auto = auto_class(config) if reward else AutoModelForCausalLM
+    found = auto._model_mapping.get(type(config), None)
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+def _odd_layers(config: Any) -> tuple[str, bool]:
+    """The layers whose cache is not keys and values by position, and whether they are recurrent."""
+    try:
+        layers = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        return str(error), False
+    odd = layers - BY_POSITION
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    return (", ".join(kinds) if odd else ""), any("Linear" in one for one in odd)
+
+
+def _reads_both_ways(config: Any, cls: Any) -> bool:
+    if getattr(config, "is_causal", True) is False:
+        return True
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        return True
+    both = hasattr(sys.modules[cls.__module__], "create_bidirectional_mask")
+    return both and getattr(config, "is_decoder", None) is False

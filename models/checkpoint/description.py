@@ -1,0 +1,221 @@
+"""What a checkpoint is, before its weights are read: configuration and tokenizer.
+
+Whatever is wrong with a formula's models is said here, before gigabytes are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, first_line
+from ..tables import RuleReward, TableModel
+from .architectures import refuse
+from .files import identity
+from .hub import commit_of, hub_answer
+from .reward_head import class_names, is_reward, own_code, whole
+from .spec import ModelSpec
+
+SCORES, REWARD = "scores", "reward"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        name: the declared name.
+        kind: ``scores`` for a language model, ``reward`` for a classification head.
+        size: rows of its vocabulary.
+        tokenizer: or None, for a model in memory that works on token ids.
+        config: transformers' configuration, or None for a table.
+        weights: equal for models that share their weights.
+        positions: the longest text it can read, or None.
+        eos: the ids that end its texts.
+        whole: for a reward, why it reads every text as a whole (``heads.whole``); "" where not.
+        valued: a language model that is a reward by the value head beside it (``values``).
+        revision: the commit that everything is read from, for a hub id; None for a folder.
+    """
+
+    name: str
+    kind: str
+    size: int
+    tokenizer: Any
+    config: Any
+    weights: tuple[Any, ...]
+    positions: int | None
+    eos: frozenset[int]
+    whole: str = ""
+    valued: bool = False
+    revision: str | None = None
+
+
+def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Description:
+    """Read a model's configuration and tokenizer.
+
+    Raises:
+        ModelError: nothing there, or a kind of model that cannot take part.
+    """
+    if isinstance(spec.model, (TableModel, RuleReward)):
+        kind = SCORES if isinstance(spec.model, TableModel) else REWARD
+        size = spec.model.table.shape[0]
+        eos = getattr(spec.model, "eos", None)
+        ends = frozenset(() if eos is None else (eos,))
+        return Description(
+            name, kind, size, _tokenizer(name, spec), None, (id(spec.model),), None, ends
+        )
+    folder, revision = (None, None) if spec.model is not None else _folder(name, spec)
+    if revision is not None:  # a branch may move between one file and the next
+        spec = spec.model_copy(update={"revision": revision})
+    config = spec.model.config if spec.model is not None else _config(name, spec)
+    kind = _kind(name, config, spec)
+    read_whole = whole(name, config, spec.model) if kind == REWARD else ""
+    if not read_whole:
+        refuse(name, config, kind == REWARD, spec.model)
+    text = config.get_text_config()
+    key: tuple[Any, ...] = (id(spec.model),)
+    if folder is not None:
+        mapped = str(spec.tp_plan or spec.device_map or spec.device or device)
+        key = (*identity(folder), _computes(config, spec.dtype or dtype), mapped)
+        key += (str(spec.quantization), spec.trust_remote_code)
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    tokenizer = _tokenizer(name, spec)
+    eos = _eos(spec, text, tokenizer)
+    return Description(
+        name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole,
+        revision=revision,
+    )  # fmt: skip
+
+
+def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
+    """Where a checkpoint is: a folder of one's own, or the hub's cache and its commit."""
+    from transformers.utils.hub import cached_file
+
+    assert spec.path is not None
+    looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
+    if looks_local and not os.path.isdir(spec.path):
+        found_from = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
+        raise ModelError(
+            f"there is no folder {spec.path} for the model {name}{found_from}",
+            "give a folder that save_pretrained wrote, or a hub id",
+            name,
+        )
+    if os.path.isdir(spec.path):
+        return spec.path, None
+    try:
+        file = cached_file(spec.path, "config.json", revision=spec.revision or "main")
+    except OSError as error:
+        problem, cure = hub_answer(error, spec.path, spec.revision) or (
+            f"{spec.path} cannot be found: {first_line(error)}",
+            "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
+        )
+        raise ModelError(f"the model {name}: {problem}", cure, name) from error
+    if file is None:
+        problem = f"the model {name}: {spec.path} has no config.json"
+        raise ModelError(problem, "give the id of a transformers checkpoint", name)
+    return os.path.dirname(file), commit_of(file)
+
+
+def _computes(config: Any, dtype: str | None) -> str:
+    """The type that a declaration asks for, so that ``auto`` is the same as saying it."""
+    own = config.dtype if dtype in (None, "auto") else dtype
+    return str(own).removeprefix("torch.")
+
+
+def _config(name: str, spec: ModelSpec) -> Any:
+    from transformers import AutoConfig
+
+    assert spec.path is not None
+    try:
+        return AutoConfig.from_pretrained(
+            spec.path,
+            revision=spec.revision or "main",
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} needs code of its own from {spec.path}, which is not run",
+                "say trust_remote_code: true with it, if you have read that code and trust it",
+                name,
+            ) from error
+        raise ModelError(
+            f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}",
+            "give a folder that save_pretrained wrote, or the id of a transformers checkpoint",
+            name,
+        ) from error
+
+
+def _tokenizer(name: str, spec: ModelSpec) -> Any:
+    source = spec.tokenizer if spec.tokenizer is not None else spec.path
+    if source is None or not isinstance(source, (str, os.PathLike)):
+        return source
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if os.path.isdir(source) and not any((Path(source) / file).is_file() for file in files):
+        return None
+    from transformers import AutoTokenizer
+
+    revision = spec.revision if source == spec.path else None
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        problem, cure = hub_answer(error, str(source), revision) or (
+            f"{source} cannot be read: {first_line(error)}",
+            "name one with tokenizer: …",
+        )
+        raise ModelError(f"the tokenizer of {name}: {problem}", cure, name) from error
+
+
+def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that the checkpoint itself calls the end: configurations and tokenizer."""
+    from transformers import GenerationConfig
+
+    generation = getattr(spec.model, "generation_config", None)
+    if spec.path is not None:
+        with contextlib.suppress(OSError, ValueError):
+            generation = GenerationConfig.from_pretrained(
+                spec.path, revision=spec.revision or "main"
+            )
+    found: set[int] = set()
+    for source in (generation, config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        ids = value if isinstance(value, (list, tuple)) else [value]
+        found |= {int(token) for token in ids if token is not None}
+    return frozenset(found)
+
+
+def _kind(name: str, config: Any, spec: ModelSpec) -> str:
+    names = class_names(config, spec.model)
+    code = own_code(config)
+    if spec.model is None and code is not None and not spec.trust_remote_code:
+        raise ModelError(
+            f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run",
+            "say trust_remote_code: true with it, if you have read that code and trust it",
+            name,
+        )
+    if is_reward(config, spec.model):
+        return REWARD
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{name} is an encoder-decoder ({config.model_type}), which has no text so far to "
+            "share with the other terms",
+            "use a causal language model",
+            name,
+        )
+    causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
+        return SCORES
+    shown = names[:1] if spec.model is not None else names
+    raise ModelError(
+        f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
+        "nor a classifier",
+        "give an adapter's folder, with the model that it is on; or what merge_and_unload() returns"
+        if hasattr(spec.model, "merge_and_unload")
+        else "its config.json names the class under architectures",
+        name,
+    )

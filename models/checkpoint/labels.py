@@ -1,0 +1,50 @@
+"""Which output of a classifier is the reward."""
+
+from __future__ import annotations
+
+import difflib
+
+from ..errors import ModelError
+from .description import Description
+from .reward_head import MULTI_LABEL, OWN_CODE
+
+
+def choose_label(description: Description, wanted: int | str | None) -> int | None:
+    """The output of a head that is the reward, or None for a head with one.
+
+    What the output says is the head's business (``heads.rewards_of``).
+
+    Args:
+        card: the reward model.
+        wanted: the number or the name of a label, or None.
+
+    Raises:
+        ModelError: no such label, or several and none chosen, or one and chosen all the same.
+    """
+    single = description.valued or description.whole == OWN_CODE  # whatever the configuration names
+    named: dict[int, str] = getattr(description.config, "id2label", None) or {}
+    names = {0: "LABEL_0"} if single or not named else named
+    independent = getattr(description.config, "problem_type", None) == MULTI_LABEL and not single
+    if len(names) == 1 and wanted is None:
+        return None
+    if len(names) == 1 and not independent:
+        raise ModelError(
+            f"{description.name} has 1 output and no classes", "leave label out", description.name
+        )
+    what = "label" if independent else "class"
+    shown = ", ".join(f"{number} ({name})" for number, name in names.items())
+    if wanted is None:
+        raise ModelError(
+            f"{description.name} has {len(names)} outputs, and a reward is one",
+            f"choose a {what} with label=: {shown}",
+            description.name,
+        )
+    for number, name in names.items():
+        if wanted in (number, name):
+            return int(number)
+    lower = {name.lower(): name for name in names.values()}
+    near = difflib.get_close_matches(str(wanted).lower(), lower, n=1)
+    meant = f"did you mean {lower[near[0]]}? " if near else ""
+    raise ModelError(
+        f"{description.name} has no {what} {wanted}", f"{meant}it has {shown}", description.name
+    )

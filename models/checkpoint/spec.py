@@ -1,0 +1,150 @@
+"""What a user says of a model: exactly one source, and options. It reads no file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ..errors import ModelError
+
+_QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
+RENAMED = {  # what others call an option, or say beside it
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
+    **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
+    **dict.fromkeys(("chat_template", "prompt_template"), "write template: …"),
+    **dict.fromkeys(("peft", "lora", "adapter_path"), "write adapter: …, and on: the base's name"),
+    "attn_implementation": "leave it out: every model is given the attention that rows need",
+    "num_labels": "leave it out; label: … picks one of a classifier's outputs",
+    "system_prompt": "write system: …",
+    "torch_dtype": "write dtype: …",
+}
+
+
+class ModelSpec(BaseModel):
+    """A declared model.
+
+    Exactly one of ``path``, ``model`` and ``adapter`` (with ``on``) says where the weights are.
+
+    Attributes:
+        path: a folder or a hub id; ``revision`` pins it.
+        model: a model in memory: a transformers model, or one of ``descant.models.tables``.
+        adapter: a folder or hub id of a LoRA adapter, on the declared model named by ``on``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
+        device: where the model runs, as torch names devices.
+        device_map: accelerate's map, for a model that spans devices or is offloaded.
+        tp_plan: ``auto`` splits every layer over the processes of the job, in transformers' words;
+            with ``parallel="terms"``.
+        quantization: how to quantise the weights while they are read, in the words of
+            ``quantization_config`` in a checkpoint's config.json; a checkpoint that is quantised
+            already needs none.
+        tokenizer: a folder or hub id, or a tokenizer in memory, where it is not the model's own.
+        template: a chat template, the name of one of the tokenizer's, or a string with
+            ``{prompt}`` and, if wanted, ``{system}``.
+        system: the system prompt where the formula gives none.
+        prefix: text or token ids that this model alone reads before the prompt.
+        label: for a classifier with several outputs, the name or number of the one that is the
+            reward.
+        read: ``text`` for a reward model that reads the decoded text with its own tokenizer;
+            ``tokens`` (the default) for one that reads the same ids as everything else.
+        trust_remote_code: run code from the checkpoint. Never on unless you say so.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+
+    path: str | None = None
+    revision: str | None = None
+    model: Any = None
+    adapter: str | None = None
+    on: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    device: str | None = None
+    device_map: str | dict[str, Any] | None = None
+    tp_plan: Literal["auto"] | None = None
+    quantization: dict[str, Any] | None = None
+    tokenizer: Any = None
+    template: str | None = None
+    system: str | None = None
+    prefix: str | list[int] | None = None
+    label: int | str | None = None
+    read: Literal["tokens", "text"] | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        sources = [key for key in ("path", "model", "adapter") if getattr(self, key) is not None]
+        if len(sources) != 1:
+            given = " and ".join(sources) or "none of them"
+            raise ValueError(f"give exactly one of path, model and adapter; here: {given}")
+        if (self.adapter is None) != (self.on is None):
+            raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
+        for key in ("dtype", "device", "device_map", "tp_plan", "quantization", "tokenizer"):
+            if self.adapter is not None and getattr(self, key) is not None:
+                raise ValueError(f"an adapter takes its base's {key}; say it there")
+        for key in ("revision", "dtype", "device", "device_map", "tp_plan", "quantization"):
+            if self.model is not None and getattr(self, key) is not None:
+                raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
+        placed = [
+            key for key in ("device", "device_map", "tp_plan") if getattr(self, key) is not None
+        ]
+        if placed[1:]:
+            raise ValueError(f"give {placed[0]} or {placed[1]}, not both")
+        return self
+
+
+def make_spec(name: str, value: Any) -> ModelSpec:
+    """The spec of a declared model, from a path, a mapping, a spec or a model in memory.
+
+    Raises:
+        ModelError: an unknown option (with a suggestion), or not exactly one source.
+    """
+    if isinstance(value, ModelSpec):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return ModelSpec(path=os.fspath(value))
+    if not isinstance(value, Mapping):
+        return ModelSpec(model=value)
+    options = {key: _plain(item) for key, item in value.items()}
+    try:
+        return ModelSpec(**options)
+    except ValidationError as error:
+        raise ModelError(f"the model {name}: {explain(error, ModelSpec)}", model=name) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A validation error in one line per mistake, with a suggestion for unknown keys."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            if "path" in known:
+                cure = RENAMED.get(str(item["loc"][-1]), cure)
+            lines.append(f"there is no option {where}; {cure}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return "; ".join(lines)
+
+
+def _keys_at(model: Any, place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a (nested) model has at a place in its data."""
+    for part in place:
+        named = getattr(model, "model_fields", {}).get(str(part))  # else a key of a dictionary
+        model = named.annotation if named else model
+        inner = [item for item in get_args(model) if isinstance(item, type)]
+        model = next((item for item in inner if issubclass(item, BaseModel)), model)
+    return list(getattr(model, "model_fields", ()))
+
+
+def _plain(value: Any) -> Any:
+    """torch.bfloat16 and torch.device as the words that stand for them."""
+    kind = type(value)
+    if kind.__module__ == "torch" and kind.__name__ in ("dtype", "device"):
+        return str(value).removeprefix("torch.")
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

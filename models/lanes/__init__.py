@@ -1,0 +1,1 @@
+"""What can step: weights with rows, of one process or another, or of the caller."""

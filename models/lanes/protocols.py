@@ -1,0 +1,93 @@
+"""What the runtime asks of a lane, whatever its weights are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..cache.rows import Join, Rows
+
+
+class Lane(Protocol):
+    """A set of weights on one device, and rows of texts."""
+
+    device: torch.device
+
+    @property
+    def rows(self) -> Rows:
+        """The rows in use."""
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows of so many tokens, empty."""
+
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer texts and for more rows, and keep those there are."""
+
+    def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
+        """Read prompts, yielding before each forward how many tokens it reads.
+
+        Rows in use may step and leave meanwhile; those that arrive are no part of it.
+
+        Returns:
+            What puts them in use, and says their numbers.
+        """
+
+    def release(self, row: int) -> int:
+        """Give a row up; the number of the row that took its place."""
+
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row, text and cache, what its source was."""
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a forward reads."""
+
+    def token_bytes(self) -> int:
+        """Bytes of cache that one token of one row takes."""
+
+    def held_bytes(self) -> int:
+        """Bytes of cache that are allocated."""
+
+    def memory_bytes(self) -> dict[int, int]:
+        """Bytes of each thing in memory, by its id: what lanes share counts once."""
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether a step does the same work on one device whatever the texts are."""
+
+    def shape(self, ahead: int) -> Hashable:
+        """What the host decides for a forward of rows that each read ``ahead`` tokens at most."""
+
+
+class LanguageLane(Lane, Protocol):
+    """A lane whose weights say what comes next."""
+
+    def logits(self) -> Tensor:
+        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
+
+    def along(self, tokens: int) -> Tensor:
+        """Every row reads what waits: ``(rows, tokens, V)`` logits after the end of its text."""
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens to be read at the next step."""
+
+
+class RewardLane(Lane, Protocol):
+    """A lane whose weights score what has been read."""
+
+    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The reward of each row's text followed by each candidate, and of the text itself."""
+
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens that each row goes on with, candidates or not."""
+
+    def path(self, candidates: str) -> str:
+        """How it is asked about them, for the plan."""

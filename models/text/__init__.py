@@ -1,0 +1,1 @@
+"""Prompts to ids: templates, vocabularies, and tokens of one vocabulary in another."""

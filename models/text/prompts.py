@@ -1,0 +1,297 @@
+"""What each model reads: one prompt rendered for one term, as token ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ..checkpoint.spec import ModelSpec
+from ..errors import ModelError
+
+Messages: TypeAlias = Sequence[Mapping[str, str]]
+Prompt: TypeAlias = "str | Messages | Sequence[int]"
+
+
+class Rendered(str):
+    """A text, and whether the tokenizer adds its special tokens to it."""
+
+    special: bool
+
+    def __new__(cls, text: str, special: bool = True) -> Rendered:
+        """The text itself."""
+        made = super().__new__(cls, text)
+        made.special = special
+        return made
+
+
+def is_ids(prompt: Any) -> bool:
+    """Whether a prompt is token ids."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
+
+
+def is_one(prompt: Any) -> bool:
+    """Whether a value is one prompt, and not a list of prompts."""
+    return isinstance(prompt, str) or is_ids(prompt) or is_messages(prompt)
+
+
+def is_messages(prompt: Any) -> bool:
+    """Whether a prompt is chat messages."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def render(
+    name: str,
+    spec: ModelSpec,
+    tokenizer: Any,
+    prompt: Prompt,
+    system: str | None = None,
+    alone: bool = False,
+) -> list[int]:
+    """The token ids that one term reads before the response.
+
+    Args:
+        name: the model, for messages.
+        spec: its declaration: template, system prompt, prefix.
+        tokenizer: or None, where prompts are token ids.
+        prompt: text, chat messages, or token ids (which are read as they are).
+        system: the system prompt that the formula gives; "" for none.
+        alone: nothing but the beginning of a text (``model@none``).
+
+    Raises:
+        ModelError: an empty prompt, or one that this model has no way to read.
+    """
+    if not prompt:
+        raise ModelError("the prompt is empty", "give it text, messages or token ids")
+    if alone:
+        return [_start(name, tokenizer, prompt)]
+    if is_ids(prompt):
+        return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
+    if tokenizer is None:
+        raise ModelError(
+            f"{name} has no tokenizer, so a prompt must be token ids",
+            "or give tokenizer: …",
+            name,
+            "tokenizers",
+        )
+    system = spec.system if system is None else system
+    text, special = _text(name, spec, tokenizer, prompt, system)
+    if isinstance(spec.prefix, str):
+        text = _after_bos(tokenizer, spec.prefix, text)
+    ids = _tokens(tokenizer, text, special)
+    if isinstance(spec.prefix, list):
+        ids = _joined(tokenizer, spec.prefix, ids)
+    if not ids:
+        raise ModelError(f"the prompt is no token at all for {name}", "", name)
+    return ids
+
+
+def render_text(
+    name: str,
+    spec: ModelSpec,
+    shared: Any,
+    own: Any,
+    prompt: Prompt,
+    system: str | None,
+    alone: bool = False,
+) -> Rendered:
+    """The text that a model with a tokenizer of its own reads before the response.
+
+    Args:
+        name: the model, for messages.
+        spec: its declaration.
+        shared: the tokenizer of the formula's tokens, which decodes a prompt of token ids.
+        own: the model's tokenizer, whose chat template it is.
+        prompt: text, chat messages, or token ids.
+        system: the system prompt that the formula gives; "" for none.
+        alone: nothing but the response (``model@none``).
+    """
+    if not prompt:
+        raise ModelError("the prompt is empty", "give it text, messages or token ids")
+    if alone:
+        return Rendered("")
+    if isinstance(spec.prefix, list):
+        raise ModelError(f"{name} reads text, and its prefix is token ids", "give it as text", name)
+    special = True
+    if is_ids(prompt):
+        text = str(shared.decode(list(prompt), skip_special_tokens=True))
+    else:
+        text, special = _text(name, spec, own, prompt, spec.system if system is None else system)
+    if isinstance(spec.prefix, str):
+        text = _after_bos(own, spec.prefix, text)
+    return Rendered(text, special)
+
+
+def _after_bos(tokenizer: Any, prefix: str, text: str) -> str:
+    """A prefix before a text, or after the BOS that the text begins with."""
+    bos = tokenizer.bos_token
+    begins = bos if bos and text.startswith(bos) and not prefix.startswith(bos) else ""
+    if bos and prefix.startswith(bos):
+        text = text.removeprefix(bos)
+    return begins + prefix + text.removeprefix(begins)
+
+
+def _text(
+    name: str, spec: ModelSpec, tokenizer: Any, prompt: Any, system: str | None
+) -> tuple[str, bool]:
+    """The rendered text, and whether the tokenizer adds its special tokens to it."""
+    template = spec.template
+    if not isinstance(prompt, str):
+        _check_messages(name, prompt)
+    if template is not None and "{prompt}" in template and "{{" not in template:
+        return _in_string(name, template, prompt, system), True
+    if template is not None and "{{" not in template and "{%" not in template:
+        _check_named(name, template, tokenizer)
+    if isinstance(prompt, str) and template is None:
+        return (f"{system}\n{prompt}" if system else prompt), True
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system is not None:
+        messages = [message for message in messages if message["role"] != "system"]
+        messages = [{"role": "system", "content": system}] * bool(system) + messages
+    rendered = _in_chat(name, template, tokenizer, messages)
+    return rendered, False  # as in transformers: a chat template says every special token itself
+
+
+def _check_messages(name: str, messages: Messages) -> None:
+    for number, message in enumerate(messages):
+        lacks = [
+            key
+            for key in ("role", "content")
+            if not isinstance(message, Mapping) or not isinstance(message.get(key), str)
+        ]
+        if lacks:
+            raise ModelError(
+                f"message {number} of the prompt has no {' and no '.join(lacks)} that is text",
+                'a message is {"role": "user", "content": "…"}',
+                name,
+            )
+
+
+def _in_string(name: str, template: str, prompt: Any, system: str | None) -> str:
+    """A template with places for texts, and the answer so far after it."""
+    if isinstance(prompt, str):
+        return _filled(name, template, prompt, system or "")
+    roles = [message["role"] for message in prompt]
+    written = prompt[-1]["content"] if roles[-1] == "assistant" else ""
+    asked = prompt[:-1] if roles[-1] == "assistant" else prompt
+    if [message["role"] for message in asked] not in (["user"], ["system", "user"]):
+        raise ModelError(
+            f"the template of {name} takes one user message, and the answer so far if there is "
+            f"one, not {', '.join(roles)}",
+            "give a chat template",
+            name,
+            "chat-templates",
+        )
+    given = asked[0]["content"] if len(asked) == 2 else ""
+    said = system if system is not None else given
+    return _filled(name, template, asked[-1]["content"], said) + written
+
+
+def _in_chat(
+    name: str, template: str | None, tokenizer: Any, messages: list[Mapping[str, str]]
+) -> str:
+    """Messages through a chat template, up to where the answer begins or goes on."""
+    if template is None and not tokenizer.chat_template:
+        raise ModelError(
+            f"{name} has no chat template, and the prompt is chat messages",
+            "give template: … with one, or with {prompt} where the prompt goes; or give text",
+            name,
+            "chat-templates",
+        )
+    if messages[-1] == {"role": "assistant", "content": ""}:
+        messages = messages[:-1]  # an answer that has yet to begin
+    goes_on = bool(messages) and messages[-1]["role"] == "assistant"
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+        )
+    except Exception as error:  # jinja raises its own kinds, and templates raise what they like
+        cure = "give template: … with a chat template, or a prompt that is text"
+        if any(message["role"] == "system" for message in messages):
+            cure = (
+                "its template may take no system prompt: write it into the user's message, or give "
+                "template: … with {system} and {prompt} in it"
+            )
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        problem = f"{name} cannot render these messages: {said}"
+        raise ModelError(problem, cure, name, "chat-templates") from error
+    return rendered
+
+
+def _check_named(name: str, template: str, tokenizer: Any) -> None:
+    """A template that is neither is the name of one of the tokenizer's chat templates."""
+    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if template not in named:
+        raise ModelError(
+            f"the template of {name} is neither a chat template nor has it a {{prompt}}, and the "
+            f"tokenizer has no chat template named {template[:40]!r}",
+            f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
+            name,
+            "chat-templates",
+        )
+
+
+def _filled(name: str, template: str, prompt: str, system: str) -> str:
+    if system and "{system}" not in template:
+        raise ModelError(
+            f"the template of {name} has no place for the system prompt {system[:40]!r}",
+            "write {system} where it goes in the template, or give a chat template",
+            name,
+            "chat-templates",
+        )
+    parts = {"{prompt}": prompt, "{system}": system}
+    return re.sub(r"\{prompt\}|\{system\}", lambda found: parts[found[0]], template)
+
+
+def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+    """A text's ids, after what the tokenizer puts before any text; nothing that ends one."""
+    plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    bos = tokenizer.bos_token
+    if not special or (bos and text.startswith(bos)):
+        return plain
+    ids: list[int] = list(tokenizer(text)["input_ids"])
+    before = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
+    return ids[: before + len(plain)]
+
+
+def _prefixed(
+    name: str, spec: ModelSpec, tokenizer: Any, ids: Sequence[int], system: str | None
+) -> list[int]:
+    if system is not None:
+        raise ModelError(
+            f"token ids are read as they are, so {name} cannot be given another system prompt",
+            "give the prompt as text or as messages",
+            name,
+            "negative-prompts",
+        )
+    if spec.prefix is None:
+        return list(ids)
+    prefix = spec.prefix
+    if isinstance(prefix, str):
+        prefix = _tokens(tokenizer, prefix, True)
+    return _joined(tokenizer, prefix, list(ids))
+
+
+def _joined(tokenizer: Any, prefix: list[int], ids: list[int]) -> list[int]:
+    """Prefix and prompt, with one BOS, before both."""
+    bos = tokenizer.bos_token_id if tokenizer is not None else None
+    if bos is None or ids[:1] != [bos]:
+        return prefix + ids
+    return [bos, *(prefix[1:] if prefix[:1] == [bos] else prefix), *ids[1:]]
+
+
+def _start(name: str, tokenizer: Any, prompt: Any) -> int:
+    if tokenizer is not None and tokenizer.bos_token_id is not None:
+        return int(tokenizer.bos_token_id)
+    if tokenizer is None and is_ids(prompt):
+        return int(prompt[0])
+    raise ModelError(
+        f"{name} has no BOS token to begin a text with, so it cannot go without a prompt",
+        'use a system prompt instead: base@""',
+        name,
+        "negative-prompts",
+    )

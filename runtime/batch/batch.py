@@ -1,0 +1,285 @@
+"""The batch: requests in slots, and which rows of which lanes each of them holds.
+
+Slots 0 to ``count`` are in use and nothing else is. All bookkeeping happens when a request joins or
+leaves; a step only reads the tensors that are left behind here.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models import CHUNK
+from ..binding.bound import Bound
+from ..requests.request import Request, ids_of
+from ..scores.context import Range
+from ..scores.logprobs import columns
+from .memory import check_room
+from .row_map import RowMap, filled, row_maps_of
+
+
+class Batch:
+    """The slots of one run.
+
+    Attributes:
+        requests: per slot in use.
+        values: ``(slots, scalars)`` float32, the plan's numbers.
+        ranges: the least and the largest of each number over the slots; known on the host.
+        temperatures: ``(slots,)`` float32.
+        keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
+        judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
+        unsure: per slot, whether the last step's scores were unsure; known on the host.
+        logprobs: whether steps say how likely what they draw was; ``likely``, per slot, what the
+            last one said.
+        seen: ``(slots, V)`` bool where a stage needs it.
+        owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, its
+            seat's number and its slot.
+        recorded: steps that were recorded, by what the host had decided (``capture``).
+        there: per lane of another vocabulary, where the formula's tokens are in it.
+        unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
+            that judges has no counterpart of; None where no row has such a model.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        slots: int,
+        capacity: int,
+        track_seen: bool,
+    ) -> None:
+        self.bound, self.slots, self.capacity = bound, slots, capacity
+        self.logprobs = False
+        self.likely: list[float] = []
+        check_room(bound, slots, capacity)
+        self.device = bound.lanes[bound.terms[0].lane].device
+        self.requests: list[Request] = []
+        scalars = bound.plan.scalars
+        self.values = torch.zeros(slots, len(scalars), device=self.device)
+        self.temperatures = torch.zeros(slots, device=self.device)
+        self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=self.device)
+        self.steps = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self.search_score = torch.zeros(slots, device=self.device)
+        self.unsure: list[int] = []
+        self.seen: Tensor | None = None
+        if track_seen:
+            shape = (slots, bound.vocabulary)
+            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        self.row_maps = row_maps_of(bound)
+        self.token_columns = {
+            row_map.term.lane: columns(found, self.device)
+            for row_map in self.row_maps
+            if (found := row_map.term.token_map) is not None
+        }
+        self.unread: Tensor | None = None
+        self._unread: Tensor | None = None
+        if self.token_columns:
+            shape = (slots, bound.vocabulary)
+            self._unread = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        self.recorded: dict[Hashable, Any] = {}
+        self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
+        self._owners: list[Tensor] = []
+        self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
+        self.ranges: list[Range] = []
+        self.samples = False
+        self._arriving: Generator[int] | None = None
+        self.promised = 0  # slots of those that arrive
+        self._pending = 0  # tokens of the forward that arriving prompts wait for
+        self._reserve()
+
+    @property
+    def count(self) -> int:
+        """Slots in use."""
+        return len(self.requests)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether requests have been let in that have no slots yet."""
+        return self._arriving is not None
+
+    @property
+    def room(self) -> int:
+        """Slots that a request could be given; none while others arrive."""
+        return 0 if self.arriving else self.slots - self.count
+
+    def admit(self, requests: Sequence[Request]) -> None:
+        """Let requests in; they have slots when ``read`` says so. One such call at a time."""
+        self._arriving, self.promised = self._read(requests), len(requests)
+
+    def read(self, most: float | None = None) -> int:
+        """Read prompts of those that arrive; they have slots once nobody is ``arriving``.
+
+        Args:
+            most: how many tokens; left out, a chunk if slots are in use, and else all of them. What
+                is left of one forward is read whatever its size.
+
+        Returns:
+            How many were read.
+        """
+        if self._arriving is None:
+            return 0
+        if most is None:
+            most = CHUNK if self.count else math.inf
+        total = self._pending
+        for size in self._arriving:
+            if total + size > most:
+                self._pending = size
+                return total
+            total += size
+        self._arriving, self.promised, self._pending = None, 0, 0
+        return total
+
+    def _read(self, requests: Sequence[Request]) -> Generator[int]:
+        """Read prompts, saying before each forward how many tokens it reads; then join."""
+        arrivals = []
+        for number, lane in enumerate(self.bound.lanes):
+            places, prompts, adapters = [], [], []
+            for index, row_map in enumerate(self.row_maps):
+                for position, request in enumerate(requests):
+                    if row_map.term.lane == number and row_map.needs(request):
+                        places.append((index, position))
+                        prompts.append(row_map.reads(request))
+                        adapters.append(row_map.term.adapter)
+            if prompts:
+                arrivals.append((number, places, (yield from lane.admit(prompts, adapters))))
+        self._join(requests)
+        first = self.count - len(requests)
+        for number, places, join in arrivals:
+            joined = [
+                (row, index, first + at) for row, (index, at) in zip(join(), places, strict=True)
+            ]
+            for row, index, slot in joined:
+                self.row_maps[index].held[slot] = row
+            self.owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
+        self._settle()
+
+    def _join(self, requests: Sequence[Request]) -> None:
+        """Give each request the next slot."""
+        for request in requests:
+            slot = self.count
+            self.requests.append(request)
+            self.values[slot] = torch.tensor(request.values)
+            self.temperatures[slot] = request.temperature
+            self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
+            self.steps[slot], self.search_score[slot] = 0, 0
+            self.see(slot, ())
+        for row_map in self.row_maps:
+            row_map.held += [None] * len(requests)
+
+    def finish(self, slots: Sequence[int]) -> None:
+        """Free slots; the last in use take their places."""
+        if not slots:
+            return
+        for slot in sorted(slots, reverse=True):
+            self._release_rows(slot)
+            last = self.count - 1
+            tensors = [self.values, self.temperatures, self.keys, self.steps, self.search_score]
+            for tensor in tensors + ([self.seen] if self.seen is not None else []):
+                tensor[slot] = tensor[last]
+            self.requests[slot] = self.requests[last]
+            self.requests.pop()
+            for number, row_map in enumerate(self.row_maps):
+                moved = row_map.held[last]
+                row_map.held[slot] = moved
+                row_map.held.pop()
+                if moved is not None and slot != last:
+                    self.owned[row_map.term.lane][moved] = (number, slot)
+        self._settle()
+
+    def close(self) -> None:
+        """Give back the room in every lane; nobody may be in a slot."""
+        for lane in self.bound.lanes:
+            lane.reserve(0, 0)
+
+    def read_on(self, tokens: Sequence[int]) -> None:
+        """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
+
+        A step has given them the first. A row that would leave its model's positions is over.
+        """
+        for number in self.token_columns:
+            lane, last = self.bound.lanes[number], (self.bound.positions or sys.maxsize) - 1
+            longer: dict[int, tuple[int, Sequence[int]]] = {}
+            ends = lane.rows.counts()[1]
+            for row, (row_map, slot) in enumerate(self.owned[number]):
+                rest = self.row_maps[row_map].term.term_ids([tokens[slot]])[1:]
+                if rest or ends[row] > last:
+                    kept = min(ends[row], last)
+                    longer[row] = (kept, rest[: last - kept])
+            read = [kept + len(rest) for kept, rest in longer.values()]
+            needed = 1 + max([*ends, *read], default=0)
+            if needed > lane.rows.capacity:
+                lane.grow(2 * needed)
+                self.recorded.clear()
+            if longer:
+                lane.rows.rewrite(longer)
+
+    def see(self, slot: int, answer: Sequence[int]) -> None:
+        """Note which tokens a slot's prompts and its answer have in them."""
+        if self.seen is None:
+            return
+        prompts = zip(self.bound.terms, ids_of(self.requests[slot].prompts, {}), strict=True)
+        read = [
+            *answer,
+            *(one for bound_term, ids in prompts for one in bound_term.formula_ids(ids)),
+        ]
+        self.seen[slot] = False
+        self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
+
+    def prompt_length(self, number: int, slot: int) -> int:
+        """Tokens that the row of a seat read before the answer."""
+        read = self.row_maps[number].reads(self.requests[slot])
+        return 0 if isinstance(read, str) else len(read)
+
+    def _reserve(self) -> None:
+        """Room in every lane, for all its readers and the candidates of its stage."""
+        for number, lane in enumerate(self.bound.lanes):
+            bound_terms = [row_map.term for row_map in self.row_maps if row_map.term.lane == number]
+            rows = self.slots * len(bound_terms)
+            lane.reserve(
+                rows, self.capacity + (number in self.token_columns)
+            )  # where the next one goes
+            self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
+        for row_map in self.row_maps:
+            row_map.reserve(self.slots, self.device)
+
+    def _release_rows(self, slot: int) -> None:
+        for row_map in self.row_maps:
+            row, lane = row_map.held[slot], row_map.term.lane
+            if row is None:
+                continue
+            last = self.bound.lanes[lane].release(row)
+            owner = self.owned[lane][last]
+            self.owned[lane][row] = owner
+            self.owned[lane].pop()
+            if last != row:
+                self.row_maps[owner[0]].held[owner[1]] = row
+            row_map.held[slot] = None
+
+    def _settle(self) -> None:
+        for lane, owned in enumerate(self.owned):
+            self.owners[lane] = filled(self._owners[lane], [slot for _, slot in owned])
+        for row_map in self.row_maps:
+            row_map.settle(len(self.owned[row_map.term.lane]))
+        hidden = [
+            row_map.present[:, None] & mask
+            for row_map in self.row_maps
+            if row_map.live and (mask := self._hidden(row_map)) is not None
+        ]
+        self.unread = None
+        if hidden and self._unread is not None:
+            self.unread = self._unread[: self.count].copy_(torch.stack(hidden).any(dim=0))
+        numbers = zip(*(request.values for request in self.requests), strict=True)
+        self.ranges = [Range(min(column), max(column)) for column in numbers]
+        self.samples = any(request.temperature > 0 for request in self.requests)
+        self.logprobs = any(request.logprobs for request in self.requests)
+
+    def _hidden(self, row_map: RowMap) -> Tensor | None:
+        """``(V,)`` the tokens that may not be drawn for a row of this seat."""
+        token_columns = self.token_columns.get(row_map.term.lane)
+        if token_columns is None:
+            return None
+        return token_columns.unreadable if row_map.term.place is None else token_columns.absent

@@ -1,0 +1,99 @@
+"""Drafts: the texts of a batch made others than what its rows have drawn, for those who search.
+
+A row goes on as a copy of another, back from where it was, or from an answer that is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .batch import Batch
+
+
+class Rewrite(NamedTuple):
+    """A row's answer, where it is not simply what the row has drawn.
+
+    Attributes:
+        tokens: the answer.
+        read: how many of its first tokens the row has read just so.
+        key: the noise of what it draws next.
+        judged: the sum of its scores by the models of a search.
+    """
+
+    tokens: Sequence[int]
+    read: int
+    key: tuple[int, int]
+    search_score: float
+
+
+def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
+    """Make each slot i what slot ``sources[i]`` was; its noise stays its own.
+
+    Slot and source must be rows of one request's values.
+    """
+    moved = [(source, slot) for slot, source in enumerate(sources) if source != slot]
+    if not moved:
+        return
+    for tensor in [batch.steps, batch.search_score] + (
+        [batch.seen] if batch.seen is not None else []
+    ):
+        tensor[[slot for _, slot in moved]] = tensor[[source for source, _ in moved]]
+    rows: list[list[tuple[int, int]]] = [[] for _ in batch.bound.lanes]
+    for row_map in batch.row_maps:
+        for source, slot in moved:
+            one, other = row_map.held[source], row_map.held[slot]
+            if one is not None and other is not None:
+                rows[row_map.term.lane].append((one, other))
+    for lane, pairs in zip(batch.bound.lanes, rows, strict=True):
+        if pairs:
+            lane.copy_rows([one for one, _ in pairs], [other for _, other in pairs])
+
+
+def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
+    """Go on from other answers than those that were drawn, in these slots."""
+    if not rewrites:
+        return
+    slots = list(rewrites)
+    steps = [len(change.tokens) for change in rewrites.values()]
+    keys = [change.key for change in rewrites.values()]
+    search_score = [change.search_score for change in rewrites.values()]
+    batch.steps[slots] = torch.tensor(steps, device=batch.device)
+    batch.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=batch.device)
+    batch.search_score[slots] = torch.tensor(search_score, device=batch.device)
+    for slot, change in rewrites.items():
+        batch.see(slot, change.tokens)
+    for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
+        texts = {}
+        for row, (number, slot) in enumerate(owned):
+            if slot in rewrites:
+                change, bound_term = rewrites[slot], batch.row_maps[number].term
+                read = bound_term.term_ids(change.tokens[: change.read])
+                tail = bound_term.term_ids(change.tokens[change.read :])
+                texts[row] = (batch.prompt_length(number, slot) + len(read), tail)
+        lane.rows.rewrite(texts)
+
+
+def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
+    """``(rows, labels)`` of a reward lane: its texts so far, each cut to what was answered.
+
+    Args:
+        batch: whose texts they are.
+        lane: its number.
+        lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
+    """
+    owned = batch.owned[lane]
+    rows = batch.bound.lanes[lane]
+    rows.rows.rewrite({
+        row: (batch.prompt_length(number, slot) + lengths[slot], ())
+        for row, (number, slot) in enumerate(owned)
+    })  # fmt: skip
+    nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=batch.device)
+    found = {lane: rows.rewards(nothing)}
+    if batch.bound.term_parallel is not None:
+        found = batch.bound.term_parallel.meet_rewards(found)
+    outputs: Tensor = found[lane][1]
+    return outputs

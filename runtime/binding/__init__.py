@@ -1,0 +1,1 @@
+"""A plan and its models made one: lanes, bound terms, and every check that needs a checkpoint."""

@@ -1,0 +1,1 @@
+"""The step: forwards, scores, sampling, and its recording as CUDA graphs."""

@@ -1,0 +1,175 @@
+"""Capture: a step that repeats is recorded once, and from then on replayed as one CUDA graph.
+
+A recording holds for one key: everything that the host decides while a step is made, so that the
+same key means the same kernels over the same memory. The first step of a kind runs eagerly, which
+also warms up what is made when first used; the second is recorded. What the host keeps count of,
+the lengths of texts, is moved on beside the replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from ..batch.batch import Batch
+from ..binding.bound import Bound
+from ..scores.context import Range
+from .step import Drawn, Step
+from .streams import beside, in_turn
+
+
+class Recording(Protocol):
+    """The device work of a function, to be done again."""
+
+    def record(self, work: Callable[[], Drawn]) -> Drawn:
+        """Call the function, without doing its device work."""
+
+    def replay(self) -> None:
+        """Do the device work, over the same memory."""
+
+
+class CudaGraph:
+    """A recording by CUDA. Its results live in memory that the next replay overwrites.
+
+    Args:
+        pool: of memory, which all recordings of a decoder share: one is replayed at a time.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._graph, self._pool = torch.cuda.CUDAGraph(), pool
+
+    def record(self, work: Callable[[], Drawn]) -> Drawn:
+        """Call the function, without doing its device work."""
+        mode = "thread_local"
+        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode=mode):
+            return work()
+
+    def replay(self) -> None:
+        """Do the device work, over the same memory."""
+        self._graph.replay()
+
+
+def cuda_graphs() -> Callable[[], Recording]:
+    """What begins a recording by CUDA."""
+    return partial(CudaGraph, torch.cuda.graph_pool_handle())
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A recorded step, and how it moves what the host keeps count of.
+
+    Attributes:
+        moves: per lane, the tokens that its texts grow by; and how many of them are left to read
+            afterwards, None where the lane did not run.
+        ran: per lane, its forwards.
+    """
+
+    recording: Recording
+    drawn: Drawn
+    moves: list[tuple[int, int | None]]
+    ran: list[int]
+
+
+class StepGraphs:
+    """Draws the steps of a batch: recorded and replayed where that can be, eager elsewhere.
+
+    Attributes:
+        why_eager: why steps are not recorded, or None.
+    """
+
+    def __init__(self, step: Step, make: Callable[[], Recording] | None) -> None:
+        """Draw with ``step``; ``make`` begins a recording, None keeps every step eager."""
+        self._step, self._make = step, make
+        self.why_eager = "not all models are on a GPU" if make is None else why_eager(step.bound)
+        if self.why_eager is None:
+            step.asks, step.beside = False, beside
+
+    def draw(self, batch: Batch) -> Drawn:
+        """What ``Step.draw`` gives."""
+        key = None if self.why_eager else key_of(batch)
+        if key is None:
+            return self._step.draw(batch)
+        if key not in batch.recorded:
+            batch.recorded[key] = None
+            return self._step.draw(batch)
+        kind: _Kind | None = batch.recorded[key]
+        if kind is None:
+            kind = self._recorded(batch)
+            if kind is None:
+                return self._step.draw(batch)
+            batch.recorded[key] = kind
+        else:
+            for lane, (grown, left) in zip(self._step.bound.lanes, kind.moves, strict=True):
+                lane.rows.move(grown, left)
+            for lane, ran in enumerate(kind.ran):
+                self._step.forwards[lane] += ran
+        kind.recording.replay()
+        return kind.drawn
+
+    def _recorded(self, batch: Batch) -> _Kind | None:
+        """A recording of the next step; None, and eager from now on, where there cannot be one."""
+        assert self._make is not None
+        lanes, forwards = self._step.bound.lanes, [*self._step.forwards]
+        counts = [lane.rows.counts() for lane in lanes]
+        recording = self._make()
+        try:
+            drawn = recording.record(lambda: self._step.draw(batch))
+        except RuntimeError as error:
+            for lane, count in zip(lanes, counts, strict=True):
+                lane.rows.restore(count)
+            self._step.forwards[:] = forwards
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            self.why_eager = f"it cannot be captured: {said[0]}"
+            self._step.asks, self._step.beside = True, in_turn
+            return None
+        ran = [now - then for now, then in zip(self._step.forwards, forwards, strict=True)]
+        moves = [lane.rows.moved(count) for lane, count in zip(lanes, counts, strict=True)]
+        return _Kind(recording, drawn, moves, ran)
+
+
+def why_eager(bound: Bound) -> str | None:
+    """Why the steps of a plan cannot be recorded, or None."""
+    if bound.term_parallel is not None and bound.term_parallel.size > 1:
+        return "its models are shared out among processes"
+    if bound.conditional:
+        return "where asks the device which models are needed"
+    if len({lane.device for lane in bound.lanes}) > 1:
+        return "its models are on several devices"
+    for lane, names in zip(bound.lanes, bound.lane_names, strict=True):
+        if not lane.steady:
+            return f"{names} reads text, or is split over devices"
+    return None
+
+
+def key_of(batch: Batch) -> Hashable | None:
+    """Everything that the host decides in the next step; None where it reads more than a token."""
+    bound = batch.bound
+    search_lanes = bound.search_lanes
+    for number, lane in enumerate(bound.lanes):
+        if number not in search_lanes and lane.rows.count and lane.rows.backlog > 0:
+            return None
+    columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
+    ahead = 1 + max((int(batch.ranges[column].most) for column in columns), default=0)
+    numbers = zip(bound.plan.scalars, batch.ranges, strict=True)
+    return (
+        batch.count,
+        batch.samples,
+        batch.logprobs,
+        batch.unread is not None,
+        tuple(
+            lane.rows.count if number in search_lanes else lane.shape(ahead)
+            for number, lane in enumerate(bound.lanes)
+        ),
+        tuple((row_map.live, row_map.whole) for row_map in batch.row_maps),
+        tuple(_decided(found, scalar.limits.tokens) for scalar, found in numbers),
+    )
+
+
+def _decided(found: Range, tokens: bool) -> tuple[Any, ...]:
+    """What a step makes of a number on the host."""
+    wide = int(found.most) if tokens else None
+    return found.idle, found.splits, found.positive, found.one, wide

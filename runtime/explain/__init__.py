@@ -1,0 +1,1 @@
+"""What is told of a plan, a prompt and a chosen token."""

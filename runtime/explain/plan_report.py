@@ -1,0 +1,300 @@
+"""The plan as a reader sees it: collected terms, forwards, bytes, and the floor they set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...formula import Plan, Read, Scalar, Stage, Term
+from ...formula.algebra.shift_invariance import unnormalised
+from ...formula.nodes import StageAddress, short_name, walk
+from ...formula.scalar import parameters
+from ...formula.words.stages import BestOf, Blockwise, Reject
+from ..batch.cost import Spent, copy_bandwidth, shown
+from ..batch.memory import cache_bytes, peak_bytes
+from ..binding.bound import Bound
+from ..binding.bound_term import BoundTerm
+from ..binding.term_parallel import TermParallel
+from ..engine.cuda_graphs import StepGraphs
+from ..scores.stages import moves_winner
+
+_CONTEXT = 512  # tokens of context for which cache bytes are stated
+
+
+class Report:
+    """A decoder's plan. ``print`` it.
+
+    Attributes:
+        formula: the formula's canonical text.
+        bytes_per_step: weights that one step reads, once per distinct set.
+        forwards: forwards per token, those that judge whole texts left out.
+        notes: what was dropped, cut or left alone.
+        search: the name of the search that the formula ends in, or None.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        params: Mapping[str, float],
+        spent: Spent | None = None,
+        capture: StepGraphs | None = None,
+    ) -> None:
+        self._bound, self._params = bound, params
+        self._spent, self._capture = spent or Spent(), capture
+        self.formula = bound.plan.formula
+        self.search = bound.plan.search[1].name if bound.plan.search else None
+        search_lanes = bound.search_lanes
+        steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
+        self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
+        self.forwards, self._judging = len(steady), len(search_lanes)
+        self.notes = bound.notes
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def floor(self, bandwidth: float, batch_size: int = 1, context: int = 0) -> float:
+        """Milliseconds that one step takes to read its weights and caches, and cannot do without.
+
+        Args:
+            bandwidth: bytes per second.
+            batch_size: requests in the step.
+            context: tokens that each of them has in the caches.
+        """
+        caches = self._cache_bytes(batch_size, context)
+        return float((self.bytes_per_step + caches) / bandwidth * 1e3)
+
+    def text(
+        self, bandwidth: float | None = None, batch_size: int = 1, context: int = _CONTEXT
+    ) -> str:
+        """The report.
+
+        Args:
+            bandwidth: bytes per second that the floor is worked out with; measured where left out.
+            batch_size: requests for which caches are counted.
+            context: tokens of each of them.
+        """
+        bound = self._bound
+        device = bound.device
+        measured = bandwidth or copy_bandwidth(device)
+        floor = self.floor(measured, batch_size, context)
+        caches = self._cache_bytes(batch_size, context)
+        said = "given" if bandwidth else "measured copy bandwidth"
+        lines = [f"formula     {self.formula}", *self._parameters(), ""]
+        lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
+        for place, rerank in bound.plan.reranks:
+            if place[0] is not None:
+                lines += ["", f"inside      {stage_text(rerank)}", *self._rewards(place)]
+        for number, stage in enumerate(bound.plan.stages):
+            lines += ["", f"then        {stage_text(stage)}"]
+            if (None, number) in bound.rewards:
+                lines += self._rewards((None, number))
+        conditional = self._conditional()
+        lines += [*conditional, *self._normalised()]
+        many = ("at most " if conditional else "") + _count(self.forwards, "forward")
+        if self._judging:
+            many += f" ({self._judging} more where answers are judged)"
+        head = ("lane", "weights", "rows", "queries", "reads", "cache")
+        lines += ["", *_table(head, self._lanes())]
+        lines += [
+            "",
+            f"per token   {many}, {shown(self.bytes_per_step)} of weights, {shown(caches)} of "
+            f"caches ({_count(batch_size, 'request')} of {context} tokens)",
+            f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"memory      {self._memory(batch_size, context)}",
+            f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
+        ]
+        if bound.term_parallel is not None:
+            lines.append(f"processes   {_shared_out(bound.term_parallel, bound.lane_names)}")
+        if self._capture is not None:
+            why = self._capture.why_eager
+            lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
+        if self._spent.seconds:  # a service times no formula by itself
+            lines.append(f"last run    {self._spent.said(measured)}")
+        for name, share in self._spent.mapped().items():
+            lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")
+        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+
+    def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
+        """Bytes that are held at most.
+
+        Args:
+            batch_size: requests that are decoded at once.
+            context: tokens that each may have, prompt and answer.
+        """
+        return sum(peak_bytes(self._bound, batch_size * self._rows(), context))
+
+    def _memory(self, batch_size: int, context: int) -> str:
+        held = peak_bytes(self._bound, batch_size * self._rows(), context)
+        weights, caches, work = map(shown, held)
+        return f"{shown(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
+
+    def _cache_bytes(self, batch_size: int, context: int) -> int:
+        return cache_bytes(self._bound, batch_size * self._rows(), context)
+
+    def _rows(self) -> int:
+        """Rows of a request; 1 for a search of which they depend on a parameter without a value."""
+        plan, rows = self._bound.plan, 1
+        for scalar in _samples(plan):
+            if parameters(scalar.expression) <= self._params.keys():
+                rows *= int(plan.value(scalar, self._params))
+        return rows
+
+    def _parameters(self) -> list[str]:
+        names = sorted(self._bound.plan.params)
+        if not names:
+            return []
+        said = [f"{n} = {self._params[n]:g}" if n in self._params else f"{n} = ?" for n in names]
+        return [f"parameters  {', '.join(said)} (a value per request)"]
+
+    def _terms(self) -> list[tuple[str, ...]]:
+        bound = self._bound
+        rows = []
+        for bound_term in bound.terms:
+            said = _coefficients(bound.plan, bound_term.term)
+            rows.append((bound.plan.spans[bound_term.term], self._line(bound_term, said)))
+        return [line for _, line in sorted(rows)]
+
+    def _rewards(self, place: StageAddress) -> list[str]:
+        search = self._bound.plan.search
+        if search is not None and place == search[0]:
+            asked = search[1].r
+        else:
+            asked = dict(self._bound.plan.reranks)[place].reward
+        pairs = zip(asked.parts, self._bound.rewards[place], strict=True)
+        rows = [self._line(bound_term, str(coefficient)) for (coefficient, _), bound_term in pairs]
+        table = _table(("reward", "coefficient", "lane", "reads"), rows)
+        return [
+            *table,
+            *dict.fromkeys(self._path(bound_term) for bound_term in self._bound.rewards[place]),
+        ]
+
+    def _path(self, bound_term: BoundTerm) -> str:
+        """How a lane is asked for rewards."""
+        assert bound_term.place is not None
+        if bound_term.language:
+            return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
+        stage = dict(self._bound.plan.reranks).get(bound_term.place)
+        asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
+        return f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].path(asked)}"
+
+    def _conditional(self) -> list[str]:
+        """The terms whose lanes some steps go without."""
+        bound_terms = self._bound.conditional
+        if not bound_terms:
+            return []
+        named = ", ".join(dict.fromkeys(sorted(str(bound_term.term) for bound_term in bound_terms)))
+        return ["", f"conditional {named}: run only in steps where a row needs it"]
+
+    def _normalised(self) -> list[str]:
+        """The terms of which a shift would count, so that they are read as log-probabilities."""
+        plan = self._bound.plan
+        exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
+        if not exact:
+            return []
+        why = "by log-softmax, for a shift of the scores would count"
+        return ["", f"normalised  {', '.join(exact)}: {why}"]
+
+    def _line(self, bound_term: BoundTerm, coefficient: str) -> tuple[str, ...]:
+        term = bound_term.term
+        reads = "the response alone" if term.alone else "the prompt"
+        if term.system is not None:
+            said = f"system prompt {term.system[:40]!r}" if term.system else "no system prompt"
+            reads += f", {said}"
+        elif bound_term.spec.system:
+            reads += f", system prompt {bound_term.spec.system[:40]!r}"
+        if bound_term.spec.template and not term.alone:
+            reads += ", its own template"
+        if bound_term.token_map is not None:
+            reads += ", in its own tokens"
+        return (str(term), coefficient, _letter(bound_term.lane), reads)
+
+    def _lanes(self) -> list[tuple[str, ...]]:
+        bound = self._bound
+        lines: list[tuple[str, ...]] = []
+        many = "".join(f"{number}*" for number in _samples(bound.plan))
+        for number, lane in enumerate(bound.lanes):
+            bound_terms = [
+                bound_term for bound_term in bound.all_terms if bound_term.lane == number
+            ]
+            place = bound_terms[0].place
+            stage = dict(bound.plan.reranks).get(place) if place is not None else None
+            queries = f"{stage.k} candidates" if stage else "1 token"
+            if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
+                queries = f"1 token, {queries}"
+            kept = lane.token_bytes() * _CONTEXT * len(bound_terms)
+            lines.append((
+                _letter(number), bound.lane_names[number],
+                f"{many}{len(bound_terms)} per request", queries,
+                shown(lane.weight_bytes()), f"{shown(kept)} per request at {_CONTEXT} tokens",
+            ))  # fmt: skip
+        return lines
+
+
+def _coefficients(plan: Plan, term: Term) -> str:
+    """A term's coefficient in the formula's sum, and those of the operators that it stands in."""
+    said = []
+    for coefficient, part in plan.scores.parts:
+        if part == Read(term):
+            said.append(str(coefficient))
+        elif any(inner == Read(term) for inner in walk(part)):
+            said.append(f"{coefficient} in {short_name(part)}")
+    return " and ".join(dict.fromkeys(said))
+
+
+def stage_text(stage: Stage) -> str:
+    """A stage with all its numbers: ``rerank(k=10, w=1.5)``; words only where not the default."""
+    said = []
+    for name, item in stage.arguments().items():
+        value = getattr(stage, name)
+        match item.metadata["kind"]:
+            case "number":
+                said.append(f"{name}={value}")
+            case "choice" | "label" if value != item.default:
+                said.append(f"{name}={value}")
+            case "pair" if value is not None:
+                said.append(f"{name}=({value[0]}, {value[1]})")
+    return f"{stage.name}({', '.join(said)})"
+
+
+def _samples(plan: Plan) -> tuple[Scalar, ...]:
+    """The numbers by which a search multiplies the rows of a request."""
+    match plan.search:
+        case (_, BestOf(n=n)):
+            return (n,)
+        case (_, Blockwise(beams=beams, samples=samples)):
+            return beams, samples
+        case (_, Reject(samples=samples)):
+            return (samples,)
+    return ()
+
+
+def _shared_out(term_parallel: TermParallel, names: Sequence[str]) -> str:
+    """Which process holds what, and what they have told each other."""
+    held: dict[int | None, list[str]] = {}
+    for owner, name in zip(term_parallel.owners, names, strict=True):
+        held.setdefault(owner, []).append(name)
+    places = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
+    places += [f"each holds {', '.join(held[None])}"] if None in held else []
+    met = (
+        f"; {shown(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
+        if term_parallel.sent
+        else ""
+    )
+    many = "1 process" if term_parallel.size == 1 else f"{term_parallel.size} processes"
+    return f"{many}, this is rank {term_parallel.rank}: {'; '.join(places)}{met}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in [head, *rows]]
+    return ["  " + "  ".join(cells).rstrip() for cells in padded]
+
+
+def _letter(lane: int) -> str:
+    return chr(ord("A") + lane) if lane < 26 else f"L{lane}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

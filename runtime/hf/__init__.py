@@ -1,0 +1,1 @@
+"""A formula inside transformers' own generate."""

@@ -1,0 +1,213 @@
+"""A formula as a transformers ``LogitsProcessor``: for those who own their loop.
+
+Somebody runs one of the formula's models and hands over its logits; every other term is read here,
+batched over those that share weights, with caches of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import LogitsProcessor
+
+from ...formula import Term
+from ...models.lanes.external import ExternalLane
+from ..binding.bound import Bound
+from ..binding.bound_term import BoundTerm
+from ..loops.external import ExternalRows, Ids
+from ..requests.build import refuse_search
+from ..session import HasSession
+from .generate_request import rows_read
+
+
+class FormulaProcessor(LogitsProcessor):
+    """Turns the logits of one of a formula's models into the formula's scores.
+
+    Every part of the language has its place here but a stage that searches. Beams may be exchanged
+    and tokens taken back from call to call: each row goes on from the longest beginning of its ids
+    that has been read. The first ids that it is given are the prompts, until others come.
+
+    Args:
+        decoder: of the formula; where that is used in between, everything is read again.
+        base: the term whose logits come from the loop: the model that is generated from.
+        attention_mask: ``(prompts, L)`` the prompts' own; needed where any is padded, on the left.
+            One such processor is for one call of ``generate``.
+        params: values for the formula's parameters: a number, or a list with one per prompt.
+
+    Raises:
+        ValueError: the formula has no such term, or it searches.
+
+    >>> import torch, descant
+    >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+    >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+    >>> processor = descant.FormulaProcessor(decoder)
+    >>> processor(torch.tensor([[3, 1]]), base.table[[1]]).argmax().item()
+    5
+    """
+
+    def __init__(
+        self,
+        decoder: HasSession,
+        base: str = "base",
+        attention_mask: Tensor | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> None:
+        if decoder.session.bound.term_parallel is not None:
+            raise ValueError('a processor is for one process; leave parallel="terms" out')
+        refuse_search(
+            decoder.session.bound,
+            "a processor",
+            "it chooses among whole texts, and not among tokens",
+        )
+        self._bound, self._lane = _given(decoder.session.bound, base)
+        self._session, self._params, self._base = decoder.session, params, base
+        self._mask = None if attention_mask is None else torch.as_tensor(attention_mask)
+        self._external: ExternalRows | None = None
+        self._prompts = torch.empty(0, 0, dtype=torch.long)
+        self._length = 0  # of the ids in the last call
+        self._claim: object = None
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The formula's scores.
+
+        Args:
+            input_ids: ``(rows, L)``.
+            scores: ``(rows, V)`` or more columns, the logits of the base.
+
+        Returns:
+            The same shape, float32; minus infinity for what the formula excludes.
+        """
+        size = self._bound.vocabulary
+        if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
+            raise ValueError(
+                f"input_ids are {tuple(input_ids.shape)} and scores {tuple(scores.shape)}; a "
+                "processor is given (rows, L) and (rows, V)"
+            )
+        if scores.shape[1] < size:
+            raise ValueError(
+                f"{self._base} says {scores.shape[1]} logits, and the formula's models have {size} "
+                "tokens; generate from one of them"
+            )
+        external = self._following(input_ids)
+        answers: list[Ids] = input_ids[:, self._prompts.shape[1] :].tolist()
+        external.go([self._readable(answer) for answer in answers])
+        self._length = input_ids.shape[1]
+        owners = external.owners(len(self._bound.lanes) - 1)
+        self._lane.said = scores.to(self._lane.device)[owners]
+        made = external.scores().to(scores.device)
+        return pad(made, (0, scores.shape[1] - size), value=-torch.inf)
+
+    def _following(self, input_ids: Tensor) -> ExternalRows:
+        """The rows of this generation; new ones where the ids are those of another."""
+        engine, start = self._session.engine, self._prompts.shape[1]
+        same = (
+            self._external is not None
+            and len(input_ids) == len(self._prompts)
+            and start <= input_ids.shape[1] <= self._length + 1
+            and torch.equal(input_ids[:, :start], self._prompts)
+        )
+        if same and self._external is not None and engine.claim is self._claim:
+            return self._external
+        if not same:
+            if self._external is not None and self._mask is not None:
+                raise ValueError(
+                    "these prompts are others than before, and the attention_mask is of those; "
+                    "make a FormulaProcessor for each call of generate"
+                )
+            self._prompts = input_ids.clone()
+        self._claim = engine.claimed()  # whatever ran on these lanes before can run no more
+        self._external = self._started(self._read(self._prompts))
+        return self._external
+
+    def _read(self, input_ids: Tensor) -> list[Ids]:
+        """What each row reads of its prompt.
+
+        Raises:
+            ValueError: it seems to be padded and there is no mask, or one of another shape.
+        """
+        if self._mask is None:
+            token = self._padding
+            if len(input_ids) > 1 and token is not None and bool((input_ids[:, 0] == token).any()):
+                raise ValueError(
+                    f"a prompt begins with {token}, the padding token; say what is padding: "
+                    "FormulaProcessor(…, attention_mask=…)"
+                )
+            return rows_read(input_ids, None)
+        rows, prompts = len(input_ids), len(self._mask)
+        if rows % prompts:
+            raise ValueError(
+                f"attention_mask has {prompts} rows, and there are {rows} of input_ids"
+            )
+        mask = self._mask.repeat_interleave(rows // prompts, dim=0)
+        return rows_read(input_ids, mask.to(input_ids.device))
+
+    def _started(self, prompts: list[Ids]) -> ExternalRows:
+        """Rows that have read these prompts."""
+        params = self._params or {}
+        lists = {
+            name: value for name, value in params.items() if not isinstance(value, (int, float))
+        }
+        for name, values in lists.items():
+            if len(prompts) % len(values):
+                raise ValueError(f"{name} has {len(values)} values for {len(prompts)} rows")
+            times = len(prompts) // len(values)
+            lists[name] = [value for value in values for _ in range(times)]
+        return ExternalRows(
+            self._bound,
+            self._session.builder.requests(
+                prompts, max_new_tokens=1, params={**params, **lists}, seed=0,
+                eos_token_id=(), temperature=0.0,
+            ),
+        )  # fmt: skip
+
+    @property
+    def _padding(self) -> int | None:
+        token = getattr(self._bound.tokenizer, "pad_token_id", None)
+        return None if token is None else int(token)
+
+    def _readable(self, answer: Ids) -> Ids:
+        """An answer up to the padding after its end, where some model has no such token."""
+        token = self._padding
+        for bound_term in self._bound.terms:
+            token_columns = bound_term.token_map
+            if token_columns is not None and token in answer and not token_columns.reads[token]:
+                return answer[: answer.index(token)]
+        return answer
+
+
+def _given(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
+    """The same plan with a last lane for this term alone, whose logits are given.
+
+    Raises:
+        ValueError: the formula has no such term.
+    """
+    term = Term(base)
+    if term not in bound.plan.terms:
+        terms = ", ".join(map(str, bound.plan.terms))
+        raise ValueError(f"the formula has no term {base}; it has {terms}: say base=…")
+    used = sorted(
+        {one.lane for one in bound.all_terms if one.place is not None or one.term != term}
+    )
+    at = {lane: number for number, lane in enumerate(used)}
+    lane = next(bound.lanes[one.lane] for one in bound.terms if one.term == term)
+    given = ExternalLane(bound.vocabulary, lane.device)
+
+    def moved(bound_term: BoundTerm) -> BoundTerm:
+        if bound_term.place is None and bound_term.term == term:
+            return replace(bound_term, lane=len(used), adapter=0)
+        return replace(bound_term, lane=at[bound_term.lane])
+
+    changed = replace(
+        bound,
+        terms=tuple(moved(bound_term) for bound_term in bound.terms),
+        rewards={place: tuple(map(moved, some)) for place, some in bound.rewards.items()},
+        lanes=(*(bound.lanes[number] for number in used), given),
+        lane_names=(*(bound.lane_names[number] for number in used), base),
+    )
+    return changed, given

@@ -1,0 +1,45 @@
+"""Decoding: a run over given requests, from the first step to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..engine.engine import Engine
+from ..requests.request import Answer, Request
+from .scheduler import Scheduler
+from .search import SearchScheduler
+
+
+def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
+    """Decode until every request has ended.
+
+    Args:
+        engine: of the plan that they go through.
+        requests: any number; the longest prompts go first, so that neighbours are alike.
+        slots: how many rows are decoded at once; a request of a search takes all of its rows
+            together.
+
+    Yields:
+        After each step, the answers that got a token, or of a search those that have ended; those
+        that ended say why.
+
+    Raises:
+        FormulaError: NaN, or a step in which every token is excluded.
+        RuntimeError: another run has begun on the same engine.
+    """
+    kind = scheduler_of(engine)
+    each = [kind.slots_of(engine, request) for request in requests]
+    with engine.turn():
+        batch = engine.begin(requests, max(min(slots, sum(each)), *each))
+        scheduler, claim = kind(engine, batch), engine.claim
+    scheduler.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
+    while scheduler.busy:
+        with engine.turn(claim):
+            told = scheduler.step()
+        if told:
+            yield told
+
+
+def scheduler_of(engine: Engine) -> type[Scheduler]:
+    """How requests of a plan go their way."""
+    return SearchScheduler if engine.bound.plan.search else Scheduler

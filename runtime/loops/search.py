@@ -1,0 +1,204 @@
+"""Search over whole continuations: several slots per request, judged and copied as a group asks.
+
+`best_of(r, n)` is one block of n samples; `blockwise(r, beams, samples, length)` goes on from the
+best beams (controlled decoding, Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024);
+`reject(r, …)` goes on from the first segment that is accepted (CARDS, Li et al. 2024). The prompt
+is read once, every token is read once, and a row that is left is overwritten by a copy of one that
+is kept, or goes back to where its segment began.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...grammar import FormulaError
+from ..batch.batch import Batch
+from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
+from ..engine.engine import Engine, ScheduledBatch
+from ..engine.step import labelled
+from ..requests.request import Answer, Request
+from .scheduler import Scheduler
+from .search_rules import Group, group_of
+
+
+class SearchScheduler(Scheduler):
+    """Requests on their way through a plan whose last stage searches.
+
+    Args:
+        engine: whose steps they take.
+        batch: their slots, all empty.
+    """
+
+    def __init__(self, engine: Engine, batch: Batch) -> None:
+        super().__init__(engine, batch)
+        assert engine.bound.plan.search is not None
+        self._plan = engine.bound.plan
+        self._place, self._stage = engine.bound.plan.search
+        self._groups: dict[Group, Request] = {}
+        self._coming: dict[Group, Request] = {}  # whose prompts are being read
+        self._before = torch.empty(0)  # what was judged before the step
+
+    @classmethod
+    def slots_of(cls, engine: Engine, request: Request) -> int:
+        """Slots that a request takes: all of its rows together."""
+        return len(_group(engine, request).answers)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request has not ended."""
+        return bool(self.waiting or self._coming or self._groups)
+
+    def admit(self, free: int) -> int:
+        """Let waiting requests in, in their order; how many of so many free slots they take."""
+        room = min(free, self.batch.room)
+        answers: list[Answer] = []
+        while self.waiting:
+            group = _group(self._engine, self.waiting[0])
+            if len(answers) + len(group.answers) > room:
+                break
+            self._coming[group] = self.waiting.popleft()
+            answers += group.answers
+        if answers:
+            self.batch.admit([answer.request for answer in answers])
+        return len(answers)
+
+    def read(self, most: float | None = None) -> int:
+        """Read prompts of those that were let in, as ``Batch.read``."""
+        read = self.batch.read(most)
+        if not self.batch.arriving:
+            now = time.perf_counter()
+            for group in self._coming:
+                for answer in (*group.answers, group.best):
+                    answer.started = now
+            self._groups |= self._coming
+            self._coming = {}
+            for request in self._dropped:
+                self.drop(request)
+            self._dropped.clear()
+        return read
+
+    def scheduled(self) -> ScheduledBatch | None:
+        """The rows in slots, which take the next step, once those that are due are judged."""
+        self._judge()
+        if not self._groups:
+            return None
+        self._before = self.batch.search_score[: self.batch.count].clone()
+        return ScheduledBatch(self._engine, self.batch)
+
+    def postprocess(self) -> list[Answer]:
+        """The best answers of the requests that have ended, or their errors.
+
+        A row that has ended draws on until its request has, and none of that counts.
+        """
+        if self._pending:
+            tokens, errors = self._engine.land(self._pending.popleft())
+            still: list[int] = []
+            for group in self._groups:
+                slots = self._slots(group)
+                wrong = next((errors[slot] for slot in errors if slot in slots), None)
+                if wrong is not None:
+                    group.best.fail(wrong)
+                elif group.best.error is None:
+                    unsure = [self.batch.unsure[slot] for slot in slots]
+                    rows = group.take([tokens[slot] for slot in slots], unsure)
+                    still += [slots[row] for row in rows]
+            self.batch.search_score[still] = self._before[still]
+            self._judge()
+        return self._ended([one for one in self._groups if one.over or one.best.error is not None])
+
+    def drop(self, request: Request) -> None:
+        """Let a request go wherever it is; nothing more is said of it."""
+        if any(one is request for one in self._coming.values()):
+            self._dropped.append(request)
+        elif found := [group for group, one in self._groups.items() if one is request]:
+            self._ended(found)
+        else:
+            super().drop(request)
+
+    def value(self, length: int, search_score: Sequence[float | None]) -> float:
+        """The judgement of one text that a batch of one slot has read.
+
+        Args:
+            length: tokens of the answer.
+            judged: what each of them added, where language models judge.
+
+        Raises:
+            FormulaError: it is NaN.
+        """
+        self.batch.search_score[0] = sum(one or 0.0 for one in search_score)
+        value = float(self._values([length])[0])
+        if math.isnan(value):
+            raise self._wrong()
+        return value
+
+    def _ended(self, groups: Sequence[Group]) -> list[Answer]:
+        """Their best answers; their slots are free."""
+        slots = [slot for group in groups for slot in self._slots(group)]
+        for group in groups:
+            group.best.request = self._groups.pop(group)
+        self.batch.finish(slots)
+        return [group.best for group in groups]
+
+    def _judge(self) -> None:
+        """Tell the groups that are due what their answers are worth, and move their rows."""
+        due = [group for group in self._groups if group.due and group.best.error is None]
+        if not due:
+            return
+        batch = self.batch
+        lengths = [0] * batch.count
+        for group in self._groups:
+            for slot, answer in zip(self._slots(group), group.answers, strict=True):
+                lengths[slot] = len(answer.tokens)
+        values = self._values(lengths).tolist()
+        sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
+        for group in due:
+            slots = self._slots(group)
+            said = [values[slot] for slot in slots]
+            if any(math.isnan(value) for value in said):
+                group.best.fail(self._wrong())
+                continue
+            chosen, written = group.search_score(said)
+            if not group.over:
+                for slot, row in zip(slots, chosen, strict=True):
+                    sources[slot] = slots[row]
+                rewrites |= dict(zip(slots, written, strict=False))
+        copy_slots(batch, sources)
+        rewrite(batch, rewrites)
+
+    @torch.no_grad()
+    def _values(self, lengths: Sequence[int]) -> Tensor:
+        """``(slots,)`` the judgement of every text so far."""
+        batch, r = self.batch, self._stage.r
+        if self._engine.bound.rewards[self._place][0].language:
+            return batch.search_score[: batch.count]
+        total = torch.zeros(batch.count, device=batch.device)
+        here = slice(batch.count)
+        for row_map in batch.row_maps:
+            if row_map.term.place == self._place and row_map.live:
+                outputs = text_rewards(batch, row_map.term.lane, lengths)
+                coefficient = batch.values[here, self._plan.columns[r.parts[row_map.number][0]]]
+                total += torch.where(row_map.present, coefficient * labelled(outputs, row_map), 0.0)
+        if r.shift is not None:
+            total += batch.values[here, self._plan.columns[r.shift]]
+        return total
+
+    def _wrong(self) -> FormulaError:
+        bound_terms = self._engine.bound.rewards[self._place]
+        names = " or ".join(str(bound_term.term) for bound_term in bound_terms)
+        return self._plan.error(f"{names} gave NaN", self._plan.spans[bound_terms[0].term])
+
+    def _slots(self, group: Group) -> list[int]:
+        """Where a group's answers are; slots change when others leave."""
+        where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
+        return [where[id(answer.request)] for answer in group.answers]
+
+
+def _group(engine: Engine, request: Request) -> Group:
+    bound = engine.bound
+    assert bound.plan.search is not None
+    return group_of(request, bound.plan.search[1], bound.plan.columns, bound.tokenizer)

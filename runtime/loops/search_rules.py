@@ -1,0 +1,218 @@
+"""Groups: one request's answers in the making, and what each search does when they are judged.
+
+A group is told the tokens that its rows have drawn and, when it asks to be, what the judge says of
+its answers so far; it answers with what each row goes on with. No tensors in here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ...formula.nodes import Scalar
+from ...formula.words.stages import BestOf, Blockwise, Reject, Search
+from ..batch.rewrite import Rewrite
+from ..requests.request import Answer, Request
+from ..scores.noise import coin, seed_key
+
+Move = tuple[Sequence[int], Sequence[Rewrite]]  # per row: whose answer, and where it is rewritten
+
+
+class Group(Protocol):
+    """One request's rows in a search.
+
+    Attributes:
+        answers: one per row.
+        best: the answer of the request, once the group is over.
+        due: whether its answers are to be judged before the next step.
+    """
+
+    answers: list[Answer]
+    best: Answer
+    due: bool
+
+    @property
+    def over(self) -> bool:
+        """Whether the request is answered."""
+
+    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
+        """A token per row, and whether its scores were unsure; the rows that stand still."""
+
+    def search_score(self, values: Sequence[float]) -> Move:
+        """What each row goes on with, after the judge has said what its answer is worth."""
+
+
+def group_of(
+    request: Request, stage: Search, columns: Mapping[Scalar, int], tokenizer: object
+) -> Group:
+    """The rows of a request, by the numbers that it gives the stage."""
+
+    def number(scalar: Scalar) -> float:
+        return request.values[columns[scalar]]
+
+    high, low = request.key
+    seed = (high << 32) ^ low
+
+    def answers(count: int) -> list[Answer]:
+        keys = [seed_key(seed, i) for i in range(count)]
+        return [Answer(replace(request, key=key), tokenizer, 0.0) for key in keys]
+
+    match stage:
+        case BestOf():
+            return Blocks(answers(int(number(stage.n))), 1, request.max_new_tokens)
+        case Blockwise():
+            beams, length = int(number(stage.beams)), int(number(stage.length))
+            return Blocks(answers(beams * int(number(stage.samples))), beams, length)
+        case Reject():
+            names = ("target", "beta", "alpha", "shortest", "longest", "retries")
+            rule = Rule(**{name: number(getattr(stage, name)) for name in names})
+            return Segments(answers(int(number(stage.samples))), rule, seed)
+    raise TypeError(f"no group for {stage}")
+
+
+class Blocks:
+    """The best of several answers, or of several beams block by block."""
+
+    def __init__(self, answers: list[Answer], beams: int, length: int) -> None:
+        self.answers, self.beams, self.length = answers, beams, length
+        self.best = answers[0]
+        self.steps, self.due = 0, False
+
+    @property
+    def over(self) -> bool:
+        """Whether every answer has ended."""
+        return all(answer.finish_reason for answer in self.answers)
+
+    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
+        """A token per row; those that have ended stand still."""
+        ended = [i for i, answer in enumerate(self.answers) if answer.finish_reason]
+        for answer, token in zip(self.answers, tokens, strict=True):
+            if not answer.finish_reason:
+                answer.add(token)
+        self.steps += 1
+        self.due = self.over or self.steps % self.length == 0
+        return ended
+
+    def search_score(self, values: Sequence[float]) -> Move:
+        """The best beams, repeated; a text that was drawn twice counts once."""
+        self.due = False
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        self.best = self.answers[order[0]]
+        if self.over:
+            return (), ()
+        texts: dict[tuple[int, ...], int] = {}
+        for i in order:
+            texts.setdefault(tuple(self.answers[i].tokens), i)
+        kept = list(texts.values())[: self.beams]
+        chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
+        pairs = zip(chosen, self.answers, strict=True)
+        self.answers = [self.answers[i].copied(own.request) for i, own in pairs]
+        return chosen, ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The numbers by which a segment ends and is accepted; those of the stage ``reject``."""
+
+    target: float
+    beta: float
+    alpha: float
+    shortest: float
+    longest: float
+    retries: float
+
+    def accepts(self, value: float, first: float, share: float, luck: float) -> bool:
+        """Whether an answer goes on.
+
+        Args:
+            value: what the judge says of it.
+            first: what the judge said of the prompt.
+            share: of the tokens that the answer may have, how many it has.
+            luck: a number in [0, 1) drawn for this.
+        """
+        start = (1 - self.alpha) * first + self.alpha * self.target
+        threshold = min(start + share * (self.target - start), self.target)
+        if value >= threshold or self.beta == 0:
+            return value >= threshold
+        return luck < math.exp((value - threshold) / self.beta)
+
+
+class Segments:
+    """Segments drawn until one is accepted (CARDS, Algorithm 1; Li et al. 2024).
+
+    Several rows draw the next candidates side by side; they are asked in their order, and a
+    candidate's noise is its own, so that the number of rows changes no answer.
+    """
+
+    def __init__(self, answers: list[Answer], rule: Rule, seed: int) -> None:
+        self.answers, self._rule, self._seed = answers, rule, seed
+        self.best = answers[0].copied(answers[0].request)  # what is accepted so far
+        self.due = True  # the prompt alone comes first
+        self._first: float | None = None
+        self._judged = 0.0  # of what is accepted
+        self._tried = 0
+        self._found: tuple[float, Answer] | None = None  # the best of the rejected
+        self._held: list[bool] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the segment that ends the answer has been accepted."""
+        return self.best.finish_reason is not None
+
+    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
+        """A token per row; those whose segment has ended stand still."""
+        started, still = len(self.best.tokens), []
+        for i, answer in enumerate(self.answers):
+            drawn = len(answer.tokens) - started
+            self._held[i] |= drawn >= self._rule.shortest and bool(unsure[i])
+            if self._held[i]:
+                still.append(i)
+                continue
+            answer.add(tokens[i])
+            self._held[i] = bool(answer.finish_reason) or drawn + 1 >= self._rule.longest
+        self.due = all(self._held)
+        return still
+
+    def search_score(self, values: Sequence[float]) -> Move:
+        """The first answer that is accepted, in every row; or new noise for all of them."""
+        rows = len(self.answers)
+        if self._first is None:
+            self._first = self._judged = values[0]
+            return self._again(range(rows), len(self.best.tokens))
+        started = len(self.best.tokens)
+        for answer, value in zip(self.answers, values, strict=True):
+            if self._found is None or value > self._found[0]:
+                self._found = (value, answer)
+            given_up = self._tried == self._rule.retries
+            if given_up or self._accepts(answer, value):
+                self._judged, self.best = self._found if given_up else (value, answer)
+                here = next((j for j, a in enumerate(self.answers) if a is self.best), None)
+                self._tried, self._found = 0, None
+                if here is None:
+                    return self._again(range(rows), started)
+                return self._again([here] * rows, len(self.best.tokens))
+            self._tried += 1
+        return self._again(range(rows), started)
+
+    def _accepts(self, answer: Answer, value: float) -> bool:
+        assert self._first is not None
+        share = len(answer.tokens) / answer.request.max_new_tokens
+        luck = coin(self._seed, self._number(len(self.best.tokens), self._tried))
+        return self._rule.accepts(value, self._first, share, luck)
+
+    def _again(self, sources: Sequence[int], read: int) -> Move:
+        """Every row starts the next segment from what is accepted."""
+        start = len(self.best.tokens)
+        self.answers = [self.best.copied(answer.request) for answer in self.answers]
+        self._held, self.due = [False] * len(self.answers), False
+        keys = [
+            seed_key(self._seed, self._number(start, self._tried + i))
+            for i in range(len(self.answers))
+        ]
+        return sources, [Rewrite(self.best.tokens, read, key, self._judged) for key in keys]
+
+    def _number(self, start: int, tried: int) -> int:
+        """A candidate's number among all of the request's."""
+        return (start << 16) + tried

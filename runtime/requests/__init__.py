@@ -1,0 +1,1 @@
+"""Arguments to requests, checked before anything is decoded."""

@@ -1,0 +1,201 @@
+"""Intake: from a call's arguments to requests, everything checked before anything is decoded."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...formula.algebra.liveness import needed
+from ...grammar import Span
+from ...models import ModelError, is_ids
+from ..binding.bound import Bound
+from ..binding.checks import check_count
+from ..scores.noise import seed_key
+from .hints import refuse
+from .per_row import eos_of, per_row, rows_of, stop_strings_of, temperature_of
+from .request import Request, ids_of
+
+_log = logging.getLogger("descant")
+
+
+class RequestBuilder:
+    """Makes the requests of one bound plan.
+
+    Args:
+        bound: whose models read the prompts.
+        params: the parameters' values where a call gives none.
+    """
+
+    def __init__(self, bound: Bound, params: Mapping[str, float]) -> None:
+        self._bound, self._params = bound, params
+        self._known = {*bound.plan.params, *params}
+
+    def rows(
+        self, prompts: Any, params: Mapping[str, Any] | None
+    ) -> list[tuple[Any, dict[str, float]]]:
+        """A prompt and a value for every parameter per row, as ``rows_of``."""
+        return rows_of(prompts, self._params, params, self._known)
+
+    def requests(
+        self,
+        prompts: Any,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float | Sequence[float] | None = None,
+        do_sample: bool | None = None,
+        seed: int | Sequence[int] | None = None,
+        params: Mapping[str, Any] | None = None,
+        num_return_sequences: int = 1,
+        stop_strings: str | Sequence[str] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        logprobs: bool = False,
+        **others: Any,
+    ) -> list[Request]:
+        """A request per row; the arguments are those of ``Decoder.generate``.
+
+        Raises:
+            FormulaError: a parameter or number out of bounds.
+            ModelError: a prompt that some model cannot read, or that is too long.
+            ValueError: arguments that do not fit together.
+        """
+        refuse(others, self._known)
+        rows = self.rows(prompts, params)
+        seeds = per_row(seed, len(rows), "seed")
+        if self._bound.plan.search and temperature is None and do_sample is None:
+            do_sample = True  # a search over one greedy text would search nothing
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "stops": stop_strings_of(stop_strings),
+            "eos": eos_of(eos_token_id),
+            "logprobs": logprobs,
+        }
+        if logprobs:
+            refuse_search(self._bound, "logprobs", "its answer is chosen among several")
+        heats = per_row(temperature, len(rows), "temperature")
+        warm = [temperature_of(heat, do_sample) for heat in heats]
+        requests: list[Request] = []
+        drawn = [secrets.randbits(63) for _ in seeds]
+        if self._bound.term_parallel is not None:
+            drawn = self._bound.term_parallel.agreed(drawn)
+        for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
+            settings["temperature"] = heat
+            own = free if given is None else operator.index(given)
+            for sample in range(num_return_sequences):
+                key = seed_key(own, sample)
+                requests.append(self.request(len(requests), prompt, values, key=key, **settings))
+        short = sum(request.max_new_tokens < max_new_tokens for request in requests)
+        if short:
+            _log.warning(
+                "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
+                "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
+            )  # fmt: skip
+        return requests
+
+    def request(
+        self,
+        index: int,
+        prompt: Any,
+        params: Mapping[str, float],
+        *,
+        key: tuple[int, int] = (0, 0),
+        temperature: float = 0.0,
+        max_new_tokens: int = 128,
+        stops: tuple[str, ...] = (),
+        eos: frozenset[int] | None = None,
+        logprobs: bool = False,
+        strict: bool = False,
+    ) -> Request:
+        """The request of one row, its values regular already.
+
+        Args:
+            index: its place in the answer.
+            prompt: text, chat messages or token ids.
+            params: a value for every parameter.
+            key: its noise.
+            temperature: 0 takes the best token.
+            max_new_tokens: of which as many are given as there is room for.
+            stops: strings that end it.
+            eos: ids that end it, instead of the models' own.
+            logprobs: whether to say how likely its tokens were.
+            strict: whether too little room is an error; the last token then needs none.
+        """
+        bound, plan = self._bound, self._bound.plan
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        if stops and bound.tokenizer is None:
+            raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
+        values = plan.values(params)
+        _check_values(bound, values)
+        if is_ids(prompt):
+            self.check_ids(prompt, "prompt")
+        prompts = [bound_term.reads(prompt) for bound_term in bound.terms]
+        rewards = {
+            i: [r.reads(prompt) for r in bound_terms] for i, bound_terms in bound.rewards.items()
+        }
+        longest = max(map(len, ids_of(prompts, rewards)))
+        return Request(
+            index, prompt, prompts, rewards, values, dict(params), temperature,
+            key, _fitting(bound, longest, max_new_tokens, strict),
+            bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
+        )  # fmt: skip
+
+    def check_ids(self, ids: Sequence[int], where: str) -> None:
+        """Refuse ids beyond the vocabulary.
+
+        Raises:
+            ValueError: names the first, and ``where`` it is.
+        """
+        for token in ids:
+            if not 0 <= token < self._bound.vocabulary:
+                raise ValueError(
+                    f"the {where} has the token id {token}, and the vocabulary has "
+                    f"{self._bound.vocabulary} tokens"
+                )
+
+
+def refuse_search(bound: Bound, verb: str, why: str) -> None:
+    """Refuse a formula that searches.
+
+    Raises:
+        ValueError: says what is not for it, and why.
+    """
+    if bound.plan.search:
+        name = bound.plan.search[1].name
+        raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
+
+
+def _check_values(bound: Bound, values: Sequence[float]) -> None:
+    plan = bound.plan
+    for scalar, value in zip(plan.scalars, values, strict=True):
+        if scalar.limits.tokens:
+            check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
+    if not needed(plan, plan.scores, values):
+        raise plan.error(
+            "every coefficient is 0 for these parameters, so that nothing decides",
+            Span(0, len(plan.source)),
+        )
+
+
+def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
+    """What each term of another vocabulary reads, where it may run out of room first."""
+    return [
+        (found.reads, bound.positions - len(ids))
+        for bound_term, ids in zip(bound.terms, prompts, strict=True)
+        if (found := bound_term.token_map) is not None and found.longest > 1 and bound.positions
+    ]
+
+
+def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
+    """The tokens that fit after a prompt of ``longest``."""
+    if bound.positions is None:
+        return wanted
+    room = bound.positions - longest
+    if room < (wanted - 1 if strict else 1):
+        raise ModelError(
+            f"the prompt has {longest} tokens, and the models read at most {bound.positions}",
+            "shorten it; nothing is cut silently",
+        )
+    return min(wanted, room)

@@ -1,0 +1,85 @@
+"""Names that others give to what ``generate`` takes, and where each of them belongs here.
+
+People come with transformers', OpenAI's and vLLM's arguments. This only says what to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ...grammar import did_you_mean
+
+OURS = (
+    "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
+    "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "batch_size", "progress",
+)  # fmt: skip
+_STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
+_SAME = {  # by our name, theirs
+    "max_new_tokens": ("max_tokens", "max_completion_tokens", "max_gen_toks", "max_new_token"),
+    "num_return_sequences": ("n", "num_samples"),
+    "stop_strings": ("stop", "stop_texts", "stop_sequence", "stop_sequences", "until"),
+    "eos_token_id": ("stop_token_ids",),
+    "prompts": ("inputs", "input_ids", "text_inputs", "messages", "sentences"),
+    "seed": ("generator",),
+}
+_CURES = {
+    "a row is one text; write a search in the formula: … | blockwise(r, beams=…)": (
+        "num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping",
+    ),
+    "it counts the prompt as well; give max_new_tokens": ("max_length",),
+    "write it in the formula: base@neg + g*(base - base@neg)": (
+        "guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask",
+    ),
+    "leave it out; token ids are lists of their own lengths, and nothing is padded": (
+        "attention_mask", "pad_token_id", "position_ids",
+    ),
+    "leave it out; every model keeps its own cache": ("use_cache", "past_key_values"),
+    "leave it out; a formula has no such way to decode": (
+        "assistant_model", "assistant_tokenizer", "prompt_lookup_num_tokens", "penalty_alpha",
+        "dola_layers", "synced_gpus", "output_attentions", "output_hidden_states",
+    ),
+    "write for piece in decoder.stream(prompt, …)": ("streamer", "stream"),
+    "give logprobs=True, or ask decoder.scores(prompt, token_ids)": (
+        "output_scores", "output_logits", "return_dict_in_generate",
+    ),
+}  # fmt: skip
+_SAID = {name: f"it is called {own} here" for own, names in _SAME.items() for name in names}
+_SAID |= {name: cure for cure, names in _CURES.items() for name in names}
+
+
+def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
+    """Say where an argument that ``generate`` does not take belongs.
+
+    Args:
+        others: what it was given and does not take.
+        params: the formula's parameters, which are given together.
+
+    Raises:
+        TypeError: for the first of them, with what to write instead.
+    """
+    for name, value in others.items():
+        if name in _STAGES:
+            raise TypeError(f"{name} is part of the formula: write … | {name}({value})")
+        raise TypeError(f"generate has no argument {name}; {_cure(name, value, params)}")
+
+
+def _cure(name: str, value: Any, params: Collection[str]) -> str:
+    if name in params:
+        return f"it is a parameter of the formula: give params={{{name!r}: {value!r}}}"
+    if name in _SAID:
+        return _SAID[name]
+    if name in _transformers():
+        return (
+            "transformers' own generate takes it: "
+            f"model.generate(…, custom_generate=decoder, {name}=…)"
+        )
+    return did_you_mean(name, OURS)
+
+
+def _transformers() -> set[str]:
+    """The arguments of transformers' ``generate``."""
+    from transformers import GenerationConfig, GenerationMixin
+
+    return {*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters}

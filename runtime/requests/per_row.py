@@ -1,0 +1,95 @@
+"""What ``generate`` is called with, made regular: one value per row, and no surprises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...grammar import did_you_mean
+from ...models import is_one
+from ...models.errors import answered
+
+_MORE = answered("per-request-weights")
+
+
+def rows_of(
+    prompts: Any, defaults: Mapping[str, Any], params: Mapping[str, Any] | None, known: set[str]
+) -> list[tuple[Any, dict[str, float]]]:
+    """One prompt and its parameters per row.
+
+    Args:
+        prompts: one prompt or a list.
+        defaults: the parameters' values from ``compile``.
+        params: the call's own: numbers, or lists with one value per prompt.
+        known: the names that a parameter may have.
+
+    Raises:
+        ValueError: an unknown parameter, or lists of different lengths.
+    """
+    prompts = list(prompts) if isinstance(prompts, Iterator) else _plain(prompts)
+    many = [prompts] if is_one(prompts) or not isinstance(prompts, Sequence) else list(prompts)
+    given = {**defaults, **{name: _plain(value) for name, value in (params or {}).items()}}
+    for name, value in given.items():
+        if name not in known:
+            cure = did_you_mean(name, known)
+            raise ValueError(f"the formula has no parameter {name}" + (f"; {cure}" if cure else ""))
+        if isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; a parameter is a number, or a list of numbers")
+    lists = {k: list(v) for k, v in given.items() if isinstance(v, Iterable)}
+    if lists and len(many) == 1:
+        many *= max(map(len, lists.values()))
+    for name, values in lists.items():
+        if len(values) != len(many):
+            raise ValueError(
+                f"{name} has {len(values)} values and there are {len(many)} prompts; "
+                "give one number, one value per prompt, or one prompt\n"
+                f"more: {_MORE}"
+            )
+    return [
+        (_plain(prompt), {**given, **{name: values[i] for name, values in lists.items()}})
+        for i, prompt in enumerate(many)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Numbers in a tensor or an array, as lists; one number of theirs, as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
+    """0 for the best token, or what the scores are divided by before drawing."""
+    if do_sample is False:
+        return 0.0
+    if temperature is None:
+        return 1.0 if do_sample else 0.0
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}; it must be finite and not negative")
+    return float(temperature)
+
+
+def per_row(value: Any, rows: int, what: str) -> list[Any]:
+    """One value for every row, or the value of each."""
+    value = _plain(value)
+    if value is None or isinstance(value, (int, float)):
+        return [value] * rows
+    if isinstance(value, str):
+        raise ValueError(f"{what} is {value!r}; it is a number, or a list with one per row")
+    values = list(value)
+    if len(values) != rows:
+        raise ValueError(f"{what} has {len(values)} values and there are {rows} rows")
+    return values
+
+
+def stop_strings_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings, none of them empty."""
+    strings = (value,) if isinstance(value, str) else tuple(value or ())
+    if "" in strings:
+        raise ValueError("an empty stop string would end every row at once")
+    return strings
+
+
+def eos_of(value: int | Sequence[int] | None) -> frozenset[int] | None:
+    """The ids that end a row, or None for the models' own."""
+    if value is None:
+        return None
+    return frozenset((value,) if isinstance(value, int) else value)

@@ -1,0 +1,1 @@
+"""Scores of one step: operators, stages, log-probabilities, noise. Tensors in, tensors out."""

@@ -1,0 +1,139 @@
+"""Scores: ``(slots, V)`` float32, with minus infinity for a token that is excluded.
+
+Minus infinity stays what it is in everything that operators do to scores, but for one thing: a
+product with a number that is not above 0. There it is ``parted`` from the rest.
+
+Where a model of a formula has another vocabulary, scores have one column more, the last: the
+probability of whatever the formula has no token for. It is never drawn, and stages never see it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...models import TokenMap
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+class TokenColumns(NamedTuple):
+    """Where a formula's tokens are among those of a lane that has another vocabulary.
+
+    Attributes:
+        of: ``(V,)`` int64, each token's id there; 0 for the ``absent``, ``(V,)`` bool.
+        reads: ``(V,)`` int64, the first that is read for each token; 0 for the ``unreadable``.
+        unused: ids there that no token has.
+        ends: ids there that end a text, all of which count as the token ``end``; or none.
+        share: ``(2,)`` float32: the probability that went to tokens, added up, and of how many
+            distributions.
+    """
+
+    of: Tensor
+    absent: Tensor
+    reads: Tensor
+    unreadable: Tensor
+    unused: Tensor
+    ends: Tensor
+    end: Tensor
+    share: Tensor
+
+    def mapped(self, logits: Tensor) -> Tensor:
+        """``(rows, own)`` logits to ``(rows, V + 1)``: the sum of all the others comes last."""
+        found = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
+        if self.ends.numel():
+            ends = logits.index_select(1, self.ends).logsumexp(dim=-1, keepdim=True)
+            found.index_copy_(1, self.end, ends)
+        beyond = logits.index_select(1, self.unused).logsumexp(dim=-1, keepdim=True)
+        if self.unused.numel():
+            lost = (beyond - logits.logsumexp(dim=-1, keepdim=True)).exp()
+            self.share.add_(torch.stack(((1 - lost).sum(), torch.ones_like(lost).sum())))
+        return torch.cat((found, beyond), dim=1)
+
+
+def columns(found: TokenMap, device: torch.device) -> TokenColumns:
+    """The same on a device."""
+    of, reads = torch.tensor(found.theirs), [ids[0] if ids else -1 for ids in found.reads]
+    first = torch.tensor(reads)
+    end = [found.ours[found.ends[0]]] if found.ends else []
+    ids = [torch.tensor(some, dtype=torch.long) for some in (found.unused, found.ends, end)]
+    masks = of.clamp(min=0), of < 0, first.clamp(min=0), first < 0
+    return TokenColumns(*(some.to(device) for some in (*masks, *ids, torch.zeros(2))))
+
+
+class Logits:
+    """What a lane says in one step.
+
+    Attributes:
+        raw: ``(rows, width)``; a logit of minus infinity excludes its token.
+        broken: ``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity.
+    """
+
+    def __init__(self, logits: Tensor, width: int, token_columns: TokenColumns | None) -> None:
+        """Take a lane's logits.
+
+        Args:
+            logits: ``(rows, own)``.
+            width: columns of the formula's scores.
+            there: for a lane of another vocabulary, where the formula's tokens are in it.
+        """
+        self.broken = (logits.amax(dim=-1).abs() < torch.inf).logical_not_()
+        if token_columns is not None:
+            logits = token_columns.mapped(logits)
+        elif logits.shape[1] < width:
+            logits = pad(logits, (0, 1), value=-torch.inf)
+        self.raw = logits
+
+    @cached_property
+    def logprobs(self) -> Tensor:
+        """``(rows, V)`` log-probabilities."""
+        return torch.log_softmax(self.raw, dim=-1)
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities; where every token is excluded, every token stays so."""
+    shifted = scores - scores.amax(dim=-1, keepdim=True).clamp_(min=LOWEST)
+    total = shifted.exp().sum(dim=-1, keepdim=True)  # at least 1, where any token is left
+    return shifted.sub_(total.clamp_(min=1.0).log_())
+
+
+def entropy(logprobs: Tensor) -> Tensor:
+    """``(slots, V)`` log-probabilities to ``(slots, 1)`` nats."""
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1, keepdim=True)
+
+
+def from_up(scores: Tensor, least: Tensor) -> Tensor:
+    """The scores that are at least so high, ``(slots, 1 or V)``, and the other tokens excluded.
+
+    By arithmetic: a CPU takes longer over a choice that is hard to foresee.
+    """
+    low = torch.lt(scores, least, out=torch.empty_like(scores))
+    return torch.sub(scores, low.mul_(-LOWEST), alpha=2, out=low)  # less nothing, or infinity
+
+
+def parted(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with 0 for excluded tokens; and minus infinity for those, 0 for the others."""
+    finite = scores.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
+    return finite, scores - finite
+
+
+def ascending(scores: Tensor) -> Tensor:
+    """``(slots, V)`` each row sorted; on the CPU by numpy, which is many times faster there."""
+    if scores.device.type != "cpu":
+        return scores.sort(dim=-1).values
+    copied = scores.clone(memory_format=torch.contiguous_format)
+    copied.numpy().sort(axis=-1)
+    return copied
+
+
+def best(scores: Tensor) -> Tensor:
+    """``(slots,)`` the best token of each row, the first of those that tie; by numpy on the CPU."""
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=-1)
+    found = torch.empty(scores.shape[0], dtype=torch.long)
+    scores.numpy().argmax(axis=-1, out=found.numpy())
+    return found

@@ -1,0 +1,180 @@
+"""What each stage of the language does to scores: tensors in, tensors out, a row per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from ...formula.nodes import StageAddress, Staged
+from ...formula.words.stages import (
+    MinP,
+    RepetitionPenalty,
+    Rerank,
+    Search,
+    Stage,
+    Temperature,
+    TopK,
+    TopP,
+)
+from .context import Context
+from .logprobs import ascending, from_up
+
+
+def chain(
+    scores: Tensor, context: Context, owner: Staged | None, stages: Sequence[Stage]
+) -> Tensor:
+    """``scores | stage | stage``: each stage is given what the one before it gave."""
+    for number, stage in enumerate(stages):
+        before, scores = scores, apply(stage, scores, context, (owner, number))
+        if context.record is not None:
+            context.record.stages[owner, number] = before, scores
+    return scores
+
+
+def moves_winner(place: StageAddress, stage: Stage | None) -> bool:
+    """Whether the chosen token is always one of the candidates, so that its cache can be moved.
+
+    Elsewhere (other tokens stay, the formula goes on around it, the text's own reward is asked for)
+    the token is read again with the next candidates: one query more, and never a wrong cache.
+    """
+    if not isinstance(stage, Rerank):
+        return False
+    return place[0] is None and stage.keep == "candidates" and stage.norm != "prefix"
+
+
+@singledispatch
+def apply(stage: Stage, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    """What a stage makes of the scores; those that it is given stay as they are."""
+    raise TypeError(f"no step for the stage {stage}")
+
+
+@apply.register
+def _(stage: Search, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    """A search judges whole texts and leaves the scores as they are."""
+    return scores
+
+
+@apply.register
+def _(stage: TopK, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    width = context.widest(stage.k, scores.shape[-1])
+    last = context.number(stage.k).long().clamp(max=width) - 1
+    return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
+
+
+@apply.register
+def _(stage: TopP, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    """Of tokens that tie for the last place, those with the lowest ids are kept."""
+    order = ascending(scores)
+    mass = order.softmax(dim=-1).cumsum_(dim=-1)
+    low = torch.searchsorted(mass, 1 - context.number(stage.p), right=True)
+    least = order.gather(1, low.clamp_(max=scores.shape[-1] - 1))
+    ties = torch.searchsorted(order, least, right=True) - low
+    tied = torch.eq(scores, least, out=torch.empty_like(scores)).cumsum_(dim=-1)
+    beyond = least.nextafter(torch.full_like(least, torch.inf)) - least
+    return from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+
+
+@apply.register
+def _(stage: MinP, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
+    return from_up(scores, lowest)
+
+
+@apply.register
+def _(stage: Temperature, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    return scores / context.number(stage.t)
+
+
+@apply.register
+def _(stage: RepetitionPenalty, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    assert context.seen is not None
+    x = context.number(stage.x)
+    penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
+    return torch.where(context.seen, penalised, scores)
+
+
+@apply.register
+def _(stage: Rerank, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+    """ARGS, Algorithm 1: ``score(v) = LM(v | x) + w * r([x, v])`` over the top k."""
+    width = context.widest(stage.k, scores.shape[-1])
+    best = scores.topk(width, dim=-1)
+    term_parallel = torch.arange(width, device=scores.device)
+    kept = (term_parallel < context.number(stage.k)) & (best.values != -torch.inf)
+    values = best.values
+    if context.runs(stage.w):
+        rewards, before = _asked(stage, place, best.indices, context)
+        reward, weight = _reward(stage, rewards, before, context, kept), context.number(stage.w)
+        context.broken["stage", place] = (reward.isnan() & kept & (weight != 0)).any(-1)
+        added = torch.where(weight != 0, weight * reward, 0.0)
+        values = values + added
+        if context.record is not None:
+            context.record.rewards[place] = best.indices, rewards, added.masked_fill(~kept, 0.0)
+    if stage.keep == "all":
+        return scores.scatter(1, best.indices, torch.where(kept, values, best.values))
+    nothing = torch.full_like(scores, -torch.inf)
+    return nothing.scatter_(1, best.indices, values.masked_fill(~kept, -torch.inf))
+
+
+def commit(stage: Rerank, place: StageAddress, tokens: Tensor, context: Context) -> None:
+    """Go on with the chosen tokens, ``(slots,)``, in a stage's reward models."""
+    rewarder = context.rewarders.get(place)
+    if rewarder is not None:
+        asked = context.asked.get(place)
+        chosen = torch.zeros_like(tokens)
+        if asked is not None:
+            chosen = (asked == tokens[:, None]).byte().argmax(dim=-1)
+        rewarder.keep(chosen, tokens)
+
+
+def _asked(
+    stage: Rerank, place: StageAddress, candidates: Tensor, context: Context
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The rewards of candidates and of the texts, per reward model; zeros if no row weighs any."""
+    rewarder = context.rewarders.get(place)
+    if rewarder is None:
+        zeros = torch.zeros_like(candidates, dtype=context.values.dtype)
+        return [zeros for _ in stage.reward.parts], [zeros[:, 0] for _ in stage.reward.parts]
+    if context.next_tokens is not None:
+        candidates = torch.cat((candidates, context.next_tokens[:, None]), dim=1)
+    context.asked[place] = candidates
+    return rewarder.rewards(candidates)
+
+
+def _reward(
+    stage: Rerank,
+    rewards: list[Tensor],
+    before: list[Tensor | None],
+    context: Context,
+    kept: Tensor,
+) -> Tensor:
+    """The reward expression over the candidates that count, normalised and clamped: (slots, k)."""
+    total = _combined(stage, rewards, context)[:, : kept.shape[1]]
+    match stage.norm:
+        case "center":
+            count = kept.sum(dim=-1, keepdim=True).clamp(min=1)
+            total = total - torch.where(kept, total, 0.0).sum(dim=-1, keepdim=True) / count
+        case "minmax":
+            low = torch.where(kept, total, torch.inf).amin(dim=-1, keepdim=True)
+            high = torch.where(kept, total, -torch.inf).amax(dim=-1, keepdim=True)
+            total = (total - low) / torch.where(high > low, high - low, 1.0)
+        case "prefix":
+            read = [item[:, None] for item in before if item is not None]
+            total = total - _combined(stage, read, context)
+    if stage.clamp is not None:
+        low, high = (context.number(bound) for bound in stage.clamp)
+        total = total.clamp(min=low, max=high)
+    return total
+
+
+def _combined(stage: Rerank, rewards: list[Tensor], context: Context) -> Tensor:
+    """``sum_i coefficient_i * reward_i + shift``."""
+    total = torch.zeros_like(rewards[0])
+    for (coefficient, _), reward in zip(stage.reward.parts, rewards, strict=True):
+        weight = context.number(coefficient)
+        total = total + torch.where(weight != 0, weight * reward, 0.0)
+    if stage.reward.shift is not None:
+        total = total + context.number(stage.reward.shift)
+    return total

@@ -1,0 +1,68 @@
+"""One process of several: decodes every case of a file, and says what it drew.
+
+torchrun --nproc-per-node 2 decoding_process.py CASES.json OUT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import descant
+
+
+def main(cases: str, out: str) -> None:
+    """Decode, and write ``OUT.rank`` with the tokens of every case and the bytes that met."""
+    torch.set_num_threads(1)
+    answers: dict[str, Any] = {}
+    ranks = None
+    for name, case in json.loads(Path(cases).read_text()).items():
+        decoder = descant.compile(case["formula"], case["models"], params=case.get("params"),
+                                  device="cpu", parallel="terms")  # fmt: skip
+        ranks = decoder.session.bound.ranks
+        found = decoder.generate(case["prompts"], **case["settings"])
+        answers[name] = {
+            "tokens": [one.token_ids for one in found],
+            "sent": ranks.sent,
+            "steps": decoder.session.engine.spent.steps,
+            "owners": ranks.owners,
+            "loaded": [type(lane).__name__ for lane in decoder.session.bound.lanes],
+            "plan": str(decoder.plan),
+        }
+        if name == "a sum":
+            answers["generated"] = generated(decoder, case["models"]["base"], case["prompts"][:1])
+            answers["refused"] = refused(decoder)
+    assert ranks is not None
+    try:
+        decoder.generate([[1, 5 + ranks.rank]], max_new_tokens=2)
+    except RuntimeError as error:
+        answers["differing"] = str(error)
+    Path(f"{out}.{ranks.rank}").write_text(json.dumps(answers))
+
+
+def generated(decoder: Any, path: str, ids: list[list[int]]) -> list[Any]:
+    """What transformers' generate draws with it; the first process's seed counts."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    rank = decoder.session.bound.ranks.rank if decoder.session.bound.ranks else 0
+    torch.manual_seed(5 + rank)
+    settings = {"custom_generate": decoder, "max_new_tokens": 6}
+    given = torch.tensor(ids)
+    return [model.generate(given, do_sample=draws, **settings).tolist() for draws in (False, True)]
+
+
+def refused(decoder: Any) -> str:
+    """What a logits processor says of several processes."""
+    try:
+        descant.FormulaProcessor(decoder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""What the plan says of bytes is what is allocated and read, and what cannot fit is refused."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import transformers
+from peak import Peak
+
+import descant
+from descant.runtime.batch import memory
+
+PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13]]
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["base", "base + 0.5*arm", "gpt2", "opt", "base + lora4 - lora8", "base | rerank(rm, k=4)"],
+)
+def test_caches_are_as_large_as_the_plan_says(compiled, formula) -> None:
+    decoder = compiled(formula)
+    decoder.generate(PROMPTS, max_new_tokens=5, batch_size=3, eos_token_id=[])
+    bound = decoder.session.bound
+    held = sum(lane.held_bytes() for lane in bound.lanes)
+    capacity = bound.lanes[0].rows.capacity
+    assert held == memory.cache_bytes(bound, 3, capacity)
+    tensors = [tensor for lane in bound.lanes for tensor in lane._cache._tensors()]
+    assert held == sum(tensor.numel() * tensor.element_size() for tensor in tensors) > 0
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
+    compiled, monkeypatch
+) -> None:
+    decoder = compiled("base + 0.5*arm")
+    bound = decoder.session.bound
+    least = memory.cache_bytes(bound, 2, 32) + memory.work_bytes(bound, (0, 1), 2, 32)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: least)
+    settings = {"max_new_tokens": 5, "eos_token_id": []}
+    with pytest.raises(descant.ModelError, match=r"3 rows of 32 tokens need .* are free on cpu"):
+        decoder.generate(PROMPTS, **settings)
+    assert all(lane.held_bytes() == 0 for lane in decoder.session.bound.lanes)
+    with pytest.raises(descant.ModelError, match="batch_size=2 fits"):
+        decoder.generate(PROMPTS, **settings)
+    assert len(decoder.generate(PROMPTS, batch_size=2, **settings)) == 3
+    held = sum(lane.held_bytes() for lane in bound.lanes)
+    most = memory.cache_bytes(bound, 3, 32) + memory.work_bytes(bound, (0, 1), 3, 32)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: most - held)
+    assert len(decoder.generate(PROMPTS, batch_size=3, **settings)) == 3
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    fresh = compiled("base + 0.5*arm")
+    with pytest.raises(descant.ModelError, match="give fewer max_new_tokens"):
+        fresh.generate(PROMPTS, **settings)
+
+
+SHAPES = {
+    # much to cache, much to score, much to read at once
+    "caches": ({"hidden_size": 64, "vocab_size": 512}, 8, 300, 12),
+    "scores": ({"hidden_size": 128, "vocab_size": 20000}, 6, 8, 4),
+    "prompts": ({"hidden_size": 96, "intermediate_size": 1024, "vocab_size": 800}, 4, 700, 3),
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "formula", ["base", "max(base, arm) - arm", "base + arm | rerank(rm, k=4)"]
+)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_peak_is_what_the_plan_says(shape, formula, temperature) -> None:
+    """Within a tenth of everything that is in memory at the worst moment."""
+    sizes, rows, prompt, new = SHAPES[shape]
+    models = {name: llama(**sizes) for name in ("base", "arm") if name in formula}
+    if "rerank" in formula:
+        models["rm"] = llama(reward=True, **sizes)
+    decoder = descant.compile(formula, models=models)
+    weights = sum(p.nbytes for model in models.values() for p in model.parameters())
+    prompts = torch.randint(3, 500, (rows, prompt)).tolist()
+    with Peak() as peak:
+        decoder.generate(
+            prompts, max_new_tokens=new, eos_token_id=[], temperature=temperature, seed=0
+        )
+    capacity = decoder.session.bound.lanes[0].rows.capacity
+    said = decoder.plan.peak_bytes(rows, capacity)
+    assert said == pytest.approx(weights + peak.peak, rel=0.1)
+    assert "to work in" in str(decoder.plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("formula", ["base + 0.5*arm", "base + arm | rerank(rm, k=10)"])
+def test_the_peak_on_a_gpu_is_what_the_plan_says(formula) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "vocab_size": 32000}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    models = {name: llama(**sizes).to("cuda") for name in ("base", "arm")}
+    if "rerank" in formula:
+        models["rm"] = llama(reward=True, **sizes).to("cuda")
+    decoder = descant.compile(formula, models=models)
+    prompts = torch.randint(3, 500, (16, 400)).tolist()
+    decoder.generate(prompts, max_new_tokens=16, eos_token_id=[])
+    said = decoder.plan.peak_bytes(16, decoder.session.bound.lanes[0].rows.capacity)
+    assert said == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.1)
+
+
+def llama(reward: bool = False, **sizes: int) -> torch.nn.Module:
+    """A Llama of four layers with random weights."""
+    config = transformers.LlamaConfig(
+        num_hidden_layers=4, num_attention_heads=4, num_labels=1, pad_token_id=0,
+        **{"intermediate_size": 2 * sizes["hidden_size"], **sizes},
+    )  # fmt: skip
+    if reward:
+        return transformers.LlamaForSequenceClassification(config)
+    return transformers.LlamaForCausalLM(config)
+
+
+def test_free_memory_is_known() -> None:
+    assert memory.free_bytes(torch.device("cpu")) > 1 << 20
+    assert memory.free_bytes(torch.device("meta")) is None
+
+
+def test_what_the_last_run_read(compiled) -> None:
+    decoder = compiled("base + 0.5*arm")
+    assert "last run" not in str(decoder.plan)
+    decoder.generate(PROMPTS, max_new_tokens=4, eos_token_id=[])
+    spent, lanes = decoder.session.engine.spent, decoder.session.bound.lanes
+    assert (spent.steps, spent.tokens) == (4, 12)
+    texts = sum(len(prompt) + drawn for prompt in PROMPTS for drawn in range(4))
+    read = sum(4 * lane.weight_bytes() + texts * lane.token_bytes() for lane in lanes)
+    assert spent.read == read
+    assert "last run    12 tokens in 4 steps" in str(decoder.plan)
+    decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
+    assert "last run    2 tokens in 2 steps" in str(decoder.plan)
+
+
+def test_a_search_multiplies_rows_and_judges_now_and_then(compiled) -> None:
+    alone = compiled("base").plan
+    for stage, rows in (("best_of(rm, n=a)", 5), ("blockwise(rm, beams=2, samples=a)", 10)):
+        decoder = compiled(f"base | {stage}", params={"a": 5})
+        plan, [base, rm] = decoder.plan, decoder.session.bound.lanes
+        assert plan.forwards == 1 and plan.bytes_per_step == alone.bytes_per_step
+        assert "1 forward (1 more where answers are judged)" in str(plan)
+        caches = rows * 512 * (base.token_bytes() + rm.token_bytes())
+        assert plan.floor(1e9, 1, 512) == pytest.approx((plan.bytes_per_step + caches) / 1e6)
+    assert compiled("base | best_of(arm - base, n=2)").plan.forwards == 2
+
+
+def test_the_floor_grows_with_the_batch(compiled) -> None:
+    plan = compiled("base + 0.5*arm").plan
+    alone, empty = plan.floor(1e9, 1, 512), plan.floor(1e9)
+    assert empty == pytest.approx(plan.bytes_per_step / 1e6)
+    assert plan.floor(1e9, 8, 512) - empty == pytest.approx(8 * (alone - empty))
+    assert "8 requests of 2048 tokens" in plan.text(1e9, batch_size=8, context=2048)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["max(base, arm) - arm", "where(step < 2, arm, base)", "base + arm | rerank(rm, k=4)"],
+)
+def test_what_a_step_made_is_gone_when_it_ends(compiled, formula) -> None:
+    """Nothing waits for Python's collector of cycles, which looks seldom and late."""
+    decoder = compiled(formula)
+    engine = decoder.session.engine
+    requests = decoder.session.builder.requests(PROMPTS, max_new_tokens=8)
+    batch = engine.begin(requests, 3)
+    batch.admit(requests)
+    batch.read()
+    held = []
+    gc.disable()
+    try:
+        with Peak() as peak:
+            for _ in range(6):
+                engine.advance(batch)
+                held.append(peak.now)
+    finally:
+        gc.enable()
+    assert max(held) - held[0] < 100 < decoder.session.bound.vocabulary
