@@ -27,6 +27,7 @@ from transformers import DynamicCache
 import descant
 from descant.bench import shapes
 from descant.bench.measure import processor
+from descant.runtime.engine.engine import ScheduledBatch, launch
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
 FORMULA, PROMPT, STEPS, RUNS, WARM = "base + 0.5*arm_1 + 0.5*arm_2", 32, 60, 5, 4
@@ -42,7 +43,7 @@ def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
     batch = engine.begin(requests, len(requests))
     batch.admit(requests)
     batch.read(math.inf)
-    return lambda: engine.advance(batch)
+    return lambda: engine.collect(launch([ScheduledBatch(engine, batch)])[0])
 
 
 def bare(models: list[Any], prompts: Tensor) -> Callable[[], object]:

@@ -18,6 +18,7 @@ from .explain.prompt_view import Rendered, rendered
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
+from .loops.teacher_forcing import scores_along
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_given, paired
 from .requests.request import Completion, Request
@@ -167,7 +168,7 @@ class Decoder:
             0, prompt, values, max_new_tokens=len(ids) + 1, strict=True
         )
         check_given(self.session.bound, request, ids, read=len(ids))
-        return self.session.engine.score(request, ids)
+        return scores_along(self.session.engine, request, ids)
 
     def loglikelihood(
         self,

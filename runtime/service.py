@@ -20,7 +20,7 @@ from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .loops.decode import scheduler_of
-from .loops.scheduler import Scheduler, run_all
+from .loops.scheduler import Scheduler, run
 from .requests.request import Answer, Request, ids_of
 
 WIDE = 64  # candidates, where their number is a parameter
@@ -124,7 +124,7 @@ class Service:
         self._pool = WeightPool(together=True)
         self._decoders: list[Served] = []
         self._queue: deque[tuple[Served, Request]] = deque()
-        self._inside: dict[int, tuple[Served, Request]] = {}  # requests in runs, by their ids
+        self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids
 
     def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
@@ -185,12 +185,12 @@ class Service:
 
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""
-        for place, (_, one) in enumerate(self._queue):
-            if one is request:
-                del self._queue[place]
+        for position, (_, queued) in enumerate(self._queue):
+            if queued is request:
+                del self._queue[position]
                 return
-        if found := self._inside.pop(id(request), None):
-            found[0].scheduler.drop(request)
+        if scheduled := self._scheduled.pop(id(request), None):
+            scheduled[0].scheduler.drop(request)
 
     @property
     def busy(self) -> bool:
@@ -216,22 +216,23 @@ class Service:
         """
         self._admit()
         schedulers = [decoder.scheduler for decoder in self._decoders]
-        run_all(schedulers)
-        told = [answer for scheduler in schedulers for answer in scheduler.postprocess()]
-        for answer in told:
+        run(schedulers)
+        updated = [answer for scheduler in schedulers for answer in scheduler.postprocess()]
+        for answer in updated:
             if answer.finish_reason is not None:
-                self._inside.pop(id(answer.request), None)
-        return told
+                self._scheduled.pop(id(answer.request), None)
+        return updated
 
     def _admit(self) -> None:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""
         most: float = CHUNK if self.running else math.inf
         while True:
-            arriving = [one.scheduler for one in self._decoders if one.scheduler.batch.arriving]
+            schedulers = [decoder.scheduler for decoder in self._decoders]
+            arriving = [one for one in schedulers if one.batch.arriving is not None]
             if not arriving and not (arriving := self._next()):
                 return
             most -= arriving[0].read(most)
-            if arriving[0].batch.arriving:
+            if arriving[0].batch.arriving is not None:
                 return
             most = min(most, CHUNK)
 
@@ -249,7 +250,7 @@ class Service:
                 taken += self._slots(one, request)
         chosen = {id(request) for _, request in joining}
         self._queue = deque(pair for pair in self._queue if id(pair[1]) not in chosen)
-        self._inside |= {id(request): (one, request) for one, request in joining}
+        self._scheduled |= {id(request): (one, request) for one, request in joining}
         first.scheduler.waiting.extend(request for _, request in joining)
         first.scheduler.admit(free)
         return [first.scheduler]

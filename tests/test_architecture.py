@@ -1,13 +1,16 @@
-"""The layout is the architecture: imports go one way, files stay small, and text is never run."""
+"""The layout is the architecture: imports go one way, rooms are small, and text is never run."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from import_graph import circles, depth, import_graph, imported, rooms
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("grammar", "formula", "models", "runtime", "descant")
@@ -19,71 +22,127 @@ MAY_IMPORT = {
     "descant": set(PACKAGES),
 }
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+GRAPH = import_graph(ROOT, PACKAGES)
+MODULES, AT_THE_TOP, DEPTH = 12, 24, 10  # per folder, in descant/ itself, inside runtime
 
 
-def imports(source: str, package: str, depth: int = 1) -> set[str]:
-    """Which packages a file imports, in full names where they are not ours.
-
-    ``depth`` is how many folders the file is below the root; two dots there lead to ``descant``.
-    """
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 0:
-                found |= {f"{module}.{alias.name}" for alias in node.names}
-                continue
-            above = ["descant", *(() if package == "descant" else (package,))]
-            above += ["…"] * (depth - 1)
-            start = above[: len(above) - node.level + 1]
-            found |= {".".join([*start, *filter(None, [module]), a.name]) for a in node.names}
-    return {_ours(name) for name in found}
-
-
-def _ours(name: str) -> str:
-    first, _, rest = name.partition(".")
-    if first != "descant":
-        return name
-    below = rest.partition(".")[0]
-    return below if below in PACKAGES else "descant"
-
-
-def of(file: Path) -> set[str]:
-    package, *between = file.relative_to(ROOT).parts[:-1]
-    return imports(file.read_text(encoding="utf-8"), package, 1 + len(between))
+def package_of(module: str) -> str:
+    """``runtime`` for ``descant.runtime.engine.step``, ``descant`` for the front door."""
+    below = module.split(".")[1:2]
+    return below[0] if below and below[0] in PACKAGES else "descant"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package) -> None:
-    for file in (ROOT / package).rglob("*.py"):
-        wrong = (of(file) & set(PACKAGES)) - MAY_IMPORT[package]
-        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+    for module, targets in GRAPH.items():
+        if package_of(module) == package:
+            wrong = {t for t in targets if package_of(t) not in MAY_IMPORT[package]}
+            assert not wrong, f"{module} imports {wrong}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert circles(GRAPH) == []
+
+
+@pytest.mark.parametrize("folder", sorted({module.rpartition(".")[0] for module in GRAPH} - {""}))
+def test_rooms_of_a_folder_import_one_way(folder) -> None:
+    assert circles(rooms(GRAPH, folder)) == []
+
+
+def test_runtime_is_not_deep() -> None:
+    chain = depth(GRAPH, "descant.runtime")
+    assert len(chain) <= DEPTH, " → ".join(chain)
+
+
+def test_folders_hold_few_modules() -> None:
+    counts = Counter(file.parent for file in FILES if file.name != "__init__.py")
+    for folder, count in counts.items():
+        assert count <= (AT_THE_TOP if folder == ROOT / "descant" else MODULES), folder
+
+
+def test_a_circle_a_climb_and_a_depth_are_found() -> None:
+    """The tests above fail when what they watch over is broken."""
+    graph = {"p.a.x": {"p.b.y"}, "p.b.y": {"p.a.z"}, "p.a.z": set(), "p.c": {"p.a.x"}}
+    assert circles(graph) == []
+    assert circles(rooms(graph, "p")) == [{"p.a", "p.b"}]
+    assert depth(graph, "p") == ["p.c", "p.a.x", "p.b.y", "p.a.z"]
+    assert circles({**graph, "p.a.z": {"p.a.x"}}) == [{"p.a.x", "p.b.y", "p.a.z"}]
 
 
 @pytest.mark.parametrize(
-    ("source", "package", "expected"),
+    ("source", "module", "expected"),
     [
-        ("from ..runtime import bind", "formula", "runtime"),
-        ("from ..runtime.bind import Bound", "grammar", "runtime"),
-        ("from .. import runtime", "models", "runtime"),
-        ("import descant.runtime.binding.bind", "models", "runtime"),
-        ("from descant.formula import Plan", "models", "formula"),
-        ("from descant import runtime", "grammar", "runtime"),
-        ("from .. import compile", "formula", "descant"),
-        ("def f():\n    from ..formula import Plan", "models", "formula"),
-        ("from .tree import Span", "grammar", "grammar"),
-        ("from .runtime import Decoder", "descant", "runtime"),
+        ("from ..runtime import Bound", "descant.formula.plan", "descant.runtime"),
+        ("from ..runtime.bind import Bound", "descant.grammar.parse", "descant.runtime.bind"),
+        ("from ...runtime import Bound", "descant.models.lanes.lora", "descant.runtime"),
+        ("import descant.runtime.bind", "descant.models.load", "descant.runtime.bind"),
+        ("from descant.formula import Plan", "descant.models.load", "descant.formula"),
+        ("from descant import runtime", "descant.grammar.tree", "descant.runtime"),
+        ("from .. import compile", "descant.formula.plan", "descant"),
+        ("def f():\n    from ..formula import Plan", "descant.models.load", "descant.formula"),
+        ("if TYPE_CHECKING:\n    from . import tree", "descant.grammar.a", "descant.grammar.tree"),
     ],
+)  # fmt: skip
+def test_every_kind_of_import_is_read(source, module, expected) -> None:
+    known = ("descant", "descant.runtime", "descant.runtime.bind", "descant.formula")
+    assert imported(source, module, False, {*known, "descant.grammar.tree"}) == {expected}
+
+
+RETIRED = frozenset(
+    """
+    seat seats reader readers house houses party parties judged tail tails flight flights boarding
+    follower followers intake beside given elsewhere draws whole drafts
+    """.split()  # noqa: SIM905
 )
-def test_the_reading_of_imports_sees_each_kind(source, package, expected) -> None:
-    assert expected in imports(source, package)
+
+
+def words(name: str) -> set[str]:
+    """``in_flight`` and ``PartyRows`` in words, in small letters."""
+    return set(re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().split("_"))
+
+
+def defined(source: str) -> set[str]:
+    """The names that a file defines: classes, functions, arguments, variables and attributes."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.alias) and node.asname:
+            names.add(node.asname)
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_retired_words_name_nothing(file) -> None:
+    named = {*defined(file.read_text(encoding="utf-8")), file.stem, file.parent.name}
+    assert {name for name in named if words(name) & RETIRED} == set()
+
+
+def test_a_retired_word_is_found() -> None:
+    source = "class PartyRows:\n    def go(self, in_flight):\n        self.house = seat = in_flight"
+    assert {name for name in defined(source) if words(name) & RETIRED} == {
+        "PartyRows", "in_flight", "house", "seat",
+    }  # fmt: skip
+
+
+def of(file: Path) -> set[str]:
+    """Everything that a file imports from outside, and descant for what is ours."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add("descant" if node.level else f"{node.module}")
+    return names
 
 
 def third_party(package: str) -> set[str]:
     names = {name.partition(".")[0] for file in (ROOT / package).rglob("*.py") for name in of(file)}
-    return names - set(PACKAGES) - set(sys.stdlib_module_names)
+    return names - {"descant"} - set(sys.stdlib_module_names)
 
 
 def test_each_package_has_its_own_libraries() -> None:

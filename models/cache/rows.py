@@ -34,6 +34,7 @@ class Rows:
         ends: ``(rows,)`` int64, tokens in each row's text.
         adapters: ``(rows,)`` int64, 0 for the bare weights.
         index: ``(rows, 1)`` int64, the rows' own numbers.
+        count: rows in use, and ``total``, the tokens of their texts together.
     """
 
     def __init__(self, rows: int, capacity: int, device: torch.device, waits: int = 1) -> None:
@@ -46,11 +47,7 @@ class Rows:
         self._lengths: list[int] = []
         self._ends: list[int] = []
         self._adapters: list[int] = []
-
-    @property
-    def count(self) -> int:
-        """How many rows are in use."""
-        return len(self._lengths)
+        self.count = self.total = 0
 
     @property
     def longest(self) -> int:
@@ -61,11 +58,6 @@ class Rows:
     def together(self) -> bool:
         """Whether all texts have one length."""
         return len(set(self._ends)) == 1
-
-    @property
-    def total(self) -> int:
-        """Tokens of all texts together."""
-        return sum(self._ends)
 
     @property
     def backlog(self) -> int:
@@ -98,6 +90,7 @@ class Rows:
         self._lengths += cached
         self._ends += map(len, texts)
         self._adapters += adapters
+        self._recount()
         self.lengths[new] = torch.tensor(cached, device=self.device)
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
@@ -130,8 +123,10 @@ class Rows:
         """Add ``(rows,)`` tokens to the texts."""
         here = slice(self.count)
         self.texts[here].scatter_(1, self.ends[here, None], tokens.to(self.device)[:, None])
-        self.ends[: self.count] += 1
-        self._ends = [end + 1 for end in self._ends]
+        self.ends[here] += 1
+        for row in range(self.count):
+            self._ends[row] += 1
+        self.total += self.count
 
     def feed_some(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
         """Add a token to the texts of these rows, which the device has in ``index``."""
@@ -139,6 +134,7 @@ class Rows:
         self.ends[index] += 1
         for row in rows:
             self._ends[row] += 1
+        self.total += len(rows)
 
     def cached(self, but: int) -> None:
         """All but the last ``but`` tokens of every text are in the cache now."""
@@ -155,6 +151,7 @@ class Rows:
     def restore(self, counts: tuple[list[int], list[int]]) -> None:
         """Go back to what the host knew."""
         self._lengths, self._ends = [*counts[0]], [*counts[1]]
+        self._recount()
 
     def moved(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
         """How far every row has moved since: tokens added, and tokens now left to read.
@@ -169,6 +166,7 @@ class Rows:
     def move(self, grown: int, left: int | None) -> None:
         """Count a step that the device has done by itself."""
         self._ends = [end + grown for end in self._ends]
+        self._recount()
         if left is not None:
             self._lengths = [end - left for end in self._ends]
 
@@ -184,6 +182,7 @@ class Rows:
                 self.texts[row, kept:end] = torch.tensor(tail, device=self.device)
             self._ends[row] = end
             self._lengths[row] = min(self._lengths[row], kept)
+        self._recount()
         here = slice(self.count)
         self.ends[here] = torch.tensor(self._ends, device=self.device)
         self.lengths[here] = torch.tensor(self._lengths, device=self.device)
@@ -205,6 +204,7 @@ class Rows:
             copied = [values[source] for source in sources]
             for target, value in zip(targets, copied, strict=True):
                 values[target] = value
+        self._recount()
 
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
@@ -214,7 +214,11 @@ class Rows:
         for values in (self._lengths, self._ends, self._adapters):
             values[row] = values[last]
             values.pop()
+        self._recount()
         return last
+
+    def _recount(self) -> None:
+        self.count, self.total = len(self._ends), sum(self._ends)
 
 
 def padded(texts: Sequence[Sequence[int]]) -> Tensor:

@@ -1,7 +1,7 @@
-"""The batch: requests in slots, and which rows of which lanes each of them holds.
+"""The batch: requests in slots, and which rows of which lanes each of them has.
 
 Slots 0 to ``count`` are in use and nothing else is. All bookkeeping happens when a request joins or
-leaves; a step only reads the tensors that are left behind here.
+leaves; a step only reads what is left behind here.
 """
 
 from __future__ import annotations
@@ -9,37 +9,41 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Generator, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...formula import Plan, Term
+from ...formula.algebra.liveness import needed
 from ...models import CHUNK
 from ..binding.bound import Bound
 from ..requests.request import Request, ids_of
-from ..scores.context import Range
+from ..scores.context import Number, numbers_of
 from ..scores.logprobs import columns
-from .memory import check_room
-from .row_map import RowMap, filled, row_maps_of
+from .row_map import RowMap, filled
 
 
 class Batch:
     """The slots of one run.
 
     Attributes:
-        requests: per slot in use.
+        requests: per slot in use, and ``count``, how many.
+        arriving: prompts that are being read, whose requests have no slots yet; or None.
         values: ``(slots, scalars)`` float32, the plan's numbers.
-        ranges: the least and the largest of each number over the slots; known on the host.
+        numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         unsure: per slot, whether the last step's scores were unsure; known on the host.
-        logprobs: whether steps say how likely what they draw was; ``likely``, per slot, what the
-            last one said.
+        logprobs: whether steps give the drawn tokens' log-probabilities; ``logprobs_drawn``, per
+            slot, those of the last one.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, its
             seat's number and its slot.
-        recorded: steps that were recorded, by what the host had decided (``capture``).
+        prepared: what a step keeps between two changes of the slots.
+        recorded: steps that were recorded, by what the host had decided (``cuda_graphs``).
         there: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
             that judges has no counterpart of; None where no row has such a model.
@@ -54,10 +58,10 @@ class Batch:
     ) -> None:
         self.bound, self.slots, self.capacity = bound, slots, capacity
         self.logprobs = False
-        self.likely: list[float] = []
-        check_room(bound, slots, capacity)
+        self.logprobs_drawn: list[float] = []
         self.device = bound.lanes[bound.terms[0].lane].device
         self.requests: list[Request] = []
+        self.count = 0
         scalars = bound.plan.scalars
         self.values = torch.zeros(slots, len(scalars), device=self.device)
         self.temperatures = torch.zeros(slots, device=self.device)
@@ -69,7 +73,7 @@ class Batch:
         if track_seen:
             shape = (slots, bound.vocabulary)
             self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
-        self.row_maps = row_maps_of(bound)
+        self.row_maps = _row_maps(bound)
         self.token_columns = {
             row_map.term.lane: columns(found, self.device)
             for row_map in self.row_maps
@@ -84,31 +88,22 @@ class Batch:
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
-        self.ranges: list[Range] = []
+        self.numbers: list[Number] = []
+        self.prepared: Any = None
         self.samples = False
-        self._arriving: Generator[int] | None = None
-        self.promised = 0  # slots of those that arrive
+        self.arriving: Generator[int] | None = None
+        self.promised = 0  # slots of the requests that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
         self._reserve()
 
     @property
-    def count(self) -> int:
-        """Slots in use."""
-        return len(self.requests)
-
-    @property
-    def arriving(self) -> bool:
-        """Whether requests have been let in that have no slots yet."""
-        return self._arriving is not None
-
-    @property
     def room(self) -> int:
         """Slots that a request could be given; none while others arrive."""
-        return 0 if self.arriving else self.slots - self.count
+        return 0 if self.arriving is not None else self.slots - self.count
 
     def admit(self, requests: Sequence[Request]) -> None:
         """Let requests in; they have slots when ``read`` says so. One such call at a time."""
-        self._arriving, self.promised = self._read(requests), len(requests)
+        self.arriving, self.promised = self._read(requests), len(requests)
 
     def read(self, most: float | None = None) -> int:
         """Read prompts of those that arrive; they have slots once nobody is ``arriving``.
@@ -120,17 +115,17 @@ class Batch:
         Returns:
             How many were read.
         """
-        if self._arriving is None:
+        if self.arriving is None:
             return 0
         if most is None:
             most = CHUNK if self.count else math.inf
         total = self._pending
-        for size in self._arriving:
+        for size in self.arriving:
             if total + size > most:
                 self._pending = size
                 return total
             total += size
-        self._arriving, self.promised, self._pending = None, 0, 0
+        self.arriving, self.promised, self._pending = None, 0, 0
         return total
 
     def _read(self, requests: Sequence[Request]) -> Generator[int]:
@@ -142,7 +137,7 @@ class Batch:
                 for position, request in enumerate(requests):
                     if row_map.term.lane == number and row_map.needs(request):
                         places.append((index, position))
-                        prompts.append(row_map.reads(request))
+                        prompts.append(row_map.prompt(request))
                         adapters.append(row_map.term.adapter)
             if prompts:
                 arrivals.append((number, places, (yield from lane.admit(prompts, adapters))))
@@ -160,7 +155,7 @@ class Batch:
     def _join(self, requests: Sequence[Request]) -> None:
         """Give each request the next slot."""
         for request in requests:
-            slot = self.count
+            slot, self.count = self.count, self.count + 1
             self.requests.append(request)
             self.values[slot] = torch.tensor(request.values)
             self.temperatures[slot] = request.temperature
@@ -170,8 +165,8 @@ class Batch:
         for row_map in self.row_maps:
             row_map.held += [None] * len(requests)
 
-    def finish(self, slots: Sequence[int]) -> None:
-        """Free slots; the last in use take their places."""
+    def finish(self, slots: Sequence[int], *per_slot: list[Any]) -> None:
+        """Free slots; the last in use take their places, also in the lists kept per slot."""
         if not slots:
             return
         for slot in sorted(slots, reverse=True):
@@ -180,8 +175,10 @@ class Batch:
             tensors = [self.values, self.temperatures, self.keys, self.steps, self.search_score]
             for tensor in tensors + ([self.seen] if self.seen is not None else []):
                 tensor[slot] = tensor[last]
-            self.requests[slot] = self.requests[last]
-            self.requests.pop()
+            for values in (self.requests, *per_slot):
+                values[slot] = values[last]
+                values.pop()
+            self.count = last
             for number, row_map in enumerate(self.row_maps):
                 moved = row_map.held[last]
                 row_map.held[slot] = moved
@@ -231,7 +228,7 @@ class Batch:
 
     def prompt_length(self, number: int, slot: int) -> int:
         """Tokens that the row of a seat read before the answer."""
-        read = self.row_maps[number].reads(self.requests[slot])
+        read = self.row_maps[number].prompt(self.requests[slot])
         return 0 if isinstance(read, str) else len(read)
 
     def _reserve(self) -> None:
@@ -272,8 +269,9 @@ class Batch:
         self.unread = None
         if hidden and self._unread is not None:
             self.unread = self._unread[: self.count].copy_(torch.stack(hidden).any(dim=0))
-        numbers = zip(*(request.values for request in self.requests), strict=True)
-        self.ranges = [Range(min(column), max(column)) for column in numbers]
+        values = [request.values for request in self.requests]
+        self.numbers = numbers_of(self.values[: self.count], values)
+        self.prepared = None
         self.samples = any(request.temperature > 0 for request in self.requests)
         self.logprobs = any(request.logprobs for request in self.requests)
 
@@ -283,3 +281,29 @@ class Batch:
         if token_columns is None:
             return None
         return token_columns.unreadable if row_map.term.place is None else token_columns.absent
+
+
+def _row_maps(bound: Bound) -> list[RowMap]:
+    """A row map per term, in the plan's order, then one per reward model of each stage."""
+    plan, columns = bound.plan, bound.plan.columns
+    row_maps = [
+        RowMap(term, i, partial(_is_needed, plan, term.term)) for i, term in enumerate(bound.terms)
+    ]
+    weighed = [(address, stage.reward.parts, [columns[stage.w]]) for address, stage in plan.reranks]
+    if plan.search is not None:
+        weighed.append((plan.search[0], plan.search[1].r.parts, []))
+    for address, parts, weights in weighed:
+        for i, ((coefficient, _), term) in enumerate(
+            zip(parts, bound.rewards[address], strict=True)
+        ):
+            needs = partial(_is_weighed, [columns[coefficient], *weights])
+            row_maps.append(RowMap(term, i, needs))
+    return row_maps
+
+
+def _is_needed(plan: Plan, term: Term, request: Request) -> bool:
+    return term in needed(plan, plan.scores, request.values)
+
+
+def _is_weighed(columns: Sequence[int], request: Request) -> bool:
+    return all(request.values[column] != 0 for column in columns)

@@ -1,6 +1,6 @@
-"""Drafts: the texts of a batch made others than what its rows have drawn, for those who search.
+"""Rewriting: rows of a batch go on from other answers than those that they have drawn.
 
-A row goes on as a copy of another, back from where it was, or from an answer that is given.
+A row goes on as a copy of another, from an earlier token, or from an answer that somebody chose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Rewrite(NamedTuple):
         tokens: the answer.
         read: how many of its first tokens the row has read just so.
         key: the noise of what it draws next.
-        judged: the sum of its scores by the models of a search.
+        search_score: the sum of its scores by the models of a search.
     """
 
     tokens: Sequence[int]
@@ -45,12 +45,12 @@ def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
     rows: list[list[tuple[int, int]]] = [[] for _ in batch.bound.lanes]
     for row_map in batch.row_maps:
         for source, slot in moved:
-            one, other = row_map.held[source], row_map.held[slot]
-            if one is not None and other is not None:
-                rows[row_map.term.lane].append((one, other))
+            from_row, to_row = row_map.held[source], row_map.held[slot]
+            if from_row is not None and to_row is not None:
+                rows[row_map.term.lane].append((from_row, to_row))
     for lane, pairs in zip(batch.bound.lanes, rows, strict=True):
         if pairs:
-            lane.copy_rows([one for one, _ in pairs], [other for _, other in pairs])
+            lane.copy_rows(*map(list, zip(*pairs, strict=True)))
 
 
 def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
@@ -60,20 +60,20 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
     slots = list(rewrites)
     steps = [len(change.tokens) for change in rewrites.values()]
     keys = [change.key for change in rewrites.values()]
-    search_score = [change.search_score for change in rewrites.values()]
+    scores = [change.search_score for change in rewrites.values()]
     batch.steps[slots] = torch.tensor(steps, device=batch.device)
     batch.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=batch.device)
-    batch.search_score[slots] = torch.tensor(search_score, device=batch.device)
+    batch.search_score[slots] = torch.tensor(scores, device=batch.device)
     for slot, change in rewrites.items():
         batch.see(slot, change.tokens)
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}
         for row, (number, slot) in enumerate(owned):
             if slot in rewrites:
-                change, bound_term = rewrites[slot], batch.row_maps[number].term
-                read = bound_term.term_ids(change.tokens[: change.read])
-                tail = bound_term.term_ids(change.tokens[change.read :])
-                texts[row] = (batch.prompt_length(number, slot) + len(read), tail)
+                change, term = rewrites[slot], batch.row_maps[number].term
+                read = term.term_ids(change.tokens[: change.read])
+                unread = term.term_ids(change.tokens[change.read :])
+                texts[row] = (batch.prompt_length(number, slot) + len(read), unread)
         lane.rows.rewrite(texts)
 
 
@@ -85,15 +85,14 @@ def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
         lane: its number.
         lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
     """
-    owned = batch.owned[lane]
-    rows = batch.bound.lanes[lane]
-    rows.rows.rewrite({
+    owned, reward_lane = batch.owned[lane], batch.bound.lanes[lane]
+    reward_lane.rows.rewrite({
         row: (batch.prompt_length(number, slot) + lengths[slot], ())
         for row, (number, slot) in enumerate(owned)
     })  # fmt: skip
     nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=batch.device)
-    found = {lane: rows.rewards(nothing)}
+    rewards = {lane: reward_lane.rewards(nothing)}
     if batch.bound.term_parallel is not None:
-        found = batch.bound.term_parallel.meet_rewards(found)
-    outputs: Tensor = found[lane][1]
+        rewards = batch.bound.term_parallel.meet_rewards(rewards)
+    outputs: Tensor = rewards[lane][1]
     return outputs

@@ -1,6 +1,6 @@
-"""A chunk: the next places of texts that are given, each of them a row of one step.
+"""A chunked step: the next positions of given texts, each of them a row of one step.
 
-What a row of the batch is to a step that draws, a place of a text is here: it has the numbers of
+What a row of the batch is to a step that draws, a position of a text is here: it has the numbers of
 its slot, and has read the text up to there.
 """
 
@@ -16,22 +16,20 @@ from torch import Tensor
 from ...formula import Term
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap
-from ..scores.context import Context, Reading
+from ..scores.context import Context, Reading, numbers_of
 from ..scores.logprobs import Logits
-from ..scores.operators import evaluate
-from ..scores.stages import chain
-from .step import Step, first_row_maps, source_of
+from .step import Step, formula_text, text_owners
 
 
 class Chunk:
-    """Places of the texts in a batch, side by side.
+    """Positions of the texts in a batch, side by side.
 
     Args:
         step: of the plan.
         batch: its slots; the lanes' texts go as far as the chunk before this one.
         read: per slot, what is read after the prompt, all of it.
-        done: per slot, the places that came before.
-        counts: per slot, the places of this chunk; place ``i`` has read ``i`` tokens.
+        done: per slot, the positions that came before.
+        counts: per slot, the positions of this chunk; position ``i`` has read ``i`` tokens.
     """
 
     def __init__(
@@ -43,54 +41,52 @@ class Chunk:
         counts: Sequence[int],
     ) -> None:
         self.step, self.batch, self.counts = step, batch, counts
-        each = list(zip(read, done, counts, strict=True))
-        self._new = [ids[at : at + count] for ids, at, count in each]  # told at the place after
-        self._unread = [ids[max(at - 1, 0) : at + count - 1] for ids, at, count in each]
+        texts = list(zip(read, done, counts, strict=True))
+        self._new = [ids[at : at + count] for ids, at, count in texts]  # fed at the next position
+        self._unread = [ids[max(at - 1, 0) : at + count - 1] for ids, at, count in texts]
         slots = [(slot, i) for slot, count in enumerate(counts) for i in range(count)]
+        self._slots = [slot for slot, _ in slots]
         self.owner, self.ahead = torch.tensor(slots, device=batch.device).unbind(1)
-        self._after: dict[int, list[list[int]]] = {}  # per seat and slot: see ``_feed``
+        self._after: dict[int, list[list[int]]] = {}  # per term and slot: see ``_feed``
         self._widths: dict[int, int] = {}
-        self._said: dict[int, Tensor] = {}
-        self._logits: dict[int, Logits] = {}
+        self._outputs: dict[int, Tensor] = {}
         self._first: Tensor | None = None
         self._feed()
 
     def context(self) -> Context:
-        """What the step knows, a row per place."""
+        """What the step knows, a row per position."""
         batch, owner, bound = self.batch, self.owner, self.step.bound
-        terms: dict[Term, Reading] = {}
-        context = Context(
-            batch.values[: batch.count][owner], bound.plan.columns, terms, batch.ranges,
-            batch.steps[: batch.count][owner] + self.ahead, bound.vocabulary,
-            bound.vocabulary + bool(batch.token_columns), self._seen(),
-        )  # fmt: skip
-        context.texts = self._texts
-        for row_map in batch.row_maps:
-            if row_map.term.place is None:
-                reads = partial(self._read, row_map)
-                terms[row_map.term.term] = reads if row_map.live else Context.nothing
-        return context
-
-    def scores(self, context: Context) -> Tensor:
-        """``(places, V)``: the formula and its stages."""
-        plan = self.step.bound.plan
-        head = context.tokens(evaluate(plan.scores, context))
-        if self.batch.unread is not None:
-            head = head.masked_fill(self.batch.unread[self.owner], -torch.inf)
-        return chain(head, context, None, plan.stages)
+        values = batch.values[: batch.count][owner]
+        terms: dict[Term, Reading] = {
+            row_map.term.term: partial(self._read, row_map) if row_map.live else Context.zeros
+            for row_map in batch.row_maps
+            if row_map.term.place is None
+        }
+        return Context(
+            values,
+            numbers_of(values, [batch.requests[slot].values for slot in self._slots]),
+            bound.plan.columns,
+            terms,
+            batch.steps[: batch.count][owner] + self.ahead,
+            bound.vocabulary,
+            bound.vocabulary + bool(batch.token_columns),
+            self._seen(),
+            None if batch.unread is None else batch.unread[owner],
+            texts=self._texts,
+        )
 
     def commit(self) -> None:
-        """Go on behind the last place of each text."""
+        """Go on behind the last position of each text."""
         batch = self.batch
         batch.steps[: batch.count] += torch.tensor(self.counts, device=batch.device)
         if batch.seen is not None and self._first is not None:
             batch.seen[: batch.count] |= self._first < max(self.counts)
 
     def _feed(self) -> None:
-        """Give every lane what its rows have to read up to the last place.
+        """Give every lane what its rows have to read up to the last position.
 
         A term of another vocabulary reads several tokens for one; ``_after`` says how much of its
-        text comes after each place.
+        text comes after each position.
         """
         texts: dict[int, dict[int, tuple[int, Sequence[int]]]] = {}
         for row_map in self.batch.row_maps:
@@ -107,38 +103,31 @@ class Chunk:
                 texts.setdefault(lane, {})[row] = (ends[row], row_map.term.term_ids(ids))
                 self._widths[lane] = max(self._widths.get(lane, 0), after[-1][0] + 1)
             self._after[row_map.number] = after
-        for number, told in texts.items():
+        for number, rewritten in texts.items():
             lane = self.step.bound.lanes[number]
-            needed = max(end + len(ids) for end, ids in told.values())
+            needed = max(end + len(ids) for end, ids in rewritten.values())
             if needed > lane.rows.capacity:
                 lane.grow(2 * needed)
-            lane.rows.rewrite(told)
+            lane.rows.rewrite(rewritten)
 
     def _read(self, row_map: RowMap, context: Context) -> Tensor:
-        """One term's scores; its lane is read when the first of its terms is asked for."""
-        lane, number = row_map.term.lane, row_map.number
-        if lane not in self._said:
-            self._said[lane] = self.step.bound.lanes[lane].along(self._widths[lane])
+        """One term's scores; its lane runs when the first of its terms is needed."""
+        lane, key = row_map.term.lane, ("term", row_map.number)
+        if lane not in self._outputs:
+            self._outputs[lane] = self.step.bound.lanes[lane].along(self._widths[lane])
             self.step.forwards[lane] += 1
-        if number not in self._logits:
-            after = [one for some in self._after[number] for one in some]
+        if key not in context.logits:
+            after = [behind for texts in self._after[row_map.number] for behind in texts]
             columns = self._widths[lane] - 1 - torch.tensor(after, device=self.owner.device)
-            token_columns, all_said = self.batch.token_columns.get(lane), self._said[lane]
-            picked = all_said[
-                row_map.rows[self.owner].to(all_said.device), columns.to(all_said.device)
-            ]
-            self._logits[number] = Logits(
-                picked.float().to(self.batch.device), context.width, token_columns
-            )
-        said, source = self._logits[number], source_of(row_map)
-        wrong = said.broken & row_map.present[self.owner]
-        if context.wanted is not None:
-            wrong = wrong & context.wanted[:, 0]
-        context.broken[source] = wrong | context.broken.get(source, wrong)
-        return said.raw if row_map.term.term in self.step.unnormalised else said.logprobs
+            outputs = self._outputs[lane]
+            rows = row_map.rows[self.owner].to(outputs.device)
+            picked = outputs[rows, columns.to(outputs.device)].float().to(self.batch.device)
+            token_columns = self.batch.token_columns.get(lane)
+            context.logits[key] = Logits(picked, context.width, token_columns)
+        return self.step.term_scores(context.logits[key], row_map, context, self.owner)
 
     def _seen(self) -> Tensor | None:
-        """``(places, V)`` the tokens that were read before each place, where a stage asks."""
+        """``(positions, V)`` the tokens that were read before each, where a stage needs them."""
         batch = self.batch
         if batch.seen is None:
             return None
@@ -150,14 +139,11 @@ class Chunk:
         return batch.seen[self.owner] | (self._first[self.owner] < self.ahead[:, None])
 
     def _texts(self) -> list[Tensor]:
-        """Per place, the ids that the first of its terms in the writing has read."""
+        """Per position, the ids that the first of its terms has read."""
         texts = []
-        for slot, row_map in enumerate(first_row_maps(self.batch)):
+        for slot, row_map in enumerate(text_owners(self.batch)):
             rows, row = self.step.bound.lanes[row_map.term.lane].rows, row_map.held[slot]
-            whole = rows.texts[row, : rows.counts()[1][row]]
+            read = rows.texts[row, : rows.counts()[1][row]]
             for after in self._after[row_map.number][slot]:
-                text = whole[: len(whole) - after]
-                if row_map.term.token_map is not None:
-                    text = text.new_tensor(row_map.term.formula_ids(text.tolist()))
-                texts.append(text)
+                texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts

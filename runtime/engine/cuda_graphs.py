@@ -1,25 +1,46 @@
-"""Capture: a step that repeats is recorded once, and from then on replayed as one CUDA graph.
+"""CUDA graphs: a step that repeats is recorded once, and from then on replayed.
 
 A recording holds for one key: everything that the host decides while a step is made, so that the
 same key means the same kernels over the same memory. The first step of a kind runs eagerly, which
-also warms up what is made when first used; the second is recorded. What the host keeps count of,
-the lengths of texts, is moved on beside the replay.
+also warms up what is made when first used; the second is recorded. The host moves on what it counts
+itself, the lengths of texts, with each replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ..batch.batch import Batch
 from ..binding.bound import Bound
-from ..scores.context import Range
-from .step import Drawn, Step
-from .streams import beside, in_turn
+from ..scores.context import Number
+from .streams import in_turn, on_streams
+
+Drawn: TypeAlias = tuple[list[Any], Tensor]
+
+
+class Recordable(Protocol):
+    """A step, as far as recording it goes."""
+
+    bound: Bound
+    forwards: list[int]
+    bytes_read: int
+    syncs: bool
+    run_forwards: Callable[..., list[Tensor]]
+
+    def draw(self, batch: Batch) -> Drawn:
+        """Take the step."""
+
+    def prepare(self, batch: Batch) -> Any:
+        """Work out what holds until the batch's slots change."""
+
+    def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
+        """Count forwards of lanes."""
 
 
 class Recording(Protocol):
@@ -75,24 +96,26 @@ class _Kind:
 
 
 class StepGraphs:
-    """Draws the steps of a batch: recorded and replayed where that can be, eager elsewhere.
+    """Takes the steps of a batch: recorded and replayed where that can be, eager elsewhere.
 
     Attributes:
         why_eager: why steps are not recorded, or None.
     """
 
-    def __init__(self, step: Step, make: Callable[[], Recording] | None) -> None:
-        """Draw with ``step``; ``make`` begins a recording, None keeps every step eager."""
+    def __init__(self, step: Recordable, make: Callable[[], Recording] | None) -> None:
+        """Take ``step``; ``make`` begins a recording, None keeps every step eager."""
         self._step, self._make = step, make
         self.why_eager = "not all models are on a GPU" if make is None else why_eager(step.bound)
         if self.why_eager is None:
-            step.asks, step.beside = False, beside
+            step.syncs, step.run_forwards = False, on_streams
 
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
         key = None if self.why_eager else key_of(batch)
         if key is None:
             return self._step.draw(batch)
+        if batch.prepared is None:
+            self._step.prepare(batch)  # a recording holds what every step does, and no more
         if key not in batch.recorded:
             batch.recorded[key] = None
             return self._step.draw(batch)
@@ -103,10 +126,10 @@ class StepGraphs:
                 return self._step.draw(batch)
             batch.recorded[key] = kind
         else:
+            for number, ran in enumerate(kind.ran):
+                self._step.count([number], ran)
             for lane, (grown, left) in zip(self._step.bound.lanes, kind.moves, strict=True):
                 lane.rows.move(grown, left)
-            for lane, ran in enumerate(kind.ran):
-                self._step.forwards[lane] += ran
         kind.recording.replay()
         return kind.drawn
 
@@ -114,6 +137,7 @@ class StepGraphs:
         """A recording of the next step; None, and eager from now on, where there cannot be one."""
         assert self._make is not None
         lanes, forwards = self._step.bound.lanes, [*self._step.forwards]
+        bytes_read = self._step.bytes_read
         counts = [lane.rows.counts() for lane in lanes]
         recording = self._make()
         try:
@@ -121,10 +145,10 @@ class StepGraphs:
         except RuntimeError as error:
             for lane, count in zip(lanes, counts, strict=True):
                 lane.rows.restore(count)
-            self._step.forwards[:] = forwards
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            self.why_eager = f"it cannot be captured: {said[0]}"
-            self._step.asks, self._step.beside = True, in_turn
+            self._step.forwards[:], self._step.bytes_read = forwards, bytes_read
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.why_eager = f"it cannot be captured: {lines[0]}"
+            self._step.syncs, self._step.run_forwards = True, in_turn
             return None
         ran = [now - then for now, then in zip(self._step.forwards, forwards, strict=True)]
         moves = [lane.rows.moved(count) for lane, count in zip(lanes, counts, strict=True)]
@@ -153,8 +177,8 @@ def key_of(batch: Batch) -> Hashable | None:
         if number not in search_lanes and lane.rows.count and lane.rows.backlog > 0:
             return None
     columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
-    ahead = 1 + max((int(batch.ranges[column].most) for column in columns), default=0)
-    numbers = zip(bound.plan.scalars, batch.ranges, strict=True)
+    ahead = 1 + max((int(batch.numbers[column].most) for column in columns), default=0)
+    numbers = zip(bound.plan.scalars, batch.numbers, strict=True)
     return (
         batch.count,
         batch.samples,
@@ -164,12 +188,12 @@ def key_of(batch: Batch) -> Hashable | None:
             lane.rows.count if number in search_lanes else lane.shape(ahead)
             for number, lane in enumerate(bound.lanes)
         ),
-        tuple((row_map.live, row_map.whole) for row_map in batch.row_maps),
-        tuple(_decided(found, scalar.limits.tokens) for scalar, found in numbers),
+        tuple((row_map.live, row_map.is_identity) for row_map in batch.row_maps),
+        tuple(_decided(number, scalar.limits.tokens) for scalar, number in numbers),
     )
 
 
-def _decided(found: Range, tokens: bool) -> tuple[Any, ...]:
+def _decided(number: Number, tokens: bool) -> tuple[Any, ...]:
     """What a step makes of a number on the host."""
-    wide = int(found.most) if tokens else None
-    return found.idle, found.splits, found.positive, found.one, wide
+    width = int(number.most) if tokens else None
+    return number.idle, number.splits, number.positive, number.one, width

@@ -1,4 +1,4 @@
-"""The engine: a plan's step given to the device, and what comes back of it.
+"""The engine: a plan's step launched on the device, and its results collected.
 
 One copy to the host per step brings the tokens and the alarms; on a GPU the next step is under way
 before they are looked at.
@@ -6,7 +6,6 @@ before they are looked at.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,26 +19,25 @@ from ...formula.nodes import Staged, walk
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ..batch.batch import Batch
-from ..batch.cost import Spent, read_bytes
-from ..batch.row_map import row_maps_of
+from ..batch.cost import Spent
+from ..batch.memory import check_room
 from ..binding.bound import Bound
 from ..requests.request import Answer, Request, ids_of
-from ..scores.context import Context, Record
 from .cuda_graphs import StepGraphs, cuda_graphs
-from .step import Source, Step, alarms, draw_together, likely, source_of
+from .step import Source, Step, draw_together, logprobs_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that has been given to the device.
+    """A step that has been launched.
 
     Attributes:
         sources: what its alarms mean.
         requests: per slot then, and ``answers``, where the engine keeps them.
-        logprobs: whether it says how likely its tokens were.
-        told: on the host, what ``Step.draw`` gives, once ``copied`` has happened.
+        logprobs: whether its results hold the tokens' log-probabilities.
+        results: on the host, what ``draw_together`` gives, once ``copied`` has happened.
     """
 
     batch: Batch
@@ -47,7 +45,7 @@ class PendingStep:
     requests: list[Request]
     answers: list[Answer]
     logprobs: bool
-    told: Tensor
+    results: Tensor
     copied: torch.cuda.Event | None
 
 
@@ -69,7 +67,7 @@ class Engine:
     Attributes:
         claim: of whoever came last, who alone may go on.
         served: whether the lanes are a service's, and nobody else may claim them.
-        ahead: steps that are begun before the last one is looked at: on a GPU the host is a step
+        ahead: steps that are launched before the last one is collected: on a GPU the host is a step
             behind. A row whose last token it does not know yet draws one more, which is dropped.
     """
 
@@ -79,10 +77,7 @@ class Engine:
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
-        self.weights = [lane.weight_bytes() for lane in bound.lanes]
-        mapped = any(
-            bound_term.token_map for bound_term in bound.all_terms
-        )  # the host gives them the rest
+        mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead = int(on_gpu and not mapped)
         self.claim: object = None
         self._lock = RLock()
@@ -90,55 +85,6 @@ class Engine:
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
-
-    @torch.no_grad()
-    def score(self, request: Request, tokens: Sequence[int]) -> Tensor:
-        """Scores before each of the given tokens and after the last.
-
-        Returns:
-            ``(len(tokens) + 1, V)`` float32, minus infinity where a token is excluded.
-        """
-        steps = self.next_tokens(
-            request, [*tokens, 0]
-        )  # nothing is read after the last row of scores
-        return torch.stack([scores[0] for _, _, scores in steps])
-
-    @torch.no_grad()
-    def next_tokens(
-        self, request: Request, tokens: Sequence[int], record: bool = False
-    ) -> Iterator[tuple[Batch, Context, Tensor]]:
-        """Read the given tokens, one after the other, whatever the scores say.
-
-        Args:
-            request: whose tokens they are.
-            tokens: all but the last are read.
-            record: whether each context keeps what the stages did.
-
-        Yields:
-            Before each token: the batch, what the step knows, and the ``(1, V)`` scores.
-
-        Raises:
-            FormulaError: NaN, or a step in which every token is excluded, as soon as the next is
-                asked for.
-        """
-        with self.turn():
-            batch = self.begin([request], 1)
-            claim = self.claim
-            batch.admit([request])
-            batch.read()
-        for step, token in enumerate(tokens):
-            with self.turn(claim):
-                next_tokens = torch.tensor([token], device=batch.device)
-                context = self.step.context(batch, next_tokens)
-                context.record = Record() if record else None
-                scores = self.step.scores(batch, context)
-            yield batch, context, scores
-            wrong = alarms(context, scores.amax(dim=-1)).tolist()
-            self.raise_for([request], wrong, list(context.broken), [step])
-            if step < len(tokens) - 1:
-                with self.turn(claim):
-                    self.step.commit(batch, context, next_tokens)
-                    batch.read_on([token])
 
     def begin(self, requests: Sequence[Request], slots: int) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more."""
@@ -150,18 +96,18 @@ class Engine:
             for request in requests
             for ids in ids_of(request.prompts, request.rewards)
         )
-        wide = [self.widest(request) for request in requests]
-        return self.empty(slots, longest + max(wide, default=0))
+        candidates = [self.widest(request) for request in requests]
+        return self.empty(slots, longest + max(candidates, default=0))
 
     @contextmanager
     def turn(self, claim: object = None) -> Iterator[None]:
         """Have the lanes to oneself, of all threads, for a step or to begin.
 
         Args:
-            claim: of the run that takes the step; None for one that begins.
+            claim: of the loop that takes the step; None for one that begins.
 
         Raises:
-            RuntimeError: another run has begun meanwhile.
+            RuntimeError: another loop has begun meanwhile.
         """
         with self._lock:
             if claim is not None and self.claim is not claim:
@@ -185,93 +131,69 @@ class Engine:
         return self.claim
 
     def empty(self, slots: int, tokens: int) -> Batch:
-        """Empty slots for texts of so many tokens, candidates among them."""
+        """Empty slots for texts of so many tokens, candidates among them.
+
+        Raises:
+            ModelError: more than there is memory for.
+        """
         capacity = -(-tokens // MEASURE) * MEASURE
+        check_room(self.bound, slots, capacity)
         batch = Batch(self.bound, slots, capacity, self._track_seen)
         self.spent.shares = [
-            (self.bound.lane_names[lane], token_columns.share)
-            for lane, token_columns in batch.token_columns.items()
+            (self.bound.lane_names[lane], columns.share)
+            for lane, columns in batch.token_columns.items()
         ]
         return batch
 
     def widest(self, request: Request) -> int:
-        """Places in a text that the candidates of a request take, at most."""
+        """Cache positions that the candidates of a request take, at most."""
         columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
         return max((int(request.values[column]) + 1 for column in columns), default=0)
 
-    def advance(self, batch: Batch) -> list[int]:
-        """One step: a token per slot.
+    def collect(self, pending: PendingStep) -> tuple[list[int], dict[int, FormulaError]]:
+        """The tokens of a launched step, once they are known; and an error per slot that has one.
 
-        Raises:
-            FormulaError: NaN, or every token excluded.
+        A slot has one where a score is NaN, or every token is excluded.
         """
-        start = time.perf_counter()
-        tokens, errors = self.land(self.launch(batch))
-        self.spent.seconds += time.perf_counter() - start
-        for error in errors.values():
-            raise error
-        return tokens
-
-    def launch(self, batch: Batch, answers: Sequence[Answer] = ()) -> PendingStep:
-        """Begin a step, and the copy of what it draws to the host."""
-        return launch([ScheduledBatch(self, batch, answers)])[0]
-
-    def land(self, pending_step: PendingStep) -> tuple[list[int], dict[int, FormulaError]]:
-        """What a step drew, once it is known; and per slot where it went wrong, why.
-
-        A slot is wrong that has NaN, or of which every token is excluded.
-        """
-        if pending_step.copied is not None:
-            pending_step.copied.synchronize()
-        tokens, wrong, steps, *more = pending_step.told.tolist()
-        errors = self.errors(
-            pending_step.requests, wrong, pending_step.sources, [step - 1 for step in steps]
-        )
-        pending_step.batch.read_on(tokens)
-        if pending_step.logprobs:
-            pending_step.batch.likely = likely(pending_step.told[3])
-            more = more[1:]
-        else:
-            pending_step.batch.likely = []
-        pending_step.batch.unsure = more[0] if more else [0] * len(tokens)
+        if pending.copied is not None:
+            pending.copied.synchronize()
+        batch = pending.batch
+        tokens, wrong, steps, *more = pending.results.tolist()
+        errors: dict[int, FormulaError] = {}
+        if any(wrong):
+            before = [step - 1 for step in steps]
+            errors = self.errors(batch, pending.requests, wrong, pending.sources, before)
+        if batch.token_columns:
+            batch.read_on(tokens)
+        batch.logprobs_drawn = logprobs_of(pending.results[3]) if pending.logprobs else []
+        batch.unsure = more[-1] if len(more) > pending.logprobs else [0] * len(tokens)
         return tokens, errors
-
-    def raise_for(
-        self,
-        requests: Sequence[Request],
-        alarms: Sequence[int],
-        sources: Sequence[Source],
-        steps: Sequence[int],
-    ) -> None:
-        """Raise the first of ``errors``, if there are any."""
-        for error in self.errors(requests, alarms, sources, steps).values():
-            raise error
 
     def errors(
         self,
+        batch: Batch,
         requests: Sequence[Request],
         alarms: Sequence[int],
         sources: Sequence[Source],
         steps: Sequence[int],
     ) -> dict[int, FormulaError]:
-        """An error per slot with an alarm, the row and the token in it; known sources first."""
-        alarmed = sorted((alarm, slot) for slot, alarm in enumerate(alarms) if alarm)
+        """An error per row with an alarm, naming the row and the token; known sources first."""
+        alarmed = sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm)
         return {
-            slot: self._error(alarm - 1, sources, f"for row {requests[slot].index}, token "
-                              f"{steps[slot]}")
-            for alarm, slot in alarmed
+            row: self._error(batch, alarm - 1, sources, f"for row {requests[row].index}, token "
+                             f"{steps[row]}")
+            for alarm, row in alarmed
         }  # fmt: skip
 
-    def _error(self, alarm: int, sources: Sequence[Source], where: str) -> FormulaError:
+    def _error(
+        self, batch: Batch, alarm: int, sources: Sequence[Source], where: str
+    ) -> FormulaError:
         plan = self.bound.plan
         if alarm >= len(sources):
             what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
             return plan.error(f"{what} {where}", Span(0, len(plan.source)))
-        terms = [
-            row_map.term.term
-            for row_map in row_maps_of(self.bound)
-            if source_of(row_map) == sources[alarm]
-        ]
+        source = sources[alarm]
+        terms = [row_map.term.term for row_map in batch.row_maps if row_map.source == source]
         return plan.error(
             f"{' or '.join(map(str, terms))} gave NaN {where}",
             plan.spans[terms[0]],
@@ -281,38 +203,33 @@ class Engine:
 
 @torch.no_grad()
 def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
-    """Begin a step of each, all of them together; and the copies of what they draw to the host."""
-    before = [
-        ([*engine.step.forwards], [lane.rows.total for lane in engine.bound.lanes])
-        for engine, _, _ in scheduled
-    ]
+    """Launch a step of each, all of them together, and the copies of the results to the host."""
+    before = [engine.step.bytes_read for engine, _, _ in scheduled]
     if len(scheduled) == 1:
         [(engine, batch, _)] = scheduled
         drawn = [engine.graphs.draw(batch)]
     else:  # plans that share lanes: their steps are never recorded
         drawn = draw_together([(engine.step, batch) for engine, batch, _ in scheduled])
-    pending_steps = []
-    for (engine, batch, answers), (then, texts), (sources, told) in zip(
+    pending = []
+    for (engine, batch, answers), read, (sources, results) in zip(
         scheduled, before, drawn, strict=True
     ):
         for answer in answers:
             answer.drawn += 1
-        ran = [now - past for now, past in zip(engine.step.forwards, then, strict=True)]
-        engine.spent.add(batch.count, read_bytes(engine.bound, engine.weights, ran, texts))
-        pending_steps.append(
-            PendingStep(
-                batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(told)
-            )
-        )
-    return pending_steps
+        engine.spent.add(batch.count, engine.step.bytes_read - read)
+        host, copied = to_host(results)
+        pending.append(PendingStep(
+            batch, sources, [*batch.requests], [*answers], batch.logprobs, host, copied
+        ))  # fmt: skip
+    return pending
 
 
-def to_host(drawn: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+def to_host(results: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     """Begin a copy to the host; and what happens when it is there, None where it is at once."""
-    if drawn.device.type != "cuda":
-        return drawn, None
-    told = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
-    told.copy_(drawn, non_blocking=True)
+    if results.device.type != "cuda":
+        return results, None
+    host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
+    host.copy_(results, non_blocking=True)
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(drawn.device))
-    return told, copied
+    copied.record(torch.cuda.current_stream(results.device))
+    return host, copied

@@ -1,21 +1,30 @@
-"""Draws: the best token of each row, with noise where the row samples.
+"""The sampler: the best token of each row, with noise where the row samples.
 
-Rows that have one vocabulary are looked at together, whichever plans they belong to: noise costs
-many small operations, whatever the number of rows.
+Rows of one vocabulary are sampled together, whichever plans they belong to: noise costs many small
+operations, whatever the number of rows.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..batch.batch import Batch
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
+
+
+class SampledRows(Protocol):
+    """What the sampler reads of a batch."""
+
+    count: int
+    samples: bool
+    keys: Tensor
+    steps: Tensor
+    temperatures: Tensor
 
 
 class Draw(NamedTuple):
@@ -31,34 +40,30 @@ class Draw(NamedTuple):
     scores: Tensor
 
 
-def draw(batches: Sequence[Batch], scores: Sequence[Tensor]) -> list[Draw]:
+def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]:
     """A token for every slot of every batch, from its ``(slots, V)`` scores."""
+    if len(batches) == 1:
+        return [_drawn(batches, scores[0])]
     alike: dict[Hashable, list[int]] = defaultdict(list)
-    for number, one in enumerate(scores):
-        alike[one.shape[1], one.device].append(number)
-    found: dict[int, Draw] = {}
+    for number, each in enumerate(scores):
+        alike[each.shape[1], each.device].append(number)
+    drawn: dict[int, Draw] = {}
     for numbers in alike.values():
-        some = [batches[number] for number in numbers]
-        both = _drawn(some, _joined([scores[number] for number in numbers]))
-        counts = [batch.count for batch in some]
-        parts = zip(*(torch.split(one, counts) for one in both), strict=True)
-        found |= {number: Draw(*part) for number, part in zip(numbers, parts, strict=True)}
-    return [found[number] for number in range(len(batches))]
+        joined = [batches[number] for number in numbers]
+        both = _drawn(joined, torch.cat([scores[number] for number in numbers]))
+        counts = [batch.count for batch in joined]
+        parts = zip(*(torch.split(each, counts) for each in both), strict=True)
+        drawn |= {number: Draw(*part) for number, part in zip(numbers, parts, strict=True)}
+    return [drawn[number] for number in range(len(batches))]
 
 
-def _drawn(batches: Sequence[Batch], scores: Tensor) -> Draw:
+def _drawn(batches: Sequence[SampledRows], scores: Tensor) -> Draw:
     noisy = scores
-    if any(batch.samples for batch in batches):
-        keys, steps, temperatures = (
-            _joined([one[: batch.count] for batch, one in zip(batches, some, strict=True)])
-            for some in zip(*((b.keys, b.steps, b.temperatures) for b in batches), strict=True)
-        )
-        warm = temperatures[:, None]
+    if [batch for batch in batches if batch.samples]:
+        keys = torch.cat([batch.keys[: batch.count] for batch in batches])
+        steps = torch.cat([batch.steps[: batch.count] for batch in batches])
+        warm = torch.cat([batch.temperatures[: batch.count] for batch in batches])[:, None]
         noise = gumbel(keys, steps, scores.shape[-1])
         noisy = torch.where(warm > 0, scores / warm + noise, scores)
     tokens = best(noisy)
     return Draw(tokens, scores.gather(1, tokens[:, None])[:, 0])
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))

@@ -1,14 +1,15 @@
-"""The step: every lane that a row needs is read once, and each slot is drawn a token.
+"""The step: every lane that a row needs runs once, and each slot gets a token.
 
-Scores add up, go through the stages, and the drawn tokens are handed back to the lanes. Tensors in,
-tensors out, on the device: names, text and the copy to the host stay outside.
+Scores add up, go through the stages, and the drawn tokens are fed to the lanes. Tensors in, tensors
+out, on the device: names, text and the copy to the host stay outside. What depends on the rows
+alone is prepared when they change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,13 +23,37 @@ from ..batch.row_map import RowMap
 from ..binding.bound import Bound
 from ..scores.context import Context, Reading, Rewarder
 from ..scores.logprobs import Logits, entropy, log_softmax
-from ..scores.operators import evaluate
+from ..scores.operators import scorer
 from ..scores.stages import chain, commit, moves_winner
+from .candidate_rewards import CandidateRewards
 from .sampler import Draw, draw
 from .streams import in_turn
 
-Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a judge, a stage
+Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
 Drawn: TypeAlias = tuple[list[Source], Tensor]
+
+
+class Prepared(NamedTuple):
+    """What a step keeps between two changes of a batch's slots.
+
+    Attributes:
+        values, steps, seen: the batch's, of the slots in use.
+        terms: what gives each term's scores.
+        certain: the lanes that run in every step, and ``forwards``, what runs them.
+        feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
+            another vocabulary, the first token that it reads for each.
+    """
+
+    values: Tensor
+    steps: Tensor
+    seen: Tensor | None
+    terms: Mapping[Term, Reading]
+    rewarders: Mapping[StageAddress, Rewarder]
+    search_terms: Sequence[tuple[RowMap, Reading]]
+    texts: Callable[[], list[Tensor]]
+    certain: Sequence[int]
+    forwards: Sequence[Callable[[], Tensor]]
+    feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
 
 
 class Step:
@@ -36,173 +61,219 @@ class Step:
 
     Attributes:
         forwards: per lane, how often it has run.
+        costs: per lane, bytes of weights, and of one token in the cache.
+        bytes_read: of weights and caches, by all forwards.
         unnormalised: the terms that are read as raw logits.
-        asks: whether a step may ask the device which sides of a condition are needed.
-        beside: how lanes are read that do not wait for each other.
+        syncs: whether a step may ask the device which sides of a condition are needed.
+        run_forwards: how lanes run that do not wait for each other.
     """
 
     def __init__(self, bound: Bound) -> None:
-        self.bound = bound
-        self.forwards = [0] * len(bound.lanes)
+        self.bound, self._plan = bound, bound.plan
+        self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
+        self.costs = [(lane.weight_bytes(), lane.token_bytes()) for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
-        self.asks, self.beside = bound.term_parallel is None, in_turn
-        conditional = {bound_term.lane for bound_term in bound.conditional} if self.asks else set()
-        self._certain = {
-            bound_term.lane for bound_term in bound.all_terms if bound_term.language
-        } - conditional
+        self.syncs, self.run_forwards = bound.term_parallel is None, in_turn
+        conditional = {term.lane for term in bound.conditional} if self.syncs else set()
+        self._certain = {term.lane for term in bound.all_terms if term.language} - conditional
+        self._scores = scorer(bound.plan.scores, bound.plan.columns)
+        self._search = bound.plan.search[1] if bound.plan.search else None
 
     def draw(self, batch: Batch) -> Drawn:
-        """A token for every slot, handed back to the stages and the lanes; as ``draw_together``."""
+        """A token for every slot, committed; as ``draw_together``."""
         return draw_together([(self, batch)])[0]
 
-    def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
-        """Hand the drawn tokens back to the stages and the lanes, and say what the host is told."""
-        self._judge(batch, context, drawn.tokens)
-        self.commit(batch, context, drawn.tokens)
-        wrong, steps = alarms(context, drawn.scores), batch.steps[: batch.count]
-        said = [_bits(masked, batch, drawn.tokens)] if batch.logprobs else []
-        told = torch.stack((drawn.tokens, wrong, steps, *said, *context.unsure))
-        return list(context.broken), told
-
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
-        """What the step knows; ``forced`` are the tokens that come next whatever the scores."""
-        rewarders: dict[StageAddress, Rewarder] = {}
-        for place, stage in self.bound.plan.reranks:
-            row_maps = [row_map for row_map in batch.row_maps if row_map.term.place == place]
-            if any(row_map.live for row_map in row_maps):
-                moves = moves_winner(place, stage)
-                rewarders[place] = _Rewarder(batch, row_maps, self.forwards, moves)
-        here = slice(batch.count)
-        seen = batch.seen[here] if batch.seen is not None else None
-        terms: dict[Term, Reading] = {}
-        context = Context(
-            batch.values[here], self.bound.plan.columns, terms, batch.ranges,
-            batch.steps[here], self.bound.vocabulary,
-            self.bound.vocabulary + bool(batch.token_columns), seen, rewarders, next_tokens,
+        """What the step knows before a lane has run.
+
+        Args:
+            batch: its rows.
+            next_tokens: ``(slots,)`` the tokens that come next whatever the scores.
+        """
+        prepared: Prepared = batch.prepared or self.prepare(batch)
+        vocabulary = self.bound.vocabulary
+        return Context(
+            prepared.values, batch.numbers, self._plan.columns, prepared.terms, prepared.steps,
+            vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
+            prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
         )  # fmt: skip
-        context.texts = partial(_texts, batch)
-        lanes: dict[int, Logits] = {}
-        context.asks, context.ahead = self.asks, partial(self._ahead, batch, lanes)
-        for row_map in batch.row_maps:
-            reads = partial(self._read, batch, row_map, lanes)
-            if row_map.term.place is None:
-                terms[row_map.term.term] = reads if row_map.live else Context.nothing
-            elif row_map.term.language and row_map.live:
-                context.search_terms.append((row_map, reads))
-        return context
 
     def scores(self, batch: Batch, context: Context) -> Tensor:
-        """Every lane that is needed read once, combined, and sent through the stages."""
-        plan = self.bound.plan
-        context.ahead(context)
-        head = context.tokens(evaluate(plan.scores, context))
-        if batch.unread is not None:
-            head = head.masked_fill(batch.unread, -torch.inf)
-        stage = plan.search[1] if plan.search else None
-        if isinstance(stage, Reject):
-            surprise = entropy(log_softmax(head)) >= context.number(stage.entropy)
-            context.unsure.append(surprise[:, 0].long())
-        return chain(head, context, None, plan.stages)
-
-    def commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
-        """Hand the chosen tokens back to the stages and the lanes."""
-        for place, stage in self.bound.plan.reranks:
-            commit(stage, place, tokens, context)
-        for lane in _fed(batch):
-            if batch.owners[lane].numel():
-                drawn, token_columns = tokens[batch.owners[lane]], batch.token_columns.get(lane)
-                self.bound.lanes[lane].feed(
-                    drawn if token_columns is None else token_columns.reads[drawn]
-                )
-        if batch.seen is not None:
-            batch.seen[: batch.count].scatter_(1, tokens[:, None], True)
-        batch.steps[: batch.count] += 1
-
-    def _ahead(self, batch: Batch, lanes: dict[int, Logits], context: Context) -> None:
-        """Read the lanes that this step reads whatever its conditions say."""
-        sure = sorted(
-            {row_map.term.lane for row_map in batch.row_maps if row_map.live} & self._certain
-        )
-        said = self.beside([self.bound.lanes[lane].logits for lane in sure])
+        """``(slots, V)``: every lane that is needed runs once, and the stages follow."""
+        prepared: Prepared = batch.prepared
+        outputs = self.run_forwards(prepared.forwards)
         if self.bound.term_parallel is not None:
-            said = self.bound.term_parallel.meet(sure, said)
-        for lane, logits in zip(sure, said, strict=True):
-            self._keep(lane, logits, batch, context, lanes)
+            outputs = self.bound.term_parallel.meet(prepared.certain, outputs)
+        self.count(prepared.certain)
+        for lane, logits in zip(prepared.certain, outputs, strict=True):
+            columns = batch.token_columns.get(lane)
+            context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
+        return self.combined(context)
 
-    def _keep(
-        self, lane: int, logits: Tensor, batch: Batch, context: Context, lanes: dict[int, Logits]
-    ) -> None:
-        lanes[lane] = Logits(logits.to(batch.device), context.width, batch.token_columns.get(lane))
-        self.forwards[lane] += 1
+    def combined(self, context: Context) -> Tensor:
+        """``(slots, V)`` the formula and its stages, over logits that are there or come."""
+        head = self._scores(context)[:, : context.vocabulary]
+        if context.unreadable is not None:
+            head = head.masked_fill(context.unreadable, -torch.inf)
+        if isinstance(self._search, Reject):
+            surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
+            context.unsure.append(surprise[:, 0].long())
+        return chain(head, context, None, self._plan.stages)
 
-    def _read(
-        self, batch: Batch, row_map: RowMap, lanes: dict[int, Logits], context: Context
+    def term_scores(
+        self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
     ) -> Tensor:
-        """One term's scores; its lane is read when the first of its terms is asked for."""
-        lane = row_map.term.lane
-        if lane not in lanes:
-            self._keep(lane, self.bound.lanes[lane].logits(), batch, context, lanes)
-        said, source = lanes[lane], source_of(row_map)
-        wrong = said.broken
-        if not row_map.whole:
-            wrong = wrong.index_select(0, row_map.rows) & row_map.present
+        """One term's scores from its lane's logits; where they are NaN is noted.
+
+        Args:
+            logits: of the lane's rows, or with ``owner`` of the context's rows.
+            row_map: of the term.
+            context: of the step.
+            owner: per row of the context, its slot, where that is another number.
+        """
+        broken, gathers = logits.broken, owner is None and not row_map.is_identity
+        if owner is not None:
+            broken = broken & row_map.present[owner]
+        elif gathers:
+            broken = broken.index_select(0, row_map.rows) & row_map.present
         if context.wanted is not None:
-            wrong = wrong & context.wanted[:, 0]
-        context.broken[source] = wrong | context.broken.get(source, wrong)
+            broken = broken & context.wanted[:, 0]
+        known = context.broken.get(row_map.source)
+        context.broken[row_map.source] = broken if known is None else broken | known
         exact = row_map.term.place is not None or context.next_tokens is not None
         raw = not exact and row_map.term.term in self.unnormalised
-        scores = said.raw if raw else said.logprobs
-        return scores if row_map.whole else scores.index_select(0, row_map.rows)
+        scores = logits.raw if raw else logits.logprobs
+        return scores.index_select(0, row_map.rows) if gathers else scores
 
-    def _judge(self, batch: Batch, context: Context, tokens: Tensor) -> None:
-        """Add the drawn tokens' scores, by the language models that judge, to the rows' sums."""
-        if not context.search_terms:
-            return
-        assert self.bound.plan.search is not None
-        parts = self.bound.plan.search[1].r.parts
+    def commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Hand the chosen tokens to the stages and the lanes."""
+        prepared: Prepared = batch.prepared
+        for address, stage in self._plan.reranks:
+            commit(stage, address, tokens, context)
+        for lane, owners, reads in prepared.feeds:
+            fed = tokens[owners]
+            lane.feed(fed if reads is None else reads[fed])
+        if prepared.seen is not None:
+            prepared.seen.scatter_(1, tokens[:, None], True)
+        prepared.steps.add_(1)
+
+    def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
+        """Commit the drawn tokens, and gather what the host needs to know."""
+        if context.search_terms:
+            self._add_search_scores(batch, context, drawn.tokens)
+        self.commit(batch, context, drawn.tokens)
+        rows = [drawn.tokens, alarms(context, drawn.scores), batch.prepared.steps]
+        if batch.logprobs:
+            rows.append(_bits(masked, batch, drawn.tokens))
+        return list(context.broken), torch.stack([*rows, *context.unsure])
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Work out what holds until the batch's slots change."""
+        used, lanes = slice(batch.count), self.bound.lanes
+        live = [row_map for row_map in batch.row_maps if row_map.live]
+        rewarders: dict[StageAddress, Rewarder] = {}
+        for address, stage in self._plan.reranks:
+            row_maps = [row_map for row_map in batch.row_maps if row_map.term.place == address]
+            running = {one.term.lane: lanes[one.term.lane] for one in row_maps if one.live}
+            if running:
+                moves = moves_winner(address, stage)
+                rewarders[address] = CandidateRewards(
+                    row_maps, running, batch.owners, moves, self.count, self.bound.term_parallel
+                )
+        reads = {row_map: partial(self._read, batch, row_map) for row_map in live}
+        certain = sorted({row_map.term.lane for row_map in live} & self._certain)
+        feeds = []
+        for lane in _fed(batch):
+            if batch.owners[lane].numel():
+                columns = batch.token_columns.get(lane)
+                reads_first = None if columns is None else columns.reads
+                feeds.append((lanes[lane], batch.owners[lane], reads_first))
+        batch.prepared = Prepared(
+            batch.values[used],
+            batch.steps[used],
+            None if batch.seen is None else batch.seen[used],
+            {
+                row_map.term.term: reads.get(row_map, Context.zeros)
+                for row_map in batch.row_maps
+                if row_map.term.place is None
+            },
+            rewarders,
+            [
+                (row_map, reads[row_map])
+                for row_map in live
+                if row_map.term.place is not None and row_map.term.language
+            ],
+            partial(_texts, batch),
+            certain,
+            [lanes[lane].logits for lane in certain],
+            feeds,
+        )
+        return batch.prepared
+
+    def _read(self, batch: Batch, row_map: RowMap, context: Context) -> Tensor:
+        """One term's scores; its lane runs when the first of its terms is needed."""
+        lane = row_map.term.lane
+        if lane not in context.logits:
+            logits = self.bound.lanes[lane].logits().to(batch.device)
+            columns = batch.token_columns.get(lane)
+            context.logits[lane] = Logits(logits, context.width, columns)
+            self.count([lane])
+        return self.term_scores(context.logits[lane], row_map, context)
+
+    def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
+        """Count forwards of lanes, and the bytes that they read."""
+        for lane in lanes:
+            weights, token = self.costs[lane]
+            self.forwards[lane] += forwards
+            self.bytes_read += forwards * (weights + token * self.bound.lanes[lane].rows.total)
+
+    def _add_search_scores(self, batch: Batch, context: Context, tokens: Tensor) -> None:
+        """Add the drawn tokens' scores, by the models of a search, to the rows' sums."""
+        assert self._search is not None
         for row_map, scores in context.search_terms:
-            coefficient = context.number(parts[row_map.number][0])[:, 0]
-            said = scores(context).gather(1, tokens[:, None])[:, 0]
+            coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
+            score = scores(context).gather(1, tokens[:, None])[:, 0]
             batch.search_score[: batch.count] += torch.where(
-                row_map.present, coefficient * said, 0.0
+                row_map.present, coefficient * score, 0.0
             )
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
-    """A token for every slot of several plans, and each handed back to its stages and lanes.
+    """A token for every slot of several plans, each handed to its stages and lanes.
 
-    Every plan's scores are there before any token is, so that a lane which plans share reads all of
-    their rows in one forward.
+    All scores are computed before any token is drawn, so that a lane which plans share runs once
+    for all of their rows.
 
     Returns:
-        Per plan, what an alarm means (``Context.broken``), and what the host is to be told:
-        ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; where
-        it is asked, the tokens' log-probabilities (``likely``); and, where a search asks, whether
-        the scores were unsure.
+        Per plan, what an alarm means (``Context.broken``), and what the host needs to know:
+        ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; with
+        logprobs, the tokens' log-probabilities (``logprobs_of``); and, where a search needs it,
+        whether the scores were unsure.
     """
-    contexts = [step.context(batch) for step, batch in parts]
-    scores = [
-        step.scores(batch, context) for (step, batch), context in zip(parts, contexts, strict=True)
-    ]
-    drawn = draw([batch for _, batch in parts], scores)
-    each = zip(parts, contexts, scores, drawn, strict=True)
-    return [
-        step.drawn(batch, context, masked, mine) for (step, batch), context, masked, mine in each
-    ]
+    contexts, scores, batches, results = [], [], [], []
+    for step, batch in parts:
+        contexts.append(step.context(batch))
+        batches.append(batch)
+    for (step, batch), context in zip(parts, contexts, strict=True):
+        scores.append(step.scores(batch, context))
+    drawn = draw(batches, scores)
+    for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
+        results.append(step.drawn(batch, context, masked, own))
+    return results
 
 
 def _bits(masked: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
     """``(slots,)`` int64: the bits of each token's log-probability in what it was drawn from."""
     warm = batch.temperatures[: batch.count, None]
-    spread = log_softmax(masked / torch.where(warm > 0, warm, 1.0))
-    said = torch.where(warm > 0, spread.gather(1, tokens[:, None]), 0.0)
-    return said[:, 0].contiguous().view(torch.int32).long()
+    logprobs = log_softmax(masked / torch.where(warm > 0, warm, 1.0))
+    drawn = torch.where(warm > 0, logprobs.gather(1, tokens[:, None]), 0.0)
+    return drawn[:, 0].contiguous().view(torch.int32).long()
 
 
-def likely(bits: Tensor) -> list[float]:
-    """The log-probabilities that ``draw`` told, on the host."""
-    said: list[float] = bits.to(torch.int32).view(torch.float32).tolist()
-    return said
+def logprobs_of(bits: Tensor) -> list[float]:
+    """The log-probabilities in what ``Step.drawn`` gives, on the host."""
+    logprobs: list[float] = bits.to(torch.int32).view(torch.float32).tolist()
+    return logprobs
 
 
 def alarms(context: Context, best: Tensor) -> Tensor:
@@ -216,85 +287,28 @@ def alarms(context: Context, best: Tensor) -> Tensor:
     return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
 
 
-class _Rewarder:
-    """One stage's reward models over the rows of a batch."""
-
-    def __init__(
-        self, batch: Batch, row_maps: Sequence[RowMap], forwards: list[int], moves: bool
-    ) -> None:
-        self._batch, self._row_maps, self._forwards, self._moves = batch, row_maps, forwards, moves
-        self._lanes = dict.fromkeys(row_map.term.lane for row_map in row_maps if row_map.live)
-
-    def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
-        found, bound = {}, self._batch.bound
-        for lane in self._lanes:
-            asked = candidates[self._batch.owners[lane]]
-            found[lane] = bound.lanes[lane].rewards(asked)
-            self._forwards[lane] += 1
-        if bound.term_parallel is not None:
-            found = bound.term_parallel.meet_rewards(found)
-        rewards: list[Tensor] = []
-        texts: list[Tensor | None] = []
-        for row_map in self._row_maps:
-            if not row_map.live:
-                rewards.append(torch.zeros(candidates.shape, device=candidates.device))
-                texts.append(rewards[-1][:, 0])
-                continue
-            candidate, text = found[row_map.term.lane]
-            rewards.append(labelled(candidate, row_map))
-            texts.append(None if text is None else labelled(text, row_map))
-        return rewards, texts
-
-    def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(slots,)`` which candidate each slot goes on with, and the tokens themselves."""
-        for lane in self._lanes:
-            owners = self._batch.owners[lane]
-            if self._moves:
-                self._batch.bound.lanes[lane].keep(choice[owners], tokens[owners])
-            else:
-                self._batch.bound.lanes[lane].feed(tokens[owners])
-
-
-def labelled(outputs: Tensor, row_map: RowMap) -> Tensor:
-    """A head's outputs, ``(rows, …, labels)``, as one reward per slot."""
-    reward = outputs[..., row_map.term.label or 0]
-    return reward.to(row_map.rows.device).index_select(0, row_map.rows)
-
-
-def source_of(row_map: RowMap) -> Source:
-    """What is said to be broken when a seat's model gives NaN."""
-    bound_term = row_map.term
-    if not bound_term.language:
-        return "stage", bound_term.place
-    return ("term" if bound_term.place is None else "judge"), row_map.number
-
-
-def first_row_maps(batch: Batch) -> list[RowMap]:
-    """Per slot, the seat of the first of its terms in the writing; aligned ones come last."""
+def text_owners(batch: Batch) -> list[RowMap]:
+    """Per slot, the row map of the first of its terms as written; aligned ones come last."""
     spans = batch.bound.plan.spans
     row_maps = [row_map for row_map in batch.row_maps if row_map.term.place is None]
-    row_maps.sort(
-        key=lambda row_map: (
-            row_map.term.token_map is not None,
-            spans[row_map.term.term],
-        )
-    )
+    row_maps.sort(key=lambda one: (one.term.token_map is not None, spans[one.term.term]))
     slots = range(batch.count)
-    return [
-        next(row_map for row_map in row_maps if row_map.held[slot] is not None) for slot in slots
-    ]
+    return [next(one for one in row_maps if one.held[slot] is not None) for slot in slots]
+
+
+def formula_text(row_map: RowMap, ids: Tensor) -> Tensor:
+    """Ids that a term has read, as the formula's tokens."""
+    if row_map.term.token_map is None:
+        return ids
+    return ids.new_tensor(row_map.term.formula_ids(ids.tolist()))
 
 
 def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first of its terms in the writing has read."""
-    texts = []
-    for slot, row_map in enumerate(first_row_maps(batch)):
-        text = batch.bound.lanes[row_map.term.lane].rows.text(row_map.held[slot])
-        if row_map.term.token_map is not None:
-            text = text.new_tensor(row_map.term.formula_ids(text.tolist()))
-        texts.append(text)
-    return texts
+    """Per slot, the ids that the first of its terms has read."""
+    return [
+        formula_text(row_map, batch.bound.lanes[row_map.term.lane].rows.text(row_map.held[slot]))
+        for slot, row_map in enumerate(text_owners(batch))
+    ]
 
 
 def _fed(batch: Batch) -> set[int]:

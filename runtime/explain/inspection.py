@@ -14,6 +14,7 @@ from ...grammar import did_you_mean
 from ..engine.engine import Engine
 from ..loops.decode import decode
 from ..loops.search import SearchScheduler
+from ..loops.teacher_forcing import teacher_forced
 from ..requests.request import Answer, Completion, Request
 from .contributions import Explainer
 from .token_choice import Choice, Part
@@ -106,7 +107,9 @@ def inspecting(
     tokens = completion.token_ids
     choices: list[Choice] = []
     search_score = None
-    for batch, context, scores in engine.next_tokens(request, [*tokens, *[0] * bool(search)], True):
+    for batch, context, scores in teacher_forced(
+        engine, request, [*tokens, *[0] * bool(search)], True
+    ):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
             yield None

@@ -177,12 +177,9 @@ class _Loop:
             return
         if any(over) and self._ask.pad is None:
             raise ValueError("some rows end before others; give pad_token_id")
-        self._external.go([list(self._answers[row].tokens) for row in self._slots])
+        self._external.advance([list(self._answers[row].tokens) for row in self._slots])
         leave = [slot for slot, row in enumerate(self._slots) if over[row]]
-        self._external.finish(leave)
-        for slot in reversed(leave):
-            self._slots[slot] = self._slots[-1]
-            self._slots.pop()
+        self._external.finish(leave, self._slots)
         self._ended = over
 
 

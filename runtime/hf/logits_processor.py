@@ -96,7 +96,7 @@ class FormulaProcessor(LogitsProcessor):
             )
         external = self._following(input_ids)
         answers: list[Ids] = input_ids[:, self._prompts.shape[1] :].tolist()
-        external.go([self._readable(answer) for answer in answers])
+        external.advance([self._readable(answer) for answer in answers])
         self._length = input_ids.shape[1]
         owners = external.owners(len(self._bound.lanes) - 1)
         self._lane.said = scores.to(self._lane.device)[owners]

@@ -35,9 +35,9 @@ def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[
     scheduler.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
     while scheduler.busy:
         with engine.turn(claim):
-            told = scheduler.step()
-        if told:
-            yield told
+            updated = scheduler.step()
+        if updated:
+            yield updated
 
 
 def scheduler_of(engine: Engine) -> type[Scheduler]:

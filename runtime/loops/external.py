@@ -1,7 +1,7 @@
-"""Rows that follow: somebody else chooses their tokens, and asks for the scores of the next.
+"""External rows: rows whose tokens the caller picks, for loops that are not the engine's.
 
-For loops that are not the engine's. Answers may be taken back and exchanged between rows of one
-prompt; what has been read of them is not read again. Nothing is drawn in here.
+Answers may be taken back and exchanged between rows of one prompt; what has been read of them is
+not read again. Nothing is drawn in here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...models import ModelError
 from ..batch.rewrite import Rewrite, copy_slots, rewrite
 from ..binding.bound import Bound
 from ..engine.engine import MEASURE, Engine
-from ..engine.step import alarms
 from ..requests.request import Reading, Request
 from ..scores.context import Context
+from .teacher_forcing import commit, scored
 
 Ids = list[int]
 
@@ -30,18 +30,18 @@ class ExternalRows:
         requests: one per row; their ``max_new_tokens`` is the room to begin with.
 
     Attributes:
-        answers: per row, the tokens that it has been given.
+        answers: per row, the tokens that the caller has picked.
     """
 
     def __init__(self, bound: Bound, requests: Sequence[Request]) -> None:
         self._bound, self._engine = bound, Engine(bound)
-        self._engine.step.unnormalised = frozenset()  # whoever asks may look at every score
+        self._engine.step.unnormalised = frozenset()  # the caller may look at every score
         self._batch = self._engine.begin(requests, len(requests))
         self._batch.admit(requests)
-        while self._batch.arriving:
+        while self._batch.arriving is not None:
             self._batch.read()
         self._room = max(request.max_new_tokens for request in requests)
-        self._asked: tuple[Context, Tensor] | None = None
+        self._scored: tuple[Context, Tensor] | None = None
         self.answers: list[Ids] = [[] for _ in requests]
 
     @property
@@ -50,7 +50,7 @@ class ExternalRows:
         return self._engine.step.forwards
 
     def owners(self, lane: int) -> Tensor:
-        """``(rows of the lane,)`` whose they are."""
+        """``(rows of the lane,)`` the external row that each belongs to."""
         return self._batch.owners[lane]
 
     @torch.no_grad()
@@ -60,17 +60,11 @@ class ExternalRows:
         Raises:
             FormulaError: NaN, or every token excluded.
         """
-        batch, step = self._batch, self._engine.step
-        context = step.context(batch)
-        scores = step.scores(batch, context)
-        wrong = alarms(context, scores.amax(dim=-1)).tolist()
-        steps = [len(answer) for answer in self.answers]
-        self._engine.raise_for(batch.requests, wrong, list(context.broken), steps)
-        self._asked = context, scores
-        return scores
+        self._scored = scored(self._engine, self._batch, list(map(len, self.answers)))
+        return self._scored[1]
 
     @torch.no_grad()
-    def go(self, answers: Sequence[Ids]) -> None:
+    def advance(self, answers: Sequence[Ids]) -> None:
         """Go on from these answers, one per row, whatever the rows have read.
 
         Raises:
@@ -78,32 +72,28 @@ class ExternalRows:
         """
         self._check(answers)
         pairs = list(zip(answers, self.answers, strict=True))
-        if self._asked is not None and all(new and new[:-1] == old for new, old in pairs):
-            self._take([new[-1] for new in answers], *self._asked)
+        if self._scored is not None and all(new and new[:-1] == old for new, old in pairs):
+            self._append([new[-1] for new in answers], *self._scored)
         elif any(new != old for new, old in pairs):
             self._rewrite(answers)
-        self.answers, self._asked = [list(answer) for answer in answers], None
+        self.answers, self._scored = [list(answer) for answer in answers], None
 
-    def finish(self, rows: Sequence[int]) -> None:
-        """Give rows up; each time the last row takes the place, from the highest number down."""
-        self._batch.finish(rows)
-        for row in sorted(rows, reverse=True):
-            self.answers[row] = self.answers[-1]
-            self.answers.pop()
+    def finish(self, rows: Sequence[int], *per_row: list[int]) -> None:
+        """Give rows up; each time the last row takes the place, also in the caller's lists."""
+        self._batch.finish(rows, self.answers, *per_row)
 
-    def _take(self, tokens: Ids, context: Context, scores: Tensor) -> None:
+    def _append(self, tokens: Ids, context: Context, scores: Tensor) -> None:
         """One token more for every row."""
         batch = self._batch
         self._make_room(max(map(len, self.answers)) + 1)
-        drawn = torch.tensor(tokens, device=batch.device)
-        excluded = scores.gather(1, drawn[:, None])[:, 0] == -torch.inf
-        self._engine.step.commit(batch, context, drawn)
-        batch.read_on(tokens)
-        # A reward model is moved to the candidate that was chosen, and this was none: read it anew.
+        ids = torch.tensor(tokens, device=batch.device)
+        excluded = scores.gather(1, ids[:, None])[:, 0] == -torch.inf
+        commit(self._engine, batch, context, tokens)
+        # A reward model is moved to the chosen candidate, and this was none: it reads it anew.
         rewrites = {
             row: Rewrite([*self.answers[row], tokens[row]], len(self.answers[row]), (0, 0), 0.0)
-            for row, out in enumerate(excluded.tolist())
-            if out
+            for row, is_excluded in enumerate(excluded.tolist())
+            if is_excluded
         }
         rewrite(batch, rewrites)
 
@@ -123,11 +113,11 @@ class ExternalRows:
     def _source(self, row: int, answer: Ids) -> int:
         """The row of the same request that has read most of an answer; itself, if it is one."""
         requests = self._batch.requests
-        one = requests[row]
+        own = requests[row]
         alike = [
             other
             for other, request in enumerate(requests)
-            if (request.prompt, request.values) == (one.prompt, one.values)
+            if (request.prompt, request.values) == (own.prompt, own.values)
         ]
         read = {other: _shared(answer, self.answers[other]) for other in alike}
         return max(alike, key=lambda other: (read[other], other == row))
@@ -144,11 +134,11 @@ class ExternalRows:
 
     def _make_room_in_other_vocabularies(self, answers: Sequence[Ids]) -> None:
         """The same in the lanes of other vocabularies, where a token may be read as several."""
-        for bound_term, prompts in zip(self._bound.terms, self._prompts(), strict=True):
-            if bound_term.token_map is not None:
-                lane = self._bound.lanes[bound_term.lane]
+        for term, prompts in zip(self._bound.terms, self._prompts(), strict=True):
+            if term.token_map is not None:
+                lane = self._bound.lanes[term.lane]
                 pairs = zip(prompts, answers, strict=True)
-                longest = max(len(ids) + len(bound_term.term_ids(answer)) for ids, answer in pairs)
+                longest = max(len(ids) + len(term.term_ids(answer)) for ids, answer in pairs)
                 if longest >= lane.rows.capacity:
                     lane.grow(2 * longest)
                     self._batch.recorded.clear()
@@ -161,23 +151,23 @@ class ExternalRows:
         """Refuse answers that some model cannot read."""
         positions = self._bound.positions
         new = [a[_shared(a, old) :] for a, old in zip(answers, self.answers, strict=True)]
-        for bound_term, prompts in zip(self._bound.terms, self._prompts(), strict=True):
+        for term, prompts in zip(self._bound.terms, self._prompts(), strict=True):
             for prompt, answer, tokens in zip(prompts, answers, new, strict=True):
-                bound_term.check(tokens, "choose another token")
-                own = bound_term.term_ids(answer) if bound_term.token_map else answer
+                term.check(tokens, "choose another token")
+                own = term.term_ids(answer) if term.token_map else answer
                 length = len(prompt) + len(own)
                 if positions is not None and length > positions:
                     raise ModelError(
-                        f"a text of {length} tokens is too long for {bound_term.term}: the models "
+                        f"a text of {length} tokens is too long for {term.term}: the models "
                         f"read at most {positions}",
                         "give fewer max_new_tokens",
-                        bound_term.term.model,
+                        term.term.model,
                     )
 
 
-def _shared(one: Ids, other: Ids) -> int:
+def _shared(first: Ids, second: Ids) -> int:
     """Tokens with which both begin."""
-    if one[: len(other)] == other:
-        return len(other)
-    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differ, min(len(one), len(other)))
+    if first[: len(second)] == second:
+        return len(second)
+    differ = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))

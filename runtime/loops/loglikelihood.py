@@ -1,4 +1,4 @@
-"""Texts that are given: how likely the formula finds each of their tokens, without drawing any.
+"""Log-likelihoods: how likely the formula finds each token of a given completion; nothing is drawn.
 
 A forward reads many tokens of every text at once, and each of them is a row of one step: sums,
 operators and stages are those of decoding. Where a stage asks reward models about candidates, texts
@@ -19,11 +19,10 @@ from ...models import CHUNK
 from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
-from ..engine.step import alarms
 from ..requests.completions import check_given
 from ..requests.request import Request
-from ..scores.context import Context
 from ..scores.logprobs import best, log_softmax
+from .teacher_forcing import check, commit, scored
 
 FLOATS = 2**25  # of logits in one forward of a lane
 
@@ -42,7 +41,7 @@ class Likelihood:
 
     @property
     def total(self) -> float:
-        """The sum: the log-probability of the whole completion."""
+        """The sum: the log-probability of the full completion."""
         return math.fsum(self.logprobs)
 
     @property
@@ -60,7 +59,7 @@ class _Text:
         read: what is read after the prompt.
         lasts: the last token of each completion, and ``indices``, which completion that is.
         done: how many tokens have been scored.
-        found: per token of ``read`` and then of ``lasts``, its log-probability, and whether it is
+        scores: per token of ``read`` and then of ``lasts``, its log-probability, and whether it is
             the best.
     """
 
@@ -69,20 +68,20 @@ class _Text:
     lasts: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     done: int = 0
-    found: list[tuple[float, bool]] = field(default_factory=list)
+    scores: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
     def left(self) -> int:
-        """Places that are still to be scored."""
+        """Positions that are still to be scored."""
         return len(self.read) + 1 - self.done
 
-    def asked(self, place: int) -> Sequence[int]:
-        """The tokens whose likelihood is asked for at a place."""
-        return self.read[place : place + 1] or self.lasts
+    def tokens_at(self, position: int) -> Sequence[int]:
+        """The tokens to score at a position."""
+        return self.read[position : position + 1] or self.lasts
 
     def likelihoods(self) -> Iterator[tuple[int, Likelihood]]:
         """Of every completion, when all is scored."""
-        shared, ends = self.found[: len(self.read)], self.found[len(self.read) :]
+        shared, ends = self.scores[: len(self.read)], self.scores[len(self.read) :]
         for index, end in zip(self.indices, ends, strict=True):
             logprobs, greedy = zip(*shared, end, strict=True)
             yield index, Likelihood([*logprobs], [*greedy])
@@ -104,122 +103,119 @@ def likelihoods(
 
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    asked = list(zip(requests, completions, strict=True))
-    for request, ids in asked:
+    pairs = list(zip(requests, completions, strict=True))
+    for request, ids in pairs:
         check_given(engine.bound, request, ids, read=len(ids) - 1)
-    hidden = not progress if progress is not None else (True if len(asked) < 2 else None)
-    found = {}
-    with tqdm(total=len(asked), disable=hidden, unit="text", desc="scoring") as bar:
-        for index, one in LoglikelihoodLoop(engine).scheduler(asked, batch_size):
-            found[index] = one
+    hidden = not progress if progress is not None else (True if len(pairs) < 2 else None)
+    results = {}
+    with tqdm(total=len(pairs), disable=hidden, unit="text", desc="scoring") as bar:
+        for index, likelihood in LoglikelihoodLoop(engine).run(pairs, batch_size):
+            results[index] = likelihood
             bar.update()
-    return [found[index] for index in range(len(asked))]
+    return [results[index] for index in range(len(pairs))]
 
 
 class LoglikelihoodLoop:
     """Scores given completions through an engine's plan and lanes."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.bound, self.step = engine, engine.bound, engine.step
-        sizes = [one.token_map.own for one in self.bound.terms if one.token_map]
+        self.engine, self.bound = engine, engine.bound
+        sizes = [term.token_map.own for term in self.bound.terms if term.token_map]
         self._width = max(self.bound.vocabulary, *sizes, 1)
 
     @torch.no_grad()
-    def scheduler(
-        self, asked: Sequence[tuple[Request, Sequence[int]]], slots: int
+    def run(
+        self, pairs: Sequence[tuple[Request, Sequence[int]]], slots: int
     ) -> Iterator[tuple[int, Likelihood]]:
         """Score completions.
 
         Args:
-            asked: for each, its prompt and numbers, and its tokens.
+            pairs: for each, its prompt and numbers, and its tokens.
             slots: texts that are read at once.
 
         Yields:
             Which of them, and how likely it is, as soon as that is known.
 
         Raises:
-            FormulaError: NaN, or a place where every token is excluded.
+            FormulaError: NaN, or a position where every token is excluded.
         """
-        yield from ((i, Likelihood([], [])) for i, (_, ids) in enumerate(asked) if not ids)
-        texts = _shared(asked)
-        if not texts:
+        yield from ((i, Likelihood([], [])) for i, (_, ids) in enumerate(pairs) if not ids)
+        waiting = deque(_shared(pairs))
+        if not waiting:
             return
         with self.engine.turn():
-            batch = self.engine.begin([text.request for text in texts], min(slots, len(texts)))
+            requests = [text.request for text in waiting]
+            batch = self.engine.begin(requests, min(slots, len(requests)))
             claim = self.engine.claim
-        turn = self._token if self._one_by_one(batch, texts) else self._chunk
-        waiting, here = deque(texts), list[_Text]()  # and those in slots
-        while waiting or here:
+        score = self._token if self._by_token(batch, requests) else self._chunk
+        texts: list[_Text] = []  # per slot
+        while waiting or texts:
             with self.engine.turn(claim):
                 joining = [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]
                 if joining:
                     batch.admit([text.request for text in joining])
                     batch.read(math.inf)
-                    here += joining
-                turn(batch, here)
-                over = [slot for slot, text in enumerate(here) if not text.left]
-                found = [one for slot in over for one in here[slot].likelihoods()]
-                batch.finish(over)
-                for slot in reversed(over):
-                    here[slot] = here[-1]
-                    here.pop()
-            yield from found
+                    texts += joining
+                score(batch, texts)
+                over = [slot for slot, text in enumerate(texts) if not text.left]
+                results = [result for slot in over for result in texts[slot].likelihoods()]
+                batch.finish(over, texts)
+            yield from results
 
-    def _one_by_one(self, batch: Batch, texts: Sequence[_Text]) -> bool:
-        """Whether candidates are asked about at each step, or other processes take part."""
+    def _by_token(self, batch: Batch, requests: Sequence[Request]) -> bool:
+        """Whether candidates are scored at each step, or other processes take part."""
         rewards = [row_map for row_map in batch.row_maps if row_map.term.place is not None]
-        asks = any(row_map.needs(text.request) for row_map in rewards for text in texts)
-        return asks or self.bound.term_parallel is not None
+        reranks = any(row_map.needs(request) for row_map in rewards for request in requests)
+        return reranks or self.bound.term_parallel is not None
 
-    def _chunk(self, batch: Batch, here: Sequence[_Text]) -> None:
-        """Score the next places of every text, as many as there is room for."""
+    def _chunk(self, batch: Batch, texts: Sequence[_Text]) -> None:
+        """Score the next positions of every text, as many as there is room for."""
         rows = max(lane.rows.count for lane in self.bound.lanes)
         most = max(1, min(CHUNK, FLOATS // self._width) // rows)
-        counts = [min(text.left, most) for text in here]
-        chunk = Chunk(
-            self.step, batch, [text.read for text in here], [t.done for t in here], counts
-        )
+        counts = [min(text.left, most) for text in texts]
+        read, done = [text.read for text in texts], [text.done for text in texts]
+        chunk = Chunk(self.engine.step, batch, read, done, counts)
         context = chunk.context()
-        self._tell(batch, here, counts, context, chunk.scores(context))
+        scores = self.engine.step.combined(context)
+        positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
+        rows_of = [batch.requests[slot] for slot, _ in positions]
+        check(self.engine, batch, rows_of, context, scores, [at for _, at in positions])
+        _keep(texts, positions, scores)
         chunk.commit()
 
-    def _token(self, batch: Batch, here: Sequence[_Text]) -> None:
-        """Score the next place of every text."""
-        tokens = [text.asked(text.done)[0] for text in here]
+    def _token(self, batch: Batch, texts: Sequence[_Text]) -> None:
+        """Score the next position of every text."""
+        tokens = [text.tokens_at(text.done)[0] for text in texts]
+        done = [text.done for text in texts]
         next_tokens = torch.tensor(tokens, device=batch.device)
-        context = self.step.context(batch, next_tokens)
-        self._tell(batch, here, [1] * len(here), context, self.step.scores(batch, context))
-        self.step.commit(batch, context, next_tokens)
-        batch.read_on(tokens)
-
-    def _tell(
-        self,
-        batch: Batch,
-        here: Sequence[_Text],
-        counts: Sequence[int],
-        context: Context,
-        masked: Tensor,
-    ) -> None:
-        """Keep what the scores, ``(sum(counts), V)``, say of the tokens that are asked for."""
-        places = [(s, here[s].done + i) for s, count in enumerate(counts) for i in range(count)]
-        requests = [batch.requests[slot] for slot, _ in places]
-        wrong = alarms(context, masked.amax(dim=-1)).tolist()
-        self.engine.raise_for(requests, wrong, list(context.broken), [at for _, at in places])
-        pairs = [(i, t) for i, (slot, at) in enumerate(places) for t in here[slot].asked(at)]
-        rows, tokens = torch.tensor(pairs, device=masked.device).unbind(1)
-        said = log_softmax(masked)[rows, tokens].tolist()
-        top = (best(masked)[rows] == tokens).tolist()
-        for (row, _), logprob, greedy in zip(pairs, said, top, strict=True):
-            here[places[row][0]].found.append((logprob, greedy))
-        for text, count in zip(here, counts, strict=True):
-            text.done += count
+        context, scores = scored(self.engine, batch, done, next_tokens)
+        _keep(texts, list(enumerate(done)), scores)
+        commit(self.engine, batch, context, tokens)
 
 
-def _shared(asked: Sequence[tuple[Request, Sequence[int]]]) -> list[_Text]:
+def _keep(texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor) -> None:
+    """Keep the log-probabilities of each position's tokens.
+
+    Args:
+        texts: per slot.
+        positions: per row of the scores, the slot and its position.
+        scores: ``(positions, V)``.
+    """
+    pairs = [(row, t) for row, (i, at) in enumerate(positions) for t in texts[i].tokens_at(at)]
+    rows, tokens = torch.tensor(pairs, device=scores.device).unbind(1)
+    logprobs = log_softmax(scores)[rows, tokens].tolist()
+    greedy = (best(scores)[rows] == tokens).tolist()
+    for (row, _), logprob, is_best in zip(pairs, logprobs, greedy, strict=True):
+        texts[positions[row][0]].scores.append((logprob, is_best))
+    for slot, _ in positions:
+        texts[slot].done += 1
+
+
+def _shared(pairs: Sequence[tuple[Request, Sequence[int]]]) -> list[_Text]:
     """The texts to read: long ones first, and all that follow one prompt side by side."""
     texts: dict[tuple[str, tuple[float, ...], tuple[int, ...]], _Text] = {}
     longest: dict[str, int] = {}  # per prompt, with what follows it
-    for index, (request, ids) in enumerate(asked):
+    for index, (request, ids) in enumerate(pairs):
         if ids:
             prompt = repr(request.prompt)
             length = max(map(len, request.prompts)) + len(ids)

@@ -1,7 +1,7 @@
-"""A run: requests on their way through one plan, waiting, in slots, and in flight.
+"""The scheduler: requests of one plan that wait, that have slots, and whose step is pending.
 
-It is the loop around the step, opened, so that whoever drives it may let requests in and take them
-out between two steps, and drive several runs in turn.
+Three beats per step: schedule, run, postprocess. Whoever drives it may add and drop requests
+between two steps, and drive several schedulers together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self.waiting or self.batch.arriving or self._answers or self._pending)
+        batch = self.batch
+        return bool(self._answers or self.waiting or self._pending or batch.arriving is not None)
 
     @property
     def held(self) -> int:
@@ -54,77 +55,75 @@ class Scheduler:
         return len(joining)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of those that were let in, as ``Batch.read``."""
+        """Read prompts of the requests that were let in, as ``Batch.read``."""
         read = self.batch.read(most)
-        if not self.batch.arriving:
-            now, came = time.perf_counter(), self.batch.requests[len(self._answers) :]
-            for request in came:
+        if self.batch.arriving is None:
+            now, joined = time.perf_counter(), self.batch.requests[len(self._answers) :]
+            for request in joined:
                 self._answers.append(Answer(request, self._engine.bound.tokenizer, now))
-                if any(one is request for one in self._dropped):
+                if any(dropped is request for dropped in self._dropped):
                     self._answers[-1].finish_reason = "cancelled"
             self._dropped.clear()
             self._leave()
         return read
 
-    def scheduled(self) -> ScheduledBatch | None:
-        """The rows in slots, which take the next step; None where there are none."""
+    def schedule(self) -> ScheduledBatch | None:
+        """The rows that take the next step; None where there are none."""
         return ScheduledBatch(self._engine, self.batch, self._answers) if self._answers else None
-
-    def begun(self, pending_step: PendingStep) -> None:
-        """Note that their step is under way."""
-        self._pending.append(pending_step)
 
     def postprocess(self) -> list[Answer]:
         """The answers that got a token, or an error, in the oldest step; those over leave.
 
-        On a GPU a step is under way meanwhile, so that there may be none yet.
+        On a GPU a step is pending meanwhile, so that there may be none yet.
         """
         ahead = self._engine.ahead if self._answers else 0
         if len(self._pending) <= ahead:
             return []
-        pending_step = self._pending.popleft()
-        tokens, errors = self._engine.land(pending_step)
-        said = pending_step.batch.likely or [0.0] * len(tokens)
-        told = []
-        for slot in (*errors, *(set(range(len(tokens))) - errors.keys())):
-            answer = pending_step.answers[slot]
+        pending = self._pending.popleft()
+        tokens, errors = self._engine.collect(pending)
+        logprobs, updated = self.batch.logprobs_drawn, []
+        slots = range(len(tokens))
+        if errors:
+            slots = [*errors, *(slot for slot in slots if slot not in errors)]
+        for slot in slots:
+            answer = pending.answers[slot]
             if answer.finish_reason is None:
                 if slot in errors:
                     answer.fail(errors[slot])
                 else:
-                    answer.logprobs.append(said[slot])
+                    if logprobs:
+                        answer.logprobs.append(logprobs[slot])
                     answer.add(tokens[slot])
-                told.append(answer)
+                updated.append(answer)
         self._leave()
-        return told
+        return updated
 
     def step(self) -> list[Answer]:
-        """Everything once, for those who drive one run: the answers that got a token.
+        """All three beats, for those who drive one scheduler: the answers that got a token.
 
         Raises:
             FormulaError: NaN, or every token excluded.
         """
-        self.admit(self.batch.room)
-        self.read()
+        if self.waiting:
+            self.admit(self.batch.room)
+        if self.batch.arriving is not None:
+            self.read()
         start = time.perf_counter()
-        run_all([self])
-        told = self.postprocess()
+        run([self])
+        updated = self.postprocess()
         self._engine.spent.seconds += time.perf_counter() - start
-        for answer in told:
+        for answer in updated:
             if answer.error is not None:
                 raise answer.error
-        return told
+        return updated
 
     def drop(self, request: Request) -> None:
-        """Let a request go wherever it is; nothing more is said of it."""
-        for place, one in enumerate(self.waiting):
-            if one is request:
-                del self.waiting[place]
+        """Let a request go wherever it is; its answer is not reported any more."""
+        for position, waiting in enumerate(self.waiting):
+            if waiting is request:
+                del self.waiting[position]
                 return
-        known = [
-            *self._answers,
-            *(one for pending_step in self._pending for one in pending_step.answers),
-        ]
+        known = [*self._answers, *(one for pending in self._pending for one in pending.answers)]
         if all(answer.request is not request for answer in known):
             self._dropped.append(request)  # its prompt is being read
         for answer in known:
@@ -132,17 +131,28 @@ class Scheduler:
                 answer.finish_reason = "cancelled"
         self._leave()
 
+    def launched(self, pending: PendingStep) -> None:
+        """Keep a step that has been launched, until it is collected."""
+        self._pending.append(pending)
+
     def _leave(self) -> None:
         """Free the slots of answers that are over."""
-        over = [slot for slot, answer in enumerate(self._answers) if answer.over]
-        self.batch.finish(over)
-        for slot in reversed(over):
-            self._answers[slot] = self._answers[-1]
-            self._answers.pop()
+        over = []
+        for slot, answer in enumerate(self._answers):
+            if answer.finish_reason is not None or answer.drawn >= answer.request.max_new_tokens:
+                over.append(slot)
+        if over:
+            self.batch.finish(over, self._answers)
 
 
-def run_all(schedulers: Sequence[Scheduler]) -> None:
-    """Begin a step of the rows of all runs, together."""
-    scheduled = {scheduler: found for scheduler in schedulers if (found := scheduler.scheduled())}
-    for scheduler, pending_step in zip(scheduled, launch([*scheduled.values()]), strict=True):
-        scheduler.begun(pending_step)
+def run(schedulers: Sequence[Scheduler]) -> None:
+    """Launch a step of the rows of all schedulers, together."""
+    ready, scheduled = [], []
+    for scheduler in schedulers:
+        batch = scheduler.schedule()
+        if batch is not None:
+            ready.append(scheduler)
+            scheduled.append(batch)
+    if scheduled:
+        for scheduler, pending in zip(ready, launch(scheduled), strict=True):
+            scheduler.launched(pending)

@@ -1,4 +1,4 @@
-"""Search over whole continuations: several slots per request, judged and copied as a group asks.
+"""Search over full continuations: several slots per request, valued and copied as a group needs.
 
 `best_of(r, n)` is one block of n samples; `blockwise(r, beams, samples, length)` goes on from the
 best beams (controlled decoding, Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024);
@@ -19,8 +19,8 @@ from torch import Tensor
 from ...grammar import FormulaError
 from ..batch.batch import Batch
 from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
+from ..engine.candidate_rewards import labelled
 from ..engine.engine import Engine, ScheduledBatch
-from ..engine.step import labelled
 from ..requests.request import Answer, Request
 from .scheduler import Scheduler
 from .search_rules import Group, group_of
@@ -38,10 +38,10 @@ class SearchScheduler(Scheduler):
         super().__init__(engine, batch)
         assert engine.bound.plan.search is not None
         self._plan = engine.bound.plan
-        self._place, self._stage = engine.bound.plan.search
+        self._address, self._stage = engine.bound.plan.search
         self._groups: dict[Group, Request] = {}
-        self._coming: dict[Group, Request] = {}  # whose prompts are being read
-        self._before = torch.empty(0)  # what was judged before the step
+        self._joining: dict[Group, Request] = {}  # whose prompts are being read
+        self._before = torch.empty(0)  # the search scores before the step
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
@@ -51,7 +51,7 @@ class SearchScheduler(Scheduler):
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self.waiting or self._coming or self._groups)
+        return bool(self.waiting or self._joining or self._groups)
 
     def admit(self, free: int) -> int:
         """Let waiting requests in, in their order; how many of so many free slots they take."""
@@ -61,30 +61,30 @@ class SearchScheduler(Scheduler):
             group = _group(self._engine, self.waiting[0])
             if len(answers) + len(group.answers) > room:
                 break
-            self._coming[group] = self.waiting.popleft()
+            self._joining[group] = self.waiting.popleft()
             answers += group.answers
         if answers:
             self.batch.admit([answer.request for answer in answers])
         return len(answers)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of those that were let in, as ``Batch.read``."""
+        """Read prompts of the requests that were let in, as ``Batch.read``."""
         read = self.batch.read(most)
-        if not self.batch.arriving:
+        if self.batch.arriving is None:
             now = time.perf_counter()
-            for group in self._coming:
+            for group in self._joining:
                 for answer in (*group.answers, group.best):
                     answer.started = now
-            self._groups |= self._coming
-            self._coming = {}
+            self._groups |= self._joining
+            self._joining = {}
             for request in self._dropped:
                 self.drop(request)
             self._dropped.clear()
         return read
 
-    def scheduled(self) -> ScheduledBatch | None:
-        """The rows in slots, which take the next step, once those that are due are judged."""
-        self._judge()
+    def schedule(self) -> ScheduledBatch | None:
+        """The rows that take the next step, once the groups that are due have selected theirs."""
+        self._select()
         if not self._groups:
             return None
         self._before = self.batch.search_score[: self.batch.count].clone()
@@ -96,44 +96,46 @@ class SearchScheduler(Scheduler):
         A row that has ended draws on until its request has, and none of that counts.
         """
         if self._pending:
-            tokens, errors = self._engine.land(self._pending.popleft())
+            tokens, errors = self._engine.collect(self._pending.popleft())
             still: list[int] = []
             for group in self._groups:
                 slots = self._slots(group)
-                wrong = next((errors[slot] for slot in errors if slot in slots), None)
-                if wrong is not None:
-                    group.best.fail(wrong)
+                error = next((errors[slot] for slot in errors if slot in slots), None)
+                if error is not None:
+                    group.best.fail(error)
                 elif group.best.error is None:
                     unsure = [self.batch.unsure[slot] for slot in slots]
                     rows = group.take([tokens[slot] for slot in slots], unsure)
                     still += [slots[row] for row in rows]
             self.batch.search_score[still] = self._before[still]
-            self._judge()
-        return self._ended([one for one in self._groups if one.over or one.best.error is not None])
+            self._select()
+        over = [group for group in self._groups if group.over or group.best.error is not None]
+        return self._ended(over)
 
     def drop(self, request: Request) -> None:
-        """Let a request go wherever it is; nothing more is said of it."""
-        if any(one is request for one in self._coming.values()):
+        """Let a request go wherever it is; its answer is not reported any more."""
+        groups = [group for group, known in self._groups.items() if known is request]
+        if any(joining is request for joining in self._joining.values()):
             self._dropped.append(request)
-        elif found := [group for group, one in self._groups.items() if one is request]:
-            self._ended(found)
+        elif groups:
+            self._ended(groups)
         else:
             super().drop(request)
 
-    def value(self, length: int, search_score: Sequence[float | None]) -> float:
-        """The judgement of one text that a batch of one slot has read.
+    def value(self, length: int, scores: Sequence[float | None]) -> float:
+        """The value of one text that a batch of one slot has read.
 
         Args:
             length: tokens of the answer.
-            judged: what each of them added, where language models judge.
+            scores: what each of them added, where language models judge.
 
         Raises:
             FormulaError: it is NaN.
         """
-        self.batch.search_score[0] = sum(one or 0.0 for one in search_score)
+        self.batch.search_score[0] = sum(score or 0.0 for score in scores)
         value = float(self._values([length])[0])
         if math.isnan(value):
-            raise self._wrong()
+            raise self._nan()
         return value
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
@@ -144,8 +146,8 @@ class SearchScheduler(Scheduler):
         self.batch.finish(slots)
         return [group.best for group in groups]
 
-    def _judge(self) -> None:
-        """Tell the groups that are due what their answers are worth, and move their rows."""
+    def _select(self) -> None:
+        """Give the groups that are due the values of their answers, and move their rows."""
         due = [group for group in self._groups if group.due and group.best.error is None]
         if not due:
             return
@@ -158,39 +160,40 @@ class SearchScheduler(Scheduler):
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         for group in due:
             slots = self._slots(group)
-            said = [values[slot] for slot in slots]
-            if any(math.isnan(value) for value in said):
-                group.best.fail(self._wrong())
+            own = [values[slot] for slot in slots]
+            if any(math.isnan(value) for value in own):
+                group.best.fail(self._nan())
                 continue
-            chosen, written = group.search_score(said)
+            chosen, rewritten = group.select(own)
             if not group.over:
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
-                rewrites |= dict(zip(slots, written, strict=False))
+                rewrites |= dict(zip(slots, rewritten, strict=False))
         copy_slots(batch, sources)
         rewrite(batch, rewrites)
 
     @torch.no_grad()
     def _values(self, lengths: Sequence[int]) -> Tensor:
-        """``(slots,)`` the judgement of every text so far."""
+        """``(slots,)`` the value of every text so far."""
         batch, r = self.batch, self._stage.r
-        if self._engine.bound.rewards[self._place][0].language:
+        if self._engine.bound.rewards[self._address][0].language:
             return batch.search_score[: batch.count]
         total = torch.zeros(batch.count, device=batch.device)
-        here = slice(batch.count)
+        used = slice(batch.count)
         for row_map in batch.row_maps:
-            if row_map.term.place == self._place and row_map.live:
+            if row_map.term.place == self._address and row_map.live:
                 outputs = text_rewards(batch, row_map.term.lane, lengths)
-                coefficient = batch.values[here, self._plan.columns[r.parts[row_map.number][0]]]
-                total += torch.where(row_map.present, coefficient * labelled(outputs, row_map), 0.0)
+                column = self._plan.columns[r.parts[row_map.number][0]]
+                weighed = batch.values[used, column] * labelled(outputs, row_map)
+                total += torch.where(row_map.present, weighed, 0.0)
         if r.shift is not None:
-            total += batch.values[here, self._plan.columns[r.shift]]
+            total += batch.values[used, self._plan.columns[r.shift]]
         return total
 
-    def _wrong(self) -> FormulaError:
-        bound_terms = self._engine.bound.rewards[self._place]
-        names = " or ".join(str(bound_term.term) for bound_term in bound_terms)
-        return self._plan.error(f"{names} gave NaN", self._plan.spans[bound_terms[0].term])
+    def _nan(self) -> FormulaError:
+        terms = self._engine.bound.rewards[self._address]
+        names = " or ".join(str(term.term) for term in terms)
+        return self._plan.error(f"{names} gave NaN", self._plan.spans[terms[0].term])
 
     def _slots(self, group: Group) -> list[int]:
         """Where a group's answers are; slots change when others leave."""

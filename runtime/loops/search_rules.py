@@ -1,7 +1,7 @@
-"""Groups: one request's answers in the making, and what each search does when they are judged.
+"""Search rules: one request's answers in the making, and what each search keeps of them.
 
-A group is told the tokens that its rows have drawn and, when it asks to be, what the judge says of
-its answers so far; it answers with what each row goes on with. No tensors in here.
+A group takes the tokens that its rows have drawn and, when it is due, the values of its answers so
+far; it returns what each row goes on with. No tensors in here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Group(Protocol):
     Attributes:
         answers: one per row.
         best: the answer of the request, once the group is over.
-        due: whether its answers are to be judged before the next step.
+        due: whether its answers are to be valued before the next step.
     """
 
     answers: list[Answer]
@@ -40,8 +40,8 @@ class Group(Protocol):
     def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
         """A token per row, and whether its scores were unsure; the rows that stand still."""
 
-    def search_score(self, values: Sequence[float]) -> Move:
-        """What each row goes on with, after the judge has said what its answer is worth."""
+    def select(self, values: Sequence[float]) -> Move:
+        """What each row goes on with, given the value of its answer."""
 
 
 def group_of(
@@ -95,7 +95,7 @@ class Blocks:
         self.due = self.over or self.steps % self.length == 0
         return ended
 
-    def search_score(self, values: Sequence[float]) -> Move:
+    def select(self, values: Sequence[float]) -> Move:
         """The best beams, repeated; a text that was drawn twice counts once."""
         self.due = False
         order = sorted(range(len(values)), key=lambda i: -values[i])
@@ -127,9 +127,9 @@ class Rule:
         """Whether an answer goes on.
 
         Args:
-            value: what the judge says of it.
-            first: what the judge said of the prompt.
-            share: of the tokens that the answer may have, how many it has.
+            value: of the answer.
+            first: the value of the prompt.
+            share: of the tokens that the answer may have, the part that it has.
             luck: a number in [0, 1) drawn for this.
         """
         start = (1 - self.alpha) * first + self.alpha * self.target
@@ -142,7 +142,7 @@ class Rule:
 class Segments:
     """Segments drawn until one is accepted (CARDS, Algorithm 1; Li et al. 2024).
 
-    Several rows draw the next candidates side by side; they are asked in their order, and a
+    Several rows draw the next candidates side by side; they are tried in their order, and a
     candidate's noise is its own, so that the number of rows changes no answer.
     """
 
@@ -151,9 +151,9 @@ class Segments:
         self.best = answers[0].copied(answers[0].request)  # what is accepted so far
         self.due = True  # the prompt alone comes first
         self._first: float | None = None
-        self._judged = 0.0  # of what is accepted
+        self._score = 0.0  # of what is accepted
         self._tried = 0
-        self._found: tuple[float, Answer] | None = None  # the best of the rejected
+        self._best_rejected: tuple[float, Answer] | None = None  # the best of the rejected
         self._held: list[bool] = []
 
     @property
@@ -175,24 +175,24 @@ class Segments:
         self.due = all(self._held)
         return still
 
-    def search_score(self, values: Sequence[float]) -> Move:
+    def select(self, values: Sequence[float]) -> Move:
         """The first answer that is accepted, in every row; or new noise for all of them."""
         rows = len(self.answers)
         if self._first is None:
-            self._first = self._judged = values[0]
+            self._first = self._score = values[0]
             return self._again(range(rows), len(self.best.tokens))
         started = len(self.best.tokens)
         for answer, value in zip(self.answers, values, strict=True):
-            if self._found is None or value > self._found[0]:
-                self._found = (value, answer)
-            given_up = self._tried == self._rule.retries
-            if given_up or self._accepts(answer, value):
-                self._judged, self.best = self._found if given_up else (value, answer)
-                here = next((j for j, a in enumerate(self.answers) if a is self.best), None)
-                self._tried, self._found = 0, None
-                if here is None:
+            if self._best_rejected is None or value > self._best_rejected[0]:
+                self._best_rejected = (value, answer)
+            exhausted = self._tried == self._rule.retries
+            if exhausted or self._accepts(answer, value):
+                self._score, self.best = self._best_rejected if exhausted else (value, answer)
+                row = next((j for j, a in enumerate(self.answers) if a is self.best), None)
+                self._tried, self._best_rejected = 0, None
+                if row is None:
                     return self._again(range(rows), started)
-                return self._again([here] * rows, len(self.best.tokens))
+                return self._again([row] * rows, len(self.best.tokens))
             self._tried += 1
         return self._again(range(rows), started)
 
@@ -211,7 +211,7 @@ class Segments:
             seed_key(self._seed, self._number(start, self._tried + i))
             for i in range(len(self.answers))
         ]
-        return sources, [Rewrite(self.best.tokens, read, key, self._judged) for key in keys]
+        return sources, [Rewrite(self.best.tokens, read, key, self._score) for key in keys]
 
     def _number(self, start: int, tried: int) -> int:
         """A candidate's number among all of the request's."""

@@ -100,7 +100,9 @@ class Answer:
             self.finish_reason = "eos"
         elif self.request.stops and self._stopped():
             self.finish_reason = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens or self._full(token):
+        elif len(self.tokens) >= self.request.max_new_tokens or (
+            self.request.rooms and self._full(token)
+        ):
             self.finish_reason = "length"
 
     @property

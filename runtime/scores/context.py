@@ -1,4 +1,4 @@
-"""What one step knows: the rows' numbers, the lanes to read, and what has gone wrong so far."""
+"""What one step knows: the rows' numbers, the lanes to run, and what has gone wrong so far."""
 
 from __future__ import annotations
 
@@ -12,35 +12,46 @@ from torch.nn.functional import pad
 
 from ...formula.nodes import Scalar, StageAddress, Staged
 from ...formula.terms import Term
+from .logprobs import Logits
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
 
-class Range(NamedTuple):
-    """What the host knows of a number: its least and its largest value over the rows."""
+class Number(NamedTuple):
+    """A number of the plan over the rows of a batch: its values, and what the host knows of them.
 
-    least: float
+    Attributes:
+        values: ``(slots, 1)`` float32.
+        most: the largest.
+        idle: whether it is 0 for every row.
+        splits: whether it may be 0 for some rows and not for others.
+        positive: whether it is above 0 for every row, in float32 too.
+        one: whether it is 1 for every row.
+    """
+
+    values: Tensor
     most: float
+    idle: bool
+    splits: bool
+    positive: bool
+    one: bool
 
-    @property
-    def idle(self) -> bool:
-        """Whether it is 0 for every row."""
-        return self == (0, 0)
 
-    @property
-    def splits(self) -> bool:
-        """Whether it may be 0 for some rows and not for others."""
-        return self.least <= 0 <= self.most and self.least != self.most
+def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[Number]:
+    """The numbers of a batch, one per column.
 
-    @property
-    def positive(self) -> bool:
-        """Whether it is above 0 for every row, in float32 too."""
-        return self.least > TINY
-
-    @property
-    def one(self) -> bool:
-        """Whether it is 1 for every row."""
-        return self == (1, 1)
+    Args:
+        values: ``(slots, columns)`` float32.
+        rows: the same on the host, a row per request.
+    """
+    numbers = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        low, high = min(column), max(column)
+        numbers.append(Number(
+            values[:, number : number + 1], high, low == high == 0,
+            low <= 0 <= high and low != high, low > TINY, low == high == 1,
+        ))  # fmt: skip
+    return numbers
 
 
 Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which must not hold itself
@@ -75,48 +86,52 @@ class Context:
     """Everything that a step's operators and stages may look at besides scores.
 
     Attributes:
-        values: ``(slots, scalars)`` float32, the plan's numbers for each row.
-        columns: which column of ``values`` holds which number.
-        terms: the scores of each term; calling one reads its lane, if any row needs it. Nothing
-            here holds the context: a step's tensors go when the step ends, and not later.
-        ranges: what the host knows of each column.
+        values: ``(slots, numbers)`` float32, the plan's numbers for each row.
+        numbers: the same, a column each, with what the host knows of it.
+        columns: which column holds which number.
+        terms: the scores of each term; calling one runs its lane, if any row needs it. Nothing
+            here holds the context: a step's tensors are freed when the step ends.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
+        unreadable: ``(slots, V)`` bool, tokens that may not be drawn, for some model of the row
+            cannot read them; None where every model reads every token.
         rewarders: per stage that reranks, where any row has a weight on it.
-        forced: ``(slots,)`` the tokens that come next whatever the scores, when scoring a text.
+        search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
-        ahead: reads the lanes that the step reads whatever its conditions say.
-        asks: whether the step may ask the device which sides of a condition are needed.
+        next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
+            text.
+        syncs: whether the step may ask the device which sides of a condition are needed.
+        logits: what the lanes gave, by their numbers, once they have run.
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
-        judges: the seats of the language models that a search judges by, and their scores.
-        unsure: ``(slots,)`` int64, whether the scores were unsure, where a search asks for it.
-        asked: per stage that reranks, the ``(slots, k)`` candidates of this step.
+        unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
+        candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
-        record: what the stages did, where somebody asks for it.
+        record: what the stages did, for an explanation.
     """
 
     values: Tensor
+    numbers: Sequence[Number]
     columns: Mapping[Scalar, int]
     terms: Mapping[Term, Reading]
-    ranges: Sequence[Range]
     steps: Tensor
     vocabulary: int
     width: int
     seen: Tensor | None = None
+    unreadable: Tensor | None = None
     rewarders: Mapping[StageAddress, Rewarder] = field(default_factory=dict)
-    next_tokens: Tensor | None = None
+    search_terms: Sequence[tuple[Any, Reading]] = ()
     texts: Callable[[], list[Tensor]] = list
-    ahead: Callable[[Context], None] = lambda context: None
-    asks: bool = True
+    next_tokens: Tensor | None = None
+    syncs: bool = True
+    logits: dict[Any, Logits] = field(default_factory=dict)
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
-    search_terms: list[tuple[Any, Reading]] = field(default_factory=list)
     unsure: list[Tensor] = field(default_factory=list)
-    asked: dict[StageAddress, Tensor] = field(default_factory=dict)
+    candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
     record: Record | None = None
 
@@ -127,8 +142,8 @@ class Context:
         yield
         self.wanted = before
 
-    def nothing(self) -> Tensor:
-        """Zeros: a sum in which no row has a coefficient, or a term that no row depends on."""
+    def zeros(self) -> Tensor:
+        """Scores of a sum in which no row has a coefficient, or of a term that no row needs."""
         return self.values.new_zeros(self.values.shape[0], self.width)
 
     def tokens(self, scores: Tensor) -> Tensor:
@@ -140,19 +155,18 @@ class Context:
         more = self.width - self.vocabulary
         return pad(scores, (0, more), value=-float("inf")) if more else scores
 
+    def known(self, scalar: Scalar) -> Number:
+        """A number of the plan, with what the host knows of it."""
+        return self.numbers[self.columns[scalar]]
+
     def number(self, scalar: Scalar) -> Tensor:
         """``(slots, 1)`` a number's value for each row."""
-        column = self.columns[scalar]
-        return self.values[:, column : column + 1]
+        return self.known(scalar).values
 
     def widest(self, scalar: Scalar, limit: int) -> int:
         """The largest value over the rows of a number that counts tokens, at most ``limit``."""
-        return min(int(self.range(scalar).most), limit)
+        return min(int(self.known(scalar).most), limit)
 
     def runs(self, scalar: Scalar | None) -> bool:
         """Whether what this number multiplies matters to any row."""
-        return scalar is None or not self.range(scalar).idle
-
-    def range(self, scalar: Scalar) -> Range:
-        """What the host knows of a number."""
-        return self.ranges[self.columns[scalar]]
+        return scalar is None or not self.known(scalar).idle

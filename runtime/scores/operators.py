@@ -1,208 +1,282 @@
-"""What each operator does to scores: the walk from a plan to one tensor of scores per step.
+"""What each operator does to scores: a plan becomes one function of a step's context.
 
-Tensors in, tensors out, a row per slot. The one place that asks the device is ``where``: it does
-not read the lanes of a side that no row takes.
+Made once per plan, so that a step looks nothing up. Tensors in, tensors out, a row per slot. The
+one place that asks the device is ``where``: it does not run the lanes of a side that no row takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import reduce, singledispatch
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
+from ...formula.terms import Term
 from ...formula.words.operators import (
     Debias,
     Max,
     Mean,
     Min,
     Mix,
+    Operator,
     Plausible,
     PowerMean,
     Temp,
     Where,
 )
-from .context import Context
+from .context import Context, Reading
 from .logprobs import LOWEST, entropy, from_up, log_softmax, parted
 from .stages import chain
 
 LEAST = 1e-30  # powers closer to 0 than this have their limit's value
 FARTHEST = 1e3  # a constant beyond this would leave float32 no digits for the differences
+Columns: TypeAlias = Mapping[Scalar, int]
 
 
 @singledispatch
-def evaluate(node: Any, context: Context) -> Tensor:
-    """The scores of a node of the plan, ``(slots, V)``, which nobody may write to."""
+def scorer(node: Any, columns: Columns) -> Reading:
+    """The function that gives a node's scores, ``(slots, V)``, which nobody may write to.
+
+    Args:
+        node: of the plan.
+        columns: which column of the plan's numbers holds which.
+    """
     raise TypeError(f"no scores for {node}")
 
 
-@evaluate.register
-def _(node: Read, context: Context) -> Tensor:
-    return context.terms[node.term](context)
+def evaluate(node: Any, context: Context) -> Tensor:
+    """The scores of one node, ``(slots, V)``, for those who look into a step."""
+    return scorer(node, context.columns)(context)
 
 
-@evaluate.register
-def _(node: Linear, context: Context) -> Tensor:
+@scorer.register
+def _(node: Read, columns: Columns) -> Reading:
+    term = node.term
+    return lambda context: context.terms[term](context)
+
+
+@scorer.register
+def _(node: Linear, columns: Columns) -> Reading:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
-    total: Tensor | None = None
-    excluded: list[Tensor] = []
-    for coefficient, part in node.parts:
-        if not context.runs(coefficient):
-            continue
-        scores, weight = _weighed(coefficient, part, context), context.number(coefficient)
-        if not context.range(coefficient).positive:
-            scores, hidden = parted(scores)
-            excluded.append(torch.where(weight != 0, hidden, 0.0))
-        if total is None:
-            total = scores if context.range(coefficient).one else scores * weight
-        else:
-            total = total.addcmul(scores, weight)
-    if total is None:  # every coefficient is 0 for every row
-        total = context.nothing()
-    if node.shift is not None:
-        total = total + context.number(node.shift)
-    return sum(excluded, total)
+    parts = [(columns[number], _weighted(number, part, columns)) for number, part in node.parts]
+    shift = None if node.shift is None else columns[node.shift]
+
+    def scores(context: Context) -> Tensor:
+        total: Tensor | None = None
+        excluded: list[Tensor] = []
+        for column, part in parts:
+            number = context.numbers[column]
+            if number.idle:
+                continue
+            each = context.terms[part](context) if isinstance(part, Term) else part(context)
+            if not number.positive:
+                each, hidden = parted(each)
+                excluded.append(torch.where(number.values != 0, hidden, 0.0))
+            if total is None:
+                total = each if number.one else each * number.values
+            else:
+                total = total.addcmul(each, number.values)
+        if total is None:  # every coefficient is 0 for every row
+            total = context.zeros()
+        if shift is not None:
+            total = total + context.numbers[shift].values
+        return sum(excluded, total)
+
+    return scores
 
 
-@evaluate.register
-def _(node: Staged, context: Context) -> Tensor:
-    if node not in context.staged:  # a reward model is asked once, however often it is written
-        with context.only(None):  # kept for every place where it is written
-            head = context.tokens(evaluate(node.head, context))
-            context.staged[node] = context.padded(chain(head, context, node, node.stages))
-    return context.staged[node]
+@scorer.register
+def _(node: Staged, columns: Columns) -> Reading:
+    head = scorer(node.head, columns)
+
+    def scores(context: Context) -> Tensor:
+        if node not in context.staged:  # a reward model runs once, however often it is written
+            with context.only(None):  # kept for every place where it is written
+                before = context.tokens(head(context))
+                context.staged[node] = context.padded(chain(before, context, node, node.stages))
+        return context.staged[node]
+
+    return scores
 
 
-@evaluate.register
-def _(node: Max, context: Context) -> Tensor:
-    """Excluded where every part excludes."""
-    return reduce(torch.maximum, (evaluate(part, context) for part in node.parts))
+@scorer.register
+def _(node: Operator, columns: Columns) -> Reading:
+    """Every part scored, every number looked up, then the operator's rule over them."""
+    rule = _RULES[type(node)]
+    values = [getattr(node, item.name) for item in fields(node)]
+    if isinstance(node, Max | Min):
+        [values] = values
+    scores = [scorer(value, columns) for value in values if not isinstance(value, Scalar)]
+    numbers = [columns[value] for value in values if isinstance(value, Scalar)]
+    return lambda context: rule(
+        context,
+        *[part(context) for part in scores],
+        *[context.numbers[column].values for column in numbers],
+    )
 
 
-@evaluate.register
-def _(node: Min, context: Context) -> Tensor:
-    """Excluded where any part excludes."""
-    return reduce(torch.minimum, (evaluate(part, context) for part in node.parts))
-
-
-@evaluate.register
-def _(node: Mix, context: Context) -> Tensor:
+@scorer.register
+def _(node: Mix, columns: Columns) -> Reading:
     """Where every weight is 0, every token is excluded."""
-    parts = [
-        log_softmax(_weighed(weight, part, context)).add_(context.number(weight).log())
-        for weight, part in node.parts
-        if context.runs(weight)
-    ]
-    return reduce(torch.logaddexp, parts) if parts else context.nothing().fill_(-torch.inf)
+    parts = [(columns[weight], _weighed(weight, part, columns)) for weight, part in node.parts]
+
+    def scores(context: Context) -> Tensor:
+        mixed = [
+            log_softmax(part(context)).add_(context.numbers[column].values.log())
+            for column, part in parts
+            if not context.numbers[column].idle
+        ]
+        return reduce(torch.logaddexp, mixed) if mixed else context.zeros().fill_(-torch.inf)
+
+    return scores
 
 
-@evaluate.register
-def _(node: PowerMean, context: Context) -> Tensor:
+@scorer.register
+def _(node: PowerMean, columns: Columns) -> Reading:
     """``log (sum_i w_i exp(p x_i))^(1/p)``, by how far each power is from the largest of them.
 
     In that way no digits are lost, however close p is to 0. Where the weights add up to W, log(W)/p
     is the same for every token; it is cut where it would swamp the scores. Where every weight is 0,
     every token is excluded.
     """
-    parts = [(number, part) for number, part in node.parts if context.runs(number)]
-    if not parts:
-        return context.nothing().fill_(-torch.inf)
-    p, weights = context.number(node.p), [context.number(number) for number, _ in parts]
-    power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
-    powers = [log_softmax(_weighed(*part, context)).mul_(power) for part in parts]
-    for i, (number, _) in enumerate(parts):
-        if not context.range(number).positive:
-            powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
-    total = sum(weights, torch.zeros_like(p))
-    whole = torch.where(total > 0, total, 1.0)
-    largest = reduce(torch.maximum, powers)
-    around = largest.clamp(min=LOWEST, max=-LOWEST)
-    spread = (powers[0] - around).expm1_().mul_(weights[0] / whole)
-    for weight, one in zip(weights[1:], powers[1:], strict=True):
-        spread.addcmul_(one.sub_(around).expm1_(), weight / whole)
-    mean = spread.clamp_(min=-1 + 2**-24).log1p_().add_(largest).div_(power)
-    unit = (whole - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
-    constant = (whole.log() / power).clamp_(-FARTHEST, FARTHEST)
-    mean.add_(torch.where((p == 0) | unit, 0.0, constant))
-    if any(context.range(number).positive for number, _ in parts):
-        return mean
-    return torch.where(total > 0, mean, -torch.inf)
+    parts = [(columns[weight], _weighed(weight, part, columns)) for weight, part in node.parts]
+    p_column = columns[node.p]
+
+    def scores(context: Context) -> Tensor:
+        numbers = [(context.numbers[column], part) for column, part in parts]
+        running = [(number, part) for number, part in numbers if not number.idle]
+        if not running:
+            return context.zeros().fill_(-torch.inf)
+        p, weights = context.numbers[p_column].values, [number.values for number, _ in running]
+        power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
+        powers = [log_softmax(part(context)).mul_(power) for _, part in running]
+        for i, (number, _) in enumerate(running):
+            if not number.positive:
+                powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
+        total = sum(weights, torch.zeros_like(p))
+        divisor = torch.where(total > 0, total, 1.0)
+        largest = reduce(torch.maximum, powers)
+        around = largest.clamp(min=LOWEST, max=-LOWEST)
+        spread = (powers[0] - around).expm1_().mul_(weights[0] / divisor)
+        for weight, each in zip(weights[1:], powers[1:], strict=True):
+            spread.addcmul_(each.sub_(around).expm1_(), weight / divisor)
+        mean = spread.clamp_(min=-1 + 2**-24).log1p_().add_(largest).div_(power)
+        unit = (divisor - 1).abs() < 1e-6  # the weights are float32, and 1 is what was meant
+        constant = (divisor.log() / power).clamp_(-FARTHEST, FARTHEST)
+        mean.add_(torch.where((p == 0) | unit, 0.0, constant))
+        if any(number.positive for number, _ in running):
+            return mean
+        return torch.where(total > 0, mean, -torch.inf)
+
+    return scores
 
 
-@evaluate.register
-def _(node: Mean, context: Context) -> Tensor:
-    return log_softmax(evaluate(node.x, context) / context.number(node.total))
+@scorer.register
+def _(node: Where, columns: Columns) -> Reading:
+    """Rows that do not take the side in which this stands decide nothing about what is run."""
+    holds_of = conditioner(node.condition, columns)
+    left, right = scorer(node.x, columns), scorer(node.y, columns)
+
+    def scores(context: Context) -> Tensor:
+        holds = holds_of(context).expand(context.values.shape[0], 1)
+        wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
+        for_x, for_y = holds & wanted, ~holds & wanted
+        any_x = any_y = True
+        if context.syncs:
+            any_x, any_y = torch.stack((for_x.any(), for_y.any())).tolist()
+        if not (any_x or any_y):
+            return context.zeros()
+        if not (any_x and any_y):
+            return (left if any_x else right)(context)
+        with context.only(for_x):
+            x = left(context)
+        with context.only(for_y):
+            y = right(context)
+        return torch.where(holds, x, y)
+
+    return scores
 
 
-@evaluate.register
-def _(node: Temp, context: Context) -> Tensor:
-    return log_softmax(evaluate(node.x, context) / context.number(node.t))
+def _normalised(context: Context, x: Tensor, divisor: Tensor) -> Tensor:
+    return log_softmax(x / divisor)
 
 
-@evaluate.register
-def _(node: Plausible, context: Context) -> Tensor:
-    scores = context.tokens(evaluate(node.x, context))
-    lowest = scores.amax(dim=-1, keepdim=True) + context.number(node.alpha).log()
-    return context.padded(from_up(scores, lowest))
+def _plausible(context: Context, x: Tensor, alpha: Tensor) -> Tensor:
+    tokens = context.tokens(x)
+    return context.padded(from_up(tokens, tokens.amax(dim=-1, keepdim=True) + alpha.log()))
 
 
-@evaluate.register
-def _(node: Debias, context: Context) -> Tensor:
+def _debiased(context: Context, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
     """Schick et al. 2021: a token that y likes better than x does falls, by lam times how much."""
-    x, y = evaluate(node.x, context), evaluate(node.y, context)
-    biased = x.exp().sub_(y.exp()).clamp_(max=0).mul_(context.number(node.lam))
-    return log_softmax(biased.add_(x))
+    return log_softmax(x.exp().sub_(y.exp()).clamp_(max=0).mul_(lam).add_(x))
 
 
-@evaluate.register
-def _(node: Where, context: Context) -> Tensor:
-    """Rows that do not take the side in which this stands have no say in what is read."""
-    holds = condition(node.condition, context).expand(context.values.shape[0], 1)
-    wanted = torch.ones_like(holds) if context.wanted is None else context.wanted
-    for_x, for_y = holds & wanted, ~holds & wanted
-    some_x = some_y = True
-    if context.asks:
-        some_x, some_y = torch.stack((for_x.any(), for_y.any())).tolist()
-    if not (some_x or some_y):
-        return context.nothing()
-    if not (some_x and some_y):
-        return evaluate(node.x if some_x else node.y, context)
-    with context.only(for_x):
-        x = evaluate(node.x, context)
-    with context.only(for_y):
-        y = evaluate(node.y, context)
-    return torch.where(holds, x, y)
+_RULES: dict[type[Operator], Callable[..., Tensor]] = {
+    Max: lambda context, *parts: reduce(torch.maximum, parts),  # excluded where every part is
+    Min: lambda context, *parts: reduce(torch.minimum, parts),  # excluded where any part is
+    Mean: _normalised,
+    Temp: _normalised,
+    Plausible: _plausible,
+    Debias: _debiased,
+}
 
 
-def _weighed(number: Scalar, part: Any, context: Context) -> Tensor:
-    """A part's scores, read for the rows that give it a weight."""
-    if isinstance(part, Read) or not context.range(number).splits:
-        return evaluate(part, context)
-    rows = context.number(number) != 0
-    with context.only(rows if context.wanted is None else rows & context.wanted):
-        return evaluate(part, context)
+def _weighted(number: Scalar, part: Any, columns: Columns) -> Term | Reading:
+    """A term as it is, for a sum looks it up by itself; else what gives the part's scores."""
+    return part.term if isinstance(part, Read) else _weighed(number, part, columns)
+
+
+def _weighed(number: Scalar, part: Any, columns: Columns) -> Reading:
+    """What gives a part's scores, evaluated for the rows that give it a weight."""
+    column, scores = columns[number], scorer(part, columns)
+    if isinstance(part, Read):
+        return scores
+
+    def weighed(context: Context) -> Tensor:
+        if not context.numbers[column].splits:
+            return scores(context)
+        rows = context.numbers[column].values != 0
+        with context.only(rows if context.wanted is None else rows & context.wanted):
+            return scores(context)
+
+    return weighed
+
+
+def conditioner(node: Condition, columns: Columns) -> Reading:
+    """What gives a condition as ``(slots, 1)`` bool, or one side of a comparison as float."""
+    match node:
+        case Scalar():
+            column = columns[node]
+            return lambda context: context.numbers[column].values
+        case State(name="step"):
+            return lambda context: context.steps[:, None].float()
+        case State(name=name, of=of):
+            scores = scorer(of, columns)
+
+            def state(context: Context) -> Tensor:
+                logprobs = context.tokens(log_softmax(scores(context)))
+                if name == "max_prob":
+                    return logprobs.amax(dim=-1, keepdim=True).exp()
+                return entropy(logprobs)
+
+            return state
+        case Predicate(op, parts):
+            first, *rest = (conditioner(part, columns) for part in parts)
+            operation = _OPERATIONS[op, min(len(parts), 2)]
+            if not rest:
+                return lambda context: operation(first(context))
+            return lambda context: reduce(
+                operation, [part(context) for part in rest], first(context)
+            )
 
 
 def condition(node: Condition, context: Context) -> Tensor:
-    """``(slots, 1)``: a condition as bool, or one side of a comparison as float."""
-    match node:
-        case Scalar():
-            return context.number(node)
-        case State(name="step"):
-            return context.steps[:, None].float()
-        case State(name=name, of=of):
-            logprobs = context.tokens(log_softmax(evaluate(of, context)))
-            if name == "max_prob":
-                return logprobs.amax(dim=-1, keepdim=True).exp()
-            return entropy(logprobs)
-        case Predicate(op, parts):
-            first, *rest = (condition(part, context) for part in parts)
-            if not rest:
-                return _OPERATIONS[op, 1](first)
-            return reduce(_OPERATIONS[op, 2], rest, first)
+    """A condition's value in one step, for those who look into it."""
+    return conditioner(node, context.columns)(context)
 
 
 _OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {

@@ -34,7 +34,7 @@ def chain(
     return scores
 
 
-def moves_winner(place: StageAddress, stage: Stage | None) -> bool:
+def moves_winner(address: StageAddress, stage: Stage | None) -> bool:
     """Whether the chosen token is always one of the candidates, so that its cache can be moved.
 
     Elsewhere (other tokens stay, the formula goes on around it, the text's own reward is asked for)
@@ -42,30 +42,30 @@ def moves_winner(place: StageAddress, stage: Stage | None) -> bool:
     """
     if not isinstance(stage, Rerank):
         return False
-    return place[0] is None and stage.keep == "candidates" and stage.norm != "prefix"
+    return address[0] is None and stage.keep == "candidates" and stage.norm != "prefix"
 
 
 @singledispatch
-def apply(stage: Stage, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def apply(stage: Stage, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """What a stage makes of the scores; those that it is given stay as they are."""
     raise TypeError(f"no step for the stage {stage}")
 
 
 @apply.register
-def _(stage: Search, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: Search, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """A search judges whole texts and leaves the scores as they are."""
     return scores
 
 
 @apply.register
-def _(stage: TopK, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     width = context.widest(stage.k, scores.shape[-1])
     last = context.number(stage.k).long().clamp(max=width) - 1
     return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
 
 
 @apply.register
-def _(stage: TopP, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """Of tokens that tie for the last place, those with the lowest ids are kept."""
     order = ascending(scores)
     mass = order.softmax(dim=-1).cumsum_(dim=-1)
@@ -78,18 +78,18 @@ def _(stage: TopP, scores: Tensor, context: Context, place: StageAddress) -> Ten
 
 
 @apply.register
-def _(stage: MinP, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: MinP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
     return from_up(scores, lowest)
 
 
 @apply.register
-def _(stage: Temperature, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: Temperature, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     return scores / context.number(stage.t)
 
 
 @apply.register
-def _(stage: RepetitionPenalty, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: RepetitionPenalty, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     assert context.seen is not None
     x = context.number(stage.x)
     penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
@@ -97,53 +97,53 @@ def _(stage: RepetitionPenalty, scores: Tensor, context: Context, place: StageAd
 
 
 @apply.register
-def _(stage: Rerank, scores: Tensor, context: Context, place: StageAddress) -> Tensor:
+def _(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """ARGS, Algorithm 1: ``score(v) = LM(v | x) + w * r([x, v])`` over the top k."""
     width = context.widest(stage.k, scores.shape[-1])
     best = scores.topk(width, dim=-1)
-    term_parallel = torch.arange(width, device=scores.device)
-    kept = (term_parallel < context.number(stage.k)) & (best.values != -torch.inf)
+    order = torch.arange(width, device=scores.device)
+    kept = (order < context.number(stage.k)) & (best.values != -torch.inf)
     values = best.values
     if context.runs(stage.w):
-        rewards, before = _asked(stage, place, best.indices, context)
-        reward, weight = _reward(stage, rewards, before, context, kept), context.number(stage.w)
-        context.broken["stage", place] = (reward.isnan() & kept & (weight != 0)).any(-1)
+        rewards, before = _rewards(stage, address, best.indices, context)
+        reward, weight = _total(stage, rewards, before, context, kept), context.number(stage.w)
+        context.broken["stage", address] = (reward.isnan() & kept & (weight != 0)).any(-1)
         added = torch.where(weight != 0, weight * reward, 0.0)
         values = values + added
         if context.record is not None:
-            context.record.rewards[place] = best.indices, rewards, added.masked_fill(~kept, 0.0)
+            context.record.rewards[address] = best.indices, rewards, added.masked_fill(~kept, 0.0)
     if stage.keep == "all":
         return scores.scatter(1, best.indices, torch.where(kept, values, best.values))
     nothing = torch.full_like(scores, -torch.inf)
     return nothing.scatter_(1, best.indices, values.masked_fill(~kept, -torch.inf))
 
 
-def commit(stage: Rerank, place: StageAddress, tokens: Tensor, context: Context) -> None:
+def commit(stage: Rerank, address: StageAddress, tokens: Tensor, context: Context) -> None:
     """Go on with the chosen tokens, ``(slots,)``, in a stage's reward models."""
-    rewarder = context.rewarders.get(place)
+    rewarder = context.rewarders.get(address)
     if rewarder is not None:
-        asked = context.asked.get(place)
+        candidates = context.candidates.get(address)
         chosen = torch.zeros_like(tokens)
-        if asked is not None:
-            chosen = (asked == tokens[:, None]).byte().argmax(dim=-1)
+        if candidates is not None:
+            chosen = (candidates == tokens[:, None]).byte().argmax(dim=-1)
         rewarder.keep(chosen, tokens)
 
 
-def _asked(
-    stage: Rerank, place: StageAddress, candidates: Tensor, context: Context
+def _rewards(
+    stage: Rerank, address: StageAddress, candidates: Tensor, context: Context
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """The rewards of candidates and of the texts, per reward model; zeros if no row weighs any."""
-    rewarder = context.rewarders.get(place)
+    rewarder = context.rewarders.get(address)
     if rewarder is None:
         zeros = torch.zeros_like(candidates, dtype=context.values.dtype)
         return [zeros for _ in stage.reward.parts], [zeros[:, 0] for _ in stage.reward.parts]
     if context.next_tokens is not None:
         candidates = torch.cat((candidates, context.next_tokens[:, None]), dim=1)
-    context.asked[place] = candidates
+    context.candidates[address] = candidates
     return rewarder.rewards(candidates)
 
 
-def _reward(
+def _total(
     stage: Rerank,
     rewards: list[Tensor],
     before: list[Tensor | None],

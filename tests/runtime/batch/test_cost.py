@@ -11,6 +11,7 @@ from peak import Peak
 
 import descant
 from descant.runtime.batch import memory
+from descant.runtime.engine.engine import ScheduledBatch, launch
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13]]
 
@@ -171,7 +172,7 @@ def test_what_a_step_made_is_gone_when_it_ends(compiled, formula) -> None:
     try:
         with Peak() as peak:
             for _ in range(6):
-                engine.advance(batch)
+                engine.collect(launch([ScheduledBatch(engine, batch)])[0])
                 held.append(peak.now)
     finally:
         gc.enable()

@@ -105,8 +105,8 @@ class Played:
     def _state(self) -> list[torch.Tensor]:
         """Every tensor that a step writes to and the next one reads."""
         batch = self._batch
-        found = [batch.steps, batch.judged, *([batch.seen] if batch.seen is not None else [])]
-        found += [there.share for there in batch.there.values()]
+        found = [batch.steps, batch.search_score, *([batch.seen] if batch.seen is not None else [])]
+        found += [columns.share for columns in batch.token_columns.values()]
         for lane in self._lanes:
             found += [lane.rows.texts, lane.rows.lengths, lane.rows.ends]
             found += lane._cache._tensors() if hasattr(lane, "_cache") else []
@@ -255,7 +255,7 @@ def test_lanes_that_do_not_wait_for_each_other_are_read_first_in_any_order(compi
         asked.append(len(reads))
         return [read() for read in reversed(reads)][::-1]
 
-    decoder.session.engine.step.beside = last_first
+    decoder.session.engine.step.run_forwards = last_first
     found = decoder.generate(PROMPTS, max_new_tokens=9)
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert set(asked) == {2}  # base and arm; strong is asked for by a condition

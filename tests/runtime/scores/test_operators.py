@@ -46,6 +46,7 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     given = {term: scores.to(device) for term, scores in said.items()}
     context.terms = {term: lambda _, scores=scores: scores for term, scores in given.items()}
     context.values, context.steps = context.values.to(device), context.steps.to(device)
+    context.numbers = [n._replace(values=n.values.to(device)) for n in context.numbers]
     if context.seen is not None:
         context.seen = context.seen.to(device)
     plan = decoder.session.bound.plan

@@ -1,0 +1,110 @@
+"""Teacher forcing: a step is scored, and then the caller's token takes the place of a draw.
+
+Every loop that chooses its tokens itself goes through here: scores along a completion,
+explanations, log-likelihoods, and rows whose tokens a caller picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..batch.batch import Batch
+from ..engine.engine import Engine
+from ..engine.step import alarms
+from ..requests.request import Request
+from ..scores.context import Context, Record
+
+
+def scored(
+    engine: Engine,
+    batch: Batch,
+    steps: Sequence[int],
+    next_tokens: Tensor | None = None,
+    record: Record | None = None,
+) -> tuple[Context, Tensor]:
+    """One step's context and its ``(slots, V)`` scores, of which nothing is drawn.
+
+    Args:
+        engine: whose step it is.
+        batch: its rows.
+        steps: per slot, the tokens of the answer so far, for an error.
+        next_tokens: ``(slots,)`` the tokens that come next whatever the scores.
+        record: is filled with what the stages did.
+
+    Raises:
+        FormulaError: NaN, or every token excluded.
+    """
+    context = engine.step.context(batch, next_tokens)
+    context.record = record
+    scores = engine.step.scores(batch, context)
+    check(engine, batch, batch.requests, context, scores, steps)
+    return context, scores
+
+
+def check(
+    engine: Engine,
+    batch: Batch,
+    requests: Sequence[Request],
+    context: Context,
+    scores: Tensor,
+    steps: Sequence[int],
+) -> None:
+    """Raise the first error of scores ``(rows, V)``, where they hold NaN or exclude every token."""
+    wrong = alarms(context, scores.amax(dim=-1)).tolist()
+    if any(wrong):
+        errors = engine.errors(batch, requests, wrong, list(context.broken), steps)
+        raise next(iter(errors.values()))
+
+
+def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]) -> None:
+    """Go on with one token per slot, whatever the scores were."""
+    engine.step.commit(batch, context, torch.tensor(tokens, device=batch.device))
+    if batch.token_columns:
+        batch.read_on(tokens)
+
+
+@torch.no_grad()
+def teacher_forced(
+    engine: Engine, request: Request, tokens: Sequence[int], record: bool = False
+) -> Iterator[tuple[Batch, Context, Tensor]]:
+    """Read given tokens, one after the other, whatever the scores are.
+
+    Args:
+        engine: of the plan.
+        request: whose tokens they are.
+        tokens: all but the last are read.
+        record: whether each context keeps what the stages did.
+
+    Yields:
+        Before each token: the batch, what the step knows, and the ``(1, V)`` scores.
+
+    Raises:
+        FormulaError: NaN, or a step in which every token is excluded.
+    """
+    with engine.turn():
+        batch = engine.begin([request], 1)
+        claim = engine.claim
+        batch.admit([request])
+        batch.read()
+    for step, token in enumerate(tokens):
+        with engine.turn(claim):
+            next_tokens = torch.tensor([token], device=batch.device)
+            kept = Record() if record else None
+            context, scores = scored(engine, batch, [step], next_tokens, kept)
+        yield batch, context, scores
+        if step < len(tokens) - 1:
+            with engine.turn(claim):
+                commit(engine, batch, context, [token])
+
+
+def scores_along(engine: Engine, request: Request, tokens: Sequence[int]) -> Tensor:
+    """Scores before each of the given tokens and after the last.
+
+    Returns:
+        ``(len(tokens) + 1, V)`` float32, minus infinity where a token is excluded.
+    """
+    steps = teacher_forced(engine, request, [*tokens, 0])  # the last is scored and never read
+    return torch.stack([scores[0] for _, _, scores in steps])
