@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from descant.serve.http import connection as wire
-from descant.serve.http import gate
+from descant.serve.http import connection as http_connection
+from descant.serve.http import guard
 
 PATHS = {
     "/v1/completions": {"model": "arms", "prompt": "x", "max_tokens": 1},
@@ -140,7 +140,7 @@ def told(connection: socket.socket) -> bytes:
 
 
 def test_silent_connections_are_closed(served, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "HEAD", 0.3)
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT", 0.3)
     crowd = [connected(served) for _ in range(100)]
     slow = connected(served)
     for letter in b"GET /health":
@@ -152,7 +152,7 @@ def test_silent_connections_are_closed(served, monkeypatch) -> None:
 
 
 def test_a_connection_that_asks_is_kept(served, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "HEAD", 0.2)
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT", 0.2)
     with connected(served) as connection:
         for _ in range(3):
             connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -191,7 +191,7 @@ def test_what_is_no_http_is_answered_in_the_same_shape(served, said) -> None:
 
 
 def test_a_body_may_not_trickle_for_ever(served, monkeypatch) -> None:
-    monkeypatch.setattr(gate, "BODY", 0.4)
+    monkeypatch.setattr(guard, "BODY", 0.4)
     with connected(served) as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"

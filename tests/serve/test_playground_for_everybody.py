@@ -169,7 +169,7 @@ def test_nothing_that_a_model_or_a_link_says_runs(opened) -> None:
 
 
 def test_the_policy_of_the_page_lets_nothing_else_run_or_load(intruded, site) -> None:
-    asked, failed, refused = intruded(site[0])
+    asked, failed, refused = intruded(site.url)
     foreign = [(url, "csp") for url in asked if "example.org" in url]
     assert foreign and foreign == failed, "refused before it is sent"
     assert len([text for text in refused if "Content Security Policy" in text]) == 2
