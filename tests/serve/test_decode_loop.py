@@ -11,6 +11,7 @@ import pytest
 from descant.grammar import FormulaError, Span
 from descant.inputs.runfile import RunFile
 from descant.models import ModelError
+from descant.serve.protocol.limits import Limits
 from descant.serve.protocol.messages import (
     Cancel,
     Command,
@@ -39,8 +40,7 @@ class Decoding:
     """A loop of which every turn is made by the test."""
 
     def __init__(self, run: RunFile) -> None:
-        start = Start(run.models, run.prompts, 2, 256, None, None, ())
-        self.jobs = Jobs(start, None, "cpu")
+        self.jobs = Jobs(Start(run, Limits(slots=2, max_model_len=256), ()))
         self.commands: SimpleQueue[tuple[int, Command]] = SimpleQueue()
         self.heard: list[StepUpdate] = []
         self.loop = DecodeLoop(self.jobs, self.commands, self.heard.append)

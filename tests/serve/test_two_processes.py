@@ -27,7 +27,7 @@ LONG = {"model": "base", "prompt": "How do I boil eggs?", "max_tokens": 200, "se
 SLOTS = ("--slots", "1")
 
 
-def streamed(url: str, rows: int = 8) -> Any:
+def streamed(url: str, rows: int) -> Any:
     """A stream of rows, one after the other, of which the first piece has come."""
     body = {**LONG, "n": rows, "stream": True}
     stream = httpx.stream("POST", url + PATH, json=body, timeout=60)
@@ -91,11 +91,11 @@ def test_a_decode_process_ends_with_its_parent() -> None:
 def test_ctrl_c_finishes_what_is_in_flight() -> None:
     with started(*SLOTS, code=STOPPED) as (url, process):
         helpers = children(process.pid)
-        _, lines = streamed(url)
+        _, lines = streamed(url, rows=3)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         ended = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         reasons = [one["choices"][0]["finish_reason"] for one in ended]
-        assert sum(reason is not None for reason in reasons) == 8
+        assert sum(reason is not None for reason in reasons) == 3
         process.wait(20)
         wait(lambda: not any(map(alive, helpers)), 2)
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
+from ...formula import Names, make_plan
 from ...formula.words.stages import STAGES, Search, Stage
 from ...grammar import Argument, Call, FormulaError, Name, Pipeline, parse, text
 from ...inputs.runfile import RunFile
@@ -72,14 +73,16 @@ class FormulaCache:
         """The commands that compile the formulas of the run file.
 
         Raises:
-            FormulaError: one cannot be parsed.
+            FormulaError: anything wrong with one, before any process is started.
         """
-        commands = []
-        for formula in self._run.named.values():
+        commands, run = [], self._run
+        names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
+        for formula in run.named.values():
+            make_plan(formula, names)
             key, _ = self._key(formula, {})
             if key not in self._entries:
                 self._entries[key] = _Entry(next(self._numbers), None)
-                commands.append(Compile(self._entries[key].number, formula, self._run.params))
+                commands.append(Compile(self._entries[key].number, formula, run.params))
         return commands
 
     def arguments(self, ref: FormulaRef) -> dict[str, Any]:
@@ -158,12 +161,7 @@ class FormulaCache:
 
 
 def with_sampling(tree: Any, temperature: str, top_p: str) -> str:
-    """A formula with stages for OpenAI's ``temperature`` and ``top_p``, in that order.
-
-    Args:
-        tree: of the formula; a search stays its last stage.
-        temperature: the parameter of the temperature.
-        top_p: the parameter of the share of probability.
+    """A formula with stages for OpenAI's ``temperature`` and ``top_p``, before its search if any.
 
     >>> with_sampling(parse("base | best_of(rm, n=4)"), "t", "p")
     'base | temperature(t) | top_p(p) | best_of(rm, n=4)'

@@ -74,11 +74,7 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        run, limits = self.run, self.limits
-        start = Start(
-            run.models, run.prompts, limits.slots, limits.max_model_len, run.dtype, run.device,
-            self.formulas.compile_named(),
-        )  # fmt: skip
+        start = Start(self.run, self.limits, self.formulas.compile_named())
         self.rewards = self.link.start(start).rewards
 
     def stop(self) -> None:
@@ -110,8 +106,8 @@ class Server:
                 formula = await stream.deadline.wait_for(use)
                 stack.callback(self.link.close, stream)
                 submit = Submit(
-                    formula, body.prompts, {**arguments, **self.formulas.arguments(ref)},
-                    self.limits.max_tokens, bool(body.stream), stream.arrival_time,
+                    formula, body.prompts, arguments, self.limits.max_tokens, bool(body.stream),
+                    stream.arrival_time,
                 )  # fmt: skip
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
@@ -191,7 +187,8 @@ class Server:
             "eos_token_id": self._default("eos_token_id"),
             "logprobs": body.with_logprobs,
         }
-        return FormulaRef(body.model, body.params or {}, sampling), arguments
+        ref = FormulaRef(body.model, body.params or {}, sampling)
+        return ref, {**arguments, **self.formulas.arguments(ref)}
 
     def _rows_of(self, body: DecodeRequest) -> int:
         rows = len(body.prompts) * self._choices(body)

@@ -26,23 +26,19 @@ GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 
 
 def application(server: Server) -> ASGIApp:
-    """The ASGI application, for uvicorn.
-
-    Args:
-        server: started.
-    """
+    """The ASGI application of a started server."""
     app = FastAPI(
         title="descant", version=__version__, docs_url=None, redoc_url=None,
         max_body_size=server.limits.max_body, redirect_slashes=False,
         responses={"4XX": {"model": errors.ErrorResponse}, "5XX": {"model": errors.ErrorResponse}},
     )  # fmt: skip
     errors.add_error_handlers(app)
-    for router in (_status_routes(server), _api_routes(server), playground.router(server)):
-        app.include_router(router)
+    app.include_router(_router(server))
+    app.include_router(playground.router(server))
     return RequestGuard(app, server)
 
 
-def _status_routes(server: Server) -> APIRouter:
+def _router(server: Server) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
@@ -65,6 +61,23 @@ def _status_routes(server: Server) -> APIRouter:
     async def model(name: str) -> dict[str, Any]:
         return _model(server, name)
 
+    @router.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        return await unless_left(request, _complete(server, body, CompletionFormat, request))
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def chats(body: ChatRequest, request: Request) -> Response:
+        return await unless_left(request, _complete(server, body, ChatFormat, request))
+
+    @router.post("/v1/score", response_model=None)
+    async def score(body: ScoreRequest, request: Request) -> Response:
+        async def scores() -> dict[str, Any]:
+            rewards = await server.score(body.model, *body.pairs)
+            data = [{"index": i, "object": "score", "score": x} for i, x in enumerate(rewards)]
+            return {**head("score", "list", body.model), "data": data}
+
+        return await run_job(server, request, scores)
+
     return router
 
 
@@ -80,29 +93,6 @@ def _model(server: Server, name: str) -> dict[str, Any]:
         "formula": server.run.named[name],
         "params": server.run.params,
     }
-
-
-def _api_routes(server: Server) -> APIRouter:
-    router = APIRouter(prefix="/v1")
-
-    @router.post("/completions", response_model=None)
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await unless_left(request, _complete(server, body, CompletionFormat, request))
-
-    @router.post("/chat/completions", response_model=None)
-    async def chats(body: ChatRequest, request: Request) -> Response:
-        return await unless_left(request, _complete(server, body, ChatFormat, request))
-
-    @router.post("/score", response_model=None)
-    async def score(body: ScoreRequest, request: Request) -> Response:
-        async def scores() -> dict[str, Any]:
-            rewards = await server.score(body.model, *body.pairs)
-            data = [{"index": i, "object": "score", "score": x} for i, x in enumerate(rewards)]
-            return {**head("score", "list", body.model), "data": data}
-
-        return await run_job(server, request, scores)
-
-    return router
 
 
 async def _complete(

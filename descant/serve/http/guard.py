@@ -24,8 +24,7 @@ from .cancellation import CLIENT_LEFT
 
 BODY = 60.0  # seconds in which a body must arrive
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
-_KEYLESS = frozenset(("/", "/health"))  # paths that need no key, with the playground's files
-_FILES = "/page/"
+_KEYLESS = frozenset(("/", "/health"))  # paths that need no key, nor do the files of the page
 _OUTCOMES: Mapping[int, str] = {
     401: "unauthorized",
     403: "unauthorized",
@@ -40,12 +39,7 @@ _OUTCOMES: Mapping[int, str] = {
 
 
 class RequestGuard:
-    """The application, behind the checks.
-
-    Args:
-        app: the application.
-        server: with the keys and the limits.
-    """
+    """The application, behind the checks of the server's keys and limits."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app, self._server = app, server
@@ -84,7 +78,9 @@ class RequestGuard:
                 "proxy before it say Host: localhost"
             )
             raise ApiError(403, message, None, "unknown_host")
-        if self._server.keys and not is_keyless(scope):
+        path, reads = scope["path"], scope["method"] == "GET"
+        keyless = reads and (path in _KEYLESS or path.startswith("/page/"))
+        if self._server.keys and not keyless:
             kind, _, value = headers.get("authorization", "").partition(" ")
             sent = value.strip().encode("latin-1")  # the bytes as they came
             matches = [hmac.compare_digest(key, sent) for key in self._server.keys]
@@ -151,9 +147,3 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(name)
     except ValueError:
         return None
-
-
-def is_keyless(scope: Mapping[str, Any]) -> bool:
-    """Whether a request needs no key: the playground's page and files, and /health."""
-    reads = scope["method"] in ("GET", "HEAD")
-    return reads and (scope["path"] in _KEYLESS or scope["path"].startswith(_FILES))

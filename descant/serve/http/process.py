@@ -14,12 +14,7 @@ from .connection import ClientConnection
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, which on SIGTERM refuses new requests and waits for running ones.
-
-    Args:
-        server: started.
-        **options: those of ``uvicorn.Config``.
-    """
+    """uvicorn, which on SIGTERM refuses new requests and waits for running ones."""
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(
@@ -61,14 +56,11 @@ class HttpServer(uvicorn.Server):
 
 
 def serve(server: Server, **options: Any) -> bool:
-    """Serve until a signal; False where the decode process has failed.
+    """Start a server and serve until a signal; False where the decode process has failed.
 
     Args:
         server: not started yet.
         **options: those of ``uvicorn.Config``: ``host``, ``port``, …
-
-    Raises:
-        FormulaError, ModelError: a formula of the run file cannot be compiled.
     """
     try:
         server.start()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...grammar import FormulaError
-
-if TYPE_CHECKING:
-    from ...models import ModelSpec
+from ...inputs.runfile import RunFile
+from .limits import Limits
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,10 @@ class Forget:
 
 @dataclass(frozen=True)
 class Start:
-    """The first message: the arguments of a ``Service``, and the formulas of the run file."""
+    """The first command: what to serve, and the formulas of the run file."""
 
-    specs: Mapping[str, ModelSpec]
-    prompts: Mapping[str, str]
-    slots: int
-    max_model_len: int
-    dtype: str | None
-    device: str | None
+    run: RunFile
+    limits: Limits
     formulas: Sequence[Compile]
 
 

@@ -22,31 +22,37 @@ class Jobs:
     """The service of a server, and the jobs that use it.
 
     Args:
-        start: the arguments of the service.
-        dtype: of models that declare none.
-        device: of models that declare none.
+        start: what to serve.
 
     Attributes:
         service: decodes the formulas.
         formulas: compiled, by their numbers.
+
+    Raises:
+        FormulaError, ModelError: as ``Service.decoder``.
     """
 
-    def __init__(self, start: Start, dtype: str | None, device: str) -> None:
+    def __init__(self, start: Start) -> None:
+        from ...api import where
         from ...runtime import Service
 
-        self._specs, self._dtype, self._device = start.specs, dtype, device
+        run, limits = start.run, start.limits
+        self._specs = run.models
+        self._dtype, self._device = where(run.dtype, run.device)
         self.service: Service = Service(
-            start.specs, prompts=start.prompts, slots=start.slots,
-            max_model_len=start.max_model_len, dtype=dtype, device=device,
+            run.models, prompts=run.prompts, slots=limits.slots,
+            max_model_len=limits.max_model_len, dtype=self._dtype, device=self._device,
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
+        for formula in start.formulas:
+            self._compile(formula)
 
     def job(self, command: Command) -> Job:
         """The job of a command."""
         match command:
             case Compile():
-                self.compile(command)
+                self._compile(command)
             case Forget():
                 yield from self._forget(command)
             case PlanJob():
@@ -58,17 +64,12 @@ class Jobs:
             case _:
                 raise TypeError(f"{type(command).__name__} is no job")
 
-    def compile(self, command: Compile) -> None:
-        """Compile a formula.
-
-        Raises:
-            FormulaError, ModelError: as ``Service.decoder``.
-        """
-        self.formulas[command.formula] = self.service.decoder(command.text, command.params)
-
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""
         return [name for name in self._specs if self._can_score(name)]
+
+    def _compile(self, command: Compile) -> None:
+        self.formulas[command.formula] = self.service.decoder(command.text, command.params)
 
     def _forget(self, command: Forget) -> Job:
         decoder = self.formulas.pop(command.formula)

@@ -44,7 +44,7 @@ def run_worker(connection: Connection) -> None:
         return
     try:
         try:
-            jobs = _load(start)
+            jobs = Jobs(start)
             ready = messages.Ready(jobs.reward_models())
         except Exception as error:
             connection.send(messages.Failed(portable(error, ours(error))))
@@ -198,15 +198,6 @@ def portable(error: Exception, for_user: bool = True) -> Exception:
     copy = RuntimeError(f"{type(error).__name__}: {error}")
     copy.add_note("".join(traceback.format_exception(error)))
     return copy
-
-
-def _load(start: messages.Start) -> Jobs:
-    from ...api import where
-
-    jobs = Jobs(start, *where(start.dtype, start.device))
-    for formula in start.formulas:
-        jobs.compile(formula)
-    return jobs
 
 
 def _receive(connection: Connection, commands: Commands) -> None:
