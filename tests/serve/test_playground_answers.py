@@ -39,7 +39,7 @@ def test_settings_stream_side_by_side_and_say_what_each_alone_would(opened, alon
         assert column(page, number).locator(".told").text_content() == expected.text
         said = column(page, number).locator(".meta").inner_text()
         assert f"{len(expected.token_ids)} tokens" in said and "seed 11" in said
-    assert "A: 40 tokens" in page.inner_text("#said") or "B:" in page.inner_text("#said")
+    assert "A: 40 tokens" in page.inner_text("#status") or "B:" in page.inner_text("#status")
 
 
 def test_escape_stops_and_frees_the_slots(opened, site) -> None:

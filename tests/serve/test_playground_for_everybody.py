@@ -58,7 +58,7 @@ def test_a_phone_sees_all_of_it_without_scrolling_sideways(opened) -> None:
     page.get_by_label("chat").check()
     page.tap("#share")
     assert page.evaluate(WIDE) == 0
-    sizes = page.locator("button:visible, .draws input:visible").evaluate_all(
+    sizes = page.locator("button:visible, .sampling input:visible").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert min(sizes) >= 28, "large enough for a finger"
