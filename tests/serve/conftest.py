@@ -65,12 +65,12 @@ def site(tmp_path_factory) -> Iterator[Served]:
 
 @pytest.fixture
 def opened(chromium, site) -> Iterator[Callable[..., Any]]:
-    """``opened(place, **context)``: the page; at the end it has asked nobody else, and is well."""
+    """``opened(fragment, **context)``: the page; it asks nobody else, and stays well to the end."""
     browsers = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     browsers.expect.set_options(timeout=20_000)
     contexts, asked, wrong, at = [], [], [], [site.url]
 
-    def open_(place="", address=None, refusals=0, cuts=False, **settings):
+    def open_(fragment="", address=None, refusals=0, cuts=False, **settings):
         contexts.append(chromium.new_context(**{"viewport": playground_site.DESKTOP, **settings}))
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
@@ -86,7 +86,7 @@ def opened(chromium, site) -> Iterator[Callable[..., Any]]:
         page.on("console", told)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         at.append(address or site.url)
-        page.goto(f"{at[-1]}/{place}")
+        page.goto(f"{at[-1]}/{fragment}")
         return page
 
     yield open_

@@ -45,7 +45,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-def judged(answer: httpx.Response) -> dict[str, Any] | None:
+def error_of(answer: httpx.Response) -> dict[str, Any] | None:
     """The error of an answer, which is short and of the known shape; none where all is well."""
     if answer.status_code == 200:
         return None
@@ -68,7 +68,7 @@ def judged(answer: httpx.Response) -> dict[str, Any] | None:
 def test_no_body_breaks_it(served, path, changes) -> None:
     body = json.dumps({**PATHS[path], **changes})
     headers = {"content-type": "application/json"}
-    judged(CLIENT.post(f"{served.url}{path}", content=body, headers=headers))
+    error_of(CLIENT.post(f"{served.url}{path}", content=body, headers=headers))
 
 
 CLIENT = httpx.Client(timeout=60)
@@ -91,7 +91,7 @@ def test_a_body_that_is_wrong_a_thousand_times_is_refused_at_once(served, change
     answer = CLIENT.post(
         f"{served.url}{path}", content=content, headers={"content-type": "application/json"}
     )
-    assert judged(answer) and time.perf_counter() - start < 3
+    assert error_of(answer) and time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_body_that_is_wrong_a_thousand_times_is_refused_at_once(served, change
 def test_what_is_no_json_is_said(served, content, says) -> None:
     headers = {"content-type": "application/json"}
     answer = CLIENT.post(f"{served.url}/v1/completions", content=content, headers=headers)
-    error = judged(answer)
+    error = error_of(answer)
     assert says in error["message"] and error["code"] == "invalid_json"
 
 
@@ -118,7 +118,7 @@ def test_a_site_that_takes_the_address_of_this_machine_for_its_own(served) -> No
         for path in ("/", "/v1/models", "/playground/known"):
             answer = CLIENT.get(f"{served.url}{path}", headers={"host": host})
             assert answer.status_code == status, (host, path)
-            assert status == 200 or judged(answer)["code"] == "unknown_host"
+            assert status == 200 or error_of(answer)["code"] == "unknown_host"
 
 
 def connected(served: Any) -> socket.socket:

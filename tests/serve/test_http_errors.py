@@ -183,16 +183,16 @@ def test_a_hostile_formula_fails_fast(served, formula) -> None:
 
 def test_a_row_that_fails_is_its_own_affair(served, offline) -> None:
     client, body = served.client(), {"model": EXCLUDED, "prompt": "Hello", "temperature": 0}
-    beside = client.completions.create(
+    other = client.completions.create(
         model="base", prompt="Hello", max_tokens=20, temperature=0, stream=True
     )
-    text = next(beside).choices[0].text
+    text = next(other).choices[0].text
     error = said(served.post(TEXT, body), 422)
     assert error["code"] == "formula_error"
     assert "every token is excluded" in error["message"] and "^^^" in error["message"]
     with pytest.raises(openai.APIError, match="every token is excluded"):
         list(client.completions.create(**body, stream=True))
-    text += "".join(chunk.choices[0].text for chunk in beside)
+    text += "".join(chunk.choices[0].text for chunk in other)
     assert text == offline("base", "Hello", max_new_tokens=20)[0].text
 
 

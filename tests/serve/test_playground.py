@@ -70,7 +70,7 @@ def test_a_formula_is_looked_at_without_weights(client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("formula", "params", "place", "says"),
+    ("formula", "params", "marked", "says"),
     [
         ("base + arm_hel", {}, "arm_hel", "did you mean arm_help?"),
         ("base +", {}, "+", "nothing on its right"),
@@ -85,11 +85,11 @@ def test_a_formula_is_looked_at_without_weights(client) -> None:
         ("base\n  | rerank(reward_help, k=0)", {}, "0", "at least 1"),
     ],
 )
-def test_errors_have_their_place_as_browsers_count(client, formula, params, place, says) -> None:
+def test_errors_have_their_span_as_browsers_count(client, formula, params, marked, says) -> None:
     error = told(client, formula=formula, params=params)["error"]
     units = formula.encode("utf-16-le")
     found = units[2 * error["start"] : 2 * error["end"]].decode("utf-16-le")
-    assert place in found or found in place
+    assert marked in found or found in marked
     assert says in f"{error['problem']} {error['cure']}"
 
 

@@ -231,8 +231,8 @@ def test_compiled_formulas_come_and_go(served, sent) -> None:
     again = served.post(PATH, {"model": "(base)+ 0 * arm_help", "prompt": "x", "max_tokens": 1})
     assert again.status_code == 200
     assert served.post(PATH, {"model": "base + b*arm_help", "prompt": "x"}).status_code == 400
-    given = {"model": "base + b*arm_help", "prompt": "x", "max_tokens": 1, "params": {"b": 1}}
-    assert served.post(PATH, given).status_code == 200
+    own_params = {"model": "base + b*arm_help", "prompt": "x", "max_tokens": 1, "params": {"b": 1}}
+    assert served.post(PATH, own_params).status_code == 200
 
 
 def test_the_run_file_says_what_a_request_does_not(run_file) -> None:

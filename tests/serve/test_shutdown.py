@@ -1,4 +1,4 @@
-"""When the server is told to go: what is new is refused, and what is in flight is finished."""
+"""Shutdown: new requests are refused, and running ones are finished."""
 
 from __future__ import annotations
 

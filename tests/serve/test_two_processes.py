@@ -50,9 +50,9 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
         maps = [Path(f"/proc/{one}/maps").read_text() for one in (process.pid, decoder)]
         assert ["libtorch" in one for one in maps] == [False, True]
         _, lines = streamed(url, rows=32)
-        whole: list[httpx.Response] = []
+        failed: list[httpx.Response] = []
         asking = threading.Thread(
-            target=lambda: whole.append(httpx.post(url + PATH, json={**LONG, "n": 32}, timeout=60))
+            target=lambda: failed.append(httpx.post(url + PATH, json={**LONG, "n": 32}, timeout=60))
         )
         asking.start()
         waits = re.compile(r"descant_rows_waiting (\d+)")
@@ -60,7 +60,7 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
         os.kill(decoder, signal.SIGKILL)
         assert "its log says why" in last(lines)["error"]["message"]
         asking.join()
-        assert whole[0].status_code == 500 and whole[0].json()["error"]["code"] == "server_error"
+        assert failed[0].status_code == 500 and failed[0].json()["error"]["code"] == "server_error"
         process.wait(20)
 
 

@@ -1,4 +1,4 @@
-"""The playground: a page at ``/``, and the routes that it uses beside OpenAI's interface.
+"""The playground: a page at ``/``, and its routes besides those of OpenAI's interface.
 
 The page is plain files that load nothing from elsewhere; its policy forbids it. Generation goes
 through ``/v1``.
