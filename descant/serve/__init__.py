@@ -1,6 +1,6 @@
 """A run file's formulas behind OpenAI's HTTP interface: ``descant serve RUN.yaml``.
 
-One process decodes (loop.py), and nothing else touches the models; another talks to clients
-(app.py), and holds none. Between them go messages (messages.py). Importing this imports neither
+One process decodes and holds the models (worker/), another talks to clients and holds none (http/,
+frontend/). They exchange messages (protocol/messages.py). Importing this package imports neither
 FastAPI nor torch.
 """

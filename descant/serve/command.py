@@ -1,11 +1,11 @@
-"""``descant serve``: options to a server. The work is done in server.py and process.py."""
+"""``descant serve``: from options to a server. server.py and process.py do the work."""
 
 from __future__ import annotations
 
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,28 +16,31 @@ KEY = "DESCANT_API_KEY"
 LogLevel = StrEnum("LogLevel", ("critical", "error", "warning", "info", "debug"))
 
 
+def _at_least(low: float, help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, min=low, help=help, **more)
+
+
+_CertificateFile = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="For https.")
+]
+
+
 def serve(
     file: RunFilePath,
     set_: Overrides = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, _at_least(0, "0 takes a free one.", max=65535)] = 8000,
     slots: Annotated[
-        int, typer.Option("--slots", "--max-num-seqs", min=1, help="Rows decoded at once.")
+        int, _at_least(1, "Rows decoded at once.", "--slots", "--max-num-seqs")
     ] = Limits.slots,
     max_model_len: Annotated[
-        int, typer.Option(min=2, help="Tokens of a row, prompt and answer.")
+        int, _at_least(2, "Tokens of a row, prompt and answer.")
     ] = Limits.max_model_len,
-    max_queue: Annotated[
-        int, typer.Option(min=0, help="Rows that may wait; then 429.")
-    ] = Limits.max_queue,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="New tokens of a row, at most.")
-    ] = Limits.max_tokens,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of a request, at most.")
-    ] = Limits.timeout,
+    max_queue: Annotated[int, _at_least(0, "Rows that may wait; then 429.")] = Limits.max_queue,
+    max_tokens: Annotated[int, _at_least(1, "New tokens of a row, at most.")] = Limits.max_tokens,
+    timeout: Annotated[float, _at_least(0.1, "Seconds of a request, at most.")] = Limits.timeout,
     max_body: Annotated[
-        int, typer.Option(min=1024, metavar="BYTES", help="Of a request, at most.")
+        int, _at_least(1024, "Of a request, at most.", metavar="BYTES")
     ] = Limits.max_body,
     api_key: Annotated[
         list[str] | None,
@@ -46,24 +49,18 @@ def serve(
     allow_formulas: Annotated[
         bool, typer.Option("--allow-formulas", help="A model's name may be any formula.")
     ] = False,
-    max_formulas: Annotated[
-        int, typer.Option(min=1, help="Of these, kept compiled.")
-    ] = Limits.max_formulas,
+    max_formulas: Annotated[int, _at_least(1, "Of these, kept compiled.")] = Limits.max_formulas,
     shutdown_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to finish what is in flight.")
+        float, _at_least(0, "Seconds to finish what is in flight.")
     ] = Limits.shutdown_timeout,
-    ssl_keyfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="For https.")
-    ] = None,
-    ssl_certfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="For https.")
-    ] = None,
+    ssl_keyfile: _CertificateFile = None,
+    ssl_certfile: _CertificateFile = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
 ) -> None:
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
     from ..inputs.runfile import RunFileError, read_run_file
 
-    said = read_run_file(file, set_ or [])
+    run = read_run_file(file, set_ or [])
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -73,7 +70,7 @@ def serve(
             f"descant serve needs {error.name}: pip install 'descant[serve]'"
         ) from None
     from .frontend.server import Server
-    from .http.process import serve as serving
+    from .http.process import serve as serve_http
 
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
@@ -83,10 +80,10 @@ def serve(
     keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]
     if "" in keys:
         raise RunFileError("--api-key is empty")
-    server = Server(said, limits, allow_formulas=allow_formulas, keys=keys)
-    well = serving(
+    server = Server(run, limits, allow_formulas=allow_formulas, keys=keys)
+    succeeded = serve_http(
         server, host=host, port=port, log_level=str(log_level),
         ssl_keyfile=ssl_keyfile, ssl_certfile=ssl_certfile,
     )  # fmt: skip
-    if not well:
+    if not succeeded:
         raise typer.Exit(1)

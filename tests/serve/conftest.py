@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
 import playground_site
 import pytest
-from servers import FILE, Served, listening
+from servers import FILE, KEYS, Served, listening
 
 import descant
 from descant.demo import models as demo
@@ -27,8 +25,20 @@ def run_file() -> RunFile:
 def served(run_file) -> Iterator[Served]:
     """A server that takes any formula."""
     limits = Limits(slots=4, max_model_len=256, max_tokens=200, max_formulas=4)
-    with listening(run_file, limits, allow_formulas=True) as found:
-        yield found
+    with listening(run_file, limits, allow_formulas=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def strict(run_file) -> Iterator[Served]:
+    """A server with keys, two slots, a short queue and small limits, whose rows never end early."""
+    limits = Limits(
+        slots=2, max_model_len=256, max_queue=2, max_tokens=200, timeout=120, max_body=4096
+    )
+    run = run_file.model_copy(update={"generate": run_file.generate.model_copy()})
+    run.generate.eos_token_id = [1023]
+    with listening(run, limits, keys=KEYS) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -46,38 +56,21 @@ def offline(run_file) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def sites(tmp_path_factory) -> Iterator[Callable[..., Any]]:
-    """``sites(**options)``: the address of a server with a playground, and the server."""
-    pytest.importorskip("fastapi", reason="pip install descant[serve]")
-    from descant.serve.frontend.server import Server
-
-    browsers = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    browsers.expect.set_options(timeout=20_000)
+def site(tmp_path_factory) -> Iterator[Served]:
+    """A server for the playground, with a model whose every token is a piece of a web page."""
     run = playground_site.run_file(tmp_path_factory.mktemp("hostile"))
-    with ExitStack() as stack:
-        made: dict[str, Any] = {}
-
-        def site(**options: Any) -> Any:
-            key = json.dumps(options)
-            if key not in made:
-                server = Server(run, **options)
-                made[key] = stack.enter_context(playground_site.served(server)), server
-            return made[key]
-
-        yield site
-
-
-@pytest.fixture
-def site(sites) -> Any:
-    return sites(allow_formulas=True)
+    with listening(run, Limits(), allow_formulas=True) as server:
+        yield server
 
 
 @pytest.fixture
 def opened(chromium, site) -> Iterator[Callable[..., Any]]:
-    """``opened(place, **context)``: the page; at the end it has asked nobody else, and is well."""
-    contexts, asked, wrong, at = [], [], [], [site[0]]
+    """``opened(fragment, **context)``: the page; it asks nobody else, and stays well to the end."""
+    browsers = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    browsers.expect.set_options(timeout=20_000)
+    contexts, asked, wrong, at = [], [], [], [site.url]
 
-    def open_(place="", address=None, refusals=0, cuts=False, **settings):
+    def open_(fragment="", address=None, refusals=0, cuts=False, **settings):
         contexts.append(chromium.new_context(**{"viewport": playground_site.DESKTOP, **settings}))
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
@@ -92,8 +85,8 @@ def opened(chromium, site) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda request: (asked.append(request.url), page.asked.append(request)))
         page.on("console", told)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        at.append(address or site[0])
-        page.goto(f"{at[-1]}/{place}")
+        at.append(address or site.url)
+        page.goto(f"{at[-1]}/{fragment}")
         return page
 
     yield open_

@@ -1,15 +1,12 @@
-"""A server with a playground, as ``descant serve`` starts it.
+"""The run file of the playground's server, and what its tests share.
 
-Beside the demo models it has one whose every token is a piece of a web page.
+Besides the demo models it has one whose every token is a piece of a web page.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -61,25 +58,6 @@ def run_file(folder: Path) -> Any:
         "generate": {"max_new_tokens": 24, "temperature": 0.7},
     }
     return validated(content, "the test")
-
-
-@contextmanager
-def served(server: Any) -> Iterator[str]:
-    """The address of a server that is up as long as this lasts."""
-    from descant.serve.http.process import Process
-
-    server.start()
-    process = Process(server, host="127.0.0.1", port=0, log_level="warning")
-    thread = Thread(target=process.run, daemon=True)
-    thread.start()
-    while not process.started:
-        assert thread.is_alive()
-    try:
-        yield f"http://127.0.0.1:{process.port}"
-    finally:
-        process.should_exit = True
-        thread.join(20)
-        server.stop()
 
 
 def column(page: Any, number: int = 0) -> Any:

@@ -25,12 +25,13 @@ import pytest
 
 from descant.inputs.runfile import RunFile
 from descant.serve.frontend.server import Server
-from descant.serve.http.process import Process
+from descant.serve.http.process import HttpServer
 from descant.serve.protocol.limits import Limits
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "examples" / "serve.yaml"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+KEYS = ("a key", "a long secret")  # of the server ``strict``
 Command = subprocess.Popen[str]
 COMMAND = (sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0")
 
@@ -47,7 +48,7 @@ class Served:
 
     url: str
     server: Server
-    process: Process
+    process: HttpServer
 
     def client(self, key: str = "none", **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
@@ -60,7 +61,7 @@ class Served:
 
     def metric(self, line: str) -> float:
         """The value of a line of /metrics."""
-        for said in self.server.meters.text().decode().splitlines():
+        for said in self.server.metrics.text().decode().splitlines():
             if said.startswith(f"{line} "):
                 return float(said.rpartition(" ")[2])
         return 0.0
@@ -87,7 +88,7 @@ def listening(run: RunFile, limits: Limits, **more: Any) -> Iterator[Served]:
     """A server that listens, until the end of this."""
     server = Server(run, limits, **more)
     server.start()
-    process = Process(server, host="127.0.0.1", port=0, log_level="warning")
+    process = HttpServer(server, host="127.0.0.1", port=0, log_level="warning")
     thread = threading.Thread(target=process.run)
     thread.start()
     while not process.started:

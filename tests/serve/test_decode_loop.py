@@ -11,25 +11,26 @@ import pytest
 from descant.grammar import FormulaError, Span
 from descant.inputs.runfile import RunFile
 from descant.models import ModelError
+from descant.serve.protocol.limits import Limits
 from descant.serve.protocol.messages import (
     Cancel,
+    Command,
     Compile,
-    Counts,
     Failed,
     Forget,
-    Inspect,
-    Message,
-    Plan,
+    InspectJob,
+    PlanJob,
     Queued,
-    Said,
-    Score,
+    RowUpdate,
+    ScoreJob,
     Start,
+    StepCounts,
+    StepUpdate,
     Stop,
     Submit,
-    Told,
 )
 from descant.serve.worker.jobs import Jobs
-from descant.serve.worker.loop import Loop, crossing
+from descant.serve.worker.loop import DecodeLoop, portable
 
 EGGS, IDS = "How do I boil eggs?", [1, 9, 8]
 LONG = {"max_new_tokens": 60, "temperature": 0.0, "stop_strings": ["\0"], "eos_token_id": [1023]}
@@ -39,20 +40,19 @@ class Decoding:
     """A loop of which every turn is made by the test."""
 
     def __init__(self, run: RunFile) -> None:
-        start = Start(run.models, run.prompts, 2, 256, None, None, ())
-        self.jobs = Jobs(start, None, "cpu")
-        self.commands: SimpleQueue[tuple[int, Message]] = SimpleQueue()
-        self.heard: list[Said] = []
-        self.loop = Loop(self.jobs, self.commands, self.heard.append)
+        self.jobs = Jobs(Start(run, Limits(slots=2, max_model_len=256), ()))
+        self.commands: SimpleQueue[tuple[int, Command]] = SimpleQueue()
+        self.heard: list[StepUpdate] = []
+        self.loop = DecodeLoop(self.jobs, self.commands, self.heard.append)
         self.numbers = 0
 
-    def send(self, message: Message) -> int:
+    def send(self, message: Command) -> int:
         self.numbers += 1
         self.commands.put((self.numbers, message))
         return self.numbers
 
-    def turn(self) -> Counts:
-        self.loop.turn()
+    def turn(self) -> StepCounts:
+        self.loop.run_once()
         return self.heard[-1].counts
 
     def reply(self, number: int) -> Any:
@@ -65,14 +65,14 @@ class Decoding:
             self.turn()
         raise AssertionError("there is no reply")
 
-    def ask(self, message: Message) -> Any:
+    def ask(self, message: Command) -> Any:
         return self.reply(self.send(message))
 
     def submit(self, formula: int, prompts: list[Any], pieces: bool = True, **more: Any) -> int:
         return self.send(Submit(formula, prompts, {**LONG, **more}, 200, pieces, 0.0))
 
-    def told(self, number: int) -> list[Told]:
-        return [piece for said in self.heard for one, piece in said.told if one == number]
+    def told(self, number: int) -> list[RowUpdate]:
+        return [piece for said in self.heard for one, piece in said.rows if one == number]
 
 
 @pytest.fixture
@@ -86,17 +86,17 @@ def test_the_slot_of_a_request_that_is_cancelled_is_free_before_the_next_step(de
     one, other = decoding.submit(1, [IDS]), decoding.submit(1, [IDS])
     waiting = decoding.submit(1, [EGGS])
     assert [decoding.reply(number) for number in (one, other)] == [Queued(1, len(IDS))] * 2
-    while (counts := decoding.turn()).in_use < 2:
-        assert counts.step is not None
+    while (counts := decoding.turn()).running < 2:
+        assert counts.seconds is not None
     decoding.turn()
     assert len(decoding.told(one)) == len(decoding.told(other)) > 0
     decoding.send(Cancel(waiting))
-    assert (decoding.turn().waiting, decoding.heard[-1].counts.in_use) == (0, 2)
+    assert (decoding.turn().waiting, decoding.heard[-1].counts.running) == (0, 2)
     decoding.send(Cancel(one))
     told = len(decoding.told(one))
-    assert decoding.turn().in_use == 1 and len(decoding.told(one)) == told
+    assert decoding.turn().running == 1 and len(decoding.told(one)) == told
     while decoding.told(other)[-1].finish_reason is None:
-        assert decoding.turn().step is not None
+        assert decoding.turn().seconds is not None
     assert not decoding.jobs.service.busy
     assert not decoding.loop._rows and not decoding.loop._requests
 
@@ -105,26 +105,26 @@ def test_of_the_jobs_one_goes_on_between_two_steps(decoding) -> None:
     row = decoding.submit(1, [EGGS])
     ids = [5] * 7
     arguments = {"params": {"a": 0.5}, "temperature": 0.0, "seed": 1, "token_ids": ids, "n": 3}
-    inspection = decoding.send(Inspect(1, EGGS, arguments))
-    plan = decoding.send(Plan(1))
-    score = decoding.send(Score("reward_help", [EGGS], ["In water."]))
+    inspection = decoding.send(InspectJob(1, EGGS, arguments))
+    plan = decoding.send(PlanJob(1))
+    score = decoding.send(ScoreJob("reward_help", [EGGS], ["In water."]))
     first = len(decoding.heard)
     found = decoding.reply(inspection)
     between = decoding.heard[first:]
     assert found["token_ids"] == ids and len(between) >= len(ids)
-    assert all(said.counts.step is not None and len(said.replies) <= 2 for said in between)
+    assert all(said.counts.seconds is not None and len(said.replies) <= 2 for said in between)
     assert "arm_help" in decoding.reply(plan) and isinstance(decoding.reply(score)[0], float)
     assert decoding.told(row) and decoding.jobs.service.busy
 
 
 def test_a_job_that_is_cancelled_goes_no_further(decoding) -> None:
     arguments = {"params": {}, "temperature": 0.0, "seed": 1, "token_ids": [5] * 50}
-    inspection = decoding.send(Inspect(1, EGGS, arguments))
+    inspection = decoding.send(InspectJob(1, EGGS, arguments))
     never = decoding.send(Compile(7, "base", {}))
-    decoding.loop.turn()
+    decoding.loop.run_once()
     for number in (inspection, never):
         decoding.send(Cancel(number))
-    assert decoding.ask(Plan(1)) and 7 not in decoding.jobs.formulas
+    assert decoding.ask(PlanJob(1)) and 7 not in decoding.jobs.formulas
     assert not any(number == inspection for said in decoding.heard for number, _ in said.replies)
 
 
@@ -181,7 +181,7 @@ def over(error: Exception, said: bool = True) -> Exception:
     try:
         raise error
     except Exception as raised:
-        here.send(Failed(crossing(raised, said)))
+        here.send(Failed(portable(raised, said)))
     return there.recv().error
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from descant.serve.http import connection as wire
-from descant.serve.http import gate
+from descant.serve.http import connection as http_connection
+from descant.serve.http import guard
 
 PATHS = {
     "/v1/completions": {"model": "arms", "prompt": "x", "max_tokens": 1},
@@ -45,7 +45,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-def judged(answer: httpx.Response) -> dict[str, Any] | None:
+def error_of(answer: httpx.Response) -> dict[str, Any] | None:
     """The error of an answer, which is short and of the known shape; none where all is well."""
     if answer.status_code == 200:
         return None
@@ -68,7 +68,7 @@ def judged(answer: httpx.Response) -> dict[str, Any] | None:
 def test_no_body_breaks_it(served, path, changes) -> None:
     body = json.dumps({**PATHS[path], **changes})
     headers = {"content-type": "application/json"}
-    judged(CLIENT.post(f"{served.url}{path}", content=body, headers=headers))
+    error_of(CLIENT.post(f"{served.url}{path}", content=body, headers=headers))
 
 
 CLIENT = httpx.Client(timeout=60)
@@ -91,7 +91,7 @@ def test_a_body_that_is_wrong_a_thousand_times_is_refused_at_once(served, change
     answer = CLIENT.post(
         f"{served.url}{path}", content=content, headers={"content-type": "application/json"}
     )
-    assert judged(answer) and time.perf_counter() - start < 3
+    assert error_of(answer) and time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_body_that_is_wrong_a_thousand_times_is_refused_at_once(served, change
 def test_what_is_no_json_is_said(served, content, says) -> None:
     headers = {"content-type": "application/json"}
     answer = CLIENT.post(f"{served.url}/v1/completions", content=content, headers=headers)
-    error = judged(answer)
+    error = error_of(answer)
     assert says in error["message"] and error["code"] == "invalid_json"
 
 
@@ -118,7 +118,7 @@ def test_a_site_that_takes_the_address_of_this_machine_for_its_own(served) -> No
         for path in ("/", "/v1/models", "/playground/known"):
             answer = CLIENT.get(f"{served.url}{path}", headers={"host": host})
             assert answer.status_code == status, (host, path)
-            assert status == 200 or judged(answer)["code"] == "unknown_host"
+            assert status == 200 or error_of(answer)["code"] == "unknown_host"
 
 
 def connected(served: Any) -> socket.socket:
@@ -140,7 +140,7 @@ def told(connection: socket.socket) -> bytes:
 
 
 def test_silent_connections_are_closed(served, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "HEAD", 0.3)
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT", 0.3)
     crowd = [connected(served) for _ in range(100)]
     slow = connected(served)
     for letter in b"GET /health":
@@ -152,7 +152,7 @@ def test_silent_connections_are_closed(served, monkeypatch) -> None:
 
 
 def test_a_connection_that_asks_is_kept(served, monkeypatch) -> None:
-    monkeypatch.setattr(wire, "HEAD", 0.2)
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT", 0.2)
     with connected(served) as connection:
         for _ in range(3):
             connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -191,7 +191,7 @@ def test_what_is_no_http_is_answered_in_the_same_shape(served, said) -> None:
 
 
 def test_a_body_may_not_trickle_for_ever(served, monkeypatch) -> None:
-    monkeypatch.setattr(gate, "BODY", 0.4)
+    monkeypatch.setattr(guard, "BODY", 0.4)
     with connected(served) as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from descant.serve.protocol.schema import Chat, Completion
+from descant.serve.protocol.schema import ChatRequest, CompletionRequest
 
 TEXT, CHATS, SCORE = "/v1/completions", "/v1/chat/completions", "/v1/score"
 USER = [{"role": "user", "content": "Hello"}]
@@ -89,12 +89,16 @@ def test_a_wrong_body(served, path, body, field, message) -> None:
 
 
 NEUTRAL = {
-    Completion: {"prompt": "x", "echo": False, "best_of": 1, "suffix": None, "top_k": -1,
-                 "frequency_penalty": 0, "logit_bias": {}, "user": "u", "prompt_cache_key": "k",
-           "min_tokens": 0, "ignore_eos": False, "stop_token_ids": []},
-    Chat: {"messages": USER, "top_logprobs": 0, "tools": [], "tool_choice": "none", "store": False,
-           "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None,
-           "reasoning_effort": None, "verbosity": "medium", "safety_identifier": "u"},
+    CompletionRequest: {
+        "prompt": "x", "echo": False, "best_of": 1, "suffix": None, "top_k": -1,
+        "frequency_penalty": 0, "logit_bias": {}, "user": "u", "prompt_cache_key": "k",
+        "min_tokens": 0, "ignore_eos": False, "stop_token_ids": [],
+    },
+    ChatRequest: {
+        "messages": USER, "top_logprobs": 0, "tools": [], "tool_choice": "none", "store": False,
+        "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None,
+        "reasoning_effort": None, "verbosity": "medium", "safety_identifier": "u",
+    },
 }  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def test_the_schema_says_how_errors_look(served) -> None:
         answers = schema["paths"][path]["post"]["responses"]
         assert set(answers) == {"200", "4XX", "5XX"}
         form = answers["4XX"]["content"]["application/json"]["schema"]["$ref"]
-        assert form == "#/components/schemas/Refusal"
+        assert form == "#/components/schemas/ErrorResponse"
 
 
 def test_a_word_that_names_nothing_is_no_model(served) -> None:
@@ -179,16 +183,16 @@ def test_a_hostile_formula_fails_fast(served, formula) -> None:
 
 def test_a_row_that_fails_is_its_own_affair(served, offline) -> None:
     client, body = served.client(), {"model": EXCLUDED, "prompt": "Hello", "temperature": 0}
-    beside = client.completions.create(
+    other = client.completions.create(
         model="base", prompt="Hello", max_tokens=20, temperature=0, stream=True
     )
-    text = next(beside).choices[0].text
+    text = next(other).choices[0].text
     error = said(served.post(TEXT, body), 422)
     assert error["code"] == "formula_error"
     assert "every token is excluded" in error["message"] and "^^^" in error["message"]
     with pytest.raises(openai.APIError, match="every token is excluded"):
         list(client.completions.create(**body, stream=True))
-    text += "".join(chunk.choices[0].text for chunk in beside)
+    text += "".join(chunk.choices[0].text for chunk in other)
     assert text == offline("base", "Hello", max_new_tokens=20)[0].text
 
 

@@ -89,14 +89,14 @@ def test_token_ids_are_prompts(served, offline, prompt) -> None:
 
 
 def test_stop_strings(served, offline) -> None:
-    whole = offline("base", EGGS, max_new_tokens=24)[0].text
-    stop = whole[8:11]
+    text = offline("base", EGGS, max_new_tokens=24)[0].text
+    stop = text[8:11]
     found = served.client().completions.create(
         model="base", prompt=EGGS, max_tokens=24, temperature=0, stop=[stop, "\0"], extra_body=IDS
     )
     same(found.choices, offline("base", EGGS, max_new_tokens=24, stop_strings=[stop, "\0"]))
     assert found.choices[0].finish_reason == "stop"
-    assert found.choices[0].text == whole[: whole.index(stop)]
+    assert found.choices[0].text == text[: text.index(stop)]
 
 
 @pytest.mark.parametrize("formula", ["arms", "best", "base + 0.5*arm_harm | min_p(0.01)"])
@@ -184,10 +184,10 @@ def test_parts_of_a_message_are_one_text(served, offline) -> None:
 def test_an_answer_goes_back_as_it_came(served, offline) -> None:
     client, asked = served.client(), {"model": "base", "max_tokens": 5, "temperature": 0}
     said = client.chat.completions.create(messages=CHAT, **asked).choices[0].message
-    [whole] = offline("base", CHAT, max_new_tokens=10)
+    [expected] = offline("base", CHAT, max_new_tokens=10)
     for message in (said, said.model_dump()):  # with its refusal, tool_calls, audio: all null
         more = client.chat.completions.create(messages=[*CHAT, message], **asked)
-        assert said.content + more.choices[0].message.content == whole.text
+        assert said.content + more.choices[0].message.content == expected.text
 
 
 def test_the_models_are_the_formulas(served, run_file) -> None:
@@ -217,10 +217,10 @@ def test_requests_among_others_are_the_offline_ones(served, offline) -> None:
                     ids[chunk.choices[0].index] += chunk.choices[0].token_ids
                 return ids
 
-            async def whole(one: Any) -> list[list[int]]:
+            async def complete(one: Any) -> list[list[int]]:
                 return [c.token_ids for c in (await client.completions.create(**one)).choices]
 
-            work = [(streamed if i % 2 else whole)(one) for i, one in enumerate(asked)]
+            work = [(streamed if i % 2 else complete)(one) for i, one in enumerate(asked)]
             return await asyncio.gather(*work)
 
     for one, found in zip(asked, asyncio.run(all_at_once()), strict=True):

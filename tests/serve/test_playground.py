@@ -6,30 +6,15 @@ import threading
 import time
 
 import pytest
-from playground_site import ARMS, STEER, WORDS, run_file, served
+from playground_site import ARMS, STEER, WORDS, run_file
 from servers import spent, wait
 
-import descant
-from descant.demo import models as demo
-
-pytest.importorskip("fastapi", reason="pip install descant[serve]")
 httpx = pytest.importorskip("httpx", reason="pip install httpx")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    from descant.serve.frontend.server import Server
-    from descant.serve.protocol.limits import Limits
-
-    run = run_file(tmp_path_factory.mktemp("hostile"))
-    server = Server(run, Limits(max_tokens=200), allow_formulas=True)
-    with served(server) as address:
-        yield server, address
 
 
 @pytest.fixture
 def client(site):
-    with httpx.Client(base_url=site[1], timeout=60) as made:
+    with httpx.Client(base_url=site.url, timeout=60) as made:
         yield made
 
 
@@ -85,7 +70,7 @@ def test_a_formula_is_looked_at_without_weights(client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("formula", "params", "place", "says"),
+    ("formula", "params", "marked", "says"),
     [
         ("base + arm_hel", {}, "arm_hel", "did you mean arm_help?"),
         ("base +", {}, "+", "nothing on its right"),
@@ -100,11 +85,11 @@ def test_a_formula_is_looked_at_without_weights(client) -> None:
         ("base\n  | rerank(reward_help, k=0)", {}, "0", "at least 1"),
     ],
 )
-def test_errors_have_their_place_as_browsers_count(client, formula, params, place, says) -> None:
+def test_errors_have_their_span_as_browsers_count(client, formula, params, marked, says) -> None:
     error = told(client, formula=formula, params=params)["error"]
     units = formula.encode("utf-16-le")
     found = units[2 * error["start"] : 2 * error["end"]].decode("utf-16-le")
-    assert place in found or found in place
+    assert marked in found or found in marked
     assert says in f"{error['problem']} {error['cure']}"
 
 
@@ -129,11 +114,11 @@ def test_hostile_drafts_are_answered_soon(client) -> None:
         assert time.perf_counter() - start < 3
 
 
-def test_the_plan_is_the_decoders_own(client) -> None:
+def test_the_plan_is_the_decoders_own(client, alone) -> None:
     plan = client.post("/playground/plan", json={"model": "steer", "params": {"a": 0.5}}).json()[
         "plan"
     ]
-    own = str(descant.compile(STEER, models=demo(), params={"a": 0.5}).plan)
+    own = str(alone(STEER).plan)
     said = [line for line in own.splitlines() if not line.startswith(("floor", "note"))]
     assert [line for line in said if line not in plan] == []
     wrong = client.post("/playground/plan", json={"model": "base +", "params": {}})
@@ -141,7 +126,7 @@ def test_the_plan_is_the_decoders_own(client) -> None:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_an_answer_is_explained_as_it_was_shown(client, chat) -> None:
+def test_an_answer_is_explained_as_it_was_shown(client, alone, chat) -> None:
     prompt = [{"role": "user", "content": WORDS}] if chat else WORDS
     asked = {"messages" if chat else "prompt": prompt, "temperature": 1.0, "seed": 3}
     body = {"model": "arms", "params": {"a": 0.25}, **asked}
@@ -149,7 +134,7 @@ def test_an_answer_is_explained_as_it_was_shown(client, chat) -> None:
     answer = client.post(f"/v1/{way}", json={**body, "max_tokens": 12, "return_token_ids": True})
     ids = answer.json()["choices"][0]["token_ids"]
     found = client.post("/playground/inspect", json={**body, "token_ids": ids}).json()
-    own = descant.compile(ARMS, models=demo(), params={"a": 0.5}).inspect(
+    own = alone(ARMS).inspect(
         prompt, n=8, params={"a": 0.25}, max_new_tokens=12, temperature=1.0, seed=3
     )
     assert own.completion.token_ids == ids == found["token_ids"]
@@ -161,7 +146,7 @@ def test_an_answer_is_explained_as_it_was_shown(client, chat) -> None:
     [
         ({"token_ids": [5, 4000]}, 400, "the token id 4000, and the vocabulary has 1024"),
         ({"token_ids": []}, 400, "token_ids"),
-        ({"token_ids": [5] * 201}, 400, "at most 200"),
+        ({"token_ids": [5] * 1025}, 400, "at most 1024"),
         ({"token_ids": ["5"]}, 400, "token_ids"),
         ({"messages": [{"role": "user", "content": "x"}]}, 400, "give prompt or messages"),
         ({"params": {"z": 1}}, 400, "z"),
@@ -204,17 +189,17 @@ def test_others_go_on_while_an_answer_is_explained(client) -> None:
 
 
 def test_an_explanation_that_nobody_waits_for_stops(client, site, monkeypatch) -> None:
-    from descant.serve.protocol.messages import Cancel
+    from descant.serve.protocol.messages import Cancel, InspectJob
 
-    link, told = site[0].link, []
-    tell = link.tell
-    monkeypatch.setattr(link, "tell", lambda message: told.append(message) or tell(message))
+    link, told = site.server.link, []
+    send = link.send
+    monkeypatch.setattr(link, "send", lambda *command: told.append(command[0]) or send(*command))
     body = {"model": "arms", "params": {}, "prompt": WORDS, "temperature": 0, "seed": 1}
     start = spent(link.process.pid)
     with pytest.raises(httpx.ReadTimeout):
         client.post("/playground/inspect", json={**body, "token_ids": [5] * 200}, timeout=0.3)
-    wait(lambda: not site[0].busy)
-    assert [type(one) for one in told] == [Cancel]
+    wait(lambda: not site.server.busy)
+    assert [type(one) for one in told] == [InspectJob, Cancel]
     time.sleep(0.1)  # for the step that it was at
     before = spent(link.process.pid)
     time.sleep(0.3)

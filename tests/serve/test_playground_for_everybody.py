@@ -58,7 +58,7 @@ def test_a_phone_sees_all_of_it_without_scrolling_sideways(opened) -> None:
     page.get_by_label("chat").check()
     page.tap("#share")
     assert page.evaluate(WIDE) == 0
-    sizes = page.locator("button:visible, .draws input:visible").evaluate_all(
+    sizes = page.locator("button:visible, .sampling input:visible").evaluate_all(
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert min(sizes) >= 28, "large enough for a finger"
@@ -169,7 +169,7 @@ def test_nothing_that_a_model_or_a_link_says_runs(opened) -> None:
 
 
 def test_the_policy_of_the_page_lets_nothing_else_run_or_load(intruded, site) -> None:
-    asked, failed, refused = intruded(site[0])
+    asked, failed, refused = intruded(site.url)
     foreign = [(url, "csp") for url in asked if "example.org" in url]
     assert foreign and foreign == failed, "refused before it is sent"
     assert len([text for text in refused if "Content Security Policy" in text]) == 2

@@ -11,6 +11,7 @@ from playground_site import (
     ended,
     ran,
 )
+from servers import KEYS
 
 expect = pytest.importorskip("playwright.sync_api", reason="pip install playwright").expect
 
@@ -149,9 +150,8 @@ def test_a_link_holds_it_all_and_starts_nothing(opened) -> None:
     assert column(other, 1).is_visible()
 
 
-def test_a_key_is_asked_for_and_kept_out_of_the_link(opened, sites) -> None:
-    address, _ = sites(keys=["a long secret"])
-    page = opened(address=address, refusals=2)
+def test_a_key_is_asked_for_and_kept_out_of_the_link(opened, strict) -> None:
+    page = opened(address=strict.url, refusals=2)
     page.locator("#key-text").wait_for()
     assert "wants an API key" in page.inner_text("#notice")
     assert column(page).count() == 0
@@ -159,7 +159,7 @@ def test_a_key_is_asked_for_and_kept_out_of_the_link(opened, sites) -> None:
     with page.expect_response("**/playground/known"):
         page.keyboard.press("Enter")
     expect(page.locator("#key-text")).to_be_visible()
-    page.fill("#key-text", "a long secret")
+    page.fill("#key-text", KEYS[1])
     page.keyboard.press("Enter")
     column(page).wait_for()
     assert page.locator("#notice").is_hidden()
@@ -167,12 +167,12 @@ def test_a_key_is_asked_for_and_kept_out_of_the_link(opened, sites) -> None:
     area = column(page).get_by_label("formula", exact=True)
     assert area.get_attribute("readonly") is not None
     assert "your own" not in column(page).locator("select").inner_text()
-    column(page).locator("select").select_option("steer")
-    assert area.input_value() == STEER
+    column(page).locator("select").select_option("safe")
+    assert area.input_value() == strict.server.run.named["safe"]
     page.get_by_label("prompt", exact=True).fill(WORDS)
     column(page).get_by_role("button", name="Run").click()
     ended(page)
-    assert ran(page)[-1]["model"] == "steer"
+    assert ran(page)[-1]["model"] == "safe"
     assert column(page).locator(".told").inner_text()
     page.click("#share")
     assert "secret" not in page.url and page.evaluate("Object.keys(localStorage).length") == 0

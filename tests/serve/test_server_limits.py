@@ -13,30 +13,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from servers import listening
+from servers import KEYS
 
 from descant.inputs.runfile import RunFile
 from descant.serve.frontend.server import Server
-from descant.serve.protocol.limits import Limits
-from descant.serve.protocol.messages import Cancel, Compile, Counts, Forget
+from descant.serve.protocol.messages import Cancel, Compile, Forget, StepCounts
 
 PATH = "/v1/completions"
 LONG = {"model": "base", "prompt": "How do I boil eggs?", "max_tokens": 150, "temperature": 0,
         "stop": ["\0"]}  # fmt: skip
-KEYS = ("a key", "another")
-AUTH = {"authorization": "Bearer another"}
-
-
-@pytest.fixture(scope="module")
-def strict(run_file) -> Iterator[Any]:
-    """A server with keys, two slots, a short queue and small limits, whose rows never end early."""
-    limits = Limits(
-        slots=2, max_model_len=256, max_queue=2, max_tokens=200, timeout=120, max_body=4096
-    )
-    run = run_file.model_copy(update={"generate": run_file.generate.model_copy()})
-    run.generate.eos_token_id = [1023]
-    with listening(run, limits, keys=KEYS) as found:
-        yield found
+AUTH = {"authorization": f"Bearer {KEYS[1]}"}
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -44,7 +30,7 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
 
 
 def test_only_those_with_a_key_come_in(strict) -> None:
-    for headers in ({}, {"authorization": "Bearer akey"}, {"authorization": "Basic another"},
+    for headers in ({}, {"authorization": "Bearer akey"}, {"authorization": "Basic a key"},
                     {"authorization": "Bearer"}, {"authorization": "Bearer a keyy"}):  # fmt: skip
         for path in ("/v1/models", "/metrics", "/v1/nothing"):
             found = httpx.get(strict.url + path, headers=headers)
@@ -82,7 +68,7 @@ def raw(strict: Any, body: bytes, length: int) -> socket.socket:
     connection = socket.create_connection((host, int(port)))
     head = (
         f"POST {PATH} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer another\r\ncontent-length: {length}\r\n\r\n"
+        f"authorization: Bearer {KEYS[1]}\r\ncontent-length: {length}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)
     return connection
@@ -116,13 +102,13 @@ def test_what_takes_too_long_ends(strict, monkeypatch) -> None:
 def held(strict, monkeypatch) -> list[int]:
     """Slots in use after each step, as they are told."""
     found: list[int] = []
-    count = strict.server.meters.count
+    count = strict.server.metrics.count
 
-    def counted(counts: Counts) -> None:
-        found.append(counts.in_use)
+    def counted(counts: StepCounts) -> None:
+        found.append(counts.running)
         count(counts)
 
-    monkeypatch.setattr(strict.server.meters, "count", counted)
+    monkeypatch.setattr(strict.server.metrics, "count", counted)
     return found
 
 
@@ -132,13 +118,13 @@ def sent(monkeypatch) -> Callable[[Any], list[Any]]:
 
     def watch(server: Any) -> list[Any]:
         found: list[Any] = []
-        send = server.server.link._send
+        send = server.server.link.send
 
         def sending(message: Any, number: int = 0) -> None:
             found.append(message)
             send(message, number)
 
-        monkeypatch.setattr(server.server.link, "_send", sending)
+        monkeypatch.setattr(server.server.link, "send", sending)
         return found
 
     return watch
@@ -209,7 +195,7 @@ def test_a_client_that_leaves_at_once_leaves_nothing(strict) -> None:
             time.sleep(wait)
     strict.wait(strict.idle)
     assert strict.metric("descant_rows_waiting") == 0
-    assert not strict.server.link._streams and not strict.server.link._waiting
+    assert not strict.server.link._streams and not strict.server.link._replies
 
 
 def test_metrics_count(strict) -> None:
@@ -245,24 +231,28 @@ def test_compiled_formulas_come_and_go(served, sent) -> None:
     again = served.post(PATH, {"model": "(base)+ 0 * arm_help", "prompt": "x", "max_tokens": 1})
     assert again.status_code == 200
     assert served.post(PATH, {"model": "base + b*arm_help", "prompt": "x"}).status_code == 400
-    given = {"model": "base + b*arm_help", "prompt": "x", "max_tokens": 1, "params": {"b": 1}}
-    assert served.post(PATH, given).status_code == 200
+    own_params = {"model": "base + b*arm_help", "prompt": "x", "max_tokens": 1, "params": {"b": 1}}
+    assert served.post(PATH, own_params).status_code == 200
 
 
 def test_the_run_file_says_what_a_request_does_not(run_file) -> None:
-    from descant.serve.protocol.schema import Chat, Completion
+    from descant.serve.protocol.schema import ChatRequest, CompletionRequest
 
-    said = {"max_new_tokens": 9, "temperature": 0.5, "seed": 3, "stop_strings": ["x"],
+    defaults = {"max_new_tokens": 9, "temperature": 0.5, "seed": 3, "stop_strings": ["x"],
             "num_return_sequences": 2}  # fmt: skip
-    run = RunFile(**{**dict(run_file), "generate": said})
-    chat = Chat.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}]})
-    for body in (Completion(model="m", prompt="x"), chat):
-        silent = Server(run)._arguments(body)[1]
-        assert {name: silent[name] for name in said} == said
-    full = Completion(model="m", prompt="x", max_tokens=4, temperature=0.0, seed=1, stop="y", n=1)
-    _, spoken = Server(run)._arguments(full)
-    assert [spoken[name] for name in said] == [4, 0.0, 1, "y", 1]
-    _, greedy = Server(RunFile(**{**dict(run_file), "generate": {"do_sample": False}}))._arguments(
-        Completion(model="m", prompt="x")
+    run = RunFile(**{**dict(run_file), "generate": defaults})
+    chat = ChatRequest.model_validate(
+        {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    )
+    for body in (CompletionRequest(model="m", prompt="x"), chat):
+        silent = Server(run).arguments(body)[1]
+        assert {name: silent[name] for name in defaults} == defaults
+    full = CompletionRequest(
+        model="m", prompt="x", max_tokens=4, temperature=0.0, seed=1, stop="y", n=1
+    )
+    _, spoken = Server(run).arguments(full)
+    assert [spoken[name] for name in defaults] == [4, 0.0, 1, "y", 1]
+    _, greedy = Server(RunFile(**{**dict(run_file), "generate": {"do_sample": False}})).arguments(
+        CompletionRequest(model="m", prompt="x")
     )
     assert greedy["temperature"] == 0 and greedy["seed"] is None

@@ -27,7 +27,7 @@ LONG = {"model": "base", "prompt": "How do I boil eggs?", "max_tokens": 200, "se
 SLOTS = ("--slots", "1")
 
 
-def streamed(url: str, rows: int = 8) -> Any:
+def streamed(url: str, rows: int) -> Any:
     """A stream of rows, one after the other, of which the first piece has come."""
     body = {**LONG, "n": rows, "stream": True}
     stream = httpx.stream("POST", url + PATH, json=body, timeout=60)
@@ -50,9 +50,9 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
         maps = [Path(f"/proc/{one}/maps").read_text() for one in (process.pid, decoder)]
         assert ["libtorch" in one for one in maps] == [False, True]
         _, lines = streamed(url, rows=32)
-        whole: list[httpx.Response] = []
+        failed: list[httpx.Response] = []
         asking = threading.Thread(
-            target=lambda: whole.append(httpx.post(url + PATH, json={**LONG, "n": 32}, timeout=60))
+            target=lambda: failed.append(httpx.post(url + PATH, json={**LONG, "n": 32}, timeout=60))
         )
         asking.start()
         waits = re.compile(r"descant_rows_waiting (\d+)")
@@ -60,7 +60,7 @@ def test_a_decode_process_that_is_killed_is_said_to_all() -> None:
         os.kill(decoder, signal.SIGKILL)
         assert "its log says why" in last(lines)["error"]["message"]
         asking.join()
-        assert whole[0].status_code == 500 and whole[0].json()["error"]["code"] == "server_error"
+        assert failed[0].status_code == 500 and failed[0].json()["error"]["code"] == "server_error"
         process.wait(20)
 
 
@@ -91,11 +91,11 @@ def test_a_decode_process_ends_with_its_parent() -> None:
 def test_ctrl_c_finishes_what_is_in_flight() -> None:
     with started(*SLOTS, code=STOPPED) as (url, process):
         helpers = children(process.pid)
-        _, lines = streamed(url)
+        _, lines = streamed(url, rows=3)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         ended = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         reasons = [one["choices"][0]["finish_reason"] for one in ended]
-        assert sum(reason is not None for reason in reasons) == 8
+        assert sum(reason is not None for reason in reasons) == 3
         process.wait(20)
         wait(lambda: not any(map(alive, helpers)), 2)
 

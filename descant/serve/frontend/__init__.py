@@ -1,1 +1,1 @@
-"""The server's side of a request: formulas, streams, and the link to the worker process."""
+"""The server's side of a request: formulas, streams, and the link to the decode process."""

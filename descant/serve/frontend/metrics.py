@@ -1,72 +1,63 @@
-"""What the server counts, for Prometheus: read at /metrics."""
+"""The metrics of a server, for Prometheus to read at /metrics."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..protocol.messages import Counts
+from ..protocol.messages import StepCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Meters:
-    """The meters of one server, in a registry of its own.
-
-    Attributes:
-        requests: by endpoint and outcome.
-        prompt_tokens: tokens of prompts that were admitted.
-        generated_tokens: tokens that were drawn.
-        waiting: rows without a slot.
-        in_use: slots that are decoding.
-        step: seconds of a step over all formulas.
-        first_token: seconds from a request's arrival to a row's first token.
-        next_token: seconds from one token of a row to the next.
-        whole: seconds of a request.
-    """
+class Metrics:
+    """The metrics of one server, in a registry of its own; the help texts say what each counts."""
 
     def __init__(self, slots: int) -> None:
-        self._registry = one = CollectorRegistry()
-        self.requests = Counter(
-            "descant_requests", "Requests that have ended.", ("endpoint", "outcome"), registry=one
-        )
-        self.prompt_tokens = Counter(
-            "descant_prompt_tokens", "Tokens of prompts that were admitted.", registry=one
-        )
-        self.generated_tokens = Counter(
-            "descant_generated_tokens", "Tokens that were drawn.", registry=one
-        )
-        self.waiting = Gauge("descant_rows_waiting", "Rows without a slot.", registry=one)
-        self.in_use = Gauge("descant_slots_in_use", "Slots that are decoding.", registry=one)
-        Gauge("descant_slots", "Slots that there are.", registry=one).set(slots)
-        self.step = Histogram(
-            "descant_step_seconds", "One step over all formulas.", buckets=_STEPS, registry=one
-        )
-        self.first_token = Histogram(
-            "descant_time_to_first_token_seconds", "From arrival to a row's first token.",
-            buckets=_WAITS, registry=one,
-        )  # fmt: skip
-        self.next_token = Histogram(
-            "descant_time_per_output_token_seconds", "From one token of a row to the next.",
-            buckets=_STEPS, registry=one,
-        )  # fmt: skip
-        self.whole = Histogram(
-            "descant_request_seconds", "From a request's arrival to its end.", ("endpoint",),
-            buckets=_WAITS, registry=one,
-        )  # fmt: skip
+        self._registry = registry = CollectorRegistry()
 
-    def count(self, counts: Counts) -> None:
-        """Take what was counted of a step."""
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"descant_{name}", help, labels, registry=registry)
+
+        def gauge(name: str, help: str) -> Gauge:
+            return Gauge(f"descant_{name}", help, registry=registry)
+
+        def seconds(name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            name = f"descant_{name}_seconds"
+            return Histogram(name, help, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "Requests that have ended.", "endpoint", "outcome")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts that were admitted.")
+        self.generated_tokens = counter("generated_tokens", "Tokens that were drawn.")
+        self.waiting = gauge("rows_waiting", "Rows without a slot.")
+        self.running = gauge("slots_in_use", "Slots that are decoding.")
+        gauge("slots", "Slots that there are.").set(slots)
+        self.step = seconds("step", "One step over all formulas.", _STEPS)
+        self.first_token = seconds(
+            "time_to_first_token", "From arrival to a row's first token.", _WAITS
+        )
+        self.next_token = seconds(
+            "time_per_output_token", "From one token of a row to the next.", _STEPS
+        )
+        self.request = seconds(
+            "request", "From a request's arrival to its end.", _WAITS, "endpoint"
+        )
+
+    def count(self, counts: StepCounts) -> None:
+        """Add the counts of a step."""
         self.waiting.set(counts.waiting)
-        self.in_use.set(counts.in_use)
-        if counts.step is not None:
-            self.step.observe(counts.step)
+        self.running.set(counts.running)
         self.generated_tokens.inc(counts.tokens)
-        for meter, values in ((self.first_token, counts.first), (self.next_token, counts.between)):
-            for seconds in values:
-                meter.observe(seconds)
+        steps = [] if counts.seconds is None else [counts.seconds]
+        for histogram, values in (
+            (self.step, steps),
+            (self.first_token, counts.first_token),
+            (self.next_token, counts.next_token),
+        ):
+            for value in values:
+                histogram.observe(value)
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,45 +1,47 @@
-"""The server without HTTP: what is served, who may come in, what is asked of the decode process.
+"""The server without HTTP: admits requests, and passes them to the decode process.
 
-Only the event loop comes here, but for ``start`` and ``stop``.
+All of it runs in the event loop, except ``start`` and ``stop``.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from ...grammar import FormulaError
 from ...inputs.runfile import RunFile, RunFileError
-from ..protocol.errors import ApiError, broken, unavailable, wrong_formula
+from ...models import ModelError
+from ..protocol import errors
 from ..protocol.limits import Limits
-from ..protocol.messages import Start, Submit
-from ..protocol.schema import Chat, Completion
-from .formulas import Formulas, Named, Wanted
-from .metrics import Meters
+from ..protocol.messages import ScoreJob, Start, Submit
+from ..protocol.schema import ChatRequest, CompletionRequest
+from .formulas import FormulaCache, FormulaRef
+from .metrics import Metrics
 from .streams import Stream
-from .worker_link import Link
+from .worker_link import WorkerLink
 
-Asked = Completion | Chat
-COMPLETION_TOKENS = 16  # of /v1/completions where nobody says how many, as OpenAI has it
+DecodeRequest = CompletionRequest | ChatRequest
+COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens in /v1/completions
+SCORES_PER_JOB = 8  # texts that are scored between two steps
 
 
 class Server:
-    """What a run file declares, served.
+    """Serves the formulas of a run file.
 
     Args:
         run: the run file.
-        limits: what clients may ask for.
+        limits: on what clients may request.
         allow_formulas: whether a model's name may be a formula over the declared models.
-        keys: of clients; none where everybody may come in.
+        keys: of clients; without any, the server takes every request.
 
     Attributes:
-        formulas: those of the run file, by name.
+        formulas: compiled ones.
         rewards: the names of the reward models that can score, once it is started.
         link: to the decode process.
-        meters: what is counted.
+        metrics: for Prometheus.
         stopping: whether new requests are refused.
     """
 
@@ -52,26 +54,19 @@ class Server:
         keys: Sequence[str] = (),
     ) -> None:
         if run.merge:
-            named = ", ".join(run.merge)
+            names = ", ".join(run.merge)
             raise RunFileError(
-                f"merge ({named}) is read by descant sweep; serve one merged adapter"
+                f"merge ({names}) is read by descant sweep; serve one merged adapter"
             )
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
-        self.meters = Meters(self.limits.slots)
-        self.link = Link(self.meters)
+        self.metrics = Metrics(self.limits.slots)
+        self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
-        self.formulas: Mapping[str, Named] = {
-            name: Named(text, run.params) for name, text in run.named.items()
-        }
-        self._compiled = Formulas(
-            self.formulas, frozenset(run.models), self.link, allow_formulas,
-            self.limits.max_formulas,
-        )  # fmt: skip
+        self.formulas = FormulaCache(run, self.link, allow_formulas, self.limits.max_formulas)
         self.started, self.stopping = int(time.time()), False
-        self._rows = 0  # accepted and not ended
-        self._requests = 0
-        self._seconds = 1.0  # of a row, on the average, lately
+        self._rows = self._requests = 0  # admitted and not ended
+        self._row_seconds = 1.0  # a moving average
 
     def start(self) -> None:
         """Start the decode process, which compiles the formulas of the run file.
@@ -79,89 +74,87 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        run, limits = self.run, self.limits
-        start = Start(
-            run.models, run.prompts, limits.slots, limits.max_model_len, run.dtype, run.device,
-            self._compiled.first(),
-        )  # fmt: skip
+        start = Start(self.run, self.limits, self.formulas.compile_named())
         self.rewards = self.link.start(start).rewards
 
     def stop(self) -> None:
-        """End the decode process."""
+        """Stop the decode process."""
         self.link.stop()
 
     @property
     def busy(self) -> bool:
-        """Whether requests are in flight."""
+        """Whether any admitted request has not ended."""
         return self._requests > 0
 
-    def abandon(self) -> None:
-        """End the requests in flight."""
-        self.link.abandon(unavailable("the server is shutting down"))
+    def abort_all(self) -> None:
+        """End all requests with an error."""
+        self.link.abort_all(errors.unavailable("the server is shutting down"))
 
     @asynccontextmanager
-    async def formula(self, model: str, params: Mapping[str, float]) -> AsyncIterator[int]:
-        """The number of a named formula, or of any where they are allowed, compiled inside of this.
-
-        Args:
-            model: the name or the formula.
-            params: of the formula, beside those of the run file.
+    async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
+        """The queued rows of a request; leaving this aborts those that have not ended.
 
         Raises:
-            ApiError: there is none, or it cannot be compiled.
+            ApiError: the request is refused or invalid.
         """
-        with self._compiled.use(Wanted(model, params)) as compiling:
-            yield await compiling
-
-    @asynccontextmanager
-    async def decoding(self, body: Asked) -> AsyncIterator[Stream]:
-        """The rows of a request, queued; let go of where they have not ended inside of this.
-
-        Raises:
-            ApiError: the request is refused, or cannot be.
-        """
-        wanted, arguments = self._arguments(body)
+        ref, arguments = self.arguments(body)
         with self.admitted(self._rows_of(body)):
             stream = Stream(self.limits.timeout)
+            async with AsyncExitStack() as stack:
+                stack.callback(stream.close)
+                use = stack.enter_async_context(self.formulas.use(ref))
+                formula = await stream.deadline.wait_for(use)
+                stack.callback(self.link.close, stream)
+                submit = Submit(
+                    formula, body.prompts, arguments, self.limits.max_tokens, bool(body.stream),
+                    stream.arrival_time,
+                )  # fmt: skip
+                try:
+                    await stream.deadline.wait_for(self.link.submit(stream, submit))
+                except FormulaError as error:
+                    raise errors.invalid_formula(error, "params") from None
+                except ValueError as error:
+                    raise errors.invalid_value(error) from None
+                yield stream
+
+    async def score(
+        self, model: str, prompts: Sequence[Any], answers: Sequence[str]
+    ) -> list[float]:
+        """One reward per answer, a few between two steps.
+
+        Raises:
+            ApiError: no such reward model, or a text that it cannot read.
+        """
+        if model not in self.rewards:
+            raise errors.unknown_model(model, self.rewards, "reward model")
+        rewards: list[float] = []
+        for first in range(0, len(answers), SCORES_PER_JOB):
+            batch = slice(first, first + SCORES_PER_JOB)
             try:
-                with self._compiled.use(wanted) as compiling:
-                    formula = await stream.within(compiling)
-                    arguments |= self._compiled.arguments(wanted)
-                    asked = Submit(
-                        formula, body.prompts, arguments, self.limits.max_tokens,
-                        bool(body.stream), stream.since,
-                    )  # fmt: skip
-                    try:
-                        await stream.within(self.link.submit(stream, asked))
-                        yield stream
-                    finally:
-                        self.link.cancel(stream)
-            except FormulaError as error:
-                raise wrong_formula(error, "params") from None
-            except ValueError as error:
-                raise ApiError(400, str(error), None, "invalid_value") from None
-            finally:
-                stream.close()
+                rewards += await self.link.call(ScoreJob(model, prompts[batch], answers[batch]))
+            except ModelError as error:
+                raise errors.invalid_value(error) from None
+        return rewards
 
     @contextmanager
     def admitted(self, rows: int) -> Iterator[None]:
-        """A request of so many rows, while it is in the house.
+        """Count a request and its rows inside of this.
 
         Raises:
-            ApiError: there is no room for it, or the server is going.
+            ApiError: the queue is full, or the server is shutting down.
         """
         if self.link.failure is not None:
-            raise broken()
+            raise errors.server_error()
         if self.stopping:
-            raise unavailable("the server is shutting down")
-        ahead = self._rows + rows - self.limits.slots
-        if ahead > self.limits.max_queue:
-            wait = min(60, max(1, math.ceil(self._seconds * ahead / self.limits.slots)))
-            raise ApiError(
-                429, f"{self._rows} rows are here already; try again in {wait} s",
-                None, "queue_full", {"retry-after": str(wait)},
+            raise errors.unavailable("the server is shutting down")
+        waiting = self._rows + rows - self.limits.slots
+        if waiting > self.limits.max_queue:
+            seconds = min(60, max(1, math.ceil(self._row_seconds * waiting / self.limits.slots)))
+            raise errors.ApiError(
+                429, f"{self._rows} rows are here already; try again in {seconds} s",
+                None, "queue_full", {"retry-after": str(seconds)},
             )  # fmt: skip
-        since = time.perf_counter()
+        start = time.perf_counter()
         self._rows += rows
         self._requests += 1
         try:
@@ -169,51 +162,59 @@ class Server:
         finally:
             self._rows -= rows
             self._requests -= 1
-            self._seconds += 0.1 * (time.perf_counter() - since - self._seconds)
+            self._row_seconds += 0.1 * (time.perf_counter() - start - self._row_seconds)
 
-    def _rows_of(self, body: Asked) -> int:
-        rows = len(body.prompts) * (body.n or self._default("num_return_sequences") or 1)
-        most = self.limits.slots + self.limits.max_queue
-        if rows > most:
-            message = f"this asks for {rows} rows at once; the server takes {most}"
-            raise ApiError(400, message, "n", "too_many_rows")
-        return rows
+    def arguments(self, body: DecodeRequest) -> tuple[FormulaRef, dict[str, Any]]:
+        """The formula of a request, and the arguments of ``generate``.
 
-    def _default(self, name: str) -> Any:
-        """What the run file's ``generate`` says; None where it does not say it."""
-        said = self.run.generate
-        return getattr(said, name) if name in said.model_fields_set else None
-
-    def _arguments(self, body: Asked) -> tuple[Wanted, dict[str, Any]]:
-        """What to decode from, and the arguments of ``generate``."""
+        Raises:
+            ApiError: more tokens than the server's limit.
+        """
         temperature = body.temperature
         if temperature is None:
             temperature = self._default("temperature")
         if temperature is None:
             temperature = 0.0 if self._default("do_sample") is False else 1.0
-        heat = None
+        sampling = None
         if body.top_p is not None and body.top_p < 1 and temperature > 0:
-            heat = (temperature, body.top_p)
-        found = {
-            **self._tokens(body),
+            sampling = (temperature, body.top_p)
+        arguments = {
+            **self._max_new_tokens(body),
             "temperature": temperature,
             "seed": body.seed if body.seed is not None else self._default("seed"),
             "stop_strings": body.stop or self._default("stop_strings"),
-            "num_return_sequences": body.n or self._default("num_return_sequences") or 1,
+            "num_return_sequences": self._choices(body),
             "eos_token_id": self._default("eos_token_id"),
             "logprobs": body.with_logprobs,
         }
-        return Wanted(body.model, body.params or {}, heat), found
+        ref = FormulaRef(body.model, body.params or {}, sampling)
+        return ref, {**arguments, **self.formulas.arguments(ref)}
 
-    def _tokens(self, body: Asked) -> dict[str, int]:
-        """How many new tokens are asked for; nothing where as many as fit are."""
-        most = self.limits.max_tokens
-        if body.limit is not None:
-            if body.limit > most:
-                message = f"max_tokens is {body.limit}; the server gives at most {most}"
-                raise ApiError(400, message, "max_tokens", "invalid_value")
-            return {"max_new_tokens": body.limit}
-        said = self._default("max_new_tokens")
-        if said is None and isinstance(body, Completion):
-            said = COMPLETION_TOKENS
-        return {} if said is None else {"max_new_tokens": min(said, most)}
+    def _rows_of(self, body: DecodeRequest) -> int:
+        rows = len(body.prompts) * self._choices(body)
+        most = self.limits.slots + self.limits.max_queue
+        if rows > most:
+            message = f"this asks for {rows} rows at once; the server takes {most}"
+            raise errors.ApiError(400, message, "n", "too_many_rows")
+        return rows
+
+    def _choices(self, body: DecodeRequest) -> int:
+        return body.n or self._default("num_return_sequences") or 1
+
+    def _max_new_tokens(self, body: DecodeRequest) -> dict[str, int]:
+        """``max_new_tokens``; nothing where the request takes as many as fit."""
+        most, tokens = self.limits.max_tokens, body.new_tokens
+        if tokens is not None and tokens > most:
+            raise errors.invalid_value(
+                f"max_tokens is {tokens}; the server gives at most {most}", "max_tokens"
+            )
+        if tokens is None:
+            tokens = self._default("max_new_tokens")
+        if tokens is None and isinstance(body, CompletionRequest):
+            tokens = COMPLETION_TOKENS
+        return {} if tokens is None else {"max_new_tokens": min(tokens, most)}
+
+    def _default(self, name: str) -> Any:
+        """An argument of the run file's ``generate``; None where it is left out."""
+        generate = self.run.generate
+        return getattr(generate, name) if name in generate.model_fields_set else None

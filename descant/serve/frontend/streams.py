@@ -1,4 +1,4 @@
-"""What goes from the decode process to one client's request: pieces of answers, row by row."""
+"""The time of a request, and its stream: row updates from the decode process to its coroutine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,36 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
 from ..protocol.errors import failed_formula, timed_out
-from ..protocol.messages import Told
+from ..protocol.messages import RowUpdate
 
 T = TypeVar("T")
+
+
+class Deadline:
+    """The end of a request's time.
+
+    Args:
+        timeout: seconds from now.
+
+    Attributes:
+        time: on the clock of the event loop.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.time = asyncio.get_running_loop().time() + timeout
+
+    async def wait_for(self, work: Awaitable[T]) -> T:
+        """Await something until then.
+
+        Raises:
+            ApiError: the time is up.
+        """
+        try:
+            async with asyncio.timeout_at(self.time):
+                return await work
+        except TimeoutError:
+            raise timed_out(self.timeout) from None
 
 
 class Stream:
@@ -20,61 +47,40 @@ class Stream:
         timeout: seconds that the request may take.
 
     Attributes:
-        since: when it began, on ``time.perf_counter``.
-        number: of the message that asks for its rows.
-        rows: that are queued.
-        left: of them, those that have not ended.
-        prompt_tokens: that the rows have read.
+        deadline: its end.
+        arrival_time: its start, on ``time.perf_counter``.
+        number: of its ``Submit``.
+        rows: rows queued.
+        running: rows that have not ended.
+        prompt_tokens: of the rows.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.since = time.perf_counter()
+        self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
+        self.number = self.rows = self.running = self.prompt_tokens = 0
+        self._queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        self.timeout, self.deadline = timeout, loop.time() + timeout
-        self.number = self.rows = self.left = self.prompt_tokens = 0
-        self._told: asyncio.Queue[Told | BaseException] = asyncio.Queue()
-        self._alarm = loop.call_at(self.deadline, self.put, timed_out(timeout))
+        self._timer = loop.call_at(self.deadline.time, self.put, timed_out(timeout))
 
     def close(self) -> None:
-        """Nobody waits any more."""
-        self._alarm.cancel()
+        """Stop the timer."""
+        self._timer.cancel()
 
-    def put(self, told: Told | BaseException) -> None:
-        """Take a piece, or what ends the request."""
-        self._told.put_nowait(told)
+    def put(self, update: RowUpdate | BaseException) -> None:
+        """Queue an update, or the error that ends the request."""
+        self._queue.put_nowait(update)
 
-    async def within(self, work: Awaitable[T]) -> T:
-        """Await something no longer than the request may take.
-
-        Raises:
-            ApiError: the time is up.
-        """
-        return await within(work, self.deadline, self.timeout)
-
-    async def told(self) -> AsyncIterator[Told]:
-        """The pieces of all rows, until every row has ended.
+    async def updates(self) -> AsyncIterator[RowUpdate]:
+        """The updates of all rows, until every row has ended.
 
         Raises:
-            ApiError: the time is up, a row failed, or the server let go of the request.
+            ApiError: the time is up, a row has failed, or the server has aborted the request.
         """
-        while self.left:
-            told = await self._told.get()
-            if isinstance(told, BaseException):
-                raise told
-            if told.error is not None:
-                raise failed_formula(told.error)
-            self.left -= told.finish_reason is not None
-            yield told
-
-
-async def within(work: Awaitable[T], deadline: float, timeout: float) -> T:
-    """Await something until a time of the event loop's clock.
-
-    Raises:
-        ApiError: the time is up; it names the ``timeout`` in seconds.
-    """
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await work
-    except TimeoutError:
-        raise timed_out(timeout) from None
+        while self.running:
+            update = await self._queue.get()
+            if isinstance(update, BaseException):
+                raise update
+            if update.error is not None:
+                raise failed_formula(update.error)
+            self.running -= update.finish_reason is not None
+            yield update

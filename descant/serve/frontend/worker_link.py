@@ -1,7 +1,7 @@
-"""The decode process as those who talk to clients see it: started, asked, heard, and ended.
+"""The link to the decode process: start it, send it commands, receive its updates, stop it.
 
-A thread hears what it says, and hands that to the event loop, as much at a time as was said at
-once; all else happens in the event loop. This process holds no model.
+A thread receives the updates and hands each to the event loop; all else runs in the event loop.
+This process holds no model.
 """
 
 from __future__ import annotations
@@ -19,176 +19,173 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from ...models import ModelError
-from ..protocol.errors import broken
-from ..protocol.messages import Cancel, Failed, Message, Queued, Ready, Said, Start, Stop, Submit
-from ..worker.loop import decode
-from .metrics import Meters
+from ..protocol import messages
+from ..protocol.errors import server_error
+from ..worker.loop import run_worker
+from .metrics import Metrics
 from .streams import Stream
 
-GRACE = 5.0  # seconds for a step to end in, when it is time to go
+GRACE = 5.0  # seconds for the last step, before the process is killed
 _log = logging.getLogger("descant.serve")
 
 
-class Link:
+class WorkerLink:
     """The decode process of a server.
 
     Args:
-        meters: are told of tokens and times.
+        metrics: count the tokens and times of its steps.
 
     Attributes:
-        failure: how the process ended, where nobody asked it to; None while all is well.
-        process: the process itself, once it is started.
+        failure: how the process ended, where no ``stop`` ended it; None while all is well.
+        process: the process, once it is started.
     """
 
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
         self._ready = self._stopped = False
         self._connection: Any = None
         self.failure: str | None = None
         self.process: Any = None
 
-    def start(self, start: Start) -> Ready:
+    def start(self, start: messages.Start) -> messages.Ready:
         """Start the process, and return when it has compiled its formulas.
 
         Raises:
-            FormulaError, ModelError: as compiling them does.
+            FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
         """
         context = multiprocessing.get_context("spawn")  # a fork would share torch's threads
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=decode, args=(theirs,), name="descant-decode")
-        atexit.register(self.stop)  # else multiprocessing waits for it without an end
-        with _deaf():
+        self._connection, child_end = context.Pipe()
+        self.process = context.Process(target=run_worker, args=(child_end,), name="descant-decode")
+        atexit.register(self.stop)  # else multiprocessing joins it without a timeout
+        with _sigint_blocked():
             self.process.start()
-        theirs.close()
-        self._send(start)
+        child_end.close()
+        self.send(start)
         try:
-            found = self._connection.recv()
+            reply = self._connection.recv()
         except (EOFError, OSError):
-            problem = f"the decode process {self._ended()} before it was ready"
+            problem = f"the decode process {self._join()} before it was ready"
             cure = "if it was killed, there may be too little memory for the weights"
             raise ModelError(problem, cure, topic="memory") from None
-        if isinstance(found, Failed):
-            raise found.error
-        assert isinstance(found, Ready)
+        if isinstance(reply, messages.Failed):
+            raise reply.error
+        assert isinstance(reply, messages.Ready)
         self._ready = True
-        return found
+        return reply
 
     def listen(self) -> None:
-        """Hear what the process says, in the event loop that runs."""
-        hear = (asyncio.get_running_loop(),)
-        threading.Thread(target=self._listen, args=hear, name="descant-link", daemon=True).start()
+        """Receive the updates in the running event loop."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(
+            target=self._receive, args=(loop,), name="descant-link", daemon=True
+        ).start()
 
     def stop(self) -> None:
-        """End the process, and wait for that."""
+        """Stop the process and join it."""
         atexit.unregister(self.stop)
         if self._stopped or self.process is None or self.process.pid is None:
             return
         self._stopped = True
         if self._ready:
-            self._send(Stop())
+            self.send(messages.Stop())
             self.process.join(GRACE)
-        self.process.kill()  # where it has not ended by itself
+        self.process.kill()
         self.process.join()
 
-    async def ask(self, message: Message) -> Any:
-        """Send a message and wait for its reply.
+    def send(self, command: messages.Command, number: int = 0) -> None:
+        """Send a command; one that gets no reply needs no number."""
+        try:
+            with self._send_lock:
+                self._connection.send((number, command))
+        except OSError:  # the process has ended; _receive reports it
+            _log.debug("the decode process is gone: %s is not sent", type(command).__name__)
+
+    async def call(self, command: messages.Command, number: int | None = None) -> Any:
+        """Send a command and await its reply.
 
         Raises:
-            FormulaError, ModelError, ValueError: what was asked for cannot be.
+            FormulaError, ModelError, ValueError: the command has failed.
             ApiError: the process has ended.
         """
-        return await self._reply(message, next(self._numbers))
+        if self.failure is not None:
+            raise server_error()
+        number = number or next(self._numbers)
+        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        self.send(command, number)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.send(messages.Cancel(number))
+            raise
+        finally:
+            del self._replies[number]
 
-    def tell(self, message: Message) -> None:
-        """Send a message of which no reply is waited for."""
-        self._send(message, next(self._numbers))
-
-    async def submit(self, stream: Stream, message: Submit) -> None:
-        """Queue a request's rows, of which the stream is told.
+    async def submit(self, stream: Stream, command: messages.Submit) -> None:
+        """Queue the rows of a request; the stream gets their updates.
 
         Raises:
-            FormulaError, ModelError, ValueError: nothing is queued then.
+            FormulaError, ModelError, ValueError: the rows cannot be queued.
             ApiError: the process has ended.
         """
         stream.number = next(self._numbers)
         self._streams[stream.number] = stream
-        queued: Queued = await self._reply(message, stream.number)
-        stream.rows = stream.left = queued.rows
+        queued: messages.Queued = await self.call(command, stream.number)
+        stream.rows = stream.running = queued.rows
         stream.prompt_tokens = queued.prompt_tokens
-        self._meters.prompt_tokens.inc(queued.prompt_tokens)
+        self._metrics.prompt_tokens.inc(queued.prompt_tokens)
 
-    def cancel(self, stream: Stream) -> None:
-        """Let go of what has not ended of a request."""
-        if self._streams.pop(stream.number, None) is not None and stream.left:
-            self.tell(Cancel(stream.number))
+    def close(self, stream: Stream) -> None:
+        """Drop a stream, and abort the rows that have not ended."""
+        if self._streams.pop(stream.number, None) is not None and stream.running:
+            self.send(messages.Cancel(stream.number))
 
-    def abandon(self, error: Exception) -> None:
+    def abort_all(self, error: Exception) -> None:
         """End every request with an error."""
-        for future in self._waiting.values():
+        for future in self._replies.values():
             if not future.done():
                 future.set_exception(error)
         for stream in self._streams.values():
             stream.put(error)
 
-    async def _reply(self, message: Message, number: int) -> Any:
-        if self.failure is not None:
-            raise broken()
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._send(message, number)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.tell(Cancel(number))
-            raise
-        finally:
-            del self._waiting[number]
-
-    def _send(self, message: Message, number: int = 0) -> None:
-        try:
-            with self._sending:
-                self._connection.send((number, message))
-        except OSError:  # it has ended, which is heard too
-            _log.debug("nobody hears %s", type(message).__name__)
-
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while True:
                 try:
-                    said = self._connection.recv()
+                    update = self._connection.recv()
                 except (EOFError, OSError):
                     break
-                loop.call_soon_threadsafe(self._hear, said)
-            how = self._ended()
-            loop.call_soon_threadsafe(self._fail, how)
-        except RuntimeError:  # the event loop has ended, and nobody waits
+                loop.call_soon_threadsafe(self._dispatch, update)
+            loop.call_soon_threadsafe(self._fail, self._join())
+        except RuntimeError:  # the event loop is closed
             return
 
-    def _hear(self, said: Said) -> None:
-        for number, reply in said.replies:
-            future = self._waiting.get(number)
+    def _dispatch(self, update: messages.StepUpdate) -> None:
+        for number, reply in update.replies:
+            future = self._replies.get(number)
             if future is None or future.done():
                 continue
-            if isinstance(reply, Failed):
+            if isinstance(reply, messages.Failed):
                 future.set_exception(reply.error)
             else:
                 future.set_result(reply)
-        for number, told in said.told:
+        for number, row in update.rows:
             if (stream := self._streams.get(number)) is not None:
-                stream.put(told)
-        self._meters.count(said.counts)
+                stream.put(row)
+        self._metrics.count(update.counts)
 
     def _fail(self, how: str) -> None:
         if self._stopped:
             return
         self.failure = how
         _log.error("the decode process %s", how)
-        self.abandon(broken())
+        self.abort_all(server_error())
 
-    def _ended(self) -> str:
+    def _join(self) -> str:
+        """Join the process, and say how it ended."""
         self.process.join(GRACE)
         code = self.process.exitcode
         if code is None or code >= 0:
@@ -197,14 +194,14 @@ class Link:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment: a process that is born in it does not hear any."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT while spawning the child, which inherits the mask."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # which would let it through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # else spawning starts it, and it unblocks SIGINT
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

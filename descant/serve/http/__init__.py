@@ -1,1 +1,1 @@
-"""HTTP: routes, connections, and the playground's page."""
+"""HTTP: the routes, the process, and the playground's page."""

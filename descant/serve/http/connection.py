@@ -1,7 +1,7 @@
-"""One connection of a client, as uvicorn has it, and how long it may take to say what it wants.
+"""A client's connection: uvicorn's, with limits on the head of a request.
 
-A connection on which nothing is asked is closed, so that silent ones cannot take all there are.
-What cannot be read as HTTP is answered in OpenAI's shape, as all else is. No request is known here.
+A connection on which no request begins is closed, so that idle clients cannot take all
+connections. What is no HTTP gets an error in OpenAI's shape.
 """
 
 from __future__ import annotations
@@ -14,46 +14,46 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ..protocol.errors import ApiError
 
-HEAD = 15.0  # seconds for the head of a request, from the connection or its first byte
-MOST_HEAD = 1 << 19  # its bytes, more or less: what comes at once is not parted
+HEAD_TIMEOUT = 15.0  # seconds for the head of a request, from the connection or its first byte
+MAX_HEAD = 1 << 19  # bytes, about: checked once per packet
 _Protocol: Any = AutoHTTPProtocol
 
 
-class Connection(_Protocol):
-    """A connection that is closed where the head of a request is long in coming, or too long."""
+class ClientConnection(_Protocol):
+    """A connection that is closed when the head of a request is too slow or too long."""
 
-    _alarm: asyncio.TimerHandle | None = None
-    _reading, _heard = False, 0  # whether a head is being read, and bytes since it began
+    _timer: asyncio.TimerHandle | None = None
+    _in_head, _head_bytes = False, 0
 
     def connection_made(self, transport: Any) -> None:
-        """A client is there."""
+        """Start the timer."""
         super().connection_made(transport)
-        self._expect()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """A client says something."""
+        """Read data; start the timer, or stop it where a request is complete."""
         super().data_received(data)
-        self._heard += len(data)
-        if self._reading and self._heard > MOST_HEAD:
+        self._head_bytes += len(data)
+        if self._in_head and self._head_bytes > MAX_HEAD:
             self.transport.abort()
-        elif self._asked:
-            self._relax()
-        elif self._alarm is None:
-            self._expect()
+        elif self._request_running:
+            self._stop_timer()
+        elif self._timer is None:
+            self._start_timer()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._reading, self._heard = True, 0
+        self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
-        """A head is there."""
-        self._reading = False
+        """A head is complete."""
+        self._in_head = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left."""
-        self._relax()
+        """Stop the timer."""
+        self._stop_timer()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -67,19 +67,19 @@ class Connection(_Protocol):
         self.transport.close()
 
     @property
-    def _asked(self) -> bool:
-        """Whether a request is there that has not been answered."""
+    def _request_running(self) -> bool:
+        """Whether a request has no complete answer yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _expect(self) -> None:
-        self._alarm = asyncio.get_running_loop().call_later(HEAD, self._hang_up)
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._time_out)
 
-    def _relax(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _hang_up(self) -> None:
-        self._alarm = None
-        if not self._asked:
+    def _time_out(self) -> None:
+        self._timer = None
+        if not self._request_running:
             self.transport.close()

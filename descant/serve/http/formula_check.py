@@ -1,6 +1,6 @@
-"""A formula while it is typed: what is wrong with it and where, or which parameters it has.
+"""The check of a formula while it is typed: its mistake and where, or its parameters.
 
-It reads text and names, and no weights; it knows no HTTP.
+It reads text and names, and neither weights nor HTTP.
 """
 
 from __future__ import annotations
@@ -13,80 +13,81 @@ from ...formula import Names, Plan, make_plan
 from ...formula.scalar import Parameter
 from ...grammar import FormulaError
 
-STEPS = 50  # a slider has at least so many
+MIN_STEPS = 50  # of a slider
 
 
-def draft(
+def check_formula(
     text: str, names: Names, defaults: Mapping[str, float], params: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What is to be said of a formula.
+    """Check a formula.
 
     Args:
         text: the formula.
-        names: what its names may be.
+        names: the names that it may use.
         defaults: the value of each parameter of ``names``.
-        params: the values that are asked for, of some of them or others.
+        params: values over these.
 
     Returns:
-        ``params``, a slider for each parameter that it uses, where it is a formula; and ``error``
-        where anything is wrong, with its place in UTF-16 units, as browsers count.
+        ``params``, a slider for each parameter that it uses, where it compiles; and ``error``
+        where anything is wrong, with its span in UTF-16 units, as browsers count.
 
-    >>> draft("base + a*arm", Names(frozenset(("base", "arm")), frozenset("a")), {"a": 0.5}, {})
+    >>> names = Names(frozenset(("base", "arm")), frozenset("a"))
+    >>> check_formula("base + a*arm", names, {"a": 0.5}, {})
     {'params': [{'name': 'a', 'value': 0.5, 'low': 0.0, 'high': 1.0, 'step': 0.01}]}
-    >>> draft("base + arn", Names(frozenset(("base", "arm"))), {}, {})["error"]["cure"]
+    >>> check_formula("base + arn", names, {"a": 0.5}, {})["error"]["cure"]
     'did you mean arm?'
     """
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     try:
         plan = make_plan(text, names)
     except FormulaError as error:
-        return {"error": {**told(error), "declare": _missing(error, names)}}
+        return {"error": {**_marked(error), "declare": _undeclared(error, names)}}
     sliders = [slider(plan, name, defaults[name]) for name in sorted(plan.params)]
     try:
         plan.values({**defaults, **params})
     except FormulaError as error:
-        return {"params": sliders, "error": told(error)}
+        return {"params": sliders, "error": _marked(error)}
     return {"params": sliders}
 
 
-def told(error: FormulaError) -> dict[str, Any]:
-    """An error with its place, counted as browsers count."""
-    start, end = (_units(error.text[:at]) for at in (error.span.start, error.span.end))
+def _marked(error: FormulaError) -> dict[str, Any]:
+    """An error with its span, as browsers count."""
+    start, end = (_utf16_length(error.text[:at]) for at in (error.span.start, error.span.end))
     return {"problem": error.problem, "cure": error.cure, "start": start, "end": end}
 
 
 def slider(plan: Plan, name: str, default: float) -> dict[str, Any]:
-    """A range for a parameter: its limits, where it stands alone as a number that has some.
+    """A parameter's range: the limits of the arguments that it is alone, else a guess.
 
     >>> names = Names(frozenset(("base",)), frozenset("p"))
     >>> slider(make_plan("base | top_p(p)", names), "p", 0.9)
     {'name': 'p', 'value': 0.9, 'low': 0.01, 'high': 1.0, 'step': 0.01}
     """
-    alone = [one.limits for one in plan.scalars if one.expression == Parameter(name)]
-    low = max((one.low for one in alone), default=-math.inf)
-    high = min((one.high for one in alone), default=math.inf)
-    whole = any(one.whole for one in alone)
-    above = any(one.above and one.low == low for one in alone)
+    limits = [scalar.limits for scalar in plan.scalars if scalar.expression == Parameter(name)]
+    low = max((limit.low for limit in limits), default=-math.inf)
+    high = min((limit.high for limit in limits), default=math.inf)
+    integer = any(limit.whole for limit in limits)
+    above = any(limit.above and limit.low == low for limit in limits)
     if not math.isfinite(high):
-        high = max((low if math.isfinite(low) else 0) + (10 if whole else 1), 2 * default)
+        high = max((low if math.isfinite(low) else 0) + (10 if integer else 1), 2 * default)
     if not math.isfinite(low):
         low = min(0.0, high - 1, 2 * default)
-    step = 1.0 if whole else 10.0 ** math.floor(math.log10(max(high - low, 1e-9) / STEPS))
+    step = 1.0 if integer else 10.0 ** math.floor(math.log10(max(high - low, 1e-9) / MIN_STEPS))
     low = float(low + (step if above else 0))
     return {"name": name, "value": default, "low": low, "high": float(high), "step": step}
 
 
-def _missing(error: FormulaError, names: Names) -> str | None:
-    """The name that would be no mistake, here, if it were a parameter."""
+def _undeclared(error: FormulaError, names: Names) -> str | None:
+    """The name under the caret, where declaring it as a parameter mends this mistake."""
     name = error.text[error.span.start : error.span.end]
     try:
         make_plan(error.text, Names(names.models, names.params | {name}, names.prompts))
     except FormulaError as other:
         return name if other.span.start > error.span.start else None
-    except ValueError:  # nothing that a parameter could be named
+    except ValueError:  # not a parameter's name
         return None
     return name
 
 
-def _units(text: str) -> int:
+def _utf16_length(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2

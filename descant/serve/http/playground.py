@@ -1,30 +1,28 @@
-"""The playground: a page at ``/``, and what it asks beside OpenAI's own interface.
+"""The playground: a page at ``/``, and its routes besides those of OpenAI's interface.
 
-The page is plain files that load nothing from elsewhere; its policy forbids all else. Generation
-goes through ``/v1``; nothing here draws a token for an answer.
+The page is plain files that load nothing from elsewhere; its policy forbids it. Generation goes
+through ``/v1``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import Field, model_validator
 
 from ...formula import Names
 from ...grammar import FormulaError
-from ..frontend.streams import within
-from ..protocol.errors import ApiError, failed_formula
-from ..protocol.messages import Inspect, Plan
-from ..protocol.schema import Body, Message
-from .app import unless_gone
-from .formula_check import draft
-
-if TYPE_CHECKING:
-    from ..frontend.server import Server
+from ..frontend.formulas import FormulaRef
+from ..frontend.server import Server
+from ..protocol import errors
+from ..protocol.messages import InspectJob, PlanJob
+from ..protocol.schema import Body, ChatMessage
+from .cancellation import run_job
+from .formula_check import check_formula
 
 PAGE = Path(__file__).parents[1] / "page"
 REPORT = Path(__file__).parents[2] / "report" / "templates"  # tokens are explained as in a report
@@ -43,16 +41,16 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 CANDIDATES = 8  # of each token
-TOKENS = 64  # of an answer, where the run file does not say how many
+MAX_TOKENS = 64  # of an answer, where the run file does not set max_new_tokens
 
 
-class Draft(Body):
+class FormulaDraft(Body):
     """A formula while it is typed.
 
     Attributes:
         formula: its text.
         declared: parameters that only it declares, with their defaults.
-        params: the values of its parameters that are not their defaults.
+        params: values of its parameters, where they are not the defaults.
     """
 
     formula: str
@@ -60,112 +58,98 @@ class Draft(Body):
     params: dict[str, float] = Field(default_factory=dict, max_length=64)
 
 
-class Asked(Body):
-    """A formula, or its name, and values of its parameters, as a completion is asked for."""
+class PlanRequest(Body):
+    """A formula, or its name, and values of its parameters."""
 
     model: str
     params: dict[str, float]
 
 
-class Shown(Asked):
-    """An answer that was shown: what it was asked with, and its tokens."""
+class InspectRequest(PlanRequest):
+    """An answer on the page: its request, and its tokens."""
 
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: list[ChatMessage] | None = None
     seed: int
     temperature: float = Field(ge=0)
     token_ids: list[int] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> Shown:
+    def _one_prompt(self) -> InspectRequest:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give prompt or messages")
         return self
 
-    @property
-    def asked(self) -> Any:
-        """The prompt: text, or messages."""
-        return [one.plain() for one in self.messages] if self.messages else self.prompt
-
 
 def router(server: Server) -> APIRouter:
-    """The page and its endpoints.
-
-    Args:
-        server: of which it is a part.
-    """
+    """The routes of the page, of its files and of its requests."""
     routes = APIRouter(include_in_schema=False)
-    one_at_a_time = asyncio.Lock()  # each has caches of its own
+    inspect_lock = asyncio.Lock()  # each inspection has caches of its own
 
     @routes.get("/")
     async def page() -> Response:
         return _file("index.html")
 
     @routes.get("/page/{name}")
-    async def part(name: str) -> Response:
+    async def file(name: str) -> Response:
         return _file(name)
 
     @routes.get("/playground/known")
     async def known() -> dict[str, Any]:
         run = server.run
-        said = {name: getattr(run.generate, name) for name in run.generate.model_fields_set}
+        defaults = {name: getattr(run.generate, name) for name in run.generate.model_fields_set}
         return {
-            "formulas": {name: one.text for name, one in server.formulas.items()},
-            "models": sorted(server.run.models),
+            "formulas": run.named,
+            "models": sorted(run.models),
             "allow_formulas": server.allow_formulas,
             "keys": bool(server.keys),
-            "temperature": said.get("temperature"),
-            "max_tokens": min(said.get("max_new_tokens", TOKENS), server.limits.max_tokens),
+            "temperature": defaults.get("temperature"),
+            "max_tokens": min(defaults.get("max_new_tokens", MAX_TOKENS), server.limits.max_tokens),
         }
 
     @routes.post("/playground/check")
-    def check(asked: Draft) -> dict[str, Any]:
-        params = {**server.run.params, **asked.declared}
+    def check(body: FormulaDraft) -> dict[str, Any]:
+        params = {**server.run.params, **body.declared}
         try:
             names = Names(frozenset(server.run.models), frozenset(params), server.run.prompts)
         except ValueError as error:
-            raise ApiError(400, str(error), "declared", "invalid_value") from None
-        return draft(asked.formula, names, params, asked.params)
+            raise errors.invalid_value(error, "declared") from None
+        return check_formula(body.formula, names, params, body.params)
 
     @routes.post("/playground/plan")
-    async def plan(asked: Asked) -> dict[str, str]:
-        async with server.formula(asked.model, asked.params) as formula:
-            return {"plan": await server.link.ask(Plan(formula))}
+    async def plan(body: PlanRequest) -> dict[str, str]:
+        async with server.formulas.use(FormulaRef(body.model, body.params)) as formula:
+            return {"plan": await server.link.call(PlanJob(formula))}
 
     @routes.post("/playground/inspect", response_model=None)
-    async def inspect(asked: Shown, request: Request) -> Response:
-        async def inspected() -> Response:
-            deadline = asyncio.get_running_loop().time() + server.limits.timeout
-            with server.admitted(1):
-                said = _inspected(server, asked, one_at_a_time)
-                return JSONResponse(await within(said, deadline, server.limits.timeout))
-
-        return await unless_gone(request, inspected())
+    async def inspect(body: InspectRequest, request: Request) -> Response:
+        return await run_job(server, request, lambda: _inspect(server, body, inspect_lock))
 
     return routes
 
 
-async def _inspected(server: Server, asked: Shown, turn: asyncio.Lock) -> dict[str, Any]:
-    """Why each token; the decode process makes a step of it between two of the others."""
-    if len(asked.token_ids) > (most := server.limits.max_tokens):
-        message = f"the answer has {len(asked.token_ids)} tokens; the server reads at most {most}"
-        raise ApiError(400, message, "token_ids", "invalid_value")
-    said = {
-        "n": CANDIDATES, "params": asked.params, "seed": asked.seed,
-        "temperature": asked.temperature, "token_ids": asked.token_ids,
+async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> dict[str, Any]:
+    """Why each token was chosen; the decode process reads a token between two steps."""
+    if len(body.token_ids) > (most := server.limits.max_tokens):
+        message = f"the answer has {len(body.token_ids)} tokens; the server reads at most {most}"
+        raise errors.invalid_value(message, "token_ids")
+    prompt = [message.plain() for message in body.messages] if body.messages else body.prompt
+    arguments = {
+        "n": CANDIDATES, "params": body.params, "seed": body.seed,
+        "temperature": body.temperature, "token_ids": body.token_ids,
     }  # fmt: skip
-    async with server.formula(asked.model, asked.params) as formula, turn:
+    async with server.formulas.use(FormulaRef(body.model, body.params)) as formula, lock:
         try:
-            found: dict[str, Any] = await server.link.ask(Inspect(formula, asked.asked, said))
-            return found
+            reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
+            return reply
         except FormulaError as error:
-            raise failed_formula(error) from None
+            raise errors.failed_formula(error) from None
         except ValueError as error:
-            raise ApiError(400, str(error), None, "invalid_value") from None
+            raise errors.invalid_value(error) from None
 
 
 def _file(name: str) -> Response:
     if name not in FILES:
-        raise ApiError(404, f"there is no /page/{name} here")
-    file = FILES[name]  # small, and sent whole: a range of it has no use
+        raise errors.ApiError(404, f"there is no /page/{name} here")
+    file = FILES[name]
     return Response(file.read_bytes(), media_type=TYPES[file.suffix], headers=HEADERS)

@@ -1,4 +1,4 @@
-"""The server as a process: uvicorn, and a shutdown that finishes what is in flight."""
+"""The server as a process: uvicorn, and a shutdown that finishes running requests."""
 
 from __future__ import annotations
 
@@ -10,69 +10,61 @@ import uvicorn
 
 from ..frontend.server import Server
 from .app import application
-from .connection import Connection
+from .connection import ClientConnection
 
 
-class Process(uvicorn.Server):
-    """uvicorn, which on SIGTERM refuses what is new and waits for what is in flight.
-
-    Args:
-        server: started.
-        **options: those of ``uvicorn.Config``.
-    """
+class HttpServer(uvicorn.Server):
+    """uvicorn, which on SIGTERM refuses new requests and waits for running ones."""
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(
-            uvicorn.Config(application(server), lifespan="off", http=Connection, **options)
+            uvicorn.Config(application(server), lifespan="off", http=ClientConnection, **options)
         )
         self._server, self._deadline = server, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen: to the decode process, and to clients."""
+        """Listen to the decode process, and to clients."""
         self._server.link.listen()
         await super().startup(sockets)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Let clients go, and then the decode process: a signal may end this one right after."""
+        """Close the connections, then stop the decode process: uvicorn may raise a signal next."""
         await super().shutdown(sockets)
         self._server.stop()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is time to go: asked for, and nothing in flight or no time left."""
-        going: bool = await super().on_tick(counter)
+        """Whether to exit: on a signal, when no request runs or their time is up."""
+        exiting: bool = await super().on_tick(counter)
         if self._server.link.failure is not None:
             return True
-        if not going or self.force_exit:
-            return going
+        if not exiting or self.force_exit:
+            return exiting
         if not self._server.stopping:
             self._server.stopping = True
             self._deadline = time.monotonic() + self._server.limits.shutdown_timeout
         if self._server.busy and time.monotonic() < self._deadline:
             return False
         if self._server.busy:
-            self._server.abandon()
-            await asyncio.sleep(0.5)  # for the last words to be sent
+            self._server.abort_all()
+            await asyncio.sleep(0.5)  # until the errors are sent
         return True
 
     @property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """The port that it listens to."""
         return int(self.servers[0].sockets[0].getsockname()[1])
 
 
 def serve(server: Server, **options: Any) -> bool:
-    """Serve until a signal; whether all went well.
+    """Start a server and serve until a signal; False where the decode process has failed.
 
     Args:
         server: not started yet.
         **options: those of ``uvicorn.Config``: ``host``, ``port``, …
-
-    Raises:
-        FormulaError, ModelError: a formula of the run file cannot be compiled.
     """
     try:
         server.start()
-        Process(server, timeout_graceful_shutdown=5, **options).run()
+        HttpServer(server, timeout_graceful_shutdown=5, **options).run()
     finally:
         server.stop()
     return server.link.failure is None

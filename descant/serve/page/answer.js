@@ -1,26 +1,26 @@
-// An answer: pieces as they stream; then, once it has been read again, its tokens and why each.
-// How a token is explained is the report's own (why.js). All text is text nodes.
-const DWELL = 120; // ms of a pointer over the text before its reasons are asked for
-let found_out = false; // that tokens have reasons: whoever has seen one need not be told
+// An answer: pieces of text while it streams; after an inspection its tokens, and why each was chosen.
+// The report's why.js explains a token. All text becomes text nodes.
+const HOVER = 120; // ms of a pointer over the text before an inspection
+let hintSeen = false; // whether any token has been explained yet
 
 export function answer({ inspect }) {
-  const told = h("div", { class: "told", role: "group" });
+  const output = h("div", { class: "told", role: "group" });
   const meta = h("p", { class: "meta" });
   const hint = h("p", { class: "hint", hidden: true }, "Point at a token, tap it or go to it by Tab to see why it was chosen.");
   const why = h("section", { class: "why", hidden: true });
-  let shown = "", spans = [], found = null, state = "empty", now = -1, pinned = -1, wanted = 0, dwell = 0, asking = null, first = false;
-  const tell = (...nodes) => { found_out = hint.hidden = true; why.hidden = false; why.replaceChildren(...nodes); };
+  let shown = "", spans = [], inspection = null, state = "empty", current = -1, pinned = -1, target = 0, hoverTimer = 0, controller = null, isFirst = false;
+  const showWhy = (...nodes) => { hintSeen = hint.hidden = true; why.hidden = false; why.replaceChildren(...nodes); };
 
   function clear() {
-    asking?.abort();
-    clearTimeout(dwell);
-    shown = ""; spans = []; found = null; asking = null; state = "streaming"; now = pinned = -1; wanted = 0;
-    told.replaceChildren();
+    controller?.abort();
+    clearTimeout(hoverTimer);
+    shown = ""; spans = []; inspection = null; controller = null; state = "streaming"; current = pinned = -1; target = 0;
+    output.replaceChildren();
     meta.replaceChildren();
     why.hidden = hint.hidden = true;
   }
 
-  function spanned(content, kinds, from) {
+  function makeSpan(content, kinds, from) {
     const span = h("span", { class: ["token", ...kinds].join(" "), role: "button", tabindex: spans.length ? "-1" : "0", "aria-pressed": "false" }, content);
     spans.push(span);
     span.from = from;
@@ -29,81 +29,81 @@ export function answer({ inspect }) {
 
   function add(text) {
     if (!text) return;
-    told.append(spanned(text, [], shown.length));
+    output.append(makeSpan(text, [], shown.length));
     shown += text;
   }
 
   function end() {
     state = shown ? "done" : "empty";
-    hint.hidden = !shown || found_out || !first;
-    if (!shown && !told.hasChildNodes()) told.append(h("span", { class: "ctl" }, "∅"));
+    hint.hidden = !shown || hintSeen || !isFirst;
+    if (!shown && !output.hasChildNodes()) output.append(h("span", { class: "ctl" }, "∅"));
   }
 
-  // The pieces become tokens.
-  function opened(said) {
-    const focused = spans.includes(document.activeElement), place = spans[wanted]?.from ?? 0;
+  // Replace the pieces by the tokens of an inspection.
+  function showTokens(result) {
+    const focused = spans.includes(document.activeElement), start = spans[target]?.from ?? 0;
     let from = 0;
-    found = said;
+    inspection = result;
     spans = [];
-    for (const one of said.tokens) {
-      const special = from >= shown.length && "special"; // an end of the text is none of it
-      spanned(inText(one), [...tokenKinds(one), special].filter(Boolean), from);
-      from += (one.text || "").length;
+    for (const token of result.tokens) {
+      const special = from >= shown.length && "special"; // EOS is not part of the text
+      makeSpan(inText(token), [...tokenKinds(token), special].filter(Boolean), from);
+      from += (token.text || "").length;
     }
-    told.replaceChildren(...spans);
-    show(Math.max(0, spans.findLastIndex((span) => span.from <= place)));
-    if (focused) spans[now]?.focus();
+    output.replaceChildren(...spans);
+    show(Math.max(0, spans.findLastIndex((span) => span.from <= start)));
+    if (focused) spans[current]?.focus();
   }
 
-  async function ask(i) {
-    wanted = i;
-    if (found) { show(i); return; }
+  async function explain(i) {
+    target = i;
+    if (inspection) { show(i); return; }
     if (state !== "done") return;
     state = "asking";
-    asking = new AbortController();
-    tell(h("p", { class: "note" }, "Reading it again with every step open …"));
+    controller = new AbortController();
+    showWhy(h("p", { class: "note" }, "Reading it again with every step open …"));
     try {
-      opened(await inspect(asking.signal));
+      showTokens(await inspect(controller.signal));
     } catch (error) {
       if (error.name === "AbortError") return;
-      tell(h("p", { class: "problem" }, error.message));
+      showWhy(h("p", { class: "problem" }, error.message));
     }
     state = "done";
   }
 
   function show(i) {
     if (!spans[i]) return;
-    if (spans[now]) { spans[now].classList.remove("seen"); spans[now].tabIndex = -1; }
+    if (spans[current]) { spans[current].classList.remove("seen"); spans[current].tabIndex = -1; }
     spans[0].tabIndex = -1;
-    now = i;
+    current = i;
     spans[i].classList.add("seen");
     spans[i].tabIndex = 0;
-    tell(found.search ? overall(found) : "", ...explained(found, found.tokens[i]).filter(Boolean), h("p", { class: "hint" }, marks(found)));
+    showWhy(inspection.search ? overall(inspection) : "", ...explained(inspection, inspection.tokens[i]).filter(Boolean), h("p", { class: "hint" }, marks(inspection)));
   }
 
   function pin(i) {
-    if (found) {
+    if (inspection) {
       spans[pinned]?.setAttribute("aria-pressed", "false");
       pinned = pinned === i ? -1 : i;
       spans[pinned]?.setAttribute("aria-pressed", "true");
     }
-    ask(i);
+    explain(i);
   }
 
   const at = (event) => spans.indexOf(event.target.closest?.(".token"));
-  told.addEventListener("pointerover", (event) => {
+  output.addEventListener("pointerover", (event) => {
     const i = at(event);
     if (i < 0 || event.pointerType === "touch" || pinned >= 0) return;
-    wanted = i;
-    clearTimeout(dwell);
-    if (found) show(i); else dwell = setTimeout(() => ask(wanted), DWELL);
+    target = i;
+    clearTimeout(hoverTimer);
+    if (inspection) show(i); else hoverTimer = setTimeout(() => explain(target), HOVER);
   });
-  told.addEventListener("pointerleave", () => clearTimeout(dwell));
-  told.addEventListener("click", (event) => { if (at(event) >= 0) pin(at(event)); });
-  told.addEventListener("focusin", (event) => {
-    if (at(event) >= 0 && event.target.matches(":focus-visible") && pinned < 0) ask(at(event));
+  output.addEventListener("pointerleave", () => clearTimeout(hoverTimer));
+  output.addEventListener("click", (event) => { if (at(event) >= 0) pin(at(event)); });
+  output.addEventListener("focusin", (event) => {
+    if (at(event) >= 0 && event.target.matches(":focus-visible") && pinned < 0) explain(at(event));
   });
-  told.addEventListener("keydown", (event) => {
+  output.addEventListener("keydown", (event) => {
     const i = at(event);
     if (i < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pin(i); return; }
@@ -115,14 +115,14 @@ export function answer({ inspect }) {
   });
 
   return {
-    box: [told, meta, hint, why], clear, add, end,
-    name(of, isFirst) {
-      first = isFirst;
-      told.setAttribute("aria-label", `answer of ${of}`);
-      why.setAttribute("aria-label", `why, ${of}`);
+    box: [output, meta, hint, why], clear, add, end,
+    name(label, first) {
+      isFirst = first;
+      output.setAttribute("aria-label", `answer of ${label}`);
+      why.setAttribute("aria-label", `why, ${label}`);
     },
     get text() { return shown; },
-    say: (...nodes) => meta.replaceChildren(...nodes),
-    fail: (message) => told.append(h("p", { class: "problem" }, message)),
+    setMeta: (...nodes) => meta.replaceChildren(...nodes),
+    fail: (message) => output.append(h("p", { class: "problem" }, message)),
   };
 }

@@ -1,22 +1,22 @@
-// The formula's field: a text area over the same text in colours, with the wrong place underlined.
+// The field of a formula: a text area over the same text in colours, with a mistake underlined.
 const WORDS = /("(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)|((?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|([A-Za-z_]\w*)|(\|)/g;
 
-// The text in pieces: [from, to, class].
+// The pieces of a text: [from, to, class].
 function pieces(text, names) {
-  const found = [];
+  const result = [];
   let last = 0;
-  for (const one of text.matchAll(WORDS)) {
-    const [word, quoted, number, name] = one, from = one.index, to = from + word.length;
+  for (const match of text.matchAll(WORDS)) {
+    const [word, quoted, number, name] = match, from = match.index, to = from + word.length;
     const kind = quoted ? "quoted" : number ? "number" : name ? names(name, text.slice(to).trimStart()[0] === "(") : "pipe";
-    if (from > last) found.push([last, from, null]);
-    found.push([from, to, kind]);
+    if (from > last) result.push([last, from, null]);
+    result.push([from, to, kind]);
     last = to;
   }
-  if (last < text.length) found.push([last, text.length, null]);
-  return found;
+  if (last < text.length) result.push([last, text.length, null]);
+  return result;
 }
 
-function painted(text, names, wrong) {
+function highlighted(text, names, wrong) {
   const nodes = [];
   const put = (from, to, kind, bad) => nodes.push(h("span", { class: [kind, bad && "wrong"].filter(Boolean).join(" ") || null }, text.slice(from, to)));
   for (const [from, to, kind] of pieces(text, names)) {
@@ -27,21 +27,21 @@ function painted(text, names, wrong) {
     if (high < to) put(high, to, kind, false);
   }
   if (wrong && wrong.start >= text.length) nodes.push(h("span", { class: "wrong" }, "\u00a0"));
-  nodes.push("\u200b"); // so that an empty last line has its height
+  nodes.push("\u200b"); // gives an empty last line its height
   return nodes;
 }
 
-let many = 0;
+let editors = 0; // for their ids
 
 export function editor({ label, value, locked, names, changed }) {
   const behind = h("div", { class: "behind", "aria-hidden": "true" });
-  const id = `wrong-${many += 1}`;
+  const id = `wrong-${editors += 1}`;
   const area = h("textarea", { "aria-label": label, "aria-describedby": id, spellcheck: "false", autocapitalize: "off", autocomplete: "off", autocorrect: "off", rows: "1", readonly: locked, oninput: () => { paint(null); changed(); } });
   const error = h("div", { id, class: "error", "aria-live": "polite" });
   const field = h("div", { class: "editor" }, behind, area);
   area.value = value;
   function paint(wrong) {
-    behind.replaceChildren(...painted(area.value, names, wrong));
+    behind.replaceChildren(...highlighted(area.value, names, wrong));
     if (wrong) area.setAttribute("aria-invalid", "true"); else area.removeAttribute("aria-invalid");
   }
   paint(null);
@@ -49,10 +49,10 @@ export function editor({ label, value, locked, names, changed }) {
     field, error, area,
     get value() { return area.value; },
     set value(text) { area.value = text; paint(null); },
-    // What is wrong, under the place; nothing where nothing is. `more` is a button for a cure.
-    tell(wrong, more) {
+    // Underline a mistake and show its message, or clear both. `cure` is a button that mends it.
+    showError(wrong, cure) {
       paint(wrong);
-      error.replaceChildren(...(wrong ? [h("p", { class: "problem" }, wrong.problem), wrong.cure && h("p", { class: "cure" }, wrong.cure), more].filter(Boolean) : []));
+      error.replaceChildren(...(wrong ? [h("p", { class: "problem" }, wrong.problem), wrong.cure && h("p", { class: "cure" }, wrong.cure), cure].filter(Boolean) : []));
     },
   };
 }

@@ -1,142 +1,142 @@
 // The page: one prompt, settings side by side, and the link that holds them.
 import { ask, key } from "./server.js";
-import { MOST, read, written } from "./link.js";
+import { MOST, decode, encode } from "./link.js";
 import { promptBox } from "./prompt.js";
 import { column } from "./setting.js";
 
 const by = (id) => document.getElementById(id);
-const NOTE = 400; // ms before a change is in the address
-const known = { formulas: {}, models: [], allow_formulas: false };
-let state = null, prompt = null, columns = [], timer = 0, typing = 0, passing = false;
+const DELAY = 400; // ms from a change to the address, or to another run
+const config = { formulas: {}, models: [], allow_formulas: false };
+let state = null, prompt = null, columns = [], timer = 0, typing = 0, noticeIsTemporary = false;
 
-const say = (text) => { by("said").textContent = text; };
-function notice(text, passes = false) {
-  passing = passes;
+const announce = (text) => { by("status").textContent = text; };
+function notice(text, temporary = false) {
+  noticeIsTemporary = temporary;
   by("notice").textContent = text;
   by("notice").hidden = !text;
 }
-function wrong(error, where) {
+function showError(error, where) {
   if (error.status === 401 || error.status === 403) {
     by("key").hidden = false;
     by("key").open = true;
     by("key-text").focus();
   }
   if (!where) notice(error.message, true);
-  say(where ? `${where}: ${error.message}` : error.message);
+  announce(where ? `${where}: ${error.message}` : error.message);
 }
 
 const page = {
-  known, say, wrong,
-  well() { if (passing) notice(""); },
-  live: () => by("live").checked && !prompt.empty,
-  ready() {
-    if (prompt.empty) { notice("Write a prompt first.", true); say("write a prompt first"); prompt.focus(); }
+  config, announce, showError,
+  clearNotice() { if (noticeIsTemporary) notice(""); },
+  isLive: () => by("live").checked && !prompt.empty,
+  requirePrompt() {
+    if (prompt.empty) { notice("Write a prompt first.", true); announce("write a prompt first"); prompt.focus(); }
     return !prompt.empty;
   },
-  prompt: () => prompt.asked,
-  changed() { clearTimeout(timer); timer = setTimeout(remember, NOTE); },
-  busy() { by("stop").disabled = !columns.some((one) => one.running); },
+  promptFields: () => prompt.fields,
+  changed() { clearTimeout(timer); timer = setTimeout(saveLink, DELAY); },
+  updateStop() { by("stop").disabled = !columns.some((each) => each.running); },
   reply(text) { prompt.append({ role: "assistant", content: text }, { role: "user", content: "" }); },
-  copy(one) { if (columns.length < MOST) insert(columns.indexOf(one) + 1, structuredClone(one.state)).focus(); },
-  drop(one) {
-    one.stop();
-    const i = columns.indexOf(one);
+  copy(from) { if (columns.length < MOST) insert(columns.indexOf(from) + 1, structuredClone(from.state)).focus(); },
+  drop(dropped) {
+    dropped.stop();
+    const i = columns.indexOf(dropped);
     columns.splice(i, 1);
     state.settings.splice(i, 1);
-    one.box.remove();
-    placed();
+    dropped.box.remove();
+    renumber();
     page.changed();
     (columns[i] || columns[i - 1]).focus();
   },
 };
 
 function insert(i, setting) {
-  const made = column(setting, page);
-  columns.splice(i, 0, made);
+  const added = column(setting, page);
+  columns.splice(i, 0, added);
   state.settings.splice(i, 0, setting);
-  by("settings").insertBefore(made.box, by("settings").children[i] || null);
-  placed();
+  by("settings").insertBefore(added.box, by("settings").children[i] || null);
+  renumber();
   page.changed();
-  made.check();
-  return made;
+  added.check();
+  return added;
 }
-function placed() {
-  columns.forEach((one, i) => one.place(i, columns.length === 1));
+function renumber() {
+  columns.forEach((each, i) => each.setIndex(i, columns.length === 1));
   by("settings").style.setProperty("--columns", columns.length);
   by("add").disabled = columns.length >= MOST;
 }
 
-const remember = () => { clearTimeout(timer); if (state) history.replaceState(null, "", written(state)); };
-const fresh = (formula) => ({ formula, values: {}, declared: {}, seed: 0, temperature: known.temperature ?? 1, max_tokens: known.max_tokens });
-function first() {
-  const found = Object.values(known.formulas).slice(0, 2).map(fresh);
-  return { kind: "text", text: "", messages: [], settings: found.length ? found : [fresh("")] };
+const saveLink = () => { clearTimeout(timer); if (state) history.replaceState(null, "", encode(state)); };
+const fresh = (formula) => ({ formula, values: {}, declared: {}, seed: 0, temperature: config.temperature ?? 1, max_tokens: config.max_tokens });
+function firstState() {
+  const settings = Object.values(config.formulas).slice(0, 2).map(fresh);
+  return { kind: "text", text: "", messages: [], settings: settings.length ? settings : [fresh("")] };
 }
 
 function restore() {
-  let found = null;
+  let saved = null;
   notice("");
   try {
-    found = read(location.hash);
+    saved = decode(location.hash);
   } catch (error) {
     notice(`This link cannot be read: ${error.message}.`);
   }
-  for (const one of columns) one.stop();
+  for (const each of columns) each.stop();
   clearTimeout(timer);
   clearTimeout(typing);
-  const { settings, ...rest } = found || first();
+  const { settings, ...rest } = saved || firstState();
   columns = [];
   state = { ...rest, settings: [] };
   by("settings").replaceChildren();
-  prompt = promptBox(state, prompted);
+  prompt = promptBox(state, promptChanged);
   by("prompt").replaceChildren(...prompt.box);
-  settings.forEach((one, i) => insert(i, one));
-  clearTimeout(timer); // an address that was opened stays as it is until something changes
+  settings.forEach((setting, i) => insert(i, setting));
+  clearTimeout(timer); // an opened address stays until something changes
 }
 
-// Another prompt is the same change for every setting.
-function prompted() {
-  page.well();
+// Another prompt changes every setting.
+function promptChanged() {
+  page.clearNotice();
   page.changed();
   clearTimeout(typing);
-  if (page.live()) typing = setTimeout(runAll, NOTE);
+  if (page.isLive()) typing = setTimeout(runAll, DELAY);
 }
 
 function runAll() {
-  if (!page.ready()) return;
-  say(`running ${count(columns.length, "setting")}`);
-  for (const one of columns) one.run();
+  if (!page.requirePrompt()) return;
+  announce(`running ${count(columns.length, "setting")}`);
+  for (const each of columns) each.run();
 }
-const stopAll = () => { for (const one of columns) one.stop(); };
+const stopAll = () => { for (const each of columns) each.stop(); };
 
 async function share() {
-  remember();
+  saveLink();
   by("link").value = location.href;
   by("link-row").hidden = false;
   by("link").focus();
   by("link").select();
   try {
     await navigator.clipboard.writeText(location.href);
-    say("the link is copied");
+    announce("the link is copied");
     by("share").textContent = "Copied";
     setTimeout(() => { by("share").textContent = "Copy link"; }, 1500);
   } catch {
-    say("copy the link from its field");
+    announce("copy the link from its field");
   }
 }
 
-async function begin() {
+async function start() {
   try {
-    Object.assign(known, await ask("playground/known"));
+    Object.assign(config, await ask("playground/known"));
   } catch (error) {
-    wrong(error);
+    showError(error);
     return;
   }
   notice("");
-  const names = Object.keys(known.formulas);
-  by("facts").textContent = [`models: ${known.models.join(", ")}`, names.length && `formulas: ${names.join(", ")}`,
-    known.allow_formulas ? "" : "this server decodes its named formulas alone"].filter(Boolean).join(" · ");
-  by("key").hidden = !known.keys;
+  const names = Object.keys(config.formulas);
+  by("facts").textContent = [`models: ${config.models.join(", ")}`, names.length && `formulas: ${names.join(", ")}`,
+    config.allow_formulas ? "" : "this server decodes its named formulas alone"].filter(Boolean).join(" · ");
+  by("key").hidden = !config.keys;
   restore();
 }
 
@@ -146,7 +146,7 @@ by("key-form").addEventListener("submit", (event) => {
   key.set(by("key-text").value.trim());
   by("key").open = false;
   notice("");
-  if (!state) begin();
+  if (!state) start();
 });
 by("run").querySelector("kbd").textContent = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘↵" : "Ctrl ↵";
 by("run").addEventListener("click", runAll);
@@ -159,4 +159,4 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") stopAll();
 });
 window.addEventListener("hashchange", () => { if (state) restore(); });
-begin();
+start();

@@ -1,4 +1,4 @@
-// What is completed: text, or a chat of messages.
+// The prompt: text, or the messages of a chat.
 const ROLES = ["system", "user", "assistant"];
 
 export function promptBox(state, changed) {
@@ -6,7 +6,7 @@ export function promptBox(state, changed) {
   const body = h("div");
   const box = [h("div", { class: "prompt-head" }, h("h2", null, "Prompt"), h("span", { class: "kinds", role: "radiogroup", "aria-label": "kind of prompt" }, kinds)), body];
 
-  const grown = (attributes, value, take) => {
+  const growingArea = (attributes, value, take) => {
     const area = h("textarea", { ...attributes, oninput: () => { grow(); take(area.value); changed(); } });
     const mirror = h("div", { class: "behind", "aria-hidden": "true" });
     const grow = () => { mirror.textContent = `${area.value}\u200b`; };
@@ -15,20 +15,20 @@ export function promptBox(state, changed) {
     return h("div", { class: "editor prose" }, mirror, area);
   };
 
-  function message(one, i) {
-    const role = h("select", { "aria-label": `role of message ${i + 1}`, onchange: () => { one.role = role.value; changed(); } }, ROLES.map((name) => h("option", { value: name }, name)));
-    role.value = one.role;
-    return h("li", null, role, grown({ "aria-label": `message ${i + 1}`, rows: "1" }, one.content, (value) => { one.content = value; }),
+  function messageRow(message, i) {
+    const role = h("select", { "aria-label": `role of message ${i + 1}`, onchange: () => { message.role = role.value; changed(); } }, ROLES.map((name) => h("option", { value: name }, name)));
+    role.value = message.role;
+    return h("li", null, role, growingArea({ "aria-label": `message ${i + 1}`, rows: "1" }, message.content, (value) => { message.content = value; }),
       h("button", { type: "button", class: "plain", "aria-label": `remove message ${i + 1}`, onclick: () => { state.messages.splice(i, 1); fill(); changed(); } }, "×"));
   }
 
   function fill() {
-    for (const one of kinds) one.firstChild.checked = one.firstChild.value === state.kind;
+    for (const kind of kinds) kind.firstChild.checked = kind.firstChild.value === state.kind;
     if (state.kind === "text") {
-      body.replaceChildren(grown({ "aria-label": "prompt", rows: "2", placeholder: "How do I boil eggs?" }, state.text, (value) => { state.text = value; }));
+      body.replaceChildren(growingArea({ "aria-label": "prompt", rows: "2", placeholder: "How do I boil eggs?" }, state.text, (value) => { state.text = value; }));
       return;
     }
-    body.replaceChildren(h("ol", { class: "messages" }, state.messages.map(message)),
+    body.replaceChildren(h("ol", { class: "messages" }, state.messages.map(messageRow)),
       h("button", { type: "button", class: "plain", onclick: () => { const last = state.messages.at(-1); append({ role: last && last.role === "user" ? "assistant" : "user", content: "" }); } }, "Add a message"));
   }
   function append(...more) {
@@ -42,6 +42,6 @@ export function promptBox(state, changed) {
     box, append,
     focus: () => body.querySelector("textarea")?.focus(),
     get empty() { return state.kind === "text" ? !state.text : !state.messages.length; },
-    get asked() { return state.kind === "text" ? { prompt: state.text } : { messages: state.messages.map(({ role, content }) => ({ role, content })) }; },
+    get fields() { return state.kind === "text" ? { prompt: state.text } : { messages: state.messages.map(({ role, content }) => ({ role, content })) }; },
   };
 }

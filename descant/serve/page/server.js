@@ -1,28 +1,28 @@
-// What the page asks of the server: JSON, and completions as they come. The key goes nowhere else.
-const KEPT = "descant-key";
+// Requests to the server: JSON, and streams of completions. The key is sent nowhere else.
+const KEY_NAME = "descant-key";
 
 export const key = {
-  get: () => { try { return sessionStorage.getItem(KEPT) || ""; } catch { return ""; } },
-  set: (value) => { try { if (value) sessionStorage.setItem(KEPT, value); else sessionStorage.removeItem(KEPT); } catch { /* no storage: no key */ } },
+  get: () => { try { return sessionStorage.getItem(KEY_NAME) || ""; } catch { return ""; } },
+  set: (value) => { try { if (value) sessionStorage.setItem(KEY_NAME, value); else sessionStorage.removeItem(KEY_NAME); } catch { /* no storage: no key */ } },
 };
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(message, status) { super(message); this.status = status; }
 }
 
-async function refusal(response) {
+async function errorOf(response) {
   const text = await response.text();
-  let said = "";
+  let message = "";
   try {
     const body = JSON.parse(text), error = body.error ?? body.detail ?? body;
-    said = typeof error === "string" ? error : Array.isArray(error) ? error.map((one) => `${(one.loc || []).slice(1).join(".")}: ${one.msg}`).join("\n") : error.message;
-  } catch { /* not ours: its status says what it is */ }
+    message = typeof error === "string" ? error : Array.isArray(error) ? error.map((item) => `${(item.loc || []).slice(1).join(".")}: ${item.msg}`).join("\n") : error.message;
+  } catch { /* another server's error */ }
   const wait = response.status === 429 && response.headers.get("Retry-After");
-  if (wait) said = `${said || "the server is busy"}\ntry again in ${wait} s`;
-  return new Refused(said || `the server answered ${response.status} ${response.statusText}`, response.status);
+  if (wait) message = `${message || "the server is busy"}\ntry again in ${wait} s`;
+  return new RequestError(message || `the server answered ${response.status} ${response.statusText}`, response.status);
 }
 
-async function asked(path, body, signal) {
+async function send(path, body, signal) {
   const headers = body ? { "Content-Type": "application/json" } : {};
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   let response;
@@ -30,35 +30,35 @@ async function asked(path, body, signal) {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("the server cannot be reached", 0);
+    throw new RequestError("the server cannot be reached", 0);
   }
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await errorOf(response);
   return response;
 }
 
-export const ask = async (path, body, signal) => (await asked(path, body, signal)).json();
+export const ask = async (path, body, signal) => (await send(path, body, signal)).json();
 
 // The events of a stream of server-sent events, as objects.
-export async function* streamed(path, body, signal) {
-  const response = await asked(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
+export async function* streamEvents(path, body, signal) {
+  const response = await send(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let buffer = "";
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
       if (error.name === "AbortError") throw error;
-      throw new Refused("the server went away before the end", 0); // each browser has other words for it
+      throw new RequestError("the server went away before the end", 0); // each browser has other words for it
     });
-    rest += value || "";
-    const lines = rest.split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop();
+    buffer += value || "";
+    const lines = buffer.split(/\r\n|\n|\r(?!$)/);
+    buffer = lines.pop();
     for (const line of lines) {
       if (!line.startsWith("data:")) continue;
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new Refused(event.error.message || String(event.error), event.error.code || 0);
+      if (event.error) throw new RequestError(event.error.message || String(event.error), event.error.code || 0);
       yield event;
     }
-    if (done) throw new Refused("the server went away before the end", 0);
+    if (done) throw new RequestError("the server went away before the end", 0);
   }
 }

@@ -1,1 +1,1 @@
-"""What clients send and are sent: schemas, errors, limits. Plain data."""
+"""The HTTP interface and the messages between processes, as plain data: schemas, errors, limits."""

@@ -1,8 +1,9 @@
-"""What is said to a client when something is wrong, in OpenAI's shape. It decides nothing else."""
+"""Errors as clients get them, in OpenAI's shape."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,16 +12,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from ...grammar import FormulaError
+from ...grammar import FormulaError, did_you_mean
 from ...models import ModelError
-from .invalid import said_of, unreadable
+from .invalid import explain_invalid, explain_unreadable
+from .schema import BODIES
 
-INVALID = "invalid_request_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_FINAL = {"x-should-retry": "false"}  # the openai client would try 5xx again
+_NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
 
 
-class Wrong(BaseModel):
+class ErrorInfo(BaseModel):
     """What is wrong."""
 
     message: str
@@ -29,111 +30,111 @@ class Wrong(BaseModel):
     code: str | None
 
 
-class Refusal(BaseModel):
-    """The body of every answer that is none."""
+class ErrorResponse(BaseModel):
+    """The body of every answer whose status is 4xx or 5xx."""
 
-    error: Wrong
+    error: ErrorInfo
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """A refusal or a failure, with its status.
+    """A request that is refused or has failed.
 
-    Args:
+    Attributes:
         status: the HTTP status.
         message: what is wrong and what to do instead.
-        param: the field of the body that it is about.
-        code: a word that programs can tell it by.
-        headers: to go with it.
+        param: the field of the body that is wrong.
+        code: a word for programs.
+        headers: of the response.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self.status, self.message, self.param, self.code = status, message, param, code
-        self.headers = dict(headers or {})
-        super().__init__(message)
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] | None = None
 
     def body(self) -> dict[str, Any]:
         """``{"error": {"message", "type", "param", "code"}}``."""
-        kind = _TYPES.get(self.status, INVALID if self.status < 500 else "server_error")
-        said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": said}
+        default = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = _TYPES.get(self.status, default)
+        info = ErrorInfo(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=info).model_dump()
 
     def response(self) -> JSONResponse:
-        """The whole answer."""
+        """The HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-def wrong_formula(error: FormulaError, param: str = "model") -> ApiError:
-    """A formula that cannot be what it says; the message has its caret."""
-    return ApiError(400, str(error), param, "formula_error")
+def invalid_value(problem: object, param: str | None = None) -> ApiError:
+    """A value of the body that cannot be used."""
+    return ApiError(400, str(problem), param, "invalid_value")
+
+
+def invalid_formula(error: FormulaError | ModelError, param: str = "model") -> ApiError:
+    """A formula that cannot be compiled; the message has its caret."""
+    code = "formula_error" if isinstance(error, FormulaError) else "model_error"
+    return ApiError(400, str(error), param, code)
+
+
+def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiError:
+    """A name that the run file does not declare."""
+    cure = did_you_mean(name[:100], known) or "the run file declares none"
+    return ApiError(404, f"there is no {kind} {name[:100]!r}; {cure}", "model", "model_not_found")
 
 
 def failed_formula(error: FormulaError) -> ApiError:
-    """A formula that could not go on for this request: NaN, or every token excluded."""
+    """A formula that failed for this request: NaN, or every token excluded."""
     return ApiError(422, str(error), None, "formula_error")
 
 
 def timed_out(seconds: float) -> ApiError:
-    """The request had its time."""
+    """A request that has used up its time."""
     message = f"the request was not done in {seconds:g} seconds; ask for fewer tokens"
-    return ApiError(504, message, None, "timeout", _FINAL)
+    return ApiError(504, message, None, "timeout", _NO_RETRY)
 
 
-def unavailable(why: str) -> ApiError:
-    """The server takes no requests, or has let go of this one."""
-    return ApiError(503, why, None, "unavailable")
+def unavailable(reason: str) -> ApiError:
+    """The server takes no requests, or has aborted this one."""
+    return ApiError(503, reason, None, "unavailable")
 
 
-def broken() -> ApiError:
-    """Something that is no fault of the request's; the log says what."""
-    return ApiError(500, "the server failed; its log says why", None, "server_error", _FINAL)
+def server_error() -> ApiError:
+    """A failure that is not the request's fault; the log has the cause."""
+    return ApiError(500, "the server failed; its log says why", None, "server_error", _NO_RETRY)
 
 
-def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
-    """Answer every error of the application in OpenAI's shape.
-
-    Args:
-        app: the application.
-        bodies: what requests hold, by path.
-    """
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of the application in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
-    async def ours(request: Request, error: ApiError) -> JSONResponse:
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
     @app.exception_handler(FormulaError)
-    async def formula(request: Request, error: FormulaError) -> JSONResponse:
-        return wrong_formula(error).response()
-
     @app.exception_handler(ModelError)
-    async def models(request: Request, error: ModelError) -> JSONResponse:
-        return ApiError(400, str(error), None, "model_error").response()
+    async def formula_error(request: Request, error: FormulaError | ModelError) -> JSONResponse:
+        return invalid_formula(error).response()
 
     @app.exception_handler(HTTPException)
-    async def theirs(request: Request, error: HTTPException) -> JSONResponse:
-        said = {
-            400: (unreadable(error.__cause__), "invalid_json"),
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        known = {
+            400: (explain_unreadable(error.__cause__), "invalid_json"),
             404: (f"there is no {request.method} {request.url.path} here", "not_found"),
-            408: (str(error.detail), "timeout"),
             405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
+            408: (str(error.detail), "timeout"),
             413: ("the body is larger than this server takes", "too_large"),
         }
-        message, code = said.get(error.status_code, (str(error.detail), None))
+        message, code = known.get(error.status_code, (str(error.detail), None))
         return ApiError(error.status_code, message, None, code, error.headers).response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        known = bodies.get(request.url.path)
-        message, param = said_of(error.errors(), known.model_fields if known else ())
+    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        body = BODIES.get(request.url.path)
+        message, param = explain_invalid(error.errors(), body.model_fields if body else ())
         code = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_value"
         return ApiError(400, message, param, code).response()
 
     @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        return broken().response()
+    async def other_error(request: Request, error: Exception) -> JSONResponse:
+        return server_error().response()

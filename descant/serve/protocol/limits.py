@@ -1,4 +1,4 @@
-"""How much a client may ask of the server. Numbers alone; gate.py and server.py hold to them."""
+"""The limits on what clients may request; guard.py and server.py enforce them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """The limits of a server.
 
     Attributes:
-        slots: rows that are decoded at once.
+        slots: rows decoded at once.
         max_model_len: tokens of one row, prompt and answer.
         max_queue: rows that may wait for a slot; a request beyond them is answered with 429.
         max_tokens: new tokens of one row.
         timeout: seconds from a request's arrival to its end.
         max_body: bytes of a request's body.
-        max_formulas: compiled formulas that are kept beside those of the run file.
-        shutdown_timeout: seconds that requests in flight have to finish in.
+        max_formulas: compiled formulas that are kept, not counting those of the run file.
+        shutdown_timeout: seconds in which running requests may finish.
     """
 
     slots: int = 8

@@ -1,19 +1,18 @@
-"""What the two processes of a server say to each other: plain values, and nothing that runs.
+"""Messages between the two processes of a server: plain values, and nothing that runs.
 
-A message goes to the decode process with a number. Its reply comes back under that number; so do
-the pieces of the answers that a ``Submit`` asks for.
+A command goes to the decode process with a number. Its reply carries the same number, and so do
+the row updates of a ``Submit``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...grammar import FormulaError
-
-if TYPE_CHECKING:
-    from ...models import ModelSpec
+from ...inputs.runfile import RunFile
+from .limits import Limits
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Compile:
     """Compile a formula.
 
     Attributes:
-        formula: the number that it is known by from now on.
-        text: what is compiled.
-        params: its parameters and their values where a request gives none.
+        formula: the number that names it in later commands.
+        text: the formula.
+        params: its parameters, with their values where a request gives none.
     """
 
     formula: int
@@ -33,55 +32,51 @@ class Compile:
 
 @dataclass(frozen=True)
 class Forget:
-    """Let go of a formula, as soon as its last rows have ended."""
+    """Free a formula as soon as its last rows have ended."""
 
     formula: int
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first message: what a ``Service`` is made of, and the formulas of the run file."""
+    """The first command: what to serve, and the formulas of the run file."""
 
-    specs: Mapping[str, ModelSpec]
-    prompts: Mapping[str, str]
-    slots: int
-    max_model_len: int
-    dtype: str | None
-    device: str | None
+    run: RunFile
+    limits: Limits
     formulas: Sequence[Compile]
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Queue a request's rows; the reply is ``Queued``.
+    """Queue the rows of a request; the reply is ``Queued``.
 
     Attributes:
         formula: its number.
-        prompts: each gets as many rows as are asked for.
-        arguments: those of ``generate``; without ``max_new_tokens``, as many as fit.
-        most: of these.
-        pieces: tell of every step, and not only at the end.
-        since: when the request came, on ``time.perf_counter``, which is the system's.
+        prompts: each gets ``num_return_sequences`` rows.
+        arguments: those of ``generate``; without ``max_new_tokens``, as many tokens as fit.
+        max_tokens: the most that fit.
+        stream: send an update after every step, and not only at the end.
+        arrival_time: of the request, on ``time.perf_counter``, which both processes share.
     """
 
     formula: int
     prompts: Sequence[Any]
     arguments: Mapping[str, Any]
-    most: int
-    pieces: bool
-    since: float
+    max_tokens: int
+    stream: bool
+    arrival_time: float
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for the message of this number any more, nor for what it asked for."""
+    """Abort the command of this number, and the rows that it queued."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a reward model says of each answer to its prompt: a float each."""
+class ScoreJob:
+    """Score each answer with a reward model; the reply is a float for each."""
 
     model: str
     prompts: Sequence[Any]
@@ -89,15 +84,21 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The plan of a formula, as text."""
+class PlanJob:
+    """Print the plan of a formula; the reply is its text."""
 
     formula: int
 
 
 @dataclass(frozen=True)
-class Inspect:
-    """Why each token of an answer was chosen, as plain data; the arguments of ``inspecting``."""
+class InspectJob:
+    """Explain every token of an answer; the reply is plain data.
+
+    Attributes:
+        formula: its number.
+        prompt: of the answer.
+        arguments: those of ``Decoder.inspecting``.
+    """
 
     formula: int
     prompt: Any
@@ -106,10 +107,10 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Stop:
-    """End."""
+    """End the decode process."""
 
 
-Message = Start | Compile | Forget | Submit | Cancel | Score | Plan | Inspect | Stop
+Command = Start | Compile | Forget | Submit | Cancel | ScoreJob | PlanJob | InspectJob | Stop
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Queued:
-    """The reply to ``Submit``: how many rows, and the tokens of their prompts."""
+    """The reply to ``Submit``: the number of rows, and the tokens of their prompts."""
 
     rows: int
     prompt_tokens: int
@@ -129,22 +130,22 @@ class Queued:
 
 @dataclass(frozen=True)
 class Failed:
-    """The reply to what could not be done: an error that can be raised again."""
+    """The reply to a command that failed: an error that can be raised again."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
-class Told:
-    """A piece of a row's answer: what has become certain since the piece before.
+class RowUpdate:
+    """What one row has gained since its last update.
 
     Attributes:
         row: the number of the row in its request.
         text: without special tokens and without the stop string.
         token_ids: with the EOS where one ended the row.
-        logprobs: one per token, where asked for.
-        spelled: each token as text, where log-probabilities are asked for.
-        finish_reason: None, or why this is the last.
+        logprobs: one per token, where requested.
+        tokens: each token as text, where logprobs are requested.
+        finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
     """
 
@@ -152,36 +153,36 @@ class Told:
     text: str
     token_ids: list[int]
     logprobs: list[float] = field(default_factory=list)
-    spelled: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     error: FormulaError | None = None
 
 
 @dataclass
-class Counts:
-    """What is to be counted of a step.
+class StepCounts:
+    """What the metrics count of one step.
 
     Attributes:
         waiting: rows without a slot.
-        in_use: slots that are decoding.
-        step: its seconds; None where there was none.
-        tokens: that were drawn.
-        first: for each row that got its first token, seconds since its request came.
-        between: for each row that got another, seconds since the one before.
+        running: slots that decode.
+        seconds: of the step; None where there was none.
+        tokens: generated in it.
+        first_token: seconds from the arrival of a request to the first token of each row.
+        next_token: seconds since the last token, for each row that got another.
     """
 
     waiting: int = 0
-    in_use: int = 0
-    step: float | None = None
+    running: int = 0
+    seconds: float | None = None
     tokens: int = 0
-    first: list[float] = field(default_factory=list)
-    between: list[float] = field(default_factory=list)
+    first_token: list[float] = field(default_factory=list)
+    next_token: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Said:
-    """All that the decode process has to say after a step, by the messages' numbers."""
+class StepUpdate:
+    """All that the decode process sends after a step, by the numbers of the commands."""
 
     replies: Sequence[tuple[int, Any]]
-    told: Sequence[tuple[int, Told]]
-    counts: Counts
+    rows: Sequence[tuple[int, RowUpdate]]
+    counts: StepCounts

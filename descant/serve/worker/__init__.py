@@ -1,1 +1,1 @@
-"""The process that decodes: its loop, and the requests that it has in hand."""
+"""The decode process: its loop, its jobs, and the rows that it decodes."""

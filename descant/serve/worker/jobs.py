@@ -1,7 +1,7 @@
-"""What the decode process does between two steps: compile, forget, score, explain.
+"""The jobs of the decode process between two steps: compile, forget, score, print, explain.
 
-Each job is a generator, which is let go on once between two steps, so that rows in flight go on;
-what it returns is the reply.
+Each job is a generator that advances once between two steps, so that no row waits for all of it.
+Its return value is the reply.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import Compile, Forget, Inspect, Message, Plan, Score, Start
+from ..protocol.messages import Command, Compile, Forget, InspectJob, PlanJob, ScoreJob, Start
 
 if TYPE_CHECKING:
     from ...runtime import Served, Service
@@ -19,81 +19,82 @@ Job = Generator[None, None, Any]
 
 
 class Jobs:
-    """The work of a server beside its rows.
+    """The service of a server, and the jobs that use it.
 
     Args:
-        start: what is declared.
-        dtype: of models that name none.
-        device: of models that name none.
+        start: what to serve.
 
     Attributes:
-        service: of which the formulas are.
+        service: decodes the formulas.
         formulas: compiled, by their numbers.
+
+    Raises:
+        FormulaError, ModelError: as ``Service.decoder``.
     """
 
-    def __init__(self, start: Start, dtype: str | None, device: str) -> None:
+    def __init__(self, start: Start) -> None:
+        from ...api import where
         from ...runtime import Service
 
-        self._specs, self._dtype, self._device = start.specs, dtype, device
+        run, limits = start.run, start.limits
+        self._specs = run.models
+        self._dtype, self._device = where(run.dtype, run.device)
         self.service: Service = Service(
-            start.specs, prompts=start.prompts, slots=start.slots,
-            max_model_len=start.max_model_len, dtype=dtype, device=device,
+            run.models, prompts=run.prompts, slots=limits.slots,
+            max_model_len=limits.max_model_len, dtype=self._dtype, device=self._device,
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
-        self._scorers: dict[str, RewardScorer] = {}  # each is read when it is first asked
+        self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
+        for formula in start.formulas:
+            self._compile(formula)
 
-    def job(self, message: Message) -> Job:
-        """The job that a message asks for."""
-        match message:
+    def job(self, command: Command) -> Job:
+        """The job of a command."""
+        match command:
             case Compile():
-                self.compile(message)
+                self._compile(command)
             case Forget():
-                yield from self._forget(message)
-            case Plan():
-                return str(self.formulas[message.formula].plan)
-            case Score():
-                return self._scored(message)
-            case Inspect():
-                return (yield from self._inspected(message))
+                yield from self._forget(command)
+            case PlanJob():
+                return str(self.formulas[command.formula].plan)
+            case ScoreJob():
+                return self._score(command)
+            case InspectJob():
+                return (yield from self._inspect(command))
             case _:
-                raise TypeError(f"{type(message).__name__} is no job")
+                raise TypeError(f"{type(command).__name__} is no job")
 
-    def compile(self, said: Compile) -> None:
-        """Compile a formula, and know it by its number.
+    def reward_models(self) -> list[str]:
+        """The names of the models that can score complete texts; loads no weights."""
+        return [name for name in self._specs if self._can_score(name)]
 
-        Raises:
-            FormulaError, ModelError: as ``Service.decoder``.
-        """
-        self.formulas[said.formula] = self.service.decoder(said.text, said.params)
+    def _compile(self, command: Compile) -> None:
+        self.formulas[command.formula] = self.service.decoder(command.text, command.params)
 
-    def rewards(self) -> list[str]:
-        """The names of the models that can score whole texts; reads no weights."""
-        return [name for name in self._specs if self._scores(name)]
-
-    def _forget(self, said: Forget) -> Job:
-        decoder = self.formulas.pop(said.formula)
-        while decoder.scheduler.busy:  # its last rows are still on their way out
+    def _forget(self, command: Forget) -> Job:
+        decoder = self.formulas.pop(command.formula)
+        while decoder.scheduler.busy:  # its last rows have not ended
             yield
         self.service.forget(decoder)
 
-    def _scored(self, said: Score) -> list[float]:
+    def _score(self, command: ScoreJob) -> list[float]:
         from ...scoring.rewards import RewardScorer
 
-        if said.model not in self._scorers:
-            self._scorers[said.model] = RewardScorer(
-                said.model, self._specs, self._dtype, self._device, self.service.weights,
+        if command.model not in self._scorers:
+            self._scorers[command.model] = RewardScorer(
+                command.model, self._specs, self._dtype, self._device, self.service.weights,
                 longest=self.service.max_model_len,
             )  # fmt: skip
-        return self._scorers[said.model].scores(said.prompts, said.answers)
+        return self._scorers[command.model].scores(command.prompts, command.answers)
 
-    def _inspected(self, said: Inspect) -> Job:
-        alone = self.formulas[said.formula].alone()  # with caches of its own
-        for found in alone.inspecting(said.prompt, **said.arguments):
-            if found is not None:
-                return found.as_dict()
+    def _inspect(self, command: InspectJob) -> Job:
+        decoder = self.formulas[command.formula].alone()  # with caches of its own
+        for inspection in decoder.inspecting(command.prompt, **command.arguments):
+            if inspection is not None:
+                return inspection.as_dict()
             yield
 
-    def _scores(self, name: str) -> bool:
+    def _can_score(self, name: str) -> bool:
         from ...models import REWARD, RuleReward, describe, has_values
 
         home = self._specs[name].on or name

@@ -1,8 +1,7 @@
-"""The decode process: the only one that touches the Service, and so the models.
+"""The decode process: the only one that holds the Service, and so the models.
 
-It hears messages and says what came of them. Rows come and go before every step, all of them; of
-the jobs, one goes on between two steps. It knows nothing of HTTP or of an event loop, and it ends
-when nobody is left to hear it.
+Before every step it reads all waiting commands, so that rows join and leave, and advances one job.
+It has no HTTP and no event loop, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -21,209 +20,193 @@ from typing import Any
 from ...failures import ours
 from ...grammar import FormulaError
 from ...models import ModelError
-from ..protocol.messages import (
-    Cancel,
-    Counts,
-    Failed,
-    Message,
-    Queued,
-    Ready,
-    Said,
-    Start,
-    Stop,
-    Submit,
-    Told,
-)
+from ..protocol import messages
 from .jobs import Job, Jobs
-from .pending import Row, check_room, fitting, prompt_tokens
+from .pending import PendingRow, check_room, prompt_tokens, with_max_new_tokens
 
-GRACE = 1.0  # seconds for a step to end in, when nobody is left to hear of it
-Commands = SimpleQueue[tuple[int, Message]]
+GRACE = 1.0  # seconds for the last step after the parent has ended
+Commands = SimpleQueue[tuple[int, messages.Command]]
 
 
-def decode(connection: Connection) -> None:
+def run_worker(connection: Connection) -> None:
     """Run the decode process, from ``Start`` until ``Stop`` or the end of its parent.
 
     Args:
-        connection: to the process that talks to clients. Keys and signals that end a server are
-            for that one to hear, which lets this one finish.
+        connection: to the parent. SIGINT and SIGTERM are ignored: the parent handles them and
+            sends ``Stop`` when its requests have ended.
     """
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     commands: Commands = SimpleQueue()
-    Thread(target=_hear, args=(connection, commands), daemon=True).start()
+    Thread(target=_receive, args=(connection, commands), daemon=True).start()
     _, start = commands.get()
-    if not isinstance(start, Start):
+    if not isinstance(start, messages.Start):
         return
     try:
         try:
-            jobs = _jobs(start)
-            ready = Ready(jobs.rewards())
+            jobs = Jobs(start)
+            ready = messages.Ready(jobs.reward_models())
         except Exception as error:
-            connection.send(Failed(crossing(error, ours(error))))
+            connection.send(messages.Failed(portable(error, ours(error))))
             return
         connection.send(ready)
-        Loop(jobs, commands, connection.send).run()
-    except ConnectionError:  # nobody hears
+        DecodeLoop(jobs, commands, connection.send).run()
+    except ConnectionError:  # the parent has ended
         return
 
 
-class Loop:
-    """Decodes what it is asked for.
+class DecodeLoop:
+    """Decodes rows and runs jobs until ``Stop``.
 
     Args:
         jobs: with the service.
-        commands: messages, with their numbers.
-        say: is called with what there is to say, after every step at most.
+        commands: with their numbers.
+        send: gets an update after each step that changes anything.
     """
 
-    def __init__(self, jobs: Jobs, commands: Commands, say: Callable[[Said], None]) -> None:
+    def __init__(
+        self, jobs: Jobs, commands: Commands, send: Callable[[messages.StepUpdate], None]
+    ) -> None:
         self._jobs, self._service = jobs, jobs.service
-        self._commands, self._say = commands, say
-        self._going: deque[tuple[int, Job]] = deque()  # jobs
-        self._rows: dict[int, Row] = {}  # by the id of a Request
-        self._requests: dict[int, list[Any]] = {}  # by the number of their message
+        self._commands, self._send = commands, send
+        self._running_jobs: deque[tuple[int, Job]] = deque()
+        self._rows: dict[int, PendingRow] = {}  # by the id of a Request
+        self._requests: dict[int, list[Any]] = {}  # by the number of their Submit
         self._replies: list[tuple[int, Any]] = []
-        self._counts = (0, 0)
-        self._stopping = False
+        self._slot_counts = (0, 0)  # waiting and running, as last sent
+        self._stopped = False
 
     def run(self) -> None:
-        """Go on until ``Stop``."""
-        while not self._stopping:
-            self.turn()
+        """Run until ``Stop``."""
+        while not self._stopped:
+            self.run_once()
 
-    def turn(self) -> None:
-        """Obey, let a job go on, make a step, and say what came of it."""
-        service, counts = self._service, Counts()
-        self._obey()
-        if self._stopping:
+    def run_once(self) -> None:
+        """Read commands, advance a job, make a step, and send the update."""
+        service, counts = self._service, messages.StepCounts()
+        self._read_commands()
+        if self._stopped:
             return
-        if self._going:
-            self._work()
-        told = self._step(counts) if service.busy else []
-        counts.waiting, counts.in_use = service.waiting, service.running
-        news = counts.step is not None or self._counts != (counts.waiting, counts.in_use)
-        if news or told or self._replies:
-            self._say(Said(self._replies, told, counts))
-            self._replies, self._counts = [], (counts.waiting, counts.in_use)
+        if self._running_jobs:
+            self._advance_job()
+        rows = self._step(counts) if service.busy else []
+        counts.waiting, counts.running = slots = service.waiting, service.running
+        if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
+            self._send(messages.StepUpdate(self._replies, rows, counts))
+            self._replies, self._slot_counts = [], slots
 
-    def _obey(self) -> None:
-        """Do what was commanded; wait for it where there is nothing else to do."""
-        idle = not (self._service.busy or self._going)
+    def _read_commands(self) -> None:
+        """Take all commands; wait for one where there is nothing to decode."""
+        idle = not (self._service.busy or self._running_jobs)
         while True:
             try:
-                number, message = self._commands.get(block=idle)
+                number, command = self._commands.get(block=idle)
             except Empty:
                 return
             idle = False
-            match message:
-                case Stop():
-                    self._stopping = True
-                case Cancel():
-                    self._cancel(message.number)
-                case Submit():
-                    self._submit(number, message)
+            match command:
+                case messages.Stop():
+                    self._stopped = True
+                case messages.Cancel():
+                    self._cancel(command.number)
+                case messages.Submit():
+                    self._submit(number, command)
                 case _:
-                    self._going.append((number, self._jobs.job(message)))
+                    self._running_jobs.append((number, self._jobs.job(command)))
 
-    def _submit(self, number: int, said: Submit) -> None:
-        found: list[Any] = []
+    def _submit(self, number: int, command: messages.Submit) -> None:
+        requests: list[Any] = []
         try:
-            decoder = self._jobs.formulas[said.formula]
+            decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
                 raise ValueError("the formula's models have no tokenizer")
-            for prompt in said.prompts:
-                asked = fitting(decoder, prompt, said.arguments, said.most)
-                found += self._service.submit(decoder, prompt, **asked)
-                check_room(found[-1], said.arguments)
+            for prompt in command.prompts:
+                arguments = with_max_new_tokens(
+                    decoder, prompt, command.arguments, command.max_tokens
+                )
+                requests += self._service.submit(decoder, prompt, **arguments)
+                check_room(requests[-1], command.arguments)
         except Exception as error:
-            for request in found:
+            for request in requests:
                 self._service.cancel(request)
-            self._replies.append((number, Failed(crossing(error))))
+            self._replies.append((number, messages.Failed(portable(error))))
             return
-        self._requests[number] = found
-        for place, request in enumerate(found):
-            row = Row(number, place, said.pieces, said.since, decoder.tokenizer)
-            self._rows[id(request)] = row
-        read = sum(prompt_tokens(one) for one in found[:: len(found) // len(said.prompts)])
-        self._replies.append((number, Queued(len(found), read)))
+        self._requests[number] = requests
+        for index, request in enumerate(requests):
+            self._rows[id(request)] = PendingRow(
+                number, index, command.stream, command.arrival_time, decoder.tokenizer
+            )
+        first_rows = requests[:: len(requests) // len(command.prompts)]  # one of each prompt
+        tokens = sum(prompt_tokens(request) for request in first_rows)
+        self._replies.append((number, messages.Queued(len(requests), tokens)))
 
     def _cancel(self, number: int) -> None:
         for request in self._requests.pop(number, ()):
             if self._rows.pop(id(request), None) is not None:
                 self._service.cancel(request)
-        self._going = deque(one for one in self._going if one[0] != number)
+        self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
 
-    def _work(self) -> None:
-        number, job = self._going.popleft()
+    def _advance_job(self) -> None:
+        number, job = self._running_jobs.popleft()
         try:
             next(job)
         except StopIteration as end:
             self._replies.append((number, end.value))
         except Exception as error:
-            self._replies.append((number, Failed(crossing(error))))
+            self._replies.append((number, messages.Failed(portable(error))))
         else:
-            self._going.append((number, job))
+            self._running_jobs.append((number, job))
 
-    def _step(self, counts: Counts) -> list[tuple[int, Told]]:
+    def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
         start = time.perf_counter()
         answers = self._service.step()
         now = time.perf_counter()
-        counts.step = now - start
-        told = []
+        counts.seconds = now - start
+        updates = []
         for answer in answers:
             row = self._rows.get(id(answer.request))
             if row is None:
                 continue
-            row.measure(answer, now, counts)
-            if piece := row.piece(answer):
-                told.append((row.asked, piece))
+            row.count(answer, now, counts)
+            if update := row.update(answer):
+                updates.append((row.command, update))
             if answer.finish_reason:
-                self._end(answer.request, row)
-        return told
+                self._finish(answer.request, row)
+        return updates
 
-    def _end(self, request: Any, row: Row) -> None:
+    def _finish(self, request: Any, row: PendingRow) -> None:
         del self._rows[id(request)]
-        left = [one for one in self._requests[row.asked] if one is not request]
-        self._requests[row.asked] = left
+        left = [other for other in self._requests[row.command] if other is not request]
+        self._requests[row.command] = left
         if not left:
-            del self._requests[row.asked]
+            del self._requests[row.command]
 
 
-def crossing(error: Exception, said: bool = True) -> Exception:
-    """An error that can be raised in another process, with its words, its place and its cure.
+def portable(error: Exception, for_user: bool = True) -> Exception:
+    """An error that pickles and can be raised in the other process, with its message.
 
     Args:
         error: what was raised.
-        said: whether it may be words for a user; else it keeps its traceback, as a note.
+        for_user: whether a ValueError is a message to users; else its traceback becomes a note.
     """
     if isinstance(error, (FormulaError, ModelError)):
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror, error.filename)
-    if isinstance(error, ValueError) and said:
+    if isinstance(error, ValueError) and for_user:
         return ValueError(str(error))
-    found = RuntimeError(f"{type(error).__name__}: {error}")
-    found.add_note("".join(traceback.format_exception(error)))
-    return found
+    copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note("".join(traceback.format_exception(error)))
+    return copy
 
 
-def _jobs(start: Start) -> Jobs:
-    from ...api import where
-
-    jobs = Jobs(start, *where(start.dtype, start.device))
-    for formula in start.formulas:
-        jobs.compile(formula)
-    return jobs
-
-
-def _hear(connection: Connection, commands: Commands) -> None:
-    """Take messages as they come; without a parent there is nothing to stay for."""
+def _receive(connection: Connection, commands: Commands) -> None:
+    """Queue the commands as they come; end this process where the parent has ended."""
     while True:
         try:
             commands.put(connection.recv())
         except (EOFError, OSError):
             break
-    commands.put((0, Stop()))
+    commands.put((0, messages.Stop()))
     time.sleep(GRACE)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""One row of a request while it is decoded: what of it was told, and when."""
+"""One row of a request while it is decoded, and the checks before it is queued."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import Counts, Told
+from ..protocol.messages import RowUpdate, StepCounts
 
 if TYPE_CHECKING:
     from ...runtime import Request, Served
@@ -14,77 +14,77 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Row:
+class PendingRow:
     """One row of a request.
 
     Attributes:
-        asked: the number of the message that asked for it.
-        number: in its request.
-        pieces: tell of every step, and not only at the end.
-        since: when the request came.
+        command: the number of its ``Submit``.
+        number: of the row in its request.
+        stream: send an update after every step, and not only at the end.
+        arrival_time: of the request.
         tokenizer: of its formula.
-        characters: of the settled text that were told.
-        tokens: that were told.
-        seen: tokens that were counted.
-        last: when the last of them came.
+        sent_characters: of the settled text.
+        sent_tokens: in updates.
+        counted_tokens: in the metrics.
+        last_token_time: when the last of these came.
     """
 
-    asked: int
+    command: int
     number: int
-    pieces: bool
-    since: float
+    stream: bool
+    arrival_time: float
     tokenizer: Any
-    characters: int = 0
-    tokens: int = 0
-    seen: int = 0
-    last: float = 0.0
+    sent_characters: int = 0
+    sent_tokens: int = 0
+    counted_tokens: int = 0
+    last_token_time: float = 0.0
 
-    def piece(self, answer: Answer) -> Told | None:
-        """What can be told now that was not; None where that is nothing."""
-        if not (self.pieces or answer.finish_reason):
+    def update(self, answer: Answer) -> RowUpdate | None:
+        """What the row has gained since its last update; None where that is nothing."""
+        reason = answer.finish_reason
+        if not (self.stream or reason):
             return None
-        text = answer.settled()[self.characters :]
-        if not (text or answer.finish_reason):
+        text = answer.settled()[self.sent_characters :]
+        if not (text or reason):
             return None
-        tokens = answer.tokens[self.tokens :]
+        ids = answer.tokens[self.sent_tokens :]
         logprobs: list[float] = []
-        spelled: list[str] = []
+        tokens: list[str] = []
         if answer.request.logprobs:
-            logprobs = answer.logprobs[self.tokens :]
-            spelled = [self.tokenizer.decode([token]) for token in tokens]
-        self.characters += len(text)
-        self.tokens += len(tokens)
-        reason, error = answer.finish_reason, answer.error
-        return Told(self.number, text, tokens, logprobs, spelled, reason, error)
+            logprobs = answer.logprobs[self.sent_tokens :]
+            tokens = [self.tokenizer.decode([id]) for id in ids]
+        self.sent_characters += len(text)
+        self.sent_tokens += len(ids)
+        return RowUpdate(self.number, text, ids, logprobs, tokens, reason, answer.error)
 
-    def measure(self, answer: Answer, now: float, counts: Counts) -> None:
-        """Count the tokens that came."""
-        new = len(answer.tokens) - self.seen
+    def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
+        """Count the new tokens and their times."""
+        new = len(answer.tokens) - self.counted_tokens
         if new < 1:
             return
         counts.tokens += new
-        if self.seen == 0:
-            counts.first.append(now - self.since)
+        if self.counted_tokens == 0:
+            counts.first_token.append(now - self.arrival_time)
         else:
-            counts.between.append((now - self.last) / new)
-        self.seen, self.last = len(answer.tokens), now
+            counts.next_token.append((now - self.last_token_time) / new)
+        self.counted_tokens, self.last_token_time = len(answer.tokens), now
 
 
-def fitting(
-    decoder: Served, prompt: Any, arguments: Mapping[str, Any], most: int
+def with_max_new_tokens(
+    decoder: Served, prompt: Any, arguments: Mapping[str, Any], max_tokens: int
 ) -> Mapping[str, Any]:
-    """The arguments with a number of new tokens: as many as fit, where none is asked for."""
+    """The arguments with ``max_new_tokens``: as many as fit, where it is left out."""
     if "max_new_tokens" in arguments:
         return arguments
     room = decoder.room(prompt, arguments.get("params"))
-    return {**arguments, "max_new_tokens": max(1, min(most, room))}
+    return {**arguments, "max_new_tokens": max(1, min(max_tokens, room))}
 
 
 def check_room(request: Request, arguments: Mapping[str, Any]) -> None:
-    """Refuse what a model would cut short: nothing is silent.
+    """Refuse a request that a model's length would cut short.
 
     Raises:
-        ValueError: there is room for fewer tokens than are asked for.
+        ValueError: there is room for fewer tokens than ``max_new_tokens``.
     """
     if request.max_new_tokens < arguments.get("max_new_tokens", 0):
         raise ValueError(
@@ -94,5 +94,5 @@ def check_room(request: Request, arguments: Mapping[str, Any]) -> None:
 
 
 def prompt_tokens(request: Request) -> int:
-    """Of what the formula's terms read, the longest."""
-    return max(len(read) for read in request.prompts if not isinstance(read, str))
+    """Tokens of the longest prompt among the formula's terms."""
+    return max(len(ids) for ids in request.prompts if not isinstance(ids, str))
