@@ -50,7 +50,7 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
     held = {
         key: size
         for lane in decoder.session.bound.lanes
-        for key, size in lane.memory_bytes().items()
+        for key, size in lane.footprint().memory.items()
     }
     said = {"rank": ranks.rank, "weights": sum(held.values()), "runs": found}
     (folder / f"{ranks.size}.{ranks.rank}.json").write_text(json.dumps(said))

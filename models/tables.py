@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .cache.rows import Join, Rows
+from .lanes.footprint import Footprint
 
 
 class _Table:
@@ -62,25 +63,11 @@ class _Table:
         """Make each target row what its source was."""
         self._rows.copy(sources, targets)
 
-    def weight_bytes(self) -> int:
-        """Bytes of the table."""
-        return self.table.nbytes
-
-    def token_bytes(self) -> int:
-        """A table remembers one token."""
-        return 0
-
-    def held_bytes(self) -> int:
-        """No cache."""
-        return 0
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the table."""
-        return {id(self.table): self.table.nbytes}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Rows of the table."""
-        return tokens * self.table[0].nbytes
+    def footprint(self) -> Footprint:
+        """The table; a forward works in one row of it per token."""
+        size = self.table.nbytes
+        row = self.table.shape[1] * self.table.itemsize
+        return Footprint(size, memory={id(self.table): size}, work=((row, 0),))
 
     steady = True
 

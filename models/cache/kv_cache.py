@@ -162,7 +162,7 @@ def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: 
         )
 
 
-def token_bytes(model: Any, dtype: torch.dtype) -> int:
+def bytes_per_token(model: Any, dtype: torch.dtype) -> int:
     """Bytes of cache that one token of one row takes.
 
     The model's own code says it: it reads one token on torch's meta device, without weights. Where

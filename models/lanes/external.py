@@ -24,7 +24,3 @@ class ExternalLane(_Table):
     def logits(self) -> Tensor:
         """What was said: ``(rows, V)`` logits of the next token, in float32."""
         return self.said[:, : self.vocabulary].float()
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """It runs nothing."""
-        return 0

@@ -1,17 +1,51 @@
-"""What weights are in memory: their bytes, the type they compute in, the device they run on.
+"""What a lane costs in bytes, the type that its weights compute in, and the device they run on.
 
-Quantised weights stand for more numbers than they hold, and offloaded ones are elsewhere until they
-are needed; whoever asks a parameter itself is told the wrong thing.
+A parameter alone does not tell: a quantised one holds fewer bytes than its shape suggests, and an
+offloaded one is on another device than its forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a lane costs, in bytes.
+
+    Attributes:
+        weight_bytes: weights that a forward reads.
+        token_bytes: cache of one token of one row.
+        cache_bytes: cache that is allocated now.
+        memory: each object in memory by its id, so that what lanes share counts once.
+        work: pairs of what a forward works in per token: a fixed part, and a part per token seen.
+            The largest pair counts.
+    """
+
+    weight_bytes: int
+    token_bytes: int = 0
+    cache_bytes: int = 0
+    memory: Mapping[int, int] = field(default_factory=dict)
+    work: tuple[tuple[int, int], ...] = ()
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
+        return tokens * max((fixed + each * seen for fixed, each in self.work), default=0)
+
+
+def weights_footprint(model: Any, adapters: Any) -> Footprint:
+    """A model's weights and the adapters on them, without a cache."""
+    memory = {id(p): stored_bytes(p) for p in model.parameters()}
+    return Footprint(
+        weight_bytes(model) + adapters.nbytes, memory={**memory, id(adapters): adapters.nbytes}
+    )
 
 
 def weight_bytes(model: Any) -> int:
@@ -21,22 +55,23 @@ def weight_bytes(model: Any) -> int:
     """
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
-    stored = {id(tensor): tensor for tensor in _stored(model)}
+    tensors = model.state_dict(keep_vars=True).values()  # with what quantised layers save
+    stored = {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
     if head is None or getattr(head, "weight", None) is not embedding:
         stored.pop(id(embedding), None)
-    return sum(map(held_bytes, stored.values()))
+    return sum(map(stored_bytes, stored.values()))
 
 
-def held_bytes(tensor: Tensor) -> int:
-    """Bytes that a tensor holds; of one that is made of others, theirs."""
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes that a tensor stores; for a wrapper of other tensors, theirs."""
     if not is_traceable_wrapper_subclass(tensor):
         return tensor.nbytes
     parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return sum(held_bytes(part) for part in parts if isinstance(part, Tensor))
+    return sum(stored_bytes(part) for part in parts if isinstance(part, Tensor))
 
 
 def compute_dtype(model: Any) -> torch.dtype:
-    """The type that a model's activations have: its embedding's, which is what layers are given."""
+    """The type of a model's activations: that of its embedding."""
     embedding = model.get_input_embeddings().weight
     for tensor in (embedding, *model.parameters()):
         if tensor.is_floating_point() and tensor.itemsize > 1:  # an 8-bit float is storage
@@ -45,29 +80,18 @@ def compute_dtype(model: Any) -> torch.dtype:
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Where a module runs: of one that is offloaded, where its weights are brought."""
+    """The device that a module runs on; an offloaded one, where its weights are moved to."""
     hook = getattr(module, "_hf_hook", None)  # accelerate's
     device = getattr(hook, "execution_device", None)
     if device is not None:
         return torch.empty(0, device=device).device
-    return next(_own(module), torch.empty(0)).device
+    tensors: Iterator[Tensor] = chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0)).device
 
 
-def in_one_place(model: nn.Module) -> bool:
+def on_one_device(model: nn.Module) -> bool:
     """Whether all weights are on one device, and stay there."""
     hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
     if any(getattr(hook, "offload", False) for hook in hooks):
         return False
     return len({tensor.device for tensor in model.parameters()}) == 1
-
-
-def _stored(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers that are saved, and what quantised layers save beside them."""
-    for value in model.state_dict(keep_vars=True).values():
-        if isinstance(value, Tensor):
-            yield value
-
-
-def _own(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()

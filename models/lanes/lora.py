@@ -54,7 +54,8 @@ class Adapters:
             self._stack()
         return self._numbers[asked]
 
-    def bytes(self) -> int:
+    @property
+    def nbytes(self) -> int:
         """Bytes of the stacked weights."""
         return sum(a.nbytes + b.nbytes for a, b in self._stacked.values())
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cache.rows import Join, Rows
+from .footprint import Footprint
 
 
 class Lane(Protocol):
@@ -41,20 +42,8 @@ class Lane(Protocol):
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads."""
-
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of each thing in memory, by its id: what lanes share counts once."""
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
+    def footprint(self) -> Footprint:
+        """What the lane costs now, in bytes. Not for every step: it looks at every weight."""
 
     @property
     def steady(self) -> bool:

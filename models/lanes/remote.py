@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .footprint import Footprint
 from .transformers_lane import TransformersLane
 
 
@@ -44,17 +46,9 @@ class RemoteLane(TransformersLane):
         self._rows.cached(but=0)
         return said[:, 1:], said[:, 0]
 
-    def held_bytes(self) -> int:
-        """Nothing is cached here."""
-        return 0
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Nothing is held here."""
-        return {}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Nothing is run here."""
-        return 0
+    def footprint(self) -> Footprint:
+        """The bytes that the other rank reads; nothing is in memory here."""
+        return replace(super().footprint(), cache_bytes=0, memory={}, work=())
 
     def _forward(self, *arguments: Any, **settings: Any) -> None:
         """Nothing."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cache.rows import Join
+from .footprint import Footprint
 from .protocols import LanguageLane
 
 
@@ -168,25 +169,9 @@ class LaneView:
             self.everything = self.mine == list(range(now[1]))
             self._at = ([*self.mine], now[1])
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads, whoever asks for it."""
-        return self.lane.weight_bytes()
-
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-        return self.lane.token_bytes()
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated, for all parties."""
-        return self.lane.held_bytes()
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of each thing in memory, by its id: what lanes share counts once."""
-        return self.lane.memory_bytes()
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
-        return self.lane.work_bytes(tokens, seen)
+    def footprint(self) -> Footprint:
+        """What the whole lane costs, for all its views."""
+        return self.lane.footprint()
 
     steady = False  # who else has rows here changes what a step does
 

@@ -8,6 +8,7 @@ differ from those in its cache (``CachedTextLane``), any other the whole of ever
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..checkpoint.description import Description
 from ..errors import ModelError
 from ..text.prompts import Rendered
 from .batch_classifier import BatchClassifier, Encoding, usable
-from .footprint import held_bytes, weight_bytes
+from .footprint import Footprint, weights_footprint
 from .token_tree import TokenTreeLane
 
 
@@ -151,26 +152,9 @@ class TextRewardLane:
         """How it is asked about them, for the plan."""
         return f"text, the whole text of {candidates}, nothing cached ({self.description.whole})"
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads."""
-        return weight_bytes(self.model) + int(self.adapters.bytes())
-
-    def token_bytes(self) -> int:
-        """Nothing is cached."""
-        return 0
-
-    def held_bytes(self) -> int:
-        """Nothing is cached."""
-        return 0
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
-        return {**weights, id(self.adapters): self.adapters.bytes()}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Nothing that is known beforehand: texts are as long as they are."""
-        return 0
+    def footprint(self) -> Footprint:
+        """The weights. What a forward works in is unknown: texts are of any length."""
+        return weights_footprint(self.model, self.adapters)
 
     def shape(self, ahead: int) -> Hashable:
         """Texts are encoded anew, so that nothing is decided beforehand."""
@@ -216,15 +200,10 @@ class CachedTextLane(TextRewardLane):
         about = f", about {read / asked:.0f} tokens a row in all," if asked else ""
         return f"text, the changed tail of {candidates}{about} over the cached prefix"
 
-    def token_bytes(self) -> int:
-        """Bytes of cache that one of its own tokens of one row takes."""
-        size: int = self._reader.token_bytes()
-        return size
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-        size: int = self._reader.held_bytes()
-        return size
+    def footprint(self) -> Footprint:
+        """The weights, and the cache of the model's own tokens."""
+        footprint: Footprint = self._reader.footprint()
+        return replace(footprint, work=())
 
 
 class Continuation:

@@ -7,6 +7,7 @@ runtime's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -14,10 +15,16 @@ import torch
 from torch import Tensor
 
 from ..cache import attention as _attention  # noqa: F401  it takes part by being imported
-from ..cache.kv_cache import RowCache, Window, read, rounded, token_bytes
+from ..cache.kv_cache import RowCache, Window, bytes_per_token, read, rounded
 from ..cache.rows import Join, Rows, padded
 from ..checkpoint.reward_head import Head
-from .footprint import compute_dtype, execution_device, held_bytes, in_one_place, weight_bytes
+from .footprint import (
+    Footprint,
+    compute_dtype,
+    execution_device,
+    on_one_device,
+    weights_footprint,
+)
 from .lora import Adapters
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
@@ -46,7 +53,6 @@ class TransformersLane:
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
         self.exact = self.device.type == "cpu"
-        self._token_bytes: int | None = None
         self.reserve(0, 0)
 
     @property
@@ -251,44 +257,33 @@ class TransformersLane:
             self._step(tokens, places, places, self._rows.longest, backbone=True)
             self._rows.cached(but=self._rows.waits + more + max(0, behind - CHUNK))
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads: all but an untied input embedding."""
-        return weight_bytes(self.model) + self.adapters.bytes()
+    def footprint(self) -> Footprint:
+        """What the lane costs now, in bytes.
 
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-        if self._token_bytes is None:
-            self._token_bytes = token_bytes(self.model, self.dtype)
-        return self._token_bytes
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-        return self._cache.nbytes
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
-        return {**weights, id(self.adapters): self.adapters.bytes()}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes: the larger of its two halves.
-
-        In the one, three vectors of the feed-forward size beside the token's own; in the other,
-        queries, keys, values, and the mask as it is given and as the kernel wants it.
+        A forward works in the larger of two: per token, three vectors of the feed-forward size and
+        the token's own; or queries, keys, values, and the mask, as bool and in the model's dtype.
         """
         config, size = self.config, self.dtype.itemsize
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
         inner *= getattr(config, "num_experts_per_tok", None) or 1
-        feeding = (3 * inner + 4 * hidden) * size + seen
-        attending = 6 * hidden * size + seen * (1 + size)
-        return int(tokens * max(feeding, attending))
+        feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
+        return replace(
+            weights_footprint(self.model, self.adapters),
+            token_bytes=self._token_bytes,
+            cache_bytes=self._cache.nbytes,
+            work=((feed_forward, 1), (attention, 1 + size)),
+        )
+
+    @cached_property
+    def _token_bytes(self) -> int:
+        return bytes_per_token(self.model, self.dtype)
 
     @property
     def steady(self) -> bool:
         """Whether all layers are on one device, and stay there."""
-        return in_one_place(self.model)
+        return on_one_device(self.model)
 
     def shape(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..binding.bound import Bound
+from ...models.lanes.footprint import Footprint
 
 
 @dataclass
@@ -87,15 +87,14 @@ def shown(size: float) -> str:
 
 
 def read_bytes(
-    bound: Bound, weights: Sequence[int], forwards: Sequence[int], texts: Sequence[int]
+    footprints: Iterable[Footprint], forwards: Iterable[int], tokens: Iterable[int]
 ) -> int:
-    """Bytes that a step has read: weights as often as they ran, and the texts in their caches.
+    """Bytes that a step has read: for each forward of a lane, its weights and its cache.
 
     Args:
-        bound: the plan and its lanes.
-        weights: bytes of each lane's.
+        footprints: of each lane.
         forwards: how often each lane ran.
-        texts: tokens of each lane's rows when the step began.
+        tokens: in each lane's rows when the step began.
     """
-    each = zip(bound.lanes, weights, forwards, texts, strict=True)
-    return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)
+    lanes = zip(footprints, forwards, tokens, strict=True)
+    return sum(n * (cost.weight_bytes + cost.token_bytes * length) for cost, n, length in lanes)

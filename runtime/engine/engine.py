@@ -79,7 +79,7 @@ class Engine:
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
         self.spent = Spent()
-        self.weights = [lane.weight_bytes() for lane in bound.lanes]
+        self.footprints = [lane.footprint() for lane in bound.lanes]
         mapped = any(
             bound_term.token_map for bound_term in bound.all_terms
         )  # the host gives them the rest
@@ -298,7 +298,7 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
         for answer in answers:
             answer.drawn += 1
         ran = [now - past for now, past in zip(engine.step.forwards, then, strict=True)]
-        engine.spent.add(batch.count, read_bytes(engine.bound, engine.weights, ran, texts))
+        engine.spent.add(batch.count, read_bytes(engine.footprints, ran, texts))
         pending_steps.append(
             PendingStep(
                 batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(told)

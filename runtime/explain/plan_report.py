@@ -44,7 +44,7 @@ class Report:
         self.search = bound.plan.search[1].name if bound.plan.search else None
         search_lanes = bound.search_lanes
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
-        self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
+        self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
         self.forwards, self._judging = len(steady), len(search_lanes)
         self.notes = bound.notes
 
@@ -223,11 +223,12 @@ class Report:
             queries = f"{stage.k} candidates" if stage else "1 token"
             if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"
-            kept = lane.token_bytes() * _CONTEXT * len(bound_terms)
+            footprint = lane.footprint()
+            kept = footprint.token_bytes * _CONTEXT * len(bound_terms)
             lines.append((
                 _letter(number), bound.lane_names[number],
                 f"{many}{len(bound_terms)} per request", queries,
-                shown(lane.weight_bytes()), f"{shown(kept)} per request at {_CONTEXT} tokens",
+                shown(footprint.weight_bytes), f"{shown(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
 

@@ -66,8 +66,8 @@ def test_a_mapped_model_gives_what_the_same_model_gives(
     assert lane.device == torch.device("cpu")
     assert lane.steady == (name == "as accelerate likes")
     assert (
-        lane.weight_bytes()
-        == compiled(formula, dtype="float32").session.bound.lanes[0].weight_bytes()
+        lane.footprint().weight_bytes
+        == compiled(formula, dtype="float32").session.bound.lanes[0].footprint().weight_bytes
     )
 
 
