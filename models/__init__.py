@@ -15,9 +15,9 @@ from .text.prompts import Prompt, is_ids, is_messages, is_one, render, render_te
 from .text.token_bytes import token_bytes
 
 if TYPE_CHECKING:
+    from .checkpoint.adapter import adapter_folder
     from .checkpoint.description import REWARD, SCORES, Description, describe
     from .checkpoint.labels import choose_label
-    from .lanes.lora import adapter_folder
     from .lanes.protocols import Lane, LanguageLane, RewardLane
     from .lanes.remote import RemoteLane
     from .lanes.shared import LaneView, SharedLane
@@ -71,7 +71,7 @@ __all__ = [
     "valued",
 ]
 _LATER = {
-    "adapter_folder": ".lanes.lora",
+    "adapter_folder": ".checkpoint.adapter",
     "TokenMap": ".text.token_map",
     "Side": ".text.token_map",
     "token_map": ".text.token_map",
