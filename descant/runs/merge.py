@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..models import ModelSpec, adapter_folder
+from ..models import ModelSpec
+from ..models.checkpoint.adapter import adapter_folder
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 

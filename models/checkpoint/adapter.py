@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..errors import ModelError, first_line
-from .hub import hub_answer
+from .hub import explain_hub_error
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -50,7 +50,7 @@ def adapter_folder(source: str | None, revision: str | None = None) -> str:
         config_file = cached_file(source, CONFIG, revision=revision or "main")
         cached_file(source, WEIGHTS, revision=revision or "main")
     except OSError as error:
-        problem, cure = hub_answer(error, source, revision) or (
+        problem, cure = explain_hub_error(error, source, revision) or (
             f"{source} cannot be found: {first_line(error)}",
             "give a folder that peft's save_pretrained wrote, or a hub id",
         )

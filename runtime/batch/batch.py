@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models import CHUNK
+from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound
 from ..requests.request import Request, ids_of
 from ..scores.context import Range

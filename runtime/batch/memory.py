@@ -10,8 +10,9 @@ import torch
 
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.scalar import parameters
-from ...models import CHUNK, ModelError
+from ...models import ModelError
 from ...models.lanes.footprint import Footprint
+from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound
 from .cost import shown
 

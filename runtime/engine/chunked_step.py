@@ -118,7 +118,7 @@ class Chunk:
         """One term's scores; its lane is read when the first of its terms is asked for."""
         lane, number = row_map.term.lane, row_map.number
         if lane not in self._said:
-            self._said[lane] = self.step.bound.lanes[lane].along(self._widths[lane])
+            self._said[lane] = self.step.bound.lanes[lane].logits_of_last(self._widths[lane])
             self.step.forwards[lane] += 1
         if number not in self._logits:
             after = [one for some in self._after[number] for one in some]

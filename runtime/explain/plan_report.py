@@ -177,7 +177,9 @@ class Report:
             return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
         stage = dict(self._bound.plan.reranks).get(bound_term.place)
         asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
-        return f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].path(asked)}"
+        return (
+            f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].plan_line(asked)}"
+        )
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps go without."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...models import CHUNK
+from ...models.lanes.transformers_lane import CHUNK
 from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
@@ -121,7 +121,7 @@ class LoglikelihoodLoop:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.bound, self.step = engine, engine.bound, engine.step
-        sizes = [one.token_map.own for one in self.bound.terms if one.token_map]
+        sizes = [one.token_map.other_size for one in self.bound.terms if one.token_map]
         self._width = max(self.bound.vocabulary, *sizes, 1)
 
     @torch.no_grad()

@@ -116,19 +116,19 @@ class Played:
 @pytest.fixture
 def played(monkeypatch) -> Callable[[Decoder], Decoder]:
     """Make a decoder record its steps."""
-    move = Rows.move
+    advance = Rows.advance
 
-    def moved(self, grown, left) -> None:
+    def advanced(self, added, unread) -> None:
         self.before = self.counts()
-        move(self, grown, left)
+        advance(self, added, unread)
 
-    monkeypatch.setattr(Rows, "move", moved)
+    monkeypatch.setattr(Rows, "advance", advanced)
     Played.made = []
 
     def make(decoder: Decoder) -> Decoder:
         engine = decoder.session.engine
         for lane in decoder.session.bound.lanes:
-            lane.exact = False  # as on a GPU
+            lane.exact_length = False  # as on a GPU
         engine.graphs = StepGraphs(engine.step, lambda: Played(decoder))
         return decoder
 
