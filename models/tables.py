@@ -13,11 +13,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .cache.rows import Join, Rows
+from .cache.rows import Join, RowLane
 from .lanes.footprint import Footprint
 
 
-class TableLane:
+class TableLane(RowLane):
     """A lane whose outputs depend on the last token alone."""
 
     def __init__(self, table: Tensor) -> None:
@@ -34,34 +34,13 @@ class TableLane:
         lane.reserve(0, 0)
         return lane
 
-    @property
-    def rows(self) -> Rows:
-        """The rows in use."""
-        return self._rows
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows, empty."""
-        self._rows = Rows(rows, capacity, self.device)
-
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
-
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
         """Put prompts in rows; no forward is needed."""
         yield from ()
         cached = [len(ids) for ids in prompts]
-        return lambda: self._rows.admit(prompts, cached, adapters)
-
-    def release(self, row: int) -> int:
-        """Give a row up; the last row takes its place."""
-        return self._rows.release(row)
-
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row what its source was."""
-        self._rows.copy(sources, targets)
+        return lambda: self.rows.admit(prompts, cached, adapters)
 
     def footprint(self) -> Footprint:
         """The table; a forward works in one row of it per token."""
@@ -73,11 +52,7 @@ class TableLane:
 
     def graph_key(self, ahead: int) -> Hashable:
         """How many rows there are."""
-        return self._rows.count
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to add to the texts."""
-        self._rows.feed(tokens)
+        return self.rows.count
 
 
 class TableModel(TableLane):
@@ -100,11 +75,11 @@ class TableModel(TableLane):
 
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
-        return self.table[self._rows.last_tokens(), : self.vocabulary]
+        return self.table[self.rows.last_tokens(), : self.vocabulary]
 
     def logits_of_last(self, tokens: int) -> Tensor:
         """``(rows, tokens, V)`` logits after each of the last tokens of every text."""
-        ids = self._rows.texts[: self._rows.count].gather(1, self._rows.last_positions(tokens))
+        ids = self.rows.texts[: self.rows.count].gather(1, self.rows.last_positions(tokens))
         return self.table[ids, : self.vocabulary]
 
 
@@ -119,10 +94,10 @@ class RuleReward(TableLane):
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""
-        last = self._rows.last_tokens()
-        used = slice(self._rows.count)
-        positions = (self._rows.ends[used, None] - 2).clamp(min=0)
-        before = self._rows.texts[used].gather(1, positions)[:, 0]
+        last = self.rows.last_tokens()
+        used = slice(self.rows.count)
+        positions = (self.rows.ends[used, None] - 2).clamp(min=0)
+        before = self.rows.texts[used].gather(1, positions)[:, 0]
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
     def plan_line(self, candidates: str) -> str:
@@ -131,4 +106,4 @@ class RuleReward(TableLane):
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """``(rows,)`` the candidate that each row chose, and its token."""
-        self._rows.feed(tokens)
+        self.rows.feed(tokens)

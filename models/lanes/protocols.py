@@ -64,19 +64,3 @@ class LanguageLane(Lane, Protocol):
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens to be read at the next step."""
-
-
-class RewardLane(Lane, Protocol):
-    """A lane of a reward model."""
-
-    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each candidate, and of the text itself."""
-
-    def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(rows,)`` the candidate that each row chose, and its token."""
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to add to the texts, candidates or not."""
-
-    def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""

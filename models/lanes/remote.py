@@ -32,8 +32,8 @@ class RemoteLane(TransformersLane):
     def logits(self) -> Tensor:
         """``(rows, V)`` zeros."""
         self._catch_up()
-        self._rows.mark_cached()
-        return torch.zeros(self._rows.count, self.vocabulary, device=self.device)
+        self.rows.mark_cached()
+        return torch.zeros(self.rows.count, self.vocabulary, device=self.device)
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
         """``(rows, k, labels)`` zeros, and ``(rows, labels)`` where the text's own is read too."""
@@ -43,7 +43,7 @@ class RemoteLane(TransformersLane):
         zeros = torch.zeros(shape, device=self.device)
         if self._reads_all:
             return zeros[:, 1:], None
-        self._rows.mark_cached()
+        self.rows.mark_cached()
         return zeros[:, 1:], zeros[:, 0]
 
     def footprint(self) -> Footprint:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.rows import Join, Rows, copy_items, swap_remove
+from ..cache.rows import Join, RowLane, copy_items, swap_remove
 from ..checkpoint.description import Description
 from ..text.full_text import Continuation, Encoding, encode_texts, with_response
 from .batch_classifier import BatchClassifier, max_tokens
@@ -22,8 +22,10 @@ from .footprint import Footprint, weights_footprint
 from .token_tree import TokenTreeLane
 
 
-class TextRewardLane:
+class TextRewardLane(RowLane):
     """A lane over a classifier that runs the whole text of every candidate at every step.
+
+    Its rows' texts are the responses alone, in the formula's tokens.
 
     Args:
         model: on its device.
@@ -47,19 +49,10 @@ class TextRewardLane:
             description.name, self.model, description.tokenizer, description.full_text_reason
         )
 
-    @property
-    def rows(self) -> Rows:
-        """The rows in use; their texts are the responses alone, in the formula's tokens."""
-        return self._rows
-
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows, empty."""
-        self._rows = Rows(rows, capacity, self.device)
+        super().reserve(rows, capacity)
         self._prompts: list[str] = []
-
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer answers and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
 
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Take rendered prompts, as text, into new rows."""
@@ -69,7 +62,7 @@ class TextRewardLane:
             numbers = join_prefilled()
             order = sorted(range(len(prompts)), key=numbers.__getitem__)
             empty: list[list[int]] = [[] for _ in prompts]
-            self._rows.admit(empty, [0] * len(prompts), [adapters[i] for i in order])
+            self.rows.admit(empty, [0] * len(prompts), [adapters[i] for i in order])
             self._prompts += [prompts[i] for i in order]
             return numbers
 
@@ -80,20 +73,20 @@ class TextRewardLane:
     ) -> Generator[int, None, Join]:
         """Read prompts into a cache, if there is one; what returns the numbers of their rows."""
         yield from ()
-        return lambda: range(self._rows.count, self._rows.count + len(prompts))
+        return lambda: range(self.rows.count, self.rows.count + len(prompts))
 
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
         swap_remove(self._prompts, row)
-        return self._rows.release(row)
+        return super().release(row)
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, labels)`` rewards, and those of the texts."""
         texts: list[list[str]] = []
         index: list[int] = []  # of each row's text and candidates in the distinct texts
-        first, ends = 0, self._rows.counts()[1]
-        responses, options = self._rows.texts[: len(ends)].tolist(), candidates.tolist()
+        first, ends = 0, self.rows.counts()[1]
+        responses, options = self.rows.texts[: len(ends)].tolist(), candidates.tolist()
         for prompt, ids, end, row in zip(self._prompts, responses, ends, options, strict=True):
             continued = self._continuation.texts(ids[:end], row)
             distinct = {text: i for i, text in enumerate(dict.fromkeys(continued), first)}
@@ -106,7 +99,7 @@ class TextRewardLane:
 
     def _outputs(self, rows: Sequence[Sequence[Encoding]]) -> Tensor:
         """``(texts, labels)`` of every row's texts, row after row."""
-        adapters = self._rows.adapters[: len(rows)].tolist()
+        adapters = self.rows.adapters[: len(rows)].tolist()
         numbers = [number for number, texts in zip(adapters, rows, strict=True) for _ in texts]
         outputs: Tensor = self._classifier.outputs([text for row in rows for text in row], numbers)
         return outputs
@@ -120,16 +113,12 @@ class TextRewardLane:
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row what its source was."""
-        self._rows.copy(sources, targets)
+        super().copy_rows(sources, targets)
         copy_items(self._prompts, sources, targets)
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to add to the responses."""
-        self._rows.feed(tokens)
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """The same: the winner's text is encoded anew at the next step."""
-        self._rows.feed(tokens)
+        self.rows.feed(tokens)
 
     def plan_line(self, candidates: str) -> str:
         """How candidates are scored, for the plan."""

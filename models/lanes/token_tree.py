@@ -33,8 +33,8 @@ class TokenTreeLane(TransformersLane):
 
     def ensure_capacity(self, tokens: int) -> None:
         """Make room for so many tokens in every row."""
-        if tokens > self._rows.capacity:
-            capacity = -(-max(tokens, self._rows.capacity * 5 // 4) // 32) * 32
+        if tokens > self.rows.capacity:
+            capacity = -(-max(tokens, self.rows.capacity * 5 // 4) // 32) * 32
             self.grow(capacity)
 
     @torch.no_grad()
@@ -48,10 +48,10 @@ class TokenTreeLane(TransformersLane):
             ``(texts, labels)`` float32, row after row, each read at its own last token.
         """
         self._rewrite([row[0] for row in texts])
-        if self._rows.backlog > MAX_UNREAD:
+        if self.rows.backlog > MAX_UNREAD:
             self._catch_up()
-        first = max(1, self._rows.backlog)
-        tokens, positions = self._rows.unread(first)
+        first = max(1, self.rows.backlog)
+        tokens, positions = self.rows.unread(first)
         branches = [_branches(row) for row in texts]
         width = max(len(added) for added, _ in branches)
         self.rows_scored += len(texts)
@@ -66,7 +66,7 @@ class TokenTreeLane(TransformersLane):
             queries = torch.cat((queries, added_queries), dim=2)
         tokens, positions, cache_positions, starts = queries
         out = self._step(tokens, positions, cache_positions, end, backbone=True, starts=starts)
-        self._rows.mark_cached()
+        self.rows.mark_cached()
         ends = [(row, first - 1 + i) for row, (_, lasts) in enumerate(branches) for i in lasts]
         rows, at = zip(*ends, strict=True)
         return self.head(out.last_hidden_state[list(rows), list(at)])
@@ -74,12 +74,12 @@ class TokenTreeLane(TransformersLane):
     def _rewrite(self, texts: Sequence[Ids]) -> None:
         """Keep of every cache what agrees with its row's next text, but for the last token."""
         self.ensure_capacity(max(map(len, texts)))
-        old, cached = self._rows.texts[: len(texts)].tolist(), self._rows.counts()[0]
+        old, cached = self.rows.texts[: len(texts)].tolist(), self.rows.counts()[0]
         edits = {}
         for row, text in enumerate(texts):
             kept = min(common_prefix(old[row][: cached[row]], text), len(text) - 1)
             edits[row] = (kept, text[kept:])
-        self._rows.rewrite(edits)
+        self.rows.rewrite(edits)
 
 
 def _branches(texts: Sequence[Ids]) -> tuple[list[Query], list[int]]:

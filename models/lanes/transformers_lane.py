@@ -16,7 +16,7 @@ from torch import Tensor
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
-from ..cache.rows import Join, Rows, padded
+from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
 from .footprint import (
     Footprint,
@@ -32,7 +32,7 @@ CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
 
 
-class TransformersLane:
+class TransformersLane(RowLane):
     """A lane over a transformers model.
 
     Args:
@@ -55,21 +55,16 @@ class TransformersLane:
         self.exact_length = self.device.type == "cpu"
         self.reserve(0, 0)
 
-    @property
-    def rows(self) -> Rows:
-        """The rows in use."""
-        return self._rows
-
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
-        self._rows = Rows(rows, capacity, self.device, pending=0 if self._reads_all else 1)
+        self.rows = Rows(rows, capacity, self.device, pending=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for longer texts and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
+        super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
 
     def admit(
@@ -89,8 +84,8 @@ class TransformersLane:
         """
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        cached = [len(ids) - self._rows.pending for ids, _ in distinct]
-        base = self._rows.count
+        cached = [len(ids) - self.rows.pending for ids, _ in distinct]
+        base = self.rows.count
         for group in _length_groups(cached):
             rows = slice(base + group.start, base + group.stop)
             yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
@@ -113,16 +108,16 @@ class TransformersLane:
     @torch.no_grad()
     def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
         """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
-        first = self._rows.count
+        first = self.rows.count
         kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
         moved = range(base + kept, base + len(distinct))
         if moved:
             free = range(first, first + len(moved))
             self._cache.copy_rows(moved, free, len(distinct[0][0]))
         ordered = [*distinct[kept:], *distinct[:kept]]
-        new = self._rows.admit(
+        new = self.rows.admit(
             [ids for ids, _ in ordered],
-            [len(ids) - self._rows.pending for ids, _ in ordered],
+            [len(ids) - self.rows.pending for ids, _ in ordered],
             [adapter for _, adapter in ordered],
         )
         return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
@@ -136,35 +131,35 @@ class TransformersLane:
             if pair in unused:
                 rows.append(unused.pop(pair))
             else:
-                rows.append(self._rows.count + len(repeats))
+                rows.append(self.rows.count + len(repeats))
                 repeats.append(pair)
         if repeats:
             prompts, adapters = zip(*repeats, strict=True)
-            targets = self._rows.admit(prompts, [len(ids) for ids in prompts], adapters)
+            targets = self.rows.admit(prompts, [len(ids) for ids in prompts], adapters)
             self.copy_rows([read[pair] for pair in repeats], targets)
         return rows
 
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
-        self._rows.copy(sources, targets)
-        self._cache.copy_rows(sources, targets, self._rows.longest)
+        super().copy_rows(sources, targets)
+        self._cache.copy_rows(sources, targets, self.rows.longest)
 
     @torch.no_grad()
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
-        last = self._rows.release(row)
-        self._cache.release(row, last, self._rows.longest)
+        last = super().release(row)
+        self._cache.release(row, last, self.rows.longest)
         return last
 
     @torch.no_grad()
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
         self._catch_up()
-        tokens, positions = self._rows.unread(1)
-        same = self.exact_length and self._rows.same_length
-        out = self._step(tokens, positions, positions, self._rows.longest, same_length=same)
-        self._rows.mark_cached()
+        tokens, positions = self.rows.unread(1)
+        same = self.exact_length and self.rows.same_length
+        out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
+        self.rows.mark_cached()
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -176,16 +171,11 @@ class TransformersLane:
             is shorter, the first ones are undefined.
         """
         self._catch_up(leave=tokens)
-        positions = self._rows.last_positions(tokens)
-        ids = self._rows.texts[: self._rows.count].gather(1, positions)
-        out = self._step(ids, positions, positions, self._rows.longest)
-        self._rows.mark_cached()
+        positions = self.rows.last_positions(tokens)
+        ids = self.rows.texts[: self.rows.count].gather(1, positions)
+        out = self._step(ids, positions, positions, self.rows.longest)
+        self.rows.mark_cached()
         return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step in which the lane runs."""
-        self._rows.feed(tokens)
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -203,20 +193,20 @@ class TransformersLane:
             token was read in the same forward.
         """
         count, k = candidates.shape
-        ends = self._rows.ends[:count, None]
+        ends = self.rows.ends[:count, None]
         tokens, positions = candidates.to(self.device), ends.expand(count, k)
         cache_positions = ends + torch.arange(k, device=self.device)
         self._catch_up()
         if not self._reads_all:
-            last, at = self._rows.unread(1)
+            last, at = self.rows.unread(1)
             tokens, positions = torch.cat((last, tokens), dim=1), torch.cat((at, positions), dim=1)
             cache_positions = torch.cat((at, cache_positions), dim=1)
-        end = self._rows.longest + k
+        end = self.rows.longest + k
         out = self._step(tokens, positions, cache_positions, end, backbone=True)
         rewards = self.head(out.last_hidden_state)
         if self._reads_all:
             return rewards, None
-        self._rows.mark_cached()
+        self.rows.mark_cached()
         return rewards[:, 1:], rewards[:, 0]
 
     @torch.no_grad()
@@ -227,11 +217,11 @@ class TransformersLane:
             choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
             tokens: ``(rows,)`` the candidates themselves.
         """
-        ends = self._rows.ends[: self._rows.count, None]
+        ends = self.rows.ends[: self.rows.count, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self._rows.index[: self._rows.count], source, ends)
-        self._rows.feed(tokens)
-        self._rows.mark_cached()
+        self._cache.move_tokens(self.rows.index[: self.rows.count], source, ends)
+        self.rows.feed(tokens)
+        self.rows.mark_cached()
 
     @cached_property
     def head(self) -> Head:
@@ -244,11 +234,11 @@ class TransformersLane:
 
     def _catch_up(self, leave: int | None = None) -> None:
         """Read tokens that came while the lane did not run, all but ``leave``."""
-        more = 0 if leave is None else leave - self._rows.pending
-        while (backlog := self._rows.backlog - more) > 0:
-            tokens, positions = self._rows.unread(min(backlog, CHUNK))
-            self._step(tokens, positions, positions, self._rows.longest, backbone=True)
-            self._rows.mark_cached(self._rows.pending + more + max(0, backlog - CHUNK))
+        more = 0 if leave is None else leave - self.rows.pending
+        while (backlog := self.rows.backlog - more) > 0:
+            tokens, positions = self.rows.unread(min(backlog, CHUNK))
+            self._step(tokens, positions, positions, self.rows.longest, backbone=True)
+            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
 
     def footprint(self) -> Footprint:
         """What the lane costs now, in bytes.
@@ -280,9 +270,9 @@ class TransformersLane:
 
     def graph_key(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
-        longest, capacity = self._rows.longest, self._rows.capacity
+        longest, capacity = self.rows.longest, self.rows.capacity
         seen = tuple(rounded(longest + more, capacity) for more in (0, ahead - 1, ahead))
-        return self._rows.count, seen, self._rows.adapted
+        return self.rows.count, seen, self.rows.adapted
 
     def _step(
         self,
@@ -304,8 +294,8 @@ class TransformersLane:
             backbone: leave out the head.
             starts: as in ``Window``, and ``same_length`` too.
         """
-        rows = slice(0, self._rows.count)
-        adapters = self._rows.adapters[rows] if self._rows.adapted else None
+        rows = slice(0, self.rows.count)
+        adapters = self.rows.adapters[rows] if self.rows.adapted else None
         window = self._window(rows, cache_positions, end, starts, same_length)
         return self._forward(tokens, positions, window, adapters, backbone)
 
@@ -317,8 +307,8 @@ class TransformersLane:
         starts: Tensor | None = None,
         same_length: bool = False,
     ) -> Window:
-        limit = end if same_length else rounded(end, self._rows.capacity)
-        index = self._rows.index[rows]
+        limit = end if same_length else rounded(end, self.rows.capacity)
+        index = self.rows.index[rows]
         return Window(rows, index, cache_positions, limit, starts, same_length)
 
     @torch.no_grad()
