@@ -7,7 +7,7 @@ offloaded one is on another device than its forward.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -39,19 +39,18 @@ class Footprint:
         """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
         return tokens * max((fixed + each * seen for fixed, each in self.work), default=0)
 
-
-def weights_footprint(model: Any, adapters: Any) -> Footprint:
-    """A model's weights and the adapters on them, without a cache."""
-    memory = {id(p): stored_bytes(p) for p in model.parameters()}
-    return Footprint(
-        weight_bytes(model) + adapters.nbytes, memory={**memory, id(adapters): adapters.nbytes}
-    )
+    def with_adapters(self, adapters: Any) -> Footprint:
+        """The same with adapters on the weights."""
+        size = adapters.nbytes
+        memory = {**self.memory, id(adapters): size}
+        return replace(self, weight_bytes=self.weight_bytes + size, memory=memory)
 
 
-def weight_bytes(model: Any) -> int:
-    """Bytes of weights that a forward reads: all but an untied input embedding.
+def weights_footprint(model: Any) -> Footprint:
+    """A model's weights. A forward reads all but an untied input embedding.
 
-    Packed numbers, scales and zero points are counted as they are stored.
+    Packed numbers, scales and zero points are counted as they are stored. To be called once, before
+    any forward: a state dict repacks the weights of some quantised layers.
     """
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
@@ -59,7 +58,8 @@ def weight_bytes(model: Any) -> int:
     stored = {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
     if head is None or getattr(head, "weight", None) is not embedding:
         stored.pop(id(embedding), None)
-    return sum(map(stored_bytes, stored.values()))
+    memory = {id(p): stored_bytes(p) for p in model.parameters()}
+    return Footprint(sum(map(stored_bytes, stored.values())), memory=memory)
 
 
 def stored_bytes(tensor: Tensor) -> int:

@@ -43,7 +43,7 @@ class Lane(Protocol):
         """Make each target row, text and cache, what its source was."""
 
     def footprint(self) -> Footprint:
-        """What the lane costs now, in bytes. Not for every step: it looks at every weight."""
+        """What the lane costs now, in bytes; not for every step."""
 
     @property
     def capturable(self) -> bool:

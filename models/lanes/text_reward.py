@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -127,7 +128,11 @@ class TextRewardLane(RowLane):
 
     def footprint(self) -> Footprint:
         """The weights. What a forward works in is unknown: texts are of any length."""
-        return weights_footprint(self.model, self.adapters)
+        return self._weights.with_adapters(self.adapters)
+
+    @cached_property
+    def _weights(self) -> Footprint:
+        return weights_footprint(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
         """Nothing: texts are encoded anew."""

@@ -241,7 +241,13 @@ class TransformersLane(RowLane):
             self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
 
     def footprint(self) -> Footprint:
-        """What the lane costs now, in bytes.
+        """What the lane costs now, in bytes."""
+        footprint = self._footprint.with_adapters(self.adapters)
+        return replace(footprint, cache_bytes=self._cache.nbytes)
+
+    @cached_property
+    def _footprint(self) -> Footprint:
+        """Without adapters and caches, which change.
 
         A forward works in the larger of two: per token, three vectors of the feed-forward size and
         the token's own; or queries, keys, values, and the mask, as bool and in the model's dtype.
@@ -253,15 +259,10 @@ class TransformersLane(RowLane):
         inner *= getattr(config, "num_experts_per_tok", None) or 1
         feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
         return replace(
-            weights_footprint(self.model, self.adapters),
-            token_bytes=self._token_bytes,
-            cache_bytes=self._cache.nbytes,
+            weights_footprint(self.model),
+            token_bytes=bytes_per_token(self.model, self.dtype),
             work=((feed_forward, 1), (attention, 1 + size)),
         )
-
-    @cached_property
-    def _token_bytes(self) -> int:
-        return bytes_per_token(self.model, self.dtype)
 
     @property
     def capturable(self) -> bool:
