@@ -14,7 +14,7 @@ from ...models import ModelError
 from ...models.lanes.footprint import Footprint
 from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound
-from .cost import shown
+from .cost import si_bytes
 
 VECTORS = 4  # of scores that a step holds, apart from its lanes' logits: their sum and its noise
 SCORE_BYTES = 4
@@ -88,8 +88,8 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
         if needed(slots) > free:
             fits = bisect_right(range(slots), free, key=needed) - 1
             raise ModelError(
-                f"{slots} rows of {capacity} tokens need {shown(per_row * slots)} of caches and "
-                f"{shown(needed(slots) - per_row * slots)} to work in, and {shown(free)} are "
+                f"{slots} rows of {capacity} tokens need {si_bytes(per_row * slots)} of caches and "
+                f"{si_bytes(needed(slots) - per_row * slots)} to work in, and {si_bytes(free)} are "
                 f"free on {device}",
                 f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens",
                 topic="memory",

@@ -20,7 +20,7 @@ from ...formula.nodes import Staged, walk
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ..batch.batch import Batch
-from ..batch.cost import Spent, read_bytes
+from ..batch.cost import RunStats, read_bytes
 from ..batch.row_map import row_maps_of
 from ..binding.bound import Bound
 from ..requests.request import Answer, Request, ids_of
@@ -78,7 +78,7 @@ class Engine:
         self.step = Step(bound)
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
-        self.spent = Spent()
+        self.stats = RunStats()
         self.footprints = [lane.footprint() for lane in bound.lanes]
         mapped = any(
             bound_term.token_map for bound_term in bound.all_terms
@@ -180,7 +180,7 @@ class Engine:
         if self.served:
             problem = "this decoder's slots are its service's"
             raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
-        self.spent.clear()
+        self.stats.clear()
         self.claim = object()
         return self.claim
 
@@ -188,7 +188,7 @@ class Engine:
         """Empty slots for texts of so many tokens, candidates among them."""
         capacity = -(-tokens // MEASURE) * MEASURE
         batch = Batch(self.bound, slots, capacity, self._track_seen)
-        self.spent.shares = [
+        self.stats.mapped = [
             (self.bound.lane_names[lane], token_columns.share)
             for lane, token_columns in batch.token_columns.items()
         ]
@@ -207,7 +207,7 @@ class Engine:
         """
         start = time.perf_counter()
         tokens, errors = self.land(self.launch(batch))
-        self.spent.seconds += time.perf_counter() - start
+        self.stats.seconds += time.perf_counter() - start
         for error in errors.values():
             raise error
         return tokens
@@ -298,7 +298,7 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
         for answer in answers:
             answer.drawn += 1
         ran = [now - past for now, past in zip(engine.step.forwards, then, strict=True)]
-        engine.spent.add(batch.count, read_bytes(engine.footprints, ran, texts))
+        engine.stats.add(batch.count, read_bytes(engine.footprints, ran, texts))
         pending_steps.append(
             PendingStep(
                 batch, sources, [*batch.requests], [*answers], batch.logprobs, *to_host(told)

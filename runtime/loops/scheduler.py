@@ -109,7 +109,7 @@ class Scheduler:
         start = time.perf_counter()
         run_all([self])
         told = self.postprocess()
-        self._engine.spent.seconds += time.perf_counter() - start
+        self._engine.stats.seconds += time.perf_counter() - start
         for answer in told:
             if answer.error is not None:
                 raise answer.error

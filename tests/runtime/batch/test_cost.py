@@ -125,13 +125,13 @@ def test_what_the_last_run_read(compiled) -> None:
     decoder = compiled("base + 0.5*arm")
     assert "last run" not in str(decoder.plan)
     decoder.generate(PROMPTS, max_new_tokens=4, eos_token_id=[])
-    spent, lanes = decoder.session.engine.spent, decoder.session.bound.lanes
-    assert (spent.steps, spent.tokens) == (4, 12)
+    stats, lanes = decoder.session.engine.stats, decoder.session.bound.lanes
+    assert (stats.steps, stats.tokens) == (4, 12)
     texts = sum(len(prompt) + drawn for prompt in PROMPTS for drawn in range(4))
     read = sum(
         4 * lane.footprint().weight_bytes + texts * lane.footprint().token_bytes for lane in lanes
     )
-    assert spent.read == read
+    assert stats.bytes_read == read
     assert "last run    12 tokens in 4 steps" in str(decoder.plan)
     decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
     assert "last run    2 tokens in 2 steps" in str(decoder.plan)
