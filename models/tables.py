@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .cache.rows import Join, RowLane
-from .lanes.footprint import Footprint
+from .footprint import Footprint
 
 
 class TableLane(RowLane):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ..checkpoint.adapter import Factors, read_adapter
 from ..errors import ModelError
-from .footprint import compute_dtype, execution_device
+from ..footprint import compute_dtype, execution_device
 
 _TRAINED_ON = "give the base that it was trained on"
 

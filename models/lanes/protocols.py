@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cache.rows import Join, Rows
-from .footprint import Footprint
+from ..footprint import Footprint
 
 
 class Lane(Protocol):

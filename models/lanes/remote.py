@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .footprint import Footprint
+from ..footprint import Footprint
 from .transformers_lane import TransformersLane
 
 

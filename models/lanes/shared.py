@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cache.rows import Join, swap_remove
-from .footprint import Footprint
+from ..footprint import Footprint
 from .protocols import LanguageLane
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..cache.rows import Join, RowLane, copy_items, swap_remove
 from ..checkpoint.description import Description
+from ..footprint import Footprint, weights_footprint
 from ..text.full_text import Continuation, Encoding, encode_texts, with_response
 from .batch_classifier import BatchClassifier, max_tokens
-from .footprint import Footprint, weights_footprint
 from .token_tree import TokenTreeLane
 
 

@@ -18,7 +18,7 @@ from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
 from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
-from .footprint import (
+from ..footprint import (
     Footprint,
     compute_dtype,
     execution_device,

@@ -127,10 +127,10 @@ def _text(
 
 def _with_prefix(tokenizer: Any, spec: ModelSpec, text: PromptText) -> PromptText:
     """A text prefix before a text, or after the BOS that the text begins with."""
-    prefix, bos = spec.prefix, tokenizer.bos_token
+    prefix = spec.prefix
     if not isinstance(prefix, str):
         return text
-    plain, start = str(text), ""
+    bos, plain, start = tokenizer.bos_token, str(text), ""
     if bos and prefix.startswith(bos):
         plain = plain.removeprefix(bos)
     elif bos and plain.startswith(bos):

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...models.lanes.footprint import Footprint
+from ...models.footprint import Footprint
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.scalar import parameters
 from ...models import ModelError
-from ...models.lanes.footprint import Footprint
+from ...models.footprint import Footprint
 from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound
 from .cost import si_bytes

@@ -14,7 +14,7 @@ from checkpoints import fresh
 from transformers import AutoModelForCausalLM
 
 import descant
-from descant.models.lanes.footprint import compute_dtype, execution_device
+from descant.models.footprint import compute_dtype, execution_device
 
 BATCH = [[1, 50, 60, 70], [1, 9], [1, 33, 34, 35, 36, 37]]
 LAYERS = (
