@@ -20,7 +20,8 @@ from .grammar import FormulaError, parse  # noqa: E402
 
 if TYPE_CHECKING:
     from .api import compile
-    from .models import ModelError, ModelSpec, RuleReward, TableModel
+    from .models import ModelError, ModelSpec
+    from .models.tables import RuleReward, TableModel
     from .runtime import Completion, Decoder
     from .runtime.hf.logits_processor import FormulaProcessor
     from .scoring import score
@@ -52,8 +53,8 @@ _LATER = {
     "FormulaProcessor": ".runtime.hf.logits_processor",
     "ModelError": ".models",
     "ModelSpec": ".models",
-    "RuleReward": ".models",
-    "TableModel": ".models",
+    "RuleReward": ".models.tables",
+    "TableModel": ".models.tables",
 }
 # The language's words as Python functions; those that are builtins are in descant.lang alone.
 _LANGUAGE = frozenset(

@@ -1,7 +1,9 @@
-"""What can be wrong with a checkpoint. The runtime adds the place in the formula."""
+"""What can be wrong with a checkpoint. The runtime adds where in the formula it stands."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Literal
 
 PAGE = "docs/how-do-i.md"
@@ -11,8 +13,8 @@ Topic = Literal[  # anchors of that page, for questions that an error may be the
 ]  # fmt: skip
 
 
-def answered(topic: Topic) -> str:
-    """Where that page answers."""
+def page_link(topic: Topic) -> str:
+    """The answer to a topic's question in the documentation."""
     return f"{PAGE}#{topic}"
 
 
@@ -23,7 +25,7 @@ class ModelError(ValueError):
         problem: one line on what is wrong.
         cure: one line on what to do instead; empty where there is nothing to suggest.
         model: the declared name, where known.
-        topic: which answer of the page of questions says more.
+        topic: where the documentation says more.
     """
 
     def __init__(
@@ -38,10 +40,16 @@ class ModelError(ValueError):
 
     @property
     def more(self) -> str:
-        """Where the documents say more; empty where they do not."""
-        return answered(self.topic) if self.topic else ""
+        """Where the documentation says more; empty where it does not."""
+        return page_link(self.topic) if self.topic else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library said, without its traceback of causes."""
+    """The first line of another library's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """The known word that is nearest, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -1,7 +1,7 @@
 """Models small enough to read: a table of scores and a table of rewards.
 
-They stand where checkpoints stand, in tests and in examples that run in milliseconds; what they
-say is known by heart, so results can be worked out on paper.
+They replace checkpoints in tests and in examples that run in milliseconds; results can be worked
+out on paper.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .cache.rows import Join, Rows
+from .cache.rows import Join, RowLane
+from .footprint import Footprint
 
 
-class _Table:
-    """A lane whose answers depend on the last token alone."""
+class TableLane(RowLane):
+    """A lane whose outputs depend on the last token alone."""
 
     def __init__(self, table: Tensor) -> None:
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
@@ -27,73 +28,34 @@ class _Table:
         self.reserve(0, 0)
 
     def lane(self, vocabulary: int) -> Self:
-        """A lane of its own over the same table, which says nothing of tokens beyond this id."""
+        """Another lane over the same table, cut to ids below ``vocabulary``."""
         lane = copy(self)
         lane.vocabulary = vocabulary
         lane.reserve(0, 0)
         return lane
 
-    @property
-    def rows(self) -> Rows:
-        """The rows in use."""
-        return self._rows
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows, empty."""
-        self._rows = Rows(rows, capacity, self.device)
-
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
-
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
-        """There is nothing to read."""
+        """Put prompts in rows; no forward is needed."""
         yield from ()
         cached = [len(ids) for ids in prompts]
-        return lambda: self._rows.admit(prompts, cached, adapters)
+        return lambda: self.rows.admit(prompts, cached, adapters)
 
-    def release(self, row: int) -> int:
-        """Give a row up; the last row takes its place."""
-        return self._rows.release(row)
+    def footprint(self) -> Footprint:
+        """The table; a forward works in one row of it per token."""
+        size = self.table.nbytes
+        row = self.table.shape[1] * self.table.itemsize
+        return Footprint(size, memory={id(self.table): size}, work=((row, 0),))
 
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row what its source was."""
-        self._rows.copy(sources, targets)
+    capturable = True
 
-    def weight_bytes(self) -> int:
-        """Bytes of the table."""
-        return self.table.nbytes
-
-    def token_bytes(self) -> int:
-        """A table remembers one token."""
-        return 0
-
-    def held_bytes(self) -> int:
-        """No cache."""
-        return 0
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the table."""
-        return {id(self.table): self.table.nbytes}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Rows of the table."""
-        return tokens * self.table[0].nbytes
-
-    steady = True
-
-    def shape(self, ahead: int) -> Hashable:
+    def graph_key(self, ahead: int) -> Hashable:
         """How many rows there are."""
-        return self._rows.count
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens that each row goes on with."""
-        self._rows.feed(tokens)
+        return self.rows.count
 
 
-class TableModel(_Table):
+class TableModel(TableLane):
     """A language model by table.
 
     Args:
@@ -113,15 +75,15 @@ class TableModel(_Table):
 
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
-        return self.table[self._rows.last(), : self.vocabulary]
+        return self.table[self.rows.last_tokens(), : self.vocabulary]
 
-    def along(self, tokens: int) -> Tensor:
-        """``(rows, tokens, V)`` logits of what follows each of the last tokens of every text."""
-        ids = self._rows.texts[: self._rows.count].gather(1, self._rows.ending(tokens))
+    def logits_of_last(self, tokens: int) -> Tensor:
+        """``(rows, tokens, V)`` logits after each of the last tokens of every text."""
+        ids = self.rows.texts[: self.rows.count].gather(1, self.rows.last_positions(tokens))
         return self.table[ids, : self.vocabulary]
 
 
-class RuleReward(_Table):
+class RuleReward(TableLane):
     """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""
 
     @classmethod
@@ -132,16 +94,16 @@ class RuleReward(_Table):
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""
-        last = self._rows.last()
-        here = slice(self._rows.count)
-        places = (self._rows.ends[here, None] - 2).clamp(min=0)
-        before = self._rows.texts[here].gather(1, places)[:, 0]
+        last = self.rows.last_tokens()
+        used = slice(self.rows.count)
+        positions = (self.rows.ends[used, None] - 2).clamp(min=0)
+        before = self.rows.texts[used].gather(1, positions)[:, 0]
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
-    def path(self, candidates: str) -> str:
-        """How it is asked about them, for the plan."""
+    def plan_line(self, candidates: str) -> str:
+        """How candidates are scored, for the plan."""
         return f"table, {candidates} looked up"
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
-        self._rows.feed(tokens)
+        """``(rows,)`` the candidate that each row chose, and its token."""
+        self.rows.feed(tokens)

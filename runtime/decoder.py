@@ -44,7 +44,7 @@ class Decoder:
         engine = Engine(bound, capture)
         self.session = Session(bound, engine, RequestBuilder(bound, self._params))
         asked = engine.graphs if capture else None
-        self.plan = Report(bound, self._params, engine.spent, asked)
+        self.plan = Report(bound, self._params, engine.stats, asked)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
     __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
@@ -277,7 +277,7 @@ class Decoder:
 
     def _warn(self) -> None:
         """Say which models of another vocabulary were hardly heard in the last run."""
-        for name, share in self.session.engine.spent.mapped().items():
+        for name, share in self.session.engine.stats.mapped_shares().items():
             if share < _HEARD:
                 _log.warning(
                     "align(%s): only %.0f%% of its probability went to tokens of the formula; "

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..formula import Names, Plan, make_plan
 from ..formula.scalar import parameters
-from ..models import CHUNK, ModelError, ModelSpec
+from ..models import ModelError, ModelSpec
+from ..models.lanes.transformers_lane import CHUNK
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool

@@ -29,7 +29,7 @@ def main(cases: str, out: str) -> None:
         answers[name] = {
             "tokens": [one.token_ids for one in found],
             "sent": ranks.sent,
-            "steps": decoder.session.engine.spent.steps,
+            "steps": decoder.session.engine.stats.steps,
             "owners": ranks.owners,
             "loaded": [type(lane).__name__ for lane in decoder.session.bound.lanes],
             "plan": str(decoder.plan),

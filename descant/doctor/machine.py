@@ -45,7 +45,7 @@ def devices() -> Iterator[Finding]:
     """Every device: its name, its memory, bfloat16, and what a copy on it moves a second."""
     import torch
 
-    from ..runtime.batch.cost import copy_bandwidth, shown
+    from ..runtime.batch.cost import copy_bandwidth, si_bytes
     from ..runtime.batch.memory import free_bytes
 
     for number in range(torch.cuda.device_count()):
@@ -53,9 +53,9 @@ def devices() -> Iterator[Finding]:
         free, speed = torch.cuda.mem_get_info(number)[0], copy_bandwidth(place)
         brain = torch.cuda.is_bf16_supported(including_emulation=False)
         said = (
-            f"{about.name}, compute capability {about.major}.{about.minor}; {shown(free)} of "
-            f"{shown(about.total_memory)} free; bfloat16 {'yes' if brain else 'no'}; copies at "
-            f"{shown(speed)}/s"
+            f"{about.name}, compute capability {about.major}.{about.minor}; {si_bytes(free)} of "
+            f"{si_bytes(about.total_memory)} free; bfloat16 {'yes' if brain else 'no'}; copies at "
+            f"{si_bytes(speed)}/s"
         )
         cure = "" if brain else 'say dtype="float16"'
         data = {"free": free, "total": about.total_memory, "bfloat16": brain, "bandwidth": speed}
@@ -64,8 +64,8 @@ def devices() -> Iterator[Finding]:
         yield Finding("machine", "mps", NOTE, "is there; no test of descant has run on it")
     room, speed = free_bytes(torch.device("cpu")), copy_bandwidth("cpu")
     said = torch.backends.cpu.get_cpu_capability()
-    said += "" if room is None else f"; {shown(room)} free"
-    said += f"; copies at {shown(speed)}/s"
+    said += "" if room is None else f"; {si_bytes(room)} free"
+    said += f"; copies at {si_bytes(speed)}/s"
     yield Finding("machine", "cpu", OK, said, "", {"free": room, "bandwidth": speed})
 
 

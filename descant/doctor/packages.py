@@ -81,9 +81,9 @@ def extras() -> Iterator[Finding]:
 @looked_at("extras", "checkpoints")
 def formats() -> Iterator[Finding]:
     """Which quantised checkpoints have the packages that read them."""
-    from ..models.loading.quantized import PACKAGES, lacking
+    from ..models.loading.quantized import PACKAGES, missing_packages
 
-    needed = {method: lacking(method) for method in PACKAGES}
+    needed = {method: missing_packages(method) for method in PACKAGES}
     read = [method for method, packages in needed.items() if not packages]
     said = f"quantised with {', '.join(read)} can be read" if read else "none that is quantised"
     cures = [

@@ -1,7 +1,7 @@
 """Merged adapters: a weighted sum of LoRA adapters as one (rewarded soups, Ramé et al. 2023).
 
-The sum of ``B_i A_i`` is ``[w_1 B_1 … w_n B_n] [A_1; …; A_n]``: the merge is exact, its rank is the
-sum of theirs, and the base is not needed for it.
+The sum of ``w_i B_i A_i`` is ``[w_1 B_1 … w_n B_n] [A_1; …; A_n]``: the merge is exact, its rank is
+the sum of theirs, and the base is not needed for it. Whatever a term takes can be merged.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..inputs.runfile import RunFileError
-from ..models import ModelSpec, adapter_folder
+from ..models import ModelSpec
+from ..models.checkpoint.adapter import adapter_folder
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -30,66 +30,46 @@ def merged_adapter(
         folder: gets a folder for every merge.
 
     Raises:
-        RunFileError: adapters that are no plain LoRA.
+        ModelError: an adapter that is not plain LoRA, or cannot be read.
     """
     sources = {name: Path(adapter_folder(s.adapter, s.revision)) for name, s in parts.items()}
-    said = json.dumps([[str(sources[name]), weights[name]] for name in sorted(parts)])
-    target = folder / hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    content = json.dumps([[str(sources[name]), weights[name]] for name in sorted(parts)])
+    target = folder / hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder, prefix="."))
-        _write(sources, weights, beside)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix="."))
+        _write(sources, weights, temporary)
         try:
-            os.rename(beside, target)
+            os.rename(temporary, target)
         except OSError:  # another process was faster
             for name in _FILES:
-                (beside / name).unlink()
-            beside.rmdir()
+                (temporary / name).unlink()
+            temporary.rmdir()
     return target
 
 
 def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    stacked: dict[str, list[torch.Tensor]] = {}
-    config: dict[str, object] = {}
-    for name, source in sorted(sources.items()):
-        config = _config(name, source)
-        for key, tensor in load_file(source / _FILES[1]).items():
-            one = tensor.float()
-            if ".lora_B." in key:
-                one = one * (weights[name] * _scaling(config, one.shape[1]))
-            stacked.setdefault(key, []).append(one)
-    joined = {
-        key: torch.cat(some, dim=1 if ".lora_B." in key else 0).contiguous()
-        for key, some in stacked.items()
-    }
-    ranks = {t.shape[1] for key, t in joined.items() if ".lora_B." in key}
-    merged = {**config, "use_rslora": False, "alpha_pattern": {}, "rank_pattern": {}}
-    merged |= {"r": max(ranks), "lora_alpha": max(ranks)}
-    if len(ranks) > 1:  # not every adapter has every module
-        names = {k.split(".lora_B.")[0].removeprefix("base_model.model."): t.shape[1]
-                 for k, t in joined.items() if ".lora_B." in k}  # fmt: skip
-        merged |= {"rank_pattern": names, "alpha_pattern": names}
-    merged["target_modules"] = sorted({key.split(".lora_")[0].split(".")[-1] for key in joined})
-    save_file(joined, target / _FILES[1])
-    (target / _FILES[0]).write_text(json.dumps(merged, indent=1, sort_keys=True))
+    from ..models.checkpoint.adapter import PREFIX, read_adapter
 
-
-def _config(name: str, source: Path) -> dict[str, object]:
-    try:
-        config: dict[str, object] = json.loads((source / _FILES[0]).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFileError(f"the adapter {name} in {source} cannot be read: {error}") from None
-    plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
-    odd = [key for key in ("use_dora", "modules_to_save", "alpha_pattern") if config.get(key)]
-    if not plain or odd:
-        what = ", ".join(odd) or str(config.get("peft_type"))
-        raise RunFileError(f"the adapter {name} is more than plain LoRA ({what}): not merged")
-    return config
-
-
-def _scaling(config: Mapping[str, object], rank: int) -> float:
-    alpha = float(str(config.get("lora_alpha") or rank))
-    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    adapters = {name: read_adapter(name, source) for name, source in sorted(sources.items())}
+    tensors, ranks = {}, {}
+    for module in sorted({path for adapter in adapters.values() for path in adapter.factors}):
+        having = {name: a.factors[module] for name, a in adapters.items() if module in a.factors}
+        stacked_a = torch.cat([a for a, _ in having.values()])
+        stacked_b = torch.cat([b * weights[name] for name, (_, b) in having.items()], dim=1)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = stacked_a
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = stacked_b.contiguous()
+        ranks[module] = len(stacked_a)
+    rank = max(ranks.values())
+    differing = {module: size for module, size in ranks.items() if size != rank}
+    config = {  # alpha is the rank everywhere: the scaling is in B
+        **list(adapters.values())[-1].config,
+        "r": rank, "lora_alpha": rank, "use_rslora": False,
+        "rank_pattern": differing, "alpha_pattern": differing,
+        "target_modules": sorted({module.split(".")[-1] for module in ranks}),
+    }  # fmt: skip
+    save_file(tensors, target / _FILES[1])
+    (target / _FILES[0]).write_text(json.dumps(config, indent=1, sort_keys=True))

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..api import declared, plan_of, term_parallel_of, where
 from ..inputs.runfile import TEMPERATURE, RunFile
-from ..models import Description, ModelSpec, describe
+from ..models import ModelSpec
+from ..models.checkpoint.description import Description, describe
 from ..runtime import Decoder, TermParallel, WeightPool, bind
 from .expand import Setting
 from .merge import merged_adapter

@@ -10,16 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..models import (
-    SCORES,
-    Description,
-    ModelError,
-    ModelSpec,
-    adapter_folder,
-    describe,
-    load_model,
-)
+from ..models import ModelError, ModelSpec
+from ..models.checkpoint.adapter import adapter_folder
+from ..models.checkpoint.description import SCORES, Description, describe
 from ..models.lanes.lora import Adapters
+from ..models.loading.load import load_model
 
 
 @dataclass(frozen=True)

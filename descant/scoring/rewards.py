@@ -12,20 +12,14 @@ from functools import partial
 from typing import Any
 
 from ..api import where
-from ..models import (
-    REWARD,
-    ModelError,
-    ModelSpec,
-    RuleReward,
-    choose_label,
-    has_values,
-    make_spec,
-    render_text,
-    valued,
-)
-from ..models.checkpoint.reward_head import BY_SLOT
-from ..models.lanes.batch_classifier import BatchClassifier, usable
-from ..models.lanes.text_reward import encoded, rendered
+from ..models import ModelError, ModelSpec, make_spec, render_text
+from ..models.checkpoint.description import REWARD
+from ..models.checkpoint.labels import choose_label
+from ..models.checkpoint.reward_head import OWN_POSITIONS
+from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
+from ..models.loading.value_head import has_value_head, with_value_head
+from ..models.tables import RuleReward
+from ..models.text.full_text import encode_texts, with_response
 from .declared import Declared, declared
 
 
@@ -78,8 +72,8 @@ def reward_model(
     description = said.description
     if isinstance(said.spec.model, RuleReward):
         raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
-    if description.kind != REWARD and description.config is not None and has_values(said.spec):
-        description = replace(description, kind=REWARD, valued=True)
+    if description.kind != REWARD and description.config is not None and has_value_head(said.spec):
+        description = replace(description, kind=REWARD, value_head=True)
     if description.kind != REWARD:
         problem = f"{name} is a language model, and scores are what reward models say"
         raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
@@ -113,15 +107,15 @@ class RewardScorer:
     ) -> None:
         said = reward_model(name, specs, dtype, device)
         description, model = said.description, said.weights(loaded)
-        if description.valued:
-            model = valued(description.name, model, said.spec, False)
+        if description.value_head:
+            model = with_value_head(description.name, model, said.spec, False)
         self.name, self._spec = name, said.reads
         label = said.own.label if said.own.label is not None else said.spec.label
         self._label = choose_label(description, label)
         self._whole = BatchClassifier(
-            name, model, description.tokenizer, description.whole or BY_SLOT
+            name, model, description.tokenizer, description.full_text_reason or OWN_POSITIONS
         )
-        most = [usable(model, description.positions), longest]
+        most = [max_tokens(model, description.positions), longest]
         self._positions = min((one for one in most if one), default=None)
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._adapter = said.adapter(self._whole.adapters)
@@ -135,18 +129,11 @@ class RewardScorer:
         if not texts:
             return []
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
-        read = [
-            rendered(render(prompt, None), text)
+        full = [
+            with_response(render(prompt, None), text)
             for prompt, text in zip(prompts, texts, strict=True)
         ]
-        codes = encoded(self._tokenizer, read)
-        for text, code in zip(read, codes, strict=True):
-            length = len(code["input_ids"])
-            if length == 0 or (self._positions and length > self._positions):
-                what = f"has {length} tokens, and it reads at most {self._positions}"
-                problem = f"the text that {self.name} scores {what if length else 'is empty'}"
-                cure = "give fewer max_new_tokens, or another reward; nothing is cut silently"
-                raise ModelError(f"{problem}: {text[:40]!r}…", cure, self.name)
+        codes = encode_texts(self.name, self._tokenizer, full, self._positions)
         outputs = self._whole.outputs(codes, [self._adapter] * len(codes))
         return [float(one) for one in outputs[:, self._label or 0]]
 

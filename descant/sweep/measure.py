@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..inputs.runfile import RunFile, RunFileError, Score
-from ..models import ModelError, common_vocabulary
+from ..models import ModelError
+from ..models.text.vocabulary import common_vocabulary
 from ..runs.expand import Setting, key_of
 from ..runs.folder import COMPLETIONS, SCORES
 from ..scoring.coherence import CoherenceScorer, check_coherence

@@ -14,7 +14,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..models import SCORES, Description, ModelError, describe
+from ..models import ModelError
+from ..models.checkpoint.description import SCORES, Description, describe
 from ..models.loading.quantized import check_packages, method_of, quantization_config
 from .trainfile import TrainFile, TrainFileError
 

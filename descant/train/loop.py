@@ -22,7 +22,8 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
 from ..inputs.settings import load_yaml
-from ..models import Description, ModelError
+from ..models import ModelError
+from ..models.checkpoint.description import Description
 from ..runs.folder import differences
 from ..runs.provenance import revision
 from .batches import PairCollator, Row, TextCollator

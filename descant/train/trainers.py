@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
-from ..models.checkpoint.reward_head import Head, whole
+from ..models.checkpoint.reward_head import Head, full_text_reason
 from .batches import Batch
 from .losses import last_scores, preference_loss, sequence_log_probs
 from .trainfile import TrainFileError
@@ -166,7 +166,7 @@ class RewardTrainer(PairTrainer):
         super().__init__(**arguments)
         model = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         self._scores: Tensor | None = None
-        self._by_token = not whole("the model", model.config, model)
+        self._by_token = not full_text_reason("the model", model.config, model)
         if self._by_token:
             head = getattr(model, Head(model).name)
             head.register_forward_hook(self._keep)

@@ -1,8 +1,8 @@
-"""Attention over grouped keys without repeating them: queries that share a key are rows of it.
+"""Grouped-query attention without repeated keys: query heads of a group become queries.
 
-transformers repeats keys and values for every query head where there is a mask (5.17 always, 5.23
-where there is more than one query): a copy of the cache at every step. Folding the query heads of a
-group into the query positions gives the same sums, and copies nothing but the mask.
+With a mask, transformers repeats keys and values for every query head (5.17 always, 5.23 for more
+than one query): a copy of the cache at every step. Folding the query heads of a group into the
+query positions gives the same sums, and copies only the mask.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .masks import folded, hides_nothing, inside
+from .masks import folded, hides_nothing, in_lane_forward
 
-FEW = 128  # queries: with more, the mask of every group would be larger than what is saved
+MAX_QUERIES = 128  # with more, the mask of every group is larger than what folding saves
 
 
 def grouped_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[Tensor, None]:
-    """transformers' scaled dot product attention, with the heads of a group folded.
+    """transformers' scaled dot product attention, with the query heads of a group folded.
 
     Args:
         module: the attention layer.
@@ -37,7 +37,7 @@ def grouped_attention(
     """
     n, heads, q, size = query.shape
     groups = key.shape[1]
-    folds = q <= FEW and heads != groups and _by_place(attention_mask, settings)
+    folds = q <= MAX_QUERIES and heads != groups and _for_all_heads(attention_mask, settings)
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
@@ -46,31 +46,31 @@ def grouped_attention(
     if attention_mask is not None:
         attention_mask = folded(attention_mask, each, query.dtype)
     out, _ = sdpa_attention_forward(
-        _Ungrouped, query.reshape(n, groups, each * q, size), key, value, attention_mask, **settings
+        _NoRepeat, query.reshape(n, groups, each * q, size), key, value, attention_mask, **settings
     )
-    # (n, each * q, groups, size): heads come apart again, and in their order
+    # (n, each * q, groups, size) back to heads in their order
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
 
 
-def _by_place(mask: Tensor | None, settings: dict[str, Any]) -> bool:
-    """Whether what is added to the sums is one and the same for all heads."""
+def _for_all_heads(mask: Tensor | None, settings: dict[str, Any]) -> bool:
+    """Whether there is a mask, and it is the same for all heads."""
     return mask is not None and mask.shape[1] == 1 and settings.get("position_bias") is None
 
 
-class _Ungrouped:
-    """What the attention function asks of a layer whose keys need no repeating."""
+class _NoRepeat:
+    """Stands for a layer whose keys need no repeating."""
 
     num_key_value_groups = 1
     is_causal = False
 
 
-def _folding(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """An entry of transformers' table of attentions: ours in the forward of a lane."""
+def _row_attention(original: Callable[..., Any]) -> Callable[..., Any]:
+    """An attention function for transformers: ours in the forward of a lane, else the original."""
 
     def attention(module: Any, *args: Any, **settings: Any) -> Any:
-        return (grouped_attention if inside() else usual)(module, *args, **settings)
+        return (grouped_attention if in_lane_forward() else original)(module, *args, **settings)
 
     return attention
 
 
-AttentionInterface.register("sdpa", _folding(ALL_ATTENTION_FUNCTIONS["sdpa"]))
+AttentionInterface.register("sdpa", _row_attention(ALL_ATTENTION_FUNCTIONS["sdpa"]))

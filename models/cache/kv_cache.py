@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,29 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .masks import row_masks
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where one forward writes, and how much of the cache it may see.
-
-    Attributes:
-        rows: the rows of this forward, ``n`` of them side by side.
-        index: ``(n, 1)`` their numbers.
-        slots: ``(n, q)`` the position in the cache of each query's key and value.
-        limit: the forward sees positions 0 up to ``limit``.
-        starts: ``(n, q)`` for alternatives of several tokens, where in the text each one's own
-            begin.
-        together: every row writes one token, at ``limit - 1``, and sees all before it.
-    """
-
-    rows: slice
-    index: Tensor
-    slots: Tensor
-    limit: int
-    starts: Tensor | None = None
-    together: bool = False
+from .masks import Window, row_masks
 
 
 class RowLayer(CacheLayerMixin):
@@ -53,7 +30,7 @@ class RowLayer(CacheLayerMixin):
         self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take the shapes from the first keys and values; masked places must be finite: zeros."""
+        """Take the shapes from the first keys and values; zeros, for masked ones must be finite."""
         shape = (self._cache.rows, key_states.shape[1], self._cache.capacity)
         self.keys = key_states.new_zeros(*shape, key_states.shape[-1])
         self.values = value_states.new_zeros(*shape, value_states.shape[-1])
@@ -62,28 +39,29 @@ class RowLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write ``(n, heads, q, size)`` at the window's slots; return views up to its limit."""
+        """Write ``(n, heads, q, size)`` as the window says; return views up to its limit."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._cache.window
         assert self.keys is not None and self.values is not None and window is not None
-        if window.together:
+        if window.same_length:
             last = slice(window.limit - 1, window.limit)
             self.keys[window.rows, :, last] = key_states
             self.values[window.rows, :, last] = value_states
         else:
-            index, slots = window.index.to(self.keys.device), window.slots.to(self.keys.device)
-            self.keys[index, :, slots] = key_states.transpose(1, 2)
-            self.values[index, :, slots] = value_states.transpose(1, 2)
+            device = self.keys.device
+            index, positions = window.index.to(device), window.cache_positions.to(device)
+            self.keys[index, :, positions] = key_states.transpose(1, 2)
+            self.values[index, :, positions] = value_states.transpose(1, 2)
         view = (window.rows, slice(None), slice(window.limit))
         return self.keys[view], self.values[view]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that a forward sees, and the first of them."""
+        """How many keys a forward sees, and the first of them."""
         return (self._cache.window.limit if self._cache.window else query_length), 0
 
     def get_seq_length(self) -> int:
-        """Not one number here: rows differ. Models are given positions and masks instead."""
+        """0: rows have lengths of their own, and models get positions and masks."""
         return 0
 
     def get_max_length(self) -> int:
@@ -97,22 +75,22 @@ class RowCache(Cache):
     def __init__(self, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         self.window: Window | None = None
-        # Its layers know it weakly: a cache that nobody holds is gone at once, and not some time.
-        itself: Any = weakref.proxy(self)
-        super().__init__(layer_class_to_replicate=lambda: RowLayer(itself))
+        # Layers hold a weak reference, so that a cache is freed at once, without a reference cycle.
+        cache: Any = weakref.proxy(self)
+        super().__init__(layer_class_to_replicate=lambda: RowLayer(cache))
 
     def grow(self, capacity: int, rows: int = 0) -> None:
-        """Room for so many tokens and rows; what there is stays where it is."""
+        """Make room for so many tokens and rows, and keep those there are."""
         more = (0, 0, 0, capacity - self.capacity, 0, 0, 0, max(0, rows - self.rows))
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 layer.keys, layer.values = pad(layer.keys, more), pad(layer.values, more)
         self.rows, self.capacity = max(rows, self.rows), capacity
 
-    def leave(self, row: int, last: int, length: int) -> None:
-        """Give a row up: the first ``length`` tokens of the last one take its place.
+    def release(self, row: int, last: int, length: int) -> None:
+        """Give a row up: the first ``length`` tokens of the last row move into its place.
 
-        What is left behind is zeros: it might not be finite, and a place that is masked must be.
+        The last row becomes zeros: masked keys and values must be finite.
         """
         for tensor in self._tensors():
             if row != last:
@@ -141,7 +119,9 @@ class RowCache(Cache):
         return [tensor for pair in pairs for tensor in pair if tensor is not None]
 
 
-def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: Tensor) -> Any:
+def run_rows(
+    network: Any, cache: RowCache, window: Window, tokens: Tensor, positions: Tensor
+) -> Any:
     """One forward of some rows of a cache, under transformers' contract.
 
     Args:
@@ -149,51 +129,51 @@ def read(network: Any, cache: RowCache, window: Window, tokens: Tensor, places: 
         cache: keys and values of the rows.
         window: where this forward writes, and what it may see.
         tokens: ``(n, q)`` ids.
-        places: ``(n, q)`` positions in the text.
+        positions: ``(n, q)`` in the text.
     """
     cache.window = window
-    with row_masks(places, window.slots, window.limit, window.starts, window.together):
+    with row_masks(positions, window):
         return network(
             input_ids=tokens,
-            position_ids=places,
+            position_ids=positions,
             attention_mask=tokens.new_ones(len(tokens), window.limit, dtype=torch.bool),
             past_key_values=cache,
             use_cache=True,
         )
 
 
-def token_bytes(model: Any, dtype: torch.dtype) -> int:
+def bytes_per_token(model: Any, dtype: torch.dtype) -> int:
     """Bytes of cache that one token of one row takes.
 
-    The model's own code says it: it reads one token on torch's meta device, without weights. Where
-    experts stop it there, the layers that it came to speak for the others.
+    The model's own code reads one token on torch's meta device, without weights. Where that fails
+    part of the way (some experts do), the layers that ran stand for the others.
     """
-    for shapes in _shapes(model, dtype):
+    for make_backbone in _backbones(model, dtype):
         cache = RowCache(1, 1)
         try:
             with torch.no_grad():
                 token = torch.zeros(1, 1, dtype=torch.long, device="meta")
                 window = Window(slice(0, 1), token, token, 1)
-                read(shapes(), cache, window, token, token)
+                run_rows(make_backbone(), cache, window, token, token)
             return cache.nbytes
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue
     config = model.config.get_text_config()
-    if held := sum(layer.is_initialized for layer in cache.layers):
-        return int(cache.nbytes * config.num_hidden_layers // held)
+    if measured := sum(layer.is_initialized for layer in cache.layers):
+        return int(cache.nbytes * config.num_hidden_layers // measured)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
 
 
-def _shapes(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
-    """Ways to have the backbone without its weights, the quickest first."""
+def _backbones(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
+    """Ways to make the backbone without its weights, the quickest first."""
     network = model.base_model
 
     def make(**options: Any) -> Any:
         with torch.device("meta"):
-            whole = copy.deepcopy(model.config)
-            return type(network)._from_config(whole, dtype=dtype, **options).eval()
+            config = copy.deepcopy(model.config)
+            return type(network)._from_config(config, dtype=dtype, **options).eval()
 
     ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]
     return [lambda: network, *ways] if network.device.type == "meta" else ways

@@ -1,8 +1,8 @@
-"""Which keys each query may see: the model's own rule, asked at each row's own positions.
+"""Which keys each query sees: the model's own rule, at each row's own positions.
 
-A model's code asks transformers for one mask per kind of attention layer it has (full, sliding
-window, chunked, ...) and gives the rule as a function of two positions. During a lane's forward the
-answer is that rule at the positions of the rows; nothing here knows families or kinds of layer.
+A model's code asks transformers for one mask per kind of attention layer that it has (full, sliding
+window, chunked, ...) and passes the rule as a function of two positions. During a lane's forward,
+the mask is that rule at the positions of the rows. Nothing here depends on the architecture.
 """
 
 from __future__ import annotations
@@ -21,149 +21,164 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from ..errors import ModelError
 
 
-@dataclass
-class _Queries:
-    """The queries of one forward, ``(n, q)`` each.
+@dataclass(frozen=True)
+class Window:
+    """Where one forward writes, and how much of the cache it may see.
 
     Attributes:
-        asked: whether the model has asked for a mask.
-        idle: the mask that hides nothing, where there is one.
-        given: the masks that the model was given, by their ids.
-        folded: those, as ``folded`` has made them, by id and number of heads.
+        rows: the rows of this forward, ``n`` adjacent ones.
+        index: ``(n, 1)`` their numbers.
+        cache_positions: ``(n, q)`` where in the cache each query's key and value are written.
+        limit: the forward sees cache positions 0 up to ``limit``.
+        starts: ``(n, q)`` for alternatives of several tokens, the position in the text at which
+            each query's alternative begins.
+        same_length: every row writes one token, at ``limit - 1``, and sees all before it.
+    """
+
+    rows: slice
+    index: Tensor
+    cache_positions: Tensor
+    limit: int
+    starts: Tensor | None = None
+    same_length: bool = False
+
+
+@dataclass
+class _Forward:
+    """The forward of a lane that is running.
+
+    Attributes:
+        positions: ``(n, q)`` of each query in its text.
+        window: what it sees.
+        mask_requested: whether the model has asked for a mask.
+        open_mask: the mask that hides nothing, where one was made.
+        masks: those that the model was given, by their ids.
+        folded: the same as ``folded`` makes them, by id and number of heads.
     """
 
     positions: Tensor
-    slots: Tensor
-    limit: int
-    starts: Tensor | None
-    together: bool
-    asked: bool = False
-    idle: Tensor | None = None
-    given: dict[int, Tensor] = field(default_factory=dict)
+    window: Window
+    mask_requested: bool = False
+    open_mask: Tensor | None = None
+    masks: dict[int, Tensor] = field(default_factory=dict)
     folded: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
-_now: ContextVar[_Queries | None] = ContextVar("the forward of a lane", default=None)
+_current: ContextVar[_Forward | None] = ContextVar("the forward of a lane", default=None)
 
 
-def inside() -> bool:
-    """Whether this is the forward of a lane."""
-    return _now.get() is not None
+def in_lane_forward() -> bool:
+    """Whether the forward of a lane is running."""
+    return _current.get() is not None
 
 
 def hides_nothing(mask: Any) -> bool:
-    """Whether this is a mask of this forward by which every query sees every key."""
-    queries = _now.get()
-    return queries is not None and mask is not None and mask is queries.idle
+    """Whether this is the mask of this forward in which every query sees every key."""
+    forward = _current.get()
+    return forward is not None and mask is not None and mask is forward.open_mask
 
 
-def folded(mask: Tensor, each: int, dtype: torch.dtype) -> Tensor:
-    """A mask as attention adds it; made once for all layers, where the model takes it as given.
+def folded(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """A mask for query heads folded into queries; made once for all layers that share it.
 
     Args:
         mask: ``(n, 1, q, L)``, bool or what is added.
-        each: query heads that share a key: they are rows of it.
+        heads: query heads that share a key: they become rows of it.
         dtype: of the queries.
 
     Returns:
-        ``(n, 1, each * q, L)``, with minus infinity for what is hidden.
+        ``(n, 1, heads * q, L)``, with minus infinity for what is hidden.
     """
-    queries, key = _now.get(), (id(mask), each)
-    known = queries is not None and queries.given.get(id(mask)) is mask
-    if queries is not None and key in queries.folded and known:
-        return queries.folded[key]
+    forward, key = _current.get(), (id(mask), heads)
+    known = forward is not None and forward.masks.get(id(mask)) is mask
+    if forward is not None and key in forward.folded and known:
+        return forward.folded[key]
     n, _, q, length = mask.shape
     added = mask
     if mask.dtype == torch.bool:
         added = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
-    rows = added[:, :, None].expand(n, 1, each, q, length).reshape(n, 1, each * q, length)
-    if queries is not None and known:
-        queries.folded[key] = rows
+    rows = added[:, :, None].expand(n, 1, heads, q, length).reshape(n, 1, heads * q, length)
+    if forward is not None and known:
+        forward.folded[key] = rows
     return rows
 
 
 @contextmanager
-def row_masks(
-    positions: Tensor,
-    slots: Tensor,
-    limit: int,
-    starts: Tensor | None = None,
-    together: bool = False,
-) -> Iterator[None]:
-    """Within this, masks are those of rows that have lengths of their own.
+def row_masks(positions: Tensor, window: Window) -> Iterator[None]:
+    """In this context, a model's masks are those of rows that have lengths of their own.
+
+    A query sees what is before its position, and its own key. Alternatives for one position have
+    cache positions of their own; one of several tokens sees what is before its start, and its own
+    tokens up to itself, at adjacent cache positions.
 
     Args:
-        positions: ``(n, q)`` the place of each query in its text.
-        slots: ``(n, q)`` the place of each query's key in the cache; where queries are alternatives
-            for one position, each has a slot of its own and sees what is before them, and itself.
-        limit: the keys to look at are 0 up to ``limit``.
-        starts: ``(n, q)`` for alternatives of several tokens, the place where each one's own
-            begin: a query sees what is before that, and its own up to itself, in slots side by
-            side.
-        together: there is one query a row, and every key is before it, or its own.
+        positions: ``(n, q)`` of each query in its text.
+        window: where their keys are, and how many of the cache's the forward sees.
 
     Raises:
-        ModelError: the model asked for none, so that it made a mask of its own.
+        ModelError: the model asked for no mask, so that it made one of its own.
     """
-    queries = _Queries(positions, slots, limit, starts, together)
-    token = _now.set(queries)
+    forward = _Forward(positions, window)
+    token = _current.set(forward)
     try:
         yield
     finally:
-        _now.reset(token)
-    if not queries.asked:
+        _current.reset(token)
+    if not forward.mask_requested:
         raise ModelError(
             "this model's code makes its masks by itself, and rows of different lengths cannot be",
             "use a model whose code in transformers asks masking_utils for its masks",
         )
 
 
-def allowed(rule: Callable[..., Any], queries: _Queries) -> Tensor:
-    """``(n, 1, q, limit)``, True where a query may look.
+def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor:
+    """``(n, 1, q, limit)``, True where a query sees a key.
 
     Args:
         rule: whether a query sees a key: of row, head, the query's position and the key's.
-        queries: of this forward.
+        queries: ``(n, q)`` positions in the text.
+        window: of this forward.
     """
-    device = queries.positions.device
-    places = queries.positions[:, None, :, None]
-    keys = torch.arange(queries.limit, device=device)[None, None, None]
-    rows = torch.arange(len(places), device=device)[:, None, None, None]
-    head, slots = torch.zeros_like(rows[:1]), queries.slots[:, None, :, None]
-    seen = rule(rows, head, places, keys)
-    if queries.starts is None:
-        return (seen & (keys < places)) | (keys == slots)  # type: ignore[no-any-return]
-    starts = queries.starts[:, None, :, None]
-    own = (keys <= slots) & (keys >= slots - (places - starts))  # side by side, up to itself
-    mine = own & rule(rows, head, places, keys + places - slots)
-    return (seen & (keys < starts)) | mine  # type: ignore[no-any-return]
+    positions = queries[:, None, :, None]
+    keys = torch.arange(window.limit, device=queries.device)[None, None, None]
+    rows = torch.arange(len(queries), device=queries.device)[:, None, None, None]
+    head, own = torch.zeros_like(rows[:1]), window.cache_positions[:, None, :, None]
+    seen = rule(rows, head, positions, keys)
+    if window.starts is None:
+        return (seen & (keys < positions)) | (keys == own)  # type: ignore[no-any-return]
+    starts = window.starts[:, None, :, None]
+    branch = (keys <= own) & (keys >= own - (positions - starts))  # adjacent, up to itself
+    branch = branch & rule(rows, head, positions, keys + positions - own)
+    return (seen & (keys < starts)) | branch  # type: ignore[no-any-return]
 
 
-def _answering(usual: Callable[..., Any], additive: bool) -> Callable[..., Any]:
-    """An entry of transformers' table of masks: ours in the forward of a lane, else the usual."""
+def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any]:
+    """A mask function for transformers: ours in the forward of a lane, else the original."""
 
-    def mask(*args: Any, **asked: Any) -> Any:
-        queries = _now.get()
-        if queries is None:
-            return usual(*args, **asked)
-        if "allow_is_bidirectional_skip" in asked:
+    def mask(*args: Any, **settings: Any) -> Any:
+        forward = _current.get()
+        if forward is None:
+            return original(*args, **settings)
+        if "allow_is_bidirectional_skip" in settings:
             raise ModelError("this model reads both ways", "use a causal model")
-        queries.asked = True
-        if queries.together and asked["mask_function"] is causal_mask_function:
-            shape = (len(queries.positions), 1, 1, queries.limit)
-            found = queries.idle = queries.slots.new_ones((), dtype=torch.bool).expand(shape)
+        forward.mask_requested = True
+        rule, window = settings["mask_function"], forward.window
+        if window.same_length and rule is causal_mask_function:
+            shape = (len(forward.positions), 1, 1, window.limit)
+            sees = window.cache_positions.new_ones((), dtype=torch.bool).expand(shape)
+            forward.open_mask = sees
         else:
-            found = allowed(asked["mask_function"], queries)
-        queries.given[id(found)] = found
+            sees = visible(rule, forward.positions, window)
+        forward.masks[id(sees)] = sees
         if not additive:
-            return found
-        dtype = asked["dtype"]
-        return torch.zeros_like(found, dtype=dtype).masked_fill_(~found, torch.finfo(dtype).min)
+            return sees
+        dtype = settings["dtype"]
+        return torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
 
     return mask
 
 
 for _name, _additive in (("sdpa", False), ("eager", True)):
     AttentionMaskInterface.register(
-        _name, _answering(ALL_MASK_ATTENTION_FUNCTIONS[_name], _additive)
+        _name, _row_mask(ALL_MASK_ATTENTION_FUNCTIONS[_name], _additive)
     )

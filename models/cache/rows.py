@@ -1,32 +1,33 @@
 """Rows: a dense pool in which each request holds one row per term.
 
-Rows 0 to ``count`` are in use and nothing else is, so that a forward works on views and never on
-copies. A row that leaves is replaced by the last one, once, when it leaves.
+Rows 0 to ``count`` are in use, so that a forward works on views and never on copies. When a row is
+released, the last row moves into its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Join: TypeAlias = Callable[[], Sequence[int]]  # puts rows in use whose prompts have been read
+Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
+Item = TypeVar("Item")
 
 
 class Rows:
     """Texts, lengths and adapters of the rows in use, on the device and on the host.
 
-    A row's text has ``ends`` tokens, of which the first ``lengths`` are in the cache; what lies
-    between waits to be read: one token, or more where the lane did not run for some steps.
+    A row's text has ``ends`` tokens, of which the first ``lengths`` are in the cache. The tokens
+    between are unread: one, or more where the lane did not run for some steps.
 
     Args:
         rows: how many there is room for.
         capacity: tokens that each can hold.
         device: where the tensors are.
-        waits: tokens at the end of a text that are left for the next step to read: 0 or 1.
+        pending: tokens at the end of a text that the next step reads: 0 or 1.
 
     Attributes:
         texts: ``(rows, capacity)`` int64 token ids.
@@ -37,25 +38,25 @@ class Rows:
         count: rows in use, and ``total``, the tokens of their texts together.
     """
 
-    def __init__(self, rows: int, capacity: int, device: torch.device, waits: int = 1) -> None:
-        self.capacity, self.device, self.waits = capacity, device, waits
+    def __init__(self, rows: int, capacity: int, device: torch.device, pending: int = 1) -> None:
+        self.capacity, self.device, self.pending = capacity, device, pending
         self.texts = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.ends = torch.zeros(rows, dtype=torch.long, device=device)
         self.adapters = torch.zeros(rows, dtype=torch.long, device=device)
         self.index = torch.arange(rows, device=device)[:, None]
-        self._lengths: list[int] = []
+        self._lengths: list[int] = []  # the same three on the host
         self._ends: list[int] = []
         self._adapters: list[int] = []
         self.count = self.total = 0
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text, known without asking the device."""
+        """Tokens of the longest text."""
         return max(self._ends, default=0)
 
     @property
-    def together(self) -> bool:
+    def same_length(self) -> bool:
         """Whether all texts have one length."""
         return len(set(self._ends)) == 1
 
@@ -63,7 +64,7 @@ class Rows:
     def backlog(self) -> int:
         """The most tokens that any row must still read before its next step."""
         pairs = zip(self._ends, self._lengths, strict=True)
-        return max((end - length for end, length in pairs), default=0) - self.waits
+        return max((end - length for end, length in pairs), default=0) - self.pending
 
     @property
     def adapted(self) -> bool:
@@ -77,7 +78,7 @@ class Rows:
 
         Args:
             texts: the token ids of each.
-            cached: how many of them will be in the cache.
+            cached: how many of its tokens are in the cache.
             adapters: for each, 0 or the number of an adapter.
 
         Returns:
@@ -96,22 +97,22 @@ class Rows:
         self.adapters[new] = torch.tensor(adapters, device=self.device)
         return range(new.start, new.stop)
 
-    def waiting(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """The next tokens that each row reads: ids and their places, ``(rows, tokens)`` each.
+    def unread(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """The next tokens that each row reads: ids and positions, ``(rows, tokens)`` each.
 
-        Where a row has fewer waiting, its last token is repeated in its place.
+        Where a row has fewer, its last token is repeated at its position.
         """
         ahead = torch.arange(tokens, device=self.device)
         last = self.ends[: self.count, None] - 1
-        places = torch.minimum(self.lengths[: self.count, None] + ahead, last)
-        return self.texts[: self.count].gather(1, places), places
+        positions = torch.minimum(self.lengths[: self.count, None] + ahead, last)
+        return self.texts[: self.count].gather(1, positions), positions
 
-    def ending(self, tokens: int) -> Tensor:
-        """``(rows, tokens)`` places of the last tokens of each row's text; none is below 0."""
+    def last_positions(self, tokens: int) -> Tensor:
+        """``(rows, tokens)`` positions of the last tokens of each row's text; none is below 0."""
         back = torch.arange(-tokens, 0, device=self.device)
         return (self.ends[: self.count, None] + back).clamp_(min=0)
 
-    def last(self) -> Tensor:
+    def last_tokens(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
         return self.texts[: self.count].gather(1, self.ends[: self.count, None] - 1)[:, 0]
 
@@ -121,40 +122,40 @@ class Rows:
 
     def feed(self, tokens: Tensor) -> None:
         """Add ``(rows,)`` tokens to the texts."""
-        here = slice(self.count)
-        self.texts[here].scatter_(1, self.ends[here, None], tokens.to(self.device)[:, None])
-        self.ends[here] += 1
+        used = slice(self.count)
+        self.texts[used].scatter_(1, self.ends[used, None], tokens.to(self.device)[:, None])
+        self.ends[used] += 1
         for row in range(self.count):
             self._ends[row] += 1
         self.total += self.count
 
-    def feed_some(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
-        """Add a token to the texts of these rows, which the device has in ``index``."""
+    def feed_rows(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
+        """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device."""
         self.texts[index, self.ends[index]] = tokens.to(self.device)
         self.ends[index] += 1
         for row in rows:
             self._ends[row] += 1
         self.total += len(rows)
 
-    def cached(self, but: int) -> None:
-        """All but the last ``but`` tokens of every text are in the cache now."""
-        if but:
-            self.lengths[: self.count] = (self.ends[: self.count] - but).clamp_(min=0)
+    def mark_cached(self, unread: int = 0) -> None:
+        """All but the last ``unread`` tokens of every text are in the cache now."""
+        if unread:
+            self.lengths[: self.count] = (self.ends[: self.count] - unread).clamp_(min=0)
         else:
             self.lengths.copy_(self.ends)
-        self._lengths = [max(end - but, 0) for end in self._ends]
+        self._lengths = [max(end - unread, 0) for end in self._ends]
 
     def counts(self) -> tuple[list[int], list[int]]:
-        """What the host knows of every row: tokens in the cache, and tokens of the text."""
+        """Of every row, from the host: tokens in the cache, and tokens of the text."""
         return [*self._lengths], [*self._ends]
 
     def restore(self, counts: tuple[list[int], list[int]]) -> None:
-        """Go back to what the host knew."""
+        """Set the host's counts."""
         self._lengths, self._ends = [*counts[0]], [*counts[1]]
         self._recount()
 
-    def moved(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
-        """How far every row has moved since: tokens added, and tokens now left to read.
+    def progress(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
+        """What a step did to every row since these counts: tokens added, and tokens left unread.
 
         The latter is None where nothing was read.
         """
@@ -163,32 +164,32 @@ class Rows:
         read = self._lengths != counts[0]
         return self._ends[0] - counts[1][0], self._ends[0] - self._lengths[0] if read else None
 
-    def move(self, grown: int, left: int | None) -> None:
-        """Count a step that the device has done by itself."""
-        self._ends = [end + grown for end in self._ends]
+    def advance(self, added: int, unread: int | None) -> None:
+        """Update the host's counts after a step that was replayed on the device."""
+        self._ends = [end + added for end in self._ends]
         self._recount()
-        if left is not None:
-            self._lengths = [end - left for end in self._ends]
+        if unread is not None:
+            self._lengths = [end - unread for end in self._ends]
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
-        """Make a row's text its own first tokens and then others, which wait to be read.
+        """Replace the ends of texts; the new tokens are unread.
 
         Args:
-            texts: for each row that is to change, how many tokens it keeps, and what follows.
+            texts: for each row to change, how many tokens it keeps, and what follows them.
         """
-        for row, (kept, tail) in texts.items():
-            end = kept + len(tail)
-            if tail:
-                self.texts[row, kept:end] = torch.tensor(tail, device=self.device)
+        for row, (kept, new) in texts.items():
+            end = kept + len(new)
+            if new:
+                self.texts[row, kept:end] = torch.tensor(new, device=self.device)
             self._ends[row] = end
             self._lengths[row] = min(self._lengths[row], kept)
         self._recount()
-        here = slice(self.count)
-        self.ends[here] = torch.tensor(self._ends, device=self.device)
-        self.lengths[here] = torch.tensor(self._lengths, device=self.device)
+        used = slice(self.count)
+        self.ends[used] = torch.tensor(self._ends, device=self.device)
+        self.lengths[used] = torch.tensor(self._lengths, device=self.device)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
-        """Give every row room for so many tokens, and have room for so many rows."""
+        """Make room for so many tokens in every row, and for so many rows."""
         more = max(0, rows - len(self.texts))
         self.texts = pad(self.texts, (0, capacity - self.capacity, 0, more))
         self.lengths, self.ends = pad(self.lengths, (0, more)), pad(self.ends, (0, more))
@@ -201,9 +202,7 @@ class Rows:
         for tensor in (self.texts, self.lengths, self.ends, self.adapters):
             tensor[list(targets)] = tensor[list(sources)]
         for values in (self._lengths, self._ends, self._adapters):
-            copied = [values[source] for source in sources]
-            for target, value in zip(targets, copied, strict=True):
-                values[target] = value
+            copy_items(values, sources, targets)
         self._recount()
 
     def release(self, row: int) -> int:
@@ -212,13 +211,52 @@ class Rows:
         for tensor in (self.texts, self.lengths, self.ends, self.adapters):
             tensor[row] = tensor[last]
         for values in (self._lengths, self._ends, self._adapters):
-            values[row] = values[last]
-            values.pop()
+            swap_remove(values, row)
         self._recount()
         return last
 
     def _recount(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
+
+
+class RowLane:
+    """The rows of a lane: texts on one device. A lane with more per row extends these methods."""
+
+    device: torch.device
+    rows: Rows
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for so many rows of so many tokens, empty."""
+        self.rows = Rows(rows, capacity, self.device)
+
+    def grow(self, capacity: int, rows: int = 0) -> None:
+        """Make room for longer texts and for more rows, and keep those there are."""
+        self.rows.grow(capacity, rows)
+
+    def release(self, row: int) -> int:
+        """Give a row up; the last row, whose number is returned, takes its place."""
+        return self.rows.release(row)
+
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Make each target row what its source was."""
+        self.rows.copy(sources, targets)
+
+    def feed(self, tokens: Tensor) -> None:
+        """``(rows,)`` tokens to add to the texts; the lane reads them when it runs next."""
+        self.rows.feed(tokens)
+
+
+def swap_remove(items: list[Item], row: int) -> Item:
+    """Remove a row's item from a list, whose last item moves into its place; the removed one."""
+    removed, items[row] = items[row], items[-1]
+    items.pop()
+    return removed
+
+
+def copy_items(items: list[Item], sources: Sequence[int], targets: Sequence[int]) -> None:
+    """Make each target row's item what its source's was."""
+    for target, item in zip(targets, [items[source] for source in sources], strict=True):
+        items[target] = item
 
 
 def padded(texts: Sequence[Sequence[int]]) -> Tensor:

@@ -1,8 +1,7 @@
-"""Which architectures can take part, asked of transformers' own code before weights are read.
+"""Which architectures can take part, by transformers' own code, before weights are read.
 
-A lane keeps keys and values by position, and the rows of a batch see what is before them. What an
-architecture keeps and sees is found from its configuration and its class; no family is named, but
-for the list of those that the tests cover.
+A lane caches keys and values by position, and its rows are causal. What an architecture caches and
+sees follows from its configuration and its class; the only names are those that the tests cover.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from ..errors import ModelError
-from .reward_head import auto_class
+from .reward_head import auto_class, mapped_class
 
 BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
@@ -38,8 +37,8 @@ REWARDS = frozenset(  # and these with candidates over a shared prefix
 )
 
 
-def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
-    """Refuse a model whose texts cannot be rows of a lane.
+def check_architecture(name: str, config: Any, reward: bool, model: Any = None) -> None:
+    """Refuse a model that cannot run as rows of a lane.
 
     Args:
         name: the declared name.
@@ -53,7 +52,7 @@ def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
     text = config.get_text_config()
     cls = type(model) if model is not None else model_class(config, reward)
     if cls is None:
-        if getattr(config, "auto_map", None):  # its own code, which nobody has read yet
+        if getattr(config, "auto_map", None):  # code of its own, not loaded yet
             return
         what = "classifier" if reward else "causal language model"
         raise ModelError(
@@ -63,14 +62,14 @@ def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
             + " loads",
             name,
         )
-    if _reads_both_ways(text, cls):
+    if _is_bidirectional(text, cls):
         raise ModelError(
             f"{name} is an encoder ({config.model_type}), which reads both ways",
             "use a causal model; encoders as reward models are not available yet",
             name,
         )
-    kinds, recurrent = _odd_layers(text)
-    taken = inspect.signature(cls.forward).parameters
+    kinds, recurrent = _other_layers(text)
+    arguments = inspect.signature(cls.forward).parameters
     if recurrent or getattr(cls, "_is_stateful", False):
         problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
     elif kinds:
@@ -78,7 +77,7 @@ def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
             f"is a {config.model_type}, whose layers keep more than keys and values by position: "
             + kinds
         )
-    elif "past_key_values" not in taken and "kwargs" not in taken:
+    elif "past_key_values" not in arguments and "kwargs" not in arguments:
         problem = f"is a {config.model_type}, whose code in transformers keeps no keys and values"
     else:
         return
@@ -87,26 +86,24 @@ def refuse(name: str, config: Any, reward: bool, model: Any = None) -> None:
 
 def model_class(config: Any, reward: bool) -> Any:
     """transformers' class for a configuration; None where there is none."""
-    auto = auto_class(config) if reward else AutoModelForCausalLM
-    found = auto._model_mapping.get(type(config), None)
-    return found[0] if isinstance(found, (tuple, list)) else found
+    return mapped_class(auto_class(config) if reward else AutoModelForCausalLM, config)
 
 
-def _odd_layers(config: Any) -> tuple[str, bool]:
-    """The layers whose cache is not keys and values by position, and whether they are recurrent."""
+def _other_layers(config: Any) -> tuple[str, bool]:
+    """The layers that cache more than keys and values by position; whether any is recurrent."""
     try:
         layers = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         return str(error), False
-    odd = layers - BY_POSITION
+    others = layers - BY_POSITION
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    return (", ".join(kinds) if odd else ""), any("Linear" in one for one in odd)
+    return (", ".join(kinds) if others else ""), any("Linear" in layer for layer in others)
 
 
-def _reads_both_ways(config: Any, cls: Any) -> bool:
+def _is_bidirectional(config: Any, cls: Any) -> bool:
     if getattr(config, "is_causal", True) is False:
         return True
     if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
         return True
-    both = hasattr(sys.modules[cls.__module__], "create_bidirectional_mask")
-    return both and getattr(config, "is_decoder", None) is False
+    masks = hasattr(sys.modules[cls.__module__], "create_bidirectional_mask")
+    return masks and getattr(config, "is_decoder", None) is False

@@ -1,6 +1,6 @@
-"""What a checkpoint is, before its weights are read: configuration and tokenizer.
+"""What a checkpoint is, by its configuration and tokenizer.
 
-Whatever is wrong with a formula's models is said here, before gigabytes are read.
+Errors in a formula's models are raised here, before gigabytes of weights are read.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import ModelError, first_line
 from ..tables import RuleReward, TableModel
-from .architectures import refuse
-from .files import identity
-from .hub import commit_of, hub_answer
-from .reward_head import class_names, is_reward, own_code, whole
+from .architectures import check_architecture
+from .files import folder_identity
+from .hub import commit_of, explain_hub_error
+from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
 
 SCORES, REWARD = "scores", "reward"
@@ -35,8 +35,8 @@ class Description:
         weights: equal for models that share their weights.
         positions: the longest text it can read, or None.
         eos: the ids that end its texts.
-        whole: for a reward, why it reads every text as a whole (``heads.whole``); "" where not.
-        valued: a language model that is a reward by the value head beside it (``values``).
+        full_text_reason: for a reward, why it reads every text in full; "" where it need not.
+        value_head: whether it is a language model that is a reward by its value head.
         revision: the commit that everything is read from, for a hub id; None for a folder.
     """
 
@@ -48,8 +48,8 @@ class Description:
     weights: tuple[Any, ...]
     positions: int | None
     eos: frozenset[int]
-    whole: str = ""
-    valued: bool = False
+    full_text_reason: str = ""
+    value_head: bool = False
     revision: str | None = None
 
 
@@ -61,45 +61,43 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     """
     if isinstance(spec.model, (TableModel, RuleReward)):
         kind = SCORES if isinstance(spec.model, TableModel) else REWARD
-        size = spec.model.table.shape[0]
+        size, tokenizer = len(spec.model.table), _tokenizer(name, spec)
         eos = getattr(spec.model, "eos", None)
         ends = frozenset(() if eos is None else (eos,))
-        return Description(
-            name, kind, size, _tokenizer(name, spec), None, (id(spec.model),), None, ends
-        )
+        return Description(name, kind, size, tokenizer, None, (id(spec.model),), None, ends)
     folder, revision = (None, None) if spec.model is not None else _folder(name, spec)
     if revision is not None:  # a branch may move between one file and the next
         spec = spec.model_copy(update={"revision": revision})
     config = spec.model.config if spec.model is not None else _config(name, spec)
     kind = _kind(name, config, spec)
-    read_whole = whole(name, config, spec.model) if kind == REWARD else ""
-    if not read_whole:
-        refuse(name, config, kind == REWARD, spec.model)
+    reason = full_text_reason(name, config, spec.model) if kind == REWARD else ""
+    if not reason:
+        check_architecture(name, config, kind == REWARD, spec.model)
     text = config.get_text_config()
     key: tuple[Any, ...] = (id(spec.model),)
     if folder is not None:
-        mapped = str(spec.tp_plan or spec.device_map or spec.device or device)
-        key = (*identity(folder), _computes(config, spec.dtype or dtype), mapped)
+        devices = str(spec.tp_plan or spec.device_map or spec.device or device)
+        key = (*folder_identity(folder), _dtype(config, spec.dtype or dtype), devices)
         key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
     eos = _eos(spec, text, tokenizer)
     return Description(
-        name, kind, text.vocab_size, tokenizer, config, key, positions, eos, read_whole,
+        name, kind, text.vocab_size, tokenizer, config, key, positions, eos, reason,
         revision=revision,
     )  # fmt: skip
 
 
 def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
-    """Where a checkpoint is: a folder of one's own, or the hub's cache and its commit."""
+    """The folder of a checkpoint, local or in the hub's cache, and its commit on the hub."""
     from transformers.utils.hub import cached_file
 
     assert spec.path is not None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
     if looks_local and not os.path.isdir(spec.path):
-        found_from = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
+        searched = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
         raise ModelError(
-            f"there is no folder {spec.path} for the model {name}{found_from}",
+            f"there is no folder {spec.path} for the model {name}{searched}",
             "give a folder that save_pretrained wrote, or a hub id",
             name,
         )
@@ -108,7 +106,7 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     try:
         file = cached_file(spec.path, "config.json", revision=spec.revision or "main")
     except OSError as error:
-        problem, cure = hub_answer(error, spec.path, spec.revision) or (
+        problem, cure = explain_hub_error(error, spec.path, spec.revision) or (
             f"{spec.path} cannot be found: {first_line(error)}",
             "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
         )
@@ -119,8 +117,8 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     return os.path.dirname(file), commit_of(file)
 
 
-def _computes(config: Any, dtype: str | None) -> str:
-    """The type that a declaration asks for, so that ``auto`` is the same as saying it."""
+def _dtype(config: Any, dtype: str | None) -> str:
+    """The declared type, or for ``auto`` the configuration's."""
     own = config.dtype if dtype in (None, "auto") else dtype
     return str(own).removeprefix("torch.")
 
@@ -164,7 +162,7 @@ def _tokenizer(name: str, spec: ModelSpec) -> Any:
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        problem, cure = hub_answer(error, str(source), revision) or (
+        problem, cure = explain_hub_error(error, str(source), revision) or (
             f"{source} cannot be read: {first_line(error)}",
             "name one with tokenizer: …",
         )
@@ -172,7 +170,7 @@ def _tokenizer(name: str, spec: ModelSpec) -> Any:
 
 
 def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that the checkpoint itself calls the end: configurations and tokenizer."""
+    """Every EOS id of the checkpoint: of its configurations and its tokenizer."""
     from transformers import GenerationConfig
 
     generation = getattr(spec.model, "generation_config", None)
@@ -181,12 +179,12 @@ def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
             generation = GenerationConfig.from_pretrained(
                 spec.path, revision=spec.revision or "main"
             )
-    found: set[int] = set()
+    eos: set[int] = set()
     for source in (generation, config, tokenizer):
         value = getattr(source, "eos_token_id", None)
         ids = value if isinstance(value, (list, tuple)) else [value]
-        found |= {int(token) for token in ids if token is not None}
-    return frozenset(found)
+        eos |= {int(token) for token in ids if token is not None}
+    return frozenset(eos)
 
 
 def _kind(name: str, config: Any, spec: ModelSpec) -> str:

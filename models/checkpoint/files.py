@@ -1,35 +1,34 @@
-"""The weight files of a checkpoint: found, whole, and read a tensor at a time.
+"""The weight files of a checkpoint: found, checked, and read a tensor at a time.
 
-They are looked at before anything is read into memory, so that a shard that is not there costs no
-time. Nothing here makes a model.
+They are checked before weights are read, so that a missing shard costs no time. No model is made
+here.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, first_line
-from .hub import hub_answer
+from .hub import explain_hub_error
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One tensor of a safetensors file, not read yet; transformers takes it for a slice.
+class StoredTensor:
+    """One tensor of a safetensors file, not read yet; to transformers, a safetensors slice.
 
-    The file is opened for each tensor, so that what it maps is let go as soon as the tensor has
-    been converted, or moved to its device.
+    The file is opened for each tensor, and unmapped once the tensor is converted or moved to its
+    device.
     """
 
     file: str
     name: str
-    kind: str
+    dtype: str
 
     def __getitem__(self, index: Any) -> Any:
         from safetensors import safe_open
@@ -56,10 +55,10 @@ def weight_files(name: str, path: str, revision: str | None) -> list[str]:
         if shards and not os.path.isdir(path):
             cached_files(path, shards, **options)
     except OSError as error:
-        problem, cure = hub_answer(error, path, revision) or (first_line(error), "")
+        problem, cure = explain_hub_error(error, path, revision) or (first_line(error), "")
         raise ModelError(f"the weights of {name}: {problem}", cure, name) from error
     if index is None:
-        raise _nothing(name, path)
+        raise _no_weights(name, path)
     folder = Path(str(index)).parent
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
@@ -72,20 +71,20 @@ def weight_files(name: str, path: str, revision: str | None) -> list[str]:
     return [str(folder / shard) for shard in shards]
 
 
-def stored_tensors(name: str, files: list[str]) -> dict[str, Stored]:
-    """What the files hold, from their headers alone.
+def stored_tensors(name: str, files: list[str]) -> dict[str, StoredTensor]:
+    """The tensors of files, from their headers alone.
 
     Raises:
         ModelError: a file that is cut short, or is not safetensors.
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt", device="cpu") as opened:
-                for key in opened.keys():  # noqa: SIM118 - it is not a mapping
-                    found[key] = Stored(file, key, opened.get_slice(key).get_dtype())
+                for key in opened.keys():  # noqa: SIM118 - not a mapping
+                    tensors[key] = StoredTensor(file, key, opened.get_slice(key).get_dtype())
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"the weights of {name} cannot be read: {file} is cut short or corrupt "
@@ -93,25 +92,28 @@ def stored_tensors(name: str, files: list[str]) -> dict[str, Stored]:
                 "copy or download that file again",
                 name,
             ) from error
-    return found
+    return tensors
 
 
-def identity(folder: str) -> tuple[str, ...]:
-    """Equal for folders that hold the same files, whatever the path, and wherever links lead.
+def folder_identity(folder: str) -> tuple[str, ...]:
+    """Equal for folders that hold the same files, links resolved.
 
-    Where weights are still to be downloaded, it is the folder.
+    Where weights are not downloaded yet, it is the folder.
     """
-    kept = sorted(Path(folder).glob("*.safetensors"))
-    if not kept:
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    if not weights:
         return (os.path.realpath(folder),)
-    described = [Path(folder, file) for file in ("config.json", INDEX)]
-    return tuple(os.path.realpath(file) for file in (*described, *kept) if file.is_file())
+    others = [Path(folder, file) for file in ("config.json", INDEX)]
+    return tuple(os.path.realpath(file) for file in (*others, *weights) if file.is_file())
 
 
 def _shards(name: str, index: str) -> list[str]:
     try:
         content = json.loads(Path(index).read_text(encoding="utf-8"))
-        return sorted(set(_map(content).values()))
+        shards = content.get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+            raise ValueError("it has no weight_map of tensors to files")
+        return sorted(set(shards.values()))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"the index of {name}'s weights, {index}, cannot be read: {first_line(error)}",
@@ -120,14 +122,7 @@ def _shards(name: str, index: str) -> list[str]:
         ) from error
 
 
-def _map(content: Any) -> Mapping[str, str]:
-    found = content.get("weight_map")
-    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-        raise ValueError("it has no weight_map of tensors to files")
-    return found
-
-
-def _nothing(name: str, path: str) -> ModelError:
+def _no_weights(name: str, path: str) -> ModelError:
     folder = Path(path)
     unsafe = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
     others = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -138,9 +133,9 @@ def _nothing(name: str, path: str) -> ModelError:
             f"name it {SINGLE}, or write it again with save_pretrained",
             name,
         )
-    said = f", only {unsafe[0]}, which can run code when it is read" if unsafe else ""
+    pickled = f", only {unsafe[0]}, which can run code when it is read" if unsafe else ""
     return ModelError(
-        f"{what} has no safetensors weights{said}",
+        f"{what} has no safetensors weights{pickled}",
         "save it with save_pretrained(…, safe_serialization=True), or name a revision with some",
         name,
     )

@@ -1,6 +1,6 @@
-"""The hub: where a hub id is in its cache, and what its errors mean to whoever wrote the id.
+"""The hub: a hub id in its cache, and what to do about its errors.
 
-Files are found and downloaded by transformers; nothing here reads weights.
+transformers finds and downloads files; no weights are read here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 def commit_of(file: str | None) -> str | None:
-    """The commit of a file in the hub's cache; None for a folder of one's own."""
-    found = _SNAPSHOT.search(Path(file or "").as_posix())
-    return found[1] if found else None
+    """The commit of a file in the hub's cache; None for any other file."""
+    match = _SNAPSHOT.search(Path(file or "").as_posix())
+    return match[1] if match else None
 
 
-def hub_answer(
+def explain_hub_error(
     error: BaseException, source: str, revision: str | None = None
 ) -> tuple[str, str] | None:
-    """What is wrong with a hub id and what to do about it; None where it is something else.
+    """What is wrong with a hub id and what to do about it; None for any other error.
 
     Args:
-        error: what transformers raised; its causes say what the hub answered.
+        error: from transformers; its causes are the hub's.
         source: the hub id.
         revision: as declared.
     """
@@ -41,26 +41,26 @@ def hub_answer(
         return None
     causes = list(_causes(error))
 
-    def among(kind: type[BaseException]) -> bool:
+    def caused_by(kind: type[BaseException]) -> bool:
         return any(isinstance(cause, kind) for cause in causes)
 
     page = f"https://huggingface.co/{source}"
-    if among(GatedRepoError):
+    if caused_by(GatedRepoError):
         return (
             f"{source} is gated, and the hub does not let this account read it",
             f"accept its licence at {page}, then log in with: hf auth login (or set HF_TOKEN)",
         )
-    if among(RevisionNotFoundError):
+    if caused_by(RevisionNotFoundError):
         return (
             f"{source} has no revision {revision or 'main'}",
             f"give a branch, tag or commit that {page} lists",
         )
-    if among(RepositoryNotFoundError):
+    if caused_by(RepositoryNotFoundError):
         return (
             f"{source} cannot be found: the hub has no such model, or it is private",
             "check the id; where it is private, log in with: hf auth login (or set HF_TOKEN)",
         )
-    if among(LocalEntryNotFoundError):
+    if caused_by(LocalEntryNotFoundError):
         pinned = f" --revision {revision}" if revision else ""
         fetch = f"hf download {source}{pinned}"
         if is_offline_mode():

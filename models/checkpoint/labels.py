@@ -12,16 +12,15 @@ from .reward_head import MULTI_LABEL, OWN_CODE
 def choose_label(description: Description, wanted: int | str | None) -> int | None:
     """The output of a head that is the reward, or None for a head with one.
 
-    What the output says is the head's business (``heads.rewards_of``).
-
     Args:
-        card: the reward model.
+        description: of the reward model.
         wanted: the number or the name of a label, or None.
 
     Raises:
         ModelError: no such label, or several and none chosen, or one and chosen all the same.
     """
-    single = description.valued or description.whole == OWN_CODE  # whatever the configuration names
+    # whatever labels the configuration names
+    single = description.value_head or description.full_text_reason == OWN_CODE
     named: dict[int, str] = getattr(description.config, "id2label", None) or {}
     names = {0: "LABEL_0"} if single or not named else named
     independent = getattr(description.config, "problem_type", None) == MULTI_LABEL and not single

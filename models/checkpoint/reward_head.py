@@ -1,9 +1,9 @@
-"""Heads: how a reward comes from what a reward model has read.
+"""Reward heads: from a reward model's hidden states to rewards.
 
-A causal model's head is applied to the hidden states of its backbone, wherever they are wanted:
-the model's own forward would look for the last token that is not padding, and score another place
-where a real token is the padding token. A model that reads both ways, or brings code of its own,
-says what a whole text is worth by its own forward (``whole``).
+A causal model's head is applied to its backbone's hidden states at any position: the model's own
+forward scores the last token that is not padding, and is wrong where a text contains the padding
+token. A bidirectional model, or one with code of its own, scores a whole text by its own forward
+(``full_text_reason``).
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from ..errors import ModelError
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
-ENCODER, OWN_CODE, BY_SLOT = "reads both ways", "runs its own code", "counts places by itself"
+ENCODER, OWN_CODE = "reads both ways", "runs its own code"
+OWN_POSITIONS = "computes positions by itself"
 
 
 class Head:
-    """What is on top of a causal reward model's backbone: one module, whatever it is called.
+    """The module on top of a causal reward model's backbone.
 
     Args:
-        model: a classifier of transformers, or ``values.Valued``.
+        model: a classifier of transformers, or a ``ValueHeadModel``.
 
     Raises:
         ModelError: there is no such module, or several.
@@ -36,18 +37,18 @@ class Head:
     def __init__(self, model: nn.Module) -> None:
         self._config = model.config
         skipped = (nn.Dropout, nn.Identity)
-        found = {
+        heads = {
             name: module
             for name, module in model.named_children()
             if module is not model.base_model and not isinstance(module, skipped)
         }
-        if len(found) != 1 or model.base_model is model:
+        if len(heads) != 1 or model.base_model is model:
             raise ModelError(
-                f"{type(model).__name__} has {', '.join(found) or 'nothing'} on its backbone, and "
+                f"{type(model).__name__} has {', '.join(heads) or 'nothing'} on its backbone, and "
                 "a reward is read from one module",
                 "say read: text, or use a model with one head",
             )
-        [(self.name, self._module)] = found.items()
+        [(self.name, self._module)] = heads.items()
         self._dtype = next((p.dtype for p in self._module.parameters()), None)
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -80,55 +81,66 @@ def is_reward(config: Any, model: Any) -> bool:
 
 
 def class_names(config: Any, model: Any) -> list[str]:
-    """The class of a model in memory and those it is made of, or what the configuration names."""
+    """The classes of a model in memory, or those that the configuration names."""
     if model is not None:
         return [kind.__name__ for kind in type(model).__mro__]
     return list(getattr(config, "architectures", None) or ())
 
 
 def own_code(config: Any) -> tuple[str, str] | None:
-    """The automatic class of a reward model with code of its own, and that code; None for none."""
-    named = class_names(config, None)[:1]
+    """The auto class of a reward model with code of its own, and that code; None for others."""
+    names = class_names(config, None)
     code: dict[str, str] = getattr(config, "auto_map", None) or {}
-    if not named or not code or hasattr(transformers, named[0]):
+    if not names or not code or hasattr(transformers, names[0]):
         return None
-    rewards = [f"AutoModel{kind}" for kind in CLASSIFIERS]
-    rewards += ["AutoModel", "AutoModelForCausalLM"] if "Reward" in named[0] else []
-    return next(((auto, code[auto]) for auto in rewards if auto in code), None)
+    classes = [f"AutoModel{kind}" for kind in CLASSIFIERS]
+    classes += ["AutoModel", "AutoModelForCausalLM"] if "Reward" in names[0] else []
+    return next(((auto, code[auto]) for auto in classes if auto in code), None)
 
 
 def auto_class(config: Any) -> Any:
-    """The automatic class that loads a reward model."""
-    found = own_code(config)
-    if found is not None:
-        return getattr(transformers, found[0])
+    """The auto class that loads a reward model."""
+    custom = own_code(config)
+    if custom is not None:
+        return getattr(transformers, custom[0])
     tokens = any(name.endswith(CLASSIFIERS[1]) for name in class_names(config, None))
     return getattr(transformers, f"AutoModel{CLASSIFIERS[1 if tokens else 0]}")
 
 
-def whole(name: str, config: Any, model: Any) -> str:
-    """Why a reward model reads every text as a whole; "" where it goes on from what it has read.
+def mapped_class(auto: Any, config: Any) -> Any:
+    """The class that an auto class makes of a configuration; None where it has none."""
+    classes = auto._model_mapping.get(type(config), None)
+    if not isinstance(classes, (tuple, list)):
+        return classes
+    named = class_names(config, None)
+    return next((cls for cls in classes if cls.__name__ in named), classes[0])
+
+
+def full_text_reason(name: str, config: Any, model: Any) -> str:
+    """Why a reward model must read every text in full; "" where it can continue from its cache.
 
     Raises:
-        ModelError: an encoder that marks tokens, so that no place says what the text is worth.
+        ModelError: an encoder that scores tokens, so that none is the score of the text.
     """
     if model is None and own_code(config) is not None:
         return OWN_CODE
-    kinds = [getattr(transformers, item, None) for item in class_names(config, model)]
-    known = next((kind for kind in kinds if kind and kind.__name__.endswith(CLASSIFIERS)), None)
-    if known is None:
+    classes = [getattr(transformers, item, None) for item in class_names(config, model)]
+    cls = next((item for item in classes if item and item.__name__.endswith(CLASSIFIERS)), None)
+    if cls is None:
         return OWN_CODE
-    if "past_key_values" not in inspect.signature(known.forward).parameters:
-        if known.__name__.endswith(CLASSIFIERS[1]):
+    if "past_key_values" not in inspect.signature(cls.forward).parameters:
+        if cls.__name__.endswith(CLASSIFIERS[1]):
             raise ModelError(
-                f"{name} is a {known.__name__}, which reads both ways and marks every token, so "
+                f"{name} is a {cls.__name__}, which reads both ways and marks every token, so "
                 "that no one of them says what the text is worth",
                 "use a ForSequenceClassification",
                 name,
             )
         return ENCODER
-    backbone = transformers.AutoModel._model_mapping.get(type(config), None)
-    backbone = backbone[0] if isinstance(backbone, (tuple, list)) else backbone
-    takes = inspect.signature(backbone.forward).parameters if backbone is not None else ()
-    by_slot = backbone is not None and "position_ids" not in takes
-    return BY_SLOT if by_slot or getattr(config.get_text_config(), "alibi", False) else ""
+    if getattr(config.get_text_config(), "alibi", False):
+        return OWN_POSITIONS
+    backbone = mapped_class(transformers.AutoModel, config)
+    takes_positions = (
+        backbone is None or "position_ids" in inspect.signature(backbone.forward).parameters
+    )
+    return "" if takes_positions else OWN_POSITIONS

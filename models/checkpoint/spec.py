@@ -1,18 +1,17 @@
-"""What a user says of a model: exactly one source, and options. It reads no file."""
+"""A declared model: exactly one source, and options. No file is read."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ..errors import ModelError
+from ..errors import ModelError, suggestion
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
-RENAMED = {  # what others call an option, or say beside it
+RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
     **dict.fromkeys(("chat_template", "prompt_template"), "write template: …"),
@@ -77,19 +76,18 @@ class ModelSpec(BaseModel):
     def _one_source(self) -> ModelSpec:
         sources = [key for key in ("path", "model", "adapter") if getattr(self, key) is not None]
         if len(sources) != 1:
-            given = " and ".join(sources) or "none of them"
-            raise ValueError(f"give exactly one of path, model and adapter; here: {given}")
+            present = " and ".join(sources) or "none of them"
+            raise ValueError(f"give exactly one of path, model and adapter; here: {present}")
         if (self.adapter is None) != (self.on is None):
             raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
-        for key in ("dtype", "device", "device_map", "tp_plan", "quantization", "tokenizer"):
+        placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
+        for key in (*loading, *placement, "tokenizer"):
             if self.adapter is not None and getattr(self, key) is not None:
                 raise ValueError(f"an adapter takes its base's {key}; say it there")
-        for key in ("revision", "dtype", "device", "device_map", "tp_plan", "quantization"):
+        for key in ("revision", *loading, *placement):
             if self.model is not None and getattr(self, key) is not None:
                 raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
-        placed = [
-            key for key in ("device", "device_map", "tp_plan") if getattr(self, key) is not None
-        ]
+        placed = [key for key in placement if getattr(self, key) is not None]
         if placed[1:]:
             raise ValueError(f"give {placed[0]} or {placed[1]}, not both")
         return self
@@ -107,7 +105,7 @@ def make_spec(name: str, value: Any) -> ModelSpec:
         return ModelSpec(path=os.fspath(value))
     if not isinstance(value, Mapping):
         return ModelSpec(model=value)
-    options = {key: _plain(item) for key, item in value.items()}
+    options = {key: _as_option(item) for key, item in value.items()}
     try:
         return ModelSpec(**options)
     except ValidationError as error:
@@ -121,8 +119,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            cure = suggestion(str(item["loc"][-1]), known)
             if "path" in known:
                 cure = RENAMED.get(str(item["loc"][-1]), cure)
             lines.append(f"there is no option {where}; {cure}")
@@ -132,18 +129,18 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(lines)
 
 
-def _keys_at(model: Any, place: tuple[int | str, ...]) -> list[str]:
-    """The keys that a (nested) model has at a place in its data."""
-    for part in place:
-        named = getattr(model, "model_fields", {}).get(str(part))  # else a key of a dictionary
-        model = named.annotation if named else model
+def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a (nested) model has at a path in its data."""
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(str(part))  # else a key of a dictionary
+        model = field.annotation if field else model
         inner = [item for item in get_args(model) if isinstance(item, type)]
         model = next((item for item in inner if issubclass(item, BaseModel)), model)
     return list(getattr(model, "model_fields", ()))
 
 
-def _plain(value: Any) -> Any:
-    """torch.bfloat16 and torch.device as the words that stand for them."""
+def _as_option(value: Any) -> Any:
+    """A torch dtype or device as its name, and a path as text."""
     kind = type(value)
     if kind.__module__ == "torch" and kind.__name__ in ("dtype", "device"):
         return str(value).removeprefix("torch.")

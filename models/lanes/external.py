@@ -1,30 +1,26 @@
-"""A lane whose logits come from outside: somebody else runs the model, and tells what it said."""
+"""A lane whose logits the caller computes: it runs no model."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..tables import _Table
+from ..tables import TableLane
 
 
-class ExternalLane(_Table):
+class ExternalLane(TableLane):
     """Rows of texts, and no weights.
 
     Attributes:
-        said: ``(rows, V)`` or more columns, the logits after the texts as they are; set before
-            every step.
+        next_logits: ``(rows, V)`` or more columns, after the texts as they are; the caller sets
+            them before every step.
     """
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
         super().__init__(torch.empty(0, 0, device=device))
         self.vocabulary = vocabulary
-        self.said = torch.empty(0, vocabulary, device=device)
+        self.next_logits = torch.empty(0, vocabulary, device=device)
 
     def logits(self) -> Tensor:
-        """What was said: ``(rows, V)`` logits of the next token, in float32."""
-        return self.said[:, : self.vocabulary].float()
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """It runs nothing."""
-        return 0
+        """``(rows, V)`` logits of the next token, in float32."""
+        return self.next_logits[:, : self.vocabulary].float()

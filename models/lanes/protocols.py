@@ -1,4 +1,4 @@
-"""What the runtime asks of a lane, whatever its weights are made of."""
+"""What the runtime needs of a lane, whatever its weights are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cache.rows import Join, Rows
+from ..footprint import Footprint
 
 
 class Lane(Protocol):
@@ -29,10 +30,10 @@ class Lane(Protocol):
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Read prompts, yielding before each forward how many tokens it reads.
 
-        Rows in use may step and leave meanwhile; those that arrive are no part of it.
+        Between forwards, rows in use may step and leave.
 
         Returns:
-            What puts them in use, and says their numbers.
+            What puts the new rows in use, and returns their numbers.
         """
 
     def release(self, row: int) -> int:
@@ -41,53 +42,25 @@ class Lane(Protocol):
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads."""
-
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of each thing in memory, by its id: what lanes share counts once."""
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
+    def footprint(self) -> Footprint:
+        """What the lane costs now, in bytes; not for every step."""
 
     @property
-    def steady(self) -> bool:
-        """Whether a step does the same work on one device whatever the texts are."""
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold a step: the same work on one device, whatever the texts."""
 
-    def shape(self, ahead: int) -> Hashable:
+    def graph_key(self, ahead: int) -> Hashable:
         """What the host decides for a forward of rows that each read ``ahead`` tokens at most."""
 
 
 class LanguageLane(Lane, Protocol):
-    """A lane whose weights say what comes next."""
+    """A lane of a language model."""
 
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
 
-    def along(self, tokens: int) -> Tensor:
-        """Every row reads what waits: ``(rows, tokens, V)`` logits after the end of its text."""
+    def logits_of_last(self, tokens: int) -> Tensor:
+        """Every row reads its unread tokens: ``(rows, tokens, V)`` after its text's last tokens."""
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens to be read at the next step."""
-
-
-class RewardLane(Lane, Protocol):
-    """A lane whose weights score what has been read."""
-
-    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each candidate, and of the text itself."""
-
-    def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(rows,)`` which of the candidates each row goes on with, and the tokens themselves."""
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens that each row goes on with, candidates or not."""
-
-    def path(self, candidates: str) -> str:
-        """How it is asked about them, for the plan."""

@@ -1,8 +1,7 @@
-"""One lane with several parties: each sees its own rows, and one forward reads them all.
+"""One lane shared by several batches: each has a view of its own rows, and one forward runs all.
 
-A party is what one formula's batch holds. It numbers its rows from 0, as if it were alone; where
-they are in the lane is kept here. Who asks first has everybody's rows read, and the others find
-what was said of theirs.
+A view is what one formula's batch holds. Its rows are numbered from 0, as if there were no others;
+where they are in the lane is kept here. The first view that needs logits runs one forward for all.
 """
 
 from __future__ import annotations
@@ -13,88 +12,90 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.rows import Join
+from ..cache.rows import Join, swap_remove
+from ..footprint import Footprint
 from .protocols import LanguageLane
 
 
 class SharedLane:
-    """A language lane, and whose rows are whose.
+    """A language lane, and which view each of its rows belongs to.
 
     Args:
-        lane: nobody else may use it.
+        lane: used through views alone.
 
     Attributes:
-        owners: per row of the lane, the party that holds it.
+        owners: the view of each row of the lane.
+        admitting: whether prompts are being read, whose rows are not in use yet.
     """
 
     def __init__(self, lane: LanguageLane) -> None:
         self.lane = lane
         self.owners: list[LaneView] = []
-        self.asked: dict[
-            LaneView, tuple[int, int]
-        ] = {}  # rows and tokens that each may come to hold
-        self.arriving = False  # whether prompts are being read, whose rows are not in use yet
-        self._said: Tensor | None = None
-        self._heard: set[LaneView] = set()  # whose rows have said what comes next, and not gone on
+        self.admitting = False
+        self._reserved: dict[LaneView, tuple[int, int]] = {}  # most rows and tokens of each view
+        self._logits: Tensor | None = None
+        self._valid: set[LaneView] = set()  # views whose logits are those of their texts
 
     def view(self) -> LaneView:
-        """Another party, without rows."""
+        """Another view, without rows."""
         return LaneView(self)
 
     def reserve(self, view: LaneView, rows: int, capacity: int) -> None:
-        """Room for the rows that a party may come to hold, while the others hold none."""
-        self.asked.pop(view, None)
+        """Make room for the rows that a view may come to hold, while the others hold none."""
+        self._reserved.pop(view, None)
         if rows:
-            self.asked[view] = rows, capacity
-        most = max((many for many, _ in self.asked.values()), default=0)
-        longest = max((tokens for _, tokens in self.asked.values()), default=0)
-        held = self.lane.rows
-        if not self.owners and not self.arriving:
+            self._reserved[view] = rows, capacity
+        most = max((rows for rows, _ in self._reserved.values()), default=0)
+        longest = max((tokens for _, tokens in self._reserved.values()), default=0)
+        current = self.lane.rows
+        if not self.owners and not self.admitting:
             self.lane.reserve(most, longest)
-        elif most > len(held.texts) or longest > held.capacity:
-            self.lane.grow(max(longest, held.capacity), most)
-        self.moved()
+        elif most > len(current.texts) or longest > current.capacity:
+            self.lane.grow(max(longest, current.capacity), most)
+        self.invalidate_all()
 
     def logits(self, view: LaneView) -> Tensor:
-        """``(rows, V)`` logits of a party's rows; everybody's are read, unless they have been."""
-        if view not in self._heard or self._said is None:
-            self._said = self.lane.logits()
-            self._heard = set(self.owners)
-        return self._said if view.everything else self._said.index_select(0, view.index)
+        """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
+        if view not in self._valid or self._logits is None:
+            self._logits = self.lane.logits()
+            self._valid = set(self.owners)
+        return self._logits if view.covers_lane else self._logits.index_select(0, view.index)
 
     def invalidate(self, view: LaneView) -> None:
-        """What was said of a party's rows holds no more."""
-        self._heard.discard(view)
+        """Drop a view's cached logits."""
+        self._valid.discard(view)
 
-    def moved(self) -> None:
-        """Rows have other numbers now."""
-        self._said = None
-        self._heard.clear()
+    def invalidate_all(self) -> None:
+        """Drop all cached logits, for rows have other numbers now."""
+        self._logits = None
+        self._valid.clear()
 
     def release(self, row: int) -> None:
-        """Give a row of the lane up; the last one takes its place."""
+        """Give a row of the lane up; the last row takes its place."""
         last = self.lane.release(row)
-        owner = self.owners.pop()
+        swap_remove(self.owners, row)
         if last != row:
-            self.owners[row] = owner
-            owner.renumber(last, row)
-        self.moved()
+            self.owners[row].renumber(last, row)
+        self.invalidate_all()
 
 
 class LaneView:
     """The rows that one formula's batch holds in a shared lane; a lane to that batch.
 
     Attributes:
-        index: ``(rows,)`` int64, where its rows are in the lane.
-        everything: whether its rows are all of the lane's, in their order.
+        lane_rows: the number in the lane of each of its rows.
+        index: the same on the device, ``(rows,)`` int64.
+        covers_lane: whether its rows are all of the lane's, in their order.
     """
+
+    capturable = False  # the rows of other views change what a step does
 
     def __init__(self, shared: SharedLane) -> None:
         self.shared, self.lane, self.device = shared, shared.lane, shared.lane.device
-        self.mine: list[int] = []
+        self.lane_rows: list[int] = []
         self.index = torch.empty(0, dtype=torch.long, device=self.device)
-        self.everything = False
-        self._at: tuple[list[int], int] = ([], 0)
+        self.covers_lane = False
+        self._indexed: tuple[list[int], int] = ([], 0)  # what ``index`` was made of
 
     @property
     def rows(self) -> ViewRows:
@@ -108,7 +109,7 @@ class LaneView:
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
-        while self.mine:
+        while self.lane_rows:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
 
@@ -117,94 +118,74 @@ class LaneView:
         self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        """Read prompts, as a lane does. One party at a time."""
-        self.shared.arriving = True
+        """Read prompts, as a lane does. One view at a time."""
+        self.shared.admitting = True
         join = yield from self.lane.admit(prompts, adapters)
 
         def joined() -> Sequence[int]:
-            self.shared.arriving = False
-            self.shared.moved()
+            self.shared.admitting = False
+            self.shared.invalidate_all()
             rows = join()
-            first = len(self.mine)
-            self.mine += rows
+            first = len(self.lane_rows)
+            self.lane_rows += rows
             self.shared.owners += [self] * len(rows)
-            return range(first, len(self.mine))
+            return range(first, len(self.lane_rows))
 
         return joined
 
     def release(self, row: int) -> int:
-        """Give a row up; the last takes its place."""
-        there, last = self.mine[row], len(self.mine) - 1
-        self.mine[row] = self.mine[last]
-        self.mine.pop()
-        self.shared.release(there)
-        return last
+        """Give a row up; the last row, whose number is returned, takes its place."""
+        self.shared.release(swap_remove(self.lane_rows, row))
+        return len(self.lane_rows)
 
-    def renumber(self, before: int, after: int) -> None:
-        """A row of the lane has another number."""
-        self.mine[self.mine.index(before)] = after
+    def renumber(self, old: int, new: int) -> None:
+        """Follow a row of the lane to its new number."""
+        self.lane_rows[self.lane_rows.index(old)] = new
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
-        self.lane.copy_rows([self.mine[i] for i in sources], [self.mine[i] for i in targets])
+        rows = self.lane_rows
+        self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
     def logits(self) -> Tensor:
-        """``(rows, V)`` logits of what comes next."""
-        self._settle()
+        """``(rows, V)`` logits of the next token."""
+        self._update_index()
         return self.shared.logits(self)
 
     def feed(self, tokens: Tensor) -> None:
         """``(rows,)`` tokens to be read at the next step."""
-        self._settle()
-        self.lane.rows.feed_some(tokens, self.index, self.mine)
+        self._update_index()
+        self.lane.rows.feed_rows(tokens, self.index, self.lane_rows)
         self.shared.invalidate(self)
 
-    def _settle(self) -> None:
-        """Have on the device where the rows are."""
-        now = (self.mine, len(self.shared.owners))
-        if self._at != now:
-            self.index = torch.tensor(self.mine, device=self.device)
-            self.everything = self.mine == list(range(now[1]))
-            self._at = ([*self.mine], now[1])
+    def _update_index(self) -> None:
+        """Copy the rows' numbers to the device where they have changed."""
+        current = (self.lane_rows, len(self.shared.owners))
+        if self._indexed != current:
+            self.index = torch.tensor(self.lane_rows, device=self.device)
+            self.covers_lane = self.lane_rows == list(range(current[1]))
+            self._indexed = ([*self.lane_rows], current[1])
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads, whoever asks for it."""
-        return self.lane.weight_bytes()
+    def footprint(self) -> Footprint:
+        """What the whole lane costs, for all its views."""
+        return self.lane.footprint()
 
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-        return self.lane.token_bytes()
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated, for all parties."""
-        return self.lane.held_bytes()
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of each thing in memory, by its id: what lanes share counts once."""
-        return self.lane.memory_bytes()
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes beside those, where each sees so many."""
-        return self.lane.work_bytes(tokens, seen)
-
-    steady = False  # who else has rows here changes what a step does
-
-    def shape(self, ahead: int) -> Hashable:
+    def graph_key(self, ahead: int) -> Hashable:
         """What the host decides for a forward."""
-        return self.lane.shape(ahead)
+        return self.lane.graph_key(ahead)
 
 
 class ViewRows:
-    """A party's rows, by its own numbers; what a batch asks of ``Rows``."""
+    """A view's rows, by its own numbers; what a batch needs of ``Rows``."""
 
     def __init__(self, view: LaneView) -> None:
-        self._view, self._rows, self._mine = view, view.lane.rows, view.mine
+        self._view, self._rows, self._lane_rows = view, view.lane.rows, view.lane_rows
 
     @property
     def count(self) -> int:
         """How many rows are in use."""
-        return len(self._mine)
+        return len(self._lane_rows)
 
     @property
     def capacity(self) -> int:
@@ -221,18 +202,19 @@ class ViewRows:
         """The most tokens that any row must still read before its next step."""
         lengths, ends = self.counts()
         pairs = zip(ends, lengths, strict=True)
-        return max((end - length for end, length in pairs), default=0) - self._rows.waits
+        return max((end - length for end, length in pairs), default=0) - self._rows.pending
 
     def text(self, row: int) -> Tensor:
         """The tokens of a row's text."""
-        return self._rows.text(self._mine[row])
+        return self._rows.text(self._lane_rows[row])
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Of every row: tokens in the cache, and tokens of the text."""
         lengths, ends = self._rows.counts()
-        return [lengths[row] for row in self._mine], [ends[row] for row in self._mine]
+        rows = self._lane_rows
+        return [lengths[row] for row in rows], [ends[row] for row in rows]
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
-        """Make a row's text its own first tokens and then others, which wait to be read."""
-        self._rows.rewrite({self._mine[row]: text for row, text in texts.items()})
+        """Replace the ends of texts; the new tokens are unread."""
+        self._rows.rewrite({self._lane_rows[row]: text for row, text in texts.items()})
         self._view.shared.invalidate(self._view)

@@ -1,287 +1,185 @@
-"""Reward models that read text: what was written, decoded, and encoded by their own tokenizer.
+"""Reward models that read text: the response is decoded, and encoded by their own tokenizer.
 
-What a reward reads is always the whole text, encoded anew: a token more can change how what is
-before it is cut. What is run again is another question. A causal classifier runs the tokens that
-differ from those in its cache (``CachedTextLane``), any other the whole of every text.
+The whole text is encoded anew at every step: one more token can change how earlier text is split.
+A causal classifier runs only the tokens that its cache does not hold (``CachedTextLane``), any
+other classifier runs the whole text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cache.rows import Join, Rows
+from ..cache.rows import Join, RowLane, copy_items, swap_remove
 from ..checkpoint.description import Description
-from ..errors import ModelError
-from ..text.prompts import Rendered
-from .batch_classifier import BatchClassifier, Encoding, usable
-from .footprint import held_bytes, weight_bytes
+from ..footprint import Footprint, weights_footprint
+from ..text.full_text import Continuation, Encoding, encode_texts, with_response
+from .batch_classifier import BatchClassifier, max_tokens
 from .token_tree import TokenTreeLane
 
 
-class TextRewardLane:
-    """A lane over a classifier that reads whole texts, every candidate's at every step.
+class TextRewardLane(RowLane):
+    """A lane over a classifier that runs the whole text of every candidate at every step.
+
+    Its rows' texts are the responses alone, in the formula's tokens.
 
     Args:
         model: on its device.
-        card: what is known of it; its own tokenizer.
+        description: of its checkpoint, with its own tokenizer.
         shared: the tokenizer of the formula's tokens.
     """
 
-    steady = False
+    capturable = False
 
     def __init__(self, model: Any, description: Description, shared: Any) -> None:
-        self.model, self.description, self._written = model, description, Continuation(shared)
-        self._positions = usable(model, description.positions)
-        self._reader = self._made()
-        self.adapters, self.device = self._reader.adapters, self._reader.device
+        self.model, self.description = model, description
+        self._continuation = Continuation(shared)
+        self._max_tokens = max_tokens(model, description.positions)
+        self._classifier = self._make_classifier()
+        self.adapters, self.device = self._classifier.adapters, self._classifier.device
         self.reserve(0, 0)
 
-    def _made(self) -> Any:
+    def _make_classifier(self) -> Any:
+        description = self.description
         return BatchClassifier(
-            self.description.name, self.model, self.description.tokenizer, self.description.whole
+            description.name, self.model, description.tokenizer, description.full_text_reason
         )
-
-    @property
-    def rows(self) -> Rows:
-        """The rows in use; their texts are the responses alone, in the formula's tokens."""
-        return self._rows
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows, empty."""
-        self._rows = Rows(rows, capacity, self.device)
+        super().reserve(rows, capacity)
         self._prompts: list[str] = []
-
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer answers and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
 
     def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Take rendered prompts, as text, into new rows."""
-        read = yield from self._read(prompts, adapters)
+        join_prefilled = yield from self._prefill(prompts, adapters)
 
         def join() -> Sequence[int]:
-            numbers = read()
+            numbers = join_prefilled()
             order = sorted(range(len(prompts)), key=numbers.__getitem__)
-            nothing: list[list[int]] = [[] for _ in prompts]
-            self._rows.admit(nothing, [0] * len(prompts), [adapters[i] for i in order])
+            empty: list[list[int]] = [[] for _ in prompts]
+            self.rows.admit(empty, [0] * len(prompts), [adapters[i] for i in order])
             self._prompts += [prompts[i] for i in order]
             return numbers
 
         return join
 
-    def _read(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        """Read prompts where anything is cached, and say the numbers of their rows."""
+    def _prefill(
+        self, prompts: Sequence[str], adapters: Sequence[int]
+    ) -> Generator[int, None, Join]:
+        """Read prompts into a cache, if there is one; what returns the numbers of their rows."""
         yield from ()
-        return lambda: range(self._rows.count, self._rows.count + len(prompts))
+        return lambda: range(self.rows.count, self.rows.count + len(prompts))
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row takes its place."""
-        last = self._rows.release(row)
-        self._prompts[row] = self._prompts[last]
-        self._prompts.pop()
-        return last
+        """Give a row up; the last row, whose number is returned, takes its place."""
+        swap_remove(self._prompts, row)
+        return super().release(row)
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, labels)`` rewards, and those of the texts."""
         texts: list[list[str]] = []
-        which: list[int] = []
-        before, ends = 0, self._rows.counts()[1]
-        responses, options = self._rows.texts[: len(ends)].tolist(), candidates.tolist()
+        index: list[int] = []  # of each row's text and candidates in the distinct texts
+        first, ends = 0, self.rows.counts()[1]
+        responses, options = self.rows.texts[: len(ends)].tolist(), candidates.tolist()
         for prompt, ids, end, row in zip(self._prompts, responses, ends, options, strict=True):
-            said = self._written.all(ids[:end], row)
-            distinct = {text: i for i, text in enumerate(dict.fromkeys(said))}
-            which += [before + distinct[text] for text in said]
-            before += len(distinct)
-            texts.append([rendered(prompt, text) for text in distinct])
-        outputs = self._outputs(self._encoded(texts))[which]
+            continued = self._continuation.texts(ids[:end], row)
+            distinct = {text: i for i, text in enumerate(dict.fromkeys(continued), first)}
+            index += [distinct[text] for text in continued]
+            first += len(distinct)
+            texts.append([with_response(prompt, text) for text in distinct])
+        outputs = self._outputs(self._encoded(texts))[index]
         outputs = outputs.view(len(texts), candidates.shape[1] + 1, -1)
         return outputs[:, 1:], outputs[:, 0]
 
-    def _outputs(self, texts: Sequence[Sequence[Encoding]]) -> Tensor:
+    def _outputs(self, rows: Sequence[Sequence[Encoding]]) -> Tensor:
         """``(texts, labels)`` of every row's texts, row after row."""
-        adapters = self._rows.adapters[: len(texts)].tolist()
-        numbers = [number for number, some in zip(adapters, texts, strict=True) for _ in some]
-        outputs: Tensor = self._reader.outputs([one for some in texts for one in some], numbers)
+        adapters = self.rows.adapters[: len(rows)].tolist()
+        numbers = [number for number, texts in zip(adapters, rows, strict=True) for _ in texts]
+        outputs: Tensor = self._classifier.outputs([text for row in rows for text in row], numbers)
         return outputs
 
     def _encoded(self, rows: Sequence[Sequence[str]]) -> list[list[Encoding]]:
-        """Every row's texts as the tokenizer gives them to the model.
-
-        Raises:
-            ModelError: a text is longer than the model reads, or no token at all.
-        """
-        texts = [text for some in rows for text in some]
-        found = encoded(self.description.tokenizer, texts)
-        for text, one in zip(texts, found, strict=True):
-            length = len(one["input_ids"])
-            if length == 0 or (self._positions and length > self._positions):
-                what = f"has {length} tokens by now, and it reads at most {self._positions}"
-                raise ModelError(
-                    f"the text that {self.description.name} reads "
-                    f"{what if length else 'is empty'}: {text[:40]!r}…",
-                    "shorten the prompt or give fewer max_new_tokens; nothing is cut silently"
-                    if length
-                    else "give it a prompt, or a tokenizer with a token that begins a text",
-                    self.description.name,
-                )
-        left = iter(found)
-        return [[next(left) for _ in some] for some in rows]
+        """Every row's texts as the tokenizer encodes them for the model."""
+        texts = [text for row in rows for text in row]
+        name, tokenizer = self.description.name, self.description.tokenizer
+        encodings = iter(encode_texts(name, tokenizer, texts, self._max_tokens))
+        return [[next(encodings) for _ in row] for row in rows]
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row what its source was."""
-        self._rows.copy(sources, targets)
-        copied = [self._prompts[source] for source in sources]
-        for target, prompt in zip(targets, copied, strict=True):
-            self._prompts[target] = prompt
-
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens that each row goes on with."""
-        self._rows.feed(tokens)
+        super().copy_rows(sources, targets)
+        copy_items(self._prompts, sources, targets)
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         """The same: the winner's text is encoded anew at the next step."""
-        self._rows.feed(tokens)
+        self.rows.feed(tokens)
 
-    def path(self, candidates: str) -> str:
-        """How it is asked about them, for the plan."""
-        return f"text, the whole text of {candidates}, nothing cached ({self.description.whole})"
+    def plan_line(self, candidates: str) -> str:
+        """How candidates are scored, for the plan."""
+        reason = self.description.full_text_reason
+        return f"text, the whole text of {candidates}, nothing cached ({reason})"
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads."""
-        return weight_bytes(self.model) + int(self.adapters.bytes())
+    def footprint(self) -> Footprint:
+        """The weights. What a forward works in is unknown: texts are of any length."""
+        return self._weights.with_adapters(self.adapters)
 
-    def token_bytes(self) -> int:
-        """Nothing is cached."""
-        return 0
+    @cached_property
+    def _weights(self) -> Footprint:
+        return weights_footprint(self.model)
 
-    def held_bytes(self) -> int:
-        """Nothing is cached."""
-        return 0
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
-        return {**weights, id(self.adapters): self.adapters.bytes()}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Nothing that is known beforehand: texts are as long as they are."""
-        return 0
-
-    def shape(self, ahead: int) -> Hashable:
-        """Texts are encoded anew, so that nothing is decided beforehand."""
+    def graph_key(self, ahead: int) -> Hashable:
+        """Nothing: texts are encoded anew."""
         return None
 
 
 class CachedTextLane(TextRewardLane):
     """A lane over a causal classifier that runs what its cache does not hold of each text."""
 
-    def _made(self) -> TokenTreeLane:
+    def _make_classifier(self) -> TokenTreeLane:
         return TokenTreeLane(self.model, self.description.size, reads_all=True)
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows; those of its own tokens are widened as they grow."""
+        """Make room for so many rows; the cache of the model's own tokens grows as needed."""
         super().reserve(rows, capacity)
-        self._reader.reserve(rows, capacity)
+        self._classifier.reserve(rows, capacity)
 
-    def _read(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        ids = [one["input_ids"] for [one] in self._encoded([[prompt] for prompt in prompts])]
-        self._reader.widen(max(map(len, ids)))
-        join: Join = yield from self._reader.admit(ids, adapters)
+    def _prefill(
+        self, prompts: Sequence[str], adapters: Sequence[int]
+    ) -> Generator[int, None, Join]:
+        ids = [text["input_ids"] for [text] in self._encoded([[prompt] for prompt in prompts])]
+        self._classifier.ensure_capacity(max(map(len, ids)))
+        join: Join = yield from self._classifier.admit(ids, adapters)
         return join
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row takes its place."""
-        self._reader.release(row)
+        """Give a row up; the last row, whose number is returned, takes its place."""
+        self._classifier.release(row)
         return super().release(row)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
         super().copy_rows(sources, targets)
-        self._reader.copy_rows(sources, targets)
+        self._classifier.copy_rows(sources, targets)
 
-    def _outputs(self, texts: Sequence[Sequence[Encoding]]) -> Tensor:
-        outputs: Tensor = self._reader.outputs(
-            [[one["input_ids"] for one in some] for some in texts]
-        )
+    def _outputs(self, rows: Sequence[Sequence[Encoding]]) -> Tensor:
+        ids = [[text["input_ids"] for text in row] for row in rows]
+        outputs: Tensor = self._classifier.outputs(ids)
         return outputs
 
-    def path(self, candidates: str) -> str:
-        """How it is asked about them, for the plan."""
-        asked, read = self._reader.asked, self._reader.read
-        about = f", about {read / asked:.0f} tokens a row in all," if asked else ""
-        return f"text, the changed tail of {candidates}{about} over the cached prefix"
+    def plan_line(self, candidates: str) -> str:
+        """How candidates are scored, for the plan."""
+        rows, run = self._classifier.rows_scored, self._classifier.tokens_run
+        each = f", about {run / rows:.0f} tokens a row in all," if rows else ""
+        return f"text, the changed tail of {candidates}{each} over the cached prefix"
 
-    def token_bytes(self) -> int:
-        """Bytes of cache that one of its own tokens of one row takes."""
-        size: int = self._reader.token_bytes()
-        return size
-
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-        size: int = self._reader.held_bytes()
-        return size
-
-
-class Continuation:
-    """The text of tokens that go on from a prompt, as a tokenizer writes them.
-
-    A decoder that drops the space before the first word of a text would drop it between prompt and
-    response, so that tokens are decoded behind a letter. Special tokens are no text; what is not a
-    whole character yet is U+FFFD until it is.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        letter = list(tokenizer.encode("a", add_special_tokens=False))
-        self._letter = letter if self._decoded(letter) else []
-        self._skipped = self._decoded(self._letter)
-
-    def all(self, ids: list[int], options: Sequence[int]) -> list[str]:
-        """The text of the tokens, and of them and each of the options."""
-        return [self._text(ids), *(self._text([*ids, option]) for option in options)]
-
-    def _text(self, ids: list[int]) -> str:
-        text = self._decoded([*self._letter, *ids])
-        return text.removeprefix(self._skipped) if self._letter else text
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
-
-
-def rendered(prompt: str, text: str) -> str:
-    """A prompt and what follows it, which is encoded as the prompt is."""
-    return Rendered(prompt + text, getattr(prompt, "special", True))
-
-
-def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Encoding]:
-    """Each text as a tokenizer gives it to its model: special tokens once, and nothing cut.
-
-    A text of no token is the one with which texts begin, or end, where the tokenizer has one.
-    """
-    found: list[Encoding] = [{}] * len(texts)
-    for special in (True, False):
-        some = [i for i, text in enumerate(texts) if getattr(text, "special", True) == special]
-        if not some:
-            continue
-        said = tokenizer([str(texts[i]) for i in some], add_special_tokens=special, verbose=False)
-        for place, i in enumerate(some):
-            one = {key: values[place] for key, values in said.items()}
-            found[i] = _once(tokenizer, one, special)
-    return found
-
-
-def _once(tokenizer: Any, one: Encoding, special: bool) -> Encoding:
-    """Without a second token of those that begin a text, where the text brought its own."""
-    begins = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-    ids = one["input_ids"]
-    if not ids:
-        start = next((i for i in (*sorted(begins), tokenizer.eos_token_id) if i is not None), None)
-        return one if start is None else {"input_ids": [start], "attention_mask": [1]}
-    if special and len(ids) > 1 and ids[0] == ids[1] and ids[0] in begins:
-        return {key: values[1:] for key, values in one.items()}
-    return one
+    def footprint(self) -> Footprint:
+        """The weights, and the cache of the model's own tokens."""
+        footprint: Footprint = self._classifier.footprint()
+        return replace(footprint, work=())

@@ -1,8 +1,8 @@
 """Several continuations of each text in one forward, each of several tokens: tree attention.
 
-What a row has read stays in its cache as far as the next text agrees with it. A text and its
-alternatives share that cache; each alternative adds its own tail in scratch slots behind the row's
-end, and sees the text up to where it parts from it, and itself. Nothing here knows of characters.
+A row's cache is kept as far as the next text agrees with it. A text and its alternatives share that
+cache. Each alternative adds a branch at scratch cache positions after the row's end; its tokens see
+the text up to where the branch starts, and the branch. Nothing here knows of characters.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor
 from .transformers_lane import TransformersLane
 
 Ids: TypeAlias = Sequence[int]
-Query: TypeAlias = tuple[int, int, int, int]  # token, place, slot, where its tail begins
-FEW = 64  # waiting tokens that are read together with the tails; more are read first
+Query: TypeAlias = tuple[int, int, int, int]  # token, position, cache position, start of its branch
+MAX_UNREAD = 64  # unread tokens in one forward with the branches; more are read first
 
 
 class TokenTreeLane(TransformersLane):
-    """A lane over a causal reward model whose rows are asked about whole texts.
+    """A lane over a causal reward model that scores whole texts.
 
     Attributes:
-        asked: rows that were asked about so far.
-        read: tokens that were run for them.
+        rows_scored: rows that were scored so far.
+        tokens_run: tokens that were run for them.
     """
 
-    asked, read = 0, 0
+    rows_scored, tokens_run = 0, 0
 
-    def widen(self, tokens: int) -> None:
+    def ensure_capacity(self, tokens: int) -> None:
         """Make room for so many tokens in every row."""
-        if tokens > self._rows.capacity:
-            capacity = -(-max(tokens, self._rows.capacity * 5 // 4) // 32) * 32
+        if tokens > self.rows.capacity:
+            capacity = -(-max(tokens, self.rows.capacity * 5 // 4) // 32) * 32
             self.grow(capacity)
 
     @torch.no_grad()
     def outputs(self, texts: Sequence[Sequence[Ids]]) -> Tensor:
-        """The rewards of whole texts, of which nothing is run again that the cache holds.
+        """The rewards of whole texts; nothing that the cache holds is run again.
 
         Args:
             texts: for each row its text, and then alternatives to it; at least one token each.
@@ -47,59 +47,64 @@ class TokenTreeLane(TransformersLane):
         Returns:
             ``(texts, labels)`` float32, row after row, each read at its own last token.
         """
-        self._rewrite([some[0] for some in texts])
-        if self._rows.backlog > FEW:
+        self._rewrite([row[0] for row in texts])
+        if self.rows.backlog > MAX_UNREAD:
             self._catch_up()
-        first = max(1, self._rows.backlog)
-        self.asked, self.read = self.asked + len(texts), self.read + first * len(texts)
-        tokens, places = self._rows.waiting(first)
-        tails = [self._tails(some) for some in texts]
-        end = max(len(some[0]) + len(row) for some, (row, _) in zip(texts, tails, strict=True))
-        self.widen(end)
-        queries = torch.stack((tokens, places, places, places))
-        widest = max(len(row) for row, _ in tails)
-        if widest:
-            pairs = zip(texts, tails, strict=True)
-            beside = [_filled(row, some[0], widest) for some, (row, _) in pairs]
-            added = torch.tensor(beside, device=self.device).permute(2, 0, 1)
-            queries = torch.cat((queries, added), dim=2)
-        tokens, places, slots, starts = queries
-        out = self._step(tokens, places, slots, end, backbone=True, starts=starts)
-        self._rows.cached(but=0)
-        lasts = [[first - 1, *(first + last for last in found)] for _, found in tails]
-        rows = [row for row, some in enumerate(lasts) for _ in some]
-        return self.head(out.last_hidden_state[rows, [last for some in lasts for last in some]])
+        first = max(1, self.rows.backlog)
+        tokens, positions = self.rows.unread(first)
+        branches = [_branches(row) for row in texts]
+        width = max(len(added) for added, _ in branches)
+        self.rows_scored += len(texts)
+        self.tokens_run += first * len(texts) + sum(len(added) for added, _ in branches)
+        end = max(len(row[0]) + len(added) for row, (added, _) in zip(texts, branches, strict=True))
+        self.ensure_capacity(end)
+        queries = torch.stack((tokens, positions, positions, positions))
+        if width:
+            pairs = zip(texts, branches, strict=True)
+            filled = [_filled(added, row[0], width) for row, (added, _) in pairs]
+            added_queries = torch.tensor(filled, device=self.device).permute(2, 0, 1)
+            queries = torch.cat((queries, added_queries), dim=2)
+        tokens, positions, cache_positions, starts = queries
+        out = self._step(tokens, positions, cache_positions, end, backbone=True, starts=starts)
+        self.rows.mark_cached()
+        ends = [(row, first - 1 + i) for row, (_, lasts) in enumerate(branches) for i in lasts]
+        rows, at = zip(*ends, strict=True)
+        return self.head(out.last_hidden_state[list(rows), list(at)])
 
     def _rewrite(self, texts: Sequence[Ids]) -> None:
-        """Keep of every cache what agrees with its row's next text; the last token is run anew."""
-        self.widen(max(map(len, texts)))
-        held, cached = self._rows.texts[: len(texts)].tolist(), self._rows.counts()[0]
+        """Keep of every cache what agrees with its row's next text, but for the last token."""
+        self.ensure_capacity(max(map(len, texts)))
+        old, cached = self.rows.texts[: len(texts)].tolist(), self.rows.counts()[0]
         edits = {}
         for row, text in enumerate(texts):
-            kept = min(shared(held[row][: cached[row]], text), len(text) - 1)
+            kept = min(common_prefix(old[row][: cached[row]], text), len(text) - 1)
             edits[row] = (kept, text[kept:])
-        self._rows.rewrite(edits)
-
-    def _tails(self, texts: Sequence[Ids]) -> tuple[list[Query], list[int]]:
-        """What the alternatives of one row add to its text, and which queries end them."""
-        text, queries, lasts = texts[0], list[Query](), []
-        for other in texts[1:]:
-            start = min(shared(text, other), len(other) - 1)
-            for place in range(start, len(other)):
-                queries.append((other[place], place, len(text) + len(queries), start))
-            lasts.append(len(queries) - 1)
-        self.read += len(queries)
-        return queries, lasts
+        self.rows.rewrite(edits)
 
 
-def _filled(queries: list[Query], text: Ids, widest: int) -> list[Query]:
-    """So many queries: the last one again, or the text's last token, which changes nothing."""
+def _branches(texts: Sequence[Ids]) -> tuple[list[Query], list[int]]:
+    """The queries that a row's alternatives add to its text.
+
+    Returns:
+        Them, and how many queries there are up to the end of each text; 0 for the first.
+    """
+    text, queries, lasts = texts[0], list[Query](), [0]
+    for other in texts[1:]:
+        start = min(common_prefix(text, other), len(other) - 1)
+        for position in range(start, len(other)):
+            queries.append((other[position], position, len(text) + len(queries), start))
+        lasts.append(len(queries))
+    return queries, lasts
+
+
+def _filled(queries: list[Query], text: Ids, width: int) -> list[Query]:
+    """So many queries: the last one repeated, or the text's last token, which changes nothing."""
     last = len(text) - 1
-    again = queries[-1] if queries else (text[-1], last, last, last)
-    return queries + [again] * (widest - len(queries))
+    repeated = queries[-1] if queries else (text[-1], last, last, last)
+    return queries + [repeated] * (width - len(queries))
 
 
-def shared(one: Ids, other: Ids) -> int:
+def common_prefix(one: Ids, other: Ids) -> int:
     """How many first tokens two texts have in common."""
     most = min(len(one), len(other))
     return bisect_left(range(most), 1, key=lambda i: one[: i + 1] != other[: i + 1])

@@ -1,42 +1,49 @@
 """A lane: one set of weights on one device with one key/value cache.
 
-It steps rows and knows nothing of formulas: which row belongs to which request and term is the
-runtime's business.
+It steps rows. Which row belongs to which request and term is up to the runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..cache import attention as _attention  # noqa: F401  it takes part by being imported
-from ..cache.kv_cache import RowCache, Window, read, rounded, token_bytes
-from ..cache.rows import Join, Rows, padded
+from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
+from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
+from ..cache.masks import Window
+from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
-from .footprint import compute_dtype, execution_device, held_bytes, in_one_place, weight_bytes
+from ..footprint import (
+    Footprint,
+    compute_dtype,
+    execution_device,
+    on_one_device,
+    weights_footprint,
+)
 from .lora import Adapters
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
-PADDING = 512  # tokens of padding in one, rather than another forward
+PADDING = 512  # tokens of padding in one forward; with more, there are two
 
 
-class TransformersLane:
+class TransformersLane(RowLane):
     """A lane over a transformers model.
 
     Args:
         model: the model, on its device and in its dtype.
         vocabulary: logits beyond this id are cut.
-        reads_all: the whole text is always in the cache (a reward model whose winner is moved);
-            otherwise its last token waits for the next step, so that the first is like every other.
+        reads_all: the cache always holds the whole text (a reward model whose winner is moved);
+            otherwise the next step reads the last token, so that the first step is like any other.
 
     Attributes:
-        exact: where rows end together, a step reads just what there is, without a mask. On a CPU,
-            which needs no kernel or recording of a few sizes.
+        exact_length: where all texts have one length, a step sees just that many keys, without a
+            mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
     """
 
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
@@ -45,25 +52,19 @@ class TransformersLane:
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
-        self.exact = self.device.type == "cpu"
-        self._token_bytes: int | None = None
+        self.exact_length = self.device.type == "cpu"
         self.reserve(0, 0)
-
-    @property
-    def rows(self) -> Rows:
-        """The rows in use."""
-        return self._rows
 
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
         """Make room for so many rows of so many tokens, empty."""
-        self._rows = Rows(rows, capacity, self.device, waits=0 if self._reads_all else 1)
+        self.rows = Rows(rows, capacity, self.device, pending=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for longer texts and for more rows, and keep those there are."""
-        self._rows.grow(capacity, rows)
+        super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
 
     def admit(
@@ -79,121 +80,109 @@ class TransformersLane:
             Before each forward, the tokens that it reads.
 
         Returns:
-            What puts the rows in use, and says their numbers.
+            What puts the rows in use, and returns their numbers.
         """
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        cached = [len(ids) - self._rows.waits for ids, _ in distinct]
-        base = self._rows.count
-        for alike in _alike(cached):
-            rows = slice(base + alike.start, base + alike.stop)
-            some = distinct[alike.start : alike.stop]
-            for size, go in self._prefill(some, rows, cached[alike.start]):
-                yield size
-                go()
+        cached = [len(ids) - self.rows.pending for ids, _ in distinct]
+        base = self.rows.count
+        for group in _length_groups(cached):
+            rows = slice(base + group.start, base + group.stop)
+            yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
         return partial(self._join, pairs, distinct, base)
 
-    def _prefill(
-        self, some: Sequence[Pair], rows: slice, longest: int
-    ) -> Iterator[tuple[int, Callable[[], Any]]]:
-        """The forwards over the first tokens of some texts, ``longest`` of the longest."""
-        texts = padded([ids for ids, _ in some]).to(self.device)
-        chosen = [adapter for _, adapter in some]
-        adapters = torch.tensor(chosen, device=self.device) if any(chosen) else None
-        size = max(1, CHUNK // len(some))
+    def _prefill(self, pairs: Sequence[Pair], rows: slice, longest: int) -> Iterator[int]:
+        """Read the first tokens of texts, ``longest`` of the longest."""
+        texts = padded([ids for ids, _ in pairs]).to(self.device)
+        numbers = [number for _, number in pairs]
+        adapters = torch.tensor(numbers, device=self.device) if any(numbers) else None
+        size = max(1, CHUNK // len(pairs))
         for start in range(0, longest, size):
             end = min(start + size, longest)
             chunk = texts[:, start:end]
-            places = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            yield (
-                chunk.numel(),
-                partial(self._forward, chunk, places, places, rows, end, adapters, backbone=True),
-            )
+            yield chunk.numel()
+            positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
+            window = self._window(rows, positions, end)
+            self._forward(chunk, positions, window, adapters, backbone=True)
 
     @torch.no_grad()
     def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
-        """Put rows in use that were read from row ``base`` on, next to those that are by now."""
-        first = self._rows.count
-        kept = max(0, len(distinct) - (base - first))  # the others fill what rows left behind
+        """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
+        first = self.rows.count
+        kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
         moved = range(base + kept, base + len(distinct))
         if moved:
             free = range(first, first + len(moved))
             self._cache.copy_rows(moved, free, len(distinct[0][0]))
-        placed = [*distinct[kept:], *distinct[:kept]]
-        new = self._rows.admit(
-            [ids for ids, _ in placed],
-            [len(ids) - self._rows.waits for ids, _ in placed],
-            [adapter for _, adapter in placed],
+        ordered = [*distinct[kept:], *distinct[:kept]]
+        new = self.rows.admit(
+            [ids for ids, _ in ordered],
+            [len(ids) - self.rows.pending for ids, _ in ordered],
+            [adapter for _, adapter in ordered],
         )
-        return self._repeated(pairs, dict(zip(placed, new, strict=True)))
+        return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
 
-    def _repeated(self, pairs: Sequence[Pair], first: Mapping[Pair, int]) -> list[int]:
+    def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
         rows: list[int] = []
-        again: list[Pair] = []
-        free = dict(first)
+        repeats: list[Pair] = []
+        unused = dict(read)
         for pair in pairs:
-            if pair in free:
-                rows.append(free.pop(pair))
+            if pair in unused:
+                rows.append(unused.pop(pair))
             else:
-                rows.append(self._rows.count + len(again))
-                again.append(pair)
-        if again:
-            prompts, adapters = zip(*again, strict=True)
-            lengths = [len(ids) for ids in prompts]
-            targets = self._rows.admit(prompts, lengths, adapters)
-            self.copy_rows([first[pair] for pair in again], targets)
+                rows.append(self.rows.count + len(repeats))
+                repeats.append(pair)
+        if repeats:
+            prompts, adapters = zip(*repeats, strict=True)
+            targets = self.rows.admit(prompts, [len(ids) for ids in prompts], adapters)
+            self.copy_rows([read[pair] for pair in repeats], targets)
         return rows
 
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
-        self._rows.copy(sources, targets)
-        self._cache.copy_rows(sources, targets, self._rows.longest)
+        super().copy_rows(sources, targets)
+        self._cache.copy_rows(sources, targets, self.rows.longest)
 
     @torch.no_grad()
     def release(self, row: int) -> int:
-        """Give a row up; the last row takes its place, and its number is returned."""
-        last = self._rows.release(row)
-        self._cache.leave(row, last, self._rows.longest)
+        """Give a row up; the last row, whose number is returned, takes its place."""
+        last = super().release(row)
+        self._cache.release(row, last, self.rows.longest)
         return last
 
     @torch.no_grad()
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
         self._catch_up()
-        tokens, places = self._rows.waiting(1)
-        together = self.exact and self._rows.together
-        out = self._step(tokens, places, places, self._rows.longest, together=together)
-        self._rows.cached(but=0)
+        tokens, positions = self.rows.unread(1)
+        same = self.exact_length and self.rows.same_length
+        out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
+        self.rows.mark_cached()
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def along(self, tokens: int) -> Tensor:
-        """Every row reads what waits: what follows each of the last ``tokens`` of its text.
+    def logits_of_last(self, tokens: int) -> Tensor:
+        """Every row reads its unread tokens: logits after each of the last tokens of its text.
 
         Returns:
-            ``(rows, tokens, V)`` logits in the model's dtype, the last after the whole text. Where
-            a text is shorter, the first of them mean nothing.
+            ``(rows, tokens, V)`` in the model's dtype, the last after the whole text. Where a text
+            is shorter, the first ones are undefined.
         """
         self._catch_up(leave=tokens)
-        places = self._rows.ending(tokens)
-        ids = self._rows.texts[: self._rows.count].gather(1, places)
-        out = self._step(ids, places, places, self._rows.longest)
-        self._rows.cached(but=0)
+        positions = self.rows.last_positions(tokens)
+        ids = self.rows.texts[: self.rows.count].gather(1, positions)
+        out = self._step(ids, positions, positions, self.rows.longest)
+        self.rows.mark_cached()
         return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step, or at the next in which the lane runs."""
-        self._rows.feed(tokens)
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
         """The reward of each row's text followed by each candidate, in one forward.
 
-        Candidates are query positions over a shared prefix: all at the same place in the text, each
-        in a scratch slot of its own after the row's end.
+        Candidates are queries over a shared prefix: all at one position of the text, each at a
+        cache position of its own after the row's end.
 
         Args:
             candidates: ``(rows, k)`` token ids.
@@ -204,21 +193,21 @@ class TransformersLane:
             token was read in the same forward.
         """
         count, k = candidates.shape
-        ends = self._rows.ends[:count, None]
-        tokens = candidates.to(self.device)
-        places, slots = ends.expand(count, k), ends + torch.arange(k, device=self.device)
+        ends = self.rows.ends[:count, None]
+        tokens, positions = candidates.to(self.device), ends.expand(count, k)
+        cache_positions = ends + torch.arange(k, device=self.device)
         self._catch_up()
         if not self._reads_all:
-            last, at = self._rows.waiting(1)
-            tokens = torch.cat((last, tokens), dim=1)
-            places, slots = torch.cat((at, places), dim=1), torch.cat((at, slots), dim=1)
-        end = self._rows.longest + k
-        out = self._step(tokens, places, slots, end, backbone=True)
-        scores = self.head(out.last_hidden_state)
+            last, at = self.rows.unread(1)
+            tokens, positions = torch.cat((last, tokens), dim=1), torch.cat((at, positions), dim=1)
+            cache_positions = torch.cat((at, cache_positions), dim=1)
+        end = self.rows.longest + k
+        out = self._step(tokens, positions, cache_positions, end, backbone=True)
+        rewards = self.head(out.last_hidden_state)
         if self._reads_all:
-            return scores, None
-        self._rows.cached(but=0)
-        return scores[:, 1:], scores[:, 0]
+            return rewards, None
+        self.rows.mark_cached()
+        return rewards[:, 1:], rewards[:, 0]
 
     @torch.no_grad()
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
@@ -228,123 +217,118 @@ class TransformersLane:
             choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
             tokens: ``(rows,)`` the candidates themselves.
         """
-        ends = self._rows.ends[: self._rows.count, None]
+        ends = self.rows.ends[: self.rows.count, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self._rows.index[: self._rows.count], source, ends)
-        self._rows.feed(tokens)
-        self._rows.cached(but=0)
+        self._cache.move_tokens(self.rows.index[: self.rows.count], source, ends)
+        self.rows.feed(tokens)
+        self.rows.mark_cached()
 
     @cached_property
     def head(self) -> Head:
         """The head of a reward model."""
         return Head(self.model)
 
-    def path(self, candidates: str) -> str:
-        """How a reward is asked about them, for the plan."""
+    def plan_line(self, candidates: str) -> str:
+        """How candidates are scored, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
 
     def _catch_up(self, leave: int | None = None) -> None:
-        """Read what is left over, said while the lane did not run: all but so many tokens."""
-        more = 0 if leave is None else leave - self._rows.waits
-        while (behind := self._rows.backlog - more) > 0:
-            tokens, places = self._rows.waiting(min(behind, CHUNK))
-            self._step(tokens, places, places, self._rows.longest, backbone=True)
-            self._rows.cached(but=self._rows.waits + more + max(0, behind - CHUNK))
+        """Read tokens that came while the lane did not run, all but ``leave``."""
+        more = 0 if leave is None else leave - self.rows.pending
+        while (backlog := self.rows.backlog - more) > 0:
+            tokens, positions = self.rows.unread(min(backlog, CHUNK))
+            self._step(tokens, positions, positions, self.rows.longest, backbone=True)
+            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that a forward reads: all but an untied input embedding."""
-        return weight_bytes(self.model) + self.adapters.bytes()
+    def footprint(self) -> Footprint:
+        """What the lane costs now, in bytes."""
+        footprint = self._footprint.with_adapters(self.adapters)
+        return replace(footprint, cache_bytes=self._cache.nbytes)
 
-    def token_bytes(self) -> int:
-        """Bytes of cache that one token of one row takes."""
-        if self._token_bytes is None:
-            self._token_bytes = token_bytes(self.model, self.dtype)
-        return self._token_bytes
+    @cached_property
+    def _footprint(self) -> Footprint:
+        """Without adapters and caches, which change.
 
-    def held_bytes(self) -> int:
-        """Bytes of cache that are allocated."""
-        return self._cache.nbytes
-
-    def memory_bytes(self) -> dict[int, int]:
-        """Bytes of the weights, and of the adapters on them."""
-        weights = {id(p): held_bytes(p) for p in self.model.parameters()}
-        return {**weights, id(self.adapters): self.adapters.bytes()}
-
-    def work_bytes(self, tokens: int, seen: int) -> int:
-        """Bytes that a forward of so many tokens takes: the larger of its two halves.
-
-        In the one, three vectors of the feed-forward size beside the token's own; in the other,
-        queries, keys, values, and the mask as it is given and as the kernel wants it.
+        A forward works in the larger of two: per token, three vectors of the feed-forward size and
+        the token's own; or queries, keys, values, and the mask, as bool and in the model's dtype.
         """
         config, size = self.config, self.dtype.itemsize
         hidden = config.hidden_size
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
         inner *= getattr(config, "num_experts_per_tok", None) or 1
-        feeding = (3 * inner + 4 * hidden) * size + seen
-        attending = 6 * hidden * size + seen * (1 + size)
-        return int(tokens * max(feeding, attending))
+        feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
+        return replace(
+            weights_footprint(self.model),
+            token_bytes=bytes_per_token(self.model, self.dtype),
+            work=((feed_forward, 1), (attention, 1 + size)),
+        )
 
     @property
-    def steady(self) -> bool:
+    def capturable(self) -> bool:
         """Whether all layers are on one device, and stay there."""
-        return in_one_place(self.model)
+        return on_one_device(self.model)
 
-    def shape(self, ahead: int) -> Hashable:
+    def graph_key(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
-        longest, capacity = self._rows.longest, self._rows.capacity
+        longest, capacity = self.rows.longest, self.rows.capacity
         seen = tuple(rounded(longest + more, capacity) for more in (0, ahead - 1, ahead))
-        return self._rows.count, seen, self._rows.adapted
+        return self.rows.count, seen, self.rows.adapted
 
     def _step(
         self,
         tokens: Tensor,
-        places: Tensor,
-        slots: Tensor,
+        positions: Tensor,
+        cache_positions: Tensor,
         end: int,
         backbone: bool = False,
         starts: Tensor | None = None,
-        together: bool = False,
+        same_length: bool = False,
     ) -> Any:
-        """A forward of all rows in use."""
-        rows = slice(0, self._rows.count)
-        adapters = self._rows.adapters[rows] if self._rows.adapted else None
-        return self._forward(tokens, places, slots, rows, end, adapters, backbone, starts, together)
+        """A forward of all rows in use.
+
+        Args:
+            tokens: ``(rows, q)`` ids.
+            positions: ``(rows, q)`` in the text.
+            cache_positions: ``(rows, q)``.
+            end: every cache position that a query sees is below this.
+            backbone: leave out the head.
+            starts: as in ``Window``, and ``same_length`` too.
+        """
+        rows = slice(0, self.rows.count)
+        adapters = self.rows.adapters[rows] if self.rows.adapted else None
+        window = self._window(rows, cache_positions, end, starts, same_length)
+        return self._forward(tokens, positions, window, adapters, backbone)
+
+    def _window(
+        self,
+        rows: slice,
+        cache_positions: Tensor,
+        end: int,
+        starts: Tensor | None = None,
+        same_length: bool = False,
+    ) -> Window:
+        limit = end if same_length else rounded(end, self.rows.capacity)
+        index = self.rows.index[rows]
+        return Window(rows, index, cache_positions, limit, starts, same_length)
 
     @torch.no_grad()
     def _forward(
         self,
         tokens: Tensor,
-        places: Tensor,
-        slots: Tensor,
-        rows: slice,
-        end: int,
+        positions: Tensor,
+        window: Window,
         adapters: Tensor | None,
-        backbone: bool = False,
-        starts: Tensor | None = None,
-        together: bool = False,
+        backbone: bool,
     ) -> Any:
-        """One forward of the rows: with the head, or of the backbone alone.
-
-        Args:
-            tokens: ``(n, q)`` ids.
-            places: ``(n, q)`` positions in the text.
-            slots: ``(n, q)`` positions in the cache.
-            rows: which rows they belong to.
-            end: no slot that any query sees is at or beyond this.
-            adapters: ``(n,)`` their numbers; None where no row has any.
-            backbone: leave out the head.
-            starts: as ``Window`` has them, and ``together`` too.
-        """
-        limit = end if together else rounded(end, self._rows.capacity)
-        window = Window(rows, self._rows.index[rows], slots, limit, starts, together)
+        """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
         with self.adapters.chosen(adapters):
-            return read(network, self._cache, window, tokens, places)
+            return run_rows(network, self._cache, window, tokens, positions)
 
 
-def _alike(lengths: Sequence[int]) -> list[range]:
-    """Neighbours of falling lengths, in groups that are worth a forward of their own."""
+def _length_groups(lengths: Sequence[int]) -> list[range]:
+    """Falling lengths in groups, one forward each: a group has at most ``PADDING`` of padding."""
     groups, first, padding = [], 0, 0
     for i, length in enumerate(lengths):
         padding += lengths[first] - length

@@ -1,1 +1,1 @@
-"""Weights into memory: plain, quantised, sharded, with a value head; and a self check."""
+"""Weights into memory: plain, quantised, sharded, or with a value head; and a self check."""

@@ -1,4 +1,4 @@
-"""Weights: a described checkpoint becomes a model in memory, on its device."""
+"""A described checkpoint becomes a model in memory, on its device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from typing import Any
 import torch
 
 from ..checkpoint.description import SCORES, Description
-from ..checkpoint.files import Stored, stored_tensors, weight_files
-from ..checkpoint.hub import hub_answer
-from ..checkpoint.reward_head import auto_class
+from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
+from ..checkpoint.hub import explain_hub_error
+from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
-from .quantized import check_packages, method_of, quantization_config, quantization_of, shrink
+from .quantized import (
+    check_packages,
+    method_of,
+    pack_skeleton,
+    quantization_config,
+    quantization_of,
+)
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -29,11 +35,11 @@ def load_model(
 ) -> Any:
     """Read the weights, in evaluation mode, on their device.
 
-    transformers reads them: with threads, from mapped files, a tensor at a time. Where nothing has
-    to be converted, tensors on the CPU are the file itself, read when they are first used.
+    transformers reads them with threads, from mapped files, a tensor at a time. Without a
+    conversion, tensors on the CPU are the mapped file, read when they are first used.
 
     Args:
-        card: what ``describe`` found.
+        description: from ``describe``.
         spec: the declaration.
         dtype: where the spec names none; None is the checkpoint's own.
         device: where the spec names none.
@@ -43,59 +49,54 @@ def load_model(
         ModelError: no safetensors, or weights that are not what the configuration says.
     """
     if spec.model is not None:
-        if description.config is None:
+        if description.config is None:  # a table
             return spec.model
         _check_attention(description.name, spec.model)
         return spec.model.eval()
     from transformers import AutoModelForCausalLM
 
-    language = description.kind == SCORES or description.valued
-    auto = AutoModelForCausalLM if language else auto_class(description.config)
-    wanted = spec.dtype or dtype or "auto"
+    language = description.kind == SCORES or description.value_head
+    name, config = description.name, description.config
+    auto = AutoModelForCausalLM if language else auto_class(config)
+    dtype = spec.dtype or dtype or "auto"
     if skeleton:
-        return _skeleton(
-            description, auto, wanted, spec.quantization or quantization_of(description.config)
-        )
-    quantization = spec.quantization and quantization_config(description.name, spec.quantization)
-    check_packages(description.name, method_of(description.config))
+        return _skeleton(config, auto, dtype, spec.quantization or quantization_of(config))
+    quantization = spec.quantization and quantization_config(name, spec.quantization)
+    check_packages(name, method_of(config))
     assert spec.path is not None
-    stored = stored_tensors(
-        description.name, weight_files(description.name, spec.path, description.revision)
-    )
-    place = _place(description.name, spec.device or device)
-    cls = _class(description.config, auto)
-    capped = getattr(description.config.get_text_config(), "attn_logit_softcapping", None)
-    sdpa = getattr(cls, "_supports_sdpa", False) and capped is None  # which leaves the cap out
-    if spec.tp_plan is not None:
-        where: dict[str, Any] = {"tp_plan": spec.tp_plan}
-    else:
-        where = {"device_map": spec.device_map or {"": place}}
+    stored = stored_tensors(name, weight_files(name, spec.path, description.revision))
+    device = _available(name, spec.device or device)
+    cls = mapped_class(auto, config)
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    sdpa = getattr(cls, "_supports_sdpa", False) and not capped  # sdpa has no soft cap
+    weight_dtype = _dtype(config, dtype, stored)
     options = {
-        **where,
+        "dtype": weight_dtype,
         "quantization_config": quantization,
         "attn_implementation": "sdpa" if sdpa else "eager",
         "use_safetensors": True,
         "trust_remote_code": spec.trust_remote_code,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # to say ourselves which they are
+        "ignore_mismatched_sizes": True,  # reported by ``_check_loaded``
     }
-    kind = _dtype(description.config, wanted, stored)
-    special = (
-        spec.device_map or spec.tp_plan or spec.trust_remote_code or method_of(description.config)
-    )
-    own = cls is not None and cls.config_class is type(description.config)
-    if own and not special and (place != "cpu" or _converts(stored, kind)):
-        # One tensor of a file is mapped at a time; from a path, transformers holds on to all files.
-        source = {"config": description.config, "state_dict": stored, "dtype": kind}
-        model, found = _read(description.name, spec, cls, None, {**options, **source})
+    if spec.tp_plan is not None:
+        options["tp_plan"] = spec.tp_plan
     else:
-        source = {"revision": description.revision or "main", "dtype": kind}
-        model, found = _read(description.name, spec, auto, spec.path, {**options, **source})
-    _check_found(description.name, spec, model, found)
+        options["device_map"] = spec.device_map or {"": device}
+    special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method_of(config)
+    plain = not special and cls is not None and cls.config_class is type(config)
+    if plain and (device != "cpu" or _converts(stored, weight_dtype)):
+        # One tensor of a file is mapped at a time; given a path, all files stay mapped.
+        options |= {"config": config, "state_dict": stored}
+        model, report = _read(name, spec, cls, None, options)
+    else:
+        options |= {"revision": description.revision or "main"}
+        model, report = _read(name, spec, auto, spec.path, options)
+    _check_loaded(name, spec, model, report)
     return model.eval()
 
 
-def _place(name: str, device: str) -> str:
+def _available(name: str, device: str) -> str:
     """The device, if this machine has it."""
     try:
         torch.empty(0, device=device)
@@ -111,7 +112,7 @@ def _place(name: str, device: str) -> str:
 def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """transformers' own loading; what it says of a failure becomes a ModelError."""
+    """transformers' own loading, and its report; a failure becomes a ModelError."""
     from safetensors import SafetensorError
 
     try:
@@ -124,26 +125,26 @@ def _read(
             name,
         ) from error
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        problem, cure = hub_answer(error, str(spec.path), spec.revision) or (
+        problem, cure = explain_hub_error(error, str(spec.path), spec.revision) or (
             f"the weights of {name} in {spec.path} cannot be read: {first_line(error)}",
             "a model is a folder (or hub id) with config.json and safetensors weights",
         )
         raise ModelError(problem, cure, name) from error
 
 
-def _check_found(name: str, spec: ModelSpec, model: Any, found: dict[str, Any]) -> None:
+def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]) -> None:
     """Refuse weights that are missing, or have other shapes than the configuration says."""
-    order = {key: place for place, key in enumerate(model.state_dict())}
-    if wrong := sorted(found["mismatched_keys"], key=lambda one: order.get(one[0], len(order))):
-        key, theirs, ours = wrong[0]
+    order = {key: i for i, key in enumerate(model.state_dict())}
+    if wrong := sorted(report["mismatched_keys"], key=lambda item: order.get(item[0], len(order))):
+        key, stored, expected = wrong[0]
         more = f"; {len(wrong) - 1} more differ" if wrong[1:] else ""
         raise ModelError(
             f"the weights of {name} in {spec.path} are another model's: {key} is "
-            f"{tuple(theirs)}, and config.json makes it {tuple(ours)}{more}",
+            f"{tuple(stored)}, and config.json makes it {tuple(expected)}{more}",
             "put the config.json beside them that they were saved with",
             name,
         )
-    if missing := sorted(found["missing_keys"], key=lambda key: order.get(key, len(order))):
+    if missing := sorted(report["missing_keys"], key=lambda key: order.get(key, len(order))):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise ModelError(
             f"the weights of {name} in {spec.path} lack {missing[0]}{more}",
@@ -152,35 +153,24 @@ def _check_found(name: str, spec: ModelSpec, model: Any, found: dict[str, Any]) 
         )
 
 
-def _skeleton(description: Description, auto: Any, wanted: str, quantization: Any) -> Any:
-    own = description.config.dtype or torch.float32
+def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:
     with torch.device("meta"):
-        kind = own if wanted == "auto" else getattr(torch, wanted)
-        model = auto.from_config(description.config, dtype=kind).eval()
+        model = auto.from_config(config, dtype=_dtype(config, dtype, {})).eval()
     if quantization is not None:
-        shrink(model, quantization)
+        pack_skeleton(model, quantization)
     return model
 
 
-def _dtype(config: Any, wanted: str, stored: Mapping[str, Stored]) -> torch.dtype:
-    """The type to compute in: ``auto`` is what the configuration says, else the first weight."""
-    if wanted != "auto":
-        return getattr(torch, wanted)  # type: ignore[no-any-return]
-    first = next((FLOATS[one.kind] for one in stored.values() if one.kind in FLOATS), None)
+def _dtype(config: Any, dtype: str, stored: Mapping[str, StoredTensor]) -> torch.dtype:
+    """The type to compute in: for ``auto``, the configuration's, or that of the first weight."""
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    first = next((FLOATS[item.dtype] for item in stored.values() if item.dtype in FLOATS), None)
     return config.dtype or first or torch.float32
 
 
-def _converts(stored: Mapping[str, Stored], kind: torch.dtype) -> bool:
-    return any(FLOATS.get(one.kind, kind) != kind for one in stored.values())
-
-
-def _class(config: Any, auto: Any) -> Any:
-    """The class that transformers makes of a configuration; None where it does not know one."""
-    found = auto._model_mapping.get(type(config), None)
-    if not isinstance(found, (tuple, list)):
-        return found
-    named = getattr(config, "architectures", None) or []
-    return next((cls for cls in found if cls.__name__ in named), found[0])
+def _converts(stored: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:
+    return any(FLOATS.get(item.dtype, dtype) != dtype for item in stored.values())
 
 
 def _check_attention(name: str, model: Any) -> None:
@@ -195,7 +185,7 @@ def _check_attention(name: str, model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet_unless_terminal() -> Iterator[None]:
-    """transformers draws its loading bar into logs too; a bar is for a terminal."""
+    """No loading bar from transformers, unless there is a terminal."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,12 +1,11 @@
-"""Quantisation: a spec's mapping as transformers' own configuration, and what it needs installed.
+"""Quantisation: a spec's mapping as transformers' configuration, and the packages that it needs.
 
-The words are those of ``quantization_config`` in a checkpoint's config.json. Weights are packed and
-unpacked by the packages that transformers calls; nothing here knows a format.
+The options are those of ``quantization_config`` in a checkpoint's config.json. The packages that
+transformers calls pack and unpack weights; no format is known here.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, suggestion
 
-# What each method imports, and what pip calls it. Others say themselves what they lack.
+# Modules of each method, and the pip packages they come from. Other methods check for themselves.
 PACKAGES = {
     "torchao": {"torchao": "torchao"},
     "bitsandbytes": {"bitsandbytes": "bitsandbytes"},
@@ -30,12 +29,12 @@ PACKAGES = {
 }
 
 
-def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
+def quantization_config(name: str, options: Mapping[str, Any]) -> Any:
     """transformers' configuration of a quantisation.
 
     Args:
         name: the declared model.
-        given: as config.json writes it: ``quant_method`` and that method's own options.
+        options: as config.json has them: ``quant_method`` and that method's own.
 
     Raises:
         ModelError: no such method or option, or a package that is not installed.
@@ -43,7 +42,7 @@ def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
     from transformers.quantizers import auto
 
     where = f"the quantization of {name}"
-    method, known = _method(given), _known(auto)
+    method, known = _method(options), _methods(auto)
     if method is None:
         raise ModelError(
             f"{where} has no quant_method",
@@ -51,28 +50,28 @@ def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
             name,
         )
     if method not in known:
-        near = difflib.get_close_matches(method, known, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ModelError(f"{where}: there is no quant_method {method}", cure, name)
+        problem = f"{where}: there is no quant_method {method}"
+        raise ModelError(problem, suggestion(method, known), name)
     check_packages(name, method)
-    if method == "bitsandbytes" and not (given.get("load_in_8bit") or given.get("load_in_4bit")):
-        raise ModelError(f"{where} says no width", "add load_in_8bit: true or load_in_4bit", name)
+    if method == "bitsandbytes" and not (
+        options.get("load_in_8bit") or options.get("load_in_4bit")
+    ):
+        raise ModelError(f"{where} has no width", "add load_in_8bit: true or load_in_4bit", name)
     try:
-        made = auto.AutoQuantizationConfig.from_dict(dict(given))
+        config = auto.AutoQuantizationConfig.from_dict(dict(options))
     except (ImportError, ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
         problem = f"{where} cannot be read: {first_line(error)}"
         raise ModelError(problem, "its options are those of transformers", name) from error
-    if unknown := [key for key in given if not hasattr(made, key)]:
-        options = [key for key in vars(made) if not key.startswith("_")]
-        near = difflib.get_close_matches(unknown[0], options, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
-        raise ModelError(f"{where}: {method} has no option {unknown[0]}", cure, name)
-    return made
+    if unknown := [key for key in options if not hasattr(config, key)]:
+        known = [key for key in vars(config) if not key.startswith("_")]
+        problem = f"{where}: {method} has no option {unknown[0]}"
+        raise ModelError(problem, suggestion(unknown[0], known), name)
+    return config
 
 
 def check_packages(name: str, method: str | None) -> None:
     """Refuse a model whose quantisation needs a package that is not installed."""
-    if missing := lacking(method):
+    if missing := missing_packages(method):
         raise ModelError(
             f"{name} is quantised with {method}, which needs {' and '.join(missing)}",
             f"pip install {' '.join(missing)}",
@@ -81,35 +80,36 @@ def check_packages(name: str, method: str | None) -> None:
         )
 
 
-def lacking(method: str | None) -> list[str]:
+def missing_packages(method: str | None) -> list[str]:
     """The packages of a method that are not installed."""
-    needed = PACKAGES.get(method or "", {})
-    return [package for module, package in needed.items() if not _installed(module)]
+    packages = PACKAGES.get(method or "", {})
+    return [package for module, package in packages.items() if not _installed(module)]
 
 
 def quantization_of(config: Any) -> Mapping[str, Any] | None:
-    """What a checkpoint says of its own quantisation, as config.json writes it."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        found = getattr(config.get_text_config(), "quantization_config", None)
-    return found if found is None or isinstance(found, Mapping) else found.to_dict()
+    """A checkpoint's own quantisation, as config.json has it; None for none."""
+    options = getattr(config, "quantization_config", None)
+    if options is None:
+        options = getattr(config.get_text_config(), "quantization_config", None)
+    return options if options is None or isinstance(options, Mapping) else options.to_dict()
 
 
 def method_of(config: Any) -> str | None:
-    """The method that a checkpoint is quantised with already, or None."""
-    given = quantization_of(config)
-    return None if given is None else _method(given)
+    """The method that a checkpoint is quantised with, or None."""
+    options = quantization_of(config)
+    return None if options is None else _method(options)
 
 
-def shrink(model: Any, given: Mapping[str, Any]) -> None:
+def pack_skeleton(model: Any, options: Mapping[str, Any]) -> None:
     """Give a skeleton's linear layers the bytes that they will take, so that a plan can count them.
 
-    Widths come from the configuration; scales are counted at two bytes a group. Where it names no
-    width, layers are left as they are.
+    Widths are the configuration's; scales are counted at two bytes a group. Without a width, layers
+    stay as they are.
     """
-    bits, group = _bits(given), _group(given)
+    bits, group = _bits(options), options.get("group_size")
+    group = group if isinstance(group, int) and group > 0 else None
     head = model.get_output_embeddings()
-    skipped = given.get("modules_to_not_convert") or given.get("ignore") or ()
+    skipped = options.get("modules_to_not_convert") or options.get("ignore") or ()
     for path, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module is head or bits is None:
             continue
@@ -121,14 +121,14 @@ def shrink(model: Any, given: Mapping[str, Any]) -> None:
         module.weight = nn.Parameter(packed.to("meta"), requires_grad=False)
 
 
-def _method(given: Mapping[str, Any]) -> str | None:
-    if given.get("load_in_8bit") or given.get("load_in_4bit"):
+def _method(options: Mapping[str, Any]) -> str | None:
+    if options.get("load_in_8bit") or options.get("load_in_4bit"):
         return "bitsandbytes"
-    method = given.get("quant_method")
+    method = options.get("quant_method")
     return None if method is None else str(getattr(method, "value", method))
 
 
-def _known(auto: Any) -> list[str]:
+def _methods(auto: Any) -> list[str]:
     names = (re.sub(r"^(bitsandbytes)_.*", r"\1", n) for n in auto.AUTO_QUANTIZATION_CONFIG_MAPPING)
     return list(dict.fromkeys(names))
 
@@ -136,23 +136,18 @@ def _known(auto: Any) -> list[str]:
 def _installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of its parent
+    except ModuleNotFoundError:  # the parent's
         return False
 
 
-def _bits(given: Mapping[str, Any]) -> float | None:
-    if given.get("load_in_4bit") or given.get("load_in_8bit"):
-        return 4 if given.get("load_in_4bit") else 8
-    if given.get("bits"):
-        return float(given["bits"])
-    if groups := given.get("config_groups"):
+def _bits(options: Mapping[str, Any]) -> float | None:
+    if options.get("load_in_4bit") or options.get("load_in_8bit"):
+        return 4 if options.get("load_in_4bit") else 8
+    if options.get("bits"):
+        return float(options["bits"])
+    if groups := options.get("config_groups"):
         first = next(iter(groups.values()))
         return float((first.get("weights") or {}).get("num_bits") or 16)
-    kind = str(((given.get("quant_type") or {}).get("default") or {}).get("_type", ""))
-    found = re.search(r"(?:Int|Float)(\d)", kind)
-    return float(found[1]) if found else None
-
-
-def _group(given: Mapping[str, Any]) -> int | None:
-    size = given.get("group_size")
-    return size if isinstance(size, int) and size > 0 else None
+    kind = str(((options.get("quant_type") or {}).get("default") or {}).get("_type", ""))
+    match = re.search(r"(?:Int|Float)(\d)", kind)
+    return float(match[1]) if match else None

@@ -1,30 +1,28 @@
-"""Value heads beside a causal language model: one number for every token.
+"""Value heads of causal language models: one number for every token.
 
 TRL's AutoModelForCausalLMWithValueHead saves ``v_head.summary.weight`` among the weights of the
-language model, LLaMA-Factory in a ``value_head.safetensors`` beside them; the configuration says
-nothing of either. Such a checkpoint is a reward model where a stage asks for one, and a language
-model where it is a term.
+language model, LLaMA-Factory in a ``value_head.safetensors`` of its own; config.json mentions
+neither. Such a checkpoint is a reward model where a stage names it, and a language model as a term.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.files import INDEX, SINGLE
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
 
 NAMES = ("v_head", "value_head")
-_BESIDE, _ONE = "value_head.safetensors", "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+SEPARATE = "value_head.safetensors"
 
 
-class Valued(nn.Module):
+class ValueHeadModel(nn.Module):
     """The backbone of a language model with a value head: a classifier of one output.
 
     Modules of the backbone keep their names, so that an adapter finds them.
@@ -42,26 +40,26 @@ class Valued(nn.Module):
 
     @property
     def base_model(self) -> Any:
-        """What the head is on."""
+        """The backbone."""
         return getattr(self, self._backbone)
 
     def get_input_embeddings(self) -> nn.Module:
         """Those of the backbone."""
-        found: nn.Module = self.base_model.get_input_embeddings()
-        return found
+        embeddings: nn.Module = self.base_model.get_input_embeddings()
+        return embeddings
 
     def get_output_embeddings(self) -> None:
-        """Nothing says what comes next."""
+        """None: it is no language model."""
 
 
-def has_values(spec: ModelSpec) -> bool:
-    """Whether there is a value head beside a declared language model."""
+def has_value_head(spec: ModelSpec) -> bool:
+    """Whether a declared language model comes with a value head."""
     if spec.model is not None:
         return hasattr(spec.model, "v_head")
     return bool(_files(spec))
 
 
-def valued(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> Valued:
+def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> ValueHeadModel:
     """A language model's backbone with the value head of its checkpoint.
 
     Args:
@@ -73,57 +71,58 @@ def valued(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> Valued:
     Raises:
         ModelError: a head that is not one linear layer of one output.
     """
+    from safetensors import safe_open
+
     if spec.model is not None:
-        return Valued(getattr(spec.model, "pretrained_model", spec.model), spec.model.v_head)
-    weights = _weights(_files(spec))
-    kinds = {key.split(".", 1)[1].removeprefix("summary."): value for key, value in weights.items()}
+        return ValueHeadModel(
+            getattr(spec.model, "pretrained_model", spec.model), spec.model.v_head
+        )
+    weights: dict[str, Tensor] = {}
+    for key, file in _files(spec).items():
+        with safe_open(file, framework="pt") as stored:
+            weights[key] = stored.get_tensor(key)
+    state = {key.split(".", 1)[1].removeprefix("summary."): value for key, value in weights.items()}
     size = model.get_output_embeddings().weight.shape[-1]
-    weight = kinds.get("weight")
-    if weight is None or set(kinds) - {"weight", "bias"} or tuple(weight.shape) != (1, size):
-        found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(weights.items()))
+    weight = state.get("weight")
+    if weight is None or set(state) - {"weight", "bias"} or tuple(weight.shape) != (1, size):
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(weights.items()))
         raise ModelError(
-            f"the value head of {name} is not one linear layer from {size} to 1: it has {found}",
+            f"the value head of {name} is not one linear layer from {size} to 1: it has {shapes}",
             "export it as a ForTokenClassification with one label",
             name,
         )
     with torch.device("meta") if skeleton else model.get_output_embeddings().weight.device:
-        head = nn.Linear(size, 1, bias="bias" in kinds, dtype=torch.float32)
+        head = nn.Linear(size, 1, bias="bias" in state, dtype=torch.float32)
     if not skeleton:
-        head.load_state_dict(kinds)
-    return Valued(model, head.eval())
+        head.load_state_dict(state)
+    return ValueHeadModel(model, head.eval())
 
 
 def _files(spec: ModelSpec) -> dict[str, str]:
     """The weights of a value head, and the file that holds each."""
     from safetensors import safe_open
 
-    found: dict[str, str] = {}
-    for file in _candidates(spec):
-        if file.endswith(".json"):
-            named = json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"]
-            heads = {key: part for key, part in named.items() if key.split(".")[0] in NAMES}
-            found |= {key: _found(spec, part) or part for key, part in heads.items()}
-            continue
-        with safe_open(file, framework="pt") as stored:
-            keys = stored.keys()
-            found |= {key: file for key in keys if key.split(".")[0] in NAMES}
-    return found
+    files: dict[str, str] = {}
+    index = _cached(spec, INDEX)
+    if index is not None:
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        files |= {key: _cached(spec, file) or file for key, file in shards.items() if _in_head(key)}
+    for file in (_cached(spec, SEPARATE), None if index else _cached(spec, SINGLE)):
+        if file is not None:
+            with safe_open(file, framework="pt") as stored:
+                files |= dict.fromkeys(filter(_in_head, stored.keys()), file)
+    return files
 
 
-def _candidates(spec: ModelSpec) -> list[str]:
-    index = _found(spec, _INDEX)
-    files = [_found(spec, _BESIDE), index or _found(spec, _ONE)]
-    return [file for file in files if file is not None]
+def _in_head(key: str) -> bool:
+    return key.split(".")[0] in NAMES
 
 
-def _found(spec: ModelSpec, file: str) -> str | None:
-    assert spec.path is not None
-    if os.path.isdir(spec.path):
-        path = os.path.join(spec.path, file)
-        return path if os.path.isfile(path) else None
+def _cached(spec: ModelSpec, file: str) -> str | None:
+    """A file of a checkpoint, downloaded if need be; None where it has none."""
     from transformers.utils.hub import cached_file
 
-    found: str | None = cached_file(
+    path: str | None = cached_file(
         spec.path,
         file,
         revision=spec.revision or "main",
@@ -131,14 +130,4 @@ def _found(spec: ModelSpec, file: str) -> str | None:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return found
-
-
-def _weights(files: dict[str, str]) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
-    found = {}
-    for key, file in files.items():
-        with safe_open(file, framework="pt") as stored:
-            found[key] = stored.get_tensor(key)
-    return found
+    return path

@@ -1,28 +1,29 @@
-"""What each model reads: one prompt rendered for one term, as token ids."""
+"""Prompts: one prompt rendered for one term, as token ids or as text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 
 Messages: TypeAlias = Sequence[Mapping[str, str]]
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
 
 
-class Rendered(str):
+class PromptText(str):
     """A text, and whether the tokenizer adds its special tokens to it."""
 
     special: bool
 
-    def __new__(cls, text: str, special: bool = True) -> Rendered:
+    def __new__(cls, text: str, special: bool = True) -> PromptText:
         """The text itself."""
-        made = super().__new__(cls, text)
-        made.special = special
-        return made
+        prompt = super().__new__(cls, text)
+        prompt.special = special
+        return prompt
 
 
 def is_ids(prompt: Any) -> bool:
@@ -30,8 +31,8 @@ def is_ids(prompt: Any) -> bool:
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
 
 
-def is_one(prompt: Any) -> bool:
-    """Whether a value is one prompt, and not a list of prompts."""
+def is_single_prompt(prompt: Any) -> bool:
+    """Whether a value is a prompt, and not a list of prompts."""
     return isinstance(prompt, str) or is_ids(prompt) or is_messages(prompt)
 
 
@@ -64,7 +65,7 @@ def render(
     if not prompt:
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
-        return [_start(name, tokenizer, prompt)]
+        return [_bos(name, tokenizer, prompt)]
     if is_ids(prompt):
         return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
     if tokenizer is None:
@@ -74,11 +75,8 @@ def render(
             name,
             "tokenizers",
         )
-    system = spec.system if system is None else system
-    text, special = _text(name, spec, tokenizer, prompt, system)
-    if isinstance(spec.prefix, str):
-        text = _after_bos(tokenizer, spec.prefix, text)
-    ids = _tokens(tokenizer, text, special)
+    text = _text(name, spec, tokenizer, prompt, system)
+    ids = _tokens(tokenizer, text, text.special)
     if isinstance(spec.prefix, list):
         ids = _joined(tokenizer, spec.prefix, ids)
     if not ids:
@@ -94,7 +92,7 @@ def render_text(
     prompt: Prompt,
     system: str | None,
     alone: bool = False,
-) -> Rendered:
+) -> PromptText:
     """The text that a model with a tokenizer of its own reads before the response.
 
     Args:
@@ -109,153 +107,151 @@ def render_text(
     if not prompt:
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
-        return Rendered("")
+        return PromptText("")
     if isinstance(spec.prefix, list):
         raise ModelError(f"{name} reads text, and its prefix is token ids", "give it as text", name)
-    special = True
     if is_ids(prompt):
-        text = str(shared.decode(list(prompt), skip_special_tokens=True))
-    else:
-        text, special = _text(name, spec, own, prompt, spec.system if system is None else system)
-    if isinstance(spec.prefix, str):
-        text = _after_bos(own, spec.prefix, text)
-    return Rendered(text, special)
-
-
-def _after_bos(tokenizer: Any, prefix: str, text: str) -> str:
-    """A prefix before a text, or after the BOS that the text begins with."""
-    bos = tokenizer.bos_token
-    begins = bos if bos and text.startswith(bos) and not prefix.startswith(bos) else ""
-    if bos and prefix.startswith(bos):
-        text = text.removeprefix(bos)
-    return begins + prefix + text.removeprefix(begins)
+        prompt = PromptText(shared.decode(list(prompt), skip_special_tokens=True))
+        return _with_prefix(own, spec, prompt)
+    return _text(name, spec, own, prompt, system)
 
 
 def _text(
     name: str, spec: ModelSpec, tokenizer: Any, prompt: Any, system: str | None
-) -> tuple[str, bool]:
-    """The rendered text, and whether the tokenizer adds its special tokens to it."""
-    template = spec.template
-    if not isinstance(prompt, str):
-        _check_messages(name, prompt)
-    if template is not None and "{prompt}" in template and "{{" not in template:
-        return _in_string(name, template, prompt, system), True
-    if template is not None and "{{" not in template and "{%" not in template:
-        _check_named(name, template, tokenizer)
-    if isinstance(prompt, str) and template is None:
-        return (f"{system}\n{prompt}" if system else prompt), True
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    if system is not None:
-        messages = [message for message in messages if message["role"] != "system"]
-        messages = [{"role": "system", "content": system}] * bool(system) + messages
-    rendered = _in_chat(name, template, tokenizer, messages)
-    return rendered, False  # as in transformers: a chat template says every special token itself
+) -> PromptText:
+    """A prompt as text, after the model's own prefix if that is text."""
+    system = spec.system if system is None else system
+    text = _Template(name, spec.template, tokenizer).text(prompt, system)
+    return _with_prefix(tokenizer, spec, text)
 
 
-def _check_messages(name: str, messages: Messages) -> None:
-    for number, message in enumerate(messages):
-        lacks = [
-            key
-            for key in ("role", "content")
-            if not isinstance(message, Mapping) or not isinstance(message.get(key), str)
-        ]
-        if lacks:
-            raise ModelError(
-                f"message {number} of the prompt has no {' and no '.join(lacks)} that is text",
-                'a message is {"role": "user", "content": "…"}',
-                name,
+def _with_prefix(tokenizer: Any, spec: ModelSpec, text: PromptText) -> PromptText:
+    """A text prefix before a text, or after the BOS that the text begins with."""
+    prefix = spec.prefix
+    if not isinstance(prefix, str):
+        return text
+    bos, plain, start = tokenizer.bos_token, str(text), ""
+    if bos and prefix.startswith(bos):
+        plain = plain.removeprefix(bos)
+    elif bos and plain.startswith(bos):
+        plain, start = plain.removeprefix(bos), bos
+    return PromptText(start + prefix + plain, text.special)
+
+
+@dataclass(frozen=True)
+class _Template:
+    """How a model's prompts are written as text."""
+
+    name: str
+    template: str | None
+    tokenizer: Any
+
+    def text(self, prompt: Any, system: str | None) -> PromptText:
+        """The prompt as text."""
+        template = self.template
+        if not isinstance(prompt, str):
+            self._check_messages(prompt)
+        if template is not None and "{prompt}" in template and "{{" not in template:
+            return PromptText(self._in_string(template, prompt, system))
+        if template is not None and "{{" not in template and "{%" not in template:
+            self._check_named(template)
+        if isinstance(prompt, str) and template is None:
+            return PromptText(f"{system}\n{prompt}" if system else prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+        if system is not None:
+            messages = [message for message in messages if message["role"] != "system"]
+            messages = [{"role": "system", "content": system}] * bool(system) + messages
+        # As in transformers: a chat template writes every special token.
+        return PromptText(self._in_chat(messages), special=False)
+
+    def _check_messages(self, messages: Messages) -> None:
+        for number, message in enumerate(messages):
+            fields = message if isinstance(message, Mapping) else {}
+            missing = [key for key in ("role", "content") if not isinstance(fields.get(key), str)]
+            if missing:
+                problem = f"message {number} of the prompt has no {' and no '.join(missing)}"
+                cure = 'a message is {"role": "user", "content": "…"}'
+                raise ModelError(f"{problem} that is text", cure, self.name)
+
+    def _in_string(self, template: str, prompt: Any, system: str | None) -> str:
+        """A template with ``{prompt}`` filled in, and after it the answer so far."""
+        if isinstance(prompt, str):
+            return self._filled(template, prompt, system or "")
+        roles = [message["role"] for message in prompt]
+        answer = prompt[-1]["content"] if roles[-1] == "assistant" else ""
+        before = prompt[:-1] if roles[-1] == "assistant" else prompt
+        if [message["role"] for message in before] not in (["user"], ["system", "user"]):
+            raise self._error(
+                f"the template of {self.name} takes one user message, and the answer so far if "
+                f"there is one, not {', '.join(roles)}",
+                "give a chat template",
+            )
+        if system is None:
+            system = before[0]["content"] if len(before) == 2 else ""
+        return self._filled(template, before[-1]["content"], system) + answer
+
+    def _filled(self, template: str, prompt: str, system: str) -> str:
+        if system and "{system}" not in template:
+            raise self._error(
+                f"the template of {self.name} has no place for the system prompt {system[:40]!r}",
+                "write {system} where it goes in the template, or give a chat template",
+            )
+        parts = {"{prompt}": prompt, "{system}": system}
+        return re.sub(r"\{prompt\}|\{system\}", lambda match: parts[match[0]], template)
+
+    def _in_chat(self, messages: list[Mapping[str, str]]) -> str:
+        """Messages in a chat template, up to where the answer begins or continues."""
+        if self.template is None and not self.tokenizer.chat_template:
+            raise self._error(
+                f"{self.name} has no chat template, and the prompt is chat messages",
+                "give template: … with one, or with {prompt} where the prompt goes; or give text",
+            )
+        if messages[-1] == {"role": "assistant", "content": ""}:
+            messages = messages[:-1]
+        continues = bool(messages) and messages[-1]["role"] == "assistant"
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+            )
+        except Exception as error:  # jinja has its own exceptions, and templates raise any
+            cure = "give template: … with a chat template, or a prompt that is text"
+            if any(message["role"] == "system" for message in messages):
+                cure = (
+                    "its template may take no system prompt: write it into the user's message, or "
+                    "give template: … with {system} and {prompt} in it"
+                )
+            problem = f"{self.name} cannot render these messages: {first_line(error)}"
+            raise self._error(problem, cure) from error
+        return text
+
+    def _check_named(self, template: str) -> None:
+        """Any other template must be the name of one of the tokenizer's chat templates."""
+        templates = self.tokenizer.chat_template
+        named = templates if isinstance(templates, dict) else {}
+        if template not in named:
+            raise self._error(
+                f"the template of {self.name} is neither a chat template nor has it a {{prompt}}, "
+                f"and the tokenizer has no chat template named {template[:40]!r}",
+                f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
             )
 
-
-def _in_string(name: str, template: str, prompt: Any, system: str | None) -> str:
-    """A template with places for texts, and the answer so far after it."""
-    if isinstance(prompt, str):
-        return _filled(name, template, prompt, system or "")
-    roles = [message["role"] for message in prompt]
-    written = prompt[-1]["content"] if roles[-1] == "assistant" else ""
-    asked = prompt[:-1] if roles[-1] == "assistant" else prompt
-    if [message["role"] for message in asked] not in (["user"], ["system", "user"]):
-        raise ModelError(
-            f"the template of {name} takes one user message, and the answer so far if there is "
-            f"one, not {', '.join(roles)}",
-            "give a chat template",
-            name,
-            "chat-templates",
-        )
-    given = asked[0]["content"] if len(asked) == 2 else ""
-    said = system if system is not None else given
-    return _filled(name, template, asked[-1]["content"], said) + written
-
-
-def _in_chat(
-    name: str, template: str | None, tokenizer: Any, messages: list[Mapping[str, str]]
-) -> str:
-    """Messages through a chat template, up to where the answer begins or goes on."""
-    if template is None and not tokenizer.chat_template:
-        raise ModelError(
-            f"{name} has no chat template, and the prompt is chat messages",
-            "give template: … with one, or with {prompt} where the prompt goes; or give text",
-            name,
-            "chat-templates",
-        )
-    if messages[-1] == {"role": "assistant", "content": ""}:
-        messages = messages[:-1]  # an answer that has yet to begin
-    goes_on = bool(messages) and messages[-1]["role"] == "assistant"
-    try:
-        rendered: str = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-        )
-    except Exception as error:  # jinja raises its own kinds, and templates raise what they like
-        cure = "give template: … with a chat template, or a prompt that is text"
-        if any(message["role"] == "system" for message in messages):
-            cure = (
-                "its template may take no system prompt: write it into the user's message, or give "
-                "template: … with {system} and {prompt} in it"
-            )
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"{name} cannot render these messages: {said}"
-        raise ModelError(problem, cure, name, "chat-templates") from error
-    return rendered
-
-
-def _check_named(name: str, template: str, tokenizer: Any) -> None:
-    """A template that is neither is the name of one of the tokenizer's chat templates."""
-    named = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
-    if template not in named:
-        raise ModelError(
-            f"the template of {name} is neither a chat template nor has it a {{prompt}}, and the "
-            f"tokenizer has no chat template named {template[:40]!r}",
-            f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
-            name,
-            "chat-templates",
-        )
-
-
-def _filled(name: str, template: str, prompt: str, system: str) -> str:
-    if system and "{system}" not in template:
-        raise ModelError(
-            f"the template of {name} has no place for the system prompt {system[:40]!r}",
-            "write {system} where it goes in the template, or give a chat template",
-            name,
-            "chat-templates",
-        )
-    parts = {"{prompt}": prompt, "{system}": system}
-    return re.sub(r"\{prompt\}|\{system\}", lambda found: parts[found[0]], template)
+    def _error(self, problem: str, cure: str) -> ModelError:
+        return ModelError(problem, cure, self.name, "chat-templates")
 
 
 def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
-    """A text's ids, after what the tokenizer puts before any text; nothing that ends one."""
+    """A text's ids, after the tokenizer's starting special tokens, without the ending ones."""
     plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token
     if not special or (bos and text.startswith(bos)):
         return plain
     ids: list[int] = list(tokenizer(text)["input_ids"])
-    before = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
-    return ids[: before + len(plain)]
+    start = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
+    return ids[: start + len(plain)]
 
 
 def _prefixed(
@@ -268,9 +264,9 @@ def _prefixed(
             name,
             "negative-prompts",
         )
-    if spec.prefix is None:
-        return list(ids)
     prefix = spec.prefix
+    if prefix is None:
+        return list(ids)
     if isinstance(prefix, str):
         prefix = _tokens(tokenizer, prefix, True)
     return _joined(tokenizer, prefix, list(ids))
@@ -284,7 +280,7 @@ def _joined(tokenizer: Any, prefix: list[int], ids: list[int]) -> list[int]:
     return [bos, *(prefix[1:] if prefix[:1] == [bos] else prefix), *ids[1:]]
 
 
-def _start(name: str, tokenizer: Any, prompt: Any) -> int:
+def _bos(name: str, tokenizer: Any, prompt: Any) -> int:
     if tokenizer is not None and tokenizer.bos_token_id is not None:
         return int(tokenizer.bos_token_id)
     if tokenizer is None and is_ids(prompt):

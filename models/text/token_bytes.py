@@ -1,8 +1,7 @@
-"""What a token stands for: bytes of running text, as its tokenizer's own decoder puts them there.
+"""What a token stands for: bytes of running text, by its tokenizer's own decoder.
 
-Which decoder that is, the tokenizer is asked; no string is looked at to guess it. A text's first
-word is no special case here: the space that some tokenizers put before it belongs to whoever
-encodes a prompt.
+The decoder is read from the tokenizer, never guessed from the tokens. A text's first word is no
+special case here: the space that some tokenizers put before it is added when a prompt is encoded.
 """
 
 from __future__ import annotations
@@ -16,7 +15,18 @@ from typing import Any
 
 Step = Callable[[str], "str | bytes"]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_CLOSE = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # of tokenizers
+_CLOSE = (
+    " .",
+    " ?",
+    " !",
+    " ,",
+    " ' ",
+    " n't",
+    " 'm",
+    " 's",
+    " 've",
+    " 're",
+)  # as tokenizers clean up
 
 
 @dataclass(frozen=True)
@@ -25,56 +35,55 @@ class TokenBytes:
 
     Attributes:
         texts: the bytes of each id that stands for text.
-        kind: the decoder, as the tokenizer describes it; "" where it does not, and a token is
-            taken for the text that it is written as.
+        kind: the decoder, as the tokenizer describes it; "" where that is unknown, and a token
+            stands for the string that it is.
         special: the ids of special tokens, by their names.
-        written: bytes to the string that the tokenizer's model splits; None where it cannot be
-            asked.
+        to_model: bytes to the string that the tokenizer's model splits; None where that is unknown.
         model: the tokenizer's model, or None.
     """
 
     texts: Mapping[int, bytes]
     kind: str
     special: Mapping[str, int]
-    written: Callable[[bytes], str] | None
+    to_model: Callable[[bytes], str] | None
     model: Any
 
     @cached_property
     def ids(self) -> dict[bytes, list[int]]:
-        """The ids of each text; one that is written as a byte, ``<0x41>``, comes last."""
-        found: dict[bytes, list[int]] = {}
+        """The ids of each text; those of byte tokens, ``<0x41>``, come last."""
+        ids: dict[bytes, list[int]] = {}
         for number, text in self.texts.items():
-            found.setdefault(text, []).append(number)
-        return found
+            ids.setdefault(text, []).append(number)
+        return ids
 
-    def spelled(self, text: bytes) -> tuple[int, ...]:
-        """The tokens that stand for these bytes in running text; none where there are none.
+    def encode(self, text: bytes) -> tuple[int, ...]:
+        """The tokens that stand for these bytes in running text; empty where there are none.
 
-        They are those of the tokenizer's own model, where it is asked and keeps every byte;
-        elsewhere the fewest.
+        The tokenizer's own model splits them, where it can and keeps every byte; otherwise they are
+        as few as possible.
         """
         if text in self.ids:
             return (self.ids[text][0],)
-        if self.written is not None:
+        if self.to_model is not None:
             try:
-                split = self.model.tokenize(self.written(text))
-            except (UnicodeDecodeError, ValueError):  # half a character, or nothing unknown to say
-                split = []
-            made = tuple(token.id for token in split)
-            if b"".join(self.texts.get(token, b"") for token in made) == text:
-                return made
+                tokens = self.model.tokenize(self.to_model(text))
+            except (UnicodeDecodeError, ValueError):  # half a character, or no unknown token
+                tokens = []
+            ids = tuple(token.id for token in tokens)
+            if b"".join(self.texts.get(number, b"") for number in ids) == text:
+                return ids
         return self._fewest(text)
 
     def _fewest(self, text: bytes) -> tuple[int, ...]:
         best: dict[int, tuple[int, ...]] = {len(text): ()}
         for start in reversed(range(len(text))):
-            ways = [
+            splits = [
                 (self.ids[part][0], *best[end])
                 for end in range(len(text), start, -1)
                 if end in best and (part := text[start:end]) in self.ids
             ]
-            if ways:
-                best[start] = min(ways, key=len)
+            if splits:
+                best[start] = min(splits, key=len)
         return best.get(0, ())
 
 
@@ -82,50 +91,51 @@ def token_bytes(tokenizer: Any, size: int) -> TokenBytes:
     """What the tokens of a tokenizer stand for.
 
     Args:
-        tokenizer: of transformers; one without a backend is taken at its word.
+        tokenizer: of transformers; without a backend, tokens stand for the strings that they are.
         size: ids from here on are left out: the model has no rows for them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = getattr(backend, "decoder", None)
     kind, steps = _steps(json.loads(decoder.__getstate__()) if decoder is not None else {})
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if i < size}
-    apart = special_ids(tokenizer)
+    special = special_ids(tokenizer)
     texts = {
         number: _bytes_of(token, steps)
-        for token, number in sorted(vocabulary.items(), key=lambda item: (_last(item[0]), item[1]))
-        if number not in apart
+        for token, number in sorted(vocabulary.items(), key=lambda x: (_is_byte(x[0]), x[1]))
+        if number not in special
     }
-    special = {str(token): i for token, i in vocabulary.items() if i in apart}
-    written = _WRITTEN.get(kind)
-    model = backend.model if written is not None and backend is not None else None
-    return TokenBytes({i: text for i, text in texts.items() if text}, kind, special, written, model)
+    texts = {number: text for number, text in texts.items() if text}
+    names = {str(token): number for token, number in vocabulary.items() if number in special}
+    to_model = _TO_MODEL.get(kind)
+    model = backend.model if to_model is not None and backend is not None else None
+    return TokenBytes(texts, kind, names, to_model, model)
 
 
 def special_ids(tokenizer: Any) -> set[int]:
     """The ids of tokens that mark a text and are no part of it."""
-    found = set(getattr(tokenizer, "all_special_ids", ()))
+    named = set(getattr(tokenizer, "all_special_ids", ()))
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return found | {number for number, token in added.items() if token.special}
+    return named | {number for number, token in added.items() if token.special}
 
 
-def _last(token: str | bytes) -> bool:
+def _is_byte(token: str | bytes) -> bool:
     return isinstance(token, str) and _BYTE.fullmatch(token) is not None
 
 
 def _bytes_of(token: str | bytes, steps: Sequence[Step]) -> bytes:
-    """A token's bytes; a tokenizer whose tokens are bytes has said them already."""
-    made = token
+    """A token's bytes, which some tokenizers' tokens are already."""
+    text = token
     for step in steps:
-        if isinstance(made, bytes):
-            return made
-        made = step(made)
-    return made if isinstance(made, bytes) else made.encode("utf-8", "replace")
+        if isinstance(text, bytes):
+            return text
+        text = step(text)
+    return text if isinstance(text, bytes) else text.encode("utf-8", "replace")
 
 
 def _steps(decoder: Mapping[str, Any]) -> tuple[str, list[Step]]:
-    """A decoder's kind, and what it does to one token in the middle of a text.
+    """A decoder's kind, and its steps for a token in the middle of a text.
 
-    Whatever it does to the beginning or the end of a whole text is left out.
+    What it does to the start or the end of a text is left out.
     """
     parts = decoder.get("decoders", [decoder]) if decoder else []
     named = [part["type"] for part in parts]
@@ -147,7 +157,7 @@ def _steps(decoder: Mapping[str, Any]) -> tuple[str, list[Step]]:
             case {"type": "Fuse"}:
                 pass
             case {"type": "Strip"} if "Fuse" in named[:i]:
-                pass  # of the whole text
+                pass  # of a whole text
             case _:
                 return "", []
     if "ByteLevel" in named:
@@ -159,11 +169,11 @@ def _steps(decoder: Mapping[str, Any]) -> tuple[str, list[Step]]:
 
 
 def _alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: its own where it is printed, others from 256 on."""
+    """GPT-2's character for each byte: the byte's own where it is printable, others from 256 on."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
-    places = {byte: 256 + i for i, byte in enumerate(others)} | {byte: byte for byte in printed}
-    return {chr(place): byte for byte, place in places.items()}
+    codes = {byte: 256 + i for i, byte in enumerate(others)} | {byte: byte for byte in printed}
+    return {chr(code): byte for byte, code in codes.items()}
 
 
 _ALPHABET = _alphabet()
@@ -171,15 +181,15 @@ _CHARACTERS = {byte: character for character, byte in _ALPHABET.items()}
 
 
 def _from_alphabet(token: str) -> str | bytes:
-    """Tokens that were added as they are have characters that are not of the alphabet."""
+    """Added tokens may have characters that are not in the alphabet."""
     if all(character in _ALPHABET for character in token):
         return bytes(_ALPHABET[character] for character in token)
     return token.encode()
 
 
 def _from_hexadecimal(token: str) -> str | bytes:
-    found = _BYTE.fullmatch(token)
-    return bytes([int(found[1], 16)]) if found else token
+    match = _BYTE.fullmatch(token)
+    return bytes([int(match[1], 16)]) if match else token
 
 
 def _replacing(mark: str, content: str) -> Step:
@@ -191,14 +201,14 @@ def _continuing(prefix: str, cleanup: bool) -> Step:
         if token.startswith(prefix):
             return token.removeprefix(prefix)
         text = f" {token}"
-        for apart in _CLOSE if cleanup else ():
-            text = text.replace(apart, apart.strip())
+        for spaced in _CLOSE if cleanup else ():
+            text = text.replace(spaced, spaced.strip())
         return text
 
     return step
 
 
-_WRITTEN: dict[str, Callable[[bytes], str]] = {
+_TO_MODEL: dict[str, Callable[[bytes], str]] = {
     "ByteLevel": lambda text: "".join(_CHARACTERS[byte] for byte in text),
     "SentencePiece": lambda text: text.decode().replace(" ", "▁"),
 }

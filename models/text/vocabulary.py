@@ -1,4 +1,4 @@
-"""One vocabulary for all: compared before anything is loaded, cut only where it is padding."""
+"""The common vocabulary of models: compared before weights are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def common_vocabulary(descriptions: Sequence[Description]) -> tuple[int, list[st
     """The vocabulary that every model shares.
 
     Args:
-        cards: the models of one formula; those without a tokenizer are compared by size.
+        descriptions: of the models of one formula; those without a tokenizer are compared by size.
 
     Returns:
-        Its size, and a line for each model of which rows are cut.
+        Its size, and a note for each model of which rows are cut.
 
     Raises:
         ModelError: two models disagree; names both, their sizes and three tokens that differ.
@@ -59,24 +59,25 @@ def common_vocabulary(descriptions: Sequence[Description]) -> tuple[int, list[st
 
 
 def _differ(
-    one: Description, ones: dict[str, int], two: Description, twos: dict[str, int]
+    one: Description, ids: dict[str, int], other: Description, other_ids: dict[str, int]
 ) -> ModelError:
-    differing = sorted(
-        (token for token in ones.keys() | twos.keys() if ones.get(token) != twos.get(token)),
-        key=lambda token: (min(ones.get(token, 1 << 60), twos.get(token, 1 << 60)), token),
-    )
+    def lowest(token: str) -> tuple[int, str]:
+        return min(ids.get(token, 1 << 60), other_ids.get(token, 1 << 60)), token
+
+    tokens = ids.keys() | other_ids.keys()
+    differing = sorted((t for t in tokens if ids.get(t) != other_ids.get(t)), key=lowest)
     shown = ", ".join(
-        f"{token!r} ({ones.get(token, 'absent')} and {twos.get(token, 'absent')})"
+        f"{token!r} ({ids.get(token, 'absent')} and {other_ids.get(token, 'absent')})"
         for token in differing[:3]
     )
-    within = ones.items() <= twos.items() or twos.items() <= ones.items()
-    cure = f"write align({two.name}) to map its tokens to the formula's"
-    if two.kind == REWARD:
+    nested = ids.items() <= other_ids.items() or other_ids.items() <= ids.items()
+    cure = f"write align({other.name}) to map its tokens to the formula's"
+    if other.kind == REWARD:
         cure = "say read: text with it, and it reads the text by a tokenizer of its own"
     return ModelError(
-        f"{two.name} has another vocabulary than {one.name}: {len(twos)} and {len(ones)} tokens, "
-        f"{len(differing)} of them different: {shown}",
+        f"{other.name} has another vocabulary than {one.name}: {len(other_ids)} and {len(ids)} "
+        f"tokens, {len(differing)} of them different: {shown}",
         cure,
-        two.name,
-        "vocabulary" if within else "tokenizers",
+        other.name,
+        "vocabulary" if nested else "tokenizers",
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
-from ...models import CHUNK
+from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound
 from ..requests.request import Request, ids_of
 from ..scores.context import Number, numbers_of

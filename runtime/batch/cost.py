@@ -1,59 +1,56 @@
-"""Bytes that a step reads, which set the floor under its time."""
+"""Bytes that a step reads, which are the floor of its time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..binding.bound import Bound
-
 
 @dataclass
-class Spent:
-    """What a run has done so far, prompts left out.
+class RunStats:
+    """What a run has done so far, without reading prompts.
 
     Attributes:
         steps: tokens of the longest row, if no row waited for another.
         tokens: drawn, over all rows.
         seconds: in steps.
-        read: bytes of weights and caches that the steps had to read.
-        shares: for each model of another vocabulary, its name and ``(2,)``: the probability that
-            it gave to the formula's tokens, added up, and of how many distributions.
+        bytes_read: weights and caches that the steps had to read.
+        mapped: for each model of another vocabulary, its name and ``(2,)``: the probability that it
+            gave to the formula's tokens, summed, and of how many distributions.
     """
 
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    read: int = 0
-    shares: list[tuple[str, Tensor]] = field(default_factory=list)
+    bytes_read: int = 0
+    mapped: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Begin again."""
-        self.steps, self.tokens, self.seconds, self.read = 0, 0, 0.0, 0
-        self.shares = []
+        """Start from zero."""
+        self.steps, self.tokens, self.seconds, self.bytes_read = 0, 0, 0.0, 0
+        self.mapped = []
 
-    def add(self, tokens: int, read: int) -> None:
-        """Count one step; its time is added apart."""
+    def add(self, tokens: int, bytes_read: int) -> None:
+        """Count one step; its time is added later."""
         self.steps += 1
         self.tokens += tokens
-        self.read += read
+        self.bytes_read += bytes_read
 
-    def mapped(self) -> dict[str, float]:
-        """The share of each model's probability that went to the formula's tokens; asks the device.
+    def mapped_shares(self) -> dict[str, float]:
+        """The share of each model's probability on the formula's tokens; synchronizes the device.
 
-        Models that can lose none are left out.
+        Models without any distribution are left out.
         """
-        counted = [(name, *share.tolist()) for name, share in self.shares]
-        return {name: total / count for name, total, count in counted if count}
+        totals = [(name, *share.tolist()) for name, share in self.mapped]
+        return {name: total / count for name, total, count in totals if count}
 
-    def said(self, bandwidth: float) -> str:
-        """One line: how long a step took, and how often its floor at so many bytes per second."""
-        floor = self.read / bandwidth
+    def summary(self, bandwidth: float) -> str:
+        """One line: how long a step took, and how many times its floor at this bandwidth."""
+        floor = self.bytes_read / bandwidth
         return (
             f"{self.tokens} tokens in {self.steps} steps and {self.seconds:.3g} s, prompts left "
             f"out: {self.seconds / self.steps * 1e3:.3g} ms a step, "
@@ -77,25 +74,10 @@ def copy_bandwidth(device: str) -> float:
     return 2 * size / best
 
 
-def shown(size: float) -> str:
-    """Bytes for a reader: ``4.08 MB``."""
+def si_bytes(size: float) -> str:
+    """Bytes as text: ``4.08 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
-
-
-def read_bytes(
-    bound: Bound, weights: Sequence[int], forwards: Sequence[int], texts: Sequence[int]
-) -> int:
-    """Bytes that a step has read: weights as often as they ran, and the texts in their caches.
-
-    Args:
-        bound: the plan and its lanes.
-        weights: bytes of each lane's.
-        forwards: how often each lane ran.
-        texts: tokens of each lane's rows when the step began.
-    """
-    each = zip(bound.lanes, weights, forwards, texts, strict=True)
-    return sum(ran * (size + lane.token_bytes() * tokens) for lane, size, ran, tokens in each)

@@ -9,22 +9,16 @@ from typing import Any
 from ...formula import Plan, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
-from ...models import (
-    REWARD,
-    SCORES,
-    Description,
-    ModelError,
-    ModelSpec,
-    RemoteLane,
-    RuleReward,
-    TableModel,
-    TransformersLane,
-    adapter_folder,
-    choose_label,
-    load_model,
-    tried,
-    valued,
-)
+from ...models import ModelError, ModelSpec
+from ...models.checkpoint.adapter import adapter_folder
+from ...models.checkpoint.description import REWARD, SCORES, Description
+from ...models.checkpoint.labels import choose_label
+from ...models.lanes.remote import RemoteLane
+from ...models.lanes.transformers_lane import TransformersLane
+from ...models.loading.load import load_model
+from ...models.loading.self_check import self_check
+from ...models.loading.value_head import with_value_head
+from ...models.tables import RuleReward, TableModel
 from ..scores.stages import moves_winner
 from .bound import Bound
 from .bound_term import BoundTerm
@@ -139,16 +133,16 @@ class _Binder:
         spec, description = self.specs[home], self.told.descriptions[term.model]
         reads_text = kind == REWARD and term.model in self.told.reads_text
         model = self._load(description, spec, rows=not reads_text)
-        if description.valued:
+        if description.value_head:
             model = self.told.marked(
-                term.model, partial(valued, description.name, model, spec, self.skeleton)
+                term.model, partial(with_value_head, description.name, model, spec, self.skeleton)
             )
         place, stage = asked if asked else (None, None)
         mapped = self.told.mapped.get(term.model) if term.aligned else None
         by = spec.tokenizer if isinstance(spec.tokenizer, str) else id(spec.tokenizer)
         key = (place if kind == REWARD else None, mapped, reads_text and by, *description.weights)
         if key not in self.lanes:
-            width = size if mapped is None else mapped.own
+            width = size if mapped is None else mapped.other_size
             reads_all = place is not None and kind == REWARD and moves_winner(place, stage)
             make = partial(self._lane, description, model, width, reads_all, reads_text)
             shares = self.pool.together and kind == SCORES
@@ -191,7 +185,7 @@ class _Binder:
             )
             weights[description.weights] = model
             if rows and description.config is not None and not empty:
-                trial = partial(tried, description.name, model, description.kind == REWARD)
+                trial = partial(self_check, description.name, model, description.kind == REWARD)
                 self.untested += self.told.marked(description.name, trial)
         return weights[description.weights]
 

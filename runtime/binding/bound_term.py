@@ -8,7 +8,8 @@ from typing import Any
 
 from ...formula import Term
 from ...formula.nodes import StageAddress
-from ...models import ModelError, ModelSpec, TokenMap, is_ids, render, render_text
+from ...models import ModelError, ModelSpec, is_ids, render, render_text
+from ...models.text.token_map import TokenMap
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,5 @@ class BoundTerm:
         """What this term has read, as the formula's tokens; those that have none are left out."""
         if self.token_map is None:
             return list(ids)
-        ours = self.token_map.ours
+        ours = self.token_map.formula_ids
         return [ours[token] for token in ids if token in ours]

@@ -14,19 +14,10 @@ from typing import Any, TypeVar
 from ...formula import Plan, Term
 from ...formula.scalar import parameters
 from ...grammar import FormulaError, Span
-from ...models import (
-    REWARD,
-    SCORES,
-    Description,
-    ModelError,
-    ModelSpec,
-    Side,
-    TokenMap,
-    common_vocabulary,
-    describe,
-    one_vocabulary,
-    token_map,
-)
+from ...models import ModelError, ModelSpec
+from ...models.checkpoint.description import REWARD, SCORES, Description, describe
+from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
+from ...models.text.vocabulary import common_vocabulary
 from .reward_input import why_text, with_values
 
 T = TypeVar("T")
@@ -175,10 +166,10 @@ class Described:
         ends = {
             end for t in self.plan.terms if not t.aligned for end in self.descriptions[t.model].eos
         }
-        shared = Side(self.shared, size, frozenset(ends))
-        found = token_map(shared, Side(description.tokenizer, own, description.eos))
+        shared = Vocabulary(self.shared, size, frozenset(ends))
+        found = token_map(shared, Vocabulary(description.tokenizer, own, description.eos))
         self.mapped[name], said = found, _said_of(found)
-        if 2 * len(found.ours) < size:
+        if 2 * len(found.formula_ids) < size:
             _log.warning("align(%s): only %s", name, said[0])
         if open_ends := sorted(end for end in ends if end < size and not found.reads[end]):
             said.append(f"no text ends at {open_ends}, which it cannot read")
@@ -202,7 +193,7 @@ def check_count(plan: Plan, what: str, span: Span, value: float, vocabulary: int
 
 def _said_of(found: TokenMap) -> list[str]:
     """How far two vocabularies go together: of the formula's tokens, and of the other model's."""
-    size, count = len(found.theirs), len(found.ours)
+    size, count = len(found.other_ids), len(found.formula_ids)
     spelled = sum(bool(ids) for ids in found.reads) - count
     never = size - count - spelled
     many = f"{count} of {size} tokens of the vocabulary have a counterpart"
@@ -211,7 +202,9 @@ def _said_of(found: TokenMap) -> list[str]:
     if never:
         many += f"; {never} cannot be read and are never drawn"
     lost = f"; what it gives to the other {len(found.unused)} is lost" if found.unused else ""
-    said = [many, f"{found.own - len(found.unused)} of its own {found.own} tokens are one{lost}"]
+    other_size = found.other_size
+    used = other_size - len(found.unused)
+    said = [many, f"{used} of its own {other_size} tokens are one{lost}"]
     if found.literal:
         said.append("a tokenizer does not say how it decodes: tokens are taken for their strings")
     return said

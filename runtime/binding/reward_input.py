@@ -11,16 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...formula import Plan
-from ...models import (
-    REWARD,
-    SCORES,
-    CachedTextLane,
-    Description,
-    ModelError,
-    ModelSpec,
-    TextRewardLane,
-    has_values,
-)
+from ...models import ModelError, ModelSpec
+from ...models.checkpoint.description import REWARD, SCORES, Description
+from ...models.lanes.text_reward import CachedTextLane, TextRewardLane
+from ...models.loading.value_head import has_value_head
 
 
 def why_text(description: Description, spec: ModelSpec, shared: Any) -> str:
@@ -34,14 +28,13 @@ def why_text(description: Description, spec: ModelSpec, shared: Any) -> str:
     Raises:
         ModelError: it has to, and there is nothing to decode or to encode with.
     """
-    if spec.read == "tokens" and description.whole:
-        problem = (
-            f"{description.name} reads whole texts, for it {description.whole}, and not tokens"
-        )
+    if spec.read == "tokens" and description.full_text_reason:
+        reason = description.full_text_reason
+        problem = f"{description.name} reads whole texts, for it {reason}, and not tokens"
         raise ModelError(problem, "leave read: tokens out", description.name)
     if description.tokenizer is None or shared is None:
-        if spec.read == "text" or description.whole:
-            why = f", for it {description.whole}" if description.whole else ""
+        if spec.read == "text" or description.full_text_reason:
+            why = f", for it {description.full_text_reason}" if description.full_text_reason else ""
             problem = f"{description.name} reads text{why}, which needs tokenizers"
             raise ModelError(
                 problem, "give tokenizer: … with the models", description.name, "tokenizers"
@@ -49,15 +42,17 @@ def why_text(description: Description, spec: ModelSpec, shared: Any) -> str:
         return ""
     if spec.read == "text":
         return "as declared"
-    if description.whole:
-        return f"for it {description.whole}"
+    if description.full_text_reason:
+        return f"for it {description.full_text_reason}"
     differs = description.tokenizer.get_vocab() != shared.get_vocab()
     return "for its tokenizer is another" if differs and spec.read != "tokens" else ""
 
 
 def text_lane(model: Any, description: Description, shared: Any) -> TextRewardLane:
     """The lane of a reward model that reads text."""
-    return (TextRewardLane if description.whole else CachedTextLane)(model, description, shared)
+    return (TextRewardLane if description.full_text_reason else CachedTextLane)(
+        model, description, shared
+    )
 
 
 def with_values(
@@ -72,7 +67,7 @@ def with_values(
         if (
             descriptions[name].kind == SCORES
             and descriptions[name].config
-            and has_values(spec_of(name))
+            and has_value_head(spec_of(name))
         ):
-            found[name] = replace(descriptions[name], kind=REWARD, valued=True)
+            found[name] = replace(descriptions[name], kind=REWARD, value_head=True)
     return found

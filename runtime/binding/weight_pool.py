@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from ...models import LaneView, LanguageLane, SharedLane
+from ...models.lanes.protocols import LanguageLane
+from ...models.lanes.shared import LaneView, SharedLane
 
 
 class WeightPool:

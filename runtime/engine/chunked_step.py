@@ -114,7 +114,7 @@ class Chunk:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane, key = row_map.term.lane, ("term", row_map.number)
         if lane not in self._outputs:
-            self._outputs[lane] = self.step.bound.lanes[lane].along(self._widths[lane])
+            self._outputs[lane] = self.step.bound.lanes[lane].logits_of_last(self._widths[lane])
             self.step.forwards[lane] += 1
         if key not in context.logits:
             after = [behind for texts in self._after[row_map.number] for behind in texts]

@@ -128,8 +128,8 @@ class StepGraphs:
         else:
             for number, ran in enumerate(kind.ran):
                 self._step.count([number], ran)
-            for lane, (grown, left) in zip(self._step.bound.lanes, kind.moves, strict=True):
-                lane.rows.move(grown, left)
+            for lane, (added, unread) in zip(self._step.bound.lanes, kind.moves, strict=True):
+                lane.rows.advance(added, unread)
         kind.recording.replay()
         return kind.drawn
 
@@ -151,7 +151,7 @@ class StepGraphs:
             self._step.syncs, self._step.run_forwards = True, in_turn
             return None
         ran = [now - then for now, then in zip(self._step.forwards, forwards, strict=True)]
-        moves = [lane.rows.moved(count) for lane, count in zip(lanes, counts, strict=True)]
+        moves = [lane.rows.progress(count) for lane, count in zip(lanes, counts, strict=True)]
         return _Kind(recording, drawn, moves, ran)
 
 
@@ -164,7 +164,7 @@ def why_eager(bound: Bound) -> str | None:
     if len({lane.device for lane in bound.lanes}) > 1:
         return "its models are on several devices"
     for lane, names in zip(bound.lanes, bound.lane_names, strict=True):
-        if not lane.steady:
+        if not lane.capturable:
             return f"{names} reads text, or is split over devices"
     return None
 
@@ -185,7 +185,7 @@ def key_of(batch: Batch) -> Hashable | None:
         batch.logprobs,
         batch.unread is not None,
         tuple(
-            lane.rows.count if number in search_lanes else lane.shape(ahead)
+            lane.rows.count if number in search_lanes else lane.graph_key(ahead)
             for number, lane in enumerate(bound.lanes)
         ),
         tuple((row_map.live, row_map.is_identity) for row_map in batch.row_maps),

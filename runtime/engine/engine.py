@@ -19,7 +19,7 @@ from ...formula.nodes import Staged, walk
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ..batch.batch import Batch
-from ..batch.cost import Spent
+from ..batch.cost import RunStats
 from ..batch.memory import check_room
 from ..binding.bound import Bound
 from ..requests.request import Answer, Request, ids_of
@@ -76,7 +76,7 @@ class Engine:
         self.step = Step(bound)
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
-        self.spent = Spent()
+        self.stats = RunStats()
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead = int(on_gpu and not mapped)
         self.claim: object = None
@@ -126,7 +126,7 @@ class Engine:
         if self.served:
             problem = "this decoder's slots are its service's"
             raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
-        self.spent.clear()
+        self.stats.clear()
         self.claim = object()
         return self.claim
 
@@ -139,7 +139,7 @@ class Engine:
         capacity = -(-tokens // MEASURE) * MEASURE
         check_room(self.bound, slots, capacity)
         batch = Batch(self.bound, slots, capacity, self._track_seen)
-        self.spent.shares = [
+        self.stats.mapped = [
             (self.bound.lane_names[lane], columns.share)
             for lane, columns in batch.token_columns.items()
         ]
@@ -216,7 +216,7 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
     ):
         for answer in answers:
             answer.drawn += 1
-        engine.spent.add(batch.count, engine.step.bytes_read - read)
+        engine.stats.add(batch.count, engine.step.bytes_read - read)
         host, copied = to_host(results)
         pending.append(PendingStep(
             batch, sources, [*batch.requests], [*answers], batch.logprobs, host, copied

@@ -61,7 +61,7 @@ class Step:
 
     Attributes:
         forwards: per lane, how often it has run.
-        costs: per lane, bytes of weights, and of one token in the cache.
+        footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
         unnormalised: the terms that are read as raw logits.
         syncs: whether a step may ask the device which sides of a condition are needed.
@@ -71,7 +71,7 @@ class Step:
     def __init__(self, bound: Bound) -> None:
         self.bound, self._plan = bound, bound.plan
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
-        self.costs = [(lane.weight_bytes(), lane.token_bytes()) for lane in bound.lanes]
+        self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
         self.syncs, self.run_forwards = bound.term_parallel is None, in_turn
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
@@ -223,9 +223,9 @@ class Step:
     def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
         """Count forwards of lanes, and the bytes that they read."""
         for lane in lanes:
-            weights, token = self.costs[lane]
+            footprint, tokens = self.footprints[lane], self.bound.lanes[lane].rows.total
             self.forwards[lane] += forwards
-            self.bytes_read += forwards * (weights + token * self.bound.lanes[lane].rows.total)
+            self.bytes_read += forwards * (footprint.weight_bytes + footprint.token_bytes * tokens)
 
     def _add_search_scores(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Add the drawn tokens' scores, by the models of a search, to the rows' sums."""

@@ -9,7 +9,7 @@ from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, short_name, walk
 from ...formula.scalar import parameters
 from ...formula.words.stages import BestOf, Blockwise, Reject
-from ..batch.cost import Spent, copy_bandwidth, shown
+from ..batch.cost import RunStats, copy_bandwidth, si_bytes
 from ..batch.memory import cache_bytes, peak_bytes
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
@@ -35,16 +35,16 @@ class Report:
         self,
         bound: Bound,
         params: Mapping[str, float],
-        spent: Spent | None = None,
+        stats: RunStats | None = None,
         capture: StepGraphs | None = None,
     ) -> None:
         self._bound, self._params = bound, params
-        self._spent, self._capture = spent or Spent(), capture
+        self._stats, self._capture = stats or RunStats(), capture
         self.formula = bound.plan.formula
         self.search = bound.plan.search[1].name if bound.plan.search else None
         search_lanes = bound.search_lanes
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
-        self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
+        self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
         self.forwards, self._judging = len(steady), len(search_lanes)
         self.notes = bound.notes
 
@@ -99,8 +99,8 @@ class Report:
         lines += ["", *_table(head, self._lanes())]
         lines += [
             "",
-            f"per token   {many}, {shown(self.bytes_per_step)} of weights, {shown(caches)} of "
-            f"caches ({_count(batch_size, 'request')} of {context} tokens)",
+            f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
+            f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
             f"memory      {self._memory(batch_size, context)}",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
@@ -110,9 +110,9 @@ class Report:
         if self._capture is not None:
             why = self._capture.why_eager
             lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
-        if self._spent.seconds:  # a service times no formula by itself
-            lines.append(f"last run    {self._spent.said(measured)}")
-        for name, share in self._spent.mapped().items():
+        if self._stats.seconds:  # a service times no formula by itself
+            lines.append(f"last run    {self._stats.summary(measured)}")
+        for name, share in self._stats.mapped_shares().items():
             lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
@@ -127,8 +127,8 @@ class Report:
 
     def _memory(self, batch_size: int, context: int) -> str:
         held = peak_bytes(self._bound, batch_size * self._rows(), context)
-        weights, caches, work = map(shown, held)
-        return f"{shown(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
+        weights, caches, work = map(si_bytes, held)
+        return f"{si_bytes(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
 
     def _cache_bytes(self, batch_size: int, context: int) -> int:
         return cache_bytes(self._bound, batch_size * self._rows(), context)
@@ -177,7 +177,9 @@ class Report:
             return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
         stage = dict(self._bound.plan.reranks).get(bound_term.place)
         asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
-        return f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].path(asked)}"
+        return (
+            f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].plan_line(asked)}"
+        )
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps go without."""
@@ -223,11 +225,13 @@ class Report:
             queries = f"{stage.k} candidates" if stage else "1 token"
             if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"
-            kept = lane.token_bytes() * _CONTEXT * len(bound_terms)
+            footprint = lane.footprint()
+            kept = footprint.token_bytes * _CONTEXT * len(bound_terms)
             lines.append((
                 _letter(number), bound.lane_names[number],
                 f"{many}{len(bound_terms)} per request", queries,
-                shown(lane.weight_bytes()), f"{shown(kept)} per request at {_CONTEXT} tokens",
+                si_bytes(footprint.weight_bytes),
+                f"{si_bytes(kept)} per request at {_CONTEXT} tokens",
             ))  # fmt: skip
         return lines
 
@@ -278,7 +282,7 @@ def _shared_out(term_parallel: TermParallel, names: Sequence[str]) -> str:
     places = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
     places += [f"each holds {', '.join(held[None])}"] if None in held else []
     met = (
-        f"; {shown(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
+        f"; {si_bytes(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
         if term_parallel.sent
         else ""
     )

@@ -99,7 +99,7 @@ class FormulaProcessor(LogitsProcessor):
         external.advance([self._readable(answer) for answer in answers])
         self._length = input_ids.shape[1]
         owners = external.owners(len(self._bound.lanes) - 1)
-        self._lane.said = scores.to(self._lane.device)[owners]
+        self._lane.next_logits = scores.to(self._lane.device)[owners]
         made = external.scores().to(scores.device)
         return pad(made, (0, scores.shape[1] - size), value=-torch.inf)
 

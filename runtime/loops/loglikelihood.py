@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...models import CHUNK
+from ...models.lanes.transformers_lane import CHUNK
 from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
@@ -120,7 +120,7 @@ class LoglikelihoodLoop:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.bound = engine, engine.bound
-        sizes = [term.token_map.own for term in self.bound.terms if term.token_map]
+        sizes = [term.token_map.other_size for term in self.bound.terms if term.token_map]
         self._width = max(self.bound.vocabulary, *sizes, 1)
 
     @torch.no_grad()

@@ -111,7 +111,7 @@ class Scheduler:
         start = time.perf_counter()
         run([self])
         updated = self.postprocess()
-        self._engine.spent.seconds += time.perf_counter() - start
+        self._engine.stats.seconds += time.perf_counter() - start
         for answer in updated:
             if answer.error is not None:
                 raise answer.error

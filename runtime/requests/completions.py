@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...formula.algebra.liveness import needed
-from ...models import ModelError, is_one
+from ...models import ModelError, is_single_prompt
 from ..binding.bound import Bound
 from .request import Request
 
@@ -20,8 +20,8 @@ def paired(
         ValueError: so many prompts and so many completions do not go together; text, and there is
             no tokenizer.
     """
-    many = [prompts] if is_one(prompts) else [*prompts]
-    asked: list[Any] = [completions] if is_one(completions) else [*completions]
+    many = [prompts] if is_single_prompt(prompts) else [*prompts]
+    asked: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
     if tokenizer is None and any(isinstance(one, str) for one in asked):
         raise ValueError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]

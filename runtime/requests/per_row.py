@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...grammar import did_you_mean
-from ...models import is_one
-from ...models.errors import answered
+from ...models import is_single_prompt
+from ...models.errors import page_link
 
-_MORE = answered("per-request-weights")
+_MORE = page_link("per-request-weights")
 
 
 def rows_of(
@@ -27,7 +27,11 @@ def rows_of(
         ValueError: an unknown parameter, or lists of different lengths.
     """
     prompts = list(prompts) if isinstance(prompts, Iterator) else _plain(prompts)
-    many = [prompts] if is_one(prompts) or not isinstance(prompts, Sequence) else list(prompts)
+    many = (
+        [prompts]
+        if is_single_prompt(prompts) or not isinstance(prompts, Sequence)
+        else list(prompts)
+    )
     given = {**defaults, **{name: _plain(value) for name, value in (params or {}).items()}}
     for name, value in given.items():
         if name not in known:

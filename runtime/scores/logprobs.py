@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...models import TokenMap
+from ...models.text.token_map import TokenMap
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -57,9 +57,9 @@ class TokenColumns(NamedTuple):
 
 def columns(found: TokenMap, device: torch.device) -> TokenColumns:
     """The same on a device."""
-    of, reads = torch.tensor(found.theirs), [ids[0] if ids else -1 for ids in found.reads]
+    of, reads = torch.tensor(found.other_ids), [ids[0] if ids else -1 for ids in found.reads]
     first = torch.tensor(reads)
-    end = [found.ours[found.ends[0]]] if found.ends else []
+    end = [found.formula_ids[found.ends[0]]] if found.ends else []
     ids = [torch.tensor(some, dtype=torch.long) for some in (found.unused, found.ends, end)]
     masks = of.clamp(min=0), of < 0, first.clamp(min=0), first < 0
     return TokenColumns(*(some.to(device) for some in (*masks, *ids, torch.zeros(2))))

@@ -77,8 +77,8 @@ def test_every_place_that_code_names_is_on_the_page():
 
 def test_every_topic_is_some_errors():
     """And each is raised with a topic that there is, which mypy checks as well."""
-    code = [file.read_text(encoding="utf-8") for file in (ROOT / "models").glob("*.py")]
-    code += [file.read_text(encoding="utf-8") for file in (ROOT / "runtime").glob("*.py")]
+    code = [file.read_text(encoding="utf-8") for file in (ROOT / "models").rglob("*.py")]
+    code += [file.read_text(encoding="utf-8") for file in (ROOT / "runtime").rglob("*.py")]
     code = [text for text in code if "Topic = Literal" not in text]
     for topic in get_args(errors.Topic):
         assert any(f'"{topic}"' in text for text in code), topic

@@ -226,10 +226,10 @@ def test_formulas_come_while_others_decode_and_are_forgotten(specs) -> None:
     [other] = service.submit(wide, [3, 4, 5], **text)
     answers = {id(answer.request): answer.tokens for answer in run(service)}
     assert answers == {id(request): expected, id(other): hoped}
-    held = first.session.bound.lanes[0].held_bytes()
+    held = first.session.bound.lanes[0].footprint().cache_bytes
     service.forget(wide)
     service.forget(first)
-    assert 0 == first.session.bound.lanes[0].held_bytes() < held
+    assert 0 == first.session.bound.lanes[0].footprint().cache_bytes < held
 
 
 def test_what_does_not_fit_is_refused_before_it_is_queued(specs) -> None:

@@ -95,11 +95,15 @@ class Jobs:
             yield
 
     def _can_score(self, name: str) -> bool:
-        from ...models import REWARD, RuleReward, describe, has_values
+        from ...models.checkpoint.description import REWARD, describe
+        from ...models.loading.value_head import has_value_head
+        from ...models.tables import RuleReward
 
         home = self._specs[name].on or name
         spec = self._specs.get(home)
         if spec is None or isinstance(spec.model, RuleReward):
             return False
         description = describe(home, spec, self._dtype, self._device)
-        return description.kind == REWARD or (description.config is not None and has_values(spec))
+        return description.kind == REWARD or (
+            description.config is not None and has_value_head(spec)
+        )

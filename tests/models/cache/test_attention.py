@@ -11,8 +11,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import descant
 from descant.models.cache import attention
-from descant.models.cache.attention import FEW, grouped_attention
-from descant.models.cache.masks import inside
+from descant.models.cache.attention import MAX_QUERIES, grouped_attention
+from descant.models.cache.masks import in_lane_forward
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -22,7 +22,7 @@ SIZES = {
 
 @pytest.mark.parametrize(
     ("heads", "groups", "queries"),
-    [(8, 2, 1), (8, 2, 11), (6, 3, 5), (8, 1, 4), (4, 4, 3), (8, 2, FEW + 1)],
+    [(8, 2, 1), (8, 2, 11), (6, 3, 5), (8, 1, 4), (4, 4, 3), (8, 2, MAX_QUERIES + 1)],
 )
 def test_it_is_the_attention_of_transformers(heads, groups, queries) -> None:
     generator = torch.Generator().manual_seed(heads + queries)
@@ -66,4 +66,4 @@ def test_outside_of_a_lane_transformers_is_as_it_was(monkeypatch) -> None:
     descant.compile("base", models={"base": model}).generate([[1, 2, 3]], max_new_tokens=2)
     assert torch.equal(model(input_ids=ids).logits, before)
     assert model.config._attn_implementation == "sdpa"
-    assert not inside()
+    assert not in_lane_forward()

@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 import descant
-from descant.models import TransformersLane
 from descant.models.cache import masks
 from descant.models.checkpoint.architectures import REWARDS, TERMS, model_class
+from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
 LENGTHS = (21, 5, 1, 13)  # the first is longer than any window here, and than a chunk of prefill
@@ -115,30 +115,30 @@ def test_rows_say_what_the_model_says_alone(family, monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 24)  # 6 tokens of every row at a time
     difference, lane = said_by_rows(families.model(family))
     assert difference < EXACT
-    assert lane.token_bytes() * len(LENGTHS) * CAPACITY == lane.held_bytes()
+    assert lane.footprint().token_bytes * len(LENGTHS) * CAPACITY == lane.footprint().cache_bytes
 
 
 def seeing(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     """A mask that is wrong: of the right one, and the positions of queries and keys."""
-    right = masks.allowed
+    right = masks.visible
 
-    def wrong(rule: Any, queries: Any) -> Tensor:
-        keys = torch.arange(queries.limit)[None, None, None]
-        return change(right(rule, queries), queries.positions[:, None, :, None], keys)
+    def wrong(rule: Any, queries: Tensor, window: Any) -> Tensor:
+        keys = torch.arange(window.limit)[None, None, None]
+        return change(right(rule, queries, window), queries[:, None, :, None], keys)
 
     return wrong
 
 
 @every
 def test_a_wrong_mask_is_found(family, monkeypatch) -> None:
-    model, right = families.model(family), masks.allowed
+    model, right = families.model(family), masks.visible
     hides_one = seeing(lambda seen, at, keys: seen & ((keys != at - 2) | (at < 2)))
-    monkeypatch.setattr(masks, "allowed", hides_one)
+    monkeypatch.setattr(masks, "visible", hides_one)
     assert said_by_rows(model, 1)[0] > WRONG
     if attention(family) != "full":
-        monkeypatch.setattr(masks, "allowed", right)
+        monkeypatch.setattr(masks, "visible", right)
         sees_all = seeing(lambda seen, at, keys: seen | (keys < at))
-        monkeypatch.setattr(masks, "allowed", sees_all)
+        monkeypatch.setattr(masks, "visible", sees_all)
         assert said_by_rows(model, 1)[0] > WRONG
 
 
@@ -167,7 +167,7 @@ def test_candidates_over_a_shared_prefix(family, reads_all) -> None:
 def test_candidates_that_see_each_other_are_found(monkeypatch) -> None:
     model = families.model("llama", reward=True)
     neighbours = seeing(lambda seen, at, keys: seen | (keys == at))
-    monkeypatch.setattr(masks, "allowed", neighbours)
+    monkeypatch.setattr(masks, "visible", neighbours)
     assert judged_by_rows(model, reads_all=True) > WRONG
 
 
@@ -262,7 +262,7 @@ REWARD = "base | rerank(rm, k=3, w=1)"
 def test_candidates_have_no_places_of_their_own_under_alibi(family) -> None:
     """ALiBi goes by the slot of a key: as terms these work, as rewards they read whole texts."""
     models = {"base": descant.TableModel.random(V, seed=1), "rm": families.model(family, 0, True)}
-    with pytest.raises(descant.FormulaError, match="counts places by itself") as caught:
+    with pytest.raises(descant.FormulaError, match="computes positions by itself") as caught:
         descant.compile(REWARD, models=models)
     assert "tokenizer" in caught.value.cure
 

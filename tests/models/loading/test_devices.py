@@ -14,7 +14,7 @@ from checkpoints import fresh
 from transformers import AutoModelForCausalLM
 
 import descant
-from descant.models.lanes.footprint import compute_dtype, execution_device
+from descant.models.footprint import compute_dtype, execution_device
 
 BATCH = [[1, 50, 60, 70], [1, 9], [1, 33, 34, 35, 36, 37]]
 LAYERS = (
@@ -64,10 +64,10 @@ def test_a_mapped_model_gives_what_the_same_model_gives(
     assert [row.token_ids for row in found] == [row.token_ids for row in plain]
     lane = decoder.session.bound.lanes[0]
     assert lane.device == torch.device("cpu")
-    assert lane.steady == (name == "as accelerate likes")
+    assert lane.capturable == (name == "as accelerate likes")
     assert (
-        lane.weight_bytes()
-        == compiled(formula, dtype="float32").session.bound.lanes[0].weight_bytes()
+        lane.footprint().weight_bytes
+        == compiled(formula, dtype="float32").session.bound.lanes[0].footprint().weight_bytes
     )
 
 

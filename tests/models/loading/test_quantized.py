@@ -131,7 +131,7 @@ def test_a_plan_without_weights_counts_what_they_will_take(zoo, given) -> None:
     everything = sum(p.nbytes for p in model.parameters())
     linear = [m.weight for n, m in model.named_modules() if n.endswith("_proj")]
     before = sum(weight.nbytes for weight in linear)
-    quantized.shrink(model, given)
+    quantized.pack_skeleton(model, given)
     after = sum(p.nbytes for p in model.parameters()) - (everything - before)
     bits = 4 if given.get("load_in_4bit") or given.get("bits") else 8
     scales = sum(2 * weight.shape[0] for weight in linear)
@@ -249,7 +249,7 @@ def test_a_package_that_is_not_there(tmp_path, monkeypatch, method) -> None:
     [
         ({"bits": 4}, "has no quant_method", "quant_method: torchao"),
         ({"quant_method": "bitandbytes"}, "no quant_method bitandbytes", "mean bitsandbytes?"),
-        ({"quant_method": "bitsandbytes"}, "says no width", "load_in_8bit: true"),
+        ({"quant_method": "bitsandbytes"}, "has no width", "load_in_8bit: true"),
         ({"load_in_4bit": True, "bnb_4bit_quanttype": "nf4"}, "bnb_4bit_quanttype", "did you mean"),
         ({**INT8, "quant_type": "int8_weight_only"}, "cannot be read", "transformers"),
         ({**INT8, "quant_type": {"default": {"_type": "os.system", "_data": {}}}}, "cannot be", ""),

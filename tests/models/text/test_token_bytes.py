@@ -87,7 +87,7 @@ def test_a_byte_token_comes_after_the_character() -> None:
 @settings(max_examples=60, deadline=None)
 def test_any_bytes_are_spelled(made, text) -> None:
     found = token_bytes(made, len(made))
-    assert b"".join(found.texts[token] for token in found.spelled(text)) == text
+    assert b"".join(found.texts[token] for token in found.encode(text)) == text
 
 
 @pytest.mark.parametrize("made", [*BYTE_LEVEL, *SENTENCES])
@@ -97,7 +97,7 @@ def test_a_word_is_spelled_as_the_tokenizer_would_in_a_text(made, word) -> None:
         made(f"a;{text}", add_special_tokens=False)["input_ids"] for text in (word, "")
     )
     assert whole[: len(before)] == before
-    assert list(token_bytes(made, len(made)).spelled(word.encode())) == whole[len(before) :]
+    assert list(token_bytes(made, len(made)).encode(word.encode())) == whole[len(before) :]
 
 
 def test_without_its_own_way_the_fewest_tokens_are_taken() -> None:
@@ -107,17 +107,17 @@ def test_without_its_own_way_the_fewest_tokens_are_taken() -> None:
 
     found = token_bytes(Plain(), 5)
     assert found.kind == ""
-    assert found.spelled(b"abcd") == (0, 3)
-    assert found.spelled(b"aabc") == (1, 4)
-    assert found.spelled(b"abce") == ()
-    assert token_bytes(Plain(), 2).spelled(b"abcd") == ()
+    assert found.encode(b"abcd") == (0, 3)
+    assert found.encode(b"aabc") == (1, 4)
+    assert found.encode(b"abce") == ()
+    assert token_bytes(Plain(), 2).encode(b"abcd") == ()
 
 
 def test_what_no_token_stands_for_is_not_spelled() -> None:
     made = vocabularies.unigram_like()
     found = token_bytes(made, len(made))
-    assert found.spelled("日".encode()) == ()
-    assert found.spelled(b" the") != ()
+    assert found.encode("日".encode()) == ()
+    assert found.encode(b" the") != ()
 
 
 def test_tokens_that_are_bytes_are_taken_at_their_word() -> None:

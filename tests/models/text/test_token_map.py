@@ -7,8 +7,7 @@ import vocabularies
 from checkpoints import renumbered, tokenizer, turned
 from transformers import PreTrainedTokenizerFast
 
-from descant.models import Side, token_map
-from descant.models.text.token_map import end_of_turn
+from descant.models.text.token_map import Vocabulary, end_of_turn, token_map
 
 LLAMA2 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} "
@@ -25,8 +24,8 @@ LLAMA = vocabularies.llama_like(chat_template=LLAMA2)
 QWEN = vocabularies.qwen_like(chat=CHATML)
 
 
-def side(made, *ends: str) -> Side:
-    return Side(made, len(made), frozenset(made.convert_tokens_to_ids(end) for end in ends))
+def side(made, *ends: str) -> Vocabulary:
+    return Vocabulary(made, len(made), frozenset(made.convert_tokens_to_ids(end) for end in ends))
 
 
 def copied(made: PreTrainedTokenizerFast, **roles) -> PreTrainedTokenizerFast:
@@ -49,18 +48,18 @@ def llama3() -> PreTrainedTokenizerFast:
 
 def test_identical_vocabularies_are_mapped_token_by_token() -> None:
     found = token_map(side(tokenizer()), side(copied(tokenizer(), eos_token="</s>")))
-    assert found.theirs == tuple(range(300))
+    assert found.other_ids == tuple(range(300))
     assert found.reads == tuple((i,) for i in range(300))
     assert found.unused == found.ends == ()
 
 
 @pytest.mark.parametrize("pair", [(32000, 32001), (128256, 128320)])
 def test_rows_of_padding_are_nobodys(pair) -> None:
-    few, many = (Side(tokenizer(), 300 + size - pair[0]) for size in pair)
+    few, many = (Vocabulary(tokenizer(), 300 + size - pair[0]) for size in pair)
     for one, two in ((few, many), (many, few)):
         found = token_map(one, two)
-        assert found.theirs[:300] == tuple(range(300))
-        assert set(found.theirs[300:]) <= {-1} and not any(found.reads[300:])
+        assert found.other_ids[:300] == tuple(range(300))
+        assert set(found.other_ids[300:]) <= {-1} and not any(found.reads[300:])
         assert found.unused == tuple(range(300, two.size))
 
 
@@ -69,15 +68,15 @@ def test_one_added_token() -> None:
     more.add_special_tokens({"pad_token": "[PAD]"})
     assert len(more) == 301
     found = token_map(side(tokenizer()), side(more))
-    assert found.theirs == tuple(range(300)) and found.unused == (300,)
+    assert found.other_ids == tuple(range(300)) and found.unused == (300,)
     back = token_map(side(more), side(tokenizer()))
-    assert back.theirs == (*range(300), -1) and back.reads[300] == ()
+    assert back.other_ids == (*range(300), -1) and back.reads[300] == ()
 
 
 def test_the_same_strings_in_another_order() -> None:
     found = token_map(side(tokenizer()), side(renumbered(turned())))
     names = tokenizer().convert_ids_to_tokens(range(300))
-    assert found.theirs == tuple(turned()[name] for name in names)
+    assert found.other_ids == tuple(turned()[name] for name in names)
     assert found.unused == ()
 
 
@@ -86,9 +85,9 @@ def test_the_same_strings_in_another_order() -> None:
 def test_a_token_and_what_is_read_for_it_are_the_same_bytes(one, two) -> None:
     ours, theirs = vocabularies.bytes_of(one), vocabularies.bytes_of(two)
     found = token_map(side(one), side(two))
-    used = [other for other in found.theirs if other >= 0]
+    used = [other for other in found.other_ids if other >= 0]
     assert len(used) == len(set(used))
-    for text, own, other in zip(ours, found.reads, found.theirs, strict=True):
+    for text, own, other in zip(ours, found.reads, found.other_ids, strict=True):
         assert b"".join(theirs[token] for token in own) == text
         assert bool(own) == bool(text or other >= 0)
         if other >= 0:
@@ -105,11 +104,11 @@ def test_strings_that_differ_and_mean_one_thing() -> None:
         ("Ċ", "<0x0A>"), ("Ġ", "▁"), ("æ", "<0xE6>"),
         ("<|im_end|>", "</s>"),
     ]:  # fmt: skip
-        assert found.theirs[ours[one]] == theirs[two], one
-    assert found.theirs[ours["<|im_start|>"]] == -1
+        assert found.other_ids[ours[one]] == theirs[two], one
+    assert found.other_ids[ours["<|im_start|>"]] == -1
     assert not found.reads[ours["<|im_start|>"]]
     same = len(set(ours) & set(theirs))
-    assert len(found.ours) > 2 * same
+    assert len(found.formula_ids) > 2 * same
 
 
 @pytest.mark.parametrize(
@@ -139,15 +138,15 @@ def test_every_end_of_a_model_counts_as_the_end_of_a_turn() -> None:
     other = ("<|im_end|>", "<|endoftext|>")
     found = token_map(side(one, *ends), side(two, *other))
     turn = two.convert_tokens_to_ids("<|im_end|>")
-    assert found.theirs[one.convert_tokens_to_ids("<|eot_id|>")] == turn
-    assert found.theirs[one.convert_tokens_to_ids("<|end_of_text|>")] == -1
+    assert found.other_ids[one.convert_tokens_to_ids("<|eot_id|>")] == turn
+    assert found.other_ids[one.convert_tokens_to_ids("<|end_of_text|>")] == -1
     assert found.reads[one.convert_tokens_to_ids("<|end_of_text|>")] == (turn,)
     # a token of that name is there, and is no end of the formula's
-    assert found.theirs[one.convert_tokens_to_ids("<|endoftext|>")] == -1
+    assert found.other_ids[one.convert_tokens_to_ids("<|endoftext|>")] == -1
     assert found.ends == (turn, two.convert_tokens_to_ids("<|endoftext|>"))
 
     back = token_map(side(LLAMA, "</s>"), side(two, *other))
-    assert back.theirs[LLAMA.eos_token_id] == turn
+    assert back.other_ids[LLAMA.eos_token_id] == turn
     assert back.ends == (turn, two.convert_tokens_to_ids("<|endoftext|>"))
     assert not set(back.ends) & set(back.unused)
 
@@ -160,4 +159,4 @@ def test_a_tokenizer_that_does_not_say_how_it_decodes_is_noted() -> None:
     found = token_map(side(tokenizer()), side(PreTrainedTokenizerFast(tokenizer_object=mute)))
     assert found.literal and not token_map(side(QWEN), side(LLAMA)).literal
     words = tokenizer().get_vocab()
-    assert found.theirs[words["a"]] == words["a"] and found.theirs[words["Ġa"]] == -1
+    assert found.other_ids[words["a"]] == words["a"] and found.other_ids[words["Ġa"]] == -1

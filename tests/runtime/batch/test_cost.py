@@ -24,7 +24,7 @@ def test_caches_are_as_large_as_the_plan_says(compiled, formula) -> None:
     decoder = compiled(formula)
     decoder.generate(PROMPTS, max_new_tokens=5, batch_size=3, eos_token_id=[])
     bound = decoder.session.bound
-    held = sum(lane.held_bytes() for lane in bound.lanes)
+    held = sum(lane.footprint().cache_bytes for lane in bound.lanes)
     capacity = bound.lanes[0].rows.capacity
     assert held == memory.cache_bytes(bound, 3, capacity)
     tensors = [tensor for lane in bound.lanes for tensor in lane._cache._tensors()]
@@ -36,17 +36,18 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
 ) -> None:
     decoder = compiled("base + 0.5*arm")
     bound = decoder.session.bound
-    least = memory.cache_bytes(bound, 2, 32) + memory.work_bytes(bound, (0, 1), 2, 32)
+    footprints = dict(enumerate(lane.footprint() for lane in bound.lanes))
+    least = memory.cache_bytes(bound, 2, 32) + memory.work_bytes(bound, footprints, 2, 32)
     monkeypatch.setattr(memory, "free_bytes", lambda device: least)
     settings = {"max_new_tokens": 5, "eos_token_id": []}
     with pytest.raises(descant.ModelError, match=r"3 rows of 32 tokens need .* are free on cpu"):
         decoder.generate(PROMPTS, **settings)
-    assert all(lane.held_bytes() == 0 for lane in decoder.session.bound.lanes)
+    assert all(lane.footprint().cache_bytes == 0 for lane in decoder.session.bound.lanes)
     with pytest.raises(descant.ModelError, match="batch_size=2 fits"):
         decoder.generate(PROMPTS, **settings)
     assert len(decoder.generate(PROMPTS, batch_size=2, **settings)) == 3
-    held = sum(lane.held_bytes() for lane in bound.lanes)
-    most = memory.cache_bytes(bound, 3, 32) + memory.work_bytes(bound, (0, 1), 3, 32)
+    held = sum(lane.footprint().cache_bytes for lane in bound.lanes)
+    most = memory.cache_bytes(bound, 3, 32) + memory.work_bytes(bound, footprints, 3, 32)
     monkeypatch.setattr(memory, "free_bytes", lambda device: most - held)
     assert len(decoder.generate(PROMPTS, batch_size=3, **settings)) == 3
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
@@ -125,11 +126,13 @@ def test_what_the_last_run_read(compiled) -> None:
     decoder = compiled("base + 0.5*arm")
     assert "last run" not in str(decoder.plan)
     decoder.generate(PROMPTS, max_new_tokens=4, eos_token_id=[])
-    spent, lanes = decoder.session.engine.spent, decoder.session.bound.lanes
-    assert (spent.steps, spent.tokens) == (4, 12)
+    stats, lanes = decoder.session.engine.stats, decoder.session.bound.lanes
+    assert (stats.steps, stats.tokens) == (4, 12)
     texts = sum(len(prompt) + drawn for prompt in PROMPTS for drawn in range(4))
-    read = sum(4 * lane.weight_bytes() + texts * lane.token_bytes() for lane in lanes)
-    assert spent.read == read
+    read = sum(
+        4 * lane.footprint().weight_bytes + texts * lane.footprint().token_bytes for lane in lanes
+    )
+    assert stats.bytes_read == read
     assert "last run    12 tokens in 4 steps" in str(decoder.plan)
     decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
     assert "last run    2 tokens in 2 steps" in str(decoder.plan)
@@ -142,7 +145,7 @@ def test_a_search_multiplies_rows_and_judges_now_and_then(compiled) -> None:
         plan, [base, rm] = decoder.plan, decoder.session.bound.lanes
         assert plan.forwards == 1 and plan.bytes_per_step == alone.bytes_per_step
         assert "1 forward (1 more where answers are judged)" in str(plan)
-        caches = rows * 512 * (base.token_bytes() + rm.token_bytes())
+        caches = rows * 512 * (base.footprint().token_bytes + rm.footprint().token_bytes)
         assert plan.floor(1e9, 1, 512) == pytest.approx((plan.bytes_per_step + caches) / 1e6)
     assert compiled("base | best_of(arm - base, n=2)").plan.forwards == 2
 

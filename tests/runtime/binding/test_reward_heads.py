@@ -93,7 +93,7 @@ def test_models_that_count_places_by_themselves_read_whole_texts(base, tmp_path,
     for token, value in rewards(base, "rerank(rm, k=6, w=1)", folder).items():
         ids = own(PROMPT + MADE + own.decode([token], skip_special_tokens=True))["input_ids"]
         assert value == pytest.approx(at_the_end(loaded(folder), ids).item(), abs=2e-4)
-    with pytest.raises(descant.FormulaError, match="for it counts places by itself"):
+    with pytest.raises(descant.FormulaError, match="for it computes positions by itself"):
         rewards(base, "rerank(rm, k=6)", {"path": folder, "read": "tokens"})
 
 

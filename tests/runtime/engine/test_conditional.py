@@ -349,7 +349,7 @@ def join(lane, prompt) -> None:
 
 def test_catching_up_stays_within_the_positions_of_a_model(zoo) -> None:
     """A row that has little to catch up with beside one that has much, near the last position."""
-    from descant.models import TransformersLane
+    from descant.models.lanes.transformers_lane import TransformersLane
 
     model = fresh(zoo.path("gpt2"))
     lane = TransformersLane(model, 300, False)

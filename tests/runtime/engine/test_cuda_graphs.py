@@ -116,19 +116,19 @@ class Played:
 @pytest.fixture
 def played(monkeypatch) -> Callable[[Decoder], Decoder]:
     """Make a decoder record its steps."""
-    move = Rows.move
+    advance = Rows.advance
 
-    def moved(self, grown, left) -> None:
+    def advanced(self, added, unread) -> None:
         self.before = self.counts()
-        move(self, grown, left)
+        advance(self, added, unread)
 
-    monkeypatch.setattr(Rows, "move", moved)
+    monkeypatch.setattr(Rows, "advance", advanced)
     Played.made = []
 
     def make(decoder: Decoder) -> Decoder:
         engine = decoder.session.engine
         for lane in decoder.session.bound.lanes:
-            lane.exact = False  # as on a GPU
+            lane.exact_length = False  # as on a GPU
         engine.graphs = StepGraphs(engine.step, lambda: Played(decoder))
         return decoder
 
@@ -169,8 +169,8 @@ def test_a_replay_is_the_step(compiled, played, formula, temperature) -> None:
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert decoder.session.engine.graphs.why_eager is None
     assert sum(one.replays for one in Played.made) >= 6
-    spent = decoder.session.engine.spent
-    assert spent.steps > 0 and spent.read > 0
+    stats = decoder.session.engine.stats
+    assert stats.steps > 0 and stats.bytes_read > 0
 
 
 def test_a_recording_serves_the_rows_that_come_and_go(compiled, played) -> None:
@@ -181,7 +181,7 @@ def test_a_recording_serves_the_rows_that_come_and_go(compiled, played) -> None:
     decoder = played(compiled("base + 0.5*arm"))
     found = decoder.generate(prompts, max_new_tokens=20, **settings)
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
-    steps = decoder.session.engine.spent.steps
+    steps = decoder.session.engine.stats.steps
     assert decoder.session.engine.step.forwards == [steps, steps]
     assert sum(one.replays for one in Played.made) > steps / 2 > 4
 
@@ -217,7 +217,7 @@ def test_what_is_read_in_pieces_is_read_between_replays(zoo, compiled, played) -
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert any(token >= 259 for one in found for token in one.token_ids)
     assert sum(one.replays for one in Played.made) >= 6
-    shares = [one.session.engine.spent.mapped()["other"] for one in (eager, recorded)]
+    shares = [one.session.engine.stats.mapped_shares()["other"] for one in (eager, recorded)]
     assert shares[0] == pytest.approx(shares[1]) and 0.5 < shares[0] < 1
 
 
@@ -240,7 +240,7 @@ def test_what_cannot_be_recorded_goes_on_eagerly(compiled, played) -> None:
         "it cannot be captured: operation not permitted when stream is capturing"
     )
     assert all(one.rows.counts() for one in decoder.session.bound.lanes)
-    assert decoder.session.engine.spent.steps == 6 and decoder.session.engine.step.draw == before
+    assert decoder.session.engine.stats.steps == 6 and decoder.session.engine.step.draw == before
     again = decoder.generate(PROMPTS[:1], max_new_tokens=1)
     assert again[0].token_ids == expected[0].token_ids
 

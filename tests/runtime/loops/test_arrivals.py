@@ -100,14 +100,14 @@ def test_a_row_is_never_read_beyond_its_last_token(compiled) -> None:
     prompts = prompts_of([5, 9, 3])
     given = {"max_new_tokens": 8, "eos_token_id": list(range(0, 300, 7)), "seed": 1}
     now = decoder.generate(prompts, temperature=1.0, **given)
-    steps = decoder.session.engine.spent.steps
+    steps = decoder.session.engine.stats.steps
     decoder.session.engine.ahead = 1
     behind = decoder.generate(prompts, temperature=1.0, **given)
     assert [one.token_ids for one in behind] == [one.token_ids for one in now]
-    assert steps <= decoder.session.engine.spent.steps <= steps + 1
+    assert steps <= decoder.session.engine.stats.steps <= steps + 1
     full = decoder.generate(prompts, max_new_tokens=8, eos_token_id=[])
     assert [len(one.token_ids) for one in full] == [8] * 3
-    assert decoder.session.engine.spent.steps == 8
+    assert decoder.session.engine.stats.steps == 8
     streamed = list(decoder.stream(prompts[0], **given, temperature=1.0))
     assert "".join(streamed) == now[0].text
 

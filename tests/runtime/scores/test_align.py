@@ -14,7 +14,7 @@ from reference_rules import plain
 
 import descant
 from descant import FormulaError
-from descant.models import Side, token_map
+from descant.models.text.token_map import Vocabulary, token_map
 
 PROMPTS = ["the river", "a", "def add(one, two): return", "stone é", "the lazy dog; the dog"]
 MIX = "mix(0.5: base, 0.5: {x})"
@@ -268,11 +268,11 @@ def test_no_token_counts_twice() -> None:
     """One end of text that is also the beginning and the padding is the end."""
     ours = roles({"<s>": 0, "</s>": 1, "<p>": 2, "a": 3, "<|end|>": 4}, bos=0, eos=1, pad=2)
     other = roles({"a": 0, "<|end|>": 1, "b": 2, "</s>": 3}, bos=1, eos=1, pad=1, unk=1)
-    found = token_map(Side(ours, 5), Side(other, 4))
-    assert found.theirs == (-1, 1, -1, 0, -1)
-    assert found.ours == {1: 1, 0: 3}
-    assert token_map(Side(ours, 3), Side(other, 4)).theirs == (-1, 1, -1)
-    assert token_map(Side(ours, 5), Side(other, 1)).theirs == (-1, -1, -1, 0, -1)
+    found = token_map(Vocabulary(ours, 5), Vocabulary(other, 4))
+    assert found.other_ids == (-1, 1, -1, 0, -1)
+    assert found.formula_ids == {1: 1, 0: 3}
+    assert token_map(Vocabulary(ours, 3), Vocabulary(other, 4)).other_ids == (-1, 1, -1)
+    assert token_map(Vocabulary(ours, 5), Vocabulary(other, 1)).other_ids == (-1, -1, -1, 0, -1)
 
 
 def test_one_vocabulary_is_one_lane(zoo, compiled) -> None:

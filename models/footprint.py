@@ -1,0 +1,97 @@
+"""What a lane costs in bytes, the type that its weights compute in, and the device they run on.
+
+A parameter alone does not tell: a quantised one holds fewer bytes than its shape suggests, and an
+offloaded one is on another device than its forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a lane costs, in bytes.
+
+    Attributes:
+        weight_bytes: weights that a forward reads.
+        token_bytes: cache of one token of one row.
+        cache_bytes: cache that is allocated now.
+        memory: each object in memory by its id, so that what lanes share counts once.
+        work: pairs of what a forward works in per token: a fixed part, and a part per token seen.
+            The largest pair counts.
+    """
+
+    weight_bytes: int
+    token_bytes: int = 0
+    cache_bytes: int = 0
+    memory: Mapping[int, int] = field(default_factory=dict)
+    work: tuple[tuple[int, int], ...] = ()
+
+    def work_bytes(self, tokens: int, seen: int) -> int:
+        """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
+        return tokens * max((fixed + each * seen for fixed, each in self.work), default=0)
+
+    def with_adapters(self, adapters: Any) -> Footprint:
+        """The same with adapters on the weights."""
+        size = adapters.nbytes
+        memory = {**self.memory, id(adapters): size}
+        return replace(self, weight_bytes=self.weight_bytes + size, memory=memory)
+
+
+def weights_footprint(model: Any) -> Footprint:
+    """A model's weights. A forward reads all but an untied input embedding.
+
+    Packed numbers, scales and zero points are counted as they are stored. To be called once, before
+    any forward: a state dict repacks the weights of some quantised layers.
+    """
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    tensors = model.state_dict(keep_vars=True).values()  # with what quantised layers save
+    stored = {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
+    if head is None or getattr(head, "weight", None) is not embedding:
+        stored.pop(id(embedding), None)
+    memory = {id(p): stored_bytes(p) for p in model.parameters()}
+    return Footprint(sum(map(stored_bytes, stored.values())), memory=memory)
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes that a tensor stores; for a wrapper of other tensors, theirs."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return tensor.nbytes
+    parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    return sum(stored_bytes(part) for part in parts if isinstance(part, Tensor))
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """The type of a model's activations: that of its embedding."""
+    embedding = model.get_input_embeddings().weight
+    for tensor in (embedding, *model.parameters()):
+        if tensor.is_floating_point() and tensor.itemsize > 1:  # an 8-bit float is storage
+            return tensor.dtype  # type: ignore[no-any-return]
+    return torch.get_default_dtype()
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """The device that a module runs on; an offloaded one, where its weights are moved to."""
+    hook = getattr(module, "_hf_hook", None)  # accelerate's
+    device = getattr(hook, "execution_device", None)
+    if device is not None:
+        return torch.empty(0, device=device).device
+    tensors: Iterator[Tensor] = chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0)).device
+
+
+def on_one_device(model: nn.Module) -> bool:
+    """Whether all weights are on one device, and stay there."""
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    if any(getattr(hook, "offload", False) for hook in hooks):
+        return False
+    return len({tensor.device for tensor in model.parameters()}) == 1
