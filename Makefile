@@ -27,7 +27,7 @@ quick: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/typed
+	rm -rf build
 	$(INSTALL) --no-deps --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy --cache-dir .mypy_cache -p descant
 

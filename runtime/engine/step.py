@@ -188,7 +188,7 @@ class Step:
                 columns = batch.token_columns.get(lane)
                 reads_first = None if columns is None else columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
-        batch.prepared = Prepared(
+        prepared = batch.prepared = Prepared(
             batch.values[used],
             batch.steps[used],
             None if batch.seen is None else batch.seen[used],
@@ -208,7 +208,7 @@ class Step:
             [lanes[lane].logits for lane in certain],
             feeds,
         )
-        return batch.prepared
+        return prepared
 
     def _read(self, batch: Batch, row_map: RowMap, context: Context) -> Tensor:
         """One term's scores; its lane runs when the first of its terms is needed."""

@@ -82,7 +82,7 @@ class Scheduler:
         pending = self._pending.popleft()
         tokens, errors = self._engine.collect(pending)
         logprobs, updated = self.batch.logprobs_drawn, []
-        slots = range(len(tokens))
+        slots: Sequence[int] = range(len(tokens))
         if errors:
             slots = [*errors, *(slot for slot in slots if slot not in errors)]
         for slot in slots:
