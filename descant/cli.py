@@ -14,7 +14,6 @@ from rich.console import Console
 
 from . import __version__
 from .bench.command import bench
-from .completion import run_files
 from .doctor import doctor
 from .failures import resumable, told
 from .harness.command import PASSED_ON, evaluate
@@ -73,7 +72,7 @@ app.command()(doctor)
 
 @app.command()
 def explain(
-    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml", autocompletion=run_files)],
+    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml")],
     set_: Overrides = None,
     name: FormulaName = None,
     model: Annotated[
