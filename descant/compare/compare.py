@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
 from ..runs.folder import COMPLETIONS, Journal, resolved_run
+from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
 from ..scoring.rewards import RewardScorer
@@ -143,8 +144,6 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
     A pair that is won in one order and lost in the other is a tie, and so is one of equal answers,
     which the judge is not asked about.
     """
-    from tqdm.auto import tqdm
-
     places = pairs_of(ours, theirs)
     questions = []
     asked = [p for p in places if ours.answers[p]["text"] != theirs.answers[p]["text"]]
@@ -153,7 +152,7 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
         prompt = plain_text(mine["prompt"])
         texts = [mine["text"] or "", other["text"] or ""]
         questions += [Question(prompt, *texts), Question(prompt, *reversed(texts))]
-    with tqdm(total=len(questions), desc=judge.model, unit="verdict", disable=None) as bar:
+    with progress_bar(len(questions), "verdict", judge.model) as bar:
         verdicts = judge.verdicts(questions, bar.update)
     mine_won = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
     other_won = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}

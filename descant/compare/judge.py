@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..inputs.runfile import RunFileError
 from ..runs.folder import Journal
 
@@ -228,11 +230,8 @@ class Judge:
 
 
 def _client(base_url: str | None, timeout: float) -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise RunFileError('a judge needs openai: pip install "descant[eval]"') from None
-    import os
+    require("a judge", "openai")
+    import openai
 
     key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
     if key is None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import MissingExtra, require
 from . import PROMPTS, models
 
 if TYPE_CHECKING:
@@ -127,13 +128,13 @@ def _table(points: Sequence[Point]) -> Any:
 def _drawn(points: Sequence[Point], file: Path) -> str:
     """Draw the front; a plain install says what it takes."""
     try:
-        import matplotlib
-    except ImportError:
-        return 'no picture: drawing needs matplotlib, pip install "descant[report]"'
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+        require("drawing", "matplotlib")
+    except MissingExtra as error:
+        return f"no picture: {error}"
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
     x, y = [p.reward_help for p in points], [p.reward_harm for p in points]
     axes.plot(x, y, color="0.75", zorder=1)
     dots = axes.scatter(x, y, c=[p.a for p in points], cmap="viridis", s=60, zorder=2)
@@ -146,5 +147,4 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.grid(alpha=0.3)
     figure.colorbar(dots, label="a: from helpful to harmless")
     figure.savefig(file, dpi=150)
-    plt.close(figure)
     return f"the picture: {file}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..extras import ENABLES
 from .findings import BROKEN, MISSING, OK, Finding, looked_at
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 PYTHON = (3, 11)
 UNIONS = ("all",)  # extras that are others together
-ENABLES = {
-    "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
-    "train": "descant train: adapters, and data sets of the hub",
-    "quantized": "weights quantised while they are read: bitsandbytes, torchao",
-    "serve": "descant serve: an OpenAI-compatible server",
-    "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
-    "dev": "the tests, ruff and mypy",
-}
 
 
 @looked_at("packages", "Python", BROKEN)

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from ..extras import MissingExtra
 from ..options import RunFilePath
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,12 +33,10 @@ def evaluate(
         )
     try:
         from lm_eval.__main__ import cli_evaluate
+    except ImportError:
+        raise MissingExtra("descant eval", "lm_eval") from None
+    from . import model as evaluation  # noqa: F401  the import registers the model
 
-        from . import model as evaluation  # noqa: F401  it takes part by being imported
-    except ImportError as error:
-        raise RunFileError(
-            f'descant eval needs lm-eval ({error}): pip install "descant[eval]"'
-        ) from None
     model = ["--model", "descant", "--model_args", f"pretrained={file}"]
     before, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
     try:

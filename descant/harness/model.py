@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import MissingExtra
 from ..inputs.runfile import read_run_file
 from ..runs.run import compiled, of_one_formula
+from ..runtime.progress import progress_bar
 
 try:
     import lm_eval.models  # noqa: F401  it lists the harness's own models, before ours is there
@@ -22,7 +24,7 @@ try:
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise ImportError(f'evaluation needs lm-eval ({error}): pip install "descant[eval]"') from error
+    raise MissingExtra("evaluation", "lm_eval") from error
 
 if TYPE_CHECKING:
     from ..runtime import Decoder
@@ -208,12 +210,10 @@ class DescantLM(TemplateLM):
         completions: Sequence[list[int]],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
-        from tqdm.auto import tqdm
-
         lengths = [len(p) + len(ids) for p, ids in zip(prompts, completions, strict=True)]
         order = sorted(range(len(keys)), key=lambda i: -lengths[i])
         answers = [(0.0, False)] * len(keys)
-        with tqdm(total=len(keys), disable=disable_tqdm, desc="loglikelihood requests") as bar:
+        with progress_bar(len(keys), "text", "loglikelihood requests", not disable_tqdm) as bar:
             for some in _slices(order, BATCHES * self.batch_size):
                 said = self.decoder.loglikelihood(
                     [prompts[i] for i in some], [completions[i] for i in some],
@@ -228,13 +228,11 @@ class DescantLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """What the formula answers to each ``(context, settings)``."""
-        from tqdm.auto import tqdm
-
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         answers = [""] * len(requests)
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="generate requests") as bar:
+        with progress_bar(len(requests), "row", "generate requests", not disable_tqdm) as bar:
             for numbers in alike.values():
                 settings, room = self._settings(requests[numbers[0]].args[1])
                 prompts = [self._prompt(requests[i].args[0], room) for i in numbers]

@@ -7,6 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..extras import installed
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#4b4b9f")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LABELLED = 40  # points, above which their parameters are not written beside them
@@ -23,13 +25,11 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
         The files; none where there are no two objectives, or no matplotlib.
     """
     pairs = list(combinations(data["objectives"], 2))
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not pairs or not data["points"] or not installed("matplotlib"):
         return []
-    if not pairs or not data["points"]:
-        return []
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     files = [folder / "front.png", folder / "front.pdf"]
     settings = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,

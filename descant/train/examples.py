@@ -224,4 +224,4 @@ def _rows(data: Data) -> Iterator[Row]:
         return read_file(file)
     if not file.exists() and (file.suffix or data.path.startswith((".", "/", "~"))):
         raise TrainFileError(f"there is no data file {file}")
-    return read_dataset(data.path, data.name, data.split, data.revision, "train")
+    return read_dataset(data.path, data.name, data.split, data.revision)

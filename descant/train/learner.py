@@ -14,6 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..extras import require
 from ..models import SCORES, Description, ModelError, describe
 from ..models.loading.quantized import check_packages, method_of, quantization_config
 from .trainfile import TrainFile, TrainFileError
@@ -76,10 +77,9 @@ def model_of(
 
 
 def _adapted(said: TrainFile, description: Description, model: Any) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    except ImportError:
-        raise TrainFileError('LoRA needs peft: pip install "descant[train]"') from None
+    require("LoRA", "peft")
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
     assert said.lora is not None
     if said.model.quantization is not None or method_of(description.config):
         # Checkpointing is the Trainer's to switch on, with its own arguments.

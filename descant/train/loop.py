@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
+from ..extras import MissingExtra
 from ..inputs.settings import load_yaml
 from ..models import Description, ModelError
 from ..runs.folder import differences
@@ -96,8 +97,10 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
         ) from error
     metrics = _last(trainer.state.log_history)
     if first:
-        if draw_curve(folder, trainer.state.log_history) is None:
-            tell('no curve: drawing needs matplotlib, pip install "descant[report]"')
+        try:
+            draw_curve(folder, trainer.state.log_history)
+        except MissingExtra as error:
+            tell(f"no curve: {error}")
         write_record(folder, {
             "recipe": resolved(said),
             "training_arguments": arguments.to_dict() | {"hub_token": None},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..extras import require
 
 RECORD, CURVE = "training.json", "curve.png"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
@@ -37,16 +38,17 @@ def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
     return file
 
 
-def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path | None:
-    """Draw loss and, where there is one, accuracy over steps. None without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
+def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
+    """Draw the loss and, for pairs, the accuracy over steps.
+
+    Raises:
+        MissingExtra: there is no matplotlib.
+    """
+    require("drawing", "matplotlib")
+    from matplotlib.figure import Figure
+
     keys = ["loss", *([_ACCURACY] if any(_ACCURACY in row for row in history) else [])]
     figure = Figure(figsize=(5 * len(keys), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     for number, key in enumerate(keys, 1):
         axes = figure.add_subplot(1, len(keys), number)
         for name, label in ((key, "training"), (f"eval_{key}", "evaluation")):

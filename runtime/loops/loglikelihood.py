@@ -20,6 +20,7 @@ from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..engine.step import alarms
+from ..progress import progress_bar
 from ..requests.completions import check_given
 from ..requests.request import Request
 from ..scores.context import Context
@@ -100,16 +101,13 @@ def likelihoods(
     Raises:
         ValueError: a batch size below 1, or as ``check_given``.
     """
-    from tqdm.auto import tqdm
-
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     asked = list(zip(requests, completions, strict=True))
     for request, ids in asked:
         check_given(engine.bound, request, ids, read=len(ids) - 1)
-    hidden = not progress if progress is not None else (True if len(asked) < 2 else None)
     found = {}
-    with tqdm(total=len(asked), disable=hidden, unit="text", desc="scoring") as bar:
+    with progress_bar(len(asked), "text", "scoring", progress) as bar:
         for index, one in LoglikelihoodLoop(engine).scheduler(asked, batch_size):
             found[index] = one
             bar.update()

@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file, save_file
 
-from descant.doctor.packages import ENABLES, PYTHON, UNIONS
+from descant.doctor.packages import PYTHON, UNIONS
 from descant.doctor.trial import EXPECTED
+from descant.extras import ENABLES, PACKAGES, MissingExtra, require
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("descant", "grammar", "formula", "models", "runtime")
@@ -188,7 +189,18 @@ def test_demo_weights_that_are_not_as_they_were(tmp_path, damage):
 
 
 def test_every_extra_says_what_it_enables():
-    assert set(ENABLES) == set(PROJECT["optional-dependencies"]) - set(UNIONS)
+    optional = PROJECT["optional-dependencies"]
+    assert set(ENABLES) == set(optional) - set(UNIONS)
+    for extra, modules in PACKAGES.items():
+        declared = {Requirement(line).name.replace("-", "_") for line in optional[extra]}
+        assert set(modules) <= declared
+
+
+def test_what_is_missing_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moocore", None)
+    with pytest.raises(MissingExtra) as error:
+        require("a front", "matplotlib", "moocore")
+    assert str(error.value) == 'a front needs moocore: pip install "descant[report]"'
 
 
 def test_the_page_on_installing_says_what_is_declared():
