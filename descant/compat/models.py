@@ -29,11 +29,14 @@ class ModelOperator(Protocol):
     """An operator with a model of its own: ``PromptedLLM`` or ``Classifier``."""
 
     system_prompt: str
-    prompt_template: Template
     model: Any
     dtype: Any
     tokenizer: Any
     model_name: str | None
+
+    @property
+    def prompt_template(self) -> Template:
+        """Makes one text of the system prompt and the input."""
 
     @property
     def label(self) -> tuple[int, bool] | None:

@@ -1,7 +1,4 @@
-"""What is kept of a training beside its weights: ``training.json`` and a curve.
-
-It writes what it is given; it measures nothing.
-"""
+"""The record of a training beside its weights: ``training.json`` and a curve."""
 
 from __future__ import annotations
 
@@ -21,18 +18,18 @@ _ACCURACY = "rewards/accuracies"
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this package and of those that train; what is not installed is left out."""
-    found = {"descant": __version__, "python": platform.python_version()}
+    """Of Python, of this package and of those that train, where installed."""
+    versions = {"descant": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write ``training.json``; the last file of a training, so that it says that all is there."""
+    """Write ``training.json``, the last file: a folder that has it is complete."""
     file = folder / RECORD
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
     return file
