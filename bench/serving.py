@@ -29,11 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
-import transformers
 
 import descant
-from descant.bench.measure import processor
+from descant.bench.measure import about
 from descant.demo import PROMPTS
 from descant.inputs.runfile import RunFile, read_run_file
 
@@ -296,7 +294,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[*SHARES], choices=[*SHARES])
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    load = os.getloadavg()[0]
+    machine = about()  # before the load is our own
     results = measure(
         options.models,
         options.requests,
@@ -308,10 +306,7 @@ def main() -> None:
     content = {
         "models": {name: SHARES[name] for name in options.models},
         "requests": options.requests, "clients": options.clients, "slots": options.slots,
-        "device": "cpu", "processor": processor(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "load": load, "dtype": "float32",
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "python": sys.version.split()[0],
+        "device": "cpu", "dtype": "float32", "cores": os.cpu_count(), **machine,
         "ratio": results["clients"]["requests_per_second"] / results["one"]["requests_per_second"],
         "results": results,
     }  # fmt: skip

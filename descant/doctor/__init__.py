@@ -7,13 +7,14 @@ imports nothing heavy; a check that fails is a finding.
 from __future__ import annotations
 
 import json as jsonlib
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from .. import __version__
-from .findings import BROKEN, Finding, table
+from .findings import BROKEN, NOTE, Finding, failure, table
 
 SCHEMA, WIDE = 1, 140
 
@@ -44,11 +45,28 @@ def examined() -> list[Finding]:
     """Every finding, in the order of the cures: packages, devices, the hub, a decode."""
     from . import hub, machine, packages, trial
 
-    findings = [*packages.python(), *packages.required()]
-    broken = any(finding.state == BROKEN for finding in findings)
-    for check in (
-        packages.extras, packages.formats, packages.browser, machine.torch_build, machine.devices,
-        machine.threads, machine.processes, hub.cache, hub.account, hub.environment, trial.weights,
-    ):  # fmt: skip
-        findings += check()
-    return findings + trial.decode(broken)
+    findings: list[Finding] = []
+    for area, state, check in (
+        ("packages", BROKEN, packages.python),
+        ("packages", BROKEN, packages.required),
+        ("extras", NOTE, packages.extras),
+        ("extras", NOTE, packages.checkpoints),
+        ("extras", NOTE, packages.chromium),
+        ("machine", BROKEN, machine.torch_build),
+        ("machine", NOTE, machine.devices),
+        ("machine", NOTE, machine.threads),
+        ("machine", NOTE, machine.processes),
+        ("hub", NOTE, hub.cache),
+        ("hub", NOTE, hub.account),
+        ("hub", NOTE, hub.environment),
+        ("demo", BROKEN, trial.weights),
+        ("demo", BROKEN, trial.decode),
+    ):
+        try:
+            for finding in check():
+                findings.append(replace(finding, area=area))
+        except Exception as error:  # whatever is broken, the other checks still run
+            name = check.__name__.replace("_", " ")
+            message = f"cannot be looked at: {failure(error)}"
+            findings.append(Finding(name, state, message, area=area))
+    return findings

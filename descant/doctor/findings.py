@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, ParamSpec
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 OK, NOTE, MISSING, BROKEN = "ok", "note", "missing", "broken"
 STYLES = {OK: "green", NOTE: "yellow", MISSING: "dim", BROKEN: "bold red"}
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Finding:
         message: the state in words.
         cure: what to do; empty where there is nothing to do.
         data: the same for machines: numbers in bytes, versions, names.
-        area: the group of findings; its check sets it.
+        area: the group of its check.
     """
 
     name: str
@@ -43,32 +41,6 @@ class Finding:
             "area": self.area, "name": self.name, "state": self.state, "said": self.message,
             "cure": self.cure, "data": dict(self.data),
         }  # fmt: skip
-
-
-def check(
-    area: str, name: str, state: str = NOTE
-) -> Callable[[Callable[P, Iterator[Finding]]], Callable[P, list[Finding]]]:
-    """Make a check whose failure is one more finding, and does not stop the others.
-
-    Args:
-        area: of its findings.
-        name: of the finding that it failed, and ``state`` that finding's state.
-    """
-
-    def decorate(findings: Callable[P, Iterator[Finding]]) -> Callable[P, list[Finding]]:
-        @functools.wraps(findings)
-        def run(*args: P.args, **kwargs: P.kwargs) -> list[Finding]:
-            found: list[Finding] = []
-            try:
-                found.extend(findings(*args, **kwargs))
-            except Exception as error:  # whatever is broken here, the other checks still run
-                message = f"cannot be looked at: {failure(error)}"
-                found.append(Finding(name, state, message))
-            return [replace(finding, area=area) for finding in found]
-
-        return run
-
-    return decorate
 
 
 def failure(error: Exception) -> str:

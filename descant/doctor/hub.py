@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .findings import NOTE, OK, Finding, check
+from .findings import NOTE, OK, Finding
 
 LOW = 20_000_000_000  # bytes: about one model of 7B parameters in 16 bits, and room to unpack it
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -15,7 +15,6 @@ FOLDERS, ADDRESSES = ("HF_HOME", "HF_HUB_CACHE"), ("HF_ENDPOINT", "HTTPS_PROXY")
 TRUE = {"1", "on", "yes", "true"}  # as huggingface_hub reads them
 
 
-@check("hub", "cache")
 def cache() -> Iterator[Finding]:
     """The folder that checkpoints are downloaded to, and the room on its disk."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -34,7 +33,6 @@ def cache() -> Iterator[Finding]:
     yield Finding("cache", NOTE if cure else OK, message, cure, data)
 
 
-@check("hub", "account")
 def account() -> Iterator[Finding]:
     """Whether there is a token; it is not shown."""
     from huggingface_hub import get_token
@@ -45,7 +43,6 @@ def account() -> Iterator[Finding]:
     yield Finding("account", OK if has_token else NOTE, message, cure, {"token": has_token})
 
 
-@check("hub", "network")
 def environment() -> Iterator[Finding]:
     """Whether the environment forbids downloads, or sends them elsewhere."""
     shown = {name: os.environ[name] for name in (*OFFLINE, *FOLDERS) if name in os.environ}

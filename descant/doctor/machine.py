@@ -8,13 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .findings import BROKEN, MISSING, NOTE, OK, Finding, check
+from .findings import MISSING, NOTE, OK, Finding
 
 WHEELS = "https://pytorch.org/get-started/locally"
 JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-@check("machine", "torch build", BROKEN)
 def torch_build() -> Iterator[Finding]:
     """What torch was built for, and whether it fits the driver."""
     import torch
@@ -39,7 +38,6 @@ def torch_build() -> Iterator[Finding]:
     yield Finding("torch build", state, message, cure, data)
 
 
-@check("machine", "devices")
 def devices() -> Iterator[Finding]:
     """Every device: its name, memory, bfloat16 and copy bandwidth."""
     import torch
@@ -68,7 +66,6 @@ def devices() -> Iterator[Finding]:
     yield Finding("cpu", OK, message, "", {"free": room, "bandwidth": speed})
 
 
-@check("machine", "threads")
 def threads() -> Iterator[Finding]:
     """Threads that torch uses, and cores that this process may use."""
     import torch
@@ -82,7 +79,6 @@ def threads() -> Iterator[Finding]:
     yield Finding("threads", NOTE if cure else OK, message, cure, data)
 
 
-@check("machine", "processes")
 def processes() -> Iterator[Finding]:
     """The backends of torch.distributed, accelerate's configuration, and this process's rank."""
     import torch

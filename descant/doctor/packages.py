@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..extras import ENABLES
-from .findings import BROKEN, MISSING, OK, Finding, check
+from .findings import BROKEN, MISSING, OK, Finding
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -27,7 +27,6 @@ PYTHON = (3, 11)
 UNIONS = ("all",)  # extras that are made of others
 
 
-@check("packages", "Python", BROKEN)
 def python() -> Iterator[Finding]:
     """The interpreter, and descant's folder."""
     message = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
@@ -41,7 +40,6 @@ def python() -> Iterator[Finding]:
     yield Finding("descant", OK, message, "", {"version": __version__})
 
 
-@check("packages", "packages", BROKEN)
 def required() -> Iterator[Finding]:
     """Every package of a plain install, and whether its version is in the declared range."""
     plain, _ = declared()
@@ -49,31 +47,29 @@ def required() -> Iterator[Finding]:
         yield _required(requirement)
 
 
-@check("extras", "extras")
 def extras() -> Iterator[Finding]:
     """Every optional extra: what it enables, what is installed, and how to get the rest."""
     _, optional = declared()
     for extra in optional:
         if extra in UNIONS:
             continue
-        here: dict[str, str] = {}
+        present: dict[str, str] = {}
         missing = []
         for requirement in dict.fromkeys(_all_of(extra, optional)):
             version = _version(requirement)
             if version is not None and _in_range(requirement, version):
-                here[requirement.name] = version
+                present[requirement.name] = version
             else:
                 missing.append(_bare(requirement))
         message = ENABLES.get(extra, "")
         if missing:
             message += f"; missing: {', '.join(missing)}"
         cure = _pip(extra) if missing else ""
-        data = {"installed": here, "missing": missing}
+        data = {"installed": present, "missing": missing}
         yield Finding(f"descant[{extra}]", MISSING if missing else OK, message, cure, data)
 
 
-@check("extras", "checkpoints")
-def formats() -> Iterator[Finding]:
+def checkpoints() -> Iterator[Finding]:
     """Which quantised checkpoints can be loaded with the installed packages."""
     from ..models.loading.quantized import PACKAGES, lacking
 
@@ -89,8 +85,7 @@ def formats() -> Iterator[Finding]:
     yield Finding("checkpoints", state, message, "\n  ".join(cures), {"missing": needed})
 
 
-@check("extras", "chromium")
-def browser() -> Iterator[Finding]:
+def chromium() -> Iterator[Finding]:
     """The browser that the tests of pages run in; nothing else needs one."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     message = "for the tests of pages alone; pictures need none"

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .findings import BROKEN, MISSING, OK, Finding, check, failure
+from .findings import BROKEN, MISSING, OK, Finding, failure
+from .packages import python, required
 
 FORMULA = "base + arm_help | rerank(reward_help, k=10, w=1)"
 PROMPT = "What is the best way to clean the oven this weekend?"
@@ -18,7 +19,6 @@ EXPECTED = (957, 17, 795, 71, 272, 321, 516, 993)
 AGAIN = "install descant again: pip install --force-reinstall --no-deps descant"
 
 
-@check("demo", "weights", BROKEN)
 def weights() -> Iterator[Finding]:
     """Whether the demo models' files are in place."""
     from ..demo import WEIGHTS, models
@@ -36,14 +36,9 @@ def weights() -> Iterator[Finding]:
     yield Finding("weights", state, message, AGAIN if missing else "", {"missing": missing})
 
 
-@check("demo", "trial", BROKEN)
-def decode(broken: bool) -> Iterator[Finding]:
-    """Decode a few tokens on the CPU, and on a GPU if there is one.
-
-    Args:
-        broken: a package is missing; nothing is tried.
-    """
-    if broken:
+def decode() -> Iterator[Finding]:
+    """Decode a few tokens on the CPU, and on a GPU if there is one; not without the packages."""
+    if any(finding.state == BROKEN for finding in (*python(), *required())):
         yield Finding("trial", MISSING, "not tried: first the packages above")
         return
     import torch

@@ -14,8 +14,8 @@ from .figures import write_figures
 from .page import page
 
 if TYPE_CHECKING:
+    from ..results.load import Results
     from ..runtime import Inspection
-    from .content import Results
 
 __all__ = ["inspection_page", "write"]
 REPORT, INSPECTION = "report.html", "inspect.json"
@@ -25,7 +25,7 @@ def write(results: Results, folder: Path | str) -> list[Path]:
     """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep.
 
     Args:
-        results: as ``descant.results.load`` gives them.
+        results: of ``descant.results.load``.
         folder: where they go; its ``inspect.json`` becomes a part of the page.
 
     Returns:

@@ -5,42 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..results.tables import tables_of
 
 if TYPE_CHECKING:
     import pandas
 
+    from ..results.load import Results
+
 _NOT_SCORES = (
     "schema", "formula", "point", "id", "sample", "prompt", "text", "tokens", "token_ids",
     "finish_reason", "elapsed", "seed",
 )  # fmt: skip
 _PARAM = "param_"
-
-
-class Results(Protocol):
-    """The result of ``descant.results.load``."""
-
-    @property
-    def run(self) -> Any:
-        """The run file."""
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """Versions, device, seeds and times."""
-
-    @property
-    def table(self) -> pandas.DataFrame:
-        """A row per completion."""
-
-    @property
-    def points(self) -> pandas.DataFrame:
-        """A row per formula and point."""
-
-    @property
-    def front(self) -> Mapping[str, Any]:
-        """Objectives and fronts."""
 
 
 @dataclass(frozen=True)
