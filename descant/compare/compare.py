@@ -152,9 +152,9 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
     as_first = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
     as_second = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}
     points = {key: 0.5 for key in keys if key not in different}
-    for key, one, other in zip(different, verdicts[::2], verdicts[1::2], strict=True):
-        if one in as_first and other in as_second:
-            points[key] = (as_first[one] + as_second[other]) / 2
+    for key, first, second in zip(different, verdicts[::2], verdicts[1::2], strict=True):
+        if first in as_first and second in as_second:
+            points[key] = (as_first[first] + as_second[second]) / 2
     cost = {"calls": judge.calls, "tokens": judge.tokens}
     left = len(keys) - len(points)
     return _verdict(list(points), list(points.values()), left, None, cost)

@@ -55,8 +55,7 @@ class Question:
 
     def messages(self) -> list[dict[str, str]]:
         """The judge's prompt."""
-        parts = {"{prompt}": self.prompt, "{first}": self.first, "{second}": self.second}
-        text = re.sub(r"\{prompt\}|\{first\}|\{second\}", lambda match: parts[match[0]], ASK)
+        text = ASK.format(prompt=self.prompt, first=self.first, second=self.second)
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 

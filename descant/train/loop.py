@@ -81,20 +81,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     trainer = _trainer(recipe, description, arguments, rows)
     if checkpoint:
         log(f"resumes from {checkpoint}")
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if "eval" in rows and not _evaluated(trainer):
-            trainer.evaluate()
-        _save(recipe, trainer, description, folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_disk_error(error):
-            raise
-        full = shutil.disk_usage(folder).free < 2**20
-        reason = "no space left" if full else str(error).splitlines()[0]
-        raise TrainFileError(
-            f"{folder} cannot be written: {reason}; what is finished is kept, and the same command "
-            "resumes there"
-        ) from error
+    _fit(recipe, trainer, description, checkpoint)
     history = trainer.state.log_history
     metrics = {key: value for entry in history for key, value in entry.items()}  # the newest
     if is_first:
@@ -118,6 +105,31 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     shown = [f"{key} {value:.4g}" for key, value in metrics.items() if "/" in key or "loss" in key]
     log(f"{folder}: {', '.join(shown)}")
     return Trained(folder, metrics, counts)
+
+
+def _fit(
+    recipe: TrainFile, trainer: Trainer, description: Description, checkpoint: str | None
+) -> None:
+    """Train and save.
+
+    Raises:
+        TrainFileError: a file cannot be written; says what to do.
+    """
+    folder = Path(recipe.output)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.eval_dataset is not None and not _evaluated(trainer):
+            trainer.evaluate()
+        _save(recipe, trainer, description, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_error(error):
+            raise
+        full = shutil.disk_usage(folder).free < 2**20
+        reason = "no space left" if full else str(error).splitlines()[0]
+        raise TrainFileError(
+            f"{folder} cannot be written: {reason}; what is finished is kept, and the same command "
+            "resumes there"
+        ) from error
 
 
 def training_arguments(recipe: TrainFile) -> TrainingArguments:
