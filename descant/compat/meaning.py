@@ -101,7 +101,7 @@ class Meaning:
         warnings.warn(
             f"the weights add up to {float(self.weight):g}: language-model-arithmetic divides by "
             "that, which turns every sign, and so does the formula",
-            stacklevel=5,
+            stacklevel=4,
         )
         return call("temp", summed([(-number, term) for number, term in self.parts]), -self.weight)
 
