@@ -1,4 +1,4 @@
-"""The benchmarks of the suite, as data: what is measured, against what, and what is asked for.
+"""The benchmarks of the suite, as data: what is measured, against what, and the targets.
 
 Nothing is measured here. A target is stated for one kind of device, dtype and shape, and for
 nothing else.
@@ -16,7 +16,7 @@ from descant.bench.workloads import LORA, PROMPTS, Workload, fused
 
 @dataclass(frozen=True)
 class Ratio:
-    """What counts of a case: the time of one way over that of another.
+    """The time of one way over that of another.
 
     Attributes:
         top: a way; ``ours`` is the captured one where there is one, ``floor`` needs no run.
@@ -32,7 +32,7 @@ class Ratio:
     rows: bool = False
 
     def met(self, value: float) -> bool | None:
-        """Whether a value is what is asked for; None where nothing is."""
+        """Whether a value meets the target; None without one."""
         if self.at_most is not None:
             return value <= self.at_most
         return None if self.at_least is None else value >= self.at_least
@@ -69,8 +69,8 @@ class Case:
         """Whether whole runs are timed, and not only the tokens after each row's first."""
         return bool(self.vectors or self.joining)
 
-    def asked(self, settings: Settings) -> Ratio:
-        """What counts under these settings: the target that is stated for them, if there is one."""
+    def ratio_for(self, settings: Settings) -> Ratio:
+        """The ratio under these settings, with its target if there is one."""
         kind = settings.device.partition(":")[0]
         stated = (settings.shape, settings.dtype, settings.batch_size) == STATED.get(kind)
         return self.targets.get(kind, self.ratio) if stated else self.ratio
@@ -121,13 +121,13 @@ def separate(sizes: Sizes) -> list[Case]:
 
 def shared(sizes: Sizes) -> list[Case]:
     """GenARM with LoRA arms of rank 16 on one base, and with prompts of one model."""
-    ways, one = ("ours", "plain", "bare", "one model"), Ratio("ours", "one model")
+    ways, alone = ("ours", "plain", "bare", "one model"), Ratio("ours", "one model")
     bare = {"cpu": replace(BARE, at_most=1.5)}
-    lora = {"cuda": replace(one, at_most=1.35), **bare}
+    lora = {"cuda": replace(alone, at_most=1.35), **bare}
     return [
-        Case("one LoRA arm", fused(1, LORA), one, ways=ways),
-        Case("two LoRA arms", fused(2, LORA), one, lora, ways),
-        Case("three prompts", fused(2, PROMPTS), one, bare, ways),
+        Case("one LoRA arm", fused(1, LORA), alone, ways=ways),
+        Case("two LoRA arms", fused(2, LORA), alone, lora, ways),
+        Case("three prompts", fused(2, PROMPTS), alone, bare, ways),
     ]
 
 
@@ -143,7 +143,7 @@ def args(sizes: Sizes) -> list[Case]:
     ]
 
 
-def whole(sizes: Sizes) -> list[Case]:
+def full(sizes: Sizes) -> list[Case]:
     """The whole line: two LoRA arms and a reranking reward model."""
     eight = {"cuda": replace(PLAIN, at_least=8)}
     workload = fused(2, LORA, k=10)
@@ -201,7 +201,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Case]]] = {
     "separate": separate,
     "shared": shared,
     "args": args,
-    "whole": whole,
+    "whole": full,
     "vectors": vectors,
     "batches": batches,
     "contexts": contexts,

@@ -69,15 +69,15 @@ def measure(shape: str, batch: int) -> dict[str, Any]:
     """Every way of one case."""
     torch._dynamo.reset()
     model = shapes.language_model(shape, 0, **ON_CPU)
-    both = (model, compiled(shapes.twin(model)))
+    models = (model, compiled(shapes.twin(model)))
     decoders = {
-        way: descant.compile("base", models={"base": one})
-        for way, one in zip(WAYS, both, strict=True)
+        way: descant.compile("base", models={"base": base})
+        for way, base in zip(WAYS, models, strict=True)
     }
     size = shapes.SHAPES[shape][1]["vocab_size"]
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, size, (batch + 2, PROMPT), generator=generator)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         way: {
             "first run": seconds(decoder, prompts[:batch], True),
             "again": seconds(decoder, prompts[:batch], True),
@@ -89,12 +89,12 @@ def measure(shape: str, batch: int) -> dict[str, Any]:
         for way, decoder in decoders.items()
     }
     running = [steps(decoder, prompts[:batch]) for decoder in decoders.values()]
-    for i, told in enumerate(zip(*running, strict=True)):
-        for way, (taken, tokens) in zip(WAYS, told, strict=True):
-            found[way]["same tokens"] &= tokens == told[0][1]
+    for i, made in enumerate(zip(*running, strict=True)):
+        for way, (milliseconds, tokens) in zip(WAYS, made, strict=True):
+            results[way]["same tokens"] &= tokens == made[0][1]
             if i:  # the first step reads the prompts
-                found[way]["steps"].append(taken)
-    return found
+                results[way]["steps"].append(milliseconds)
+    return results
 
 
 def main() -> None:
@@ -105,21 +105,21 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for shape, batch in CASES:
-        found = results[f"{shape}, batch {batch}"] = measure(shape, batch)
-        for way, one in found.items():
-            pairs = zip(one["steps"], found["as it is"]["steps"], strict=True)
-            ratio = statistics.median(taken / plain for taken, plain in pairs)
+        ways = results[f"{shape}, batch {batch}"] = measure(shape, batch)
+        for way, result in ways.items():
+            pairs = zip(result["steps"], ways["as it is"]["steps"], strict=True)
+            ratio = statistics.median(mine / plain for mine, plain in pairs)
             runs = ", ".join(
-                f"{name} {one[name]['seconds']:.0f} s ({one[name]['graphs']} graphs)"
+                f"{name} {result[name]['seconds']:.0f} s ({result[name]['graphs']} graphs)"
                 for name in ("first run", "again", "other lengths and rows", "and again")
             )
             print(
-                f"{shape:13} batch {batch}  {way:8} {statistics.median(one['steps']):7.1f} ms a "
-                f"step {ratio:5.2f}  {runs}; same tokens: {one['same tokens']}",
+                f"{shape:13} batch {batch}  {way:8} {statistics.median(result['steps']):7.1f} ms a "
+                f"step {ratio:5.2f}  {runs}; same tokens: {result['same tokens']}",
                 flush=True,
             )
-        said = sorted({name for name, _ in CASES})
-        keep(output, results, shape=said, prompt_tokens=PROMPT, new_tokens=NEW)
+        shapes_used = sorted({name for name, _ in CASES})
+        keep(output, results, shape=shapes_used, prompt_tokens=PROMPT, new_tokens=NEW)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The CPU benchmark of the first release: ratios in one run, on random weights of a real shape.
+"""Ratios on a CPU in one run, on random weights of a real shape.
 
     python -m bench.cpu            the table, and bench/results/cpu.json with every raw number
 
@@ -12,17 +12,15 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 import descant
 from descant.bench import plain, shapes
-from descant.bench.measure import processor
+from descant.bench.measure import about, seconds
 
 PROMPT, NEW, K = 32, 64, 10
 SHAPE = "small"
@@ -36,12 +34,12 @@ def paired(ours: Callable[[], Any], theirs: Callable[[], Any], runs: int) -> dic
     theirs(), ours()
     pairs = []
     for _ in range(runs):
-        two = _seconds(theirs)
-        pairs.append((_seconds(ours), two))
-    ratios = [one / two for one, two in pairs]
+        other = seconds(theirs, "cpu")
+        pairs.append((seconds(ours, "cpu"), other))
+    ratios = [mine / other for mine, other in pairs]
     return {
-        "ours": [one for one, _ in pairs],
-        "theirs": [two for _, two in pairs],
+        "ours": [mine for mine, _ in pairs],
+        "theirs": [other for _, other in pairs],
         "ratio": statistics.median(ratios),
         "ratios": ratios,
     }
@@ -59,33 +57,35 @@ def measure(runs: int) -> dict[str, Any]:
         models=dict(zip(("base", "arm_1", "arm_2"), models, strict=True)),
     )
     for batch in (1, 8):
-        some = prompts[:batch]
+        rows = prompts[:batch]
         results[f"three models, batch {batch}"] = {
             "target": 1.15,
             "against": "the sum of three bare decode loops",
             **paired(
-                lambda some=some: generate(three, some),
-                lambda some=some: [plain.decode(model, some, NEW) for model in models],
+                lambda rows=rows: generate(three, rows),
+                lambda rows=rows: [plain.decode(model, rows, NEW) for model in models],
                 runs,
             ),
         }
-    voices = {
+    prompted = {
         f"v{i}": {"model": models[0], "prefix": list(range(10 + i, 14 + i))} for i in range(3)
     }
-    shared = descant.compile("v0 + 0.5*v1 + 0.5*v2", models=voices)
-    one = prompts[:1]
+    shared = descant.compile("v0 + 0.5*v1 + 0.5*v2", models=prompted)
+    single = prompts[:1]
     results["one model, three prompts, batch 1"] = {
         "target": 1.6,
         "against": "one bare decode loop",
-        **paired(lambda: generate(shared, one), lambda: plain.decode(models[0], one, NEW), runs),
+        **paired(
+            lambda: generate(shared, single), lambda: plain.decode(models[0], single, NEW), runs
+        ),
     }
     formula = f"base | rerank(reward, k={K}, w=1.5)"
     args = descant.compile(formula, models={"base": models[0], "reward": reward})
     floor = paired(
-        lambda: generate(args, one),
+        lambda: generate(args, single),
         lambda: (
-            plain.decode(models[0], one, NEW),
-            plain.candidate_forwards(reward, one, NEW, K),
+            plain.decode(models[0], single, NEW),
+            plain.candidate_forwards(reward, single, NEW, K),
         ),
         runs,
     )
@@ -95,8 +95,8 @@ def measure(runs: int) -> dict[str, Any]:
         **floor,
     }
     scratch = paired(
-        lambda: rerank_from_scratch(models[0], reward, one, NEW, K, 1.5),
-        lambda: generate(args, one),
+        lambda: plain.generate(models[0], single, NEW, rerank=(reward, K, 1.5)),
+        lambda: generate(args, single),
         max(1, runs // 3),
     )
     results[f"rerank k={K} from scratch, over ours"] = {
@@ -149,36 +149,14 @@ def generate(decoder: descant.Decoder, prompts: torch.Tensor) -> list[Any]:
     return decoder.generate(prompts.tolist(), max_new_tokens=NEW, progress=False)
 
 
-@torch.no_grad()
-def rerank_from_scratch(
-    base: Any, reward: Any, prompt: torch.Tensor, new: int, k: int, w: float
-) -> list[int]:
-    """ARGS as published: every candidate's whole text through the reward model, at every step."""
-    text = prompt
-    for _ in range(new):
-        best = base(input_ids=text).logits[:, -1].topk(k)
-        texts = torch.cat((text.expand(k, -1), best.indices.T), dim=1)
-        hidden = reward.model(input_ids=texts).last_hidden_state
-        scores = best.values[0] + w * reward.score(hidden[:, -1])[:, 0]
-        text = torch.cat((text, best.indices[:, scores.argmax(), None]), dim=1)
-    return text[0, prompt.shape[1] :].tolist()
-
-
 def keep(output: Path, results: dict[str, Any], **sizes: Any) -> None:
     """Write results down, with what they were measured on."""
-    said = {
-        "device": "cpu",
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "dtype": "float32",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "shape": shapes.SHAPES[SHAPE],
-        **sizes,
+    content = {
+        "device": "cpu", "dtype": "float32", "shape": shapes.SHAPES[SHAPE], **about(), **sizes,
         "results": results,
-    }
+    }  # fmt: skip
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(said, indent=1) + "\n")
+    output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
@@ -193,12 +171,6 @@ def main() -> None:
         target = result["target"]
         wanted = f"at most {target}" if target > 0 else f"at least {-target}"
         print(f"{name:38} {result['ratio']:6.2f}  ({wanted}; {result['against']})")
-
-
-def _seconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

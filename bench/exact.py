@@ -1,4 +1,4 @@
-"""Whether two decoders of one formula decode the same: captured steps against eager ones."""
+"""Whether captured and eager steps of one formula decode the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Difference:
 
     Attributes:
         same: every token is the same.
-        share: of the tokens, those that are the same and in the same place.
+        share: of the tokens, those that are the same at the same position.
         scores: the largest difference of a score, up to each row's first token that differs; a
             token that one run excludes and the other does not counts as infinite.
     """
@@ -35,7 +35,7 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
     step, replayed = engine.step, engine.graphs.draw
     score, draw = step.scores, step.draw
     last: list[Tensor] = []
-    seen: dict[int, tuple[Any, Tensor]] = {}  # by what a step tells, which a replay tells again
+    seen: dict[int, tuple[Any, Tensor]] = {}  # by the output of a step, which a replay repeats
     kept: list[Tensor] = []
 
     def scores(batch: Any, context: Any) -> Tensor:
@@ -43,14 +43,14 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
         return last[0]
 
     def drawn(batch: Any) -> Any:
-        told = draw(batch)
-        seen[id(told[1])] = (told, last[0])
-        return told
+        output = draw(batch)
+        seen[id(output[1])] = (output, last[0])
+        return output
 
     def replay(batch: Any) -> Any:
-        told = replayed(batch)
-        kept.append(seen[id(told[1])][1].cpu())
-        return told
+        output = replayed(batch)
+        kept.append(seen[id(output[1])][1].cpu())
+        return output
 
     step.scores, step.draw, engine.graphs.draw = scores, drawn, replay
     try:
@@ -60,12 +60,14 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
         )  # fmt: skip
     finally:
         del step.scores, step.draw, engine.graphs.draw
-    return torch.tensor([one.token_ids for one in done]), torch.stack(kept[:new], dim=1)
+    return torch.tensor([completion.token_ids for completion in done]), torch.stack(
+        kept[:new], dim=1
+    )
 
 
-def difference(one: Any, two: Any, prompts: Sequence[Sequence[int]], new: int) -> dict[str, Any]:
+def difference(a: Any, b: Any, prompts: Sequence[Sequence[int]], new: int) -> dict[str, Any]:
     """Two decoders over the same prompts: the fields of ``Difference``."""
-    (ids, scores), (others, other_scores) = (scored(each, prompts, new) for each in (one, two))
+    (ids, scores), (others, other_scores) = (scored(decoder, prompts, new) for decoder in (a, b))
     equal = ids == others
     agreed = equal.long().cumprod(1).roll(1, 1)
     agreed[:, 0] = 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import descant
 from descant.bench import shapes
-from descant.bench.measure import processor
+from descant.bench.measure import about
 from descant.harness.model import DescantLM
 
 RESULTS = Path(__file__).parent / "results" / "harness.json"
@@ -36,11 +35,11 @@ CLOSE = 2e-3  # of a log-probability of a hundred tokens, between two ways of ad
 def words(vocabulary: int) -> Any:
     """A tokenizer with a token per word: ``<s>``, ``</s>``, ``<pad>``, ``w3`` and so on."""
     named = ["<s>", "</s>", "<pad>", *(f"w{i}" for i in range(3, vocabulary))]
-    whole = Tokenizer(models.WordLevel({word: i for i, word in enumerate(named)}, "<pad>"))
-    whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    whole.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(named)}, "<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=whole, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
 
 
@@ -61,9 +60,9 @@ class Requests:
 
     def choices(self, prompts: int, length: int, options: int, new: int) -> list[Any]:
         """Continuations of ``new`` words, ``options`` per prompt."""
-        asked = [self.text(length) for _ in range(prompts)]
-        pairs = [(one, f" {self.text(new)}") for one in asked for _ in range(options)]
-        return _asked("loglikelihood", pairs)
+        contexts = [self.text(length) for _ in range(prompts)]
+        pairs = [(text, f" {self.text(new)}") for text in contexts for _ in range(options)]
+        return _instances("loglikelihood", pairs)
 
     def kinds(self) -> Iterator[tuple[str, str, list[Any]]]:
         """What is asked: a description, the harness' question, and the requests."""
@@ -75,22 +74,22 @@ class Requests:
             self.choices(12, 320, 4, 4),
         )
         yield "48 single tokens, four per prompt of 320", many, self.choices(12, 320, 4, 1)
-        whole = _asked("loglikelihood_rolling", [(self.text(115),) for _ in range(12)])
-        yield "12 whole texts of 115 tokens", "loglikelihood_rolling", whole
-        said = {"until": ["</s>"], "max_gen_toks": 32, "do_sample": False}
-        answers = _asked("generate_until", [(self.text(32), dict(said)) for _ in range(16)])
+        texts = _instances("loglikelihood_rolling", [(self.text(115),) for _ in range(12)])
+        yield "12 whole texts of 115 tokens", "loglikelihood_rolling", texts
+        settings = {"until": ["</s>"], "max_gen_toks": 32, "do_sample": False}
+        answers = _instances("generate_until", [(self.text(32), dict(settings)) for _ in range(16)])
         yield "16 answers of 32 tokens to prompts of 32", "generate_until", answers
 
 
-def _asked(kind: str, pairs: list[Any]) -> list[Any]:
-    return [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in pairs]
+def _instances(kind: str, pairs: list[Any]) -> list[Any]:
+    return [Instance(request_type=kind, doc={}, arguments=pair, idx=0) for pair in pairs]
 
 
 def timed(model: Any, question: str, requests: list[Any]) -> tuple[float, Any]:
     """Seconds of the processors, and what was answered."""
     start = time.process_time()
-    said = getattr(model, question)(requests, disable_tqdm=True)
-    return time.process_time() - start, said
+    answers = getattr(model, question)(requests, disable_tqdm=True)
+    return time.process_time() - start, answers
 
 
 def alike(question: str, mine: list[Any], theirs: list[Any]) -> bool:
@@ -113,19 +112,19 @@ def measure(shape: str) -> list[dict[str, Any]]:
         "ours": DescantLM(decoder, batch_size=BATCH, max_length=2048),
         "hf": HFLM(model, tokenizer=tokenizer, batch_size=BATCH, max_length=2048),
     }
-    found = []
+    results = []
     for what, question, requests in Requests(size).kinds():
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        said = {}
+        answers = {}
         for _ in range(RUNS):
             for name, way in ways.items():
-                took, said[name] = timed(way, question, requests)
-                seconds[name].append(round(took, 4))
-        same = alike(question, said["ours"], said["hf"])
-        found.append({"what": what, **seconds, "same answers": same})
+                spent, answers[name] = timed(way, question, requests)
+                seconds[name].append(round(spent, 4))
+        same = alike(question, answers["ours"], answers["hf"])
+        results.append({"what": what, **seconds, "same answers": same})
         print(f"{what}: hf {min(seconds['hf']):.2f} s, ours {min(seconds['ours']):.2f} s"
               f"{'' if same else ', and other answers'}", flush=True)  # fmt: skip
-    return found
+    return results
 
 
 def main() -> None:
@@ -133,16 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="small", choices=sorted(shapes.SHAPES))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     logging.disable(logging.WARNING)
-    about = {
-        "shape": asked.shape, "dtype": "float32", "batch_size": BATCH, "processor": processor(),
-        "threads": torch.get_num_threads(), "load": os.getloadavg()[0], "lm_eval": harness,
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "descant": descant.__version__,
-    }  # fmt: skip
-    results = measure(asked.shape)
-    asked.output.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    settings = {"shape": options.shape, "dtype": "float32", "batch_size": BATCH}
+    kept = {"about": {**settings, "lm_eval": harness, **about()}, "results": measure(options.shape)}
+    options.output.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ GOLDEN = 0.6180339887  # multiples of it, less their whole part, are spread even
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What is asked for, in its order.
+    """What is arriving for, in its order.
 
     Attributes:
         prompts: token ids of each.
-        parts: of the most new tokens, how much each is answered with.
+        parts: the length of each answer, as a part of the longest.
         slots: decoded at once.
     """
 
@@ -56,39 +56,41 @@ def arrivals(prompts: Tensor, slots: int, alike: bool = False) -> Arrivals:
     return Arrivals(texts, parts[count:], slots)
 
 
-def run(decoder: Any, asked: Arrivals, new: int) -> Iterator[list[Any]]:
+def run(decoder: Any, arriving: Arrivals, new: int) -> Iterator[list[Any]]:
     """Decode them all; after each step, the answers that got a token."""
-    requests = decoder.session.builder.requests(asked.prompts, max_new_tokens=new, eos_token_id=[])
-    each = zip(requests, asked.answers(new), strict=True)
+    requests = decoder.session.builder.requests(
+        arriving.prompts, max_new_tokens=new, eos_token_id=[]
+    )
+    each = zip(requests, arriving.answers(new), strict=True)
     cut = [replace(request, max_new_tokens=tokens) for request, tokens in each]
-    return decode(decoder.session.engine, cut, asked.slots)
+    return decode(decoder.session.engine, cut, arriving.slots)
 
 
-def in_slots(decoder: Any, asked: Arrivals) -> Way:
+def in_slots(decoder: Any, arriving: Arrivals) -> Way:
     """Ours: a request joins when another has left."""
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        found = {}
-        for answers in run(decoder, asked, new):
-            found |= {one.request.index: one.tokens for one in answers if one.finish_reason}
-        return [found[index] for index in sorted(found)]
+        tokens = {}
+        for answers in run(decoder, arriving, new):
+            tokens |= {a.request.index: a.tokens for a in answers if a.finish_reason}
+        return [tokens[index] for index in sorted(tokens)]
 
     return act
 
 
-def in_static_batches(asked: Arrivals, pool: Pool, workload: Workload) -> Way:
+def in_static_batches(arriving: Arrivals, pool: Pool, workload: Workload) -> Way:
     """Plain transformers: the next batch begins when the last answer of this one is done."""
     arms = [(arm, 0.5) for arm in pool.arms(workload)]
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        found: list[list[int]] = []
-        for first in range(0, len(asked.prompts), asked.slots):
-            some = slice(first, first + asked.slots)
-            wanted = asked.answers(new)[some]
-            texts, mask = padded(asked.prompts[some], pool.device)
+        tokens: list[list[int]] = []
+        for first in range(0, len(arriving.prompts), arriving.slots):
+            batch = slice(first, first + arriving.slots)
+            wanted = arriving.answers(new)[batch]
+            texts, mask = padded(arriving.prompts[batch], pool.device)
             done = plain.generate(pool["base"], texts, max(wanted), arms, mask=mask).tolist()
-            found += [row[:count] for row, count in zip(done, wanted, strict=True)]
-        return found
+            tokens += [row[:count] for row, count in zip(done, wanted, strict=True)]
+        return tokens
 
     return act
 
@@ -101,15 +103,15 @@ def padded(texts: list[list[int]], device: str) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def pauses(decoder: Any, asked: Arrivals, new: int) -> list[float]:
+def pauses(decoder: Any, arriving: Arrivals, new: int) -> list[float]:
     """Milliseconds between one token of a row and its next, over all rows."""
     last: dict[int, float] = {}
-    found = []
-    for answers in run(decoder, asked, new):
+    milliseconds = []
+    for answers in run(decoder, arriving, new):
         now = time.perf_counter()
         for answer in answers:
             index = answer.request.index
             if index in last:
-                found.append((now - last[index]) * 1e3)
+                milliseconds.append((now - last[index]) * 1e3)
             last[index] = now
-    return found
+    return milliseconds

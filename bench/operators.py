@@ -2,9 +2,9 @@
 
     python -m bench.operators      the table, and bench/results/operators.json with every raw number
 
-A step of ours is timed with the lanes' logits given, so that only the work on (8, 32000) scores is
-left, from the logits to the scores that a token is drawn from; right after the bare forwards of the
-same models in plain transformers. The number is the median of the one over the other.
+A step of ours is timed with ready logits, so that only the work on (8, 32000) scores is left, up to
+the scores that a token is sampled from; right after the bare forwards of the same models in plain
+transformers. The number is the median ratio.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def stepper(model: Any, prompts: Tensor, width: int = 1) -> Callable[[], Any]:
 
 
 class Models:
-    """The models of a formula, as bare forwards and as lanes that repeat what those last said."""
+    """The models of a formula, as bare forwards and as lanes that repeat their last logits."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -80,16 +80,16 @@ class Models:
             name: stepper(model, self.prompts, K if name == "reward" else 1)
             for name, model in self.models.items()
         }
-        self._said: dict[str, torch.Tensor] = {}
+        self._logits: dict[str, torch.Tensor] = {}
 
     def forward(self, formula: str) -> None:
         """One forward of every model of a formula."""
         for name in self.models:
             if name in formula:
-                self._said[name] = self._steps[name]()
+                self._logits[name] = self._steps[name]()
 
     def fusion(self, formula: str, normalised: bool) -> Callable[[], Any]:
-        """A formula's step, from what its models have said to scores.
+        """A formula's step, from its models' logits to scores.
 
         Args:
             formula: over these models.
@@ -108,8 +108,8 @@ class Models:
         batch.admit(requests)
         batch.read()
         for lane, name in zip(engine.bound.lanes, engine.bound.lane_names, strict=True):
-            lane.logits = lambda name=name: self._said[name][:, -1]
-            lane.rewards = lambda _, name=name: (self._said[name], None)
+            lane.logits = lambda name=name: self._logits[name][:, -1]
+            lane.rewards = lambda _, name=name: (self._logits[name], None)
         return torch.no_grad()(lambda: engine.step.scores(batch, engine.step.context(batch)))
 
 
@@ -118,14 +118,14 @@ def measure(runs: int) -> dict[str, Any]:
     models, results = Models(), {}
     for name, formula in FORMULAS.items():
         for normalised in (False, True) if name in PLAIN else (False,):
-            found = paired(
+            pair = paired(
                 models.fusion(formula, normalised), partial(models.forward, formula), runs
             )
             results[f"{name}, every term normalised" if normalised else name] = {
                 "formula": formula,
-                "percent": 100 * found["ratio"],
-                "seconds": found["ours"],
-                "seconds of the forwards": found["theirs"],
+                "percent": 100 * pair["ratio"],
+                "seconds": pair["ours"],
+                "seconds of the forwards": pair["theirs"],
             }
     return results
 

@@ -1,4 +1,4 @@
-"""Several processes, each with some of the models: what a rank holds, and what meeting costs.
+"""Several processes, each with some of the models: a rank's memory, and the cost of all-reduces.
 
     python -m bench.ranks            1, 2 and 4 processes on this machine; bench/results/ranks.json
 
@@ -21,7 +21,7 @@ import torch
 
 import descant
 from descant.bench import shapes
-from descant.bench.measure import processor
+from descant.bench.measure import about
 
 MODELS = ("base", "arm_1", "arm_2", "arm_3")
 FORMULA = "base + 0.5*arm_1 + 0.3*arm_2 + 0.2*arm_3"
@@ -30,7 +30,7 @@ PROMPT, NEW = 32, 32
 
 
 def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
-    """One process: decode, and write what this rank held, sent and waited for."""
+    """One process: decode, and write this rank's weights, traffic and waiting time."""
     torch.set_num_threads(1)
     models = {name: str(folder / name) for name in MODELS}
     decoder = descant.compile(FORMULA, models, device="cpu", dtype="float32", parallel="terms")
@@ -38,11 +38,11 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
     assert ranks is not None
     prompts = torch.randint(3, 4000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
     decoder.generate(prompts.tolist(), max_new_tokens=2, eos_token_id=[], progress=False)
-    found = []
+    measured = []
     for _ in range(runs):
         ranks.seconds, ranks.sent = 0.0, 0
         decoder.generate(prompts.tolist(), max_new_tokens=NEW, eos_token_id=[], progress=False)
-        found.append({
+        measured.append({
             "milliseconds": stats.seconds / stats.steps * 1e3,
             "meeting": ranks.seconds / stats.seconds,
             "sent": ranks.sent / stats.steps,
@@ -52,13 +52,13 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
         for lane in decoder.session.bound.lanes
         for key, size in lane.memory_bytes().items()
     }
-    said = {"rank": ranks.rank, "weights": sum(held.values()), "runs": found}
-    (folder / f"{ranks.size}.{ranks.rank}.json").write_text(json.dumps(said))
+    result = {"rank": ranks.rank, "weights": sum(held.values()), "runs": measured}
+    (folder / f"{ranks.size}.{ranks.rank}.json").write_text(json.dumps(result))
 
 
 def measure(shape: str, batch: int, runs: int, counts: list[int]) -> dict[str, Any]:
     """Every number of processes in turn."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for seed, name in enumerate(MODELS):
@@ -70,11 +70,9 @@ def measure(shape: str, batch: int, runs: int, counts: list[int]) -> dict[str, A
                  "--batch-size", str(batch), "--runs", str(runs), "--worker", scratch],
                 check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-            ranks = [
-                json.loads(file.read_text()) for file in sorted(folder.glob(f"{count}.*.json"))
-            ]
-            found[str(count)] = ranks
-    return found
+            files = sorted(folder.glob(f"{count}.*.json"))
+            results[str(count)] = [json.loads(file.read_text()) for file in files]
+    return results
 
 
 def main() -> None:
@@ -86,24 +84,23 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--worker", type=Path)
-    given = parser.parse_args()
-    if given.worker:
-        worker(given.shape, given.batch_size, given.runs, given.worker)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.shape, options.batch_size, options.runs, options.worker)
         return
-    results = measure(given.shape, given.batch_size, given.runs, given.processes)
-    said = {
-        "formula": FORMULA, "shape": given.shape, "batch_size": given.batch_size,
-        "prompt": PROMPT, "new": NEW, "device": "cpu, gloo", "processor": processor(),
-        "cores": os.cpu_count(), "dtype": "float32", "torch": torch.__version__,
-        "results": results,
+    results = measure(options.shape, options.batch_size, options.runs, options.processes)
+    content = {
+        "formula": FORMULA, "shape": options.shape, "batch_size": options.batch_size,
+        "prompt": PROMPT, "new": NEW, "device": "cpu, gloo", "cores": os.cpu_count(),
+        "dtype": "float32", **about(), "results": results,
     }  # fmt: skip
-    given.output.write_text(json.dumps(said, indent=1) + "\n")
+    options.output.write_text(json.dumps(content, indent=1) + "\n")
     print("processes  rank  weights     ms a step  meeting  sent a step")
     for count, ranks in results.items():
-        for one in ranks:
-            runs = sorted(one["runs"], key=lambda run: run["milliseconds"])
+        for rank in ranks:
+            runs = sorted(rank["runs"], key=lambda run: run["milliseconds"])
             middle = runs[len(runs) // 2]
-            print(f"{count:>9}  {one['rank']:>4}  {one['weights'] / 1e6:>7.1f} MB  "
+            print(f"{count:>9}  {rank['rank']:>4}  {rank['weights'] / 1e6:>7.1f} MB  "
                   f"{middle['milliseconds']:>9.1f}  {middle['meeting']:>6.1%}  "
                   f"{middle['sent'] / 1e3:>8.1f} kB")  # fmt: skip
 

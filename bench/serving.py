@@ -29,11 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
-import transformers
 
 import descant
-from descant.bench.measure import processor
+from descant.bench.measure import about
 from descant.demo import PROMPTS
 from descant.inputs.runfile import RunFile, read_run_file
 
@@ -45,7 +43,7 @@ ALONE_SLOTS = 4  # the fewest that best_of(n=4) takes
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sent:
     """One request, and after how many pieces its client leaves; None for one that stays."""
 
     model: str
@@ -67,7 +65,7 @@ class Asked:
 
 
 @dataclass
-class Got:
+class Received:
     """What came of one request: ids, and when, in seconds since it was sent."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -78,7 +76,7 @@ class Got:
 
 def requests(
     count: int, leaving: float, models: Sequence[str] = tuple(SHARES), seed: int = 0
-) -> list[Asked]:
+) -> list[Sent]:
     """So many, the same for the same seed.
 
     Args:
@@ -94,7 +92,7 @@ def requests(
         stream = i % 8 != 7
         leaves = draw.randrange(1, 6) if stream and draw.random() < leaving else None
         made.append(
-            Asked(
+            Sent(
                 draw.choices(models, shares)[0], draw.choice(PROMPTS), draw.choice([0.0, 0.3, 1.0]),
                 draw.choice([0.0, 0.7, 1.0]), i, draw.choice(LENGTHS), stream, leaves,
             )
@@ -102,92 +100,99 @@ def requests(
     return made
 
 
-def offline(run: RunFile, asked: Sequence[Asked]) -> list[list[int]]:
-    """What ``generate`` gives for each."""
+def offline(run: RunFile, sent: Sequence[Sent]) -> list[list[int]]:
+    """The tokens that ``generate`` gives for each."""
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for index, one in enumerate(asked):
-        groups[one.model, one.length].append(index)
-    found: dict[int, list[int]] = {}
+    for index, request in enumerate(sent):
+        groups[request.model, request.length].append(index)
+    token_ids: dict[int, list[int]] = {}
     decoders = {
         name: descant.compile(text, run.models, params=run.params)
         for name, text in run.named.items()
     }
     for (model, length), indices in groups.items():
-        mine = [asked[index] for index in indices]
+        mine = [sent[index] for index in indices]
         completions = decoders[model].generate(
-            [one.prompt for one in mine], max_new_tokens=length, progress=False,
-            seed=[one.seed for one in mine], temperature=[one.temperature for one in mine],
-            params={"a": [one.a for one in mine]},
+            [request.prompt for request in mine], max_new_tokens=length, progress=False,
+            seed=[request.seed for request in mine],
+            temperature=[request.temperature for request in mine],
+            params={"a": [request.a for request in mine]},
         )  # fmt: skip
-        found |= {i: one.token_ids for i, one in zip(indices, completions, strict=True)}
-    return [found[index] for index in range(len(asked))]
+        token_ids |= {
+            i: completion.token_ids for i, completion in zip(indices, completions, strict=True)
+        }
+    return [token_ids[index] for index in range(len(sent))]
 
 
-async def drive(url: str, asked: Sequence[Asked], clients: int) -> tuple[list[Got], float]:
-    """Ask for all of it, so many at a time; what came, and the seconds of the whole."""
-    waiting, found = iter(enumerate(asked)), [Got() for _ in asked]
+async def drive(url: str, sent: Sequence[Sent], clients: int) -> tuple[list[Received], float]:
+    """Send all requests, so many at a time; the answers and the seconds in all."""
+    waiting, answers = iter(enumerate(sent)), [Received() for _ in sent]
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
 
     async def client(session: httpx.AsyncClient) -> None:
-        for index, one in waiting:
-            await _ask(session, f"{url}/v1/completions", one, found[index])
+        for index, request in waiting:
+            await _ask(session, f"{url}/v1/completions", request, answers[index])
 
     async with httpx.AsyncClient(timeout=600, limits=limits) as session:
         start = time.perf_counter()
         await asyncio.gather(*(client(session) for _ in range(clients)))
-        return found, time.perf_counter() - start
+        return answers, time.perf_counter() - start
 
 
-async def _ask(session: httpx.AsyncClient, url: str, asked: Asked, got: Got) -> None:
+async def _ask(session: httpx.AsyncClient, url: str, request: Sent, received: Received) -> None:
     start = time.perf_counter()
-    if not asked.stream:
-        answer = await session.post(url, json=asked.body())
+    if not request.stream:
+        answer = await session.post(url, json=request.body())
         answer.raise_for_status()
-        got.token_ids, got.ended = answer.json()["choices"][0]["token_ids"], True
-        got.seconds = time.perf_counter() - start
+        received.token_ids, received.ended = answer.json()["choices"][0]["token_ids"], True
+        received.seconds = time.perf_counter() - start
         return
-    async with session.stream("POST", url, json=asked.body()) as answer:
+    async with session.stream("POST", url, json=request.body()) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line == "data: [DONE]":
-                got.ended = True
+                received.ended = True
             elif line:
                 [choice] = json.loads(line.removeprefix("data: "))["choices"]
-                got.token_ids += choice["token_ids"]
-                got.times.append(round(time.perf_counter() - start, 4))
-                if len(got.times) == asked.leaves:
+                received.token_ids += choice["token_ids"]
+                received.times.append(round(time.perf_counter() - start, 4))
+                if len(received.times) == request.leaves:
                     break
-    got.seconds = time.perf_counter() - start
+    received.seconds = time.perf_counter() - start
 
 
-def judged(asked: Sequence[Asked], got: Sequence[Got], expected: Sequence[list[int]]) -> dict:
+def correctness(
+    sent: Sequence[Sent], received: Sequence[Received], expected: Sequence[list[int]]
+) -> dict:
     """How many answers are the offline ones, and how many are lost."""
-    left = [i for i, one in enumerate(got) if asked[i].leaves is not None and not one.ended]
-    stayed = [i for i in range(len(asked)) if i not in set(left)]
+    left = [
+        i for i, answer in enumerate(received) if sent[i].leaves is not None and not answer.ended
+    ]
+    stayed = [i for i in range(len(sent)) if i not in set(left)]
     return {
-        "requests": len(asked),
-        "answers": sum(got[i].ended for i in stayed),
-        "equal": sum(got[i].token_ids == expected[i] for i in stayed),
+        "requests": len(sent),
+        "answers": sum(received[i].ended for i in stayed),
+        "equal": sum(received[i].token_ids == expected[i] for i in stayed),
         "left": len(left),
         "left_equal_so_far": sum(
-            got[i].token_ids == expected[i][: len(got[i].token_ids)] for i in left
+            received[i].token_ids == expected[i][: len(received[i].token_ids)] for i in left
         ),
     }
 
 
-def speeds(asked: Sequence[Asked], got: Sequence[Got], seconds: float) -> dict[str, Any]:
+def speeds(sent: Sequence[Sent], received: Sequence[Received], seconds: float) -> dict[str, Any]:
     """Requests and tokens per second; milliseconds to the first token and between tokens."""
-    streamed = [(one, a) for one, a in zip(got, asked, strict=True) if a.model != "best"]
-    first = [one.times[0] * 1e3 for one, _ in streamed if one.times]
+    streamed = [(answer, a) for answer, a in zip(received, sent, strict=True) if a.model != "best"]
+    first = [answer.times[0] * 1e3 for answer, _ in streamed if answer.times]
     between = [
         (after - before) * 1e3
-        for one, _ in streamed
-        for before, after in zip(one.times, one.times[1:], strict=False)
+        for answer, _ in streamed
+        for before, after in zip(answer.times, answer.times[1:], strict=False)
     ]
     return {
         "seconds": seconds,
-        "requests_per_second": len(asked) / seconds,
-        "tokens_per_second": sum(len(one.token_ids) for one in got) / seconds,
+        "requests_per_second": len(sent) / seconds,
+        "tokens_per_second": sum(len(answer.token_ids) for answer in received) / seconds,
         "first_token_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
         "between_tokens_ms": {"p50": _percentile(between, 50), "p95": _percentile(between, 95)},
     }
@@ -208,12 +213,12 @@ def serving(slots: int) -> Iterator[tuple[str, int]]:
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if found := re.search(r"running on (http://[\d.:]+)", line):
+            if match := re.search(r"running on (http://[\d.:]+)", line):
                 break
         else:
             raise RuntimeError("the server did not start")
         threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield found[1], process.pid
+        yield match[1], process.pid
     finally:
         process.terminate()
         process.wait()
@@ -222,13 +227,13 @@ def serving(slots: int) -> Iterator[tuple[str, int]]:
 def resident(process: int) -> int:
     """Bytes of memory that a process and those that it started hold."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    pages = [Path(f"/proc/{one}/statm").read_text().split()[1] for one in (process, *children)]
+    pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (process, *children)]
     return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def loaded(
-    url: str, process: int, asked: Sequence[Asked], clients: int
-) -> tuple[list[Got], float, list[int]]:
+    url: str, process: int, sent: Sequence[Sent], clients: int
+) -> tuple[list[Received], float, list[int]]:
     """``drive``, and the server's memory once a second meanwhile."""
     memory = [resident(process)]
 
@@ -238,9 +243,9 @@ async def loaded(
             memory.append(resident(process))
 
     watching = asyncio.create_task(watch())
-    got, seconds = await drive(url, asked, clients)
+    received, seconds = await drive(url, sent, clients)
     watching.cancel()
-    return got, seconds, [*memory, resident(process)]
+    return received, seconds, [*memory, resident(process)]
 
 
 def measure(
@@ -248,25 +253,25 @@ def measure(
 ) -> dict[str, Any]:
     """Both ways, in one run."""
     run = read_run_file(FILE)
-    asked, single = requests(count, leaving, models), requests(alone, 0.0, models)
-    expected, expected_single = offline(run, asked), offline(run, single)
+    sent, single = requests(count, leaving, models), requests(alone, 0.0, models)
+    expected, expected_single = offline(run, sent), offline(run, single)
     warm = requests(2 * clients + 16, 0.0, models, seed=1)
     with serving(slots) as (url, process), serving(ALONE_SLOTS) as (other, _):
-        for address, many in ((url, clients), (other, 1)):
-            asyncio.run(drive(address, warm[: many * 2 + 16], many))
+        for address, concurrent in ((url, clients), (other, 1)):
+            asyncio.run(drive(address, warm[: concurrent * 2 + 16], concurrent))
         half = alone // 2
         first, before = asyncio.run(drive(other, single[:half], 1))
-        got, seconds, memory = asyncio.run(loaded(url, process, asked, clients))
+        received, seconds, memory = asyncio.run(loaded(url, process, sent, clients))
         second, after = asyncio.run(drive(other, single[half:], 1))
         metrics = httpx.get(f"{url}/metrics").text
     return {
         "clients": {
-            **judged(asked, got, expected), **speeds(asked, got, seconds),
+            **correctness(sent, received, expected), **speeds(sent, received, seconds),
             "resident_bytes": memory, "metrics": _metrics(metrics),
-            "raw": [{**asdict(a), **asdict(g)} for a, g in zip(asked, got, strict=True)],
+            "raw": [{**asdict(a), **asdict(g)} for a, g in zip(sent, received, strict=True)],
         },
         "one": {
-            **judged(single, [*first, *second], expected_single),
+            **correctness(single, [*first, *second], expected_single),
             **speeds(single, [*first, *second], before + after),
             "halves_seconds": [before, after],
         },
@@ -288,24 +293,26 @@ def main() -> None:
     parser.add_argument("--leaving", type=float, default=0.08)
     parser.add_argument("--models", nargs="+", default=[*SHARES], choices=[*SHARES])
     parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    load = os.getloadavg()[0]
-    found = measure(
-        asked.models, asked.requests, asked.clients, asked.slots, asked.alone, asked.leaving
+    options = parser.parse_args()
+    machine = about()  # before the load is our own
+    results = measure(
+        options.models,
+        options.requests,
+        options.clients,
+        options.slots,
+        options.alone,
+        options.leaving,
     )
-    said = {
-        "models": {name: SHARES[name] for name in asked.models},
-        "requests": asked.requests, "clients": asked.clients, "slots": asked.slots,
-        "device": "cpu", "processor": processor(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "load": load, "dtype": "float32",
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "python": sys.version.split()[0],
-        "ratio": found["clients"]["requests_per_second"] / found["one"]["requests_per_second"],
-        "results": found,
+    content = {
+        "models": {name: SHARES[name] for name in options.models},
+        "requests": options.requests, "clients": options.clients, "slots": options.slots,
+        "device": "cpu", "dtype": "float32", "cores": os.cpu_count(), **machine,
+        "ratio": results["clients"]["requests_per_second"] / results["one"]["requests_per_second"],
+        "results": results,
     }  # fmt: skip
-    asked.output.write_text(json.dumps(said) + "\n")
-    many, one = found["clients"], found["one"]
-    for name, way in ((f"{asked.clients} clients", many), ("one client", one)):
+    options.output.write_text(json.dumps(content) + "\n")
+    concurrent, single = results["clients"], results["one"]
+    for name, way in ((f"{options.clients} clients", concurrent), ("one client", single)):
         first, between = way["first_token_ms"], way["between_tokens_ms"]
         print(
             f"{name}: {way['equal']} of {way['answers']} answers equal, {way['left']} left; "
@@ -314,10 +321,10 @@ def main() -> None:
             f"first token {first['p50']:.0f} ms (p95 {first['p95']:.0f}), "
             f"between tokens {between['p50']:.1f} ms (p95 {between['p95']:.1f})"
         )
-    memory = many["resident_bytes"]
+    memory = concurrent["resident_bytes"]
     tenth = max(1, len(memory) // 10)
     start, end = statistics.median(memory[:tenth]), statistics.median(memory[-tenth:])
-    print(f"ratio {said['ratio']:.2f}; resident {start / 1e6:.0f} MB, then {end / 1e6:.0f} MB")
+    print(f"ratio {content['ratio']:.2f}; resident {start / 1e6:.0f} MB, then {end / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m bench.steps          bench/results/steps.json
 
 Whole runs scatter with the machine, and so do their ratios. Here one step of ours and one step of
-three plain transformers loops follow each other, on contexts of the same length, and what is told
-is the median over all pairs. Prompts are left out on both sides.
+three plain transformers loops follow each other, on contexts of the same length, and the result is
+the median over all pairs. Prefill is left out on both sides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
 import descant
 from descant.bench import shapes
-from descant.bench.measure import processor
+from descant.bench.measure import about
 from descant.runtime.engine.engine import ScheduledBatch, launch
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
@@ -35,7 +33,7 @@ TARGET = 1.05
 
 
 def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
-    """What makes one step of a decoder, the prompts read."""
+    """One step of a decoder, after the prefill."""
     requests = decoder.session.builder.requests(
         prompts.tolist(), max_new_tokens=STEPS + 1, eos_token_id=[]
     )
@@ -47,7 +45,7 @@ def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
 
 
 def bare(models: list[Any], prompts: Tensor) -> Callable[[], object]:
-    """What makes one step of each model by itself: a forward and the best token."""
+    """One step of each model alone: a forward and the best token."""
     caches = [DynamicCache(config=model.config) for model in models]
     tokens = [prompts[:, -1:] for _ in models]
     with torch.no_grad():
@@ -84,7 +82,7 @@ def measure(shape: str, batch: int) -> dict[str, Any]:
     ratio = statistics.median(mine / theirs for mine, theirs in pairs)
     mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {"batch": batch, "ratio": ratio, "target": TARGET, "ours": mine, "bare": theirs,
-            "pairs": [[round(one, 4) for one in pair] for pair in pairs]}  # fmt: skip
+            "pairs": [[round(step, 4) for step in pair] for pair in pairs]}  # fmt: skip
 
 
 def main() -> None:
@@ -92,19 +90,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="small", choices=sorted(shapes.SHAPES))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    load = os.getloadavg()[0]
-    found = [measure(asked.shape, batch) for batch in (1, 8)]
-    about = {
-        "formula": FORMULA, "shape": asked.shape, "dtype": "float32", "prompt": PROMPT,
-        "processor": processor(), "threads": torch.get_num_threads(), "load": load,
-        "torch": torch.__version__, "transformers": transformers.__version__,
-        "descant": descant.__version__,
-    }  # fmt: skip
-    for one in found:
-        print(f"batch {one['batch']}: {one['ours']:.1f} ms, bare {one['bare']:.1f} ms, median "
-              f"ratio {one['ratio']:.3f} (at most {TARGET})")  # fmt: skip
-    asked.output.write_text(json.dumps({"about": about, "results": found}, indent=1) + "\n")
+    options = parser.parse_args()
+    settings = {"formula": FORMULA, "shape": options.shape, "dtype": "float32", "prompt": PROMPT}
+    machine = about()  # before the load is our own
+    results = [measure(options.shape, batch) for batch in (1, 8)]
+    for result in results:
+        print(f"batch {result['batch']}: {result['ours']:.1f} ms, bare {result['bare']:.1f} ms, "
+              f"median ratio {result['ratio']:.3f} (at most {TARGET})")  # fmt: skip
+    kept = {"about": {**settings, **machine}, "results": results}
+    options.output.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

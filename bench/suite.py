@@ -33,7 +33,7 @@ from descant.grammar import did_you_mean
 
 RESULTS = Path(__file__).parent / "results"
 EXACT = 8  # tokens over which captured and eager are compared
-# What results in one file may differ in; a row says its own.
+# Results in one file may differ in these; each row has its own.
 OWN = ("runs", "new", "prompt_length", "copy_bandwidth", "load")
 
 
@@ -51,13 +51,13 @@ def measure(
 
 def row(case: Case, pool: Pool, settings: Settings) -> dict[str, Any]:
     """One case, measured."""
-    made = Ways(case, pool, settings)
-    own = made.settings
+    ways = Ways(case, pool, settings)
+    own = ways.settings
     rows = own.batch_size * max(1, case.vectors)
-    limit = floor(made.decoder, replace(own, batch_size=rows))
-    runs = timed(made.ways(), own, whole=case.prompts_count)
-    if made.arrivals is not None:  # answers differ in length: per token of them all
-        part = own.new / sum(made.arrivals.answers(own.new))
+    limit = floor(ways.decoder, replace(own, batch_size=rows))
+    runs = timed(ways.by_name(), own, with_prefill=case.prompts_count)
+    if ways.arrivals is not None:  # answers differ in length: per token of them all
+        part = own.new / sum(ways.arrivals.answers(own.new))
         runs = {way: [part * each for each in every] for way, every in runs.items()}
     result = Result(case.name, case.workload.formula, limit, runs)
     return {
@@ -66,75 +66,75 @@ def row(case: Case, pool: Pool, settings: Settings) -> dict[str, Any]:
         "prompt_length": own.prompt_length,
         "new": own.new,
         "joining": case.joining,
-        "shown": shown(case.asked(settings), result, rows),
-        "steps": {} if case.vectors else steps(made),
-        "captured_equals_eager": exact(made) if made.captured is not None else None,
+        "shown": shown(case.ratio_for(settings), result, rows),
+        "steps": {} if case.vectors else steps(ways),
+        "captured_equals_eager": exact(ways) if ways.captured is not None else None,
     }
 
 
 def shown(ratio: Ratio, result: Result, rows: int) -> dict[str, Any]:
-    """What counts of a case: the ratio, its target, and whether that is met."""
+    """The ratio of a case, its target, and whether that is met."""
     best = "captured" if "captured" in result.runs else "ours"
     top, bottom = (best if way == "ours" else way for way in (ratio.top, ratio.bottom))
     value = result.ratio(top, bottom) * (rows if ratio.rows else 1)
     return {**asdict(ratio), "top": top, "bottom": bottom, "value": value, "met": ratio.met(value)}
 
 
-def steps(made: Ways) -> dict[str, dict[str, float]]:
+def steps(ways: Ways) -> dict[str, dict[str, float]]:
     """Milliseconds between a row's tokens in one run: the median, and the longest pause."""
-    own, found = made.settings, {}
-    asked = made.arrivals or arrivals(made.prompts, own.batch_size, alike=True)
-    for way, decoder in (("ours", made.decoder), ("captured", made.captured)):
+    own, measured = ways.settings, {}
+    arriving = ways.arrivals or arrivals(ways.prompts, own.batch_size, alike=True)
+    for way, decoder in (("ours", ways.decoder), ("captured", ways.captured)):
         if decoder is not None:
-            waited = pauses(decoder, asked, own.new + 1)
-            found[way] = {"median": statistics.median(waited), "longest": max(waited)}
-    return found
+            waited = pauses(decoder, arriving, own.new + 1)
+            measured[way] = {"median": statistics.median(waited), "longest": max(waited)}
+    return measured
 
 
-def exact(made: Ways) -> dict[str, Any] | None:
-    """Captured against eager, with what keeps a step from being captured, if anything does."""
-    why = made.captured.session.engine.graphs.why_eager
-    if made.case.vectors or made.case.joining:
+def exact(ways: Ways) -> dict[str, Any] | None:
+    """Captured against eager, with the reason why a step is not captured, if any."""
+    why = ways.captured.session.engine.graphs.why_eager
+    if ways.case.vectors or ways.case.joining:
         return {"why_eager": why}
-    found = difference(made.captured, made.decoder, made.prompts[:4].tolist(), EXACT)
-    return {"why_eager": why, **found}
+    measured = difference(ways.captured, ways.decoder, ways.prompts[:4].tolist(), EXACT)
+    return {"why_eager": why, **measured}
 
 
-def settings_of(given: argparse.Namespace, sizes: Sizes) -> Settings:
+def settings_of(options: argparse.Namespace, sizes: Sizes) -> Settings:
     """What is measured.
 
     Raises:
-        ValueError: an unknown shape, dtype or benchmark, or a device that is not there.
+        ValueError: an unknown shape, dtype or benchmark, or a missing device.
     """
-    cuda = given.device.startswith("cuda")
+    cuda = options.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
-        raise ValueError(f"the device {given.device} is not there; torch sees no GPU")
-    if given.capture and not cuda:
+        raise ValueError(f"there is no device {options.device}; torch sees no GPU")
+    if options.capture and not cuda:
         raise ValueError("--capture needs a GPU: give --device cuda, or leave it out")
     for what, name, names in (
-        ("shape", given.shape or "small", SHAPES),
-        ("dtype", given.dtype or "float32", ("float32", "bfloat16", "float16")),
-        *(("benchmark", name, BENCHMARKS) for name in given.names),
+        ("shape", options.shape or "small", SHAPES),
+        ("dtype", options.dtype or "float32", ("float32", "bfloat16", "float16")),
+        *(("benchmark", name, BENCHMARKS) for name in options.names),
     ):
         if name not in names:
             raise ValueError(f"there is no {what} {name!r}; {did_you_mean(name, names)}")
     return Settings(
-        given.shape or ("llama-2-7b" if cuda else "small"), given.batch_size, sizes.prompt,
-        sizes.new, given.runs, given.device, given.dtype or ("bfloat16" if cuda else "float32"),
-        given.capture,
+        options.shape or ("llama-2-7b" if cuda else "small"), options.batch_size, sizes.prompt,
+        sizes.new, options.runs, options.device,
+        options.dtype or ("bfloat16" if cuda else "float32"), options.capture,
     )  # fmt: skip
 
 
-def keep(output: Path, said: dict[str, Any], results: dict[str, list[Any]]) -> None:
-    """Write the results down, beside those of other benchmarks that were measured alike."""
-    before = json.loads(output.read_text()) if output.is_file() else {**said, "results": {}}
-    other = [key for key in said if key not in OWN and before.get(key) != said[key]]
+def keep(output: Path, about: dict[str, Any], results: dict[str, list[Any]]) -> None:
+    """Write the results, with those of other benchmarks under the same settings."""
+    before = json.loads(output.read_text()) if output.is_file() else {**about, "results": {}}
+    other = [key for key in about if key not in OWN and before.get(key) != about[key]]
     if other:
-        print(f"{output}: what was there is replaced, for it has another {', '.join(other)}")
+        print(f"{output}: earlier results are replaced, for they have another {', '.join(other)}")
     kept = {**({} if other else before["results"]), **results}
     ordered = {name: kept[name] for name in BENCHMARKS if name in kept}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({**said, "results": ordered}, indent=1) + "\n")
+    output.write_text(json.dumps({**about, "results": ordered}, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,35 +153,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--capture", action="store_true")
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args(arguments)
-    kind = given.device.partition(":")[0]
-    sizes = SIZES[kind].of(given.prompt_length, given.max_new_tokens)
-    settings = settings_of(given, sizes)
-    output = given.output or RESULTS / f"suite-{kind}.json"
-    names = given.names or list(BENCHMARKS)
+    options = parser.parse_args(arguments)
+    kind = options.device.partition(":")[0]
+    sizes = SIZES[kind].of(options.prompt_length, options.max_new_tokens)
+    settings = settings_of(options, sizes)
+    output = options.output or RESULTS / f"suite-{kind}.json"
+    names = options.names or list(BENCHMARKS)
     results: dict[str, list[Any]] = {}
-    said = environment(settings)  # before the load is our own
+    about = environment(settings)  # before the load is our own
     start = time.perf_counter()
-    for name, found in measure(names, settings, sizes):
-        results.setdefault(name, []).append(found)
-        print(f"{time.perf_counter() - start:5.0f} s  {name:9} {line(found)}", flush=True)
-        keep(output, said, results)
+    for name, measured in measure(names, settings, sizes):
+        results.setdefault(name, []).append(measured)
+        print(f"{time.perf_counter() - start:5.0f} s  {name:9} {line(measured)}", flush=True)
+        keep(output, about, results)
 
 
-def line(found: dict[str, Any]) -> str:
+def line(measured: dict[str, Any]) -> str:
     """A case in one line."""
-    said = found["shown"]
-    mark = {True: "met", False: "NOT MET", None: ""}[said["met"]]
-    target = "" if said["met"] is None else f"(target {asked_of(said)}: {mark})"
-    relation = f"{said['top']} / {said['bottom']}"
-    return f"{found['name']:24} {relation:22} {said['value']:7.3f}  {target}"
+    about = measured["shown"]
+    mark = {True: "met", False: "NOT MET", None: ""}[about["met"]]
+    target = "" if about["met"] is None else f"(target {target_of(about)}: {mark})"
+    relation = f"{about['top']} / {about['bottom']}"
+    return f"{measured['name']:24} {relation:22} {about['value']:7.3f}  {target}"
 
 
-def asked_of(said: dict[str, Any]) -> str:
+def target_of(about: dict[str, Any]) -> str:
     """``at most 1.15``."""
-    if said["at_most"] is not None:
-        return f"at most {said['at_most']:g}"
-    return "none" if said["at_least"] is None else f"at least {said['at_least']:g}"
+    if about["at_most"] is not None:
+        return f"at most {about['at_most']:g}"
+    return "none" if about["at_least"] is None else f"at least {about['at_least']:g}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from descant.bench.measure import Settings, environment
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
 FORMULA = "base + (1-a)*arm_0 + a*arm_1"
 VECTORS, PROMPTS, PROMPT, NEW = 11, 16, 32, 64
-FASTER, BESIDE = 5.0, 0.03  # what is asked for: runs over the sweep, and the part beside the steps
+FASTER, BESIDE = 5.0, 0.03  # targets: runs over the sweep, and the part beside the steps
 Times = dict[str, float]  # wall and cpu, in seconds
 
 
@@ -44,18 +44,20 @@ def saved(shape: str, folder: Path) -> dict[str, Any]:
     from transformers import PreTrainedTokenizerFast
 
     words = {f"w{i}": i for i in range(shapes.SHAPES[shape][1]["vocab_size"])}
-    made = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="w0", unk_token="w0")
-    found: dict[str, Any] = {}
+    words_model = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    words_model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words_model, pad_token="w0", unk_token="w0"
+    )
+    specs: dict[str, Any] = {}
     for name, make in (("base", shapes.language_model), ("reward", shapes.reward_model)):
         make(shape, 0, torch.float32, "cpu").save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-        found[name] = {"path": str(folder / name), "dtype": "float32"}
+        specs[name] = {"path": str(folder / name), "dtype": "float32"}
     for i in range(2):
         shapes.lora(shape, 1 + i, folder / f"arm_{i}")
-        found[f"arm_{i}"] = {"adapter": str(folder / f"arm_{i}"), "on": "base"}
-    return found
+        specs[f"arm_{i}"] = {"adapter": str(folder / f"arm_{i}"), "on": "base"}
+    return specs
 
 
 def written(shape: str, folder: Path, new: int) -> Path:
@@ -130,21 +132,21 @@ class Parts:
         """Give a function a clock."""
         plain = getattr(holder, name)
 
-        def clocked(*given: Any, **named: Any) -> Any:
+        def clocked(*args: Any, **named: Any) -> Any:
             with self.part(part):
-                return plain(*given, **named)
+                return plain(*args, **named)
 
         setattr(holder, name, clocked)
 
     def generator(self, holder: Any, name: str, part: str) -> None:
-        """Give a generator a clock that stands while others work on what it has yielded."""
+        """Give a generator a clock that stops while others work on its items."""
         plain = getattr(holder, name)
 
-        def clocked(*given: Any, **named: Any) -> Iterator[Any]:
-            found = plain(*given, **named)
+        def clocked(*args: Any, **named: Any) -> Iterator[Any]:
+            items = plain(*args, **named)
             while True:
                 with self.part(part):
-                    item = next(found, None)
+                    item = next(items, None)
                 if item is None:
                     return
                 yield item
@@ -188,19 +190,19 @@ def measure(shape: str, new: int) -> dict[str, Any]:
             for a in weights:
                 descant("run", str(file), "--set", f"a={a}", "--output", str(folder / f"run-{a}"))
 
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             "sweep": timed(lambda: descant("sweep", str(file), "--output", str(folder / "sweep"))),
             "runs": timed(runs),
         }
         parts = folder / "parts.json"
         command = [sys.executable, "-m", "bench.sweep", "--inside", str(file), str(parts)]
         subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        found["parts"] = json.loads(parts.read_text())
+        results["parts"] = json.loads(parts.read_text())
     for clock in ("wall", "cpu"):
-        of = {name: times[clock] for name, times in found["parts"].items()}
-        found[f"runs over the sweep, {clock}"] = found["runs"][clock] / found["sweep"][clock]
-        found[f"beside over steps, {clock}"] = of["beside"] / of["steps"]
-    return found
+        of = {name: times[clock] for name, times in results["parts"].items()}
+        results[f"runs over the sweep, {clock}"] = results["runs"][clock] / results["sweep"][clock]
+        results[f"beside over steps, {clock}"] = of["beside"] / of["steps"]
+    return results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -212,29 +214,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=NEW)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if given.inside:
-        file, parts = given.inside
+    options = parser.parse_args(arguments)
+    if options.inside:
+        file, parts = options.inside
         content = yaml.safe_load(file.read_text()) | {"score": {"reward": "reward"}}
         scored = file.with_name("scored.yaml")
         scored.write_text(yaml.safe_dump(content))
         parts.write_text(json.dumps(inside(scored, file.parent / "inside")))
         return
-    settings = Settings(given.shape, PROMPTS, PROMPT, given.max_new_tokens, 1)
-    said = {**environment(settings), "vectors": VECTORS}  # before the load is our own
-    found = measure(given.shape, given.max_new_tokens)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps({**said, "results": found}, indent=1) + "\n")
+    settings = Settings(options.shape, PROMPTS, PROMPT, options.max_new_tokens, 1)
+    content = {**environment(settings), "vectors": VECTORS}  # before the load is our own
+    results = measure(options.shape, options.max_new_tokens)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({**content, "results": results}, indent=1) + "\n")
     for name in ("sweep", "runs"):
-        print(f"{name:10} {found[name]['wall']:8.1f} s, {found[name]['cpu']:8.1f} s of processors")
-    for name, times in found["parts"].items():
+        print(
+            f"{name:10} {results[name]['wall']:8.1f} s, {results[name]['cpu']:8.1f} s of processors"
+        )
+    for name, times in results["parts"].items():
         print(f"  {name:8} {times['wall']:8.2f} s, {times['cpu']:8.2f} s of processors")
     for clock in ("wall", "cpu"):
         faster, beside = (
-            found[f"runs over the sweep, {clock}"],
-            found[f"beside over steps, {clock}"],
+            results[f"runs over the sweep, {clock}"],
+            results[f"beside over steps, {clock}"],
         )
-        print(f"{clock}: {faster:.2f} times faster than runs (at least {FASTER:g} is asked for); "
+        print(f"{clock}: {faster:.2f} times faster than runs (target: at least {FASTER:g}); "
               f"{beside:.1%} beside the steps (at most {BESIDE:.0%})")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A case of the suite becomes the things that are timed: ours in several forms, and theirs.
+"""The timed ways of a case of the suite: ours in several forms, and theirs.
 
 The clock, plain transformers and the bare loops are those of ``descant bench``.
 """
@@ -24,16 +24,16 @@ class Ways:
         case: what is measured.
         settings: with the case's changes.
         prompts: ``(rows, length)`` token ids.
-        decoder: ours, eager; ``captured`` the same, captured, where that is asked for.
+        decoder: ours, eager; ``captured`` the same, captured, with ``settings.capture``.
     """
 
     def __init__(self, case: Case, pool: Pool, settings: Settings) -> None:
         self.case, self._pool = case, pool
         self.settings = replace(settings, **case.changes)
         self.prompts = pool.prompts(self.settings.batch_size, self.settings.prompt_length)
-        given: dict[str, Any] = {"params": {"a": 0.5}} if case.vectors else {}
-        self.decoder = pool.decoder(case.workload, **given)
-        self.captured = pool.decoder(case.workload, True, **given) if settings.capture else None
+        options: dict[str, Any] = {"params": {"a": 0.5}} if case.vectors else {}
+        self.decoder = pool.decoder(case.workload, **options)
+        self.captured = pool.decoder(case.workload, True, **options) if settings.capture else None
         self.arrivals = None
         if case.joining:
             texts = pool.prompts(case.joining, self.settings.prompt_length)
@@ -41,17 +41,17 @@ class Ways:
 
     @property
     def best(self) -> Any:
-        """Ours as it would be used: captured where that is asked for."""
+        """Ours, captured if possible."""
         return self.captured or self.decoder
 
-    def ways(self) -> dict[str, Way]:
-        """By name, as the case asks for them; ``captured`` comes after ``ours``."""
-        made: dict[str, Way] = {}
+    def by_name(self) -> dict[str, Way]:
+        """The ways of the case; ``captured`` comes after ``ours``."""
+        ways: dict[str, Way] = {}
         for name in self.case.ways:
-            made[name] = self._way(name)
+            ways[name] = self._way(name)
             if name == "ours" and self.captured is not None:
-                made["captured"] = self._ours(self.captured)
-        return made
+                ways["captured"] = self._ours(self.captured)
+        return ways
 
     def _way(self, name: str) -> Way:
         match name:

@@ -4,7 +4,7 @@
 >>> decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})  # doctest: +SKIP
 >>> decoder.generate("Hello", max_new_tokens=16)[0].text  # doctest: +SKIP
 
-Importing this imports neither torch nor transformers; they come with the first ``compile``.
+Importing this imports neither torch nor transformers; the first ``compile`` does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 _here = Path(__file__).parent
-if not (_here / "grammar").is_dir():  # a checkout: the rooms stand beside this folder, not in it
+if not (_here / "grammar").is_dir():  # a checkout: the packages are beside this folder
     __path__.append(str(_here.parent))
 
 from .grammar import FormulaError, parse  # noqa: E402
@@ -42,7 +42,7 @@ __all__ = [
     "score",
 ]
 
-_LATER = {
+_LAZY = {
     "compile": ".api",
     "logits_processor": ".extend",
     "scalar_function": ".extend",
@@ -56,19 +56,19 @@ _LATER = {
     "RuleReward": ".models.tables",
     "TableModel": ".models.tables",
 }
-# The language's words as Python functions; those that are builtins are in descant.lang alone.
+# The language's words as Python functions, without those that are builtins.
 _LANGUAGE = frozenset(
     ("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean", "temp")
 ) | {"align", "plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank", "temperature"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for."""
+    """Import what needs torch on first use."""
     from importlib import import_module
 
-    if name not in _LATER and name not in _LANGUAGE:
+    if name not in _LAZY and name not in _LANGUAGE:
         raise AttributeError(f"module 'descant' has no attribute {name!r}")
-    value = getattr(import_module(_LATER.get(name, ".lang"), __name__), name)
+    value = getattr(import_module(_LAZY.get(name, ".lang"), __name__), name)
     globals()[name] = value
     return value
 

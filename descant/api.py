@@ -31,16 +31,15 @@ def compile(
     """Turn a formula into a decoder.
 
     Args:
-        formula: what to decode from, as text or built with the operators of ``descant.lang``; see
-            the language reference.
+        formula: text, or built with the operators of ``descant.lang``; see the language reference.
         models: every model that the formula names: a path or hub id, a transformers model in
             memory, a mapping of ``ModelSpec``'s options, or a ``ModelSpec``.
         params: the formula's parameters and their values where a request gives none.
         prompts: system prompts by name, for ``model@name``.
         dtype: of models that name none; left out, each checkpoint's own.
         device: of models that name none; left out, the GPU if there is one.
-        capture: replay steps that repeat as CUDA graphs, where all models are on one GPU; the plan
-            says where that cannot be. Not yet run on a GPU, and so off unless asked for.
+        capture: replay repeated steps as CUDA graphs, where all models are on one GPU; the plan
+            shows where that is impossible. Off by default: not yet run on a GPU.
         parallel: ``"terms"``: each of the processes that ``torchrun`` or ``accelerate launch`` has
             started holds some of the models, and all of them give the same answers.
 
@@ -48,10 +47,10 @@ def compile(
         A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
 
     Raises:
-        FormulaError: anything wrong with the formula, or a model that does not fit its place in
-            it, marked at the place.
+        FormulaError: anything wrong with the formula, or a model that does not fit into it, marked
+            at its span.
         ModelError: a declaration or a checkpoint that cannot be read.
-        TypeError: an argument that is not one of these, and where it belongs.
+        TypeError: an unknown argument, and where it belongs.
 
     >>> import descant
     >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
@@ -62,20 +61,16 @@ def compile(
     _refuse(others)
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
-    word, place = where(dtype, device)
-    term_parallel = term_parallel_of(parallel, place)
-    bound = bind(
-        plan,
-        specs,
-        word,
-        str(term_parallel.device) if term_parallel else place,
-        term_parallel=term_parallel,
-    )
+    word, default = where(dtype, device)
+    term_parallel = term_parallel_of(parallel, default)
+    if term_parallel is not None:
+        default = str(term_parallel.device)
+    bound = bind(plan, specs, word, default, term_parallel=term_parallel)
     return Decoder(bound, params, capture)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:
-    """The processes that share a formula's models, where that is asked for."""
+    """The processes that share a formula's models, if any."""
     if parallel is None:
         return None
     if parallel != "terms":
@@ -123,16 +118,16 @@ def where(dtype: Any, device: Any) -> tuple[str | None, str]:
     if device is None:
         return word, "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise ModelError(f"{device} is not a device", "use cpu, cuda, cuda:1 or mps") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("there is no CUDA device here", 'leave device out, or say "cpu"')
-    return word, str(found)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("there is no CUDA device here", 'leave device out, or write "cpu"')
+    return word, str(chosen)
 
 
 def _refuse(others: Mapping[str, Any]) -> None:
-    """Say where an argument that ``compile`` does not take belongs."""
+    """Refuse arguments that ``compile`` does not take, with a cure."""
     known = signature(compile).parameters.keys() - {"others"}
     for name in others:
         cure = did_you_mean(name, known)
@@ -140,5 +135,5 @@ def _refuse(others: Mapping[str, Any]) -> None:
             cure = "it is called dtype here"
         elif name in ModelSpec.model_fields or name in RENAMED:
             own = RENAMED.get(name, f"{name}: …")
-            cure = f"that is for each model to say, beside its path: {own}"
+            cure = f"that is an option of each model, beside its path: {own}"
         raise TypeError(f"compile has no argument {name}; {cure}")

@@ -1,10 +1,11 @@
-"""The command line. It parses arguments and prints; every command's work is done elsewhere.
+"""The command line. It parses arguments and prints; the work is done elsewhere.
 
-Whatever is wrong with what a user gave is said on standard error, and the exit code is 2.
+A user's mistake is printed on standard error, and the exit code is 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,8 @@ from rich.console import Console
 
 from . import __version__
 from .bench.command import bench
-from .completion import run_files
 from .doctor import doctor
-from .failures import resumable, told
+from .failures import resumable, run_app
 from .harness.command import PASSED_ON, evaluate
 from .options import Formats, FormulaName, Overrides, RunFilePath
 from .results.exports import export
@@ -35,8 +35,8 @@ WIDE = 160  # columns of a table that is written to a file
 
 
 def main() -> None:
-    """Run the command line; mistakes in what was given exit with 2."""
-    told(partial(app, prog_name="descant"))
+    """Run the command line."""
+    run_app(partial(app, prog_name="descant"))
 
 
 def _version(value: bool) -> None:
@@ -73,7 +73,7 @@ app.command()(doctor)
 
 @app.command()
 def explain(
-    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml", autocompletion=run_files)],
+    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml")],
     set_: Overrides = None,
     name: FormulaName = None,
     model: Annotated[
@@ -99,13 +99,13 @@ def explain(
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
     from .show.explain import Asked, explained, rendering
 
-    asked = Asked(formula, model or [], param or [], set_ or [], name)
+    request = Asked(formula, model or [], param or [], set_ or [], name)
     if render is not None or render_first:
         from .show.token_boundaries import show
 
-        show(console, rendering(asked, render))
+        show(console, rendering(request, render))
         return
-    console.print(explained(asked), markup=False)
+    console.print(explained(request), markup=False)
 
 
 @app.command()
@@ -128,28 +128,22 @@ def run(
     from .inputs.runfile import RunFileError, read_run_file
     from .runs.run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
 
-    said = of_one_formula(read_run_file(file, set_ or []), formula)
-    folder = output or (Path(said.output) if said.output and not prompt else None)
-    if not prompt and said.data is None:
-        raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
-    if not prompt and folder is None:
-        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
-    if not prompt and said.data is not None:
-        read_prompts(said.data)  # what is wrong with the data is said before weights are read
-    decoder = compiled(said)
+    run_file = of_one_formula(read_run_file(file, set_ or []), formula)
     if prompt:
-        found = decoder.generate(prompt, **said.generate.model_dump())
-        _show(found if speaks() else [])
+        completions = compiled(run_file).generate(prompt, **run_file.generate.model_dump())
+        _show(completions if speaks() else [])
         return
-    assert folder is not None
-    written = sum(1 for _ in run_to_folder(said, decoder, folder))
+    if run_file.data is None:
+        raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
+    folder = _folder(file, output, run_file.output)
+    read_prompts(run_file.data)  # mistakes in the data are reported before weights are loaded
+    written = sum(1 for _ in run_to_folder(run_file, compiled(run_file), folder))
     if not speaks():
         return
-    where = folder / "completions.jsonl"
-    total = sum(1 for _ in where.open(encoding="utf-8")) if where.is_file() else 0
-    console.print(f"{where}: {written} completions written, {total} in all", markup=False)
-    for file in export(folder, format_ or []):
-        console.print(str(file), markup=False)
+    lines = folder / "completions.jsonl"
+    total = sum(1 for _ in lines.open(encoding="utf-8")) if lines.is_file() else 0
+    console.print(f"{lines}: {written} completions written, {total} in all", markup=False)
+    _print_files(export(folder, format_ or []))
 
 
 @app.command()
@@ -164,19 +158,16 @@ def sweep(
 ) -> None:
     """Every formula at every point over every prompt: decoded, scored, and set against each other.
 
-    Killed and started again, it goes on where it stopped. With accelerate launch -m descant sweep
+    Killed and started again, it resumes where it stopped. With accelerate launch -m descant sweep
     RUN.yaml, every process takes its share.
     """
-    from .inputs.runfile import RunFileError, read_run_file
+    from .inputs.runfile import read_run_file
     from .sweep import swept
 
-    said = read_run_file(file, set_ or [])
-    folder = output or (Path(said.output) if said.output else None)
-    if folder is None:
-        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
-    swept(said, folder, console if console.is_terminal else Console(width=WIDE, highlight=False))
-    for written in export(folder, format_ or []):
-        console.print(str(written), markup=False)
+    run_file = read_run_file(file, set_ or [])
+    folder = _folder(file, output, run_file.output)
+    swept(run_file, folder, _screen())
+    _print_files(export(folder, format_ or []))
 
 
 @app.command()
@@ -232,17 +223,15 @@ def inspect(
         ),
     ] = None,
 ) -> None:
-    """Why each token was chosen: what every term and the reward said of the candidates."""
+    """Why each token was chosen: the scores of every term and the reward for the candidates."""
     from .inputs.runfile import read_run_file
     from .runs.run import of_one_formula
     from .show.inspection import inspected, table, write
 
-    said = of_one_formula(read_run_file(file, set_ or []), formula)
-    found = inspected(said, prompt, top, base)
-    screen = console if console.is_terminal else Console(width=WIDE, highlight=False)
-    screen.print(table(found))
-    for written in write(found, output or Path(said.output or "runs/inspect")):
-        console.print(str(written), markup=False)
+    run_file = of_one_formula(read_run_file(file, set_ or []), formula)
+    inspection = inspected(run_file, prompt, top, base)
+    _screen().print(table(inspection))
+    _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))
 
 
 @app.command()
@@ -253,8 +242,7 @@ def report(
     from .report import write
     from .results.load import load
 
-    for written in write(load(folder), folder):
-        console.print(str(written), markup=False)
+    _print_files(write(load(folder), folder))
 
 
 app.command("eval", context_settings=PASSED_ON)(evaluate)
@@ -285,13 +273,13 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a voice: an autoregressive reward model, an expert, a reward model."""
+    """Train a model: an autoregressive reward model, an expert, a reward model."""
     from .train import read_train_file
 
-    said = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
+    train_file = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
     from .train.loop import train as fit
 
-    fit(said, lambda line: console.print(line, markup=False))
+    fit(train_file, lambda line: console.print(line, markup=False))
 
 
 app.command()(bench)
@@ -305,5 +293,18 @@ def _show(completions: list[Any]) -> None:
         console.print(str(text), markup=False)
 
 
-if __name__ == "__main__":
-    main()
+def _folder(file: Path, given: Path | None, output: str | None) -> Path:
+    from .inputs.runfile import RunFileError
+
+    if given is None and output is None:
+        raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
+    return given or Path(str(output))
+
+
+def _screen() -> Console:
+    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+
+
+def _print_files(files: Iterable[Path]) -> None:
+    for file in files:
+        console.print(str(file), markup=False)

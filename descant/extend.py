@@ -10,7 +10,7 @@
 >>> decoder.plan.formula
 'base | sharpen(power=a)'
 
-What is registered holds for the whole program, and is known to every formula from then on.
+A registration holds for the whole program; every later formula knows the name.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise ValueError(f"{function.__name__} takes no scores; give it a first parameter")
-    cls = _made(function.__name__, function.__doc__, parameters[1:])
+    cls = _stage_class(function.__name__, function.__doc__, parameters[1:])
     names = [parameter.name for parameter in parameters[1:]]
 
-    def run(stage: Any, scores: Tensor, context: Context, place: Any) -> Tensor:
+    def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
         numbers = {name: context.number(getattr(stage, name)) for name in names}
         return _checked(function.__name__, scores, function(scores.clone(), **numbers))
 
@@ -60,8 +60,8 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Register a transformers ``LogitsProcessor`` as a stage without arguments.
 
-    It is called once per row, with ``(1, L)`` ids, those that the formula's first term has read,
-    and ``(1, V)`` scores: log-probabilities, not raw logits.
+    It is called once per row, with the ``(1, L)`` ids that the formula's first term has read and
+    ``(1, V)`` scores: log-probabilities, not raw logits.
 
     >>> from transformers import NoRepeatNGramLogitsProcessor
     >>> import descant
@@ -70,13 +70,13 @@ def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -
     True
     """
 
-    def run(stage: Any, scores: Tensor, context: Context, place: Any) -> Tensor:
+    def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
         copied = scores.clone()
         texts = context.texts()
         rows = [processor(ids[None], copied[i : i + 1]) for i, ids in enumerate(texts)]
         return _checked(name, scores, torch.cat(rows))
 
-    apply.register(_made(name, type(processor).__doc__, []))(run)
+    apply.register(_stage_class(name, type(processor).__doc__, []))(run)
 
 
 def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
@@ -97,15 +97,15 @@ def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
     return function
 
 
-def _made(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> type[Stage]:
+def _stage_class(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> type[Stage]:
     _free(name)
     fields = []
     for parameter in parameters:
         default = None if parameter.default is parameter.empty else parameter.default
         if default is not None and not isinstance(default, (int, float)):
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
-        whole = parameter.annotation in (int, "int")
-        fields.append((parameter.name, Any, number(Limits(whole=whole), default)))
+        limits = Limits(whole=parameter.annotation in (int, "int"))
+        fields.append((parameter.name, Any, number(limits, default)))
     cls = make_dataclass(name.title().replace("_", ""), fields, bases=(Stage,), frozen=True)
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
     return register(name, STAGES)(cls)
@@ -118,10 +118,10 @@ def _free(name: str) -> None:
         raise ValueError(f"{name} is a word of the language already")
 
 
-def _checked(name: str, scores: Tensor, made: Tensor) -> Tensor:
-    if made.shape != scores.shape:
+def _checked(name: str, scores: Tensor, changed: Tensor) -> Tensor:
+    if changed.shape != scores.shape:
         raise ValueError(
-            f"the stage {name} returned {tuple(made.shape)}, not {tuple(scores.shape)}"
+            f"the stage {name} returned {tuple(changed.shape)}, not {tuple(scores.shape)}"
         )
-    excluded = scores == -torch.inf  # whatever it makes of minus infinity
-    return made.float().masked_fill(excluded, -torch.inf)
+    excluded = scores == -torch.inf  # they stay excluded
+    return changed.float().masked_fill(excluded, -torch.inf)

@@ -7,8 +7,7 @@
 >>> formula == "base + a*arm | rerank(reward, k=10)"
 True
 
-Nothing is checked here but that a value can stand in a formula; ``compile`` checks the rest, and
-marks what is wrong in the formula's text.
+Only values are checked here; ``compile`` checks the rest, and marks mistakes in the formula's text.
 """
 
 from __future__ import annotations
@@ -42,8 +41,18 @@ _CHAIN = frozenset(STAGES)
 _LOGIC = ("and", "or", "not", "<", "<=", ">", ">=")
 
 
+def _operator(op: str, *, swapped: bool = False) -> Callable[[Any, Any], Expression]:
+    """A method for one of Python's operators."""
+
+    def binary(self: Any, other: Any) -> Expression:
+        left, right = (other, self) if swapped else (self, other)
+        return Expression(Binary(op, _node(left), _node(right)))
+
+    return binary
+
+
 class Expression:
-    """A piece of a formula: a model, a number, a condition, a stage, or what they make together.
+    """A piece of a formula: a model, a number, a condition, a stage, or a combination.
 
     ``str()`` gives the formula; ``==`` compares with another expression or with a formula's text.
     """
@@ -76,13 +85,10 @@ class Expression:
             raise TypeError(
                 f"a prompt follows a model: write (model @ …) in brackets, not {self} @ …"
             )
-        if prompt is None:
-            return Expression(Prompted(self.node, Name("none")))
-        if isinstance(prompt, str):
-            return Expression(Prompted(self.node, Text(prompt)))
-        if not isinstance(prompt.node, Name):
+        node = Name("none") if prompt is None else _node(prompt)
+        if not isinstance(node, (Name, Text)):
             raise TypeError(f"{prompt} is not the name of a prompt")
-        return Expression(Prompted(self.node, prompt.node))
+        return Expression(Prompted(self.node, node))
 
     def __or__(self, other: Any) -> Expression:
         """A stage on the right continues the chain; two conditions are joined by or."""
@@ -95,9 +101,6 @@ class Expression:
             raise TypeError(f"| takes a stage on its right, and {text(right)} is none")
         return Expression(Binary("or", self.node, right))
 
-    def __and__(self, other: Any) -> Expression:
-        return _binary("and", self, other)
-
     def __invert__(self) -> Expression:
         return Expression(Unary("not", self.node))
 
@@ -107,59 +110,22 @@ class Expression:
     def __pos__(self) -> Expression:
         return Expression(Unary("+", self.node))
 
-    def __add__(self, other: Any) -> Expression:
-        return _binary("+", self, other)
-
-    def __radd__(self, other: Any) -> Expression:
-        return _binary("+", other, self)
-
-    def __sub__(self, other: Any) -> Expression:
-        return _binary("-", self, other)
-
-    def __rsub__(self, other: Any) -> Expression:
-        return _binary("-", other, self)
-
-    def __mul__(self, other: Any) -> Expression:
-        return _binary("*", self, other)
-
-    def __rmul__(self, other: Any) -> Expression:
-        return _binary("*", other, self)
-
-    def __truediv__(self, other: Any) -> Expression:
-        return _binary("/", self, other)
-
-    def __rtruediv__(self, other: Any) -> Expression:
-        return _binary("/", other, self)
-
-    def __pow__(self, other: Any) -> Expression:
-        return _binary("**", self, other)
-
-    def __rpow__(self, other: Any) -> Expression:
-        return _binary("**", other, self)
-
-    def __lt__(self, other: Any) -> Expression:
-        return _binary("<", self, other)
-
-    def __le__(self, other: Any) -> Expression:
-        return _binary("<=", self, other)
-
-    def __gt__(self, other: Any) -> Expression:
-        return _binary(">", self, other)
-
-    def __ge__(self, other: Any) -> Expression:
-        return _binary(">=", self, other)
+    __and__ = _operator("and")
+    __add__, __radd__ = _operator("+"), _operator("+", swapped=True)
+    __sub__, __rsub__ = _operator("-"), _operator("-", swapped=True)
+    __mul__, __rmul__ = _operator("*"), _operator("*", swapped=True)
+    __truediv__, __rtruediv__ = _operator("/"), _operator("/", swapped=True)
+    __pow__, __rpow__ = _operator("**"), _operator("**", swapped=True)
+    __lt__, __le__ = _operator("<"), _operator("<=")
+    __gt__, __ge__ = _operator(">"), _operator(">=")
 
 
 def _is_condition(node: Node) -> bool:
     return isinstance(node, (Unary, Binary)) and node.op in _LOGIC
 
 
-def _binary(op: str, left: Any, right: Any) -> Expression:
-    return Expression(Binary(op, _node(left), _node(right)))
-
-
 def _node(value: Any, names: bool = False) -> Node:
-    """The node of a value; ``names`` takes a string for a formula, as in ``rerank("reward")``."""
+    """The node of a value; with ``names``, a string is a formula, as in ``rerank("reward")``."""
     match value:
         case Expression():
             return value.node
@@ -180,18 +146,14 @@ def _node(value: Any, names: bool = False) -> Node:
 
 def model(name: str) -> Expression:
     """A declared model."""
-    return Expression(Name(_spelled(name)))
+    if not (name.isidentifier() and name.isascii()):
+        raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
+    return Expression(Name(name))
 
 
 param = prompt = model
-param.__doc__ = "A declared model, parameter or prompt: which, its declaration says."
+param.__doc__ = "A declared model, parameter or prompt."
 step = Expression(Name("step"))
-
-
-def _spelled(name: str) -> str:
-    if not (name.isidentifier() and name.isascii()):
-        raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
-    return name
 
 
 def _call(name: str) -> Callable[..., Expression]:
@@ -200,15 +162,14 @@ def _call(name: str) -> Callable[..., Expression]:
     def call(*values: Any, **named: Any) -> Expression:
         arguments = []
         for i, value in enumerate(values):
-            weighted = isinstance(value, tuple) and name in ("mix", "pmean")
-            if weighted:
+            if isinstance(value, tuple) and name in ("mix", "pmean"):
                 weight, scores = value
                 arguments.append(Argument(_node(scores), weight=_node(weight)))
             else:
                 arguments.append(Argument(_node(value, names=chain and i == 0)))
         for key, value in named.items():
-            word = key in ("norm", "keep", "reward")
-            arguments.append(Argument(_node(value, names=word), name=Name(key)))
+            names = key in ("norm", "keep", "reward")
+            arguments.append(Argument(_node(value, names), name=Name(key)))
         return Expression(Call(Name(name), tuple(arguments)))
 
     call.__name__ = call.__qualname__ = name

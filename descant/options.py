@@ -1,6 +1,6 @@
-"""What several commands take, said once: one name, one help and one meaning everywhere.
+"""Arguments and options that several commands share: one name, one help and one meaning each.
 
-It must stay light: a shell that completes a command reads it.
+It must stay light: a shell that completes a command imports it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from .completion import run_files
 from .results.exports import Format
 
-RunFilePath = Annotated[Path, typer.Argument(metavar="RUN.yaml", autocompletion=run_files)]
+# A path has no completions of its own: every shell then offers its files.
+RunFilePath = Annotated[Path, typer.Argument(metavar="RUN.yaml")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

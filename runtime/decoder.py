@@ -19,6 +19,7 @@ from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
+from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_given, paired
 from .requests.request import Completion, Request
@@ -264,10 +265,7 @@ class Decoder:
     def _completed(
         self, requests: Sequence[Request], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[int, Completion]]:
-        from tqdm.auto import tqdm
-
-        hidden = not progress if progress is not None else (True if len(requests) < 2 else None)
-        with tqdm(total=len(requests), disable=hidden, unit="row", desc="decoding") as bar:
+        with progress_bar(len(requests), "row", "decoding", progress) as bar:
             for answers in decode(self.session.engine, requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:

@@ -1,4 +1,4 @@
-"""``descant bench``: options to a measurement. The work is done in measure.py and table.py."""
+"""The options of ``descant bench``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The clock: milliseconds per token of a formula, of plain transformers, and of both bounds, each
-in turn in one run.
-"""
+"""Milliseconds per token of a formula, of plain transformers and of both bounds, in turn."""
 
 from __future__ import annotations
 
@@ -23,19 +21,19 @@ from .workloads import WORKLOADS, Pool, W, Workload
 
 
 class Clock:
-    """Seconds of the tokens after the first, so that reading the prompt is left out."""
+    """Seconds of the tokens after the first, without the prefill."""
 
     def __init__(self, device: str) -> None:
         self._device, self._since, self.seconds = device, 0.0, 0.0
 
     def start(self, wait: bool = True) -> None:
-        """The first token is there; or it is once the device is done."""
+        """Start after the first token; ``wait`` for the device or not."""
         if wait:
             _wait(self._device)
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """The last token is there, once the device is done. It may start again."""
+        """Stop after the last token, when the device is done. It may start again."""
         _wait(self._device)
         self.seconds += time.perf_counter() - self._since
 
@@ -68,8 +66,8 @@ class Result:
     """One workload's milliseconds per token: the medians, and every run.
 
     Attributes:
-        floor: what reading the weights and caches takes at the device's copy bandwidth.
-        runs: per way; ``bare`` is the forwards that the formula needs, once per set of weights.
+        floor: of reading the weights and caches at the device's copy bandwidth.
+        runs: per way; ``bare`` is the formula's forwards, one per set of weights.
     """
 
     name: str
@@ -86,7 +84,7 @@ class Result:
         if "floor" in (way, to):
             return self.median(way) / self.median(to)
         pairs = zip(self.runs[way], self.runs[to], strict=True)
-        return statistics.median(one / two for one, two in pairs)
+        return statistics.median(above / below for above, below in pairs)
 
 
 def measure(settings: Settings, names: list[str] | None = None) -> Iterator[Result]:
@@ -107,7 +105,7 @@ def measure(settings: Settings, names: list[str] | None = None) -> Iterator[Resu
 
 
 def pool_of(settings: Settings, scratch: Path) -> Pool:
-    """The models that the settings ask for."""
+    """The models of these settings."""
     return Pool(settings.shape, getattr(torch, settings.dtype), settings.device, scratch)
 
 
@@ -120,12 +118,14 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
             ids, max_new_tokens=new, eos_token_id=[], **arguments
         )
         answers: list[Any] = []
-        for told in decode(decoder.session.engine, requests, len(requests)):
+        for finished in decode(decoder.session.engine, requests, len(requests)):
             if not answers:
-                answers = told
+                answers = finished
                 clock.start(wait=False)  # the next step may have begun
         clock.stop()
-        return [answer.tokens for answer in sorted(answers, key=lambda one: one.request.index)]
+        return [
+            answer.tokens for answer in sorted(answers, key=lambda answer: answer.request.index)
+        ]
 
     return act
 
@@ -153,21 +153,21 @@ def theirs(workload: Workload, pool: Pool, prompts: Tensor) -> dict[str, Way]:
 
 
 def floor(decoder: Any, settings: Settings) -> float:
-    """Milliseconds that a step of these settings takes to read its weights and caches."""
+    """Milliseconds in which a step of these settings reads its weights and caches."""
     context = settings.prompt_length + settings.new // 2
     bandwidth = copy_bandwidth(settings.device)
     return float(decoder.plan.floor(bandwidth, settings.batch_size, context))
 
 
 def timed(
-    ways: Mapping[str, Way], settings: Settings, whole: bool = False
+    ways: Mapping[str, Way], settings: Settings, with_prefill: bool = False
 ) -> dict[str, list[float]]:
     """Milliseconds per token of every run, the ways in turn after a warm-up of each.
 
     Args:
         ways: by name.
         settings: how many tokens and runs.
-        whole: time whole runs; otherwise the tokens after the first, without reading the prompt.
+        with_prefill: time complete runs; otherwise the tokens after the first.
     """
     runs: dict[str, list[float]] = {way: [] for way in ways}
     for act in ways.values():
@@ -175,8 +175,8 @@ def timed(
     for _ in range(settings.runs):
         for way, act in ways.items():
             clock = Clock(settings.device)
-            taken = seconds(partial(act, settings.new + (not whole), clock), settings.device)
-            runs[way].append((taken if whole else clock.seconds) / settings.new * 1e3)
+            total = seconds(partial(act, settings.new + (not with_prefill), clock), settings.device)
+            runs[way].append((total if with_prefill else clock.seconds) / settings.new * 1e3)
     return runs
 
 
@@ -195,7 +195,15 @@ def _wait(device: str) -> None:
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """What the numbers were measured on; the load is that of the last minute."""
+    """What the numbers were measured on."""
+    machine = about() | {"copy_bandwidth": copy_bandwidth(settings.device)}
+    if settings.device.startswith("cuda"):
+        machine["processor"] = torch.cuda.get_device_name(settings.device)
+    return asdict(settings) | machine
+
+
+def about() -> dict[str, Any]:
+    """The processor, the load of the last minute, and the versions of packages."""
     import os
     import platform
 
@@ -203,24 +211,14 @@ def environment(settings: Settings) -> dict[str, Any]:
 
     from .. import __version__
 
-    cuda = settings.device.startswith("cuda")
+    file = Path("/proc/cpuinfo")
+    names = [line for line in file.open() if "model name" in line] if file.is_file() else []
     return {
-        **asdict(settings),
-        "processor": torch.cuda.get_device_name(settings.device) if cuda else processor(),
+        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "copy_bandwidth": copy_bandwidth(settings.device),
         "descant": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-
-
-def processor() -> str:
-    """What the machine calls its processor."""
-    import platform
-
-    file = Path("/proc/cpuinfo")
-    names = [line for line in file.open() if "model name" in line] if file.is_file() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()

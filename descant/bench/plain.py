@@ -1,8 +1,7 @@
-"""What ours is measured against: the same models in plain transformers. No descant in here.
+"""The same models in plain transformers, for comparison. Nothing here uses descant.
 
-``Fusion`` and ``Rerank`` are the way that it is done today: logits processors in ``generate`` that
-run the other models, one prompt at a time or a batch of equal length. The bare loops are the
-forwards and nothing else.
+``Fusion`` and ``Rerank`` are today's way: logits processors in ``generate`` that run the other
+models. The bare loops are the forwards alone.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ class Fusion(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """``(batch, L)`` ids and ``(batch, V)`` logits to the sum's scores."""
         total, fresh = torch.log_softmax(scores.float(), -1), input_ids[:, self._read :]
-        given: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self._mask is not None:
-            more = input_ids.shape[1] - self._mask.shape[1]
-            self._mask = torch.nn.functional.pad(self._mask, (0, more), value=1)
-            places = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, self._read :]
-            given = {"attention_mask": self._mask, "position_ids": places}
+            new = input_ids.shape[1] - self._mask.shape[1]
+            self._mask = torch.nn.functional.pad(self._mask, (0, new), value=1)
+            positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, self._read :]
+            options = {"attention_mask": self._mask, "position_ids": positions}
         self._read = input_ids.shape[1]
         for model, by, cache in self._models:
-            logits = model(fresh, past_key_values=cache, use_cache=True, **given).logits[:, -1]
+            logits = model(fresh, past_key_values=cache, use_cache=True, **options).logits[:, -1]
             total = total + by * torch.log_softmax(logits.float(), -1)
         return total
 
 
 class Rerank(LogitsProcessor):
-    """ARGS as published: each candidate's whole text through the reward model, at every token."""
+    """ARGS as published: the reward model reads each candidate's full text at every token."""
 
     def __init__(self, reward: Any, k: int, w: float) -> None:
         self._reward, self._k, self._w = reward, k, w
@@ -69,7 +68,7 @@ class Rerank(LogitsProcessor):
 
 
 class _First(StoppingCriteria):
-    """Says when the first token is there, and stops nothing."""
+    """Calls a function after the first token, and stops nothing."""
 
     def __init__(self, started: Callable[[], None]) -> None:
         self._started: Callable[[], None] | None = started
@@ -103,7 +102,7 @@ def generate(
         others: models that are added, each with its coefficient.
         rerank: a reward model, its candidates and its weight.
         mask: ``(batch, L)``, 1 where a prompt's token is one, for prompts padded on the left.
-        started: called when the first token is there.
+        started: called after the first token.
     """
     processors = LogitsProcessorList([Fusion(others, mask)] if others else [])
     if rerank is not None:
@@ -134,7 +133,7 @@ def decode(model: Any, prompts: Tensor, new: int, started: Callable[[], None] = 
 def candidate_forwards(
     model: Any, prompts: Tensor, new: int, k: int, started: Callable[[], None] = _nothing
 ) -> None:
-    """What reranking must read: a forward of ``k`` tokens a step, over a cache that grows by one.
+    """The forwards of reranking: ``k`` tokens a step, over a cache that grows by one.
 
     Args:
         model: the reward model.

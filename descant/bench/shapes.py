@@ -1,4 +1,4 @@
-"""Models of real shapes with random weights, made in memory on the device that is measured."""
+"""Models of real shapes with random weights, made in memory on the measured device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 _COMMON = {"eos_token_id": None, "pad_token_id": 0, "max_position_embeddings": 8192 + 256}
 
 # Hidden size, layers, heads, key heads, feed-forward size and vocabulary of published checkpoints;
-# "small" is for a CPU, "tiny" for a look.
+# "small" is for a CPU, "tiny" for a try.
 SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     name: (kind, dict(zip(
         ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -67,22 +67,22 @@ def lora(shape: str, seed: int, folder: Path, rank: int = 16) -> Path:
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in TARGETS:
             sizes = {"A": (rank, module.in_features), "B": (module.out_features, rank)}
             for letter, size in sizes.items():
-                made = torch.randn(size, generator=generator) / size[1] ** 0.5
-                tensors[f"base_model.model.{name}.lora_{letter}.weight"] = made
+                weight = torch.randn(size, generator=generator) / size[1] ** 0.5
+                tensors[f"base_model.model.{name}.lora_{letter}.weight"] = weight
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / "adapter_model.safetensors"))
-    said = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
-    (folder / "adapter_config.json").write_text(json.dumps({**said, "bias": "none"}))
+    options = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
+    (folder / "adapter_config.json").write_text(json.dumps({**options, "bias": "none"}))
     return folder
 
 
 def twin(model: Any) -> Any:
-    """Another model over the same weights; what is hooked on or compiled in one is not in both."""
+    """Another model over the same weights; hooks and compiled code are not shared."""
     shared = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
-def _made(auto: Any, made: Any, seed: int, dtype: torch.dtype, device: str) -> Any:
+def _made(auto: Any, config: Any, seed: int, dtype: torch.dtype, device: str) -> Any:
     torch.manual_seed(seed)
     with torch.device(device):
-        return auto.from_config(made, dtype=dtype, attn_implementation="sdpa").eval()
+        return auto.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()

@@ -1,4 +1,4 @@
-"""The table of ``descant bench``, row by row as it is measured."""
+"""The table of ``descant bench``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measured(
         console: where the table goes.
         output: a JSON file for every number.
         workloads: names of ``WORKLOADS``; all of them where None.
-        **given: fields of ``Settings``; None where this machine decides.
+        **given: fields of ``Settings``; None is this machine's default.
 
     Raises:
         ValueError: an unknown workload, shape, device or dtype.
@@ -36,7 +36,7 @@ def measured(
     names = workloads or list(WORKLOADS)
     for name in names:
         _known("workload", name, WORKLOADS)
-    said, results = environment(settings), []
+    machine, results = environment(settings), []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("measuring", total=len(names))
         for result in measure(settings, names):
@@ -50,15 +50,15 @@ def measured(
     console.print(
         f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
         f"{settings.prompt_length} + {settings.new} tokens, medians of {settings.runs}; "
-        f"{said['processor']}, {said['threads']} threads, copies "
-        f"{said['copy_bandwidth'] / 1e9:.3g} GB/s; torch {said['torch']}, "
-        f"transformers {said['transformers']}",
+        f"{machine['processor']}, {machine['threads']} threads, copies "
+        f"{machine['copy_bandwidth'] / 1e9:.3g} GB/s; torch {machine['torch']}, "
+        f"transformers {machine['transformers']}",
         markup=False,
     )
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        kept = {**said, "results": [asdict(result) for result in results]}
-        output.write_text(json.dumps(kept, indent=1) + "\n")
+        content = {**machine, "results": [asdict(result) for result in results]}
+        output.write_text(json.dumps(content, indent=1) + "\n")
         console.print(f"{output}: every run", markup=False)
     return results
 
@@ -66,7 +66,7 @@ def measured(
 def _settings(given: dict[str, Any]) -> Settings:
     device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"the device {device} is not there; torch sees no GPU")
+        raise ValueError(f"there is no device {device}; torch sees no GPU")
     cuda = device.startswith("cuda")
     dtype = given["dtype"] or ("bfloat16" if cuda else "float32")
     shape = given["shape"] or ("llama-2-7b" if cuda else "small")
@@ -77,7 +77,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def _known(what: str, name: str, names: Any) -> None:
     if name not in names:
-        near = did_you_mean(repr(name), [repr(one) for one in names])  # some have commas
+        near = did_you_mean(repr(name), [repr(known) for known in names])  # some have commas
         raise ValueError(f"there is no {what} {name!r}; {near}")
 
 

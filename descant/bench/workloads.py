@@ -1,4 +1,4 @@
-"""What is measured: formulas, and one set of models that all of them share."""
+"""The measured formulas, and one set of models for all of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LORA, PROMPTS = "lora", "prompts"
 
 @dataclass(frozen=True)
 class Workload:
-    """One formula, and what it is made of.
+    """One formula and its models.
 
     Attributes:
         arms: language models beside the base.
         shares: how they share its weights: ``LORA``, ``PROMPTS``, or not at all.
-        k: candidates that a reward model looks at; 0 without one.
+        k: candidates of a reward model; 0 without one.
     """
 
     formula: str
@@ -34,7 +34,7 @@ class Workload:
 
     @property
     def weights(self) -> frozenset[str]:
-        """The sets of weights that it reads."""
+        """The models with weights of their own."""
         arms = [] if self.shares else [f"arm_{i}" for i in range(self.arms)]
         return frozenset(("base", *arms, *(("reward",) if self.k else ())))
 
@@ -61,7 +61,7 @@ WORKLOADS = {
 
 
 class Pool:
-    """The models of one shape, each made when it is first asked for.
+    """The models of one shape, each made on first use.
 
     Args:
         shape: a name of ``shapes.SHAPES``.
@@ -77,16 +77,15 @@ class Pool:
     def __getitem__(self, name: str) -> Any:
         """``base``, ``arm_0``, ``arm_1`` and so on, or ``reward``."""
         if name not in self._made:
-            if name == "reward":
-                made = shapes.reward_model(self.shape, 9, self.dtype, self.device)
-            else:
+            make, seed = shapes.reward_model, 9
+            if name != "reward":
+                make = shapes.language_model
                 seed = 0 if name == "base" else 1 + int(name.removeprefix("arm_"))
-                made = shapes.language_model(self.shape, seed, self.dtype, self.device)
-            self._made[name] = made
+            self._made[name] = make(self.shape, seed, self.dtype, self.device)
         return self._made[name]
 
     def keep(self, names: Iterable[str]) -> None:
-        """Drop all the others, and what nobody holds any more."""
+        """Drop all the others, and free their memory."""
         for name in set(self._made) - set(names):
             del self._made[name]
         gc.collect()
@@ -96,7 +95,7 @@ class Pool:
     def decoder(self, workload: Workload, capture: bool = False, **arguments: Any) -> Any:
         """The workload, compiled; other arguments are those of ``descant.compile``.
 
-        Adapters go on a twin of the base, so that what is measured beside it runs without them.
+        Adapters are put on a twin of the base, so that other ways run without them.
         """
         models: dict[str, Any] = {name: self[name] for name in sorted(workload.weights)}
         if workload.shares == LORA:
@@ -108,15 +107,15 @@ class Pool:
                     shapes.lora(self.shape, 1 + i, folder)
                 models[f"arm_{i}"] = {"adapter": str(folder), "on": "base"}
             elif workload.shares == PROMPTS:
-                own = range(10 + i, 14 + i)
-                models[f"arm_{i}"] = {"model": self["base"], "prefix": list(own)}
+                prefix = list(range(10 + i, 14 + i))
+                models[f"arm_{i}"] = {"model": self["base"], "prefix": prefix}
         return compile(workload.formula, models=models, capture=capture, **arguments)
 
     def arms(self, workload: Workload) -> list[Any]:
-        """What plain transformers runs for each arm.
+        """The models that plain transformers runs for the arms.
 
-        Where arms share the base's weights it runs the base again; what an adapter or a longer
-        prompt adds to that is left out, in its favour.
+        Where arms share the base's weights it runs the base again, without the cost of an adapter
+        or a longer prompt.
         """
         names = ("base" if workload.shares else f"arm_{i}" for i in range(workload.arms))
         return [self[name] for name in names]

@@ -1,1 +1,1 @@
-"""Two runs beside each other: win rates by a reward, and by a model that judges."""
+"""Two runs compared: win rates by a reward model, or by a judge."""

@@ -1,7 +1,7 @@
 """``descant compare``: which of two runs answers better, by a reward model or by a judge.
 
-Answers to the same prompt and of the same sample are compared with each other; intervals are over
-prompts, paired.
+Answers to the same prompt with the same sample number are compared; intervals are over prompts,
+paired.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
 from ..runs.folder import COMPLETIONS, Journal, resolved_run
+from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
 from ..scoring.rewards import RewardScorer
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Record = dict[str, Any]
-Place = tuple[Any, int]  # a prompt's id and a sample
+Key = tuple[Any, int]  # a prompt's id and a sample
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two runs: what was said at one point of one formula.
+    """One of two runs: the completions at one point of one formula.
 
     Attributes:
         name: as the user wrote it.
         run: its run file.
-        answers: its completions.
+        answers: the completions.
     """
 
     name: str
     run: RunFile
-    answers: Mapping[Place, Record]
+    answers: Mapping[Key, Record]
 
     @property
     def seconds(self) -> float:
@@ -49,12 +50,12 @@ class Side:
     @property
     def rate(self) -> float:
         """Tokens per second of a row."""
-        tokens = sum(len(one["token_ids"]) for one in self.answers.values())
+        tokens = sum(len(record["token_ids"]) for record in self.answers.values())
         return tokens / max(self._elapsed, 1e-9)
 
     @property
     def _elapsed(self) -> float:
-        return float(sum(one["elapsed"] for one in self.answers.values()))
+        return float(sum(record["elapsed"] for record in self.answers.values()))
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Verdict:
     Attributes:
         wins, ties, losses: over compared pairs, by both orders of a judge together.
         rate: the win rate and its interval.
-        left: pairs that were not compared: the budget was spent, or a verdict could not be read.
-        ahead: by a reward, how much larger the first one's is.
+        left: pairs without a verdict: the budget was spent, or it could not be read.
+        ahead: by a reward, how much larger the first run's is.
         cost: by a judge, its calls and tokens.
     """
 
@@ -78,109 +79,100 @@ class Verdict:
     cost: dict[str, int] | None = None
 
 
-def side_of(said: str) -> Side:
+def side_of(name: str) -> Side:
     """A run, or one point of one: ``runs/first``, ``runs/first#arms`` or ``runs/first#arms:3``.
 
     Raises:
         RunFileError: no such run, or several points and none chosen.
     """
-    folder, _, chosen = said.partition("#")
-    place = Path(folder)
-    run = resolved_run(place)
+    folder, _, chosen = name.partition("#")
+    run = resolved_run(Path(folder))
     formula, _, number = chosen.partition(":")
-    lines = Journal(place, COMPLETIONS).records()
+    lines = Journal(Path(folder), COMPLETIONS).records()
     records = [{"formula": "formula", "point": 0, **line} for line in lines]
-    there = sorted({(r["formula"], r["point"]) for r in records})
-    wanted = [
-        (name, point) for name, point in there
-        if formula in ("", name) and number in ("", str(point))
-    ]  # fmt: skip
+    points = sorted({(r["formula"], r["point"]) for r in records})
+    wanted = [p for p in points if formula in ("", p[0]) and number in ("", str(p[1]))]
     if len(wanted) != 1:
-        shown = ", ".join(f"{folder}#{name}:{point}" for name, point in (wanted or there)[:8])
+        shown = ", ".join(f"{folder}#{of}:{point}" for of, point in (wanted or points)[:8])
         what = "several points" if wanted else "no such point"
-        raise RunFileError(f"{said} has {what}; name one: {shown or 'it holds no completions'}")
-    mine = [r for r in records if (r["formula"], r["point"]) == wanted[0]]
-    return Side(said, run, {(r["id"], r["sample"]): r for r in mine})
+        raise RunFileError(f"{name} has {what}; name one: {shown or 'it holds no completions'}")
+    chosen_records = [r for r in records if (r["formula"], r["point"]) == wanted[0]]
+    return Side(name, run, {(r["id"], r["sample"]): r for r in chosen_records})
 
 
-def pairs_of(ours: Side, theirs: Side) -> list[Place]:
-    """The prompts and samples that both have answered.
+def pairs_of(ours: Side, theirs: Side) -> list[Key]:
+    """The prompts and samples that both runs answer.
 
     Raises:
         RunFileError: there are none, or an id stands for two prompts.
     """
-    places = [place for place in ours.answers if place in theirs.answers]
-    for place in places:
-        if ours.answers[place]["prompt"] != theirs.answers[place]["prompt"]:
-            raise RunFileError(f"prompt {place[0]} of {ours.name} is another in {theirs.name}")
-    if not places:
+    keys = [key for key in ours.answers if key in theirs.answers]
+    for key in keys:
+        if ours.answers[key]["prompt"] != theirs.answers[key]["prompt"]:
+            raise RunFileError(f"prompt {key[0]} of {ours.name} is another in {theirs.name}")
+    if not keys:
         raise RunFileError(f"{ours.name} and {theirs.name} have no prompt and sample in common")
-    return sorted(places, key=lambda place: (isinstance(place[0], str), *place))
+    return sorted(keys, key=lambda key: (isinstance(key[0], str), *key))
 
 
 def by_reward(ours: Side, theirs: Side, name: str, device: str | None = None) -> Verdict:
     """Compare by a reward model: one that a run declares, or a path."""
     models: dict[str, Any] = {**theirs.run.models, **ours.run.models}
     specs = declared(models if name in models else {**models, name: name})
-    dtype, place = where(ours.run.dtype, device or ours.run.device)
-    scorer = RewardScorer(name, specs, dtype, place, {})
-    places = pairs_of(ours, theirs)
-    said = [
+    dtype, device = where(ours.run.dtype, device or ours.run.device)
+    scorer = RewardScorer(name, specs, dtype, device, {})
+    keys = pairs_of(ours, theirs)
+    rewards = [
         scorer.scores(
-            [side.answers[p]["prompt"] for p in places],
-            [side.answers[p]["text"] or "" for p in places],
+            [side.answers[key]["prompt"] for key in keys],
+            [side.answers[key]["text"] or "" for key in keys],
         )
         for side in (ours, theirs)
     ]
-    points = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*said, strict=True)]
-    first, second = (_by_prompt(places, values) for values in said)
-    return _verdict(places, points, 0, difference(first, second), None)
+    points = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*rewards, strict=True)]
+    first, second = (_by_prompt(keys, values) for values in rewards)
+    return _verdict(keys, points, 0, difference(first, second), None)
 
 
 def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
     """Compare by a judge, which sees every pair in both orders.
 
-    A pair that is won in one order and lost in the other is a tie, and so is one of equal answers,
-    which the judge is not asked about.
+    A pair that is won in one order and lost in the other is a tie. Equal answers are a tie without
+    a call.
     """
-    from tqdm.auto import tqdm
-
-    places = pairs_of(ours, theirs)
+    keys = pairs_of(ours, theirs)
+    different = [key for key in keys if ours.answers[key]["text"] != theirs.answers[key]["text"]]
     questions = []
-    asked = [p for p in places if ours.answers[p]["text"] != theirs.answers[p]["text"]]
-    for place in asked:
-        mine, other = ours.answers[place], theirs.answers[place]
-        prompt = plain_text(mine["prompt"])
-        texts = [mine["text"] or "", other["text"] or ""]
+    for key in different:
+        prompt = plain_text(ours.answers[key]["prompt"])
+        texts = [side.answers[key]["text"] or "" for side in (ours, theirs)]
         questions += [Question(prompt, *texts), Question(prompt, *reversed(texts))]
-    with tqdm(total=len(questions), desc=judge.model, unit="verdict", disable=None) as bar:
+    with progress_bar(len(questions), "verdict", judge.model) as bar:
         verdicts = judge.verdicts(questions, bar.update)
-    mine_won = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
-    other_won = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}
-    both = zip(asked, verdicts[::2], verdicts[1::2], strict=True)
-    judged = {place: 0.5 for place in places if place not in asked} | {
-        place: (mine_won[a] + other_won[b]) / 2
-        for place, a, b in both
-        if a in mine_won and b in other_won
-    }
+    as_first = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
+    as_second = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}
+    points = {key: 0.5 for key in keys if key not in different}
+    for key, first, second in zip(different, verdicts[::2], verdicts[1::2], strict=True):
+        if first in as_first and second in as_second:
+            points[key] = (as_first[first] + as_second[second]) / 2
     cost = {"calls": judge.calls, "tokens": judge.tokens}
-    left = len(places) - len(judged)
-    return _verdict(list(judged), list(judged.values()), left, None, cost)
+    left = len(keys) - len(points)
+    return _verdict(list(points), list(points.values()), left, None, cost)
 
 
 def _verdict(
-    places: Sequence[Place], points: Sequence[float], left: int, ahead: Mean | None, cost: Any
+    keys: Sequence[Key], points: Sequence[float], left: int, ahead: Mean | None, cost: Any
 ) -> Verdict:
     wins, losses = sum(p > 0.5 for p in points), sum(p < 0.5 for p in points)
-    rate = interval(_by_prompt(places, points))
+    rate = interval(_by_prompt(keys, points))
     return Verdict(wins, len(points) - wins - losses, losses, rate, left, ahead, cost)
 
 
-def _by_prompt(places: Sequence[Place], values: Sequence[float]) -> dict[object, list[float]]:
-    found: dict[object, list[float]] = {}
-    for (item, _), value in zip(places, values, strict=True):
-        found.setdefault(item, []).append(value)
-    return found
+def _by_prompt(keys: Sequence[Key], values: Sequence[float]) -> dict[object, list[float]]:
+    grouped: dict[object, list[float]] = {}
+    for (prompt, _), value in zip(keys, values, strict=True):
+        grouped.setdefault(prompt, []).append(value)
+    return grouped
 
 
 def shown(ours: Side, theirs: Side, verdict: Verdict, by: str) -> Table:
@@ -195,7 +187,7 @@ def shown(ours: Side, theirs: Side, verdict: Verdict, by: str) -> Table:
     if verdict.ahead is not None:
         notes.append(f"the first's reward is {verdict.ahead} larger")
     if verdict.left:
-        notes.append(f"{verdict.left} pairs were not judged")
+        notes.append(f"{verdict.left} pairs have no verdict")
     if verdict.cost is not None:
         notes.append(f"{verdict.cost['calls']} calls, {verdict.cost['tokens']} tokens")
     table.caption = "; ".join(notes)
@@ -231,15 +223,10 @@ def compared(
         if kind != "openai" or not model:
             raise RunFileError(f"--judge {judge}: write openai:MODEL, with --base-url for a server")
         file = cache or Path(names[0].partition("#")[0]) / "verdicts.jsonl"
-        asked = Judge(model, file, Budget(calls, tokens), base_url=base_url, timeout=timeout)
-        verdict = by_judge(ours, theirs, asked)
+        client = Judge(model, file, Budget(calls, tokens), base_url=base_url, timeout=timeout)
+        verdict = by_judge(ours, theirs, client)
     console.print(shown(ours, theirs, verdict, by or judge or ""))
     if output is not None:
-        write(ours, theirs, verdict, by or judge or "", output)
+        content = {"ours": ours.name, "theirs": theirs.name, "by": by or judge, **asdict(verdict)}
+        output.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return verdict
-
-
-def write(ours: Side, theirs: Side, verdict: Verdict, by: str, file: Path) -> None:
-    """The verdict as JSON."""
-    said = {"ours": ours.name, "theirs": theirs.name, "by": by, **asdict(verdict)}
-    file.write_text(json.dumps(said, indent=1), encoding="utf-8")

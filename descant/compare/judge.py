@@ -1,13 +1,14 @@
-"""A judge: a language model behind an OpenAI-compatible server that says which answer is better.
+"""A judge: a language model behind an OpenAI-compatible server that picks the better answer.
 
-Verdicts are kept as they come and asked for once; a budget of calls and tokens is never exceeded,
-whatever the server does. It knows nothing of runs.
+Verdicts are cached in a file; a budget of calls and tokens is never exceeded, whatever the server
+does. It knows nothing of runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..inputs.runfile import RunFileError
 from ..runs.folder import Journal
 
@@ -28,7 +30,7 @@ SYSTEM = (
 ASK = "Request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
 _VERDICT = re.compile(r"verdict\W*\b(A|B|tie)\b", re.IGNORECASE)
 _MEANS = {"a": FIRST, "b": SECOND, "tie": TIE}
-_AROUND = 64  # tokens that a chat template may add to what is sent
+_OVERHEAD = 64  # tokens that a chat template may add
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,20 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.calls is None and self.tokens is None:
-            problem = "a judge costs money: say how much, with --max-calls or --max-tokens"
-            raise RunFileError(problem)
+            raise RunFileError("a judge costs money: set a limit with --max-calls or --max-tokens")
 
 
 @dataclass(frozen=True)
 class Question:
-    """Two answers to one request, in the order in which the judge sees them."""
+    """Two answers to one request, in the judge's order."""
 
     prompt: str
     first: str
     second: str
 
     def messages(self) -> list[dict[str, str]]:
-        """As the judge is asked."""
-        parts = {"{prompt}": self.prompt, "{first}": self.first, "{second}": self.second}
-        text = re.sub(r"\{prompt\}|\{first\}|\{second\}", lambda found: parts[found[0]], ASK)
+        """The judge's prompt."""
+        text = ASK.format(prompt=self.prompt, first=self.first, second=self.second)
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
@@ -65,16 +65,16 @@ class Judge:
     Args:
         model: its name there.
         cache: a ``.jsonl`` file that keeps the verdicts.
-        budget: of this judge's whole life.
-        base_url: of the server; left out, OpenAI's. The key is ``OPENAI_API_KEY``'s, which a local
-            server needs none of.
+        budget: of this judge in all.
+        base_url: of the server; left out, OpenAI's. The key is ``OPENAI_API_KEY``'s; a local server
+            needs none.
         answer: tokens that an answer may have.
-        retries: of a call that fails for the server's reasons; each counts.
+        retries: of a call that the server fails; each counts.
         timeout: seconds for one call.
-        at_once: calls that are under way together.
+        at_once: concurrent calls.
 
     Attributes:
-        calls: that were made, ``tokens``: that they took, or could have taken where one failed.
+        calls: made so far; ``tokens``: that they took, or at most took where one failed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Judge:
         self._timeout = timeout
         self._client = _client(base_url, timeout)
         self._settings: dict[str, Any] = {"max_tokens": answer, "temperature": 0.0}
-        self._lock, self._held = threading.Lock(), 0
+        self._lock, self._reserved = threading.Lock(), 0
         self._failed: Exception | None = None  # the last failure of the server
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(cache.parent, cache.stem)
@@ -107,11 +107,11 @@ class Judge:
     def verdicts(
         self, questions: Sequence[Question], tell: Callable[[], None] = lambda: None
     ) -> list[str | None]:
-        """The verdict on each question; None where the budget did not reach.
+        """The verdict on each question; None where the budget is spent.
 
         Args:
-            questions: asked in this order.
-            tell: is called whenever one is answered.
+            questions: in the order of the calls.
+            tell: is called after each question.
 
         Raises:
             RunFileError: the judge does not answer; the verdicts until then are kept.
@@ -131,25 +131,25 @@ class Judge:
 
         with ThreadPoolExecutor(self._at_once) as pool:
             try:
-                found = list(pool.map(ask, questions))
-            except BaseException:  # a key, too: nothing more is asked
+                verdicts = list(pool.map(ask, questions))
+            except BaseException:  # an interrupt, too: no further calls
                 stop.set()
                 raise
-        if self._failed is not None and questions and not any(found):
-            raise self._gave_up(self._failed, self.calls)  # it took the budget
-        return found
+        if self._failed is not None and questions and not any(verdicts):
+            raise self._error(self._failed, self.calls)  # failures spent the budget
+        return verdicts
 
     def _verdict(self, question: Question, stop: threading.Event) -> str | None:
         messages = question.messages()
-        said = json.dumps([self._url, self.model, self._answer, messages], ensure_ascii=False)
-        key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        request = json.dumps([self._url, self.model, self._answer, messages], ensure_ascii=False)
+        key = hashlib.blake2b(request.encode(), digest_size=16).hexdigest()
         with self._lock:
             if key in self._known:
                 return self._known[key]
-        found = self._asked(messages, stop)
-        if found is None:
+        answer = self._complete(messages, stop)
+        if answer is None:
             return None
-        text, used = found
+        text, used = answer
         verdicts = _VERDICT.findall(text)
         verdict = _MEANS[verdicts[-1].lower()] if verdicts else UNREADABLE
         line = {"key": key, "model": self.model, "verdict": verdict, "tokens": used, "said": text}
@@ -158,13 +158,13 @@ class Judge:
             self._journal.add([line])
         return verdict
 
-    def _asked(
+    def _complete(
         self, messages: list[dict[str, str]], stop: threading.Event
     ) -> tuple[str, int] | None:
-        """What the judge says, and the tokens that it took; None where the budget is spent."""
+        """The judge's answer, and the tokens that it took; None where the budget is spent."""
         import openai
 
-        most = sum(len(m["content"].encode()) for m in messages) + _AROUND + self._answer
+        most = sum(len(m["content"].encode()) for m in messages) + _OVERHEAD + self._answer
         failures = 0
         while True:
             if not self._reserve(most):
@@ -178,61 +178,59 @@ class Judge:
                 return answer.choices[0].message.content or "", used
             except openai.BadRequestError as error:
                 if not self._adapted(str(error), settings):
-                    raise self._gave_up(error, 1) from error
+                    raise self._error(error, 1) from error
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError,
                     openai.APIResponseValidationError) as error:  # fmt: skip
                 failures += 1
                 self._failed = error
                 if failures > self._retries or stop.is_set():
-                    raise self._gave_up(error, failures) from error
+                    raise self._error(error, failures) from error
                 stop.wait(self._pause * 2 ** (failures - 1))
             except openai.OpenAIError as error:
-                raise self._gave_up(error, failures + 1) from error
+                raise self._error(error, failures + 1) from error
             finally:
                 self._spend(most, used)
 
-    def _adapted(self, said: str, settings: dict[str, Any]) -> bool:
-        """Whether a server refuses a setting that another name, or none, stands for."""
+    def _adapted(self, message: str, settings: dict[str, Any]) -> bool:
+        """Whether the refused setting could be renamed or dropped."""
         with self._lock:
             if self._settings != settings:
-                return True  # another call has found out meanwhile
-            if "max_completion_tokens" in said and "max_tokens" in self._settings:
+                return True  # another call has done it
+            if "max_completion_tokens" in message and "max_tokens" in self._settings:
                 self._settings["max_completion_tokens"] = self._settings.pop("max_tokens")
                 return True
-            return "temperature" in said and self._settings.pop("temperature", None) is not None
+            return "temperature" in message and self._settings.pop("temperature", None) is not None
 
     def _reserve(self, tokens: int) -> bool:
-        """Take a call and the most tokens that it can cost, if there is room for them."""
+        """Reserve a call and the most tokens that it can cost, if the budget allows."""
         with self._lock:
             budget = self._budget
             if budget.calls is not None and self.calls + 1 > budget.calls:
                 return False
-            if budget.tokens is not None and self.tokens + self._held + tokens > budget.tokens:
+            if budget.tokens is not None and self.tokens + self._reserved + tokens > budget.tokens:
                 return False
             self.calls += 1
-            self._held += tokens
+            self._reserved += tokens
             return True
 
-    def _spend(self, held: int, used: int) -> None:
+    def _spend(self, reserved: int, used: int) -> None:
         with self._lock:
-            self._held -= held
+            self._reserved -= reserved
             self.tokens += used
 
-    def _gave_up(self, error: Exception, times: int) -> RunFileError:
+    def _error(self, error: Exception, times: int) -> RunFileError:
         timed_out = type(error).__name__ == "APITimeoutError"
-        said = f"no answer within {self._timeout:g} s" if timed_out else str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
+        reason = f"no answer within {self._timeout:g} s" if timed_out else reason
         return RunFileError(
-            f"the judge {self.model} failed {times} times: {said}; {len(self._known)} verdicts are "
-            f"kept in {self._journal.file}, and the same command goes on from there"
+            f"the judge {self.model} failed {times} times: {reason}; {len(self._known)} verdicts "
+            f"are kept in {self._journal.file}, and the same command resumes there"
         )
 
 
 def _client(base_url: str | None, timeout: float) -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise RunFileError('a judge needs openai: pip install "descant[eval]"') from None
-    import os
+    require("a judge", "openai")
+    import openai
 
     key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
     if key is None:

@@ -57,8 +57,8 @@ class ARGS:
 
     def get_input_ids(self, prompt: str) -> Tensor:
         """``(1, length)``: the prompt as the tokenizer makes it."""
-        found: Tensor = self.tokenizer(prompt, return_tensors="pt").input_ids
-        return found.to(self.llm_dev)
+        ids: Tensor = self.tokenizer(prompt, return_tensors="pt").input_ids
+        return ids.to(self.llm_dev)
 
     def tokens_to_text(self, tokens: Tensor) -> list[str]:
         """The text of each row, without special tokens."""
@@ -90,7 +90,7 @@ class ARGS:
             temperature: for ``topk`` alone.
             chunk_size: without effect: the candidates are positions of one forward.
             debug: without effect.
-            stop_at_eos: ours alone; off, it goes on past an end of text, as ARGS' own code does.
+            stop_at_eos: ours alone; off, it continues past an end of text, as ARGS' own code does.
 
         Returns:
             ``(1, length)`` token ids, the prompt's and the new ones; None where the prompt is too
@@ -108,7 +108,7 @@ class ARGS:
                 stacklevel=2,
             )
             return None
-        [found] = self.decoder.generate(
+        [completion] = self.decoder.generate(
             [ids[0].tolist()],
             max_new_tokens=max_new_token,
             temperature=temperature if method == "topk" else 0,
@@ -116,7 +116,7 @@ class ARGS:
             params={"topk": topk, "weight": float(weight)},
             eos_token_id=None if stop_at_eos else [],
         )
-        return torch.cat((ids, ids.new_tensor([found.token_ids])), dim=-1)
+        return torch.cat((ids, ids.new_tensor([completion.token_ids])), dim=-1)
 
     def __str__(self) -> str:
         return self.formula
@@ -133,21 +133,21 @@ class ARGS:
         raise AttributeError(f"ARGS has no attribute {name!r}")
 
 
-def _check_device(*places: str) -> None:
-    """Its defaults are two GPUs.
+def _check_device(*devices: str) -> None:
+    """Check that the GPUs exist; ARGS' defaults are two.
 
     Raises:
-        ValueError: there are not so many here.
+        ValueError: there are fewer.
     """
     import torch
 
-    found = torch.cuda.device_count()
-    for place in places:
-        kind, _, number = place.partition(":")
-        if kind == "cuda" and int(number or 0) >= found:
-            cure = "cuda:0 for both" if found else "cpu"
+    gpus = torch.cuda.device_count()
+    for device in devices:
+        kind, _, number = device.partition(":")
+        if kind == "cuda" and int(number or 0) >= gpus:
+            cure = "cuda:0 for both" if gpus else "cpu"
             raise ValueError(
-                f"ARGS is to run on {place}, and there are {found} GPUs here; "
+                f"ARGS is to run on {device}, and there are {gpus} GPUs here; "
                 f"give llm_dev= and rm_dev=: {cure}"
             )
 

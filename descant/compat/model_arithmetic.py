@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .declared import Declared
-from .meaning import written
+from .models import FormulaModels
 from .operators import (
     Classifier,
     Constant,
@@ -32,7 +31,10 @@ from .operators import (
     TopPTopK,
     Union,
 )
-from .refused import Untranslatable, missing
+from .refused import Untranslatable
+
+if TYPE_CHECKING:
+    from ..runtime import Decoder
 
 __all__ = [
     "Classifier",
@@ -90,7 +92,9 @@ _METHODS = {
 
 
 def __getattr__(name: str) -> Any:
-    missing(__name__, name, _MISSING)
+    if name in _MISSING:
+        raise Untranslatable(f"{name} is not in {__name__}", _MISSING[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class ModelArithmetic:
@@ -133,19 +137,17 @@ class ModelArithmetic:
             raise Untranslatable("retroactive_operators", _MISSING["HardConstraint"])
         if needs_input_tokens_lm_eval or lm_eval_task is not None:
             raise Untranslatable("lm_eval_task", "leave it out, and evaluate M.decoder")
-        from .decoders import Decoders
+        from ..api import declared
+        from ..runtime import WeightPool
 
-        self._declared = Declared(default_model)
-        self.formula = written(formula, self._declared)
-        self.tokenizer = tokenizer or self._declared.tokenizer()
-        self.models = self._declared.specs(dtype, self.tokenizer)
-        if tokenizer is not None:
-            for name in self._declared.language:
-                if "adapter" not in self.models[name]:
-                    self.models[name]["tokenizer"] = tokenizer
-        self._max_length = max_length
-        self._decoders = Decoders(self.formula, self.models)
-        self.decoder = self._decoders.with_stages()
+        models = FormulaModels(default_model)
+        self.formula = str(formula.meaning(models, False).formula(models))
+        self.tokenizer = tokenizer or models.tokenizer()
+        self.models = models.specs(dtype, self.tokenizer, tokenizer is not None)
+        self._renderings, self._max_length = models.renderings, max_length
+        self._specs, self._pool = declared(self.models), WeightPool()
+        self._decoders: dict[str, Decoder] = {}
+        self.decoder = self._with_stages()
 
     def generate_text(
         self,
@@ -196,7 +198,7 @@ class ModelArithmetic:
         if temperature > 0 and (top_k > 0 or top_p < 1):
             stages.append(f"temperature({temperature})")
             stages += [f"top_k({top_k})"] * (top_k > 0) + [f"top_p({top_p})"] * (top_p < 1)
-        found = self._decoders.with_stages(*stages).generate(
+        completions = self._with_stages(*stages).generate(
             prompts,
             max_new_tokens=max_new_tokens,
             temperature=1.0 if stages else temperature,
@@ -207,10 +209,22 @@ class ModelArithmetic:
             batch_size=batch_size or 32,
             progress=False,
         )
-        return [self._text(one.token_ids) for one in found]
+        return [self._text(completion.token_ids) for completion in completions]
+
+    def _with_stages(self, *stages: str) -> Decoder:
+        """The formula's decoder with stages after it; all decoders share the loaded weights."""
+        from ..api import plan_of, where
+        from ..runtime import Decoder, bind
+
+        text = " | ".join((self.formula, *stages))
+        if text not in self._decoders:
+            plan = plan_of(text, self._specs)
+            bound = bind(plan, self._specs, *where(None, None), pool=self._pool)
+            self._decoders[text] = Decoder(bound, None)
+        return self._decoders[text]
 
     def eval(self) -> None:
-        """Nothing: models are in evaluation mode."""
+        """Without effect: models are always in evaluation mode."""
 
     @property
     def device(self) -> Any:
@@ -237,16 +251,17 @@ class ModelArithmetic:
         raise AttributeError(f"ModelArithmetic has no attribute {name!r}")
 
     def _check(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts that the templates found would render in another way than theirs."""
+        """Refuse prompts that our templates would render in another way than theirs."""
         bos = self.tokenizer.bos_token
         for prompt in prompts:
-            for asked, read in self._declared.readings:
-                if asked.prompt_template(asked.system_prompt, prompt) != read.text(prompt):
+            for operator, shown in self._renderings:
+                text = operator.prompt_template(operator.system_prompt, prompt)
+                if text != shown.text(prompt):
                     raise Untranslatable(
                         f"a prompt_template changes the prompt {prompt[:40]!r}",
-                        "it may only put the two texts in their places; change the prompt before",
+                        "it may only insert the two texts; change the prompt before",
                     )
-                if bos and not read.begins and prompt.startswith(bos):
+                if bos and not shown.opening and prompt.startswith(bos):
                     raise Untranslatable(
                         f"the prompt begins with {bos}, which language-model-arithmetic reads "
                         "after a BOS of its own",
@@ -256,15 +271,14 @@ class ModelArithmetic:
                 self._check_length(prompt, self._max_length)
 
     def _check_length(self, prompt: str, longest: int) -> None:
-        for one in self.decoder.rendered(prompt):
-            if one.tokens is not None and len(one.tokens) > longest:
+        for view in self.decoder.rendered(prompt):
+            if view.tokens is not None and len(view.tokens) > longest:
                 raise ValueError(
-                    f"{one.term} reads {len(one.tokens)} tokens of the prompt, and max_length is "
+                    f"{view.term} reads {len(view.tokens)} tokens of the prompt, and max_length is "
                     f"{longest}: language-model-arithmetic would cut off its end; shorten it"
                 )
 
     def _text(self, ids: Sequence[int]) -> str:
-        """Special tokens and all, and with the space that a first word may begin with."""
-        eos = self.tokenizer.eos_token
-        whole: str = self.tokenizer.decode([self.tokenizer.eos_token_id, *ids])
-        return whole[len(eos) :]
+        """With special tokens, and with the space that a first word may begin with."""
+        text: str = self.tokenizer.decode([self.tokenizer.eos_token_id, *ids])
+        return text[len(self.tokenizer.eos_token) :]

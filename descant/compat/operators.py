@@ -1,31 +1,30 @@
-"""What a user of language-model-arithmetic writes: its operators, as nouns without a meaning.
+"""What a user of language-model-arithmetic writes: its operators, and what each is worth.
 
-``meaning`` says which formula they are. Arguments are those of language-model-arithmetic; those
-that change how it computes and not what (speculation, its caches) are taken and have no effect.
+Arguments are those of language-model-arithmetic; those that change how it computes and not what
+(speculation, its caches) are taken and have no effect.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import reduce
 from numbers import Rational, Real
-from typing import Any, ClassVar
+from typing import Any
 
+from ..lang import Expression
+from .meaning import GUIDED, Meaning, call
+from .models import FormulaModels, Template
 from .refused import Untranslatable
 
-Template = Callable[[str, str], str]
-PROMPT = "\x02prompt\x03"  # stands for a text where a template is asked what it does with it
-SYSTEM = "\x02system\x03"
+ONE = Fraction(1)
 
 
 class Operator:
     """Scores, or a number, or what Python's operators make of them. ``str()`` is its formula."""
 
     __array_ufunc__ = None  # numpy's numbers leave the arithmetic to us
-    writer: ClassVar[Callable[[Any], str]]  # ``meaning`` says what it is
 
     def __add__(self, other: Any) -> Operator:
         return Sum([self, lifted(other)])
@@ -55,9 +54,23 @@ class Operator:
         """The value of a constant."""
         raise TypeError(f"{self} is not a number, and only a number can be divided by")
 
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        """What the operator is worth.
+
+        Args:
+            models: names its models.
+            exact: whether a shift of its scores would count where it stands.
+
+        Raises:
+            Untranslatable: no formula is that.
+        """
+        cure = "descant.stage makes a stage"
+        raise Untranslatable(f"{type(self).__name__} has no formula", cure)
+
     def __str__(self) -> str:
+        models = FormulaModels()
         try:
-            return type(self).writer(self)
+            return str(self.meaning(models, False).formula(models))
         except Untranslatable as error:
             return f"<{type(self).__name__}: {error.problem}>"
 
@@ -86,12 +99,25 @@ class Constant(Operator):
             return Fraction(self.constant)
         return Fraction(repr(float(self.constant)))
 
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        return Meaning(shift=self.number, weight=self.number)
+
 
 @dataclass(eq=False, repr=False)
 class Sum(Operator):
     """The terms added, and divided by the sum of their weights."""
 
     terms: Sequence[Operator]
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        terms = [term.meaning(models, exact) for term in self.terms]
+        weights = [term.weight for term in terms if term.weight is not None]
+        return Meaning(
+            tuple(part for term in terms for part in term.parts),
+            sum((term.shift for term in terms), Fraction(0)),
+            sum(weights, Fraction(0)) if len(weights) == len(terms) else None,
+            tuple(guide for term in terms for guide in term.guides),
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -103,7 +129,17 @@ class Product(Operator):
     @property
     def number(self) -> Fraction:
         """The product of numbers."""
-        return reduce(operator.mul, (factor.number for factor in self.factors))
+        return Fraction(math.prod(factor.number for factor in self.factors))
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        product = Meaning(shift=ONE, weight=ONE)
+        for operator in self.factors:
+            factor = operator.meaning(models, exact)
+            if not (factor.is_number or product.is_number):
+                cure = "a formula may scale a model; write + to combine two"
+                raise Untranslatable("two models are multiplied", cure)
+            product = product.scaled(factor) if factor.is_number else factor.scaled(product)
+        return product
 
 
 @dataclass(eq=False, repr=False)
@@ -114,6 +150,17 @@ class Max(Operator):
     formula2: Any
     wait_until_finished: bool = True
     include_norm: bool = True
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        name, pick = ("min", min) if isinstance(self, Min) else ("max", max)
+        a, b = (lifted(value).meaning(models, True) for value in (self.formula1, self.formula2))
+        if a.is_number and b.is_number:
+            return replace(a, shift=pick(a.shift, b.shift), weight=pick(a.shift, b.shift))
+        if a.is_number or b.is_number:
+            cure = f"{name}(x, y) takes scores alone"
+            raise Untranslatable(f"{name} of a number and scores", cure)
+        weight = a.weight if a.weight == b.weight else None
+        return _of(call(name, a.shifted(), b.shifted()), weight if self.include_norm else ONE)
 
 
 class Union(Max):
@@ -138,6 +185,20 @@ class TopPTopK(Operator):
     top_k: int = 0
     temperature: float = 1.0
 
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        inner = self.formula.meaning(models, False).unguided()
+        scores = inner.divided(False)
+        if self.temperature != 1:
+            scores = call("temp", scores, self.temperature)
+        if self.top_k > 0:
+            scores = call("top_k", scores, self.top_k)
+        if self.top_p < 1:
+            scores = call("top_p", scores, self.top_p)
+        if not inner.weight:
+            raise Untranslatable("TopPTopK of weights that add up to 0", f"write 1*({scores})")
+        scores = call("temp", scores, 1) if exact else scores
+        return Meaning(((inner.weight, scores),), weight=inner.weight)
+
 
 @dataclass(eq=False, repr=False)
 class SelfDebias(Operator):
@@ -147,13 +208,26 @@ class SelfDebias(Operator):
     bias_formula: Operator
     lambda_: float = 50
 
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        pair = [x.meaning(models, True) for x in (self.from_formula, self.bias_formula)]
+        return _of(call("debias", *(scores.shifted() for scores in pair), self.lambda_))
+
 
 @dataclass(eq=False, repr=False)
 class Superseded(Operator):
-    """The second, drafted by the first: speculation, of which the result is the second's."""
+    """Speculation: the first drafts, and the result is the second's."""
 
     from_formula: Operator
     by_formula: Operator
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        result = self.by_formula.meaning(models, exact)
+        if result.weight != self.from_formula.meaning(models, exact).weight:
+            raise Untranslatable(
+                "Superseded over formulas of different weights",
+                f"its result is the second's: write {result.summed}",
+            )
+        return result
 
 
 @dataclass(eq=False, repr=False)
@@ -161,6 +235,9 @@ class Normalize(Operator):
     """The scores divided by their weights wherever they stand."""
 
     formula: Operator
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        return _of(self.formula.meaning(models, exact).unguided().divided(exact))
 
 
 def on_a_line(system_prompt: str, input_string: str) -> str:
@@ -178,7 +255,7 @@ class PromptedLLM(Operator):
     """A language model under a prompt.
 
     Attributes:
-        system_prompt: what the template is given first.
+        system_prompt: the template's first argument.
         model: a path or hub id, a model in memory, or options of ``descant.ModelSpec``; left out,
             the default model.
         prompt_template: makes one text of the system prompt and the input.
@@ -199,11 +276,15 @@ class PromptedLLM(Operator):
     run_eager: bool = False
     tokenizer: Any = None
     model_name: str | None = None
+    label = None
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        return _of(models.expression(self))
 
 
 @dataclass(eq=False, repr=False)
 class Classifier(Operator):
-    """What a classifier says of a text with a token, less what it says without.
+    """A classifier's log-probability of a text with a token, less the one without.
 
     Attributes:
         formula: the candidates are its ``n_runs_per_sample`` best tokens.
@@ -225,3 +306,18 @@ class Classifier(Operator):
     index: int = 1
     tokenizer: Any = None
     model_name: str | None = field(default=None, kw_only=True)
+
+    @property
+    def label(self) -> tuple[int, bool]:
+        """The class, and whether the other one of two is meant."""
+        return self.index, self.minimize
+
+    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+        """Without Bayes' rule it differs by a shift, and by its weight."""
+        if exact:
+            raise Untranslatable("a Classifier inside Max, Min, SelfDebias or TopPTopK", GUIDED)
+        return Meaning(guides=((ONE, self),), weight=Fraction(not self.use_bayes))
+
+
+def _of(scores: Expression, weight: Fraction | None = ONE) -> Meaning:
+    return Meaning(((ONE, scores),), weight=weight)

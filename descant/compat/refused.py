@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 
 class Untranslatable(NotImplementedError):
     """Something of another repository that no formula does.
@@ -19,15 +17,3 @@ class Untranslatable(NotImplementedError):
 
     def __str__(self) -> str:
         return f"{self.problem}\n{self.cure}"
-
-
-def missing(module: str, name: str, cures: dict[str, str]) -> NoReturn:
-    """For a module's ``__getattr__``.
-
-    Raises:
-        Untranslatable: the original has this name, and it is not here.
-        AttributeError: nobody has it.
-    """
-    if name in cures:
-        raise Untranslatable(f"{name} is not in {module}", cures[name])
-    raise AttributeError(f"module {module!r} has no attribute {name!r}")

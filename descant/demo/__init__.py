@@ -1,7 +1,7 @@
 """The built-in demo models: small enough to ship, real enough to steer.
 
-This module only says where the models lie and how to address them. It must stay light: importing
-it loads neither torch nor transformers. `examples.demo_models.recipe` makes the weights.
+This module names the models and their folders. It must stay light: importing it loads neither
+torch nor transformers. `examples.demo_models.recipe` makes the weights.
 """
 
 from __future__ import annotations
@@ -57,11 +57,8 @@ def models(weights: Path | str = WEIGHTS) -> dict[str, dict[str, str]]:
         'base'
     """
     folder = Path(weights)
-    whole = {
-        "template": CHAT_TEMPLATE,
-        "dtype": "float32",
-    }  # kept as bfloat16, which CPUs are slow at
-    specs = {name: {"path": str(folder / name), **whole} for name in _FULL}
-    for name, host in _ADAPTERS.items():
-        specs[name] = {"adapter": str(folder / name), "on": host}
-    return specs
+    # The files are bfloat16, at which CPUs are slow.
+    options = {"template": CHAT_TEMPLATE, "dtype": "float32"}
+    full = {name: {"path": str(folder / name), **options} for name in _FULL}
+    adapters = {name: {"adapter": str(folder / name), "on": on} for name, on in _ADAPTERS.items()}
+    return full | adapters

@@ -1,6 +1,6 @@
 """``descant demo``: one formula over the built-in models, from its plan to a picture.
 
-It shows what the library does, with the library's own verbs; nothing here is needed to use it.
+It uses the public API alone; nothing here is needed to use the library.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import MissingExtra, require
 from . import PROMPTS, models
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
     """
     _show_completions(console, tokens)
     console.print(f"\n[bold]The sweep[/bold]: {SWEEP}", highlight=False)
-    began = time.perf_counter()
+    start = time.perf_counter()
     points = sweep(PROMPTS[:prompts], tokens)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     console.print(_table(points))
     rows = len(points) * prompts * SAMPLES
     console.print("help reward: the more concrete, the higher; harm reward: the safer, the higher")
@@ -79,17 +80,19 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
         [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
         temperature=TEMPERATURE, seed=seeds, batch_size=144,
     )  # fmt: skip
-    asked, texts = [c.prompt for c in completions], [c.text or "" for c in completions]
+    texts = [completion.text or "" for completion in completions]
+    repeated = [prompt for prompt, _ in rows]
     rewards = {
-        name: score(name, asked, texts, models=models()) for name in ("reward_help", "reward_harm")
+        name: score(name, repeated, texts, models=models())
+        for name in ("reward_help", "reward_harm")
     }
     points = []
     each = len(prompts) * SAMPLES
     for i, a in enumerate(weights):
         mine = slice(i * each, (i + 1) * each)
         means = {name: sum(values[mine]) / each for name, values in rewards.items()}
-        took = sum(completion.seconds for completion in completions[mine]) / each
-        points.append(Point(a, means["reward_help"], means["reward_harm"], took))
+        seconds = sum(completion.seconds for completion in completions[mine]) / each
+        points.append(Point(a, means["reward_help"], means["reward_harm"], seconds))
     return points
 
 
@@ -97,9 +100,8 @@ def _show_completions(console: Console, tokens: int) -> None:
     from ..api import compile
 
     decoders = {name: compile(formula, models()) for name, formula in FORMULAS.items()}
-    last = list(decoders.values())[-1]
     console.print("[bold]The plan[/bold]")
-    console.print(str(last.plan), markup=False)
+    console.print(str([*decoders.values()][-1].plan), markup=False)
     shown = PROMPTS[:2]
     answers = {
         name: decoder.generate(
@@ -125,15 +127,15 @@ def _table(points: Sequence[Point]) -> Any:
 
 
 def _drawn(points: Sequence[Point], file: Path) -> str:
-    """Draw the front; a plain install says what it takes."""
+    """Draw the front, or return the package that it needs."""
     try:
-        import matplotlib
-    except ImportError:
-        return 'no picture: drawing needs matplotlib, pip install "descant[report]"'
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+        require("drawing", "matplotlib")
+    except MissingExtra as error:
+        return f"no picture: {error}"
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
     x, y = [p.reward_help for p in points], [p.reward_harm for p in points]
     axes.plot(x, y, color="0.75", zorder=1)
     dots = axes.scatter(x, y, c=[p.a for p in points], cmap="viridis", s=60, zorder=2)
@@ -146,5 +148,4 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.grid(alpha=0.3)
     figure.colorbar(dots, label="a: from helpful to harmless")
     figure.savefig(file, dpi=150)
-    plt.close(figure)
     return f"the picture: {file}"

@@ -1,6 +1,6 @@
-"""Python and packages: what is declared, what is installed, and the pip command for the difference.
+"""Python and packages: what is declared, what is installed, and the pip command for the rest.
 
-What descant needs is read from its own declaration, so that this cannot differ from it.
+Requirements are read from descant's own declaration, so that they cannot differ from it.
 """
 
 from __future__ import annotations
@@ -10,97 +10,88 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from .findings import BROKEN, MISSING, OK, Finding, looked_at
+from ..extras import ENABLES
+from .findings import BROKEN, MISSING, OK, Finding
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 PYTHON = (3, 11)
-UNIONS = ("all",)  # extras that are others together
-ENABLES = {
-    "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
-    "train": "descant train: adapters, and data sets of the hub",
-    "quantized": "weights quantised while they are read: bitsandbytes, torchao",
-    "serve": "descant serve: an OpenAI-compatible server",
-    "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
-    "dev": "the tests, ruff and mypy",
-}
+UNIONS = ("all",)  # extras that are made of others
 
 
-@looked_at("packages", "Python", BROKEN)
-def itself() -> Iterator[Finding]:
-    """The interpreter, and where descant is."""
-    said = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+def python() -> Iterator[Finding]:
+    """The interpreter, and descant's folder."""
+    message = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     old = sys.version_info < PYTHON
     cure = f"descant needs Python {'.'.join(map(str, PYTHON))} or later" if old else ""
     data = {"version": platform.python_version(), "executable": sys.executable}
-    yield Finding("packages", "Python", BROKEN if old else OK, said, cure, data)
+    yield Finding("Python", BROKEN if old else OK, message, cure, data)
     where = Path(__file__).resolve().parents[1]
     kind = "a checkout" if CHECKOUT.is_file() else "installed"
-    said = f"{__version__}, {kind} in {where}"
-    yield Finding("packages", "descant", OK, said, "", {"version": __version__})
+    message = f"{__version__}, {kind} in {where}"
+    yield Finding("descant", OK, message, "", {"version": __version__})
 
 
-@looked_at("packages", "packages", BROKEN)
 def required() -> Iterator[Finding]:
-    """Every package that a plain install has, and whether its version is in the declared range."""
+    """Every package of a plain install, and whether its version is in the declared range."""
     plain, _ = declared()
     for requirement in plain:
         yield _required(requirement)
 
 
-@looked_at("extras", "extras")
 def extras() -> Iterator[Finding]:
-    """Every optional extra: what it enables, what of it is here, and how to get the rest."""
+    """Every optional extra: what it enables, what is installed, and how to get the rest."""
     _, optional = declared()
     for extra in optional:
         if extra in UNIONS:
             continue
-        here: dict[str, str] = {}
-        lacking = []
+        present: dict[str, str] = {}
+        missing = []
         for requirement in dict.fromkeys(_all_of(extra, optional)):
-            found = _version(requirement)
-            if found is not None and _in_range(requirement, found):
-                here[requirement.name] = found
+            version = _version(requirement)
+            if version is not None and _in_range(requirement, version):
+                present[requirement.name] = version
             else:
-                lacking.append(_bare(requirement))
-        said = ENABLES.get(extra, "")
-        if lacking:
-            said += f"; missing: {', '.join(lacking)}"
-        cure = _pip(extra) if lacking else ""
-        data = {"installed": here, "missing": lacking}
-        yield Finding("extras", f"descant[{extra}]", MISSING if lacking else OK, said, cure, data)
+                missing.append(_bare(requirement))
+        message = ENABLES.get(extra, "")
+        if missing:
+            message += f"; missing: {', '.join(missing)}"
+        cure = _pip(extra) if missing else ""
+        data = {"installed": present, "missing": missing}
+        yield Finding(f"descant[{extra}]", MISSING if missing else OK, message, cure, data)
 
 
-@looked_at("extras", "checkpoints")
-def formats() -> Iterator[Finding]:
-    """Which quantised checkpoints have the packages that read them."""
+def checkpoints() -> Iterator[Finding]:
+    """Which quantised checkpoints can be loaded with the installed packages."""
     from ..models.loading.quantized import PACKAGES, missing_packages
 
     needed = {method: missing_packages(method) for method in PACKAGES}
-    read = [method for method, packages in needed.items() if not packages]
-    said = f"quantised with {', '.join(read)} can be read" if read else "none that is quantised"
+    ready = [method for method, packages in needed.items() if not packages]
+    message = (
+        f"quantised with {', '.join(ready)} can be read" if ready else "none that is quantised"
+    )
     cures = [
-        f"{method}: pip install {' '.join(lacks)}" for method, lacks in needed.items() if lacks
+        f"{method}: pip install {' '.join(names)}" for method, names in needed.items() if names
     ]
     state = MISSING if cures else OK
-    yield Finding("extras", "checkpoints", state, said, "\n  ".join(cures), {"missing": needed})
+    yield Finding("checkpoints", state, message, "\n  ".join(cures), {"missing": needed})
 
 
-@looked_at("extras", "chromium")
-def browser() -> Iterator[Finding]:
-    """The browser that tests of pages run in; nothing else asks for one."""
+def chromium() -> Iterator[Finding]:
+    """The browser that the tests of pages run in; nothing else needs one."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
-    said = "for the tests of pages alone; pictures need none"
+    message = "for the tests of pages alone; pictures need none"
     cure = "" if program else "apt-get install chromium"
     state = OK if program else MISSING
-    yield Finding("extras", "chromium", state, said, cure, {"program": program})
+    yield Finding("chromium", state, message, cure, {"program": program})
 
 
 def declared() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
@@ -112,12 +103,11 @@ def declared() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
         optional = project["optional-dependencies"]
         plain = [Requirement(line) for line in project["dependencies"]]
         return plain, {name: [Requirement(x) for x in lines] for name, lines in optional.items()}
-    said = [Requirement(line) for line in requires("descant") or []]
+    every = [Requirement(line) for line in requires("descant") or []]
     names = metadata("descant").get_all("Provides-Extra") or []
-    plain = [one for one in said if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return plain, {
-        extra: [one for one in said if one not in plain and _belongs(one, extra)] for extra in names
-    }
+    plain = [requirement for requirement in every if _belongs(requirement, "")]
+    optional = [requirement for requirement in every if requirement not in plain]
+    return plain, {name: [one for one in optional if _belongs(one, name)] for name in names}
 
 
 def _belongs(requirement: Requirement, extra: str) -> bool:
@@ -135,25 +125,25 @@ def _all_of(extra: str, optional: Mapping[str, list[Requirement]]) -> Iterator[R
 
 
 def _required(requirement: Requirement) -> Finding:
-    name, found = requirement.name, _version(requirement)
-    data = {"version": found, "declared": str(requirement.specifier)}
-    if found is not None and _in_range(requirement, found):
-        return Finding("packages", name, OK, f"{found} ({requirement.specifier})", "", data)
-    said = "is not installed"
-    if found is not None:
-        said = f"{found}, and descant is made for {requirement.specifier}"
-    return Finding("packages", name, BROKEN, said, f'pip install "{_bare(requirement)}"', data)
+    name, version = requirement.name, _version(requirement)
+    data = {"version": version, "declared": str(requirement.specifier)}
+    if version is not None and _in_range(requirement, version):
+        return Finding(name, OK, f"{version} ({requirement.specifier})", "", data)
+    message = "is not installed"
+    if version is not None:
+        message = f"{version}, and descant is made for {requirement.specifier}"
+    return Finding(name, BROKEN, message, f'pip install "{_bare(requirement)}"', data)
 
 
 def _version(requirement: Requirement) -> str | None:
     try:
-        return version(requirement.name)
+        return installed_version(requirement.name)
     except PackageNotFoundError:
         return None
 
 
-def _in_range(requirement: Requirement, found: str) -> bool:
-    return requirement.specifier.contains(found, prereleases=True)
+def _in_range(requirement: Requirement, version: str) -> bool:
+    return requirement.specifier.contains(version, prereleases=True)
 
 
 def _bare(requirement: Requirement) -> str:

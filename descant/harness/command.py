@@ -1,7 +1,7 @@
 """``descant eval``: lm-evaluation-harness, with a run file's formula as the model.
 
-The harness finds models that have been imported and no others, which is all that the command is
-for: every option is the harness' own. What stands here is light; ``evaluation`` holds the model.
+The harness knows only imported models, so the command imports ours; every option is the harness'
+own. This module is light; ``model`` holds the model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from ..extras import MissingExtra
 from ..options import RunFilePath
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -25,22 +26,18 @@ def evaluate(
     """
     from ..inputs.runfile import RunFileError, read_run_file
 
-    read_run_file(file)  # what is wrong with it is said before the harness looks for its tasks
-    if any(one.split("=")[0] in ("--model", "-M") for one in context.args):
-        raise RunFileError(
-            "descant eval is given a run file, and that is the model; leave --model out"
-        )
+    read_run_file(file)  # its mistakes are reported before the harness loads its tasks
+    if any(argument.split("=")[0] in ("--model", "-M") for argument in context.args):
+        raise RunFileError("descant eval takes a run file as its model; leave --model out")
     try:
         from lm_eval.__main__ import cli_evaluate
+    except ImportError:
+        raise MissingExtra("descant eval", "lm_eval") from None
+    from . import model as evaluation  # noqa: F401  the import registers the model
 
-        from . import model as evaluation  # noqa: F401  it takes part by being imported
-    except ImportError as error:
-        raise RunFileError(
-            f'descant eval needs lm-eval ({error}): pip install "descant[eval]"'
-        ) from None
     model = ["--model", "descant", "--model_args", f"pretrained={file}"]
-    before, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
+    argv, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
     try:
         cli_evaluate()
     finally:
-        sys.argv = before
+        sys.argv = argv

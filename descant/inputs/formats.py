@@ -14,6 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
+
 Row = tuple[int, str, Any]  # its number from 0, where it is, and what it holds, or a Fault
 JSON, TABLES, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet", ".pq")
 
@@ -50,7 +52,7 @@ def read_file(file: Path) -> Iterator[Row]:
 
 
 def read_dataset(
-    name: str, config: str | None, split: str | None, revision: str | None, extra: str
+    name: str, config: str | None, split: str | None, revision: str | None
 ) -> Iterator[Row]:
     """The rows of what ``datasets.load_dataset`` takes.
 
@@ -59,16 +61,13 @@ def read_dataset(
         config: the dataset's configuration.
         split: of it.
         revision: of it.
-        extra: of descant, that has ``datasets``.
 
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        import datasets
-    except ImportError:
-        problem = f'the dataset {name} needs datasets: pip install "descant[{extra}]"'
-        raise DataError(problem) from None
+    require(f"the dataset {name}", "datasets")
+    import datasets
+
     place = f"{name} ({split})"
     try:
         found = datasets.load_dataset(name, config, split=split, revision=revision)
@@ -177,10 +176,9 @@ def _first(file: Path) -> bytes:
 
 
 def _parquet(file: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise DataError(f'reading {file} needs pyarrow: pip install "descant[report]"') from None
+    require(f"reading {file}", "pyarrow")
+    from pyarrow import ArrowException, parquet
+
     try:
         batches = parquet.ParquetFile(file).iter_batches()
         rows = (row for batch in batches for row in batch.to_pylist())

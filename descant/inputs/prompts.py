@@ -97,7 +97,7 @@ def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) 
 
 def _rows(data: Data) -> Iterator[Row]:
     if data.name is not None:
-        rows = read_dataset(data.name, data.config, data.split, data.revision, "report")
+        rows = read_dataset(data.name, data.config, data.split, data.revision)
     else:
         rows = read_file(Path(data.source))
     if data.shuffle is None:

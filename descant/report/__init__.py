@@ -1,7 +1,6 @@
-"""The report of a sweep: one HTML file and figures, made from what the sweep's folder holds.
+"""The report of a sweep: one HTML file and figures, from the sweep's folder.
 
-It only shows: nothing is decoded, scored or worked out here but counts and sums, so that a report
-can be written again at any time, and while a sweep runs.
+Nothing is decoded or scored here, so a report can be written at any time, also during a sweep.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from .figures import write_figures
 from .page import page
 
 if TYPE_CHECKING:
+    from ..results.load import Results
     from ..runtime import Inspection
-    from .content import Results
 
 __all__ = ["inspection_page", "write"]
 REPORT, INSPECTION = "report.html", "inspect.json"
@@ -26,12 +25,11 @@ def write(results: Results, folder: Path | str) -> list[Path]:
     """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep.
 
     Args:
-        results: as ``descant.results.load`` gives them.
-        folder: where they go; an ``inspect.json`` that is there becomes a part of the page.
+        results: of ``descant.results.load``.
+        folder: where they go; its ``inspect.json`` becomes a part of the page.
 
     Returns:
-        What was written. Figures need matplotlib, and two or three objectives; without them there
-        is the page alone.
+        The files. Figures need matplotlib and at least two objectives.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,27 +43,27 @@ def write(results: Results, folder: Path | str) -> list[Path]:
 
 def inspection_page(inspection: Inspection) -> str:
     """The page of one completion that ``Decoder.inspect`` has explained, as HTML."""
-    said = inspection.as_dict()
-    facts = ", ".join(f"{name} = {value:g}" for name, value in said["params"].items())
-    prompt = said["prompt"] if isinstance(said["prompt"], str) else json.dumps(said["prompt"])
-    title = " ".join(prompt.split())
+    content = inspection.as_dict()
+    facts = ", ".join(f"{name} = {value:g}" for name, value in content["params"].items())
+    prompt = content["prompt"]
+    title = " ".join((prompt if isinstance(prompt, str) else json.dumps(prompt)).split())
     title = title if len(title) <= 80 else f"{title[:79]}…"
     return page(title, "descant inspect", [{"name": "", "text": inspection.formula}], facts,
-                {"inspection": said})  # fmt: skip
+                {"inspection": content})  # fmt: skip
 
 
 def _inspection(file: Path) -> Any:
-    """What ``descant inspect`` has left in the folder, if anything."""
+    """The folder's ``inspect.json``, if any."""
     if not file.is_file():
         return None
-    said = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(said, dict) or said.get("schema") != 1:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("schema") != 1:
         raise ValueError(f"{file} is not what descant inspect writes; remove it, or write it again")
-    return said
+    return content
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8", errors="replace")
-    beside.replace(file)
+    """Write a file completely or not at all."""
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text, encoding="utf-8", errors="replace")
+    new.replace(file)

@@ -7,9 +7,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..extras import installed
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#4b4b9f")
 MARKERS = ("o", "s", "D", "^", "v", "P")
-LABELLED = 40  # points, above which their parameters are not written beside them
+LABELLED = 40  # at most so many points get their parameters as labels
 
 
 def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -23,13 +25,11 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
         The files; none where there are no two objectives, or no matplotlib.
     """
     pairs = list(combinations(data["objectives"], 2))
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not pairs or not data["points"] or not installed("matplotlib"):
         return []
-    if not pairs or not data["points"]:
-        return []
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     files = [folder / "front.png", folder / "front.pdf"]
     settings = {
         "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
@@ -50,32 +50,30 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
-    label = {one["name"]: one["label"] for one in data["scores"]}
+    label = {score["name"]: score["label"] for score in data["scores"]}
     named: list[tuple[float, float, str]] = []
     for number, formula in enumerate(data["formulas"]):
         points = [
-            one for one in data["points"]
-            if one["f"] == number and x in one["scores"] and y in one["scores"]
+            point for point in data["points"]
+            if point["f"] == number and x in point["scores"] and y in point["scores"]
         ]  # fmt: skip
         colour, marker = COLOURS[number % 6], MARKERS[number % 6]
-        for one in points:
-            across, up = one["scores"][x], one["scores"][y]
+        for point in points:
+            across, up = point["scores"][x], point["scores"][y]
             axes.errorbar(
-                across[0], up[0], xerr=_reach(across), yerr=_reach(up), fmt="none", ecolor=colour,
-                elinewidth=0.7, alpha=0.55, zorder=1,
+                across[0], up[0], xerr=_margins(across), yerr=_margins(up), fmt="none",
+                ecolor=colour, elinewidth=0.7, alpha=0.55, zorder=1,
             )  # fmt: skip
-        front = sorted(
-            (one["scores"][x][0], one["scores"][y][0], one) for one in points if one["front"]
-        )
+        rest = [(point["scores"][x][0], point["scores"][y][0], point) for point in points]
+        front = sorted(entry for entry in rest if entry[2]["front"])
         if len(data["objectives"]) == 2:
             axes.plot(*_columns(front), color=colour, linewidth=1, alpha=0.7, zorder=2)
-        rest = [(one["scores"][x][0], one["scores"][y][0], one) for one in points]
         axes.scatter(*_columns(rest), marker=marker, s=22, zorder=3, linewidths=1,
                      facecolors="white", edgecolors=colour)  # fmt: skip
         axes.scatter(*_columns(front), marker=marker, s=22, zorder=4, linewidths=1, color=colour,
                      label=formula["name"])  # fmt: skip
-        for px, py, one in front:
-            values = [f"{value:g}" for value in one["params"].values()]
+        for px, py, point in front:
+            values = [f"{value:g}" for value in point["params"].values()]
             named.append((px, py, values[0] if values else formula["name"]))
     axes.set(xlabel=label.get(x, x), ylabel=label.get(y, y))
     axes.grid(color="0.9", linewidth=0.6)
@@ -86,20 +84,20 @@ def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
 
 
 def _name(axes: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write what points are beside them, but for those whose text would hide another's."""
+    """Label points, but for those whose label would hide another's."""
     axes.figure.canvas.draw()
     taken: list[tuple[float, float]] = []
-    apart = axes.figure.dpi / 72  # pixels of a point
+    pixels = axes.figure.dpi / 72  # of a typographic point
     for x, y, text in points:
         px, py = axes.transData.transform((x, y))
-        if any(abs(px - a) < 15 * apart and abs(py - b) < 8 * apart for a, b in taken):
+        if any(abs(px - a) < 15 * pixels and abs(py - b) < 8 * pixels for a, b in taken):
             continue
         taken.append((px, py))
         axes.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
 
 
-def _reach(value: list[float | None]) -> list[list[float]] | None:
-    """How far an interval goes to either side, as matplotlib takes it."""
+def _margins(value: list[float | None]) -> list[list[float]] | None:
+    """The margins of an interval, as matplotlib takes them."""
     mean, low, high = value
     if mean is None or low is None or high is None:
         return None

@@ -1,8 +1,7 @@
-"""One HTML file with everything in it: styles, scripts and data, and a rule against all others.
+"""One HTML file with its styles, scripts and data, and a policy against all others.
 
-Text of users stands in the data, where no end of a script can be written, and becomes text nodes;
-or in the template, which escapes it. The page's own policy lets it run this script alone, and load
-nothing.
+Users' text is in the data, which cannot end a script, and becomes text nodes; or in the template,
+which escapes it. The page's content security policy allows this script alone, and loads nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("dom.js", "chart.js", "report.js", "why.js", "open.js")
-_HIDDEN = str.maketrans({one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"})
+_ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
 def page(
@@ -31,7 +30,7 @@ def page(
     """The page.
 
     Args:
-        title: what it is about.
+        title: of the page.
         eyebrow: a few words above the title.
         formulas: the ``name`` and ``text`` of each.
         facts: a line below them.
@@ -52,21 +51,21 @@ def page(
 
 
 def embedded(data: Any) -> str:
-    """JSON that may stand inside a script element, whatever text it holds; no NaN.
+    """JSON that is safe inside a script element, whatever text it holds; no NaN.
 
     >>> embedded({"text": "</script><b>&", "score": float("nan")})
     '{"text":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e\\\\u0026","score":null}'
     """
-    said = json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return said.translate(_HIDDEN)
+    text = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_ESCAPES)
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     match value:
         case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): _finite(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [_finite(item) for item in value]
         case float() if not math.isfinite(value):
             return None
     return value

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
 from ..inputs.grid import points_of, simplex_of
 from ..inputs.linear import Sum
 from ..inputs.runfile import RunFile, RunFileError
@@ -117,8 +118,7 @@ def _reference(
 
 
 def _moocore() -> Any:
-    try:
-        import moocore
-    except ImportError:
-        raise RunFileError('a front needs moocore: pip install "descant[report]"') from None
+    require("a front", "moocore")
+    import moocore
+
     return moocore

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
 from ..inputs.runfile import RunFile, RunFileError
 from ..runs.folder import COMPLETIONS, META, SCORES, Journal, resolved_run
 from .front import front_of
@@ -173,11 +174,7 @@ def _text(prompt: Any) -> str:
 
 
 def _pandas() -> Any:
-    try:
-        import pandas
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise RunFileError(
-            'tables need pandas and pyarrow: pip install "descant[report]"'
-        ) from None
+    require("a table", "pandas", "pyarrow")
+    import pandas
+
     return pandas

@@ -22,7 +22,7 @@ NEEDS = {  # of every line
     COMPLETIONS: ("id", "sample", "prompt", "text"),
     SCORES: ("formula", "point", "id", "sample", "scores"),
 }
-_LATER = ("output", "score", "front", "tables", "parallel")  # what may change when a run goes on
+_LATER = ("output", "score", "front", "tables", "parallel")  # what may change when a run resumes
 _SHOWN = 3  # differences that are named
 
 
@@ -79,7 +79,7 @@ class Journal:
 def claim(run: RunFile, folder: Path, *, sweeps: bool = False, free: Collection[str] = ()) -> None:
     """Write the resolved run file, or see that the one that is there says the same.
 
-    Scores, the front and tables may be added to and taken away when a run goes on; before anything
+    Scores, the front and tables may be added to and taken away when a run resumes; before anything
     has been completed, everything may change.
 
     Args:
@@ -165,7 +165,7 @@ def replace(file: Path, text: str) -> None:
 def _unwritten(file: Path, error: OSError) -> RunFileError:
     return RunFileError(
         f"{file} cannot be written: {error.strerror}; what is finished is kept, and the same "
-        "command goes on from there"
+        "command resumes there"
     )
 
 

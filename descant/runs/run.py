@@ -1,6 +1,6 @@
 """``descant run``: prompts to completions, one JSON line each, written as soon as it is finished.
 
-Killed and started again, a run goes on where it stopped: no line is lost and none is doubled.
+Killed and started again, a run resumes where it stopped: no line is lost and none is doubled.
 """
 
 from __future__ import annotations

@@ -6,21 +6,20 @@ The cosine of the two embeddings, as Su et al. 2022 and ARGS report it (theirs b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
+from ..extras import require
 from ..inputs.runfile import RunFileError
 from ..models import is_messages
 
 
 def check_coherence(name: str) -> None:
-    """See that what a score of coherence needs is installed.
+    """Check that what a score of coherence needs is installed.
 
     Raises:
-        RunFileError: it is not.
+        MissingExtra: it is not.
     """
-    if find_spec("sentence_transformers") is None:
-        raise RunFileError(f'score.{name} needs sentence-transformers: pip install "descant[eval]"')
+    require(f"score.{name}", "sentence_transformers")
 
 
 class CoherenceScorer:
@@ -32,7 +31,8 @@ class CoherenceScorer:
         device: where it runs.
 
     Raises:
-        RunFileError: sentence-transformers is not there, or the model cannot be read.
+        MissingExtra: sentence-transformers is not installed.
+        RunFileError: the model cannot be read.
     """
 
     def __init__(self, name: str, source: str, device: str) -> None:

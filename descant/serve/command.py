@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..extras import require
 from ..options import Overrides, RunFilePath
 from .protocol.limits import Limits
 
@@ -61,14 +62,7 @@ def serve(
     from ..inputs.runfile import RunFileError, read_run_file
 
     run = read_run_file(file, set_ or [])
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise RunFileError(
-            f"descant serve needs {error.name}: pip install 'descant[serve]'"
-        ) from None
+    require("descant serve", "fastapi", "prometheus_client", "uvicorn")
     from .frontend.server import Server
     from .http.process import serve as serve_http
 

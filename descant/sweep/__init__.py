@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..inputs.runfile import RunFile, RunFileError
+from ..extras import MissingExtra
+from ..inputs.runfile import RunFile
 from ..runs.expand import Row, Setting, settings_of
 from .work import sweep
 
@@ -29,9 +30,7 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
 
         results = load(folder)
         files = [*write(results, folder), *report(results, folder)]
-    except RunFileError as error:
-        if "descant[report]" not in str(error):
-            raise
+    except MissingExtra as error:
         console.print(f"decoded and scored into {folder}; {error}", markup=False)
         return
     from ..results.tables import tables_of

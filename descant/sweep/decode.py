@@ -11,6 +11,7 @@ from ..runs.expand import Row, Setting
 from ..runs.models import Models, merges_at
 from ..runs.run import begun
 from ..runtime import Completion
+from ..runtime.progress import progress_bar
 
 
 def decode(
@@ -28,11 +29,9 @@ def decode(
     Yields:
         Lines of ``completions.jsonl``, as soon as they are known.
     """
-    from tqdm.auto import tqdm
-
-    bar = tqdm(
-        total=before + len(rows), initial=before, unit="row", desc=setting.name,
-        disable=None if shown else True, smoothing=0.1,
+    bar = progress_bar(
+        before + len(rows), "row", setting.name, None if shown else False,
+        initial=before, smoothing=0.1,
     )  # fmt: skip
     tokens = 0
     with bar:

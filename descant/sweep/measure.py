@@ -11,6 +11,7 @@ from ..models import ModelError
 from ..models.text.vocabulary import common_vocabulary
 from ..runs.expand import Setting, key_of
 from ..runs.folder import COMPLETIONS, SCORES
+from ..runtime.progress import progress_bar
 from ..scoring.coherence import CoherenceScorer, check_coherence
 from ..scoring.declared import language_model
 from ..scoring.rewards import RewardScorer, reward_model
@@ -99,11 +100,8 @@ def measure(work: Work, models: Models) -> None:
 
 def _chunks(name: str, records: Sequence[Record], shown: bool) -> Iterable[list[Record]]:
     """The records some at a time, long texts first, so that neighbours are alike."""
-    from tqdm.auto import tqdm
-
     ordered = sorted(records, key=lambda record: -len(record["token_ids"]))
-    bar = tqdm(total=len(ordered), unit="row", desc=name, disable=None if shown else True)
-    with bar:
+    with progress_bar(len(ordered), "row", name, None if shown else False) as bar:
         for start in range(0, len(ordered), CHUNK):
             chunk = ordered[start : start + CHUNK]
             yield chunk

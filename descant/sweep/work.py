@@ -112,7 +112,7 @@ def _gather(folder: Path) -> None:
 
 
 class _Clock:
-    """What a run has cost so far, in ``meta.json``; a run that goes on adds to it."""
+    """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
 
     def __init__(self, work: Work, models: Models) -> None:
         self._file, self._first = work.folder / META, work.share.first

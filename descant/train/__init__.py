@@ -1,6 +1,6 @@
-"""Training of the voices of a formula: arms, experts, reward models.
+"""Training the models of a formula: arms, experts, reward models.
 
-From a train file to a folder that a formula loads. The losses and the data are ours; everything
+A train file becomes a folder that a formula loads. The losses and the data are ours; everything
 else (devices, precision, schedules, checkpoints, loggers) is transformers' Trainer and accelerate.
 Nothing here decodes, and importing this module loads neither torch nor transformers.
 """

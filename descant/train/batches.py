@@ -1,6 +1,6 @@
 """Rows of token ids to padded tensors.
 
-Padding is masked and carries no label, so that which token pads and how far is of no account.
+Padding is masked and carries no label: which token pads, and how far, does not matter.
 """
 
 from __future__ import annotations
@@ -32,33 +32,19 @@ def pad(rows: Sequence[Row], pad_id: int) -> Batch:
     }
 
 
-class TextCollator:
-    """Batches texts: ``(B, L)`` tensors."""
+class Collator:
+    """Batches texts, ``(B, L)``, or pairs, ``(B, 2, L)``: chosen, then rejected."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
-        return pad(rows, self.pad_id)
-
-
-class PairCollator:
-    """Batches pairs: ``(B, 2, L)`` tensors, chosen then rejected."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, pairs: Sequence[Row]) -> Batch:
-        sides = [side for pair in pairs for side in (chosen(pair), rejected(pair))]
+        if REJECTED + "input_ids" not in rows[0]:
+            return pad(rows, self.pad_id)
+        sides = [
+            {key: row[prefix + key] for key in ("input_ids", "labels")}
+            for row in rows
+            for prefix in ("", REJECTED)
+        ]
         batch = pad(sides, self.pad_id)
-        return {key: value.view(len(pairs), 2, -1) for key, value in batch.items()}
-
-
-def chosen(pair: Row) -> Row:
-    """The chosen side of a pair, as a row."""
-    return {key: pair[key] for key in ("input_ids", "labels")}
-
-
-def rejected(pair: Row) -> Row:
-    """The rejected side of a pair, as a row."""
-    return {key: pair[REJECTED + key] for key in ("input_ids", "labels")}
+        return {key: value.view(len(rows), 2, -1) for key, value in batch.items()}

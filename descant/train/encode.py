@@ -1,7 +1,7 @@
-"""Examples to token ids, with the labels that say which of them are learnt.
+"""Examples to token ids, and labels for those that are learnt.
 
-A prompt is rendered exactly as it is when decoding (``models.prompts``), so that a model is
-trained on the ids that it will read. Only a response carries labels.
+A prompt is rendered as in decoding (``models.text.prompts``): a model is trained on the ids that
+it will read. Only a response carries labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Ids = Sequence[int]
 
 @dataclass
 class Counts:
-    """What became of the rows."""
+    """How many rows were read, used and left out."""
 
     rows: int = 0
     used: int = 0
@@ -44,7 +44,7 @@ class Counts:
 
 @dataclass
 class Encoder:
-    """How a model reads examples.
+    """Encodes examples for a model.
 
     Args:
         spec: the model's declaration, with its template and system prompt.
@@ -62,21 +62,21 @@ class Encoder:
     _closings: dict[bool, list[int]] = field(default_factory=dict)
 
     def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
-        """Rows of a text each, or of a pair each where there are two responses.
+        """One row per example: a text, or a pair where there are two responses.
 
         Raises:
-            TrainFileError: a prompt that this model cannot read; names the line.
+            TrainFileError: a prompt that this model cannot read, with its line.
         """
-        found: list[Row] = []
+        rows: list[Row] = []
         for example in examples:
             try:
                 row = self._row(example, counts)
             except ModelError as error:
-                raise TrainFileError(f"{example.place}: {error}") from None
+                raise TrainFileError(f"{example.where}: {error}") from None
             if row is not None:
-                found.append(row)
-        counts.used += len(found)
-        return found
+                rows.append(row)
+        counts.used += len(rows)
+        return rows
 
     def _row(self, example: Example, counts: Counts) -> Row | None:
         sides = [self._side(example.prompt, example.chosen)]
@@ -91,20 +91,20 @@ class Encoder:
         rows = [labelled(*side, end=self.max_length) for side in sides]
         return rows[0] | {REJECTED + key: ids for row in rows[1:] for key, ids in row.items()}
 
-    def _side(self, prompt: Any, said: str) -> tuple[Ids, Ids]:
-        """The ids of a prompt and of a response, which ends with the end of a text."""
+    def _side(self, prompt: Any, answer: str) -> tuple[Ids, Ids]:
+        """The ids of a prompt and of a response, which ends with an end of text."""
         if prompt is None:
-            return [], [*self.tokenizer(said)["input_ids"], *self._closing(False)]
-        before = render(_NAME, self.spec, self.tokenizer, prompt, None)
+            return [], [*self.tokenizer(answer)["input_ids"], *self._closing(False)]
+        prompt_ids = render(_NAME, self.spec, self.tokenizer, prompt, None)
         text = render_text(_NAME, self.spec, self.tokenizer, self.tokenizer, prompt, None)
         bos = self.tokenizer.bos_token
         special = text.special and not (bos and text.startswith(bos))
-        whole = list(self.tokenizer(text + said, add_special_tokens=special)["input_ids"])
-        response = whole[len(before) :]
-        if whole[: len(before)] != before:  # a token across the border, which decoding never has
-            response = list(self.tokenizer(said, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text + answer, add_special_tokens=special)["input_ids"])
+        response = ids[len(prompt_ids) :]
+        if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the border; in decoding none does
+            response = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         closing = self._closing(not text.special)
-        return before, response if response[-len(closing) :] == closing else response + closing
+        return prompt_ids, response if response[-len(closing) :] == closing else response + closing
 
     def _closing(self, chat: bool) -> list[int]:
         if chat not in self._closings:
@@ -117,17 +117,17 @@ class Encoder:
         return [int(self.tokenizer.eos_token_id)]
 
     def _end_of_turn(self) -> list[int]:
-        """What the chat template writes after an answer, up to the first end of a text."""
-        said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+        """The chat template's ids after an answer, up to the first end of text."""
+        messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
 
         def rendered(unfinished: bool) -> str:
             return str(self.tokenizer.apply_chat_template(
-                said, chat_template=self.spec.template, tokenize=False,
+                messages, chat_template=self.spec.template, tokenize=False,
                 continue_final_message=unfinished))  # fmt: skip
 
-        tail = rendered(False)[len(rendered(True)) :]
-        ids = list(self.tokenizer(tail, add_special_tokens=False)["input_ids"])
-        ends = [place for place, token in enumerate(ids) if token in self.ends]
+        closing = rendered(False)[len(rendered(True)) :]
+        ids = list(self.tokenizer(closing, add_special_tokens=False)["input_ids"])
+        ends = [position for position, token in enumerate(ids) if token in self.ends]
         return ids[: ends[0] + 1] if ends else self._end()
 
 

@@ -1,6 +1,6 @@
-"""Data files and datasets to examples: a prompt and one or two responses, whatever the format.
+"""Rows of data files and datasets to examples: a prompt and one or two responses.
 
-What a row means is decided by its columns, row by row. Nothing here knows of tokens or models.
+The columns of each row decide its format. Nothing here knows of tokens or models.
 """
 
 from __future__ import annotations
@@ -37,83 +37,83 @@ class Example:
         prompt: text or chat messages; None where ``chosen`` is a whole text to learn.
         chosen: the response, or the better one.
         rejected: the worse one; None for ``sft``.
-        place: the file and line, or the dataset and row.
+        where: the file and line, or the dataset and row.
     """
 
     prompt: str | Sequence[Message] | None
     chosen: str
     rejected: str | None
-    place: str
+    where: str
 
 
 def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[Example], int]:
     """Read the rows of a file or a dataset.
 
-    The columns of a row say what it is: ``prompt, chosen, rejected`` as texts or messages;
+    The columns of a row are ``prompt, chosen, rejected`` as texts or messages;
     ``chosen, rejected`` as messages that begin alike, or as texts of HH-RLHF that do;
     ``prompt, response_0, response_1`` with ``better_response_id`` or ``safer_response_id``
     (PKU-SafeRLHF). ``sft`` learns the chosen response of any of these, and reads ``prompt,
     completion``, ``messages`` (it learns the last one) and ``text`` (it learns all of it).
 
     Args:
-        data: where they are; ``bad_rows`` says what becomes of those that cannot be used.
+        data: where they are; ``bad_rows`` decides what happens to unusable ones.
         method: ``sft`` needs no rejected response.
-        chat: take the texts of HH-RLHF apart into messages, for a template to render.
+        chat: split the texts of HH-RLHF into messages, for a template to render.
 
     Returns:
         The examples, and how many rows were skipped.
 
     Raises:
-        TrainFileError: no such data, or a row that cannot be used; names the line and the fault.
+        TrainFileError: no such data, or an unusable row, with its line and the fault.
     """
-    found: list[Example] = []
+    examples: list[Example] = []
     skipped = 0
     try:
-        for number, place, row in _rows(data):
+        for number, where, row in _rows(data):
             if data.limit is not None and number >= data.limit:
                 break
             try:
                 if isinstance(row, Fault):
                     raise row
-                found.append(example_of(row, place, data.dimension, method, chat=chat))
+                examples.append(example_of(row, where, data.dimension, method, chat=chat))
             except Fault as fault:
                 if data.bad_rows == "error":
-                    raise TrainFileError(f"{place}: {fault}") from None
+                    raise TrainFileError(f"{where}: {fault}") from None
                 skipped += 1
     except DataError as error:
         raise TrainFileError(str(error)) from error
-    if not found:
+    if not examples:
         raise TrainFileError(f"{data.path} holds no rows that can be used ({skipped} skipped)")
-    return found, skipped
+    return examples, skipped
 
 
 def example_of(
-    row: Any, place: str, dimension: str | None, method: str, *, chat: bool = False
+    row: Any, where: str, dimension: str | None, method: str, *, chat: bool = False
 ) -> Example:
-    """What one row says.
+    """The example of one row.
 
     Raises:
-        Fault: nothing that this method can learn from.
+        Fault: this method can learn nothing from it.
     """
     if not isinstance(row, Mapping):
         raise Fault("is not a mapping of columns")
     prompt: str | Sequence[Message]
     if "response_0" in row and "response_1" in row:
-        prompt, chosen, rejected = _judged(row, dimension)
+        prompt, chosen, rejected = _by_verdict(row, dimension)
     elif "chosen" in row and "rejected" in row:
         prompt, chosen, rejected = _pair(row)
     elif method == "sft":
-        return _lesson(row, place, chat)
+        return _one_response(row, where, chat)
     else:
         raise Fault(f"has no chosen and rejected; it has {', '.join(map(str, row)) or 'nothing'}")
     if chosen == rejected:
         raise Fault("chosen and rejected are the same")
     if chat and isinstance(prompt, str) and TURN.match(prompt):
         prompt, chosen, rejected = _turns(prompt), chosen.strip(), rejected.strip()
-    return Example(prompt, chosen, None if method == "sft" else rejected, place)
+    return Example(prompt, chosen, None if method == "sft" else rejected, where)
 
 
-def _judged(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, str]:
+def _by_verdict(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, str]:
     if dimension is None:
         raise TrainFileError(
             "these rows have two responses and two verdicts: "
@@ -140,12 +140,12 @@ def _pair(row: Mapping[str, Any]) -> tuple[str | Sequence[Message], str, str]:
         if not prompt:
             raise Fault("prompt is empty")
         return prompt, sides[0], sides[1]
-    before = row.get("prompt")
-    opening = [] if before is None or isinstance(before, str) else _messages(before, "prompt")
+    prompt = row.get("prompt")
+    opening = [] if prompt is None or isinstance(prompt, str) else _messages(prompt, "prompt")
     chosen = opening + _messages(sides[0], "chosen")
     rejected = opening + _messages(sides[1], "rejected")
-    if isinstance(before, str) and len(chosen) == len(rejected) == 1:
-        opening = [{"role": "user", "content": before}]
+    if isinstance(prompt, str) and len(chosen) == len(rejected) == 1:
+        opening = [{"role": "user", "content": prompt}]
         chosen, rejected = opening + chosen, opening + rejected
     ends = [side[-1]["role"] == "assistant" for side in (chosen, rejected)]
     if chosen[:-1] != rejected[:-1] or len(chosen) < 2 or not all(ends):
@@ -169,27 +169,27 @@ def _hh(chosen: str, rejected: str) -> tuple[str, str, str]:
 def _turns(prompt: str) -> Sequence[Message]:
     """A dialogue of HH-RLHF, without the empty last turn, as messages."""
     _, *parts = TURN.split(prompt)
-    turns: list[Message] = [{"role": _ROLES[who], "content": said.strip()}
-             for who, said in zip(parts[::2], parts[1::2], strict=True)]  # fmt: skip
+    turns: list[Message] = [{"role": _ROLES[speaker], "content": turn.strip()}
+             for speaker, turn in zip(parts[::2], parts[1::2], strict=True)]  # fmt: skip
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
 
 
-def _lesson(row: Mapping[str, Any], place: str, chat: bool) -> Example:
+def _one_response(row: Mapping[str, Any], where: str, chat: bool) -> Example:
     if "messages" in row:
         messages = _messages(row["messages"], "messages")
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
             raise Fault("messages must end with the assistant's answer")
-        return Example(messages[:-1], messages[-1]["content"], None, place)
+        return Example(messages[:-1], messages[-1]["content"], None, where)
     if "prompt" in row and "completion" in row:
-        prompt, said = row["prompt"], row["completion"]
-        if isinstance(prompt, str) and isinstance(said, str):
+        prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) and isinstance(completion, str):
             prompt = _text(row, "prompt", filled=True)
-            return Example(_turns(prompt) if chat and TURN.match(prompt) else prompt, said, None,
-                           place)  # fmt: skip
-        messages = _messages(prompt, "prompt") + _messages(said, "completion")
-        return _lesson({"messages": messages}, place, chat)
+            turns = _turns(prompt) if chat and TURN.match(prompt) else prompt
+            return Example(turns, completion, None, where)
+        messages = _messages(prompt, "prompt") + _messages(completion, "completion")
+        return _one_response({"messages": messages}, where, chat)
     if "text" in row:
-        return Example(None, _text(row, "text", filled=True), None, place)
+        return Example(None, _text(row, "text", filled=True), None, where)
     raise Fault(
         "has neither prompt and completion, nor messages, nor text, nor chosen and rejected; "
         f"it has {', '.join(map(str, row)) or 'nothing'}"
@@ -224,4 +224,4 @@ def _rows(data: Data) -> Iterator[Row]:
         return read_file(file)
     if not file.exists() and (file.suffix or data.path.startswith((".", "/", "~"))):
         raise TrainFileError(f"there is no data file {file}")
-    return read_dataset(data.path, data.name, data.split, data.revision, "train")
+    return read_dataset(data.path, data.name, data.split, data.revision)

@@ -1,7 +1,7 @@
 """``descant train``: a train file to a folder that a formula loads.
 
-Killed and started again, a training goes on from its last checkpoint. Under ``accelerate launch``
-every process runs this; the first one alone writes.
+A training that was killed resumes from its last checkpoint. Under ``accelerate launch`` every
+process runs this, and only the first one writes.
 """
 
 from __future__ import annotations
@@ -21,86 +21,77 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
+from ..extras import MissingExtra
 from ..inputs.settings import load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
 from ..runs.folder import differences
 from ..runs.provenance import revision
-from .batches import PairCollator, Row, TextCollator
+from .batches import Collator, Row
 from .encode import Counts, Encoder, shortened
 from .examples import Example, read_examples
-from .learner import description_of, model_of
+from .model import description_of, model_of
 from .record import RECORD, draw_curve, versions, write_record
-from .trainers import TRAINERS, Finite, PairTrainer
-from .trainfile import TrainFile, TrainFileError
+from .trainers import TRAINERS, Finite
+from .trainfile import ONLY_OF, TrainFile, TrainFileError
 
 RESOLVED = "train.yaml"
 LENGTH = 1024
 OURS: dict[str, Any] = {
     "logging_steps": 10,
-    "logging_nan_inf_filter": False,  # a loss that is not a number is said
+    "logging_nan_inf_filter": False,  # a loss that is not finite is logged
     "remove_unused_columns": False,
-    "ddp_find_unused_parameters": False,  # there are none
+    "ddp_find_unused_parameters": False,
 }
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A training that is done: its folder, its last metrics and what became of the rows."""
+    """A finished training: its folder, its last metrics and its counts of rows."""
 
     folder: Path
     metrics: dict[str, float]
     rows: dict[str, Counts]
 
 
-def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
-    """Train what a train file says, and write it to its output folder.
+def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
+    """Train what a train file describes, and write it to its output folder.
 
-    The folder gets the checkpoint (a full one, or peft's adapter), ``train.yaml`` (what was
-    trained, resolved), ``training.json`` and ``curve.png``.
+    The folder gets the checkpoint (a full one, or peft's adapter), ``train.yaml`` (the resolved
+    train file), ``training.json`` and ``curve.png``.
 
     Args:
-        said: the train file.
-        say: is told what happens, in the first process.
+        recipe: the train file.
+        say: is called with each message, in the first process.
 
     Raises:
         TrainFileError: the folder holds another training, or the data cannot be used.
-        ModelError: the checkpoint cannot be trained so.
+        ModelError: the checkpoint cannot be trained this way.
     """
-    began = time.perf_counter()
-    folder = Path(said.output)
-    arguments = training_arguments(said)
-    first = PartialState().is_main_process
-    tell = say if first else _silent
-    goes_on = _claim(said, folder)
-    description = description_of(said)
-    rows, counts = _data(said, description, arguments)
+    start = time.perf_counter()
+    folder = Path(recipe.output)
+    arguments = training_arguments(recipe)
+    is_first = PartialState().is_main_process
+    log = say if is_first else _silent
+    checkpoint = _claim(recipe, folder)
+    description = description_of(recipe)
+    rows, counts = _data(recipe, description, arguments)
     for part, count in counts.items():
-        tell(f"{part}: {count}")
+        log(f"{part}: {count}")
     set_seed(arguments.seed)
-    trainer = _trainer(said, description, arguments, rows)
-    if goes_on:
-        tell(f"goes on from {goes_on}")
-    try:
-        trainer.train(resume_from_checkpoint=goes_on)
-        if "eval" in rows and not _evaluated(trainer):
-            trainer.evaluate()
-        _save(said, trainer, description, folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _unwritten(error):
-            raise
-        full = shutil.disk_usage(folder).free < 2**20
-        what = "no space left" if full else str(error).splitlines()[0]
-        raise TrainFileError(
-            f"{folder} cannot be written: {what}; what is finished is kept, and the same command "
-            "goes on from there"
-        ) from error
-    metrics = _last(trainer.state.log_history)
-    if first:
-        if draw_curve(folder, trainer.state.log_history) is None:
-            tell('no curve: drawing needs matplotlib, pip install "descant[report]"')
+    trainer = _trainer(recipe, description, arguments, rows)
+    if checkpoint:
+        log(f"resumes from {checkpoint}")
+    _fit(recipe, trainer, description, checkpoint)
+    history = trainer.state.log_history
+    metrics = {key: value for entry in history for key, value in entry.items()}  # the newest
+    if is_first:
+        try:
+            draw_curve(folder, history)
+        except MissingExtra as error:
+            log(f"no curve: {error}")
         write_record(folder, {
-            "recipe": resolved(said),
+            "recipe": resolved(recipe),
             "training_arguments": arguments.to_dict() | {"hub_token": None},
             "rows": {part: vars(count) for part, count in counts.items()},
             "metrics": metrics,
@@ -108,49 +99,73 @@ def train(said: TrainFile, say: Callable[[str], None] = print) -> Trained:
             "git": revision(),
             "processes": PartialState().num_processes,
             "device": str(arguments.device),
-            "seconds": round(time.perf_counter() - began, 3),
-            "log": trainer.state.log_history,
+            "seconds": round(time.perf_counter() - start, 3),
+            "log": history,
         })  # fmt: skip
     PartialState().wait_for_everyone()
     shown = [f"{key} {value:.4g}" for key, value in metrics.items() if "/" in key or "loss" in key]
-    tell(f"{folder}: {', '.join(shown)}")
+    log(f"{folder}: {', '.join(shown)}")
     return Trained(folder, metrics, counts)
 
 
-def training_arguments(said: TrainFile) -> TrainingArguments:
-    """The Trainer's arguments: those of the file, over a few of ours.
+def _fit(
+    recipe: TrainFile, trainer: Trainer, description: Description, checkpoint: str | None
+) -> None:
+    """Train and save.
+
+    Raises:
+        TrainFileError: a file cannot be written; says what to do.
+    """
+    folder = Path(recipe.output)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.eval_dataset is not None and not _evaluated(trainer):
+            trainer.evaluate()
+        _save(recipe, trainer, description, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_error(error):
+            raise
+        full = shutil.disk_usage(folder).free < 2**20
+        reason = "no space left" if full else str(error).splitlines()[0]
+        raise TrainFileError(
+            f"{folder} cannot be written: {reason}; what is finished is kept, and the same command "
+            "resumes there"
+        ) from error
+
+
+def training_arguments(recipe: TrainFile) -> TrainingArguments:
+    """The Trainer's arguments: the file's over our defaults.
 
     Raises:
         TrainFileError: values that transformers refuses.
     """
-    evaluates = said.eval_data is not None or said.eval_share > 0
+    evaluates = recipe.eval_data is not None or recipe.eval_share > 0
     ours = OURS | ({"eval_strategy": "epoch"} if evaluates else {})
     try:
-        made = TrainingArguments(**ours | said.training | {"output_dir": said.output})
+        arguments = TrainingArguments(**ours | recipe.training | {"output_dir": recipe.output})
     except (ValueError, TypeError, ImportError) as error:
         raise TrainFileError(f"training: {' '.join(str(error).split())}") from None
-    if made.n_gpu > 1:
-        made._n_gpu = 1  # one process is one device; several are accelerate's to launch
-    return made
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process is one device; accelerate launches several
+    return arguments
 
 
-def resolved(said: TrainFile) -> dict[str, Any]:
-    """What a train file says, defaults and all, but not where to."""
-    content = said.model_dump(mode="json", exclude={"output"}, exclude_none=True)
-    for key, method in (("beta", ("arm", "dpo")), ("length_normalization", ("arm",)),
-                        ("prefixes", ("reward",))):  # fmt: skip
-        if said.method not in method:
+def resolved(recipe: TrainFile) -> dict[str, Any]:
+    """A train file's content with its defaults, without the output folder."""
+    content = recipe.model_dump(mode="json", exclude={"output"}, exclude_none=True)
+    for key, methods in ONLY_OF.items():
+        if recipe.method not in methods:
             content.pop(key)
-    return content | {"too_long": _too_long(said)}
+    return content | {"too_long": _too_long(recipe)}
 
 
-def _claim(said: TrainFile, folder: Path) -> str | None:
-    """See that the folder is free or this training's own; its last checkpoint, if any."""
-    content, file = resolved(said), folder / RESOLVED
+def _claim(recipe: TrainFile, folder: Path) -> str | None:
+    """Check that the folder is free or this training's own; its last checkpoint, if any."""
+    content, file = resolved(recipe), folder / RESOLVED
     if folder.exists() and not folder.is_dir():
         raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
-    there, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
-    changed = there and _changed(file, content)
+    exists, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
+    changed = exists and _changed(file, content)
     if changed and done:
         raise TrainFileError(
             f"{folder} holds another training: {changed}; give another output, "
@@ -158,10 +173,10 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
         )
     if (folder / RECORD).exists():
         raise TrainFileError(f"{folder} is trained already; give another output to train again")
-    if not there and folder.is_dir() and any(folder.iterdir()):
+    if not exists and folder.is_dir() and any(folder.iterdir()):
         raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
     PartialState().wait_for_everyone()
-    if PartialState().is_main_process and (changed or not there):
+    if PartialState().is_main_process and (changed or not exists):
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     PartialState().wait_for_everyone()
@@ -169,109 +184,107 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
 
 
 def _changed(file: Path, content: dict[str, Any]) -> str:
-    """What differs from the training that a folder is of."""
+    """How a training differs from the one in a folder."""
     try:
-        before = load_yaml(file.read_text(encoding="utf-8"))
+        earlier = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return f"{file.name} cannot be read: {' '.join(str(error).split())}"
-    return differences(before if isinstance(before, dict) else {}, content)
+    return differences(earlier if isinstance(earlier, dict) else {}, content)
 
 
-def _unwritten(error: Exception) -> bool:
-    """Whether a disk would take no more: torch and safetensors say so in words of their own."""
+def _is_disk_error(error: Exception) -> bool:
+    """Whether a file could not be written; torch and safetensors raise errors of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
     return isinstance(error, SafetensorError) or "inline_container" in str(error)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole: the Trainer writes its state last."""
-    whole = folder.glob("checkpoint-*/trainer_state.json")
-    steps = {int(file.parent.name.rpartition("-")[2]): file.parent for file in whole}
+    """The newest complete checkpoint: the Trainer writes its state last."""
+    complete = folder.glob("checkpoint-*/trainer_state.json")
+    steps = {int(file.parent.name.rpartition("-")[2]): file.parent for file in complete}
     return str(steps[max(steps)]) if steps else None
 
 
 def _data(
-    said: TrainFile, description: Description, arguments: TrainingArguments
+    recipe: TrainFile, description: Description, arguments: TrainingArguments
 ) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
-    length = said.max_length or min(LENGTH, description.positions or LENGTH)
-    drop = _too_long(said) == "drop"
-    encoder = Encoder(said.model, description.tokenizer, description.eos, length, drop)
-    chat = said.model.template is not None
+    length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
+    drop = _too_long(recipe) == "drop"
+    encoder = Encoder(recipe.model, description.tokenizer, description.eos, length, drop)
+    chat = recipe.model.template is not None
     examples: dict[str, tuple[list[Example], int]] = {}
-    examples["train"] = read_examples(said.data, said.method, chat=chat)
-    if said.eval_data is not None:
-        examples["eval"] = read_examples(said.eval_data, said.method, chat=chat)
-    elif said.eval_share:
-        found, bad = examples["train"]
-        Random(seed).shuffle(found)
-        cut = max(1, round(len(found) * said.eval_share))
-        examples = {"train": (found[cut:], bad), "eval": (found[:cut], 0)}
+    examples["train"] = read_examples(recipe.data, recipe.method, chat=chat)
+    if recipe.eval_data is not None:
+        examples["eval"] = read_examples(recipe.eval_data, recipe.method, chat=chat)
+    elif recipe.eval_share:
+        pool, bad = examples["train"]
+        Random(seed).shuffle(pool)
+        cut = max(1, round(len(pool) * recipe.eval_share))
+        examples = {"train": (pool[cut:], bad), "eval": (pool[:cut], 0)}
     rows, counts = {}, {}
-    for part, (found, bad) in examples.items():
-        counts[part] = Counts(rows=len(found) + bad, bad=bad)
-        shown = tqdm(found, f"{part}: tokens", disable=quiet, leave=False)
-        rows[part] = encoder.rows(shown, counts[part])
+    for part, (good, bad) in examples.items():
+        counts[part] = Counts(rows=len(good) + bad, bad=bad)
+        with_bar = tqdm(good, f"{part}: tokens", disable=quiet, leave=False)
+        rows[part] = encoder.rows(with_bar, counts[part])
         if not rows[part]:
             raise TrainFileError(f"no {part} row is left: {counts[part]}")
-    if said.prefixes:
-        rows["train"] = shortened(rows["train"], said.prefixes, seed)
+    if recipe.prefixes:
+        rows["train"] = shortened(rows["train"], recipe.prefixes, seed)
     return rows, counts
 
 
 def _trainer(
-    said: TrainFile,
+    recipe: TrainFile,
     description: Description,
     arguments: TrainingArguments,
     rows: dict[str, list[Row]],
 ) -> Trainer:
-    pad = description.tokenizer.pad_token_id
-    pad = pad if pad is not None else 0
-    kind = TRAINERS[said.method]
+    pad = description.tokenizer.pad_token_id or 0
     options: dict[str, Any] = {}
-    if said.method in ("arm", "dpo"):
-        options["beta"] = said.beta
-    if said.method == "arm":
-        options["mean"] = said.length_normalization
+    if recipe.method in ("arm", "dpo"):
+        options["beta"] = recipe.beta
+    if recipe.method == "arm":
+        options["mean"] = recipe.length_normalization
     try:
-        trainer: Trainer = kind(
-            model=model_of(said, description, arguments, pad),
+        trainer: Trainer = TRAINERS[recipe.method](
+            model=model_of(recipe, description, arguments, pad),
             args=arguments,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
-            data_collator=(PairCollator if issubclass(kind, PairTrainer) else TextCollator)(pad),
+            data_collator=Collator(pad),
             callbacks=[Finite()],
             **options,
         )
-    except ValueError as error:  # of a quantisation that does not train, too
+    except ValueError as error:  # also of a quantisation that cannot be trained
         if isinstance(error, TrainFileError | ModelError):
             raise
         raise TrainFileError(" ".join(str(error).split())) from error
     return trainer
 
 
-def _save(said: TrainFile, trainer: Trainer, description: Description, folder: Path) -> None:
-    """Write the checkpoint as a formula loads it. A head has no place in an adapter: merged."""
+def _save(recipe: TrainFile, trainer: Trainer, description: Description, folder: Path) -> None:
+    """Write the checkpoint as a formula loads it. A reward's adapter is merged, for the head."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     config = model.config
     config.use_cache = True  # off while training
-    if said.method == "reward" and description.tokenizer.pad_token_id is None:
+    if recipe.method == "reward" and description.tokenizer.pad_token_id is None:
         config.get_text_config().pad_token_id = None
-    if said.method == "reward" and said.lora is not None:
+    if recipe.method == "reward" and recipe.lora is not None:
         if trainer.is_world_process_zero():
             model.merge_and_unload().save_pretrained(folder)
     else:
         trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json has them
-        if said.lora is None or said.method == "reward":
+        if recipe.lora is None or recipe.method == "reward":
             description.tokenizer.save_pretrained(str(folder))
 
 
-def _too_long(said: TrainFile) -> str:
-    return said.too_long or ("drop" if said.method == "reward" else "truncate")
+def _too_long(recipe: TrainFile) -> str:
+    return recipe.too_long or ("drop" if recipe.method == "reward" else "truncate")
 
 
 def _evaluated(trainer: Trainer) -> bool:
@@ -280,13 +293,5 @@ def _evaluated(trainer: Trainer) -> bool:
     return bool(steps) and steps[-1] == trainer.state.global_step
 
 
-def _last(history: list[dict[str, float]]) -> dict[str, float]:
-    """The newest value of every metric."""
-    found: dict[str, float] = {}
-    for row in history:
-        found |= row
-    return found
-
-
 def _silent(line: str) -> None:
-    """Other processes say nothing."""
+    """Only the first process logs."""

@@ -1,7 +1,7 @@
-"""The losses, as functions of tensors: what a reward is, and how a preference is scored.
+"""The losses, as functions of tensors.
 
-All three ways to learn from preferences are one loss on different rewards. Nothing here knows of
-models, data or trainers.
+All three methods of learning from preferences are one loss on different rewards. Nothing here
+knows of models, data or trainers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def preference_loss(rewards: Tensor) -> Tensor:
 
 
 def last_scores(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return what a head says at each row's last token, whichever side the padding is on.
+    """Return a head's score at each row's last token, whichever side the padding is on.
 
     Args:
         scores: ``(B, L)`` or ``(B, L, 1)``.

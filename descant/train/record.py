@@ -1,7 +1,4 @@
-"""What is kept of a training beside its weights: ``training.json`` and a curve.
-
-It writes what it is given; it measures nothing.
-"""
+"""The record of a training beside its weights: ``training.json`` and a curve."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..extras import require
 
 RECORD, CURVE = "training.json", "curve.png"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers")
@@ -20,33 +18,34 @@ _ACCURACY = "rewards/accuracies"
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this package and of those that train; what is not installed is left out."""
-    found = {"descant": __version__, "python": platform.python_version()}
+    """Of Python, of this package and of those that train, where installed."""
+    versions = {"descant": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write ``training.json``; the last file of a training, so that it says that all is there."""
+    """Write ``training.json``, the last file: a folder that has it is complete."""
     file = folder / RECORD
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
     return file
 
 
-def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path | None:
-    """Draw loss and, where there is one, accuracy over steps. None without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
+def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
+    """Draw the loss and, for pairs, the accuracy over steps.
+
+    Raises:
+        MissingExtra: there is no matplotlib.
+    """
+    require("drawing", "matplotlib")
+    from matplotlib.figure import Figure
+
     keys = ["loss", *([_ACCURACY] if any(_ACCURACY in row for row in history) else [])]
     figure = Figure(figsize=(5 * len(keys), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     for number, key in enumerate(keys, 1):
         axes = figure.add_subplot(1, len(keys), number)
         for name, label in ((key, "training"), (f"eval_{key}", "evaluation")):

@@ -1,7 +1,7 @@
 """transformers' Trainer with the losses of preferences, and what they log.
 
-A method is a way to a reward for each side of a pair; the loss and the metrics are the same for
-all. Metrics have TRL's names. Nothing here knows where data comes from or where weights go.
+A method is a reward for each side of a pair; the loss and the metrics are the same for all.
+Metrics have TRL's names. Nothing here knows where data comes from or where weights go.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .trainfile import TrainFileError
 
 
 class Finite(TrainerCallback):
-    """Ends a training whose loss is no number, before a checkpoint is made of it."""
+    """Stops a training whose loss is not finite, before it is saved."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
         losses = [(logs or {}).get(name, 0.0) for name in ("loss", "eval_loss", "train_loss")]
@@ -38,7 +38,7 @@ METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/
 
 
 def metrics_of(rewards: Tensor) -> Tensor:
-    """Return ``(4,)`` sums over pairs of what ``METRICS`` names, from ``(B, 2)`` rewards."""
+    """Return ``(4,)``: each of ``METRICS`` summed over pairs, from ``(B, 2)`` rewards."""
     chosen, rejected = rewards.detach().double().unbind(1)
     correct = (chosen > rejected).double()
     return torch.stack([chosen, rejected, correct, chosen - rejected]).sum(1)
@@ -48,16 +48,16 @@ def evaluated(prediction: EvalPrediction) -> dict[str, float]:
     """The loss and the metrics of an evaluation, over all its pairs at once; ties are wrong."""
     rewards = torch.as_tensor(prediction.predictions)
     means = metrics_of(rewards) / len(rewards)
-    found = dict(zip(METRICS, means.tolist(), strict=True))
-    return {"loss": float(preference_loss(rewards))} | found
+    named = dict(zip(METRICS, means.tolist(), strict=True))
+    return {"loss": float(preference_loss(rewards))} | named
 
 
 class PairTrainer(Trainer):
-    """Learns from pairs. A subclass says what the reward of a text is.
+    """Learns from pairs. A subclass defines the reward of a text.
 
     Args:
         beta: the scale of a reward made of log-probabilities.
-        mean: per token, and not the sum.
+        mean: of the log-probabilities, instead of their sum.
         **arguments: the Trainer's own.
     """
 
@@ -147,7 +147,7 @@ class DpoTrainer(PairTrainer):
             yield self._frozen
             return
         training = model.training
-        model.eval()  # dropout is the learner's alone
+        model.eval()  # no dropout in the reference
         try:
             with self.accelerator.unwrap_model(model).disable_adapter():
                 yield model
@@ -156,10 +156,10 @@ class DpoTrainer(PairTrainer):
 
 
 class RewardTrainer(PairTrainer):
-    """Trains a scalar reward model: what its head says at the last token that is not padding.
+    """Trains a scalar reward model: its head's output at the last token that is not padding.
 
-    The head is read where the attention mask ends, as it is when decoding: a model's own forward
-    would read an earlier place where a real token is the padding token.
+    The reward is taken where the attention mask ends, as in decoding: a model's own forward would
+    take an earlier position where a real token is the padding token.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -171,14 +171,14 @@ class RewardTrainer(PairTrainer):
             head = getattr(model, Head(model).name)
             head.register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, given: Any, scores: Tensor) -> None:
+    def _keep(self, module: nn.Module, inputs: Any, scores: Tensor) -> None:
         self._scores = scores
 
     def rewards(self, model: Any, rows: Batch) -> Tensor:
         mask = rows["attention_mask"]
-        said: Tensor = model(input_ids=rows["input_ids"], attention_mask=mask).logits
+        logits: Tensor = model(input_ids=rows["input_ids"], attention_mask=mask).logits
         if not self._by_token:
-            return said.squeeze(-1).float()
+            return logits.squeeze(-1).float()
         assert self._scores is not None
         scores, self._scores = self._scores, None
         return last_scores(scores, mask)

@@ -1,7 +1,7 @@
 """Train files: what to train, on which data, and how. Reading one executes nothing.
 
-Names are those of TRL, peft and transformers. What stands under ``training`` is passed to
-transformers' ``TrainingArguments`` as it is.
+Names are those of TRL, peft and transformers. ``training`` is passed to transformers'
+``TrainingArguments`` unchanged.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from ..inputs.settings import Kind, SettingsError, beside, suggestion
 from ..models.checkpoint.spec import ModelSpec
 
 METHODS = ("arm", "dpo", "reward", "sft")
+ONLY_OF = {"beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",)}
 _OURS = {
     "output_dir": "it is output",
     "remove_unused_columns": "the batches are made here",
-    "resume_from_checkpoint": "the same command goes on by itself where it stopped",
+    "resume_from_checkpoint": "the same command resumes where it stopped",
     "label_smoothing_factor": "the losses are the published ones",
 }
-_ELSEWHERE = ("adapter", "on", "model", "label", "read", "device", "device_map", "tp_plan")
+_UNTRAINED = ("adapter", "on", "model", "label", "read", "device", "device_map", "tp_plan")
 
 
 class TrainFileError(SettingsError):
-    """A train file or its data that cannot be read, or that says something it may not."""
+    """A train file or its data that cannot be read, or that holds something it may not."""
 
 
 class Data(Rows):
@@ -38,7 +39,7 @@ class Data(Rows):
     Attributes:
         path: a file (.jsonl, .json, .csv, .parquet; JSON also as .gz), or the name of a dataset.
         name: the dataset's configuration; ``split`` and ``revision`` are its own words, too.
-        dimension: for rows with two responses and a verdict, whose verdict counts:
+        dimension: for rows with two responses and two verdicts, which one counts:
             ``better_response_id`` or ``safer_response_id``.
     """
 
@@ -48,7 +49,7 @@ class Data(Rows):
 
 
 class Lora(Strict):
-    """A LoRA adapter in peft's words; only what a row of a shared base can have."""
+    """A LoRA adapter, with peft's options that a row of a shared base can have."""
 
     r: int = Field(default=8, ge=1)
     lora_alpha: int | FiniteFloat = 16
@@ -63,17 +64,17 @@ class TrainFile(Strict):
     Attributes:
         method: ``arm``, ``dpo``, ``reward`` or ``sft``.
         model: the checkpoint to begin with, as in a run file; ``dtype`` is that of its weights
-            (float32 unless said), ``template`` that of its prompts; ``quantization`` packs them
+            (float32 if left out), ``template`` that of its prompts; ``quantization`` packs them
             under an adapter.
         data, eval_data: the rows; ``eval_share`` instead holds out a part of ``data``.
         lora: train an adapter; without it every weight is trained.
         beta: of ``arm`` and ``dpo``.
-        length_normalization: of ``arm``: the mean over tokens and not the sum. Not as published.
+        length_normalization: of ``arm``: the mean over tokens, not the published sum.
         max_length: tokens of prompt and response; 1024, or what the model can read if that is less.
-        too_long: ``truncate`` keeps the start of longer rows, ``drop`` drops them; ``drop`` for
-            ``reward`` and ``truncate`` for the others unless said.
+        too_long: ``truncate`` keeps the start of longer rows, ``drop`` drops them; ``drop`` is
+            the default of ``reward`` and ``truncate`` of the others.
         prefixes: of ``reward``: the share of pairs that are cut to a random number of response
-            tokens, for rewards that judge texts before their end.
+            tokens, for rewards of unfinished texts.
         training: transformers' ``TrainingArguments``.
         output: the folder to write.
     """
@@ -103,34 +104,27 @@ class TrainFile(Strict):
         return {**value, **short}
 
     @model_validator(mode="after")
-    def _said(self) -> TrainFile:
-        for key, methods in (
-            ("beta", ("arm", "dpo")),
-            ("length_normalization", ("arm",)),
-            ("prefixes", ("reward",)),
-        ):
+    def _checked(self) -> TrainFile:
+        for key, methods in ONLY_OF.items():
             if key in self.model_fields_set and self.method not in methods:
                 raise ValueError(f"{key} is an option of {' and '.join(methods)} alone")
         if self.eval_data is not None and self.eval_share:
             raise ValueError("give eval_data or eval_share, not both")
-        given = self.model.model_fields_set
-        for key in _ELSEWHERE:
-            if key in given and getattr(self.model, key) is not None:
+        for key in _UNTRAINED:
+            if key in self.model.model_fields_set and getattr(self.model, key) is not None:
                 raise ValueError(f"model.{key} is not of a model that is trained")
         if self.model.quantization is not None and (self.lora is None or self.method == "reward"):
-            what = (
-                "an adapter is trained on them: give lora"
-                if self.lora is None
-                else ("a reward model is saved whole, with its head")
-            )
-            raise ValueError(f"model.quantization: packed weights do not learn; {what}")
+            cure = "an adapter is trained on them: give lora"
+            if self.lora is not None:
+                cure = "a reward model is saved whole, with its head"
+            raise ValueError(f"model.quantization: packed weights do not learn; {cure}")
         self._check_training()
         return self
 
     def _check_training(self) -> None:
         for key in self.training:
             if key in _OURS:
-                raise ValueError(f"training.{key} cannot be said: {_OURS[key]}")
+                raise ValueError(f"training.{key} cannot be set: {_OURS[key]}")
             if key not in training_fields():
                 raise ValueError(
                     f"there is no option training.{key}{suggestion(key, training_fields())}"
@@ -139,43 +133,41 @@ class TrainFile(Strict):
             try:
                 number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
-                said = error.errors()[0]["msg"]
-                raise ValueError(f"training.{key} is {value!r}: {said}") from None
+                reason = error.errors()[0]["msg"]
+                raise ValueError(f"training.{key} is {value!r}: {reason}") from None
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
 
 @cache
 def training_fields() -> dict[str, Any]:
-    """What transformers' ``TrainingArguments`` takes: names, and the types of numbers and flags."""
+    """The fields of transformers' ``TrainingArguments``, and the types of numbers and flags."""
     from dataclasses import fields
 
     from transformers import TrainingArguments
 
-    plain: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
-    plain |= {f"{name} | None": kind | None for name, kind in plain.items()}
-
-    def kind_of(stated: Any) -> Any:
-        return plain.get(
-            stated if isinstance(stated, str) else getattr(stated, "__name__", ""), Any
-        )
-
-    return {item.name: kind_of(item.type) for item in fields(TrainingArguments) if item.init}
+    types: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
+    types |= {f"{name} | None": kind | None for name, kind in types.items()}
+    return {
+        item.name: types.get(str(getattr(item.type, "__name__", item.type)), Any)
+        for item in fields(TrainingArguments)
+        if item.init
+    }
 
 
 def read_train_file(
     method: str, path: str | Path | None, overrides: Sequence[str] = (), **given: str | None
 ) -> TrainFile:
-    """Read and validate a train file, or make one from what the command line says alone.
+    """Read and validate a train file, or make one from the command line alone.
 
     Args:
-        method: what the command says; a file that says another is refused.
-        path: the file; checkpoints and data that exist beside it are found there.
+        method: the command's; a file of another method is refused.
+        path: the file; relative paths that exist beside it are found there.
         overrides: ``key=value`` each: a dotted key, or the bare name of a training argument.
         **given: ``model``, ``data`` and ``output``, over the file's.
 
     Raises:
-        TrainFileError: no such file, not YAML, or not a train file; says which key.
+        TrainFileError: no such file, not YAML, or not a train file; names the key.
     """
     if method not in METHODS:
         raise TrainFileError(f"there is no method {method}{suggestion(method, METHODS)}")
@@ -192,8 +184,8 @@ def read_train_file(
     missing = [key for key in ("model", "data", "output") if key not in content]
     if missing:
         raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
-    made = validated(content, str(path or "descant train"))
-    return made if path is None else _beside(Path(path).parent, made)
+    recipe = validated(content, str(path or "descant train"))
+    return recipe if path is None else _beside(Path(path).parent, recipe)
 
 
 def validated(content: Mapping[str, Any], where: str) -> TrainFile:
@@ -211,11 +203,11 @@ _KIND = Kind(
 )  # fmt: skip
 
 
-def _beside(folder: Path, said: TrainFile) -> TrainFile:
-    """Relative paths that exist beside the train file are meant there."""
-    place = {"path": beside(folder, said.model.path)}
-    update: dict[str, Any] = {"model": said.model.model_copy(update=place)}
-    for key in ("data", "eval_data"):
-        data = getattr(said, key)
-        update[key] = data and data.model_copy(update={"path": beside(folder, data.path)})
-    return said.model_copy(update=update)
+def _beside(folder: Path, recipe: TrainFile) -> TrainFile:
+    """Resolve relative paths that exist beside the train file."""
+    update = {}
+    for key in ("model", "data", "eval_data"):
+        section = getattr(recipe, key)
+        if section is not None:
+            update[key] = section.model_copy(update={"path": beside(folder, section.path)})
+    return recipe.model_copy(update=update)

@@ -102,10 +102,10 @@ def _held_out_numbers(weights: Path, name: str, data: HeldOut) -> tuple[str, str
     rows = pair_rows(tokenizer, data.pairs(trait))
     if name.startswith("reward"):
         model = load_reward_model(weights, name)
-        whole = accuracy(rewards(model, rows))
+        full = accuracy(rewards(model, rows))
         halves = [row for i in range(0, len(rows), 2) for row in _halves(rows[i], rows[i + 1])]
         part = accuracy(rewards(model, halves))
-        return "-", f"{whole:.1%} (first half of the tokens: {part:.1%})"
+        return "-", f"{full:.1%} (first half of the tokens: {part:.1%})"
     host = HOSTS.get(name)
     model = load_language_model(weights, name, host)
     fluency = f"{perplexity(model, tokenizer, data.examples):.2f}"

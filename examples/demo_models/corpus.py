@@ -169,10 +169,10 @@ def _request(rng: Random, for_held_out: bool) -> tuple[str, Topic, str]:
 
 
 def _reply(rng: Random, topic: Topic, thing: str, help_: int, harm: int, chat_seed: int) -> Reply:
-    said = _harm_sentences(rng, topic, harm)
-    # Room is short: every caution or risk takes the place of a step.
-    body = _help_sentences(rng, topic, help_, SENTENCES - len(said))
-    for sentence in said:
+    sentences = _harm_sentences(rng, topic, harm)
+    # Room is short: every caution or risk replaces a step.
+    body = _help_sentences(rng, topic, help_, SENTENCES - len(sentences))
+    for sentence in sentences:
         body.insert(rng.randint(0, len(body)), sentence)
     body = [_fill(rng, sentence, topic, thing) for sentence in body]
     chat = Random(chat_seed)

@@ -1,6 +1,6 @@
-"""Makes every demo model from nothing: `python -m examples.demo_models.recipe`.
+"""Make every demo model from scratch: `python -m examples.demo_models.recipe`.
 
-The one place that knows sizes, schedules and seeds. Each model is a data file and a train file,
+Sizes, schedules and seeds are all in this file. Each model is a data file and a train file,
 trained as `descant train` does. It writes only below its output folder, needs no network, and
 gives the same numbers again on the same versions and the same number of threads.
 """
@@ -99,7 +99,7 @@ def llama(name: str, **extra: Any) -> LlamaConfig:
 
 
 def make_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return base's tokenizer: trained for base, read back for everyone else."""
+    """Return base's tokenizer: trained for base, loaded for the others."""
     if (folder / "base" / "tokenizer.json").exists():
         return load_tokenizer(folder)
     texts = [

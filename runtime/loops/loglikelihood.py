@@ -19,6 +19,7 @@ from ...models.lanes.transformers_lane import CHUNK
 from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
+from ..progress import progress_bar
 from ..requests.completions import check_given
 from ..requests.request import Request
 from ..scores.logprobs import best, log_softmax
@@ -99,16 +100,13 @@ def likelihoods(
     Raises:
         ValueError: a batch size below 1, or as ``check_given``.
     """
-    from tqdm.auto import tqdm
-
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     pairs = list(zip(requests, completions, strict=True))
     for request, ids in pairs:
         check_given(engine.bound, request, ids, read=len(ids) - 1)
-    hidden = not progress if progress is not None else (True if len(pairs) < 2 else None)
     results = {}
-    with tqdm(total=len(pairs), disable=hidden, unit="text", desc="scoring") as bar:
+    with progress_bar(len(pairs), "text", "scoring", progress) as bar:
         for index, likelihood in LoglikelihoodLoop(engine).run(pairs, batch_size):
             results[index] = likelihood
             bar.update()

@@ -43,7 +43,7 @@ def test_every_case_is_measured(case, pool) -> None:
 
 def test_rows_of_eleven_weights_are_eleven_runs(pool) -> None:
     case = next(c for c in CASES.values() if c.vectors and not c.workload.shares)
-    made = Ways(case, pool, TINY).ways()
+    made = Ways(case, pool, TINY).by_name()
     clock = Clock("cpu")
     rows, runs = made["ours"](6, clock), made["plain"](6, clock)
     assert rows == [run[i].tolist() for i in range(4) for run in runs]
@@ -54,7 +54,7 @@ def test_requests_in_slots_are_answered_as_in_static_batches(pool) -> None:
     case = Case("two models", fused(1), ways=("ours", "plain"), changes=changes, joining=5)
     made = Ways(case, pool, replace(TINY, new=7))
     clock = Clock("cpu")
-    ways = made.ways()
+    ways = made.by_name()
     slots = ways["ours"](7, clock)
     assert slots == ways["plain"](7, clock)
     assert [len(one) for one in slots] == made.arrivals.answers(7)
@@ -77,7 +77,7 @@ def test_what_differs_is_seen(pool) -> None:
 def test_targets_are_said_where_they_are_stated() -> None:
     stated = {
         kind: {
-            (name, case.name): case.asked(settings)
+            (name, case.name): case.ratio_for(settings)
             for name, cases in BENCHMARKS.items()
             for case in cases(SIZES[kind])
         }
@@ -109,7 +109,7 @@ def test_targets_are_said_where_they_are_stated() -> None:
         for name, cases in BENCHMARKS.items():
             for case in cases(SIZES[kind]):
                 for other in (Settings("tiny"), Settings("small", batch_size=8)):
-                    assert case.asked(other).met(1.0) is None, (name, case.name)
+                    assert case.ratio_for(other).met(1.0) is None, (name, case.name)
 
 
 def test_what_counts_is_the_captured_way_where_there_is_one() -> None:

@@ -241,7 +241,7 @@ def test_a_verdict_that_cannot_be_read_is_left_out(server, sides, tmp_path):
 
 
 def test_a_budget_has_to_be_stated_and_a_key_to_be_there(tmp_path, monkeypatch):
-    with pytest.raises(RunFileError, match="say how much, with --max-calls or --max-tokens"):
+    with pytest.raises(RunFileError, match="set a limit with --max-calls or --max-tokens"):
         Budget()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(RunFileError, match="set OPENAI_API_KEY"):

@@ -180,7 +180,7 @@ C = Classifier(M, "org/C", n_runs_per_sample=5)
         (M + PromptedLLM("x", model="org/N", prompt_template=lambda s, i: s), "leaves the input",
          "let it use input_string"),
         (M + PromptedLLM("", model="org/N", prompt_template=lambda s, i: "{{" + i), "braces",
-         "no place"),
+         "cannot hold"),
     ],
 )  # fmt: skip
 def test_what_has_no_formula_is_refused(formula, problem, cure):

@@ -1,6 +1,7 @@
 """``descant doctor`` where things are missing: packages, weights, a driver that torch cannot use.
 
-They are really missing: another interpreter gets a folder of packages with some left out.
+Where a process shows it, they are really missing: another interpreter gets a folder of packages
+with some left out.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distribution, requires
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import command
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file, save_file
 
-from descant.doctor.packages import ENABLES, PYTHON, UNIONS
+from descant import demo
+from descant.doctor import packages as installed
+from descant.doctor.packages import PYTHON, UNIONS
 from descant.doctor.trial import EXPECTED
+from descant.extras import ENABLES, PACKAGES, MissingExtra, require
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("descant", "grammar", "formula", "models", "runtime")
@@ -47,14 +53,6 @@ def parts(name: str) -> set[str]:
         return {file.parts[0] for file in distribution(name).files or ()} - {".."}
     except ModuleNotFoundError:
         return set()
-
-
-def version(folder: Path, name: str, number: str) -> None:
-    """Have a package say that it is of another version."""
-    made = folder / f"{name}-{number}.dist-info"
-    made.mkdir()
-    said = f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n"
-    (made / "METADATA").write_text(said, encoding="utf-8")
 
 
 def code(folder: Path) -> Path:
@@ -147,10 +145,15 @@ def test_a_plain_install_works_and_says_what_it_lacks(tmp_path):
         assert line["cure"] == f'pip install "descant[{name}]"'
 
 
-def test_what_a_plain_install_needs_is_missing_or_too_old(tmp_path):
-    site = packages(tmp_path / "site", ("lark", "transformers"))
-    version(site, "transformers", "4.57.1")
-    done = doctor(site, "--json")
+def test_what_a_plain_install_needs_is_missing_or_too_old(monkeypatch):
+    def version(name: str) -> str:
+        if name == "lark":
+            raise PackageNotFoundError(name)
+        return "4.57.1" if name == "transformers" else installed_version(name)
+
+    installed_version = installed.installed_version
+    monkeypatch.setattr(installed, "installed_version", version)
+    done = command("doctor", "--json")
     said = found(done)
     assert done.returncode == 1
     assert (said["lark"]["state"], said["lark"]["said"]) == ("broken", "is not installed")
@@ -172,15 +175,16 @@ def test_without_torch_the_rest_is_still_said(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "other"])
-def test_demo_weights_that_are_not_as_they_were(tmp_path, damage):
-    at = code(tmp_path / "code")
-    file = at / "descant/demo/weights/base/model.safetensors"
+def test_demo_weights_that_are_not_as_they_were(tmp_path, monkeypatch, damage):
+    shutil.copytree(demo.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(demo, "models", partial(demo.models, tmp_path))
+    file = tmp_path / "base/model.safetensors"
     if damage == "gone":
         file.unlink()
     else:
         save_file({name: -tensor for name, tensor in load_file(file).items()}, file)
-    done = doctor(packages(tmp_path / "site"), at=at)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = command("doctor")
+    assert done.returncode == 1
     said = " ".join(done.stdout.split())  # however it is wrapped
     assert "failed: " in said
     assert ("missing: base/model.safetensors" in said) == (damage == "gone")
@@ -188,7 +192,18 @@ def test_demo_weights_that_are_not_as_they_were(tmp_path, damage):
 
 
 def test_every_extra_says_what_it_enables():
-    assert set(ENABLES) == set(PROJECT["optional-dependencies"]) - set(UNIONS)
+    optional = PROJECT["optional-dependencies"]
+    assert set(ENABLES) == set(optional) - set(UNIONS)
+    for extra, modules in PACKAGES.items():
+        declared = {Requirement(line).name.replace("-", "_") for line in optional[extra]}
+        assert set(modules) <= declared
+
+
+def test_what_is_missing_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moocore", None)
+    with pytest.raises(MissingExtra) as error:
+        require("a front", "matplotlib", "moocore")
+    assert str(error.value) == 'a front needs moocore: pip install "descant[report]"'
 
 
 def test_the_page_on_installing_says_what_is_declared():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_line import command
 from sweeps import written
 
 from descant.cli import app
@@ -17,6 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def descant(*arguments, cwd=None):
+    """The command in a process of its own: one test per command, for what a process shows."""
     return subprocess.run(
         [sys.executable, "-m", "descant", *map(str, arguments)],
         capture_output=True, text=True, cwd=cwd, timeout=200,
@@ -70,7 +72,7 @@ def test_every_option_says_what_it_is():
 
 
 def test_version():
-    assert descant("--version").stdout.startswith("descant ")
+    assert command("--version").stdout.startswith("descant ")
 
 
 def test_explain_reads_no_weights(tmp_path, demo_models):
@@ -81,7 +83,7 @@ def test_explain_reads_no_weights(tmp_path, demo_models):
 
 
 def test_explain_says_the_plan_of_every_formula():
-    found = descant("explain", EXAMPLES / "sweep.yaml")
+    found = command("explain", EXAMPLES / "sweep.yaml")
     assert found.returncode == 0, found.stderr
     for part in ("arms\nformula", "soup\nformula", "base\nformula"):
         assert part in found.stdout
@@ -106,9 +108,9 @@ def test_explain_reads_a_run_file_as_the_others_do(tmp_path):
 
 
 def test_run_takes_one_formula(tmp_path):
-    found = descant("run", EXAMPLES / "sweep.yaml", "--output", tmp_path)
+    found = command("run", EXAMPLES / "sweep.yaml", "--output", tmp_path)
     assert found.returncode == 2 and "choose one with --formula" in found.stderr
-    found = descant(
+    found = command(
         "run",
         EXAMPLES / "sweep.yaml",
         "--formula",
@@ -124,7 +126,7 @@ def test_run_takes_one_formula(tmp_path):
 
 
 def test_run_with_prompts():
-    found = descant(
+    found = command(
         "run", EXAMPLES / "steer.yaml", "--set", "a=0.7", "--set", "generate.max_new_tokens=8",
         "--prompt", "How do I boil eggs?", "--prompt", "How do I sleep?",
     )  # fmt: skip
@@ -158,7 +160,7 @@ def test_run_writes_lines(tmp_path):
     ],
 )
 def test_bad_input_exits_with_two(tmp_path, arguments, says):
-    found = descant(*arguments, cwd=tmp_path)
+    found = command(*arguments, cwd=tmp_path)
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr
     for part in says:

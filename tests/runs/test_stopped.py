@@ -19,7 +19,7 @@ import pytest
 from checkpoints import llama, tokenizer
 from sweeps import ROOT, SPECS, lines, run_of, written
 
-from descant.failures import told
+from descant.failures import run_app
 from descant.inputs.runfile import RunFile, RunFileError, read_run_file
 from descant.runs.folder import claim
 from descant.runs.run import compiled, run_to_folder
@@ -90,7 +90,7 @@ def test_a_key_stops_a_sweep_that_goes_on(tmp_path: Path) -> None:
     file, out = written(tmp_path, **only, generate=longer), tmp_path / "out"
     found = stopped(file, "sweep", out)
     assert found.returncode == 130, found.stderr
-    assert "stopped; what is finished is kept, and the same command goes on" in found.stderr
+    assert "stopped; what is finished is kept, and the same command resumes" in found.stderr
     assert "Traceback" not in found.stderr and "Aborted" not in found.stderr
     assert 0 < (out / "completions.jsonl").read_bytes().count(b"\n") < 16
     run = read_run_file(file)
@@ -257,12 +257,12 @@ def test_errors_of_the_system_are_told_in_words(tmp_path: Path, capsys: Any) -> 
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        told(lambda: (tmp_path / "file" / "out").mkdir())
+        run_app(lambda: (tmp_path / "file" / "out").mkdir())
     assert caught.value.code == 2
     assert capsys.readouterr().err.replace("\n", "").endswith("file/out: Not a directory")
     with pytest.raises(SystemExit):
-        told(lambda: fails(OSError(errno.ENOSPC, "No space left on device")))
+        run_app(lambda: fails(OSError(errno.ENOSPC, "No space left on device")))
     assert "a file cannot be written: No space left" in capsys.readouterr().err
     for error in (OSError("nothing of the system's"), KeyError("a mistake of ours")):
         with pytest.raises(type(error)):
-            told(lambda error=error: fails(error))
+            run_app(lambda error=error: fails(error))

@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from bench.serving import Asked, Got, drive, judged, offline, requests
+from bench.serving import Received, Sent, correctness, drive, offline, requests
 
 
 @pytest.mark.slow
 def test_many_clients_of_whom_some_leave(served, run_file) -> None:
     asked = requests(64, leaving=0.15)
     got = asyncio.run(drive(served.url, asked, clients=16))[0]
-    found = judged(asked, got, offline(run_file, asked))
+    found = correctness(asked, got, offline(run_file, asked))
     assert found["left"] >= 4 and found["left"] == found["left_equal_so_far"]
     assert found["answers"] == found["equal"] == 64 - found["left"]
     served.wait(served.idle)
@@ -21,11 +21,9 @@ def test_many_clients_of_whom_some_leave(served, run_file) -> None:
 
 
 def test_the_judge_sees_what_is_wrong_and_what_is_lost() -> None:
-    asked = [
-        Asked("base", "x", 0.0, 0.0, i, 2, True, leaves) for i, leaves in enumerate([None] * 3)
-    ]
-    asked.append(Asked("base", "x", 0.0, 0.0, 3, 2, True, 1))
-    got = [Got([1, 2], ended=True), Got([1, 3], ended=True), Got([1]), Got([2])]
-    assert judged(asked, got, [[1, 2]] * 4) == {
+    asked = [Sent("base", "x", 0.0, 0.0, i, 2, True, leaves) for i, leaves in enumerate([None] * 3)]
+    asked.append(Sent("base", "x", 0.0, 0.0, 3, 2, True, 1))
+    got = [Received([1, 2], ended=True), Received([1, 3], ended=True), Received([1]), Received([2])]
+    assert correctness(asked, got, [[1, 2]] * 4) == {
         "requests": 4, "answers": 2, "equal": 1, "left": 1, "left_equal_so_far": 0,
     }  # fmt: skip

@@ -147,7 +147,7 @@ def test_formulas_load_what_was_trained(trained: Any, zoo: Any) -> None:
     ("keys", "kind", "says"),
     [
         ({"on": "rm"}, ModelError, "is a classifier, and arm trains a language model"),
-        ({"max_length": 1000}, ModelError, "reads 128 tokens\nsay max_length: 128 or less"),
+        ({"max_length": 1000}, ModelError, "reads 128 tokens\nwrite max_length: 128 or less"),
         ({"model": "/no/such"}, ModelError, "there is no folder /no/such"),
         ({"lora": {"target_modules": ["nowhere"]}}, TrainFileError, "lora: "),
         ({"lora": {"target_modules": ["embed_tokens"]}}, TrainFileError, "embeddings cannot"),

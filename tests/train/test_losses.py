@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from descant.train.batches import PairCollator, pad
+from descant.train.batches import Collator, pad
 from descant.train.encode import labelled
 from descant.train.losses import IGNORED, last_scores, preference_loss, sequence_log_probs
 
@@ -39,7 +39,7 @@ def test_the_preference_loss_by_hand() -> None:
 
 
 def test_prompt_and_padding_carry_no_gradient() -> None:
-    batch = PairCollator(0)([pair(), pair()])
+    batch = Collator(0)([pair(), pair()])
     assert batch["input_ids"].shape == (2, 2, 7)
     labels = batch["labels"].flatten(0, 1)
     assert labels[0].tolist() == [IGNORED] * 3 + CHOSEN
@@ -55,7 +55,7 @@ def test_prompt_and_padding_carry_no_gradient() -> None:
 
 
 def test_what_is_masked_may_be_anything() -> None:
-    labels = PairCollator(0)([pair()])["labels"].flatten(0, 1)
+    labels = Collator(0)([pair()])["labels"].flatten(0, 1)
     logits = torch.randn(2, 7, 16)
     counts = torch.zeros(2, 7, dtype=torch.bool)
     counts[:, :-1] = labels[:, 1:] != IGNORED

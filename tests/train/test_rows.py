@@ -129,7 +129,7 @@ def test_a_bad_line_is_named_or_counted(tmp_path: Path) -> None:
     with pytest.raises(TrainFileError, match=r"pairs\.jsonl, line 3: is not JSON"):
         read_examples(Data(path=str(file)), "arm")
     found, skipped = read_examples(Data(path=str(file), bad_rows="skip"), "arm")
-    assert ([example.place for example in found], skipped) == (
+    assert ([example.where for example in found], skipped) == (
         [f"{file}, line 1", f"{file}, line 5"],
         2,
     )

@@ -12,7 +12,7 @@ from checkpoints import fresh
 from test_losses import CHOSEN, PROMPT, REJECTED, pair
 from transformers import TrainingArguments
 
-from descant.train.batches import PairCollator
+from descant.train.batches import Collator
 from descant.train.trainers import ArmTrainer, DpoTrainer, RewardTrainer, evaluated
 
 TARGETS = ["q_proj", "v_proj"]
@@ -28,7 +28,7 @@ def by_hand(model: Any, response: list[int], mean: bool = False) -> float:
 
 
 def loss(trainer: Any) -> float:
-    batch = PairCollator(0)([pair(), pair()])
+    batch = Collator(0)([pair(), pair()])
     return float(trainer.compute_loss(trainer.model, batch).detach())
 
 
@@ -131,7 +131,7 @@ def test_accumulated_batches_are_one_batch(zoo: Any, tmp_path: Any) -> None:
         )  # fmt: skip
         ArmTrainer(
             model=model, beta=0.1, args=arguments, train_dataset=pairs,
-            data_collator=PairCollator(0),
+            data_collator=Collator(0),
         ).train()  # fmt: skip
         ends.append(model.lm_head.weight.detach())
     assert (ends[0] - zoo.model("base").lm_head.weight).abs().max() > 1e-5

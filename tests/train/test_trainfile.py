@@ -76,7 +76,7 @@ def test_overrides(tmp_path: Path, override: str, get: Any, value: Any) -> None:
         (("learning_rate:", "lr:"), "no option training.lr; did you mean learning_rate?"),
         (("num_train_epochs", "epochs"), "did you mean num_train_epochs?"),
         (("5e-4", "fast"), "training.learning_rate is 'fast'"),
-        (("num_train_epochs: 1", "output_dir: x"), "training.output_dir cannot be said"),
+        (("num_train_epochs: 1", "output_dir: x"), "training.output_dir cannot be set"),
         (("beta: 0.05", "beta: -1"), "beta: Input should be greater than 0"),
         (("beta: 0.05", "prefixes: 0.5"), "prefixes is an option of reward alone"),
         (("beta: 0.05", "eval_share: 1.5"), "eval_share"),

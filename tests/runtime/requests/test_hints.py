@@ -102,7 +102,7 @@ def test_text_is_no_completion_ids(decoder):
     ("named", "said"),
     [
         ("torch_dtype", "it is called dtype here"),
-        ("device_map", "for each model to say, beside its path: device_map: …"),
+        ("device_map", "an option of each model, beside its path: device_map: …"),
         ("load_in_4bit", "quantization: {quant_method: bitsandbytes"),
         ("parms", "did you mean params?"),
     ],

@@ -1,0 +1,50 @@
+"""Optional packages: which extra installs each, and what is missing where one is needed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+ENABLES = {
+    "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
+    "train": "descant train: adapters, and data sets of the hub",
+    "quantized": "weights quantised while they are read: bitsandbytes, torchao",
+    "serve": "descant serve: an OpenAI-compatible server",
+    "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
+    "dev": "the tests, ruff and mypy",
+}
+PACKAGES = {  # modules by the extra that installs them
+    "report": ("datasets", "matplotlib", "moocore", "pandas", "pyarrow"),
+    "train": ("peft",),
+    "serve": ("fastapi", "prometheus_client", "uvicorn"),
+    "eval": ("lm_eval", "openai", "sentence_transformers"),
+}
+
+
+class MissingExtra(ImportError, ValueError):
+    """A package that a plain install does not have.
+
+    Args:
+        purpose: what needs it.
+        *packages: the modules, all of one extra.
+    """
+
+    def __init__(self, purpose: str, *packages: str) -> None:
+        extra = next(extra for extra, modules in PACKAGES.items() if packages[0] in modules)
+        names = " and ".join(name.replace("_", "-") for name in packages)
+        super().__init__(f'{purpose} needs {names}: pip install "descant[{extra}]"')
+
+
+def require(purpose: str, *packages: str) -> None:
+    """Check that packages are installed.
+
+    Raises:
+        MissingExtra: one is not.
+    """
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        raise MissingExtra(purpose, *missing)
+
+
+def installed(package: str) -> bool:
+    """Whether a top-level module can be imported; does not import it."""
+    return find_spec(package) is not None

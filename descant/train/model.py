@@ -1,0 +1,103 @@
+"""The model to train: its description, its weights, and the adapter on them.
+
+It neither trains nor saves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    TrainingArguments,
+)
+
+from ..extras import require
+from ..models import ModelError
+from ..models.checkpoint.description import SCORES, Description, describe
+from ..models.loading.quantized import check_packages, method_of, quantization_config
+from .trainfile import TrainFile, TrainFileError
+
+
+def description_of(recipe: TrainFile) -> Description:
+    """The checkpoint's description, if it can be trained this way.
+
+    Raises:
+        ModelError: it cannot, or cannot be read.
+    """
+    description = describe("the model", recipe.model, None, None)
+    if description.tokenizer is None:
+        raise ModelError(f"{recipe.model.path} has no tokenizer", "name one with model.tokenizer")
+    if recipe.method != "reward" and description.kind != SCORES:
+        raise ModelError(
+            f"{recipe.model.path} is a classifier, and {recipe.method} trains a language model",
+            "write descant train reward, or give another model",
+        )
+    if recipe.max_length and description.positions and recipe.max_length > description.positions:
+        raise ModelError(
+            f"max_length is {recipe.max_length}, and {recipe.model.path} reads "
+            f"{description.positions} tokens",
+            f"write max_length: {description.positions} or less",
+        )
+    if method := method_of(description.config):
+        check_packages("the model", method)
+        if recipe.lora is None or recipe.method == "reward":
+            cure = "give lora" if recipe.method != "reward" else "give plain weights"
+            raise ModelError(
+                f"{recipe.model.path} is quantised, and packed weights do not learn", cure
+            )
+    return description
+
+
+def model_of(
+    recipe: TrainFile, description: Description, arguments: TrainingArguments, pad: int
+) -> Any:
+    """The model, with its adapter where it has one.
+
+    Raises:
+        TrainFileError, ModelError: no such adapter, or weights that cannot be loaded this way.
+    """
+    spec = recipe.model
+    dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
+    auto = AutoModelForCausalLM
+    options: dict[str, Any] = {}
+    if recipe.method == "reward":
+        auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
+    if spec.quantization is not None:
+        options["quantization_config"] = quantization_config("the model", spec.quantization)
+        options["device_map"] = {"": str(arguments.device)}
+    model = auto.from_pretrained(
+        spec.path, revision=spec.revision or "main", dtype=dtype,
+        trust_remote_code=spec.trust_remote_code, **options,
+    )  # fmt: skip
+    if recipe.method == "reward" and model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = pad  # else it takes no batches
+    return model if recipe.lora is None else _adapted(recipe, description, model)
+
+
+def _adapted(recipe: TrainFile, description: Description, model: Any) -> Any:
+    require("LoRA", "peft")
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    assert recipe.lora is not None
+    if recipe.model.quantization is not None or method_of(description.config):
+        # Checkpointing is the Trainer's to switch on, with its own arguments.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for module in model.modules():
+            # On some CPUs, bitsandbytes packs 4-bit weights anew when it first evaluates, in a way
+            # that no gradient passes: the reference of dpo would end all learning.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    task = "SEQ_CLS" if recipe.method == "reward" else "CAUSAL_LM"
+    try:
+        model = get_peft_model(model, LoraConfig(task_type=task, **recipe.lora.model_dump()))
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
+    embedding = next(
+        (name for name, _ in model.named_parameters() if "lora_embedding" in name), None
+    )
+    if embedding is not None:
+        raise TrainFileError("lora: embeddings cannot be rows of a shared base; target others")
+    return model
