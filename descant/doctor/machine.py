@@ -51,8 +51,8 @@ def devices() -> Iterator[Finding]:
         bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
         message = (
             f"{about.name}, compute capability {about.major}.{about.minor}; {si_bytes(free)} of "
-            f"{si_bytes(about.total_memory)} free; bfloat16 {'yes' if bfloat16 else 'no'}; copies at "
-            f"{si_bytes(speed)}/s"
+            f"{si_bytes(about.total_memory)} free; bfloat16 {'yes' if bfloat16 else 'no'}; "
+            f"copies at {si_bytes(speed)}/s"
         )
         cure = "" if bfloat16 else 'write dtype="float16"'
         data = {"free": free, "total": about.total_memory, "bfloat16": bfloat16, "bandwidth": speed}
