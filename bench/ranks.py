@@ -34,7 +34,7 @@ def worker(shape: str, batch: int, runs: int, folder: Path) -> None:
     torch.set_num_threads(1)
     models = {name: str(folder / name) for name in MODELS}
     decoder = descant.compile(FORMULA, models, device="cpu", dtype="float32", parallel="terms")
-    ranks, spent = decoder.session.bound.ranks, decoder.session.engine.spent
+    ranks, spent = decoder.session.bound.term_parallel, decoder.session.engine.spent
     assert ranks is not None
     prompts = torch.randint(3, 4000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
     decoder.generate(prompts.tolist(), max_new_tokens=2, eos_token_id=[], progress=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint.resolve import ResolvedModel, resolve, with_bases
 from .checkpoint.spec import ModelSpec, explain, make_spec
 from .errors import ModelError
 from .text.prompts import Prompt, is_ids, is_messages, is_one, render, render_text
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .lanes.transformers_lane import CHUNK, TransformersLane
     from .loading.load import load_model
     from .loading.self_check import tried
-    from .loading.value_head import has_values, valued
+    from .loading.value_head import as_reward, valued
     from .tables import RuleReward, TableModel
     from .text.token_map import Side, TokenMap, one_vocabulary, token_map
     from .text.vocabulary import common_vocabulary
@@ -43,6 +44,7 @@ __all__ = [
     "ModelSpec",
     "Prompt",
     "RemoteLane",
+    "ResolvedModel",
     "RewardLane",
     "RuleReward",
     "SharedLane",
@@ -52,11 +54,11 @@ __all__ = [
     "TokenMap",
     "TransformersLane",
     "adapter_folder",
+    "as_reward",
     "choose_label",
     "common_vocabulary",
     "describe",
     "explain",
-    "has_values",
     "is_ids",
     "is_messages",
     "is_one",
@@ -65,10 +67,12 @@ __all__ = [
     "one_vocabulary",
     "render",
     "render_text",
+    "resolve",
     "token_bytes",
     "token_map",
     "tried",
     "valued",
+    "with_bases",
 ]
 _LATER = {
     "adapter_folder": ".lanes.lora",
@@ -95,7 +99,7 @@ _LATER = {
     "SharedLane": ".lanes.shared",
     "CachedTextLane": ".lanes.text_reward",
     "TextRewardLane": ".lanes.text_reward",
-    "has_values": ".loading.value_head",
+    "as_reward": ".loading.value_head",
     "valued": ".loading.value_head",
     "common_vocabulary": ".text.vocabulary",
 }

@@ -24,7 +24,7 @@ def main(cases: str, out: str) -> None:
     for name, case in json.loads(Path(cases).read_text()).items():
         decoder = descant.compile(case["formula"], case["models"], params=case.get("params"),
                                   device="cpu", parallel="terms")  # fmt: skip
-        ranks = decoder.session.bound.ranks
+        ranks = decoder.session.bound.term_parallel
         found = decoder.generate(case["prompts"], **case["settings"])
         answers[name] = {
             "tokens": [one.token_ids for one in found],
@@ -48,7 +48,7 @@ def main(cases: str, out: str) -> None:
 def generated(decoder: Any, path: str, ids: list[list[int]]) -> list[Any]:
     """What transformers' generate draws with it; the first process's seed counts."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    rank = decoder.session.bound.ranks.rank if decoder.session.bound.ranks else 0
+    rank = decoder.session.bound.term_parallel.rank if decoder.session.bound.term_parallel else 0
     torch.manual_seed(5 + rank)
     settings = {"custom_generate": decoder, "max_new_tokens": 6}
     given = torch.tensor(ids)

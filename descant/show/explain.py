@@ -126,14 +126,14 @@ def _bound(
     run: RunFile | None,
 ) -> Bound:
     from ..api import declared, plan_of, where
+    from ..models import with_bases
     from ..runtime import bind
 
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
-    needed = {name: spec for name, spec in specs.items() if run is not None or name in plan.models}
-    homes = {spec.on: specs[spec.on] for spec in needed.values() if spec.on in specs}
+    needed = specs if run is not None else with_bases(plan.models, specs)
     dtype, device = where(run.dtype if run else None, run.device if run else None)
-    return bind(plan, {**needed, **homes}, dtype, device, skeleton=True)
+    return bind(plan, needed, dtype, device, skeleton=True)
 
 
 def _merged(run: RunFile) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.description import REWARD, SCORES, Description
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
 
@@ -54,11 +56,12 @@ class Valued(nn.Module):
         """Nothing says what comes next."""
 
 
-def has_values(spec: ModelSpec) -> bool:
-    """Whether there is a value head beside a declared language model."""
-    if spec.model is not None:
-        return hasattr(spec.model, "v_head")
-    return bool(_files(spec))
+def as_reward(description: Description, spec: ModelSpec) -> Description:
+    """The description as a reward's, where a language model has a value head; else as it is."""
+    if description.kind != SCORES or description.config is None:
+        return description
+    head = hasattr(spec.model, "v_head") if spec.model is not None else bool(_files(spec))
+    return replace(description, kind=REWARD, valued=True) if head else description
 
 
 def valued(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> Valued:

@@ -94,6 +94,6 @@ def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
     nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=batch.device)
     found = {lane: rows.rewards(nothing)}
     if batch.bound.term_parallel is not None:
-        found = batch.bound.term_parallel.meet_rewards(found)
+        found = batch.bound.term_parallel.all_reduce_rewards(found)
     outputs: Tensor = found[lane][1]
     return outputs

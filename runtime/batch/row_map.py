@@ -47,7 +47,7 @@ class RowMap:
 
     def reads(self, request: Request) -> Reading:
         """What the reader reads for a request."""
-        place = self.term.place
+        place = self.term.address
         return (request.prompts if place is None else request.rewards[place])[self.number]
 
 

@@ -1,78 +1,45 @@
-"""Reward models at their places: which path each takes to the candidates, and its lane.
+"""What a reward model reads: the formula's token ids, or the decoded text.
 
-The tree path shares the formula's tokens; the others decode them and encode the text anew, with
-what is cached kept where the model allows it.
+A reward that reads tokens shares the formula's. The others read the decoded text, encoded by their
+own tokenizer; what their cache holds of it is kept where the model allows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-from ...formula import Plan
-from ...models import (
-    REWARD,
-    SCORES,
-    CachedTextLane,
-    Description,
-    ModelError,
-    ModelSpec,
-    TextRewardLane,
-    has_values,
-)
+from ...models import CachedTextLane, Description, ModelError, ResolvedModel, TextRewardLane
 
 
-def why_text(description: Description, spec: ModelSpec, shared: Any) -> str:
-    """Why a reward model reads text and not the formula's token ids; "" where it does not.
+def why_text(model: ResolvedModel, description: Description, shared: Any) -> str:
+    """Why a reward model reads text and not the formula's token ids; "" where it reads ids.
 
     Args:
-        card: the reward model.
-        spec: its declaration.
+        model: the reward model.
+        description: of its checkpoint.
         shared: the tokenizer of the formula's tokens, or None.
 
     Raises:
         ModelError: it has to, and there is nothing to decode or to encode with.
     """
-    if spec.read == "tokens" and description.whole:
-        problem = (
-            f"{description.name} reads whole texts, for it {description.whole}, and not tokens"
-        )
-        raise ModelError(problem, "leave read: tokens out", description.name)
+    name, read, reason = model.name, model.spec.read, description.whole
+    if read == "tokens" and reason:
+        problem = f"{name} reads whole texts, for it {reason}, and not tokens"
+        raise ModelError(problem, "leave read: tokens out", name)
     if description.tokenizer is None or shared is None:
-        if spec.read == "text" or description.whole:
-            why = f", for it {description.whole}" if description.whole else ""
-            problem = f"{description.name} reads text{why}, which needs tokenizers"
-            raise ModelError(
-                problem, "give tokenizer: … with the models", description.name, "tokenizers"
-            )
+        if read == "text" or reason:
+            why = f", for it {reason}" if reason else ""
+            problem = f"{name} reads text{why}, which needs tokenizers"
+            raise ModelError(problem, "give tokenizer: … with the models", name, "tokenizers")
         return ""
-    if spec.read == "text":
+    if read == "text":
         return "as declared"
-    if description.whole:
-        return f"for it {description.whole}"
+    if reason:
+        return f"for it {reason}"
     differs = description.tokenizer.get_vocab() != shared.get_vocab()
-    return "for its tokenizer is another" if differs and spec.read != "tokens" else ""
+    return "for its tokenizer is another" if differs and read != "tokens" else ""
 
 
 def text_lane(model: Any, description: Description, shared: Any) -> TextRewardLane:
     """The lane of a reward model that reads text."""
     return (TextRewardLane if description.whole else CachedTextLane)(model, description, shared)
-
-
-def with_values(
-    plan: Plan,
-    descriptions: dict[str, Description],
-    spec_of: Callable[[str], ModelSpec],
-) -> dict[str, Description]:
-    """The cards, where a language model that stands for a reward is one by its value head."""
-    terms = {term.model for term in plan.terms}
-    found = dict(descriptions)
-    for name in {term.model for term in (*plan.rewards, *plan.search_terms)} - terms:
-        if (
-            descriptions[name].kind == SCORES
-            and descriptions[name].config
-            and has_values(spec_of(name))
-        ):
-            found[name] = replace(descriptions[name], kind=REWARD, valued=True)
-    return found

@@ -66,7 +66,7 @@ class Chunk:
         )  # fmt: skip
         context.texts = self._texts
         for row_map in batch.row_maps:
-            if row_map.term.place is None:
+            if row_map.term.address is None:
                 reads = partial(self._read, row_map)
                 terms[row_map.term.term] = reads if row_map.live else Context.nothing
         return context
@@ -94,7 +94,7 @@ class Chunk:
         """
         texts: dict[int, dict[int, tuple[int, Sequence[int]]]] = {}
         for row_map in self.batch.row_maps:
-            if row_map.term.place is not None:
+            if row_map.term.address is not None:
                 continue
             lane, after = row_map.term.lane, []
             ends = self.step.bound.lanes[lane].rows.counts()[1]

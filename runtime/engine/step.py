@@ -68,7 +68,7 @@ class Step:
         """What the step knows; ``forced`` are the tokens that come next whatever the scores."""
         rewarders: dict[StageAddress, Rewarder] = {}
         for place, stage in self.bound.plan.reranks:
-            row_maps = [row_map for row_map in batch.row_maps if row_map.term.place == place]
+            row_maps = [row_map for row_map in batch.row_maps if row_map.term.address == place]
             if any(row_map.live for row_map in row_maps):
                 moves = moves_winner(place, stage)
                 rewarders[place] = _Rewarder(batch, row_maps, self.forwards, moves)
@@ -85,7 +85,7 @@ class Step:
         context.asks, context.ahead = self.asks, partial(self._ahead, batch, lanes)
         for row_map in batch.row_maps:
             reads = partial(self._read, batch, row_map, lanes)
-            if row_map.term.place is None:
+            if row_map.term.address is None:
                 terms[row_map.term.term] = reads if row_map.live else Context.nothing
             elif row_map.term.language and row_map.live:
                 context.search_terms.append((row_map, reads))
@@ -125,7 +125,7 @@ class Step:
         )
         said = self.beside([self.bound.lanes[lane].logits for lane in sure])
         if self.bound.term_parallel is not None:
-            said = self.bound.term_parallel.meet(sure, said)
+            said = self.bound.term_parallel.all_reduce(sure, said)
         for lane, logits in zip(sure, said, strict=True):
             self._keep(lane, logits, batch, context, lanes)
 
@@ -149,7 +149,7 @@ class Step:
         if context.wanted is not None:
             wrong = wrong & context.wanted[:, 0]
         context.broken[source] = wrong | context.broken.get(source, wrong)
-        exact = row_map.term.place is not None or context.next_tokens is not None
+        exact = row_map.term.address is not None or context.next_tokens is not None
         raw = not exact and row_map.term.term in self.unnormalised
         scores = said.raw if raw else said.logprobs
         return scores if row_map.whole else scores.index_select(0, row_map.rows)
@@ -233,7 +233,7 @@ class _Rewarder:
             found[lane] = bound.lanes[lane].rewards(asked)
             self._forwards[lane] += 1
         if bound.term_parallel is not None:
-            found = bound.term_parallel.meet_rewards(found)
+            found = bound.term_parallel.all_reduce_rewards(found)
         rewards: list[Tensor] = []
         texts: list[Tensor | None] = []
         for row_map in self._row_maps:
@@ -266,14 +266,14 @@ def source_of(row_map: RowMap) -> Source:
     """What is said to be broken when a seat's model gives NaN."""
     bound_term = row_map.term
     if not bound_term.language:
-        return "stage", bound_term.place
-    return ("term" if bound_term.place is None else "judge"), row_map.number
+        return "stage", bound_term.address
+    return ("term" if bound_term.address is None else "judge"), row_map.number
 
 
 def first_row_maps(batch: Batch) -> list[RowMap]:
     """Per slot, the seat of the first of its terms in the writing; aligned ones come last."""
     spans = batch.bound.plan.spans
-    row_maps = [row_map for row_map in batch.row_maps if row_map.term.place is None]
+    row_maps = [row_map for row_map in batch.row_maps if row_map.term.address is None]
     row_maps.sort(
         key=lambda row_map: (
             row_map.term.token_map is not None,
@@ -303,5 +303,5 @@ def _fed(batch: Batch) -> set[int]:
     return {
         row_map.term.lane
         for row_map in batch.row_maps
-        if row_map.term.language or (search is not None and row_map.term.place == search[0])
+        if row_map.term.language or (search is not None and row_map.term.address == search[0])
     }

@@ -172,10 +172,10 @@ class Report:
 
     def _path(self, bound_term: BoundTerm) -> str:
         """How a lane is asked for rewards."""
-        assert bound_term.place is not None
+        assert bound_term.address is not None
         if bound_term.language:
             return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
-        stage = dict(self._bound.plan.reranks).get(bound_term.place)
+        stage = dict(self._bound.plan.reranks).get(bound_term.address)
         asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
         return f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].path(asked)}"
 
@@ -218,7 +218,7 @@ class Report:
             bound_terms = [
                 bound_term for bound_term in bound.all_terms if bound_term.lane == number
             ]
-            place = bound_terms[0].place
+            place = bound_terms[0].address
             stage = dict(bound.plan.reranks).get(place) if place is not None else None
             queries = f"{stage.k} candidates" if stage else "1 token"
             if stage and not moves_winner(place, stage):  # type: ignore[arg-type]

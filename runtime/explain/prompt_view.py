@@ -56,7 +56,7 @@ def rendered(bound: Bound, prompt: Prompt) -> list[Rendered]:
         ModelError: a model has no way to read this prompt.
     """
     spans = bound.plan.spans
-    every = sorted(bound.all_terms, key=lambda one: (one.place is not None, spans[one.term]))
+    every = sorted(bound.all_terms, key=lambda one: (one.address is not None, spans[one.term]))
     spelled: dict[int, tuple[dict[int, bytes], set[int]]] = {}
     return [_rendered(bound_term, prompt, spelled) for bound_term in every]
 

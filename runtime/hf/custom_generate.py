@@ -84,7 +84,7 @@ def generate_with(
     if seed is None:
         drawn = torch.randint(1 << 62, (len(ask.prompts),)).tolist() if draws else [0]
         seed = drawn * (len(ask.prompts) // len(drawn))
-        seed = seed if bound.term_parallel is None else bound.term_parallel.agreed(seed)
+        seed = seed if bound.term_parallel is None else bound.term_parallel.broadcast(seed)
     requests = session.builder.requests(
         ask.prompts, max_new_tokens=ask.limit, params=params, seed=seed, eos_token_id=(),
         temperature=_temperature(ask) if bound.plan.search else 0.0,

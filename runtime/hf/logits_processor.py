@@ -192,14 +192,14 @@ def _given(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
         terms = ", ".join(map(str, bound.plan.terms))
         raise ValueError(f"the formula has no term {base}; it has {terms}: say base=…")
     used = sorted(
-        {one.lane for one in bound.all_terms if one.place is not None or one.term != term}
+        {one.lane for one in bound.all_terms if one.address is not None or one.term != term}
     )
     at = {lane: number for number, lane in enumerate(used)}
     lane = next(bound.lanes[one.lane] for one in bound.terms if one.term == term)
     given = ExternalLane(bound.vocabulary, lane.device)
 
     def moved(bound_term: BoundTerm) -> BoundTerm:
-        if bound_term.place is None and bound_term.term == term:
+        if bound_term.address is None and bound_term.term == term:
             return replace(bound_term, lane=len(used), adapter=0)
         return replace(bound_term, lane=at[bound_term.lane])
 

@@ -167,7 +167,7 @@ class LoglikelihoodLoop:
 
     def _one_by_one(self, batch: Batch, texts: Sequence[_Text]) -> bool:
         """Whether candidates are asked about at each step, or other processes take part."""
-        rewards = [row_map for row_map in batch.row_maps if row_map.term.place is not None]
+        rewards = [row_map for row_map in batch.row_maps if row_map.term.address is not None]
         asks = any(row_map.needs(text.request) for row_map in rewards for text in texts)
         return asks or self.bound.term_parallel is not None
 

@@ -179,7 +179,7 @@ class SearchScheduler(Scheduler):
         total = torch.zeros(batch.count, device=batch.device)
         here = slice(batch.count)
         for row_map in batch.row_maps:
-            if row_map.term.place == self._place and row_map.live:
+            if row_map.term.address == self._place and row_map.live:
                 outputs = text_rewards(batch, row_map.term.lane, lengths)
                 coefficient = batch.values[here, self._plan.columns[r.parts[row_map.number][0]]]
                 total += torch.where(row_map.present, coefficient * labelled(outputs, row_map), 0.0)

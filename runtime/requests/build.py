@@ -79,7 +79,7 @@ class RequestBuilder:
         requests: list[Request] = []
         drawn = [secrets.randbits(63) for _ in seeds]
         if self._bound.term_parallel is not None:
-            drawn = self._bound.term_parallel.agreed(drawn)
+            drawn = self._bound.term_parallel.broadcast(drawn)
         for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
             settings["temperature"] = heat
             own = free if given is None else operator.index(given)

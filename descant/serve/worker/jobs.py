@@ -68,7 +68,10 @@ class Jobs:
 
     def rewards(self) -> list[str]:
         """The names of the models that can score whole texts; reads no weights."""
-        return [name for name in self._specs if self._scores(name)]
+        from ...scoring.declared import is_reward_model
+
+        declared = self._specs, self._dtype, self._device
+        return [name for name in self._specs if is_reward_model(name, *declared)]
 
     def _forget(self, said: Forget) -> Job:
         decoder = self.formulas.pop(said.formula)
@@ -92,13 +95,3 @@ class Jobs:
             if found is not None:
                 return found.as_dict()
             yield
-
-    def _scores(self, name: str) -> bool:
-        from ...models import REWARD, RuleReward, describe, has_values
-
-        home = self._specs[name].on or name
-        spec = self._specs.get(home)
-        if spec is None or isinstance(spec.model, RuleReward):
-            return False
-        description = describe(home, spec, self._dtype, self._device)
-        return description.kind == REWARD or (description.config is not None and has_values(spec))

@@ -136,6 +136,6 @@ def test_heads_that_cannot_be_shared_are_refused(zoo, monkeypatch) -> None:
 def test_weights_are_shared_out_by_size() -> None:
     ranks = TermParallel("cpu")
     ranks.size = 2
-    assert ranks.shared_out([5, 9, 3, 1]) == [1, 0, 1, 1]
-    assert ranks.shared_out([]) == []
-    assert torch.equal(ranks.meet([], []) or torch.zeros(0), torch.zeros(0))
+    assert ranks.assign([5, 9, 3, 1]) == [1, 0, 1, 1]
+    assert ranks.assign([]) == []
+    assert torch.equal(ranks.all_reduce([], []) or torch.zeros(0), torch.zeros(0))
