@@ -14,13 +14,13 @@ from .binding.bound import Bound
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
-from .explain.prompt_view import Rendered, rendered
+from .explain.prompt_view import PromptView, prompt_views
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .requests.build import RequestBuilder, refuse_search
-from .requests.completions import check_given, paired
-from .requests.request import Completion, Request
+from .requests.completions import check_completion, pair_completions
+from .requests.request import Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -162,11 +162,11 @@ class Decoder:
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self.session.builder.rows(prompt, params)
         ids = [int(token) for token in completion_ids]
-        self.session.builder.check_ids(ids, "completion")
+        check_ids(ids, self.session.bound.vocabulary, "completion")
         request = self.session.builder.request(
             0, prompt, values, max_new_tokens=len(ids) + 1, strict=True
         )
-        check_given(self.session.bound, request, ids, read=len(ids))
+        check_completion(self.session.bound, request, ids, read=len(ids))
         return self.session.engine.score(request, ids)
 
     def loglikelihood(
@@ -188,7 +188,7 @@ class Decoder:
         refuse_search(
             self.session.bound, "loglikelihood", "it chooses among whole texts; generate works"
         )
-        prompts, given = paired(prompts, completions, params, self.tokenizer)
+        prompts, given = pair_completions(prompts, completions, params, self.tokenizer)
         rows = self.session.builder.rows(prompts, params)
         requests = [
             self.session.builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
@@ -198,7 +198,7 @@ class Decoder:
         self._warn()
         return found
 
-    def rendered(self, prompt: Prompt) -> list[Rendered]:
+    def rendered(self, prompt: Prompt) -> list[PromptView]:
         """What each term and each reward model reads of a prompt, token by token.
 
         Args:
@@ -207,7 +207,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return rendered(self.session.bound, prompt)
+        return prompt_views(self.session.bound, prompt)
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -250,7 +250,7 @@ class Decoder:
             arguments.pop(only, None)
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
-            self.session.builder.check_ids(ids, "completion")
+            check_ids(ids, self.session.bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
         requests = self.session.builder.requests(prompt, **arguments)
         if len(requests) != 1:

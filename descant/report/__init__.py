@@ -59,7 +59,7 @@ def _inspection(file: Path) -> Any:
     if not file.is_file():
         return None
     said = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(said, dict) or said.get("schema") != 1:
+    if not isinstance(said, dict) or said.get("schema") != 2:
         raise ValueError(f"{file} is not what descant inspect writes; remove it, or write it again")
     return said
 

@@ -20,7 +20,7 @@ from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..engine.step import alarms
-from ..requests.completions import check_given
+from ..requests.completions import check_completion
 from ..requests.request import Request
 from ..scores.context import Context
 from ..scores.logprobs import best, log_softmax
@@ -98,7 +98,7 @@ def likelihoods(
     """How likely each request's completion is.
 
     Raises:
-        ValueError: a batch size below 1, or as ``check_given``.
+        ValueError: a batch size below 1, or as ``check_completion``.
     """
     from tqdm.auto import tqdm
 
@@ -106,7 +106,7 @@ def likelihoods(
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     asked = list(zip(requests, completions, strict=True))
     for request, ids in asked:
-        check_given(engine.bound, request, ids, read=len(ids) - 1)
+        check_completion(engine.bound, request, ids, read=len(ids) - 1)
     hidden = not progress if progress is not None else (True if len(asked) < 2 else None)
     found = {}
     with tqdm(total=len(asked), disable=hidden, unit="text", desc="scoring") as bar:

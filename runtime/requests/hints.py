@@ -1,7 +1,4 @@
-"""Names that others give to what ``generate`` takes, and where each of them belongs here.
-
-People come with transformers', OpenAI's and vLLM's arguments. This only says what to write instead.
-"""
+"""What to write instead of arguments of transformers, OpenAI and vLLM that ``generate`` lacks."""
 
 from __future__ import annotations
 
@@ -45,16 +42,16 @@ _CURES = {
         "output_scores", "output_logits", "return_dict_in_generate",
     ),
 }  # fmt: skip
-_SAID = {name: f"it is called {own} here" for own, names in _SAME.items() for name in names}
-_SAID |= {name: cure for cure, names in _CURES.items() for name in names}
+_HINTS = {name: f"it is called {own} here" for own, names in _SAME.items() for name in names}
+_HINTS |= {name: cure for cure, names in _CURES.items() for name in names}
 
 
 def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
-    """Say where an argument that ``generate`` does not take belongs.
+    """Refuse arguments that ``generate`` does not take.
 
     Args:
-        others: what it was given and does not take.
-        params: the formula's parameters, which are given together.
+        others: those arguments.
+        params: the names of the formula's parameters.
 
     Raises:
         TypeError: for the first of them, with what to write instead.
@@ -68,8 +65,8 @@ def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
 def _cure(name: str, value: Any, params: Collection[str]) -> str:
     if name in params:
         return f"it is a parameter of the formula: give params={{{name!r}: {value!r}}}"
-    if name in _SAID:
-        return _SAID[name]
+    if name in _HINTS:
+        return _HINTS[name]
     if name in _transformers():
         return (
             "transformers' own generate takes it: "

@@ -98,9 +98,9 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
         for number, rank in enumerate(said):
             kinds = dict(zip(owners, rank[name]["loaded"], strict=True))
             assert kinds.get(number, "TransformersLane") == "TransformersLane"
-            elsewhere = [owner not in (None, number) for owner in owners]
-            loaded = [kind == "ElsewhereLane" for kind in rank[name]["loaded"]]
-            assert loaded == elsewhere
+            remote = [owner not in (None, number) for owner in owners]
+            loaded = [kind == "RemoteLane" for kind in rank[name]["loaded"]]
+            assert loaded == remote
     assert all("must ask for the same rows" in rank["differing"] for rank in said)
     assert all("for one process" in rank["refused"] for rank in said)
 
