@@ -104,8 +104,8 @@ def _made(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> ty
         default = None if parameter.default is parameter.empty else parameter.default
         if default is not None and not isinstance(default, (int, float)):
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
-        whole = parameter.annotation in (int, "int")
-        fields.append((parameter.name, Any, number(Limits(whole=whole), default)))
+        integer = parameter.annotation in (int, "int")
+        fields.append((parameter.name, Any, number(Limits(integer=integer), default)))
     cls = make_dataclass(name.title().replace("_", ""), fields, bases=(Stage,), frozen=True)
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
     return register(name, STAGES)(cls)

@@ -1,7 +1,6 @@
-"""The checker: every name declared, every operator given what it takes, each mistake at its place.
+"""The checker: names, operators and their arguments, each mistake marked where it is written.
 
-It runs before any algebra, because spans do not survive sympy. It changes nothing: what passes is
-the tree that came in.
+It runs before any algebra, because spans do not survive sympy, and leaves the tree as it is.
 """
 
 from __future__ import annotations
@@ -32,10 +31,9 @@ from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
-LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
-PROMPTS, REWARDS, EXTENDING = (  # answers that an error may lead to
+PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
 )
 
@@ -62,7 +60,7 @@ class Checker:
         """The kind of an expression.
 
         Raises:
-            FormulaError: an undeclared name, an operator over what it does not take, or something
+            FormulaError: an undeclared name, an argument that an operator does not take, or a node
                 that cannot stand where it stands.
         """
         if id(node) not in self._kinds:
@@ -125,7 +123,7 @@ class Checker:
         if name in STATE:
             raise self.error(
                 f"{name} is a scalar of the state, which only a condition can look at", node.span,
-                f"write where({_STATED[name]}, x, y)",
+                f"write where({_COMPARED[name]}, x, y)",
             )  # fmt: skip
         if name == NONE:
             raise self.error(
@@ -185,11 +183,10 @@ class Checker:
             return Kind.SCORES
         if node.op == "/" and scores == (True, False):
             return Kind.SCORES
-        both = f"{text(node.left)} + {text(node.right)}"
         if node.op == "*":
             raise self.error(
                 "a formula may scale a model, not multiply two models", node.span,
-                f"write {both} to combine them",
+                f"write {text(node.left)} + {text(node.right)} to combine them",
             )  # fmt: skip
         if node.op == "/":
             raise self.error(
@@ -278,10 +275,10 @@ class Checker:
 
     def _arguments(self, call: Call, cls: type[Signature]) -> None:
         """Every argument of a call, against the signature."""
-        given = match_arguments(call, cls, self.source)
-        for key, node in given.single.items():
+        matched = match_arguments(call, cls, self.source)
+        for key, node in matched.single.items():
             self._argument(cls, key, node, cls.arguments()[key].metadata)
-        for argument in given.many:
+        for argument in matched.many:
             if argument.weight is not None:
                 self.scalar(argument.weight, f"a weight of {cls.name}")
             self.scores(argument.value, cls.name)
@@ -312,15 +309,15 @@ class Checker:
             case "pair":
                 if not (isinstance(node, Tuple) and len(node.items) == 2):
                     raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
-                for one in node.items:
-                    self.scalar(one, what)
+                for bound in node.items:
+                    self.scalar(bound, what)
             case "label":
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
     def _model(self, node: Node, what: str) -> None:
-        """One model, under a prompt or not, and nothing done to it yet."""
+        """Check that a node is one model, with or without a prompt of its own."""
         if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
             raise self.error(
                 f"{what} takes one model, and {text(node)} is not one", node.span,
@@ -328,10 +325,10 @@ class Checker:
             )  # fmt: skip
 
     def _reward(self, node: Node) -> None:
-        """A reward expression adds and scales reward models, and does nothing else to them."""
+        """Check that a reward expression only adds and scales reward models."""
         match node:
             case Call(Name(Align.name)):
-                pass  # as language models judge a text; of a reward model it is refused when bound
+                pass  # a language model scores texts; the binder refuses an aligned reward model
             case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
                 raise self.error(
                     "a reward is a sum of reward models, each with a weight", node.span,
@@ -353,13 +350,9 @@ class Checker:
             )
 
 
-_STATED = {
-    "step": "step < 2",
-    "entropy": "entropy(base) > 1",
-    "max_prob": "max_prob(base) < 0.4",
-}
+_COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}
 
 
-def _more(cure: str, place: str) -> str:
-    """Where more is said; nowhere for a word that is merely misspelt."""
-    return "" if cure.endswith("?") else place
+def _more(cure: str, answer: str) -> str:
+    """The answer that an error refers to; none for a word that is merely misspelt."""
+    return "" if cure.endswith("?") else answer

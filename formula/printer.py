@@ -9,13 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..grammar.literals import write_string
+from .algebra.conditions import FUNCTIONS
 from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, State, numbers
 from .scalar import show
 from .words.operators import STAGED
 from .words.signature import Signature
 from .words.stages import Stage
-
-_CALLED = ("abs", "exp", "log", "sqrt", "max", "min")  # written before their arguments
 
 
 def written(node: Node | Stage | Scalar) -> str:
@@ -60,7 +59,7 @@ def _sum(parts: Iterable[str]) -> str:
 
 def _predicate(node: Predicate) -> str:
     sides = [_side(part) for part in node.parts]
-    if node.op in _CALLED:
+    if node.op in FUNCTIONS:
         return f"{node.op}({', '.join(map(written, node.parts))})"
     if len(sides) == 1:
         return f"{node.op}{' ' if node.op.isalpha() else ''}{sides[0]}"
@@ -70,7 +69,7 @@ def _predicate(node: Predicate) -> str:
 def _side(node: Any) -> str:
     if isinstance(node, Scalar):
         return show(node.expression, 2)
-    bare = not isinstance(node, Predicate) or node.op in _CALLED
+    bare = not isinstance(node, Predicate) or node.op in FUNCTIONS
     return written(node) if bare else f"({written(node)})"
 
 

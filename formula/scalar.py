@@ -1,7 +1,6 @@
-"""Numbers with parameters in them: what a coefficient is once it has been simplified.
+"""Numbers with parameters in them: a simplified coefficient.
 
-A small expression tree of ours, so that a coefficient is printed and evaluated without sympy and
-without running any code made from text.
+A small expression tree, printed and evaluated without sympy and without running code made from text.
 """
 
 from __future__ import annotations

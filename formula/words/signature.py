@@ -1,7 +1,7 @@
-"""Signatures: what a stage or an operator may be given is read off the fields of its class.
+"""Signatures: the fields of a class are the arguments of its stage or operator.
 
-The fields say which arguments there are, in which order, of which kind, with which defaults and
-limits; the checker, the planner, the reports and the docs all read them here, and nowhere else.
+A field has an argument's name, kind, default and limits, in the order of writing. The checker, the
+planner, the reports and the docs read them here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, ClassVar, TypeVar
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number may be. ``low`` and ``high`` are included unless ``above`` leaves low out.
+    """The values that a number may have: ``low`` to ``high``, without ``low`` where ``above``.
 
-    ``tokens`` counts tokens of the vocabulary, of which there are only so many.
+    A number of ``tokens`` is at most the size of the vocabulary.
     """
 
     low: float = -float("inf")
     high: float = float("inf")
     above: bool = False
-    whole: bool = False
+    integer: bool = False
     tokens: bool = False
 
     def problem(self, value: float) -> str | None:
         """What is wrong with the value, or None."""
-        if self.whole and value != int(value):
+        if self.integer and value != int(value):
             return "must be a whole number"
         if value < self.low or (self.above and value == self.low):
             return f"must be {'above' if self.above else 'at least'} {self.low:g}"
@@ -37,11 +37,11 @@ class Limits:
 
 
 class Shift(Enum):
-    """What becomes of a number that is added to all the scores that something is given."""
+    """The effect on a value of one number added to all the scores that it is made of."""
 
-    PASSED = "it comes out added to every score, perhaps multiplied"
-    ABSORBED = "nothing changes"
-    FELT = "scores change in other ways: they must be log-probabilities"
+    PASSED = "a number is added to every score of the value too"
+    ABSORBED = "the value does not change"
+    FELT = "the value changes in other ways: the scores must be log-probabilities"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Rerank(Stage):
 
     on_shift = Shift.PASSED
     reward: Any = reward()
-    k: Any = number(Limits(1, whole=True, tokens=True), 10)
+    k: Any = number(Limits(1, integer=True, tokens=True), 10)
     w: Any = number(default=1)
     norm: str = choice("none", "center", "minmax", "prefix")
     clamp: Any = pair()
@@ -39,7 +39,7 @@ class TopK(Stage):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    k: Any = number(Limits(1, whole=True, tokens=True))
+    k: Any = number(Limits(1, integer=True, tokens=True))
 
 
 @register("top_p", STAGES)
@@ -79,10 +79,10 @@ class RepetitionPenalty(Stage):
 
 @dataclass(frozen=True)
 class Search(Stage):
-    """A stage over whole continuations: the last of a formula. Its ``r`` judges texts.
+    """A stage over whole continuations: the last of a formula.
 
-    ``r`` is an expression over reward models, or over language models: then it is the sum of the
-    scores of the tokens so far (an implicit reward).
+    ``r`` scores texts. It is an expression over reward models, or over language models: then it is
+    the sum of the scores of the tokens so far (an implicit reward).
     """
 
     on_shift = Shift.PASSED
@@ -94,7 +94,7 @@ class Search(Stage):
 class BestOf(Search):
     """Draws n completions and answers with the best by r."""
 
-    n: Any = number(Limits(1, 4096, whole=True))
+    n: Any = number(Limits(1, 4096, integer=True))
 
 
 @register("blockwise", STAGES)
@@ -102,9 +102,9 @@ class BestOf(Search):
 class Blockwise(Search):
     """Draws blocks from each beam and goes on from the best beams by r, block by block."""
 
-    beams: Any = number(Limits(1, 4096, whole=True), 1)
-    samples: Any = number(Limits(1, 4096, whole=True), 4)
-    length: Any = number(Limits(1, whole=True), 32)
+    beams: Any = number(Limits(1, 4096, integer=True), 1)
+    samples: Any = number(Limits(1, 4096, integer=True), 4)
+    length: Any = number(Limits(1, integer=True), 32)
 
 
 @register("reject", STAGES)
@@ -116,7 +116,7 @@ class Reject(Search):
     entropy: Any = number(Limits(0), 3)
     beta: Any = number(Limits(0), 0.7)
     alpha: Any = number(Limits(0, 1), 0.5)
-    shortest: Any = number(Limits(1, whole=True), 4)
-    longest: Any = number(Limits(1, whole=True), 64)
-    retries: Any = number(Limits(0, 4096, whole=True), 20)
-    samples: Any = number(Limits(1, 4096, whole=True), 1)
+    shortest: Any = number(Limits(1, integer=True), 4)
+    longest: Any = number(Limits(1, integer=True), 64)
+    retries: Any = number(Limits(0, 4096, integer=True), 20)
+    samples: Any = number(Limits(1, 4096, integer=True), 1)

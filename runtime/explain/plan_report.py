@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.shift_invariance import unnormalised
-from ...formula.nodes import StageAddress, short_name, walk
+from ...formula.nodes import StageAddress, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
 from ...formula.words.stages import BestOf, Blockwise, Reject
@@ -237,7 +237,7 @@ def _coefficients(plan: Plan, term: Term) -> str:
         if part == Read(term):
             coefficients.append(str(coefficient))
         elif any(inner == Read(term) for inner in walk(part)):
-            coefficients.append(f"{coefficient} in {short_name(part)}")
+            coefficients.append(f"{coefficient} in {short_text(part)}")
     return " and ".join(dict.fromkeys(coefficients))
 
 

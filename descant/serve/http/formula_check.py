@@ -65,7 +65,7 @@ def slider(plan: Plan, name: str, default: float) -> dict[str, Any]:
     alone = [one.limits for one in plan.scalars if one.expression == Parameter(name)]
     low = max((one.low for one in alone), default=-math.inf)
     high = min((one.high for one in alone), default=math.inf)
-    whole = any(one.whole for one in alone)
+    whole = any(one.integer for one in alone)
     above = any(one.above and one.low == low for one in alone)
     if not math.isfinite(high):
         high = max((low if math.isfinite(low) else 0) + (10 if whole else 1), 2 * default)
