@@ -26,7 +26,7 @@ from torch import Tensor
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
-from .formula.words.signature import Limits, number, register
+from .formula.words.signature import Limits, number
 from .runtime.scores.context import Context
 from .runtime.scores.stages import apply
 
@@ -106,9 +106,12 @@ def _made(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> ty
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
         integer = parameter.annotation in (int, "int")
         fields.append((parameter.name, Any, number(Limits(integer=integer), default)))
-    cls = make_dataclass(name.title().replace("_", ""), fields, bases=(Stage,), frozen=True)
+    cls: type[Stage] = make_dataclass(
+        name.title().replace("_", ""), fields, bases=(Stage,), frozen=True
+    )
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
-    return register(name, STAGES)(cls)
+    cls.register(name)
+    return cls
 
 
 def _free(name: str) -> None:

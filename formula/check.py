@@ -24,6 +24,7 @@ from ..grammar import (
     did_you_mean,
     text,
 )
+from ..grammar.tree import left_spine
 from .algebra.conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import match_arguments
@@ -76,10 +77,7 @@ class Checker:
             case Prompted():
                 return self._prompted(node)
             case Unary() | Binary() if node.op in CONDITIONS:
-                raise self.error(
-                    "a condition stands where scores are expected", node.span,
-                    "a condition goes first in where(condition, x, y)",
-                )  # fmt: skip
+                what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
                 return self.kind(node.operand)
             case Binary():
@@ -97,15 +95,10 @@ class Checker:
                         )
                 return Kind.SCORES
             case Text():
-                raise self.error(
-                    "a string stands where scores are expected", node.span,
-                    'a system prompt follows a model: base@"You are kind."',
-                )  # fmt: skip
+                what, cure = "string", 'a system prompt follows a model: base@"You are kind."'
             case Tuple():
-                raise self.error(
-                    "a pair stands where scores are expected", node.span,
-                    "pairs are written as arguments, as in clamp=(0, 1)",
-                )  # fmt: skip
+                what, cure = "pair", "pairs are written as arguments, as in clamp=(0, 1)"
+        raise self.error(f"a {what} stands where scores are expected", node.span, cure)
 
     def scalar(self, node: Node, what: str) -> None:
         """Check that a node is a number made of numbers and parameters."""
@@ -121,29 +114,22 @@ class Checker:
         if name in self.names.params:
             return Kind.SCALAR
         if name in STATE:
-            raise self.error(
-                f"{name} is a scalar of the state, which only a condition can look at", node.span,
-                f"write where({_COMPARED[name]}, x, y)",
-            )  # fmt: skip
-        if name == NONE:
-            raise self.error(
-                "none is not a model", node.span, "model@none is a model that sees no prompt"
-            )
-        if name in KNOWN:
-            raise self.error(
-                f"{name} needs its arguments", node.span, f"write {name}(…) with what it works on"
-            )
-        if name in STAGES:
-            raise self.error(f"{name} is a stage", node.span, f"stages follow a bar: … | {name}(…)")
-        if self.names.is_model(name):
+            problem = "is a scalar of the state, which only a condition can look at"
+            cure = f"write where({_COMPARED[name]}, x, y)"
+        elif name == NONE:
+            problem, cure = "is not a model", "model@none is a model that sees no prompt"
+        elif name in KNOWN:
+            problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
+        elif name in STAGES:
+            problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
+        elif self.names.is_model(name):
             return Kind.SCORES
-        if name in self.names.prompts:
-            raise self.error(
-                f"{name} is a prompt", node.span, f"a prompt follows a model: base@{name}"
-            )
-        cure = did_you_mean(name, self.names.all())
-        cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
-        raise self.error(f"{name} is not declared", node.span, cure)
+        elif name in self.names.prompts:
+            problem, cure = "is a prompt", f"a prompt follows a model: base@{name}"
+        else:
+            problem, cure = "is not declared", did_you_mean(name, self.names.all())
+            cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
+        raise self.error(f"{name} {problem}", node.span, cure)
 
     def _prompted(self, node: Prompted) -> Kind:
         if self._name(node.model) is not Kind.SCORES:
@@ -162,12 +148,9 @@ class Checker:
         return Kind.SCORES
 
     def _chain(self, node: Binary) -> Kind:
-        """``a + b + c`` however long: down the left without recursion."""
-        spine = [node]
-        while isinstance(spine[-1].left, Binary):
-            spine.append(spine[-1].left)
-        kind = self.kind(spine[-1].left)
-        for binary in reversed(spine):
+        head, chain = left_spine(node)
+        kind = self.kind(head)
+        for binary in chain:
             kind = self._binary(binary, kind, self.kind(binary.right))
         return kind
 
@@ -177,27 +160,22 @@ class Checker:
         scores = (left is Kind.SCORES, right is Kind.SCORES)
         if not any(scores):
             return Kind.SCALAR
-        if node.op in "+-":
+        divides = node.op == "/" and scores == (True, False)
+        if node.op in "+-" or (node.op == "*" and not all(scores)) or divides:
             return Kind.SCORES
-        if node.op == "*" and not all(scores):
-            return Kind.SCORES
-        if node.op == "/" and scores == (True, False):
-            return Kind.SCORES
-        if node.op == "*":
-            raise self.error(
-                "a formula may scale a model, not multiply two models", node.span,
-                f"write {text(node.left)} + {text(node.right)} to combine them",
-            )  # fmt: skip
-        if node.op == "/":
-            raise self.error(
-                "a formula may divide a model by a number, not by a model", node.span,
-                f"write {text(node.left)} - {text(node.right)} for a ratio of probabilities",
-            )  # fmt: skip
-        raise self.error(
-            "a formula may not raise a model to a power", node.span,
-            f"{text(node.right)}*{text(node.left)} raises its probabilities to that power"
-            if scores == (True, False) else "the exponent must be a number",
-        )  # fmt: skip
+        x, y = text(node.left), text(node.right)
+        match node.op:
+            case "*":
+                problem = "scale a model, not multiply two models"
+                cure = f"write {x} + {y} to combine them"
+            case "/":
+                problem = "divide a model by a number, not by a model"
+                cure = f"write {x} - {y} for a ratio of probabilities"
+            case _:
+                problem = "not raise a model to a power"
+                power = f"{y}*{x} raises its probabilities to that power"
+                cure = power if scores == (True, False) else "the exponent must be a number"
+        raise self.error(f"a formula may {problem}", node.span, cure)
 
     def _call(self, node: Call) -> Kind:
         name = node.function.name

@@ -1,4 +1,4 @@
-"""The names in a formula: the language's own, and those that are declared. No checkpoint is read."""
+"""The names in a formula: the language's own, and those that are declared."""
 
 from __future__ import annotations
 

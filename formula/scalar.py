@@ -1,6 +1,6 @@
 """Numbers with parameters in them: a simplified coefficient.
 
-A small expression tree, printed and evaluated without sympy and without running code made from text.
+A small expression tree, printed and evaluated without sympy; no code is made from text.
 """
 
 from __future__ import annotations

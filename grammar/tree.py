@@ -113,4 +113,13 @@ class Pipeline:
     span: Span = _span()
 
 
+def left_spine(node: Node) -> tuple[Node, list[Binary]]:
+    """Of ``a + b + c``, ``a`` and then the binary nodes, innermost first; without recursion."""
+    chain = []
+    while isinstance(node, Binary):
+        chain.append(node)
+        node = node.left
+    return node, chain[::-1]
+
+
 Node: TypeAlias = Number | Text | Name | Prompted | Unary | Binary | Tuple | Call | Pipeline

@@ -14,7 +14,6 @@ from typing import Any
 
 from ...grammar import (
     Argument,
-    Binary,
     Call,
     FormulaError,
     Name,
@@ -26,6 +25,7 @@ from ...grammar import (
     Text,
     Unary,
 )
+from ...grammar.tree import left_spine
 from ..names import NONE, Names
 from ..nodes import Atom, Linear, Read, Scalar, short_text
 from ..scalar import Apply, Constant, Expression, Parameter, evaluate, show
@@ -97,10 +97,9 @@ class Collector:
         return self._simplify(self._scalar(node), node.span)
 
     def _linear(self, node: Node) -> Sum:
-        spine = _spine(node)
-        head = spine[-1].left if spine else node
+        head, chain = left_spine(node)
         out = self._head(head)
-        for binary in reversed(spine):
+        for binary in chain:
             right = self._linear(binary.right)
             match binary.op:
                 case "+" | "-":
@@ -239,15 +238,6 @@ class Collector:
 def _order(atom: Atom) -> tuple[object, ...]:
     """The order of parts in a sum: the same for every way of writing it."""
     return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
-
-
-def _spine(node: Node) -> list[Binary]:
-    """The chain of binary nodes down the left: ``a + b + c`` however long, without recursion."""
-    spine = []
-    while isinstance(node, Binary):
-        spine.append(node)
-        node = node.left
-    return spine
 
 
 def _scaled(linear: Sum, by: Any) -> Sum:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Shift, Signature, choice, label, number, pair, register, reward
+from .signature import Limits, Shift, Signature, choice, label, number, pair, reward
 
 STAGES: dict[str, type[Stage]] = {}
 
@@ -17,10 +17,11 @@ STAGES: dict[str, type[Stage]] = {}
 class Stage(Signature):
     """One step of the chain after the scores."""
 
+    table = STAGES
 
-@register("rerank", STAGES)
+
 @dataclass(frozen=True)
-class Rerank(Stage):
+class Rerank(Stage, name="rerank"):
     """Keeps the k best tokens and adds `w·r([x, v])` to each (ARGS, Algorithm 1)."""
 
     on_shift = Shift.PASSED
@@ -33,45 +34,40 @@ class Rerank(Stage):
     label: Any = label()
 
 
-@register("top_k", STAGES)
 @dataclass(frozen=True)
-class TopK(Stage):
+class TopK(Stage, name="top_k"):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
     on_shift = Shift.PASSED
     k: Any = number(Limits(1, integer=True, tokens=True))
 
 
-@register("top_p", STAGES)
 @dataclass(frozen=True)
-class TopP(Stage):
+class TopP(Stage, name="top_p"):
     """Keeps the fewest tokens whose probabilities reach p (transformers' TopPLogitsWarper)."""
 
     on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1, above=True))
 
 
-@register("min_p", STAGES)
 @dataclass(frozen=True)
-class MinP(Stage):
+class MinP(Stage, name="min_p"):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
 
     on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1))
 
 
-@register("temperature", STAGES)
 @dataclass(frozen=True)
-class Temperature(Stage):
+class Temperature(Stage, name="temperature"):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
 
     on_shift = Shift.PASSED
     t: Any = number(Limits(0, above=True))
 
 
-@register("repetition_penalty", STAGES)
 @dataclass(frozen=True)
-class RepetitionPenalty(Stage):
+class RepetitionPenalty(Stage, name="repetition_penalty"):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
     x: Any = number(Limits(0, above=True))
@@ -89,17 +85,15 @@ class Search(Stage):
     r: Any = reward()
 
 
-@register("best_of", STAGES)
 @dataclass(frozen=True)
-class BestOf(Search):
+class BestOf(Search, name="best_of"):
     """Draws n completions and answers with the best by r."""
 
     n: Any = number(Limits(1, 4096, integer=True))
 
 
-@register("blockwise", STAGES)
 @dataclass(frozen=True)
-class Blockwise(Search):
+class Blockwise(Search, name="blockwise"):
     """Draws blocks from each beam and goes on from the best beams by r, block by block."""
 
     beams: Any = number(Limits(1, 4096, integer=True), 1)
@@ -107,9 +101,8 @@ class Blockwise(Search):
     length: Any = number(Limits(1, integer=True), 32)
 
 
-@register("reject", STAGES)
 @dataclass(frozen=True)
-class Reject(Search):
+class Reject(Search, name="reject"):
     """Draws segments, each up to where the scores are unsure, until r accepts one (CARDS)."""
 
     target: Any = number(default=8.5)

@@ -63,5 +63,5 @@ def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
 def with_bases(names: Iterable[str], specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
     """The specs of these models, and of the declared bases of the adapters among them."""
     chosen = {name: specs[name] for name in names}
-    bases = {spec.on: specs[spec.on] for spec in chosen.values() if spec.on in specs}
-    return chosen | bases
+    bases = {spec.on for spec in chosen.values() if spec.on is not None}
+    return chosen | {name: specs[name] for name in bases if name in specs}

@@ -72,7 +72,12 @@ class Explainer:
         candidates = _Table(score, ids, warm or 1.0)
         contributions = candidates.columns([added for added, _ in columns])
         term_logprobs = candidates.columns(logprobs)
-        rewards = candidates.columns([self._reward(*key, context) for key in self.rewards])
+        rewards = candidates.columns(
+            [
+                self._reward(address, number, coefficient, context)
+                for address, number, coefficient, _ in self.rewards
+            ]
+        )
         noises = candidates.columns([noise])
         removed = self._removed(ids, batch, columns)
         explained = tuple(
@@ -126,7 +131,7 @@ class Explainer:
         return torch.tensor([id for *_, id in sorted(keys)], device=score.device)
 
     def _reward(
-        self, address: StageAddress, number: int, coefficient: Scalar, _: Term, context: Context
+        self, address: StageAddress, number: int, coefficient: Scalar, context: Context
     ) -> Tensor | None:
         """``(V,)`` what a reward model gave to each candidate of its stage; NaN elsewhere."""
         assert context.record is not None
