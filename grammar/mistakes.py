@@ -69,19 +69,19 @@ def _glued(stop: Stop) -> FormulaError | None:
     """Two words with no space between them, such as 7b, llama3.1, 1.2.3 and f"…"."""
     if not stop.touching(-1):
         return None
-    before, here = stop.shown(-1), stop.shown(0)
+    before, word = stop.shown(-1), stop.shown(0)
     match stop.kind(-1), stop.kind(0):
-        case "NUMBER", "NAME" if not here.strip("_0123456789"):
-            cure = f"write {before}{here}".replace("_", "")
+        case "NUMBER", "NAME" if not word.strip("_0123456789"):
+            cure = f"write {before}{word}".replace("_", "")
             return stop.error("a number has no _ in it", -1, 0, cure)
         case "NUMBER", "NAME":
-            cure = f"declare a model under another name, or write {before}*{here} to multiply"
-            return stop.error(f"{before}{here} is not a name: {_MODEL_NAME}", -1, 0, cure)
+            cure = f"declare a model under another name, or write {before}*{word} to multiply"
+            return stop.error(f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure)
         case "NUMBER", "NUMBER":
-            return stop.error(f"{before}{here} is not a number", -1, 0, "write one decimal point")
+            return stop.error(f"{before}{word} is not a number", -1, 0, "write one decimal point")
         case "NAME", "NUMBER":
-            cure = f"declare it under another name, such as {before}{here.replace('.', '_')}"
-            return stop.error(f"{before}{here} is not a name: {_MODEL_NAME}", -1, 0, cure)
+            cure = f"declare it under another name, such as {before}{word.replace('.', '_')}"
+            return stop.error(f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure)
         case "NAME", "STRING":
             problem = f"a string takes no prefix such as {before}"
             cure = "write the string alone, or @ before it if it is a prompt"
@@ -169,45 +169,45 @@ def _semicolon(stop: Stop) -> FormulaError | None:
 
 def _left_operand(stop: Stop) -> FormulaError | None:
     """Nothing before an operator or a separator."""
-    here = stop.word(0)
+    word = stop.word(0)
     if stop.finished or stop.word(-1) in BINARY or stop.word(-1) == "not":
         return None
     before = stop.word(-1)
-    if here in BINARY:
-        return stop.error(f"{here} has nothing on its left", 0, 0, "write what it works on")
+    if word in BINARY:
+        return stop.error(f"{word} has nothing on its left", 0, 0, "write what it works on")
     if before == "=":
         name = stop.shown(-2)
         problem, cure = f"{name} has no value", f"write one after =, as in {name}=1"
         return stop.error(problem, -2, -1, cure)
     if before == ":":
         return stop.error("this weight has nothing after it", -1, -1, "write what it weighs")
-    if here == ":":
+    if word == ":":
         return stop.error("this weight is missing", 0, 0, "write it, as in 0.5: base")
-    if here == "=":
+    if word == "=":
         return stop.error("= has no name on its left", 0, 0, "write a name, as in k=10")
-    if before == "," and here in (",", ")"):
-        after = "another comma" if here == "," else "a closing parenthesis"
+    if before == "," and word in (",", ")"):
+        after = "another comma" if word == "," else "a closing parenthesis"
         return stop.error(f"this comma is followed by {after}", -1, -1, "remove the comma")
-    if before == "," and not here:
+    if before == "," and not word:
         return stop.error("a comma belongs inside parentheses", -1, -1, "remove it")
-    if here == ",":
+    if word == ",":
         return stop.error("this comma has nothing before it", 0, 0, "remove it")
-    if before == "(" and here == ")":
+    if before == "(" and word == ")":
         return stop.error("these parentheses are empty", -1, 0, "write a value in them")
     return None
 
 
 def _right_operand(stop: Stop) -> FormulaError | None:
     """Nothing after an operator."""
-    before, here = stop.word(-1), stop.word(0)
+    before, word = stop.word(-1), stop.word(0)
     if before not in BINARY and before != "not":
         return None
-    if here == "not":
+    if word == "not":
         problem = f"not cannot follow {before} directly"
         return stop.error(problem, 0, 0, "put not and its condition in parentheses")
-    if here in BINARY:
+    if word in BINARY:
         cure = "remove one, or write what belongs between them"
-        return stop.error(f"{before} is followed by {here}", -1, 0, cure)
+        return stop.error(f"{before} is followed by {word}", -1, 0, cure)
     return stop.error(f"{before} has nothing on its right", -1, -1, "write what it works on")
 
 
@@ -226,26 +226,24 @@ def _side_by_side(stop: Stop) -> FormulaError | None:
 
 def _separator(stop: Stop) -> FormulaError | None:
     """A separator that belongs inside a call, or in another part of it."""
-    here, item = stop.word(0), stop.item_start()
-    if here == ",":
+    word, item = stop.word(0), stop.item_start()
+    if word == ",":
         return stop.error("a comma belongs inside parentheses", 0, 0, "write one formula")
-    if here == "=":
+    if word in ("=", ":") and stop.in_call and stop.word(item - 1) in ("=", ":"):
+        return stop.error("an argument has one name or one weight", 0, 0, "remove one")
+    if word == "=":
         if stop.index == 1 and stop.kind(-1) == "NAME":
             cure = "write only what stands on the right of ="
             return stop.error("a formula has no name of its own", -1, 0, cure)
         if not stop.in_call:
             cure = "name an argument inside a call, as in top_k(k=10)"
             return stop.error("= belongs only inside a call", 0, 0, cure)
-        if stop.word(item - 1) == "=" or stop.word(item - 1) == ":":
-            return stop.error("an argument has one name or one weight", 0, 0, "remove one")
         problem = "only a name can stand on the left of ="
         return stop.error(problem, item, -1, "write a name, as in k=10")
-    if here == ":":
+    if word == ":":
         if not stop.in_call:
             cure = "write it in a call, as in mix(0.5: x, 0.5: y)"
             return stop.error("a weight belongs only inside a call", 0, 0, cure)
-        if stop.word(item - 1) == "=" or stop.word(item - 1) == ":":
-            return stop.error("an argument has one name or one weight", 0, 0, "remove one")
         if stop.after_stage:
             return stop.error("a weight has no stages", item, -1, "write a scalar as the weight")
     return None

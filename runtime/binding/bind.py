@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -62,24 +63,22 @@ def bind(
     return _Binder(plan, specs, dtype, device, skeleton, term_parallel, pool or WeightPool()).bind()
 
 
+@dataclass
 class _Binder:
-    def __init__(
-        self,
-        plan: Plan,
-        specs: Mapping[str, ModelSpec],
-        dtype: str | None,
-        device: str,
-        skeleton: bool,
-        term_parallel: TermParallel | None,
-        pool: WeightPool,
-    ) -> None:
-        self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
-        self.skeleton, self.term_parallel, self.pool = skeleton, term_parallel, pool
+    plan: Plan
+    specs: Mapping[str, ModelSpec]
+    dtype: str | None
+    device: str
+    skeleton: bool
+    term_parallel: TermParallel | None
+    pool: WeightPool
+
+    def __post_init__(self) -> None:
         self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
         self.untested: list[str] = []  # notes about models of families that no test covers
-        self.checked = CheckedModels(plan, specs, dtype, device)
+        self.checked = CheckedModels(self.plan, self.specs, self.dtype, self.device)
         self.models, self.descriptions = self.checked.models, self.checked.descriptions
 
     def bind(self) -> Bound:
@@ -230,11 +229,11 @@ class _Binder:
         if not hasattr(lane, "adapters"):
             raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
         folder, revision = model.adapter.adapter, model.adapter.revision
-        return int(
-            self.checked.marked(
-                name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))
-            )
-        )
+
+        def add() -> int:
+            return int(lane.adapters.add(name, adapter_folder(folder, revision)))
+
+        return self.checked.marked(name, add)
 
     def _is_remote(self, description: Description) -> bool:
         """Whether another process holds a model's weights."""
@@ -256,12 +255,9 @@ class _Binder:
             config = self.descriptions[name].config.get_text_config()
             heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
             if heads % term_parallel.size:
-                problem = (
-                    f"{name} has {heads} key heads, which {term_parallel.size} processes "
-                    "cannot share"
-                )
-                error = ModelError(problem, "start as many as divide them", name)
-                raise self.checked.at(error)
+                size = term_parallel.size
+                problem = f"{name} has {heads} key heads, which {size} processes cannot share"
+                raise self.checked.at(ModelError(problem, "start as many as divide them", name))
         everywhere = {self.descriptions[name].weights for name in self.checked.reads_text}
         everywhere |= {self.descriptions[name].weights for name in split}
         sizes: dict[tuple[Any, ...], int] = {}

@@ -182,7 +182,7 @@ class _Table:
     def columns(self, columns: list[Tensor | None]) -> list[tuple[float | None, ...]]:
         """Per candidate, its value in each column."""
         nothing: list[float | None] = [None] * len(self._ids)
-        values = [nothing if one is None else _finite(one[self._ids]) for one in columns]
+        values = [nothing if c is None else _finite(c[self._ids]) for c in columns]
         return list(zip(*values, strict=True)) if values else [()] * len(self._ids)
 
 

@@ -1,4 +1,4 @@
-"""The plan as a reader sees it: collected terms, forwards, bytes, and the floor they set."""
+"""The plan as text: collected terms, forwards, bytes, and the least time that a step takes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Report:
         search_lanes = bound.search_lanes
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
         self.bytes_per_step = sum(lane.weight_bytes() for lane in steady)
-        self.forwards, self._judging = len(steady), len(search_lanes)
+        self.forwards, self._search_forwards = len(steady), len(search_lanes)
         self.notes = bound.notes
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Report:
         return self.text()
 
     def floor(self, bandwidth: float, batch_size: int = 1, context: int = 0) -> float:
-        """Milliseconds that one step takes to read its weights and caches, and cannot do without.
+        """The least milliseconds of a step: to read its weights and caches.
 
         Args:
             bandwidth: bytes per second.
@@ -95,8 +95,8 @@ class Report:
         conditional = self._conditional()
         lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
-        if self._judging:
-            many += f" ({self._judging} more where answers are judged)"
+        if self._search_forwards:
+            many += f" ({self._search_forwards} more where answers are scored)"
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
@@ -175,7 +175,7 @@ class Report:
         if bound_term.language:
             return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
         stage = dict(self._bound.plan.reranks).get(bound_term.address)
-        texts = f"{stage.k} candidates" if stage else "each answer, when it is judged"
+        texts = f"{stage.k} candidates" if stage else "each answer, when it is scored"
         return f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].path(texts)}"
 
     def _conditional(self) -> list[str]:
