@@ -21,7 +21,7 @@ from ..scores.context import Context
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
 from ..scores.operators import condition, evaluate
-from .token_choice import Candidate, Choice, Condition, Part
+from .token_choice import Candidate, Choice, EvaluatedCondition, Part
 
 Column = tuple[Tensor | None, Tensor | None]  # (V,) added scores; (V,) bool, excluded tokens
 
@@ -198,10 +198,10 @@ def _read(term: Term, context: Context) -> Tensor:
     return context.tokens(context.terms[term](context))[0]
 
 
-def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[Condition, ...]]:
+def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[EvaluatedCondition, ...]]:
     """The terms and conditions that a step has evaluated."""
     terms: set[Term] = set()
-    conditions: dict[Where, Condition] = {}
+    conditions: dict[Where, EvaluatedCondition] = {}
     todo = [root]
     while todo:
         node = todo.pop()
@@ -217,10 +217,12 @@ def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[Condition
     return terms, tuple(conditions.values())
 
 
-def _condition(node: Where, context: Context) -> Condition:
+def _condition(node: Where, context: Context) -> EvaluatedCondition:
     nodes = [] if isinstance(node.condition, Scalar) else walk(node.condition)
     states = {written(s): float(condition(s, context)[0]) for s in nodes if isinstance(s, State)}
-    return Condition(written(node.condition), bool(condition(node.condition, context)[0]), states)
+    return EvaluatedCondition(
+        written(node.condition), bool(condition(node.condition, context)[0]), states
+    )
 
 
 def _finite(values: Tensor) -> list[float | None]:

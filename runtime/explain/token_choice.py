@@ -24,7 +24,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Condition:
+class EvaluatedCondition:
     """A condition of ``where`` in one step, whether it held, and the values that it compared."""
 
     condition: str
@@ -85,6 +85,6 @@ class Choice:
     base: int
     changed: bool
     by_noise: bool
-    conditions: tuple[Condition, ...]
+    conditions: tuple[EvaluatedCondition, ...]
     search_score: float | None
     candidates: tuple[Candidate, ...]
