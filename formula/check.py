@@ -47,7 +47,7 @@ class Kind(Enum):
 
 
 class Checker:
-    """Finds the kind of every expression in one formula, or says what is wrong with it."""
+    """Finds the kind of every expression in one formula, or raises."""
 
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
@@ -88,11 +88,9 @@ class Checker:
                 self.scores(node.head, "a stage")
                 for stage in node.stages:
                     if issubclass(self.stage(stage), Search):
-                        raise self.error(
-                            f"{stage.function.name} searches over whole texts, and this is scores",
-                            stage.span,
-                            "put it at the end of the formula",
-                        )
+                        name = stage.function.name
+                        problem = f"{name} searches over whole texts, and this is scores"
+                        raise self.error(problem, stage.span, "put it at the end of the formula")
                 return Kind.SCORES
             case Text():
                 what, cure = "string", 'a system prompt follows a model: base@"You are kind."'
@@ -103,11 +101,8 @@ class Checker:
     def scalar(self, node: Node, what: str) -> None:
         """Check that a node is a number made of numbers and parameters."""
         if self.kind(node) is not Kind.SCALAR:
-            raise self.error(
-                f"{what} takes a number, and {text(node)} is a model",
-                node.span,
-                "write a number or a declared parameter",
-            )
+            problem = f"{what} takes a number, and {text(node)} is a model"
+            raise self.error(problem, node.span, "write a number or a declared parameter")
 
     def _name(self, node: Name) -> Kind:
         name = node.name
@@ -133,18 +128,14 @@ class Checker:
 
     def _prompted(self, node: Prompted) -> Kind:
         if self._name(node.model) is not Kind.SCORES:
-            raise self.error(
-                f"{node.model.name} is a parameter, and only a model can have a prompt",
-                node.model.span,
-            )
+            problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
+            raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):
             prompt = node.prompt.name
             if prompt != NONE and prompt not in self.names.prompts:
-                known = {*self.names.prompts, NONE}
+                known, span = {*self.names.prompts, NONE}, node.prompt.span
                 cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
-                raise self.error(
-                    f"no prompt is named {prompt}", node.prompt.span, cure, _more(cure, PROMPTS)
-                )
+                raise self.error(f"no prompt is named {prompt}", span, cure, _more(cure, PROMPTS))
         return Kind.SCORES
 
     def _chain(self, node: Binary) -> Kind:
@@ -205,9 +196,8 @@ class Checker:
         kinds = [self.kind(argument.value) for argument in node.arguments]
         if len(set(kinds)) > 1:
             odd = node.arguments[kinds.index(Kind.SCALAR)]
-            raise self.error(
-                f"{node.function.name} is over models or over numbers, not over both", odd.span
-            )
+            problem = f"{node.function.name} is over models or over numbers, not over both"
+            raise self.error(problem, odd.span)
         return Kind.SCORES in kinds
 
     def _function(self, node: Call) -> Kind:
@@ -244,10 +234,8 @@ class Checker:
         """Check one stage of a chain; its class."""
         name = call.function.name
         if name not in STAGES:
-            cure = did_you_mean(name, STAGES)
-            raise self.error(
-                f"there is no stage {name}", call.function.span, cure, _more(cure, EXTENDING)
-            )
+            span, cure = call.function.span, did_you_mean(name, STAGES)
+            raise self.error(f"there is no stage {name}", span, cure, _more(cure, EXTENDING))
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
@@ -274,11 +262,9 @@ class Checker:
                 check_condition(self, node)
             case "reward":
                 if self.kind(node) is not Kind.SCORES:
-                    raise self.error(
-                        f"{cls.name} takes a reward model, and {text(node)} is a number",
-                        node.span,
-                        f"write {cls.name}(reward, …) with a declared reward model",
-                    )
+                    problem = f"{cls.name} takes a reward model, and {text(node)} is a number"
+                    cure = f"write {cls.name}(reward, …) with a declared reward model"
+                    raise self.error(problem, node.span, cure)
                 self._reward(node)
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
@@ -321,11 +307,8 @@ class Checker:
     def scores(self, node: Node, what: str) -> None:
         """Check that a node is scores."""
         if self.kind(node) is not Kind.SCORES:
-            raise self.error(
-                f"{what} takes scores, and {text(node)} is a number",
-                node.span,
-                "write a model, or a formula over models",
-            )
+            problem = f"{what} takes scores, and {text(node)} is a number"
+            raise self.error(problem, node.span, "write a model, or a formula over models")
 
 
 _COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}

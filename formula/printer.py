@@ -5,13 +5,12 @@ The text is a formula again, with like terms collected; a long system prompt is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ..grammar.literals import write_string
 from .algebra.conditions import FUNCTIONS
 from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, State, numbers
-from .scalar import show
+from .scalar import added, show
 from .words.operators import STAGED
 from .words.signature import Signature
 from .words.stages import Stage
@@ -25,8 +24,8 @@ def written(node: Node | Stage | Scalar) -> str:
         case Read(term):
             return str(term)
         case Linear(parts, shift):
-            sums = [_product(coefficient, part) for coefficient, part in parts]
-            return _sum([*sums, *([str(shift)] if shift is not None else [])])
+            products = [_product(coefficient, part) for coefficient, part in parts]
+            return added([*products, *([str(shift)] if shift is not None else [])])
         case Staged(head, (stage,)) if stage.name in STAGED:  # as in top_k(base, 10)
             return f"{stage.name}({written(head)}, {written(next(numbers(stage)))})"
         case Staged(head, stages):
@@ -50,11 +49,6 @@ def _product(coefficient: Scalar, part: Node) -> str:
     if factor in ("1", "-1"):
         return factor[:-1] + written(part)
     return f"{factor}*{written(part)}"
-
-
-def _sum(parts: Iterable[str]) -> str:
-    first, *rest = parts
-    return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
 
 
 def _predicate(node: Predicate) -> str:

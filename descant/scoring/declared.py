@@ -88,7 +88,8 @@ def language_model(
     """
     language = described(name, specs, dtype, device)
     if language.description.kind != SCORES:
-        raise ModelError(f"{name} is no language model, and likelihood is what one says", "", name)
+        problem = f"{name} is no language model, and a likelihood is a language model's"
+        raise ModelError(problem, "", name)
     return language
 
 
@@ -105,7 +106,7 @@ def reward_model(
         raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
     description = as_reward(reward.description, reward.model.spec)
     if description.kind != REWARD:
-        problem = f"{name} is a language model, and scores are what reward models say"
+        problem = f"{name} is a language model, and a reward is a reward model's"
         raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
     if description.tokenizer is None:
         raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)

@@ -11,7 +11,7 @@ from ..words.operators import Where
 
 
 def always(node: Node) -> set[Node]:
-    """The nodes that every step evaluates, whatever its conditions say."""
+    """The nodes that every step evaluates, whatever its conditions are."""
     if isinstance(node, Where):
         condition = set() if isinstance(node.condition, Scalar) else always(node.condition)
         return {node} | condition | (always(node.x) & always(node.y))

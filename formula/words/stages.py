@@ -94,7 +94,7 @@ class BestOf(Search, name="best_of"):
 
 @dataclass(frozen=True)
 class Blockwise(Search, name="blockwise"):
-    """Draws blocks from each beam and goes on from the best beams by r, block by block."""
+    """Draws blocks from each beam and continues the best beams by r, block by block."""
 
     beams: Any = number(Limits(1, 4096, integer=True), 1)
     samples: Any = number(Limits(1, 4096, integer=True), 4)

@@ -172,11 +172,6 @@ class _Binder:
             self.lane_names[key] = []
         if name not in self.lane_names[key]:
             self.lane_names[key].append(name)
-        label = None
-        if kind == REWARD:
-            label = getattr(stage, "label", None)
-            label = model.spec.label if label is None else label
-            label = checked.marked(name, partial(choose_label, description, label))
         return BoundTerm(
             term=term,
             spec=model.spec,
@@ -185,10 +180,18 @@ class _Binder:
             adapter=self._adapter(model, self.lanes[key]),
             address=address,
             language=kind == SCORES,
-            label=label,
+            label=self._label(model, description, stage) if kind == REWARD else None,
             shared=checked.shared if reads_text else None,
             token_map=token_map,
         )
+
+    def _label(
+        self, model: ResolvedModel, description: Description, stage: Stage | None
+    ) -> int | None:
+        """The output of a reward's head: the stage's label, or the declared one."""
+        label = getattr(stage, "label", None)
+        label = model.spec.label if label is None else label
+        return self.checked.marked(model.name, partial(choose_label, description, label))
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
         """A model's weights, from the pool or read into it; what is read by tokens is tested."""

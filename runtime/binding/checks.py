@@ -45,7 +45,7 @@ class CheckedModels:
         device: for models that name none.
 
     Attributes:
-        models: what each name stands for, by name.
+        models: whose weights each name uses, and how it reads.
         descriptions: of their checkpoints, by name.
         shared: the tokenizer of the formula's tokens.
         size: tokens of the shared vocabulary.

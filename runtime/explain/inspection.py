@@ -116,15 +116,18 @@ def inspecting(
     before = next((read for read in request.prompts if not isinstance(read, str)), ())
     yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
-        tuple(explainer.parts),
-        tuple(
-            RewardModel(str(reward), written(dict(plan.reranks)[address]),
-                        request.values[plan.columns[coefficient]])
-            for address, _, coefficient, reward in explainer.rewards
-        ),
+        tuple(explainer.parts), _reward_models(explainer, request.values),
         tuple(_with_texts(choices, before, bound.tokenizer)),
         written(search[1]) if search else None, search_score,
     )  # fmt: skip
+
+
+def _reward_models(explainer: Explainer, values: Sequence[float]) -> tuple[RewardModel, ...]:
+    plan, stages = explainer.plan, dict(explainer.plan.reranks)
+    return tuple(
+        RewardModel(str(term), written(stages[address]), values[plan.columns[coefficient]])
+        for address, _, coefficient, term in explainer.rewards
+    )
 
 
 def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:

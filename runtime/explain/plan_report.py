@@ -115,7 +115,8 @@ class Report:
         if self._spent.seconds:  # a service times no formula by itself
             lines.append(f"last run    {self._spent.said(measured)}")
         for name, share in self._spent.mapped().items():
-            lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")
+            probability = f"{share:.1%} of align({name})'s probability"
+            lines.append(f"mapped      {probability} went to the formula's tokens")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:

@@ -1,4 +1,4 @@
-"""transformers' ``generate`` with a formula: the decoding loop that ``custom_generate`` asks for.
+"""transformers' ``generate`` with a formula: a decoding loop for ``custom_generate``.
 
 The loop follows ``GenerationMixin._sample``: the same processors, stopping criteria, padding and
 results. A formula's scores take the place of a model's logits, and the noise is descant's.
@@ -46,7 +46,7 @@ def generate_with(
     Args:
         decoder: of the formula.
         model: what ``generate`` was called on: one of the formula's models, or one with as many
-            tokens. It says how to generate (its ``generation_config``), and is not run.
+            tokens. Its ``generation_config`` holds; it is not run.
         input_ids: ``(rows, L)``, every prompt ``num_return_sequences`` times, padded on the left.
         logits_processor: applied to the formula's scores.
         stopping_criteria: decide which rows end.

@@ -91,7 +91,7 @@ class FormulaProcessor(LogitsProcessor):
             )
         if scores.shape[1] < size:
             raise ValueError(
-                f"{self._base} says {scores.shape[1]} logits, and the formula's models have {size} "
+                f"{self._base} has {scores.shape[1]} logits, and the formula's models have {size} "
                 "tokens; generate from one of them"
             )
         external = self._rows(input_ids)

@@ -63,7 +63,7 @@ class RequestBuilder:
         """
         refuse(others, self._known)
         rows = self.rows(prompts, params)
-        seeds = per_row(seed, len(rows), "seed")
+        seeds = self._seeds(seed, len(rows))
         if self._bound.plan.search and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
@@ -74,17 +74,8 @@ class RequestBuilder:
         }
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
-        temperatures = [
-            temperature_of(value, do_sample)
-            for value in per_row(temperature, len(rows), "temperature")
-        ]
-        random = [secrets.randbits(63) for _ in seeds]
-        if self._bound.term_parallel is not None:
-            random = self._bound.term_parallel.broadcast(random)
-        seeds = [
-            default if value is None else operator.index(value)
-            for value, default in zip(seeds, random, strict=True)
-        ]
+        heats = per_row(temperature, len(rows), "temperature")
+        temperatures = [temperature_of(heat, do_sample) for heat in heats]
         requests: list[Request] = []
         for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
             settings["temperature"] = heat
@@ -98,6 +89,14 @@ class RequestBuilder:
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
             )  # fmt: skip
         return requests
+
+    def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
+        """A seed per row; a random one, the same on all ranks, for a row without."""
+        random = [secrets.randbits(63) for _ in range(rows)]
+        if self._bound.term_parallel is not None:
+            random = self._bound.term_parallel.broadcast(random)
+        pairs = zip(per_row(seed, rows, "seed"), random, strict=True)
+        return [default if value is None else operator.index(value) for value, default in pairs]
 
     def request(
         self,
