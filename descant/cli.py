@@ -97,9 +97,9 @@ def explain(
     ] = False,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
-    from .show.explain import Asked, explained, rendering
+    from .show.explain import ExplainRequest, explained, rendering
 
-    request = Asked(formula, model or [], param or [], set_ or [], name)
+    request = ExplainRequest(formula, model or [], param or [], set_ or [], name)
     if render is not None or render_first:
         from .show.token_boundaries import show
 

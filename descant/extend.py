@@ -26,7 +26,7 @@ from torch import Tensor
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
-from .formula.words.signature import Limits, number, register
+from .formula.words.signature import Limits, number
 from .runtime.scores.context import Context
 from .runtime.scores.stages import apply
 
@@ -104,11 +104,14 @@ def _stage_class(name: str, doc: str | None, parameters: list[inspect.Parameter]
         default = None if parameter.default is parameter.empty else parameter.default
         if default is not None and not isinstance(default, (int, float)):
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
-        limits = Limits(whole=parameter.annotation in (int, "int"))
-        fields.append((parameter.name, Any, number(limits, default)))
-    cls = make_dataclass(name.title().replace("_", ""), fields, bases=(Stage,), frozen=True)
+        integer = parameter.annotation in (int, "int")
+        fields.append((parameter.name, Any, number(Limits(integer=integer), default)))
+    cls: type[Stage] = make_dataclass(
+        name.title().replace("_", ""), fields, bases=(Stage,), frozen=True
+    )
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
-    return register(name, STAGES)(cls)
+    cls.register(name)
+    return cls
 
 
 def _free(name: str) -> None:

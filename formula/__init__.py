@@ -1,4 +1,4 @@
-"""Syntax tree to plan: names and kinds checked, like terms collected, every number given its place.
+"""Syntax tree to plan: names and kinds checked, like terms collected, every number a column.
 
 This package knows what a formula means and nothing of weights or devices. It imports sympy, in one
 file, when the first formula is planned; it never imports torch.

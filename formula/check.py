@@ -1,7 +1,6 @@
-"""The checker: every name declared, every operator given what it takes, each mistake at its place.
+"""The checker: names, operators and their arguments, each mistake marked where it is written.
 
-It runs before any algebra, because spans do not survive sympy. It changes nothing: what passes is
-the tree that came in.
+It runs before any algebra, because spans do not survive sympy, and leaves the tree as it is.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from ..grammar import (
     did_you_mean,
     text,
 )
+from ..grammar.tree import left_spine
 from .algebra.conditions import CONDITIONS, check_condition
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import match_arguments
@@ -32,10 +32,9 @@ from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
-LATER = "is part of the language, but not available yet"
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
-PROMPTS, REWARDS, EXTENDING = (  # answers that an error may lead to
+PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
 )
 
@@ -48,7 +47,7 @@ class Kind(Enum):
 
 
 class Checker:
-    """Finds the kind of every expression in one formula, or says what is wrong with it."""
+    """Finds the kind of every expression in one formula, or raises."""
 
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
@@ -62,7 +61,7 @@ class Checker:
         """The kind of an expression.
 
         Raises:
-            FormulaError: an undeclared name, an operator over what it does not take, or something
+            FormulaError: an undeclared name, an argument that an operator does not take, or a node
                 that cannot stand where it stands.
         """
         if id(node) not in self._kinds:
@@ -78,10 +77,7 @@ class Checker:
             case Prompted():
                 return self._prompted(node)
             case Unary() | Binary() if node.op in CONDITIONS:
-                raise self.error(
-                    "a condition stands where scores are expected", node.span,
-                    "a condition goes first in where(condition, x, y)",
-                )  # fmt: skip
+                what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
                 return self.kind(node.operand)
             case Binary():
@@ -92,84 +88,60 @@ class Checker:
                 self.scores(node.head, "a stage")
                 for stage in node.stages:
                     if issubclass(self.stage(stage), Search):
-                        raise self.error(
-                            f"{stage.function.name} searches over whole texts, and this is scores",
-                            stage.span,
-                            "put it at the end of the formula",
-                        )
+                        name = stage.function.name
+                        problem = f"{name} searches over whole texts, and this is scores"
+                        raise self.error(problem, stage.span, "put it at the end of the formula")
                 return Kind.SCORES
             case Text():
-                raise self.error(
-                    "a string stands where scores are expected", node.span,
-                    'a system prompt follows a model: base@"You are kind."',
-                )  # fmt: skip
+                what, cure = "string", 'a system prompt follows a model: base@"You are kind."'
             case Tuple():
-                raise self.error(
-                    "a pair stands where scores are expected", node.span,
-                    "pairs are written as arguments, as in clamp=(0, 1)",
-                )  # fmt: skip
+                what, cure = "pair", "pairs are written as arguments, as in clamp=(0, 1)"
+        raise self.error(f"a {what} stands where scores are expected", node.span, cure)
 
     def scalar(self, node: Node, what: str) -> None:
         """Check that a node is a number made of numbers and parameters."""
         if self.kind(node) is not Kind.SCALAR:
-            raise self.error(
-                f"{what} takes a number, and {text(node)} is a model",
-                node.span,
-                "write a number or a declared parameter",
-            )
+            problem = f"{what} takes a number, and {text(node)} is a model"
+            raise self.error(problem, node.span, "write a number or a declared parameter")
 
     def _name(self, node: Name) -> Kind:
         name = node.name
         if name in self.names.params:
             return Kind.SCALAR
         if name in STATE:
-            raise self.error(
-                f"{name} is a scalar of the state, which only a condition can look at", node.span,
-                f"write where({_STATED[name]}, x, y)",
-            )  # fmt: skip
-        if name == NONE:
-            raise self.error(
-                "none is not a model", node.span, "model@none is a model that sees no prompt"
-            )
-        if name in KNOWN:
-            raise self.error(
-                f"{name} needs its arguments", node.span, f"write {name}(…) with what it works on"
-            )
-        if name in STAGES:
-            raise self.error(f"{name} is a stage", node.span, f"stages follow a bar: … | {name}(…)")
-        if self.names.is_model(name):
+            problem = "is a scalar of the state, which only a condition can look at"
+            cure = f"write where({_COMPARED[name]}, x, y)"
+        elif name == NONE:
+            problem, cure = "is not a model", "model@none is a model that sees no prompt"
+        elif name in KNOWN:
+            problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
+        elif name in STAGES:
+            problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
+        elif self.names.is_model(name):
             return Kind.SCORES
-        if name in self.names.prompts:
-            raise self.error(
-                f"{name} is a prompt", node.span, f"a prompt follows a model: base@{name}"
-            )
-        cure = did_you_mean(name, self.names.all())
-        cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
-        raise self.error(f"{name} is not declared", node.span, cure)
+        elif name in self.names.prompts:
+            problem, cure = "is a prompt", f"a prompt follows a model: base@{name}"
+        else:
+            problem, cure = "is not declared", did_you_mean(name, self.names.all())
+            cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
+        raise self.error(f"{name} {problem}", node.span, cure)
 
     def _prompted(self, node: Prompted) -> Kind:
         if self._name(node.model) is not Kind.SCORES:
-            raise self.error(
-                f"{node.model.name} is a parameter, and only a model can have a prompt",
-                node.model.span,
-            )
+            problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
+            raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):
             prompt = node.prompt.name
             if prompt != NONE and prompt not in self.names.prompts:
-                known = {*self.names.prompts, NONE}
+                known, span = {*self.names.prompts, NONE}, node.prompt.span
                 cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
-                raise self.error(
-                    f"no prompt is named {prompt}", node.prompt.span, cure, _more(cure, PROMPTS)
-                )
+                raise self.error(f"no prompt is named {prompt}", span, cure, _more(cure, PROMPTS))
         return Kind.SCORES
 
     def _chain(self, node: Binary) -> Kind:
-        """``a + b + c`` however long: down the left without recursion."""
-        spine = [node]
-        while isinstance(spine[-1].left, Binary):
-            spine.append(spine[-1].left)
-        kind = self.kind(spine[-1].left)
-        for binary in reversed(spine):
+        head, chain = left_spine(node)
+        kind = self.kind(head)
+        for binary in chain:
             kind = self._binary(binary, kind, self.kind(binary.right))
         return kind
 
@@ -179,28 +151,22 @@ class Checker:
         scores = (left is Kind.SCORES, right is Kind.SCORES)
         if not any(scores):
             return Kind.SCALAR
-        if node.op in "+-":
+        divides = node.op == "/" and scores == (True, False)
+        if node.op in "+-" or (node.op == "*" and not all(scores)) or divides:
             return Kind.SCORES
-        if node.op == "*" and not all(scores):
-            return Kind.SCORES
-        if node.op == "/" and scores == (True, False):
-            return Kind.SCORES
-        both = f"{text(node.left)} + {text(node.right)}"
-        if node.op == "*":
-            raise self.error(
-                "a formula may scale a model, not multiply two models", node.span,
-                f"write {both} to combine them",
-            )  # fmt: skip
-        if node.op == "/":
-            raise self.error(
-                "a formula may divide a model by a number, not by a model", node.span,
-                f"write {text(node.left)} - {text(node.right)} for a ratio of probabilities",
-            )  # fmt: skip
-        raise self.error(
-            "a formula may not raise a model to a power", node.span,
-            f"{text(node.right)}*{text(node.left)} raises its probabilities to that power"
-            if scores == (True, False) else "the exponent must be a number",
-        )  # fmt: skip
+        x, y = text(node.left), text(node.right)
+        match node.op:
+            case "*":
+                problem = "scale a model, not multiply two models"
+                cure = f"write {x} + {y} to combine them"
+            case "/":
+                problem = "divide a model by a number, not by a model"
+                cure = f"write {x} - {y} for a ratio of probabilities"
+            case _:
+                problem = "not raise a model to a power"
+                power = f"{y}*{x} raises its probabilities to that power"
+                cure = power if scores == (True, False) else "the exponent must be a number"
+        raise self.error(f"a formula may {problem}", node.span, cure)
 
     def _call(self, node: Call) -> Kind:
         name = node.function.name
@@ -230,9 +196,8 @@ class Checker:
         kinds = [self.kind(argument.value) for argument in node.arguments]
         if len(set(kinds)) > 1:
             odd = node.arguments[kinds.index(Kind.SCALAR)]
-            raise self.error(
-                f"{node.function.name} is over models or over numbers, not over both", odd.span
-            )
+            problem = f"{node.function.name} is over models or over numbers, not over both"
+            raise self.error(problem, odd.span)
         return Kind.SCORES in kinds
 
     def _function(self, node: Call) -> Kind:
@@ -269,19 +234,17 @@ class Checker:
         """Check one stage of a chain; its class."""
         name = call.function.name
         if name not in STAGES:
-            cure = did_you_mean(name, STAGES)
-            raise self.error(
-                f"there is no stage {name}", call.function.span, cure, _more(cure, EXTENDING)
-            )
+            span, cure = call.function.span, did_you_mean(name, STAGES)
+            raise self.error(f"there is no stage {name}", span, cure, _more(cure, EXTENDING))
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
     def _arguments(self, call: Call, cls: type[Signature]) -> None:
         """Every argument of a call, against the signature."""
-        given = match_arguments(call, cls, self.source)
-        for key, node in given.single.items():
+        matched = match_arguments(call, cls, self.source)
+        for key, node in matched.single.items():
             self._argument(cls, key, node, cls.arguments()[key].metadata)
-        for argument in given.many:
+        for argument in matched.many:
             if argument.weight is not None:
                 self.scalar(argument.weight, f"a weight of {cls.name}")
             self.scores(argument.value, cls.name)
@@ -299,11 +262,9 @@ class Checker:
                 check_condition(self, node)
             case "reward":
                 if self.kind(node) is not Kind.SCORES:
-                    raise self.error(
-                        f"{cls.name} takes a reward model, and {text(node)} is a number",
-                        node.span,
-                        f"write {cls.name}(reward, …) with a declared reward model",
-                    )
+                    problem = f"{cls.name} takes a reward model, and {text(node)} is a number"
+                    cure = f"write {cls.name}(reward, …) with a declared reward model"
+                    raise self.error(problem, node.span, cure)
                 self._reward(node)
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
@@ -312,15 +273,15 @@ class Checker:
             case "pair":
                 if not (isinstance(node, Tuple) and len(node.items) == 2):
                     raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
-                for one in node.items:
-                    self.scalar(one, what)
+                for bound in node.items:
+                    self.scalar(bound, what)
             case "label":
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
     def _model(self, node: Node, what: str) -> None:
-        """One model, under a prompt or not, and nothing done to it yet."""
+        """Check that a node is one model, with or without a prompt of its own."""
         if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
             raise self.error(
                 f"{what} takes one model, and {text(node)} is not one", node.span,
@@ -328,10 +289,10 @@ class Checker:
             )  # fmt: skip
 
     def _reward(self, node: Node) -> None:
-        """A reward expression adds and scales reward models, and does nothing else to them."""
+        """Check that a reward expression only adds and scales reward models."""
         match node:
             case Call(Name(Align.name)):
-                pass  # as language models judge a text; of a reward model it is refused when bound
+                pass  # a language model scores texts; the binder refuses an aligned reward model
             case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
                 raise self.error(
                     "a reward is a sum of reward models, each with a weight", node.span,
@@ -346,20 +307,13 @@ class Checker:
     def scores(self, node: Node, what: str) -> None:
         """Check that a node is scores."""
         if self.kind(node) is not Kind.SCORES:
-            raise self.error(
-                f"{what} takes scores, and {text(node)} is a number",
-                node.span,
-                "write a model, or a formula over models",
-            )
+            problem = f"{what} takes scores, and {text(node)} is a number"
+            raise self.error(problem, node.span, "write a model, or a formula over models")
 
 
-_STATED = {
-    "step": "step < 2",
-    "entropy": "entropy(base) > 1",
-    "max_prob": "max_prob(base) < 0.4",
-}
+_COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}
 
 
-def _more(cure: str, place: str) -> str:
-    """Where more is said; nowhere for a word that is merely misspelt."""
-    return "" if cure.endswith("?") else place
+def _more(cure: str, answer: str) -> str:
+    """The answer that an error refers to; none for a word that is merely misspelt."""
+    return "" if cure.endswith("?") else answer

@@ -1,4 +1,4 @@
-"""What a name in a formula can be. It knows the language's own words, and no checkpoint."""
+"""The names in a formula: the language's own, and those that are declared."""
 
 from __future__ import annotations
 
@@ -8,23 +8,13 @@ from dataclasses import dataclass, field
 from .words.operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
-SCALAR_FUNCTIONS: dict[str, tuple[int, int]] = {
-    "exp": (1, 1),
-    "log": (1, 1),
-    "sqrt": (1, 1),
-    "abs": (1, 1),
-    "min": (2, 64),
-    "max": (2, 64),
+SCALAR_FUNCTIONS = {
+    **dict.fromkeys(("exp", "log", "sqrt", "abs"), (1, 1)),
+    **dict.fromkeys(("min", "max"), (2, 64)),
 }
 STATE = frozenset(("step", "entropy", "max_prob"))  # in conditions; all but step are of scores
 NONE = "none"
-RESERVED = (
-    frozenset(SCALAR_FUNCTIONS)
-    | frozenset(OPERATORS)
-    | frozenset(STAGED)
-    | STATE
-    | {NONE, "and", "or", "not"}
-)
+RESERVED = frozenset((*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE, NONE, "and", "or", "not"))
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Names:
     """Every name that a formula may use.
 
     Args:
-        models: the declared models' names; ``None`` takes every name that is nothing else for one.
+        models: the declared models' names; ``None`` takes every other name for a model.
         params: the declared parameters' names.
         prompts: prompt names and their text.
     """
@@ -42,7 +32,7 @@ class Names:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a declaration that a formula could not spell, or that would be ambiguous."""
+        """Refuse a name that a formula cannot spell, or that is ambiguous."""
         seen: dict[str, str] = {}
         for kind, names in (("model", self.models or ()), ("parameter", self.params)):
             for name in sorted(names):

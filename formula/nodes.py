@@ -1,6 +1,6 @@
-"""Nodes: what a plan is made of. Frozen nouns, and how to walk over them.
+"""The nodes of a plan, frozen, and how to walk over them.
 
-Numbers sit where they are used; every distinct one is a column of the runtime's tensor of values.
+A node holds its numbers; every distinct one is a column of the runtime's tensor of values.
 """
 
 from __future__ import annotations
@@ -77,19 +77,19 @@ StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which ch
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """A node and everything that its value is made of, rewards left out."""
+    """A node and everything below it, without rewards."""
     yield node
     for child in children(node):
         yield from walk(child)
 
 
 def children(node: Node) -> Iterator[Node]:
-    """What a node's value is directly made of, numbers and rewards left out."""
+    """The nodes directly below a node, without numbers and rewards."""
     yield from (child for _, child in weighted_children(node))
 
 
 def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
-    """The same, each with the number before it; where that is 0, the child is not needed."""
+    """The same, each with its coefficient; where that is 0, the child is not needed."""
     match node:
         case Linear():
             yield from node.parts
@@ -128,8 +128,8 @@ def numbers(node: Node | Stage) -> Iterator[Scalar]:
                 yield from _held(getattr(node, item.name))
 
 
-def short_name(atom: Atom) -> str:
-    """What a part of a sum is called where there is no room for all of it."""
+def short_text(atom: Atom) -> str:
+    """A part of a sum, without its arguments."""
     match atom:
         case Read(term):
             return str(term)

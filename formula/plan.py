@@ -1,14 +1,14 @@
-"""The plan: a formula after checking and collecting, ready to be bound to lanes.
+"""The plan: a checked and collected formula, ready to be bound to lanes.
 
-planner.py makes it. Every distinct number has a place in `Plan.scalars`: that place is its column
-in the runtime's tensor of values.
+planner.py makes it. The index of a number in `Plan.scalars` is its column in the runtime's tensor
+of values.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -33,7 +33,7 @@ from .words.stages import Rerank, Search, Stage
 
 @dataclass(frozen=True)
 class Plan:
-    """What a formula computes, with every number and every term in its place.
+    """What a formula computes.
 
     Two formulas with one meaning have equal plans: spans and the text itself do not compare.
 
@@ -55,13 +55,12 @@ class Plan:
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
-        """The terms of the scores; a term's place here is its place in every list of rows."""
-        found = {node.term for node in walk(self.scores) if isinstance(node, Read)}
-        return tuple(sorted(found, key=lambda term: term.key))
+        """The terms of the scores; a term has the same index here and in every list of rows."""
+        return _sorted(node.term for node in walk(self.scores) if isinstance(node, Read))
 
     @cached_property
     def reranks(self) -> tuple[tuple[StageAddress, Rerank], ...]:
-        """Every stage that reranks, and its place: those in parentheses first."""
+        """Every stage that reranks, and its address: those in parentheses first."""
         nested = dict.fromkeys(node for node in walk(self.scores) if isinstance(node, Staged))
         chains: list[tuple[Staged | None, tuple[Stage, ...]]] = [(n, n.stages) for n in nested]
         return tuple(
@@ -73,28 +72,24 @@ class Plan:
 
     @property
     def search(self) -> tuple[StageAddress, Search] | None:
-        """The stage that searches, if there is one, and its place: the last."""
+        """The stage that searches, which is the last, and its address; or None."""
         last = len(self.stages) - 1
         stage = self.stages[last] if self.stages else None
         return ((None, last), stage) if isinstance(stage, Search) else None
 
     @cached_property
     def search_terms(self) -> tuple[Term, ...]:
-        """The terms by which the search judges: of reward models, or of language models."""
-        if self.search is None:
-            return ()
-        found = {part.term for _, part in self.search[1].r.parts}
-        return tuple(sorted(found, key=lambda term: term.key))
+        """The terms of the search's reward: of reward models, or of language models."""
+        return _sorted(part.term for _, part in self.search[1].r.parts) if self.search else ()
 
     @cached_property
     def rewards(self) -> tuple[Term, ...]:
         """The terms of the reward expressions."""
-        found = {part.term for _, stage in self.reranks for _, part in stage.reward.parts}
-        return tuple(sorted(found, key=lambda term: term.key))
+        return _sorted(part.term for _, stage in self.reranks for _, part in stage.reward.parts)
 
     @cached_property
     def scalars(self) -> tuple[Scalar, ...]:
-        """Every distinct number; its place here is its column in the tensor of values."""
+        """Every distinct number; its index is its column in the tensor of values."""
         inner = (scalar for node in walk(self.scores) for scalar in numbers(node))
         outer = (scalar for stage in self.stages for scalar in numbers(stage))
         return tuple(dict.fromkeys([*inner, *outer]))
@@ -139,7 +134,7 @@ class Plan:
         return values
 
     def check(self, values: Sequence[float]) -> None:
-        """Refuse numbers that do not go together; NaN stands for one that is not known yet.
+        """Refuse numbers that contradict each other; NaN stands for one that is not known yet.
 
         Raises:
             FormulaError: bounds the wrong way round, or weights that are all 0.
@@ -151,7 +146,7 @@ class Plan:
                     self._agree(signature, values)
 
     def _running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
-        """A node and what it is made of, but for what is multiplied by 0."""
+        """A node and everything below it, without what is multiplied by 0."""
         yield node
         for number, child in weighted_children(node):
             if number is None or values[self.columns[number]] != 0:
@@ -159,19 +154,19 @@ class Plan:
 
     def _agree(self, signature: Signature, values: Sequence[float]) -> None:
         for key, item in signature.arguments().items():
-            held, kind = getattr(signature, key), item.metadata["kind"]
-            if kind == "pair" and held is not None:
-                low, high = (values[self.columns[bound]] for bound in held)
+            value, kind = getattr(signature, key), item.metadata["kind"]
+            if kind == "pair" and value is not None:
+                low, high = (values[self.columns[bound]] for bound in value)
                 if low > high:
                     raise self.error(
                         f"{key} of {signature.name} goes from {low:g} up to {high:g}",
-                        Span(held[0].span.start, held[1].span.end),
+                        Span(value[0].span.start, value[1].span.end),
                         "write (lo, hi)",
                     )
-            if kind == "weighted" and not any(values[self.columns[n]] for n, _ in held):
+            if kind == "weighted" and not any(values[self.columns[n]] for n, _ in value):
                 raise self.error(
                     f"every weight of {signature.name} is 0",
-                    Span(held[0][0].span.start, held[-1][0].span.end),
+                    Span(value[0][0].span.start, value[-1][0].span.end),
                     "one must be above 0",
                 )
 
@@ -202,8 +197,13 @@ class Plan:
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""
-        found = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)
-        return Span(*found.span()) if found else Span(0, len(self.source))
+        match = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)
+        return Span(*match.span()) if match else Span(0, len(self.source))
+
+
+def _sorted(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """Distinct terms, in the order that does not depend on the writing."""
+    return tuple(sorted(set(terms), key=lambda term: term.key))
 
 
 def _is_number(value: object) -> bool:

@@ -1,7 +1,7 @@
 """The planner: a formula's text to its plan, through the checker and the collector.
 
-It decides nothing about models or devices: whether a name is a reward model, or fits the others,
-is found out when the plan is bound.
+It knows nothing of models or devices: binding checks whether a name is a reward model, or fits the
+others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .names import STATE, Names
 from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
 from .plan import Plan
 from .scalar import Constant, parameters
-from .words.arguments import Given, match_arguments
+from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Mean
 from .words.signature import Limits, Signature
 from .words.stages import STAGES, Search, Stage
@@ -46,7 +46,7 @@ class _Planner:
         self.source = source
         self.checker = Checker(source, names)
         self.collector = Collector(source, names, self._atom)
-        self._atoms: dict[int, Atom | None] = {}  # by node: mean looks at what it is over twice
+        self._atoms: dict[int, Atom | None] = {}  # by node: mean collects its argument twice
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
@@ -80,12 +80,12 @@ class _Planner:
         return plan
 
     def _atom(self, node: Call | Pipeline) -> Atom | None:
-        """The operator or the staged formula that a checked node stands for; None for a number."""
+        """The operator or the staged formula of a checked node; None for a number."""
         if id(node) not in self._atoms:
-            self._atoms[id(node)] = self._made(node)
+            self._atoms[id(node)] = self._build(node)
         return self._atoms[id(node)]
 
-    def _made(self, node: Call | Pipeline) -> Atom | None:
+    def _build(self, node: Call | Pipeline) -> Atom | None:
         if isinstance(node, Pipeline):
             return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
         name = node.function.name
@@ -96,48 +96,48 @@ class _Planner:
             stage = self._stage(Call(node.function, tuple(rest), node.span))
             return Staged(self.collector.linear(first.value), (stage,))
         cls = OPERATORS[name]
-        given = match_arguments(node, cls, self.source)
-        made = self._fields(cls, given)
+        matched = match_arguments(node, cls, self.source)
+        values = self._fields(cls, matched)
         if cls is Mean:
-            made["total"] = self.collector.total(given.single["x"], node.span)
-        return cls(**made)
+            values["total"] = self.collector.total(matched.single["x"], node.span)
+        return cls(**values)
 
     def _stage(self, call: Call) -> Stage:
         cls = STAGES[call.function.name]
         return cls(**self._fields(cls, match_arguments(call, cls, self.source)))
 
-    def _fields(self, cls: type[Signature], given: Given) -> dict[str, Any]:
+    def _fields(self, cls: type[Signature], matched: MatchedArguments) -> dict[str, Any]:
         """Every argument of a stage or an operator, as the plan holds it."""
-        made: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, item in cls.arguments().items():
-            node, what = given.single.get(key), f"{key} of {cls.name}"
+            node, what = matched.single.get(key), f"{key} of {cls.name}"
             limits = item.metadata.get("limits")
             match item.metadata["kind"]:
                 case "many":
-                    made[key] = tuple(self.collector.linear(one.value) for one in given.many)
+                    values[key] = tuple(self.collector.linear(part.value) for part in matched.many)
                 case "weighted":
-                    made[key] = tuple(
-                        (self._number(one.weight, f"a weight of {cls.name}", Limits(0)),
-                         self.collector.linear(one.value))
-                        for one in given.many if one.weight is not None
+                    values[key] = tuple(
+                        (self._number(part.weight, f"a weight of {cls.name}", Limits(0)),
+                         self.collector.linear(part.value))
+                        for part in matched.many if part.weight is not None
                     )  # fmt: skip
                 case "scores" | "reward" if node:
-                    made[key] = self.collector.linear(node)
+                    values[key] = self.collector.linear(node)
                 case "condition" if node:
-                    made[key] = self._condition(node)
+                    values[key] = self._condition(node)
                 case "number" if node:
-                    made[key] = self._number(node, what, limits)
+                    values[key] = self._number(node, what, limits)
                 case "number":
-                    made[key] = Scalar(
+                    values[key] = Scalar(
                         Constant(Fraction(str(item.default))), what, limits or Limits()
                     )
                 case "choice" if isinstance(node, Name):
-                    made[key] = node.name
+                    values[key] = node.name
                 case "pair" if isinstance(node, Tuple):
-                    made[key] = tuple(self._number(one, what) for one in node.items)
+                    values[key] = tuple(self._number(bound, what) for bound in node.items)
                 case "label" if node:
-                    made[key] = _label(node)
-        return made
+                    values[key] = _label(node)
+        return values
 
     def _number(self, node: Node, what: str, limits: Limits | None = None) -> Scalar:
         return Scalar(self.collector.number(node), what, limits or Limits(), node.span)

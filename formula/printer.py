@@ -1,21 +1,19 @@
-"""A plan's nodes as text, for those who read what each of them did.
+"""A plan's nodes as text.
 
-What is written is a formula again, with like terms collected; a long system prompt is cut short.
+The text is a formula again, with like terms collected; a long system prompt is cut short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ..grammar.literals import write_string
+from .algebra.conditions import FUNCTIONS
 from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, State, numbers
-from .scalar import show
+from .scalar import added, show
 from .words.operators import STAGED
 from .words.signature import Signature
 from .words.stages import Stage
-
-_CALLED = ("abs", "exp", "log", "sqrt", "max", "min")  # written before their arguments
 
 
 def written(node: Node | Stage | Scalar) -> str:
@@ -26,8 +24,8 @@ def written(node: Node | Stage | Scalar) -> str:
         case Read(term):
             return str(term)
         case Linear(parts, shift):
-            sums = [_product(coefficient, part) for coefficient, part in parts]
-            return _sum([*sums, *([str(shift)] if shift is not None else [])])
+            products = [_product(coefficient, part) for coefficient, part in parts]
+            return added([*products, *([str(shift)] if shift is not None else [])])
         case Staged(head, (stage,)) if stage.name in STAGED:  # as in top_k(base, 10)
             return f"{stage.name}({written(head)}, {written(next(numbers(stage)))})"
         case Staged(head, stages):
@@ -41,6 +39,11 @@ def written(node: Node | Stage | Scalar) -> str:
     raise TypeError(f"no text for {node}")
 
 
+def written_without_rewards(stage: Stage) -> str:
+    """The text of a stage without its reward expression: ``rerank(k=10, w=1.5)``."""
+    return f"{stage.name}({_arguments(stage, rewards=False)})"
+
+
 def _product(coefficient: Scalar, part: Node) -> str:
     factor = show(coefficient.expression, 1)
     if factor in ("1", "-1"):
@@ -48,46 +51,43 @@ def _product(coefficient: Scalar, part: Node) -> str:
     return f"{factor}*{written(part)}"
 
 
-def _sum(parts: Iterable[str]) -> str:
-    first, *rest = parts
-    return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
-
-
 def _predicate(node: Predicate) -> str:
-    said = [_side(part) for part in node.parts]
-    if node.op in _CALLED:
+    sides = [_side(part) for part in node.parts]
+    if node.op in FUNCTIONS:
         return f"{node.op}({', '.join(map(written, node.parts))})"
-    if len(said) == 1:
-        return f"{node.op}{' ' if node.op.isalpha() else ''}{said[0]}"
-    return f" {node.op} ".join(said)
+    if len(sides) == 1:
+        return f"{node.op}{' ' if node.op.isalpha() else ''}{sides[0]}"
+    return f" {node.op} ".join(sides)
 
 
 def _side(node: Any) -> str:
     if isinstance(node, Scalar):
         return show(node.expression, 2)
-    bare = not isinstance(node, Predicate) or node.op in _CALLED
+    bare = not isinstance(node, Predicate) or node.op in FUNCTIONS
     return written(node) if bare else f"({written(node)})"
 
 
-def _arguments(node: Signature) -> str:
+def _arguments(node: Signature, rewards: bool = True) -> str:
     """Every number, by name in a stage; words where they are not the default."""
-    said: list[str] = []
+    parts: list[str] = []
     for key, item in type(node).arguments().items():
         value, kind = getattr(node, key), item.metadata["kind"]
         match kind:
             case "number":
-                said.append(f"{key}={value}" if isinstance(node, Stage) else str(value))
+                parts.append(f"{key}={value}" if isinstance(node, Stage) else str(value))
+            case "reward" if not rewards:
+                pass
             case "scores" | "condition" | "reward":
-                said.append(written(value))
+                parts.append(written(value))
             case "many":
-                said += map(written, value)
+                parts += map(written, value)
             case "weighted":
                 pairs = ", ".join(f"{weight}: {written(part)}" for weight, part in value)
-                said = ["; ".join([*said, pairs])]
+                parts = ["; ".join([*parts, pairs])]
             case "pair" if value is not None:
-                said.append(f"{key}=({value[0]}, {value[1]})")
+                parts.append(f"{key}=({value[0]}, {value[1]})")
             case "label" if value is not None:
-                said.append(f"{key}={write_string(value) if isinstance(value, str) else value}")
+                parts.append(f"{key}={write_string(value) if isinstance(value, str) else value}")
             case "choice" if value != item.default:
-                said.append(f"{key}={value}")
-    return ", ".join(said)
+                parts.append(f"{key}={value}")
+    return ", ".join(parts)

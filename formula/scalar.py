@@ -1,13 +1,12 @@
-"""Numbers with parameters in them: what a coefficient is once it has been simplified.
+"""Numbers with parameters in them: a simplified coefficient.
 
-A small expression tree of ours, so that a coefficient is printed and evaluated without sympy and
-without running any code made from text.
+A small expression tree, printed and evaluated without sympy; no code is made from text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -84,11 +83,9 @@ def show(expression: Expression, inside: int = 0) -> str:
         case Parameter(name):
             return name
         case Apply("+", arguments):
-            out = show(arguments[0])
-            for argument in arguments[1:]:
-                part = show(argument, 1) if _sum(argument) else show(argument)
-                out += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
-            return _bracket(out, inside > 0)
+            first, *rest = arguments
+            parts = (show(part, 1) if _is_sum(part) else show(part) for part in rest)
+            return _bracket(added([show(first), *parts]), inside > 0)
         case Apply("*", arguments):
             return _bracket(_product(arguments), inside > 1)
         case Apply("**", (_, Constant(value))) if value < 0:
@@ -124,7 +121,13 @@ def _number(value: Fraction) -> str:
     return as_float if Fraction(as_float) == value else str(value)
 
 
-def _sum(expression: Expression) -> bool:
+def added(parts: Iterable[str]) -> str:
+    """A sum of texts; a leading minus becomes a subtraction."""
+    first, *rest = parts
+    return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
+
+
+def _is_sum(expression: Expression) -> bool:
     return isinstance(expression, Apply) and expression.op == "+"
 
 

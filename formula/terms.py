@@ -1,4 +1,4 @@
-"""A term: one model under one prompt. Two terms are one when model, prompt and vocabulary are."""
+"""A term: one model under one prompt. Terms are equal where model, prompt and vocabulary are."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """What one row of a lane reads.
+    """One model under one prompt: a row of a lane.
 
     Args:
         model: the declared name.
-        system: the system prompt that takes the place of the declared one; "" for none.
-        alone: the model sees no prompt at all, only the response after BOS (``model@none``).
-        aligned: its vocabulary is another, mapped by what tokens stand for (``align(model)``).
+        system: the system prompt instead of the declared one; "" for none.
+        alone: the model reads no prompt, only the response after BOS (``model@none``).
+        aligned: it has another vocabulary, mapped by the tokens' bytes (``align(model)``).
     """
 
     model: str

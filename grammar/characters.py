@@ -1,6 +1,6 @@
-"""What to say about a character that starts no token: its name, and what was probably meant.
+"""Errors for a character that starts no token: its name, and what was probably meant.
 
-This file only words errors. It must not decide what is a formula; the lexer has done that.
+This file only words errors. It must not decide what is a formula; the lexer does.
 """
 # ruff: noqa: RUF001 -- the tables hold look-alike characters on purpose
 
@@ -30,9 +30,7 @@ _KNOWN = {
     "\\": ("a backslash belongs inside a string", "break lines anywhere, without a backslash"),
     "`": ("a string is not quoted with `", 'write "'),
     "#": ("a formula has no comments", "remove the comment; a run file may have comments"),
-    "..": ("a formula cannot leave anything out", "write all of it"),
-    "...": ("a formula cannot leave anything out", "write all of it"),
-    "…": ("a formula cannot leave anything out", "write all of it"),
+    **dict.fromkeys(("..", "...", "…"), ("a formula cannot leave anything out", "write all of it")),
     ".": ("this dot belongs to no number", "write a number such as 0.5"),
 }
 _LOOKS_LIKE = {
@@ -64,11 +62,11 @@ def bad_character(formula: str, at: int) -> FormulaError:
         problem = "a name holds only letters, digits and underscores"
         return FormulaError(problem, formula, dotted, cure)
     for length in (3, 2, 1):
-        found = formula[at : at + length]
-        if found in _KNOWN:
-            problem, cure = _KNOWN[found]
-            whole = formula[at:].splitlines()[0] if char == "#" else found
-            return FormulaError(problem, formula, Span(at, at + len(whole)), cure)
+        symbol = formula[at : at + length]
+        if symbol in _KNOWN:
+            problem, cure = _KNOWN[symbol]
+            marked = formula[at:].splitlines()[0] if char == "#" else symbol
+            return FormulaError(problem, formula, Span(at, at + len(marked)), cure)
     if char.isalpha() and char not in _LOOKS_LIKE:
         return _foreign_name(formula, at)
     return FormulaError(
@@ -80,14 +78,13 @@ def _unterminated(formula: str, at: int) -> FormulaError:
     quote = formula[at]
     rest = formula[at + 1 :]
     line = re.split(r"[\r\n]", rest)[0]
-    place = Span(at, at + 1)
     if quote in rest[len(line) :]:
         cure = r"close it on the line where it opens, and write \n for a line break"
     else:
         cure = f"close it with {quote}"
         if line.endswith("\\" + quote):
             cure = rf"close it with {quote}: \{quote} stands for a quote inside the string"
-    return FormulaError("this string is never closed", formula, place, cure)
+    return FormulaError("this string is never closed", formula, Span(at, at + 1), cure)
 
 
 def _dotted(formula: str, at: int) -> Span | None:
@@ -107,13 +104,13 @@ def _foreign_name(formula: str, at: int) -> FormulaError:
     end = at + (after.end() if after else 1)
     word = formula[start:end]
     problem = f"{_named(formula[at])} cannot be in a name"
-    plain = "".join(map(_plain_letter, word))
-    near = plain if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{,29}", plain) else ""
+    near = "".join(map(_latin, word))
+    near = near if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{,29}", near) else ""
     cure = "write names with the letters a to z, digits and underscores"
     return FormulaError(problem, formula, Span(start, end), cure + (f": {near}" if near else ""))
 
 
-def _plain_letter(char: str) -> str:
+def _latin(char: str) -> str:
     greek = _GREEK.match(unicodedata.name(char, ""))
     if greek:
         return "lam" if greek[1] == "LAMDA" else greek[1].lower()

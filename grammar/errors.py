@@ -11,18 +11,18 @@ from collections.abc import Iterable
 
 from .tree import Span
 
-WIDTH = 100  # columns of the formula shown around the marked place
+WIDTH = 100  # columns of the formula shown around the marked span
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be what it says, marked at the place.
+    """A formula that is wrong, marked where it is.
 
     Args:
         problem: one line on what is wrong.
         text: the whole formula.
-        span: the place, as character offsets into ``text``.
+        span: what is wrong, as character offsets into ``text``.
         cure: one line on what to write instead; empty where there is nothing to suggest.
-        more: where more is said about it, as a place in the documents; empty where nowhere.
+        more: the part of the documents about it; empty where there is none.
 
     >>> print(FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?"))
     no model is named bse
@@ -67,12 +67,13 @@ def _marked(text: str, span: Span) -> tuple[str, str]:
         high = min(last, low + WIDTH)
         head, tail = ("…" if low > first else ""), ("…" if high < last else "")
         first, last, end = low, high, min(end, max(high, start + 1))
-    before = head + _plain(text[first:start])
-    line = head + _plain(text[first:last]) + tail
-    return line, " " * _columns(before) + "^" * max(1, _columns(_plain(text[start:end])))
+    before = head + printable(text[first:start])
+    line = head + printable(text[first:last]) + tail
+    return line, " " * _columns(before) + "^" * max(1, _columns(printable(text[start:end])))
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
+    """The text on one line: a space for each character that does not show."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -57,27 +57,23 @@ def read_string(text: str, span: Span) -> str:
     for i, char in enumerate(inside):
         if unicodedata.category(char) == "Cs":
             at = span.start + 1 + i
-            raise FormulaError("this is half of a character", "", Span(at, at + 1), _WHOLE)
+            raise FormulaError("this is half of a character", "", Span(at, at + 1), _COMPLETE)
 
-    def one(match: re.Match[str]) -> str:
+    def unescaped(match: re.Match[str]) -> str:
         code, at = match[1], span.start + 1 + match.start()
-        place = Span(at, at + len(match[0]))
+        escape = Span(at, at + len(match[0]))
         if len(code) == 5:
             char = chr(int(code[1:], 16))
             if unicodedata.category(char) == "Cs":
-                raise FormulaError(f"{match[0]} is half of a character", "", place, _WHOLE)
+                raise FormulaError(f"{match[0]} is half of a character", "", escape, _COMPLETE)
             return char
         if code not in _READ:
-            problem = (
-                f"a string has no escape \\{code}"
-                if code.isprintable()
-                else "a string has no such escape"
-            )
+            shown = f"escape \\{code}" if code.isprintable() else "such escape"
             cure = r"""write one of \n \t \\ \" \' or \u and four hexadecimal digits"""
-            raise FormulaError(problem, "", place, cure)
+            raise FormulaError(f"a string has no {shown}", "", escape, cure)
         return _READ[code]
 
-    return _ESCAPE.sub(one, inside)
+    return _ESCAPE.sub(unescaped, inside)
 
 
 def write_string(value: str) -> str:
@@ -89,7 +85,7 @@ def write_string(value: str) -> str:
     return '"' + "".join(_WRITE.get(char) or _visible(char) for char in value) + '"'
 
 
-_WHOLE = "write the whole character"
+_COMPLETE = "write the whole character"
 
 
 def _visible(char: str) -> str:
@@ -116,9 +112,9 @@ def _decimals(denominator: int) -> int | None:
     return max(powers) if denominator == 1 else None
 
 
-def _decimal(whole: int, scale: int) -> str:
-    """``whole / 10**scale``, in whichever of 0.001 and 1e-3 reads better."""
-    digits = _digits(whole, scale)
+def _decimal(value: int, scale: int) -> str:
+    """``value / 10**scale``, in whichever of 0.001 and 1e-3 reads better."""
+    digits = _digits(value, scale)
     padded = digits.rjust(scale + 1, "0")
     plain = padded if scale == 0 else f"{padded[:-scale]}.{padded[-scale:]}".rstrip("0").rstrip(".")
     bare = digits.rstrip("0")
@@ -129,12 +125,12 @@ def _decimal(whole: int, scale: int) -> str:
     return short if len(plain) - len(short) >= _MUCH_SHORTER else plain
 
 
-def _digits(whole: int, scale: int) -> str:
-    """The digits of ``whole``, or a ValueError where the number they spell could not be read."""
-    if whole.bit_length() < 4 * (NUMBER_DIGITS + 400):
-        digits = str(whole)
-        value = float(f"{digits}e-{scale}")
-        size_fits = value != float("inf") and (value > 0 or whole == 0)
+def _digits(value: int, scale: int) -> str:
+    """The digits of ``value``, or a ValueError where the number they spell could not be read."""
+    if value.bit_length() < 4 * (NUMBER_DIGITS + 400):
+        digits = str(value)
+        number = float(f"{digits}e-{scale}")
+        size_fits = number != float("inf") and (number > 0 or value == 0)
         if size_fits and len(digits.strip("0")) <= NUMBER_DIGITS:
             return digits
     raise ValueError(f"a formula's numbers fit in a float and in {NUMBER_DIGITS} digits")

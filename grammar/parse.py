@@ -1,9 +1,8 @@
 """Text to tree: tokens, limits, then one LALR pass that builds nodes with spans as it goes.
 
-The language itself is in formula.lark. Whatever text comes in, what goes out is a tree or a
-FormulaError, soon: no step recurses, and the limits below hold before anything large is built. This
-file must not know what any name means; what to say about wrong text is in characters.py and
-mistakes.py.
+The language itself is in formula.lark. Any text gives a tree or a FormulaError, and soon: no step
+recurses, and the limits below are checked before anything large is built. This file must not know
+what a name means; characters.py and mistakes.py word the errors of wrong text.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from .characters import bad_character
 from .errors import FormulaError
 from .literals import read_number, read_string
 from .mistakes import bad_token
-from .place import fit
+from .stop import fit
 from .tree import (
     Argument,
     Binary,
@@ -136,69 +135,69 @@ class _Piece(NamedTuple):
 class _Builder:
     """One method per alias of formula.lark, called by the parser with the children of its rule."""
 
-    def number(self, found: list[Token]) -> _Piece:
-        return _leaf(Number(read_number(found[0], _span(found[0])), _span(found[0])))
+    def number(self, children: list[Token]) -> _Piece:
+        return _leaf(Number(read_number(children[0], _span(children[0])), _span(children[0])))
 
-    def string(self, found: list[Token]) -> _Piece:
-        return _leaf(_text(found[0]))
+    def string(self, children: list[Token]) -> _Piece:
+        return _leaf(_text(children[0]))
 
-    def name(self, found: list[Token]) -> _Piece:
-        return _leaf(_name(found[0]))
+    def name(self, children: list[Token]) -> _Piece:
+        return _leaf(_name(children[0]))
 
-    def bare(self, found: list[Token]) -> _Piece:
-        return _leaf(Call(_name(found[0]), (), _span(found[0])))
+    def bare(self, children: list[Token]) -> _Piece:
+        return _leaf(Call(_name(children[0]), (), _span(children[0])))
 
-    def prompted(self, found: list[Token]) -> _Piece:
-        model, _, prompt = found
+    def prompted(self, children: list[Token]) -> _Piece:
+        model, _, prompt = children
         span = Span(_span(model).start, _span(prompt).end)
-        said = _name(prompt) if prompt.type == "NAME" else _text(prompt)
-        return _leaf(Prompted(_name(model), said, span))
+        value = _name(prompt) if prompt.type == "NAME" else _text(prompt)
+        return _leaf(Prompted(_name(model), value, span))
 
-    def group(self, found: list[Any]) -> _Piece:
-        opened, inside, closed = found
+    def group(self, children: list[Any]) -> _Piece:
+        opened, inside, closed = children
         return cast(_Piece, inside._replace(start=_span(opened).start, end=_span(closed).end))
 
-    def tuple(self, found: list[Any]) -> _Piece:
-        items = [one for one in found if isinstance(one, _Piece)]
-        span = Span(_span(found[0]).start, _span(found[-1]).end)
-        return _around(Tuple(tuple(one.node for one in items), span), items)
+    def tuple(self, children: list[Any]) -> _Piece:
+        items = [child for child in children if isinstance(child, _Piece)]
+        span = Span(_span(children[0]).start, _span(children[-1]).end)
+        return _around(Tuple(tuple(piece.node for piece in items), span), items)
 
-    def unary(self, found: list[Any]) -> _Piece:
-        op, operand = found
+    def unary(self, children: list[Any]) -> _Piece:
+        op, operand = children
         return _around(Unary(str(op), operand.node, Span(_span(op).start, operand.end)), [operand])
 
-    def binary(self, found: list[Any]) -> _Piece:
-        left, op, right = found
+    def binary(self, children: list[Any]) -> _Piece:
+        left, op, right = children
         node = Binary(str(op), left.node, right.node, Span(left.start, right.end))
         return _around(node, [left, right], spine=op != "**")
 
-    def staged(self, found: list[Any]) -> _Piece:
-        parts = [one for one in found if isinstance(one, _Piece)]
+    def staged(self, children: list[Any]) -> _Piece:
+        parts = [child for child in children if isinstance(child, _Piece)]
         head, *stages = parts
         span = Span(head.start, stages[-1].end)
-        return _around(Pipeline(head.node, tuple(one.node for one in stages), span), parts)
+        return _around(Pipeline(head.node, tuple(piece.node for piece in stages), span), parts)
 
-    def call(self, found: list[Any]) -> _Piece:
-        parts = [one for one in _flat(found) if isinstance(one, _Piece)]
-        arguments = tuple(one.node for one in parts)
+    def call(self, children: list[Any]) -> _Piece:
+        parts = [child for child in _flat(children) if isinstance(child, _Piece)]
+        arguments = tuple(piece.node for piece in parts)
         _check_keywords(arguments)
-        span = Span(_span(found[0]).start, _span(found[-1]).end)
-        return _around(Call(_name(found[0]), arguments, span), parts)
+        span = Span(_span(children[0]).start, _span(children[-1]).end)
+        return _around(Call(_name(children[0]), arguments, span), parts)
 
-    def arguments(self, found: list[Any]) -> list[Any]:
-        return found
+    def arguments(self, children: list[Any]) -> list[Any]:
+        return children
 
-    def plain(self, found: list[_Piece]) -> _Piece:
-        value = found[0]
+    def plain(self, children: list[_Piece]) -> _Piece:
+        value = children[0]
         return _argument(Argument(value.node, span=Span(value.start, value.end)), [value])
 
-    def keyword(self, found: list[Any]) -> _Piece:
-        name, _, value = found
+    def keyword(self, children: list[Any]) -> _Piece:
+        name, _, value = children
         span = Span(_span(name).start, value.end)
         return _argument(Argument(value.node, _name(name), span=span), [value])
 
-    def weighted(self, found: list[Any]) -> _Piece:
-        weight, _, value = found
+    def weighted(self, children: list[Any]) -> _Piece:
+        weight, _, value = children
         span = Span(weight.start, value.end)
         return _argument(Argument(value.node, weight=weight.node, span=span), [weight, value])
 
@@ -233,9 +232,9 @@ def _around(node: Node, parts: Sequence[_Piece], spine: bool = False) -> _Piece:
     return piece
 
 
-def _flat(found: list[Any]) -> list[Any]:
+def _flat(children: list[Any]) -> list[Any]:
     """The children of a call, with those of its list of arguments among them."""
-    return [one for child in found for one in (child if type(child) is list else [child])]
+    return [item for child in children for item in (child if type(child) is list else [child])]
 
 
 def _check_keywords(arguments: Sequence[Argument]) -> None:

@@ -1,8 +1,8 @@
 """Tree to text: one canonical spelling for each tree, with no parenthesis that it can do without.
 
-Which parentheses those are is read from the rules of formula.lark: a node may stand bare in a place
-if the rule for that place leads to the rule for the node. This file must hold no table of its own
-that says how tightly anything binds. It does not recurse, so a tree of any depth has a text.
+Which parentheses those are is read from the rules of formula.lark: a node stands without them
+if the rule for its position leads to the rule for the node. This file must hold no table of its own
+of how tightly operators bind. It does not recurse, so a tree of any depth has a text.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def text(node: Node) -> str:
     return "".join(out)
 
 
-_Part: TypeAlias = str | tuple[Node, str]  # text, or a node and the rule for the place it is in
+_Part: TypeAlias = str | tuple[Node, str]  # text, or a node and the rule for its position
 
 
 class _Written(NamedTuple):
@@ -58,7 +58,7 @@ class _Written(NamedTuple):
 
 
 class _Rules(NamedTuple):
-    """What formula.lark says about where nodes may stand, by the names of its rules."""
+    """The rules of formula.lark that decide where nodes may stand, by their names."""
 
     start: str
     within: dict[str, set[str]]  # the rules that may stand bare where a rule is called for
@@ -72,7 +72,7 @@ class _Rules(NamedTuple):
 @cache
 def _rules() -> _Rules:
     grammar = language()
-    token_bytes = {terminal.name: terminal.pattern.value for terminal in grammar.terminals}
+    symbols = {terminal.name: terminal.pattern.value for terminal in grammar.terminals}
     rules = _Rules(grammar.options.start[0], {}, {}, {}, {}, "", "")
     steps: dict[str, set[str]] = {}
     for rule in grammar.rules:
@@ -81,13 +81,13 @@ def _rules() -> _Rules:
         steps.setdefault(origin, set())
         if rule.alias == "binary":
             left, op, right = names
-            rules.binary[token_bytes[op]] = (origin, left, right)
+            rules.binary[symbols[op]] = (origin, left, right)
         elif rule.alias == "unary":
-            rules.unary[token_bytes[names[0]]] = (origin, names[1])
+            rules.unary[symbols[names[0]]] = (origin, names[1])
         elif rule.alias == "staged":
             rules = rules._replace(head=names[0])
         elif origin in ("plain", "keyword", "weighted"):
-            rules.argument[origin] = [one for one in names if one not in token_bytes]
+            rules.argument[origin] = [name for name in names if name not in symbols]
         elif origin == "tuple":
             rules = rules._replace(item=names[1])
         elif len(names) == 1:
@@ -97,12 +97,12 @@ def _rules() -> _Rules:
 
 
 def _reached(origin: str, steps: dict[str, set[str]]) -> set[str]:
-    found, todo = {origin}, [origin]
+    reached, todo = {origin}, [origin]
     while todo:
-        new = steps.get(todo.pop(), set()) - found
-        found |= new
+        new = steps.get(todo.pop(), set()) - reached
+        reached |= new
         todo.extend(new)
-    return found
+    return reached
 
 
 def _written(node: Node, rules: _Rules) -> _Written:
@@ -114,8 +114,8 @@ def _written(node: Node, rules: _Rules) -> _Written:
         case Name(name):
             return _Written([name], "atom")
         case Prompted(model, prompt):
-            said = prompt.name if isinstance(prompt, Name) else write_string(prompt.value)
-            return _Written([f"{model.name}@{said}"], "prompted")
+            value = prompt.name if isinstance(prompt, Name) else write_string(prompt.value)
+            return _Written([f"{model.name}@{value}"], "prompted")
         case Unary(op, operand):
             rule, below = _known(op, rules.unary)
             return _Written([f"{op} " if op.isalpha() else op, (operand, below)], rule)
@@ -144,8 +144,8 @@ def _number(node: Number, rules: _Rules) -> _Written:
 
 
 def _call(call: Call, rules: _Rules) -> list[_Part]:
-    written = [_argument(one, rules) for one in call.arguments]
-    weighted = [one.weight is not None for one in call.arguments]
+    written = [_argument(argument, rules) for argument in call.arguments]
+    weighted = [argument.weight is not None for argument in call.arguments]
     first = weighted.index(True) if any(weighted) else 0
     before, after = _joined(written[:first], ", "), _joined(written[first:], ", ")
     return [f"{call.function.name}(", *before, *(["; "] if first else []), *after, ")"]
@@ -162,8 +162,8 @@ def _argument(argument: Argument, rules: _Rules) -> list[_Part]:
 
 def _joined(lists: Iterable[list[_Part]], between: str) -> list[_Part]:
     joined: list[_Part] = []
-    for one in lists:
-        joined += [between, *one] if joined else one
+    for parts in lists:
+        joined += [between, *parts] if joined else parts
     return joined
 
 

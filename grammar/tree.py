@@ -21,7 +21,7 @@ class Span(NamedTuple):
 NOWHERE = Span(0, 0)  # the span of a node that no text was written for
 
 
-def _place() -> Span:
+def _span() -> Span:
     return field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -30,7 +30,7 @@ class Number:
     """``0.5``: an exact fraction, made once."""
 
     value: Fraction
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Text:
     """``"You are a child."``: a quoted string, unescaped."""
 
     value: str
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Name:
     """``base``: a model, a parameter, a prompt or a built-in; the checker finds out which."""
 
     name: str
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Prompted:
 
     model: Name
     prompt: Name | Text
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Unary:
 
     op: str
     operand: Node
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Binary:
     op: str
     left: Node
     right: Node
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Tuple:
     """``(0, 1)``: two values or more, as in ``clamp=(0, 1)``."""
 
     items: tuple[Node, ...]
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Argument:
     value: Node
     name: Name | None = None
     weight: Node | None = None
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Call:
 
     function: Name
     arguments: tuple[Argument, ...]
-    span: Span = _place()
+    span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,16 @@ class Pipeline:
 
     head: Node
     stages: tuple[Call, ...]
-    span: Span = _place()
+    span: Span = _span()
+
+
+def left_spine(node: Node) -> tuple[Node, list[Binary]]:
+    """Of ``a + b + c``, ``a`` and then the binary nodes, innermost first; without recursion."""
+    chain = []
+    while isinstance(node, Binary):
+        chain.append(node)
+        node = node.left
+    return node, chain[::-1]
 
 
 Node: TypeAlias = Number | Text | Name | Prompted | Unary | Binary | Tuple | Call | Pipeline

@@ -6,6 +6,7 @@ server's clients are answered, without them. The rest is imported from its own m
 
 from __future__ import annotations
 
+from .checkpoint.resolve import ResolvedModel, resolve, with_bases
 from .checkpoint.spec import ModelSpec, explain, make_spec
 from .errors import ModelError
 from .text.prompts import Prompt, is_ids, is_messages, is_single_prompt, render, render_text
@@ -14,6 +15,7 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "Prompt",
+    "ResolvedModel",
     "explain",
     "is_ids",
     "is_messages",
@@ -21,4 +23,6 @@ __all__ = [
     "make_spec",
     "render",
     "render_text",
+    "resolve",
+    "with_bases",
 ]

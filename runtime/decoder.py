@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,15 +15,15 @@ from .binding.bound import Bound
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
-from .explain.prompt_view import Rendered, rendered
+from .explain.prompt_view import PromptView, prompt_views
 from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
 from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
-from .requests.completions import check_given, paired
-from .requests.request import Completion, Request
+from .requests.completions import check_completion, pair_completions
+from .requests.request import Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -43,7 +44,9 @@ class Decoder:
     ) -> None:
         self._params = dict(params or {})
         engine = Engine(bound, capture)
-        self.session = Session(bound, engine, RequestBuilder(bound, self._params))
+        self.session = Session(
+            bound, engine, RequestBuilder(bound, self._params), partial(decode, engine)
+        )
         asked = engine.graphs if capture else None
         self.plan = Report(bound, self._params, engine.stats, asked)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
@@ -164,11 +167,11 @@ class Decoder:
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self.session.builder.rows(prompt, params)
         ids = [int(token) for token in completion_ids]
-        self.session.builder.check_ids(ids, "completion")
+        check_ids(ids, self.session.bound.vocabulary, "completion")
         request = self.session.builder.request(
             0, prompt, values, max_new_tokens=len(ids) + 1, strict=True
         )
-        check_given(self.session.bound, request, ids, read=len(ids))
+        check_completion(self.session.bound, request, ids, read=len(ids))
         return scores_along(self.session.engine, request, ids)
 
     def loglikelihood(
@@ -190,7 +193,7 @@ class Decoder:
         refuse_search(
             self.session.bound, "loglikelihood", "it chooses among whole texts; generate works"
         )
-        prompts, given = paired(prompts, completions, params, self.tokenizer)
+        prompts, given = pair_completions(prompts, completions, params, self.tokenizer)
         rows = self.session.builder.rows(prompts, params)
         requests = [
             self.session.builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
@@ -200,7 +203,7 @@ class Decoder:
         self._warn()
         return found
 
-    def rendered(self, prompt: Prompt) -> list[Rendered]:
+    def rendered(self, prompt: Prompt) -> list[PromptView]:
         """What each term and each reward model reads of a prompt, token by token.
 
         Args:
@@ -209,7 +212,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return rendered(self.session.bound, prompt)
+        return prompt_views(self.session.bound, prompt)
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -252,7 +255,7 @@ class Decoder:
             arguments.pop(only, None)
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
-            self.session.builder.check_ids(ids, "completion")
+            check_ids(ids, self.session.bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
         requests = self.session.builder.requests(prompt, **arguments)
         if len(requests) != 1:
@@ -260,13 +263,13 @@ class Decoder:
         if ids is not None and requests[0].max_new_tokens < len(ids):
             room = requests[0].max_new_tokens
             raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
-        return inspecting(self.session.engine, requests[0], base, n, ids)
+        return inspecting(self.session, requests[0], base, n, ids)
 
     def _completed(
         self, requests: Sequence[Request], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[int, Completion]]:
         with progress_bar(len(requests), "row", "decoding", progress) as bar:
-            for answers in decode(self.session.engine, requests, batch_size) if requests else ():
+            for answers in self.session.decode(requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
@@ -284,7 +287,7 @@ class Decoder:
 
     def _pieces(self, request: Request) -> Iterator[Any]:
         told = 0
-        for [answer] in decode(self.session.engine, [request], 1):
+        for [answer] in self.session.decode([request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
                 continue

@@ -57,7 +57,7 @@ def _inspection(file: Path) -> Any:
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.get("schema") != 1:
+    if not isinstance(content, dict) or content.get("schema") != 2:
         raise ValueError(f"{file} is not what descant inspect writes; remove it, or write it again")
     return content
 

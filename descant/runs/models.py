@@ -8,7 +8,7 @@ from typing import Any
 
 from ..api import declared, plan_of, term_parallel_of, where
 from ..inputs.runfile import TEMPERATURE, RunFile
-from ..models import ModelSpec
+from ..models import ModelSpec, resolve, with_bases
 from ..models.checkpoint.description import Description, describe
 from ..runtime import Decoder, TermParallel, WeightPool, bind
 from .expand import Setting
@@ -59,8 +59,7 @@ class Models:
     def _bound(
         self, text: str, specs: Mapping[str, ModelSpec], term_parallel: TermParallel | None
     ) -> tuple[Decoder, Callable[[], None]]:
-        homes = {spec.on: self.specs[spec.on] for spec in specs.values() if spec.on in self.specs}
-        specs = {**specs, **homes}
+        specs = with_bases(specs, {**self.specs, **specs})
         plan = plan_of(text, specs, self.run.params, self.run.prompts)
         device = str(term_parallel.device) if term_parallel else self.device
         bound = bind(plan, specs, self.dtype, device, term_parallel=term_parallel, pool=self.pool)
@@ -74,15 +73,14 @@ class Models:
 
     def keep(self, names: Iterable[str]) -> None:
         """Let go of the weights that none of these models has."""
-        homes = {self.specs[name].on or name for name in names}
-        kept = {self.description(home).weights for home in homes}
+        kept = {self.description(name).weights for name in names}
         for weights in set(self.loaded) - kept:
             del self.loaded[weights]
 
     def description(self, name: str) -> Description:
-        """What the checkpoint says whose weights a name uses."""
-        home = self.specs[name].on or name
-        return describe(home, self.specs[home], self.dtype, self.device)
+        """The description of the checkpoint whose weights a name uses."""
+        model = resolve(name, self.specs)
+        return describe(model.base, model.spec, self.dtype, self.device)
 
 
 def _is_remote(model: Any) -> bool:

@@ -42,22 +42,22 @@ class CoherenceScorer:
         try:
             self._model = SentenceTransformer(source, device=device, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            raise RunFileError(f"score.{name}: {source} cannot be read: {said}") from error
+            problem = f"score.{name}: {source} cannot be read: {str(error).splitlines()[0]}"
+            raise RunFileError(problem) from error
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
         """The cosine of each prompt and its answer, from -1 to 1."""
-        said = [plain_text(prompt) for prompt in prompts]
+        questions = [plain_text(prompt) for prompt in prompts]
         settings: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
-        each = dict.fromkeys(said)  # a sweep asks every prompt many times
-        vectors = dict(zip(each, self._model.encode(list(each), **settings), strict=True))
+        distinct = list(dict.fromkeys(questions))  # a sweep scores every prompt many times
+        vectors = dict(zip(distinct, self._model.encode(distinct, **settings), strict=True))
         answers = self._model.encode(list(texts), **settings)
-        pairs = zip(said, answers, strict=True)
+        pairs = zip(questions, answers, strict=True)
         return [float(vectors[prompt] @ answer) for prompt, answer in pairs]
 
 
 def plain_text(prompt: Any) -> str:
-    """What a prompt says: of messages, their contents."""
+    """A prompt as text: of messages, their contents."""
     if is_messages(prompt):
         return "\n".join(message["content"] for message in prompt)
     return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))

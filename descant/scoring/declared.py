@@ -1,90 +1,119 @@
-"""What scores a whole text: its declaration, its weights, and its adapter if it is one.
+"""Declared models that score whole texts.
 
-What it says of a text is its scorer's. Nothing is read from a checkpoint but its configuration and
-tokenizer until the weights are asked for.
+A checkpoint's configuration and tokenizer are read at once, its weights when they are needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..models import ModelError, ModelSpec
+from ..models import ModelError, ModelSpec, ResolvedModel, resolve
 from ..models.checkpoint.adapter import adapter_folder
-from ..models.checkpoint.description import SCORES, Description, describe
+from ..models.checkpoint.description import REWARD, SCORES, Description, describe
 from ..models.lanes.lora import Adapters
 from ..models.loading.load import load_model
+from ..models.loading.value_head import as_reward
+from ..models.tables import RuleReward
 
 
 @dataclass(frozen=True)
-class Declared:
-    """A declared model that is to score.
+class DescribedModel:
+    """A declared model and its checkpoint's description.
 
     Attributes:
-        name: as declared.
-        own: its spec.
-        spec: that of its weights: its own, or its base's where it is an adapter.
-        card: what its checkpoint says of itself.
+        model: whose weights, and how it reads.
+        description: of its checkpoint.
         dtype: of weights whose spec names none.
         device: of weights whose spec names none.
     """
 
-    name: str
-    own: ModelSpec
-    spec: ModelSpec
+    model: ResolvedModel
     description: Description
     dtype: str | None
     device: str
 
-    @property
-    def reads(self) -> ModelSpec:
-        """The spec by which it reads prompts: an adapter may have words of its own."""
-        words = ("template", "system", "prefix")
-        said = {key: value for key, value in self.own if value is not None and key in words}
-        return self.spec.model_copy(update=said)
-
     def weights(self, loaded: dict[tuple[Any, ...], Any]) -> Any:
-        """The model, read if it is not among those in memory, by ``Description.weights``."""
-        if self.description.weights not in loaded:
-            loaded[self.description.weights] = load_model(
-                self.description, self.spec, self.dtype, self.device
-            )
-        return loaded[self.description.weights]
+        """The model, from ``loaded`` (by ``Description.weights``) or read into it."""
+        key = self.description.weights
+        if key not in loaded:
+            loaded[key] = load_model(self.description, self.model.spec, self.dtype, self.device)
+        return loaded[key]
 
     def adapter(self, adapters: Adapters) -> int:
-        """The number of its adapter on the model; 0 where it is none."""
-        if self.own.adapter is None:
+        """The number of its adapter on the model; 0 for a model with weights of its own."""
+        spec = self.model.adapter
+        if spec is None:
             return 0
-        return adapters.add(self.name, adapter_folder(self.own.adapter, self.own.revision))
+        return adapters.add(self.model.name, adapter_folder(spec.adapter, spec.revision))
 
 
-def declared(name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str) -> Declared:
+def described(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> DescribedModel:
     """A declared model by its name.
 
+    Args:
+        name: as declared.
+        specs: every declared model.
+        dtype: where the spec names none.
+        device: where the spec names none.
+
     Raises:
-        ModelError: an adapter on nothing, split layers, or a checkpoint that cannot be read.
+        ModelError: an adapter without its base, split layers, or a checkpoint that cannot be read.
     """
-    own = specs[name]
-    home = own.on or name
-    if home not in specs or specs[home].on is not None:
-        raise ModelError(f"the adapter {name} is on {home}, which is not declared", "", name)
-    spec = specs[home]
-    if spec.tp_plan is not None:
-        problem = f"the layers of {home} are split over processes, and each scores by itself"
+    model = resolve(name, specs)
+    if model.spec.tp_plan is not None:
+        problem = f"the layers of {model.base} are split over processes, and each scores by itself"
         raise ModelError(problem, "declare the model again without tp_plan", name)
-    return Declared(name, own, spec, describe(home, spec, dtype, device), dtype, device)
+    return DescribedModel(model, describe(model.base, model.spec, dtype, device), dtype, device)
 
 
 def language_model(
     name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
-) -> Declared:
-    """A declared language model; arguments and errors as ``declared``'s.
+) -> DescribedModel:
+    """A declared language model; arguments and errors as ``described``'s.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is another kind of model.
     """
-    said = declared(name, specs, dtype, device)
-    if said.description.kind != SCORES:
-        raise ModelError(f"{name} is no language model, and likelihood is what one says", "", name)
-    return said
+    language = described(name, specs, dtype, device)
+    if language.description.kind != SCORES:
+        problem = f"{name} is no language model, and a likelihood is a language model's"
+        raise ModelError(problem, "", name)
+    return language
+
+
+def reward_model(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> DescribedModel:
+    """A declared reward model of texts; arguments and errors as ``described``'s.
+
+    Raises:
+        ModelError: it is another kind of model, or has no tokenizer.
+    """
+    reward = described(name, specs, dtype, device)
+    if isinstance(reward.model.spec.model, RuleReward):
+        raise ModelError(f"{name} is a rule over token ids, and no model of texts", "", name)
+    description = as_reward(reward.description, reward.model.spec)
+    if description.kind != REWARD:
+        problem = f"{name} is a language model, and a reward is a reward model's"
+        raise ModelError(problem, f"{{perplexity: {name}}} or {{kl: {name}}}", name)
+    if description.tokenizer is None:
+        raise ModelError(f"{name} has no tokenizer", "give tokenizer: … with it", name)
+    return replace(reward, description=description)
+
+
+def is_reward_model(
+    name: str, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
+) -> bool:
+    """Whether a declared model can score texts; arguments as ``described``'s. Reads no weights."""
+    try:
+        model = resolve(name, specs)
+    except ModelError:  # an adapter without its base, which a formula that uses it reports
+        return False
+    if isinstance(model.spec.model, RuleReward):
+        return False
+    description = describe(model.base, model.spec, dtype, device)
+    return as_reward(description, model.spec).kind == REWARD

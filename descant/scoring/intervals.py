@@ -1,6 +1,6 @@
-"""Bootstrap intervals of means: what they would be with other prompts.
+"""Bootstrap intervals of means over prompts.
 
-Prompts are drawn again, with all of their samples, since samples of one prompt are alike
+Prompts are resampled together with all of their samples, since samples of one prompt are alike
 (Efron and Tibshirani 1993, percentile intervals). Everything is seeded.
 """
 
@@ -31,12 +31,12 @@ def interval(values: Mapping[object, Sequence[float]]) -> Mean:
     """The mean over prompts' means, and its interval.
 
     Args:
-        values: per prompt, those of its samples.
+        values: of each prompt's samples.
 
     >>> interval({"one": [1.0, 2.0], "two": [2.5]})
     Mean(mean=2.0, low=1.5, high=2.5, n=3)
     """
-    means = np.array([np.mean(some) for some in values.values() if len(some)], dtype=float)
+    means = np.array([np.mean(sample) for sample in values.values() if len(sample)], dtype=float)
     count = sum(map(len, values.values()))
     if not len(means):
         return Mean(float("nan"), float("nan"), float("nan"), 0)
@@ -50,10 +50,10 @@ def share(
     start: Mapping[object, Sequence[float]],
     end: Mapping[object, Sequence[float]],
 ) -> Mean:
-    """How much of the way from one mean to another ours has gone, over the prompts that all have.
+    """The share ``(ours - start) / (end - start)`` of the means, over the prompts that all have.
 
-    The three means are of the same prompts in every draw. Where the ends are not clearly apart, the
-    interval is wide, or no number.
+    The three means are of the same prompts in every draw. Where start and end are close, the
+    interval is wide, or not a number.
 
     >>> share({"one": [2.0], "two": [3.0]}, {"one": [1], "two": [1]}, {"one": [3], "two": [4]})
     Mean(mean=0.6, low=0.5, high=0.6666666666666666, n=2)
@@ -61,7 +61,7 @@ def share(
     shared = [prompt for prompt in ours if prompt in start and prompt in end]
     if not shared:
         return Mean(float("nan"), float("nan"), float("nan"), 0)
-    x, a, b = (np.array([np.mean(some[p]) for p in shared]) for some in (ours, start, end))
+    x, a, b = (np.array([np.mean(means[p]) for p in shared]) for means in (ours, start, end))
     picks = np.random.default_rng(SEED).integers(len(shared), size=(DRAWS, len(shared)))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (x.mean() - a.mean()) / (b.mean() - a.mean())

@@ -1,4 +1,4 @@
-"""Repetition and diversity: n-grams of a text's words. It needs no model.
+"""Repetition and diversity of a text, by n-grams of its words. No model is needed.
 
 The measures that ARGS reports, as Su et al. 2022 define them (*A Contrastive Framework for Neural
 Text Generation*, section 4.2): ``rep_n = 1 - distinct n-grams / n-grams`` over the words between
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 def repetition(text: str, n: int) -> float:
-    """The share of a text's n-grams that it has said before; 0 where it has none.
+    """The share of a text's n-grams that occur earlier in it; 0 for a text without any.
 
     >>> repetition("a b a b a b", 2)
     0.6

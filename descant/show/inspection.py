@@ -30,46 +30,46 @@ def write(inspection: Inspection, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / JSON, folder / PAGE]
-    said = json.dumps(inspection.as_dict(), ensure_ascii=False, allow_nan=False)
-    files[0].write_text(said + "\n", encoding="utf-8")
+    text = json.dumps(inspection.as_dict(), ensure_ascii=False, allow_nan=False)
+    files[0].write_text(text + "\n", encoding="utf-8")
     files[1].write_text(inspection_page(inspection), encoding="utf-8")
     return files
 
 
 def table(inspection: Inspection) -> Table:
-    """A line per token: what each part added to it, and what the base alone would have chosen."""
+    """A row per token: what each part added, and what the base alone would have chosen."""
     from rich.table import Table
     from rich.text import Text
 
-    found = Table("", "token", "p", box=None, pad_edge=False, header_style="bold")
+    rows = Table("", "token", "p", box=None, pad_edge=False, header_style="bold")
     for part in inspection.parts:
-        times = part.coefficient if part.kind != "number" else None
-        name = _brief(part.name) if times in (None, 1) else f"{times:.4g}*{_brief(part.name)}"
-        found.add_column(Text(name), justify="right")
-    found.add_column("score", justify="right")
-    found.add_column(Text(f"{inspection.base} alone"))
-    found.add_column("then")
+        factor = part.coefficient if part.kind != "number" else None
+        name = _brief(part.name) if factor in (None, 1) else f"{factor:.4g}*{_brief(part.name)}"
+        rows.add_column(Text(name), justify="right")
+    rows.add_column("score", justify="right")
+    rows.add_column(Text(f"{inspection.base} alone"))
+    rows.add_column("then")
     for choice in inspection.tokens:
-        mine = _candidate(choice, choice.id)
-        added = [_number(one) for one in mine.contributions]
+        chosen = _candidate(choice, choice.id)
+        added = [_number(value) for value in chosen.contributions]
         other = _shown(_candidate(choice, choice.base)) if choice.changed else "the same"
         style = "bold" if choice.changed else ""
-        cells = [str(choice.step + 1), _shown(mine), f"{mine.probability:.2f}", *added,
-                 _number(mine.score), other, _why(inspection, choice)]  # fmt: skip
-        found.add_row(*(Text(cell) for cell in cells), style=style)
-    return found
+        cells = [str(choice.step + 1), _shown(chosen), f"{chosen.probability:.2f}", *added,
+                 _number(chosen.score), other, _why(inspection, choice)]  # fmt: skip
+        rows.add_row(*(Text(cell) for cell in cells), style=style)
+    return rows
 
 
 def _why(inspection: Inspection, choice: Choice) -> str:
-    """What became of the base's choice, or that the noise decided, in a few words."""
+    """Why the base's choice lost, or that the noise decided, in a few words."""
     if choice.changed:
-        mine, other = _candidate(choice, choice.id), _candidate(choice, choice.base)
+        chosen, other = _candidate(choice, choice.id), _candidate(choice, choice.base)
         if other.removed_by:
             return f"removed by {_brief(other.removed_by)}"
         differences = [
             (a - b, part.name)
             for a, b, part in zip(
-                mine.contributions, other.contributions, inspection.parts, strict=True
+                chosen.contributions, other.contributions, inspection.parts, strict=True
             )
             if a is not None and b is not None
         ]
@@ -79,12 +79,12 @@ def _why(inspection: Inspection, choice: Choice) -> str:
 
 
 def _brief(name: str) -> str:
-    """A part's name where there is no room for its arguments."""
+    """A part's name, without its arguments where it is long."""
     return name if len(name) <= 16 or "(" not in name else f"{name[: name.index('(')]}(…)"
 
 
 def _candidate(choice: Choice, token: int) -> Candidate:
-    return next(one for one in choice.candidates if one.id == token)
+    return next(candidate for candidate in choice.candidates if candidate.id == token)
 
 
 def _shown(candidate: Candidate) -> str:

@@ -1,4 +1,4 @@
-"""Token boundaries that can be seen: colours on a terminal, strokes elsewhere."""
+"""Prompts with visible token boundaries: colours on a terminal, strokes elsewhere."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ..runtime.explain.prompt_view import Rendered, Token
+    from ..runtime.explain.prompt_view import PromptView, Token
 
 STYLES, SPECIAL = ("black on bright_cyan", "black on bright_yellow"), "bold white on magenta"
 
 
-def show(console: Console, every: Sequence[Rendered]) -> None:
+def show(console: Console, views: Sequence[PromptView]) -> None:
     """Print what each model reads; nothing in it is markup."""
-    for number, one in enumerate(every):
+    for number, view in enumerate(views):
         if number:
             console.print()
-        if one.tokens is None:
-            console.print(f"{one.term}  text, {len(one.text)} characters", markup=False)
-            console.print(f"  {_visible(one.text)}", markup=False)
+        if view.tokens is None:
+            console.print(f"{view.term}  text, {len(view.text)} characters", markup=False)
+            console.print(f"  {_visible(view.text)}", markup=False)
             continue
-        many = f"{len(one.tokens)} token{'' if len(one.tokens) == 1 else 's'}"
-        console.print(f"{one.term}  {many}", markup=False)
-        console.print(
-            Text("  ").append_text(_coloured(one.tokens))
-            if console.is_terminal
-            else f"  {separated(one.tokens)}",
-            markup=False,
-        )
-        console.print("  " + " ".join(map(str, one.ids)), markup=False)
+        many = f"{len(view.tokens)} token{'' if len(view.tokens) == 1 else 's'}"
+        console.print(f"{view.term}  {many}", markup=False)
+        terminal = console.is_terminal
+        tokens = _coloured(view.tokens) if terminal else Text(separated(view.tokens))
+        console.print(Text("  ").append_text(tokens), markup=False)
+        console.print("  " + " ".join(map(str, view.ids)), markup=False)
 
 
 def separated(tokens: Sequence[Token]) -> str:
@@ -48,17 +45,15 @@ def separated(tokens: Sequence[Token]) -> str:
 
 
 def _coloured(tokens: Sequence[Token]) -> Text:
-    """Tokens on backgrounds that take turns; lines end where the text's do."""
-    found = Text()
+    """Tokens on two alternating backgrounds; a line ends after a token with a line break."""
+    coloured = Text()
     for number, token in enumerate(tokens):
-        style = SPECIAL if token.special else STYLES[number % 2]
-        shown = _visible(token.text)
-        found.append(shown, style)
+        coloured.append(_visible(token.text), SPECIAL if token.special else STYLES[number % 2])
         if "\n" in token.text:
-            found.append("\n  ")
-    return found
+            coloured.append("\n  ")
+    return coloured
 
 
 def _visible(text: str) -> str:
-    """One line: what would end it is written out."""
+    """The text on one line, with escapes for line breaks and tabs."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")

@@ -13,8 +13,8 @@ from ..runs.expand import Setting, key_of
 from ..runs.folder import COMPLETIONS, SCORES
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import CoherenceScorer, check_coherence
-from ..scoring.declared import language_model
-from ..scoring.rewards import RewardScorer, reward_model
+from ..scoring.declared import language_model, reward_model
+from ..scoring.rewards import RewardScorer
 from ..scoring.words import word_measures
 from .state import Work
 

@@ -12,7 +12,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from descant.demo import CHAT_TEMPLATE, TEMPLATE
-from examples.demo_models.corpus import Example
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -66,9 +65,3 @@ def encode_prompt(
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a response, closed by `</s>`."""
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-
-
-def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
-    """Return the ids of a whole conversation, prompt and response."""
-    prompt = encode_prompt(tokenizer, example.request, example.system)
-    return prompt + encode_response(tokenizer, example.reply.text)

@@ -1,7 +1,7 @@
 """Like terms collected, exactly: the only file that uses sympy.
 
-sympy sees polynomials and their ratios over anonymous symbols, built from our nodes and never from
-text. Functions and other powers are symbols to it, so that no formula can make it work for long.
+sympy gets polynomials and their ratios over anonymous symbols, built from our nodes and never from
+text. Functions and other powers are symbols to it, so that no formula keeps it busy for long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from ...grammar import (
     Argument,
-    Binary,
     Call,
     FormulaError,
     Name,
@@ -26,8 +25,9 @@ from ...grammar import (
     Text,
     Unary,
 )
+from ...grammar.tree import left_spine
 from ..names import NONE, Names
-from ..nodes import Atom, Linear, Read, Scalar, short_name
+from ..nodes import Atom, Linear, Read, Scalar, short_text
 from ..scalar import Apply, Constant, Expression, Parameter, evaluate, show
 from ..terms import Term
 from ..words.operators import Align
@@ -36,7 +36,7 @@ from ..words.signature import Limits
 EXPONENT = 64  # the largest power of a parameter
 DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
-QUOTIENT = 5000  # monomials that either side of a quotient could have, by its degree
+QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
 
 Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
 
@@ -69,16 +69,15 @@ class Collector:
         Raises:
             FormulaError: every coefficient is identically zero.
         """
-        found = self._linear(node)
         parts, shift = [], None
-        for atom, (value, span) in found.items():
+        for atom, (value, span) in self._linear(node).items():
             coefficient = self._simplify(value, span)
             if coefficient == Constant(Fraction(0)):
                 continue
             if atom is None:
                 shift = Scalar(coefficient, "the number added to the scores", span=span)
             else:
-                what = f"the coefficient of {short_name(atom)}"
+                what = f"the coefficient of {short_text(atom)}"
                 parts.append((Scalar(coefficient, what, span=span), atom))
         if not parts:
             raise self._error(
@@ -98,17 +97,16 @@ class Collector:
         return self._simplify(self._scalar(node), node.span)
 
     def _linear(self, node: Node) -> Sum:
-        spine = _spine(node)
-        head = spine[-1].left if spine else node
+        head, chain = left_spine(node)
         out = self._head(head)
-        for binary in reversed(spine):
+        for binary in chain:
             right = self._linear(binary.right)
             match binary.op:
                 case "+" | "-":
                     sign = 1 if binary.op == "+" else -1
-                    for term, (coefficient, span) in right.items():
-                        before, place = out.get(term, (0, span))
-                        out[term] = (before + sign * coefficient, place)
+                    for atom, (coefficient, span) in right.items():
+                        before, first = out.get(atom, (0, span))
+                        out[atom] = (before + sign * coefficient, first)
                 case "*":
                     left_is_number = set(out) <= {None}
                     scaled, by = (right, out) if left_is_number else (out, right)
@@ -188,7 +186,7 @@ class Collector:
             raise self._error("this divides by zero", span)
 
     def _opaque(self, expression: Apply, span: Span) -> Any:
-        """A constant's value where the arguments are constants, else a symbol for the whole."""
+        """The value where the arguments are constants, else a symbol for the expression."""
         if not all(isinstance(argument, Constant) for argument in expression.arguments):
             return self._symbol(expression)
         try:
@@ -240,15 +238,6 @@ class Collector:
 def _order(atom: Atom) -> tuple[object, ...]:
     """The order of parts in a sum: the same for every way of writing it."""
     return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
-
-
-def _spine(node: Node) -> list[Binary]:
-    """The chain of binary nodes down the left: ``a + b + c`` however long, without recursion."""
-    spine = []
-    while isinstance(node, Binary):
-        spine.append(node)
-        node = node.left
-    return spine
 
 
 def _scaled(linear: Sum, by: Any) -> Sum:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ...grammar import Binary, Call, FormulaError, Name, Node, Span, Unary, text
+from ...grammar.stop import COMPARISONS
 from ..names import SCALAR_FUNCTIONS, STATE
 
-COMPARISONS = ("<", "<=", ">", ">=")
 CONDITIONS = ("not", "and", "or", *COMPARISONS)
-FUNCTIONS = ("abs", "exp", "log", "max", "min", "sqrt")  # that can be of the state
+FUNCTIONS = ("abs", "exp", "log", "max", "min", "sqrt")  # of the state; not those of extensions
 
 
-class Checks(Protocol):
-    """The checker, as far as conditions need it."""
+class Checker(Protocol):
+    """The part of the checker that conditions need."""
 
     def kind(self, node: Node) -> Any:
         """The kind of an expression."""
@@ -28,7 +28,7 @@ class Checks(Protocol):
         """An error marked in the formula."""
 
 
-def check_condition(checker: Checks, node: Node) -> None:
+def check_condition(checker: Checker, node: Node) -> None:
     """Check that a node is a condition: comparisons, joined by and, or and not."""
     match node:
         case Unary(op="not"):
@@ -62,16 +62,16 @@ def has_state(node: Node) -> bool:
     return False
 
 
-def _state(checker: Checks, node: Node) -> None:
+def _state(checker: Checker, node: Node) -> None:
     """Check one side of a comparison: numbers and scalars of the state."""
     match node:
         case Name(name="step"):
             return
         case Call(function=Name(name="entropy" | "max_prob" as name)):
-            given = node.arguments
-            if len(given) != 1 or given[0].name is not None or given[0].weight is not None:
+            values = node.arguments
+            if len(values) != 1 or values[0].name is not None or values[0].weight is not None:
                 raise checker.error(f"{name} takes scores", node.span, f"write {name}(base)")
-            checker.scores(given[0].value, name)
+            checker.scores(values[0].value, name)
         case Unary(op="-" | "+"):
             _state(checker, node.operand)
         case Binary(op=op) if op not in CONDITIONS:

@@ -1,4 +1,4 @@
-"""What cannot be done without: by a row with its numbers, and by every step whatever they are."""
+"""The terms that a row needs with its numbers, and the nodes that every step evaluates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..words.operators import Where
 
 
 def always(node: Node) -> set[Node]:
-    """The nodes that every step evaluates, whatever its conditions say."""
+    """The nodes that every step evaluates, whatever its conditions are."""
     if isinstance(node, Where):
-        asked = set() if isinstance(node.condition, Scalar) else always(node.condition)
-        return {node} | asked | (always(node.x) & always(node.y))
+        condition = set() if isinstance(node.condition, Scalar) else always(node.condition)
+        return {node} | condition | (always(node.x) & always(node.y))
     return {node}.union(*(always(child) for child in children(node)))
 
 

@@ -1,7 +1,7 @@
-"""Shifts: which terms may be read as they come, without the log-softmax that normalises them.
+"""Shift invariance: the terms whose raw logits serve, without a log-softmax.
 
-It takes the same number, another in every row, from the scores of every token. Where that number
-comes out as a shift of the formula's scores, or not at all, no choice of a token depends on it.
+A log-softmax subtracts one number per row from all the logits. Where the formula's scores then
+shift by one number too, or do not change, no choice of a token depends on it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..words.stages import Stage
 
 
 def unnormalised(plan: Plan) -> frozenset[Term]:
-    """The terms of the scores for which raw logits do: a shift counts nowhere that they are read.
+    """The terms of the scores whose raw logits serve, since a shift changes no choice.
 
-    Terms of a search's judgement are not meant: sums of their scores are compared.
+    The terms of a search's reward are never among them: their sums are compared.
     """
     return frozenset(plan.terms) - set(_exact(plan.scores, _free(plan.stages, True)))
 

@@ -1,4 +1,4 @@
-"""Matching what a call was given to a signature, before anything is known of its meaning."""
+"""Matching the arguments of a call to a signature, before their kinds are checked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .signature import Signature
 
 
 @dataclass
-class Given:
-    """A call's arguments by name: plain ones, and those that take all that is left."""
+class MatchedArguments:
+    """A call's arguments: those with a name of their own, and those in a list."""
 
     single: dict[str, Node] = field(default_factory=dict)
     many: list[Argument] = field(default_factory=list)
 
 
-def match_arguments(call: Call, cls: type[Signature], source: str) -> Given:
+def match_arguments(call: Call, cls: type[Signature], source: str) -> MatchedArguments:
     """Give every argument of a call its name.
 
     Raises:
@@ -27,12 +27,12 @@ def match_arguments(call: Call, cls: type[Signature], source: str) -> Given:
     rest = next((k for k, v in signature.items() if v.metadata["kind"] in ("many", "weighted")), "")
     weighted = bool(rest) and signature[rest].metadata["kind"] == "weighted"
     names = [name for name in signature if name != rest]
-    given, position = Given(), 0
+    matched, position = MatchedArguments(), 0
     for argument in call.arguments:
         if argument.weight is not None:
             if not weighted:
                 raise _error(f"{cls.name} takes no weighted arguments", source, argument.span)
-            given.many.append(argument)
+            matched.many.append(argument)
             continue
         if argument.name is not None:
             key = argument.name.name
@@ -43,23 +43,23 @@ def match_arguments(call: Call, cls: type[Signature], source: str) -> Given:
             key = names[position]
             position += 1
         elif rest and not weighted:
-            given.many.append(argument)
+            matched.many.append(argument)
             continue
         else:
             raise _error(
                 _too_many(cls, names, weighted), source, argument.span, f"write {usage(cls)}"
             )
-        if key in given.single:
+        if key in matched.single:
             raise _error(f"{cls.name} is given {key} twice", source, argument.span)
-        given.single[key] = argument.value
-    missing = [key for key in cls.required() if key != rest and key not in given.single]
+        matched.single[key] = argument.value
+    missing = [key for key in cls.required() if key != rest and key not in matched.single]
     if missing:
         problem = f"{cls.name} needs its argument {missing[0]}"
         raise _error(problem, source, call.span, f"write {usage(cls)}")
-    if rest and len(given.many) < (1 if weighted else 2):
+    if rest and len(matched.many) < (1 if weighted else 2):
         wanted = "weighted scores" if weighted else "two scores or more"
         raise _error(f"{cls.name} takes {wanted}", source, call.span, f"write {usage(cls)}")
-    return given
+    return matched
 
 
 def usage(cls: type[Signature]) -> str:

@@ -18,7 +18,6 @@ from .signature import (
     many,
     model,
     number,
-    register,
     scores,
     weighted,
 )
@@ -31,35 +30,33 @@ STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
 class Operator(Signature):
     """A value made of scores; ``on_shift`` holds for each of them by itself."""
 
+    table = OPERATORS
 
-@register("max", OPERATORS)
+
 @dataclass(frozen=True)
-class Max(Operator):
+class Max(Operator, name="max"):
     """The union: of each token, the best of its scores (language-model-arithmetic)."""
 
     parts: Any = many()
 
 
-@register("min", OPERATORS)
 @dataclass(frozen=True)
-class Min(Operator):
+class Min(Operator, name="min"):
     """The intersection: of each token, the worst of its scores (language-model-arithmetic)."""
 
     parts: Any = many()
 
 
-@register("mix", OPERATORS)
 @dataclass(frozen=True)
-class Mix(Operator):
+class Mix(Operator, name="mix"):
     """The mixture of the distributions: `log Σ wᵢ·softmax(xᵢ)`."""
 
     on_shift = Shift.ABSORBED
     parts: Any = weighted()
 
 
-@register("pmean", OPERATORS)
 @dataclass(frozen=True)
-class PowerMean(Operator):
+class PowerMean(Operator, name="pmean"):
     """The power mean of the distributions, `log (Σ wᵢ·softmax(xᵢ)^p)^(1/p)`; 0 is geometric."""
 
     on_shift = Shift.ABSORBED
@@ -67,9 +64,8 @@ class PowerMean(Operator):
     parts: Any = weighted()
 
 
-@register("mean", OPERATORS)
 @dataclass(frozen=True)
-class Mean(Operator):
+class Mean(Operator, name="mean"):
     """Divides by the sum of the collected coefficients, then log-softmax."""
 
     on_shift = Shift.ABSORBED
@@ -77,9 +73,8 @@ class Mean(Operator):
     total: Any = derived()
 
 
-@register("temp", OPERATORS)
 @dataclass(frozen=True)
-class Temp(Operator):
+class Temp(Operator, name="temp"):
     """The distribution at another temperature: `log_softmax(x / t)`."""
 
     on_shift = Shift.ABSORBED
@@ -87,9 +82,8 @@ class Temp(Operator):
     t: Any = number(Limits(0, above=True))
 
 
-@register("plausible", OPERATORS)
 @dataclass(frozen=True)
-class Plausible(Operator):
+class Plausible(Operator, name="plausible"):
     """Masks tokens with less than alpha times the best probability (contrastive decoding)."""
 
     on_shift = Shift.PASSED
@@ -97,9 +91,8 @@ class Plausible(Operator):
     alpha: Any = number(Limits(0, 1))
 
 
-@register("debias", OPERATORS)
 @dataclass(frozen=True)
-class Debias(Operator):
+class Debias(Operator, name="debias"):
     """Self-debiasing: `log_softmax(x + lam·min(e^x - e^y, 0))`."""
 
     x: Any = scores()
@@ -107,9 +100,8 @@ class Debias(Operator):
     lam: Any = number()
 
 
-@register("where", OPERATORS)
 @dataclass(frozen=True)
-class Where(Operator):
+class Where(Operator, name="where"):
     """x where the condition holds for the row, y elsewhere; what no row needs is not run."""
 
     on_shift = Shift.PASSED
@@ -118,9 +110,8 @@ class Where(Operator):
     y: Any = scores()
 
 
-@register("align", OPERATORS)
 @dataclass(frozen=True)
-class Align(Operator):
+class Align(Operator, name="align"):
     """A model with another vocabulary, its tokens found by their bytes (GaC, UniTE)."""
 
     x: Any = model()  # no node of a plan: what stands here becomes a term that is aligned

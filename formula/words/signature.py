@@ -1,33 +1,33 @@
-"""Signatures: what a stage or an operator may be given is read off the fields of its class.
+"""Signatures: the fields of a class are the arguments of its stage or operator.
 
-The fields say which arguments there are, in which order, of which kind, with which defaults and
-limits; the checker, the planner, the reports and the docs all read them here, and nowhere else.
+A field has an argument's name, kind, default and limits, in the order of writing. The checker, the
+planner, the reports and the docs read them here, and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number may be. ``low`` and ``high`` are included unless ``above`` leaves low out.
+    """The values that a number may have: ``low`` to ``high``, without ``low`` where ``above``.
 
-    ``tokens`` counts tokens of the vocabulary, of which there are only so many.
+    A number of ``tokens`` is at most the size of the vocabulary.
     """
 
     low: float = -float("inf")
     high: float = float("inf")
     above: bool = False
-    whole: bool = False
+    integer: bool = False
     tokens: bool = False
 
     def problem(self, value: float) -> str | None:
         """What is wrong with the value, or None."""
-        if self.whole and value != int(value):
+        if self.integer and value != int(value):
             return "must be a whole number"
         if value < self.low or (self.above and value == self.low):
             return f"must be {'above' if self.above else 'at least'} {self.low:g}"
@@ -37,11 +37,11 @@ class Limits:
 
 
 class Shift(Enum):
-    """What becomes of a number that is added to all the scores that something is given."""
+    """The effect on a value of one number added to all the scores that it is made of."""
 
-    PASSED = "it comes out added to every score, perhaps multiplied"
-    ABSORBED = "nothing changes"
-    FELT = "scores change in other ways: they must be log-probabilities"
+    PASSED = "a number is added to every score of the value too"
+    ABSORBED = "the value does not change"
+    FELT = "the value changes in other ways: the scores must be log-probabilities"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,19 @@ class Signature:
     """A stage or an operator with its arguments. Subclasses declare the arguments as fields."""
 
     name: ClassVar[str]
+    table: ClassVar[dict[str, Any]]  # of the classes that formulas use, by name
     on_shift: ClassVar[Shift] = Shift.FELT
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        """Register the class, where it has a name."""
+        if name:
+            cls.register(name)
+
+    @classmethod
+    def register(cls, name: str) -> None:
+        """Enter the class into its table under the name that formulas use."""
+        cls.name = name
+        cls.table[name] = cls
 
     @classmethod
     def arguments(cls) -> dict[str, Field[Any]]:
@@ -62,71 +74,27 @@ class Signature:
         return [name for name, item in cls.arguments().items() if item.default is MISSING]
 
 
-C = TypeVar("C", bound=type[Signature])
-
-
-def register(name: str, table: dict[str, Any]) -> Callable[[C], C]:
-    """Enter a class into its table under the name that formulas use."""
-
-    def enter(cls: C) -> C:
-        cls.name = name
-        table[name] = cls
-        return cls
-
-    return enter
+def _argument(kind: str, default: Any = MISSING, **more: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, **more})
 
 
 def number(limits: Limits | None = None, default: float | None = None) -> Any:
     """A field that holds a number: a ``Scalar`` once planned."""
-    meta = {"kind": "number", "limits": limits or Limits(), "default": default}
-    return field(metadata=meta) if default is None else field(default=default, metadata=meta)
-
-
-def scores() -> Any:
-    """A field that holds scores."""
-    return field(metadata={"kind": "scores"})
-
-
-def model() -> Any:
-    """A field that holds one model, under a prompt or not."""
-    return field(metadata={"kind": "model"})
-
-
-def many() -> Any:
-    """A field that takes every plain argument that is left: two scores or more."""
-    return field(metadata={"kind": "many"})
-
-
-def weighted() -> Any:
-    """A field that takes every weighted argument ``w: x``: pairs of a number and scores."""
-    return field(metadata={"kind": "weighted"})
-
-
-def condition() -> Any:
-    """A field that holds a condition on the state."""
-    return field(metadata={"kind": "condition"})
-
-
-def reward() -> Any:
-    """A field that holds an expression over reward models."""
-    return field(metadata={"kind": "reward"})
+    own = MISSING if default is None else default
+    return _argument("number", own, limits=limits or Limits())
 
 
 def choice(*options: str) -> Any:
     """A field that holds one of a few words; the first is the default."""
-    return field(default=options[0], metadata={"kind": "choice", "options": options})
+    return _argument("choice", options[0], options=options)
 
 
-def pair() -> Any:
-    """A field that holds two numbers ``(lo, hi)``, or None."""
-    return field(default=None, metadata={"kind": "pair"})
-
-
-def label() -> Any:
-    """A field that holds a class of a classifier, by index or by name, or None."""
-    return field(default=None, metadata={"kind": "label"})
-
-
-def derived() -> Any:
-    """A field that the planner works out; a formula cannot write it."""
-    return field(default=None, metadata={"kind": "derived"})
+scores = partial(_argument, "scores")  # scores
+model = partial(_argument, "model")  # one model, with or without a prompt of its own
+many = partial(_argument, "many")  # all other plain arguments: two scores or more
+weighted = partial(_argument, "weighted")  # all weighted arguments ``w: x``: numbers and scores
+condition = partial(_argument, "condition")  # a condition on the state
+reward = partial(_argument, "reward")  # an expression over reward models
+pair = partial(_argument, "pair", None)  # two numbers ``(lo, hi)``, or None
+label = partial(_argument, "label", None)  # a class of a classifier, by index or by name, or None
+derived = partial(_argument, "derived", None)  # from the planner; a formula cannot write it

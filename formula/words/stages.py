@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Shift, Signature, choice, label, number, pair, register, reward
+from .signature import Limits, Shift, Signature, choice, label, number, pair, reward
 
 STAGES: dict[str, type[Stage]] = {}
 
@@ -17,15 +17,16 @@ STAGES: dict[str, type[Stage]] = {}
 class Stage(Signature):
     """One step of the chain after the scores."""
 
+    table = STAGES
 
-@register("rerank", STAGES)
+
 @dataclass(frozen=True)
-class Rerank(Stage):
+class Rerank(Stage, name="rerank"):
     """Keeps the k best tokens and adds `w·r([x, v])` to each (ARGS, Algorithm 1)."""
 
     on_shift = Shift.PASSED
     reward: Any = reward()
-    k: Any = number(Limits(1, whole=True, tokens=True), 10)
+    k: Any = number(Limits(1, integer=True, tokens=True), 10)
     w: Any = number(default=1)
     norm: str = choice("none", "center", "minmax", "prefix")
     clamp: Any = pair()
@@ -33,45 +34,40 @@ class Rerank(Stage):
     label: Any = label()
 
 
-@register("top_k", STAGES)
 @dataclass(frozen=True)
-class TopK(Stage):
+class TopK(Stage, name="top_k"):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    k: Any = number(Limits(1, whole=True, tokens=True))
+    k: Any = number(Limits(1, integer=True, tokens=True))
 
 
-@register("top_p", STAGES)
 @dataclass(frozen=True)
-class TopP(Stage):
+class TopP(Stage, name="top_p"):
     """Keeps the fewest tokens whose probabilities reach p (transformers' TopPLogitsWarper)."""
 
     on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1, above=True))
 
 
-@register("min_p", STAGES)
 @dataclass(frozen=True)
-class MinP(Stage):
+class MinP(Stage, name="min_p"):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
 
     on_shift = Shift.PASSED
     p: Any = number(Limits(0, 1))
 
 
-@register("temperature", STAGES)
 @dataclass(frozen=True)
-class Temperature(Stage):
+class Temperature(Stage, name="temperature"):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
 
     on_shift = Shift.PASSED
     t: Any = number(Limits(0, above=True))
 
 
-@register("repetition_penalty", STAGES)
 @dataclass(frozen=True)
-class RepetitionPenalty(Stage):
+class RepetitionPenalty(Stage, name="repetition_penalty"):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
     x: Any = number(Limits(0, above=True))
@@ -79,44 +75,41 @@ class RepetitionPenalty(Stage):
 
 @dataclass(frozen=True)
 class Search(Stage):
-    """A stage over whole continuations: the last of a formula. Its ``r`` judges texts.
+    """A stage over whole continuations: the last of a formula.
 
-    ``r`` is an expression over reward models, or over language models: then it is the sum of the
-    scores of the tokens so far (an implicit reward).
+    ``r`` scores texts. It is an expression over reward models, or over language models: then it is
+    the sum of the scores of the tokens so far (an implicit reward).
     """
 
     on_shift = Shift.PASSED
     r: Any = reward()
 
 
-@register("best_of", STAGES)
 @dataclass(frozen=True)
-class BestOf(Search):
+class BestOf(Search, name="best_of"):
     """Draws n completions and answers with the best by r."""
 
-    n: Any = number(Limits(1, 4096, whole=True))
+    n: Any = number(Limits(1, 4096, integer=True))
 
 
-@register("blockwise", STAGES)
 @dataclass(frozen=True)
-class Blockwise(Search):
-    """Draws blocks from each beam and goes on from the best beams by r, block by block."""
+class Blockwise(Search, name="blockwise"):
+    """Draws blocks from each beam and continues the best beams by r, block by block."""
 
-    beams: Any = number(Limits(1, 4096, whole=True), 1)
-    samples: Any = number(Limits(1, 4096, whole=True), 4)
-    length: Any = number(Limits(1, whole=True), 32)
+    beams: Any = number(Limits(1, 4096, integer=True), 1)
+    samples: Any = number(Limits(1, 4096, integer=True), 4)
+    length: Any = number(Limits(1, integer=True), 32)
 
 
-@register("reject", STAGES)
 @dataclass(frozen=True)
-class Reject(Search):
+class Reject(Search, name="reject"):
     """Draws segments, each up to where the scores are unsure, until r accepts one (CARDS)."""
 
     target: Any = number(default=8.5)
     entropy: Any = number(Limits(0), 3)
     beta: Any = number(Limits(0), 0.7)
     alpha: Any = number(Limits(0, 1), 0.5)
-    shortest: Any = number(Limits(1, whole=True), 4)
-    longest: Any = number(Limits(1, whole=True), 64)
-    retries: Any = number(Limits(0, 4096, whole=True), 20)
-    samples: Any = number(Limits(1, 4096, whole=True), 1)
+    shortest: Any = number(Limits(1, integer=True), 4)
+    longest: Any = number(Limits(1, integer=True), 64)
+    retries: Any = number(Limits(0, 4096, integer=True), 20)
+    samples: Any = number(Limits(1, 4096, integer=True), 1)

@@ -8,12 +8,14 @@ neither. Such a checkpoint is a reward model where a stage names it, and a langu
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.description import REWARD, SCORES, Description
 from ..checkpoint.files import INDEX, SINGLE
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
@@ -52,11 +54,12 @@ class ValueHeadModel(nn.Module):
         """None: it is no language model."""
 
 
-def has_value_head(spec: ModelSpec) -> bool:
-    """Whether a declared language model comes with a value head."""
-    if spec.model is not None:
-        return hasattr(spec.model, "v_head")
-    return bool(_files(spec))
+def as_reward(description: Description, spec: ModelSpec) -> Description:
+    """The description as a reward's, where a language model has a value head; else as it is."""
+    if description.kind != SCORES or description.config is None:
+        return description
+    head = hasattr(spec.model, "v_head") if spec.model is not None else bool(_files(spec))
+    return replace(description, kind=REWARD, value_head=True) if head else description
 
 
 def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> ValueHeadModel:

@@ -280,7 +280,7 @@ class Batch:
         token_columns = self.token_columns.get(row_map.term.lane)
         if token_columns is None:
             return None
-        return token_columns.unreadable if row_map.term.place is None else token_columns.absent
+        return token_columns.unreadable if row_map.term.address is None else token_columns.absent
 
 
 def _row_maps(bound: Bound) -> list[RowMap]:

@@ -110,7 +110,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _queries(bound: Bound, number: int) -> int:
     """Tokens that one row of a lane reads in a step, at most."""
-    place = next(bound_term.place for bound_term in bound.all_terms if bound_term.lane == number)
+    place = next(bound_term.address for bound_term in bound.all_terms if bound_term.lane == number)
     stage = dict(bound.plan.reranks).get(place) if place is not None else None
     if stage is None:
         return 1

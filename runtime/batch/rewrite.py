@@ -93,6 +93,6 @@ def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
     nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=batch.device)
     rewards = {lane: reward_lane.rewards(nothing)}
     if batch.bound.term_parallel is not None:
-        rewards = batch.bound.term_parallel.meet_rewards(rewards)
+        rewards = batch.bound.term_parallel.all_reduce_rewards(rewards)
     outputs: Tensor = rewards[lane][1]
     return outputs

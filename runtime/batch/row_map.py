@@ -27,9 +27,9 @@ class RowMap:
 
     def __init__(self, term: BoundTerm, number: int, needs: Callable[[Request], bool]) -> None:
         self.term, self.number, self.needs = term, number, needs
-        self.source: tuple[str, object] = ("stage", term.place)
+        self.source: tuple[str, object] = ("stage", term.address)
         if term.language:
-            self.source = ("term" if term.place is None else "search", number)
+            self.source = ("term" if term.address is None else "search", number)
         self.held: list[int | None] = []
         self.rows = self.present = self._rows = self._present = torch.empty(0)
         self.live = self.is_identity = False
@@ -48,7 +48,7 @@ class RowMap:
 
     def prompt(self, request: Request) -> Reading:
         """What the term reads of a request before the answer."""
-        address = self.term.place
+        address = self.term.address
         return (request.prompts if address is None else request.rewards[address])[self.number]
 
 

@@ -1,1 +1,1 @@
-"""A plan and its models made one: lanes, bound terms, and every check that needs a checkpoint."""
+"""From a plan and its models to lanes and bound terms; every check that needs a checkpoint."""

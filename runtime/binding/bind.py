@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ...formula import Plan, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
-from ...models import ModelError, ModelSpec
+from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.adapter import adapter_folder
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.checkpoint.labels import choose_label
@@ -22,7 +23,7 @@ from ...models.tables import RuleReward, TableModel
 from ..scores.stages import moves_winner
 from .bound import Bound
 from .bound_term import BoundTerm
-from .checks import Described
+from .checks import CheckedModels
 from .reward_input import text_lane
 from .term_parallel import TermParallel
 from .weight_pool import WeightPool
@@ -41,12 +42,12 @@ def bind(
 
     Args:
         plan: the checked formula.
-        specs: every declared model; those that the plan does not need are left alone.
+        specs: every declared model; those that the plan does not need are not loaded.
         dtype: for models that name none; None is the checkpoint's own.
         device: for models that name none.
         skeleton: shapes only; enough for a report, and no weights are read.
-        ranks: the processes to share the weights out among.
-        house: what other plans have in memory already; what is read is put there.
+        term_parallel: the processes that share the weights.
+        pool: the weights in memory; weights that are read are added to it.
 
     Raises:
         FormulaError: a model that does not fit its place in the formula, marked there.
@@ -55,138 +56,151 @@ def bind(
     return _Binder(plan, specs, dtype, device, skeleton, term_parallel, pool or WeightPool()).bind()
 
 
+@dataclass
 class _Binder:
-    def __init__(
-        self,
-        plan: Plan,
-        specs: Mapping[str, ModelSpec],
-        dtype: str | None,
-        device: str,
-        skeleton: bool,
-        term_parallel: TermParallel | None,
-        pool: WeightPool,
-    ) -> None:
-        self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
-        self.skeleton, self.term_parallel = skeleton, term_parallel
+    plan: Plan
+    specs: Mapping[str, ModelSpec]
+    dtype: str | None
+    device: str
+    skeleton: bool
+    term_parallel: TermParallel | None
+    pool: WeightPool
+
+    def __post_init__(self) -> None:
         self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
-        self.pool = pool
-        self.untested: list[str] = []  # what was found of models of families that no test covers
-        self.told = Described(plan, specs, dtype, device)
+        self.untested: list[str] = []  # notes about models of families that no test covers
+        self.checked = CheckedModels(self.plan, self.specs, self.dtype, self.device)
+        self.models, self.descriptions = self.checked.models, self.checked.descriptions
 
     def bind(self) -> Bound:
-        plan = self.plan
-        size, notes = self.told.size, [*self.told.notes]
-        self._share_out()
-        made = {term: self._reader(term, SCORES, None, size) for term in self.told.written()}
-        bound_terms = tuple(made[term] for term in plan.terms)
+        plan, checked = self.plan, self.checked
+        if self.term_parallel is not None:
+            self._assign_ranks(self.term_parallel)
+        elif split := self._split():
+            problem = f"{split[0]} is to be split over processes, and this decoder has one"
+            raise checked.at(ModelError(problem, 'say parallel="terms"', split[0]))
+        by_term = {term: self._term(term, SCORES) for term in checked.written()}
         rewards = {
-            place: tuple(
-                self._reader(part.term, REWARD, (place, stage), size)
-                for _, part in stage.reward.parts
+            address: tuple(
+                self._term(part.term, REWARD, address, stage) for _, part in stage.reward.parts
             )
-            for place, stage in plan.reranks
+            for address, stage in plan.reranks
         }
         if plan.search is not None:
-            place, search = plan.search
-            kind = self.told.descriptions[plan.search_terms[0].model].kind
-            rewards[place] = tuple(
-                self._reader(part.term, kind, (place, search), size) for _, part in search.r.parts
+            address, search = plan.search
+            kind = self.descriptions[plan.search_terms[0].model].kind
+            rewards[address] = tuple(
+                self._term(part.term, kind, address, search) for _, part in search.r.parts
             )
-        every = [*bound_terms, *(bound_term for some in rewards.values() for bound_term in some)]
-        terms = {term.model for term in plan.terms} - set(self.told.mapped)
-        tokenizers = [
-            self.told.descriptions[name].tokenizer for name in plan.models if name in terms
+        language = {term.model for term in plan.terms} - checked.token_maps.keys()
+        tokenizers = (self.descriptions[name].tokenizer for name in plan.models if name in language)
+        limits = [
+            description.positions
+            for name, description in self.descriptions.items()
+            if name not in checked.reads_text and description.positions
         ]
-        by_ids = [
-            description
-            for name, description in self.told.descriptions.items()
-            if name not in self.told.reads_text
-        ]
-        limits = [description.positions for description in by_ids if description.positions]
-        named = {term.model for term in plan.spans}
-        named |= {spec.on for spec in self.specs.values() if spec.on}
-        unused = sorted(set(self.specs) - named)
-        notes += self.untested
-        notes += [f"{name} is declared and not in the formula: not loaded" for name in unused]
+        bound = Bound(
+            plan=plan,
+            terms=tuple(by_term[term] for term in plan.terms),
+            rewards=rewards,
+            lanes=tuple(self.lanes.values()),
+            lane_names=tuple(" + ".join(names) for names in self.lane_names.values()),
+            vocabulary=checked.size,
+            device=self.device,
+            tokenizer=next((item for item in tokenizers if item is not None), None),
+            eos=frozenset().union(*(self.descriptions[name].eos for name in language)),
+            positions=min(limits, default=None),
+            notes=(*plan.dropped, *checked.notes, *self.untested, *self._unused()),
+            term_parallel=self.term_parallel,
+        )
         if self.term_parallel is not None:
             weights = {
-                bound_term.lane: self.told.descriptions[bound_term.term.model].weights
-                for bound_term in every
+                term.lane: self.descriptions[term.term.model].weights for term in bound.all_terms
             }
             self.term_parallel.owners = tuple(
-                self.owners.get(weights[i]) for i in range(len(self.lanes))
+                self.owners.get(weights[lane]) for lane in range(len(self.lanes))
             )
-        return Bound(
-            plan, bound_terms, rewards, tuple(self.lanes.values()),
-            tuple(_together(names) for names in self.lane_names.values()),
-            size, self.device, next((t for t in tokenizers if t is not None), None),
-            frozenset().union(*(self.told.descriptions[name].eos for name in terms)),
-            min(limits, default=None), (*plan.dropped, *notes), self.term_parallel,
-        )  # fmt: skip
+        return bound
 
-    def _reader(
-        self, term: Term, kind: str, asked: tuple[StageAddress, Stage] | None, size: int
+    def _unused(self) -> list[str]:
+        """A note for each declared model that the formula does not name."""
+        used = {term.model for term in self.plan.spans} | {spec.on for spec in self.specs.values()}
+        unused = sorted(self.specs.keys() - used)
+        return [f"{name} is declared and not in the formula: not loaded" for name in unused]
+
+    def _term(
+        self,
+        term: Term,
+        kind: str,
+        address: StageAddress | None = None,
+        stage: Stage | None = None,
     ) -> BoundTerm:
-        home = self.told.home(term.model)
-        spec, description = self.specs[home], self.told.descriptions[term.model]
-        reads_text = kind == REWARD and term.model in self.told.reads_text
-        model = self._load(description, spec, rows=not reads_text)
+        """Load a term's weights, and bind the term to their lane.
+
+        Args:
+            term: the model and its prompt.
+            kind: what its lane gives: scores or rewards.
+            address: of the stage that uses it; None for a term of the scores.
+            stage: that stage.
+        """
+        checked, name = self.checked, term.model
+        model, description = self.models[name], self.descriptions[name]
+        reads_text = kind == REWARD and name in checked.reads_text
+        weights = self._weights(model, description)
         if description.value_head:
-            model = self.told.marked(
-                term.model, partial(with_value_head, description.name, model, spec, self.skeleton)
-            )
-        place, stage = asked if asked else (None, None)
-        mapped = self.told.mapped.get(term.model) if term.aligned else None
-        by = spec.tokenizer if isinstance(spec.tokenizer, str) else id(spec.tokenizer)
-        key = (place if kind == REWARD else None, mapped, reads_text and by, *description.weights)
+            make = partial(with_value_head, description.name, weights, model.spec, self.skeleton)
+            weights = checked.marked(name, make)
+        token_map = checked.token_maps.get(name) if term.aligned else None
+        tokenizer = model.spec.tokenizer
+        encodes = reads_text and (tokenizer if isinstance(tokenizer, str) else id(tokenizer))
+        key = (address if kind == REWARD else None, token_map, encodes, *description.weights)
         if key not in self.lanes:
-            width = size if mapped is None else mapped.other_size
-            reads_all = place is not None and kind == REWARD and moves_winner(place, stage)
-            make = partial(self._lane, description, model, width, reads_all, reads_text)
+            width = checked.size if token_map is None else token_map.other_size
+            reads_all = address is not None and kind == REWARD and moves_winner(address, stage)
+            lane = partial(self._lane, description, weights, width, reads_all, reads_text)
             shares = self.pool.together and kind == SCORES
-            self.lanes[key] = self.pool.view((*key, width), make) if shares else make()
+            self.lanes[key] = self.pool.view((*key, width), lane) if shares else lane()
             self.lane_names[key] = []
-        if term.model not in self.lane_names[key]:
-            self.lane_names[key].append(term.model)
-        adapter = self._adapter(term.model, key) if home != term.model else 0
-        own = self.specs[term.model]
-        if home != term.model:  # an adapter reads as its base does, where it says nothing itself
-            said = {k: v for k, v in own if v is not None and k in ("template", "system", "prefix")}
-            own = spec.model_copy(update=said)
-        number = list(self.lanes).index(key)
-        label = None
-        if kind == REWARD:
-            chosen = getattr(stage, "label", None)
-            wanted = chosen if chosen is not None else own.label
-            label = self.told.marked(term.model, lambda: choose_label(description, wanted))
-        shared = self.told.shared if reads_text else None
+        if name not in self.lane_names[key]:
+            self.lane_names[key].append(name)
         return BoundTerm(
-            term,
-            own,
-            description.tokenizer,
-            number,
-            adapter,
-            place,
-            kind == SCORES,
-            label,
-            shared,
-            mapped,
+            term=term,
+            spec=model.spec,
+            tokenizer=description.tokenizer,
+            lane=list(self.lanes).index(key),
+            adapter=self._adapter(model, self.lanes[key]),
+            address=address,
+            language=kind == SCORES,
+            label=self._label(model, description, stage) if kind == REWARD else None,
+            shared=checked.shared if reads_text else None,
+            token_map=token_map,
         )
 
-    def _load(self, description: Description, spec: ModelSpec, rows: bool) -> Any:
+    def _label(
+        self, model: ResolvedModel, description: Description, stage: Stage | None
+    ) -> int | None:
+        """The output of a reward's head: the stage's label, or the declared one."""
+        label = getattr(stage, "label", None)
+        label = model.spec.label if label is None else label
+        return self.checked.marked(model.name, partial(choose_label, description, label))
+
+    def _weights(self, model: ResolvedModel, description: Description) -> Any:
+        """A model's weights, from the pool or read into it; what is read by tokens is tested."""
         weights = self.pool.weights
         if description.weights not in weights:
             empty = self.skeleton or self._is_remote(description)
-            model = self.told.marked(
-                description.name,
-                lambda: load_model(description, spec, self.dtype, self.device, empty),
+            load = partial(load_model, description, model.spec, self.dtype, self.device, empty)
+            weights[description.weights] = self.checked.marked(description.name, load)
+            by_tokens = any(
+                other.weights == description.weights and name not in self.checked.reads_text
+                for name, other in self.descriptions.items()
             )
-            weights[description.weights] = model
-            if rows and description.config is not None and not empty:
-                trial = partial(self_check, description.name, model, description.kind == REWARD)
-                self.untested += self.told.marked(description.name, trial)
+            if by_tokens and description.config is not None and not empty:
+                reward = description.kind == REWARD
+                trial = partial(self_check, description.name, weights[description.weights], reward)
+                self.untested += self.checked.marked(description.name, trial)
         return weights[description.weights]
 
     def _lane(
@@ -195,63 +209,57 @@ class _Binder:
         if isinstance(model, (TableModel, RuleReward)):
             return model.lane(width)
         if reads_text:
-            return text_lane(model, description, self.told.shared)
+            return text_lane(model, description, self.checked.shared)
         if self._is_remote(description):
             return RemoteLane(model, width, reads_all, self.device)
         return TransformersLane(model, width, reads_all)
+
+    def _adapter(self, model: ResolvedModel, lane: Any) -> int:
+        """The number of a model's adapter on its lane; 0 for a model with weights of its own."""
+        name, base = model.name, model.base
+        if model.adapter is None:
+            return 0
+        if model.spec.tp_plan:
+            problem = f"{name} is an adapter on {base}, whose layers are split over processes"
+            raise self.checked.at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
+        if not hasattr(lane, "adapters"):
+            raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
+        folder, revision = model.adapter.adapter, model.adapter.revision
+
+        def add() -> int:
+            return int(lane.adapters.add(name, adapter_folder(folder, revision)))
+
+        return self.checked.marked(name, add)
 
     def _is_remote(self, description: Description) -> bool:
         """Whether another process holds a model's weights."""
         rank = self.term_parallel.rank if self.term_parallel is not None else None
         return self.owners.get(description.weights, rank) != rank
 
-    def _share_out(self) -> None:
+    def _split(self) -> list[str]:
+        """The models whose layers are split over processes."""
+        return [name for name, model in self.models.items() if model.spec.tp_plan]
+
+    def _assign_ranks(self, term_parallel: TermParallel) -> None:
         """Give every set of weights a rank.
 
-        Tables, rewards that read text, and models whose layers are split are everywhere.
+        Every rank holds tables, rewards that read text, and its part of models whose layers are
+        split.
         """
-        split = [
-            name for name in self.told.descriptions if self.specs[self.told.home(name)].tp_plan
-        ]
-        if self.term_parallel is None:
-            if split:
-                problem = f"{split[0]} is to be split over processes, and this decoder has one"
-                raise self.told.at(ModelError(problem, 'say parallel="terms"', split[0]))
-            return
+        split = self._split()
         for name in split:
-            config = self.told.descriptions[name].config.get_text_config()
+            config = self.descriptions[name].config.get_text_config()
             heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-            if heads % self.term_parallel.size:
-                problem = (
-                    f"{name} has {heads} key heads, which {self.term_parallel.size} processes "
-                    "cannot share"
-                )
-                raise self.told.at(ModelError(problem, "start as many as divide them", name))
-        everywhere = {
-            self.told.descriptions[name].weights for name in {*self.told.reads_text, *split}
-        }
+            if heads % term_parallel.size:
+                size = term_parallel.size
+                problem = f"{name} has {heads} key heads, which {size} processes cannot share"
+                raise self.checked.at(ModelError(problem, "start as many as divide them", name))
+        everywhere = {self.descriptions[name].weights for name in self.checked.reads_text}
+        everywhere |= {self.descriptions[name].weights for name in split}
         sizes: dict[tuple[Any, ...], int] = {}
-        for name, description in self.told.descriptions.items():
+        for name, description in self.descriptions.items():
             if description.config is not None and description.weights not in everywhere:
-                spec = self.specs[self.told.home(name)]
+                spec = self.models[name].spec
                 shapes = load_model(description, spec, self.dtype, self.device, skeleton=True)
                 sizes[description.weights] = sum(p.nbytes for p in shapes.parameters())
-        term_parallel = self.term_parallel.shared_out(list(sizes.values()))
-        self.owners = dict(zip(sizes, term_parallel, strict=True))
-
-    def _adapter(self, name: str, key: tuple[Any, ...]) -> int:
-        folder, revision = self.specs[name].adapter, self.specs[name].revision
-        lane, base = self.lanes[key], self.specs[name].on
-        if self.specs[self.told.home(name)].tp_plan:
-            problem = f"{name} is an adapter on {base}, whose layers are split over processes"
-            raise self.told.at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
-        if not hasattr(lane, "adapters"):
-            raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
-        added = self.told.marked(
-            name, lambda: lane.adapters.add(name, adapter_folder(folder, revision))
-        )
-        return int(added)
-
-
-def _together(names: list[str]) -> str:
-    return " + ".join(names)
+        self.owners = dict(zip(sizes, term_parallel.assign(list(sizes.values())), strict=True))

@@ -1,4 +1,4 @@
-"""A plan with its lanes: what the binder makes, and everything after it works on."""
+"""A plan with its lanes: the binder makes it, and everything after it works on it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ class Bound:
     """A plan with its lanes.
 
     Attributes:
-        readers: one per term of ``plan.terms``, in that order.
-        rewards: per stage that reranks, one per reward model of its expression.
-        lanes: each with its models' names, for the report.
+        terms: one per term of ``plan.terms``, in that order.
+        rewards: for each stage with a reward expression, one per model of the expression.
+        lanes: of all terms.
+        lane_names: for each lane, the names of its models, for the report.
         vocabulary: tokens that every model shares.
         device: of the models that name none.
-        eos: ids that end a text unless the request says otherwise.
+        tokenizer: of the formula's tokens, or None.
+        eos: ids that end a text unless the request gives its own.
         positions: the longest text that every model can read, or None.
-        ranks: the processes that decode together, where lanes are shared out among them.
+        notes: a line for each thing that was dropped, cut or left alone.
+        term_parallel: the processes that share the lanes; None for one process.
     """
 
     plan: Plan
@@ -43,8 +46,8 @@ class Bound:
 
     @property
     def all_terms(self) -> tuple[BoundTerm, ...]:
-        """All readers, of the scores and of every stage."""
-        return (*self.terms, *(one for some in self.rewards.values() for one in some))
+        """The terms of the scores, then those of every stage."""
+        return (*self.terms, *(term for terms in self.rewards.values() for term in terms))
 
     @property
     def search_lanes(self) -> set[int]:
@@ -52,17 +55,17 @@ class Bound:
         if self.plan.search is None:
             return set()
         lanes: dict[bool, set[int]] = {True: set(), False: set()}
-        for one in self.all_terms:
-            lanes[one.place == self.plan.search[0] and not one.language].add(one.lane)
+        for term in self.all_terms:
+            lanes[term.address == self.plan.search[0] and not term.language].add(term.lane)
         return lanes[True] - lanes[False]
 
     @property
     def conditional(self) -> list[BoundTerm]:
-        """The readers whose lanes some steps go without, by a condition of the formula."""
+        """The terms whose lanes some steps do not run, by a condition of the formula."""
         certain = always(self.plan.scores)
-        lanes = {bound_term.lane for bound_term in self.terms if Read(bound_term.term) in certain}
-        found = [bound_term for bound_term in self.terms if bound_term.lane not in lanes]
-        for place, _ in self.plan.reranks:
-            if place[0] is not None and place[0] not in certain:
-                found += self.rewards[place]
-        return found
+        lanes = {term.lane for term in self.terms if Read(term.term) in certain}
+        terms = [term for term in self.terms if term.lane not in lanes]
+        for address, _ in self.plan.reranks:
+            if address[0] is not None and address[0] not in certain:
+                terms += self.rewards[address]
+        return terms

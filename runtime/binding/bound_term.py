@@ -1,4 +1,4 @@
-"""A reader: one term at its lane, and what it reads of a prompt."""
+"""A bound term: one term, its lane, and how it reads a prompt."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from ...models.text.token_map import TokenMap
 
 @dataclass(frozen=True)
 class BoundTerm:
-    """One term at its lane: what its rows are fed with.
+    """One term and its lane.
 
     Attributes:
         term: the model and its prompt.
+        spec: the declaration; an adapter's own words where it has them, else its base's.
+        tokenizer: the model's own, or None.
         lane: the lane's index in ``Bound.lanes``.
         adapter: 0 for the bare weights, or the adapter's number on the lane.
-        place: the place of the stage that asks for it; None for a term of the scores.
+        address: of the stage that uses it; None for a term of the scores.
         language: whether its lane gives scores; otherwise it gives rewards.
-        shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
         label: for a reward, which of its head's outputs it is; None for the only one.
-        counterparts: for a term of another vocabulary, the formula's tokens in it.
+        shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
+        token_map: for a term of another vocabulary, the formula's tokens in it.
     """
 
     term: Term
@@ -32,7 +34,7 @@ class BoundTerm:
     tokenizer: Any
     lane: int
     adapter: int
-    place: StageAddress | None = None
+    address: StageAddress | None = None
     language: bool = True
     label: int | None = None
     shared: Any = None
@@ -70,7 +72,7 @@ class BoundTerm:
         return [own for token in ids for own in self.token_map.reads[token]]
 
     def formula_ids(self, ids: Sequence[int]) -> list[int]:
-        """What this term has read, as the formula's tokens; those that have none are left out."""
+        """The term's tokens as the formula's; those that have no counterpart are left out."""
         if self.token_map is None:
             return list(ids)
         ours = self.token_map.formula_ids

@@ -1,10 +1,9 @@
-"""Ranks: several processes that decode one batch together, each with the weights of some lanes.
+"""Term parallelism: several processes decode one batch, each with the weights of some lanes.
 
-Every process keeps the books of every lane and draws every token by itself, from the same numbers,
-so that all decide alike. What a lane says is known to the process that holds its weights, and to
-the others once it has met what theirs say: one all-reduce for all lanes of a step, and one for each
-stage that asks reward models. Sums are formed afterwards, in the order of the formula, so that the
-tokens are those of one process.
+Every rank does the bookkeeping of every lane and draws every token from the same random numbers, so
+that all ranks decide alike. The logits of a lane are on the rank that holds its weights; one
+all-reduce per step shares those of all lanes, and one per stage the rewards. Each rank then adds
+the terms up in the order of the formula, so that the tokens are those of one process.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from torch import Tensor
 
 
 class TermParallel:
-    """The processes of one job, and which of them holds which lane.
+    """The ranks of one job, and the lanes that each of them holds.
 
     Attributes:
         rank: the number of this one, of ``size``.
         owners: per lane, the rank that holds its weights; None for a lane that every rank has.
-        seconds: spent in meetings so far (the host's time: on a GPU, what it takes to launch them).
-        sent: bytes that every rank has given to meetings so far.
+        seconds: spent in all-reduces so far (the host's time: on a GPU, that of their launch).
+        sent: bytes that each rank has contributed to all-reduces so far.
     """
 
     def __init__(self, device: str) -> None:
@@ -39,65 +38,65 @@ class TermParallel:
         self.owners: tuple[int | None, ...] = ()
         self.seconds, self.sent = 0.0, 0
 
-    def shared_out(self, sizes: Sequence[int]) -> list[int]:
-        """A rank for each set of weights: the largest first, to whoever has least."""
-        held, found = [0] * self.size, [0] * len(sizes)
+    def assign(self, sizes: Sequence[int]) -> list[int]:
+        """A rank for each set of weights: the largest first, to the rank with the fewest bytes."""
+        held, ranks = [0] * self.size, [0] * len(sizes)
         for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
-            found[number] = held.index(min(held))
-            held[found[number]] += sizes[number]
-        return found
+            ranks[number] = held.index(min(held))
+            held[ranks[number]] += sizes[number]
+        return ranks
 
-    def meet(self, lanes: Sequence[int], said: Sequence[Tensor]) -> list[Tensor]:
-        """What lanes say, from the ranks that hold them; the others give zeros of that shape.
+    def all_reduce(self, lanes: Sequence[int], outputs: Sequence[Tensor]) -> list[Tensor]:
+        """The lanes' outputs, from the ranks that hold them; other ranks contribute zeros.
 
         Args:
             lanes: their numbers.
-            said: a float32 tensor each, of any shape.
+            outputs: a float32 tensor for each lane, of any shape.
         """
-        met = list(said)
-        places = [i for i, lane in enumerate(lanes) if self.owners[lane] is not None]
-        if self.size == 1 or not places:
-            return met
+        reduced = list(outputs)
+        remote = [i for i, lane in enumerate(lanes) if self.owners[lane] is not None]
+        if self.size == 1 or not remote:
+            return reduced
         start = time.perf_counter()
-        flat = torch.cat([said[i].reshape(-1) for i in places])
+        flat = torch.cat([outputs[i].reshape(-1) for i in remote])
         dist.all_reduce(flat)
-        parts = torch.split(flat, [said[i].numel() for i in places])
-        for i, part in zip(places, parts, strict=True):
-            met[i] = part.view(said[i].shape)
+        parts = torch.split(flat, [outputs[i].numel() for i in remote])
+        for i, part in zip(remote, parts, strict=True):
+            reduced[i] = part.view(outputs[i].shape)
         self.seconds += time.perf_counter() - start
         self.sent += flat.nbytes
-        return met
+        return reduced
 
-    def meet_rewards(
-        self, found: dict[int, tuple[Tensor, Tensor | None]]
+    def all_reduce_rewards(
+        self, rewards: dict[int, tuple[Tensor, Tensor | None]]
     ) -> dict[int, tuple[Tensor, Tensor | None]]:
-        """The same for what reward lanes say of candidates, and of texts."""
-        lanes = [lane for lane, said in found.items() for part in said if part is not None]
-        parts = [part for said in found.values() for part in said if part is not None]
-        met = iter(self.meet(lanes, parts))
+        """The same for reward lanes: the rewards of candidates and, where asked, of the texts."""
+        lanes = [lane for lane, pair in rewards.items() for part in pair if part is not None]
+        parts = [part for pair in rewards.values() for part in pair if part is not None]
+        reduced = iter(self.all_reduce(lanes, parts))
         return {
-            lane: (next(met), None if text is None else next(met))
-            for lane, (_, text) in found.items()
+            lane: (next(reduced), None if text is None else next(reduced))
+            for lane, (_, text) in rewards.items()
         }
 
-    def agreed(self, numbers: Sequence[int]) -> list[int]:
+    def broadcast(self, numbers: Sequence[int]) -> list[int]:
         """The first rank's numbers, below 2**63."""
-        told = torch.tensor(list(numbers), dtype=torch.int64, device=self.device)
+        tensor = torch.tensor(list(numbers), dtype=torch.int64, device=self.device)
         if self.size > 1:
-            dist.broadcast(told, 0)
-        return told.tolist()
+            dist.broadcast(tensor, 0)
+        return tensor.tolist()
 
     def check_alike(self, work: Any) -> None:
-        """Refuse work that is not the same on every rank; they would wait for each other forever.
+        """Refuse work that differs between ranks, which would then wait for each other forever.
 
         Raises:
-            RuntimeError: another rank has been asked for something else.
+            RuntimeError: another rank has other work.
         """
-        mine = zlib.crc32(repr(work).encode())
-        found = torch.tensor([mine, -mine], dtype=torch.int64, device=self.device)
+        own = zlib.crc32(repr(work).encode())
+        most = torch.tensor([own, -own], dtype=torch.int64, device=self.device)
         if self.size > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        if found.tolist() != [mine, -mine]:
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        if most.tolist() != [own, -own]:
             raise RuntimeError(
                 'with parallel="terms" every process must ask for the same rows: the same prompts, '
                 "parameters and settings, in the same order"

@@ -1,4 +1,4 @@
-"""A house: what the plans that are bound in it have in common, so that nothing is there twice."""
+"""The weights, and the lanes over them, that several bound plans share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ...models.lanes.shared import LaneView, SharedLane
 
 
 class WeightPool:
-    """Weights in memory, and, where steps are shared, the lanes over them.
+    """Weights in memory, and, where plans share steps, the lanes over them.
 
     Args:
-        together: whether plans share lanes: their rows are then read by the same forwards.
-        weights: models in memory, by ``Description.weights``; what is read is put there.
+        together: whether plans share lanes, so that one forward reads the rows of all.
+        weights: models in memory, by ``Description.weights``; weights that are read are added.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class WeightPool:
         self._lanes: dict[Hashable, SharedLane] = {}
 
     def view(self, key: Hashable, make: Callable[[], LanguageLane]) -> LaneView:
-        """A party of the lane of this key, which is made when first asked for."""
+        """A view of the lane of this key; the first caller makes the lane."""
         if key not in self._lanes:
             self._lanes[key] = SharedLane(make())
         return self._lanes[key].view()

@@ -43,7 +43,7 @@ class CandidateRewards:
         for number, lane in self._lanes.items():
             outputs[number] = lane.rewards(candidates[self._owners[number]])
         if self._term_parallel is not None:
-            outputs = self._term_parallel.meet_rewards(outputs)
+            outputs = self._term_parallel.all_reduce_rewards(outputs)
         rewards: list[Tensor] = []
         texts: list[Tensor | None] = []
         for row_map in self._row_maps:

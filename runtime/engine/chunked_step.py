@@ -60,7 +60,7 @@ class Chunk:
         terms: dict[Term, Reading] = {
             row_map.term.term: partial(self._read, row_map) if row_map.live else Context.zeros
             for row_map in batch.row_maps
-            if row_map.term.place is None
+            if row_map.term.address is None
         }
         return Context(
             values,
@@ -90,7 +90,7 @@ class Chunk:
         """
         texts: dict[int, dict[int, tuple[int, Sequence[int]]]] = {}
         for row_map in self.batch.row_maps:
-            if row_map.term.place is not None:
+            if row_map.term.address is not None:
                 continue
             lane, after = row_map.term.lane, []
             ends = self.step.bound.lanes[lane].rows.counts()[1]

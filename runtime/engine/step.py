@@ -103,7 +103,7 @@ class Step:
         prepared: Prepared = batch.prepared
         outputs = self.run_forwards(prepared.forwards)
         if self.bound.term_parallel is not None:
-            outputs = self.bound.term_parallel.meet(prepared.certain, outputs)
+            outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         self.count(prepared.certain)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
@@ -140,7 +140,7 @@ class Step:
             broken = broken & context.wanted[:, 0]
         known = context.broken.get(row_map.source)
         context.broken[row_map.source] = broken if known is None else broken | known
-        exact = row_map.term.place is not None or context.next_tokens is not None
+        exact = row_map.term.address is not None or context.next_tokens is not None
         raw = not exact and row_map.term.term in self.unnormalised
         scores = logits.raw if raw else logits.logprobs
         return scores.index_select(0, row_map.rows) if gathers else scores
@@ -173,7 +173,7 @@ class Step:
         live = [row_map for row_map in batch.row_maps if row_map.live]
         rewarders: dict[StageAddress, Rewarder] = {}
         for address, stage in self._plan.reranks:
-            row_maps = [row_map for row_map in batch.row_maps if row_map.term.place == address]
+            row_maps = [row_map for row_map in batch.row_maps if row_map.term.address == address]
             running = {one.term.lane: lanes[one.term.lane] for one in row_maps if one.live}
             if running:
                 moves = moves_winner(address, stage)
@@ -195,13 +195,13 @@ class Step:
             {
                 row_map.term.term: reads.get(row_map, Context.zeros)
                 for row_map in batch.row_maps
-                if row_map.term.place is None
+                if row_map.term.address is None
             },
             rewarders,
             [
                 (row_map, reads[row_map])
                 for row_map in live
-                if row_map.term.place is not None and row_map.term.language
+                if row_map.term.address is not None and row_map.term.language
             ],
             partial(_texts, batch),
             certain,
@@ -290,7 +290,7 @@ def alarms(context: Context, best: Tensor) -> Tensor:
 def text_owners(batch: Batch) -> list[RowMap]:
     """Per slot, the row map of the first of its terms as written; aligned ones come last."""
     spans = batch.bound.plan.spans
-    row_maps = [row_map for row_map in batch.row_maps if row_map.term.place is None]
+    row_maps = [row_map for row_map in batch.row_maps if row_map.term.address is None]
     row_maps.sort(key=lambda one: (one.term.token_map is not None, spans[one.term.term]))
     slots = range(batch.count)
     return [next(one for one in row_maps if one.held[slot] is not None) for slot in slots]
@@ -317,5 +317,5 @@ def _fed(batch: Batch) -> set[int]:
     return {
         row_map.term.lane
         for row_map in batch.row_maps
-        if row_map.term.language or (search is not None and row_map.term.place == search[0])
+        if row_map.term.language or (search is not None and row_map.term.address == search[0])
     }

@@ -1,1 +1,1 @@
-"""What is told of a plan, a prompt and a chosen token."""
+"""Explanations of a plan, of a prompt, and of each chosen token."""

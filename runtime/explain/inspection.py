@@ -1,4 +1,4 @@
-"""A completion explained token by token: made as any other, then read again with its steps open."""
+"""A completion explained token by token: generated as usual, then its steps are run again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
 from ...formula.printer import written
 from ...grammar import did_you_mean
-from ..engine.engine import Engine
-from ..loops.decode import decode
 from ..loops.search import SearchScheduler
 from ..loops.teacher_forcing import teacher_forced
 from ..requests.request import Answer, Completion, Request
+from ..session import Session
 from .contributions import Explainer
 from .token_choice import Choice, Part
 
-SCHEMA = 1
-CONTEXT = 4  # tokens before one, with which its text is told
+SCHEMA = 2
+CONTEXT = 4  # tokens before one, which are decoded together with it
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A reward model of the formula: its name, the stage that asks it, its coefficient there."""
+    """A reward model of the formula: its name, the stage that uses it, its coefficient there."""
 
     name: str
     stage: str
@@ -38,16 +37,16 @@ class Inspection:
 
     Attributes:
         formula: its canonical text.
-        completion: what was generated.
+        completion: the answer.
         temperature: 0 where the best token was taken.
-        base: the term that is asked what it would have chosen alone.
-        terms: the formula's terms, which ``Candidate.logprobs`` belong to.
-        parts: what ``Candidate.contributions`` belong to.
-        rewards: the reward models, which ``Candidate.rewards`` belong to.
+        base: the term whose own choice each token is compared with.
+        terms: of the formula, in the order of ``Candidate.logprobs``.
+        parts: of the formula, in the order of ``Candidate.contributions``.
+        rewards: the reward models, in the order of ``Candidate.rewards``.
         tokens: one choice per generated token.
         search: the stage that chose among whole texts, or None. The tokens are explained as the
             formula before it scored them in the text that it chose.
-        judged: what the search's models say of the whole text.
+        search_score: the whole text's score by the search's models, or None.
     """
 
     formula: str
@@ -62,23 +61,27 @@ class Inspection:
     search_score: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON; what is not a number is None.
+        """The same as plain data, for JSON; NaN and infinities are None.
 
         Floats have nine digits, which tell every float32 from every other.
         """
-        said = asdict(self)
-        return {"schema": SCHEMA, **_plain({**said, **said.pop("completion")})}
+        record = asdict(self)
+        return {"schema": SCHEMA, **_rounded({**record, **record.pop("completion")})}
 
 
 def inspecting(
-    engine: Engine, request: Request, base: str | None, n: int, tokens: Sequence[int] | None = None
+    session: Session,
+    request: Request,
+    base: str | None,
+    n: int,
+    tokens: Sequence[int] | None = None,
 ) -> Iterator[Inspection | None]:
     """Complete a request and explain each token of the answer, a step at a time.
 
     Args:
-        engine: of its formula.
-        request: what is asked.
-        base: the term that is asked what it would have chosen alone; the first where it is None.
+        session: of its formula.
+        request: to complete.
+        base: the term whose own choice each token is compared with; None for the first.
         n: candidates per token.
         tokens: the answer, where it is known already.
 
@@ -91,11 +94,11 @@ def inspecting(
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
-    bound, plan = engine.bound, engine.bound.plan
+    engine, bound, plan = session.engine, session.bound, session.bound.plan
     term, search = base_of(plan, request.values, base), plan.search
     if tokens is None:
-        for told in decode(engine, [request], 1):
-            [answer] = told
+        for ended in session.decode([request], 1):
+            [answer] = ended
             yield None
     else:
         answer = Answer(request, bound.tokenizer, time.perf_counter())
@@ -114,24 +117,27 @@ def inspecting(
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
             yield None
         elif search:
-            said = [choice.search_score for choice in choices]
-            search_score = SearchScheduler(engine, batch).value(len(tokens), said)
+            added = [choice.search_score for choice in choices]
+            search_score = SearchScheduler(engine, batch).value(len(tokens), added)
     before = next((read for read in request.prompts if not isinstance(read, str)), ())
     yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
-        tuple(explainer.parts),
-        tuple(
-            RewardModel(str(one), written(dict(plan.reranks)[place]),
-                        request.values[plan.columns[coefficient]])
-            for place, _, coefficient, one in explainer.rewards
-        ),
-        tuple(_told(choices, before, bound.tokenizer)),
+        tuple(explainer.parts), _reward_models(explainer, request.values),
+        tuple(_with_texts(choices, before, bound.tokenizer)),
         written(search[1]) if search else None, search_score,
     )  # fmt: skip
 
 
+def _reward_models(explainer: Explainer, values: Sequence[float]) -> tuple[RewardModel, ...]:
+    plan, stages = explainer.plan, dict(explainer.plan.reranks)
+    return tuple(
+        RewardModel(str(term), written(stages[address]), values[plan.columns[coefficient]])
+        for address, _, coefficient, term in explainer.rewards
+    )
+
+
 def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
-    """The term that is asked what it would have chosen alone: the first that the row reads.
+    """The term to compare with: the named one, or the first that the row reads.
 
     Raises:
         ValueError: no term of that name, or one that this row does not read.
@@ -150,36 +156,36 @@ def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
     raise ValueError(f"the formula has no term {name}{idle}; {cure}")
 
 
-def _told(choices: Sequence[Choice], before: Sequence[int], tokenizer: Any) -> list[Choice]:
+def _with_texts(choices: Sequence[Choice], before: Sequence[int], tokenizer: Any) -> list[Choice]:
     """The choices with their tokens' text."""
     if tokenizer is None:
         return [*choices]
-    read, told = [*before], []
+    read, explained = [*before], []
     for choice in choices:
         last = read[-CONTEXT:]
-        named = {one.id: _text(one.id, last, tokenizer) for one in choice.candidates}
-        candidates = tuple(replace(one, text=named[one.id]) for one in choice.candidates)
-        told.append(replace(choice, text=named[choice.id], candidates=candidates))
+        texts = {item.id: _text(item.id, last, tokenizer) for item in choice.candidates}
+        candidates = tuple(replace(item, text=texts[item.id]) for item in choice.candidates)
+        explained.append(replace(choice, text=texts[choice.id], candidates=candidates))
         read.append(choice.id)
-    return told
+    return explained
 
 
 def _text(token: int, before: Sequence[int], tokenizer: Any) -> str:
-    """What a token adds to the text before it; its name where that is no whole character."""
+    """The text that a token adds; its name where that is no complete character."""
     start = tokenizer.decode([*before])
-    whole = tokenizer.decode([*before, token])
-    text: str = whole[len(start) :] if whole.startswith(start) else tokenizer.decode([token])
+    end = tokenizer.decode([*before, token])
+    text: str = end[len(start) :] if end.startswith(start) else tokenizer.decode([token])
     if text.strip("\N{REPLACEMENT CHARACTER}"):
         return text
     return str(tokenizer.convert_ids_to_tokens(token))
 
 
-def _plain(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     match value:
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: _rounded(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [_rounded(item) for item in value]
         case float():
             return float(f"{value:.9g}")
     return value

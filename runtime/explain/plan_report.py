@@ -1,12 +1,13 @@
-"""The plan as a reader sees it: collected terms, forwards, bytes, and the floor they set."""
+"""The plan as text: collected terms, forwards, bytes, and the least time that a step takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...formula import Plan, Read, Scalar, Stage, Term
+from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.shift_invariance import unnormalised
-from ...formula.nodes import StageAddress, short_name, walk
+from ...formula.nodes import StageAddress, short_text, walk
+from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
 from ...formula.words.stages import BestOf, Blockwise, Reject
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
@@ -26,7 +27,7 @@ class Report:
     Attributes:
         formula: the formula's canonical text.
         bytes_per_step: weights that one step reads, once per distinct set.
-        forwards: forwards per token, those that judge whole texts left out.
+        forwards: forwards per token, without those of a search's rewards.
         notes: what was dropped, cut or left alone.
         search: the name of the search that the formula ends in, or None.
     """
@@ -45,7 +46,7 @@ class Report:
         search_lanes = bound.search_lanes
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
         self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
-        self.forwards, self._judging = len(steady), len(search_lanes)
+        self.forwards, self._search_forwards = len(steady), len(search_lanes)
         self.notes = bound.notes
 
     def __str__(self) -> str:
@@ -55,7 +56,7 @@ class Report:
         return self.text()
 
     def floor(self, bandwidth: float, batch_size: int = 1, context: int = 0) -> float:
-        """Milliseconds that one step takes to read its weights and caches, and cannot do without.
+        """The least milliseconds of a step: to read its weights and caches.
 
         Args:
             bandwidth: bytes per second.
@@ -71,7 +72,7 @@ class Report:
         """The report.
 
         Args:
-            bandwidth: bytes per second that the floor is worked out with; measured where left out.
+            bandwidth: bytes per second for the floor; measured where left out.
             batch_size: requests for which caches are counted.
             context: tokens of each of them.
         """
@@ -80,40 +81,42 @@ class Report:
         measured = bandwidth or copy_bandwidth(device)
         floor = self.floor(measured, batch_size, context)
         caches = self._cache_bytes(batch_size, context)
-        said = "given" if bandwidth else "measured copy bandwidth"
+        source = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
-        for place, rerank in bound.plan.reranks:
-            if place[0] is not None:
-                lines += ["", f"inside      {stage_text(rerank)}", *self._rewards(place)]
+        for address, rerank in bound.plan.reranks:
+            if address[0] is not None:
+                lines += ["", f"inside      {written_without_rewards(rerank)}"]
+                lines += self._rewards(address)
         for number, stage in enumerate(bound.plan.stages):
-            lines += ["", f"then        {stage_text(stage)}"]
+            lines += ["", f"then        {written_without_rewards(stage)}"]
             if (None, number) in bound.rewards:
                 lines += self._rewards((None, number))
         conditional = self._conditional()
         lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
-        if self._judging:
-            many += f" ({self._judging} more where answers are judged)"
+        if self._search_forwards:
+            many += f" ({self._search_forwards} more where answers are scored)"
         head = ("lane", "weights", "rows", "queries", "reads", "cache")
         lines += ["", *_table(head, self._lanes())]
         lines += [
             "",
             f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
-            f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {said})",
+            f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
             f"memory      {self._memory(batch_size, context)}",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         if bound.term_parallel is not None:
-            lines.append(f"processes   {_shared_out(bound.term_parallel, bound.lane_names)}")
+            lines.append(f"processes   {_processes(bound.term_parallel, bound.lane_names)}")
         if self._capture is not None:
             why = self._capture.why_eager
             lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
         if self._stats.seconds:  # a service times no formula by itself
             lines.append(f"last run    {self._stats.summary(measured)}")
         for name, share in self._stats.mapped_shares().items():
-            lines.append(f"mapped      {share:.1%} of what align({name}) said went to tokens here")
+            probability = f"{share:.1%} of align({name})'s probability"
+            lines.append(f"mapped      {probability} went to the formula's tokens")
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
@@ -145,44 +148,41 @@ class Report:
         names = sorted(self._bound.plan.params)
         if not names:
             return []
-        said = [f"{n} = {self._params[n]:g}" if n in self._params else f"{n} = ?" for n in names]
-        return [f"parameters  {', '.join(said)} (a value per request)"]
+        values = [f"{n} = {self._params[n]:g}" if n in self._params else f"{n} = ?" for n in names]
+        return [f"parameters  {', '.join(values)} (a value per request)"]
 
     def _terms(self) -> list[tuple[str, ...]]:
         bound = self._bound
         rows = []
         for bound_term in bound.terms:
-            said = _coefficients(bound.plan, bound_term.term)
-            rows.append((bound.plan.spans[bound_term.term], self._line(bound_term, said)))
+            line = self._line(bound_term, _coefficients(bound.plan, bound_term.term))
+            rows.append((bound.plan.spans[bound_term.term], line))
         return [line for _, line in sorted(rows)]
 
-    def _rewards(self, place: StageAddress) -> list[str]:
-        search = self._bound.plan.search
-        if search is not None and place == search[0]:
-            asked = search[1].r
+    def _rewards(self, address: StageAddress) -> list[str]:
+        search, bound_terms = self._bound.plan.search, self._bound.rewards[address]
+        if search is not None and address == search[0]:
+            reward = search[1].r
         else:
-            asked = dict(self._bound.plan.reranks)[place].reward
-        pairs = zip(asked.parts, self._bound.rewards[place], strict=True)
+            reward = dict(self._bound.plan.reranks)[address].reward
+        pairs = zip(reward.parts, bound_terms, strict=True)
         rows = [self._line(bound_term, str(coefficient)) for (coefficient, _), bound_term in pairs]
         table = _table(("reward", "coefficient", "lane", "reads"), rows)
-        return [
-            *table,
-            *dict.fromkeys(self._path(bound_term) for bound_term in self._bound.rewards[place]),
-        ]
+        return [*table, *dict.fromkeys(map(self._path, bound_terms))]
 
     def _path(self, bound_term: BoundTerm) -> str:
-        """How a lane is asked for rewards."""
-        assert bound_term.place is not None
+        """What a lane scores, and how."""
+        assert bound_term.address is not None
         if bound_term.language:
             return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
-        stage = dict(self._bound.plan.reranks).get(bound_term.place)
-        asked = f"{stage.k} candidates" if stage else "each answer, when it is judged"
+        stage = dict(self._bound.plan.reranks).get(bound_term.address)
+        texts = f"{stage.k} candidates" if stage else "each answer, when it is scored"
         return (
-            f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].plan_line(asked)}"
+            f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].plan_line(texts)}"
         )
 
     def _conditional(self) -> list[str]:
-        """The terms whose lanes some steps go without."""
+        """The terms whose lanes some steps do not run."""
         bound_terms = self._bound.conditional
         if not bound_terms:
             return []
@@ -190,7 +190,7 @@ class Report:
         return ["", f"conditional {named}: run only in steps where a row needs it"]
 
     def _normalised(self) -> list[str]:
-        """The terms of which a shift would count, so that they are read as log-probabilities."""
+        """The terms that are read as log-probabilities, since a shift would change the scores."""
         plan = self._bound.plan
         exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
         if not exact:
@@ -202,8 +202,9 @@ class Report:
         term = bound_term.term
         reads = "the response alone" if term.alone else "the prompt"
         if term.system is not None:
-            said = f"system prompt {term.system[:40]!r}" if term.system else "no system prompt"
-            reads += f", {said}"
+            reads += (
+                f", system prompt {term.system[:40]!r}" if term.system else ", no system prompt"
+            )
         elif bound_term.spec.system:
             reads += f", system prompt {bound_term.spec.system[:40]!r}"
         if bound_term.spec.template and not term.alone:
@@ -217,13 +218,11 @@ class Report:
         lines: list[tuple[str, ...]] = []
         many = "".join(f"{number}*" for number in _samples(bound.plan))
         for number, lane in enumerate(bound.lanes):
-            bound_terms = [
-                bound_term for bound_term in bound.all_terms if bound_term.lane == number
-            ]
-            place = bound_terms[0].place
-            stage = dict(bound.plan.reranks).get(place) if place is not None else None
+            bound_terms = [term for term in bound.all_terms if term.lane == number]
+            address = bound_terms[0].address
+            stage = dict(bound.plan.reranks).get(address) if address is not None else None
             queries = f"{stage.k} candidates" if stage else "1 token"
-            if stage and not moves_winner(place, stage):  # type: ignore[arg-type]
+            if stage and not moves_winner(address, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"
             footprint = lane.footprint()
             kept = footprint.token_bytes * _CONTEXT * len(bound_terms)
@@ -238,28 +237,13 @@ class Report:
 
 def _coefficients(plan: Plan, term: Term) -> str:
     """A term's coefficient in the formula's sum, and those of the operators that it stands in."""
-    said = []
+    coefficients = []
     for coefficient, part in plan.scores.parts:
         if part == Read(term):
-            said.append(str(coefficient))
+            coefficients.append(str(coefficient))
         elif any(inner == Read(term) for inner in walk(part)):
-            said.append(f"{coefficient} in {short_name(part)}")
-    return " and ".join(dict.fromkeys(said))
-
-
-def stage_text(stage: Stage) -> str:
-    """A stage with all its numbers: ``rerank(k=10, w=1.5)``; words only where not the default."""
-    said = []
-    for name, item in stage.arguments().items():
-        value = getattr(stage, name)
-        match item.metadata["kind"]:
-            case "number":
-                said.append(f"{name}={value}")
-            case "choice" | "label" if value != item.default:
-                said.append(f"{name}={value}")
-            case "pair" if value is not None:
-                said.append(f"{name}=({value[0]}, {value[1]})")
-    return f"{stage.name}({', '.join(said)})"
+            coefficients.append(f"{coefficient} in {short_text(part)}")
+    return " and ".join(dict.fromkeys(coefficients))
 
 
 def _samples(plan: Plan) -> tuple[Scalar, ...]:
@@ -274,20 +258,17 @@ def _samples(plan: Plan) -> tuple[Scalar, ...]:
     return ()
 
 
-def _shared_out(term_parallel: TermParallel, names: Sequence[str]) -> str:
-    """Which process holds what, and what they have told each other."""
+def _processes(term_parallel: TermParallel, names: Sequence[str]) -> str:
+    """Which rank holds which lanes, and the cost of the all-reduces."""
     held: dict[int | None, list[str]] = {}
     for owner, name in zip(term_parallel.owners, names, strict=True):
         held.setdefault(owner, []).append(name)
-    places = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
-    places += [f"each holds {', '.join(held[None])}"] if None in held else []
-    met = (
-        f"; {si_bytes(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
-        if term_parallel.sent
-        else ""
-    )
+    holds = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
+    holds += [f"each holds {', '.join(held[None])}"] if None in held else []
+    cost = f"; {si_bytes(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
+    cost = cost if term_parallel.sent else ""
     many = "1 process" if term_parallel.size == 1 else f"{term_parallel.size} processes"
-    return f"{many}, this is rank {term_parallel.rank}: {'; '.join(places)}{met}"
+    return f"{many}, this is rank {term_parallel.rank}: {'; '.join(holds)}{cost}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What each model reads of a prompt, token by token, for whoever wants to look."""
+"""What each model reads of a prompt, token by token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...models import Prompt
-from ...models.text.token_bytes import token_bytes as token_bytes
+from ...models.text.token_bytes import token_bytes
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
 
@@ -18,9 +18,9 @@ class Token:
 
     Attributes:
         id: in the model's own vocabulary.
-        text: what it stands for in running text, half a character as ``<0xE6>``; the name of a
-            special token; the id where there is no tokenizer.
-        special: whether it marks the text and is no part of it.
+        text: its text, half a character as ``<0xE6>``; the name of a special token; the id where
+            there is no tokenizer.
+        special: whether it is a special token.
     """
 
     id: int
@@ -29,13 +29,13 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class PromptView:
     """What one term, or one reward model, reads before the response.
 
     Attributes:
         term: as the formula writes it.
-        text: what is read.
-        tokens: the same, token by token; None for a reward model that reads text, and encodes it
+        text: the rendered prompt.
+        tokens: the same, token by token; None for a reward model that reads text, which is encoded
             together with each candidate.
     """
 
@@ -49,33 +49,35 @@ class Rendered:
         return [token.id for token in self.tokens or ()]
 
 
-def rendered(bound: Bound, prompt: Prompt) -> list[Rendered]:
+def prompt_views(bound: Bound, prompt: Prompt) -> list[PromptView]:
     """What each term of a plan reads of a prompt, then each reward model, in the formula's order.
 
     Raises:
         ModelError: a model has no way to read this prompt.
     """
     spans = bound.plan.spans
-    every = sorted(bound.all_terms, key=lambda one: (one.place is not None, spans[one.term]))
-    spelled: dict[int, tuple[dict[int, bytes], set[int]]] = {}
-    return [_rendered(bound_term, prompt, spelled) for bound_term in every]
+    terms = sorted(bound.all_terms, key=lambda term: (term.address is not None, spans[term.term]))
+    tokens: dict[int, tuple[dict[int, bytes], set[int]]] = {}  # by tokenizer
+    return [_view(bound_term, prompt, tokens) for bound_term in terms]
 
 
-def _rendered(bound_term: BoundTerm, prompt: Prompt, spelled: dict[int, Any]) -> Rendered:
+def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> PromptView:
     read = bound_term.reads(prompt)
     if isinstance(read, str):
-        return Rendered(str(bound_term.term), read, None)
+        return PromptView(str(bound_term.term), read, None)
     if bound_term.tokenizer is None:
         tokens = tuple(Token(i, str(i), False) for i in read)
-        return Rendered(str(bound_term.term), " ".join(token.text for token in tokens), tokens)
+        return PromptView(str(bound_term.term), " ".join(token.text for token in tokens), tokens)
     key = id(bound_term.tokenizer)
-    if key not in spelled:
-        found = token_bytes(bound_term.tokenizer, sys.maxsize)
-        names = {number: name.encode() for name, number in found.special.items()}
-        spelled[key] = {**found.texts, **names}, set(names)
-    texts, special = spelled[key]
+    if key not in known:
+        spelled = token_bytes(bound_term.tokenizer, sys.maxsize)
+        names = {number: name.encode() for name, number in spelled.special.items()}
+        known[key] = {**spelled.texts, **names}, set(names)
+    texts, special = known[key]
     tokens = tuple(Token(i, _shown(texts.get(i, b"")), i in special) for i in read)
-    return Rendered(str(bound_term.term), _shown(b"".join(texts.get(i, b"") for i in read)), tokens)
+    return PromptView(
+        str(bound_term.term), _shown(b"".join(texts.get(i, b"") for i in read)), tokens
+    )
 
 
 def _shown(text: bytes) -> str:

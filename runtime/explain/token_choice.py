@@ -1,7 +1,4 @@
-"""What is told of a choice: its candidates, and what every part of the formula added to each.
-
-Plain nouns with text and numbers in them; how they are found is said elsewhere.
-"""
+"""The explanation of a chosen token: its candidates, and what each part of the formula added."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ class Part:
         name: as the formula has it, like terms collected.
         kind: ``"term"``, ``"operator"`` (also a formula in parentheses), ``"number"`` or
             ``"stage"``.
-        coefficient: what it is multiplied by; None for a stage.
-        terms: the terms that an operator is made of.
+        coefficient: its factor; None for a stage.
+        terms: the terms in an operator.
     """
 
     name: str
@@ -27,8 +24,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A condition of ``where`` in one step, the values that it looked at, and whether it held."""
+class EvaluatedCondition:
+    """A condition of ``where`` in one step, whether it held, and the values that it compared."""
 
     condition: str
     holds: bool
@@ -41,14 +38,14 @@ class Candidate:
 
     Attributes:
         id, text: the token; text where there is a tokenizer.
-        rank: its place by score, from 1; None where it is excluded.
+        rank: by score, from 1; None where it is excluded.
         score: the formula's, stages included; None where it is excluded. It is the sum of the
             contributions, to float32's rounding.
         probability: of drawing it, at the request's temperature or, where that is 0, at 1.
-        contributions: per part what it added; None where it had no say or excluded the token.
+        contributions: of each part to the score; None where it did not run or excluded the token.
         logprobs: per term of the formula its log-probability; None where it was not read.
-        rewards: per reward model of the formula what it said; None where it was not asked.
-        noise: what was added to ``score / temperature`` in drawing; None at temperature 0.
+        rewards: per reward model of the formula its reward; None where it scored another token.
+        noise: added to ``score / temperature`` in drawing; None at temperature 0.
         removed_by: the part that excludes the token, the first if there are several.
     """
 
@@ -75,8 +72,8 @@ class Choice:
         base: the token that the base alone would have chosen, with the same noise.
         changed: whether the base alone would have chosen another.
         by_noise: whether it was drawn though another had a better score.
-        gates: the conditions that were looked at.
-        judged: what the language models that judge a search added for it.
+        conditions: of ``where``, those that the step evaluated.
+        search_score: the token's score by the language models of a search, or None.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
     """
@@ -88,6 +85,6 @@ class Choice:
     base: int
     changed: bool
     by_noise: bool
-    gates: tuple[Gate, ...]
+    conditions: tuple[EvaluatedCondition, ...]
     search_score: float | None
     candidates: tuple[Candidate, ...]

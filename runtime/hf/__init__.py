@@ -1,1 +1,1 @@
-"""A formula inside transformers' own generate."""
+"""A formula inside transformers' own generate, and as a logits processor."""

@@ -1,7 +1,4 @@
-"""What transformers' ``generate`` hands to a custom loop, made regular, or refused by name.
-
-Nothing is decoded in here.
-"""
+"""A call of transformers' ``generate``, checked: unsupported arguments are refused by name."""
 
 from __future__ import annotations
 
@@ -16,23 +13,23 @@ from ...models import is_single_prompt
 from ..binding.bound import Bound
 
 _MODES = ("greedy_search", "sample")
-_UNUSED = frozenset(  # what only says how a model is run, and changes nothing of what it says
+_UNUSED = frozenset(  # arguments that say how a model runs and leave its logits as they are
     ("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
 )
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerateRequest:
     """One call of ``generate``.
 
     Attributes:
-        ids: ``(rows, L)`` what the answers follow, padded on the left.
-        prompts: what the models read, one per prompt.
+        ids: ``(rows, L)`` that the answers follow, padded on the left.
+        prompts: that the models read.
         repeats: rows per prompt.
         limit: tokens after which a row ends.
-        pad: what follows the end of a row, if that is known.
+        pad: the token after the end of a row, or None.
         width: columns of the scores: the tokens of the model that ``generate`` was called on.
-        ends: whether a row that has ended waits for the others; else they all go on.
+        ends: whether a row that has ended waits for the others; else all rows continue.
     """
 
     ids: Tensor
@@ -47,7 +44,7 @@ class Asked:
     config: GenerationConfig
 
 
-def asked(
+def generate_request(
     bound: Bound,
     model: Any,
     input_ids: Tensor,
@@ -56,15 +53,15 @@ def asked(
     config: GenerationConfig | None,
     prompts: Sequence[Any] | None,
     others: Mapping[str, Any],
-) -> Asked:
-    """What one call asks for.
+) -> GenerateRequest:
+    """The request of one call.
 
     Raises:
         ValueError: something that a formula cannot honour.
     """
     config = config if config is not None else model.generation_config
     criteria = StoppingCriteriaList(criteria or ())
-    for problem, cure in _wrong(config, model, input_ids, others):
+    for problem, cure in _problems(config, model, input_ids, others):
         raise ValueError(f"{problem}; {cure}")
     repeats = config.num_return_sequences or 1
     count = len(input_ids) // repeats
@@ -79,8 +76,8 @@ def asked(
         raise ValueError("nothing says how long an answer may be; give max_new_tokens")
     pad = getattr(config, "_pad_token_tensor", None)
     pad = config.pad_token_id if pad is None else int(pad)
-    ends = any(hasattr(one, "eos_token_id") for one in criteria)
-    return Asked(
+    ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+    return GenerateRequest(
         input_ids, list(prompts), repeats, longest - input_ids.shape[1], pad, _width(bound, model),
         ends, LogitsProcessorList(processors or ()), criteria, config,
     )  # fmt: skip
@@ -105,10 +102,10 @@ def rows_read(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int
     return [row[kept].tolist() for row, kept in zip(input_ids, read, strict=True)]
 
 
-def _wrong(
+def _problems(
     config: GenerationConfig, model: Any, input_ids: Tensor, others: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """What cannot be honoured, and what to do instead."""
+    """What cannot be honoured, and what to write instead."""
     if model.config.is_encoder_decoder:
         yield "a formula's models decode only", "call generate on one of them"
     if (config.num_beams or 1) > 1:
@@ -129,19 +126,20 @@ def _wrong(
     cache = others.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         yield "past_key_values is one model's, and the formula's keep their own", "leave it out"
-    if (places := others.get("position_ids")) is not None and not _plain(places, others, input_ids):
+    positions = others.get("position_ids")
+    if positions is not None and not _are_positions(positions, others, input_ids):
         yield "position_ids other than those of the tokens are not honoured", "leave it out"
     if input_ids.ndim != 2 or input_ids.shape[1] == 0:
         yield "the formula's models read token ids", "give input_ids, and no inputs_embeds"
 
 
-def _plain(places: Tensor, others: Mapping[str, Any], input_ids: Tensor) -> bool:
-    """Whether positions are those that ``generate`` makes itself."""
+def _are_positions(positions: Tensor, others: Mapping[str, Any], input_ids: Tensor) -> bool:
+    """Whether ``position_ids`` are those that ``generate`` makes itself."""
     mask = others.get("attention_mask")
     read = (input_ids.new_ones(input_ids.shape) if mask is None else mask).long()
-    if places.shape[-1] != read.shape[-1]:
+    if positions.shape[-1] != read.shape[-1]:
         return False
-    return bool(((places == read.cumsum(-1) - 1) | (read == 0)).all())
+    return bool(((positions == read.cumsum(-1) - 1) | (read == 0)).all())
 
 
 def _width(bound: Bound, model: Any) -> int:

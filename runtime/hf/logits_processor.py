@@ -1,7 +1,7 @@
 """A formula as a transformers ``LogitsProcessor``: for those who own their loop.
 
-Somebody runs one of the formula's models and hands over its logits; every other term is read here,
-batched over those that share weights, with caches of its own.
+The caller runs one of the formula's models and passes its logits; the processor runs every other
+term, batched over those that share weights, with caches of its own.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .generate_request import rows_read
 class FormulaProcessor(LogitsProcessor):
     """Turns the logits of one of a formula's models into the formula's scores.
 
-    Every part of the language has its place here but a stage that searches. Beams may be exchanged
-    and tokens taken back from call to call: each row goes on from the longest beginning of its ids
-    that has been read. The first ids that it is given are the prompts, until others come.
+    It takes every formula that does not search. Between calls, beams may be exchanged and tokens
+    removed: each row continues from the longest prefix of its ids that the models have read. The
+    ids of the first call are the prompts, until a call brings others.
 
     Args:
-        decoder: of the formula; where that is used in between, everything is read again.
+        decoder: of the formula; where it is used between two calls, everything is read again.
         base: the term whose logits come from the loop: the model that is generated from.
         attention_mask: ``(prompts, L)`` the prompts' own; needed where any is padded, on the left.
             One such processor is for one call of ``generate``.
@@ -64,7 +64,7 @@ class FormulaProcessor(LogitsProcessor):
             "a processor",
             "it chooses among whole texts, and not among tokens",
         )
-        self._bound, self._lane = _given(decoder.session.bound, base)
+        self._bound, self._lane = with_external_lane(decoder.session.bound, base)
         self._session, self._params, self._base = decoder.session, params, base
         self._mask = None if attention_mask is None else torch.as_tensor(attention_mask)
         self._external: ExternalRows | None = None
@@ -91,19 +91,19 @@ class FormulaProcessor(LogitsProcessor):
             )
         if scores.shape[1] < size:
             raise ValueError(
-                f"{self._base} says {scores.shape[1]} logits, and the formula's models have {size} "
+                f"{self._base} has {scores.shape[1]} logits, and the formula's models have {size} "
                 "tokens; generate from one of them"
             )
-        external = self._following(input_ids)
+        external = self._rows(input_ids)
         answers: list[Ids] = input_ids[:, self._prompts.shape[1] :].tolist()
         external.advance([self._readable(answer) for answer in answers])
         self._length = input_ids.shape[1]
         owners = external.owners(len(self._bound.lanes) - 1)
         self._lane.next_logits = scores.to(self._lane.device)[owners]
-        made = external.scores().to(scores.device)
-        return pad(made, (0, scores.shape[1] - size), value=-torch.inf)
+        formula_scores = external.scores().to(scores.device)
+        return pad(formula_scores, (0, scores.shape[1] - size), value=-torch.inf)
 
-    def _following(self, input_ids: Tensor) -> ExternalRows:
+    def _rows(self, input_ids: Tensor) -> ExternalRows:
         """The rows of this generation; new ones where the ids are those of another."""
         engine, start = self._session.engine, self._prompts.shape[1]
         same = (
@@ -122,14 +122,14 @@ class FormulaProcessor(LogitsProcessor):
                 )
             self._prompts = input_ids.clone()
         self._claim = engine.claimed()  # whatever ran on these lanes before can run no more
-        self._external = self._started(self._read(self._prompts))
+        self._external = self._started(self._prompt_ids(self._prompts))
         return self._external
 
-    def _read(self, input_ids: Tensor) -> list[Ids]:
-        """What each row reads of its prompt.
+    def _prompt_ids(self, input_ids: Tensor) -> list[Ids]:
+        """The prompt ids of each row, without padding.
 
         Raises:
-            ValueError: it seems to be padded and there is no mask, or one of another shape.
+            ValueError: a prompt seems to be padded and there is no mask, or one of another shape.
         """
         if self._mask is None:
             token = self._padding
@@ -148,7 +148,7 @@ class FormulaProcessor(LogitsProcessor):
         return rows_read(input_ids, mask.to(input_ids.device))
 
     def _started(self, prompts: list[Ids]) -> ExternalRows:
-        """Rows that have read these prompts."""
+        """New rows with these prompts."""
         params = self._params or {}
         lists = {
             name: value for name, value in params.items() if not isinstance(value, (int, float))
@@ -156,8 +156,8 @@ class FormulaProcessor(LogitsProcessor):
         for name, values in lists.items():
             if len(prompts) % len(values):
                 raise ValueError(f"{name} has {len(values)} values for {len(prompts)} rows")
-            times = len(prompts) // len(values)
-            lists[name] = [value for value in values for _ in range(times)]
+            repeats = len(prompts) // len(values)
+            lists[name] = [value for value in values for _ in range(repeats)]
         return ExternalRows(
             self._bound,
             self._session.builder.requests(
@@ -175,14 +175,14 @@ class FormulaProcessor(LogitsProcessor):
         """An answer up to the padding after its end, where some model has no such token."""
         token = self._padding
         for bound_term in self._bound.terms:
-            token_columns = bound_term.token_map
-            if token_columns is not None and token in answer and not token_columns.reads[token]:
+            token_map = bound_term.token_map
+            if token_map is not None and token in answer and not token_map.reads[token]:
                 return answer[: answer.index(token)]
         return answer
 
 
-def _given(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
-    """The same plan with a last lane for this term alone, whose logits are given.
+def with_external_lane(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
+    """The same plan with one more lane, for this term alone: the caller sets its logits.
 
     Raises:
         ValueError: the formula has no such term.
@@ -192,22 +192,22 @@ def _given(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
         terms = ", ".join(map(str, bound.plan.terms))
         raise ValueError(f"the formula has no term {base}; it has {terms}: say base=…")
     used = sorted(
-        {one.lane for one in bound.all_terms if one.place is not None or one.term != term}
+        {item.lane for item in bound.all_terms if item.address is not None or item.term != term}
     )
-    at = {lane: number for number, lane in enumerate(used)}
-    lane = next(bound.lanes[one.lane] for one in bound.terms if one.term == term)
-    given = ExternalLane(bound.vocabulary, lane.device)
+    numbers = {lane: number for number, lane in enumerate(used)}
+    lane = next(bound.lanes[item.lane] for item in bound.terms if item.term == term)
+    external = ExternalLane(bound.vocabulary, lane.device)
 
     def moved(bound_term: BoundTerm) -> BoundTerm:
-        if bound_term.place is None and bound_term.term == term:
+        if bound_term.address is None and bound_term.term == term:
             return replace(bound_term, lane=len(used), adapter=0)
-        return replace(bound_term, lane=at[bound_term.lane])
+        return replace(bound_term, lane=numbers[bound_term.lane])
 
     changed = replace(
         bound,
         terms=tuple(moved(bound_term) for bound_term in bound.terms),
-        rewards={place: tuple(map(moved, some)) for place, some in bound.rewards.items()},
-        lanes=(*(bound.lanes[number] for number in used), given),
+        rewards={address: tuple(map(moved, terms)) for address, terms in bound.rewards.items()},
+        lanes=(*(bound.lanes[number] for number in used), external),
         lane_names=(*(bound.lane_names[number] for number in used), base),
     )
-    return changed, given
+    return changed, external

@@ -20,7 +20,7 @@ from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..progress import progress_bar
-from ..requests.completions import check_given
+from ..requests.completions import check_completion
 from ..requests.request import Request
 from ..scores.logprobs import best, log_softmax
 from .teacher_forcing import check, commit, scored
@@ -98,13 +98,13 @@ def likelihoods(
     """How likely each request's completion is.
 
     Raises:
-        ValueError: a batch size below 1, or as ``check_given``.
+        ValueError: a batch size below 1, or as ``check_completion``.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     pairs = list(zip(requests, completions, strict=True))
     for request, ids in pairs:
-        check_given(engine.bound, request, ids, read=len(ids) - 1)
+        check_completion(engine.bound, request, ids, read=len(ids) - 1)
     results = {}
     with progress_bar(len(pairs), "text", "scoring", progress) as bar:
         for index, likelihood in LoglikelihoodLoop(engine).run(pairs, batch_size):
@@ -162,7 +162,7 @@ class LoglikelihoodLoop:
 
     def _by_token(self, batch: Batch, requests: Sequence[Request]) -> bool:
         """Whether candidates are scored at each step, or other processes take part."""
-        rewards = [row_map for row_map in batch.row_maps if row_map.term.place is not None]
+        rewards = [row_map for row_map in batch.row_maps if row_map.term.address is not None]
         reranks = any(row_map.needs(request) for row_map in rewards for request in requests)
         return reranks or self.bound.term_parallel is not None
 

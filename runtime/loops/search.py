@@ -181,7 +181,7 @@ class SearchScheduler(Scheduler):
         total = torch.zeros(batch.count, device=batch.device)
         used = slice(batch.count)
         for row_map in batch.row_maps:
-            if row_map.term.place == self._address and row_map.live:
+            if row_map.term.address == self._address and row_map.live:
                 outputs = text_rewards(batch, row_map.term.lane, lengths)
                 column = self._plan.columns[r.parts[row_map.number][0]]
                 weighed = batch.values[used, column] * labelled(outputs, row_map)

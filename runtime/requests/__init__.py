@@ -1,1 +1,1 @@
-"""Arguments to requests, checked before anything is decoded."""
+"""From arguments to requests, checked before anything is decoded."""

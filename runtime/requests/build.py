@@ -1,4 +1,4 @@
-"""Intake: from a call's arguments to requests, everything checked before anything is decoded."""
+"""The request builder: a call's arguments become requests, checked before decoding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..binding.checks import check_count
 from ..scores.noise import seed_key
 from .hints import refuse
 from .per_row import eos_of, per_row, rows_of, stop_strings_of, temperature_of
-from .request import Request, ids_of
+from .request import Request, check_ids, ids_of
 
 _log = logging.getLogger("descant")
 
@@ -25,7 +25,7 @@ class RequestBuilder:
     """Makes the requests of one bound plan.
 
     Args:
-        bound: whose models read the prompts.
+        bound: the plan, whose models read the prompts.
         params: the parameters' values where a call gives none.
     """
 
@@ -36,7 +36,7 @@ class RequestBuilder:
     def rows(
         self, prompts: Any, params: Mapping[str, Any] | None
     ) -> list[tuple[Any, dict[str, float]]]:
-        """A prompt and a value for every parameter per row, as ``rows_of``."""
+        """Per row its prompt and a value for every parameter, as ``rows_of``."""
         return rows_of(prompts, self._params, params, self._known)
 
     def requests(
@@ -63,9 +63,9 @@ class RequestBuilder:
         """
         refuse(others, self._known)
         rows = self.rows(prompts, params)
-        seeds = per_row(seed, len(rows), "seed")
+        seeds = self._seeds(seed, len(rows))
         if self._bound.plan.search and temperature is None and do_sample is None:
-            do_sample = True  # a search over one greedy text would search nothing
+            do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "stops": stop_strings_of(stop_strings),
@@ -75,16 +75,12 @@ class RequestBuilder:
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
         heats = per_row(temperature, len(rows), "temperature")
-        warm = [temperature_of(heat, do_sample) for heat in heats]
+        temperatures = [temperature_of(heat, do_sample) for heat in heats]
         requests: list[Request] = []
-        drawn = [secrets.randbits(63) for _ in seeds]
-        if self._bound.term_parallel is not None:
-            drawn = self._bound.term_parallel.agreed(drawn)
-        for (prompt, values), given, free, heat in zip(rows, seeds, drawn, warm, strict=True):
+        for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
             settings["temperature"] = heat
-            own = free if given is None else operator.index(given)
             for sample in range(num_return_sequences):
-                key = seed_key(own, sample)
+                key = seed_key(row_seed, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))
         short = sum(request.max_new_tokens < max_new_tokens for request in requests)
         if short:
@@ -93,6 +89,14 @@ class RequestBuilder:
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
             )  # fmt: skip
         return requests
+
+    def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
+        """A seed per row; a random one, the same on all ranks, for a row without."""
+        random = [secrets.randbits(63) for _ in range(rows)]
+        if self._bound.term_parallel is not None:
+            random = self._bound.term_parallel.broadcast(random)
+        pairs = zip(per_row(seed, rows, "seed"), random, strict=True)
+        return [default if value is None else operator.index(value) for value, default in pairs]
 
     def request(
         self,
@@ -108,18 +112,18 @@ class RequestBuilder:
         logprobs: bool = False,
         strict: bool = False,
     ) -> Request:
-        """The request of one row, its values regular already.
+        """The request of one row, from checked values.
 
         Args:
-            index: its place in the answer.
+            index: its number among the call's rows.
             prompt: text, chat messages or token ids.
             params: a value for every parameter.
-            key: its noise.
+            key: of its noise.
             temperature: 0 takes the best token.
-            max_new_tokens: of which as many are given as there is room for.
+            max_new_tokens: at most; fewer where there is less room.
             stops: strings that end it.
             eos: ids that end it, instead of the models' own.
-            logprobs: whether to say how likely its tokens were.
+            logprobs: whether to return its tokens' log-probabilities.
             strict: whether too little room is an error; the last token then needs none.
         """
         bound, plan = self._bound, self._bound.plan
@@ -130,7 +134,7 @@ class RequestBuilder:
         values = plan.values(params)
         _check_values(bound, values)
         if is_ids(prompt):
-            self.check_ids(prompt, "prompt")
+            check_ids(prompt, bound.vocabulary, "prompt")
         prompts = [bound_term.reads(prompt) for bound_term in bound.terms]
         rewards = {
             i: [r.reads(prompt) for r in bound_terms] for i, bound_terms in bound.rewards.items()
@@ -142,25 +146,12 @@ class RequestBuilder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
         )  # fmt: skip
 
-    def check_ids(self, ids: Sequence[int], where: str) -> None:
-        """Refuse ids beyond the vocabulary.
-
-        Raises:
-            ValueError: names the first, and ``where`` it is.
-        """
-        for token in ids:
-            if not 0 <= token < self._bound.vocabulary:
-                raise ValueError(
-                    f"the {where} has the token id {token}, and the vocabulary has "
-                    f"{self._bound.vocabulary} tokens"
-                )
-
 
 def refuse_search(bound: Bound, verb: str, why: str) -> None:
     """Refuse a formula that searches.
 
     Raises:
-        ValueError: says what is not for it, and why.
+        ValueError: names ``verb``, what such a formula cannot do, and why.
     """
     if bound.plan.search:
         name = bound.plan.search[1].name
@@ -180,11 +171,11 @@ def _check_values(bound: Bound, values: Sequence[float]) -> None:
 
 
 def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
-    """What each term of another vocabulary reads, where it may run out of room first."""
+    """For each term of another vocabulary that reads some token as several: its ids, its room."""
     return [
-        (found.reads, bound.positions - len(ids))
-        for bound_term, ids in zip(bound.terms, prompts, strict=True)
-        if (found := bound_term.token_map) is not None and found.longest > 1 and bound.positions
+        (token_map.reads, bound.positions - len(ids))
+        for term, ids in zip(bound.terms, prompts, strict=True)
+        if (token_map := term.token_map) is not None and token_map.longest > 1 and bound.positions
     ]
 
 

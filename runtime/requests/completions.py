@@ -1,4 +1,4 @@
-"""Completions that are given: which prompt each follows, and whether the models can read them."""
+"""Completions that a caller passes, paired with their prompts and checked."""
 
 from __future__ import annotations
 
@@ -8,55 +8,49 @@ from typing import Any
 from ...formula.algebra.liveness import needed
 from ...models import ModelError, is_single_prompt
 from ..binding.bound import Bound
-from .request import Request
+from .request import Request, check_ids
 
 
-def paired(
+def pair_completions(
     prompts: Any, completions: Any, params: Mapping[str, Any] | None, tokenizer: Any
 ) -> tuple[list[Any], list[list[int]]]:
-    """Prompts, and the token ids that follow each; what there is one of is repeated.
+    """A prompt and a completion's token ids per row; a single prompt or completion is repeated.
 
     Raises:
-        ValueError: so many prompts and so many completions do not go together; text, and there is
-            no tokenizer.
+        ValueError: the numbers of prompts and completions differ; text, and there is no tokenizer.
     """
     many = [prompts] if is_single_prompt(prompts) else [*prompts]
-    asked: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
-    if tokenizer is None and any(isinstance(one, str) for one in asked):
+    texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
+    if tokenizer is None and any(isinstance(text, str) for text in texts):
         raise ValueError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
-    rows = max(len(many), len(asked), *lists)
-    many, asked = (one * rows if len(one) == 1 else one for one in (many, asked))
-    if len(many) != len(asked):
-        raise ValueError(f"there are {len(many)} prompts and {len(asked)} completions")
+    rows = max(len(many), len(texts), *lists)
+    many, texts = (items * rows if len(items) == 1 else items for items in (many, texts))
+    if len(many) != len(texts):
+        raise ValueError(f"there are {len(many)} prompts and {len(texts)} completions")
 
-    def ids(one: Any) -> list[int]:
-        if isinstance(one, str):
-            one = tokenizer(one, add_special_tokens=False)["input_ids"]
-        return [int(token) for token in one]
+    def ids(text: Any) -> list[int]:
+        if isinstance(text, str):
+            text = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [int(token) for token in text]
 
-    return many, [ids(one) for one in asked]
+    return many, [ids(text) for text in texts]
 
 
-def check_given(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:
+def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:
     """Refuse a completion that the models of a request cannot read.
 
     Args:
-        bound: the plan's readers.
+        bound: the plan with its lanes.
         request: the prompt and the numbers.
         ids: the completion.
-        read: how many of its tokens are read, and not only scored.
+        read: how many of its tokens the models read; the others are only scored.
 
     Raises:
         ValueError: ids beyond the vocabulary.
         ModelError: tokens that a model of another vocabulary cannot read, or has no room for.
     """
-    for token in ids:
-        if not 0 <= token < bound.vocabulary:
-            raise ValueError(
-                f"the completion has the token id {token}, and the vocabulary has "
-                f"{bound.vocabulary} tokens"
-            )
+    check_ids(ids, bound.vocabulary, "completion")
     for bound_term in bound.terms:
         if bound_term.term in needed(bound.plan, bound.plan.scores, request.values):
             cure = "generate never draws it, and nothing can be scored after it"

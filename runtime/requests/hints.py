@@ -1,7 +1,4 @@
-"""Names that others give to what ``generate`` takes, and where each of them belongs here.
-
-People come with transformers', OpenAI's and vLLM's arguments. This only says what to write instead.
-"""
+"""What to write instead of arguments of transformers, OpenAI and vLLM that ``generate`` lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "batch_size", "progress",
 )  # fmt: skip
-_STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
+STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
 _SAME = {  # by our name, theirs
     "max_new_tokens": ("max_tokens", "max_completion_tokens", "max_gen_toks", "max_new_token"),
     "num_return_sequences": ("n", "num_samples"),
@@ -45,22 +42,22 @@ _CURES = {
         "output_scores", "output_logits", "return_dict_in_generate",
     ),
 }  # fmt: skip
-_SAID = {name: f"it is called {own} here" for own, names in _SAME.items() for name in names}
-_SAID |= {name: cure for cure, names in _CURES.items() for name in names}
+HINTS = {name: f"it is called {own} here" for own, names in _SAME.items() for name in names}
+HINTS |= {name: cure for cure, names in _CURES.items() for name in names}
 
 
 def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
-    """Say where an argument that ``generate`` does not take belongs.
+    """Refuse arguments that ``generate`` does not take.
 
     Args:
-        others: what it was given and does not take.
-        params: the formula's parameters, which are given together.
+        others: those arguments.
+        params: the names of the formula's parameters.
 
     Raises:
         TypeError: for the first of them, with what to write instead.
     """
     for name, value in others.items():
-        if name in _STAGES:
+        if name in STAGES:
             raise TypeError(f"{name} is part of the formula: write … | {name}({value})")
         raise TypeError(f"generate has no argument {name}; {_cure(name, value, params)}")
 
@@ -68,8 +65,8 @@ def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
 def _cure(name: str, value: Any, params: Collection[str]) -> str:
     if name in params:
         return f"it is a parameter of the formula: give params={{{name!r}: {value!r}}}"
-    if name in _SAID:
-        return _SAID[name]
+    if name in HINTS:
+        return HINTS[name]
     if name in _transformers():
         return (
             "transformers' own generate takes it: "

@@ -1,4 +1,4 @@
-"""What ``generate`` is called with, made regular: one value per row, and no surprises."""
+"""The arguments of ``generate`` as one value per row, checked."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def rows_of(
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
-    prompts = list(prompts) if isinstance(prompts, Iterator) else _plain(prompts)
+    prompts = list(prompts) if isinstance(prompts, Iterator) else as_python(prompts)
     many = (
         [prompts]
         if is_single_prompt(prompts) or not isinstance(prompts, Sequence)
         else list(prompts)
     )
-    given = {**defaults, **{name: _plain(value) for name, value in (params or {}).items()}}
-    for name, value in given.items():
+    merged = {**defaults, **{name: as_python(value) for name, value in (params or {}).items()}}
+    for name, value in merged.items():
         if name not in known:
             cure = did_you_mean(name, known)
             raise ValueError(f"the formula has no parameter {name}" + (f"; {cure}" if cure else ""))
         if isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; a parameter is a number, or a list of numbers")
-    lists = {k: list(v) for k, v in given.items() if isinstance(v, Iterable)}
+    lists = {k: list(v) for k, v in merged.items() if isinstance(v, Iterable)}
     if lists and len(many) == 1:
         many *= max(map(len, lists.values()))
     for name, values in lists.items():
@@ -50,13 +50,13 @@ def rows_of(
                 f"more: {_MORE}"
             )
     return [
-        (_plain(prompt), {**given, **{name: values[i] for name, values in lists.items()}})
+        (as_python(prompt), {**merged, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
     ]
 
 
-def _plain(value: Any) -> Any:
-    """Numbers in a tensor or an array, as lists; one number of theirs, as Python's."""
+def as_python(value: Any) -> Any:
+    """A tensor or an array as lists of Python's numbers, or as one."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -73,7 +73,7 @@ def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
 
 def per_row(value: Any, rows: int, what: str) -> list[Any]:
     """One value for every row, or the value of each."""
-    value = _plain(value)
+    value = as_python(value)
     if value is None or isinstance(value, (int, float)):
         return [value] * rows
     if isinstance(value, str):

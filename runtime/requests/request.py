@@ -1,4 +1,4 @@
-"""What is asked for and what comes back: one request per row, one completion per request."""
+"""Requests and completions: one request per row, one completion per request."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ class Request:
     """One row to decode.
 
     Attributes:
-        index: its place in the answer.
+        index: its number among the call's rows.
+        prompt: of the caller.
         prompts: per term of the scores, the ids that it reads.
         rewards: per stage and reward model, the ids, or the text, that it reads.
         values: the plan's numbers for this row.
-        key: its noise (``noise.seed_key``).
+        params: the parameters' values.
+        temperature: 0 takes the best token.
+        key: of its noise (``noise.seed_key``).
+        max_new_tokens: at most.
+        eos: ids that end it.
         stops: strings that end it.
-        rooms: for each term of another vocabulary, what it reads for each token, and how many
-            tokens it has room for.
-        logprobs: whether to say how likely its tokens were.
+        rooms: for each term of another vocabulary, the ids that it reads for each token, and how
+            many tokens it has room for.
+        logprobs: whether to return its tokens' log-probabilities.
     """
 
     index: int
@@ -45,7 +50,7 @@ class Request:
 
 @dataclass
 class Completion:
-    """What a request was answered.
+    """The answer to a request.
 
     Attributes:
         text: without special tokens, and without the stop string that ended it; None where the
@@ -54,8 +59,9 @@ class Completion:
         finish_reason: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
-        prompt: what was asked.
-        logprobs: of each token in what it was drawn from, 0 at temperature 0; None where not asked.
+        prompt: of the caller.
+        logprobs: of each token in the distribution that it was drawn from, 0 at temperature 0;
+            None unless requested.
     """
 
     text: str | None
@@ -70,31 +76,44 @@ class Completion:
 def ids_of(
     prompts: Sequence[Reading], rewards: Mapping[StageAddress, Sequence[Reading]]
 ) -> list[Sequence[int]]:
-    """The prompts that are token ids; the others are text, which has no place in a cache."""
-    every = [*prompts, *(read for reads in rewards.values() for read in reads)]
-    return [read for read in every if not isinstance(read, str)]
+    """The prompts that are token ids; the others are text, which no cache holds as such."""
+    readings = [*prompts, *(reading for readings in rewards.values() for reading in readings)]
+    return [reading for reading in readings if not isinstance(reading, str)]
+
+
+def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
+    """Refuse ids beyond the vocabulary.
+
+    Raises:
+        ValueError: names the first, and ``where`` it is.
+    """
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise ValueError(
+                f"the {where} has the token id {token}, and the vocabulary has {vocabulary} tokens"
+            )
 
 
 class Answer:
-    """A completion in the making: tokens so far, and when it is over.
+    """A completion in progress: its tokens so far, and whether it has ended.
 
     Attributes:
-        finish_reason: None while it goes on; as in a completion, or ``"error"``, of which ``error``
-            says more, or ``"cancelled"``.
+        finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
+            ``"error"`` with its ``error``.
     """
 
     def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
         self.request, self.tokenizer, self.started = request, tokenizer, started
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
-        self.drawn = 0  # tokens, those among them that the host does not know yet
+        self.drawn = 0  # tokens, with those that are not copied to the host yet
         self.finish_reason: str | None = None
         self.error: FormulaError | None = None
         self._cut: int | None = None
         self._read = [0] * len(request.rooms)
 
     def add(self, token: int) -> None:
-        """Take the next token, and see whether it is the last."""
+        """Append the next token, and check whether it is the last."""
         self.tokens.append(token)
         if token in self.request.eos:
             self.finish_reason = "eos"
@@ -111,7 +130,7 @@ class Answer:
         return self.finish_reason is not None or self.drawn >= self.request.max_new_tokens
 
     def copied(self, request: Request) -> Answer:
-        """The same answer, going on as another row."""
+        """The same answer, continued in another row."""
         copy = Answer(request, self.tokenizer, self.started)
         copy.tokens, copy.finish_reason, copy._cut = [*self.tokens], self.finish_reason, self._cut
         copy._read = [*self._read]
@@ -125,7 +144,7 @@ class Answer:
         return text if self._cut is None else text[: self._cut]
 
     def settled(self) -> str:
-        """The text that no later token changes: no half character, no beginning of a stop."""
+        """The text that no later token changes: no half character, no part of a stop string."""
         text = self.text() or ""
         if self.finish_reason is not None:
             return text
@@ -150,7 +169,7 @@ class Answer:
         )  # fmt: skip
 
     def _full(self, token: int) -> bool:
-        """Whether a term that reads this token as several of its own can read no more."""
+        """Whether a term that reads tokens as several of its own has no room left."""
         rooms = self.request.rooms
         pairs = zip(self._read, rooms, strict=True)
         self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
@@ -158,6 +177,7 @@ class Answer:
 
     def _stopped(self) -> bool:
         text = self.text() or ""
-        found = [place for stop in self.request.stops if (place := text.find(stop)) >= 0]
-        self._cut = min(found, default=None)
-        return bool(found)
+        self._cut = min(
+            (at for stop in self.request.stops if (at := text.find(stop)) >= 0), default=None
+        )
+        return self._cut is not None

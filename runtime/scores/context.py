@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from ...formula.nodes import Scalar, StageAddress, Staged
 from ...formula.terms import Term
-from .logprobs import Logits
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
@@ -103,7 +102,7 @@ class Context:
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
-        logits: what the lanes gave, by their numbers, once they have run.
+        logits: the lanes' ``Logits``, by their numbers, once they have run.
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
@@ -127,7 +126,7 @@ class Context:
     texts: Callable[[], list[Tensor]] = list
     next_tokens: Tensor | None = None
     syncs: bool = True
-    logits: dict[Any, Logits] = field(default_factory=dict)
+    logits: dict[Any, Any] = field(default_factory=dict)
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
     unsure: list[Tensor] = field(default_factory=list)

@@ -12,7 +12,7 @@ from sweeps import written
 
 from descant.cli import app
 from descant.inputs.runfile import RunFileError
-from descant.show.explain import Asked, explained
+from descant.show.explain import ExplainRequest, explained
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -94,14 +94,19 @@ def test_explain_reads_a_run_file_as_the_others_do(tmp_path):
     file = str(
         written(tmp_path, formula=None, formulas={"one": "base", "two": "base + a*arm_help"})
     )
-    every, two = explained(Asked(file)), explained(Asked(file, name="two"))
+    every, two = explained(ExplainRequest(file)), explained(ExplainRequest(file, name="two"))
     assert every.startswith("one\n") and two in every and "arm_help" in two
-    of_text = explained(Asked(file, overrides=["formulas.two=base - a*arm_help"], name="two"))
+    of_text = explained(
+        ExplainRequest(file, overrides=["formulas.two=base - a*arm_help"], name="two")
+    )
     assert "base - a*arm_help" in of_text
     for said, says in (
-        (Asked(file, name="tow"), "there is no formula tow; did you mean two?"),
-        (Asked("base", overrides=["a=1"]), "--set is for a run file, and base is a formula"),
-        (Asked("base", name="two"), "--formula is for a run file"),
+        (ExplainRequest(file, name="tow"), "there is no formula tow; did you mean two?"),
+        (
+            ExplainRequest("base", overrides=["a=1"]),
+            "--set is for a run file, and base is a formula",
+        ),
+        (ExplainRequest("base", name="two"), "--formula is for a run file"),
     ):
         with pytest.raises(RunFileError, match=says):
             explained(said)

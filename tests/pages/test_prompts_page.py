@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import descant
 from descant.cli import app
-from descant.show.explain import Asked, rendering
+from descant.show.explain import ExplainRequest, rendering
 from descant.show.token_boundaries import separated, show
 
 FILE = Path(__file__).parents[2] / "docs/prompts.md"
@@ -127,14 +127,14 @@ def test_a_run_file_is_shown(tmp_path, zoo) -> None:
     lines = [{"chat": CHAT[:1]}, {"chat": "never"}]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     file = str(tmp_path / "run.yaml")
-    [one] = rendering(Asked(file), None)
+    [one] = rendering(ExplainRequest(file), None)
     assert one.text == "<s>[system]Be kind.\n[user]hi\n[assistant]"
     out = called("explain", file, "--render-first")
     assert out.startswith('base@"Be kind."') and "«<s>»|[|" in out
     (tmp_path / "chat.json").write_text(json.dumps(CHAT))
-    [one] = rendering(Asked(file), str(tmp_path / "chat.json"))
+    [one] = rendering(ExplainRequest(file), str(tmp_path / "chat.json"))
     assert one.text.endswith("[assistant]Well,")
-    [one] = rendering(Asked(file), "hello")
+    [one] = rendering(ExplainRequest(file), "hello")
     assert one.text == "<s>Be kind.\nhello"
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_shown(arguments, problem) -> None:
 def test_a_prompt_file_that_is_not_json(tmp_path) -> None:
     (tmp_path / "chat.json").write_text("{")
     with pytest.raises(ValueError, match=r"chat\.json is not JSON"):
-        rendering(Asked("base"), str(tmp_path / "chat.json"))
+        rendering(ExplainRequest("base"), str(tmp_path / "chat.json"))
 
 
 def test_strokes_and_colours(models) -> None:

@@ -81,7 +81,7 @@ function overall(found) {
     h("p", { class: "note" }, `${count(found.tokens.length, "token")}; ${changed.length} that ${found.base} alone would not have chosen`,
       most && ` (what decided: ${most})`, `; ${found.tokens.filter((one) => one.by_noise).length} drawn though another had a better score.`,
       ` Temperature ${short(found.temperature)}. Ended by ${found.finish_reason}.`),
-    found.search && h("p", { class: "note" }, `${found.search} chose this text among others`, found.judged !== null && `, and judged it ${fmt(found.judged)}`,
+    found.search && h("p", { class: "note" }, `${found.search} chose this text among others`, found.search_score !== null && `, and judged it ${fmt(found.search_score)}`,
       ". The tokens are explained by the formula that drew them; the noise that drew each is not kept."));
 }
 
@@ -92,8 +92,8 @@ function explained(found, token) {
     h("h3", null, `Token ${token.step + 1}: `, shownToken(token.text, token.id)),
     h("p", null, token.changed ? [`${found.base} alone would have chosen `, shownToken(byId(token, token.base).text, token.base), ". "] : `${found.base} alone would have chosen it too. `,
       token.by_noise ? ["The best score had ", shownToken(byId(token, token.best).text, token.best), "; the noise of drawing decided. "] : "",
-      token.gates.map((gate) => `${gate.condition}: ${gate.holds ? "yes" : "no"} (${Object.entries(gate.states).map(([name, value]) => `${name} = ${short(value)}`).join(", ")}). `),
-      token.judged !== null && token.judged !== undefined && `The search's judge added ${fmt(token.judged)}. `),
+      token.conditions.map((condition) => `${condition.condition}: ${condition.holds ? "yes" : "no"} (${Object.entries(condition.states).map(([name, value]) => `${name} = ${short(value)}`).join(", ")}). `),
+      token.search_score !== null && token.search_score !== undefined && `The search's judge added ${fmt(token.search_score)}. `),
     other !== token.id && tippedBars(found, token, chosen, against, other),
     candidatesTable(found, token),
   ];

@@ -66,7 +66,7 @@ def slider(plan: Plan, name: str, default: float) -> dict[str, Any]:
     limits = [scalar.limits for scalar in plan.scalars if scalar.expression == Parameter(name)]
     low = max((limit.low for limit in limits), default=-math.inf)
     high = min((limit.high for limit in limits), default=math.inf)
-    integer = any(limit.whole for limit in limits)
+    integer = any(limit.integer for limit in limits)
     above = any(limit.above and limit.low == low for limit in limits)
     if not math.isfinite(high):
         high = max((low if math.isfinite(low) else 0) + (10 if integer else 1), 2 * default)

@@ -66,7 +66,10 @@ class Jobs:
 
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""
-        return [name for name in self._specs if self._can_score(name)]
+        from ...scoring.declared import is_reward_model
+
+        declared = self._specs, self._dtype, self._device
+        return [name for name in self._specs if is_reward_model(name, *declared)]
 
     def _compile(self, command: Compile) -> None:
         self.formulas[command.formula] = self.service.decoder(command.text, command.params)
@@ -93,17 +96,3 @@ class Jobs:
             if inspection is not None:
                 return inspection.as_dict()
             yield
-
-    def _can_score(self, name: str) -> bool:
-        from ...models.checkpoint.description import REWARD, describe
-        from ...models.loading.value_head import has_value_head
-        from ...models.tables import RuleReward
-
-        home = self._specs[name].on or name
-        spec = self._specs.get(home)
-        if spec is None or isinstance(spec.model, RuleReward):
-            return False
-        description = describe(home, spec, self._dtype, self._device)
-        return description.kind == REWARD or (
-            description.config is not None and has_value_head(spec)
-        )

@@ -97,16 +97,20 @@ def test_models_that_count_places_by_themselves_read_whole_texts(base, tmp_path,
         rewards(base, "rerank(rm, k=6)", {"path": folder, "read": "tokens"})
 
 
-@pytest.mark.parametrize(("family", "on"), [("llama", "q_proj"), ("bert", "query")])
-def test_an_adapter_on_a_reward_that_reads_text(base, tmp_path, family, on) -> None:
+def with_lora(folder: str, adapter: Path, on: str) -> torch.nn.Module:
+    """A classifier with a new LoRA adapter, which is saved in a folder of its own."""
     from peft import LoraConfig, get_peft_model
 
+    config = LoraConfig(init_lora_weights=False, r=4, target_modules=[on])
+    adapted = get_peft_model(type(loaded(folder)).from_pretrained(folder), config).eval()
+    adapted.save_pretrained(adapter)
+    return adapted
+
+
+@pytest.mark.parametrize(("family", "on"), [("llama", "q_proj"), ("bert", "query")])
+def test_an_adapter_on_a_reward_that_reads_text(base, tmp_path, family, on) -> None:
     folder = judge(tmp_path / "rm", family, "sentences" if family == "llama" else "words")
-    adapted = get_peft_model(
-        type(loaded(folder)).from_pretrained(folder),
-        LoraConfig(init_lora_weights=False, r=4, target_modules=[on]),
-    ).eval()
-    adapted.save_pretrained(tmp_path / "lora")
+    adapted = with_lora(folder, tmp_path / "lora", on)
     models = {"base": base, "rm": folder, "lora": {"adapter": str(tmp_path / "lora"), "on": "rm"}}
     decoder = descant.compile("base | rerank(3*lora - rm, k=4, w=1)", models)
     assert len(decoder.session.bound.lanes) == 2
@@ -122,7 +126,85 @@ def test_an_adapter_on_a_reward_that_reads_text(base, tmp_path, family, on) -> N
         assert (row[token] - lm[token]).item() == pytest.approx(3 * one - two, abs=1e-3)
 
 
-def valued(base: str, folder: Path, layout: str) -> tuple[str, torch.nn.Linear]:
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> tuple[str, str, torch.nn.Module]:
+    """The folders of a classifier of three classes and of an adapter on it; and both in peft."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rm = judge(folder / "rm", "llama", "byte_level", num_labels=3)
+    config_of(rm, id2label=LABELS, label2id=None)
+    return rm, str(folder / "lora"), with_lora(rm, folder / "lora", "q_proj")
+
+
+@torch.no_grad()
+def of_peft(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
+    """``(labels,)`` what peft's model says of one text."""
+    return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+# What the base and its adapter declare, and the class and the read mode of the adapter's rewards.
+ADAPTERS = [
+    ({"label": "good"}, {"label": "dull"}, 2, "tokens"),
+    ({}, {"label": "dull"}, 2, "tokens"),
+    ({"label": "good"}, {}, 1, "tokens"),
+    ({"label": 0}, {"read": "text"}, 0, "text"),
+    ({"read": "tokens", "label": "good"}, {"read": "text", "label": 2}, 2, "text"),
+    ({"read": "text", "label": "good"}, {"read": "tokens"}, 1, "tokens"),
+    ({"read": "text"}, {"label": "good"}, 1, "text"),
+]
+
+
+@pytest.mark.parametrize(("of_base", "own", "label", "read"), ADAPTERS)
+def test_an_adapter_has_its_own_label_and_read_mode(
+    base, labelled, of_base, own, label, read
+) -> None:
+    folder, adapter, adapted = labelled
+    specs = {"rm": {"path": folder, **of_base}, "lora": {"adapter": adapter, "on": "rm", **own}}
+    ours = AutoTokenizer.from_pretrained(base)
+    prompt = ours(PROMPT)["input_ids"]
+
+    def expected(ids: list[int], read: str) -> float:
+        if read == "text":
+            ids = ours(PROMPT + ours.decode(ids, skip_special_tokens=True))["input_ids"]
+        else:
+            ids = [*prompt, *ids]
+        return of_peft(adapted, ids)[label].item()
+
+    decoder = descant.compile("base | rerank(lora, k=8, w=1)", {"base": base, **specs})
+    row = decoder.scores(PROMPT, [])[-1]
+    lm = plain.logprobs(AutoModelForCausalLM.from_pretrained(base).eval(), prompt)
+    kept = row.isfinite().nonzero()[:, 0].tolist()
+    assert len(kept) == 8
+    for token in kept:
+        said = (row[token] - lm[token]).item()
+        assert said == pytest.approx(expected([token], read), abs=2e-4)
+    search = descant.compile("base | best_of(lora, n=4)", {"base": base, **specs})
+    best = search.inspect(PROMPT, max_new_tokens=6, eos_token_id=[], seed=1)
+    ids = best.completion.token_ids
+    assert best.search_score == pytest.approx(expected(ids, read), abs=2e-4)
+    assert expected(ids, "text") != pytest.approx(expected(ids, "tokens"), abs=2e-4)
+    [score] = descant.score("lora", [PROMPT], [best.completion.text], models=specs)
+    assert score == pytest.approx(expected(ids, "text"), abs=2e-4)
+
+
+def test_an_adapter_and_its_base_may_read_in_two_ways(base, labelled) -> None:
+    folder, adapter, adapted = labelled
+    specs = {
+        "rm": {"path": folder, "label": "good"},
+        "lora": {"adapter": adapter, "on": "rm", "label": "dull", "read": "text"},
+    }
+    decoder = descant.compile("base | rerank(rm + 2*lora, k=6, w=1)", {"base": base, **specs})
+    assert "lora reads text by its own tokenizer, as declared" in str(decoder.plan)
+    ours = AutoTokenizer.from_pretrained(base)
+    ids = ours(PROMPT)["input_ids"]
+    row = decoder.scores(PROMPT, [])[-1]
+    lm = plain.logprobs(AutoModelForCausalLM.from_pretrained(base).eval(), ids)
+    for token in row.isfinite().nonzero()[:, 0].tolist():
+        text = ours(PROMPT + ours.decode([token], skip_special_tokens=True))["input_ids"]
+        total = at_the_end(loaded(folder), [*ids, token])[1] + 2 * of_peft(adapted, text)[2]
+        assert (row[token] - lm[token]).item() == pytest.approx(total.item(), abs=2e-4)
+
+
+def with_value_head(base: str, folder: Path, layout: str) -> tuple[str, torch.nn.Linear]:
     """A language model with a value head beside it, as two libraries save it."""
     shutil.copytree(base, folder)
     torch.manual_seed(4)
@@ -154,7 +236,7 @@ def valued(base: str, folder: Path, layout: str) -> tuple[str, torch.nn.Linear]:
 @pytest.mark.parametrize("path", ["tokens", "text"])
 @pytest.mark.parametrize("layout", ["among", "beside", "plain", "sharded"])
 def test_a_value_head_beside_a_language_model(base, tmp_path, layout, path) -> None:
-    folder, head = valued(base, tmp_path / "rm", layout)
+    folder, head = with_value_head(base, tmp_path / "rm", layout)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     found = rewards(base, "rerank(rm, k=4, w=1)", {"path": folder, "read": path})
     own = AutoTokenizer.from_pretrained(base)
@@ -167,7 +249,7 @@ def test_a_value_head_beside_a_language_model(base, tmp_path, layout, path) -> N
 
 
 def test_such_a_checkpoint_is_a_language_model_where_it_is_a_term(base, tmp_path) -> None:
-    folder, _ = valued(base, tmp_path / "rm", "among")
+    folder, _ = with_value_head(base, tmp_path / "rm", "among")
     plain_one = descant.compile("base", {"base": base}).generate(PROMPT, max_new_tokens=6)
     policy = {"policy": folder, "value": folder}
     one = descant.compile("policy", policy).generate(PROMPT, max_new_tokens=6)
@@ -182,7 +264,7 @@ def test_such_a_checkpoint_is_a_language_model_where_it_is_a_term(base, tmp_path
 
 
 def test_a_value_head_that_is_no_linear_layer(base, tmp_path) -> None:
-    folder, _ = valued(base, tmp_path / "rm", "among")
+    folder, _ = with_value_head(base, tmp_path / "rm", "among")
     file = Path(folder) / "model.safetensors"
     weights = load_file(file)
     del weights["v_head.summary.weight"]

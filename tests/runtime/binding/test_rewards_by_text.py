@@ -196,4 +196,4 @@ def test_what_the_plan_says_of_each_path(tmp_path) -> None:
     decoder.generate(PROMPTS, max_new_tokens=5)
     assert "tokens a row in all, over the cached prefix" in str(decoder.plan)
     searches = descant.compile("base | best_of(rm, n=2)", models)
-    assert ": text, the changed tail of each answer, when it is judged" in str(searches.plan)
+    assert ": text, the changed tail of each answer, when it is scored" in str(searches.plan)

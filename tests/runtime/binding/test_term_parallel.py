@@ -98,9 +98,9 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
         for number, rank in enumerate(said):
             kinds = dict(zip(owners, rank[name]["loaded"], strict=True))
             assert kinds.get(number, "TransformersLane") == "TransformersLane"
-            elsewhere = [owner not in (None, number) for owner in owners]
-            loaded = [kind == "ElsewhereLane" for kind in rank[name]["loaded"]]
-            assert loaded == elsewhere
+            remote = [owner not in (None, number) for owner in owners]
+            loaded = [kind == "RemoteLane" for kind in rank[name]["loaded"]]
+            assert loaded == remote
     assert all("must ask for the same rows" in rank["differing"] for rank in said)
     assert all("for one process" in rank["refused"] for rank in said)
 
@@ -136,6 +136,6 @@ def test_heads_that_cannot_be_shared_are_refused(zoo, monkeypatch) -> None:
 def test_weights_are_shared_out_by_size() -> None:
     ranks = TermParallel("cpu")
     ranks.size = 2
-    assert ranks.shared_out([5, 9, 3, 1]) == [1, 0, 1, 1]
-    assert ranks.shared_out([]) == []
-    assert torch.equal(ranks.meet([], []) or torch.zeros(0), torch.zeros(0))
+    assert ranks.assign([5, 9, 3, 1]) == [1, 0, 1, 1]
+    assert ranks.assign([]) == []
+    assert torch.equal(ranks.all_reduce([], []) or torch.zeros(0), torch.zeros(0))

@@ -74,7 +74,7 @@ def test_a_gate_says_what_it_saw_and_the_side_that_was_not_taken_says_nothing(co
     found = decoder.inspect(PROMPT, max_new_tokens=4)
     arm = found.terms.index("arm")
     for choice in found.tokens:
-        [gate] = choice.gates
+        [gate] = choice.conditions
         assert (gate.condition, gate.holds) == ("step < 2", choice.step < 2)
         assert gate.states == {"step": choice.step}
         for one in choice.candidates:
@@ -112,14 +112,16 @@ def test_a_search_is_explained_in_the_text_that_it_chose(zoo, compiled, formula,
         [mine] = [one for one in choice.candidates if one.id == choice.id]
         assert mine.score == pytest.approx(said[choice.id].item(), abs=1e-4)
     if judge == "rm":
-        assert found.judged == pytest.approx(reward(zoo.model("rm"), [*PROMPT, *ids]), abs=1e-4)
+        assert found.search_score == pytest.approx(
+            reward(zoo.model("rm"), [*PROMPT, *ids]), abs=1e-4
+        )
         return
     each = []
     for i, token in enumerate(ids):
         arm, base = (logprobs(zoo.model(m), [*PROMPT, *ids[:i]])[token] for m in ("arm", "base"))
         each.append((arm - base).item())
-    assert [choice.judged for choice in found.tokens] == pytest.approx(each, abs=1e-4)
-    assert found.judged == pytest.approx(sum(each), abs=1e-3)
+    assert [choice.search_score for choice in found.tokens] == pytest.approx(each, abs=1e-4)
+    assert found.search_score == pytest.approx(sum(each), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_a_completion_that_is_there_already_is_explained_as_it_is(compiled, form
     ids = drawn.completion.token_ids
     *steps, found = decoder.inspecting(PROMPT, token_ids=ids, **asked)
     assert steps == [None] * len(ids)
-    assert found.tokens == drawn.tokens and found.judged == drawn.judged
+    assert found.tokens == drawn.tokens and found.search_score == drawn.search_score
     other = [(token + 1) % 100 + 3 for token in ids]
     told = decoder.inspect(PROMPT, token_ids=other, **asked)
     assert [choice.id for choice in told.tokens] == other == told.completion.token_ids
@@ -165,7 +167,7 @@ def test_a_model_of_another_vocabulary(compiled) -> None:
 def test_it_is_json_and_its_tokens_are_its_text(demo) -> None:
     found = demo.inspect("How do I boil eggs?", max_new_tokens=12, temperature=1, seed=2)
     said = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert said["schema"] == 1 and said["text"] == found.completion.text
+    assert said["schema"] == 2 and said["text"] == found.completion.text
     assert "".join(one["text"] for one in said["tokens"]) == said["text"]
     first = said["tokens"][0]["candidates"][0]
     kept = torch.tensor(found.tokens[0].candidates[0].score)

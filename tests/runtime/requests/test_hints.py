@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 import descant
-from descant.runtime.requests.hints import _SAID, _STAGES, OURS
+from descant.runtime.requests.hints import HINTS, OURS, STAGES
 
 PROMPT = "the river"
 THEIRS = {*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters}
@@ -31,16 +31,16 @@ def refused(decoder, name: str) -> str:
 def test_ours_are_those_of_generate(decoder):
     named = [*inspect.signature(decoder.generate).parameters]
     assert set(named) - {"others"} == set(OURS)
-    assert not set(OURS) & set(_SAID)
+    assert not set(OURS) & set(HINTS)
 
 
-@pytest.mark.parametrize("name", sorted(({*THEIRS} | {*_SAID}) - {*OURS, "self", "kwargs"}))
+@pytest.mark.parametrize("name", sorted(({*THEIRS} | {*HINTS}) - {*OURS, "self", "kwargs"}))
 def test_every_name_of_others_has_a_cure(decoder, name):
     said = refused(decoder, name)
     assert name in said and "known here" not in said
-    if name in _STAGES:
+    if name in STAGES:
         assert f"… | {name}(2)" in said
-    elif name not in _SAID:
+    elif name not in HINTS:
         assert f"custom_generate=decoder, {name}=" in said
 
 

@@ -1,4 +1,4 @@
-"""Where in a row of tokens the parser stopped, and what stands around it.
+"""The token at which the parser stopped, and the tokens around it.
 
 Offsets count from the token that the parser could not take: 0 is that token, -1 the one before it.
 This file must not word any error.
@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from .errors import FormulaError
+from .errors import FormulaError, printable
 from .tree import Span
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ _OPERANDS = ("NAME", "NUMBER", "STRING")
 
 
 def fit(word: str, length: int = 30) -> str:
-    """A word as a message can hold it: on one line, and not much longer than ``length``."""
-    plain = "".join(char if char.isprintable() else " " for char in word)
-    return plain if len(plain) <= length else f"{plain[: length - 10]}…{plain[-1]}"
+    """A word for a message: on one line, and not much longer than ``length``."""
+    line = printable(word)
+    return line if len(line) <= length else f"{line[: length - 10]}…{line[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Stop:
     """The token at ``index`` of ``tokens``, or the end of the formula."""
 
     formula: str
@@ -58,7 +58,7 @@ class Place:
         return fit(self.formula[self._start(first) : self._end(last)], len(self.formula))
 
     def shown(self, offset: int) -> str:
-        """The token, fit for a message."""
+        """The token, as a message shows it."""
         return fit(self.word(offset))
 
     def error(self, problem: str, first: int, last: int, cure: str) -> FormulaError:
@@ -68,7 +68,7 @@ class Place:
 
     @property
     def finished(self) -> bool:
-        """A value ends just before this place, so that an operator could come."""
+        """A value ends just before it, so that an operator could come."""
         return self.kind(-1) in _OPERANDS or self.word(-1) == ")"
 
     @property
@@ -79,7 +79,7 @@ class Place:
 
     @property
     def after_stage(self) -> bool:
-        """The value that ends just before this place is a stage."""
+        """The value that ends just before it is a stage."""
         at = -1
         if self.word(at) == ")":
             at = self._partner(at) - 1
@@ -87,21 +87,18 @@ class Place:
 
     def back_to(self, words: Collection[str]) -> int | None:
         """The nearest of ``words`` to the left, inside the same bracket."""
-        for at in self._leftwards():
-            if self.word(at) in words:
-                return at
-        return None
+        return next((at for at in self._leftwards() if self.word(at) in words), None)
 
     def item_start(self) -> int:
-        """The first token of the argument, tuple item or formula that this place is in."""
+        """The first token of the argument, tuple item or formula around it."""
         return self._after(_SEPARATORS)
 
     def comparison_start(self) -> int:
-        """The first token of the comparison that this place is in."""
+        """The first token of the comparison around it."""
         return self._after((*_SEPARATORS, "and", "or", "not", "|"))
 
     def comparison_end(self) -> int:
-        """The last token of the comparison that this place is in; 0 where nothing follows."""
+        """The last token of the comparison around it; 0 where nothing follows."""
         at, depth = 1, 0
         stops = (*_SEPARATORS, "and", "or", "not", "|", *COMPARISONS, "")
         while depth or self.word(at) not in stops:
@@ -112,21 +109,21 @@ class Place:
         return at - 1
 
     def _after(self, words: Collection[str]) -> int:
-        found = self.back_to(words)
-        if found is None:
-            found = self._opened()
-        return -self.index if found is None else found + 1
+        at = self.back_to(words)
+        if at is None:
+            at = self._opened()
+        return -self.index if at is None else at + 1
 
     def _leftwards(self) -> list[int]:
         """The offsets to the left inside the same bracket, nearest first; brackets left out."""
-        found, at = [], -1
+        offsets, at = [], -1
         while self.word(at) not in ("", "("):
             if self.word(at) == ")":
                 at = self._partner(at)
             else:
-                found.append(at)
+                offsets.append(at)
             at -= 1
-        return found
+        return offsets
 
     def _opened(self) -> int | None:
         """The innermost bracket that is open here."""

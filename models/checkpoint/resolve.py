@@ -1,0 +1,67 @@
+"""What a declared name stands for: whose weights, and how the model reads. No file is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import ModelError
+from .spec import ModelSpec
+
+OWN = ("template", "system", "prefix", "label", "read")  # what an adapter may set for itself
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A declared model: its weights, its adapter, and how it reads.
+
+    Attributes:
+        name: as declared.
+        base: the declared name of the weights: the model's own, or the one its adapter is on.
+        spec: the declaration of the weights. Where an adapter sets a template, system prompt,
+            prefix, label or read mode of its own, the spec has the adapter's.
+        adapter: the declaration of the adapter; None for a model with weights of its own.
+    """
+
+    name: str
+    base: str
+    spec: ModelSpec
+    adapter: ModelSpec | None = None
+
+
+def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
+    """A declared model, or an adapter together with its base.
+
+    Args:
+        name: the declared name.
+        specs: every declared model.
+
+    Raises:
+        ModelError: an adapter whose base is not declared, or is itself an adapter.
+
+    >>> specs = {"rm": ModelSpec(path="org/rm", label="good", template="{prompt}"),
+    ...          "kind": ModelSpec(adapter="org/kind", on="rm", label="kind")}
+    >>> kind = resolve("kind", specs)
+    >>> kind.base, kind.spec.path, kind.spec.label, kind.spec.template
+    ('rm', 'org/rm', 'kind', '{prompt}')
+    """
+    declared = specs[name]
+    if declared.on is None:
+        return ResolvedModel(name, name, declared)
+    base = specs.get(declared.on)
+    if base is None or base.on is not None:
+        problem = "is not declared" if base is None else "is itself an adapter"
+        raise ModelError(
+            f"the adapter {name} is on {declared.on}, which {problem}",
+            "an adapter goes on a declared model with weights of its own",
+            name,
+        )
+    own = {key: getattr(declared, key) for key in OWN if getattr(declared, key) is not None}
+    return ResolvedModel(name, declared.on, base.model_copy(update=own), declared)
+
+
+def with_bases(names: Iterable[str], specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """The specs of these models, and of the declared bases of the adapters among them."""
+    chosen = {name: specs[name] for name in names}
+    bases = {spec.on for spec in chosen.values() if spec.on is not None}
+    return chosen | {name: specs[name] for name in bases if name in specs}

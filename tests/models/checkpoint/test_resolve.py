@@ -1,0 +1,62 @@
+"""Declared names and what they stand for: an adapter's own words, and its base's for the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from descant.models import ModelError, ModelSpec, resolve, with_bases
+from descant.models.checkpoint.resolve import OWN
+
+VALUES = {
+    "template": ("{prompt}!", "{prompt}?"),
+    "system": ("Be kind.", "Be brief."),
+    "prefix": ("a", [1, 2]),
+    "label": ("good", 0),
+    "read": ("text", "tokens"),
+}
+
+
+def test_a_model_with_weights_of_its_own_is_itself() -> None:
+    spec = ModelSpec(path="org/rm", label="good", read="text")
+    model = resolve("rm", {"rm": spec})
+    assert (model.name, model.base, model.spec, model.adapter) == ("rm", "rm", spec, None)
+
+
+@pytest.mark.parametrize("key", OWN)
+def test_an_adapter_has_its_own_value_or_its_base_s(key) -> None:
+    one, two = VALUES[key]
+    base = ModelSpec(path="org/rm", revision="main", dtype="float32", **{key: one})
+    specs = {
+        "rm": base,
+        "plain": ModelSpec(adapter="org/plain", on="rm"),
+        "own": ModelSpec(adapter="org/own", on="rm", revision="v1", **{key: two}),
+    }
+    plain, own = resolve("plain", specs), resolve("own", specs)
+    assert plain.spec == base
+    assert own.spec == base.model_copy(update={key: two})
+    assert (own.base, own.adapter) == ("rm", specs["own"])
+    assert specs["rm"] == base
+
+
+def test_values_that_are_empty_are_an_adapter_s_own() -> None:
+    specs = {
+        "base": ModelSpec(path="org/base", system="Be kind.", label=2),
+        "arm": ModelSpec(adapter="org/arm", on="base", system="", label=0),
+    }
+    spec = resolve("arm", specs).spec
+    assert (spec.system, spec.label) == ("", 0)
+
+
+def test_an_adapter_needs_a_base_with_weights() -> None:
+    specs = {
+        "lost": ModelSpec(adapter="org/lost", on="gone"),
+        "arm": ModelSpec(adapter="org/arm", on="base"),
+        "high": ModelSpec(adapter="org/high", on="arm"),
+        "base": ModelSpec(path="org/base"),
+    }
+    with pytest.raises(ModelError, match="the adapter lost is on gone, which is not declared"):
+        resolve("lost", specs)
+    with pytest.raises(ModelError, match="the adapter high is on arm, which is itself an adapter"):
+        resolve("high", specs)
+    assert list(with_bases(["arm"], specs)) == ["arm", "base"]
+    assert list(with_bases(["lost"], specs)) == ["lost"]
