@@ -125,8 +125,10 @@ def run(
     format_: Formats = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
+    from .inputs.prompts import read_items
     from .inputs.runfile import RunFileError, read_run_file
-    from .runs.run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
+    from .runs.processes import prints
+    from .runs.run import compiled, of_one_formula, run_to_folder
 
     said = of_one_formula(read_run_file(file, set_ or []), formula)
     folder = output or (Path(said.output) if said.output and not prompt else None)
@@ -135,15 +137,15 @@ def run(
     if not prompt and folder is None:
         raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
     if not prompt and said.data is not None:
-        read_prompts(said.data)  # what is wrong with the data is said before weights are read
+        read_items(said.data)  # mistakes in the data are reported before weights are loaded
     decoder = compiled(said)
     if prompt:
         found = decoder.generate(prompt, **said.generate.model_dump())
-        _show(found if speaks() else [])
+        _show(found if prints() else [])
         return
     assert folder is not None
     written = sum(1 for _ in run_to_folder(said, decoder, folder))
-    if not speaks():
+    if not prints():
         return
     where = folder / "completions.jsonl"
     total = sum(1 for _ in where.open(encoding="utf-8")) if where.is_file() else 0
@@ -175,7 +177,7 @@ def sweep(
     if folder is None:
         raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
     swept(said, folder, console if console.is_terminal else Console(width=WIDE, highlight=False))
-    for written in export(folder, format_ or []):
+    for written in export(folder, format_ or [], by_point=True):
         console.print(str(written), markup=False)
 
 

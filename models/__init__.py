@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint.spec import ModelSpec, explain, make_spec
+from .checkpoint.spec import ModelSpec, make_spec
 from .errors import ModelError
 from .text.prompts import Prompt, is_ids, is_messages, is_one, render, render_text
 from .text.token_bytes import token_bytes
@@ -55,7 +55,6 @@ __all__ = [
     "choose_label",
     "common_vocabulary",
     "describe",
-    "explain",
     "has_values",
     "is_ids",
     "is_messages",

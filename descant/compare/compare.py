@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
-from ..runs.folder import COMPLETIONS, Journal, resolved_run
+from ..results.folder import COMPLETIONS, Journal, resolved_run
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
 from ..scoring.rewards import RewardScorer
@@ -88,8 +88,7 @@ def side_of(said: str) -> Side:
     place = Path(folder)
     run = resolved_run(place)
     formula, _, number = chosen.partition(":")
-    lines = Journal(place, COMPLETIONS).records()
-    records = [{"formula": "formula", "point": 0, **line} for line in lines]
+    records = Journal(place, COMPLETIONS).records()
     there = sorted({(r["formula"], r["point"]) for r in records})
     wanted = [
         (name, point) for name, point in there

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError, read_run_file
-from ..runs.run import of_one_formula, read_prompts
+from ..runs.run import of_one_formula
 
 if TYPE_CHECKING:
     from ..runtime import Bound
@@ -94,7 +95,7 @@ def _prompt(given: str | None, run: RunFile | None) -> Any:
     if given is None:
         if run is None or run.data is None:
             raise RunFileError("there is no run file with data here; give the prompt: --render …")
-        return read_prompts(run.data.model_copy(update={"limit": 1}))[0]
+        return read_items(run.data.model_copy(update={"limit": 1}))[0].prompt
     if not given.endswith(".json"):
         return given
     if not Path(given).is_file():
@@ -138,7 +139,7 @@ def _bound(
 
 def _merged(run: RunFile) -> dict[str, Any]:
     """A merged adapter costs what any adapter does: one of its parts stands for it."""
-    from ..runs.expand import sums_of
+    from ..inputs.expand import sums_of
 
     return {name: run.models[merged.names[0]] for name, merged in sums_of(run).items()}
 

@@ -15,16 +15,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
-from ..inputs.settings import load_yaml
+from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import Description, ModelError
-from ..runs.folder import differences
 from ..runs.provenance import revision
+from ..runs.resume import differences
 from .batches import PairCollator, Row, TextCollator
 from .encode import Counts, Encoder, shortened
 from .examples import Example, read_examples
@@ -162,7 +161,7 @@ def _claim(said: TrainFile, folder: Path) -> str | None:
     PartialState().wait_for_everyone()
     if PartialState().is_main_process and (changed or not there):
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+        file.write_text(dump_yaml(content), "utf-8")
     PartialState().wait_for_everyone()
     return _last_checkpoint(folder)
 
@@ -171,8 +170,8 @@ def _changed(file: Path, content: dict[str, Any]) -> str:
     """What differs from the training that a folder is of."""
     try:
         before = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return f"{file.name} cannot be read: {' '.join(str(error).split())}"
+    except (YamlError, UnicodeDecodeError) as error:
+        return f"{file.name} {error}"
     return differences(before if isinstance(before, dict) else {}, content)
 
 

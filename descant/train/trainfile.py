@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
+from ..grammar import did_you_mean
 from ..inputs.sections import Rows, Strict
-from ..inputs.settings import Kind, SettingsError, beside, suggestion
+from ..inputs.settings import FileKind, SettingsError, relative_to
 from ..models.checkpoint.spec import ModelSpec
+from ..models.invalid import explain
 
 METHODS = ("arm", "dpo", "reward", "sft")
 _OURS = {
@@ -132,15 +134,14 @@ class TrainFile(Strict):
             if key in _OURS:
                 raise ValueError(f"training.{key} cannot be said: {_OURS[key]}")
             if key not in training_fields():
-                raise ValueError(
-                    f"there is no option training.{key}{suggestion(key, training_fields())}"
-                )
+                cure = did_you_mean(key, training_fields())
+                raise ValueError(f"there is no option training.{key}; {cure}")
             kind, value = training_fields()[key], self.training[key]
             try:
                 number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
-                said = error.errors()[0]["msg"]
-                raise ValueError(f"training.{key} is {value!r}: {said}") from None
+                problem = explain(error, kind, f"training.{key}")
+                raise ValueError(f"{problem}, and is {value!r}") from None
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
@@ -178,7 +179,7 @@ def read_train_file(
         TrainFileError: no such file, not YAML, or not a train file; says which key.
     """
     if method not in METHODS:
-        raise TrainFileError(f"there is no method {method}{suggestion(method, METHODS)}")
+        raise TrainFileError(f"there is no method {method}; {did_you_mean(method, METHODS)}")
     content = {} if path is None else _KIND.read(path)
     if content.setdefault("method", method) != method:
         raise TrainFileError(
@@ -205,7 +206,7 @@ def validated(content: Mapping[str, Any], where: str) -> TrainFile:
     return _KIND.validated(content, where)
 
 
-_KIND = Kind(
+_KIND = FileKind(
     "train file", TrainFile, ("model", "data"), TrainFileError,
     {"model": "path", "data": "path", "eval_data": "path"}, ("training", "training argument"),
 )  # fmt: skip
@@ -213,9 +214,9 @@ _KIND = Kind(
 
 def _beside(folder: Path, said: TrainFile) -> TrainFile:
     """Relative paths that exist beside the train file are meant there."""
-    place = {"path": beside(folder, said.model.path)}
+    place = {"path": relative_to(folder, said.model.path)}
     update: dict[str, Any] = {"model": said.model.model_copy(update=place)}
     for key in ("data", "eval_data"):
         data = getattr(said, key)
-        update[key] = data and data.model_copy(update={"path": beside(folder, data.path)})
+        update[key] = data and data.model_copy(update={"path": relative_to(folder, data.path)})
     return said.model_copy(update=update)

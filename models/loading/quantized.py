@@ -6,7 +6,6 @@ unpacked by the packages that transformers calls; nothing here knows a format.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...grammar import did_you_mean
 from ..errors import ModelError, first_line
 
 # What each method imports, and what pip calls it. Others say themselves what they lack.
@@ -51,9 +51,8 @@ def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
             name,
         )
     if method not in known:
-        near = difflib.get_close_matches(method, known, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ModelError(f"{where}: there is no quant_method {method}", cure, name)
+        problem = f"{where}: there is no quant_method {method}"
+        raise ModelError(problem, did_you_mean(method, known), name)
     check_packages(name, method)
     if method == "bitsandbytes" and not (given.get("load_in_8bit") or given.get("load_in_4bit")):
         raise ModelError(f"{where} says no width", "add load_in_8bit: true or load_in_4bit", name)
@@ -64,9 +63,8 @@ def quantization_config(name: str, given: Mapping[str, Any]) -> Any:
         raise ModelError(problem, "its options are those of transformers", name) from error
     if unknown := [key for key in given if not hasattr(made, key)]:
         options = [key for key in vars(made) if not key.startswith("_")]
-        near = difflib.get_close_matches(unknown[0], options, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(options)}"
-        raise ModelError(f"{where}: {method} has no option {unknown[0]}", cure, name)
+        problem = f"{where}: {method} has no option {unknown[0]}"
+        raise ModelError(problem, did_you_mean(unknown[0], options), name)
     return made
 
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from descant.inputs.prompts import read_items
 from descant.inputs.runfile import Data, RunFileError, validated
-from descant.runs.run import compiled, read_prompts, run_to_folder
+from descant.runs.run import compiled, run_to_folder
 
 COMPLETIONS = "completions.jsonl"
 
@@ -71,11 +72,12 @@ def test_bad_data_is_named_by_line(tmp_path, content, says):
     file = tmp_path / "data.jsonl"
     file.write_text(content)
     with pytest.raises(RunFileError) as caught:
-        read_prompts(Data(path=str(file)))
+        read_items(Data(path=str(file)))
     assert says in str(caught.value)
 
 
 def test_text_files_and_limits(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo\nthree\n")
-    assert read_prompts(Data(path=str(file), limit=2)) == ["one", "two"]
+    items = read_items(Data(path=str(file), limit=2))
+    assert [item.prompt for item in items] == ["one", "two"]

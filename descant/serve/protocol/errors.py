@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from ...grammar import FormulaError
 from ...models import ModelError
-from .invalid import said_of, unreadable
+from .invalid import explain_invalid, explain_unreadable
 
 INVALID = "invalid_request_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -118,7 +118,7 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, error: HTTPException) -> JSONResponse:
         said = {
-            400: (unreadable(error.__cause__), "invalid_json"),
+            400: (explain_unreadable(error.__cause__), "invalid_json"),
             404: (f"there is no {request.method} {request.url.path} here", "not_found"),
             408: (str(error.detail), "timeout"),
             405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
@@ -130,7 +130,7 @@ def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         known = bodies.get(request.url.path)
-        message, param = said_of(error.errors(), known.model_fields if known else ())
+        message, param = explain_invalid(error.errors(), known.model_fields if known else ())
         code = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_value"
         return ApiError(400, message, param, code).response()
 
