@@ -44,7 +44,7 @@ class FormulaError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that has these initials, holds this name, or is spelled almost so."""
-    options = sorted(known)
+    options = list(known)
     near = [option for option in options if name == "".join(p[:1] for p in option.split("_"))]
     near += [option for option in options if name in option and len(name) > 3]
     lower = {option.lower(): option for option in options}
@@ -54,11 +54,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A cure that names the nearest of the ``known`` names, or lists them when none is near."""
-    options = sorted(known)
+    options = list(dict.fromkeys(known))
     if near := nearest(name, options):
         return f"did you mean {near}?"
     if not options:
         return ""
+    options.sort()
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
     return f"known here: {shown}"
 

@@ -86,7 +86,7 @@ class FileKind(Generic[M]):
         if key not in names and path[0] not in self.model.model_fields:
             names += more()
             if key not in names:
-                cure = did_you_mean(key, {*names, *self.model.model_fields})
+                cure = did_you_mean(key, [*names, *self.model.model_fields])
                 raise self.error(f"--set {text}: there is no option or {called} {key}; {cure}")
         self._put(content, [section, key] if key in names else path, value, text)
 

@@ -74,7 +74,7 @@ def test_formulas_have_the_points_at_which_they_differ(tmp_path):
     arms, plain, merged = settings_of(run)
     assert len(arms.points) == 4 and len(plain.points) == 2 and len(merged.points) == 8
     assert plain.points == ({"temperature": 0.0}, {"temperature": 1.0})
-    assert arms.of == (0, 1, 0, 1, 2, 3, 2, 3)
+    assert arms.point_index == (0, 1, 0, 1, 2, 3, 2, 3)
 
 
 def test_merged_adapters_and_temperatures_are_rows(tmp_path):
@@ -112,8 +112,8 @@ def child(run, out: Path) -> multiprocessing.Process:
     return process
 
 
-def size(out: Path) -> int:
-    file = out / "completions.jsonl"
+def size(out: Path, stem: str = "completions") -> int:
+    file = out / f"{stem}.jsonl"
     return file.stat().st_size if file.exists() else 0
 
 
@@ -126,7 +126,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(whole, tmp_pat
     for part in (0.2, 0.2, 0.2, math.inf):  # the last: as soon as there is a score
         process = child(run, out)
         until = size(out) + draw.random() * part * all_of_it
-        while process.is_alive() and size(out) < until and not (out / "scores.jsonl").exists():
+        while process.is_alive() and size(out) < until and not size(out, "scores"):
             time.sleep(0.0005)
         process.kill()
         process.join()
