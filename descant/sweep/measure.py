@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..inputs.expand import KEY, Setting, key_of
+from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import ScoreSpec
 from ..models import ModelError, common_vocabulary
-from ..results.folder import COMPLETIONS, SCORES, Record
+from ..results.folder import COMPLETIONS, SCORES, Journal, Record
+from ..runs.processes import Process
 from ..scoring.coherence import CoherenceScorer, check_coherence
 from ..scoring.declared import language_model
 from ..scoring.rewards import RewardScorer, reward_model
 from ..scoring.words import word_measures
-from .state import Work
 
 if TYPE_CHECKING:
     from ..runs.models import Models
 
 CHUNK = 64  # completions that are scored between two writes
 Values = Sequence[float | None]  # one per record; None where the score has no value
+
+
+@dataclass(frozen=True)
+class Work:
+    """One process's part of a sweep.
+
+    Attributes:
+        settings: every formula with its points.
+        items: the prompts.
+    """
+
+    run: RunFile
+    folder: Path
+    process: Process
+    settings: Sequence[Setting]
+    items: Sequence[Item]
+
+    def journal(self, stem: str) -> Journal:
+        """The file that this process writes."""
+        return Journal(self.folder, stem, self.process.rank, self.process.count)
 
 
 def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> None:

@@ -21,8 +21,7 @@ from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
 from ..runs.resume import gather, replace, resumed
 from .decode import decode
-from .measure import check_scores, measure
-from .state import Work
+from .measure import Work, check_scores, measure
 
 _INTERVAL = 5.0  # seconds between two writes of the cost so far
 
@@ -53,21 +52,22 @@ def sweep(run: RunFile, folder: Path) -> bool:
     read = set().union(*(declared_models(run, setting) for setting in settings))
     free = set(run.models) - read
     with resumed(run, folder, items, process, sweeps=True, free=free) as done:
-        _decode_and_score(work, done)
+        clock = _decode_and_score(work, done)
         if process.first:
             gather(folder)
-            _finish(work)
+            records = Journal(folder, COMPLETIONS).records()
+            clock.write(finished=now(), tokens=sum(len(line["token_ids"]) for line in records))
     return process.first
 
 
-def _decode_and_score(work: Work, done: set[Key]) -> None:
+def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
     run, process = work.run, work.process
     together = run.parallel is not None  # every process decodes every row
     models = Models(run, process.device, work.folder)
     check_scores(run, models, work.settings)
     clock = _Clock(work, models)
     journal = work.journal(COMPLETIONS)
-    clock.write(0)
+    clock.write()
     for number, setting in enumerate(work.settings):
         every = rows_of(run, setting, work.items)
         rows = [row for row in every if row.key not in done]
@@ -77,15 +77,16 @@ def _decode_and_score(work: Work, done: set[Key]) -> None:
             for record in decode(models, setting, mine, len(every) - len(rows), process.first):
                 if process.first or not together:
                     journal.add([record])
-                clock.write(len(record["token_ids"]))
+                clock.add(len(record["token_ids"]))
         models.keep(_models_of(run, work.settings[number + 1 :]))
-    clock.write(0, force=True)
+    clock.write()
     process.wait()
     if process.first:
         gather(work.folder)
     process.wait()
     measure(work, models)
     process.wait()
+    return clock
 
 
 def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
@@ -98,51 +99,36 @@ class _Clock:
     """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
 
     def __init__(self, work: Work, models: Models) -> None:
-        self._file, self._first = work.folder / META, work.process.first
+        self._file, self._writes = work.folder / META, work.process.first
+        self._plans, run = models.plans, work.run
         self._last = self._written = time.perf_counter()
-        self._plans = models.plans
-        if not self._first:
-            return
-        self.meta: dict[str, Any] = {}
+        self._meta: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            self.meta = json.loads(self._file.read_text(encoding="utf-8"))
-        if not self.meta:
-            run = work.run
-            self.meta = provenance(models.device, run.dtype, run.generate.seed)
-            self.meta["plan"] = {}
-        self.meta.pop("finished", None)
-        self.meta["processes"] = work.process.count
-        self._seconds = self.meta.get("seconds", 0.0)
-        self._tokens = self.meta.get("tokens", 0)
+            self._meta = json.loads(self._file.read_text(encoding="utf-8"))
+        if not self._meta:
+            self._meta = provenance(models.device, run.dtype, run.generate.seed)
+        for key, value in (("plan", {}), ("seconds", 0.0), ("tokens", 0)):
+            self._meta.setdefault(key, value)
+        self._meta.pop("finished", None)
+        self._meta["processes"] = work.process.count
 
     def start(self) -> None:
         """Count the time from now on."""
         self._last = time.perf_counter()
 
-    def write(self, tokens: int, force: bool = False) -> None:
-        """Add tokens and their time; written every few seconds."""
-        if not self._first:
-            return
+    def add(self, tokens: int) -> None:
+        """Count tokens and the time since the last ones; written every few seconds."""
         moment = time.perf_counter()
-        if tokens:
-            self._tokens += tokens
-            self._seconds += moment - self._last
+        self._meta["tokens"] += tokens
+        self._meta["seconds"] = round(self._meta["seconds"] + moment - self._last, 6)
         self._last = moment
-        if tokens and not force and moment - self._written < _INTERVAL:
-            return
-        self._written = moment
-        self.meta |= {"seconds": round(self._seconds, 3), "tokens": self._tokens}
-        self.meta["plan"] |= self._plans
-        _write(self._file, self.meta)
+        if moment - self._written >= _INTERVAL:
+            self.write()
 
-
-def _finish(work: Work) -> None:
-    file = work.folder / META
-    meta = json.loads(file.read_text(encoding="utf-8"))
-    records = Journal(work.folder, COMPLETIONS).records()
-    meta |= {"finished": now(), "tokens": sum(len(record["token_ids"]) for record in records)}
-    _write(file, meta)
-
-
-def _write(file: Path, meta: dict[str, Any]) -> None:
-    replace(file, json.dumps(meta, indent=1, ensure_ascii=False))
+    def write(self, **more: Any) -> None:
+        """Write the file; the first process alone does."""
+        if self._writes:
+            self._written = time.perf_counter()
+            self._meta["plan"] |= self._plans
+            self._meta |= more
+            replace(self._file, json.dumps(self._meta, indent=1, ensure_ascii=False))
