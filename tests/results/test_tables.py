@@ -144,7 +144,7 @@ def test_a_gap_whose_end_is_not_there_yet(tmp_path) -> None:
     ("change", "says"),
     [
         ({"tables": {"t": {"rows": "b", "values": "help"}}},
-         "tables.t names b, which is no formula or swept name; known: formula, a, k"),
+         "tables.t names b, which is no formula or swept name; known here: a, formula, k"),
         ({"tables": {"t": {"rows": "a", "values": "hlep"}}},
          "tables.t.values names hlep, which is no score; did you mean help?"),
         ({"tables": {"t": {"rows": "a", "values": "help", "formulas": "guide"}}},
