@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from descant.bench import shapes
 from descant.bench.measure import Settings, environment
+from descant.inputs.yaml import dump_yaml, load_yaml
 
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
 FORMULA = "base + (1-a)*arm_0 + a*arm_1"
@@ -77,7 +77,7 @@ def written(shape: str, folder: Path, new: int) -> Path:
         "sweep": {"a": {"from": 0, "to": 1, "count": VECTORS}},
     }
     file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(dump_yaml(content))
     return file
 
 
@@ -217,9 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.inside:
         file, parts = options.inside
-        content = yaml.safe_load(file.read_text()) | {"score": {"reward": "reward"}}
+        content = load_yaml(file.read_text()) | {"score": {"reward": "reward"}}
         scored = file.with_name("scored.yaml")
-        scored.write_text(yaml.safe_dump(content))
+        scored.write_text(dump_yaml(content))
         parts.write_text(json.dumps(inside(scored, file.parent / "inside")))
         return
     settings = Settings(options.shape, PROMPTS, PROMPT, options.max_new_tokens, 1)

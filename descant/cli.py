@@ -125,25 +125,27 @@ def run(
     format_: Formats = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
+    from .inputs.prompts import read_items
     from .inputs.runfile import RunFileError, read_run_file
-    from .runs.run import compiled, of_one_formula, read_prompts, run_to_folder, speaks
+    from .runs.processes import prints
+    from .runs.run import compiled, of_one_formula, run_to_folder
 
     run_file = of_one_formula(read_run_file(file, set_ or []), formula)
     if prompt:
         completions = compiled(run_file).generate(prompt, **run_file.generate.model_dump())
-        _show(completions if speaks() else [])
+        _show(completions if prints() else [])
         return
     if run_file.data is None:
         raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
     folder = _folder(file, output, run_file.output)
-    read_prompts(run_file.data)  # mistakes in the data are reported before weights are loaded
+    read_items(run_file.data)  # mistakes in the data are reported before weights are loaded
     written = sum(1 for _ in run_to_folder(run_file, compiled(run_file), folder))
-    if not speaks():
+    if not prints():
         return
     lines = folder / "completions.jsonl"
     total = sum(1 for _ in lines.open(encoding="utf-8")) if lines.is_file() else 0
     console.print(f"{lines}: {written} completions written, {total} in all", markup=False)
-    _print_files(export(folder, format_ or []))
+    _print_files(export(folder, format_ or [], by_point=True))
 
 
 @app.command()
@@ -167,7 +169,7 @@ def sweep(
     run_file = read_run_file(file, set_ or [])
     folder = _folder(file, output, run_file.output)
     swept(run_file, folder, _screen())
-    _print_files(export(folder, format_ or []))
+    _print_files(export(folder, format_ or [], by_point=True))
 
 
 @app.command()

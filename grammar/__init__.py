@@ -4,7 +4,7 @@ This package knows nothing of models or numbers on a device. It imports only lar
 the first formula is parsed.
 """
 
-from .errors import FormulaError, did_you_mean
+from .errors import FormulaError, did_you_mean, nearest
 from .parse import parse
 from .text import text
 from .tree import (
@@ -37,6 +37,7 @@ __all__ = [
     "Tuple",
     "Unary",
     "did_you_mean",
+    "nearest",
     "parse",
     "text",
 ]

@@ -42,14 +42,24 @@ class FormulaError(ValueError):
         return "\n".join(part.rstrip() for part in parts if part.strip())
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that has these initials, holds this name, or is spelled almost so."""
+    options = list(known)
+    near = [option for option in options if name == "".join(p[:1] for p in option.split("_"))]
+    near += [option for option in options if name in option and len(name) > 3]
+    lower = {option.lower(): option for option in options}
+    near += [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=1)]
+    return near[0] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A cure that names the nearest of the ``known`` names, or lists them when none is near."""
-    options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]}?"
+    options = list(dict.fromkeys(known))
+    if near := nearest(name, options):
+        return f"did you mean {near}?"
     if not options:
         return ""
+    options.sort()
     shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
     return f"known here: {shown}"
 

@@ -7,7 +7,7 @@ server's clients are answered, without them. The rest is imported from its own m
 from __future__ import annotations
 
 from .checkpoint.resolve import ResolvedModel, resolve, with_bases
-from .checkpoint.spec import ModelSpec, explain, make_spec
+from .checkpoint.spec import ModelSpec, make_spec
 from .errors import ModelError
 from .text.prompts import Prompt, is_ids, is_messages, is_single_prompt, render, render_text
 
@@ -16,7 +16,6 @@ __all__ = [
     "ModelSpec",
     "Prompt",
     "ResolvedModel",
-    "explain",
     "is_ids",
     "is_messages",
     "is_single_prompt",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 PAGE = "docs/how-do-i.md"
@@ -49,7 +49,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def suggestion(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is nearest, upper and lower case alike; "" where none is near."""
+    names = {name.lower(): name for name in known}
+    return next((names[n] for n in difflib.get_close_matches(word.lower(), names, n=1)), "")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
     """The known word that is nearest, or all of them."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else f"known here: {', '.join(sorted(known))}"

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from descant.demo import PROMPTS, models
 from descant.inputs.runfile import RunFile, validated
+from descant.inputs.yaml import dump_yaml
 
 ROOT = Path(__file__).parents[1]
 SPECS = models()
@@ -40,7 +39,7 @@ def run_of(folder: Path, **changes: Any) -> RunFile:
 def written(folder: Path, **changes: Any) -> Path:
     """The same, on disk."""
     file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(content(folder, **changes)))
+    file.write_text(dump_yaml(content(folder, **changes)))
     return file
 
 

@@ -17,7 +17,7 @@ PACKAGES = ("grammar", "formula", "models", "runtime", "descant")
 MAY_IMPORT = {
     "grammar": {"grammar"},
     "formula": {"grammar", "formula"},
-    "models": {"models"},
+    "models": {"grammar", "models"},
     "runtime": {"grammar", "formula", "models", "runtime"},
     "descant": set(PACKAGES),
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
-from ..runs.folder import COMPLETIONS, Journal, resolved_run
+from ..results.folder import COMPLETIONS, Journal, resolved_run
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
@@ -88,8 +88,7 @@ def side_of(name: str) -> Side:
     folder, _, chosen = name.partition("#")
     run = resolved_run(Path(folder))
     formula, _, number = chosen.partition(":")
-    lines = Journal(Path(folder), COMPLETIONS).records()
-    records = [{"formula": "formula", "point": 0, **line} for line in lines]
+    records = Journal(Path(folder), COMPLETIONS).records()
     points = sorted({(r["formula"], r["point"]) for r in records})
     wanted = [p for p in points if formula in ("", p[0]) and number in ("", str(p[1]))]
     if len(wanted) != 1:

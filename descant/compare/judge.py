@@ -19,7 +19,7 @@ from typing import Any
 
 from ..extras import require
 from ..inputs.runfile import RunFileError
-from ..runs.folder import Journal
+from ..results.folder import Journal
 
 FIRST, SECOND, TIE, UNREADABLE = "first", "second", "tie", "unreadable"
 SYSTEM = (
@@ -100,7 +100,7 @@ class Judge:
         self._failed: Exception | None = None  # the last failure of the server
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(cache.parent, cache.stem)
-        self._journal.absorb(lambda line: line["key"])
+        self._journal.gather(lambda line: line["key"])
         lines = self._journal.records()
         self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}
 

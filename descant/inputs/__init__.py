@@ -1,1 +1,1 @@
-"""What a user writes, read and checked: run files, data files, grids. Needs no torch."""
+"""What a user writes, read and checked: run files, data files, grids, and the rows of a run."""

@@ -1,7 +1,7 @@
-"""Files and datasets, row by row, with the place of each. What a row means is others' to say.
+"""Files and datasets, row by row, each with its file and line. Nothing in them is executed.
 
-Nothing in them is executed. A row that cannot be read is there as a fault, so that whoever asks may
-skip it; a file that cannot be read is an error.
+A row that cannot be read is yielded as a ``Fault``, which a caller may skip; a file that cannot be
+read is an error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import require
+from ..models.errors import first_line
 
-Row = tuple[int, str, Any]  # its number from 0, where it is, and what it holds, or a Fault
+Row = tuple[int, str, Any]  # its number from 0, its file and line, and its content or a Fault
 JSON, TABLES, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet", ".pq")
 
 
@@ -29,15 +30,15 @@ class Fault(ValueError):
 
 
 def kind_of(file: Path) -> str:
-    """A file's ending, in small letters and without ``.gz``."""
+    """A file's suffix in lower case, without ``.gz``."""
     return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def read_file(file: Path) -> Iterator[Row]:
-    """The rows of a file: mappings of columns; of a file that is none of the above, its lines.
+    """The rows of a file: mappings of columns, or the lines of a file of another kind.
 
     Raises:
-        DataError: no such file, or it cannot be read on from here; says where.
+        DataError: no such file, or it cannot be read; names the line.
     """
     if not file.is_file():
         raise DataError(f"there is no data file {file}")
@@ -46,7 +47,7 @@ def read_file(file: Path) -> Iterator[Row]:
         return _parquet(file)
     if kind in TABLES:
         return _table(file, "," if kind == ".csv" else "\t")
-    if kind == ".json" and _first(file) == b"[":
+    if kind == ".json" and _first_character(file) == b"[":
         return _list(file)
     return _lines(file, kind)
 
@@ -68,50 +69,48 @@ def read_dataset(
     require(f"the dataset {name}", "datasets")
     import datasets
 
-    place = f"{name} ({split})"
     try:
-        found = datasets.load_dataset(name, config, split=split, revision=revision)
-        for number, row in enumerate(found):
-            yield number, f"{place}, row {number}", row
+        rows = datasets.load_dataset(name, config, split=split, revision=revision)
+        for number, row in enumerate(rows):
+            yield number, f"{name} ({split}), row {number}", row
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the dataset {name} cannot be read: {said}") from error
+        raise DataError(f"the dataset {name} cannot be read: {first_line(error)}") from error
 
 
-def _opened(file: Path) -> gzip.GzipFile | BufferedReader:
+def _open(file: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
 
 
-def _decoded(file: Path) -> Iterator[tuple[int, str | Fault]]:
-    """Lines with their numbers, from 1. Only a line feed ends one."""
+def _text_lines(file: Path) -> Iterator[tuple[int, str | Fault]]:
+    """Lines with their numbers from 1; only a line feed ends a line."""
     try:
-        with _opened(file) as lines:
-            for place, line in enumerate(lines, 1):
-                if place == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        with _open(file) as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
                     raise DataError(f"{file} is not UTF-8 text but UTF-16; save it as UTF-8")
                 try:
-                    yield place, line.decode("utf-8-sig" if place == 1 else "utf-8")
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    yield place, Fault(f"is not UTF-8 text: {error.reason}; save it as UTF-8")
+                    yield number, Fault(f"is not UTF-8 text: {error.reason}; save it as UTF-8")
     except (EOFError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 
 def _lines(file: Path, kind: str) -> Iterator[Row]:
     number = 0
-    for place, line in _decoded(file):
+    for line_number, line in _text_lines(file):
         row: Any = line
         if isinstance(line, str):
             if not line.strip():
                 continue
             row = _json(line, kind) if kind in JSON else line.rstrip("\r\n")
-        yield number, f"{file}, line {place}", row
+        yield number, f"{file}, line {line_number}", row
         number += 1
 
 
 def _json(text: str, kind: str) -> Any:
     try:
-        return _whole(json.loads(text), text)
+        return _checked(json.loads(text), text)
     except (ValueError, RecursionError) as error:
         what = getattr(error, "msg", "too deep" if isinstance(error, RecursionError) else error)
         cure = "; a .json file is one list of rows, or a row per line" if kind == ".json" else ""
@@ -119,7 +118,7 @@ def _json(text: str, kind: str) -> Any:
 
 
 def _list(file: Path) -> Iterator[Row]:
-    with _opened(file) as lines:
+    with _open(file) as lines:
         try:
             text = lines.read().decode("utf-8-sig")
             rows = json.loads(text)
@@ -128,11 +127,11 @@ def _list(file: Path) -> Iterator[Row]:
             line = f", line {error.lineno}," if isinstance(error, json.JSONDecodeError) else ""
             raise DataError(f"{file}{line} is not JSON: {what}") from None
     for number, row in enumerate(rows):
-        yield number, f"{file}, entry {number + 1}", _whole(row, text)
+        yield number, f"{file}, entry {number + 1}", _checked(row, text)
 
 
-def _whole(row: Any, text: str) -> Any:
-    """The row, or a fault where it holds half a character, ``\\ud800``, which no file can."""
+def _checked(row: Any, text: str) -> Any:
+    """The row, or a fault where it holds half a character, as ``\\ud800``."""
     if "\\u" in text:
         try:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
@@ -142,7 +141,7 @@ def _whole(row: Any, text: str) -> Any:
 
 
 def _table(file: Path, delimiter: str) -> Iterator[Row]:
-    rows = csv.reader(_texts(file), delimiter=delimiter, strict=True)
+    rows = csv.reader(_table_lines(file), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -160,16 +159,16 @@ def _table(file: Path, delimiter: str) -> Iterator[Row]:
         raise DataError(f"{file}, line {rows.line_num}: {error}{cure}") from None
 
 
-def _texts(file: Path) -> Iterable[str]:
-    for place, line in _decoded(file):
+def _table_lines(file: Path) -> Iterable[str]:
+    for number, line in _text_lines(file):
         if isinstance(line, Fault):
-            raise DataError(f"{file}, line {place} {line}")
+            raise DataError(f"{file}, line {number} {line}")
         yield line
 
 
-def _first(file: Path) -> bytes:
+def _first_character(file: Path) -> bytes:
     try:
-        with _opened(file) as text:
+        with _open(file) as text:
             return text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     except (EOFError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None

@@ -1,7 +1,6 @@
-"""Grids: what a run file's ``sweep`` says, as a list of points.
+"""Grids: a run file's ``sweep`` as a list of points, each with a value for every swept name.
 
-A point is a value for each swept name. Numbers are exact until the last moment, so that a tenth
-of the way is 0.1 and not 0.30000000000000004 / 3. It knows nothing of formulas.
+Fractions are exact, and become floats last: three tenths are 0.3, not 0.30000000000000004.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ _RANGE = {"from", "to", "step", "count", "log"}
 
 
 class GridError(ValueError):
-    """A sweep that says nothing, or too much."""
+    """A sweep that is no grid, or has too many points."""
 
 
 def points_of(sweep: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Point]:
-    """The points of a sweep: one grid, or several after each other; each point once.
+    """The points of a sweep: one grid, or several in turn; each point once.
 
     Raises:
         GridError: names the key, and what to write.
@@ -37,21 +36,21 @@ def points_of(sweep: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Po
     [{'w': 0.185664}, {'w': 4.95299}]
     """
     blocks = [sweep] if isinstance(sweep, Mapping) else list(sweep)
-    found: dict[tuple[tuple[str, float], ...], Point] = {}
+    points: dict[tuple[tuple[str, float], ...], Point] = {}
     for block in blocks:
         if not isinstance(block, Mapping) or not block:
             raise GridError("sweep: a grid is names and their values, as in {a: [0, 0.5, 1]}")
         for point in _grid(block):
-            found.setdefault(tuple(sorted(point.items())), point)
-    names = {tuple(sorted(point)) for point in found.values()}
+            points.setdefault(tuple(sorted(point.items())), point)
+    names = {tuple(sorted(point)) for point in points.values()}
     if len(names) > 1:
-        shown = " and ".join(", ".join(some) for some in sorted(names))
+        shown = " and ".join(", ".join(own) for own in sorted(names))
         raise GridError(f"sweep: every grid names the same parameters; here: {shown}")
-    return list(found.values())
+    return list(points.values())
 
 
 def simplex_of(sweep: Any) -> tuple[str, ...]:
-    """The names that a sweep's simplex goes over; none where it has none."""
+    """The names on a sweep's simplex; empty where it has none."""
     blocks = [sweep] if isinstance(sweep, Mapping) else list(sweep or ())
     return next((tuple(b["simplex"]) for b in blocks if isinstance(b.get("simplex"), list)), ())
 
@@ -61,24 +60,23 @@ def _grid(block: Mapping[str, Any]) -> list[Point]:
     if names is not None and not (isinstance(names, list) and len(set(names)) == len(names) > 1):
         raise GridError("sweep.simplex: name two or more parameters, as in [w_help, w_harm]")
     axes = {name: value for name, value in block.items() if name not in WORDS}
-    if both := set(axes) & set(names or ()):
-        raise GridError(f"sweep: {', '.join(sorted(both))} is on the simplex and beside it")
+    if twice := set(axes) & set(names or ()):
+        raise GridError(f"sweep: {', '.join(sorted(twice))} is on the simplex and also an axis")
     if "random" in block:
-        return _drawn(block, axes, names)
+        return _random_points(block, axes, names)
     if "seed" in block:
-        raise GridError("sweep.seed: a grid that is not random has no seed; say random: how many")
+        raise GridError("sweep.seed: a grid that is not random has no seed; write random: how many")
     columns: list[list[Point]] = []
     if names is not None:
         if "step" not in block:
-            raise GridError(
-                "sweep.step: a simplex has a step, as in step: 0.1, or random: how many"
-            )
+            problem = "sweep.step: a simplex has a step, as in step: 0.1, or random: how many"
+            raise GridError(problem)
         columns.append(
             [dict(zip(names, row, strict=True)) for row in _simplex(names, block["step"])]
         )
     elif "step" in block:
-        raise GridError("sweep.step: that is a simplex's; write a: {from: 0, to: 1, step: 0.1}")
-    columns += [[{name: value} for value in values(name, said)] for name, said in axes.items()]
+        raise GridError("sweep.step: only a simplex has it; write a: {from: 0, to: 1, step: 0.1}")
+    columns += [[{name: value} for value in values(name, axis)] for name, axis in axes.items()]
     _check_count(math.prod(map(len, columns)))
     return [
         {name: value for part in parts for name, value in part.items()}
@@ -86,60 +84,60 @@ def _grid(block: Mapping[str, Any]) -> list[Point]:
     ]
 
 
-def values(name: str, said: Any) -> list[float]:
-    """The values that a list, a range or a number stands for, in order.
+def values(name: str, axis: Any) -> list[float]:
+    """The values of a list, a range or a number, in order.
 
     >>> values("a", {"from": 0, "to": 1, "count": 3})
     [0.0, 0.5, 1.0]
     """
-    if isinstance(said, Mapping):
-        return _range(name, said)
-    listed = said if isinstance(said, list) else [said]
+    if isinstance(axis, Mapping):
+        return _range(name, axis)
+    listed = axis if isinstance(axis, list) else [axis]
     if not listed:
         raise GridError(f"sweep.{name}: an empty list leaves no points")
     return [float(_number(f"sweep.{name}", value)) for value in listed]
 
 
-def _range(name: str, said: Mapping[str, Any]) -> list[float]:
-    start, end = _bounds(name, said)
-    if said.get("log"):
-        count = _whole(f"sweep.{name}.count", said.get("count"), 2)
+def _range(name: str, axis: Mapping[str, Any]) -> list[float]:
+    start, end = _bounds(name, axis)
+    if axis.get("log"):
+        count = _integer(f"sweep.{name}.count", axis.get("count"), 2)
         ratio = math.log(end / start) / (count - 1)
         inner = [round(float(start) * math.exp(ratio * i), 6) for i in range(1, count - 1)]
         return [float(start), *inner, float(end)]
-    if ("step" in said) == ("count" in said):
+    if ("step" in axis) == ("count" in axis):
         raise GridError(f"sweep.{name}: a range has a step or a count, as in step: 0.1")
-    if "count" in said:
-        count = _whole(f"sweep.{name}.count", said["count"], 2)
+    if "count" in axis:
+        count = _integer(f"sweep.{name}.count", axis["count"], 2)
         step = (end - start) / (count - 1)
     else:
-        step = _number(f"sweep.{name}.step", said["step"])
+        step = _number(f"sweep.{name}.step", axis["step"])
         if step <= 0:
-            raise GridError(f"sweep.{name}.step is {said['step']}; it must be above 0")
+            raise GridError(f"sweep.{name}.step is {axis['step']}; it must be above 0")
         count = math.floor((end - start) / step) + 1
     _check_count(count)
     return [float(start + i * step) for i in range(count)]
 
 
-def _bounds(name: str, said: Mapping[str, Any]) -> tuple[Fraction, Fraction]:
-    if unknown := set(said) - _RANGE:
+def _bounds(name: str, axis: Mapping[str, Any]) -> tuple[Fraction, Fraction]:
+    if unknown := set(axis) - _RANGE:
         known = ", ".join(sorted(_RANGE))
         raise GridError(f"sweep.{name}: there is no option {unknown.pop()}; known: {known}")
-    if "from" not in said or "to" not in said:
+    if "from" not in axis or "to" not in axis:
         raise GridError(f"sweep.{name}: a range has from and to, as in {{from: 0, to: 1}}")
-    start = _number(f"sweep.{name}.from", said["from"])
-    end = _number(f"sweep.{name}.to", said["to"])
+    start = _number(f"sweep.{name}.from", axis["from"])
+    end = _number(f"sweep.{name}.to", axis["to"])
     if end < start:
-        raise GridError(f"sweep.{name}: it goes from {said['from']} down to {said['to']}")
-    if said.get("log") and start <= 0:
+        raise GridError(f"sweep.{name}: it goes from {axis['from']} down to {axis['to']}")
+    if axis.get("log") and start <= 0:
         raise GridError(f"sweep.{name}: a logarithmic range begins above 0")
-    if said.get("log") and "step" in said:
+    if axis.get("log") and "step" in axis:
         raise GridError(f"sweep.{name}: a logarithmic range has a count, and no step")
     return start, end
 
 
 def _simplex(names: Sequence[str], step: Any) -> list[list[float]]:
-    """Weights that are multiples of the step and sum to 1, the first name's falling."""
+    """Weights that are multiples of the step and sum to 1; the first name's decrease."""
     share = _number("sweep.step", step)
     if share <= 0 or (1 / share).denominator != 1:
         raise GridError(f"sweep.step is {step}; 1 must be a multiple of it, as of 0.1 or 1/3")
@@ -148,25 +146,25 @@ def _simplex(names: Sequence[str], step: Any) -> list[list[float]]:
     return [[float(i * share) for i in row] for row in _compositions(parts, len(names))]
 
 
-def _compositions(total: int, places: int) -> list[list[int]]:
-    if places == 1:
+def _compositions(total: int, parts: int) -> list[list[int]]:
+    if parts == 1:
         return [[total]]
     return [
         [first, *rest]
         for first in range(total, -1, -1)
-        for rest in _compositions(total - first, places - 1)
+        for rest in _compositions(total - first, parts - 1)
     ]
 
 
-def _drawn(
+def _random_points(
     block: Mapping[str, Any], axes: Mapping[str, Any], names: Sequence[str] | None
 ) -> list[Point]:
-    count = _whole("sweep.random", block["random"], 1)
+    count = _integer("sweep.random", block["random"], 1)
     _check_count(count)
     if "step" in block:
         raise GridError("sweep.step: a random simplex has no step")
     seed = block.get("seed", 0)
-    draw = random.Random(_whole("sweep.seed", seed, 0))
+    draw = random.Random(_integer("sweep.seed", seed, 0))
     points = []
     for _ in range(count):
         point: Point = {}
@@ -174,17 +172,17 @@ def _drawn(
             parts = [draw.expovariate(1.0) for _ in names]
             shares = [round(part / sum(parts), 6) for part in parts[:-1]]
             point |= dict(zip(names, [*shares, round(1 - sum(shares), 6)], strict=True))
-        point |= {name: _one(name, said, draw) for name, said in axes.items()}
+        point |= {name: _random_value(name, axis, draw) for name, axis in axes.items()}
         points.append(point)
     return points
 
 
-def _one(name: str, said: Any, draw: random.Random) -> float:
-    if not isinstance(said, Mapping) or "step" in said or "count" in said:
-        choices = values(name, said)
+def _random_value(name: str, axis: Any, draw: random.Random) -> float:
+    if not isinstance(axis, Mapping) or "step" in axis or "count" in axis:
+        choices = values(name, axis)
         return choices[int(draw.random() * len(choices))]
-    low, high = map(float, _bounds(name, said))
-    if said.get("log"):
+    low, high = map(float, _bounds(name, axis))
+    if axis.get("log"):
         return round(math.exp(draw.uniform(math.log(low), math.log(high))), 6)
     return round(draw.uniform(low, high), 6)
 
@@ -198,7 +196,7 @@ def _number(where: str, value: Any) -> Fraction:
         raise GridError(f"{where}: {value!r} is not a number") from None
 
 
-def _whole(where: str, value: Any, least: int) -> int:
+def _integer(where: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise GridError(f"{where} is {value!r}; it is a whole number from {least}")
     return value

@@ -1,7 +1,4 @@
-"""Sums of names with weights in parameters, written as formulas are: ``(1-a)*help + a*harm``.
-
-The language's own linear algebra, over names that need not be language models.
-"""
+"""Weighted sums of names, in the language of formulas: ``(1-a)*help + a*harm``."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from ..formula.terms import Term
 
 
 class Sum:
-    """A sum of names.
+    """A weighted sum of names.
 
     Args:
-        text: as in a formula.
+        text: the sum.
         names: what may be summed.
         params: the declared parameters.
 
     Raises:
-        FormulaError: no such sum, marked at the place; ValueError: more than a sum.
+        FormulaError: the sum is wrong, with a caret; ValueError: it is more than a sum.
 
     >>> Sum("(1-a)*help + a*harm", ["help", "harm"], ["a"]).weights({"a": 0.25})
     {'harm': 0.25, 'help': 0.75}
@@ -37,7 +34,7 @@ class Sum:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is summed; a name that cancels out is not there."""
+        """The names; one that cancels out is left out."""
         return tuple(name for _, name in self._parts)
 
     @property

@@ -1,4 +1,4 @@
-"""Prompt sets: rows of a file or of a dataset, as prompts with ids. Nothing in them is executed."""
+"""Prompts with ids, from the rows of a file or a dataset. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Item:
     """One prompt.
 
     Attributes:
-        id: the number of its row, from 0, or what the row's ``id`` field says.
+        id: the number of its row, from 0, or the value of the row's ``id`` field.
         prompt: text, chat messages or token ids.
         where: the file and line, or the dataset and row.
     """
@@ -34,7 +34,7 @@ def read_items(data: Data) -> list[Item]:
     """The prompts of a data file or a dataset.
 
     Raises:
-        RunFileError: nothing there, or a row without a usable prompt; names the row.
+        RunFileError: there are none, or a row has no usable prompt; names the row.
     """
     items: dict[int | str, Item] = {}
     skipped = 0
@@ -64,23 +64,18 @@ def read_items(data: Data) -> list[Item]:
     return list(items.values())
 
 
-def read_prompts(data: Data) -> list[Any]:
-    """The prompts alone, as ``read_items``."""
-    return [item.prompt for item in read_items(data)]
-
-
 def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) -> list[Item]:
-    """The items whose prompts the models can read: not too long, and in a way that they know.
+    """The items whose prompts the models can read.
 
     Args:
         items: of ``data``.
-        data: says what becomes of the others.
-        check: is given a prompt, and raises where it cannot be read.
+        data: its ``bad_rows`` decides about the others.
+        check: called with a prompt; raises where it cannot be read.
 
     Raises:
-        RunFileError: one that cannot be read, unless such rows are skipped; names the row.
+        RunFileError: a prompt that cannot be read, unless such rows are skipped; names the row.
     """
-    found = []
+    fit = []
     for item in items:
         try:
             check(item.prompt)
@@ -89,10 +84,10 @@ def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) 
                 raise RunFileError(f"{item.where}: {error}") from error
             _log.warning("skipped: %s: %s", item.where, str(error).splitlines()[0])
             continue
-        found.append(item)
-    if len(found) < len(items):
-        _log.warning("%s: %d rows skipped as unreadable", data.source, len(items) - len(found))
-    return found
+        fit.append(item)
+    if len(fit) < len(items):
+        _log.warning("%s: %d rows skipped as unreadable", data.source, len(items) - len(fit))
+    return fit
 
 
 def _rows(data: Data) -> Iterator[Row]:

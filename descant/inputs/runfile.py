@@ -1,12 +1,7 @@
-"""Run files: a formula, its models and what to do with them, as data.
-
-Reading one executes nothing: YAML is read by the safe loader, values are validated, and unknown
-keys are named with a suggestion.
-"""
+"""Run files: a formula, its models and what to do with them, as data. Nothing is executed."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,41 +11,31 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from ..grammar import did_you_mean, nearest
 from ..models.checkpoint.spec import ModelSpec
 from .grid import points_of
-from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, Score, Strict, Table
-from .settings import Kind, SettingsError, beside, load_yaml
+from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
+from .settings import FileKind, SettingsError, relative_to
 
-__all__ = [
-    "Data",
-    "Front",
-    "Generate",
-    "RunFile",
-    "RunFileError",
-    "Score",
-    "Table",
-    "load_yaml",
-    "read_run_file",
-    "validated",
-]
-COLUMNS = {  # of results, which no score may be named after
+__all__ = ["Data", "RunFile", "RunFileError", "read_run_file", "validated"]
+COLUMNS = {  # of results; no score may have such a name
     *("formula", "point", "id", "sample", "prompt", "text", "finish_reason", "elapsed", "n"),
     *FREE,
     *COSTS,
 }
-_NAME = re.compile(r"[\w.+-]+$")  # of a formula: it becomes part of files' names
-TEMPERATURE = "temperature"  # of generate: the one name that may be swept and is no parameter
+_NAME = re.compile(r"[\w.+-]+$")  # of a formula, which is part of file names
+TEMPERATURE = "temperature"  # of generate; it may be swept without being a parameter
 
 
 class RunFileError(SettingsError):
-    """A run file that cannot be read, or that says something it may not."""
+    """A run file that cannot be read or is not valid, or a run that fails by it."""
 
 
 class RunFile(Strict):
-    """A run file. From ``sweep`` on, what ``descant sweep`` reads.
+    """A run file. ``descant sweep`` alone reads the keys from ``sweep`` on, but for ``merge``.
 
-    ``parallel: terms`` gives each process some of the models, and all of them the same rows;
-    without it, the processes of a sweep share its prompts out.
+    With ``parallel: terms``, each process holds some of the models and all decode the same rows;
+    without it, the processes of a sweep divide its prompts.
     """
 
     formula: str = ""
@@ -65,7 +50,7 @@ class RunFile(Strict):
     data: Data | None = None
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
     merge: dict[str, str] = Field(default_factory=dict)
-    score: dict[str, Score] | None = None
+    score: dict[str, ScoreSpec] | None = None
     front: Front = Front()
     tables: dict[str, Table] = Field(default_factory=dict)
     output: str | None = None
@@ -81,13 +66,13 @@ class RunFile(Strict):
         return value
 
     @model_validator(mode="after")
-    def _agree(self) -> RunFile:
+    def _check(self) -> RunFile:
         if bool(self.formula) == bool(self.formulas):
             raise ValueError("give a formula, or formulas: {name: formula, …}")
         for point in points_of(self.sweep)[:1] if self.sweep else ():
             for name in point:
                 if (name == TEMPERATURE) == (name in self.params):
-                    raise ValueError(_swept(name, self.params))
+                    raise ValueError(_wrong_sweep(name, self.params))
         for name in self.formulas:
             if not _NAME.match(name):
                 raise ValueError(f"formulas: {name!r} is no name; use letters, digits, _ - . and +")
@@ -95,8 +80,8 @@ class RunFile(Strict):
             _check_score(name, score, self)
         for name, table in self.tables.items():
             _check_table(f"tables.{name}", table, self)
-        if both := set(self.merge) & set(self.models):
-            raise ValueError(f"{', '.join(sorted(both))} is declared under models and under merge")
+        if twice := set(self.merge) & set(self.models):
+            raise ValueError(f"{', '.join(sorted(twice))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
             raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
         plain = sorted(name.removeprefix("-") for name in self.objectives)
@@ -112,51 +97,50 @@ class RunFile(Strict):
 
     @property
     def objectives(self) -> list[str]:
-        """What the front is over; the smaller the better where there is a minus."""
+        """The scores of the front; one with a minus is minimised."""
         rewards = [name for name, score in (self.score or {}).items() if score.reward]
         return self.front.objectives or (rewards if len(rewards) in (2, 3) else [])
 
 
-def _known(where: str, what: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse names that are not there."""
+def _check_known(where: str, what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse unknown names."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            cure = did_you_mean(name, known)
             raise ValueError(f"{where} names {name}, which is no {what}; {cure}")
 
 
-def _check_score(name: str, score: Score, run: RunFile) -> None:
+def _check_score(name: str, score: ScoreSpec, run: RunFile) -> None:
     where = f"score.{name}"
     if name in COLUMNS or name.startswith("param_"):
         raise ValueError(f"{where}: results have such a column; choose another name")
     if score.model in run.merge:
         raise ValueError(f"{where}: {score.model} is another model at every point")
     if score.model:
-        _known(where, "model", [score.model], run.models)
+        _check_known(where, "model", [score.model], run.models)
     if score.recovered and score.between:
-        plain = [name for name, one in (run.score or {}).items() if not one.recovered]
-        _known(where, "score of answers", [score.recovered], [*plain, *FREE])
+        plain = [name for name, other in (run.score or {}).items() if not other.recovered]
+        _check_known(where, "score of answers", [score.recovered], [*plain, *FREE])
         ends = [end.partition(":")[0] for end in score.between]
-        _known(f"{where}.between", "formula", ends, run.named)
+        _check_known(f"{where}.between", "formula", ends, run.named)
 
 
 def _check_table(where: str, table: Table, run: RunFile) -> None:
     swept = next(iter(points_of(run.sweep)), {}) if run.sweep else {}
     over = [*table.rows, *table.columns]
-    _known(where, "formula or swept name", over, [FORMULA, *swept])
-    _known(f"{where}.at", "swept name", table.at, swept)
-    _known(f"{where}.values", "score", table.values, [*(run.score or {}), *FREE, *COSTS])
-    _known(f"{where}.formulas", "formula", table.formulas, run.named)
+    _check_known(where, "formula or swept name", over, [FORMULA, *swept])
+    _check_known(f"{where}.at", "swept name", table.at, swept)
+    _check_known(f"{where}.values", "score", table.values, [*(run.score or {}), *FREE, *COSTS])
+    _check_known(f"{where}.formulas", "formula", table.formulas, run.named)
     if twice := {name for name in over if [*over, *table.at].count(name) > 1}:
         raise ValueError(f"{where} names {', '.join(sorted(twice))} in two places")
 
 
-def _swept(name: str, params: Mapping[str, float]) -> str:
+def _wrong_sweep(name: str, params: Mapping[str, float]) -> str:
     if name in params:
         return f"sweep.{name} is both a parameter and what generate takes; rename the parameter"
-    near = difflib.get_close_matches(name, [*params, TEMPERATURE], n=1)
-    cure = f"did you mean {near[0]}?" if near else f"declare it, params: {{{name}: 0.5}}"
+    near = nearest(name, [*params, TEMPERATURE])
+    cure = f"did you mean {near}?" if near else f"declare it, params: {{{name}: 0.5}}"
     return f"sweep.{name} is no parameter; {cure}"
 
 
@@ -164,17 +148,17 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     """Read and validate a run file.
 
     Args:
-        path: the file; models and data that exist beside it are found there.
+        path: the file; relative paths of models and data that exist next to it start there.
         overrides: ``key=value`` each, as ``--set`` takes them: a parameter's name, or a dotted key.
 
     Raises:
-        RunFileError: no such file, not YAML, or not a run file; says which key and what to write.
+        RunFileError: no such file, not YAML, or not a run file; names the key and what to write.
     """
     file, content = Path(path), _KIND.read(path)
     for override in overrides:
         _KIND.override(content, override)
     content = _with_environment(content, str(file))
-    return _beside(file.parent, validated(content, str(file)))
+    return _with_paths(file.parent, validated(content, str(file)))
 
 
 def validated(content: Mapping[str, Any], where: str) -> RunFile:
@@ -186,7 +170,7 @@ def validated(content: Mapping[str, Any], where: str) -> RunFile:
     return _KIND.validated(content, where)
 
 
-_KIND = Kind(
+_KIND = FileKind(
     "run file", RunFile, ("formula", "models"), RunFileError,
     {"models.*": "path", "score.*": "reward"}, ("params", "parameter"),
 )  # fmt: skip
@@ -194,7 +178,7 @@ _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 
 def _with_environment(value: Any, where: str) -> Any:
-    """The content with ``${env:NAME}``, or ``${env:NAME,otherwise}``, replaced; no other way in."""
+    """The content with ``${env:NAME}``, or ``${env:NAME,default}``, replaced."""
     if isinstance(value, dict):
         return {k: _with_environment(item, f"{where}, {k}") for k, item in value.items()}
     if isinstance(value, list):
@@ -202,31 +186,31 @@ def _with_environment(value: Any, where: str) -> Any:
     if not isinstance(value, str):
         return value
 
-    def said(found: re.Match[str]) -> str:
-        name, otherwise = found.groups()
-        if name not in os.environ and otherwise is None:
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name not in os.environ and default is None:
             raise RunFileError(
-                f"{where}: the environment has no {name}; set it, or say ${{env:{name},otherwise}}"
+                f"{where}: the environment has no {name}; set it, or write ${{env:{name},default}}"
             )
-        return os.environ.get(name, otherwise or "")
+        return os.environ.get(name, default or "")
 
-    return _VARIABLE.sub(said, value)
+    return _VARIABLE.sub(replacement, value)
 
 
-def _beside(folder: Path, run: RunFile) -> RunFile:
-    """Relative paths that exist beside the run file are meant there."""
-    found = partial(beside, folder)
+def _with_paths(folder: Path, run: RunFile) -> RunFile:
+    """The run with relative paths that exist in a folder found there."""
+    path = partial(relative_to, folder)
     models = {
-        name: spec.model_copy(update={"path": found(spec.path), "adapter": found(spec.adapter)})
+        name: spec.model_copy(update={"path": path(spec.path), "adapter": path(spec.adapter)})
         for name, spec in run.models.items()
     }
-    changed: dict[str, Any] = {"models": models}
+    update: dict[str, Any] = {"models": models}
     if run.data:
-        places = {"path": found(run.data.path), "name": found(run.data.name)}
-        changed["data"] = run.data.model_copy(update=places)
+        paths = {"path": path(run.data.path), "name": path(run.data.name)}
+        update["data"] = run.data.model_copy(update=paths)
     if run.score:
-        changed["score"] = {
-            name: score.model_copy(update={"coherence": found(score.coherence)})
+        update["score"] = {
+            name: score.model_copy(update={"coherence": path(score.coherence)})
             for name, score in run.score.items()
         }
-    return run.model_copy(update=changed)
+    return run.model_copy(update=update)

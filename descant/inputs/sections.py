@@ -1,4 +1,4 @@
-"""The sections of a run file, each with its own keys. They check themselves and read nothing."""
+"""The sections of a run file, each with its own keys. They read no other file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
-FORMULA = "formula"  # what a table may go over, beside swept names
+FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
 
 
 class Strict(BaseModel):
@@ -18,7 +18,7 @@ class Strict(BaseModel):
 
 
 class Generate(Strict):
-    """The arguments of ``Decoder.generate``; a run is reproducible unless it says otherwise."""
+    """The arguments of ``Decoder.generate``; the seed has a default, so that runs repeat."""
 
     max_new_tokens: int = Field(default=128, ge=1)
     temperature: FiniteFloat | None = Field(default=None, ge=0)
@@ -31,13 +31,12 @@ class Generate(Strict):
 
 
 class Rows(Strict):
-    """What the data of run files and of train files have in common.
+    """What the data of run files and train files share.
 
     Attributes:
         split: of a dataset; ``revision`` likewise.
-        limit: rows that are read.
-        bad_rows: what becomes of a row that cannot be used: ``error`` stops at it, ``skip`` counts
-            it.
+        limit: of the rows.
+        bad_rows: at a row that cannot be used, ``error`` stops and ``skip`` logs it.
     """
 
     split: str = "train"
@@ -84,17 +83,17 @@ class Data(Rows):
         return self.path or self.name or ""
 
 
-class Score(Strict):
-    """One measure of a completion: exactly one of these names what says it.
+class ScoreSpec(Strict):
+    """One score of a completion: exactly one of these keys, and ``between`` with ``recovered``.
 
     Attributes:
         reward: a declared reward model.
         perplexity: a declared language model.
         kl: the declared language model that the formula is compared with.
         coherence: a sentence-embedding model, a folder or a hub id.
-        recovered: another score, of which this is a share of the way ``between`` two formulas. It
-            is said of points, and not of completions.
-        between: where the way begins and where it ends: ``weak``, or ``arms:3`` for a point.
+        recovered: another score; this is the share of its gap ``between`` two formulas. It belongs
+            to points, not to completions.
+        between: the two ends of the gap: ``weak``, or ``arms:3`` for a point.
     """
 
     reward: str | None = None
@@ -105,29 +104,33 @@ class Score(Strict):
     between: tuple[str, str] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Score:
-        if len(self.said) != 1:
+    def _one_source(self) -> ScoreSpec:
+        if len(self._sources) != 1:
             raise ValueError("name one of reward, perplexity, kl, coherence and recovered")
         if (self.recovered is None) != (self.between is None):
             raise ValueError("write {recovered: a score, between: [a formula, another]}")
         return self
 
     @property
-    def said(self) -> dict[str, str]:
-        """What is named, by its kind."""
-        return {kind: name for kind, name in self if name is not None and kind != "between"}
+    def _sources(self) -> list[tuple[str, str]]:
+        return [(kind, name) for kind, name in self if name is not None and kind != "between"]
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """The key that is set, and its value."""
+        return self._sources[0]
 
     @property
     def model(self) -> str | None:
-        """The declared model that says it, if one does."""
+        """The declared model that scores, if one does."""
         return self.reward or self.perplexity or self.kl
 
 
 class Front(Strict):
-    """What a front is made of.
+    """The front over a sweep's points.
 
     Attributes:
-        objectives: scores, the larger the better; ``-toxic`` where the smaller is. Left out, the
+        objectives: scores to maximise; ``-toxic`` is one to minimise. Left out, the
             rewards among the scores.
         reference: the point that hypervolume is measured from, by objective; left out, the worst of
             every objective over all points of the run.
@@ -141,14 +144,14 @@ class Front(Strict):
 
 
 class Table(Strict):
-    """A table of means, with a row and a column for each of what it goes over.
+    """A table of means.
 
     Attributes:
-        rows: ``formula``, a swept name, or several of them.
-        columns: the same; left out, a column for each value.
+        rows: ``formula``, a swept name, or several of them: a row for each combination.
+        columns: the same for columns; left out, a column for each of ``values``.
         values: scores, or ``seconds``, ``tokens`` and ``tokens_per_second``.
         formulas: which, in this order; left out, all.
-        at: the values of swept names that it does not go over.
+        at: the values of the other swept names.
     """
 
     rows: list[str]
@@ -159,6 +162,6 @@ class Table(Strict):
 
     @field_validator("rows", "columns", "values", "formulas", mode="before")
     @classmethod
-    def _several(cls, value: object) -> object:
+    def _as_list(cls, value: object) -> object:
         """A name is short for a list of one."""
         return [value] if isinstance(value, str) else value

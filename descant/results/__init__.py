@@ -1,1 +1,1 @@
-"""A finished folder as tables: completions, scores, fronts, and other tools' formats."""
+"""A run's folder and its results: lines, tables, fronts, and other tools' formats."""

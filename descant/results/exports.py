@@ -1,6 +1,6 @@
-"""The JSON that others' scripts read, made of a run's or a sweep's completions.
+"""Completions in the JSON formats of other scripts, one list per file.
 
-One list per file: AlpacaEval's, that of ARGS and GenARM for HH-RLHF, and that for PKU-SafeRLHF.
+AlpacaEval's model outputs, and what ARGS and GenARM write for HH-RLHF and PKU-SafeRLHF.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 
 class Format(StrEnum):
-    """Who reads it."""
+    """The scripts that read it."""
 
     ALPACA_EVAL = "alpaca_eval"
     HH_RLHF = "hh_rlhf"
@@ -23,17 +23,17 @@ class Format(StrEnum):
 
 
 def alpaca_eval(record: Record, name: str) -> dict[str, Any]:
-    """What AlpacaEval takes as model outputs."""
+    """A model output of AlpacaEval."""
     return {
-        "instruction": _asked(record["prompt"]),
+        "instruction": _instruction(record["prompt"]),
         "output": record["text"],
         "generator": name,
     }
 
 
 def hh_rlhf(record: Record, name: str) -> dict[str, Any]:
-    """What the scripts of ARGS and GenARM write for HH-RLHF; ``result`` is the whole text."""
-    prompt = _written(record["prompt"])
+    """A row of ARGS and GenARM for HH-RLHF; ``result`` is prompt and response."""
+    prompt = _as_text(record["prompt"])
     return {
         "prompt": prompt,
         "result": prompt + record["text"],
@@ -44,10 +44,10 @@ def hh_rlhf(record: Record, name: str) -> dict[str, Any]:
 
 
 def safe_rlhf(record: Record, name: str) -> dict[str, Any]:
-    """What GenARM's scripts write for PKU-SafeRLHF."""
+    """A row of GenARM for PKU-SafeRLHF."""
     return {
         "uid": str(record["id"]),
-        "prompt": _written(record["prompt"]),
+        "prompt": _as_text(record["prompt"]),
         "response": record["text"],
         "model": name,
         "elapsed": record["elapsed"],
@@ -61,31 +61,33 @@ _MAKE: dict[Format, Callable[[Record, str], dict[str, Any]]] = {
 }
 
 
-def export(folder: Path, kinds: Iterable[Format]) -> list[Path]:
-    """Write a folder's completions as others read them.
+def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> list[Path]:
+    """Write a folder's completions in other formats.
 
     Args:
         folder: of a run or a sweep.
-        kinds: the formats. A run's file is ``alpaca_eval.json``; of a sweep every formula's every
-            point has one, ``alpaca_eval/arms-3.json``.
+        kinds: the formats.
+        by_point: write a file for every point of every formula, ``alpaca_eval/arms-3.json``, as for
+            a sweep; left out, one file, ``alpaca_eval.json``.
 
     Returns:
         The files.
     """
-    from ..runs.folder import COMPLETIONS, Journal
+    from ..inputs.expand import key_of
+    from .folder import COMPLETIONS, Journal
 
-    parts: dict[tuple[str, int] | None, list[Record]] = {}
+    points: dict[tuple[str, int] | None, list[Record]] = {}
     for record in Journal(folder, COMPLETIONS).records():
-        part = (record["formula"], record["point"]) if "formula" in record else None
-        parts.setdefault(part, []).append(record)
+        point = key_of(record)[:2] if by_point else None
+        points.setdefault(point, []).append(record)
     files = []
     for kind in kinds:
-        for part, records in parts.items():
+        for point, records in points.items():
             file, name = folder / f"{kind}.json", folder.resolve().name
-            if part is not None:
-                file = folder / kind / f"{part[0]}-{part[1]}.json"
-                numbers = [f"{key}={value:g}" for key, value in records[0]["params"].items()]
-                name = " ".join([part[0], *numbers])
+            if point is not None:
+                file = folder / kind / f"{point[0]}-{point[1]}.json"
+                values = [f"{key}={value:g}" for key, value in records[0]["params"].items()]
+                name = " ".join([point[0], *values])
             records.sort(key=lambda record: (str(record["id"]).zfill(12), record["sample"]))
             file.parent.mkdir(exist_ok=True)
             content = [_MAKE[kind](record, name) for record in records]
@@ -94,20 +96,20 @@ def export(folder: Path, kinds: Iterable[Format]) -> list[Path]:
     return files
 
 
-def _asked(prompt: Any) -> str:
-    """The instruction: a text, or the last thing that the user said."""
+def _instruction(prompt: Any) -> str:
+    """A text, or the last message of the user."""
     if isinstance(prompt, str):
         return prompt
-    said = [one["content"] for one in prompt if isinstance(one, dict) and one["role"] == "user"]
-    return said[-1] if said else json.dumps(prompt)
+    messages = [part for part in prompt if isinstance(part, dict) and part["role"] == "user"]
+    return str(messages[-1]["content"]) if messages else json.dumps(prompt)
 
 
-def _written(prompt: Any) -> str:
-    """A prompt as one text: messages as a dialogue in the words of HH-RLHF."""
+def _as_text(prompt: Any) -> str:
+    """A prompt as one text; messages become a dialogue as in HH-RLHF."""
     if isinstance(prompt, str):
         return prompt
-    if not all(isinstance(one, dict) for one in prompt):
+    if not all(isinstance(part, dict) for part in prompt):
         return json.dumps(prompt)
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
-    turns = [f"\n\n{names.get(one['role'], one['role'])}: {one['content']}" for one in prompt]
+    turns = [f"\n\n{names.get(part['role'], part['role'])}: {part['content']}" for part in prompt]
     return "".join(turns) + "\n\nAssistant:"

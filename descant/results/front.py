@@ -1,7 +1,7 @@
-"""Fronts: which points no other beats, how much they cover, and what preferences get of them.
+"""Pareto fronts of points: which are on it, its hypervolume, and the mean inner product.
 
 Hypervolume and dominance are moocore's; the mean inner product is the protocol of PARM and UniARM.
-All objectives here are the larger the better.
+All objectives are maximised here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..inputs.linear import Sum
 from ..inputs.runfile import RunFile, RunFileError
 
 Means = Mapping[int, Sequence[float]]  # per point, the mean of each objective
-DIGITS = 9  # means that agree to so many are one: they come from rounded scores
+DIGITS = 9  # means that agree to so many digits are equal: scores are rounded
 
 
 def pareto(points: Means) -> list[int]:
@@ -32,7 +32,7 @@ def pareto(points: Means) -> list[int]:
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume between the reference and the points; those that are not above it add nothing."""
+    """The volume between the reference and the points above it."""
     moocore = _moocore()
     above = [point for point in points if all(p > r for p, r in zip(point, reference, strict=True))]
     if not above:
@@ -40,13 +40,15 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
     return float(moocore.hypervolume(np.array(above), ref=list(reference), maximise=True))
 
 
-def front_of(run: RunFile, means: Mapping[str, Means], of: Mapping[str, Sequence[int]]) -> Any:
-    """What ``front.json`` says.
+def front_of(
+    run: RunFile, means: Mapping[str, Means], point_index: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The content of ``front.json``.
 
     Args:
         run: the run file.
-        means: per formula and point, the mean of each objective; points without one left out.
-        of: per formula, the number of its own point at each point of the sweep.
+        means: per formula and point, the mean of each objective; points without one are left out.
+        point_index: per formula, the index of its own point at each point of the sweep.
 
     Returns:
         A dictionary; objectives are empty where the run has none.
@@ -62,16 +64,16 @@ def front_of(run: RunFile, means: Mapping[str, Means], of: Mapping[str, Sequence
     if not names or not every:
         return {"objectives": names, "formulas": {}}
     reference = _reference(run, plain, signs, every)
-    wishes = preferences(run)
+    weights = preferences(run)
     formulas = {}
     for formula, points in better.items():
-        found = pareto(points)
+        front = pareto(points)
         formulas[formula] = {
             "points": sorted(points),
-            "front": found,
-            "hypervolume": hypervolume([points[n] for n in found], reference),
+            "front": front,
+            "hypervolume": hypervolume([points[n] for n in front], reference),
             "reference": [s * r for s, r in zip(signs, reference, strict=True)],
-            "mean_inner_product": _inner(wishes, points, of[formula]),
+            "mean_inner_product": _inner(weights, points, point_index[formula]),
         }
     flat = [(f, n, values) for f, points in better.items() for n, values in points.items()]
     best = pareto({i: values for i, (_, _, values) in enumerate(flat)})
@@ -85,11 +87,11 @@ def preferences(run: RunFile) -> list[list[float]] | None:
     every = points_of(run.sweep) if run.sweep else [{}]
     if run.front.preference:
         try:
-            wish = Sum(run.front.preference, names, run.params)
+            preference = Sum(run.front.preference, names, run.params)
         except ValueError as error:
             raise RunFileError(f"front.preference: {error}") from None
-        said = [wish.weights({**run.params, **point}) for point in every]
-        return [[weights.get(name, 0.0) for name in names] for weights in said]
+        weights = [preference.weights({**run.params, **point}) for point in every]
+        return [[own.get(name, 0.0) for name in names] for own in weights]
     over = simplex_of(run.sweep)
     if len(over) == len(names) and all(set(over) <= set(point) for point in every):
         return [[point[name] for name in over] for point in every]
@@ -97,24 +99,24 @@ def preferences(run: RunFile) -> list[list[float]] | None:
 
 
 def _inner(
-    wishes: Sequence[Sequence[float]] | None, points: Means, of: Sequence[int]
+    weights: Sequence[Sequence[float]] | None, points: Means, index: Sequence[int]
 ) -> float | None:
-    """The mean over preferences of their inner product with what their point achieves."""
-    if wishes is None or any(number not in points for number in of):
+    """The mean inner product of preferences with the means at their points."""
+    if weights is None or any(number not in points for number in index):
         return None
-    products = [np.dot(wish, points[number]) for wish, number in zip(wishes, of, strict=True)]
+    products = [np.dot(own, points[number]) for own, number in zip(weights, index, strict=True)]
     return float(np.mean(products))
 
 
 def _reference(
     run: RunFile, names: Sequence[str], signs: Sequence[float], every: Sequence[Sequence[float]]
 ) -> list[float]:
-    said = run.front.reference
-    if said is None:
+    reference = run.front.reference
+    if reference is None:
         return [min(values) for values in zip(*every, strict=True)]
-    if set(said) != set(names):
+    if set(reference) != set(names):
         raise RunFileError(f"front.reference: give a number for each of {', '.join(names)}")
-    return [sign * said[name] for name, sign in zip(names, signs, strict=True)]
+    return [sign * reference[name] for name, sign in zip(names, signs, strict=True)]
 
 
 def _moocore() -> Any:

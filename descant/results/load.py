@@ -1,6 +1,6 @@
-"""A run's results: what its folder says, as tables. They can be read while the run goes on.
+"""A run's results as tables, from the lines of its folder, also while the run goes on.
 
-Tables are made from ``completions.jsonl`` and ``scores.jsonl`` alone; the other files are copies.
+``completions.jsonl`` and ``scores.jsonl`` hold everything; the other files are made from them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import require
+from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
-from ..runs.folder import COMPLETIONS, META, SCORES, Journal, resolved_run
+from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run
 from .front import front_of
-from .recovered import ends_of, recovered
+from .recovered import gap_ends, interval_columns, recovered
 from .tables import markdown, tables_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from ..runs.expand import Setting
-
-KEY = ["formula", "point", "id", "sample"]
+_COLUMNS = ("id", "sample", "prompt", "text", "tokens", "finish_reason", "elapsed")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Results:
         table: a row per completion.
         points: a row per formula and point: for each score its mean, ``_low``, ``_high`` (95 %
             bootstrap intervals over prompts) and ``_n``; seconds and tokens per second.
-        front: what ``front.json`` says.
+        front: the content of ``front.json``.
     """
 
     run: RunFile
@@ -53,30 +52,28 @@ def load(folder: str | Path) -> Results:
         RunFileError: it is not one, or pandas is missing.
     """
     _pandas()
-    place = Path(folder)
-    run = resolved_run(place)
-    if not (place / f"{COMPLETIONS}.jsonl").is_file():
-        raise RunFileError(f"{place} holds no run: there is no {COMPLETIONS}.jsonl")
+    folder = Path(folder)
+    run, meta_file = resolved_run(folder), folder / META
+    if not (folder / f"{COMPLETIONS}.jsonl").is_file():
+        raise RunFileError(f"{folder} holds no run: there is no {COMPLETIONS}.jsonl")
     meta: dict[str, Any] = {}
-    if (place / META).is_file():
+    if meta_file.is_file():
         try:
-            meta = json.loads((place / META).read_text(encoding="utf-8"))
+            meta = json.loads(meta_file.read_text(encoding="utf-8"))
         except ValueError:
-            raise RunFileError(f"{place / META} is not JSON; remove it") from None
-    from ..runs.expand import settings_of
-
-    table = table_of(Journal(place, COMPLETIONS).records(), Journal(place, SCORES).records())
-    share = any(score.recovered for score in (run.score or {}).values())
-    settings = settings_of(run) if share or run.objectives else []
-    ends = ends_of(run, settings) if share else {}
+            raise RunFileError(f"{meta_file} is not JSON; remove it") from None
+    table = table_of(Journal(folder, COMPLETIONS).records(), Journal(folder, SCORES).records())
+    gaps = any(score.recovered for score in (run.score or {}).values())
+    settings = settings_of(run) if gaps or run.objectives else []
+    ends = gap_ends(run, settings) if gaps else {}
     points = points_table(table, recovered(table, run, ends))
     return Results(run, meta, table, points, _front(run, settings, points))
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Write ``results.csv``, ``results.parquet``, ``points.csv``, ``front.json``, ``tables.md``."""
-    files = [folder / f"results.{kind}" for kind in ("csv", "parquet")]
-    files += [folder / "points.csv", folder / "front.json"]
+    names = ("results.csv", "results.parquet", "points.csv", "front.json")
+    files = [folder / name for name in names]
     table = results.table.copy()
     table["prompt"] = [_text(prompt) for prompt in table["prompt"]]
     if table["id"].map(type).nunique() > 1:
@@ -91,52 +88,44 @@ def write(results: Results, folder: Path) -> list[Path]:
     return files
 
 
-def table_of(completions: Iterable[dict[str, Any]], scores: Iterable[dict[str, Any]]) -> DataFrame:
-    """One row per completion, in the order of formulas, points, prompts and samples.
-
-    Lines of ``descant run``, which have no formula and no point, are those of ``formula``, 0.
-    """
-    said: dict[tuple[Any, ...], dict[str, float]] = {}
+def table_of(completions: Iterable[Record], scores: Iterable[Record]) -> DataFrame:
+    """One row per completion, in the order of formulas, points, prompts and samples."""
+    values: dict[Any, dict[str, float]] = {}
     for line in scores:
-        said.setdefault(tuple(line[part] for part in KEY), {}).update(line["scores"])
-    rows = []
-    for record in completions:
-        full = {"formula": "formula", "point": 0, **record}
-        params = full.get("params", {}) if "schema" in record else {}
-        rows.append(
-            {part: full[part] for part in ("formula", "point")}
-            | {f"param_{name}": value for name, value in params.items()}
-            | {part: full[part] for part in ("id", "sample", "prompt", "text")}
-            | {"tokens": len(full["token_ids"])}
-            | {part: full[part] for part in ("finish_reason", "elapsed")}
-            | said.get(tuple(full[part] for part in KEY), {})
-        )
+        values.setdefault(key_of(line), {}).update(line["scores"])
+    rows = [
+        {name: record[name] for name in (*KEY, *_COLUMNS) if name != "tokens"}
+        | {"tokens": len(record["token_ids"])}
+        | {f"param_{name}": value for name, value in record.get("params", {}).items()}
+        | values.get(key_of(record), {})
+        for record in completions
+    ]
     rows.sort(key=lambda row: (row["formula"], row["point"], isinstance(row["id"], str),
                                row["id"], row["sample"]))  # fmt: skip
-    return _in_order(_pandas().DataFrame(rows))
+    table = _pandas().DataFrame(rows)
+    params, scored = columns_of(table)
+    return table[["formula", "point", *params, *_COLUMNS, *scored]]
 
 
 def points_table(
     table: DataFrame, more: Mapping[tuple[str, int], Mapping[str, Any]] | None = None
 ) -> DataFrame:
-    """One row per formula and point, with more columns of its own."""
+    """One row per formula and point; ``more`` has further columns per point."""
     from ..scoring.intervals import interval
 
     params, scores = columns_of(table)
     rows = []
-    for (formula, point), some in table.groupby(["formula", "point"], sort=True):
+    for (formula, point), own in table.groupby(["formula", "point"], sort=True):
         row = {"formula": formula, "point": point}
-        row |= {name: some[name].iloc[0] for name in params} | {"n": len(some)}
+        row |= {name: own[name].iloc[0] for name in params} | {"n": len(own)}
         for name in scores:
-            known = some.dropna(subset=[name])
-            values = {item: list(one[name]) for item, one in known.groupby("id")}
-            found = interval(values)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-            row |= {f"{name}_n": found.n}
+            known = own.dropna(subset=[name])
+            values = {item: list(group[name]) for item, group in known.groupby("id")}
+            row |= interval_columns(name, interval(values))
         row |= (more or {}).get((formula, point), {})
-        elapsed = float(some["elapsed"].sum())
-        row["tokens"] = int(some["tokens"].sum())
-        row["seconds"] = elapsed / len(some)
+        elapsed = float(own["elapsed"].sum())
+        row["tokens"] = int(own["tokens"].sum())
+        row["seconds"] = elapsed / len(own)
         row["tokens_per_second"] = row["tokens"] / elapsed if elapsed else float("nan")
         rows.append(row)
     return _pandas().DataFrame(rows)
@@ -144,15 +133,9 @@ def points_table(
 
 def columns_of(table: DataFrame) -> tuple[list[str], list[str]]:
     """A table's parameters and its scores."""
-    known = {*KEY, "prompt", "text", "tokens", "finish_reason", "elapsed"}
+    known = {*KEY, *_COLUMNS}
     params = [name for name in table.columns if name.startswith("param_")]
     return params, [name for name in table.columns if name not in known and name not in params]
-
-
-def _in_order(table: DataFrame) -> DataFrame:
-    params, scores = columns_of(table)
-    middle = ["id", "sample", "prompt", "text", "tokens", "finish_reason", "elapsed"]
-    return table[["formula", "point", *params, *middle, *scores]]
 
 
 def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict[str, Any]:
@@ -161,12 +144,11 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
         return {"objectives": run.objectives, "formulas": {}}
     known = points.dropna(subset=names)
     means = {
-        formula: {int(row["point"]): [float(row[n]) for n in names] for _, row in some.iterrows()}
-        for formula, some in known.groupby("formula")
+        formula: {int(row["point"]): [float(row[n]) for n in names] for _, row in own.iterrows()}
+        for formula, own in known.groupby("formula")
     }
-    of = {setting.name: setting.of for setting in settings}
-    found: dict[str, Any] = front_of(run, {name: means[name] for name in of if name in means}, of)
-    return found
+    index = {setting.name: setting.point_index for setting in settings}
+    return front_of(run, {name: means[name] for name in index if name in means}, index)
 
 
 def _text(prompt: Any) -> str:

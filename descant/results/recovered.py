@@ -1,8 +1,8 @@
-"""Recovered gaps: how much of the way between two formulas a point has gone.
+"""Recovered gaps: the share of the gap between two formulas that a point closes.
 
 ``(x - from) / (to - from)`` over means: 0 is the first formula, 1 the second, more is beyond it.
 From the tuned weak model to the tuned strong one it is the performance gap recovered of Burns et
-al. 2023 (*Weak-to-Strong Generalization*). It reads tables, and decodes and scores nothing.
+al. 2023 (*Weak-to-Strong Generalization*).
 """
 
 from __future__ import annotations
@@ -15,65 +15,77 @@ from ..inputs.runfile import RunFile, RunFileError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from ..runs.expand import Setting
+    from ..inputs.expand import Setting
+    from ..scoring.intervals import Mean
 
-Ends = dict[str, list[tuple[str, int]]]
+GapEnds = dict[str, list[tuple[str, int]]]
 
 
-def ends_of(run: RunFile, settings: Sequence[Setting]) -> Ends:
-    """Per recovered score, the formula and the point at both of its ends.
+def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
+    """Per recovered score, the formula and the point at both ends of its gap.
 
     Args:
         run: the run file.
-        settings: of the sweep: which points each formula has.
+        settings: of the sweep.
 
     Raises:
         RunFileError: an end that is several points, or none.
     """
     points = {setting.name: len(setting.points) for setting in settings}
-    found: Ends = {}
+    ends: GapEnds = {}
     for name, score in (run.score or {}).items():
-        for said in score.between or ():
-            formula, _, number = said.partition(":")
-            many = points[formula]
-            if not number and many > 1:
+        for end in score.between or ():
+            formula, _, number = end.partition(":")
+            count = points[formula]
+            if not number and count > 1:
                 raise RunFileError(
-                    f"score.{name}.between: {formula} has {many} points; name one, as {formula}:0"
+                    f"score.{name}.between: {formula} has {count} points; name one, as {formula}:0"
                 )
-            if number and not (number.isdecimal() and int(number) < many):
+            if number and not (number.isdecimal() and int(number) < count):
                 problem = f"score.{name}.between: {formula} has no point {number!r}"
-                raise RunFileError(f"{problem}; its points are 0 to {many - 1}")
-            found.setdefault(name, []).append((formula, int(number or 0)))
-    return found
+                raise RunFileError(f"{problem}; its points are 0 to {count - 1}")
+            ends.setdefault(name, []).append((formula, int(number or 0)))
+    return ends
 
 
-def recovered(table: DataFrame, run: RunFile, ends: Ends) -> dict[tuple[str, int], dict[str, Any]]:
+def interval_columns(name: str, mean: Mean) -> dict[str, Any]:
+    """The columns of a mean, in a table of points."""
+    return {
+        name: mean.mean,
+        f"{name}_low": mean.low,
+        f"{name}_high": mean.high,
+        f"{name}_n": mean.n,
+    }
+
+
+def recovered(
+    table: DataFrame, run: RunFile, ends: GapEnds
+) -> dict[tuple[str, int], dict[str, Any]]:
     """Per formula and point the recovered scores, with their intervals.
 
     Args:
         table: a row per completion.
         run: the run file.
-        ends: as ``ends_of`` says.
+        ends: from ``gap_ends``.
 
     Returns:
-        Columns of ``points``; none where a score or an end is not there yet.
+        Columns of ``points``; none while a score or an end is missing.
     """
     from ..scoring.intervals import share
 
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    columns: dict[tuple[str, int], dict[str, Any]] = {}
     for name, (start, end) in ends.items():
         of = (run.score or {})[name].recovered
         if of not in table:
             continue
         known = table.dropna(subset=[of])
         values: dict[tuple[str, int], Mapping[object, Sequence[float]]] = {
-            (str(formula), int(point)): {item: list(one[of]) for item, one in some.groupby("id")}
-            for (formula, point), some in known.groupby(["formula", "point"])
+            (str(formula), int(point)): {item: list(rows[of]) for item, rows in own.groupby("id")}
+            for (formula, point), own in known.groupby(["formula", "point"])
         }
         if start not in values or end not in values:
             continue
-        for place, mine in values.items():
-            said = share(mine, values[start], values[end])
-            columns = {name: said.mean, f"{name}_low": said.low, f"{name}_high": said.high}
-            found.setdefault(place, {}).update(columns, **{f"{name}_n": said.n})
-    return found
+        for key, own in values.items():
+            gap = share(own, values[start], values[end])
+            columns.setdefault(key, {}).update(interval_columns(name, gap))
+    return columns

@@ -1,1 +1,1 @@
-"""A run from its file to its folder: rows, processes, the journal, where it came from."""
+"""A run from its file to its folder: decoders, processes, resuming, provenance."""

@@ -1,4 +1,4 @@
-"""The models of a sweep: read once, used by all that names them, and then let go."""
+"""The models of a run: loaded once, shared by formulas and scores, and released."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from ..api import declared, plan_of, term_parallel_of, where
-from ..inputs.runfile import TEMPERATURE, RunFile
+from ..inputs.expand import Setting, without_temperature
+from ..inputs.runfile import RunFile
 from ..models import ModelSpec, resolve, with_bases
 from ..models.checkpoint.description import Description, describe
 from ..runtime import Decoder, TermParallel, WeightPool, bind
-from .expand import Setting
 from .merge import merged_adapter
 
 
 class Models:
-    """What a run declares, and what of it is in memory.
+    """The declared models, and the weights in memory.
 
     Args:
         run: the run file.
-        device: where models go that name no device; None leaves it to the run file.
-        folder: where merged adapters are kept.
+        device: of models that name none; None leaves it to the run file.
+        folder: of the run; merged adapters go into its ``merged``.
     """
 
     def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
@@ -30,13 +30,13 @@ class Models:
         self.specs = declared(run.models)
         self.pool = WeightPool()
         self.loaded = self.pool.weights
-        self.plans: dict[str, str] = {}  # printed, by formula
+        self.plans: dict[str, str] = {}  # as printed, by formula
 
     def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
-        """The decoder of a formula, for all points or for those that merge as this one does.
+        """The decoder of a formula, for the points whose merged adapters are those of this point.
 
         Returns:
-            It, and what to call when it is done with the models.
+            The decoder, and a function that releases its adapters.
         """
         specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
         for name, weights in merges_at(self.run, setting, point).items():
@@ -48,12 +48,12 @@ class Models:
             setting.text, specs, term_parallel_of(self.run.parallel, self.device)
         )
         for key in [key for key, model in self.loaded.items() if _is_remote(model)]:
-            del self.loaded[key]  # another process has them; here they may be needed later
+            del self.loaded[key]  # another process has the weights; a score may load them here
         self.plans.setdefault(setting.name, str(decoder.plan))
         return decoder, close
 
-    def judge(self, name: str) -> tuple[Decoder, Callable[[], None]]:
-        """A declared language model alone, as ``decoder`` gives a formula; every process has it."""
+    def language_model(self, name: str) -> tuple[Decoder, Callable[[], None]]:
+        """The decoder of one declared language model, as ``decoder``; in every process."""
         return self._bound(name, {name: self.specs[name]}, None)
 
     def _bound(
@@ -72,7 +72,7 @@ class Models:
         return Decoder(bound, self.run.params), close
 
     def keep(self, names: Iterable[str]) -> None:
-        """Let go of the weights that none of these models has."""
+        """Release the weights that none of these models uses."""
         kept = {self.description(name).weights for name in names}
         for weights in set(self.loaded) - kept:
             del self.loaded[weights]
@@ -84,17 +84,17 @@ class Models:
 
 
 def _is_remote(model: Any) -> bool:
-    """Whether a model is but its shapes, since another process holds its weights."""
+    """Whether another process holds the weights of a model."""
     return any(p.is_meta for p in model.parameters()) if hasattr(model, "parameters") else False
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:
     """The weights of every merged model that a formula reads, at one of its points."""
-    values = {k: v for k, v in setting.points[point].items() if k != TEMPERATURE}
-    return {name: part.weights({**run.params, **values}) for name, part in setting.merges.items()}
+    values = {**run.params, **without_temperature(setting.points[point])}
+    return {name: part.weights(values) for name, part in setting.merges.items()}
 
 
-def homes_of(run: RunFile, setting: Setting) -> list[str]:
-    """The declared models that a formula needs."""
-    found = [name for name in setting.plan.models if name in run.models]
-    return found + [part for merged in setting.merges.values() for part in merged.names]
+def declared_models(run: RunFile, setting: Setting) -> list[str]:
+    """The declared models that a formula reads, by itself and by its merged adapters."""
+    names = [name for name in setting.plan.models if name in run.models]
+    return names + [part for merged in setting.merges.values() for part in merged.names]

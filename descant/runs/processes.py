@@ -1,7 +1,7 @@
-"""The processes of one sweep: which this is, and waiting for the others.
+"""The processes of one run: the rank of this one, and a barrier.
 
-They meet through accelerate where ``accelerate launch`` or ``torchrun`` has started several, and
-share a folder. Nothing but the meeting goes between them.
+accelerate connects the processes that ``accelerate launch`` or ``torchrun`` starts. They share a
+folder, and exchange nothing but the barrier.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(days=7)  # the shares are not of one length
+TIMEOUT = timedelta(days=7)  # the shares of the prompts take different times
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process of a sweep."""
+class Process:
+    """One process of a run."""
 
     rank: int = 0
     count: int = 1
@@ -25,22 +25,32 @@ class Share:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that speaks and gathers."""
+        """Whether it prints and gathers the lines."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
 
-def share(device: str | None = None) -> Share:
-    """The process that this is; each has a device of its own, unless ``device`` is the CPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Share()
+def world_size() -> int:
+    """How many processes ``torchrun`` or ``accelerate launch`` has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def prints() -> bool:
+    """Whether this is the process that prints, of those that decode together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def this_process(device: str | None = None) -> Process:
+    """This process, connected to the others; each has its own device, unless it is the CPU."""
+    if world_size() < 2:
+        return Process()
     import torch
     from accelerate import PartialState
 
     on_cpu = not torch.cuda.is_available() or str(device).startswith("cpu")
-    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
-    return Share(state.process_index, state.num_processes, str(state.device), state)
+    state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+    return Process(state.process_index, state.num_processes, str(state.device), state)

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, device, revision, command. It is written beside its results."""
+"""Where a run comes from: versions, device, git revision and command, for ``meta.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .. import __version__
 
 
 def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
-    """What ``meta.json`` says of a run before its first completion."""
+    """The content of ``meta.json`` before the first completion."""
     import torch
     import transformers
 
@@ -32,12 +32,12 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time, in UTC, as ISO 8601 has it."""
+    """The time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def revision() -> dict[str, Any] | None:
-    """The revision of the working folder, and whether files differ from it; None outside git."""
+    """The git revision of the working folder and whether it is dirty; None outside git."""
     try:
         head = _git("rev-parse", "HEAD")
         return {"revision": head, "dirty": bool(_git("status", "--porcelain"))}

@@ -1,27 +1,29 @@
-"""``descant run``: prompts to completions, one JSON line each, written as soon as it is finished.
+"""``descant run``: prompts to completions, one JSON line each, written when it is finished.
 
-Killed and started again, a run resumes where it stopped: no line is lost and none is doubled.
+A run that is killed resumes without a lost or a doubled line.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ..inputs.prompts import Item, read_items, read_prompts, readable
+from ..grammar import FormulaError, did_you_mean
+from ..inputs.expand import Row, settings_of
+from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
-from ..inputs.settings import suggestion
-from .folder import COMPLETIONS, Journal, check_prompts, claim
+from ..inputs.sections import FORMULA
+from ..results.folder import COMPLETIONS, Journal
+from .processes import this_process, world_size
+from .resume import resumed
 
 if TYPE_CHECKING:
     from ..runtime import Completion, Decoder
 
-T = TypeVar("T")
-__all__ = ["compiled", "of_one_formula", "read_prompts", "record_of", "run_to_folder"]
+Completed = Iterator[tuple[int, "Completion"]]  # each with the index of its row
 
 
 def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> RunFile:
@@ -30,7 +32,7 @@ def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> Ru
     Args:
         run: a run file.
         name: the formula's; None where there is but one.
-        how: a user chooses one, for messages.
+        how: what a user chooses one with, for messages.
 
     Raises:
         RunFileError: no such formula, or several and none chosen.
@@ -44,7 +46,7 @@ def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> Ru
         problem = f"there is no formula {name}: this run file has one formula, without a name"
         raise RunFileError(f"{problem}; leave {how} out")
     if name is not None and name not in run.formulas:
-        raise RunFileError(f"there is no formula {name}{suggestion(name, run.formulas)}")
+        raise RunFileError(f"there is no formula {name}; {did_you_mean(name, run.formulas)}")
     text = next(iter(run.named.values())) if name is None else run.formulas[name]
     return run.model_copy(update={"formula": text, "formulas": {}})
 
@@ -58,10 +60,10 @@ def compiled(run: RunFile) -> Decoder:
     from ..api import compile
 
     run = of_one_formula(run, None)
-    if run.parallel is None and processes() > 1:
+    if run.parallel is None and world_size() > 1:
         raise RunFileError(
-            f"{processes()} processes would all do the same; say parallel: terms in the run file, "
-            "or sweep: descant sweep shares prompts out"
+            f"{world_size()} processes would all do the same; write parallel: terms in the run "
+            "file, or sweep: descant sweep divides the prompts among processes"
         )
     if run.merge:
         return _merged(run)
@@ -71,19 +73,8 @@ def compiled(run: RunFile) -> Decoder:
     )  # fmt: skip
 
 
-def processes() -> int:
-    """How many processes ``torchrun`` or ``accelerate launch`` has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def speaks() -> bool:
-    """Whether this is the process that prints, of those that decode together."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _merged(run: RunFile) -> Decoder:
     """The decoder of a formula that may read merged adapters, at the parameters' own values."""
-    from .expand import settings_of
     from .models import Models
 
     [setting] = settings_of(run.model_copy(update={"sweep": None}))
@@ -91,47 +82,43 @@ def _merged(run: RunFile) -> Decoder:
         return Models(run, None, Path(folder)).decoder(setting, 0)[0]
 
 
-def begun(
-    rows: Sequence[T],
-    item_of: Callable[[T], Item],
+def decode_readable(
+    rows: Sequence[Row],
     run: RunFile,
     decoder: Decoder,
-    begin: Callable[[Sequence[T]], Iterator[tuple[int, Completion]]],
-) -> tuple[Sequence[T], Iterator[tuple[int, Completion]]]:
-    """Begin to decode rows; a prompt that the models cannot read is named, or skipped as asked.
+    decode: Callable[[Sequence[Row]], Completed],
+) -> tuple[Sequence[Row], Completed]:
+    """Decode rows; a prompt that the models cannot read is an error, or skipped by ``bad_rows``.
 
     Args:
         rows: what is decoded.
-        item_of: the prompt of one.
         run: with ``data``.
         decoder: of the rows.
-        begin: begins them; what it refuses is looked for among the prompts.
+        decode: starts to decode rows.
 
     Returns:
-        The rows that can be decoded, and what ``begin`` gives of them.
+        The rows that are decoded, and their completions.
 
     Raises:
         RunFileError: a prompt that cannot be read; names its row.
     """
-    from ..grammar import FormulaError
-
     assert run.data is not None
     try:
-        return rows, begin(rows)
+        return rows, decode(rows)
     except FormulaError:
         raise
     except ValueError:
-        items = list({item_of(row).id: item_of(row) for row in rows}.values())
+        items = list({row.item.id: row.item for row in rows}.values())
         check = partial(decoder.as_completed, max_new_tokens=1)
         fit = {item.id for item in readable(items, run.data, lambda prompt: check([prompt]))}
         if len(fit) == len(items):
             raise
-        rows = [row for row in rows if item_of(row).id in fit]
-        return rows, begin(rows) if rows else iter(())
+        rows = [row for row in rows if row.item.id in fit]
+        return rows, decode(rows) if rows else iter(())
 
 
 def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict[str, Any]]:
-    """Complete the run's prompts into ``folder``, skipping what is there already.
+    """Complete the run's prompts into ``folder``, but for those that it holds.
 
     Of several processes that decode together, the first writes.
 
@@ -141,61 +128,35 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
         folder: gets ``completions.jsonl`` and the resolved ``run.yaml``.
 
     Yields:
-        Each record as it is written.
+        Each record when it is written.
 
     Raises:
-        RunFileError: the folder holds another run, or the data is not readable.
+        RunFileError: the folder holds another run, or the data cannot be read.
     """
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}, or give --prompt")
-    items, part = read_items(run.data), _part(run.device)
-    journal = Journal(folder, COMPLETIONS)
-    if part.first:
-        claim(run, folder, sweeps=False)
-        journal.absorb(_key)
-    part.wait()
-    records = journal.records()
-    part.wait()  # all have read it before anything is written
-    check_prompts(((item.id, item.prompt) for item in items), records, run.data.source)
-    done = set(map(_key, records))
-    samples = run.generate.num_return_sequences
-    todo = [one for one in items if any((one.id, i) not in done for i in range(samples))]
+    items, process = read_items(run.data), this_process(run.device)
+    generate = run.generate.model_dump()
+    samples, seed = run.generate.num_return_sequences, run.generate.seed
 
-    def begin(some: Sequence[Item]) -> Iterator[tuple[int, Completion]]:
-        shown = None if part.first else False
-        arguments = run.generate.model_dump()
-        return decoder.as_completed([one.prompt for one in some], progress=shown, **arguments)
+    def decode(rows: Sequence[Row]) -> Completed:
+        prompts = [row.item.prompt for row in rows[::samples]]
+        return decoder.as_completed(prompts, progress=None if process.first else False, **generate)
 
-    if not todo:
-        return
-    rows, found = begun(todo, lambda item: item, run, decoder, begin)
-    for row, completion in found:
-        item, sample = rows[row // samples], row % samples
-        if (item.id, sample) not in done and part.first:
-            record = record_of(item.id, sample, completion)
-            journal.add([record])
-            yield record
-
-
-def _part(device: str | None) -> Any:
-    from .processes import share
-
-    return share(device)
-
-
-def _key(record: dict[str, Any]) -> tuple[Any, Any]:
-    return record["id"], record["sample"]
-
-
-def record_of(index: int | str, sample: int, completion: Completion) -> dict[str, Any]:
-    """One line of ``completions.jsonl``."""
-    return {
-        "id": index,
-        "sample": sample,
-        "prompt": completion.prompt,
-        "text": completion.text,
-        "token_ids": completion.token_ids,
-        "finish_reason": completion.finish_reason,
-        "params": completion.params,
-        "elapsed": round(completion.seconds, 6),
-    }
+    with resumed(run, folder, items, process, sweeps=False) as done:
+        rows: Sequence[Row] = [
+            Row(FORMULA, 0, run.params, item, sample, seed)
+            for item in items
+            for sample in range(samples)
+        ]
+        missing = {row.item.id for row in rows if row.key not in done}
+        if not missing:
+            return
+        rows = [row for row in rows if row.item.id in missing]
+        rows, completions = decode_readable(rows, run, decoder, decode)
+        journal = Journal(folder, COMPLETIONS)
+        for index, completion in completions:
+            if process.first and rows[index].key not in done:
+                record = rows[index].record(completion)
+                journal.add([record])
+                yield record

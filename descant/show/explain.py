@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError, read_run_file
-from ..runs.run import of_one_formula, read_prompts
+from ..runs.run import of_one_formula
 
 if TYPE_CHECKING:
     from ..runtime import Bound
@@ -96,7 +97,7 @@ def _prompt(option: str | None, run: RunFile | None) -> Any:
     if option is None:
         if run is None or run.data is None:
             raise RunFileError("there is no run file with data here; give the prompt: --render …")
-        return read_prompts(run.data.model_copy(update={"limit": 1}))[0]
+        return read_items(run.data.model_copy(update={"limit": 1}))[0].prompt
     if not option.endswith(".json"):
         return option
     if not Path(option).is_file():
@@ -139,8 +140,8 @@ def _bound(
 
 
 def _merged(run: RunFile) -> dict[str, Any]:
-    """For each merged adapter, one of its parts, which costs the same."""
-    from ..runs.expand import sums_of
+    """A merged adapter costs what any adapter does: one of its parts stands for it."""
+    from ..inputs.expand import sums_of
 
     return {name: run.models[merged.names[0]] for name, merged in sums_of(run).items()}
 

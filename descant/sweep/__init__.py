@@ -1,4 +1,4 @@
-"""``descant sweep``: every formula at every point over every prompt, scored, as one run."""
+"""``descant sweep``: every formula at every point over every prompt, decoded and scored."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..extras import MissingExtra
+from ..inputs.expand import settings_of
 from ..inputs.runfile import RunFile
-from ..runs.expand import Row, Setting, settings_of
 from .work import sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Row", "Setting", "settings_of", "sweep", "swept"]
+__all__ = ["settings_of", "sweep", "swept"]
 
 
 def swept(run: RunFile, folder: Path, console: Console) -> None:
-    """Sweep, and write and show the tables; a plain install says what tables need.
+    """Sweep, then write and show the tables; a plain install prints what tables need.
 
     Raises:
         RunFileError, FormulaError, ModelError: as ``sweep``.
@@ -34,11 +34,11 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         console.print(f"decoded and scored into {folder}; {error}", markup=False)
         return
     from ..results.tables import tables_of
-    from .shown import cost_shown, fronts_shown, pivot_shown, points_shown
+    from .shown import cost_shown, fronts_shown, points_shown, table_shown
 
     console.print(points_shown(results))
-    for pivot in tables_of(results.run, results.points):
-        console.print(pivot_shown(pivot))
+    for table in tables_of(results.run, results.points):
+        console.print(table_shown(table))
     if (fronts := fronts_shown(results)) is not None:
         console.print(fronts)
     console.print(cost_shown(results), markup=False)

@@ -1,100 +1,120 @@
-"""What a run's scores say of its completions: lines of ``scores.jsonl``, as they come."""
+"""The scores of a run's completions, as lines of ``scores.jsonl``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..inputs.runfile import RunFile, RunFileError, Score
+from ..inputs.expand import KEY, Setting, key_of
+from ..inputs.prompts import Item
+from ..inputs.runfile import RunFile, RunFileError
+from ..inputs.sections import ScoreSpec
 from ..models import ModelError
 from ..models.text.vocabulary import common_vocabulary
-from ..runs.expand import Setting, key_of
-from ..runs.folder import COMPLETIONS, SCORES
+from ..results.folder import COMPLETIONS, SCORES, Journal, Record
+from ..runs.processes import Process
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import CoherenceScorer, check_coherence
 from ..scoring.declared import language_model, reward_model
 from ..scoring.rewards import RewardScorer
 from ..scoring.words import word_measures
-from .state import Work
 
 if TYPE_CHECKING:
     from ..runs.models import Models
 
-CHUNK = 64  # completions that are scored between two writings
-Record = Mapping[str, Any]
-Measures = Sequence[float | None]  # one per record; None where there is nothing to say
+CHUNK = 64  # completions that are scored between two writes
+Values = Sequence[float | None]  # one per record; None where the score has no value
 
 
-def score_key(record: Record) -> tuple[Any, ...]:
-    """What tells a line of scores from all others."""
-    return (*key_of(record), *sorted(record["scores"]))
+@dataclass(frozen=True)
+class Work:
+    """One process's part of a sweep.
+
+    Attributes:
+        settings: every formula with its points.
+        items: the prompts.
+    """
+
+    run: RunFile
+    folder: Path
+    process: Process
+    settings: Sequence[Setting]
+    items: Sequence[Item]
+
+    def journal(self, stem: str) -> Journal:
+        """The file that this process writes."""
+        return Journal(self.folder, stem, self.process.rank, self.process.count)
 
 
 def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> None:
-    """See that whatever is to score can, before anything is decoded; no weights are read.
+    """Check every score before anything is decoded; no weights are loaded.
 
     Raises:
         RunFileError: a model of another kind or vocabulary, or one that cannot be read.
     """
     for name, score in (run.score or {}).items():
-        [(kind, named)] = score.said.items()
-        place = (named, models.specs, models.dtype, models.device)
+        kind, model = score.source
         try:
             if kind == "coherence":
                 check_coherence(name)
             elif kind == "reward":
-                reward_model(*place)
+                reward_model(model, models.specs, models.dtype, models.device)
             elif score.model:
-                language_model(*place)
-                _check_tokens(named, models, settings)
+                language_model(model, models.specs, models.dtype, models.device)
+                _check_tokens(model, models, settings)
         except ModelError as error:
             raise RunFileError(f"score.{name}: {error}") from error
 
 
-def _check_tokens(judge: str, models: Models, settings: Sequence[Setting]) -> None:
-    """See that a model reads the tokens that the formulas draw."""
+def _check_tokens(model: str, models: Models, settings: Sequence[Setting]) -> None:
+    """Check that a model has the vocabulary of every formula."""
     for setting in settings:
         own = next(term.model for term in setting.plan.terms if not term.aligned)
         parts = setting.merges[own].names if own in setting.merges else (own,)
         try:
-            common_vocabulary([models.description(parts[0]), models.description(judge)])
+            common_vocabulary([models.description(parts[0]), models.description(model)])
         except ModelError as error:
-            cure = "likelihood is of the tokens that were drawn; a reward reads text"
-            raise ModelError(error.problem, cure, judge) from None
+            cure = "a likelihood needs the sampled tokens; a reward reads text"
+            raise ModelError(error.problem, cure, model) from None
 
 
 def measure(work: Work, models: Models) -> None:
-    """Score this process's share of what has been decoded, but for what is scored already.
+    """Score the completions of this process's prompts, except where a score is known.
 
     Raises:
-        RunFileError: a score that is not a number, names the completion; ModelError: a text that a
+        RunFileError: a score that is not finite; names the completion. ModelError: a text that a
             model cannot read. What is scored is kept.
     """
     journal = work.journal(SCORES)
     known: dict[Any, set[str]] = {}
     for line in journal.records():
         known.setdefault(key_of(line), set()).update(line["scores"])
-    places = {item.id: i for i, item in enumerate(work.items)}
-    wanted = {setting.name for setting in work.settings}
+    order = {item.id: i for i, item in enumerate(work.items)}
+    formulas, process = {setting.name for setting in work.settings}, work.process
     mine = [
         record
         for record in work.journal(COMPLETIONS).records()
-        if record["formula"] in wanted
-        and places.get(record["id"], -1) % work.share.count == work.share.rank
+        if record["formula"] in formulas
+        and order.get(record["id"], -1) % process.count == process.rank
     ]
-    plain = [record for record in mine if "length" not in known.get(key_of(record), ())]
+
+    def unscored(name: str) -> list[Record]:
+        return [record for record in mine if name not in known.get(key_of(record), ())]
+
     journal.add(
         _line(record, word_measures(record["text"] or "", len(record["token_ids"])))
-        for record in plain
+        for record in unscored("length")
     )
     for name, score in (work.run.score or {}).items():
-        rest = [record for record in mine if name not in known.get(key_of(record), ())]
-        if not rest or score.recovered:
+        records = unscored(name)
+        if not records or score.recovered:
             continue
-        says, close = _scorer(name, score, models)
-        for chunk in _chunks(name, rest, work.share.first):
-            journal.add(_lines(name, chunk, says(chunk)))
+        values_of, close = _scorer(name, score, models)
+        for chunk in _chunks(name, records, process.first):
+            journal.add(_lines(name, chunk, values_of(chunk)))
         close()
 
 
@@ -108,7 +128,7 @@ def _chunks(name: str, records: Sequence[Record], shown: bool) -> Iterable[list[
             bar.update(len(chunk))
 
 
-def _lines(name: str, records: Sequence[Record], values: Measures) -> list[dict[str, Any]]:
+def _lines(name: str, records: Sequence[Record], values: Values) -> list[Record]:
     lines = []
     for record, value in zip(records, values, strict=True):
         if value is None:
@@ -123,37 +143,38 @@ def _lines(name: str, records: Sequence[Record], values: Measures) -> list[dict[
     return lines
 
 
-def _line(record: Record, scores: Mapping[str, float]) -> dict[str, Any]:
-    key = {part: record[part] for part in ("formula", "point", "id", "sample")}
-    return {**key, "scores": {name: round(value, 6) for name, value in scores.items()}}
+def _line(record: Record, scores: Mapping[str, float]) -> Record:
+    rounded = {name: round(value, 6) for name, value in scores.items()}
+    return {**{part: record[part] for part in KEY}, "scores": rounded}
 
 
 def _scorer(
-    name: str, score: Score, models: Models
-) -> tuple[Callable[[Sequence[Record]], Measures], Callable[[], None]]:
-    """What says one score of some completions, and what is to be called after it."""
-    [(kind, named)] = score.said.items()
-    place = (models.specs, models.dtype, models.device, models.loaded)
+    name: str, score: ScoreSpec, models: Models
+) -> tuple[Callable[[Sequence[Record]], Values], Callable[[], None]]:
+    """The function that gives one score of some completions, and one that releases its model."""
+    kind, source = score.source
     if kind == "reward":
-        reward = RewardScorer(named, *place)
-        return lambda some: reward.scores(_prompts(some), _texts(some)), reward.close
+        reward = RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
+        return lambda records: reward.scores(_prompts(records), _texts(records)), reward.close
     if kind == "coherence":
-        coherent = CoherenceScorer(name, named, models.device)
-        return lambda some: coherent.scores(_prompts(some), _texts(some)), lambda: None
-    judge, close = models.judge(named)
+        coherence = CoherenceScorer(name, source, models.device)
+        return lambda records: coherence.scores(_prompts(records), _texts(records)), lambda: None
+    decoder, close = models.language_model(source)
 
-    def says(some: Sequence[Record]) -> Measures:
-        answers = [record["token_ids"] for record in some]
+    def values_of(records: Sequence[Record]) -> Values:
+        completions = [record["token_ids"] for record in records]
         rows = models.run.generate.batch_size
-        found = judge.loglikelihood(_prompts(some), answers, batch_size=rows, progress=False)
+        scored = decoder.loglikelihood(
+            _prompts(records), completions, batch_size=rows, progress=False
+        )
         if kind == "kl":  # one sample's estimate of the sum over its tokens
             return [
-                record["logprob"] - one.total if "logprob" in record else None
-                for record, one in zip(some, found, strict=True)
+                record["logprob"] - own.total if "logprob" in record else None
+                for record, own in zip(records, scored, strict=True)
             ]
-        return [math.exp(-one.total / len(one.logprobs)) for one in found]
+        return [math.exp(-own.total / len(own.logprobs)) for own in scored]
 
-    return says, close
+    return values_of, close
 
 
 def _prompts(records: Sequence[Record]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A sweep's results on the console: a table of points, and one of fronts."""
+"""A sweep's results on the console: tables of points and of fronts, and the cost."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rich.table import Table
 
 from ..inputs.sections import FREE
 from ..results.load import Results, columns_of
-from ..results.tables import Pivot, name_of
+from ..results.tables import ResultTable
 
 
 def points_shown(results: Results) -> Table:
-    """Every point with its scores' means and intervals, and what it cost."""
+    """Every point: the means and intervals of its scores, and its cost."""
     params, scores = columns_of(results.table)
-    asked = results.run.score or {}
-    scores += [name for name, score in asked.items() if score.recovered and name in results.points]
+    declared = results.run.score or {}
+    scores += [n for n, score in declared.items() if score.recovered and n in results.points]
     shown = [name for name in scores if name not in FREE or name == "diversity"]
     heads = [name.removeprefix("param_") for name in params]
     table = Table("formula", "point", *heads, *shown, "tokens", "seconds", "tokens/s")
@@ -29,16 +29,16 @@ def points_shown(results: Results) -> Table:
     return table
 
 
-def pivot_shown(pivot: Pivot) -> Table:
+def table_shown(table: ResultTable) -> Table:
     """One table of the run file."""
-    table = Table(*pivot.over, *pivot.heads, title=pivot.name)
-    for place, cells in pivot.rows:
-        table.add_row(*map(name_of, place), *("" if cell is None else str(cell) for cell in cells))
-    return table
+    shown = Table(*table.over, *table.heads, title=table.name)
+    for line in table.lines():
+        shown.add_row(*line)
+    return shown
 
 
 def fronts_shown(results: Results) -> Table | None:
-    """Every formula's front, or None where the run has no objectives."""
+    """The front of every formula; None where the run has no objectives."""
     front = results.front
     if not front["formulas"]:
         return None
@@ -47,21 +47,21 @@ def fronts_shown(results: Results) -> Table | None:
         "formula", "front", "hypervolume", "mean inner product", "seconds", "tokens/s",
         title=f"the front over {over}",
     )  # fmt: skip
-    for name, said in front["formulas"].items():
-        mine = results.points[results.points["formula"] == name]
-        elapsed = (mine["seconds"] * mine["n"]).sum()
-        rate = mine["tokens"].sum() / elapsed if elapsed else float("nan")
-        inner = said["mean_inner_product"]
+    for name, own in front["formulas"].items():
+        points = results.points[results.points["formula"] == name]
+        elapsed = (points["seconds"] * points["n"]).sum()
+        rate = points["tokens"].sum() / elapsed if elapsed else float("nan")
+        inner = own["mean_inner_product"]
         table.add_row(
-            name, ", ".join(map(str, said["front"])), f"{said['hypervolume']:.4f}",
-            "" if inner is None else f"{inner:.4f}", f"{elapsed / mine['n'].sum():.2f}",
+            name, ", ".join(map(str, own["front"])), f"{own['hypervolume']:.4f}",
+            "" if inner is None else f"{inner:.4f}", f"{elapsed / points['n'].sum():.2f}",
             f"{rate:.0f}",
         )  # fmt: skip
     return table
 
 
 def cost_shown(results: Results) -> str:
-    """What the whole run cost."""
+    """The cost of the whole run."""
     meta = results.meta
     seconds, tokens = meta.get("seconds", 0.0), meta.get("tokens", 0)
     rate = tokens / seconds if seconds else 0.0

@@ -1,4 +1,4 @@
-"""The work of a sweep, but for its tables; every step can be killed and begun again."""
+"""A sweep without its tables: decode, then score. Killed at any step, it resumes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..inputs.expand import Key, Setting, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
+from ..results.folder import COMPLETIONS, META, Journal
 from ..results.front import preferences
-from ..results.recovered import ends_of
-from ..results.tables import check
-from ..runs.expand import Setting, key_of, rows_of, settings_of, share_of
-from ..runs.folder import COMPLETIONS, META, SCORES, Journal, check_prompts, claim, replace
-from ..runs.models import Models, homes_of
-from ..runs.processes import share
+from ..results.recovered import gap_ends
+from ..results.tables import check_tables
+from ..runs.models import Models, declared_models
+from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
+from ..runs.resume import gather, replace, resumed
 from .decode import decode
-from .measure import check_scores, measure, score_key
-from .state import Say, Work
+from .measure import Work, check_scores, measure
 
-_MOMENT = 5.0  # seconds between two writings of what a run has cost so far
+_INTERVAL = 5.0  # seconds between two writes of the cost so far
 
 
-def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
-    """Decode and score every row of a run into ``folder``, but for what is there already.
+def sweep(run: RunFile, folder: Path) -> bool:
+    """Decode and score every row of a run that ``folder`` does not hold yet.
 
     Args:
         run: with ``data``.
         folder: shared by all processes of the sweep.
-        say: prints a line.
 
     Returns:
-        Whether this is the process that gathers what all of them have written.
+        Whether this is the first process, which gathers the lines of all.
 
     Raises:
         RunFileError: data, folder or grid; FormulaError, ModelError: as ``compile``. What is
@@ -44,133 +43,92 @@ def sweep(run: RunFile, folder: Path, say: Say = print) -> bool:
     if run.data is None:
         raise RunFileError("the run file has no data; add data: {path: …}")
     settings, items = settings_of(run), read_items(run.data)
-    ends_of(run, settings)
-    check(run, settings)
+    gap_ends(run, settings)
+    check_tables(run, settings)
     if run.objectives:
-        preferences(run)  # what is wrong with them is said before anything is decoded
-    part = share(run.device)
-    work = Work(run, folder, part, settings, items, say if part.first else _silent)
-    if not part.first:
-        part.wait()
-        _do(work)
-        return False
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        read = set().union(*(homes_of(run, setting) for setting in settings))
-        claim(run, folder, sweeps=True, free=set(run.models) - read)
-        _gather(folder)
-        part.wait()
-        _do(work)
-        _gather(folder)
-        _finish(work)
-    return True
+        preferences(run)  # its mistakes are reported before anything is decoded
+    process = this_process(run.device)
+    work = Work(run, folder, process, settings, items)
+    read = set().union(*(declared_models(run, setting) for setting in settings))
+    free = set(run.models) - read
+    with resumed(run, folder, items, process, sweeps=True, free=free) as done:
+        clock = _decode_and_score(work, done)
+        if process.first:
+            gather(folder)
+            records = Journal(folder, COMPLETIONS).records()
+            clock.write(finished=now(), tokens=sum(len(line["token_ids"]) for line in records))
+    return process.first
 
 
-def _do(work: Work) -> None:
-    together = work.run.parallel is not None  # every process decodes every row
-    models = Models(work.run, work.share.device, work.folder)
-    check_scores(work.run, models, work.settings)
+def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
+    run, process = work.run, work.process
+    together = run.parallel is not None  # every process decodes every row
+    models = Models(run, process.device, work.folder)
+    check_scores(run, models, work.settings)
     clock = _Clock(work, models)
     journal = work.journal(COMPLETIONS)
-    records = journal.records()
-    asked, data = ((item.id, item.prompt) for item in work.items), work.run.data
-    check_prompts(asked, records, data.source if data else "the data")
-    done = set(map(key_of, records))
-    clock.write(0)
+    clock.write()
     for number, setting in enumerate(work.settings):
-        rows = [row for row in rows_of(work.run, setting, work.items) if row.key not in done]
-        mine = rows if together else share_of(rows, work.share.rank, work.share.count)
+        every = rows_of(run, setting, work.items)
+        rows = [row for row in every if row.key not in done]
+        mine = rows if together else rows_of_rank(rows, process.rank, process.count)
         if mine:
             clock.start()
-            begun = len(setting.points) * len(work.items) * work.run.generate.num_return_sequences
-            for records in decode(models, setting, mine, begun - len(rows), work.share.first):
-                if work.share.first or not together:
-                    journal.add(records)
-                clock.write(sum(len(record["token_ids"]) for record in records))
-        later = work.settings[number + 1 :]
-        models.keep(_needed(work.run, later))
-    clock.write(0, force=True)
-    work.share.wait()
-    if work.share.first:
-        _gather(work.folder)
-    work.share.wait()
+            for record in decode(models, setting, mine, len(every) - len(rows), process.first):
+                if process.first or not together:
+                    journal.add([record])
+                clock.add(len(record["token_ids"]))
+        models.keep(_models_of(run, work.settings[number + 1 :]))
+    clock.write()
+    process.wait()
+    if process.first:
+        gather(work.folder)
+    process.wait()
     measure(work, models)
-    work.share.wait()
+    process.wait()
+    return clock
 
 
-def _needed(run: RunFile, settings: Sequence[Setting]) -> set[str]:
-    """The models that are still to be used."""
-    scores = (run.score or {}).values()
-    judges = {score.model for score in scores if score.model}
-    return judges.union(*(homes_of(run, setting) for setting in settings))
-
-
-def _gather(folder: Path) -> None:
-    """One file of completions and one of scores, each line once."""
-    Journal(folder, COMPLETIONS).absorb(key_of)
-    Journal(folder, SCORES).absorb(score_key)
+def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
+    """The models of some formulas and of the scores."""
+    scores = {score.model for score in (run.score or {}).values() if score.model}
+    return scores.union(*(declared_models(run, setting) for setting in settings))
 
 
 class _Clock:
     """What a run has cost so far, in ``meta.json``; a run that resumes adds to it."""
 
     def __init__(self, work: Work, models: Models) -> None:
-        self._file, self._first = work.folder / META, work.share.first
+        self._file, self._writes = work.folder / META, work.process.first
+        self._plans, run = models.plans, work.run
         self._last = self._written = time.perf_counter()
-        self._plans = models.plans
-        if not self._first:
-            return
-        self.meta: dict[str, Any] = {}
+        self._meta: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            self.meta = json.loads(self._file.read_text(encoding="utf-8"))
-        if not self.meta:
-            run = work.run
-            self.meta = provenance(models.device, run.dtype, run.generate.seed)
-            self.meta["plan"] = {}
-        self.meta.pop("finished", None)
-        self.meta["processes"] = work.share.count
-        self._seconds = self.meta.get("seconds", 0.0)
-        self._tokens = self.meta.get("tokens", 0)
+            self._meta = json.loads(self._file.read_text(encoding="utf-8"))
+        if not self._meta:
+            self._meta = provenance(models.device, run.dtype, run.generate.seed)
+        for key, value in (("plan", {}), ("seconds", 0.0), ("tokens", 0)):
+            self._meta.setdefault(key, value)
+        self._meta.pop("finished", None)
+        self._meta["processes"] = work.process.count
 
     def start(self) -> None:
-        """From now on, time is that of decoding."""
+        """Count the time from now on."""
         self._last = time.perf_counter()
 
-    def write(self, tokens: int, force: bool = False) -> None:
-        """Count tokens, and write what is known every few seconds."""
-        if not self._first:
-            return
+    def add(self, tokens: int) -> None:
+        """Count tokens and the time since the last ones; written every few seconds."""
         moment = time.perf_counter()
-        if tokens:
-            self._tokens += tokens
-            self._seconds += moment - self._last
+        self._meta["tokens"] += tokens
+        self._meta["seconds"] = round(self._meta["seconds"] + moment - self._last, 6)
         self._last = moment
-        if tokens and not force and moment - self._written < _MOMENT:
-            return
-        self._written = moment
-        self.meta |= {"seconds": round(self._seconds, 3), "tokens": self._tokens}
-        self.meta["plan"] |= self._plans
-        replace(self._file, json.dumps(self.meta, indent=1, ensure_ascii=False))
+        if moment - self._written >= _INTERVAL:
+            self.write()
 
-
-def _finish(work: Work) -> None:
-    file = work.folder / META
-    meta = json.loads(file.read_text(encoding="utf-8"))
-    records = Journal(work.folder, COMPLETIONS).records()
-    meta |= {"finished": now(), "tokens": sum(len(record["token_ids"]) for record in records)}
-    replace(file, json.dumps(meta, indent=1, ensure_ascii=False))
-
-
-def _alone(folder: Path) -> Any:
-    """A lock on the folder, which goes when the process does, however it ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        return lock.acquire()
-    except Timeout:
-        raise RunFileError(f"another sweep writes to {folder} at this moment") from None
-
-
-def _silent(line: str) -> None:
-    """Nothing: another process speaks."""
+    def write(self, **more: Any) -> None:
+        """Write the file; the first process alone does."""
+        if self._writes:
+            self._written = time.perf_counter()
+            self._meta["plan"] |= self._plans
+            self._meta |= more
+            replace(self._file, json.dumps(self._meta, indent=1, ensure_ascii=False))

@@ -15,18 +15,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
 from ..extras import MissingExtra
-from ..inputs.settings import load_yaml
+from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
-from ..runs.folder import differences
 from ..runs.provenance import revision
+from ..runs.resume import differences
 from .batches import Collator, Row
 from .encode import Counts, Encoder, shortened
 from .examples import Example, read_examples
@@ -178,7 +177,7 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
     PartialState().wait_for_everyone()
     if PartialState().is_main_process and (changed or not exists):
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+        file.write_text(dump_yaml(content), "utf-8")
     PartialState().wait_for_everyone()
     return _last_checkpoint(folder)
 
@@ -186,10 +185,10 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
 def _changed(file: Path, content: dict[str, Any]) -> str:
     """How a training differs from the one in a folder."""
     try:
-        earlier = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return f"{file.name} cannot be read: {' '.join(str(error).split())}"
-    return differences(earlier if isinstance(earlier, dict) else {}, content)
+        before = load_yaml(file.read_text(encoding="utf-8"))
+    except (YamlError, UnicodeDecodeError) as error:
+        return f"{file.name} {error}"
+    return differences(before if isinstance(before, dict) else {}, content)
 
 
 def _is_disk_error(error: Exception) -> bool:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
+from ..grammar import did_you_mean
 from ..inputs.sections import Rows, Strict
-from ..inputs.settings import Kind, SettingsError, beside, suggestion
+from ..inputs.settings import FileKind, SettingsError, relative_to
 from ..models.checkpoint.spec import ModelSpec
+from ..models.invalid import explain
 
 METHODS = ("arm", "dpo", "reward", "sft")
 ONLY_OF = {"beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",)}
@@ -126,15 +128,14 @@ class TrainFile(Strict):
             if key in _OURS:
                 raise ValueError(f"training.{key} cannot be set: {_OURS[key]}")
             if key not in training_fields():
-                raise ValueError(
-                    f"there is no option training.{key}{suggestion(key, training_fields())}"
-                )
+                cure = did_you_mean(key, training_fields())
+                raise ValueError(f"there is no option training.{key}; {cure}")
             kind, value = training_fields()[key], self.training[key]
             try:
                 number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
-                reason = error.errors()[0]["msg"]
-                raise ValueError(f"training.{key} is {value!r}: {reason}") from None
+                problem = explain(error, kind, f"training.{key}")
+                raise ValueError(f"{problem}, and is {value!r}") from None
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
@@ -170,7 +171,7 @@ def read_train_file(
         TrainFileError: no such file, not YAML, or not a train file; names the key.
     """
     if method not in METHODS:
-        raise TrainFileError(f"there is no method {method}{suggestion(method, METHODS)}")
+        raise TrainFileError(f"there is no method {method}; {did_you_mean(method, METHODS)}")
     content = {} if path is None else _KIND.read(path)
     if content.setdefault("method", method) != method:
         raise TrainFileError(
@@ -185,7 +186,7 @@ def read_train_file(
     if missing:
         raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
     recipe = validated(content, str(path or "descant train"))
-    return recipe if path is None else _beside(Path(path).parent, recipe)
+    return recipe if path is None else _with_paths(Path(path).parent, recipe)
 
 
 def validated(content: Mapping[str, Any], where: str) -> TrainFile:
@@ -197,17 +198,17 @@ def validated(content: Mapping[str, Any], where: str) -> TrainFile:
     return _KIND.validated(content, where)
 
 
-_KIND = Kind(
+_KIND = FileKind(
     "train file", TrainFile, ("model", "data"), TrainFileError,
     {"model": "path", "data": "path", "eval_data": "path"}, ("training", "training argument"),
 )  # fmt: skip
 
 
-def _beside(folder: Path, recipe: TrainFile) -> TrainFile:
+def _with_paths(folder: Path, recipe: TrainFile) -> TrainFile:
     """Resolve relative paths that exist beside the train file."""
     update = {}
     for key in ("model", "data", "eval_data"):
         section = getattr(recipe, key)
         if section is not None:
-            update[key] = section.model_copy(update={"path": beside(folder, section.path)})
+            update[key] = section.model_copy(update={"path": relative_to(folder, section.path)})
     return recipe.model_copy(update=update)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from descant.demo import WEIGHTS
+from descant.inputs.yaml import dump_yaml
 from descant.train import read_train_file
 from descant.train.loop import train
 from examples.demo_models import card
@@ -257,7 +257,7 @@ def _train(
             "output": str(Path(scratch) / name),
             **options,
         }
-        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        file.write_text(dump_yaml(content), encoding="utf-8")
         done = train(read_train_file(method, file))
         _ship(done.folder, folder / name, start.name)
 

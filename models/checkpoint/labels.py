@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from ..errors import ModelError
+from ..errors import ModelError, nearest
 from .description import Description
 from .reward_head import MULTI_LABEL, OWN_CODE
 
@@ -41,9 +39,6 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     for number, name in names.items():
         if wanted in (number, name):
             return int(number)
-    lower = {name.lower(): name for name in names.values()}
-    near = difflib.get_close_matches(str(wanted).lower(), lower, n=1)
-    meant = f"did you mean {lower[near[0]]}? " if near else ""
-    raise ModelError(
-        f"{description.name} has no {what} {wanted}", f"{meant}it has {shown}", description.name
-    )
+    near = nearest(str(wanted), names.values())
+    cure = f"did you mean {near}? it has {shown}" if near else f"it has {shown}"
+    raise ModelError(f"{description.name} has no {what} {wanted}", cure, description.name)

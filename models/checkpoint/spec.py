@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ..errors import ModelError, suggestion
+from ..errors import ModelError
+from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
 RENAMED = {  # options of other libraries, and what to write
@@ -53,6 +54,7 @@ class ModelSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+    HINTS: ClassVar[Mapping[str, str]] = RENAMED
 
     path: str | None = None
     revision: str | None = None
@@ -112,35 +114,8 @@ def make_spec(name: str, value: Any) -> ModelSpec:
         raise ModelError(f"the model {name}: {explain(error, ModelSpec)}", model=name) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """A validation error in one line per mistake, with a suggestion for unknown keys."""
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1])
-            cure = suggestion(str(item["loc"][-1]), known)
-            if "path" in known:
-                cure = RENAMED.get(str(item["loc"][-1]), cure)
-            lines.append(f"there is no option {where}; {cure}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}" if where else message)
-    return "; ".join(lines)
-
-
-def _keys_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The keys that a (nested) model has at a path in its data."""
-    for part in path:
-        field = getattr(model, "model_fields", {}).get(str(part))  # else a key of a dictionary
-        model = field.annotation if field else model
-        inner = [item for item in get_args(model) if isinstance(item, type)]
-        model = next((item for item in inner if issubclass(item, BaseModel)), model)
-    return list(getattr(model, "model_fields", ()))
-
-
 def _as_option(value: Any) -> Any:
-    """A torch dtype or device as its name, and a path as text."""
+    """torch.bfloat16 and torch.device as the words that stand for them."""
     kind = type(value)
     if kind.__module__ == "torch" and kind.__name__ in ("dtype", "device"):
         return str(value).removeprefix("torch.")

@@ -16,7 +16,8 @@ import descant
 from descant.compare.compare import by_judge, by_reward, compared, pairs_of, side_of
 from descant.compare.judge import SYSTEM, Budget, Judge, Question
 from descant.inputs.runfile import RunFileError
-from descant.runs.folder import COMPLETIONS, RESOLVED, Journal, claim
+from descant.results.folder import COMPLETIONS, RESOLVED, Journal
+from descant.runs.resume import prepare
 
 pytest.importorskip("openai")
 TOKENS = 100  # that every call is said to have taken
@@ -107,7 +108,7 @@ def folder(tmp_path, name, texts, formula="base"):
     """A run's folder that says these texts, two samples to each prompt."""
     place = tmp_path / name
     place.mkdir()
-    claim(run_of(place, formula=formula, sweep=None, front=None), place)
+    prepare(run_of(place, formula=formula, sweep=None, front=None), place)
     Journal(place, COMPLETIONS).add(
         {
             "schema": 1,

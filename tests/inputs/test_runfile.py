@@ -3,6 +3,7 @@
 import pytest
 
 from descant.inputs.runfile import RunFileError, read_run_file
+from descant.inputs.yaml import dump_yaml
 
 GOOD = """
 formula: base + a*arm
@@ -125,8 +126,6 @@ def test_the_environment_is_read_where_that_is_said_and_nowhere_else(tmp_path, m
 
 
 def test_a_resolved_run_file_is_one(tmp_path):
-    import yaml
-
     run = read_run_file(write(tmp_path, GOOD + "sweep: {a: [0, 1]}\nscore: {x: {kl: base}}\n"))
-    again = read_run_file(write(tmp_path, yaml.safe_dump(run.model_dump(mode="json"))))
+    again = read_run_file(write(tmp_path, dump_yaml(run.model_dump(mode="json"))))
     assert again == run

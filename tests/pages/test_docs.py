@@ -23,7 +23,8 @@ from descant.formula.words.arguments import usage
 from descant.formula.words.operators import OPERATORS
 from descant.formula.words.signature import Signature
 from descant.inputs.grid import points_of
-from descant.inputs.runfile import load_yaml, validated
+from descant.inputs.runfile import validated
+from descant.inputs.yaml import load_yaml
 from descant.models import make_spec
 from descant.sweep import settings_of, sweep
 
@@ -183,7 +184,7 @@ def test_what_else_the_pages_show_runs(monkeypatch):
 
 def test_the_report_page_writes_a_report(tmp_path):
     folder = tmp_path / "first"
-    sweep(run_of(tmp_path), folder, str)
+    sweep(run_of(tmp_path), folder)
     [code] = blocks("report")
     exec(compile(code.replace("runs/first", str(folder)), "report.md", "exec"), {})
     assert (folder / "report.html").is_file()

@@ -12,7 +12,8 @@ from doc_pages import ROOT, Page
 from descant import FormulaError, ModelError
 from descant.demo import models
 from descant.grammar.tree import Span
-from descant.inputs.runfile import load_yaml, validated
+from descant.inputs.runfile import validated
+from descant.inputs.yaml import load_yaml
 from descant.models import errors
 
 PAGE = Page("docs/how-do-i.md")

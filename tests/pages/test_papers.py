@@ -23,7 +23,7 @@ LARGE = sorted(PAPERS.glob("*-*.yaml"))
 
 def swept(file: Path, out: Path, *overrides: str) -> Any:
     """The results of a small version of a run file."""
-    sweep(read_run_file(file, overrides), out, print)
+    sweep(read_run_file(file, overrides), out)
     return load(out)
 
 
@@ -135,7 +135,7 @@ def test_a_large_one_plans_and_runs_with_tiny_models(file, zoo, tmp_path) -> Non
     assert {name for setting in settings_of(run) for name in setting.plan.models} <= {
         *run.models, *run.merge}  # fmt: skip
     small = tiny(run, zoo, tmp_path)
-    sweep(small, tmp_path / "out", print)
+    sweep(small, tmp_path / "out")
     found = load(tmp_path / "out")
     assert set(found.points["formula"]) == set(run.named)
     pivots = tables_of(found.run, found.points)

@@ -61,7 +61,7 @@ def test_a_sweep_has_a_file_per_point(tmp_path) -> None:
         line(0, formula="base", point=0)
     ]
     (tmp_path / "completions.jsonl").write_text("\n".join(lines) + "\n")
-    files = export(tmp_path, [Format.ALPACA_EVAL])
+    files = export(tmp_path, [Format.ALPACA_EVAL], by_point=True)
     assert sorted(str(file.relative_to(tmp_path)) for file in files) == [
         "alpaca_eval/arms-0.json", "alpaca_eval/arms-1.json", "alpaca_eval/base-0.json"
     ]  # fmt: skip

@@ -13,8 +13,9 @@ import pytest
 from sweeps import ROOT, lines, run_of
 
 from descant.inputs.runfile import RunFileError
+from descant.results.folder import COMPLETIONS, Journal
 from descant.results.load import load
-from descant.runs.folder import COMPLETIONS, Journal, claim
+from descant.runs.resume import prepare
 from descant.runs.run import compiled, run_to_folder
 from descant.sweep import sweep
 
@@ -85,9 +86,9 @@ def test_kl_from_the_base_of_the_base_is_nothing(example):
 
 def test_results_can_be_read_while_a_sweep_goes_on(tmp_path):
     run = run_of(tmp_path)
-    sweep(run, tmp_path / "out", print)
+    sweep(run, tmp_path / "out")
     part = tmp_path / "part"
-    claim(run, part)
+    prepare(run, part)
     Journal(part, COMPLETIONS).add(lines_with_elapsed(tmp_path / "out")[:5])
     with (part / "completions.jsonl").open("a") as file:
         file.write('{"torn')

@@ -16,8 +16,9 @@ from sweeps import content, lines, run_of
 from descant import report
 from descant.inputs.runfile import RunFile, RunFileError, validated
 from descant.inputs.sections import FREE
+from descant.results.folder import COMPLETIONS, RESOLVED, SCORES, Journal
 from descant.results.load import load, write
-from descant.runs.folder import COMPLETIONS, RESOLVED, SCORES, Journal, claim
+from descant.runs.resume import prepare
 from descant.scoring.intervals import share
 from descant.scoring.words import word_measures
 from descant.sweep import settings_of, sweep
@@ -43,7 +44,7 @@ CHANGES: dict[str, Any] = {
 def made_up(run: RunFile, folder: Path, prompts: int = 4) -> dict[tuple[str, int, int], float]:
     """A folder of a sweep that never ran, and the score of each of its answers."""
     draw = random.Random(0)
-    claim(run, folder)
+    prepare(run, folder)
     rows, scores, said = [], [], {}
     for setting in settings_of(run):
         for point, params in enumerate(setting.points):
@@ -143,7 +144,7 @@ def test_a_gap_whose_end_is_not_there_yet(tmp_path) -> None:
     ("change", "says"),
     [
         ({"tables": {"t": {"rows": "b", "values": "help"}}},
-         "tables.t names b, which is no formula or swept name; known: formula, a, k"),
+         "tables.t names b, which is no formula or swept name; known here: a, formula, k"),
         ({"tables": {"t": {"rows": "a", "values": "hlep"}}},
          "tables.t.values names hlep, which is no score; did you mean help?"),
         ({"tables": {"t": {"rows": "a", "values": "help", "formulas": "guide"}}},
@@ -180,7 +181,7 @@ def test_what_is_said_of_mistakes(tmp_path, change, says) -> None:
 def test_what_cannot_be_shown_is_said_before_anything_is_decoded(tmp_path, change, says) -> None:
     run = run_of(tmp_path, **{**CHANGES, "tables": None, **change})
     with pytest.raises(RunFileError) as problem:
-        sweep(run, tmp_path / "out", print)
+        sweep(run, tmp_path / "out")
     assert says in str(problem.value)
     assert not (tmp_path / "out").exists()
 
@@ -189,7 +190,7 @@ def test_tables_and_gaps_may_be_added_to_a_run_that_is_finished(tmp_path) -> Non
     changes = {**CHANGES, "sweep": {"a": [1], "k": [5]}}
     changes["generate"] = {"max_new_tokens": 4, "temperature": 1.0}
     plain = {**changes, "tables": None, "score": {"help": "reward_help"}}
-    sweep(run_of(tmp_path, **plain), tmp_path / "out", print)
+    sweep(run_of(tmp_path, **plain), tmp_path / "out")
     before = lines(tmp_path / "out"), lines(tmp_path / "out", "scores")
     file = tmp_path / "out" / RESOLVED  # as it was written before there were tables
     old = json.loads(json.dumps(validated(content(tmp_path, **plain), "here").model_dump(
@@ -198,7 +199,7 @@ def test_tables_and_gaps_may_be_added_to_a_run_that_is_finished(tmp_path) -> Non
         del score["recovered"], score["between"]
     file.write_text(json.dumps(old))
     changes["tables"] = {"methods": {"rows": "formula", "values": ["help", "gap"]}}
-    sweep(run_of(tmp_path, **changes), tmp_path / "out", print)
+    sweep(run_of(tmp_path, **changes), tmp_path / "out")
     assert (lines(tmp_path / "out"), lines(tmp_path / "out", "scores")) == before
     found = load(tmp_path / "out")
     assert found.points.set_index("formula").loc["high", "gap"] == pytest.approx(1)

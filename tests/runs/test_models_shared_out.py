@@ -12,7 +12,7 @@ import pytest
 from sweeps import ROOT, SPECS, lines, run_of, written
 
 from descant.inputs.runfile import RunFileError, read_run_file
-from descant.runs.folder import COMPLETIONS, Journal
+from descant.results.folder import COMPLETIONS, Journal
 from descant.runs.run import compiled, of_one_formula, run_to_folder
 from descant.sweep import sweep
 
@@ -46,13 +46,13 @@ def test_two_processes_give_the_sweep_of_one(tmp_path: Path) -> None:
     done = together("sweep", file, "--set", "parallel=terms", "--output", out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("written: ") == 1
-    sweep(read_run_file(file), one, str)
+    sweep(read_run_file(file), one)
     for stem in ("completions", "scores"):
         assert lines(out, stem) == lines(one, stem)
     # The same folder goes on in one process, and without the key: the lines are the same.
     kept = (out / "completions.jsonl").read_text().splitlines(keepends=True)
     (out / "completions.jsonl").write_text("".join(kept[:-5]))
-    sweep(read_run_file(file), out, str)
+    sweep(read_run_file(file), out)
     assert lines(out) == lines(one)
 
 
@@ -75,7 +75,7 @@ def test_processes_that_would_all_do_the_same_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunFileError, match="would all do the same; say parallel: terms"):
+    with pytest.raises(RunFileError, match="would all do the same; write parallel: terms"):
         compiled(run_of(tmp_path, sweep=None, front=None, score=None))
 
 
@@ -85,10 +85,10 @@ def test_split_layers_are_for_processes_that_decode_together(tmp_path: Path) -> 
         tmp_path, formula="base + split", models=models, score=None, front=None, sweep=None
     )
     with pytest.raises(ValueError, match=r'split over processes(.|\n)*say parallel="terms"'):
-        sweep(run, tmp_path / "out", str)
+        sweep(run, tmp_path / "out")
     scored = run_of(tmp_path, models=models, score={"x": {"perplexity": "split"}}, front=None)
     with pytest.raises(RunFileError, match=r"score.x: the layers of split are split over"):
-        sweep(scored, tmp_path / "scored", str)
+        sweep(scored, tmp_path / "scored")
 
 
 def test_a_formula_is_chosen_by_its_name(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_formula_is_chosen_by_its_name(tmp_path: Path) -> None:
 def test_a_merged_model_is_decoded_at_the_parameters_values(tmp_path: Path) -> None:
     """The row of a sweep at that point, decoded by ``descant run``."""
     run = run_of(tmp_path, **{**MORE, "score": None, "formulas": {"soup": "soup"}})
-    sweep(run, tmp_path / "swept", str)
+    sweep(run, tmp_path / "swept")
     row = next(line for line in lines(tmp_path / "swept") if line["params"] == {"a": 1.0})
     decoder = compiled(run.model_copy(update={"params": {"a": 1.0}}))
     alone = decoder.generate(row["prompt"], seed=row["seed"], temperature=1.0, max_new_tokens=12)

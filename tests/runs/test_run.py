@@ -1,11 +1,18 @@
 """``descant run``: a line per completion, none lost and none doubled."""
 
 import json
+import multiprocessing
+import signal
+import time
 
 import pytest
 
+from descant.inputs.prompts import read_items
 from descant.inputs.runfile import Data, RunFileError, validated
-from descant.runs.run import compiled, read_prompts, run_to_folder
+from descant.results.exports import Format, export
+from descant.results.load import load
+from descant.runs.run import compiled, run_to_folder
+from descant.sweep import sweep
 
 COMPLETIONS = "completions.jsonl"
 
@@ -71,11 +78,84 @@ def test_bad_data_is_named_by_line(tmp_path, content, says):
     file = tmp_path / "data.jsonl"
     file.write_text(content)
     with pytest.raises(RunFileError) as caught:
-        read_prompts(Data(path=str(file)))
+        read_items(Data(path=str(file)))
     assert says in str(caught.value)
 
 
 def test_text_files_and_limits(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo\nthree\n")
-    assert read_prompts(Data(path=str(file), limit=2)) == ["one", "two"]
+    items = read_items(Data(path=str(file), limit=2))
+    assert [item.prompt for item in items] == ["one", "two"]
+
+
+def test_a_line_has_the_keys_of_a_sweep(run, tmp_path):
+    [first, *_] = run_to_folder(run, compiled(run), tmp_path)
+    assert [*first] == [
+        "schema", "formula", "point", "params", "id", "sample", "prompt", "text", "token_ids",
+        "finish_reason", "seed", "elapsed",
+    ]  # fmt: skip
+    assert (first["schema"], first["formula"], first["point"]) == (1, "formula", 0)
+    assert (first["params"], first["seed"]) == ({"a": 0.5}, 0)
+
+
+def old_lines(folder):
+    """The folder's lines as version 0.1 of ``descant run`` wrote them."""
+    keys = ("id", "sample", "prompt", "text", "token_ids", "finish_reason", "params", "elapsed")
+    records = map(json.loads, (folder / COMPLETIONS).read_text().splitlines())
+    return [json.dumps({key: record[key] for key in keys}) + "\n" for record in records]
+
+
+def test_a_folder_of_version_0_1_is_read_and_resumed(run, tmp_path):
+    decoder = compiled(run)
+    list(run_to_folder(run, decoder, tmp_path / "out"))
+    expected, old = lines(tmp_path / "out"), old_lines(tmp_path / "out")
+    (tmp_path / "out" / COMPLETIONS).write_text("".join(old[:2]) + old[2][:30])
+    [path] = export(tmp_path / "out", [Format.HH_RLHF])
+    assert len(json.loads(path.read_text())) == 2
+    assert len(load(tmp_path / "out").table) == 2
+    with pytest.raises(RunFileError, match="holds lines of descant run; give another output"):
+        sweep(run, tmp_path / "out")
+    assert len(list(run_to_folder(run, decoder, tmp_path / "out"))) == 3
+    assert lines(tmp_path / "out") == expected
+    table = load(tmp_path / "out").table
+    assert [*table["param_a"]] == [0.5] * 5 and set(table["formula"]) == {"formula"}
+
+
+def written(file):
+    return file.read_bytes().count(b"\n")
+
+
+def complete(run, out):
+    for _ in run_to_folder(run, compiled(run), out):
+        pass
+
+
+def test_killed_at_any_moment_a_run_resumes(run, tmp_path):
+    longer = {"batch_size": 1, "num_return_sequences": 2, "max_new_tokens": 24}
+    run = run.model_copy(update={"generate": run.generate.model_copy(update=longer)})
+    complete(run, tmp_path / "expected")
+    out = tmp_path / "out"
+    file = out / COMPLETIONS
+    for count in (1, 4, 7):
+        process = multiprocessing.get_context("fork").Process(target=complete, args=(run, out))
+        process.start()
+        while process.is_alive() and not (
+            file.exists() and file.read_bytes().count(b"\n") >= count
+        ):
+            time.sleep(0.0005)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    complete(run, out)
+    assert lines(out) == lines(tmp_path / "expected") and len(lines(out)) == 10
+
+
+def test_one_process_at_a_time(run, tmp_path):
+    decoder = compiled(run)
+    first = run_to_folder(run, decoder, tmp_path)
+    next(first)
+    with pytest.raises(RunFileError, match="another process writes to"):
+        next(run_to_folder(run, decoder, tmp_path))
+    first.close()
+    assert len(list(run_to_folder(run, decoder, tmp_path))) == 4

@@ -21,7 +21,7 @@ from sweeps import ROOT, SPECS, lines, run_of, written
 
 from descant.failures import run_app
 from descant.inputs.runfile import RunFile, RunFileError, read_run_file
-from descant.runs.folder import claim
+from descant.runs.resume import prepare
 from descant.runs.run import compiled, run_to_folder
 from descant.sweep import sweep
 
@@ -35,7 +35,7 @@ def alone(run: RunFile, limit: int, out: Path, told: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        sweep(run, out, str)
+        sweep(run, out)
     except RunFileError as error:
         os.write(told, str(error).encode())
         os._exit(2)
@@ -57,14 +57,14 @@ def limited(run: RunFile, limit: int, out: Path) -> tuple[int | None, str]:
 
 def test_a_disk_that_fills_up_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     run, out = run_of(tmp_path), tmp_path / "out"
-    sweep(run, tmp_path / "whole", str)
+    sweep(run, tmp_path / "whole")
     size = (tmp_path / "whole" / "completions.jsonl").stat().st_size
     ended = [limited(run, size * part // 8, out) for part in (4, 6, 7)]
     for code, said in ended:
         assert code == 2 and "cannot be written: File too large; what is finished is kept" in said
     torn = (out / "completions.jsonl").read_bytes()
     assert torn and not torn.endswith(b"\n"), "the last line was cut off"
-    sweep(run, out, str)
+    sweep(run, out)
     for stem in ("completions", "scores"):
         assert lines(out, stem) == lines(tmp_path / "whole", stem)
 
@@ -95,23 +95,23 @@ def test_a_key_stops_a_sweep_that_goes_on(tmp_path: Path) -> None:
     assert 0 < (out / "completions.jsonl").read_bytes().count(b"\n") < 16
     run = read_run_file(file)
     for place in (out, tmp_path / "whole"):
-        sweep(run, place, str)
+        sweep(run, place)
     assert lines(out) == lines(tmp_path / "whole")
 
 
 def test_a_folder_is_of_a_run_or_of_a_sweep(tmp_path: Path) -> None:
     run = run_of(tmp_path, score=None, front=None)
-    sweep(run, tmp_path / "swept", str)
+    sweep(run, tmp_path / "swept")
     with pytest.raises(RunFileError, match="holds lines of descant sweep; give another output"):
         list(run_to_folder(run, compiled(run), tmp_path / "swept"))
     list(run_to_folder(run, compiled(run), tmp_path / "ran"))
     with pytest.raises(RunFileError, match="holds lines of descant run; give another output"):
-        sweep(run, tmp_path / "ran", str)
+        sweep(run, tmp_path / "ran")
 
 
 def test_what_differs_is_said_and_nothing_written_is_nothing_held(tmp_path: Path) -> None:
     run, out = run_of(tmp_path, score=None, front=None, sweep=None), tmp_path / "out"
-    claim(change(run, formula="base + arm"), out)
+    prepare(change(run, formula="base + arm"), out)
     list(run_to_folder(run, compiled(run), out))  # of the other nothing was completed
     other = change(run, generate=run.generate.model_copy(update={"seed": 7}))
     with pytest.raises(RunFileError, match=r"another run: generate.seed is 0 there and 7 here"):
@@ -123,12 +123,12 @@ def test_what_differs_is_said_and_nothing_written_is_nothing_held(tmp_path: Path
 
 def test_data_that_has_changed_is_seen(tmp_path: Path) -> None:
     run, out = run_of(tmp_path, score=None, front=None), tmp_path / "out"
-    sweep(run, out, str)
+    sweep(run, out)
     data = Path(run.data.path)
     rows = data.read_text().splitlines()
     data.write_text("\n".join([*rows[1:], rows[0]]))
     with pytest.raises(RunFileError, match=r"prompts.jsonl has changed: prompt \d is "):
-        sweep(run, out, str)
+        sweep(run, out)
     plain = change(run, sweep=None)
     data.write_text("\n".join(rows[:2]))
     list(run_to_folder(plain, compiled(plain), tmp_path / "ran"))
@@ -149,7 +149,7 @@ def test_a_prompt_that_no_model_reads_is_named_or_skipped(
 
     def do(run: RunFile, out: Path) -> None:
         if command == "sweep":
-            sweep(run, out, str)
+            sweep(run, out)
         else:
             list(run_to_folder(run, compiled(run), out))
 
@@ -166,12 +166,12 @@ def test_a_prompt_that_no_model_reads_is_named_or_skipped(
 
 def test_lines_that_are_none_are_named(tmp_path: Path) -> None:
     run, out = run_of(tmp_path, score=None, front=None), tmp_path / "out"
-    sweep(run, out, str)
+    sweep(run, out)
     whole = (out / "completions.jsonl").read_text()
     for line, says in (("[1]", "is no mapping"), ('{"a": 1}', "has no id"), ("{", "is not JSON")):
         (out / "completions.jsonl").write_text(whole + line + "\n")
         with pytest.raises(RunFileError, match=f"line 25 {says}; remove the line"):
-            sweep(run, out, str)
+            sweep(run, out)
 
 
 def test_a_reward_is_mended_and_the_sweep_goes_on(tmp_path: Path) -> None:
@@ -188,17 +188,17 @@ def test_a_reward_is_mended_and_the_sweep_goes_on(tmp_path: Path) -> None:
     models = {**SPECS, "odd": {**SPECS["reward_harm"], "path": str(broken)}}
     score, out = {"help": "reward_help", "odd": "odd"}, tmp_path / "out"
     with pytest.raises(RunFileError, match=r"score.odd is nan"):
-        sweep(run_of(tmp_path, models=models, score=score, front=None), out, str)
+        sweep(run_of(tmp_path, models=models, score=score, front=None), out)
     before = (out / "completions.jsonl").read_bytes()
     mended = {**models, "odd": SPECS["reward_harm"]}
-    sweep(run_of(tmp_path, models=mended, score=score, front=None), out, str)
+    sweep(run_of(tmp_path, models=mended, score=score, front=None), out)
     assert (out / "completions.jsonl").read_bytes() == before
     assert len([line for line in lines(out, "scores") if "odd" in line["scores"]]) == 24
     with pytest.raises(RunFileError, match=r"values of score.odd by another odd; give that score"):
-        sweep(run_of(tmp_path, models=models, score=score, front=None), out, str)
+        sweep(run_of(tmp_path, models=models, score=score, front=None), out)
     with pytest.raises(RunFileError, match=r"another run: models.base.template"):
         other = {**mended, "base": {**SPECS["base"], "template": "{prompt}"}}
-        sweep(run_of(tmp_path, models=other, score=score, front=None), out, str)
+        sweep(run_of(tmp_path, models=other, score=score, front=None), out)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_what_cannot_be_scored_is_said_before_anything_is_decoded(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(RunFileError) as caught:
-        sweep(run_of(tmp_path, **{"front": None, **changes}), out, str)
+        sweep(run_of(tmp_path, **{"front": None, **changes}), out)
     assert says in str(caught.value)
     assert not (out / "completions.jsonl").exists()
 
@@ -229,7 +229,7 @@ def test_likelihood_is_of_tokens_that_the_model_reads(tmp_path: Path) -> None:
             sweep=None,
         )  # fmt: skip
         with pytest.raises(RunFileError, match=r"score.x: other has another vocabulary than base"):
-            sweep(run, tmp_path / "out", str)
+            sweep(run, tmp_path / "out")
 
 
 def test_a_merged_model_scores_nothing(tmp_path: Path) -> None:
@@ -240,10 +240,11 @@ def test_a_merged_model_scores_nothing(tmp_path: Path) -> None:
 
 def test_lines_of_text_that_others_would_split(tmp_path: Path) -> None:
     from descant.results.exports import Format, export
-    from descant.runs.folder import COMPLETIONS, Journal
+    from descant.results.folder import COMPLETIONS, Journal
 
     odd = "a\u2028b\u0085c"
-    record = {"id": 0, "sample": 0, "prompt": odd, "text": odd, "elapsed": 0.1, "params": {}}
+    record = {"formula": "f", "point": 0, "id": 0, "sample": 0, "prompt": odd, "text": odd,
+              "elapsed": 0.1, "params": {}}  # fmt: skip
     Journal(tmp_path, COMPLETIONS).add([record])
     assert Journal(tmp_path, COMPLETIONS).records() == [record]
     [file] = export(tmp_path, [Format.HH_RLHF])

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import descant
 from descant.demo import PROMPTS
+from descant.inputs.expand import key_of
 from descant.models import ModelError
-from descant.runs.expand import key_of
 from descant.runs.models import Models
 from descant.scoring.coherence import CoherenceScorer
 from descant.scoring.words import repetition, word_measures
@@ -92,7 +92,7 @@ def test_perplexity_and_kl_are_those_of_each_answer_alone(tmp_path, judge):
     score = {"ppl": {"perplexity": judge}, "kl": {"kl": judge}}
     run = run_of(tmp_path, formula="base + a*arm_harm", score=score, front=None)
     run.generate.batch_size = 5
-    sweep(run, tmp_path / "out", str)
+    sweep(run, tmp_path / "out")
     said = {}
     for line in lines(tmp_path / "out", "scores"):
         said.setdefault(key_of(line), {}).update(line["scores"])

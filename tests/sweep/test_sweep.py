@@ -16,9 +16,9 @@ import pytest
 from sweeps import ROOT, lines, run_of, written
 
 import descant
+from descant.inputs.expand import key_of, settings_of
 from descant.inputs.runfile import RunFileError, read_run_file
-from descant.runs.expand import key_of, settings_of
-from descant.runs.folder import Journal
+from descant.results.folder import Journal
 from descant.sweep import sweep
 
 SHARED = {
@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     """A folder of an uninterrupted sweep, and its run file."""
     place = tmp_path_factory.mktemp("whole")
     run = run_of(place)
-    assert sweep(run, place / "out", print)
+    assert sweep(run, place / "out")
     return run, place / "out"
 
 
@@ -74,7 +74,7 @@ def test_formulas_have_the_points_at_which_they_differ(tmp_path):
     arms, plain, merged = settings_of(run)
     assert len(arms.points) == 4 and len(plain.points) == 2 and len(merged.points) == 8
     assert plain.points == ({"temperature": 0.0}, {"temperature": 1.0})
-    assert arms.of == (0, 1, 0, 1, 2, 3, 2, 3)
+    assert arms.point_index == (0, 1, 0, 1, 2, 3, 2, 3)
 
 
 def test_merged_adapters_and_temperatures_are_rows(tmp_path):
@@ -84,7 +84,7 @@ def test_merged_adapters_and_temperatures_are_rows(tmp_path):
     from transformers import AutoModelForCausalLM
 
     run = run_of(tmp_path, **SHARED, front=None, score=None)
-    sweep(run, tmp_path / "out", print)
+    sweep(run, tmp_path / "out")
     found = lines(tmp_path / "out")
     assert len(found) == (4 + 2 + 8) * 4 * 2
     cold = [r for r in found if r["formula"] == "plain" and r["params"]["temperature"] == 0]
@@ -107,13 +107,13 @@ def test_merged_adapters_and_temperatures_are_rows(tmp_path):
 
 def child(run, out: Path) -> multiprocessing.Process:
     """A process of its own that sweeps; forked, so that it begins at once."""
-    process = multiprocessing.get_context("fork").Process(target=sweep, args=(run, out, str))
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=(run, out))
     process.start()
     return process
 
 
-def size(out: Path) -> int:
-    file = out / "completions.jsonl"
+def size(out: Path, stem: str = "completions") -> int:
+    file = out / f"{stem}.jsonl"
     return file.stat().st_size if file.exists() else 0
 
 
@@ -126,7 +126,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(whole, tmp_pat
     for part in (0.2, 0.2, 0.2, math.inf):  # the last: as soon as there is a score
         process = child(run, out)
         until = size(out) + draw.random() * part * all_of_it
-        while process.is_alive() and size(out) < until and not (out / "scores.jsonl").exists():
+        while process.is_alive() and size(out) < until and not size(out, "scores"):
             time.sleep(0.0005)
         process.kill()
         process.join()
@@ -136,7 +136,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(whole, tmp_pat
     assert (out / "scores.jsonl").stat().st_size, "killed while it scored, perhaps within a line"
     with (out / "completions.jsonl").open("a") as torn:
         torn.write('{"schema": 1, "formula": "form')
-    sweep(run, out, print)
+    sweep(run, out)
     assert lines(out) == lines(expected)
     assert lines(out, "scores") == lines(expected, "scores")
 
@@ -159,16 +159,16 @@ def test_two_processes_share_a_sweep_and_one_goes_on(whole, tmp_path):
     (out / "completions.jsonl").write_text("".join(kept[:7]))
     (out / "completions.0.jsonl").write_text("".join(kept[5:9]))
     (out / "completions.1.jsonl").write_text("".join(kept[9:13]) + kept[13][:20])
-    assert sweep(read_run_file(file), out, print)
+    assert sweep(read_run_file(file), out)
     assert lines(out) == lines(expected)
 
 
 def test_scores_may_be_added_and_nothing_else_changed(whole, tmp_path):
     run, _ = whole
     out = tmp_path / "out"
-    sweep(run.model_copy(update={"score": None}), out, print)
+    sweep(run.model_copy(update={"score": None}), out)
     before = (out / "completions.jsonl").read_bytes()
-    sweep(run, out, print)
+    sweep(run, out)
     assert (out / "completions.jsonl").read_bytes() == before
     assert {name for line in lines(out, "scores") for name in line["scores"]} >= {"help", "harm"}
     for change in (
@@ -177,15 +177,15 @@ def test_scores_may_be_added_and_nothing_else_changed(whole, tmp_path):
         {"score": {"help": run.score["harm"]}},
     ):
         with pytest.raises(RunFileError, match="holds another run"):
-            sweep(run.model_copy(update=change), out, print)
+            sweep(run.model_copy(update=change), out)
 
 
 def test_one_sweep_at_a_time(whole):
     from filelock import FileLock
 
     run, out = whole
-    with FileLock(out / ".lock"), pytest.raises(RunFileError, match="another sweep writes"):
-        sweep(run, out, print)
+    with FileLock(out / ".lock"), pytest.raises(RunFileError, match="another process writes"):
+        sweep(run, out)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
@@ -217,6 +217,6 @@ def test_a_reward_that_is_not_a_number_is_named(whole, tmp_path):
     odd = odd.model_copy(update={"score": {**odd.score, "odd": odd.score["harm"].model_copy(
         update={"reward": "odd"})}})  # fmt: skip
     with pytest.raises(RunFileError, match=r"score.odd is nan for formula, point \d, prompt \d"):
-        sweep(odd, out, print)
+        sweep(odd, out)
     assert len(lines(out)) == 24
     assert {name for line in lines(out, "scores") for name in line["scores"]} >= {"help", "harm"}

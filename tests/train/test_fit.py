@@ -155,7 +155,7 @@ def test_formulas_load_what_was_trained(trained: Any, zoo: Any) -> None:
         ({"max_length": 3}, TrainFileError, "no train row is left: 0 of 24 rows used, 24 dropped"),
         ({"data": "/no/such.jsonl"}, TrainFileError, "there is no data file"),
         ({"training": {"learning_rate": float("nan")}}, TrainFileError, "must be a finite number"),
-        ({"beta": float("inf")}, TrainFileError, "beta: Input should be a finite number"),
+        ({"beta": float("inf")}, TrainFileError, "beta must be a finite number"),
     ],
 )
 def test_what_cannot_be_trained(trained: Any, keys: Any, kind: Any, says: str) -> None:

@@ -1,0 +1,168 @@
+"""The rows of a run: (formula, point, prompt, sample), each with its seed. No models are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..api import declared, plan_of
+from ..formula import Plan
+from .grid import Point, points_of
+from .linear import Sum
+from .prompts import Item
+from .runfile import TEMPERATURE, RunFile, RunFileError
+
+if TYPE_CHECKING:
+    from ..runtime import Completion
+
+KEY = ("formula", "point", "id", "sample")  # identifies a line of completions and of scores
+Key = tuple[str, int, Any, int]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One formula of a sweep and its points.
+
+    Attributes:
+        name: the formula's name.
+        text: the formula.
+        plan: its plan, over the declared and the merged models.
+        points: the values of the swept names that it depends on, per point.
+        point_index: per point of the whole sweep, the index of the formula's own point.
+        merges: the merged models that it reads.
+    """
+
+    name: str
+    text: str
+    plan: Plan
+    points: tuple[Point, ...]
+    point_index: tuple[int, ...]
+    merges: Mapping[str, Sum]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion of a run.
+
+    Attributes:
+        formula: the formula's name.
+        point: the number of the formula's point.
+        params: the values of the point.
+        item: the prompt.
+        sample: the number of the sample.
+        seed: of its noise; of ``descant run``, with the number of the sample.
+    """
+
+    formula: str
+    point: int
+    params: Point
+    item: Item
+    sample: int
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """What identifies the row in every file of the run."""
+        return (self.formula, self.point, self.item.id, self.sample)
+
+    def record(self, completion: Completion) -> dict[str, Any]:
+        """Its line of ``completions.jsonl``."""
+        record = {
+            "schema": 1,
+            "formula": self.formula,
+            "point": self.point,
+            "params": self.params,
+            "id": self.item.id,
+            "sample": self.sample,
+            "prompt": self.item.prompt,
+            "text": completion.text,
+            "token_ids": completion.token_ids,
+            "finish_reason": completion.finish_reason,
+            "seed": self.seed,
+            "elapsed": round(completion.seconds, 6),
+        }
+        if completion.logprobs is not None:
+            record["logprob"] = round(sum(completion.logprobs), 3)
+        return record
+
+
+def key_of(record: Mapping[str, Any]) -> Key:
+    """The key of a line."""
+    return (record["formula"], record["point"], record["id"], record["sample"])
+
+
+def sums_of(run: RunFile) -> dict[str, Sum]:
+    """The run's merged models, checked.
+
+    Raises:
+        RunFileError: a merge of anything but adapters on one declared model.
+    """
+    sums: dict[str, Sum] = {}
+    for name, text in run.merge.items():
+        try:
+            sums[name] = Sum(text, run.models, run.params)
+        except ValueError as error:
+            raise RunFileError(f"merge.{name}: {error}") from None
+        specs = [run.models[part] for part in sums[name].names]
+        if any(spec.adapter is None for spec in specs) or len({spec.on for spec in specs}) != 1:
+            raise RunFileError(f"merge.{name}: only adapters on one model are merged")
+    return sums
+
+
+def settings_of(run: RunFile) -> list[Setting]:
+    """Every formula of the run with its own points.
+
+    A formula that does not depend on a swept name is decoded once for all of its values.
+
+    Raises:
+        FormulaError: a formula is wrong; GridError, RunFileError: the sweep is.
+    """
+    sums = sums_of(run)
+    specs = declared(run.models)
+    # Before it is merged, any of its parts stands for a merged adapter.
+    specs |= {name: run.models[merged.names[0]] for name, merged in sums.items()}
+    sweep: list[Point] = points_of(run.sweep) if run.sweep else [{}]
+    settings = []
+    for name, text in run.named.items():
+        plan = plan_of(text, specs, run.params, run.prompts)
+        merges = {merged: sums[merged] for merged in plan.models if merged in sums}
+        known = plan.params.union({TEMPERATURE}, *(part.params for part in merges.values()))
+        points = [{k: v for k, v in point.items() if k in known} for point in sweep]
+        for point in points:
+            plan.values({**run.params, **without_temperature(point)})
+        own = [point for i, point in enumerate(points) if point not in points[:i]]
+        index = tuple(own.index(point) for point in points)
+        settings.append(Setting(name, text, plan, tuple(own), index, merges))
+    return settings
+
+
+def without_temperature(point: Point) -> Point:
+    """The point's parameters."""
+    return {name: value for name, value in point.items() if name != TEMPERATURE}
+
+
+def rows_of(run: RunFile, setting: Setting, items: Sequence[Item]) -> list[Row]:
+    """A formula's rows; the rows of one prompt are adjacent, so that it is prefilled once."""
+    name, seed = setting.name, run.generate.seed
+    return [
+        Row(name, point, params, item, sample, seed_of(seed, name, params, item.id, sample))
+        for item in items
+        for point, params in enumerate(setting.points)
+        for sample in range(run.generate.num_return_sequences)
+    ]
+
+
+def seed_of(seed: int, formula: str, params: Point, item: int | str, sample: int) -> int:
+    """A row's seed, below 2**48: a function of the run's seed and of what the row is."""
+    content = json.dumps([seed, formula, sorted(params.items()), item, sample])
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=6).digest(), "big")
+
+
+def rows_of_rank(rows: Iterable[Row], rank: int, ranks: int) -> list[Row]:
+    """The rows of one of several processes: whole prompts, in turn."""
+    listed = list(rows)
+    prompts = {item: i for i, item in enumerate(dict.fromkeys(row.item.id for row in listed))}
+    return [row for row in listed if prompts[row.item.id] % ranks == rank]

@@ -1,0 +1,117 @@
+"""YAML 1.2 as data, within limits: what run files, train files and ``--set`` are read with.
+
+ruamel.yaml reads and writes it. No tag makes an object, and dates stay text.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.representer import SafeRepresenter
+
+SIZE, NODES, DEPTH = 2**22, 300_000, 50  # characters, values once aliases are followed, nesting
+
+
+class YamlError(ValueError):
+    """Text that is not YAML, or above a limit; the message follows the name of the file."""
+
+
+class _Constructor(SafeConstructor):
+    """Plain data alone; the limits are checked before any of it is built."""
+
+    def get_single_data(self) -> Any:
+        node = self.composer.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return self.construct_document(node)
+
+
+for _tag in ("timestamp", "value"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_yaml_str)
+for _tag in ("binary", "omap", "pairs", "set"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", SafeConstructor.construct_undefined)
+
+
+class _Representer(SafeRepresenter):
+    """Plain data; a text with U+0085, which a plain scalar would lose, is in double quotes."""
+
+    def represent_text(self, text: str) -> Any:
+        style = '"' if "\x85" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
+def _count(node: Node, counts: dict[int, int], depth: int = 0) -> int:
+    """The number of values in a node; an alias counts as often as it is used."""
+    if depth > DEPTH:
+        raise YamlError(f"is more than {DEPTH} deep at {_position(node.start_mark)}")
+    if id(node) in counts:
+        if counts[id(node)] < 0:
+            raise YamlError(f"holds itself at {_position(node.start_mark)}")
+        return counts[id(node)]
+    counts[id(node)] = -1
+    inner: list[Node] = node.value if isinstance(node, SequenceNode) else []
+    if isinstance(node, MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    count = 1 + sum(_count(part, counts, depth + 1) for part in inner)
+    if count > NODES:
+        raise YamlError(f"holds more than {NODES} values, counted as often as aliases repeat them")
+    counts[id(node)] = count
+    return count
+
+
+def load_yaml(text: str) -> Any:
+    """The content of a YAML document.
+
+    Raises:
+        YamlError: not YAML, a key that is there twice, or above a limit.
+
+    >>> load_yaml("{adapter: org/arm, on: base, weight: 1e-3, name: 1:30}")
+    {'adapter': 'org/arm', 'on': 'base', 'weight': 0.001, 'name': '1:30'}
+    """
+    if len(text) > SIZE:
+        raise YamlError(f"has {len(text)} characters, and may have {SIZE}")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        return yaml.load(text)
+    except YamlError:
+        raise
+    except RecursionError:
+        raise YamlError(f"is more than {DEPTH} deep") from None
+    except MarkedYAMLError as error:
+        where = f"{_position(error.problem_mark)}: " if error.problem_mark else ""
+        raise YamlError(f"is not YAML: {where}{error.problem or error.context}") from None
+    except (YAMLError, ValueError, KeyError) as error:  # a number of 5000 digits; !!bool x
+        raise YamlError(f"is not YAML: {' '.join(str(error).split())}") from None
+
+
+def dump_yaml(content: Any) -> str:
+    """Data as YAML, keys in their order.
+
+    >>> print(dump_yaml({"b": [1, 0.5], "a": {"on": "yes"}}), end="")
+    b:
+    - 1
+    - 0.5
+    a:
+      on: yes
+    """
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    text = StringIO()
+    yaml.dump(content, text)
+    return text.getvalue()
+
+
+def _position(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}"

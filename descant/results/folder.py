@@ -1,0 +1,148 @@
+"""What a run's folder holds: the resolved run file, and completions and scores as JSON lines.
+
+A line is appended when its work is done. Half a last line, of a process that was killed, is cut off
+by the next process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..inputs.expand import KEY
+from ..inputs.runfile import RunFile, RunFileError, validated
+from ..inputs.yaml import YamlError, load_yaml
+
+COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta.json"
+Record = dict[str, Any]
+_REQUIRED = {  # keys of every line
+    COMPLETIONS: (*KEY, "prompt", "text"),
+    SCORES: (*KEY, "scores"),
+}
+_DEFAULTS: dict[str, Record] = {  # descant run of version 0.1 wrote no formula and no point
+    COMPLETIONS: {"formula": "formula", "point": 0}
+}
+
+
+class Journal:
+    """An append-only file of JSON lines; of several processes, each writes its own.
+
+    Args:
+        folder: the folder of the file.
+        stem: the name of the file, without ``.jsonl``.
+        rank: the rank of this process.
+        ranks: the number of processes.
+    """
+
+    def __init__(self, folder: Path, stem: str, rank: int = 0, ranks: int = 1) -> None:
+        self._folder, self._stem = folder, stem
+        self._main = folder / f"{stem}.jsonl"
+        self.file = self._main if ranks == 1 else folder / f"{stem}.{rank}.jsonl"
+
+    def records(self) -> list[Record]:
+        """The complete lines of the main file; half a last line is left out."""
+        return list(self._read(self._main))
+
+    def first(self) -> Record | None:
+        """The first line, or None."""
+        return next(self._read(self._main), None)
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Append lines; they are handed to the system when this returns.
+
+        Raises:
+            RunFileError: they cannot be written, as on a full disk; no earlier line is lost.
+        """
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        data = lines.encode("utf-8")
+        try:
+            with self.file.open("ab", buffering=0) as file:
+                while data:  # a disk that fills up may take only a part, and report it later
+                    data = data[os.write(file.fileno(), data) :]
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
+
+    def gather(self, key: Callable[[Record], Hashable]) -> None:
+        """Cut half a last line off, and move the other processes' lines into the main file.
+
+        Killed meanwhile, it may be called again: a line whose key is in the main file is skipped.
+        """
+        others = sorted(self._folder.glob(f"{self._stem}.*.jsonl"))
+        _cut(self._main)
+        if not others:
+            return
+        known = {key(record) for record in self.records()}
+        main = Journal(self._folder, self._stem)
+        for file in others:
+            fresh = {key(record): record for record in self._read(file)}
+            main.add(record for name, record in fresh.items() if name not in known)
+            known |= set(fresh)
+            file.unlink()
+
+    def _read(self, file: Path) -> Iterator[Record]:
+        if not file.is_file():
+            return
+        required, defaults = _REQUIRED.get(self._stem, ()), _DEFAULTS.get(self._stem, {})
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    raise _bad_line(file, number, "is not JSON") from None
+                if not isinstance(record, dict):
+                    raise _bad_line(file, number, "is no mapping")
+                record = {**defaults, **record}
+                for key in required:
+                    if key not in record:
+                        raise _bad_line(file, number, f"has no {key}")
+                yield record
+
+
+def resolved_run(folder: Path) -> RunFile:
+    """The run file of a folder.
+
+    Raises:
+        RunFileError: there is none, or it cannot be read.
+    """
+    file = folder / RESOLVED
+    if not file.is_file():
+        raise RunFileError(f"{folder} holds no run: there is no {RESOLVED}")
+    try:
+        return validated(load_yaml(file.read_text(encoding="utf-8")), str(file))
+    except (YamlError, UnicodeDecodeError) as error:
+        raise RunFileError(f"{file} {error}; give another output") from None
+
+
+def cannot_write(file: Path, error: OSError) -> RunFileError:
+    """The error of a file that cannot be written."""
+    return RunFileError(
+        f"{file} cannot be written: {error.strerror}; what is finished is kept, and the same "
+        "command resumes there"
+    )
+
+
+def _bad_line(file: Path, number: int, problem: str) -> RunFileError:
+    return RunFileError(f"{file}, line {number} {problem}; remove the line")
+
+
+def _cut(file: Path) -> None:
+    """Cut a file after its last end of a line."""
+    if not file.is_file():
+        return
+    with file.open("rb+") as lines:
+        size = end = lines.seek(0, os.SEEK_END)
+        while end:  # backwards
+            start = max(0, end - 65536)
+            lines.seek(start)
+            newline = lines.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            lines.truncate(end)

@@ -1,0 +1,224 @@
+"""A run begins or resumes in its folder: whose folder it is, and which rows it has already.
+
+``descant run`` and ``descant sweep`` resume alike. Nothing is decoded or scored here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ..inputs.expand import Key, key_of
+from ..inputs.prompts import Item
+from ..inputs.runfile import RunFile, RunFileError
+from ..inputs.yaml import dump_yaml
+from ..results.folder import (
+    COMPLETIONS,
+    RESOLVED,
+    SCORES,
+    Journal,
+    Record,
+    cannot_write,
+    resolved_run,
+)
+from .processes import Process
+
+_LATER = ("output", "score", "front", "tables", "parallel")  # may change when a run resumes
+_SHOWN = 3  # differences that a message names
+
+
+@contextmanager
+def resumed(
+    run: RunFile,
+    folder: Path,
+    items: Sequence[Item],
+    process: Process,
+    *,
+    sweeps: bool,
+    free: Collection[str] = (),
+) -> Iterator[set[Key]]:
+    """Hold a run's folder: the first process locks it, checks it and gathers its lines.
+
+    Args:
+        run: with ``data``.
+        folder: made if need be.
+        items: the prompts.
+        process: this process; each of several enters.
+        sweeps, free: as for ``prepare``.
+
+    Yields:
+        The keys of the rows that are completed.
+
+    Raises:
+        RunFileError: another process writes to the folder, it holds another run, or a prompt of the
+            data has changed.
+    """
+    if process.first:
+        make_folder(folder)
+    with _lock(folder) if process.first else nullcontext():
+        if process.first:
+            prepare(run, folder, sweeps=sweeps, free=free)
+            gather(folder)
+        process.wait()
+        records = Journal(folder, COMPLETIONS).records()
+        process.wait()  # every process has read the lines before any is written
+        _check_prompts(items, records, run.data.source if run.data else "the data")
+        yield set(map(key_of, records))
+
+
+def gather(folder: Path) -> None:
+    """Collect the lines of all processes in one file of completions and one of scores."""
+    Journal(folder, COMPLETIONS).gather(key_of)
+    Journal(folder, SCORES).gather(score_key)
+
+
+def score_key(record: Record) -> tuple[Any, ...]:
+    """The key of a line of scores: lines of one row add up."""
+    return (*key_of(record), *sorted(record["scores"]))
+
+
+def make_folder(folder: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        RunFileError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunFileError(f"{folder} is a file, and the output is a folder; give another")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def prepare(
+    run: RunFile, folder: Path, *, sweeps: bool = False, free: Collection[str] = ()
+) -> None:
+    """Write the resolved run file, or check that the folder's own is the same.
+
+    Scores, the front and tables may change when a run resumes; before anything is completed,
+    everything may.
+
+    Args:
+        run: the run file.
+        folder: made if need be.
+        sweeps: whether this is ``descant sweep``, whose rows have other seeds than ``descant
+            run``'s.
+        free: models that no formula reads; they may change unless a score has used them.
+
+    Raises:
+        RunFileError: the folder holds another run; names what differs.
+    """
+    make_folder(folder)
+    resolved = run.model_dump(mode="json", exclude={"output"})
+    file, first = folder / RESOLVED, Journal(folder, COMPLETIONS).first()
+    if file.is_file() and any(folder.glob(f"{COMPLETIONS}*.jsonl")):
+        earlier = resolved_run(folder)
+        if first is not None:
+            _check_command(first, earlier, folder, sweeps)
+        before = earlier.model_dump(mode="json", exclude={"output"})
+        if before == resolved:
+            return
+        _check_same(before, resolved, folder, free)
+    elif first is not None:
+        raise RunFileError(f"{folder} holds completions and no {RESOLVED}; give another output")
+    replace(file, dump_yaml(resolved))
+
+
+def _check_command(record: Record, run: RunFile, folder: Path, sweeps: bool) -> None:
+    """Refuse the folder of the other command: a sweep's rows each have a seed of their own."""
+    seed = run.generate.seed
+    swept = record.get("seed", seed) != seed  # version 0.1 of descant run wrote no seed
+    if swept != sweeps:
+        command = "sweep" if swept else "run"
+        raise RunFileError(f"{folder} holds lines of descant {command}; give another output")
+
+
+def _check_prompts(items: Iterable[Item], records: Iterable[Record], data: str) -> None:
+    """Check that the completed prompts are still those of the data."""
+    prompts = {item.id: item.prompt for item in items}
+    for record in records:
+        name, prompt = record["id"], record["prompt"]
+        if name in prompts and prompts[name] != prompt:
+            raise RunFileError(
+                f"{data} has changed: prompt {name} is {prompts[name]!r:.60}, and the output has "
+                f"completed {prompt!r:.60}; give another output"
+            )
+
+
+def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:
+    old, new = ({k: v for k, v in side.items() if k not in _LATER} for side in (before, now))
+    for name in free:
+        if before["models"].get(name) != now["models"].get(name):
+            _check_unscored(name, before["score"] or {}, now["score"] or {}, folder)
+            for side in (old, new):
+                side["models"] = {k: v for k, v in side["models"].items() if k != name}
+    scores = [side["score"] or {} for side in (before, now)]
+    shared = set(scores[0]) & set(scores[1])
+    for side, own in zip((old, new), scores, strict=True):
+        side["score"] = {name: own[name] for name in sorted(shared)}
+    if changed := differences(old, new):
+        raise RunFileError(
+            f"{folder} holds another run: {changed}; give another output, or remove the folder to "
+            "begin again"
+        )
+
+
+def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> None:
+    """Check that a model that has changed has scored nothing."""
+    names = {name for name in before if name in now and model in before[name].values()}
+    for line in Journal(folder, SCORES).records():
+        if scored := names & set(line["scores"]):
+            score = scored.pop()
+            raise RunFileError(
+                f"{folder} holds values of score.{score} by another {model}; give that score "
+                "another name to score everything anew"
+            )
+
+
+def differences(before: Record, now: Record) -> str:
+    """What differs between two settings of one kind, by dotted keys; empty where nothing does."""
+    changes = list(_changes(before, now, ""))
+    more = f", and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return ", ".join(changes[:_SHOWN]) + more
+
+
+def _changes(before: Any, now: Any, path: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            dotted = f"{path}.{key}" if path else str(key)
+            yield from _changes(before.get(key), now.get(key), dotted)
+    elif before != now:
+        old, new = ("not set" if value is None else f"{value!r:.60}" for value in (before, now))
+        yield f"{path} is {old} there and {new} here"
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file at once: it holds the old text or the new.
+
+    Raises:
+        RunFileError: it cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.new")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(file, error) from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """A lock on the folder; the system releases it when the process ends, however it ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunFileError(f"another process writes to {folder} at this moment") from None
+    try:
+        yield
+    finally:
+        lock.release()
