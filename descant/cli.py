@@ -251,7 +251,7 @@ def report(
 ) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
-    from .results.load import load
+    from .results import load
 
     for written in write(load(folder), folder):
         console.print(str(written), markup=False)

@@ -13,7 +13,7 @@ import pytest
 from sweeps import ROOT, lines, run_of
 
 from descant.inputs.runfile import RunFileError
-from descant.results.load import load
+from descant.results import load
 from descant.runs.folder import COMPLETIONS, Journal, claim
 from descant.runs.run import compiled, run_to_folder
 from descant.sweep import sweep

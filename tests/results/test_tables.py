@@ -16,7 +16,7 @@ from sweeps import content, lines, run_of
 from descant import report
 from descant.inputs.runfile import RunFile, RunFileError, validated
 from descant.inputs.sections import FREE
-from descant.results.load import load, write
+from descant.results.frames import load, write
 from descant.runs.folder import COMPLETIONS, RESOLVED, SCORES, Journal, claim
 from descant.scoring.intervals import share
 from descant.scoring.words import word_measures
