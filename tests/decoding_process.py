@@ -1,12 +1,9 @@
-"""One process of several: decodes every case of a file, and says what it drew.
-
-torchrun --nproc-per-node 2 decoding_process.py CASES.json OUT
-"""
+"""One process of several: decodes every case of a file, and writes what it drew."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import descant
+
+
+def joined(rank: int, size: int, port: int, cases: str, out: str) -> None:
+    """Be one process of a job, as ``torchrun`` would start it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    main(cases, out)
 
 
 def main(cases: str, out: str) -> None:
@@ -24,7 +30,7 @@ def main(cases: str, out: str) -> None:
     for name, case in json.loads(Path(cases).read_text()).items():
         decoder = descant.compile(case["formula"], case["models"], params=case.get("params"),
                                   device="cpu", parallel="terms")  # fmt: skip
-        ranks = decoder.session.bound.ranks
+        ranks = decoder.session.bound.term_parallel
         found = decoder.generate(case["prompts"], **case["settings"])
         answers[name] = {
             "tokens": [one.token_ids for one in found],
@@ -48,7 +54,7 @@ def main(cases: str, out: str) -> None:
 def generated(decoder: Any, path: str, ids: list[list[int]]) -> list[Any]:
     """What transformers' generate draws with it; the first process's seed counts."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    rank = decoder.session.bound.ranks.rank if decoder.session.bound.ranks else 0
+    rank = decoder.session.bound.term_parallel.rank if decoder.session.bound.term_parallel else 0
     torch.manual_seed(5 + rank)
     settings = {"custom_generate": decoder, "max_new_tokens": 6}
     given = torch.tensor(ids)
@@ -62,7 +68,3 @@ def refused(decoder: Any) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
