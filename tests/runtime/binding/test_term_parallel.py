@@ -17,7 +17,7 @@ import descant
 from descant.runtime import TermParallel
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13], [1, 9, 9]]
-GREEDY = {"max_new_tokens": 8, "batch_size": 3, "eos_token_id": list(range(0, 300, 31))}
+GREEDY = {"max_new_tokens": 5, "batch_size": 3, "eos_token_id": list(range(0, 300, 31))}
 SAMPLED = {**GREEDY, "temperature": 1.0, "seed": 4}
 CASES = {
     "a sum": ("base + 0.5*arm - 0.3*gpt2", GREEDY),
