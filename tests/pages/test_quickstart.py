@@ -5,8 +5,8 @@ Run this file with DESCANT_GOLDEN=write to store what it prints, and read the di
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 import torch
-from doc_pages import ROOT, WRITE, Page, lasting
+from doc_pages import ROOT, WRITE, Page, descant, lasting
 from nbformat.v4 import new_output
 from traitlets.config import Config
 
@@ -23,6 +23,16 @@ FILE = ROOT / "examples" / "quickstart.ipynb"
 LARGEST = 100_000  # bytes that are read on the web without waiting
 MEMORY = Config(HistoryManager={"hist_file": ":memory:"})  # what a cell ends with is read there
 INLINE = "module://matplotlib_inline.backend_inline"
+
+
+def bash(line: str, cell: str) -> None:
+    """Run the ``descant`` commands of a ``%%bash`` cell in this process."""
+    for command in cell.splitlines():
+        program, *arguments = shlex.split(command)
+        assert program == "descant"
+        done = descant(*arguments)
+        print(done.stdout, end="")
+        print(done.stderr, end="", file=sys.stderr)
 
 
 @contextmanager
@@ -35,6 +45,7 @@ def ipython() -> Iterator[Any]:
     before, shell = plt.get_backend(), InteractiveShell.instance(config=MEMORY)
     plt.switch_backend(INLINE)
     configure_inline_support(shell, INLINE)
+    shell.register_magic_function(bash, "cell")
     yield shell
     plt.switch_backend(before)
     InteractiveShell.clear_instance()
@@ -63,15 +74,9 @@ def stored() -> Any:
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory) -> Any:
     """The notebook after its cells have run, one after another, in this process."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    program = folder / "descant"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m descant "$@"\n')
-    program.chmod(0o755)
     notebook = nbformat.read(FILE, as_version=4)
     with pytest.MonkeyPatch.context() as patch, ipython() as shell:
-        patch.chdir(folder)
-        patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        patch.chdir(tmp_path_factory.mktemp("quickstart"))
         for number, cell in enumerate(code(notebook), 1):
             cell.outputs, cell.execution_count = outputs(shell, cell.source), number
     if WRITE:
