@@ -160,7 +160,7 @@ def inside(file: Path, output: Path) -> dict[str, Times]:
 
     import descant.models
     import descant.report
-    import descant.results.load
+    import descant.results.frames
     from descant.inputs.runfile import read_run_file
     from descant.runtime import bind, decoder
     from descant.scoring import declared, rewards
@@ -171,8 +171,8 @@ def inside(file: Path, output: Path) -> dict[str, Times]:
     parts.function(sys.modules[bind.__module__], "load_model", "weights")
     parts.function(declared, "load_model", "weights")
     parts.function(rewards.RewardScorer, "scores", "scoring")
-    parts.function(descant.results.load, "load", "report")
-    parts.function(descant.results.load, "write", "report")
+    parts.function(descant.results.frames, "load", "report")
+    parts.function(descant.results.frames, "write", "report")
     parts.function(descant.report, "write", "report")
     with parts.part("beside"):
         swept(read_run_file(file), output, Console(quiet=True))

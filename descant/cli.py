@@ -242,7 +242,7 @@ def report(
 ) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
-    from .results.load import load
+    from .results import load
 
     _print_files(write(load(folder), folder))
 

@@ -1,12 +1,9 @@
-"""One process of several: decodes every case of a file, and says what it drew.
-
-torchrun --nproc-per-node 2 decoding_process.py CASES.json OUT
-"""
+"""One process of several: decodes every case of a file, and writes what it drew."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import descant
+
+
+def joined(rank: int, size: int, port: int, cases: str, out: str) -> None:
+    """Be one process of a job, as ``torchrun`` would start it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    main(cases, out)
 
 
 def main(cases: str, out: str) -> None:
@@ -62,7 +68,3 @@ def refused(decoder: Any) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

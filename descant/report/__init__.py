@@ -14,7 +14,7 @@ from .figures import write_figures
 from .page import page
 
 if TYPE_CHECKING:
-    from ..results.load import Results
+    from ..results.frames import Results
     from ..runtime import Inspection
 
 __all__ = ["inspection_page", "write"]

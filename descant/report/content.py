@@ -12,7 +12,7 @@ from ..results.tables import tables_of
 if TYPE_CHECKING:
     import pandas
 
-    from ..results.load import Results
+    from ..results.frames import Results
 
 _NOT_SCORES = (
     "schema", "formula", "point", "id", "sample", "prompt", "text", "tokens", "token_ids",

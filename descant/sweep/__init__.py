@@ -26,7 +26,7 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         return
     try:
         from ..report import write as report
-        from ..results.load import load, write
+        from ..results.frames import load, write
 
         results = load(folder)
         files = [*write(results, folder), *report(results, folder)]

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from ..inputs.sections import FREE
-from ..results.load import Results, columns_of
+from ..results.frames import Results, columns_of
 from ..results.tables import ResultTable
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from doc_pages import Page
 from typer.testing import CliRunner
 
 import descant
@@ -101,18 +101,17 @@ def test_two_models_are_the_sum(here) -> None:
     assert compared == 16
 
 
-def test_the_page_says_what_happens(here, capsys) -> None:
-    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(import lm_eval.*?)```", page, re.S)[1]
-    exec(compile(code, "evaluation.md", "exec"), {})
-    assert capsys.readouterr().out.strip().endswith("1.0")
+def test_the_page_says_what_happens(here) -> None:
+    page = Page("docs/evaluation.md")
+    [(_, out)] = page.run("import lm_eval")
+    assert out.strip().endswith("1.0")
     for formula, column in (("base", 3), ("helpful", 4)):
         found = evaluated(DescantLM(RUN, formula=formula, batch_size=8))["results"]
         for task, metric in (
             ("descant_helpful", "acc_norm,none"), ("descant_steps", "exact_match,number"),
             ("descant_replies", "word_perplexity,none"),
         ):  # fmt: skip
-            [row] = [line for line in page.splitlines() if line.startswith(f"| `{task}`")]
+            [row] = [line for line in page.text.splitlines() if line.startswith(f"| `{task}`")]
             said = float(row.split("|")[column])
             assert found[task][metric] == pytest.approx(said, abs=0.005)
 

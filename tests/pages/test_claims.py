@@ -3,43 +3,14 @@
 What is measured again is written again, or a test fails; no test here is timed.
 """
 
-import json
 import re
 import statistics
-from decimal import Decimal
-from pathlib import Path
 
 import pytest
+from doc_pages import NUMBER, RESULTS, ROOT, Page, is_rounded, numbers, values
+from doc_pages import results as raw
 
 from bench.report import text
-
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "bench" / "results"
-NUMBER = r"\d[\d,]*(?:\.\d+)?"
-
-
-def raw(name):
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def page(name):
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def numbers(words):
-    return [number.replace(",", "") for number in re.findall(NUMBER, words)]
-
-
-def is_rounded(written, value):
-    """Whether a number as it is written is a value, to the digits that it has."""
-    last = Decimal(1).scaleb(Decimal(written).as_tuple().exponent)
-    return abs(Decimal(written) - Decimal(str(value))) <= last / 2
-
-
-def cells(words, row):
-    """The cells of the row of a table that begins so."""
-    [line] = [line for line in words.splitlines() if line.startswith(f"| {row} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_rounding_can_fail():
@@ -81,7 +52,9 @@ README_ROWS = {
 
 
 def test_the_ratios_of_the_readme():
-    rows = re.search(r"\| ours \| against \| ratio \|\n.*?\n(.*?)\n\n", page("README.md"), re.S)[1]
+    rows = re.search(
+        r"\| ours \| against \| ratio \|\n.*?\n(.*?)\n\n", Page("README.md").text, re.S
+    )[1]
     for line in rows.splitlines():
         [values] = [of() for row, of in README_ROWS.items() if line.startswith(f"| {row}")]
         written = numbers(line.strip("|").split("|")[-1])
@@ -91,7 +64,7 @@ def test_the_ratios_of_the_readme():
 
 
 def test_the_readme_says_how_far_whole_runs_scatter():
-    about = re.search(r"On two CPU cores, .*?\n\n", page("README.md"), re.S)[0]
+    about = re.search(r"On two CPU cores, .*?\n\n", Page("README.md").text, re.S)[0]
     said = raw("cpu")
     sizes = [*said["shape"][1].values(), said["prompt_tokens"], said["new_tokens"]]
     sizes += [len(one["pairs"]) for one in raw("steps")["results"]]
@@ -104,19 +77,6 @@ def test_the_readme_says_how_far_whole_runs_scatter():
         for one in row["ratios"]
     ]
     assert float(percent) >= 100 * max(spread)
-
-
-def values(said, key=""):
-    """Every number that a file states of itself and its results, with the key it has."""
-    if isinstance(said, dict):
-        for name, inner in said.items():
-            if name not in ("raw", "metrics"):
-                yield from values(inner, f"{key}.{name}")
-    elif isinstance(said, list):
-        for inner in said:
-            yield from values(inner, key)
-    elif isinstance(said, (int, float)) and not isinstance(said, bool):
-        yield key, said
 
 
 UNITS = {  # what a number with this unit may be, by the key of the value
@@ -154,8 +114,9 @@ def unfounded(section, results):
 
 
 def serving():
-    section = re.search(r"\n## How fast\n(.*?)\n## ", page("docs/serving.md"), re.S)[1]
-    return section, [raw(file.stem) for file in sorted(RESULTS.glob("serving*.json"))]
+    return Page("docs/serving.md").section("How fast"), [
+        raw(file.stem) for file in sorted(RESULTS.glob("serving*.json"))
+    ]
 
 
 def test_what_serving_says_of_its_speed():
@@ -176,7 +137,7 @@ def test_what_serving_says_can_be_wrong():
 def test_what_loading_says_of_processes():
     said = raw("ranks")["results"]
     for count, row in (("1", "1"), ("2", "2"), ("4", "4, on the two cores")):
-        _, weights, step, share = cells(page("docs/loading.md"), row)
+        _, weights, step, share = Page("docs/loading.md").cells(row)
         runs = [sorted(rank["runs"], key=lambda run: run["milliseconds"]) for rank in said[count]]
         middles = [some[len(some) // 2] for some in runs]
         shares = [100 * middle["meeting"] for middle in middles]
@@ -187,7 +148,7 @@ def test_what_loading_says_of_processes():
 
 
 def test_what_one_sweep_spares():
-    said, words = raw("sweep")["results"], page("bench/README.md")
+    said, words = raw("sweep")["results"], Page("bench/README.md")
     parts = said["parts"]
     for row, values_ in (
         ("`descant sweep`, 176 rows", [said["sweep"]["cpu"]]),
@@ -201,21 +162,21 @@ def test_what_one_sweep_spares():
         ),
         ("tables, report and figures at the end", [parts["report"]["cpu"]]),
     ):
-        written = numbers(cells(words, row)[1])
+        written = numbers(words.cells(row)[1])
         assert len(written) == len(values_), row
         assert all(map(is_rounded, written, values_)), (row, values_)
 
 
 def test_what_evaluation_says_of_its_speed():
-    words = page("docs/evaluation.md")
+    words = Page("docs/evaluation.md")
     for one in raw("harness")["results"]:
-        _, theirs, ours = cells(words, one["what"])
+        _, theirs, ours = words.cells(one["what"])
         assert is_rounded(theirs, min(one["hf"])) and is_rounded(ours, min(one["ours"]))
         assert one["same answers"] and len(one["hf"]) == len(one["ours"]) == 3
 
 
 def test_what_compiling_brings_on_a_cpu():
-    words = page("docs/decisions/0020-no-compile-on-a-cpu.md")
+    words = Page("docs/decisions/0020-no-compile-on-a-cpu.md").text
     brings = re.search(r"makes our step (.*?) \(", words, re.S)[1]
     for written, ways in zip(re.findall(r"(\d+) %", brings), raw("compile")["results"].values(),
                              strict=True):  # fmt: skip
@@ -225,13 +186,13 @@ def test_what_compiling_brings_on_a_cpu():
 
 
 def test_the_report_of_the_suite_is_of_its_numbers():
-    assert page("bench/results/suite-cpu.md") == text(raw("suite-cpu"), "suite-cpu.png")
+    assert Page("bench/results/suite-cpu.md").text == text(raw("suite-cpu"), "suite-cpu.png")
 
 
 @pytest.mark.parametrize("file", ["README.md", "bench/README.md", *sorted(
     str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md")
 )])  # fmt: skip
 def test_results_that_are_named_are_there(file):
-    for name in re.findall(r"(?:bench/)?results/([\w-]+\.(?:json|md|png))", page(file)):
+    for name in re.findall(r"(?:bench/)?results/([\w-]+\.(?:json|md|png))", Page(file).text):
         elsewhere = "cuda" in name  # of a machine that nobody has measured yet
         assert (RESULTS / name).is_file() or elsewhere, name

@@ -1,4 +1,4 @@
-"""The page of questions: its blocks print what it says, files are read, anchors are there."""
+"""The page of questions: its run files are read, and its anchors are those of the errors."""
 
 from __future__ import annotations
 
@@ -37,17 +37,8 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(PAGE.blocks)), ids=PAGE.titles)
-def test_block(number):
-    PAGE.check(number)
-
-
-def test_every_block_is_followed_by_what_it_prints():
-    assert PAGE.text.count("```python\n") == len(PAGE.blocks)
-
-
 def test_the_run_files_are_read():
-    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.text, re.S)
+    blocks = PAGE.code("yaml")
     assert len(blocks) == 2
     for block in blocks:
         said = load_yaml(block)
@@ -78,8 +69,8 @@ def test_every_place_that_code_names_is_on_the_page():
 
 def test_every_topic_is_some_errors():
     """And each is raised with a topic that there is, which mypy checks as well."""
-    code = [file.read_text(encoding="utf-8") for file in (ROOT / "models").rglob("*.py")]
-    code += [file.read_text(encoding="utf-8") for file in (ROOT / "runtime").rglob("*.py")]
+    files = [*(ROOT / "models").rglob("*.py"), *(ROOT / "runtime").rglob("*.py")]
+    code = [file.read_text(encoding="utf-8") for file in files]
     code = [text for text in code if "Topic = Literal" not in text]
     for topic in get_args(errors.Topic):
         assert any(f'"{topic}"' in text for text in code), topic

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from descant.inputs.runfile import RunFile, read_run_file
-from descant.results.load import load
+from descant.results import load
 from descant.results.tables import markdown, tables_of
 from descant.sweep import settings_of, sweep
 from examples.demo_models.corpus import held_out

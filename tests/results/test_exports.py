@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from doc_pages import descant
 
 from descant.results.exports import Format, export
 
@@ -23,12 +22,6 @@ def line(number: int, **more: object) -> str:
         "elapsed": 0.5,
     }
     return json.dumps({**said, "params": {}, **more})
-
-
-def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "descant", *arguments]
-    settings = {"cwd": cwd, "capture_output": True, "text": True, "check": False}
-    return subprocess.run(command, **settings)
 
 
 def read(file: Path) -> list[dict]:
@@ -69,7 +62,7 @@ def test_a_sweep_has_a_file_per_point(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_the_commands_write_them(tmp_path, command) -> None:
+def test_the_commands_write_them(tmp_path, monkeypatch, command) -> None:
     from descant.demo import WEIGHTS
 
     (tmp_path / "prompts.txt").write_text("How do I boil eggs?\n")
@@ -77,9 +70,10 @@ def test_the_commands_write_them(tmp_path, command) -> None:
         f"formula: base\nmodels: {{base: {WEIGHTS}/small}}\ndata: {{path: prompts.txt}}\n"
         "generate: {max_new_tokens: 4}\noutput: out\n"
     )
-    done = cli(command, "run.yaml", "--format", "hh_rlhf", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = descant(command, "run.yaml", "--format", "hh_rlhf")
     assert done.returncode == 0, done.stderr
     place = "hh_rlhf.json" if command == "run" else "hh_rlhf/formula-0.json"
     [one] = read(tmp_path / "out" / place)
     assert one["result"].startswith("How do I boil eggs?") and one["response"]
-    assert cli(command, "run.yaml", "--format", "csv", cwd=tmp_path).returncode == 2
+    assert descant(command, "run.yaml", "--format", "csv").returncode == 2

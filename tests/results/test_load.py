@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas
 import pytest
+from doc_pages import descant
 from sweeps import ROOT, lines, run_of
 
 from descant.inputs.runfile import RunFileError
+from descant.results import load
 from descant.results.folder import COMPLETIONS, Journal
-from descant.results.load import load
 from descant.runs.resume import prepare
 from descant.runs.run import compiled, run_to_folder
 from descant.sweep import sweep
@@ -24,12 +23,13 @@ from descant.sweep import sweep
 def example(tmp_path_factory):
     """The example's folder, by the command line."""
     out = tmp_path_factory.mktemp("example") / "out"
-    done = subprocess.run(
-        [sys.executable, "-m", "descant", "sweep", "examples/sweep.yaml", "--output", str(out),
-         "--set", "generate.max_new_tokens=8", "--set", "sweep.a.step=0.5",
-         "--set", "data.limit=5", "--set", "generate.num_return_sequences=2"],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        done = descant(
+            "sweep", "examples/sweep.yaml", "--output", out,
+            "--set", "generate.max_new_tokens=8", "--set", "sweep.a.step=0.5",
+            "--set", "data.limit=5", "--set", "generate.num_return_sequences=2",
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 

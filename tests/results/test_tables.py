@@ -17,7 +17,7 @@ from descant import report
 from descant.inputs.runfile import RunFile, RunFileError, validated
 from descant.inputs.sections import FREE
 from descant.results.folder import COMPLETIONS, RESOLVED, SCORES, Journal
-from descant.results.load import load, write
+from descant.results.frames import load, write
 from descant.runs.resume import prepare
 from descant.scoring.intervals import share
 from descant.scoring.words import word_measures

@@ -9,8 +9,8 @@ import pytest
 
 from descant.inputs.prompts import read_items
 from descant.inputs.runfile import Data, RunFileError, validated
+from descant.results import load
 from descant.results.exports import Format, export
-from descant.results.load import load
 from descant.runs.run import compiled, run_to_folder
 from descant.sweep import sweep
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from servers import FILE, ROOT, started
+from doc_pages import Page
+from servers import FILE, started
 
-PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+PAGE = Page("docs/serving.md")
+WRITTEN = "http://127.0.0.1:8000"  # the address of the page
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +25,12 @@ def address() -> Iterator[str]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_pages_curl_examples(address) -> None:
-    blocks = re.findall(r"```bash\n(curl .*?)\n```", PAGE, re.S)
-    commands = [command for block in blocks for command in block.split("\n\n")]
+    curls = "\n".join(PAGE.code("bash", "curl "))
+    commands = curls.strip().split("\n\n")
     assert len(commands) >= 5
     answers = []
     for command in commands:
-        shell = command.replace("http://127.0.0.1:8000", address)
+        shell = command.replace(WRITTEN, address)
         done = subprocess.run(
             ["bash", "-c", f"{shell} --fail-with-body -sS"],
             capture_output=True, text=True, timeout=60,
@@ -40,13 +42,9 @@ def test_the_pages_curl_examples(address) -> None:
         assert part in told
 
 
-def test_the_pages_python(address, capsys) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) >= 2
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block.replace("http://127.0.0.1:8000", address), "serving.md", "exec"), names)
-    assert len(capsys.readouterr().out) > 40
+def test_the_pages_python(address) -> None:
+    printed = PAGE.run(replaced={WRITTEN: address})
+    assert len(printed) >= 2 and len("".join(out for _, out in printed)) > 40
 
 
 def test_the_pages_options_are_the_commands() -> None:
@@ -56,8 +54,7 @@ def test_the_pages_options_are_the_commands() -> None:
 
     command: Any = typer.main.get_command(app)
     options = {name for one in command.commands["serve"].params for name in one.opts}
-    asked = re.search(r"## Options\n(.*?)\n## ", PAGE, re.S)[1]
-    written = set(re.findall(r"`(--[a-z-]+)", asked))
+    written = set(re.findall(r"`(--[a-z-]+)", PAGE.section("Options")))
     assert written == {name for name in options if name.startswith("--")}
 
 

@@ -1,22 +1,18 @@
-"""``descant inspect`` as a stranger meets it."""
+"""``descant inspect``: its table, its page, its JSON, and what it refuses."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from doc_pages import ROOT, descant
 
-ROOT = Path(__file__).parents[2]
 
-
-def descant(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "descant", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, timeout=200, env=None,
-    )  # fmt: skip
+@pytest.fixture(autouse=True)
+def here(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
 
 
 def test_a_table_a_page_and_json(tmp_path) -> None:
@@ -64,3 +60,12 @@ def test_bad_input_exits_with_two(tmp_path, arguments, says) -> None:
     assert found.returncode == 2, found.stderr
     assert "Traceback" not in found.stderr and says in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_its_own_exits_as_this_one(tmp_path) -> None:
+    arguments = ["inspect", "nowhere.yaml", "Hi", "--output", str(tmp_path / "out")]
+    found = subprocess.run(
+        [sys.executable, "-m", "descant", *arguments], capture_output=True, text=True, timeout=200
+    )
+    done = descant(*arguments)
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", done.stderr)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
+import socket
 from pathlib import Path
 from typing import Any
 
-import decoding_process
 import pytest
 import torch
-from decoding_process import generated
+from decoding_process import generated, joined
 
 import descant
 from descant.runtime import TermParallel
 
-ROOT = Path(descant.__file__).parents[1]
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13], [1, 9, 9]]
-GREEDY = {"max_new_tokens": 8, "batch_size": 3, "eos_token_id": list(range(0, 300, 31))}
+GREEDY = {"max_new_tokens": 5, "batch_size": 3, "eos_token_id": list(range(0, 300, 31))}
 SAMPLED = {**GREEDY, "temperature": 1.0, "seed": 4}
 CASES = {
     "a sum": ("base + 0.5*arm - 0.3*gpt2", GREEDY),
@@ -65,6 +62,31 @@ def known(name: str) -> bool:
     return name in MODELS or name in LORA
 
 
+def decode_in(processes: int, cases: Path, out: Path) -> None:
+    """Decode in several processes, forked from one that has imported everything.
+
+    tests/runs/test_models_shared_out.py starts them with torchrun itself.
+    """
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["decoding_process"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        forks.Process(target=joined, args=(rank, processes, port, str(cases), str(out)))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    try:
+        for process in started:
+            process.join(120)
+        assert [process.exitcode for process in started] == [0] * processes
+    finally:
+        for process in started:
+            process.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("processes", [2, 4])
@@ -73,14 +95,7 @@ def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
     if processes == 4:
         del cases["split layers"]  # of two key heads
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    script = Path(decoding_process.__file__)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone",
-         "--nproc-per-node", str(processes), str(script), "cases.json", "out"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=270,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    decode_in(processes, tmp_path / "cases.json", tmp_path / "out")
     said = [json.loads((tmp_path / f"out.{rank}").read_text()) for rank in range(processes)]
     for name, one in cases.items():
         whole = {name: without_plan(spec) for name, spec in one["models"].items()}
