@@ -295,12 +295,12 @@ def _show(completions: list[Any]) -> None:
         console.print(str(text), markup=False)
 
 
-def _folder(file: Path, given: Path | None, output: str | None) -> Path:
+def _folder(file: Path, option: Path | None, output: str | None) -> Path:
     from .inputs.runfile import RunFileError
 
-    if given is None and output is None:
+    if option is None and output is None:
         raise RunFileError(f"{file} has no output; add output: runs/name, or give --output")
-    return given or Path(str(output))
+    return option or Path(str(output))
 
 
 def _screen() -> Console:

@@ -71,14 +71,14 @@ def _marked(text: str, span: Span) -> tuple[str, str]:
     last = text.find("\n", start)
     last = len(text) if last < 0 else last
     end = min(max(span.end, start + 1), max(last, start + 1))
-    head = tail = ""
+    prefix = suffix = ""
     if last - first > WIDTH:
         low = max(first, min(start - WIDTH // 3, last - WIDTH))
         high = min(last, low + WIDTH)
-        head, tail = ("…" if low > first else ""), ("…" if high < last else "")
+        prefix, suffix = ("…" if low > first else ""), ("…" if high < last else "")
         first, last, end = low, high, min(end, max(high, start + 1))
-    before = head + printable(text[first:start])
-    line = head + printable(text[first:last]) + tail
+    before = prefix + printable(text[first:start])
+    line = prefix + printable(text[first:last]) + suffix
     return line, " " * _columns(before) + "^" * max(1, _columns(printable(text[start:end])))
 
 

@@ -193,13 +193,13 @@ class Decoder:
         refuse_search(
             self.session.bound, "loglikelihood", "it chooses among whole texts; generate works"
         )
-        prompts, given = pair_completions(prompts, completions, params, self.tokenizer)
+        prompts, token_ids = pair_completions(prompts, completions, params, self.tokenizer)
         rows = self.session.builder.rows(prompts, params)
         requests = [
             self.session.builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
-            for i, (row, ids) in enumerate(zip(rows, given, strict=True))
+            for i, (row, ids) in enumerate(zip(rows, token_ids, strict=True))
         ]
-        found = likelihoods(self.session.engine, requests, given, batch_size, progress)
+        found = likelihoods(self.session.engine, requests, token_ids, batch_size, progress)
         self._warn()
         return found
 

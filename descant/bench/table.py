@@ -19,7 +19,7 @@ from .workloads import WORKLOADS
 
 
 def measured(
-    console: Console, output: Path | None, workloads: list[str] | None, **given: Any
+    console: Console, output: Path | None, workloads: list[str] | None, **options: Any
 ) -> list[Result]:
     """Measure, print the table, and keep the raw numbers.
 
@@ -27,12 +27,12 @@ def measured(
         console: where the table goes.
         output: a JSON file for every number.
         workloads: names of ``WORKLOADS``; all of them where None.
-        **given: fields of ``Settings``; None is this machine's default.
+        **options: fields of ``Settings``; None is this machine's default.
 
     Raises:
         ValueError: an unknown workload, shape, device or dtype.
     """
-    settings = _settings(given)
+    settings = _settings(options)
     names = workloads or list(WORKLOADS)
     for name in names:
         _known("workload", name, WORKLOADS)
@@ -63,16 +63,16 @@ def measured(
     return results
 
 
-def _settings(given: dict[str, Any]) -> Settings:
-    device = given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+def _settings(options: dict[str, Any]) -> Settings:
+    device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"there is no device {device}; torch sees no GPU")
     cuda = device.startswith("cuda")
-    dtype = given["dtype"] or ("bfloat16" if cuda else "float32")
-    shape = given["shape"] or ("llama-2-7b" if cuda else "small")
+    dtype = options["dtype"] or ("bfloat16" if cuda else "float32")
+    shape = options["shape"] or ("llama-2-7b" if cuda else "small")
     _known("shape", shape, SHAPES)
     _known("dtype", dtype, ("float32", "bfloat16", "float16"))
-    return Settings(**{**given, "device": device, "dtype": dtype, "shape": shape})
+    return Settings(**{**options, "device": device, "dtype": dtype, "shape": shape})
 
 
 def _known(what: str, name: str, names: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS, SEED, LEVEL = 5000, 0, 0.95
+RESAMPLES, SEED, LEVEL = 5000, 0, 0.95
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def interval(values: Mapping[object, Sequence[float]]) -> Mean:
     count = sum(map(len, values.values()))
     if not len(means):
         return Mean(float("nan"), float("nan"), float("nan"), 0)
-    draws = np.random.default_rng(SEED).integers(len(means), size=(DRAWS, len(means)))
-    low, high = np.quantile(means[draws].mean(axis=1), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    resampled = np.random.default_rng(SEED).integers(len(means), size=(RESAMPLES, len(means)))
+    low, high = np.quantile(means[resampled].mean(axis=1), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Mean(float(means.mean()), float(low), float(high), count)
 
 
@@ -62,11 +62,11 @@ def share(
     if not shared:
         return Mean(float("nan"), float("nan"), float("nan"), 0)
     x, a, b = (np.array([np.mean(means[p]) for p in shared]) for means in (ours, start, end))
-    picks = np.random.default_rng(SEED).integers(len(shared), size=(DRAWS, len(shared)))
+    picks = np.random.default_rng(SEED).integers(len(shared), size=(RESAMPLES, len(shared)))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (x.mean() - a.mean()) / (b.mean() - a.mean())
-        draws = (x - a)[picks].mean(axis=1) / (b - a)[picks].mean(axis=1)
-        low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        resampled = (x - a)[picks].mean(axis=1) / (b - a)[picks].mean(axis=1)
+        low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Mean(float(mean), float(low), float(high), sum(len(ours[p]) for p in shared))
 
 

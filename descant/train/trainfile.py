@@ -157,7 +157,7 @@ def training_fields() -> dict[str, Any]:
 
 
 def read_train_file(
-    method: str, path: str | Path | None, overrides: Sequence[str] = (), **given: str | None
+    method: str, path: str | Path | None, overrides: Sequence[str] = (), **values: str | None
 ) -> TrainFile:
     """Read and validate a train file, or make one from the command line alone.
 
@@ -165,7 +165,7 @@ def read_train_file(
         method: the command's; a file of another method is refused.
         path: the file; relative paths that exist beside it are found there.
         overrides: ``key=value`` each: a dotted key, or the bare name of a training argument.
-        **given: ``model``, ``data`` and ``output``, over the file's.
+        **values: ``model``, ``data`` and ``output``, over the file's.
 
     Raises:
         TrainFileError: no such file, not YAML, or not a train file; names the key.
@@ -177,7 +177,7 @@ def read_train_file(
         raise TrainFileError(
             f"{path} is for {content['method']}: write descant train {content['method']} {path}"
         )
-    for key, value in given.items():
+    for key, value in values.items():
         if value is not None:
             content[key] = value
     for override in overrides:

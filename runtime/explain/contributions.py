@@ -35,9 +35,9 @@ class Explainer:
         rewards: its reward models: stage address, number in the reward, coefficient and term.
     """
 
-    def __init__(self, plan: Plan, values: list[float], base: Term, n: int, draws: bool) -> None:
-        """Explain by ``n`` candidates; ``draws``: the noise of a step is that of the request."""
-        self.plan, self.base, self.n, self.draws = plan, base, n, draws
+    def __init__(self, plan: Plan, values: list[float], base: Term, n: int, samples: bool) -> None:
+        """Explain by ``n`` candidates; ``samples``: the noise of a step is that of the request."""
+        self.plan, self.base, self.n, self.samples = plan, base, n, samples
         self.terms = plan.terms
         self.stages = [(i, s) for i, s in enumerate(plan.stages) if not isinstance(s, Search)]
         self.rewards = [
@@ -63,7 +63,7 @@ class Explainer:
         logprobs = [_read(term, context) if term in reads else None for term in self.terms]
         base, noise = _read(self.base, context), None
         score, warm = scores[0], float(batch.temperatures[0])
-        if warm > 0 and self.draws:
+        if warm > 0 and self.samples:
             noise = gumbel(batch.keys[:1], batch.steps[:1], len(score))[0]
             base = base / warm + noise
         top, alone = int(best(scores)), int(best(base[None]))

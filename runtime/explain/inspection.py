@@ -106,7 +106,7 @@ def inspecting(
             answer.add(token)
         answer.finish_reason = answer.finish_reason or "length"
     completion = answer.completion(answer.started)
-    explainer = Explainer(plan, [*request.values], term, n, draws=search is None)
+    explainer = Explainer(plan, [*request.values], term, n, samples=search is None)
     tokens = completion.token_ids
     choices: list[Choice] = []
     search_score = None

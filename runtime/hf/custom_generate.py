@@ -79,9 +79,9 @@ def generate_with(
     rows = len(session.builder.rows(call.prompts, params))
     if rows != len(call.prompts):
         raise ValueError(f"params have {rows} values and there are {len(call.prompts)} prompts")
-    draws = bool(call.config.do_sample)
+    samples = bool(call.config.do_sample)
     if seed is None:
-        drawn = torch.randint(1 << 62, (len(call.prompts),)).tolist() if draws else [0]
+        drawn = torch.randint(1 << 62, (len(call.prompts),)).tolist() if samples else [0]
         seed = drawn * (len(call.prompts) // len(drawn))
         seed = seed if bound.term_parallel is None else bound.term_parallel.broadcast(seed)
     requests = session.builder.requests(
