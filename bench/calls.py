@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,12 +39,12 @@ def calls(models: int, rows: int, steps: int = STEPS) -> Counter[str]:
     prompts = [[1 + i % 8] for i in range(rows)]
     settings: dict[str, Any] = {"eos_token_id": [], "batch_size": rows, "progress": False}
     decoder.generate(prompts, max_new_tokens=2, **settings)
-    short = _counted(lambda: decoder.generate(prompts, max_new_tokens=4, **settings))
-    long = _counted(lambda: decoder.generate(prompts, max_new_tokens=4 + steps, **settings))
+    short = counted(lambda: decoder.generate(prompts, max_new_tokens=4, **settings))
+    long = counted(lambda: decoder.generate(prompts, max_new_tokens=4 + steps, **settings))
     return long - short
 
 
-def _counted(work: Any) -> Counter[str]:
+def counted(work: Callable[[], Any]) -> Counter[str]:
     """Calls of each function of ours while ``work`` runs."""
     counts: Counter[str] = Counter()
 

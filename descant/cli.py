@@ -145,7 +145,7 @@ def run(
     lines = folder / "completions.jsonl"
     total = sum(1 for _ in lines.open(encoding="utf-8")) if lines.is_file() else 0
     console.print(f"{lines}: {written} completions written, {total} in all", markup=False)
-    _print_files(export(folder, format_ or [], by_point=True))
+    _print_files(export(folder, format_ or []))
 
 
 @app.command()

@@ -85,6 +85,6 @@ def test_the_loading_page(monkeypatch) -> None:
 
 def test_the_report_page(tmp_path) -> None:
     folder = tmp_path / "first"
-    sweep(run_of(tmp_path), folder, str)
+    sweep(run_of(tmp_path), folder)
     Page("docs/report.md").run(replaced={"runs/first": str(folder)})
     assert (folder / "report.html").is_file()

@@ -107,9 +107,9 @@ def test_perplexity_and_kl_are_those_of_each_answer_alone(tmp_path, judge):
 
 def test_judges_share_weights_and_leave_them_as_they_were(tmp_path):
     models = Models(run_of(tmp_path), None, tmp_path)
-    base, _ = models.judge("base")
+    base, _ = models.language_model("base")
     before = base.loglikelihood(PROMPTS[0], [5, 6])
-    arm, close = models.judge("arm_help")
+    arm, close = models.language_model("arm_help")
     assert len(models.loaded) == 1 and arm.loglikelihood(PROMPTS[0], [5, 6]) != before
     close()
     [model] = models.loaded.values()

@@ -68,4 +68,5 @@ def test_a_process_of_its_own_exits_as_this_one(tmp_path) -> None:
         [sys.executable, "-m", "descant", *arguments], capture_output=True, text=True, timeout=200
     )
     done = descant(*arguments)
-    assert (found.returncode, found.stdout, found.stderr) == (2, "", done.stderr)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.endswith(done.stderr)  # a package may warn while it is imported

@@ -120,7 +120,7 @@ def test_a_mixture_is_the_rule_from_nothing(ours, theirs) -> None:
         longer += sum(len(ids) > 1 for ids in read)
     assert longer > 1
     report = str(decoder.plan)
-    assert f"mapped      {sum(shares) / len(shares):.1%} of what align({theirs}) said" in report
+    assert f"mapped      {sum(shares) / len(shares):.1%} of align({theirs})'s probability" in report
 
 
 FORMULAS = [
