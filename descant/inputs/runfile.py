@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +102,6 @@ class RunFile(Strict):
 
 
 def _check_known(where: str, what: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse unknown names."""
     for name in names:
         if name not in known:
             cure = did_you_mean(name, known)
@@ -149,7 +147,7 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
 
     Args:
         path: the file; relative paths of models and data that exist next to it start there.
-        overrides: ``key=value`` each, as ``--set`` takes them: a parameter's name, or a dotted key.
+        overrides: ``key=value`` each, as ``--set`` takes them.
 
     Raises:
         RunFileError: no such file, not YAML, or not a run file; names the key and what to write.
@@ -161,19 +159,12 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     return _with_paths(file.parent, validated(content, str(file)))
 
 
-def validated(content: Mapping[str, Any], where: str) -> RunFile:
-    """A run file from its content.
-
-    Raises:
-        RunFileError: with one line per mistake.
-    """
-    return _KIND.validated(content, where)
-
-
 _KIND = FileKind(
     "run file", RunFile, ("formula", "models"), RunFileError,
     {"models.*": "path", "score.*": "reward"}, ("params", "parameter"),
 )  # fmt: skip
+validated = _KIND.validated
+_PATHS = {"models": ("path", "adapter"), "data": ("path", "name"), "score": ("coherence",)}
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 
@@ -199,18 +190,11 @@ def _with_environment(value: Any, where: str) -> Any:
 
 def _with_paths(folder: Path, run: RunFile) -> RunFile:
     """The run with relative paths that exist in a folder found there."""
-    path = partial(relative_to, folder)
-    models = {
-        name: spec.model_copy(update={"path": path(spec.path), "adapter": path(spec.adapter)})
-        for name, spec in run.models.items()
-    }
-    update: dict[str, Any] = {"models": models}
-    if run.data:
-        paths = {"path": path(run.data.path), "name": path(run.data.name)}
-        update["data"] = run.data.model_copy(update=paths)
-    if run.score:
-        update["score"] = {
-            name: score.model_copy(update={"coherence": path(score.coherence)})
-            for name, score in run.score.items()
-        }
-    return run.model_copy(update=update)
+
+    def resolved(section: Any, keys: Sequence[str]) -> Any:
+        if isinstance(section, dict):
+            return {name: resolved(value, keys) for name, value in section.items()}
+        paths = {key: relative_to(folder, getattr(section, key)) for key in keys if section}
+        return section and section.model_copy(update=paths)
+
+    return run.model_copy(update={k: resolved(getattr(run, k), keys) for k, keys in _PATHS.items()})

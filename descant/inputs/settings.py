@@ -67,10 +67,7 @@ class FileKind(Generic[M]):
             raise self.error(f"{where}: {explain(error, self.model)}") from None
 
     def override(
-        self,
-        content: dict[str, Any],
-        text: str,
-        more: Callable[[], Iterable[str]] = tuple,
+        self, content: dict[str, Any], text: str, more: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """Apply ``--set``: ``key=value``, with a dotted key or one of the bare section.
 

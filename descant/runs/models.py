@@ -18,10 +18,8 @@ from .merge import merged_adapter
 class Models:
     """The declared models, and the weights in memory.
 
-    Args:
-        run: the run file.
-        device: of models that name none; None leaves it to the run file.
-        folder: of the run; merged adapters go into its ``merged``.
+    ``device`` is that of models that name none where the run file names none either; merged
+    adapters go into the folder's ``merged``.
     """
 
     def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
@@ -44,9 +42,8 @@ class Models:
             folder = merged_adapter(parts, weights, self._folder / "merged")
             first = next(iter(parts.values()))
             specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
-        decoder, close = self._bound(
-            setting.text, specs, term_parallel_of(self.run.parallel, self.device)
-        )
+        term_parallel = term_parallel_of(self.run.parallel, self.device)
+        decoder, close = self._bound(setting.text, specs, term_parallel)
         for key in [key for key, model in self.loaded.items() if _is_remote(model)]:
             del self.loaded[key]  # another process has the weights; a score may load them here
         self.plans.setdefault(setting.name, str(decoder.plan))

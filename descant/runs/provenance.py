@@ -16,13 +16,15 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
     import torch
     import transformers
 
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
     return {
         "schema": 1,
         "descant": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": _device(device),
+        "device": device,
         "dtype": dtype or "each checkpoint's own",
         "git": revision(),
         "started": now(),
@@ -50,11 +52,3 @@ def _git(*arguments: str) -> str:
         ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
     )
     return done.stdout.strip()
-
-
-def _device(device: str) -> str:
-    if not device.startswith("cuda"):
-        return device
-    import torch
-
-    return f"{device} ({torch.cuda.get_device_name(device)})"

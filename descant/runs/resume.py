@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,7 @@ from ..inputs.expand import Key, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.yaml import dump_yaml
-from ..results.folder import (
-    COMPLETIONS,
-    RESOLVED,
-    SCORES,
-    Journal,
-    Record,
-    cannot_write,
-    resolved_run,
-)
+from ..results.folder import COMPLETIONS, RESOLVED, SCORES, Journal, Record, replace, resolved_run
 from .processes import Process
 
 _LATER = ("output", "score", "front", "tables", "parallel")  # may change when a run resumes
@@ -42,12 +33,7 @@ def resumed(
 ) -> Iterator[set[Key]]:
     """Hold a run's folder: the first process locks it, checks it and gathers its lines.
 
-    Args:
-        run: with ``data``.
-        folder: made if need be.
-        items: the prompts.
-        process: this process; each of several enters.
-        sweeps, free: as for ``prepare``.
+    Each of several processes enters; ``sweeps`` and ``free`` are those of ``prepare``.
 
     Yields:
         The keys of the rows that are completed.
@@ -81,11 +67,7 @@ def score_key(record: Record) -> tuple[Any, ...]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the output folder.
-
-    Raises:
-        RunFileError: it is a file.
-    """
+    """Make the output folder, or raise a ``RunFileError`` where it is a file."""
     if folder.exists() and not folder.is_dir():
         raise RunFileError(f"{folder} is a file, and the output is a folder; give another")
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +83,7 @@ def prepare(
 
     Args:
         run: the run file.
-        folder: made if need be.
+        folder: made where it is not there yet.
         sweeps: whether this is ``descant sweep``, whose rows have other seeds than ``descant
             run``'s.
         free: models that no formula reads; they may change unless a score has used them.
@@ -193,32 +175,11 @@ def _changes(before: Any, now: Any, path: str) -> Iterator[str]:
         yield f"{path} is {old} there and {new} here"
 
 
-def replace(file: Path, text: str) -> None:
-    """Write a file at once: it holds the old text or the new.
-
-    Raises:
-        RunFileError: it cannot be written.
-    """
-    partial = file.with_name(f".{file.name}.new")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(file, error) from error
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[object]:
     """A lock on the folder; the system releases it when the process ends, however it ends."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        return FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         raise RunFileError(f"another process writes to {folder} at this moment") from None
-    try:
-        yield
-    finally:
-        lock.release()

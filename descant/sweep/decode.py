@@ -17,12 +17,10 @@ from ..runtime.progress import progress_bar
 def decode(
     models: Models, setting: Setting, rows: Sequence[Row], done: int, shown: bool
 ) -> Iterator[dict[str, Any]]:
-    """Decode rows of one formula.
+    """Decode the missing rows of one formula; the rows of one prompt are adjacent.
 
     Args:
-        models: of the run.
-        setting: the formula.
-        rows: those that are missing; the rows of one prompt are adjacent.
+        models, setting, rows: of the run.
         done: how many rows there are already, for the progress bar.
         shown: whether there is a bar; it needs a terminal.
 

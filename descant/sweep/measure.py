@@ -14,7 +14,7 @@ from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import ScoreSpec
 from ..models import ModelError
 from ..models.text.vocabulary import common_vocabulary
-from ..results.folder import COMPLETIONS, SCORES, Journal, Record
+from ..results.folder import COMPLETIONS, SCORES, Journal, Record, scores_by_key
 from ..runs.processes import Process
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import CoherenceScorer, check_coherence
@@ -31,12 +31,7 @@ Values = Sequence[float | None]  # one per record; None where the score has no v
 
 @dataclass(frozen=True)
 class Work:
-    """One process's part of a sweep.
-
-    Attributes:
-        settings: every formula with its points.
-        items: the prompts.
-    """
+    """One process's part of a sweep: every formula with its points, and the prompts."""
 
     run: RunFile
     folder: Path
@@ -89,9 +84,7 @@ def measure(work: Work, models: Models) -> None:
             model cannot read. What is scored is kept.
     """
     journal = work.journal(SCORES)
-    known: dict[Any, set[str]] = {}
-    for line in journal.records():
-        known.setdefault(key_of(line), set()).update(line["scores"])
+    known = scores_by_key(journal.records())
     order = {item.id: i for i, item in enumerate(work.items)}
     formulas, process = {setting.name for setting in work.settings}, work.process
     mine = [
