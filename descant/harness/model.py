@@ -62,7 +62,7 @@ class DescantLM(TemplateLM):
         **params: the formula's parameters, for every request.
 
     Raises:
-        RunFileError: as ``decoder_of``.
+        RunFileError: no such file; several formulas and none is named, or another one.
         ValueError: an unknown parameter, models without a tokenizer, prompts that need templates.
     """
 
@@ -85,7 +85,11 @@ class DescantLM(TemplateLM):
     ) -> None:
         super().__init__()
         if isinstance(pretrained, (str, Path)):
-            pretrained = decoder_of(pretrained, formula, dtype, device)
+            run = of_one_formula(read_run_file(pretrained), formula, "formula=… in model_args")
+            where = {"dtype": dtype or run.dtype, "device": run.device}
+            if device not in UNSET:
+                where["device"] = device
+            pretrained = compiled(run.model_copy(update=where))
         elif formula is not None or dtype is not None:
             raise ValueError("formula and dtype are for a run file; a decoder has its own")
         self.decoder, self.tokenizer = pretrained, pretrained.tokenizer
@@ -100,12 +104,10 @@ class DescantLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The id that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that replaces an empty context."""
         if self._prefix is not None:
             return self._prefix
         bos = self.tokenizer.bos_token_id
@@ -113,7 +115,6 @@ class DescantLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """The key of the harness' cache of requests."""
         name = str(self.tokenizer.name_or_path).replace("/", "__")
         return f"{name}__templates" if self.templates else name
 
@@ -158,7 +159,6 @@ class DescantLM(TemplateLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Each ``(context, continuation)``'s log-probability, and whether it is greedy."""
         if not self.templates:
             return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
         pairs = [request.args for request in requests]
@@ -188,7 +188,6 @@ class DescantLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """The same for token ids; a context that is too long loses its beginning."""
         cut = [(context + ids)[-(self.max_length + 1) : -len(ids)] for _, context, ids in requests]
         for (key, _, ids), kept in zip(requests, cut, strict=True):
             if not kept or not ids:
@@ -211,8 +210,7 @@ class DescantLM(TemplateLM):
         completions: Sequence[list[int]],
         disable_tqdm: bool,
     ) -> list[tuple[float, bool]]:
-        lengths = [len(p) + len(ids) for p, ids in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(keys)), key=lambda i: -lengths[i])
+        order = sorted(range(len(keys)), key=lambda i: -len(prompts[i]) - len(completions[i]))
         answers = [(0.0, False)] * len(keys)
         with progress_bar(len(keys), "text", "loglikelihood requests", not disable_tqdm) as bar:
             for start in range(0, len(order), BATCHES * self.batch_size):
@@ -229,7 +227,6 @@ class DescantLM(TemplateLM):
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The completion of each ``(context, settings)``."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
@@ -238,9 +235,8 @@ class DescantLM(TemplateLM):
             for numbers in groups.values():
                 settings, room = self._settings(requests[numbers[0]].args[1])
                 prompts = [self._prompt(requests[i].args[0], room) for i in numbers]
-                seeds = [self.seed + i for i in numbers]
                 for row, completion in self.decoder.as_completed(
-                    prompts, **settings, seed=seeds, params=self.params,
+                    prompts, **settings, seed=[self.seed + i for i in numbers], params=self.params,
                     batch_size=self.batch_size, progress=False,
                 ):  # fmt: skip
                     answers[numbers[row]] = completion.text or ""
@@ -250,7 +246,6 @@ class DescantLM(TemplateLM):
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results."""
         from .. import __version__
 
         formula = {"formula": self.decoder.plan.formula, "params": self.params}
@@ -297,18 +292,3 @@ class DescantLM(TemplateLM):
                 self.decoder.rendered([self.prefix_token_id])
             except ValueError as error:
                 raise ValueError(f"{error}\nor add templates=True to the model_args") from None
-
-
-def decoder_of(
-    file: str | Path, formula: str | None, dtype: str | None, device: str | None
-) -> Decoder:
-    """The decoder of one of a run file's formulas.
-
-    Raises:
-        RunFileError: no such file; several formulas and none is named, or another one.
-    """
-    run = of_one_formula(read_run_file(file), formula, "formula=… in model_args")
-    chosen = None if device in UNSET else device
-    return compiled(
-        run.model_copy(update={"dtype": dtype or run.dtype, "device": chosen or run.device})
-    )

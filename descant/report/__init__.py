@@ -23,20 +23,16 @@ REPORT, INSPECTION = "report.html", "inspect.json"
 
 
 def write(results: Results, folder: Path | str) -> list[Path]:
-    """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep.
+    """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep, and return the files.
 
-    Args:
-        results: of ``descant.results.load``.
-        folder: where they go; its ``inspect.json`` becomes a part of the page.
-
-    Returns:
-        The files. Figures need matplotlib and at least two objectives.
+    The folder's ``inspect.json`` becomes a part of the page. Figures need matplotlib and at least
+    two objectives.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = content_of(results, folder.name)
     inspection = _inspection(folder / INSPECTION)
-    html = page(content.title, content.eyebrow, content.formulas, content.facts,
+    html = page(content.title, "descant sweep", content.formulas, content.facts,
                 {"report": content.data, "inspection": inspection})  # fmt: skip
     replace(folder / REPORT, html)
     return [folder / REPORT, *write_figures(content.data, folder)]

@@ -15,14 +15,9 @@ LABELLED = 40  # at most so many points get their parameters as labels
 
 
 def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the front of a report's data.
+    """Draw ``front.png`` and ``front.pdf`` from the data of ``content_of``.
 
-    Args:
-        data: of ``content_of``.
-        folder: gets ``front.png`` and ``front.pdf``.
-
-    Returns:
-        The files; none where there are no two objectives, or no matplotlib.
+    There are no files where there are no two objectives, or no matplotlib.
     """
     pairs = list(combinations(data["objectives"], 2))
     if not pairs or not data["points"] or not installed("matplotlib"):

@@ -30,8 +30,8 @@ def page(
     """The page.
 
     Args:
-        title: of the page.
-        eyebrow: a few words above the title.
+        title: below the ``eyebrow``.
+        eyebrow: a few words.
         formulas: the ``name`` and ``text`` of each.
         facts: a line below them.
         data: with ``report``, ``inspection`` or both, for the scripts.

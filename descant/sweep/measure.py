@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..inputs.expand import KEY, Setting, key_of
 from ..inputs.prompts import Item
@@ -146,20 +146,25 @@ def _scorer(
 ) -> tuple[Callable[[Sequence[Record]], Values], Callable[[], None]]:
     """The function that gives one score of some completions, and one that releases its model."""
     kind, source = score.source
-    if kind == "reward":
-        reward = RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
-        return lambda records: reward.scores(_prompts(records), _texts(records)), reward.close
-    if kind == "coherence":
-        coherence = CoherenceScorer(name, source, models.device)
-        return lambda records: coherence.scores(_prompts(records), _texts(records)), lambda: None
+    if kind in ("reward", "coherence"):
+        scorer: RewardScorer | CoherenceScorer = (
+            RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
+            if kind == "reward"
+            else CoherenceScorer(name, source, models.device)
+        )
+
+        def of_texts(records: Sequence[Record]) -> Values:
+            texts = [record["text"] or "" for record in records]
+            return scorer.scores([record["prompt"] for record in records], texts)
+
+        return of_texts, getattr(scorer, "close", lambda: None)
     decoder, close = models.language_model(source)
 
-    def values_of(records: Sequence[Record]) -> Values:
+    def of_tokens(records: Sequence[Record]) -> Values:
+        prompts = [record["prompt"] for record in records]
         completions = [record["token_ids"] for record in records]
         rows = models.run.generate.batch_size
-        scored = decoder.loglikelihood(
-            _prompts(records), completions, batch_size=rows, progress=False
-        )
+        scored = decoder.loglikelihood(prompts, completions, batch_size=rows, progress=False)
         if kind == "kl":  # one sample's estimate of the sum over its tokens
             return [
                 record["logprob"] - own.total if "logprob" in record else None
@@ -167,12 +172,4 @@ def _scorer(
             ]
         return [math.exp(-own.total / len(own.logprobs)) for own in scored]
 
-    return values_of, close
-
-
-def _prompts(records: Sequence[Record]) -> list[Any]:
-    return [record["prompt"] for record in records]
-
-
-def _texts(records: Sequence[Record]) -> list[str]:
-    return [record["text"] or "" for record in records]
+    return of_tokens, close
