@@ -44,23 +44,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How often the first of two runs wins; a tie is half a win.
-
-    Attributes:
-        wins, ties, losses: over compared pairs, by both orders of a judge together.
-        rate: the win rate and its interval.
-        left: pairs without a verdict: the budget was spent, or it could not be read.
-        ahead: by a reward, how much larger the first run's is.
-        cost: by a judge, its calls and tokens.
-    """
+    """How often the first of two runs wins: over pairs, by both orders of a judge together."""
 
     wins: int
     ties: int
     losses: int
-    rate: Mean
-    left: int = 0
-    ahead: Mean | None = None
-    cost: dict[str, int] | None = None
+    rate: Mean  # the win rate; a tie is half a win
+    left: int  # pairs without a verdict: the budget was spent, or it could not be read
+    ahead: Mean | None  # by a reward, how much larger the first run's is
+    cost: dict[str, int] | None  # by a judge, its calls and tokens
 
 
 def side_of(name: str) -> Side:
@@ -110,7 +102,7 @@ def by_reward(ours: Side, theirs: Side, name: str) -> Verdict:
         records = [side.answers[key] for key in keys]
         texts = [record["text"] or "" for record in records]
         rewards.append(scorer.scores([record["prompt"] for record in records], texts))
-    points = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*rewards, strict=True)]
+    points = [(a > b) + 0.5 * (a == b) for a, b in zip(*rewards, strict=True)]
     first, second = (_by_prompt(keys, values) for values in rewards)
     return _verdict(keys, points, 0, difference(first, second), None)
 

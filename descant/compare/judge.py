@@ -90,7 +90,15 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.calls, self.tokens, self._reserved = 0, 0, 0
-        self._client = _client(self.base_url, self.timeout)
+        require("a judge", "openai")
+        import openai
+
+        key = os.environ.get("OPENAI_API_KEY") or ("none" if self.base_url else None)
+        if key is None:
+            raise RunFileError("the judge needs a key: set OPENAI_API_KEY, or give --base-url")
+        self._client: Any = openai.OpenAI(
+            api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0
+        )
         self._settings: dict[str, Any] = {"max_tokens": self.answer, "temperature": 0.0}
         self._lock = threading.Lock()
         self._failed: Exception | None = None  # the last failure of the server
@@ -105,9 +113,7 @@ class Judge:
     ) -> list[str | None]:
         """The verdict on each question; None where the budget is spent.
 
-        Args:
-            questions: in the order of the calls.
-            tell: is called after each question.
+        ``tell`` is called after each question.
 
         Raises:
             RunFileError: the judge does not answer; the verdicts until then are kept.
@@ -185,7 +191,9 @@ class Judge:
             except openai.OpenAIError as error:
                 raise self._error(error, failures + 1) from error
             finally:
-                self._spend(most, used)
+                with self._lock:
+                    self._reserved -= most
+                    self.tokens += used
 
     def _adapted(self, message: str, settings: dict[str, Any]) -> bool:
         """Whether the refused setting could be renamed or dropped."""
@@ -209,11 +217,6 @@ class Judge:
             self._reserved += tokens
             return True
 
-    def _spend(self, reserved: int, used: int) -> None:
-        with self._lock:
-            self._reserved -= reserved
-            self.tokens += used
-
     def _error(self, error: Exception, times: int) -> RunFileError:
         timed_out = type(error).__name__ == "APITimeoutError"
         reason = str(error).splitlines()[0]
@@ -222,13 +225,3 @@ class Judge:
             f"the judge {self.model} failed {times} times: {reason}; {len(self._known)} verdicts "
             f"are kept in {self._journal.file}, and the same command resumes there"
         )
-
-
-def _client(base_url: str | None, timeout: float) -> Any:
-    require("a judge", "openai")
-    import openai
-
-    key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
-    if key is None:
-        raise RunFileError("the judge needs a key: set OPENAI_API_KEY, or give --base-url")
-    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=0)

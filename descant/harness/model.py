@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DescantLM"]
 _log = logging.getLogger("descant")
+Ids = Sequence[list[int]]  # of the tokens of texts
 Request = tuple[Any, list[int], list[int]]  # the harness' key, context, continuation
 AUTO = 32  # the batch size "auto"
 BATCHES = 64  # batches per call; results are cached after each call
@@ -100,7 +102,13 @@ class DescantLM(TemplateLM):
         self.max_length = max_length or pretrained.max_length or LENGTH
         self.max_gen_toks, self.add_bos_token = max_gen_toks, add_bos_token
         self._prefix = prefix_token_id
-        self._check()
+        # Fail at once instead of after the first task.
+        self.decoder.generate([], params=self.params)
+        if not self.templates:
+            try:
+                self.decoder.rendered([self.prefix_token_id])
+            except ValueError as error:
+                raise ValueError(f"{error}\nor add templates=True to the model_args") from None
 
     @property
     def eot_token_id(self) -> int:
@@ -133,17 +141,16 @@ class DescantLM(TemplateLM):
             return json.dumps(chat_history, ensure_ascii=False)
         from jinja2 import TemplateError
 
-        def render(messages: Sequence[Mapping[str, str]]) -> str:
-            return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )  # fmt: skip
-
+        render = partial(
+            self.tokenizer.apply_chat_template, tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )  # fmt: skip
         try:
-            return render(chat_history)
+            return str(render(chat_history))
         except TemplateError:
             _log.warning("the chat template refuses the messages; the system message is left out")
-            return render([turn for turn in chat_history if turn["role"] != "system"])
+            return str(render([turn for turn in chat_history if turn["role"] != "system"]))
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -191,24 +198,17 @@ class DescantLM(TemplateLM):
         cut = [(context + ids)[-(self.max_length + 1) : -len(ids)] for _, context, ids in requests]
         for (key, _, ids), kept in zip(requests, cut, strict=True):
             if not kept or not ids:
-                raise ValueError(
-                    f"a continuation of {len(ids)} tokens leaves no room for a context, or is "
-                    f"empty: {str(key)[:80]}; max_length is {self.max_length}"
-                )
-        shortened = sum(len(kept) < len(context) for kept, (_, context, _) in
-                        zip(cut, requests, strict=True))  # fmt: skip
-        if shortened:
+                problem = f"a continuation of {len(ids)} tokens leaves no room for a context"
+                more = f"or is empty: {str(key)[:80]}; max_length is {self.max_length}"
+                raise ValueError(f"{problem}, {more}")
+        keys, contexts, completions = zip(*requests, strict=True) if requests else ((), (), ())
+        if shortened := sum(len(kept) < len(own) for kept, own in zip(cut, contexts, strict=True)):
             _log.warning("%d of %d contexts lost their beginning: max_length is %d",
                          shortened, len(requests), self.max_length)  # fmt: skip
-        keys, _, completions = zip(*requests, strict=True) if requests else ((), (), ())
         return self._likelihoods(keys, cut, completions, disable_tqdm)
 
     def _likelihoods(
-        self,
-        keys: Sequence[Any],
-        prompts: Sequence[Any],
-        completions: Sequence[list[int]],
-        disable_tqdm: bool,
+        self, keys: Sequence[Any], prompts: Sequence[Any], completions: Ids, disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         order = sorted(range(len(keys)), key=lambda i: -len(prompts[i]) - len(completions[i]))
         answers = [(0.0, False)] * len(keys)
@@ -270,10 +270,8 @@ class DescantLM(TemplateLM):
                 del options[name]  # without effect
         room = self.max_length - new
         if room < 1:
-            raise ValueError(
-                f"max_gen_toks is {new} and texts have at most {self.max_length} tokens; give a "
-                "smaller max_gen_toks in gen_kwargs"
-            )
+            problem = f"max_gen_toks is {new} and texts have at most {self.max_length} tokens"
+            raise ValueError(f"{problem}; give a smaller max_gen_toks in gen_kwargs")
         return {**settings, **options}, room
 
     def _prompt(self, context: str, room: int | None = None) -> Any:
@@ -283,12 +281,3 @@ class DescantLM(TemplateLM):
         if not self.templates:
             return self.tok_encode(context)[-(room or 0) :]
         return json.loads(context) if context.startswith('[{"role"') else context
-
-    def _check(self) -> None:
-        """Fail at once instead of after the first task."""
-        self.decoder.generate([], params=self.params)
-        if not self.templates:
-            try:
-                self.decoder.rendered([self.prefix_token_id])
-            except ValueError as error:
-                raise ValueError(f"{error}\nor add templates=True to the model_args") from None

@@ -17,17 +17,11 @@ _log = logging.getLogger("descant")
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt.
+    """One prompt."""
 
-    Attributes:
-        id: the number of its row, from 0, or the value of the row's ``id`` field.
-        prompt: text, chat messages or token ids.
-        where: the file and line, or the dataset and row.
-    """
-
-    id: int | str
-    prompt: Any
-    where: str = field(default="", compare=False)
+    id: int | str  # the number of its row, from 0, or the value of the row's ``id`` field
+    prompt: Any  # text, chat messages or token ids
+    where: str = field(default="", compare=False)  # the file and line, or the dataset and row
 
 
 def read_items(data: Data) -> list[Item]:

@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from ..grammar import did_you_mean, nearest
 from ..models.checkpoint.spec import ModelSpec
-from .grid import points_of
+from .grid import Point, points_of
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
 from .settings import FileKind, SettingsError, relative_to
 
@@ -68,10 +68,9 @@ class RunFile(Strict):
     def _check(self) -> RunFile:
         if bool(self.formula) == bool(self.formulas):
             raise ValueError("give a formula, or formulas: {name: formula, …}")
-        for point in points_of(self.sweep)[:1] if self.sweep else ():
-            for name in point:
-                if (name == TEMPERATURE) == (name in self.params):
-                    raise ValueError(_wrong_sweep(name, self.params))
+        for name in self.points[0]:
+            if (name == TEMPERATURE) == (name in self.params):
+                raise ValueError(_wrong_sweep(name, self.params))
         for name in self.formulas:
             if not _NAME.match(name):
                 raise ValueError(f"formulas: {name!r} is no name; use letters, digits, _ - . and +")
@@ -93,6 +92,11 @@ class RunFile(Strict):
     def named(self) -> dict[str, str]:
         """Every formula by its name; the only one, where it has none, is ``formula``."""
         return self.formulas or {"formula": self.formula}
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the sweep; a single one, without values, where there is none."""
+        return points_of(self.sweep) if self.sweep else [{}]
 
     @property
     def objectives(self) -> list[str]:
@@ -124,8 +128,7 @@ def _check_score(name: str, score: ScoreSpec, run: RunFile) -> None:
 
 
 def _check_table(where: str, table: Table, run: RunFile) -> None:
-    swept = next(iter(points_of(run.sweep)), {}) if run.sweep else {}
-    over = [*table.rows, *table.columns]
+    swept, over = run.points[0], [*table.rows, *table.columns]
     _check_known(where, "formula or swept name", over, [FORMULA, *swept])
     _check_known(f"{where}.at", "swept name", table.at, swept)
     _check_known(f"{where}.values", "score", table.values, [*(run.score or {}), *FREE, *COSTS])
@@ -180,9 +183,8 @@ def _with_environment(value: Any, where: str) -> Any:
     def replacement(match: re.Match[str]) -> str:
         name, default = match.groups()
         if name not in os.environ and default is None:
-            raise RunFileError(
-                f"{where}: the environment has no {name}; set it, or write ${{env:{name},default}}"
-            )
+            cure = f"set it, or write ${{env:{name},default}}"
+            raise RunFileError(f"{where}: the environment has no {name}; {cure}")
         return os.environ.get(name, default or "")
 
     return _VARIABLE.sub(replacement, value)

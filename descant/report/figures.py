@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
                 ecolor=colour, elinewidth=0.7, alpha=0.55, zorder=1,
             )  # fmt: skip
         rest = [(point["scores"][x][0], point["scores"][y][0], point) for point in points]
-        front = sorted(entry for entry in rest if entry[2]["front"])
+        front = [entry for entry in sorted(rest, key=itemgetter(0, 1)) if entry[2]["front"]]
         if len(data["objectives"]) == 2:
             axes.plot(*_columns(front), color=colour, linewidth=1, alpha=0.7, zorder=2)
         axes.scatter(*_columns(rest), marker=marker, s=22, zorder=3, linewidths=1,

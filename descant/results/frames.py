@@ -51,7 +51,7 @@ def load(folder: str | Path) -> Results:
     Raises:
         RunFileError: it is not one, or pandas is missing.
     """
-    _pandas()
+    require("a table", "pandas", "pyarrow")
     folder = Path(folder)
     run, meta_file = resolved_run(folder), folder / META
     if not (folder / f"{COMPLETIONS}.jsonl").is_file():
@@ -63,10 +63,8 @@ def load(folder: str | Path) -> Results:
         except ValueError:
             raise RunFileError(f"{meta_file} is not JSON; remove it") from None
     table = table_of(Journal(folder, COMPLETIONS).records(), Journal(folder, SCORES).records())
-    gaps = any(score.recovered for score in (run.score or {}).values())
-    settings = settings_of(run) if gaps or run.objectives else []
-    ends = gap_ends(run, settings) if gaps else {}
-    points = points_table(table, recovered(table, run, ends))
+    settings = settings_of(run) if run.score else []
+    points = points_table(table, recovered(table, run, gap_ends(run, settings)))
     return Results(run, meta, table, points, _front(run, settings, points))
 
 
@@ -93,6 +91,8 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 def table_of(completions: Iterable[Record], scores: Iterable[Record]) -> DataFrame:
     """One row per completion, in the order of formulas, points, prompts and samples."""
+    import pandas
+
     values = scores_by_key(scores)
     rows = [
         {name: record[name] for name in (*KEY, *_COLUMNS) if name != "tokens"}
@@ -103,15 +103,15 @@ def table_of(completions: Iterable[Record], scores: Iterable[Record]) -> DataFra
     ]
     rows.sort(key=lambda row: (row["formula"], row["point"], isinstance(row["id"], str),
                                row["id"], row["sample"]))  # fmt: skip
-    table = _pandas().DataFrame(rows)
+    table = pandas.DataFrame(rows)
     params, scored = columns_of(table)
     return table[["formula", "point", *params, *_COLUMNS, *scored]]
 
 
-def points_table(
-    table: DataFrame, more: Mapping[tuple[str, int], Mapping[str, Any]] | None = None
-) -> DataFrame:
+def points_table(table: DataFrame, more: Mapping[tuple[str, int], Any]) -> DataFrame:
     """One row per formula and point; ``more`` has further columns per point."""
+    import pandas
+
     from ..scoring.intervals import interval
 
     params, scores = columns_of(table)
@@ -121,13 +121,13 @@ def points_table(
         row |= {name: own[name].iloc[0] for name in params} | {"n": len(own)}
         for name in scores:
             row |= interval_columns(name, interval(by_prompt(own, name)))
-        row |= (more or {}).get((formula, point), {})
+        row |= more.get((formula, point), {})
         elapsed = float(own["elapsed"].sum())
         row["tokens"] = int(own["tokens"].sum())
         row["seconds"] = elapsed / len(own)
         row["tokens_per_second"] = row["tokens"] / elapsed if elapsed else float("nan")
         rows.append(row)
-    return _pandas().DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def columns_of(table: DataFrame) -> tuple[list[str], list[str]]:
@@ -148,10 +148,3 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
     }
     index = {setting.name: setting.point_index for setting in settings}
     return front_of(run, {name: means[name] for name in index if name in means}, index)
-
-
-def _pandas() -> Any:
-    require("a table", "pandas", "pyarrow")
-    import pandas
-
-    return pandas

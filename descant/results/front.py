@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..extras import require
-from ..inputs.grid import points_of, simplex_of
+from ..inputs.grid import simplex_of
 from ..inputs.linear import Sum
 from ..inputs.runfile import RunFile, RunFileError
 
@@ -81,17 +81,16 @@ def front_of(
 def preferences(run: RunFile) -> list[list[float]] | None:
     """Per point of the sweep, the weight of each objective; None where the run has none."""
     names = [name.removeprefix("-") for name in run.objectives]
-    every = points_of(run.sweep) if run.sweep else [{}]
     if run.front.preference:
         try:
             preference = Sum(run.front.preference, names, run.params)
         except ValueError as error:
             raise RunFileError(f"front.preference: {error}") from None
-        weights = [preference.weights({**run.params, **point}) for point in every]
+        weights = [preference.weights({**run.params, **point}) for point in run.points]
         return [[own.get(name, 0.0) for name in names] for own in weights]
     over = simplex_of(run.sweep)
-    if len(over) == len(names) and all(set(over) <= set(point) for point in every):
-        return [[point[name] for name in over] for point in every]
+    if len(over) == len(names) and all(set(over) <= set(point) for point in run.points):
+        return [[point[name] for name in over] for point in run.points]
     return None
 
 
@@ -106,8 +105,9 @@ def _inner(
 
 
 def _reference(run: RunFile, signs: Vector, every: Sequence[Vector]) -> Vector:
+    worst: Vector = np.min(every, axis=0)
     if run.front.reference is None:
-        return np.min(every, axis=0)
+        return worst
     names = [name.removeprefix("-") for name in run.objectives]
     if set(run.front.reference) != set(names):
         raise RunFileError(f"front.reference: give a number for each of {', '.join(names)}")

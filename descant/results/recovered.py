@@ -34,9 +34,8 @@ def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
             formula, _, number = end.partition(":")
             count = points[formula]
             if not number and count > 1:
-                raise RunFileError(
-                    f"score.{name}.between: {formula} has {count} points; name one, as {formula}:0"
-                )
+                problem = f"score.{name}.between: {formula} has {count} points"
+                raise RunFileError(f"{problem}; name one, as {formula}:0")
             if number and not (number.isdecimal() and int(number) < count):
                 problem = f"score.{name}.between: {formula} has no point {number!r}"
                 raise RunFileError(f"{problem}; its points are 0 to {count - 1}")
@@ -67,7 +66,7 @@ def recovered(
 
     columns: dict[tuple[str, int], dict[str, Any]] = {}
     for name, (start, end) in ends.items():
-        of = (run.score or {})[name].recovered
+        of = (run.score or {})[name].recovered or ""
         if of not in table:
             continue
         groups = table.dropna(subset=[of]).groupby(["formula", "point"])

@@ -38,19 +38,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table with its values.
+    """A table with its values."""
 
-    Attributes:
-        name: its key in the run file.
-        over: the names that label its rows.
-        heads: of its columns.
-        rows: the labels and the cells of each row; None where there is no such point.
-    """
-
-    name: str
-    over: tuple[str, ...]
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Labels, tuple[Cell | None, ...]], ...]
+    name: str  # its key in the run file
+    over: tuple[str, ...]  # the names that label its rows
+    heads: tuple[str, ...]  # of its columns
+    rows: tuple[tuple[Labels, tuple[Cell | None, ...]], ...]  # None where there is no such point
 
     def lines(self) -> list[list[str]]:
         """Its rows as text."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ..api import declared, plan_of, term_parallel_of, where
 from ..inputs.expand import Setting, without_temperature
@@ -31,10 +30,9 @@ class Models:
         self.plans: dict[str, str] = {}  # as printed, by formula
 
     def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
-        """The decoder of a formula, for the points whose merged adapters are those of this point.
+        """A formula's decoder for the points with the merged adapters of this one.
 
-        Returns:
-            The decoder, and a function that releases its adapters.
+        Also returns a function that releases its adapters.
         """
         specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
         for name, weights in merges_at(self.run, setting, point).items():
@@ -44,8 +42,9 @@ class Models:
             specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
         term_parallel = term_parallel_of(self.run.parallel, self.device)
         decoder, close = self._bound(setting.text, specs, term_parallel)
-        for key in [key for key, model in self.loaded.items() if _is_remote(model)]:
-            del self.loaded[key]  # another process has the weights; a score may load them here
+        for key, model in list(self.loaded.items()):
+            if hasattr(model, "parameters") and any(p.is_meta for p in model.parameters()):
+                del self.loaded[key]  # another process has the weights; a score may load them here
         self.plans.setdefault(setting.name, str(decoder.plan))
         return decoder, close
 
@@ -78,11 +77,6 @@ class Models:
         """The description of the checkpoint whose weights a name uses."""
         model = resolve(name, self.specs)
         return describe(model.base, model.spec, self.dtype, self.device)
-
-
-def _is_remote(model: Any) -> bool:
-    """Whether another process holds the weights of a model."""
-    return any(p.is_meta for p in model.parameters()) if hasattr(model, "parameters") else False
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:

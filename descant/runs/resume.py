@@ -58,12 +58,7 @@ def resumed(
 def gather(folder: Path) -> None:
     """Collect the lines of all processes in one file of completions and one of scores."""
     Journal(folder, COMPLETIONS).gather(key_of)
-    Journal(folder, SCORES).gather(score_key)
-
-
-def score_key(record: Record) -> tuple[Any, ...]:
-    """The key of a line of scores: lines of one row add up."""
-    return (*key_of(record), *sorted(record["scores"]))
+    Journal(folder, SCORES).gather(lambda line: (*key_of(line), *sorted(line["scores"])))
 
 
 def make_folder(folder: Path) -> None:
@@ -78,15 +73,9 @@ def prepare(
 ) -> None:
     """Write the resolved run file, or check that the folder's own is the same.
 
-    Scores, the front and tables may change when a run resumes; before anything is completed,
-    everything may.
-
-    Args:
-        run: the run file.
-        folder: made where it is not there yet.
-        sweeps: whether this is ``descant sweep``, whose rows have other seeds than ``descant
-            run``'s.
-        free: models that no formula reads; they may change unless a score has used them.
+    Scores, the front and tables may change when a run resumes, and ``free`` models, which no
+    formula reads, unless a score has used them; before anything is completed, everything may.
+    The other command's folder is refused: where a run ``sweeps``, each row has its own seed.
 
     Raises:
         RunFileError: the folder holds another run; names what differs.
@@ -96,8 +85,10 @@ def prepare(
     file, first = folder / RESOLVED, Journal(folder, COMPLETIONS).first()
     if file.is_file() and any(folder.glob(f"{COMPLETIONS}*.jsonl")):
         earlier = resolved_run(folder)
-        if first is not None:
-            _check_command(first, earlier, folder, sweeps)
+        seed = earlier.generate.seed  # version 0.1 of descant run wrote no seed
+        if first is not None and (swept := first.get("seed", seed) != seed) != sweeps:
+            command = "sweep" if swept else "run"
+            raise RunFileError(f"{folder} holds lines of descant {command}; give another output")
         before = earlier.model_dump(mode="json", exclude={"output"})
         if before == resolved:
             return
@@ -107,25 +98,14 @@ def prepare(
     replace(file, dump_yaml(resolved))
 
 
-def _check_command(record: Record, run: RunFile, folder: Path, sweeps: bool) -> None:
-    """Refuse the folder of the other command: a sweep's rows each have a seed of their own."""
-    seed = run.generate.seed
-    swept = record.get("seed", seed) != seed  # version 0.1 of descant run wrote no seed
-    if swept != sweeps:
-        command = "sweep" if swept else "run"
-        raise RunFileError(f"{folder} holds lines of descant {command}; give another output")
-
-
 def _check_prompts(items: Iterable[Item], records: Iterable[Record], data: str) -> None:
     """Check that the completed prompts are still those of the data."""
     prompts = {item.id: item.prompt for item in items}
     for record in records:
         name, prompt = record["id"], record["prompt"]
         if name in prompts and prompts[name] != prompt:
-            raise RunFileError(
-                f"{data} has changed: prompt {name} is {prompts[name]!r:.60}, and the output has "
-                f"completed {prompt!r:.60}; give another output"
-            )
+            problem = f"{data} has changed: prompt {name} is {prompts[name]!r:.60}, and the output"
+            raise RunFileError(f"{problem} has completed {prompt!r:.60}; give another output")
 
 
 def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:
@@ -140,10 +120,8 @@ def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]
     for side, own in zip((old, new), scores, strict=True):
         side["score"] = {name: own[name] for name in sorted(shared)}
     if changed := differences(old, new):
-        raise RunFileError(
-            f"{folder} holds another run: {changed}; give another output, or remove the folder to "
-            "begin again"
-        )
+        cure = "give another output, or remove the folder to begin again"
+        raise RunFileError(f"{folder} holds another run: {changed}; {cure}")
 
 
 def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> None:
@@ -152,10 +130,8 @@ def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> No
     for line in Journal(folder, SCORES).records():
         if scored := names & set(line["scores"]):
             score = scored.pop()
-            raise RunFileError(
-                f"{folder} holds values of score.{score} by another {model}; give that score "
-                "another name to score everything anew"
-            )
+            cure = "give that score another name to score everything anew"
+            raise RunFileError(f"{folder} holds values of score.{score} by another {model}; {cure}")
 
 
 def differences(before: Record, now: Record) -> str:

@@ -36,10 +36,8 @@ def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> Ru
     """
     if name is None:
         if len(run.named) > 1:
-            raise RunFileError(
-                f"this run file has several formulas ({', '.join(run.formulas)}); choose one with "
-                f"{how}; descant sweep reads them all"
-            )
+            problem = f"this run file has several formulas ({', '.join(run.formulas)})"
+            raise RunFileError(f"{problem}; choose one with {how}; descant sweep reads them all")
         [name] = run.named
     elif not run.formulas:
         problem = f"there is no formula {name}: this run file has one formula, without a name"
@@ -59,10 +57,9 @@ def compiled(run: RunFile) -> Decoder:
 
     run = of_one_formula(run, None)
     if run.parallel is None and world_size() > 1:
-        raise RunFileError(
-            f"{world_size()} processes would all do the same; write parallel: terms in the run "
-            "file, or sweep: descant sweep divides the prompts among processes"
-        )
+        problem = f"{world_size()} processes would all do the same; write parallel: terms in the"
+        cure = "run file, or sweep: descant sweep divides the prompts among processes"
+        raise RunFileError(f"{problem} {cure}")
     if run.merge:  # at the parameters' own values
         from .models import Models
 

@@ -14,10 +14,7 @@ from ..inputs.runfile import RunFileError
 from ..models import is_messages
 from ..models.errors import first_line
 
-
-def check_coherence(name: str) -> None:
-    """Raise ``MissingExtra`` where what a score of coherence needs is not installed."""
-    require(f"score.{name}", "sentence_transformers")
+PACKAGE = "sentence_transformers"
 
 
 class CoherenceScorer:
@@ -29,7 +26,7 @@ class CoherenceScorer:
     """
 
     def __init__(self, name: str, source: str, device: str) -> None:
-        check_coherence(name)
+        require(f"score.{name}", PACKAGE)
         from sentence_transformers import SentenceTransformer
 
         try:

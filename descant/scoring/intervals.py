@@ -32,10 +32,7 @@ NOTHING = Mean(float("nan"), float("nan"), float("nan"), 0)
 
 
 def interval(values: Mapping[object, Sequence[float]]) -> Mean:
-    """The mean over prompts' means, and its interval.
-
-    Args:
-        values: of each prompt's samples.
+    """The mean over the means of each prompt's samples, and its interval.
 
     >>> interval({"one": [1.0, 2.0], "two": [2.5]})
     Mean(mean=2.0, low=1.5, high=2.5, n=3)

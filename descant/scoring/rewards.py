@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..api import where
-from ..models import ModelSpec, make_spec, render_text
+from ..api import declared, where
+from ..models import ModelSpec, render_text
 from ..models.checkpoint.adapter import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
@@ -47,10 +47,9 @@ def score(
     """
     if len(prompts) != len(texts):
         raise ValueError(f"there are {len(prompts)} prompts and {len(texts)} texts")
-    specs = {name: make_spec(name, value) for name, value in (models or {}).items()}
-    known = isinstance(model, str) and model in specs
-    name = str(model) if known else "the reward model"
-    specs = specs if known else {**specs, name: make_spec(name, model)}
+    known = dict(models or {})
+    name = model if isinstance(model, str) and model in known else "the reward model"
+    specs = declared(known if name in known else {**known, name: model})
     dtype, device = where(dtype, device)
     return RewardScorer(name, specs, dtype, device, {}, tokenizer).scores(prompts, texts)
 
@@ -76,8 +75,8 @@ class RewardScorer:
         shared: Any = None,
         longest: int | None = None,
     ) -> None:
-        declared, description = reward_model(name, specs, dtype, device)
-        spec, adapter, key = declared.spec, declared.adapter, description.weights
+        resolved, description = reward_model(name, specs, dtype, device)
+        spec, adapter, key = resolved.spec, resolved.adapter, description.weights
         if key not in loaded:
             loaded[key] = load_model(description, spec, dtype, device)
         model = loaded[key]

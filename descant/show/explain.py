@@ -45,21 +45,13 @@ class PlanArguments(NamedTuple):
 
 @dataclass(frozen=True)
 class ExplainRequest:
-    """The formulas to explain.
+    """The formulas to explain."""
 
-    Attributes:
-        formula: over declared and demo models; or the path of a run file.
-        models: ``NAME=PATH`` each.
-        params: ``NAME=VALUE`` each.
-        overrides: of a run file, as ``--set`` takes them.
-        name: of one of a run file's formulas; None for all of them.
-    """
-
-    formula: str
-    models: Sequence[str] = ()
-    params: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    name: str | None = None
+    formula: str  # over declared and demo models; or the path of a run file
+    models: Sequence[str] = ()  # NAME=PATH
+    params: Sequence[str] = ()  # NAME=VALUE
+    overrides: Sequence[str] = ()  # of a run file, as ``--set`` takes them
+    name: str | None = None  # of one of a run file's formulas; None for all of them
 
     def arguments(self) -> dict[str, PlanArguments]:
         """The arguments of each formula's plan, by its name."""
@@ -95,12 +87,9 @@ def explained(request: ExplainRequest) -> str:
 
 
 def rendering(request: ExplainRequest, prompt: str | None) -> list[PromptView]:
-    """What each model reads of a prompt.
+    """What each model reads of a prompt: text, or the path of a JSON file that holds a prompt.
 
-    Args:
-        request: for the models.
-        prompt: text, or the path of a JSON file that holds a prompt: text, chat messages or token
-            ids. None for the first prompt of the run file's data.
+    None stands for the first prompt of the run file's data.
 
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would, or no prompt to read.

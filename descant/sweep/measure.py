@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
@@ -17,7 +18,7 @@ from ..models.text.vocabulary import common_vocabulary
 from ..results.folder import COMPLETIONS, SCORES, Journal, Record, scores_by_key
 from ..runs.processes import Process
 from ..runtime.progress import progress_bar
-from ..scoring.coherence import CoherenceScorer, check_coherence
+from ..scoring.coherence import PACKAGE, CoherenceScorer
 from ..scoring.declared import language_model, reward_model
 from ..scoring.rewards import RewardScorer
 from ..scoring.words import word_measures
@@ -54,7 +55,7 @@ def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> N
         kind, model = score.source
         try:
             if kind == "coherence":
-                check_coherence(name)
+                require(f"score.{name}", PACKAGE)
             elif kind == "reward":
                 reward_model(model, models.specs, models.dtype, models.device)
             elif score.model:
@@ -107,7 +108,8 @@ def measure(work: Work, models: Models) -> None:
             continue
         values_of, close = _scorer(name, score, models)
         for chunk in _chunks(name, records, process.first):
-            journal.add(_lines(name, chunk, values_of(chunk)))
+            scored = zip(chunk, values_of(chunk), strict=True)
+            journal.add(_line(r, {name: value}) for r, value in scored if value is not None)
         close()
 
 
@@ -121,22 +123,12 @@ def _chunks(name: str, records: Sequence[Record], shown: bool) -> Iterable[list[
             bar.update(len(chunk))
 
 
-def _lines(name: str, records: Sequence[Record], values: Values) -> list[Record]:
-    lines = []
-    for record, value in zip(records, values, strict=True):
-        if value is None:
-            continue
-        if not math.isfinite(value):
-            formula, point, item, sample = key_of(record)
-            raise RunFileError(
-                f"score.{name} is {value} for {formula}, point {point}, prompt {item}, sample "
-                f"{sample}; what is scored is kept. Look at that text, or at the model's dtype"
-            )
-        lines.append(_line(record, {name: value}))
-    return lines
-
-
 def _line(record: Record, scores: Mapping[str, float]) -> Record:
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            row = "{}, point {}, prompt {}, sample {}".format(*key_of(record))
+            cure = "what is scored is kept. Look at that text, or at the model's dtype"
+            raise RunFileError(f"score.{name} is {value} for {row}; {cure}")
     rounded = {name: round(value, 6) for name, value in scores.items()}
     return {**{part: record[part] for part in KEY}, "scores": rounded}
 

@@ -29,12 +29,7 @@ _INTERVAL = 5.0  # seconds between two writes of the cost so far
 def sweep(run: RunFile, folder: Path) -> bool:
     """Decode and score every row of a run that ``folder`` does not hold yet.
 
-    Args:
-        run: with ``data``.
-        folder: shared by all processes of the sweep.
-
-    Returns:
-        Whether this is the first process, which gathers the lines of all.
+    Returns whether this is the first process, which gathers the lines of all.
 
     Raises:
         RunFileError: data, folder or grid; FormulaError, ModelError: as ``compile``. What is
