@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, Journal, resolved_run
+from ..results.folder import COMPLETIONS, Journal, Record, resolved_run
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
@@ -24,59 +24,35 @@ from .judge import FIRST, SECOND, TIE, Budget, Judge, Question
 if TYPE_CHECKING:
     from rich.table import Table
 
-Record = dict[str, Any]
 Key = tuple[Any, int]  # a prompt's id and a sample
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two runs: the completions at one point of one formula.
-
-    Attributes:
-        name: as the user wrote it.
-        run: its run file.
-        answers: the completions.
-    """
+    """One of two runs, by the name that the user wrote: its completions at one point."""
 
     name: str
     run: RunFile
     answers: Mapping[Key, Record]
 
-    @property
-    def seconds(self) -> float:
-        """The mean seconds of a row."""
-        return self._elapsed / len(self.answers)
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second of a row."""
+    def cost(self) -> tuple[float, float]:
+        """The mean seconds of a row, and its tokens per second."""
+        elapsed = float(sum(record["elapsed"] for record in self.answers.values()))
         tokens = sum(len(record["token_ids"]) for record in self.answers.values())
-        return tokens / max(self._elapsed, 1e-9)
-
-    @property
-    def _elapsed(self) -> float:
-        return float(sum(record["elapsed"] for record in self.answers.values()))
+        return elapsed / len(self.answers), tokens / max(elapsed, 1e-9)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How often the first of two runs wins; a tie is half a win.
-
-    Attributes:
-        wins, ties, losses: over compared pairs, by both orders of a judge together.
-        rate: the win rate and its interval.
-        left: pairs without a verdict: the budget was spent, or it could not be read.
-        ahead: by a reward, how much larger the first run's is.
-        cost: by a judge, its calls and tokens.
-    """
+    """How often the first of two runs wins: over pairs, by both orders of a judge together."""
 
     wins: int
     ties: int
     losses: int
-    rate: Mean
-    left: int = 0
-    ahead: Mean | None = None
-    cost: dict[str, int] | None = None
+    rate: Mean  # the win rate; a tie is half a win
+    left: int  # pairs without a verdict: the budget was spent, or it could not be read
+    ahead: Mean | None  # by a reward, how much larger the first run's is
+    cost: dict[str, int] | None  # by a judge, its calls and tokens
 
 
 def side_of(name: str) -> Side:
@@ -114,21 +90,19 @@ def pairs_of(ours: Side, theirs: Side) -> list[Key]:
     return sorted(keys, key=lambda key: (isinstance(key[0], str), *key))
 
 
-def by_reward(ours: Side, theirs: Side, name: str, device: str | None = None) -> Verdict:
+def by_reward(ours: Side, theirs: Side, name: str) -> Verdict:
     """Compare by a reward model: one that a run declares, or a path."""
     models: dict[str, Any] = {**theirs.run.models, **ours.run.models}
     specs = declared(models if name in models else {**models, name: name})
-    dtype, device = where(ours.run.dtype, device or ours.run.device)
+    dtype, device = where(ours.run.dtype, ours.run.device)
     scorer = RewardScorer(name, specs, dtype, device, {})
     keys = pairs_of(ours, theirs)
-    rewards = [
-        scorer.scores(
-            [side.answers[key]["prompt"] for key in keys],
-            [side.answers[key]["text"] or "" for key in keys],
-        )
-        for side in (ours, theirs)
-    ]
-    points = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(*rewards, strict=True)]
+    rewards = []
+    for side in (ours, theirs):
+        records = [side.answers[key] for key in keys]
+        texts = [record["text"] or "" for record in records]
+        rewards.append(scorer.scores([record["prompt"] for record in records], texts))
+    points = [(a > b) + 0.5 * (a == b) for a, b in zip(*rewards, strict=True)]
     first, second = (_by_prompt(keys, values) for values in rewards)
     return _verdict(keys, points, 0, difference(first, second), None)
 
@@ -148,12 +122,11 @@ def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:
         questions += [Question(prompt, *texts), Question(prompt, *reversed(texts))]
     with progress_bar(len(questions), "verdict", judge.model) as bar:
         verdicts = judge.verdicts(questions, bar.update)
-    as_first = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
-    as_second = {FIRST: 0.0, TIE: 0.5, SECOND: 1.0}
+    worth = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}
     points = {key: 0.5 for key in keys if key not in different}
     for key, first, second in zip(different, verdicts[::2], verdicts[1::2], strict=True):
-        if first in as_first and second in as_second:
-            points[key] = (as_first[first] + as_second[second]) / 2
+        if first in worth and second in worth:
+            points[key] = (worth[first] + 1 - worth[second]) / 2
     cost = {"calls": judge.calls, "tokens": judge.tokens}
     left = len(keys) - len(points)
     return _verdict(list(points), list(points.values()), left, None, cost)
@@ -181,7 +154,8 @@ def shown(ours: Side, theirs: Side, verdict: Verdict, by: str) -> Table:
     table = Table("", "wins", "win rate", "seconds", "tokens/s", title=f"by {by}")
     other = Mean(1 - verdict.rate.mean, 1 - verdict.rate.high, 1 - verdict.rate.low, verdict.rate.n)
     for side, wins, rate in ((ours, verdict.wins, verdict.rate), (theirs, verdict.losses, other)):
-        table.add_row(side.name, str(wins), str(rate), f"{side.seconds:.2f}", f"{side.rate:.0f}")
+        seconds, speed = side.cost()
+        table.add_row(side.name, str(wins), str(rate), f"{seconds:.2f}", f"{speed:.0f}")
     notes = [f"{verdict.ties} ties", "95 % bootstrap intervals over prompts"]
     if verdict.ahead is not None:
         notes.append(f"the first's reward is {verdict.ahead} larger")

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ class Question:
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
+@dataclass
 class Judge:
     """A model of an OpenAI-compatible server.
 
-    Args:
+    Attributes:
         model: its name there.
         cache: a ``.jsonl`` file that keeps the verdicts.
         budget: of this judge in all.
@@ -72,34 +73,37 @@ class Judge:
         retries: of a call that the server fails; each counts.
         timeout: seconds for one call.
         at_once: concurrent calls.
-
-    Attributes:
+        pause: seconds before the first retry; doubled for each one after it.
         calls: made so far; ``tokens``: that they took, or at most took where one failed.
     """
 
-    def __init__(
-        self,
-        model: str,
-        cache: Path,
-        budget: Budget,
-        *,
-        base_url: str | None = None,
-        answer: int = 256,
-        retries: int = 3,
-        timeout: float = 60.0,
-        at_once: int = 4,
-        pause: float = 0.5,
-    ) -> None:
-        self.model, self.calls, self.tokens = model, 0, 0
-        self._budget, self._answer, self._url = budget, answer, base_url
-        self._retries, self._at_once, self._pause = retries, at_once, pause
-        self._timeout = timeout
-        self._client = _client(base_url, timeout)
-        self._settings: dict[str, Any] = {"max_tokens": answer, "temperature": 0.0}
-        self._lock, self._reserved = threading.Lock(), 0
+    model: str
+    cache: Path
+    budget: Budget
+    _: KW_ONLY
+    base_url: str | None = None
+    answer: int = 256
+    retries: int = 3
+    timeout: float = 60.0
+    at_once: int = 4
+    pause: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.calls, self.tokens, self._reserved = 0, 0, 0
+        require("a judge", "openai")
+        import openai
+
+        key = os.environ.get("OPENAI_API_KEY") or ("none" if self.base_url else None)
+        if key is None:
+            raise RunFileError("the judge needs a key: set OPENAI_API_KEY, or give --base-url")
+        self._client: Any = openai.OpenAI(
+            api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0
+        )
+        self._settings: dict[str, Any] = {"max_tokens": self.answer, "temperature": 0.0}
+        self._lock = threading.Lock()
         self._failed: Exception | None = None  # the last failure of the server
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(cache.parent, cache.stem)
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(self.cache.parent, self.cache.stem)
         self._journal.gather(lambda line: line["key"])
         lines = self._journal.records()
         self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}
@@ -109,9 +113,7 @@ class Judge:
     ) -> list[str | None]:
         """The verdict on each question; None where the budget is spent.
 
-        Args:
-            questions: in the order of the calls.
-            tell: is called after each question.
+        ``tell`` is called after each question.
 
         Raises:
             RunFileError: the judge does not answer; the verdicts until then are kept.
@@ -129,7 +131,7 @@ class Judge:
             finally:
                 tell()
 
-        with ThreadPoolExecutor(self._at_once) as pool:
+        with ThreadPoolExecutor(self.at_once) as pool:
             try:
                 verdicts = list(pool.map(ask, questions))
             except BaseException:  # an interrupt, too: no further calls
@@ -141,7 +143,7 @@ class Judge:
 
     def _verdict(self, question: Question, stop: threading.Event) -> str | None:
         messages = question.messages()
-        request = json.dumps([self._url, self.model, self._answer, messages], ensure_ascii=False)
+        request = json.dumps([self.base_url, self.model, self.answer, messages], ensure_ascii=False)
         key = hashlib.blake2b(request.encode(), digest_size=16).hexdigest()
         with self._lock:
             if key in self._known:
@@ -164,7 +166,7 @@ class Judge:
         """The judge's answer, and the tokens that it took; None where the budget is spent."""
         import openai
 
-        most = sum(len(m["content"].encode()) for m in messages) + _OVERHEAD + self._answer
+        most = sum(len(m["content"].encode()) for m in messages) + _OVERHEAD + self.answer
         failures = 0
         while True:
             if not self._reserve(most):
@@ -183,13 +185,15 @@ class Judge:
                     openai.APIResponseValidationError) as error:  # fmt: skip
                 failures += 1
                 self._failed = error
-                if failures > self._retries or stop.is_set():
+                if failures > self.retries or stop.is_set():
                     raise self._error(error, failures) from error
-                stop.wait(self._pause * 2 ** (failures - 1))
+                stop.wait(self.pause * 2 ** (failures - 1))
             except openai.OpenAIError as error:
                 raise self._error(error, failures + 1) from error
             finally:
-                self._spend(most, used)
+                with self._lock:
+                    self._reserved -= most
+                    self.tokens += used
 
     def _adapted(self, message: str, settings: dict[str, Any]) -> bool:
         """Whether the refused setting could be renamed or dropped."""
@@ -204,7 +208,7 @@ class Judge:
     def _reserve(self, tokens: int) -> bool:
         """Reserve a call and the most tokens that it can cost, if the budget allows."""
         with self._lock:
-            budget = self._budget
+            budget = self.budget
             if budget.calls is not None and self.calls + 1 > budget.calls:
                 return False
             if budget.tokens is not None and self.tokens + self._reserved + tokens > budget.tokens:
@@ -213,26 +217,11 @@ class Judge:
             self._reserved += tokens
             return True
 
-    def _spend(self, reserved: int, used: int) -> None:
-        with self._lock:
-            self._reserved -= reserved
-            self.tokens += used
-
     def _error(self, error: Exception, times: int) -> RunFileError:
         timed_out = type(error).__name__ == "APITimeoutError"
         reason = str(error).splitlines()[0]
-        reason = f"no answer within {self._timeout:g} s" if timed_out else reason
+        reason = f"no answer within {self.timeout:g} s" if timed_out else reason
         return RunFileError(
             f"the judge {self.model} failed {times} times: {reason}; {len(self._known)} verdicts "
             f"are kept in {self._journal.file}, and the same command resumes there"
         )
-
-
-def _client(base_url: str | None, timeout: float) -> Any:
-    require("a judge", "openai")
-    import openai
-
-    key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else None)
-    if key is None:
-        raise RunFileError("the judge needs a key: set OPENAI_API_KEY, or give --base-url")
-    return openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=0)

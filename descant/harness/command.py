@@ -16,10 +16,7 @@ from ..options import RunFilePath
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def evaluate(
-    context: typer.Context,
-    file: RunFilePath,
-) -> None:
+def evaluate(context: typer.Context, file: RunFilePath) -> None:
     """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
 
     descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7

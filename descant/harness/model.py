@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DescantLM"]
 _log = logging.getLogger("descant")
+Ids = Sequence[list[int]]  # of the tokens of texts
 Request = tuple[Any, list[int], list[int]]  # the harness' key, context, continuation
 AUTO = 32  # the batch size "auto"
 BATCHES = 64  # batches per call; results are cached after each call
@@ -62,7 +64,7 @@ class DescantLM(TemplateLM):
         **params: the formula's parameters, for every request.
 
     Raises:
-        RunFileError: as ``decoder_of``.
+        RunFileError: no such file; several formulas and none is named, or another one.
         ValueError: an unknown parameter, models without a tokenizer, prompts that need templates.
     """
 
@@ -85,7 +87,11 @@ class DescantLM(TemplateLM):
     ) -> None:
         super().__init__()
         if isinstance(pretrained, (str, Path)):
-            pretrained = decoder_of(pretrained, formula, dtype, device)
+            run = of_one_formula(read_run_file(pretrained), formula, "formula=… in model_args")
+            where = {"dtype": dtype or run.dtype, "device": run.device}
+            if device not in UNSET:
+                where["device"] = device
+            pretrained = compiled(run.model_copy(update=where))
         elif formula is not None or dtype is not None:
             raise ValueError("formula and dtype are for a run file; a decoder has its own")
         self.decoder, self.tokenizer = pretrained, pretrained.tokenizer
@@ -96,16 +102,20 @@ class DescantLM(TemplateLM):
         self.max_length = max_length or pretrained.max_length or LENGTH
         self.max_gen_toks, self.add_bos_token = max_gen_toks, add_bos_token
         self._prefix = prefix_token_id
-        self._check()
+        # Fail at once instead of after the first task.
+        self.decoder.generate([], params=self.params)
+        if not self.templates:
+            try:
+                self.decoder.rendered([self.prefix_token_id])
+            except ValueError as error:
+                raise ValueError(f"{error}\nor add templates=True to the model_args") from None
 
     @property
     def eot_token_id(self) -> int:
-        """The id that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that replaces an empty context."""
         if self._prefix is not None:
             return self._prefix
         bos = self.tokenizer.bos_token_id
@@ -113,7 +123,6 @@ class DescantLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """The key of the harness' cache of requests."""
         name = str(self.tokenizer.name_or_path).replace("/", "__")
         return f"{name}__templates" if self.templates else name
 
@@ -132,17 +141,16 @@ class DescantLM(TemplateLM):
             return json.dumps(chat_history, ensure_ascii=False)
         from jinja2 import TemplateError
 
-        def render(messages: Sequence[Mapping[str, str]]) -> str:
-            return self.tokenizer.apply_chat_template(  # type: ignore[no-any-return]
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )  # fmt: skip
-
+        render = partial(
+            self.tokenizer.apply_chat_template, tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )  # fmt: skip
         try:
-            return render(chat_history)
+            return str(render(chat_history))
         except TemplateError:
             _log.warning("the chat template refuses the messages; the system message is left out")
-            return render([turn for turn in chat_history if turn["role"] != "system"])
+            return str(render([turn for turn in chat_history if turn["role"] != "system"]))
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -158,7 +166,6 @@ class DescantLM(TemplateLM):
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Each ``(context, continuation)``'s log-probability, and whether it is greedy."""
         if not self.templates:
             return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
         pairs = [request.args for request in requests]
@@ -188,31 +195,22 @@ class DescantLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """The same for token ids; a context that is too long loses its beginning."""
         cut = [(context + ids)[-(self.max_length + 1) : -len(ids)] for _, context, ids in requests]
         for (key, _, ids), kept in zip(requests, cut, strict=True):
             if not kept or not ids:
-                raise ValueError(
-                    f"a continuation of {len(ids)} tokens leaves no room for a context, or is "
-                    f"empty: {str(key)[:80]}; max_length is {self.max_length}"
-                )
-        shortened = sum(len(kept) < len(context) for kept, (_, context, _) in
-                        zip(cut, requests, strict=True))  # fmt: skip
-        if shortened:
+                problem = f"a continuation of {len(ids)} tokens leaves no room for a context"
+                more = f"or is empty: {str(key)[:80]}; max_length is {self.max_length}"
+                raise ValueError(f"{problem}, {more}")
+        keys, contexts, completions = zip(*requests, strict=True) if requests else ((), (), ())
+        if shortened := sum(len(kept) < len(own) for kept, own in zip(cut, contexts, strict=True)):
             _log.warning("%d of %d contexts lost their beginning: max_length is %d",
                          shortened, len(requests), self.max_length)  # fmt: skip
-        keys, _, completions = zip(*requests, strict=True) if requests else ((), (), ())
         return self._likelihoods(keys, cut, completions, disable_tqdm)
 
     def _likelihoods(
-        self,
-        keys: Sequence[Any],
-        prompts: Sequence[Any],
-        completions: Sequence[list[int]],
-        disable_tqdm: bool,
+        self, keys: Sequence[Any], prompts: Sequence[Any], completions: Ids, disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
-        lengths = [len(p) + len(ids) for p, ids in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(keys)), key=lambda i: -lengths[i])
+        order = sorted(range(len(keys)), key=lambda i: -len(prompts[i]) - len(completions[i]))
         answers = [(0.0, False)] * len(keys)
         with progress_bar(len(keys), "text", "loglikelihood requests", not disable_tqdm) as bar:
             for start in range(0, len(order), BATCHES * self.batch_size):
@@ -229,7 +227,6 @@ class DescantLM(TemplateLM):
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The completion of each ``(context, settings)``."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
@@ -238,9 +235,8 @@ class DescantLM(TemplateLM):
             for numbers in groups.values():
                 settings, room = self._settings(requests[numbers[0]].args[1])
                 prompts = [self._prompt(requests[i].args[0], room) for i in numbers]
-                seeds = [self.seed + i for i in numbers]
                 for row, completion in self.decoder.as_completed(
-                    prompts, **settings, seed=seeds, params=self.params,
+                    prompts, **settings, seed=[self.seed + i for i in numbers], params=self.params,
                     batch_size=self.batch_size, progress=False,
                 ):  # fmt: skip
                     answers[numbers[row]] = completion.text or ""
@@ -250,7 +246,6 @@ class DescantLM(TemplateLM):
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results."""
         from .. import __version__
 
         formula = {"formula": self.decoder.plan.formula, "params": self.params}
@@ -275,10 +270,8 @@ class DescantLM(TemplateLM):
                 del options[name]  # without effect
         room = self.max_length - new
         if room < 1:
-            raise ValueError(
-                f"max_gen_toks is {new} and texts have at most {self.max_length} tokens; give a "
-                "smaller max_gen_toks in gen_kwargs"
-            )
+            problem = f"max_gen_toks is {new} and texts have at most {self.max_length} tokens"
+            raise ValueError(f"{problem}; give a smaller max_gen_toks in gen_kwargs")
         return {**settings, **options}, room
 
     def _prompt(self, context: str, room: int | None = None) -> Any:
@@ -288,27 +281,3 @@ class DescantLM(TemplateLM):
         if not self.templates:
             return self.tok_encode(context)[-(room or 0) :]
         return json.loads(context) if context.startswith('[{"role"') else context
-
-    def _check(self) -> None:
-        """Fail at once instead of after the first task."""
-        self.decoder.generate([], params=self.params)
-        if not self.templates:
-            try:
-                self.decoder.rendered([self.prefix_token_id])
-            except ValueError as error:
-                raise ValueError(f"{error}\nor add templates=True to the model_args") from None
-
-
-def decoder_of(
-    file: str | Path, formula: str | None, dtype: str | None, device: str | None
-) -> Decoder:
-    """The decoder of one of a run file's formulas.
-
-    Raises:
-        RunFileError: no such file; several formulas and none is named, or another one.
-    """
-    run = of_one_formula(read_run_file(file), formula, "formula=… in model_args")
-    chosen = None if device in UNSET else device
-    return compiled(
-        run.model_copy(update={"dtype": dtype or run.dtype, "device": chosen or run.device})
-    )

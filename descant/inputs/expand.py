@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..api import declared, plan_of
 from ..formula import Plan
-from .grid import Point, points_of
+from .grid import Point
 from .linear import Sum
 from .prompts import Item
 from .runfile import TEMPERATURE, RunFile, RunFileError
@@ -24,44 +24,26 @@ Key = tuple[str, int, Any, int]
 
 @dataclass(frozen=True)
 class Setting:
-    """One formula of a sweep and its points.
-
-    Attributes:
-        name: the formula's name.
-        text: the formula.
-        plan: its plan, over the declared and the merged models.
-        points: the values of the swept names that it depends on, per point.
-        point_index: per point of the whole sweep, the index of the formula's own point.
-        merges: the merged models that it reads.
-    """
+    """One formula of a sweep and its points."""
 
     name: str
     text: str
-    plan: Plan
-    points: tuple[Point, ...]
-    point_index: tuple[int, ...]
-    merges: Mapping[str, Sum]
+    plan: Plan  # over the declared and the merged models
+    points: tuple[Point, ...]  # the values of the swept names that it depends on, per point
+    point_index: tuple[int, ...]  # per point of the whole sweep, the index of the formula's own
+    merges: Mapping[str, Sum]  # the merged models that it reads
 
 
 @dataclass(frozen=True)
 class Row:
-    """One completion of a run.
-
-    Attributes:
-        formula: the formula's name.
-        point: the number of the formula's point.
-        params: the values of the point.
-        item: the prompt.
-        sample: the number of the sample.
-        seed: of its noise; of ``descant run``, with the number of the sample.
-    """
+    """One completion of a run."""
 
     formula: str
-    point: int
+    point: int  # its number among the formula's points
     params: Point
     item: Item
     sample: int
-    seed: int
+    seed: int  # of its noise; of ``descant run``, with the number of the sample
 
     @property
     def key(self) -> Key:
@@ -95,11 +77,7 @@ def key_of(record: Mapping[str, Any]) -> Key:
 
 
 def sums_of(run: RunFile) -> dict[str, Sum]:
-    """The run's merged models, checked.
-
-    Raises:
-        RunFileError: a merge of anything but adapters on one declared model.
-    """
+    """The run's merged models; only adapters on one declared model can be merged."""
     sums: dict[str, Sum] = {}
     for name, text in run.merge.items():
         try:
@@ -124,13 +102,12 @@ def settings_of(run: RunFile) -> list[Setting]:
     specs = declared(run.models)
     # Before it is merged, any of its parts stands for a merged adapter.
     specs |= {name: run.models[merged.names[0]] for name, merged in sums.items()}
-    sweep: list[Point] = points_of(run.sweep) if run.sweep else [{}]
     settings = []
     for name, text in run.named.items():
         plan = plan_of(text, specs, run.params, run.prompts)
         merges = {merged: sums[merged] for merged in plan.models if merged in sums}
         known = plan.params.union({TEMPERATURE}, *(part.params for part in merges.values()))
-        points = [{k: v for k, v in point.items() if k in known} for point in sweep]
+        points = [{k: v for k, v in point.items() if k in known} for point in run.points]
         for point in points:
             plan.values({**run.params, **without_temperature(point)})
         own = [point for i, point in enumerate(points) if point not in points[:i]]

@@ -10,7 +10,8 @@ import csv
 import gzip
 import json
 from collections.abc import Iterable, Iterator
-from io import BufferedReader
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,17 @@ def read_file(file: Path) -> Iterator[Row]:
         return _parquet(file)
     if kind in TABLES:
         return _table(file, "," if kind == ".csv" else "\t")
-    if kind == ".json" and _first_character(file) == b"[":
-        return _list(file)
+    if kind == ".json":
+        with _opened(file) as text:
+            if text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                return _list(file)
     return _lines(file, kind)
 
 
 def read_dataset(
     name: str, config: str | None, split: str | None, revision: str | None
 ) -> Iterator[Row]:
-    """The rows of what ``datasets.load_dataset`` takes.
-
-    Args:
-        name: a hub id or a folder.
-        config: the dataset's configuration.
-        split: of it.
-        revision: of it.
+    """The rows of what ``datasets.load_dataset`` takes; ``name`` is a hub id or a folder.
 
     Raises:
         DataError: it cannot be read.
@@ -77,35 +74,34 @@ def read_dataset(
         raise DataError(f"the dataset {name} cannot be read: {first_line(error)}") from error
 
 
-def _open(file: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb")
-
-
-def _text_lines(file: Path) -> Iterator[tuple[int, str | Fault]]:
-    """Lines with their numbers from 1; only a line feed ends a line."""
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedIOBase]:
     try:
-        with _open(file) as lines:
-            for number, line in enumerate(lines, 1):
-                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise DataError(f"{file} is not UTF-8 text but UTF-16; save it as UTF-8")
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    yield number, Fault(f"is not UTF-8 text: {error.reason}; save it as UTF-8")
+        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as opened:
+            yield opened
     except (EOFError, OSError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 
+def _text_lines(file: Path) -> Iterator[tuple[int, str | Fault]]:
+    """Lines with their numbers from 1; only a line feed ends a line."""
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{file} is not UTF-8 text but UTF-16; save it as UTF-8")
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                yield number, Fault(f"is not UTF-8 text: {error.reason}; save it as UTF-8")
+
+
 def _lines(file: Path, kind: str) -> Iterator[Row]:
-    number = 0
-    for line_number, line in _text_lines(file):
+    rows = ((n, r) for n, r in _text_lines(file) if isinstance(r, Fault) or r.strip())
+    for number, (line_number, line) in enumerate(rows):
         row: Any = line
         if isinstance(line, str):
-            if not line.strip():
-                continue
             row = _json(line, kind) if kind in JSON else line.rstrip("\r\n")
         yield number, f"{file}, line {line_number}", row
-        number += 1
 
 
 def _json(text: str, kind: str) -> Any:
@@ -118,11 +114,11 @@ def _json(text: str, kind: str) -> Any:
 
 
 def _list(file: Path) -> Iterator[Row]:
-    with _open(file) as lines:
+    with _opened(file) as lines:
         try:
             text = lines.read().decode("utf-8-sig")
             rows = json.loads(text)
-        except (ValueError, RecursionError, EOFError, OSError) as error:
+        except (ValueError, RecursionError) as error:
             what = getattr(error, "msg", error)
             line = f", line {error.lineno}," if isinstance(error, json.JSONDecodeError) else ""
             raise DataError(f"{file}{line} is not JSON: {what}") from None
@@ -141,7 +137,13 @@ def _checked(row: Any, text: str) -> Any:
 
 
 def _table(file: Path, delimiter: str) -> Iterator[Row]:
-    rows = csv.reader(_table_lines(file), delimiter=delimiter, strict=True)
+    def lines() -> Iterable[str]:
+        for number, line in _text_lines(file):
+            if isinstance(line, Fault):
+                raise DataError(f"{file}, line {number} {line}")
+            yield line
+
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -157,21 +159,6 @@ def _table(file: Path, delimiter: str) -> Iterator[Row]:
     except csv.Error as error:
         cure = "; write it as .jsonl" if "limit" in str(error) else "; see to its quotes"
         raise DataError(f"{file}, line {rows.line_num}: {error}{cure}") from None
-
-
-def _table_lines(file: Path) -> Iterable[str]:
-    for number, line in _text_lines(file):
-        if isinstance(line, Fault):
-            raise DataError(f"{file}, line {number} {line}")
-        yield line
-
-
-def _first_character(file: Path) -> bytes:
-    try:
-        with _open(file) as text:
-            return text.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    except (EOFError, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
 
 
 def _parquet(file: Path) -> Iterator[Row]:

@@ -71,9 +71,7 @@ def _grid(block: Mapping[str, Any]) -> list[Point]:
         if "step" not in block:
             problem = "sweep.step: a simplex has a step, as in step: 0.1, or random: how many"
             raise GridError(problem)
-        columns.append(
-            [dict(zip(names, row, strict=True)) for row in _simplex(names, block["step"])]
-        )
+        columns.append(_simplex(names, block["step"]))
     elif "step" in block:
         raise GridError("sweep.step: only a simplex has it; write a: {from: 0, to: 1, step: 0.1}")
     columns += [[{name: value} for value in values(name, axis)] for name, axis in axes.items()]
@@ -136,24 +134,20 @@ def _bounds(name: str, axis: Mapping[str, Any]) -> tuple[Fraction, Fraction]:
     return start, end
 
 
-def _simplex(names: Sequence[str], step: Any) -> list[list[float]]:
+def _simplex(names: Sequence[str], step: Any) -> list[Point]:
     """Weights that are multiples of the step and sum to 1; the first name's decrease."""
     share = _number("sweep.step", step)
     if share <= 0 or (1 / share).denominator != 1:
         raise GridError(f"sweep.step is {step}; 1 must be a multiple of it, as of 0.1 or 1/3")
     parts = int(1 / share)
-    _check_count(math.comb(parts + len(names) - 1, len(names) - 1))
-    return [[float(i * share) for i in row] for row in _compositions(parts, len(names))]
-
-
-def _compositions(total: int, parts: int) -> list[list[int]]:
-    if parts == 1:
-        return [[total]]
+    places, bars = parts + len(names) - 1, len(names) - 1
+    _check_count(math.comb(places, bars))
+    cuts = [(-1, *cut, places) for cut in itertools.combinations(range(places), bars)]
     return [
-        [first, *rest]
-        for first in range(total, -1, -1)
-        for rest in _compositions(total - first, parts - 1)
-    ]
+        {name: float((end - start - 1) * share)
+         for name, (start, end) in zip(names, itertools.pairwise(cut), strict=True)}
+        for cut in reversed(cuts)
+    ]  # fmt: skip
 
 
 def _random_points(
@@ -163,8 +157,7 @@ def _random_points(
     _check_count(count)
     if "step" in block:
         raise GridError("sweep.step: a random simplex has no step")
-    seed = block.get("seed", 0)
-    draw = random.Random(_integer("sweep.seed", seed, 0))
+    draw = random.Random(_integer("sweep.seed", block.get("seed", 0), 0))
     points = []
     for _ in range(count):
         point: Point = {}

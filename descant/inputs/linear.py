@@ -10,12 +10,7 @@ from ..formula.terms import Term
 
 
 class Sum:
-    """A weighted sum of names.
-
-    Args:
-        text: the sum.
-        names: what may be summed.
-        params: the declared parameters.
+    """A weighted sum of some of the names.
 
     Raises:
         FormulaError: the sum is wrong, with a caret; ValueError: it is more than a sum.
@@ -31,16 +26,8 @@ class Sum:
         if self._plan.stages or scores.shift is not None or not plain:
             raise ValueError(f"{text} is more than a sum of names with weights")
         self._parts = [(s, p.term.model) for s, p in scores.parts if isinstance(p, Read)]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names; one that cancels out is left out."""
-        return tuple(name for _, name in self._parts)
-
-    @property
-    def params(self) -> frozenset[str]:
-        """The parameters that any weight depends on."""
-        return self._plan.params
+        self.names = tuple(name for _, name in self._parts)  # without those that cancel out
+        self.params = self._plan.params  # that any weight depends on
 
     def weights(self, params: Mapping[str, float]) -> dict[str, float]:
         """Each name's weight."""

@@ -17,17 +17,11 @@ _log = logging.getLogger("descant")
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt.
+    """One prompt."""
 
-    Attributes:
-        id: the number of its row, from 0, or the value of the row's ``id`` field.
-        prompt: text, chat messages or token ids.
-        where: the file and line, or the dataset and row.
-    """
-
-    id: int | str
-    prompt: Any
-    where: str = field(default="", compare=False)
+    id: int | str  # the number of its row, from 0, or the value of the row's ``id`` field
+    prompt: Any  # text, chat messages or token ids
+    where: str = field(default="", compare=False)  # the file and line, or the dataset and row
 
 
 def read_items(data: Data) -> list[Item]:
@@ -48,12 +42,10 @@ def read_items(data: Data) -> list[Item]:
                     first = items[item.id].where
                     raise RunFileError(f"{where}: the id {item.id!r} is there already, at {first}")
             except RunFileError as error:
-                if data.bad_rows == "error":
-                    raise
+                _skip(error, data)
                 skipped += 1
-                _log.warning("skipped: %s", error)
-                continue
-            items[item.id] = item
+            else:
+                items[item.id] = item
     except DataError as error:
         raise RunFileError(str(error)) from error
     if not items:
@@ -67,10 +59,7 @@ def read_items(data: Data) -> list[Item]:
 def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) -> list[Item]:
     """The items whose prompts the models can read.
 
-    Args:
-        items: of ``data``.
-        data: its ``bad_rows`` decides about the others.
-        check: called with a prompt; raises where it cannot be read.
+    ``check`` is called with each prompt, and raises where it cannot be read.
 
     Raises:
         RunFileError: a prompt that cannot be read, unless such rows are skipped; names the row.
@@ -80,14 +69,19 @@ def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) 
         try:
             check(item.prompt)
         except ValueError as error:
-            if data.bad_rows == "error":
-                raise RunFileError(f"{item.where}: {error}") from error
-            _log.warning("skipped: %s: %s", item.where, str(error).splitlines()[0])
-            continue
-        fit.append(item)
+            _skip(RunFileError(f"{item.where}: {error}"), data)
+        else:
+            fit.append(item)
     if len(fit) < len(items):
         _log.warning("%s: %d rows skipped as unreadable", data.source, len(items) - len(fit))
     return fit
+
+
+def _skip(error: RunFileError, data: Data) -> None:
+    """Log a row that is skipped, or raise its error."""
+    if data.bad_rows == "error":
+        raise error
+    _log.warning("skipped: %s", str(error).splitlines()[0])
 
 
 def _rows(data: Data) -> Iterator[Row]:
@@ -107,25 +101,21 @@ def _item(number: int, where: str, row: Any, data: Data) -> Item:
         raise RunFileError(f"{where} {row}")
     if isinstance(row, str):
         return Item(number, _prompt(row, where), where)
-    if not isinstance(row, Mapping) or data.field not in row:
-        keys = ", ".join(row) or "no keys" if isinstance(row, Mapping) else "no keys"
-        raise RunFileError(f"{where} has no field {data.field}; it has {keys}")
-    name: Any = number
-    if data.id is not None:
-        if data.id not in row:
-            raise RunFileError(
-                f"{where} has no field {data.id} for the id; it has {', '.join(row)}"
-            )
-        name = row[data.id]
-        if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
-            raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
-    return Item(name, _prompt(row[data.field], where), where)
+    fields = row if isinstance(row, Mapping) else {}
+    for field_name, purpose in ((data.field, ""), (data.id, " for the id")):
+        if field_name is not None and field_name not in fields:
+            keys = ", ".join(fields) or "no keys"
+            raise RunFileError(f"{where} has no field {field_name}{purpose}; it has {keys}")
+    name = number if data.id is None else fields[data.id]
+    if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
+        raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
+    return Item(name, _prompt(fields[data.field], where), where)
 
 
 def _prompt(value: Any, where: str) -> Any:
     if not value or (isinstance(value, str) and not value.strip()):
         raise RunFileError(f"{where}: the prompt is empty")
-    if isinstance(value, str):
+    if isinstance(value, str) or (isinstance(value, list) and all(type(n) is int for n in value)):
         return value
     if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
         for part in value:
@@ -133,6 +123,4 @@ def _prompt(value: Any, where: str) -> Any:
                 problem = f"{where}: a message has a role and content, both text; here: {part}"
                 raise RunFileError(problem)
         return [dict(part) for part in value]
-    if isinstance(value, list) and all(type(part) is int for part in value):
-        return value
     raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {value!r:.60}")

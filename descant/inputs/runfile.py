@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from ..grammar import did_you_mean, nearest
 from ..models.checkpoint.spec import ModelSpec
-from .grid import points_of
+from .grid import Point, points_of
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
 from .settings import FileKind, SettingsError, relative_to
 
@@ -69,10 +68,9 @@ class RunFile(Strict):
     def _check(self) -> RunFile:
         if bool(self.formula) == bool(self.formulas):
             raise ValueError("give a formula, or formulas: {name: formula, …}")
-        for point in points_of(self.sweep)[:1] if self.sweep else ():
-            for name in point:
-                if (name == TEMPERATURE) == (name in self.params):
-                    raise ValueError(_wrong_sweep(name, self.params))
+        for name in self.points[0]:
+            if (name == TEMPERATURE) == (name in self.params):
+                raise ValueError(_wrong_sweep(name, self.params))
         for name in self.formulas:
             if not _NAME.match(name):
                 raise ValueError(f"formulas: {name!r} is no name; use letters, digits, _ - . and +")
@@ -96,6 +94,11 @@ class RunFile(Strict):
         return self.formulas or {"formula": self.formula}
 
     @property
+    def points(self) -> list[Point]:
+        """The points of the sweep; a single one, without values, where there is none."""
+        return points_of(self.sweep) if self.sweep else [{}]
+
+    @property
     def objectives(self) -> list[str]:
         """The scores of the front; one with a minus is minimised."""
         rewards = [name for name, score in (self.score or {}).items() if score.reward]
@@ -103,7 +106,6 @@ class RunFile(Strict):
 
 
 def _check_known(where: str, what: str, names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse unknown names."""
     for name in names:
         if name not in known:
             cure = did_you_mean(name, known)
@@ -126,8 +128,7 @@ def _check_score(name: str, score: ScoreSpec, run: RunFile) -> None:
 
 
 def _check_table(where: str, table: Table, run: RunFile) -> None:
-    swept = next(iter(points_of(run.sweep)), {}) if run.sweep else {}
-    over = [*table.rows, *table.columns]
+    swept, over = run.points[0], [*table.rows, *table.columns]
     _check_known(where, "formula or swept name", over, [FORMULA, *swept])
     _check_known(f"{where}.at", "swept name", table.at, swept)
     _check_known(f"{where}.values", "score", table.values, [*(run.score or {}), *FREE, *COSTS])
@@ -149,7 +150,7 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
 
     Args:
         path: the file; relative paths of models and data that exist next to it start there.
-        overrides: ``key=value`` each, as ``--set`` takes them: a parameter's name, or a dotted key.
+        overrides: ``key=value`` each, as ``--set`` takes them.
 
     Raises:
         RunFileError: no such file, not YAML, or not a run file; names the key and what to write.
@@ -161,19 +162,12 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     return _with_paths(file.parent, validated(content, str(file)))
 
 
-def validated(content: Mapping[str, Any], where: str) -> RunFile:
-    """A run file from its content.
-
-    Raises:
-        RunFileError: with one line per mistake.
-    """
-    return _KIND.validated(content, where)
-
-
 _KIND = FileKind(
     "run file", RunFile, ("formula", "models"), RunFileError,
     {"models.*": "path", "score.*": "reward"}, ("params", "parameter"),
 )  # fmt: skip
+validated = _KIND.validated
+_PATHS = {"models": ("path", "adapter"), "data": ("path", "name"), "score": ("coherence",)}
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 
@@ -189,9 +183,8 @@ def _with_environment(value: Any, where: str) -> Any:
     def replacement(match: re.Match[str]) -> str:
         name, default = match.groups()
         if name not in os.environ and default is None:
-            raise RunFileError(
-                f"{where}: the environment has no {name}; set it, or write ${{env:{name},default}}"
-            )
+            cure = f"set it, or write ${{env:{name},default}}"
+            raise RunFileError(f"{where}: the environment has no {name}; {cure}")
         return os.environ.get(name, default or "")
 
     return _VARIABLE.sub(replacement, value)
@@ -199,18 +192,11 @@ def _with_environment(value: Any, where: str) -> Any:
 
 def _with_paths(folder: Path, run: RunFile) -> RunFile:
     """The run with relative paths that exist in a folder found there."""
-    path = partial(relative_to, folder)
-    models = {
-        name: spec.model_copy(update={"path": path(spec.path), "adapter": path(spec.adapter)})
-        for name, spec in run.models.items()
-    }
-    update: dict[str, Any] = {"models": models}
-    if run.data:
-        paths = {"path": path(run.data.path), "name": path(run.data.name)}
-        update["data"] = run.data.model_copy(update=paths)
-    if run.score:
-        update["score"] = {
-            name: score.model_copy(update={"coherence": path(score.coherence)})
-            for name, score in run.score.items()
-        }
-    return run.model_copy(update=update)
+
+    def resolved(section: Any, keys: Sequence[str]) -> Any:
+        if isinstance(section, dict):
+            return {name: resolved(value, keys) for name, value in section.items()}
+        paths = {key: relative_to(folder, getattr(section, key)) for key in keys if section}
+        return section and section.model_copy(update=paths)
+
+    return run.model_copy(update={k: resolved(getattr(run, k), keys) for k, keys in _PATHS.items()})

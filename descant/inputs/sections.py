@@ -31,18 +31,12 @@ class Generate(Strict):
 
 
 class Rows(Strict):
-    """What the data of run files and train files share.
+    """What the data of run files and train files share."""
 
-    Attributes:
-        split: of a dataset; ``revision`` likewise.
-        limit: of the rows.
-        bad_rows: at a row that cannot be used, ``error`` stops and ``skip`` logs it.
-    """
-
-    split: str = "train"
-    revision: str | None = None
+    split: str = "train"  # of a dataset
+    revision: str | None = None  # of a dataset
     limit: int | None = Field(default=None, ge=1)
-    bad_rows: Literal["error", "skip"] = "error"
+    bad_rows: Literal["error", "skip"] = "error"  # an unusable row stops, or is logged
 
     @model_validator(mode="before")
     @classmethod
@@ -53,23 +47,14 @@ class Rows(Strict):
 
 
 class Data(Rows):
-    """Where prompts come from.
+    """Where prompts come from: a file or a dataset."""
 
-    Attributes:
-        path: a file: ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, or text, a prompt a
-            line.
-        name: instead of a file, what ``datasets.load_dataset`` takes; with ``config``.
-        field: which holds the prompt: text, chat messages or token ids.
-        id: the field that tells rows apart; left out, the number of the row.
-        shuffle: the seed of an order, before ``limit``; left out, rows come as they are.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    config: str | None = None
-    field: str = "prompt"
-    id: str | None = None
-    shuffle: int | None = None
+    path: str | None = None  # .jsonl, .json, .csv, .tsv, .parquet, or text, a prompt a line
+    name: str | None = None  # what ``datasets.load_dataset`` takes
+    config: str | None = None  # of a dataset
+    field: str = "prompt"  # which holds the prompt: text, chat messages or token ids
+    id: str | None = None  # the field that tells rows apart; left out, the number of the row
+    shuffle: int | None = None  # the seed of an order, before ``limit``; left out, as they are
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -86,22 +71,15 @@ class Data(Rows):
 class ScoreSpec(Strict):
     """One score of a completion: exactly one of these keys, and ``between`` with ``recovered``.
 
-    Attributes:
-        reward: a declared reward model.
-        perplexity: a declared language model.
-        kl: the declared language model that the formula is compared with.
-        coherence: a sentence-embedding model, a folder or a hub id.
-        recovered: another score; this is the share of its gap ``between`` two formulas. It belongs
-            to points, not to completions.
-        between: the two ends of the gap: ``weak``, or ``arms:3`` for a point.
+    ``recovered`` is the share of another score's gap; it belongs to points, not to completions.
     """
 
-    reward: str | None = None
-    perplexity: str | None = None
-    kl: str | None = None
-    coherence: str | None = None
-    recovered: str | None = None
-    between: tuple[str, str] | None = None
+    reward: str | None = None  # a declared reward model
+    perplexity: str | None = None  # a declared language model
+    kl: str | None = None  # the declared language model that the formula is compared with
+    coherence: str | None = None  # a sentence-embedding model, a folder or a hub id
+    recovered: str | None = None  # another score
+    between: tuple[str, str] | None = None  # the ends of the gap: ``weak``, or ``arms:3``
 
     @model_validator(mode="after")
     def _one_source(self) -> ScoreSpec:
@@ -130,10 +108,8 @@ class Front(Strict):
     """The front over a sweep's points.
 
     Attributes:
-        objectives: scores to maximise; ``-toxic`` is one to minimise. Left out, the
-            rewards among the scores.
-        reference: the point that hypervolume is measured from, by objective; left out, the worst of
-            every objective over all points of the run.
+        objectives: scores to maximise, ``-toxic`` to minimise; left out, the rewards among them.
+        reference: where hypervolume is measured from; left out, the worst of every objective.
         preference: the weights of the objectives as a sum, ``(1-a)*help + a*harm``; left out, the
             names of the sweep's simplex, in the order of the objectives.
     """
@@ -144,21 +120,13 @@ class Front(Strict):
 
 
 class Table(Strict):
-    """A table of means.
+    """A table of means: a row for each combination of ``rows``, and columns likewise."""
 
-    Attributes:
-        rows: ``formula``, a swept name, or several of them: a row for each combination.
-        columns: the same for columns; left out, a column for each of ``values``.
-        values: scores, or ``seconds``, ``tokens`` and ``tokens_per_second``.
-        formulas: which, in this order; left out, all.
-        at: the values of the other swept names.
-    """
-
-    rows: list[str]
-    columns: list[str] = Field(default_factory=list)
-    values: list[str] = Field(min_length=1)
-    formulas: list[str] = Field(default_factory=list)
-    at: dict[str, float] = Field(default_factory=dict)
+    rows: list[str]  # ``formula`` and swept names
+    columns: list[str] = Field(default_factory=list)  # left out, one for each of ``values``
+    values: list[str] = Field(min_length=1)  # scores, or what a point costs
+    formulas: list[str] = Field(default_factory=list)  # which, in this order; left out, all
+    at: dict[str, float] = Field(default_factory=dict)  # the values of the other swept names
 
     @field_validator("rows", "columns", "values", "formulas", mode="before")
     @classmethod

@@ -22,23 +22,14 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class FileKind(Generic[M]):
-    """One kind of file.
+    """One kind of file."""
 
-    Attributes:
-        name: of the kind, for messages.
-        model: its keys.
-        keys: examples of its keys, for messages.
-        error: what is raised.
-        short: paths where text is short for ``{key: text}``; ``*`` stands for any name.
-        bare: the section whose keys ``--set`` takes without its name, and what one is called.
-    """
-
-    name: str
+    name: str  # of the kind, for messages
     model: type[M]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # examples, for messages
     error: type[SettingsError]
-    short: Mapping[str, str]
-    bare: tuple[str, str]
+    short: Mapping[str, str]  # where text is short for ``{key: text}``; ``*`` is any name
+    bare: tuple[str, str]  # the section whose keys ``--set`` takes alone, and what one is called
 
     def read(self, path: str | Path) -> dict[str, Any]:
         """The keys and values of a file."""
@@ -54,9 +45,8 @@ class FileKind(Generic[M]):
         except UnicodeDecodeError as error:
             raise self.error(f"{file} is not UTF-8 text: {error.reason}") from None
         if not isinstance(content, dict):
-            raise self.error(
-                f"{file} is not a {self.name}: it must hold keys such as {' and '.join(self.keys)}"
-            )
+            keys = " and ".join(self.keys)
+            raise self.error(f"{file} is not a {self.name}: it must hold keys such as {keys}")
         return content
 
     def validated(self, content: Mapping[str, Any], where: str) -> M:
@@ -67,21 +57,21 @@ class FileKind(Generic[M]):
             raise self.error(f"{where}: {explain(error, self.model)}") from None
 
     def override(
-        self,
-        content: dict[str, Any],
-        text: str,
-        more: Callable[[], Iterable[str]] = tuple,
+        self, content: dict[str, Any], text: str, more: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """Apply ``--set``: ``key=value``, with a dotted key or one of the bare section.
 
-        Args:
-            content: of the file.
-            text: the argument of ``--set``.
-            more: keys that the bare section may have and does not hold yet.
+        ``more`` returns keys that the bare section may have and does not hold yet.
         """
         section, called = self.bare
-        path, value = self._split(text)
-        key, values = ".".join(path), content.get(section)
+        key, sign, written = text.partition("=")
+        if not sign or not key:
+            raise self.error(f"--set {text}: write --set name=value")
+        try:
+            value = load_yaml(written)
+        except YamlError:
+            raise self.error(f"--set {text}: {written!r} is not a value") from None
+        path, values = key.split("."), content.get(section)
         names = [*values] if isinstance(values, dict) else []
         if key not in names and path[0] not in self.model.model_fields:
             names += more()
@@ -93,28 +83,17 @@ class FileKind(Generic[M]):
     def _put(self, content: dict[str, Any], path: list[str], value: Any, text: str) -> None:
         """Set a value at a path; text that is short for a section becomes the section."""
         parent = content
-        for depth, part in enumerate(path[:-1], 1):
+        for depth, part in enumerate(path[:-1]):
             nested = parent.get(part)
-            if isinstance(nested, str) and (key := self._short_key(path[:depth])):
+            before, get = path[:depth], self.short.get
+            key = get(".".join([*before, part])) or get(".".join([*before, "*"]))
+            if isinstance(nested, str) and key:
                 nested = {key: nested}
             if not isinstance(nested, dict | None):
                 raise self.error(f"--set {text}: {part} holds no keys")
             parent[part] = dict(nested or {})
             parent = parent[part]
         parent[path[-1]] = value
-
-    def _split(self, override: str) -> tuple[list[str], Any]:
-        key, sign, text = override.partition("=")
-        if not sign or not key:
-            raise self.error(f"--set {override}: write --set name=value")
-        try:
-            return key.split("."), load_yaml(text)
-        except YamlError:
-            raise self.error(f"--set {override}: {text!r} is not a value") from None
-
-    def _short_key(self, path: list[str]) -> str | None:
-        exact, any_name = ".".join(path), ".".join([*path[:-1], "*"])
-        return self.short.get(exact) or self.short.get(any_name)
 
 
 def relative_to(folder: Path, path: str | None) -> str | None:

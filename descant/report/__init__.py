@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..results.folder import replace
 from .content import content_of
 from .figures import write_figures
 from .page import page
@@ -22,22 +23,18 @@ REPORT, INSPECTION = "report.html", "inspect.json"
 
 
 def write(results: Results, folder: Path | str) -> list[Path]:
-    """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep.
+    """Write ``report.html``, ``front.png`` and ``front.pdf`` of a sweep, and return the files.
 
-    Args:
-        results: of ``descant.results.load``.
-        folder: where they go; its ``inspect.json`` becomes a part of the page.
-
-    Returns:
-        The files. Figures need matplotlib and at least two objectives.
+    The folder's ``inspect.json`` becomes a part of the page. Figures need matplotlib and at least
+    two objectives.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = content_of(results, folder.name)
     inspection = _inspection(folder / INSPECTION)
-    html = page(content.title, content.eyebrow, content.formulas, content.facts,
+    html = page(content.title, "descant sweep", content.formulas, content.facts,
                 {"report": content.data, "inspection": inspection})  # fmt: skip
-    _replace(folder / REPORT, html)
+    replace(folder / REPORT, html)
     return [folder / REPORT, *write_figures(content.data, folder)]
 
 
@@ -60,10 +57,3 @@ def _inspection(file: Path) -> Any:
     if not isinstance(content, dict) or content.get("schema") != 2:
         raise ValueError(f"{file} is not what descant inspect writes; remove it, or write it again")
     return content
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text, encoding="utf-8", errors="replace")
-    new.replace(file)

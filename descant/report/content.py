@@ -7,18 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..results.frames import Results, columns_of
 from ..results.tables import tables_of
 
 if TYPE_CHECKING:
     import pandas
-
-    from ..results.frames import Results
-
-_NOT_SCORES = (
-    "schema", "formula", "point", "id", "sample", "prompt", "text", "tokens", "token_ids",
-    "finish_reason", "elapsed", "seed",
-)  # fmt: skip
-_PARAM = "param_"
 
 
 @dataclass(frozen=True)
@@ -26,7 +19,6 @@ class Content:
     """The head of a page, and the data of its parts."""
 
     title: str
-    eyebrow: str
     formulas: list[dict[str, str]]
     facts: str
     data: dict[str, Any]
@@ -35,28 +27,28 @@ class Content:
 def content_of(results: Results, title: str) -> Content:
     """The content of a report."""
     table, points = results.table, results.points
-    names = list(dict.fromkeys([*_texts(results), *points["formula"], *table["formula"]]))
-    texts, plans = _texts(results), results.meta.get("plan", {})
-    params = [name.removeprefix(_PARAM) for name in table.columns if name.startswith(_PARAM)]
-    scores = _scores(results)
+    texts, plans, scores = _texts(results), results.meta.get("plan", {}), _scores(results)
+    names = list(dict.fromkeys([*texts, *points["formula"], *table["formula"]]))
+    params = [name.removeprefix("param_") for name in columns_of(table)[0]]
+    score_names = [score["name"] for score in scores]
     prompts = table.drop_duplicates("id")[["id", "prompt"]]
-    shown = _points(results, names, params, [score["name"] for score in scores])
-    costs = _costs(results, names)
+    shown = _points(results, names, params, score_names)
+    formulas = [{"name": name, "text": texts.get(name, "")} for name in names]
     data = {
         "formulas": [
-            {"name": name, "text": texts.get(name, ""), "plan": plans.get(name), "cost": cost}
-            for name, cost in costs.items()
+            {**formula, "plan": plans.get(formula["name"]), "cost": _cost(table, formula["name"])}
+            for formula in formulas
         ],
         "params": params,
         "objectives": [score["name"] for score in scores if score["objective"]],
         "scores": scores,
         "points": shown,
-        "fronts": _fronts(results, names),
+        "fronts": _fronts(results),
         "tables": _tables(results),
         "prompts": [
             {"id": _value(row.id), "text": _text_of(row.prompt)} for row in prompts.itertuples()
         ],
-        "completions": _completions(table, shown, names, [score["name"] for score in scores]),
+        "completions": _completions(table, shown, names, score_names),
         "meta": _facts(results.meta),
     }  # fmt: skip
     counted = [(len(shown), "point"), (len(prompts), "prompt"), (len(table), "completion")]
@@ -65,24 +57,19 @@ def content_of(results: Results, title: str) -> Content:
         facts += f"; decoded in {results.meta['seconds']:,.1f} s on {results.meta.get('device')}"
     if not results.meta.get("finished"):
         facts += "; not finished"
-    heads = [
-        {"name": name if len(names) > 1 else "", "text": texts.get(name, "")} for name in names
-    ]
-    return Content(title or "descant", "descant sweep", heads, facts, data)
+    heads = formulas if len(names) > 1 else [{"name": "", "text": formulas[0]["text"]}]
+    return Content(title or "descant", heads, facts, data)
 
 
 def _texts(results: Results) -> dict[str, str]:
     """Each formula's text by its name, with the sums of its merged adapters."""
-    run = results.run
-    named: Mapping[str, str] = getattr(run, "formulas", None) or {"formula": run.formula}
-    merged: Mapping[str, str] = getattr(run, "merge", None) or {}
-
-    def text(formula: str) -> str:
+    merged: Mapping[str, str] = getattr(results.run, "merge", {})
+    texts = {}
+    for name, formula in results.run.named.items():
         words = set(re.findall(r"\w+", formula))
-        sums = [f"{name} = {merged[name]}" for name in merged if name in words]
-        return "; ".join([formula, *sums])
-
-    return {name: text(formula) for name, formula in named.items()}
+        sums = [f"{name} = {text}" for name, text in merged.items() if name in words]
+        texts[name] = "; ".join([formula, *sums])
+    return texts
 
 
 def _scores(results: Results) -> list[dict[str, Any]]:
@@ -92,10 +79,8 @@ def _scores(results: Results) -> list[dict[str, Any]]:
     """
     goals = list(results.front.get("objectives") or ())
     signed = {goal.removeprefix("-"): goal.startswith("-") for goal in goals}
-    numeric = [
-        name for name in results.table.columns if name not in _NOT_SCORES
-        and not name.startswith(_PARAM) and results.table[name].dtype.kind in "fiub"
-    ]  # fmt: skip
+    table, (_, columns) = results.table, columns_of(results.table)
+    numeric = [name for name in columns if table[name].dtype.kind in "fiub"]
     declared = [*signed, *(getattr(results.run, "score", None) or ())] or numeric
     names = list(dict.fromkeys([*declared, *numeric]))
     return [
@@ -111,7 +96,7 @@ def _points(
     fronts, best = results.front.get("formulas", {}), results.front.get("front", ())
     points = []
     for row in results.points.to_dict("records"):
-        values = {name: _value(row.get(_PARAM + name)) for name in params}
+        values = {name: _value(row.get(f"param_{name}")) for name in params}
         shown = {
             name: [_value(row.get(key)) for key in (name, f"{name}_low", f"{name}_high")]
             for name in scores if _value(row.get(name)) is not None
@@ -126,20 +111,17 @@ def _points(
     return points
 
 
-def _fronts(results: Results, names: list[str]) -> dict[str, Any]:
+def _fronts(results: Results) -> dict[str, Any]:
     fronts = {}
     for name, front in results.front.get("formulas", {}).items():
-        if name in names:
-            kept = {k: front.get(k) for k in ("hypervolume", "reference", "mean_inner_product")}
-            points = int((results.points["formula"] == name).sum())
-            fronts[name] = {**kept, "size": len(front.get("front", ())), "of": points}
+        kept = {k: front.get(k) for k in ("hypervolume", "reference", "mean_inner_product")}
+        points = int((results.points["formula"] == name).sum())
+        fronts[name] = {**kept, "size": len(front.get("front", ())), "of": points}
     return fronts
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:
     """The run file's tables: the grouping of rows, heads, labels and cells."""
-    if not getattr(results.run, "tables", None):
-        return []
     return [
         {"name": pivot.name, "over": pivot.over, "heads": pivot.heads, "rows": [
             {"labels": labels, "cells": [c and [c.mean, c.low, c.high] for c in cells]}
@@ -148,18 +130,15 @@ def _tables(results: Results) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _costs(results: Results, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Completions and tokens of each formula, and the seconds and the rate of one completion."""
-    costs = {}
-    for name in names:
-        rows = results.table[results.table["formula"] == name]
-        tokens, seconds = int(rows["tokens"].fillna(0).sum()), float(rows["elapsed"].sum())
-        costs[name] = {
-            "completions": len(rows), "tokens": tokens,
-            "seconds": seconds / len(rows) if len(rows) else None,
-            "tokens_per_second": tokens / seconds if seconds else None,
-        }  # fmt: skip
-    return costs
+def _cost(table: pandas.DataFrame, formula: str) -> dict[str, Any]:
+    """A formula's completions and tokens, and the seconds and the rate of one completion."""
+    rows = table[table["formula"] == formula]
+    tokens, seconds = int(rows["tokens"].sum()), float(rows["elapsed"].sum())
+    return {
+        "completions": len(rows), "tokens": tokens,
+        "seconds": seconds / len(rows) if len(rows) else None,
+        "tokens_per_second": tokens / seconds if seconds else None,
+    }  # fmt: skip
 
 
 def _completions(
@@ -189,10 +168,6 @@ def _facts(meta: Mapping[str, Any]) -> list[list[str]]:
             continue
         if key == "git" and isinstance(value, Mapping):
             value = f"{value.get('revision')}{', changed since' if value.get('dirty') else ''}"
-        elif isinstance(value, Mapping):
-            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
-        elif isinstance(value, (list, tuple)):
-            value = " ".join(map(str, value))
         elif isinstance(value, float):
             value = f"{value:,.1f}"
         facts.append([key, str(value)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,9 @@ LABELLED = 40  # at most so many points get their parameters as labels
 
 
 def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the front of a report's data.
+    """Draw ``front.png`` and ``front.pdf`` from the data of ``content_of``.
 
-    Args:
-        data: of ``content_of``.
-        folder: gets ``front.png`` and ``front.pdf``.
-
-    Returns:
-        The files; none where there are no two objectives, or no matplotlib.
+    There are no files where there are no two objectives, or no matplotlib.
     """
     pairs = list(combinations(data["objectives"], 2))
     if not pairs or not data["points"] or not installed("matplotlib"):
@@ -65,7 +61,7 @@ def _panel(axes: Any, data: Mapping[str, Any], x: str, y: str) -> None:
                 ecolor=colour, elinewidth=0.7, alpha=0.55, zorder=1,
             )  # fmt: skip
         rest = [(point["scores"][x][0], point["scores"][y][0], point) for point in points]
-        front = sorted(entry for entry in rest if entry[2]["front"])
+        front = [entry for entry in sorted(rest, key=itemgetter(0, 1)) if entry[2]["front"]]
         if len(data["objectives"]) == 2:
             axes.plot(*_columns(front), color=colour, linewidth=1, alpha=0.7, zorder=2)
         axes.scatter(*_columns(rest), marker=marker, s=22, zorder=3, linewidths=1,

@@ -27,14 +27,9 @@ def page(
     facts: str,
     data: Mapping[str, Any],
 ) -> str:
-    """The page.
+    """The page: an eyebrow, the title, formulas by ``name`` and ``text``, and a line of facts.
 
-    Args:
-        title: of the page.
-        eyebrow: a few words above the title.
-        formulas: the ``name`` and ``text`` of each.
-        facts: a line below them.
-        data: with ``report``, ``inspection`` or both, for the scripts.
+    The scripts' data is a ``report``, an ``inspection`` or both.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

@@ -6,12 +6,12 @@ AlpacaEval's model outputs, and what ARGS and GenARM write for HH-RLHF and PKU-S
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 
 
 class Format(StrEnum):
@@ -22,58 +22,29 @@ class Format(StrEnum):
     SAFE_RLHF = "safe_rlhf"
 
 
-def alpaca_eval(record: Record, name: str) -> dict[str, Any]:
-    """A model output of AlpacaEval."""
-    return {
-        "instruction": _instruction(record["prompt"]),
-        "output": record["text"],
-        "generator": name,
-    }
-
-
-def hh_rlhf(record: Record, name: str) -> dict[str, Any]:
-    """A row of ARGS and GenARM for HH-RLHF; ``result`` is prompt and response."""
+def _row(kind: Format, record: Record, name: str) -> Record:
+    """A model output of AlpacaEval, or a row of ARGS and GenARM."""
+    text = record["text"]
+    if kind is Format.ALPACA_EVAL:
+        return {
+            "instruction": _instruction(record["prompt"]), "output": text, "generator": name
+        }  # fmt: skip
     prompt = _as_text(record["prompt"])
-    return {
-        "prompt": prompt,
-        "result": prompt + record["text"],
-        "response": record["text"],
-        "elapsed": record["elapsed"],
-        "method": name,
-    }
-
-
-def safe_rlhf(record: Record, name: str) -> dict[str, Any]:
-    """A row of GenARM for PKU-SafeRLHF."""
-    return {
-        "uid": str(record["id"]),
-        "prompt": _as_text(record["prompt"]),
-        "response": record["text"],
-        "model": name,
-        "elapsed": record["elapsed"],
-    }
-
-
-_MAKE: dict[Format, Callable[[Record, str], dict[str, Any]]] = {
-    Format.ALPACA_EVAL: alpaca_eval,
-    Format.HH_RLHF: hh_rlhf,
-    Format.SAFE_RLHF: safe_rlhf,
-}
+    elapsed = {"elapsed": record["elapsed"]}
+    if kind is Format.HH_RLHF:
+        row = {"prompt": prompt, "result": prompt + text, "response": text}
+        return {**row, **elapsed, "method": name}
+    row = {"uid": str(record["id"]), "prompt": prompt, "response": text}
+    return {**row, "model": name, **elapsed}
 
 
 def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> list[Path]:
-    """Write a folder's completions in other formats.
+    """Write a folder's completions in other formats, and return the files.
 
-    Args:
-        folder: of a run or a sweep.
-        kinds: the formats.
-        by_point: write a file for every point of every formula, ``alpaca_eval/arms-3.json``, as for
-            a sweep; left out, one file, ``alpaca_eval.json``.
-
-    Returns:
-        The files.
+    ``by_point`` writes a file for every point of every formula, ``alpaca_eval/arms-3.json``;
+    otherwise there is one for each format, ``alpaca_eval.json``.
     """
-    from ..inputs.expand import key_of
+    from ..inputs.expand import key_of  # the command line imports this module for ``Format``
     from .folder import COMPLETIONS, Journal
 
     points: dict[tuple[str, int] | None, list[Record]] = {}
@@ -90,7 +61,7 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
                 name = " ".join([point[0], *values])
             records.sort(key=lambda record: (str(record["id"]).zfill(12), record["sample"]))
             file.parent.mkdir(exist_ok=True)
-            content = [_MAKE[kind](record, name) for record in records]
+            content = [_row(kind, record, name) for record in records]
             file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
             files.append(file)
     return files

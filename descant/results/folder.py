@@ -7,35 +7,25 @@ by the next process.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..inputs.expand import KEY
+from ..inputs.expand import KEY, Key, key_of
 from ..inputs.runfile import RunFile, RunFileError, validated
 from ..inputs.yaml import YamlError, load_yaml
 
 COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta.json"
 Record = dict[str, Any]
-_REQUIRED = {  # keys of every line
-    COMPLETIONS: (*KEY, "prompt", "text"),
-    SCORES: (*KEY, "scores"),
-}
-_DEFAULTS: dict[str, Record] = {  # descant run of version 0.1 wrote no formula and no point
-    COMPLETIONS: {"formula": "formula", "point": 0}
-}
+_REQUIRED = {COMPLETIONS: (*KEY, "prompt", "text"), SCORES: (*KEY, "scores")}  # of every line
+# descant run of version 0.1 wrote no formula and no point
+_DEFAULTS: dict[str, Record] = {COMPLETIONS: {"formula": "formula", "point": 0}}
 
 
 class Journal:
-    """An append-only file of JSON lines; of several processes, each writes its own.
-
-    Args:
-        folder: the folder of the file.
-        stem: the name of the file, without ``.jsonl``.
-        rank: the rank of this process.
-        ranks: the number of processes.
-    """
+    """An append-only file of JSON lines, ``stem``.jsonl; each of several processes has its own."""
 
     def __init__(self, folder: Path, stem: str, rank: int = 0, ranks: int = 1) -> None:
         self._folder, self._stem = folder, stem
@@ -63,7 +53,7 @@ class Journal:
                 while data:  # a disk that fills up may take only a part, and report it later
                     data = data[os.write(file.fileno(), data) :]
         except OSError as error:
-            raise cannot_write(self.file, error) from error
+            raise _cannot_write(self.file, error) from error
 
     def gather(self, key: Callable[[Record], Hashable]) -> None:
         """Cut half a last line off, and move the other processes' lines into the main file.
@@ -97,10 +87,17 @@ class Journal:
                 if not isinstance(record, dict):
                     raise _bad_line(file, number, "is no mapping")
                 record = {**defaults, **record}
-                for key in required:
-                    if key not in record:
-                        raise _bad_line(file, number, f"has no {key}")
+                if missing := [key for key in required if key not in record]:
+                    raise _bad_line(file, number, f"has no {missing[0]}")
                 yield record
+
+
+def scores_by_key(lines: Iterable[Record]) -> dict[Key, dict[str, float]]:
+    """All scores of each completion; the lines of one completion add up."""
+    scores: dict[Key, dict[str, float]] = {}
+    for line in lines:
+        scores.setdefault(key_of(line), {}).update(line["scores"])
+    return scores
 
 
 def resolved_run(folder: Path) -> RunFile:
@@ -118,8 +115,22 @@ def resolved_run(folder: Path) -> RunFile:
         raise RunFileError(f"{file} {error}; give another output") from None
 
 
-def cannot_write(file: Path, error: OSError) -> RunFileError:
-    """The error of a file that cannot be written."""
+def replace(file: Path, text: str) -> None:
+    """Write a file at once: it holds the old text or the new.
+
+    Raises:
+        RunFileError: it cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.new")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _cannot_write(file, error) from error
+
+
+def _cannot_write(file: Path, error: OSError) -> RunFileError:
     return RunFileError(
         f"{file} cannot be written: {error.strerror}; what is finished is kept, and the same "
         "command resumes there"
@@ -132,17 +143,10 @@ def _bad_line(file: Path, number: int, problem: str) -> RunFileError:
 
 def _cut(file: Path) -> None:
     """Cut a file after its last end of a line."""
-    if not file.is_file():
+    if not file.is_file() or not (size := file.stat().st_size):
         return
     with file.open("rb+") as lines:
-        size = end = lines.seek(0, os.SEEK_END)
-        while end:  # backwards
-            start = max(0, end - 65536)
-            lines.seek(start)
-            newline = lines.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
+        with mmap.mmap(lines.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
         if end < size:
             lines.truncate(end)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
-from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run
+from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
 from .front import front_of
-from .recovered import gap_ends, interval_columns, recovered
+from .recovered import by_prompt, gap_ends, interval_columns, recovered
 from .tables import markdown, tables_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load(folder: str | Path) -> Results:
     Raises:
         RunFileError: it is not one, or pandas is missing.
     """
-    _pandas()
+    require("a table", "pandas", "pyarrow")
     folder = Path(folder)
     run, meta_file = resolved_run(folder), folder / META
     if not (folder / f"{COMPLETIONS}.jsonl").is_file():
@@ -63,36 +63,37 @@ def load(folder: str | Path) -> Results:
         except ValueError:
             raise RunFileError(f"{meta_file} is not JSON; remove it") from None
     table = table_of(Journal(folder, COMPLETIONS).records(), Journal(folder, SCORES).records())
-    gaps = any(score.recovered for score in (run.score or {}).values())
-    settings = settings_of(run) if gaps or run.objectives else []
-    ends = gap_ends(run, settings) if gaps else {}
-    points = points_table(table, recovered(table, run, ends))
+    settings = settings_of(run) if run.score else []
+    points = points_table(table, recovered(table, run, gap_ends(run, settings)))
     return Results(run, meta, table, points, _front(run, settings, points))
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Write ``results.csv``, ``results.parquet``, ``points.csv``, ``front.json``, ``tables.md``."""
-    names = ("results.csv", "results.parquet", "points.csv", "front.json")
+    names = ("results.csv", "results.parquet", "points.csv", "front.json", "tables.md")
     files = [folder / name for name in names]
     table = results.table.copy()
-    table["prompt"] = [_text(prompt) for prompt in table["prompt"]]
+    table["prompt"] = [
+        prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+        for prompt in table["prompt"]
+    ]
     if table["id"].map(type).nunique() > 1:
         table["id"] = table["id"].map(str)  # a column has one type
     table.to_csv(files[0], index=False)
     table.to_parquet(files[1], index=False)
     results.points.to_csv(files[2], index=False)
     files[3].write_text(json.dumps(results.front, indent=1), encoding="utf-8")
-    if results.run.tables:
-        files.append(folder / "tables.md")
-        files[4].write_text(markdown(tables_of(results.run, results.points)), encoding="utf-8")
+    if not results.run.tables:
+        return files[:4]
+    files[4].write_text(markdown(tables_of(results.run, results.points)), encoding="utf-8")
     return files
 
 
 def table_of(completions: Iterable[Record], scores: Iterable[Record]) -> DataFrame:
     """One row per completion, in the order of formulas, points, prompts and samples."""
-    values: dict[Any, dict[str, float]] = {}
-    for line in scores:
-        values.setdefault(key_of(line), {}).update(line["scores"])
+    import pandas
+
+    values = scores_by_key(scores)
     rows = [
         {name: record[name] for name in (*KEY, *_COLUMNS) if name != "tokens"}
         | {"tokens": len(record["token_ids"])}
@@ -102,15 +103,15 @@ def table_of(completions: Iterable[Record], scores: Iterable[Record]) -> DataFra
     ]
     rows.sort(key=lambda row: (row["formula"], row["point"], isinstance(row["id"], str),
                                row["id"], row["sample"]))  # fmt: skip
-    table = _pandas().DataFrame(rows)
+    table = pandas.DataFrame(rows)
     params, scored = columns_of(table)
     return table[["formula", "point", *params, *_COLUMNS, *scored]]
 
 
-def points_table(
-    table: DataFrame, more: Mapping[tuple[str, int], Mapping[str, Any]] | None = None
-) -> DataFrame:
+def points_table(table: DataFrame, more: Mapping[tuple[str, int], Any]) -> DataFrame:
     """One row per formula and point; ``more`` has further columns per point."""
+    import pandas
+
     from ..scoring.intervals import interval
 
     params, scores = columns_of(table)
@@ -119,16 +120,14 @@ def points_table(
         row = {"formula": formula, "point": point}
         row |= {name: own[name].iloc[0] for name in params} | {"n": len(own)}
         for name in scores:
-            known = own.dropna(subset=[name])
-            values = {item: list(group[name]) for item, group in known.groupby("id")}
-            row |= interval_columns(name, interval(values))
-        row |= (more or {}).get((formula, point), {})
+            row |= interval_columns(name, interval(by_prompt(own, name)))
+        row |= more.get((formula, point), {})
         elapsed = float(own["elapsed"].sum())
         row["tokens"] = int(own["tokens"].sum())
         row["seconds"] = elapsed / len(own)
         row["tokens_per_second"] = row["tokens"] / elapsed if elapsed else float("nan")
         rows.append(row)
-    return _pandas().DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def columns_of(table: DataFrame) -> tuple[list[str], list[str]]:
@@ -149,14 +148,3 @@ def _front(run: RunFile, settings: Sequence[Setting], points: DataFrame) -> dict
     }
     index = {setting.name: setting.point_index for setting in settings}
     return front_of(run, {name: means[name] for name in index if name in means}, index)
-
-
-def _text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
-
-
-def _pandas() -> Any:
-    require("a table", "pandas", "pyarrow")
-    import pandas
-
-    return pandas

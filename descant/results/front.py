@@ -10,60 +10,58 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..extras import require
-from ..inputs.grid import points_of, simplex_of
+from ..inputs.grid import simplex_of
 from ..inputs.linear import Sum
 from ..inputs.runfile import RunFile, RunFileError
 
-Means = Mapping[int, Sequence[float]]  # per point, the mean of each objective
+Vector = NDArray[np.float64]  # (objectives,)
+Means = Mapping[int, Sequence[float] | Vector]  # per point, the mean of each objective
 DIGITS = 9  # means that agree to so many digits are equal: scores are rounded
 
 
 def pareto(points: Means) -> list[int]:
     """The points that no other is at least as good as in every objective, and better in one."""
-    moocore = _moocore()
+    import moocore
+
     numbers = sorted(points)
-    if not numbers:
-        return []
     values = np.round(np.array([points[number] for number in numbers], dtype=float), DIGITS)
     kept = moocore.is_nondominated(values, maximise=True, keep_weakly=True)
     return [number for number, good in zip(numbers, kept, strict=True) if good]
 
 
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+def hypervolume(
+    points: Sequence[Sequence[float] | Vector], reference: Sequence[float] | Vector
+) -> float:
     """The volume between the reference and the points above it."""
-    moocore = _moocore()
-    above = [point for point in points if all(p > r for p, r in zip(point, reference, strict=True))]
-    if not above:
-        return 0.0
-    return float(moocore.hypervolume(np.array(above), ref=list(reference), maximise=True))
+    import moocore
+
+    return float(moocore.hypervolume(np.array(points), ref=list(reference), maximise=True))
 
 
 def front_of(
     run: RunFile, means: Mapping[str, Means], point_index: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
-    """The content of ``front.json``.
+    """The content of ``front.json``; objectives are empty where the run has none.
 
     Args:
         run: the run file.
         means: per formula and point, the mean of each objective; points without one are left out.
         point_index: per formula, the index of its own point at each point of the sweep.
-
-    Returns:
-        A dictionary; objectives are empty where the run has none.
     """
     names = run.objectives
-    signs = [-1.0 if name.startswith("-") else 1.0 for name in names]
-    plain = [name.removeprefix("-") for name in names]
+    signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in names])
     better = {
-        formula: {n: [s * v for s, v in zip(signs, values, strict=True)] for n, values in p.items()}
-        for formula, p in means.items()
+        formula: {number: signs * values for number, values in points.items()}
+        for formula, points in means.items()
     }
-    every = [values for points in better.values() for values in points.values()]
-    if not names or not every:
+    flat = [(f, n, values) for f, points in better.items() for n, values in points.items()]
+    if not names or not flat:
         return {"objectives": names, "formulas": {}}
-    reference = _reference(run, plain, signs, every)
+    require("a front", "moocore")
+    reference = _reference(run, signs, [values for _, _, values in flat])
     weights = preferences(run)
     formulas = {}
     for formula, points in better.items():
@@ -72,10 +70,9 @@ def front_of(
             "points": sorted(points),
             "front": front,
             "hypervolume": hypervolume([points[n] for n in front], reference),
-            "reference": [s * r for s, r in zip(signs, reference, strict=True)],
+            "reference": (signs * reference).tolist(),
             "mean_inner_product": _inner(weights, points, point_index[formula]),
         }
-    flat = [(f, n, values) for f, points in better.items() for n, values in points.items()]
     best = pareto({i: values for i, (_, _, values) in enumerate(flat)})
     together = [[flat[i][0], flat[i][1]] for i in best]
     return {"objectives": names, "formulas": formulas, "front": together}
@@ -84,17 +81,16 @@ def front_of(
 def preferences(run: RunFile) -> list[list[float]] | None:
     """Per point of the sweep, the weight of each objective; None where the run has none."""
     names = [name.removeprefix("-") for name in run.objectives]
-    every = points_of(run.sweep) if run.sweep else [{}]
     if run.front.preference:
         try:
             preference = Sum(run.front.preference, names, run.params)
         except ValueError as error:
             raise RunFileError(f"front.preference: {error}") from None
-        weights = [preference.weights({**run.params, **point}) for point in every]
+        weights = [preference.weights({**run.params, **point}) for point in run.points]
         return [[own.get(name, 0.0) for name in names] for own in weights]
     over = simplex_of(run.sweep)
-    if len(over) == len(names) and all(set(over) <= set(point) for point in every):
-        return [[point[name] for name in over] for point in every]
+    if len(over) == len(names) and all(set(over) <= set(point) for point in run.points):
+        return [[point[name] for name in over] for point in run.points]
     return None
 
 
@@ -108,19 +104,11 @@ def _inner(
     return float(np.mean(products))
 
 
-def _reference(
-    run: RunFile, names: Sequence[str], signs: Sequence[float], every: Sequence[Sequence[float]]
-) -> list[float]:
-    reference = run.front.reference
-    if reference is None:
-        return [min(values) for values in zip(*every, strict=True)]
-    if set(reference) != set(names):
+def _reference(run: RunFile, signs: Vector, every: Sequence[Vector]) -> Vector:
+    worst: Vector = np.min(every, axis=0)
+    if run.front.reference is None:
+        return worst
+    names = [name.removeprefix("-") for name in run.objectives]
+    if set(run.front.reference) != set(names):
         raise RunFileError(f"front.reference: give a number for each of {', '.join(names)}")
-    return [sign * reference[name] for name, sign in zip(names, signs, strict=True)]
-
-
-def _moocore() -> Any:
-    require("a front", "moocore")
-    import moocore
-
-    return moocore
+    return signs * [run.front.reference[name] for name in names]

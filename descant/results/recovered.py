@@ -7,7 +7,7 @@ al. 2023 (*Weak-to-Strong Generalization*).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..inputs.runfile import RunFile, RunFileError
@@ -24,10 +24,6 @@ GapEnds = dict[str, list[tuple[str, int]]]
 def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
     """Per recovered score, the formula and the point at both ends of its gap.
 
-    Args:
-        run: the run file.
-        settings: of the sweep.
-
     Raises:
         RunFileError: an end that is several points, or none.
     """
@@ -38,9 +34,8 @@ def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
             formula, _, number = end.partition(":")
             count = points[formula]
             if not number and count > 1:
-                raise RunFileError(
-                    f"score.{name}.between: {formula} has {count} points; name one, as {formula}:0"
-                )
+                problem = f"score.{name}.between: {formula} has {count} points"
+                raise RunFileError(f"{problem}; name one, as {formula}:0")
             if number and not (number.isdecimal() and int(number) < count):
                 problem = f"score.{name}.between: {formula} has no point {number!r}"
                 raise RunFileError(f"{problem}; its points are 0 to {count - 1}")
@@ -50,12 +45,14 @@ def gap_ends(run: RunFile, settings: Sequence[Setting]) -> GapEnds:
 
 def interval_columns(name: str, mean: Mean) -> dict[str, Any]:
     """The columns of a mean, in a table of points."""
-    return {
-        name: mean.mean,
-        f"{name}_low": mean.low,
-        f"{name}_high": mean.high,
-        f"{name}_n": mean.n,
-    }
+    keys = (name, f"{name}_low", f"{name}_high", f"{name}_n")
+    return dict(zip(keys, (mean.mean, mean.low, mean.high, mean.n), strict=True))
+
+
+def by_prompt(table: DataFrame, name: str) -> dict[object, list[float]]:
+    """The values of a score for the samples of each prompt."""
+    values: dict[object, list[float]] = table.dropna(subset=[name]).groupby("id")[name].agg(list)
+    return dict(values)
 
 
 def recovered(
@@ -63,26 +60,17 @@ def recovered(
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Per formula and point the recovered scores, with their intervals.
 
-    Args:
-        table: a row per completion.
-        run: the run file.
-        ends: from ``gap_ends``.
-
-    Returns:
-        Columns of ``points``; none while a score or an end is missing.
+    They are columns of ``points``; there are none while a score or an end is missing.
     """
     from ..scoring.intervals import share
 
     columns: dict[tuple[str, int], dict[str, Any]] = {}
     for name, (start, end) in ends.items():
-        of = (run.score or {})[name].recovered
+        of = (run.score or {})[name].recovered or ""
         if of not in table:
             continue
-        known = table.dropna(subset=[of])
-        values: dict[tuple[str, int], Mapping[object, Sequence[float]]] = {
-            (str(formula), int(point)): {item: list(rows[of]) for item, rows in own.groupby("id")}
-            for (formula, point), own in known.groupby(["formula", "point"])
-        }
+        groups = table.dropna(subset=[of]).groupby(["formula", "point"])
+        values = {(str(f), int(point)): by_prompt(own, of) for (f, point), own in groups}
         if start not in values or end not in values:
             continue
         for key, own in values.items():

@@ -38,24 +38,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table with its values.
+    """A table with its values."""
 
-    Attributes:
-        name: its key in the run file.
-        over: the names that label its rows.
-        heads: of its columns.
-        rows: the labels and the cells of each row; None where there is no such point.
-    """
-
-    name: str
-    over: tuple[str, ...]
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Labels, tuple[Cell | None, ...]], ...]
+    name: str  # its key in the run file
+    over: tuple[str, ...]  # the names that label its rows
+    heads: tuple[str, ...]  # of its columns
+    rows: tuple[tuple[Labels, tuple[Cell | None, ...]], ...]  # None where there is no such point
 
     def lines(self) -> list[list[str]]:
         """Its rows as text."""
         return [
-            [*map(label_text, labels), *("" if cell is None else str(cell) for cell in cells)]
+            [*map(label_text, labels), *(str(cell or "") for cell in cells)]
             for labels, cells in self.rows
         ]
 
@@ -87,10 +80,6 @@ def _cells(
 def check_tables(run: RunFile, settings: Sequence[Setting]) -> None:
     """Refuse tables with several points in a cell.
 
-    Args:
-        run: the run file.
-        settings: of the sweep.
-
     Raises:
         RunFileError: names the table, and what tells its points apart.
     """
@@ -109,19 +98,16 @@ def tables_of(run: RunFile, points: DataFrame) -> list[ResultTable]:
         | {k.removeprefix("param_"): v for k, v in row.items() if k.startswith("param_") and v == v}
         for row in rows
     ]
-    names = list(run.named)
-    return [_result_table(name, table, names, rows, labels) for name, table in run.tables.items()]
+    return [
+        _result_table(name, table, table.formulas or list(run.named), rows, labels)
+        for name, table in run.tables.items()
+    ]
 
 
 def _result_table(
-    name: str,
-    table: Table,
-    names: Sequence[str],
-    rows: Sequence[Any],
-    points: Sequence[PointLabels],
+    name: str, table: Table, order: Sequence[str], rows: list[Any], points: Sequence[PointLabels]
 ) -> ResultTable:
     cells = _cells(name, table, points)
-    order = table.formulas or names
 
     def rank(labels: Labels) -> list[tuple[bool, float]]:
         """Formulas in the order of their declaration, values by size; None comes first."""
@@ -131,12 +117,10 @@ def _result_table(
     down = sorted({row for row, _ in cells}, key=rank)
     across = sorted({column for _, column in cells}, key=rank)
     columns = [(value, labels) for value in table.values for labels in across]
-    heads = [
-        ", ".join(
-            [value, *(f"{k} = {label_text(v)}" for k, v in zip(table.columns, labels, strict=True))]
-        )
-        for value, labels in columns
-    ]
+    heads = []
+    for value, labels in columns:
+        pairs = zip(table.columns, labels, strict=True)
+        heads.append(", ".join([value, *(f"{key} = {label_text(label)}" for key, label in pairs)]))
     lines = [
         (row, tuple(
             _cell(rows[cells[row, column]], value) if (row, column) in cells else None
@@ -151,9 +135,7 @@ def _cell(row: Mapping[str, Any], value: str) -> Cell | None:
     mean, low, high = (row.get(key) for key in (value, f"{value}_low", f"{value}_high"))
     if mean is None or not math.isfinite(mean):
         return None
-    if low is None or high is None:
-        return Cell(float(mean))
-    return Cell(float(mean), float(low), float(high))
+    return Cell(float(mean), low, high)
 
 
 def label_text(label: Label) -> str:

@@ -9,25 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..models import ModelSpec
-from ..models.checkpoint.adapter import adapter_folder
+import torch
+from safetensors.torch import save_file
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+from ..models import ModelSpec
+from ..models.checkpoint.adapter import CONFIG, PREFIX, WEIGHTS, adapter_folder, read_adapter
 
 
 def merged_adapter(
     parts: Mapping[str, ModelSpec], weights: Mapping[str, float], folder: Path
 ) -> Path:
-    """The folder of the merged adapter, written where it is not there yet.
-
-    Args:
-        parts: the adapters' specs by name.
-        weights: of each.
-        folder: gets a folder for every merge.
+    """The merged adapter's folder, in ``folder``; written where it is not there yet.
 
     Raises:
         ModelError: an adapter that is not plain LoRA, or cannot be read.
@@ -42,18 +39,11 @@ def merged_adapter(
         try:
             os.rename(temporary, target)
         except OSError:  # another process was faster
-            for name in _FILES:
-                (temporary / name).unlink()
-            temporary.rmdir()
+            shutil.rmtree(temporary)
     return target
 
 
 def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    from ..models.checkpoint.adapter import PREFIX, read_adapter
-
     adapters = {name: read_adapter(name, source) for name, source in sorted(sources.items())}
     tensors, ranks = {}, {}
     for module in sorted({path for adapter in adapters.values() for path in adapter.factors}):
@@ -71,5 +61,5 @@ def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Pa
         "rank_pattern": differing, "alpha_pattern": differing,
         "target_modules": sorted({module.split(".")[-1] for module in ranks}),
     }  # fmt: skip
-    save_file(tensors, target / _FILES[1])
-    (target / _FILES[0]).write_text(json.dumps(config, indent=1, sort_keys=True))
+    save_file(tensors, target / WEIGHTS)
+    (target / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ..api import declared, plan_of, term_parallel_of, where
 from ..inputs.expand import Setting, without_temperature
@@ -18,10 +17,8 @@ from .merge import merged_adapter
 class Models:
     """The declared models, and the weights in memory.
 
-    Args:
-        run: the run file.
-        device: of models that name none; None leaves it to the run file.
-        folder: of the run; merged adapters go into its ``merged``.
+    ``device`` is that of models that name none where the run file names none either; merged
+    adapters go into the folder's ``merged``.
     """
 
     def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
@@ -33,10 +30,9 @@ class Models:
         self.plans: dict[str, str] = {}  # as printed, by formula
 
     def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
-        """The decoder of a formula, for the points whose merged adapters are those of this point.
+        """A formula's decoder for the points with the merged adapters of this one.
 
-        Returns:
-            The decoder, and a function that releases its adapters.
+        Also returns a function that releases its adapters.
         """
         specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
         for name, weights in merges_at(self.run, setting, point).items():
@@ -44,11 +40,11 @@ class Models:
             folder = merged_adapter(parts, weights, self._folder / "merged")
             first = next(iter(parts.values()))
             specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
-        decoder, close = self._bound(
-            setting.text, specs, term_parallel_of(self.run.parallel, self.device)
-        )
-        for key in [key for key, model in self.loaded.items() if _is_remote(model)]:
-            del self.loaded[key]  # another process has the weights; a score may load them here
+        term_parallel = term_parallel_of(self.run.parallel, self.device)
+        decoder, close = self._bound(setting.text, specs, term_parallel)
+        for key, model in list(self.loaded.items()):
+            if hasattr(model, "parameters") and any(p.is_meta for p in model.parameters()):
+                del self.loaded[key]  # another process has the weights; a score may load them here
         self.plans.setdefault(setting.name, str(decoder.plan))
         return decoder, close
 
@@ -81,11 +77,6 @@ class Models:
         """The description of the checkpoint whose weights a name uses."""
         model = resolve(name, self.specs)
         return describe(model.base, model.spec, self.dtype, self.device)
-
-
-def _is_remote(model: Any) -> bool:
-    """Whether another process holds the weights of a model."""
-    return any(p.is_meta for p in model.parameters()) if hasattr(model, "parameters") else False
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from .. import __version__
@@ -16,13 +17,15 @@ def provenance(device: str, dtype: str | None, seed: int) -> dict[str, Any]:
     import torch
     import transformers
 
+    if device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
     return {
         "schema": 1,
         "descant": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": _device(device),
+        "device": device,
         "dtype": dtype or "each checkpoint's own",
         "git": revision(),
         "started": now(),
@@ -38,23 +41,9 @@ def now() -> str:
 
 def revision() -> dict[str, Any] | None:
     """The git revision of the working folder and whether it is dirty; None outside git."""
+    git = partial(subprocess.run, capture_output=True, text=True, check=True, timeout=10)
     try:
-        head = _git("rev-parse", "HEAD")
-        return {"revision": head, "dirty": bool(_git("status", "--porcelain"))}
+        head = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+        return {"revision": head, "dirty": bool(git(["git", "status", "--porcelain"]).stdout)}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
-
-
-def _device(device: str) -> str:
-    if not device.startswith("cuda"):
-        return device
-    import torch
-
-    return f"{device} ({torch.cuda.get_device_name(device)})"

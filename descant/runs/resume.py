@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,7 @@ from ..inputs.expand import Key, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.yaml import dump_yaml
-from ..results.folder import (
-    COMPLETIONS,
-    RESOLVED,
-    SCORES,
-    Journal,
-    Record,
-    cannot_write,
-    resolved_run,
-)
+from ..results.folder import COMPLETIONS, RESOLVED, SCORES, Journal, Record, replace, resolved_run
 from .processes import Process
 
 _LATER = ("output", "score", "front", "tables", "parallel")  # may change when a run resumes
@@ -42,12 +33,7 @@ def resumed(
 ) -> Iterator[set[Key]]:
     """Hold a run's folder: the first process locks it, checks it and gathers its lines.
 
-    Args:
-        run: with ``data``.
-        folder: made if need be.
-        items: the prompts.
-        process: this process; each of several enters.
-        sweeps, free: as for ``prepare``.
+    Each of several processes enters; ``sweeps`` and ``free`` are those of ``prepare``.
 
     Yields:
         The keys of the rows that are completed.
@@ -72,20 +58,11 @@ def resumed(
 def gather(folder: Path) -> None:
     """Collect the lines of all processes in one file of completions and one of scores."""
     Journal(folder, COMPLETIONS).gather(key_of)
-    Journal(folder, SCORES).gather(score_key)
-
-
-def score_key(record: Record) -> tuple[Any, ...]:
-    """The key of a line of scores: lines of one row add up."""
-    return (*key_of(record), *sorted(record["scores"]))
+    Journal(folder, SCORES).gather(lambda line: (*key_of(line), *sorted(line["scores"])))
 
 
 def make_folder(folder: Path) -> None:
-    """Make the output folder.
-
-    Raises:
-        RunFileError: it is a file.
-    """
+    """Make the output folder, or raise a ``RunFileError`` where it is a file."""
     if folder.exists() and not folder.is_dir():
         raise RunFileError(f"{folder} is a file, and the output is a folder; give another")
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,15 +73,9 @@ def prepare(
 ) -> None:
     """Write the resolved run file, or check that the folder's own is the same.
 
-    Scores, the front and tables may change when a run resumes; before anything is completed,
-    everything may.
-
-    Args:
-        run: the run file.
-        folder: made if need be.
-        sweeps: whether this is ``descant sweep``, whose rows have other seeds than ``descant
-            run``'s.
-        free: models that no formula reads; they may change unless a score has used them.
+    Scores, the front and tables may change when a run resumes, and ``free`` models, which no
+    formula reads, unless a score has used them; before anything is completed, everything may.
+    The other command's folder is refused: where a run ``sweeps``, each row has its own seed.
 
     Raises:
         RunFileError: the folder holds another run; names what differs.
@@ -114,8 +85,10 @@ def prepare(
     file, first = folder / RESOLVED, Journal(folder, COMPLETIONS).first()
     if file.is_file() and any(folder.glob(f"{COMPLETIONS}*.jsonl")):
         earlier = resolved_run(folder)
-        if first is not None:
-            _check_command(first, earlier, folder, sweeps)
+        seed = earlier.generate.seed  # version 0.1 of descant run wrote no seed
+        if first is not None and (swept := first.get("seed", seed) != seed) != sweeps:
+            command = "sweep" if swept else "run"
+            raise RunFileError(f"{folder} holds lines of descant {command}; give another output")
         before = earlier.model_dump(mode="json", exclude={"output"})
         if before == resolved:
             return
@@ -125,25 +98,14 @@ def prepare(
     replace(file, dump_yaml(resolved))
 
 
-def _check_command(record: Record, run: RunFile, folder: Path, sweeps: bool) -> None:
-    """Refuse the folder of the other command: a sweep's rows each have a seed of their own."""
-    seed = run.generate.seed
-    swept = record.get("seed", seed) != seed  # version 0.1 of descant run wrote no seed
-    if swept != sweeps:
-        command = "sweep" if swept else "run"
-        raise RunFileError(f"{folder} holds lines of descant {command}; give another output")
-
-
 def _check_prompts(items: Iterable[Item], records: Iterable[Record], data: str) -> None:
     """Check that the completed prompts are still those of the data."""
     prompts = {item.id: item.prompt for item in items}
     for record in records:
         name, prompt = record["id"], record["prompt"]
         if name in prompts and prompts[name] != prompt:
-            raise RunFileError(
-                f"{data} has changed: prompt {name} is {prompts[name]!r:.60}, and the output has "
-                f"completed {prompt!r:.60}; give another output"
-            )
+            problem = f"{data} has changed: prompt {name} is {prompts[name]!r:.60}, and the output"
+            raise RunFileError(f"{problem} has completed {prompt!r:.60}; give another output")
 
 
 def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]) -> None:
@@ -158,10 +120,8 @@ def _check_same(before: Record, now: Record, folder: Path, free: Collection[str]
     for side, own in zip((old, new), scores, strict=True):
         side["score"] = {name: own[name] for name in sorted(shared)}
     if changed := differences(old, new):
-        raise RunFileError(
-            f"{folder} holds another run: {changed}; give another output, or remove the folder to "
-            "begin again"
-        )
+        cure = "give another output, or remove the folder to begin again"
+        raise RunFileError(f"{folder} holds another run: {changed}; {cure}")
 
 
 def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> None:
@@ -170,10 +130,8 @@ def _check_unscored(model: str, before: Record, now: Record, folder: Path) -> No
     for line in Journal(folder, SCORES).records():
         if scored := names & set(line["scores"]):
             score = scored.pop()
-            raise RunFileError(
-                f"{folder} holds values of score.{score} by another {model}; give that score "
-                "another name to score everything anew"
-            )
+            cure = "give that score another name to score everything anew"
+            raise RunFileError(f"{folder} holds values of score.{score} by another {model}; {cure}")
 
 
 def differences(before: Record, now: Record) -> str:
@@ -193,32 +151,11 @@ def _changes(before: Any, now: Any, path: str) -> Iterator[str]:
         yield f"{path} is {old} there and {new} here"
 
 
-def replace(file: Path, text: str) -> None:
-    """Write a file at once: it holds the old text or the new.
-
-    Raises:
-        RunFileError: it cannot be written.
-    """
-    partial = file.with_name(f".{file.name}.new")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(file, error) from error
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[object]:
     """A lock on the folder; the system releases it when the process ends, however it ends."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        return FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         raise RunFileError(f"another process writes to {folder} at this moment") from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -29,26 +29,22 @@ Completed = Iterator[tuple[int, "Completion"]]  # each with the index of its row
 def of_one_formula(run: RunFile, name: str | None, how: str = "--formula") -> RunFile:
     """The same run with one of its formulas alone.
 
-    Args:
-        run: a run file.
-        name: the formula's; None where there is but one.
-        how: what a user chooses one with, for messages.
+    ``name`` is None where there is but one; ``how`` is what a user chooses one with, for messages.
 
     Raises:
         RunFileError: no such formula, or several and none chosen.
     """
-    if name is None and len(run.named) > 1:
-        raise RunFileError(
-            f"this run file has several formulas ({', '.join(run.formulas)}); choose one with "
-            f"{how}; descant sweep reads them all"
-        )
-    if name is not None and not run.formulas:
+    if name is None:
+        if len(run.named) > 1:
+            problem = f"this run file has several formulas ({', '.join(run.formulas)})"
+            raise RunFileError(f"{problem}; choose one with {how}; descant sweep reads them all")
+        [name] = run.named
+    elif not run.formulas:
         problem = f"there is no formula {name}: this run file has one formula, without a name"
         raise RunFileError(f"{problem}; leave {how} out")
-    if name is not None and name not in run.formulas:
+    elif name not in run.formulas:
         raise RunFileError(f"there is no formula {name}; {did_you_mean(name, run.formulas)}")
-    text = next(iter(run.named.values())) if name is None else run.formulas[name]
-    return run.model_copy(update={"formula": text, "formulas": {}})
+    return run.model_copy(update={"formula": run.named[name], "formulas": {}})
 
 
 def compiled(run: RunFile) -> Decoder:
@@ -61,25 +57,19 @@ def compiled(run: RunFile) -> Decoder:
 
     run = of_one_formula(run, None)
     if run.parallel is None and world_size() > 1:
-        raise RunFileError(
-            f"{world_size()} processes would all do the same; write parallel: terms in the run "
-            "file, or sweep: descant sweep divides the prompts among processes"
-        )
-    if run.merge:
-        return _merged(run)
+        problem = f"{world_size()} processes would all do the same; write parallel: terms in the"
+        cure = "run file, or sweep: descant sweep divides the prompts among processes"
+        raise RunFileError(f"{problem} {cure}")
+    if run.merge:  # at the parameters' own values
+        from .models import Models
+
+        [setting] = settings_of(run.model_copy(update={"sweep": None}))
+        with TemporaryDirectory() as folder:
+            return Models(run, None, Path(folder)).decoder(setting, 0)[0]
     return compile(
         run.formula, run.models, params=run.params, prompts=run.prompts,
         dtype=run.dtype, device=run.device, parallel=run.parallel,
     )  # fmt: skip
-
-
-def _merged(run: RunFile) -> Decoder:
-    """The decoder of a formula that may read merged adapters, at the parameters' own values."""
-    from .models import Models
-
-    [setting] = settings_of(run.model_copy(update={"sweep": None}))
-    with TemporaryDirectory() as folder:
-        return Models(run, None, Path(folder)).decoder(setting, 0)[0]
 
 
 def decode_readable(
@@ -89,12 +79,6 @@ def decode_readable(
     decode: Callable[[Sequence[Row]], Completed],
 ) -> tuple[Sequence[Row], Completed]:
     """Decode rows; a prompt that the models cannot read is an error, or skipped by ``bad_rows``.
-
-    Args:
-        rows: what is decoded.
-        run: with ``data``.
-        decoder: of the rows.
-        decode: starts to decode rows.
 
     Returns:
         The rows that are decoded, and their completions.
@@ -120,12 +104,7 @@ def decode_readable(
 def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict[str, Any]]:
     """Complete the run's prompts into ``folder``, but for those that it holds.
 
-    Of several processes that decode together, the first writes.
-
-    Args:
-        run: with ``data``.
-        decoder: of the same run.
-        folder: gets ``completions.jsonl`` and the resolved ``run.yaml``.
+    Of several processes that decode together, the first writes ``completions.jsonl``.
 
     Yields:
         Each record when it is written.

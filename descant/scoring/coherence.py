@@ -6,53 +6,42 @@ The cosine of the two embeddings, as Su et al. 2022 and ARGS report it (theirs b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..extras import require
 from ..inputs.runfile import RunFileError
 from ..models import is_messages
+from ..models.errors import first_line
 
-
-def check_coherence(name: str) -> None:
-    """Check that what a score of coherence needs is installed.
-
-    Raises:
-        MissingExtra: it is not.
-    """
-    require(f"score.{name}", "sentence_transformers")
+PACKAGE = "sentence_transformers"
 
 
 class CoherenceScorer:
-    """One embedding model.
-
-    Args:
-        name: of the score, for messages.
-        source: a folder or hub id that sentence-transformers reads.
-        device: where it runs.
+    """One embedding model, a folder or hub id that sentence-transformers reads.
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
-        RunFileError: the model cannot be read.
+        RunFileError: the model cannot be read; ``name`` is the score's.
     """
 
     def __init__(self, name: str, source: str, device: str) -> None:
-        check_coherence(name)
+        require(f"score.{name}", PACKAGE)
         from sentence_transformers import SentenceTransformer
 
         try:
             self._model = SentenceTransformer(source, device=device, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            problem = f"score.{name}: {source} cannot be read: {str(error).splitlines()[0]}"
+            problem = f"score.{name}: {source} cannot be read: {first_line(error)}"
             raise RunFileError(problem) from error
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
         """The cosine of each prompt and its answer, from -1 to 1."""
+        encode = partial(self._model.encode, normalize_embeddings=True, show_progress_bar=False)
         questions = [plain_text(prompt) for prompt in prompts]
-        settings: dict[str, Any] = {"normalize_embeddings": True, "show_progress_bar": False}
         distinct = list(dict.fromkeys(questions))  # a sweep scores every prompt many times
-        vectors = dict(zip(distinct, self._model.encode(distinct, **settings), strict=True))
-        answers = self._model.encode(list(texts), **settings)
-        pairs = zip(questions, answers, strict=True)
+        vectors = dict(zip(distinct, encode(distinct), strict=True))
+        pairs = zip(questions, encode(list(texts)), strict=True)
         return [float(vectors[prompt] @ answer) for prompt, answer in pairs]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,22 +28,20 @@ class Mean:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def interval(values: Mapping[object, Sequence[float]]) -> Mean:
-    """The mean over prompts' means, and its interval.
+NOTHING = Mean(float("nan"), float("nan"), float("nan"), 0)
 
-    Args:
-        values: of each prompt's samples.
+
+def interval(values: Mapping[object, Sequence[float]]) -> Mean:
+    """The mean over the means of each prompt's samples, and its interval.
 
     >>> interval({"one": [1.0, 2.0], "two": [2.5]})
     Mean(mean=2.0, low=1.5, high=2.5, n=3)
     """
     means = np.array([np.mean(sample) for sample in values.values() if len(sample)], dtype=float)
-    count = sum(map(len, values.values()))
     if not len(means):
-        return Mean(float("nan"), float("nan"), float("nan"), 0)
-    resampled = np.random.default_rng(SEED).integers(len(means), size=(RESAMPLES, len(means)))
-    low, high = np.quantile(means[resampled].mean(axis=1), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Mean(float(means.mean()), float(low), float(high), count)
+        return NOTHING
+    resampled = means[_resamples(len(means))].mean(axis=1)
+    return _mean(means.mean(), resampled, sum(map(len, values.values())))
 
 
 def share(
@@ -60,14 +59,13 @@ def share(
     """
     shared = [prompt for prompt in ours if prompt in start and prompt in end]
     if not shared:
-        return Mean(float("nan"), float("nan"), float("nan"), 0)
+        return NOTHING
     x, a, b = (np.array([np.mean(means[p]) for p in shared]) for means in (ours, start, end))
-    picks = np.random.default_rng(SEED).integers(len(shared), size=(RESAMPLES, len(shared)))
+    picks = _resamples(len(shared))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (x.mean() - a.mean()) / (b.mean() - a.mean())
         resampled = (x - a)[picks].mean(axis=1) / (b - a)[picks].mean(axis=1)
-        low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Mean(float(mean), float(low), float(high), sum(len(ours[p]) for p in shared))
+        return _mean(mean, resampled, sum(len(ours[p]) for p in shared))
 
 
 def difference(
@@ -76,3 +74,13 @@ def difference(
     """How much larger ours are, paired: over the prompts that both have."""
     shared = [prompt for prompt in ours if prompt in theirs]
     return interval({p: [float(np.mean(ours[p]) - np.mean(theirs[p]))] for p in shared})
+
+
+def _resamples(count: int) -> Any:
+    """``(RESAMPLES, count)`` indices of prompts."""
+    return np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
+
+
+def _mean(mean: Any, resampled: Any, n: int) -> Mean:
+    low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Mean(float(mean), float(low), float(high), n)

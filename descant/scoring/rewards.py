@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..api import where
-from ..models import ModelSpec, make_spec, render_text
+from ..api import declared, where
+from ..models import ModelSpec, render_text
+from ..models.checkpoint.adapter import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
+from ..models.loading.load import load_model
 from ..models.loading.value_head import with_value_head
 from ..models.text.full_text import encode_texts, with_response
 from .declared import reward_model
@@ -30,41 +32,34 @@ def score(
     device: Any = None,
     tokenizer: Any = None,
 ) -> list[float]:
-    """The rewards of texts as answers to their prompts.
+    """The rewards of texts as answers to their prompts, one float per text.
 
     Args:
         model: a path or hub id, a spec, a model in memory, or the name of one of ``models``.
         prompts: one per text: text, chat messages or token ids.
         texts: the answers.
         models: declared models by name, for a name and for an adapter's ``on``.
-        dtype: where the spec names none.
-        device: where the spec names none.
+        dtype, device: where the spec names none.
         tokenizer: decodes prompts that are token ids.
-
-    Returns:
-        One float per text.
 
     Raises:
         ModelError: not a reward model, or a text that it cannot read.
     """
     if len(prompts) != len(texts):
         raise ValueError(f"there are {len(prompts)} prompts and {len(texts)} texts")
-    specs = {name: make_spec(name, value) for name, value in (models or {}).items()}
-    known = isinstance(model, str) and model in specs
-    name = str(model) if known else "the reward model"
-    specs = specs if known else {**specs, name: make_spec(name, model)}
+    known = dict(models or {})
+    name = model if isinstance(model, str) and model in known else "the reward model"
+    specs = declared(known if name in known else {**known, name: model})
     dtype, device = where(dtype, device)
     return RewardScorer(name, specs, dtype, device, {}, tokenizer).scores(prompts, texts)
 
 
 class RewardScorer:
-    """One reward model over whole texts.
+    """One reward model over whole texts; ``dtype`` and ``device`` are for a spec that names none.
 
     Args:
         name: as declared.
         specs: every declared model.
-        dtype: where the spec names none.
-        device: where the spec names none.
         loaded: weights in memory, by ``Description.weights``; weights that are read are added.
         shared: the tokenizer that decodes prompts of token ids, or None.
         longest: the most tokens of a text, where that is fewer than the model reads.
@@ -80,9 +75,11 @@ class RewardScorer:
         shared: Any = None,
         longest: int | None = None,
     ) -> None:
-        reward = reward_model(name, specs, dtype, device)
-        description, spec = reward.description, reward.model.spec
-        model = reward.weights(loaded)
+        resolved, description = reward_model(name, specs, dtype, device)
+        spec, adapter, key = resolved.spec, resolved.adapter, description.weights
+        if key not in loaded:
+            loaded[key] = load_model(description, spec, dtype, device)
+        model = loaded[key]
         if description.value_head:
             model = with_value_head(description.name, model, spec, False)
         self.name, self._spec = name, spec
@@ -93,7 +90,10 @@ class RewardScorer:
         limits = [max_tokens(model, description.positions), longest]
         self._positions = min((limit for limit in limits if limit), default=None)
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
-        self._adapter = reward.adapter(self._classifier.adapters)
+        self._adapter = 0  # the model without an adapter
+        if adapter is not None:
+            folder = adapter_folder(adapter.adapter, adapter.revision)
+            self._adapter = self._classifier.adapters.add(name, folder)
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
         """One reward per prompt and text.
@@ -104,10 +104,8 @@ class RewardScorer:
         if not texts:
             return []
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
-        full = [
-            with_response(render(prompt, None), text)
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
+        pairs = zip(prompts, texts, strict=True)
+        full = [with_response(render(prompt, None), text) for prompt, text in pairs]
         encodings = encode_texts(self.name, self._tokenizer, full, self._positions)
         outputs = self._classifier.outputs(encodings, [self._adapter] * len(encodings))
         return [float(reward) for reward in outputs[:, self._label or 0]]

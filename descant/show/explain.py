@@ -9,56 +9,69 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..inputs.expand import sums_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError, read_run_file
 from ..runs.run import of_one_formula
 
 if TYPE_CHECKING:
-    from ..runtime import Bound
+    from ..runtime import Bound, Report
     from ..runtime.explain.prompt_view import PromptView
+
+
+class PlanArguments(NamedTuple):
+    """A formula, its models, parameters and prompts, and its run file."""
+
+    formula: str
+    models: Mapping[str, Any]
+    params: Mapping[str, float]
+    prompts: Mapping[str, str]
+    run: RunFile | None = None
+
+    def bound(self) -> Bound:
+        """The plan, bound to the shapes of its models."""
+        from ..api import declared, plan_of, where
+        from ..models import with_bases
+        from ..runtime import bind
+
+        specs = declared(self.models)
+        plan = plan_of(self.formula, specs, self.params, self.prompts)
+        needed = specs if self.run else with_bases(plan.models, specs)
+        dtype, device = where(self.run and self.run.dtype, self.run and self.run.device)
+        return bind(plan, needed, dtype, device, skeleton=True)
 
 
 @dataclass(frozen=True)
 class ExplainRequest:
-    """The formulas to explain.
+    """The formulas to explain."""
 
-    Attributes:
-        formula: over declared and demo models; or the path of a run file.
-        models: ``NAME=PATH`` each.
-        params: ``NAME=VALUE`` each.
-        overrides: of a run file, as ``--set`` takes them.
-        name: of one of a run file's formulas; None for all of them.
-    """
-
-    formula: str
-    models: Sequence[str] = ()
-    params: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    name: str | None = None
+    formula: str  # over declared and demo models; or the path of a run file
+    models: Sequence[str] = ()  # NAME=PATH
+    params: Sequence[str] = ()  # NAME=VALUE
+    overrides: Sequence[str] = ()  # of a run file, as ``--set`` takes them
+    name: str | None = None  # of one of a run file's formulas; None for all of them
 
     def arguments(self) -> dict[str, PlanArguments]:
-        """By name: a formula, its models, parameters and prompts, and its run file."""
-        models, params = _pairs(self.models, "--model", "PATH"), _params(self.params)
+        """The arguments of each formula's plan, by its name."""
+        models = _pairs(self.models, "--model", str, "PATH")
+        params = _pairs(self.params, "--param", float, "VALUE")
         if self.formula.endswith((".yaml", ".yml")) or Path(self.formula).is_file():
             run = read_run_file(self.formula, self.overrides)
             if self.name is not None:
                 run = of_one_formula(run, self.name)
-            specs: dict[str, Any] = {**run.models, **_merged(run), **models}
-            values = {**run.params, **params}
-            return {
-                n: (formula, specs, values, run.prompts, run) for n, formula in run.named.items()
-            }
+            # A merged adapter costs what any adapter does: one of its parts stands for it.
+            merged = {name: run.models[own.names[0]] for name, own in sums_of(run).items()}
+            specs, values = {**run.models, **merged, **models}, {**run.params, **params}
+            arguments = specs, values, run.prompts, run
+            return {name: PlanArguments(text, *arguments) for name, text in run.named.items()}
         for option, value in (("--set", self.overrides), ("--formula", self.name)):
             if value:
                 raise RunFileError(f"{option} is for a run file, and {self.formula} is a formula")
         from ..demo import models as demo_models
 
-        return {"formula": (self.formula, {**demo_models(), **models}, params, {}, None)}
-
-
-PlanArguments = tuple[str, dict[str, Any], dict[str, float], dict[str, str], RunFile | None]
+        return {"formula": PlanArguments(self.formula, {**demo_models(), **models}, params, {})}
 
 
 def explained(request: ExplainRequest) -> str:
@@ -67,19 +80,16 @@ def explained(request: ExplainRequest) -> str:
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would.
     """
-    plans = {name: str(plan_report(*arguments)) for name, arguments in request.arguments().items()}
+    plans = {name: str(plan_report(*plan)) for name, plan in request.arguments().items()}
     if len(plans) == 1:
         return next(iter(plans.values()))
     return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
 
 
 def rendering(request: ExplainRequest, prompt: str | None) -> list[PromptView]:
-    """What each model reads of a prompt.
+    """What each model reads of a prompt: text, or the path of a JSON file that holds a prompt.
 
-    Args:
-        request: for the models.
-        prompt: text, or the path of a JSON file that holds a prompt: text, chat messages or token
-            ids. None for the first prompt of the run file's data.
+    None stands for the first prompt of the run file's data.
 
     Raises:
         FormulaError, ModelError, RunFileError: as compiling would, or no prompt to read.
@@ -87,8 +97,8 @@ def rendering(request: ExplainRequest, prompt: str | None) -> list[PromptView]:
     from ..runtime.explain.prompt_view import prompt_views
 
     views: dict[str, PromptView] = {}
-    for arguments in request.arguments().values():
-        for view in prompt_views(_bound(*arguments), _prompt(prompt, arguments[-1])):
+    for plan in request.arguments().values():
+        for view in prompt_views(plan.bound(), _prompt(prompt, plan.run)):
             views.setdefault(str(view), view)
     return list(views.values())
 
@@ -108,59 +118,25 @@ def _prompt(option: str | None, run: RunFile | None) -> Any:
         raise RunFileError(f"{option} is not JSON: {error}") from None
 
 
-def plan_report(
-    formula: str,
-    models: Mapping[str, Any],
-    params: Mapping[str, float],
-    prompts: Mapping[str, str],
-    run: RunFile | None = None,
-) -> Any:
-    """The report of a plan that is bound to the shapes of its models alone."""
+def plan_report(*arguments: Any) -> Report:
+    """The report of a plan that is bound to the shapes of its models alone.
+
+    Its arguments are those of ``PlanArguments``.
+    """
     from ..runtime import Report
 
-    return Report(_bound(formula, models, params, prompts, run), params)
+    plan = PlanArguments(*arguments)
+    return Report(plan.bound(), plan.params)
 
 
-def _bound(
-    formula: str,
-    models: Mapping[str, Any],
-    params: Mapping[str, float],
-    prompts: Mapping[str, str],
-    run: RunFile | None,
-) -> Bound:
-    from ..api import declared, plan_of, where
-    from ..models import with_bases
-    from ..runtime import bind
-
-    specs = declared(models)
-    plan = plan_of(formula, specs, params, prompts)
-    needed = specs if run is not None else with_bases(plan.models, specs)
-    dtype, device = where(run.dtype if run else None, run.device if run else None)
-    return bind(plan, needed, dtype, device, skeleton=True)
-
-
-def _merged(run: RunFile) -> dict[str, Any]:
-    """A merged adapter costs what any adapter does: one of its parts stands for it."""
-    from ..inputs.expand import sums_of
-
-    return {name: run.models[merged.names[0]] for name, merged in sums_of(run).items()}
-
-
-def _params(options: Sequence[str]) -> dict[str, float]:
-    params = {}
-    for name, value in _pairs(options, "--param", "VALUE").items():
-        try:
-            params[name] = float(value)
-        except ValueError:
-            raise RunFileError(f"--param {name}={value}: {value!r} is not a number") from None
-    return params
-
-
-def _pairs(options: Sequence[str], option: str, what: str) -> dict[str, str]:
+def _pairs(options: Sequence[str], option: str, kind: type, what: str) -> dict[str, Any]:
     pairs = {}
     for text in options:
         name, _, value = text.partition("=")
         if not (name and value):
             raise RunFileError(f"{option} {text}: write {option} NAME={what}")
-        pairs[name] = value
+        try:
+            pairs[name] = kind(value)
+        except ValueError:
+            raise RunFileError(f"{option} {text}: {value!r} is not a number") from None
     return pairs

@@ -66,13 +66,9 @@ def _why(inspection: Inspection, choice: Choice) -> str:
         chosen, other = _candidate(choice, choice.id), _candidate(choice, choice.base)
         if other.removed_by:
             return f"removed by {_brief(other.removed_by)}"
-        differences = [
-            (a - b, part.name)
-            for a, b, part in zip(
-                chosen.contributions, other.contributions, inspection.parts, strict=True
-            )
-            if a is not None and b is not None
-        ]
+        added = zip(chosen.contributions, other.contributions, inspection.parts, strict=True)
+        known = ((a, b, p.name) for a, b, p in added if a is not None and b is not None)
+        differences = [(a - b, name) for a, b, name in known]
         most, name = max(differences, default=(0.0, ""))
         return f"{_brief(name)} {most:+.2f}" if most > 0 else "the noise"
     return "drawn, not the best" if choice.by_noise else ""

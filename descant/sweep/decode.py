@@ -17,17 +17,9 @@ from ..runtime.progress import progress_bar
 def decode(
     models: Models, setting: Setting, rows: Sequence[Row], done: int, shown: bool
 ) -> Iterator[dict[str, Any]]:
-    """Decode rows of one formula.
+    """Decode the missing rows of one formula; yields each record when its completion ends.
 
-    Args:
-        models: of the run.
-        setting: the formula.
-        rows: those that are missing; the rows of one prompt are adjacent.
-        done: how many rows there are already, for the progress bar.
-        shown: whether there is a bar; it needs a terminal.
-
-    Yields:
-        Each record of ``completions.jsonl``, when its completion ends.
+    The progress bar, where one is ``shown``, counts the rows that are ``done``, too.
     """
     bar = progress_bar(
         done + len(rows), "row", setting.name, None if shown else False,

@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import ScoreSpec
 from ..models import ModelError
 from ..models.text.vocabulary import common_vocabulary
-from ..results.folder import COMPLETIONS, SCORES, Journal, Record
+from ..results.folder import COMPLETIONS, SCORES, Journal, Record, scores_by_key
 from ..runs.processes import Process
 from ..runtime.progress import progress_bar
-from ..scoring.coherence import CoherenceScorer, check_coherence
+from ..scoring.coherence import PACKAGE, CoherenceScorer
 from ..scoring.declared import language_model, reward_model
 from ..scoring.rewards import RewardScorer
 from ..scoring.words import word_measures
@@ -31,12 +32,7 @@ Values = Sequence[float | None]  # one per record; None where the score has no v
 
 @dataclass(frozen=True)
 class Work:
-    """One process's part of a sweep.
-
-    Attributes:
-        settings: every formula with its points.
-        items: the prompts.
-    """
+    """One process's part of a sweep: every formula with its points, and the prompts."""
 
     run: RunFile
     folder: Path
@@ -59,7 +55,7 @@ def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> N
         kind, model = score.source
         try:
             if kind == "coherence":
-                check_coherence(name)
+                require(f"score.{name}", PACKAGE)
             elif kind == "reward":
                 reward_model(model, models.specs, models.dtype, models.device)
             elif score.model:
@@ -89,9 +85,7 @@ def measure(work: Work, models: Models) -> None:
             model cannot read. What is scored is kept.
     """
     journal = work.journal(SCORES)
-    known: dict[Any, set[str]] = {}
-    for line in journal.records():
-        known.setdefault(key_of(line), set()).update(line["scores"])
+    known = scores_by_key(journal.records())
     order = {item.id: i for i, item in enumerate(work.items)}
     formulas, process = {setting.name for setting in work.settings}, work.process
     mine = [
@@ -114,7 +108,8 @@ def measure(work: Work, models: Models) -> None:
             continue
         values_of, close = _scorer(name, score, models)
         for chunk in _chunks(name, records, process.first):
-            journal.add(_lines(name, chunk, values_of(chunk)))
+            scored = zip(chunk, values_of(chunk), strict=True)
+            journal.add(_line(r, {name: value}) for r, value in scored if value is not None)
         close()
 
 
@@ -128,22 +123,12 @@ def _chunks(name: str, records: Sequence[Record], shown: bool) -> Iterable[list[
             bar.update(len(chunk))
 
 
-def _lines(name: str, records: Sequence[Record], values: Values) -> list[Record]:
-    lines = []
-    for record, value in zip(records, values, strict=True):
-        if value is None:
-            continue
-        if not math.isfinite(value):
-            formula, point, item, sample = key_of(record)
-            raise RunFileError(
-                f"score.{name} is {value} for {formula}, point {point}, prompt {item}, sample "
-                f"{sample}; what is scored is kept. Look at that text, or at the model's dtype"
-            )
-        lines.append(_line(record, {name: value}))
-    return lines
-
-
 def _line(record: Record, scores: Mapping[str, float]) -> Record:
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            row = "{}, point {}, prompt {}, sample {}".format(*key_of(record))
+            cure = "what is scored is kept. Look at that text, or at the model's dtype"
+            raise RunFileError(f"score.{name} is {value} for {row}; {cure}")
     rounded = {name: round(value, 6) for name, value in scores.items()}
     return {**{part: record[part] for part in KEY}, "scores": rounded}
 
@@ -153,20 +138,25 @@ def _scorer(
 ) -> tuple[Callable[[Sequence[Record]], Values], Callable[[], None]]:
     """The function that gives one score of some completions, and one that releases its model."""
     kind, source = score.source
-    if kind == "reward":
-        reward = RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
-        return lambda records: reward.scores(_prompts(records), _texts(records)), reward.close
-    if kind == "coherence":
-        coherence = CoherenceScorer(name, source, models.device)
-        return lambda records: coherence.scores(_prompts(records), _texts(records)), lambda: None
+    if kind in ("reward", "coherence"):
+        scorer: RewardScorer | CoherenceScorer = (
+            RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
+            if kind == "reward"
+            else CoherenceScorer(name, source, models.device)
+        )
+
+        def of_texts(records: Sequence[Record]) -> Values:
+            texts = [record["text"] or "" for record in records]
+            return scorer.scores([record["prompt"] for record in records], texts)
+
+        return of_texts, getattr(scorer, "close", lambda: None)
     decoder, close = models.language_model(source)
 
-    def values_of(records: Sequence[Record]) -> Values:
+    def of_tokens(records: Sequence[Record]) -> Values:
+        prompts = [record["prompt"] for record in records]
         completions = [record["token_ids"] for record in records]
         rows = models.run.generate.batch_size
-        scored = decoder.loglikelihood(
-            _prompts(records), completions, batch_size=rows, progress=False
-        )
+        scored = decoder.loglikelihood(prompts, completions, batch_size=rows, progress=False)
         if kind == "kl":  # one sample's estimate of the sum over its tokens
             return [
                 record["logprob"] - own.total if "logprob" in record else None
@@ -174,12 +164,4 @@ def _scorer(
             ]
         return [math.exp(-own.total / len(own.logprobs)) for own in scored]
 
-    return values_of, close
-
-
-def _prompts(records: Sequence[Record]) -> list[Any]:
-    return [record["prompt"] for record in records]
-
-
-def _texts(records: Sequence[Record]) -> list[str]:
-    return [record["text"] or "" for record in records]
+    return of_tokens, close

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 
 from ..inputs.sections import FREE
 from ..results.frames import Results, columns_of
 from ..results.tables import ResultTable
+from ..scoring.intervals import Mean
 
 
 def points_shown(results: Results) -> Table:
@@ -22,7 +21,9 @@ def points_shown(results: Results) -> Table:
     for _, row in results.points.iterrows():
         cells = [str(row["formula"]), str(row["point"])]
         cells += ["" if row[name] != row[name] else f"{row[name]:g}" for name in params]
-        cells += [_mean(row, name) for name in shown]
+        for name in shown:
+            mean = Mean(row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_n"])
+            cells.append("" if mean.mean != mean.mean else str(mean))
         cells += [str(row["tokens"]), f"{row['seconds']:.2f}", f"{row['tokens_per_second']:.0f}"]
         table.add_row(*cells)
     table.caption = "means with 95 % bootstrap intervals over prompts; seconds are of one row"
@@ -67,10 +68,3 @@ def cost_shown(results: Results) -> str:
     rate = tokens / seconds if seconds else 0.0
     rows = len(results.table)
     return f"{rows} completions, {tokens} tokens, {seconds:.1f} s of decoding, {rate:.0f} tokens/s"
-
-
-def _mean(row: Any, name: str) -> str:
-    value = row[name]
-    if value != value:
-        return ""
-    return f"{value:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"

@@ -12,14 +12,14 @@ from typing import Any
 from ..inputs.expand import Key, Setting, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, META, Journal
+from ..results.folder import COMPLETIONS, META, Journal, replace
 from ..results.front import preferences
 from ..results.recovered import gap_ends
 from ..results.tables import check_tables
 from ..runs.models import Models, declared_models
 from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
-from ..runs.resume import gather, replace, resumed
+from ..runs.resume import gather, resumed
 from .decode import decode
 from .measure import Work, check_scores, measure
 
@@ -29,12 +29,7 @@ _INTERVAL = 5.0  # seconds between two writes of the cost so far
 def sweep(run: RunFile, folder: Path) -> bool:
     """Decode and score every row of a run that ``folder`` does not hold yet.
 
-    Args:
-        run: with ``data``.
-        folder: shared by all processes of the sweep.
-
-    Returns:
-        Whether this is the first process, which gathers the lines of all.
+    Returns whether this is the first process, which gathers the lines of all.
 
     Raises:
         RunFileError: data, folder or grid; FormulaError, ModelError: as ``compile``. What is
