@@ -78,5 +78,5 @@ def test_a_plain_install_says_what_it_needs(monkeypatch) -> None:
     from descant.serve.command import serve
 
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    with pytest.raises(ValueError, match=r"needs fastapi: pip install 'descant\[serve\]'"):
+    with pytest.raises(ValueError, match=r'needs fastapi: pip install "descant\[serve\]"'):
         serve(FILE)

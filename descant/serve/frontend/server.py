@@ -86,19 +86,21 @@ class Server:
         """Whether any admitted request has not ended."""
         return self._requests > 0
 
-    def abort_all(self) -> None:
-        """End all requests with an error."""
-        self.link.abort_all(errors.unavailable("the server is shutting down"))
-
     @asynccontextmanager
     async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
         """The queued rows of a request; leaving this aborts those that have not ended.
 
         Raises:
             ApiError: the request is refused or invalid.
+            FormulaError, ModelError: its formula cannot be compiled.
         """
         ref, arguments = self.arguments(body)
-        with self.admitted(self._rows_of(body)):
+        rows = len(body.prompts) * arguments["num_return_sequences"]
+        most = self.limits.slots + self.limits.max_queue
+        if rows > most:
+            message = f"this asks for {rows} rows at once; the server takes {most}"
+            raise errors.ApiError(400, message, "n", "too_many_rows")
+        with self.admitted(rows):
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.close)
@@ -146,7 +148,7 @@ class Server:
         if self.link.failure is not None:
             raise errors.server_error()
         if self.stopping:
-            raise errors.unavailable("the server is shutting down")
+            raise errors.unavailable()
         waiting = self._rows + rows - self.limits.slots
         if waiting > self.limits.max_queue:
             seconds = min(60, max(1, math.ceil(self._row_seconds * waiting / self.limits.slots)))
@@ -170,51 +172,36 @@ class Server:
         Raises:
             ApiError: more tokens than the server's limit.
         """
-        temperature = body.temperature
+        most = self.limits.max_tokens
+        if body.max_tokens is not None and body.max_tokens > most:
+            problem = f"max_tokens is {body.max_tokens}; the server gives at most {most}"
+            raise errors.invalid_value(problem, "max_tokens")
+        tokens = self.setting("max_new_tokens", body.max_tokens)
+        if tokens is None and isinstance(body, CompletionRequest):
+            tokens = COMPLETION_TOKENS
+        temperature = self.setting("temperature", body.temperature)
         if temperature is None:
-            temperature = self._default("temperature")
-        if temperature is None:
-            temperature = 0.0 if self._default("do_sample") is False else 1.0
+            temperature = 0.0 if self.setting("do_sample") is False else 1.0
         sampling = None
         if body.top_p is not None and body.top_p < 1 and temperature > 0:
             sampling = (temperature, body.top_p)
-        arguments = {
-            **self._max_new_tokens(body),
-            "temperature": temperature,
-            "seed": body.seed if body.seed is not None else self._default("seed"),
-            "stop_strings": body.stop or self._default("stop_strings"),
-            "num_return_sequences": self._choices(body),
-            "eos_token_id": self._default("eos_token_id"),
-            "logprobs": body.with_logprobs,
-        }
         ref = FormulaRef(body.model, body.params or {}, sampling)
-        return ref, {**arguments, **self.formulas.arguments(ref)}
+        arguments = {
+            "temperature": temperature,
+            "seed": self.setting("seed", body.seed),
+            "stop_strings": self.setting("stop_strings", body.stop or None),
+            "num_return_sequences": self.setting("num_return_sequences", body.n) or 1,
+            "eos_token_id": self.setting("eos_token_id"),
+            "logprobs": body.with_logprobs,
+            **self.formulas.arguments(ref),
+        }
+        if tokens is not None:
+            arguments["max_new_tokens"] = min(tokens, most)
+        return ref, arguments
 
-    def _rows_of(self, body: DecodeRequest) -> int:
-        rows = len(body.prompts) * self._choices(body)
-        most = self.limits.slots + self.limits.max_queue
-        if rows > most:
-            message = f"this asks for {rows} rows at once; the server takes {most}"
-            raise errors.ApiError(400, message, "n", "too_many_rows")
-        return rows
-
-    def _choices(self, body: DecodeRequest) -> int:
-        return body.n or self._default("num_return_sequences") or 1
-
-    def _max_new_tokens(self, body: DecodeRequest) -> dict[str, int]:
-        """``max_new_tokens``; nothing where the request takes as many as fit."""
-        most, tokens = self.limits.max_tokens, body.new_tokens
-        if tokens is not None and tokens > most:
-            raise errors.invalid_value(
-                f"max_tokens is {tokens}; the server gives at most {most}", "max_tokens"
-            )
-        if tokens is None:
-            tokens = self._default("max_new_tokens")
-        if tokens is None and isinstance(body, CompletionRequest):
-            tokens = COMPLETION_TOKENS
-        return {} if tokens is None else {"max_new_tokens": min(tokens, most)}
-
-    def _default(self, name: str) -> Any:
-        """An argument of the run file's ``generate``; None where it is left out."""
+    def setting(self, name: str, value: Any = None) -> Any:
+        """A request's value, else the run file's of ``generate``; None where neither has one."""
         generate = self.run.generate
-        return getattr(generate, name) if name in generate.model_fields_set else None
+        if value is None and name in generate.model_fields_set:
+            return getattr(generate, name)
+        return value

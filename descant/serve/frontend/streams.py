@@ -18,26 +18,23 @@ class Deadline:
 
     Args:
         timeout: seconds from now.
+        error: of ``wait_for``, when the time is up.
 
     Attributes:
         time: on the clock of the event loop.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+    def __init__(self, timeout: float, error: Exception | None = None) -> None:
+        self.error = error or timed_out(timeout)
         self.time = asyncio.get_running_loop().time() + timeout
 
     async def wait_for(self, work: Awaitable[T]) -> T:
-        """Await something until then.
-
-        Raises:
-            ApiError: the time is up.
-        """
+        """Await something until then, and raise the error where that takes longer."""
         try:
             async with asyncio.timeout_at(self.time):
                 return await work
         except TimeoutError:
-            raise timed_out(self.timeout) from None
+            raise self.error from None
 
 
 class Stream:
@@ -60,7 +57,7 @@ class Stream:
         self.number = self.rows = self.running = self.prompt_tokens = 0
         self._queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self.deadline.time, self.put, timed_out(timeout))
+        self._timer = loop.call_at(self.deadline.time, self.put, self.deadline.error)
 
     def close(self) -> None:
         """Stop the timer."""

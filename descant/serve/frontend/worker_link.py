@@ -11,11 +11,11 @@ import atexit
 import logging
 import multiprocessing
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import resource_tracker
+from threading import Lock, Thread
 from typing import Any
 
 from ...models import ModelError
@@ -45,7 +45,7 @@ class WorkerLink:
         self._numbers = count(1)
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
-        self._send_lock = threading.Lock()
+        self._send_lock = Lock()
         self._ready = self._stopped = False
         self._connection: Any = None
         self.failure: str | None = None
@@ -79,10 +79,8 @@ class WorkerLink:
 
     def listen(self) -> None:
         """Receive the updates in the running event loop."""
-        loop = asyncio.get_running_loop()
-        threading.Thread(
-            target=self._receive, args=(loop,), name="descant-link", daemon=True
-        ).start()
+        args = (asyncio.get_running_loop(),)
+        Thread(target=self._receive, args=args, name="descant-link", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the process and join it."""
@@ -152,16 +150,11 @@ class WorkerLink:
             stream.put(error)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            while True:
-                try:
-                    update = self._connection.recv()
-                except (EOFError, OSError):
-                    break
-                loop.call_soon_threadsafe(self._dispatch, update)
+        with suppress(RuntimeError):  # the event loop is closed
+            with suppress(EOFError, OSError):
+                while True:
+                    loop.call_soon_threadsafe(self._dispatch, self._connection.recv())
             loop.call_soon_threadsafe(self._fail, self._join())
-        except RuntimeError:  # the event loop is closed
-            return
 
     def _dispatch(self, update: messages.StepUpdate) -> None:
         for number, reply in update.replies:

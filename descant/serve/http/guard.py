@@ -6,7 +6,6 @@ paths and headers alone.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
 import time
@@ -18,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..frontend.server import Server
+from ..frontend.streams import Deadline
 from ..protocol.errors import ApiError
 from ..protocol.schema import BODIES
 from .cancellation import CLIENT_LEFT
@@ -67,7 +67,10 @@ class RequestGuard:
             await error.response()(scope, receive, send_and_note)
         finally:
             if scope["path"] in BODIES:
-                self._count(scope, status, time.perf_counter() - start)
+                metrics, endpoint = self._server.metrics, scope["path"]
+                outcome = scope["state"].get(OUTCOME) or outcome_of(status)
+                metrics.requests.labels(endpoint, outcome).inc()
+                metrics.request.labels(endpoint).observe(time.perf_counter() - start)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -95,27 +98,18 @@ class RequestGuard:
     def _with_deadline(self, receive: Receive) -> Receive:
         """``receive``, with a deadline until the body is complete."""
         seconds, complete = min(self._server.limits.timeout, BODY), False
-        deadline = asyncio.get_running_loop().time() + seconds
+        error = HTTPException(408, f"the body was not there in {seconds:g} seconds")
+        deadline = Deadline(seconds, error)
 
         async def receive_in_time() -> Message:
             nonlocal complete
             if complete:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"the body was not there in {seconds:g} seconds") from None
+            message = await deadline.wait_for(receive())
             complete = not message.get("more_body", False)
             return message
 
         return receive_in_time
-
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        metrics, endpoint = self._server.metrics, scope["path"]
-        outcome = scope["state"].get(OUTCOME) or outcome_of(status)
-        metrics.requests.labels(endpoint, outcome).inc()
-        metrics.request.labels(endpoint).observe(seconds)
 
 
 def outcome_of(status: int) -> str:

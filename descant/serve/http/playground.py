@@ -96,15 +96,14 @@ def router(server: Server) -> APIRouter:
 
     @routes.get("/playground/known")
     async def known() -> dict[str, Any]:
-        run = server.run
-        defaults = {name: getattr(run.generate, name) for name in run.generate.model_fields_set}
+        tokens = server.setting("max_new_tokens") or MAX_TOKENS
         return {
-            "formulas": run.named,
-            "models": sorted(run.models),
+            "formulas": server.run.named,
+            "models": sorted(server.run.models),
             "allow_formulas": server.allow_formulas,
             "keys": bool(server.keys),
-            "temperature": defaults.get("temperature"),
-            "max_tokens": min(defaults.get("max_new_tokens", MAX_TOKENS), server.limits.max_tokens),
+            "temperature": server.setting("temperature"),
+            "max_tokens": min(tokens, server.limits.max_tokens),
         }
 
     @routes.post("/playground/check")
@@ -134,10 +133,8 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
         message = f"the answer has {len(body.token_ids)} tokens; the server reads at most {most}"
         raise errors.invalid_value(message, "token_ids")
     prompt = [message.plain() for message in body.messages] if body.messages else body.prompt
-    arguments = {
-        "n": CANDIDATES, "params": body.params, "seed": body.seed,
-        "temperature": body.temperature, "token_ids": body.token_ids,
-    }  # fmt: skip
+    arguments = body.model_dump(include={"params", "seed", "temperature", "token_ids"})
+    arguments["n"] = CANDIDATES
     async with server.formulas.use(FormulaRef(body.model, body.params)) as formula, lock:
         try:
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))

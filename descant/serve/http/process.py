@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from ..frontend.server import Server
+from ..protocol.errors import unavailable
 from .app import application
 from .connection import ClientConnection
 
@@ -17,9 +18,8 @@ class HttpServer(uvicorn.Server):
     """uvicorn, which on SIGTERM refuses new requests and waits for running ones."""
 
     def __init__(self, server: Server, **options: Any) -> None:
-        super().__init__(
-            uvicorn.Config(application(server), lifespan="off", http=ClientConnection, **options)
-        )
+        app = application(server)
+        super().__init__(uvicorn.Config(app, lifespan="off", http=ClientConnection, **options))
         self._server, self._deadline = server, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
@@ -45,7 +45,7 @@ class HttpServer(uvicorn.Server):
         if self._server.busy and time.monotonic() < self._deadline:
             return False
         if self._server.busy:
-            self._server.abort_all()
+            self._server.link.abort_all(unavailable())
             await asyncio.sleep(0.5)  # until the errors are sent
         return True
 

@@ -62,7 +62,6 @@ class ApiError(Exception):
         return ErrorResponse(error=info).model_dump()
 
     def response(self) -> JSONResponse:
-        """The HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
@@ -94,7 +93,7 @@ def timed_out(seconds: float) -> ApiError:
     return ApiError(504, message, None, "timeout", _NO_RETRY)
 
 
-def unavailable(reason: str) -> ApiError:
+def unavailable(reason: str = "the server is shutting down") -> ApiError:
     """The server takes no requests, or has aborted this one."""
     return ApiError(503, reason, None, "unavailable")
 
@@ -107,34 +106,32 @@ def server_error() -> ApiError:
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of the application in OpenAI's shape."""
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return error.response()
+    async def respond(request: Request, error: Exception) -> JSONResponse:
+        return _api_error(error, request.method, request.url.path).response()
 
-    @app.exception_handler(FormulaError)
-    @app.exception_handler(ModelError)
-    async def formula_error(request: Request, error: FormulaError | ModelError) -> JSONResponse:
-        return invalid_formula(error).response()
+    expected = (ApiError, FormulaError, ModelError, HTTPException, RequestValidationError)
+    for kind in (*expected, Exception):
+        app.add_exception_handler(kind, respond)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        known = {
-            400: (explain_unreadable(error.__cause__), "invalid_json"),
-            404: (f"there is no {request.method} {request.url.path} here", "not_found"),
-            405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
-            408: (str(error.detail), "timeout"),
-            413: ("the body is larger than this server takes", "too_large"),
-        }
-        message, code = known.get(error.status_code, (str(error.detail), None))
-        return ApiError(error.status_code, message, None, code, error.headers).response()
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        body = BODIES.get(request.url.path)
-        message, param = explain_invalid(error.errors(), body.model_fields if body else ())
-        code = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_value"
-        return ApiError(400, message, param, code).response()
-
-    @app.exception_handler(Exception)
-    async def other_error(request: Request, error: Exception) -> JSONResponse:
-        return server_error().response()
+def _api_error(error: Exception, method: str, path: str) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case FormulaError() | ModelError():
+            return invalid_formula(error)
+        case RequestValidationError():
+            fields = BODIES[path].model_fields if path in BODIES else ()
+            message, param = explain_invalid(error.errors(), fields)
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            return ApiError(400, message, param, "invalid_value" if is_json else "invalid_json")
+        case HTTPException():
+            message, code = {
+                400: (explain_unreadable(error.__cause__), "invalid_json"),
+                404: (f"there is no {method} {path} here", "not_found"),
+                405: (f"{path} does not take {method}", "method_not_allowed"),
+                408: (error.detail, "timeout"),
+                413: ("the body is larger than this server takes", "too_large"),
+            }.get(error.status_code, (error.detail, None))
+            return ApiError(error.status_code, message, None, code, error.headers)
+    return server_error()

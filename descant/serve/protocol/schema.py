@@ -40,6 +40,7 @@ _NEUTRAL: tuple[Any, ...] = ("auto", "default", "medium", "none", 0, False, {}, 
 _IGNORED = refuse("this server does not do it; leave it out", *_NEUTRAL)
 _NO_TOOLS = refuse("tools are not called here; leave it out", [], {}, "none", "auto")
 _TEXT_ONLY = refuse("messages are text; leave it out", [])
+_PART = "it is part of the formula"
 _ONE_LOGPROB = "only the drawn token's own log-probability is known"
 
 
@@ -106,11 +107,9 @@ class GenerationRequest(Body):
 
     frequency_penalty: Annotated[Any, _PENALTY] = None
     presence_penalty: Annotated[Any, _PENALTY] = None
-    repetition_penalty: Annotated[
-        Any, refuse("it is part of the formula: … | repetition_penalty(x)", 1)
-    ] = None
-    top_k: Annotated[Any, refuse("it is part of the formula: … | top_k(k)", 0, -1)] = None
-    min_p: Annotated[Any, refuse("it is part of the formula: … | min_p(p)", 0)] = None
+    repetition_penalty: Annotated[Any, refuse(f"{_PART}: … | repetition_penalty(x)", 1)] = None
+    top_k: Annotated[Any, refuse(f"{_PART}: … | top_k(k)", 0, -1)] = None
+    min_p: Annotated[Any, refuse(f"{_PART}: … | min_p(p)", 0)] = None
     logit_bias: Annotated[Any, refuse("scores are what the formula says; leave it out", {})] = None
     service_tier: Annotated[Any, _IGNORED] = None
     metadata: Annotated[Any, _IGNORED] = None
@@ -124,11 +123,6 @@ class GenerationRequest(Body):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream: true")
         return self
-
-    @property
-    def new_tokens(self) -> int | None:
-        """The most new tokens of one row; None where the request does not say."""
-        return self.max_tokens
 
     @property
     def with_logprobs(self) -> bool:
@@ -198,8 +192,7 @@ class ChatRequest(GenerationRequest):
     functions: Annotated[Any, _NO_TOOLS] = None
     function_call: Annotated[Any, _NO_TOOLS] = None
     response_format: Annotated[
-        Any,
-        refuse("answers are text, and nothing constrains it; leave it out", {"type": "text"}),
+        Any, refuse("answers are text, and nothing constrains it; leave it out", {"type": "text"})
     ] = None
     modalities: Annotated[Any, refuse("answers are text; leave it out", ["text"])] = None
     audio: Annotated[Any, refuse("answers are text; leave it out")] = None
@@ -212,17 +205,13 @@ class ChatRequest(GenerationRequest):
     def _check_max_tokens(self) -> ChatRequest:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_tokens or max_completion_tokens, not both")
+        self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
     @property
     def prompts(self) -> list[Any]:
         """The one prompt: messages."""
         return [[message.plain() for message in self.messages]]
-
-    @property
-    def new_tokens(self) -> int | None:
-        """The most new tokens of one row; None where the request does not say."""
-        return self.max_completion_tokens or self.max_tokens
 
 
 _Chat = Annotated[list[ChatMessage], Field(min_length=2, fail_fast=True)]
@@ -266,17 +255,17 @@ class ScoreRequest(Body):
             plain = [[message.plain() for message in chat] for chat in self._chats]
             return [chat[:-1] for chat in plain], [chat[-1]["content"] for chat in plain]
         assert self.text_1 is not None and self.text_2 is not None
-        answers = [self.text_2] if isinstance(self.text_2, str) else self.text_2
-        if isinstance(self.text_1, str):
-            return [self.text_1] * len(answers), answers
-        if len(self.text_1) == 1:
-            return self.text_1 * len(answers), answers
-        return [*self.text_1], answers
+        prompts, answers = _listed(self.text_1), _listed(self.text_2)
+        return prompts * len(answers) if len(prompts) == 1 else prompts, answers
 
     @property
     def _chats(self) -> list[list[ChatMessage]]:
         chats: Any = self.messages
         return chats if isinstance(chats[0], list) else [chats]
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 BODIES: dict[str, type[Body]] = {

@@ -22,7 +22,7 @@ from ...grammar import FormulaError
 from ...models import ModelError
 from ..protocol import messages
 from .jobs import Job, Jobs
-from .pending import PendingRow, check_room, prompt_tokens, with_max_new_tokens
+from .pending import PendingRow, check_room, fitting
 
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
@@ -71,7 +71,6 @@ class DecodeLoop:
         self._commands, self._send = commands, send
         self._running_jobs: deque[tuple[int, Job]] = deque()
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
-        self._requests: dict[int, list[Any]] = {}  # by the number of their Submit
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
         self._stopped = False
@@ -115,35 +114,31 @@ class DecodeLoop:
                     self._running_jobs.append((number, self._jobs.job(command)))
 
     def _submit(self, number: int, command: messages.Submit) -> None:
-        requests: list[Any] = []
+        rows: list[PendingRow] = []
+        tokens = 0
         try:
             decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
                 raise ValueError("the formula's models have no tokenizer")
             for prompt in command.prompts:
-                arguments = with_max_new_tokens(
-                    decoder, prompt, command.arguments, command.max_tokens
-                )
-                requests += self._service.submit(decoder, prompt, **arguments)
-                check_room(requests[-1], command.arguments)
+                arguments = fitting(command, decoder, prompt)
+                for request in self._service.submit(decoder, prompt, **arguments):
+                    row = PendingRow(request, number, command, len(rows), decoder.tokenizer)
+                    rows.append(row)
+                check_room(request, command.arguments.get("max_new_tokens", 0))
+                tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
         except Exception as error:
-            for request in requests:
-                self._service.cancel(request)
+            for row in rows:
+                self._service.cancel(row.request)
             self._replies.append((number, messages.Failed(portable(error))))
             return
-        self._requests[number] = requests
-        for index, request in enumerate(requests):
-            self._rows[id(request)] = PendingRow(
-                number, index, command.stream, command.arrival_time, decoder.tokenizer
-            )
-        first_rows = requests[:: len(requests) // len(command.prompts)]  # one of each prompt
-        tokens = sum(prompt_tokens(request) for request in first_rows)
-        self._replies.append((number, messages.Queued(len(requests), tokens)))
+        self._rows |= {id(row.request): row for row in rows}
+        self._replies.append((number, messages.Queued(len(rows), tokens)))
 
     def _cancel(self, number: int) -> None:
-        for request in self._requests.pop(number, ()):
-            if self._rows.pop(id(request), None) is not None:
-                self._service.cancel(request)
+        for row in [row for row in self._rows.values() if row.command == number]:
+            del self._rows[id(row.request)]
+            self._service.cancel(row.request)
         self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
 
     def _advance_job(self) -> None:
@@ -171,15 +166,8 @@ class DecodeLoop:
             if update := row.update(answer):
                 updates.append((row.command, update))
             if answer.finish_reason:
-                self._finish(answer.request, row)
+                del self._rows[id(answer.request)]
         return updates
-
-    def _finish(self, request: Any, row: PendingRow) -> None:
-        del self._rows[id(request)]
-        left = [other for other in self._requests[row.command] if other is not request]
-        self._requests[row.command] = left
-        if not left:
-            del self._requests[row.command]
 
 
 def portable(error: Exception, for_user: bool = True) -> Exception:
