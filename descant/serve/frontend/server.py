@@ -38,10 +38,7 @@ class Server:
         keys: of clients; without any, the server takes every request.
 
     Attributes:
-        formulas: compiled ones.
         rewards: the names of the reward models that can score, once it is started.
-        link: to the decode process.
-        metrics: for Prometheus.
         stopping: whether new requests are refused.
     """
 
@@ -55,9 +52,8 @@ class Server:
     ) -> None:
         if run.merge:
             names = ", ".join(run.merge)
-            raise RunFileError(
-                f"merge ({names}) is read by descant sweep; serve one merged adapter"
-            )
+            problem = f"merge ({names}) is read by descant sweep; serve one merged adapter"
+            raise RunFileError(problem)
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
@@ -74,8 +70,7 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        start = Start(self.run, self.limits, self.formulas.compile_named())
-        self.rewards = self.link.start(start).rewards
+        self.rewards = self.link.start(Start(self.run, self.limits, self.formulas.compile_named()))
 
     def stop(self) -> None:
         """Stop the decode process."""
@@ -103,7 +98,7 @@ class Server:
         with self.admitted(rows):
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
-                stack.callback(stream.close)
+                stack.callback(stream.timer.cancel)
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
                 stack.callback(self.link.close, stream)

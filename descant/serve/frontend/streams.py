@@ -45,6 +45,8 @@ class Stream:
 
     Attributes:
         deadline: its end.
+        timer: puts an error into the queue then; to be cancelled.
+        queue: updates, or the error that ends the request.
         arrival_time: its start, on ``time.perf_counter``.
         number: of its ``Submit``.
         rows: rows queued.
@@ -55,17 +57,9 @@ class Stream:
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
         self.number = self.rows = self.running = self.prompt_tokens = 0
-        self._queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self.deadline.time, self.put, self.deadline.error)
-
-    def close(self) -> None:
-        """Stop the timer."""
-        self._timer.cancel()
-
-    def put(self, update: RowUpdate | BaseException) -> None:
-        """Queue an update, or the error that ends the request."""
-        self._queue.put_nowait(update)
+        self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
+        loop, put = asyncio.get_running_loop(), self.queue.put_nowait
+        self.timer = loop.call_at(self.deadline.time, put, self.deadline.error)
 
     async def updates(self) -> AsyncIterator[RowUpdate]:
         """The updates of all rows, until every row has ended.
@@ -74,7 +68,7 @@ class Stream:
             ApiError: the time is up, a row has failed, or the server has aborted the request.
         """
         while self.running:
-            update = await self._queue.get()
+            update = await self.queue.get()
             if isinstance(update, BaseException):
                 raise update
             if update.error is not None:

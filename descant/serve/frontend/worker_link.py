@@ -11,7 +11,7 @@ import atexit
 import logging
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import resource_tracker
@@ -51,8 +51,8 @@ class WorkerLink:
         self.failure: str | None = None
         self.process: Any = None
 
-    def start(self, start: messages.Start) -> messages.Ready:
-        """Start the process, and return when it has compiled its formulas.
+    def start(self, start: messages.Start) -> Sequence[str]:
+        """Start the process; returns its reward models when it has compiled its formulas.
 
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
@@ -73,9 +73,9 @@ class WorkerLink:
             raise ModelError(problem, cure, topic="memory") from None
         if isinstance(reply, messages.Failed):
             raise reply.error
-        assert isinstance(reply, messages.Ready)
         self._ready = True
-        return reply
+        rewards: Sequence[str] = reply
+        return rewards
 
     def listen(self) -> None:
         """Receive the updates in the running event loop."""
@@ -147,7 +147,7 @@ class WorkerLink:
             if not future.done():
                 future.set_exception(error)
         for stream in self._streams.values():
-            stream.put(error)
+            stream.queue.put_nowait(error)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # the event loop is closed
@@ -167,7 +167,7 @@ class WorkerLink:
                 future.set_result(reply)
         for number, row in update.rows:
             if (stream := self._streams.get(number)) is not None:
-                stream.put(row)
+                stream.queue.put_nowait(row)
         self._metrics.count(update.counts)
 
     def _fail(self, how: str) -> None:

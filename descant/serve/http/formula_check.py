@@ -52,7 +52,8 @@ def check_formula(
 
 def _marked(error: FormulaError) -> dict[str, Any]:
     """An error with its span, as browsers count."""
-    start, end = (_utf16_length(error.text[:at]) for at in (error.span.start, error.span.end))
+    offsets = (error.span.start, error.span.end)
+    start, end = (len(error.text[:at].encode("utf-16-le")) // 2 for at in offsets)
     return {"problem": error.problem, "cure": error.cure, "start": start, "end": end}
 
 
@@ -87,7 +88,3 @@ def _undeclared(error: FormulaError, names: Names) -> str | None:
     except ValueError:  # not a parameter's name
         return None
     return name
-
-
-def _utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2

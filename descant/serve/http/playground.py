@@ -45,13 +45,7 @@ MAX_TOKENS = 64  # of an answer, where the run file does not set max_new_tokens
 
 
 class FormulaDraft(Body):
-    """A formula while it is typed.
-
-    Attributes:
-        formula: its text.
-        declared: parameters that only it declares, with their defaults.
-        params: values of its parameters, where they are not the defaults.
-    """
+    """A formula while it is typed, the parameters that only it declares, and changed values."""
 
     formula: str
     declared: dict[str, float] = Field(default_factory=dict, max_length=64)
@@ -86,13 +80,16 @@ def router(server: Server) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     inspect_lock = asyncio.Lock()  # each inspection has caches of its own
 
-    @routes.get("/")
-    async def page() -> Response:
-        return _file("index.html")
-
     @routes.get("/page/{name}")
     async def file(name: str) -> Response:
-        return _file(name)
+        if name not in FILES:
+            raise errors.ApiError(404, f"there is no /page/{name} here")
+        media_type = TYPES[FILES[name].suffix]
+        return Response(FILES[name].read_bytes(), media_type=media_type, headers=HEADERS)
+
+    @routes.get("/")
+    async def page() -> Response:
+        return await file("index.html")
 
     @routes.get("/playground/known")
     async def known() -> dict[str, Any]:
@@ -143,10 +140,3 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
             raise errors.failed_formula(error) from None
         except ValueError as error:
             raise errors.invalid_value(error) from None
-
-
-def _file(name: str) -> Response:
-    if name not in FILES:
-        raise errors.ApiError(404, f"there is no /page/{name} here")
-    file = FILES[name]
-    return Response(file.read_bytes(), media_type=TYPES[file.suffix], headers=HEADERS)

@@ -23,7 +23,6 @@ class HttpServer(uvicorn.Server):
         self._server, self._deadline = server, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen to the decode process, and to clients."""
         self._server.link.listen()
         await super().startup(sockets)
 

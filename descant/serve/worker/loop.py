@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -42,17 +43,15 @@ def run_worker(connection: Connection) -> None:
     _, start = commands.get()
     if not isinstance(start, messages.Start):
         return
-    try:
+    with suppress(ConnectionError):  # the parent has ended
         try:
             jobs = Jobs(start)
-            ready = messages.Ready(jobs.reward_models())
+            rewards = jobs.reward_models()
         except Exception as error:
             connection.send(messages.Failed(portable(error, ours(error))))
             return
-        connection.send(ready)
+        connection.send(rewards)
         DecodeLoop(jobs, commands, connection.send).run()
-    except ConnectionError:  # the parent has ended
-        return
 
 
 class DecodeLoop:
@@ -123,8 +122,7 @@ class DecodeLoop:
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
                 for request in self._service.submit(decoder, prompt, **arguments):
-                    row = PendingRow(request, number, command, len(rows), decoder.tokenizer)
-                    rows.append(row)
+                    rows.append(PendingRow(request, number, command, len(rows), decoder.tokenizer))
                 check_room(request, command.arguments.get("max_new_tokens", 0))
                 tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
         except Exception as error:
@@ -159,8 +157,7 @@ class DecodeLoop:
         counts.seconds = now - start
         updates = []
         for answer in answers:
-            row = self._rows.get(id(answer.request))
-            if row is None:
+            if (row := self._rows.get(id(answer.request))) is None:
                 continue
             row.count(answer, now, counts)
             if update := row.update(answer):
@@ -190,11 +187,9 @@ def portable(error: Exception, for_user: bool = True) -> Exception:
 
 def _receive(connection: Connection, commands: Commands) -> None:
     """Queue the commands as they come; end this process where the parent has ended."""
-    while True:
-        try:
+    with suppress(EOFError, OSError):
+        while True:
             commands.put(connection.recv())
-        except (EOFError, OSError):
-            break
     commands.put((0, messages.Stop()))
     time.sleep(GRACE)
     os._exit(1)
