@@ -47,14 +47,7 @@ class _Entry:
 
 
 class FormulaCache:
-    """The formulas of a server.
-
-    Args:
-        run: the run file.
-        link: to the process that compiles.
-        allow_formulas: whether a model's name may be a formula.
-        max_formulas: compiled formulas that are kept, not counting those of the run file.
-    """
+    """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``."""
 
     def __init__(
         self, run: RunFile, link: WorkerLink, allow_formulas: bool, max_formulas: int
@@ -109,26 +102,24 @@ class FormulaCache:
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
-            compiling = self._link.call(Compile(number, formula, params))
-            entry = self._entries[key] = _Entry(number, asyncio.ensure_future(compiling))
+            task = asyncio.ensure_future(self._link.call(Compile(number, formula, params)))
+            entry = self._entries[key] = _Entry(number, task)
+
+            def drop_if_failed(task: asyncio.Future[None]) -> None:
+                failed = task.cancelled() or task.exception() is not None
+                if failed and self._entries.get(key) is entry:
+                    del self._entries[key]
+
+            task.add_done_callback(drop_if_failed)
         self._entries.move_to_end(key)
         entry.uses += 1
         try:
-            await self._compiled(key, entry)
+            if entry.compiling is not None:  # a request that is cancelled does not cancel others
+                await asyncio.shield(entry.compiling)
             yield entry.number
         finally:
             entry.uses -= 1
             self._evict()
-
-    async def _compiled(self, key: Any, entry: _Entry) -> None:
-        if entry.compiling is None:
-            return
-        try:  # a request that is cancelled does not cancel the others that await this
-            await asyncio.shield(entry.compiling)
-        except Exception:
-            if self._entries.get(key) is entry:
-                del self._entries[key]
-            raise
 
     def _formula(self, model: str) -> str:
         if model in self._run.named:
@@ -147,8 +138,7 @@ class FormulaCache:
         for key, entry in entries[: max(0, len(entries) - self._max_formulas)]:
             if entry.uses == 0 and entry.compiling is not None and entry.compiling.done():
                 del self._entries[key]
-                if entry.compiling.exception() is None:
-                    self._link.send(Forget(entry.number))
+                self._link.send(Forget(entry.number))
 
 
 def with_sampling(tree: Any, temperature: str, top_p: str) -> str:

@@ -61,7 +61,7 @@ class Server:
         self.rewards: Sequence[str] = ()
         self.formulas = FormulaCache(run, self.link, allow_formulas, self.limits.max_formulas)
         self.started, self.stopping = int(time.time()), False
-        self._rows = self._requests = 0  # admitted and not ended
+        self._rows = 0  # admitted and not ended
         self._row_seconds = 1.0  # a moving average
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class Server:
     @property
     def busy(self) -> bool:
         """Whether any admitted request has not ended."""
-        return self._requests > 0
+        return self._rows > 0
 
     @asynccontextmanager
     async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
@@ -109,7 +109,7 @@ class Server:
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
                 except FormulaError as error:
-                    raise errors.invalid_formula(error, "params") from None
+                    raise errors.wrong_formula(error, "params") from None
                 except ValueError as error:
                     raise errors.invalid_value(error) from None
                 yield stream
@@ -135,7 +135,7 @@ class Server:
 
     @contextmanager
     def admitted(self, rows: int) -> Iterator[None]:
-        """Count a request and its rows inside of this.
+        """Count the rows of a request inside of this; one for a request that takes no slot.
 
         Raises:
             ApiError: the queue is full, or the server is shutting down.
@@ -153,12 +153,10 @@ class Server:
             )  # fmt: skip
         start = time.perf_counter()
         self._rows += rows
-        self._requests += 1
         try:
             yield
         finally:
             self._rows -= rows
-            self._requests -= 1
             self._row_seconds += 0.1 * (time.perf_counter() - start - self._row_seconds)
 
     def arguments(self, body: DecodeRequest) -> tuple[FormulaRef, dict[str, Any]]:

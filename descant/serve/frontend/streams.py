@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from ..protocol.errors import failed_formula, timed_out
+from ..protocol.errors import timed_out, wrong_formula
 from ..protocol.messages import RowUpdate
 
 T = TypeVar("T")
@@ -72,6 +72,6 @@ class Stream:
             if isinstance(update, BaseException):
                 raise update
             if update.error is not None:
-                raise failed_formula(update.error)
+                raise wrong_formula(update.error, None, 422)
             self.running -= update.finish_reason is not None
             yield update

@@ -66,7 +66,7 @@ class WorkerLink:
         child_end.close()
         self.send(start)
         try:
-            reply = self._connection.recv()
+            reply: Sequence[str] | messages.Failed = self._connection.recv()
         except (EOFError, OSError):
             problem = f"the decode process {self._join()} before it was ready"
             cure = "if it was killed, there may be too little memory for the weights"
@@ -74,8 +74,7 @@ class WorkerLink:
         if isinstance(reply, messages.Failed):
             raise reply.error
         self._ready = True
-        rewards: Sequence[str] = reply
-        return rewards
+        return reply
 
     def listen(self) -> None:
         """Receive the updates in the running event loop."""

@@ -137,6 +137,6 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
             return reply
         except FormulaError as error:
-            raise errors.failed_formula(error) from None
+            raise errors.wrong_formula(error, None, 422) from None
         except ValueError as error:
             raise errors.invalid_value(error) from None

@@ -55,11 +55,10 @@ class HttpServer(uvicorn.Server):
 
 
 def serve(server: Server, **options: Any) -> bool:
-    """Start a server and serve until a signal; False where the decode process has failed.
+    """Start a server and serve until a signal; the options are those of ``uvicorn.Config``.
 
-    Args:
-        server: not started yet.
-        **options: those of ``uvicorn.Config``: ``host``, ``port``, …
+    Returns:
+        False where the decode process has failed.
     """
     try:
         server.start()

@@ -73,21 +73,18 @@ def invalid_value(problem: object, param: str | None = None) -> ApiError:
     return ApiError(400, str(problem), param, "invalid_value")
 
 
-def invalid_formula(error: FormulaError | ModelError, param: str = "model") -> ApiError:
-    """A formula that cannot be compiled; the message has its caret."""
+def wrong_formula(
+    error: FormulaError | ModelError, param: str | None = "model", status: int = 400
+) -> ApiError:
+    """A formula that cannot be compiled, or has failed: NaN, or every token excluded."""
     code = "formula_error" if isinstance(error, FormulaError) else "model_error"
-    return ApiError(400, str(error), param, code)
+    return ApiError(status, str(error), param, code)
 
 
 def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiError:
     """A name that the run file does not declare."""
     cure = did_you_mean(name[:100], known) or "the run file declares none"
     return ApiError(404, f"there is no {kind} {name[:100]!r}; {cure}", "model", "model_not_found")
-
-
-def failed_formula(error: FormulaError) -> ApiError:
-    """A formula that failed for this request: NaN, or every token excluded."""
-    return ApiError(422, str(error), None, "formula_error")
 
 
 def timed_out(seconds: float) -> ApiError:
@@ -122,7 +119,7 @@ def _api_error(error: Exception, method: str, path: str) -> ApiError:
         case ApiError():
             return error
         case FormulaError() | ModelError():
-            return invalid_formula(error)
+            return wrong_formula(error)
         case RequestValidationError():
             fields = BODIES[path].model_fields if path in BODIES else ()
             message, param = explain_invalid(error.errors(), fields)

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
@@ -73,10 +65,9 @@ class StreamOptions(Body):
 
 T = TypeVar("T")
 NonEmpty = Annotated[list[T], Field(min_length=1, fail_fast=True)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-_Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Text = Annotated[str, Field(min_length=1)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
 _Ids = NonEmpty[Annotated[int, Field(ge=0)]]
-_Params = Annotated[dict[str, float], BeforeValidator(_few_fields)]
 
 
 class GenerationRequest(Body):
@@ -99,7 +90,7 @@ class GenerationRequest(Body):
     logprobs: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    params: _Params | None = None
+    params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None
     return_token_ids: bool | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -162,7 +153,7 @@ class TextPart(Body):
 class ChatMessage(Body):
     """One message of a chat; a message that this server has answered is valid unchanged."""
 
-    role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: Annotated[Any, refuse("models are not told the names of speakers; leave it out")] = None
     refusal: Annotated[Any, _TEXT_ONLY] = None

@@ -21,9 +21,6 @@ Job = Generator[None, None, Any]
 class Jobs:
     """The service of a server, and the jobs that use it.
 
-    Args:
-        start: what to serve.
-
     Attributes:
         service: decodes the formulas.
         formulas: compiled, by their numbers.
