@@ -49,8 +49,7 @@ class Stream:
         queue: updates, or the error that ends the request.
         arrival_time: its start, on ``time.perf_counter``.
         number: of its ``Submit``.
-        rows: rows queued.
-        running: rows that have not ended.
+        rows: those queued, of which ``running`` have not ended.
         prompt_tokens: of the rows.
     """
 

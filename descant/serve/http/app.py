@@ -19,8 +19,7 @@ from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head, usage
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
 from . import playground
-from .cancellation import run_job, unless_left
-from .guard import OUTCOME, RequestGuard, outcome_of
+from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
 
 GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 

@@ -1,17 +1,20 @@
-"""What runs before the application: keys, the size and the time of a body, and the counts.
+"""What runs around the application: keys, the size and the time of a body, departures, the counts.
 
-An ASGI application around the application, so that a refused client's body is never read. It reads
-paths and headers alone.
+The guard is an ASGI application around the application, so that a refused client's body is never
+read. It reads paths and headers alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,8 +23,8 @@ from ..frontend.server import Server
 from ..frontend.streams import Deadline
 from ..protocol.errors import ApiError
 from ..protocol.schema import BODIES
-from .cancellation import CLIENT_LEFT
 
+CLIENT_LEFT = 499  # the status of a request whose client has left
 BODY = 60.0  # seconds in which a body must arrive
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
 _KEYLESS = frozenset(("/", "/health"))  # paths that need no key, nor do the files of the page
@@ -109,6 +112,36 @@ class RequestGuard:
             return message
 
         return receive_in_time
+
+
+async def unless_left(request: Request, work: Awaitable[Response]) -> Response:
+    """The response of some work, which is cancelled as soon as the client has left."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait((working, leaving))
+
+
+async def run_job(
+    server: Server, request: Request, job: Callable[[], Awaitable[dict[str, Any]]]
+) -> Response:
+    """Admit a request that takes no slot, and run its job in the time that the server gives it."""
+    deadline = Deadline(server.limits.timeout)
+
+    async def response() -> Response:
+        with server.admitted(1):
+            return JSONResponse(await deadline.wait_for(job()))
+
+    return await unless_left(request, response())
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def outcome_of(status: int) -> str:

@@ -21,8 +21,8 @@ from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
 from ..protocol.schema import Body, ChatMessage
-from .cancellation import run_job
 from .formula_check import check_formula
+from .guard import run_job
 
 PAGE = Path(__file__).parents[1] / "page"
 REPORT = Path(__file__).parents[2] / "report" / "templates"  # tokens are explained as in a report
