@@ -31,12 +31,12 @@ class FormulaRef:
     Attributes:
         model: a name, or a formula.
         params: the request's own values.
-        sampling: temperature and top_p, where the request sets a top_p.
+        sampled: add stages of temperature and top_p, whose values are in ``params``.
     """
 
     model: str
     params: Mapping[str, float]
-    sampling: tuple[float, float] | None = None
+    sampled: bool = False
 
 
 @dataclass
@@ -47,7 +47,11 @@ class _Entry:
 
 
 class FormulaCache:
-    """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``."""
+    """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``.
+
+    Attributes:
+        sampling: the parameters that stand for a request's temperature and top_p.
+    """
 
     def __init__(
         self, run: RunFile, link: WorkerLink, allow_formulas: bool, max_formulas: int
@@ -55,7 +59,7 @@ class FormulaCache:
         self._run, self._link = run, link
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
-        self._sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
+        self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
         self._entries: OrderedDict[tuple[str, frozenset[str]], _Entry] = OrderedDict()
         self._numbers = count(1)
 
@@ -75,13 +79,6 @@ class FormulaCache:
                 commands.append(Compile(self._entries[key].number, formula, run.params))
         return commands
 
-    def arguments(self, ref: FormulaRef) -> dict[str, Any]:
-        """The arguments of ``generate`` that a formula takes: parameters and temperature."""
-        if ref.sampling is None:
-            return {"params": dict(ref.params)}
-        sampling = dict(zip(self._sampling, ref.sampling, strict=True))
-        return {"params": {**ref.params, **sampling}, "temperature": 1.0}
-
     @asynccontextmanager
     async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
         """The number of a compiled formula, which stays compiled inside of this.
@@ -95,9 +92,9 @@ class FormulaCache:
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self._run.named:
             params |= ref.params
-        if ref.sampling is not None:
-            params |= dict.fromkeys(self._sampling, 1.0)
-            formula = with_sampling(_parsed(formula), *self._sampling)
+        if ref.sampled:
+            params |= dict.fromkeys(self.sampling, 1.0)
+            formula = with_sampling(_parsed(formula), *self.sampling)
         key = self._key(formula, params)
         entry = self._entries.get(key)
         if entry is None:

@@ -175,22 +175,23 @@ class Server:
         temperature = self.setting("temperature", body.temperature)
         if temperature is None:
             temperature = 0.0 if self.setting("do_sample") is False else 1.0
-        sampling = None
-        if body.top_p is not None and body.top_p < 1 and temperature > 0:
-            sampling = (temperature, body.top_p)
-        ref = FormulaRef(body.model, body.params or {}, sampling)
+        params = dict(body.params or {})
+        top_p = 1.0 if body.top_p is None else body.top_p
+        if sampled := top_p < 1 and temperature > 0:
+            params |= zip(self.formulas.sampling, (temperature, top_p), strict=True)
+            temperature = 1.0
         arguments = {
+            "params": params,
             "temperature": temperature,
             "seed": self.setting("seed", body.seed),
             "stop_strings": self.setting("stop_strings", body.stop or None),
             "num_return_sequences": self.setting("num_return_sequences", body.n) or 1,
             "eos_token_id": self.setting("eos_token_id"),
             "logprobs": body.with_logprobs,
-            **self.formulas.arguments(ref),
         }
         if tokens is not None:
             arguments["max_new_tokens"] = min(tokens, most)
-        return ref, arguments
+        return FormulaRef(body.model, params, sampled), arguments
 
     def setting(self, name: str, value: Any = None) -> Any:
         """A request's value, else the run file's of ``generate``; None where neither has one."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from ..protocol.errors import timed_out, wrong_formula
+from ..protocol.errors import NO_RETRY, ApiError, wrong_formula
 from ..protocol.messages import RowUpdate
 
 T = TypeVar("T")
@@ -25,7 +25,8 @@ class Deadline:
     """
 
     def __init__(self, timeout: float, error: Exception | None = None) -> None:
-        self.error = error or timed_out(timeout)
+        message = f"the request was not done in {timeout:g} seconds; ask for fewer tokens"
+        self.error = error or ApiError(504, message, None, "timeout", NO_RETRY)
         self.time = asyncio.get_running_loop().time() + timeout
 
     async def wait_for(self, work: Awaitable[T]) -> T:

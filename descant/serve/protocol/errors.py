@@ -19,9 +19,9 @@ from ...models.invalid import explain_value
 from .schema import BODIES
 
 MAX_FIELDS = 8  # that a message names
+NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _NO_OBJECT = ("dict_type", "model_type", "model_attributes_type", "missing")
-_NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
 
 
 class ErrorInfo(BaseModel):
@@ -87,12 +87,6 @@ def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiEr
     return ApiError(404, f"there is no {kind} {name[:100]!r}; {cure}", "model", "model_not_found")
 
 
-def timed_out(seconds: float) -> ApiError:
-    """A request that has used up its time."""
-    message = f"the request was not done in {seconds:g} seconds; ask for fewer tokens"
-    return ApiError(504, message, None, "timeout", _NO_RETRY)
-
-
 def unavailable(reason: str = "the server is shutting down") -> ApiError:
     """The server takes no requests, or has aborted this one."""
     return ApiError(503, reason, None, "unavailable")
@@ -100,7 +94,7 @@ def unavailable(reason: str = "the server is shutting down") -> ApiError:
 
 def server_error() -> ApiError:
     """A failure that is not the request's fault; the log has the cause."""
-    return ApiError(500, "the server failed; its log says why", None, "server_error", _NO_RETRY)
+    return ApiError(500, "the server failed; its log says why", None, "server_error", NO_RETRY)
 
 
 def add_error_handlers(app: FastAPI) -> None:
