@@ -17,7 +17,7 @@ KEY = "DESCANT_API_KEY"
 LogLevel = StrEnum("LogLevel", ("critical", "error", "warning", "info", "debug"))
 
 
-def _at_least(low: float, help: str, *names: str, **more: Any) -> Any:
+def _min(low: float, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, min=low, help=help, **more)
 
 
@@ -30,18 +30,18 @@ def serve(
     file: RunFilePath,
     set_: Overrides = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, _at_least(0, "0 takes a free one.", max=65535)] = 8000,
+    port: Annotated[int, _min(0, "0 takes a free one.", max=65535)] = 8000,
     slots: Annotated[
-        int, _at_least(1, "Rows decoded at once.", "--slots", "--max-num-seqs")
+        int, _min(1, "Rows decoded at once.", "--slots", "--max-num-seqs")
     ] = Limits.slots,
     max_model_len: Annotated[
-        int, _at_least(2, "Tokens of a row, prompt and answer.")
+        int, _min(2, "Tokens of a row, prompt and answer.")
     ] = Limits.max_model_len,
-    max_queue: Annotated[int, _at_least(0, "Rows that may wait; then 429.")] = Limits.max_queue,
-    max_tokens: Annotated[int, _at_least(1, "New tokens of a row, at most.")] = Limits.max_tokens,
-    timeout: Annotated[float, _at_least(0.1, "Seconds of a request, at most.")] = Limits.timeout,
+    max_queue: Annotated[int, _min(0, "Rows that may wait; then 429.")] = Limits.max_queue,
+    max_tokens: Annotated[int, _min(1, "New tokens of a row, at most.")] = Limits.max_tokens,
+    timeout: Annotated[float, _min(0.1, "Seconds of a request, at most.")] = Limits.timeout,
     max_body: Annotated[
-        int, _at_least(1024, "Of a request, at most.", metavar="BYTES")
+        int, _min(1024, "Of a request, at most.", metavar="BYTES")
     ] = Limits.max_body,
     api_key: Annotated[
         list[str] | None,
@@ -50,9 +50,9 @@ def serve(
     allow_formulas: Annotated[
         bool, typer.Option("--allow-formulas", help="A model's name may be any formula.")
     ] = False,
-    max_formulas: Annotated[int, _at_least(1, "Of these, kept compiled.")] = Limits.max_formulas,
+    max_formulas: Annotated[int, _min(1, "Of these, kept compiled.")] = Limits.max_formulas,
     shutdown_timeout: Annotated[
-        float, _at_least(0, "Seconds to finish what is in flight.")
+        float, _min(0, "Seconds to finish what is in flight.")
     ] = Limits.shutdown_timeout,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,
@@ -75,9 +75,6 @@ def serve(
     if "" in keys:
         raise RunFileError("--api-key is empty")
     server = Server(run, limits, allow_formulas=allow_formulas, keys=keys)
-    succeeded = serve_http(
-        server, host=host, port=port, log_level=str(log_level),
-        ssl_keyfile=ssl_keyfile, ssl_certfile=ssl_certfile,
-    )  # fmt: skip
-    if not succeeded:
+    certificate = {"ssl_keyfile": ssl_keyfile, "ssl_certfile": ssl_certfile}
+    if not serve_http(server, host=host, port=port, log_level=str(log_level), **certificate):
         raise typer.Exit(1)

@@ -17,9 +17,8 @@ from typing import Any
 
 from ...formula import Names, make_plan
 from ...formula.words.stages import STAGES, Search, Stage
-from ...grammar import Argument, Call, FormulaError, Name, Pipeline, parse, text
+from ...grammar import Argument, Call, Name, Pipeline, parse, text
 from ...inputs.runfile import RunFile
-from ...models import ModelError
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
 from .worker_link import WorkerLink
@@ -32,12 +31,12 @@ class FormulaRef:
     Attributes:
         model: a name, or a formula.
         params: the request's own values.
-        sampling: temperature and top_p, where the request sets a top_p.
+        sampled: add stages of temperature and top_p, whose values are in ``params``.
     """
 
     model: str
     params: Mapping[str, float]
-    sampling: tuple[float, float] | None = None
+    sampled: bool = False
 
 
 @dataclass
@@ -48,13 +47,10 @@ class _Entry:
 
 
 class FormulaCache:
-    """The formulas of a server.
+    """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``.
 
-    Args:
-        run: the run file.
-        link: to the process that compiles.
-        allow_formulas: whether a model's name may be a formula.
-        max_formulas: compiled formulas that are kept, not counting those of the run file.
+    Attributes:
+        sampling: the parameters that stand for a request's temperature and top_p.
     """
 
     def __init__(
@@ -63,9 +59,7 @@ class FormulaCache:
         self._run, self._link = run, link
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
-        self._temperature, self._top_p = (
-            _unused(name, declared) for name in ("request_t", "request_p")
-        )
+        self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
         self._entries: OrderedDict[tuple[str, frozenset[str]], _Entry] = OrderedDict()
         self._numbers = count(1)
 
@@ -79,64 +73,50 @@ class FormulaCache:
         names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
         for formula in run.named.values():
             make_plan(formula, names)
-            key, _ = self._key(formula, {})
+            key = self._key(formula, {})
             if key not in self._entries:
                 self._entries[key] = _Entry(next(self._numbers), None)
                 commands.append(Compile(self._entries[key].number, formula, run.params))
         return commands
-
-    def arguments(self, ref: FormulaRef) -> dict[str, Any]:
-        """The arguments of ``generate`` that a formula takes: parameters and temperature."""
-        if ref.sampling is None:
-            return {"params": dict(ref.params)}
-        sampling = dict(zip((self._temperature, self._top_p), ref.sampling, strict=True))
-        return {"params": {**ref.params, **sampling}, "temperature": 1.0}
 
     @asynccontextmanager
     async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
         """The number of a compiled formula, which stays compiled inside of this.
 
         Raises:
-            ApiError: no such model, or a formula that cannot be compiled.
+            ApiError: no such model.
+            FormulaError, ModelError: the formula cannot be compiled.
         """
         formula = self._formula(ref.model)
         params = dict(self._run.params)
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self._run.named:
             params |= ref.params
-        try:
-            key, tree = self._key(formula, params)
-            if ref.sampling is not None:
-                params |= {self._temperature: 1.0, self._top_p: 1.0}
-                formula = with_sampling(tree, self._temperature, self._top_p)
-                key, _ = self._key(formula, params)
-        except FormulaError as error:
-            raise errors.invalid_formula(error) from None
+        if ref.sampled:
+            params |= dict.fromkeys(self.sampling, 1.0)
+            formula = with_sampling(_parsed(formula), *self.sampling)
+        key = self._key(formula, params)
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
-            compiling = self._link.call(Compile(number, formula, params))
-            entry = self._entries[key] = _Entry(number, asyncio.ensure_future(compiling))
+            task = asyncio.ensure_future(self._link.call(Compile(number, formula, params)))
+            entry = self._entries[key] = _Entry(number, task)
+
+            def drop_if_failed(task: asyncio.Future[None]) -> None:
+                failed = task.cancelled() or task.exception() is not None
+                if failed and self._entries.get(key) is entry:
+                    del self._entries[key]
+
+            task.add_done_callback(drop_if_failed)
         self._entries.move_to_end(key)
         entry.uses += 1
         try:
-            await self._compiled(key, entry)
+            if entry.compiling is not None:  # a request that is cancelled does not cancel others
+                await asyncio.shield(entry.compiling)
             yield entry.number
         finally:
             entry.uses -= 1
             self._evict()
-
-    async def _compiled(self, key: Any, entry: _Entry) -> None:
-        if entry.compiling is None:
-            return
-        try:  # a request that is cancelled does not cancel the others that await this
-            await asyncio.shield(entry.compiling)
-        except Exception as error:
-            if self._entries.get(key) is entry:
-                del self._entries[key]
-            if isinstance(error, (FormulaError, ModelError)):
-                raise errors.invalid_formula(error) from None
-            raise
 
     def _formula(self, model: str) -> str:
         if model in self._run.named:
@@ -145,10 +125,9 @@ class FormulaCache:
             return model
         raise errors.unknown_model(model, self._run.named)
 
-    def _key(self, formula: str, params: Mapping[str, float]) -> tuple[Any, Any]:
-        """The cache's key and the tree; the values of parameters come with each request."""
-        tree = _parsed(formula)
-        return (text(tree), frozenset(params) | frozenset(self._run.params)), tree
+    def _key(self, formula: str, params: Mapping[str, float]) -> tuple[str, frozenset[str]]:
+        """The cache's key; the values of parameters come with each request."""
+        return text(_parsed(formula)), frozenset(params) | frozenset(self._run.params)
 
     def _evict(self) -> None:
         """Forget unused formulas, the least recently used first, while there are too many."""
@@ -156,8 +135,7 @@ class FormulaCache:
         for key, entry in entries[: max(0, len(entries) - self._max_formulas)]:
             if entry.uses == 0 and entry.compiling is not None and entry.compiling.done():
                 del self._entries[key]
-                if entry.compiling.exception() is None:
-                    self._link.send(Forget(entry.number))
+                self._link.send(Forget(entry.number))
 
 
 def with_sampling(tree: Any, temperature: str, top_p: str) -> str:
@@ -176,9 +154,7 @@ def with_sampling(tree: Any, temperature: str, top_p: str) -> str:
     return text(Pipeline(head, (*stages[: len(stages) - len(last)], *sampling, *last)))
 
 
-@lru_cache(maxsize=256)
-def _parsed(formula: str) -> Any:
-    return parse(formula)
+_parsed = lru_cache(maxsize=256)(parse)
 
 
 def _unused(name: str, declared: set[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..protocol.messages import StepCounts
@@ -15,48 +17,37 @@ class Metrics:
     """The metrics of one server, in a registry of its own; the help texts say what each counts."""
 
     def __init__(self, slots: int) -> None:
-        self._registry = registry = CollectorRegistry()
-
-        def counter(name: str, help: str, *labels: str) -> Counter:
-            return Counter(f"descant_{name}", help, labels, registry=registry)
-
-        def gauge(name: str, help: str) -> Gauge:
-            return Gauge(f"descant_{name}", help, registry=registry)
-
-        def seconds(name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            name = f"descant_{name}_seconds"
-            return Histogram(name, help, labels, buckets=buckets, registry=registry)
-
-        self.requests = counter("requests", "Requests that have ended.", "endpoint", "outcome")
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts that were admitted.")
-        self.generated_tokens = counter("generated_tokens", "Tokens that were drawn.")
-        self.waiting = gauge("rows_waiting", "Rows without a slot.")
-        self.running = gauge("slots_in_use", "Slots that are decoding.")
-        gauge("slots", "Slots that there are.").set(slots)
-        self.step = seconds("step", "One step over all formulas.", _STEPS)
-        self.first_token = seconds(
-            "time_to_first_token", "From arrival to a row's first token.", _WAITS
-        )
-        self.next_token = seconds(
-            "time_per_output_token", "From one token of a row to the next.", _STEPS
-        )
-        self.request = seconds(
-            "request", "From a request's arrival to its end.", _WAITS, "endpoint"
-        )
+        self._registry = CollectorRegistry()
+        common: dict[str, Any] = {"namespace": "descant", "registry": self._registry}
+        steps = {**common, "unit": "seconds", "buckets": _STEPS}
+        waits = {**common, "unit": "seconds", "buckets": _WAITS}
+        ends = ("endpoint", "outcome")
+        self.requests = Counter("requests", "Requests that have ended.", ends, **common)
+        text = "Tokens of prompts that were admitted."
+        self.prompt_tokens = Counter("prompt_tokens", text, **common)
+        self.generated_tokens = Counter("generated_tokens", "Tokens that were drawn.", **common)
+        self.waiting = Gauge("rows_waiting", "Rows without a slot.", **common)
+        self.running = Gauge("slots_in_use", "Slots that are decoding.", **common)
+        Gauge("slots", "Slots that there are.", **common).set(slots)
+        self.step = Histogram("step", "One step over all formulas.", **steps)
+        text = "From arrival to a row's first token."
+        self.first_token = Histogram("time_to_first_token", text, **waits)
+        text = "From one token of a row to the next."
+        self.next_token = Histogram("time_per_output_token", text, **steps)
+        text = "From a request's arrival to its end."
+        self.request = Histogram("request", text, ("endpoint",), **waits)
 
     def count(self, counts: StepCounts) -> None:
         """Add the counts of a step."""
         self.waiting.set(counts.waiting)
         self.running.set(counts.running)
         self.generated_tokens.inc(counts.tokens)
-        steps = [] if counts.seconds is None else [counts.seconds]
-        for histogram, values in (
-            (self.step, steps),
-            (self.first_token, counts.first_token),
-            (self.next_token, counts.next_token),
-        ):
-            for value in values:
-                histogram.observe(value)
+        if counts.seconds is not None:
+            self.step.observe(counts.seconds)
+        for seconds in counts.first_token:
+            self.first_token.observe(seconds)
+        for seconds in counts.next_token:
+            self.next_token.observe(seconds)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -38,10 +38,7 @@ class Server:
         keys: of clients; without any, the server takes every request.
 
     Attributes:
-        formulas: compiled ones.
         rewards: the names of the reward models that can score, once it is started.
-        link: to the decode process.
-        metrics: for Prometheus.
         stopping: whether new requests are refused.
     """
 
@@ -55,9 +52,8 @@ class Server:
     ) -> None:
         if run.merge:
             names = ", ".join(run.merge)
-            raise RunFileError(
-                f"merge ({names}) is read by descant sweep; serve one merged adapter"
-            )
+            problem = f"merge ({names}) is read by descant sweep; serve one merged adapter"
+            raise RunFileError(problem)
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
@@ -65,7 +61,7 @@ class Server:
         self.rewards: Sequence[str] = ()
         self.formulas = FormulaCache(run, self.link, allow_formulas, self.limits.max_formulas)
         self.started, self.stopping = int(time.time()), False
-        self._rows = self._requests = 0  # admitted and not ended
+        self._rows = 0  # admitted and not ended
         self._row_seconds = 1.0  # a moving average
 
     def start(self) -> None:
@@ -74,8 +70,7 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        start = Start(self.run, self.limits, self.formulas.compile_named())
-        self.rewards = self.link.start(start).rewards
+        self.rewards = self.link.start(Start(self.run, self.limits, self.formulas.compile_named()))
 
     def stop(self) -> None:
         """Stop the decode process."""
@@ -84,11 +79,7 @@ class Server:
     @property
     def busy(self) -> bool:
         """Whether any admitted request has not ended."""
-        return self._requests > 0
-
-    def abort_all(self) -> None:
-        """End all requests with an error."""
-        self.link.abort_all(errors.unavailable("the server is shutting down"))
+        return self._rows > 0
 
     @asynccontextmanager
     async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
@@ -96,12 +87,18 @@ class Server:
 
         Raises:
             ApiError: the request is refused or invalid.
+            FormulaError, ModelError: its formula cannot be compiled.
         """
         ref, arguments = self.arguments(body)
-        with self.admitted(self._rows_of(body)):
+        rows = len(body.prompts) * arguments["num_return_sequences"]
+        most = self.limits.slots + self.limits.max_queue
+        if rows > most:
+            message = f"this asks for {rows} rows at once; the server takes {most}"
+            raise errors.ApiError(400, message, "n", "too_many_rows")
+        with self.admitted(rows):
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
-                stack.callback(stream.close)
+                stack.callback(stream.timer.cancel)
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
                 stack.callback(self.link.close, stream)
@@ -112,7 +109,7 @@ class Server:
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
                 except FormulaError as error:
-                    raise errors.invalid_formula(error, "params") from None
+                    raise errors.wrong_formula(error, "params") from None
                 except ValueError as error:
                     raise errors.invalid_value(error) from None
                 yield stream
@@ -138,7 +135,7 @@ class Server:
 
     @contextmanager
     def admitted(self, rows: int) -> Iterator[None]:
-        """Count a request and its rows inside of this.
+        """Count the rows of a request inside of this; one for a request that takes no slot.
 
         Raises:
             ApiError: the queue is full, or the server is shutting down.
@@ -146,7 +143,7 @@ class Server:
         if self.link.failure is not None:
             raise errors.server_error()
         if self.stopping:
-            raise errors.unavailable("the server is shutting down")
+            raise errors.unavailable()
         waiting = self._rows + rows - self.limits.slots
         if waiting > self.limits.max_queue:
             seconds = min(60, max(1, math.ceil(self._row_seconds * waiting / self.limits.slots)))
@@ -156,12 +153,10 @@ class Server:
             )  # fmt: skip
         start = time.perf_counter()
         self._rows += rows
-        self._requests += 1
         try:
             yield
         finally:
             self._rows -= rows
-            self._requests -= 1
             self._row_seconds += 0.1 * (time.perf_counter() - start - self._row_seconds)
 
     def arguments(self, body: DecodeRequest) -> tuple[FormulaRef, dict[str, Any]]:
@@ -170,51 +165,37 @@ class Server:
         Raises:
             ApiError: more tokens than the server's limit.
         """
-        temperature = body.temperature
-        if temperature is None:
-            temperature = self._default("temperature")
-        if temperature is None:
-            temperature = 0.0 if self._default("do_sample") is False else 1.0
-        sampling = None
-        if body.top_p is not None and body.top_p < 1 and temperature > 0:
-            sampling = (temperature, body.top_p)
-        arguments = {
-            **self._max_new_tokens(body),
-            "temperature": temperature,
-            "seed": body.seed if body.seed is not None else self._default("seed"),
-            "stop_strings": body.stop or self._default("stop_strings"),
-            "num_return_sequences": self._choices(body),
-            "eos_token_id": self._default("eos_token_id"),
-            "logprobs": body.with_logprobs,
-        }
-        ref = FormulaRef(body.model, body.params or {}, sampling)
-        return ref, {**arguments, **self.formulas.arguments(ref)}
-
-    def _rows_of(self, body: DecodeRequest) -> int:
-        rows = len(body.prompts) * self._choices(body)
-        most = self.limits.slots + self.limits.max_queue
-        if rows > most:
-            message = f"this asks for {rows} rows at once; the server takes {most}"
-            raise errors.ApiError(400, message, "n", "too_many_rows")
-        return rows
-
-    def _choices(self, body: DecodeRequest) -> int:
-        return body.n or self._default("num_return_sequences") or 1
-
-    def _max_new_tokens(self, body: DecodeRequest) -> dict[str, int]:
-        """``max_new_tokens``; nothing where the request takes as many as fit."""
-        most, tokens = self.limits.max_tokens, body.new_tokens
-        if tokens is not None and tokens > most:
-            raise errors.invalid_value(
-                f"max_tokens is {tokens}; the server gives at most {most}", "max_tokens"
-            )
-        if tokens is None:
-            tokens = self._default("max_new_tokens")
+        most = self.limits.max_tokens
+        if body.max_tokens is not None and body.max_tokens > most:
+            problem = f"max_tokens is {body.max_tokens}; the server gives at most {most}"
+            raise errors.invalid_value(problem, "max_tokens")
+        tokens = self.setting("max_new_tokens", body.max_tokens)
         if tokens is None and isinstance(body, CompletionRequest):
             tokens = COMPLETION_TOKENS
-        return {} if tokens is None else {"max_new_tokens": min(tokens, most)}
+        temperature = self.setting("temperature", body.temperature)
+        if temperature is None:
+            temperature = 0.0 if self.setting("do_sample") is False else 1.0
+        params = dict(body.params or {})
+        top_p = 1.0 if body.top_p is None else body.top_p
+        if sampled := top_p < 1 and temperature > 0:
+            params |= zip(self.formulas.sampling, (temperature, top_p), strict=True)
+            temperature = 1.0
+        arguments = {
+            "params": params,
+            "temperature": temperature,
+            "seed": self.setting("seed", body.seed),
+            "stop_strings": self.setting("stop_strings", body.stop or None),
+            "num_return_sequences": self.setting("num_return_sequences", body.n) or 1,
+            "eos_token_id": self.setting("eos_token_id"),
+            "logprobs": body.with_logprobs,
+        }
+        if tokens is not None:
+            arguments["max_new_tokens"] = min(tokens, most)
+        return FormulaRef(body.model, params, sampled), arguments
 
-    def _default(self, name: str) -> Any:
-        """An argument of the run file's ``generate``; None where it is left out."""
+    def setting(self, name: str, value: Any = None) -> Any:
+        """A request's value, else the run file's of ``generate``; None where neither has one."""
         generate = self.run.generate
-        return getattr(generate, name) if name in generate.model_fields_set else None
+        if value is None and name in generate.model_fields_set:
+            return getattr(generate, name)
+        return value

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from ..protocol.errors import failed_formula, timed_out
+from ..protocol.errors import NO_RETRY, ApiError, wrong_formula
 from ..protocol.messages import RowUpdate
 
 T = TypeVar("T")
@@ -18,26 +18,24 @@ class Deadline:
 
     Args:
         timeout: seconds from now.
+        error: of ``wait_for``, when the time is up.
 
     Attributes:
         time: on the clock of the event loop.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+    def __init__(self, timeout: float, error: Exception | None = None) -> None:
+        message = f"the request was not done in {timeout:g} seconds; ask for fewer tokens"
+        self.error = error or ApiError(504, message, None, "timeout", NO_RETRY)
         self.time = asyncio.get_running_loop().time() + timeout
 
     async def wait_for(self, work: Awaitable[T]) -> T:
-        """Await something until then.
-
-        Raises:
-            ApiError: the time is up.
-        """
+        """Await something until then, and raise the error where that takes longer."""
         try:
             async with asyncio.timeout_at(self.time):
                 return await work
         except TimeoutError:
-            raise timed_out(self.timeout) from None
+            raise self.error from None
 
 
 class Stream:
@@ -48,27 +46,20 @@ class Stream:
 
     Attributes:
         deadline: its end.
+        timer: puts an error into the queue then; to be cancelled.
+        queue: updates, or the error that ends the request.
         arrival_time: its start, on ``time.perf_counter``.
         number: of its ``Submit``.
-        rows: rows queued.
-        running: rows that have not ended.
+        rows: those queued, of which ``running`` have not ended.
         prompt_tokens: of the rows.
     """
 
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
         self.number = self.rows = self.running = self.prompt_tokens = 0
-        self._queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self.deadline.time, self.put, timed_out(timeout))
-
-    def close(self) -> None:
-        """Stop the timer."""
-        self._timer.cancel()
-
-    def put(self, update: RowUpdate | BaseException) -> None:
-        """Queue an update, or the error that ends the request."""
-        self._queue.put_nowait(update)
+        self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
+        loop, put = asyncio.get_running_loop(), self.queue.put_nowait
+        self.timer = loop.call_at(self.deadline.time, put, self.deadline.error)
 
     async def updates(self) -> AsyncIterator[RowUpdate]:
         """The updates of all rows, until every row has ended.
@@ -77,10 +68,10 @@ class Stream:
             ApiError: the time is up, a row has failed, or the server has aborted the request.
         """
         while self.running:
-            update = await self._queue.get()
+            update = await self.queue.get()
             if isinstance(update, BaseException):
                 raise update
             if update.error is not None:
-                raise failed_formula(update.error)
+                raise wrong_formula(update.error, None, 422)
             self.running -= update.finish_reason is not None
             yield update

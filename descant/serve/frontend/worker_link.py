@@ -11,11 +11,11 @@ import atexit
 import logging
 import multiprocessing
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import resource_tracker
+from threading import Lock, Thread
 from typing import Any
 
 from ...models import ModelError
@@ -45,14 +45,14 @@ class WorkerLink:
         self._numbers = count(1)
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, Stream] = {}
-        self._send_lock = threading.Lock()
+        self._send_lock = Lock()
         self._ready = self._stopped = False
         self._connection: Any = None
         self.failure: str | None = None
         self.process: Any = None
 
-    def start(self, start: messages.Start) -> messages.Ready:
-        """Start the process, and return when it has compiled its formulas.
+    def start(self, start: messages.Start) -> Sequence[str]:
+        """Start the process; returns its reward models when it has compiled its formulas.
 
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
@@ -66,23 +66,20 @@ class WorkerLink:
         child_end.close()
         self.send(start)
         try:
-            reply = self._connection.recv()
+            reply: Sequence[str] | messages.Failed = self._connection.recv()
         except (EOFError, OSError):
             problem = f"the decode process {self._join()} before it was ready"
             cure = "if it was killed, there may be too little memory for the weights"
             raise ModelError(problem, cure, topic="memory") from None
         if isinstance(reply, messages.Failed):
             raise reply.error
-        assert isinstance(reply, messages.Ready)
         self._ready = True
         return reply
 
     def listen(self) -> None:
         """Receive the updates in the running event loop."""
-        loop = asyncio.get_running_loop()
-        threading.Thread(
-            target=self._receive, args=(loop,), name="descant-link", daemon=True
-        ).start()
+        args = (asyncio.get_running_loop(),)
+        Thread(target=self._receive, args=args, name="descant-link", daemon=True).start()
 
     def stop(self) -> None:
         """Stop the process and join it."""
@@ -149,19 +146,14 @@ class WorkerLink:
             if not future.done():
                 future.set_exception(error)
         for stream in self._streams.values():
-            stream.put(error)
+            stream.queue.put_nowait(error)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            while True:
-                try:
-                    update = self._connection.recv()
-                except (EOFError, OSError):
-                    break
-                loop.call_soon_threadsafe(self._dispatch, update)
+        with suppress(RuntimeError):  # the event loop is closed
+            with suppress(EOFError, OSError):
+                while True:
+                    loop.call_soon_threadsafe(self._dispatch, self._connection.recv())
             loop.call_soon_threadsafe(self._fail, self._join())
-        except RuntimeError:  # the event loop is closed
-            return
 
     def _dispatch(self, update: messages.StepUpdate) -> None:
         for number, reply in update.replies:
@@ -174,7 +166,7 @@ class WorkerLink:
                 future.set_result(reply)
         for number, row in update.rows:
             if (stream := self._streams.get(number)) is not None:
-                stream.put(row)
+                stream.queue.put_nowait(row)
         self._metrics.count(update.counts)
 
     def _fail(self, how: str) -> None:

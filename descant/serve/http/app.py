@@ -19,8 +19,7 @@ from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head, usage
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
 from . import playground
-from .cancellation import run_job, unless_left
-from .guard import OUTCOME, RequestGuard, outcome_of
+from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
 
 GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 
@@ -46,7 +45,7 @@ def _router(server: Server) -> APIRouter:
         if server.link.failure is not None:
             raise errors.unavailable("the decode process has failed")
         if server.stopping:
-            raise errors.unavailable("the server is shutting down")
+            raise errors.unavailable()
         return {"status": "ok"}
 
     @router.get("/metrics")
@@ -130,14 +129,13 @@ async def _events(
 ) -> AsyncIterator[str]:
     more, tokens, outcome = ({"usage": None} if with_usage else {}), 0, "ok"
     try:
-        for row in range(stream.rows):
-            if first := shape.first_delta(row):
-                yield event(shape.chunk(first, more))
+        for choice in shape.first_choices(stream.rows):
+            yield event(shape.chunk([choice], more))
         async for update in stream.updates():
             tokens += len(update.token_ids)
-            yield event(shape.chunk(shape.delta(update), more))
+            yield event(shape.chunk([shape.choice(update, streamed=True)], more))
         if with_usage:
-            yield event(shape.chunk(None, {"usage": usage(stream.prompt_tokens, tokens)}))
+            yield event(shape.chunk([], {"usage": usage(stream.prompt_tokens, tokens)}))
     except errors.ApiError as error:
         yield event(error.body())
         outcome = outcome_of(error.status)

@@ -26,12 +26,10 @@ class ClientConnection(_Protocol):
     _in_head, _head_bytes = False, 0
 
     def connection_made(self, transport: Any) -> None:
-        """Start the timer."""
         super().connection_made(transport)
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Read data; start the timer, or stop it where a request is complete."""
         super().data_received(data)
         self._head_bytes += len(data)
         if self._in_head and self._head_bytes > MAX_HEAD:
@@ -42,17 +40,14 @@ class ClientConnection(_Protocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """A head begins."""
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
-        """A head is complete."""
         self._in_head = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
         self._stop_timer()
         super().connection_lost(exc)
 

@@ -23,7 +23,7 @@ def check_formula(
 
     Args:
         text: the formula.
-        names: the names that it may use.
+        names: that it may use.
         defaults: the value of each parameter of ``names``.
         params: values over these.
 
@@ -38,22 +38,18 @@ def check_formula(
     'did you mean arm?'
     """
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    checked: dict[str, Any] = {}
     try:
         plan = make_plan(text, names)
-    except FormulaError as error:
-        return {"error": {**_marked(error), "declare": _undeclared(error, names)}}
-    sliders = [slider(plan, name, defaults[name]) for name in sorted(plan.params)]
-    try:
+        checked["params"] = [slider(plan, name, defaults[name]) for name in sorted(plan.params)]
         plan.values({**defaults, **params})
     except FormulaError as error:
-        return {"params": sliders, "error": _marked(error)}
-    return {"params": sliders}
-
-
-def _marked(error: FormulaError) -> dict[str, Any]:
-    """An error with its span, as browsers count."""
-    start, end = (_utf16_length(error.text[:at]) for at in (error.span.start, error.span.end))
-    return {"problem": error.problem, "cure": error.cure, "start": start, "end": end}
+        offsets = (error.span.start, error.span.end)
+        start, end = (len(error.text[:at].encode("utf-16-le")) // 2 for at in offsets)
+        mark = {"problem": error.problem, "cure": error.cure, "start": start, "end": end}
+        declare = {} if "params" in checked else {"declare": _undeclared(error, names)}
+        checked["error"] = {**mark, **declare}
+    return checked
 
 
 def slider(plan: Plan, name: str, default: float) -> dict[str, Any]:
@@ -87,7 +83,3 @@ def _undeclared(error: FormulaError, names: Names) -> str | None:
     except ValueError:  # not a parameter's name
         return None
     return name
-
-
-def _utf16_length(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2

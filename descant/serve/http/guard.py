@@ -1,7 +1,7 @@
-"""What runs before the application: keys, the size and the time of a body, and the counts.
+"""What runs around the application: keys, the size and the time of a body, departures, the counts.
 
-An ASGI application around the application, so that a refused client's body is never read. It reads
-paths and headers alone.
+The guard is an ASGI application around the application, so that a refused client's body is never
+read. It reads paths and headers alone.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..frontend.server import Server
+from ..frontend.streams import Deadline
 from ..protocol.errors import ApiError
 from ..protocol.schema import BODIES
-from .cancellation import CLIENT_LEFT
 
+CLIENT_LEFT = 499  # the status of a request whose client has left
 BODY = 60.0  # seconds in which a body must arrive
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
 _KEYLESS = frozenset(("/", "/health"))  # paths that need no key, nor do the files of the page
@@ -45,7 +48,6 @@ class RequestGuard:
         self._app, self._server = app, server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -67,7 +69,10 @@ class RequestGuard:
             await error.response()(scope, receive, send_and_note)
         finally:
             if scope["path"] in BODIES:
-                self._count(scope, status, time.perf_counter() - start)
+                metrics, endpoint = self._server.metrics, scope["path"]
+                outcome = scope["state"].get(OUTCOME) or outcome_of(status)
+                metrics.requests.labels(endpoint, outcome).inc()
+                metrics.request.labels(endpoint).observe(time.perf_counter() - start)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -95,27 +100,48 @@ class RequestGuard:
     def _with_deadline(self, receive: Receive) -> Receive:
         """``receive``, with a deadline until the body is complete."""
         seconds, complete = min(self._server.limits.timeout, BODY), False
-        deadline = asyncio.get_running_loop().time() + seconds
+        error = HTTPException(408, f"the body was not there in {seconds:g} seconds")
+        deadline = Deadline(seconds, error)
 
         async def receive_in_time() -> Message:
             nonlocal complete
             if complete:
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"the body was not there in {seconds:g} seconds") from None
+            message = await deadline.wait_for(receive())
             complete = not message.get("more_body", False)
             return message
 
         return receive_in_time
 
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        metrics, endpoint = self._server.metrics, scope["path"]
-        outcome = scope["state"].get(OUTCOME) or outcome_of(status)
-        metrics.requests.labels(endpoint, outcome).inc()
-        metrics.request.labels(endpoint).observe(seconds)
+
+async def unless_left(request: Request, work: Awaitable[Response]) -> Response:
+    """The response of some work, which is cancelled as soon as the client has left."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait((working, leaving))
+
+
+async def run_job(
+    server: Server, request: Request, job: Callable[[], Awaitable[dict[str, Any]]]
+) -> Response:
+    """Admit a request that takes no slot, and run its job in the time that the server gives it."""
+    deadline = Deadline(server.limits.timeout)
+
+    async def response() -> Response:
+        with server.admitted(1):
+            return JSONResponse(await deadline.wait_for(job()))
+
+    return await unless_left(request, response())
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def outcome_of(status: int) -> str:

@@ -21,8 +21,8 @@ from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
 from ..protocol.schema import Body, ChatMessage
-from .cancellation import run_job
 from .formula_check import check_formula
+from .guard import run_job
 
 PAGE = Path(__file__).parents[1] / "page"
 REPORT = Path(__file__).parents[2] / "report" / "templates"  # tokens are explained as in a report
@@ -45,13 +45,7 @@ MAX_TOKENS = 64  # of an answer, where the run file does not set max_new_tokens
 
 
 class FormulaDraft(Body):
-    """A formula while it is typed.
-
-    Attributes:
-        formula: its text.
-        declared: parameters that only it declares, with their defaults.
-        params: values of its parameters, where they are not the defaults.
-    """
+    """A formula while it is typed, the parameters that only it declares, and changed values."""
 
     formula: str
     declared: dict[str, float] = Field(default_factory=dict, max_length=64)
@@ -86,25 +80,27 @@ def router(server: Server) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     inspect_lock = asyncio.Lock()  # each inspection has caches of its own
 
-    @routes.get("/")
-    async def page() -> Response:
-        return _file("index.html")
-
     @routes.get("/page/{name}")
     async def file(name: str) -> Response:
-        return _file(name)
+        if name not in FILES:
+            raise errors.ApiError(404, f"there is no /page/{name} here")
+        media_type = TYPES[FILES[name].suffix]
+        return Response(FILES[name].read_bytes(), media_type=media_type, headers=HEADERS)
+
+    @routes.get("/")
+    async def page() -> Response:
+        return await file("index.html")
 
     @routes.get("/playground/known")
     async def known() -> dict[str, Any]:
-        run = server.run
-        defaults = {name: getattr(run.generate, name) for name in run.generate.model_fields_set}
+        tokens = server.setting("max_new_tokens") or MAX_TOKENS
         return {
-            "formulas": run.named,
-            "models": sorted(run.models),
+            "formulas": server.run.named,
+            "models": sorted(server.run.models),
             "allow_formulas": server.allow_formulas,
             "keys": bool(server.keys),
-            "temperature": defaults.get("temperature"),
-            "max_tokens": min(defaults.get("max_new_tokens", MAX_TOKENS), server.limits.max_tokens),
+            "temperature": server.setting("temperature"),
+            "max_tokens": min(tokens, server.limits.max_tokens),
         }
 
     @routes.post("/playground/check")
@@ -134,22 +130,13 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
         message = f"the answer has {len(body.token_ids)} tokens; the server reads at most {most}"
         raise errors.invalid_value(message, "token_ids")
     prompt = [message.plain() for message in body.messages] if body.messages else body.prompt
-    arguments = {
-        "n": CANDIDATES, "params": body.params, "seed": body.seed,
-        "temperature": body.temperature, "token_ids": body.token_ids,
-    }  # fmt: skip
+    arguments = body.model_dump(include={"params", "seed", "temperature", "token_ids"})
+    arguments["n"] = CANDIDATES
     async with server.formulas.use(FormulaRef(body.model, body.params)) as formula, lock:
         try:
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
             return reply
         except FormulaError as error:
-            raise errors.failed_formula(error) from None
+            raise errors.wrong_formula(error, None, 422) from None
         except ValueError as error:
             raise errors.invalid_value(error) from None
-
-
-def _file(name: str) -> Response:
-    if name not in FILES:
-        raise errors.ApiError(404, f"there is no /page/{name} here")
-    file = FILES[name]
-    return Response(file.read_bytes(), media_type=TYPES[file.suffix], headers=HEADERS)

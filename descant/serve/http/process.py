@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from ..frontend.server import Server
+from ..protocol.errors import unavailable
 from .app import application
 from .connection import ClientConnection
 
@@ -17,13 +18,11 @@ class HttpServer(uvicorn.Server):
     """uvicorn, which on SIGTERM refuses new requests and waits for running ones."""
 
     def __init__(self, server: Server, **options: Any) -> None:
-        super().__init__(
-            uvicorn.Config(application(server), lifespan="off", http=ClientConnection, **options)
-        )
+        app = application(server)
+        super().__init__(uvicorn.Config(app, lifespan="off", http=ClientConnection, **options))
         self._server, self._deadline = server, 0.0
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen to the decode process, and to clients."""
         self._server.link.listen()
         await super().startup(sockets)
 
@@ -45,7 +44,7 @@ class HttpServer(uvicorn.Server):
         if self._server.busy and time.monotonic() < self._deadline:
             return False
         if self._server.busy:
-            self._server.abort_all()
+            self._server.link.abort_all(unavailable())
             await asyncio.sleep(0.5)  # until the errors are sent
         return True
 
@@ -56,11 +55,10 @@ class HttpServer(uvicorn.Server):
 
 
 def serve(server: Server, **options: Any) -> bool:
-    """Start a server and serve until a signal; False where the decode process has failed.
+    """Start a server and serve until a signal; the options are those of ``uvicorn.Config``.
 
-    Args:
-        server: not started yet.
-        **options: those of ``uvicorn.Config``: ``host``, ``port``, …
+    Returns:
+        False where the decode process has failed.
     """
     try:
         server.start()

@@ -6,11 +6,10 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from .messages import RowUpdate
-
-_FINISH_REASONS = {None: None, "eos": "stop", "stop": "stop", "length": "length"}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -59,39 +58,32 @@ class CompletionFormat:
         choices = [self.choice(update) for update in sorted(rows, key=lambda update: update.row)]
         return {**self._fields, "choices": choices, "usage": counts}
 
-    def chunk(self, choice: dict[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
+    def chunk(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
         """A chunk of a stream: one choice, or none where it holds the counts."""
-        choices = [choice] if choice else []
         return {**self._fields, "object": self.chunk_kind, "choices": choices, **more}
 
-    def first_delta(self, row: int) -> dict[str, Any] | None:
-        """The choice of a row's chunk before its first token, where there is one."""
-        return None
+    def first_choices(self, rows: int) -> list[dict[str, Any]]:
+        """The choices of a stream before the first token of each row."""
+        return []
 
-    def choice(self, update: RowUpdate) -> dict[str, Any]:
-        """A row of a complete response."""
-        return self._choice(update, {"text": update.text})
-
-    def delta(self, update: RowUpdate) -> dict[str, Any]:
-        """A row's next choice in a stream."""
-        return self.choice(update)
-
-    def _choice(self, update: RowUpdate, text: dict[str, Any]) -> dict[str, Any]:
+    def choice(self, update: RowUpdate, streamed: bool = False) -> dict[str, Any]:
+        """A row of a complete response, or its next choice in a stream."""
+        reason = update.finish_reason
         choice = {
             "index": update.row,
-            **text,
+            **self._text(update.text, streamed),
             "logprobs": self._token_logprobs(update) if self._logprobs else None,
-            "finish_reason": _FINISH_REASONS[update.finish_reason],
+            "finish_reason": "stop" if reason == "eos" else reason,
         }
         return {**choice, "token_ids": update.token_ids} if self._ids else choice
 
+    def _text(self, text: str, streamed: bool) -> dict[str, Any]:
+        return {"text": text}
+
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as completions have them: lists of one length."""
-        offsets, offset = [], self._offsets.get(update.row, 0)
-        for token in update.tokens:
-            offsets.append(offset)
-            offset += len(token)
-        self._offsets[update.row] = offset
+        start = self._offsets.get(update.row, 0)
+        *offsets, self._offsets[update.row] = accumulate(map(len, update.tokens), initial=start)
         return {
             "tokens": update.tokens,
             "token_logprobs": update.logprobs,
@@ -106,30 +98,21 @@ class ChatFormat(CompletionFormat):
     prefix = "chatcmpl"
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
-    def first_delta(self, row: int) -> dict[str, Any] | None:
-        """The role of the message."""
+    def first_choices(self, rows: int) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": ""}
-        return {"index": row, "delta": delta, "logprobs": None, "finish_reason": None}
+        rest = {"delta": delta, "logprobs": None, "finish_reason": None}
+        return [{"index": row, **rest} for row in range(rows)]
 
-    def choice(self, update: RowUpdate) -> dict[str, Any]:
-        """A row of a complete response."""
-        message = {"role": "assistant", "content": update.text, "refusal": None}
-        return self._choice(update, {"message": message})
-
-    def delta(self, update: RowUpdate) -> dict[str, Any]:
-        """A row's next choice in a stream."""
-        return self._choice(update, {"delta": {"content": update.text} if update.text else {}})
+    def _text(self, text: str, streamed: bool) -> dict[str, Any]:
+        if streamed:
+            return {"delta": {"content": text} if text else {}}
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as chats have them: one entry per token."""
-        pairs = zip(update.tokens, update.logprobs, strict=True)
-        content = [
-            {"token": token, "logprob": logprob, "bytes": _bytes(token), "top_logprobs": []}
-            for token, logprob in pairs
-        ]
+        content = []
+        for token, logprob in zip(update.tokens, update.logprobs, strict=True):
+            partial = "\N{REPLACEMENT CHARACTER}" in token  # a part of a character
+            raw = None if partial else list(token.encode())
+            content.append({"token": token, "logprob": logprob, "bytes": raw, "top_logprobs": []})
         return {"content": content, "refusal": None}
-
-
-def _bytes(token: str) -> list[int] | None:
-    """The bytes of a token; None where it is a part of a character."""
-    return None if "\N{REPLACEMENT CHARACTER}" in token else list(token.encode())

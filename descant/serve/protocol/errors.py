@@ -1,8 +1,9 @@
-"""Errors as clients get them, in OpenAI's shape."""
+"""Errors as clients get them, in OpenAI's shape; a line for each field of a body that is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from starlette.exceptions import HTTPException
 
 from ...grammar import FormulaError, did_you_mean
 from ...models import ModelError
-from .invalid import explain_invalid, explain_unreadable
+from ...models.invalid import explain_value
 from .schema import BODIES
 
+MAX_FIELDS = 8  # that a message names
+NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
+_NO_OBJECT = ("dict_type", "model_type", "model_attributes_type", "missing")
 
 
 class ErrorInfo(BaseModel):
@@ -62,7 +65,6 @@ class ApiError(Exception):
         return ErrorResponse(error=info).model_dump()
 
     def response(self) -> JSONResponse:
-        """The HTTP response."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
@@ -71,10 +73,12 @@ def invalid_value(problem: object, param: str | None = None) -> ApiError:
     return ApiError(400, str(problem), param, "invalid_value")
 
 
-def invalid_formula(error: FormulaError | ModelError, param: str = "model") -> ApiError:
-    """A formula that cannot be compiled; the message has its caret."""
+def wrong_formula(
+    error: FormulaError | ModelError, param: str | None = "model", status: int = 400
+) -> ApiError:
+    """A formula that cannot be compiled, or has failed: NaN, or every token excluded."""
     code = "formula_error" if isinstance(error, FormulaError) else "model_error"
-    return ApiError(400, str(error), param, code)
+    return ApiError(status, str(error), param, code)
 
 
 def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiError:
@@ -83,58 +87,92 @@ def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiEr
     return ApiError(404, f"there is no {kind} {name[:100]!r}; {cure}", "model", "model_not_found")
 
 
-def failed_formula(error: FormulaError) -> ApiError:
-    """A formula that failed for this request: NaN, or every token excluded."""
-    return ApiError(422, str(error), None, "formula_error")
-
-
-def timed_out(seconds: float) -> ApiError:
-    """A request that has used up its time."""
-    message = f"the request was not done in {seconds:g} seconds; ask for fewer tokens"
-    return ApiError(504, message, None, "timeout", _NO_RETRY)
-
-
-def unavailable(reason: str) -> ApiError:
+def unavailable(reason: str = "the server is shutting down") -> ApiError:
     """The server takes no requests, or has aborted this one."""
     return ApiError(503, reason, None, "unavailable")
 
 
 def server_error() -> ApiError:
     """A failure that is not the request's fault; the log has the cause."""
-    return ApiError(500, "the server failed; its log says why", None, "server_error", _NO_RETRY)
+    return ApiError(500, "the server failed; its log says why", None, "server_error", NO_RETRY)
 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of the application in OpenAI's shape."""
 
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return error.response()
+    async def respond(request: Request, error: Exception) -> JSONResponse:
+        return _api_error(error, request.method, request.url.path).response()
 
-    @app.exception_handler(FormulaError)
-    @app.exception_handler(ModelError)
-    async def formula_error(request: Request, error: FormulaError | ModelError) -> JSONResponse:
-        return invalid_formula(error).response()
+    expected = (ApiError, FormulaError, ModelError, HTTPException, RequestValidationError)
+    for kind in (*expected, Exception):
+        app.add_exception_handler(kind, respond)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        known = {
-            400: (explain_unreadable(error.__cause__), "invalid_json"),
-            404: (f"there is no {request.method} {request.url.path} here", "not_found"),
-            405: (f"{request.url.path} does not take {request.method}", "method_not_allowed"),
-            408: (str(error.detail), "timeout"),
-            413: ("the body is larger than this server takes", "too_large"),
-        }
-        message, code = known.get(error.status_code, (str(error.detail), None))
-        return ApiError(error.status_code, message, None, code, error.headers).response()
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        body = BODIES.get(request.url.path)
-        message, param = explain_invalid(error.errors(), body.model_fields if body else ())
-        code = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_value"
-        return ApiError(400, message, param, code).response()
+def _api_error(error: Exception, method: str, path: str) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case FormulaError() | ModelError():
+            return wrong_formula(error)
+        case RequestValidationError():
+            fields = BODIES[path].model_fields if path in BODIES else ()
+            message, param = explain_invalid(error.errors(), fields)
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            return ApiError(400, message, param, "invalid_value" if is_json else "invalid_json")
+        case HTTPException():
+            message, code = {
+                400: (explain_unreadable(error.__cause__), "invalid_json"),
+                404: (f"there is no {method} {path} here", "not_found"),
+                405: (f"{path} does not take {method}", "method_not_allowed"),
+                408: (error.detail, "timeout"),
+                413: ("the body is larger than this server takes", "too_large"),
+            }.get(error.status_code, (error.detail, None))
+            return ApiError(error.status_code, message, None, code, error.headers)
+    return server_error()
 
-    @app.exception_handler(Exception)
-    async def other_error(request: Request, error: Exception) -> JSONResponse:
-        return server_error().response()
+
+def explain_invalid(
+    errors: Sequence[Mapping[str, Any]], known: Collection[str]
+) -> tuple[str, str | None]:
+    """A line for each field that is wrong, and the name of the first.
+
+    Args:
+        errors: those of a ``ValidationError``, each ``loc`` under ``"body"``.
+        known: the names of the body's fields.
+
+    >>> explain_invalid([{"type": "int_type", "loc": ("body", "n"), "msg": ""}], ())
+    ('n must be a whole number', 'n')
+    """
+    if errors[0]["type"] == "json_invalid":
+        reason = errors[0].get("ctx", {}).get("error", "")
+        return f"the body is not JSON: {reason}, at character {errors[0]['loc'][-1]}", None
+    if len(errors[0]["loc"]) == 1 and errors[0]["type"] in _NO_OBJECT:
+        return "the body must be a JSON object, sent as Content-Type: application/json", None
+    fields: dict[str, list[Mapping[str, Any]]] = {}
+    for error in errors:
+        loc = error["loc"][1:]
+        fields.setdefault(str([*loc, ""][0]), []).append({**error, "loc": loc})
+
+    def hint(loc: Sequence[int | str]) -> str:
+        return did_you_mean(str(loc[0]), known) if len(loc) == 1 else ""
+
+    named = [*fields.values()][:MAX_FIELDS]
+    lines = [line for own in named for line in explain_value(own, hint, "field")]
+    if len(fields) > MAX_FIELDS:
+        lines.append(f"and {len(fields) - MAX_FIELDS} fields more")
+    return "\n".join(lines), next(iter(fields)) or None
+
+
+def explain_unreadable(error: BaseException | None) -> str:
+    """Why a body could not be read as JSON.
+
+    >>> explain_unreadable(RecursionError())
+    'the body is nested too deeply to be read'
+    """
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply to be read"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not JSON in UTF-8: {error.reason}, at byte {error.start}"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return "a number in the body has too many digits"
+    return "the body cannot be read as JSON"

@@ -17,10 +17,10 @@ from .limits import Limits
 
 @dataclass(frozen=True)
 class Compile:
-    """Compile a formula.
+    """Compile a formula, which later commands name by its number.
 
     Attributes:
-        formula: the number that names it in later commands.
+        formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
     """
@@ -39,7 +39,7 @@ class Forget:
 
 @dataclass(frozen=True)
 class Start:
-    """The first command: what to serve, and the formulas of the run file."""
+    """The first command: what to serve; the reply names the reward models that can score."""
 
     run: RunFile
     limits: Limits
@@ -51,7 +51,6 @@ class Submit:
     """Queue the rows of a request; the reply is ``Queued``.
 
     Attributes:
-        formula: its number.
         prompts: each gets ``num_return_sequences`` rows.
         arguments: those of ``generate``; without ``max_new_tokens``, as many tokens as fit.
         max_tokens: the most that fit.
@@ -92,13 +91,7 @@ class PlanJob:
 
 @dataclass(frozen=True)
 class InspectJob:
-    """Explain every token of an answer; the reply is plain data.
-
-    Attributes:
-        formula: its number.
-        prompt: of the answer.
-        arguments: those of ``Decoder.inspecting``.
-    """
+    """Explain every token of an answer; takes the arguments of ``Decoder.inspecting``."""
 
     formula: int
     prompt: Any
@@ -111,13 +104,6 @@ class Stop:
 
 
 Command = Start | Compile | Forget | Submit | Cancel | ScoreJob | PlanJob | InspectJob | Stop
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The reply to ``Start``: the names of the reward models that can score."""
-
-    rewards: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
@@ -40,6 +32,7 @@ _NEUTRAL: tuple[Any, ...] = ("auto", "default", "medium", "none", 0, False, {}, 
 _IGNORED = refuse("this server does not do it; leave it out", *_NEUTRAL)
 _NO_TOOLS = refuse("tools are not called here; leave it out", [], {}, "none", "auto")
 _TEXT_ONLY = refuse("messages are text; leave it out", [])
+_PART = "it is part of the formula"
 _ONE_LOGPROB = "only the drawn token's own log-probability is known"
 
 
@@ -72,10 +65,9 @@ class StreamOptions(Body):
 
 T = TypeVar("T")
 NonEmpty = Annotated[list[T], Field(min_length=1, fail_fast=True)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-_Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Text = Annotated[str, Field(min_length=1)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
 _Ids = NonEmpty[Annotated[int, Field(ge=0)]]
-_Params = Annotated[dict[str, float], BeforeValidator(_few_fields)]
 
 
 class GenerationRequest(Body):
@@ -98,7 +90,7 @@ class GenerationRequest(Body):
     logprobs: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    params: _Params | None = None
+    params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None
     return_token_ids: bool | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -106,11 +98,9 @@ class GenerationRequest(Body):
 
     frequency_penalty: Annotated[Any, _PENALTY] = None
     presence_penalty: Annotated[Any, _PENALTY] = None
-    repetition_penalty: Annotated[
-        Any, refuse("it is part of the formula: … | repetition_penalty(x)", 1)
-    ] = None
-    top_k: Annotated[Any, refuse("it is part of the formula: … | top_k(k)", 0, -1)] = None
-    min_p: Annotated[Any, refuse("it is part of the formula: … | min_p(p)", 0)] = None
+    repetition_penalty: Annotated[Any, refuse(f"{_PART}: … | repetition_penalty(x)", 1)] = None
+    top_k: Annotated[Any, refuse(f"{_PART}: … | top_k(k)", 0, -1)] = None
+    min_p: Annotated[Any, refuse(f"{_PART}: … | min_p(p)", 0)] = None
     logit_bias: Annotated[Any, refuse("scores are what the formula says; leave it out", {})] = None
     service_tier: Annotated[Any, _IGNORED] = None
     metadata: Annotated[Any, _IGNORED] = None
@@ -124,11 +114,6 @@ class GenerationRequest(Body):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream: true")
         return self
-
-    @property
-    def new_tokens(self) -> int | None:
-        """The most new tokens of one row; None where the request does not say."""
-        return self.max_tokens
 
     @property
     def with_logprobs(self) -> bool:
@@ -168,7 +153,7 @@ class TextPart(Body):
 class ChatMessage(Body):
     """One message of a chat; a message that this server has answered is valid unchanged."""
 
-    role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: Annotated[Any, refuse("models are not told the names of speakers; leave it out")] = None
     refusal: Annotated[Any, _TEXT_ONLY] = None
@@ -198,8 +183,7 @@ class ChatRequest(GenerationRequest):
     functions: Annotated[Any, _NO_TOOLS] = None
     function_call: Annotated[Any, _NO_TOOLS] = None
     response_format: Annotated[
-        Any,
-        refuse("answers are text, and nothing constrains it; leave it out", {"type": "text"}),
+        Any, refuse("answers are text, and nothing constrains it; leave it out", {"type": "text"})
     ] = None
     modalities: Annotated[Any, refuse("answers are text; leave it out", ["text"])] = None
     audio: Annotated[Any, refuse("answers are text; leave it out")] = None
@@ -212,17 +196,13 @@ class ChatRequest(GenerationRequest):
     def _check_max_tokens(self) -> ChatRequest:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_tokens or max_completion_tokens, not both")
+        self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 
     @property
     def prompts(self) -> list[Any]:
         """The one prompt: messages."""
         return [[message.plain() for message in self.messages]]
-
-    @property
-    def new_tokens(self) -> int | None:
-        """The most new tokens of one row; None where the request does not say."""
-        return self.max_completion_tokens or self.max_tokens
 
 
 _Chat = Annotated[list[ChatMessage], Field(min_length=2, fail_fast=True)]
@@ -266,17 +246,17 @@ class ScoreRequest(Body):
             plain = [[message.plain() for message in chat] for chat in self._chats]
             return [chat[:-1] for chat in plain], [chat[-1]["content"] for chat in plain]
         assert self.text_1 is not None and self.text_2 is not None
-        answers = [self.text_2] if isinstance(self.text_2, str) else self.text_2
-        if isinstance(self.text_1, str):
-            return [self.text_1] * len(answers), answers
-        if len(self.text_1) == 1:
-            return self.text_1 * len(answers), answers
-        return [*self.text_1], answers
+        prompts, answers = _listed(self.text_1), _listed(self.text_2)
+        return prompts * len(answers) if len(prompts) == 1 else prompts, answers
 
     @property
     def _chats(self) -> list[list[ChatMessage]]:
         chats: Any = self.messages
         return chats if isinstance(chats[0], list) else [chats]
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 BODIES: dict[str, type[Body]] = {

@@ -21,9 +21,6 @@ Job = Generator[None, None, Any]
 class Jobs:
     """The service of a server, and the jobs that use it.
 
-    Args:
-        start: what to serve.
-
     Attributes:
         service: decodes the formulas.
         formulas: compiled, by their numbers.
@@ -37,11 +34,11 @@ class Jobs:
         from ...runtime import Service
 
         run, limits = start.run, start.limits
-        self._specs = run.models
-        self._dtype, self._device = where(run.dtype, run.device)
+        dtype, device = where(run.dtype, run.device)
+        self._declared = run.models, dtype, device
         self.service: Service = Service(
             run.models, prompts=run.prompts, slots=limits.slots,
-            max_model_len=limits.max_model_len, dtype=self._dtype, device=self._device,
+            max_model_len=limits.max_model_len, dtype=dtype, device=device,
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
@@ -54,13 +51,20 @@ class Jobs:
             case Compile():
                 self._compile(command)
             case Forget():
-                yield from self._forget(command)
+                decoder = self.formulas.pop(command.formula)
+                while decoder.scheduler.busy:  # its last rows have not ended
+                    yield
+                self.service.forget(decoder)
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case ScoreJob():
                 return self._score(command)
             case InspectJob():
-                return (yield from self._inspect(command))
+                alone = self.formulas[command.formula].alone()  # with caches of its own
+                for inspection in alone.inspecting(command.prompt, **command.arguments):
+                    if inspection is not None:
+                        return inspection.as_dict()
+                    yield
             case _:
                 raise TypeError(f"{type(command).__name__} is no job")
 
@@ -68,31 +72,16 @@ class Jobs:
         """The names of the models that can score complete texts; loads no weights."""
         from ...scoring.declared import is_reward_model
 
-        declared = self._specs, self._dtype, self._device
-        return [name for name in self._specs if is_reward_model(name, *declared)]
+        return [name for name in self._declared[0] if is_reward_model(name, *self._declared)]
 
     def _compile(self, command: Compile) -> None:
         self.formulas[command.formula] = self.service.decoder(command.text, command.params)
-
-    def _forget(self, command: Forget) -> Job:
-        decoder = self.formulas.pop(command.formula)
-        while decoder.scheduler.busy:  # its last rows have not ended
-            yield
-        self.service.forget(decoder)
 
     def _score(self, command: ScoreJob) -> list[float]:
         from ...scoring.rewards import RewardScorer
 
         if command.model not in self._scorers:
-            self._scorers[command.model] = RewardScorer(
-                command.model, self._specs, self._dtype, self._device, self.service.weights,
-                longest=self.service.max_model_len,
-            )  # fmt: skip
+            weights, longest = self.service.weights, self.service.max_model_len
+            scorer = RewardScorer(command.model, *self._declared, weights, longest=longest)
+            self._scorers[command.model] = scorer
         return self._scorers[command.model].scores(command.prompts, command.answers)
-
-    def _inspect(self, command: InspectJob) -> Job:
-        decoder = self.formulas[command.formula].alone()  # with caches of its own
-        for inspection in decoder.inspecting(command.prompt, **command.arguments):
-            if inspection is not None:
-                return inspection.as_dict()
-            yield

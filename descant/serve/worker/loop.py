@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -22,7 +23,7 @@ from ...grammar import FormulaError
 from ...models import ModelError
 from ..protocol import messages
 from .jobs import Job, Jobs
-from .pending import PendingRow, check_room, prompt_tokens, with_max_new_tokens
+from .pending import PendingRow, check_room, fitting
 
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
@@ -42,17 +43,15 @@ def run_worker(connection: Connection) -> None:
     _, start = commands.get()
     if not isinstance(start, messages.Start):
         return
-    try:
+    with suppress(ConnectionError):  # the parent has ended
         try:
             jobs = Jobs(start)
-            ready = messages.Ready(jobs.reward_models())
+            rewards = jobs.reward_models()
         except Exception as error:
             connection.send(messages.Failed(portable(error, ours(error))))
             return
-        connection.send(ready)
+        connection.send(rewards)
         DecodeLoop(jobs, commands, connection.send).run()
-    except ConnectionError:  # the parent has ended
-        return
 
 
 class DecodeLoop:
@@ -71,7 +70,6 @@ class DecodeLoop:
         self._commands, self._send = commands, send
         self._running_jobs: deque[tuple[int, Job]] = deque()
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
-        self._requests: dict[int, list[Any]] = {}  # by the number of their Submit
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
         self._stopped = False
@@ -115,35 +113,30 @@ class DecodeLoop:
                     self._running_jobs.append((number, self._jobs.job(command)))
 
     def _submit(self, number: int, command: messages.Submit) -> None:
-        requests: list[Any] = []
+        rows: list[PendingRow] = []
+        tokens = 0
         try:
             decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
                 raise ValueError("the formula's models have no tokenizer")
             for prompt in command.prompts:
-                arguments = with_max_new_tokens(
-                    decoder, prompt, command.arguments, command.max_tokens
-                )
-                requests += self._service.submit(decoder, prompt, **arguments)
-                check_room(requests[-1], command.arguments)
+                arguments = fitting(command, decoder, prompt)
+                for request in self._service.submit(decoder, prompt, **arguments):
+                    rows.append(PendingRow(request, number, command, len(rows), decoder.tokenizer))
+                check_room(request, command.arguments.get("max_new_tokens", 0))
+                tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
         except Exception as error:
-            for request in requests:
-                self._service.cancel(request)
+            for row in rows:
+                self._service.cancel(row.request)
             self._replies.append((number, messages.Failed(portable(error))))
             return
-        self._requests[number] = requests
-        for index, request in enumerate(requests):
-            self._rows[id(request)] = PendingRow(
-                number, index, command.stream, command.arrival_time, decoder.tokenizer
-            )
-        first_rows = requests[:: len(requests) // len(command.prompts)]  # one of each prompt
-        tokens = sum(prompt_tokens(request) for request in first_rows)
-        self._replies.append((number, messages.Queued(len(requests), tokens)))
+        self._rows |= {id(row.request): row for row in rows}
+        self._replies.append((number, messages.Queued(len(rows), tokens)))
 
     def _cancel(self, number: int) -> None:
-        for request in self._requests.pop(number, ()):
-            if self._rows.pop(id(request), None) is not None:
-                self._service.cancel(request)
+        for row in [row for row in self._rows.values() if row.command == number]:
+            del self._rows[id(row.request)]
+            self._service.cancel(row.request)
         self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
 
     def _advance_job(self) -> None:
@@ -164,22 +157,14 @@ class DecodeLoop:
         counts.seconds = now - start
         updates = []
         for answer in answers:
-            row = self._rows.get(id(answer.request))
-            if row is None:
+            if (row := self._rows.get(id(answer.request))) is None:
                 continue
             row.count(answer, now, counts)
             if update := row.update(answer):
                 updates.append((row.command, update))
             if answer.finish_reason:
-                self._finish(answer.request, row)
+                del self._rows[id(answer.request)]
         return updates
-
-    def _finish(self, request: Any, row: PendingRow) -> None:
-        del self._rows[id(request)]
-        left = [other for other in self._requests[row.command] if other is not request]
-        self._requests[row.command] = left
-        if not left:
-            del self._requests[row.command]
 
 
 def portable(error: Exception, for_user: bool = True) -> Exception:
@@ -202,11 +187,9 @@ def portable(error: Exception, for_user: bool = True) -> Exception:
 
 def _receive(connection: Connection, commands: Commands) -> None:
     """Queue the commands as they come; end this process where the parent has ended."""
-    while True:
-        try:
+    with suppress(EOFError, OSError):
+        while True:
             commands.put(connection.recv())
-        except (EOFError, OSError):
-            break
     commands.put((0, messages.Stop()))
     time.sleep(GRACE)
     os._exit(1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import RowUpdate, StepCounts
+from ..protocol.messages import RowUpdate, StepCounts, Submit
 
 if TYPE_CHECKING:
     from ...runtime import Request, Served
@@ -18,10 +18,10 @@ class PendingRow:
     """One row of a request.
 
     Attributes:
+        request: the row's own, of the service.
         command: the number of its ``Submit``.
+        submit: the command itself.
         number: of the row in its request.
-        stream: send an update after every step, and not only at the end.
-        arrival_time: of the request.
         tokenizer: of its formula.
         sent_characters: of the settled text.
         sent_tokens: in updates.
@@ -29,10 +29,10 @@ class PendingRow:
         last_token_time: when the last of these came.
     """
 
+    request: Request
     command: int
+    submit: Submit
     number: int
-    stream: bool
-    arrival_time: float
     tokenizer: Any
     sent_characters: int = 0
     sent_tokens: int = 0
@@ -42,17 +42,15 @@ class PendingRow:
     def update(self, answer: Answer) -> RowUpdate | None:
         """What the row has gained since its last update; None where that is nothing."""
         reason = answer.finish_reason
-        if not (self.stream or reason):
+        if not (self.submit.stream or reason):
             return None
         text = answer.settled()[self.sent_characters :]
         if not (text or reason):
             return None
         ids = answer.tokens[self.sent_tokens :]
-        logprobs: list[float] = []
-        tokens: list[str] = []
-        if answer.request.logprobs:
-            logprobs = answer.logprobs[self.sent_tokens :]
-            tokens = [self.tokenizer.decode([id]) for id in ids]
+        with_logprobs = answer.request.logprobs
+        logprobs = answer.logprobs[self.sent_tokens :] if with_logprobs else []
+        tokens = [self.tokenizer.decode([id]) for id in ids] if with_logprobs else []
         self.sent_characters += len(text)
         self.sent_tokens += len(ids)
         return RowUpdate(self.number, text, ids, logprobs, tokens, reason, answer.error)
@@ -64,35 +62,28 @@ class PendingRow:
             return
         counts.tokens += new
         if self.counted_tokens == 0:
-            counts.first_token.append(now - self.arrival_time)
+            counts.first_token.append(now - self.submit.arrival_time)
         else:
             counts.next_token.append((now - self.last_token_time) / new)
         self.counted_tokens, self.last_token_time = len(answer.tokens), now
 
 
-def with_max_new_tokens(
-    decoder: Served, prompt: Any, arguments: Mapping[str, Any], max_tokens: int
-) -> Mapping[str, Any]:
-    """The arguments with ``max_new_tokens``: as many as fit, where it is left out."""
-    if "max_new_tokens" in arguments:
-        return arguments
-    room = decoder.room(prompt, arguments.get("params"))
-    return {**arguments, "max_new_tokens": max(1, min(max_tokens, room))}
+def fitting(submit: Submit, decoder: Served, prompt: Any) -> Mapping[str, Any]:
+    """The arguments of a command, with as many ``max_new_tokens`` as fit where it has none."""
+    if "max_new_tokens" in submit.arguments:
+        return submit.arguments
+    room = decoder.room(prompt, submit.arguments.get("params"))
+    return {**submit.arguments, "max_new_tokens": max(1, min(submit.max_tokens, room))}
 
 
-def check_room(request: Request, arguments: Mapping[str, Any]) -> None:
+def check_room(request: Request, most: int) -> None:
     """Refuse a request that a model's length would cut short.
 
     Raises:
-        ValueError: there is room for fewer tokens than ``max_new_tokens``.
+        ValueError: there is room for fewer than ``most`` tokens.
     """
-    if request.max_new_tokens < arguments.get("max_new_tokens", 0):
+    if request.max_new_tokens < most:
         raise ValueError(
             f"after this prompt the models have room for {request.max_new_tokens} tokens, and "
-            f"{arguments['max_new_tokens']} are asked for; leave max_tokens out to get what fits"
+            f"{most} are asked for; leave max_tokens out to get what fits"
         )
-
-
-def prompt_tokens(request: Request) -> int:
-    """Tokens of the longest prompt among the formula's terms."""
-    return max(len(ids) for ids in request.prompts if not isinstance(ids, str))
