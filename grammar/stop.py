@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COMPARISONS = ("<", "<=", ">", ">=")
 BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
 _SEPARATORS = (",", ";", ":", "=")
-_OPERANDS = ("NAME", "NUMBER", "STRING")
+OPERANDS = ("NAME", "NUMBER", "STRING")
 
 
 def fit(word: str, length: int = 30) -> str:
@@ -69,25 +69,23 @@ class Stop:
     @property
     def finished(self) -> bool:
         """A value ends just before it, so that an operator could come."""
-        return self.kind(-1) in _OPERANDS or self.word(-1) == ")"
+        return self.kind(-1) in OPERANDS or self.word(-1) == ")"
 
     @property
     def in_call(self) -> bool:
         """The innermost open bracket is that of a call."""
-        opened = self._opened()
+        _, opened = self._leftwards()
         return opened is not None and self.kind(opened - 1) == "NAME"
 
     @property
     def after_stage(self) -> bool:
         """The value that ends just before it is a stage."""
-        at = -1
-        if self.word(at) == ")":
-            at = self._partner(at) - 1
-        return self.kind(at) == "NAME" and self.word(at - 1) == "|"
+        name = next(iter(self._leftwards()[0]), 0)
+        return name < 0 and self.kind(name) == "NAME" and self.word(name - 1) == "|"
 
     def back_to(self, words: Collection[str]) -> int | None:
         """The nearest of ``words`` to the left, inside the same bracket."""
-        return next((at for at in self._leftwards() if self.word(at) in words), None)
+        return next((at for at in self._leftwards()[0] if self.word(at) in words), None)
 
     def item_start(self) -> int:
         """The first token of the argument, tuple item or formula around it."""
@@ -109,37 +107,24 @@ class Stop:
         return at - 1
 
     def _after(self, words: Collection[str]) -> int:
-        at = self.back_to(words)
-        if at is None:
-            at = self._opened()
-        return -self.index if at is None else at + 1
+        at, (_, opened) = self.back_to(words), self._leftwards()
+        first = opened if at is None else at
+        return -self.index if first is None else first + 1
 
-    def _leftwards(self) -> list[int]:
-        """The offsets to the left inside the same bracket, nearest first; brackets left out."""
-        offsets, at = [], -1
-        while self.word(at) not in ("", "("):
-            if self.word(at) == ")":
-                at = self._partner(at)
-            else:
+    def _leftwards(self) -> tuple[list[int], int | None]:
+        """The offsets to the left inside the same bracket, nearest first, and the bracket's own.
+
+        What other brackets hold is left out; brackets are known to match.
+        """
+        offsets, depth = [], 0
+        for at in range(-1, -self.index - 1, -1):
+            word = self.word(at)
+            depth += {")": 1, "(": -1}.get(word, 0)
+            if depth < 0:
+                return offsets, at
+            if depth == 0 and word != "(":
                 offsets.append(at)
-            at -= 1
-        return offsets
-
-    def _opened(self) -> int | None:
-        """The innermost bracket that is open here."""
-        at = -1
-        while self.word(at) not in ("", "("):
-            at = self._partner(at) - 1 if self.word(at) == ")" else at - 1
-        return at if self.word(at) else None
-
-    def _partner(self, closed: int) -> int:
-        """The opening bracket of a closing one; brackets are known to match."""
-        at, depth = closed, 0
-        while True:
-            depth += {")": 1, "(": -1}.get(self.word(at), 0)
-            if depth == 0:
-                return at
-            at -= 1
+        return offsets, None
 
     def _start(self, offset: int) -> int:
         at = self.index + offset
