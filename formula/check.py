@@ -25,7 +25,7 @@ from ..grammar import (
     text,
 )
 from ..grammar.tree import left_spine
-from .algebra.conditions import CONDITIONS, check_condition
+from .algebra.conditions import CONDITIONS, ConditionChecker
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import match_arguments
 from .words.operators import OPERATORS, STAGED, Align
@@ -46,7 +46,7 @@ class Kind(Enum):
     SCALAR = "a number"
 
 
-class Checker:
+class Checker(ConditionChecker):
     """Finds the kind of every expression in one formula, or raises."""
 
     def __init__(self, source: str, names: Names) -> None:
@@ -259,7 +259,7 @@ class Checker:
             case "model":
                 self._model(node, cls.name)
             case "condition":
-                check_condition(self, node)
+                self.condition(node)
             case "reward":
                 if self.kind(node) is not Kind.SCORES:
                     problem = f"{cls.name} takes a reward model, and {text(node)} is a number"

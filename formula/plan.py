@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 
-from ..grammar import FormulaError, Span
+from ..grammar import Span
+from ..grammar.errors import Marked
 from .nodes import (
     Linear,
     Node,
@@ -32,7 +33,7 @@ from .words.stages import Rerank, Search, Stage
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Marked):
     """What a formula computes.
 
     Two formulas with one meaning have equal plans: spans and the text itself do not compare.
@@ -190,10 +191,6 @@ class Plan:
         if problem:
             raise self.error(f"{scalar.what} {problem}, not {value:g}", scalar.span)
         return value
-
-    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
-        """A FormulaError marked in the text that this plan was made from."""
-        return FormulaError(problem, self.source, span, cure, more)
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""

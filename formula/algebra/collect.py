@@ -15,7 +15,6 @@ from typing import Any
 from ...grammar import (
     Argument,
     Call,
-    FormulaError,
     Name,
     Node,
     Number,
@@ -25,6 +24,7 @@ from ...grammar import (
     Text,
     Unary,
 )
+from ...grammar.errors import Marked
 from ...grammar.tree import left_spine
 from ..names import NONE, Names
 from ..nodes import Atom, Linear, Read, Scalar, short_text
@@ -41,7 +41,7 @@ QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
 Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
 
 
-class Collector:
+class Collector(Marked):
     """Collects one formula's like terms.
 
     Each coefficient is a sympy expression while collecting, and one of our own scalar expressions
@@ -59,7 +59,7 @@ class Collector:
 
         self.spans: dict[Term, Span] = {}
         self._build = build
-        self._sympy, self._source, self._names = sympy, source, names
+        self._sympy, self.source, self._names = sympy, source, names
         self._symbols: dict[Expression, Any] = {}
         self._meanings: dict[Any, Expression] = {}
 
@@ -80,7 +80,7 @@ class Collector:
                 what = f"the coefficient of {short_text(atom)}"
                 parts.append((Scalar(coefficient, what, span=span), atom))
         if not parts:
-            raise self._error(
+            raise self.error(
                 "every model in this expression cancels out", node.span,
                 "its collected coefficients are all zero",
             )  # fmt: skip
@@ -174,16 +174,16 @@ class Collector:
         if base.is_Rational:
             small = abs(base.p) <= 1 and base.q == 1
             if not small and _bits(base) * abs(power) > DIGITS:
-                raise self._error("this number is too large to work with", span)
+                raise self.error("this number is too large to work with", span)
         elif abs(power) > EXPONENT:
-            raise self._error(f"a power of a parameter may be at most {EXPONENT}", span)
+            raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
         if power < 0:
             self._divisible(base, span)
         return base**power
 
     def _divisible(self, value: Any, span: Span) -> None:
         if value == 0 or self._simplify(value, span) == Constant(Fraction(0)):
-            raise self._error("this divides by zero", span)
+            raise self.error("this divides by zero", span)
 
     def _opaque(self, expression: Apply, span: Span) -> Any:
         """The value where the arguments are constants, else a symbol for the expression."""
@@ -194,7 +194,7 @@ class Collector:
         except (ArithmeticError, ValueError):
             value = math.nan
         if not math.isfinite(value):
-            raise self._error(f"{show(expression)} is not a finite number", span)
+            raise self.error(f"{show(expression)} is not a finite number", span)
         exact = Fraction(value)
         return self._sympy.Rational(exact.numerator, exact.denominator)
 
@@ -209,15 +209,15 @@ class Collector:
     def _simplify(self, value: Any, span: Span) -> Expression:
         value = self._sympy.sympify(value)  # an int of ours, never text
         if _terms(value) > TERMS:
-            raise self._error("this coefficient is too long when it is multiplied out", span)
+            raise self.error("this coefficient is too long when it is multiplied out", span)
         if not value.is_number:
             over, under = value.as_numer_denom()
             ratio, terms = not under.is_number, _terms(over) + _terms(under)
             if ratio and (terms > TERMS or _monomials(over, under) > QUOTIENT):
-                raise self._error("this quotient is too long when it is multiplied out", span)
+                raise self.error("this quotient is too long when it is multiplied out", span)
             value = self._sympy.cancel(over / under) if ratio else self._sympy.expand(value)
         if any(_bits(number) > DIGITS for number in value.atoms(self._sympy.Rational)):
-            raise self._error("this number is too large to work with", span)
+            raise self.error("this number is too large to work with", span)
         return self._ours(value)
 
     def _ours(self, value: Any) -> Expression:
@@ -230,9 +230,6 @@ class Collector:
             return Apply("**", tuple(inner))
         inner.sort(key=lambda item: (not isinstance(item, Constant), show(item)))
         return Apply("+" if value.is_Add else "*", tuple(inner))
-
-    def _error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
-        return FormulaError(problem, self._source, span, cure)
 
 
 def _order(atom: Atom) -> tuple[object, ...]:
