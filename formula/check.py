@@ -5,19 +5,18 @@ It runs before any algebra, because spans do not survive sympy, and leaves the t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from ..grammar import (
     Binary,
     Call,
-    FormulaError,
     Name,
     Node,
     Number,
     Pipeline,
     Prompted,
-    Span,
     Text,
     Tuple,
     Unary,
@@ -27,7 +26,7 @@ from ..grammar import (
 from ..grammar.tree import left_spine
 from .algebra.conditions import CONDITIONS, ConditionChecker
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
-from .words.arguments import match_arguments
+from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
@@ -47,15 +46,16 @@ class Kind(Enum):
 
 
 class Checker(ConditionChecker):
-    """Finds the kind of every expression in one formula, or raises."""
+    """Finds the kind of every expression in one formula, or raises.
+
+    Attributes:
+        matched: the arguments of each call of a stage or an operator, by the call's identity.
+    """
 
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
+        self.matched: dict[int, MatchedArguments] = {}
         self._kinds: dict[int, Kind] = {}  # by node, so that nesting costs no more than length
-
-    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
-        """A FormulaError marked in this formula."""
-        return FormulaError(problem, self.source, span, cure, more)
 
     def kind(self, node: Node) -> Kind:
         """The kind of an expression.
@@ -173,21 +173,21 @@ class Checker(ConditionChecker):
         if name in STATE:
             return self._name(node.function)
         if name in SCALAR_FUNCTIONS and not self._takes_scores(node):
-            return self._function(node)
+            for value in self.plain_arguments(node):
+                self.scalar(value, name)
+            return Kind.SCALAR
         if name in OPERATORS:
             self._arguments(node, OPERATORS[name])
-            return Kind.SCORES
-        if name in STAGED:
+        elif name in STAGED:
             self._staged(node)
-            return Kind.SCORES
-        if name in STAGES:
-            raise self.error(
-                f"{name} is a stage, not an operator", node.span,
-                f"stages follow a bar: … | {name}(…)",
-            )  # fmt: skip
-        known = self.names.is_model(name) or name in self.names.params
-        cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
-        raise self.error(f"there is no operator {name}", node.function.span, cure)
+        elif name in STAGES:
+            cure = f"stages follow a bar: … | {name}(…)"
+            raise self.error(f"{name} is a stage, not an operator", node.span, cure)
+        else:
+            known = self.names.is_model(name) or name in self.names.params
+            cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
+            raise self.error(f"there is no operator {name}", node.function.span, cure)
+        return Kind.SCORES
 
     def _takes_scores(self, node: Call) -> bool:
         """Whether max or min is over scores; both in one call is an error."""
@@ -199,11 +199,6 @@ class Checker(ConditionChecker):
             problem = f"{node.function.name} is over models or over numbers, not over both"
             raise self.error(problem, odd.span)
         return Kind.SCORES in kinds
-
-    def _function(self, node: Call) -> Kind:
-        for value in self.plain_arguments(node):
-            self.scalar(value, node.function.name)
-        return Kind.SCALAR
 
     def plain_arguments(self, node: Call) -> list[Node]:
         """The arguments of a scalar function, as many as it takes."""
@@ -219,16 +214,15 @@ class Checker(ConditionChecker):
 
     def _staged(self, node: Call) -> None:
         """``top_k(x, 10)``: scores, and then what the stage of that name takes."""
+        name = node.function.name
         if not node.arguments:
-            raise self.error(
-                f"{node.function.name} of scores needs them", node.span,
-                f"write {node.function.name}(base, …)",
-            )  # fmt: skip
-        first, *rest = node.arguments
+            cure = f"write {name}(base, …)"
+            raise self.error(f"{name} of scores needs them", node.span, cure)
+        first = node.arguments[0]
         if first.name is not None or first.weight is not None:
-            raise self.error(f"{node.function.name} takes the scores first", first.span)
-        self.scores(first.value, node.function.name)
-        self._arguments(Call(node.function, tuple(rest), node.span), STAGES[node.function.name])
+            raise self.error(f"{name} takes the scores first", first.span)
+        self.scores(first.value, name)
+        self._arguments(node, STAGES[name], after=1)
 
     def stage(self, call: Call) -> type[Stage]:
         """Check one stage of a chain; its class."""
@@ -239,9 +233,10 @@ class Checker(ConditionChecker):
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
-    def _arguments(self, call: Call, cls: type[Signature]) -> None:
-        """Every argument of a call, against the signature."""
-        matched = match_arguments(call, cls, self.source)
+    def _arguments(self, call: Call, cls: type[Signature], after: int = 0) -> None:
+        """Every argument of a call but the first few, against the signature."""
+        matched = match_arguments(replace(call, arguments=call.arguments[after:]), cls, self.source)
+        self.matched[id(call)] = matched
         for key, node in matched.single.items():
             self._argument(cls, key, node, cls.arguments()[key].metadata)
         for argument in matched.many:
@@ -257,7 +252,10 @@ class Checker(ConditionChecker):
             case "scores":
                 self.scores(node, what)
             case "model":
-                self._model(node, cls.name)
+                if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
+                    cure = "around each model of another vocabulary, and the rest outside"
+                    problem = f"{cls.name} takes one model, and {text(node)} is not one"
+                    raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "condition":
                 self.condition(node)
             case "reward":
@@ -280,24 +278,14 @@ class Checker(ConditionChecker):
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
-    def _model(self, node: Node, what: str) -> None:
-        """Check that a node is one model, with or without a prompt of its own."""
-        if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
-            raise self.error(
-                f"{what} takes one model, and {text(node)} is not one", node.span,
-                f"write {what}(…) around each model of another vocabulary, and the rest outside",
-            )  # fmt: skip
-
     def _reward(self, node: Node) -> None:
         """Check that a reward expression only adds and scales reward models."""
         match node:
             case Call(Name(Align.name)):
                 pass  # a language model scores texts; the binder refuses an aligned reward model
             case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
-                raise self.error(
-                    "a reward is a sum of reward models, each with a weight", node.span,
-                    "write 0.7*rm_help + 0.3*rm_safe", REWARDS,
-                )  # fmt: skip
+                problem = "a reward is a sum of reward models, each with a weight"
+                raise self.error(problem, node.span, "write 0.7*rm_help + 0.3*rm_safe", REWARDS)
             case Unary():
                 self._reward(node.operand)
             case Binary():

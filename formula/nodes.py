@@ -13,7 +13,7 @@ from ..grammar import Span
 from .scalar import Expression, show
 from .terms import Term
 from .words.operators import Operator
-from .words.signature import Limits, Signature
+from .words.signature import UNLIMITED, Limits, Signature
 from .words.stages import Stage
 
 
@@ -23,7 +23,7 @@ class Scalar:
 
     expression: Expression
     what: str
-    limits: Limits = Limits()
+    limits: Limits = UNLIMITED
     span: Span = field(default=Span(0, 0), compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -114,16 +114,10 @@ def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
 def numbers(node: Node | Stage) -> Iterator[Scalar]:
     """The numbers that a node or a stage itself holds."""
     match node:
-        case Linear():
-            yield from (scalar for scalar, _ in node.parts)
-            if node.shift is not None:
-                yield node.shift
         case Staged():
             for stage in node.stages:
                 yield from numbers(stage)
-        case Predicate():
-            yield from (part for part in node.parts if isinstance(part, Scalar))
-        case Signature():
+        case Linear() | Predicate() | Signature():
             for item in fields(node):
                 yield from _held(getattr(node, item.name))
 

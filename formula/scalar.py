@@ -50,18 +50,21 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
-    """The value in double precision.
+    """The value in double precision; NaN where there is none, as in a division by zero."""
+    try:
+        return _value(expression, params)
+    except (ArithmeticError, ValueError):
+        return math.nan
 
-    Raises:
-        ArithmeticError, ValueError: it has none (a division by zero, the logarithm of a negative).
-    """
+
+def _value(expression: Expression, params: Mapping[str, float]) -> float:
     match expression:
         case Constant(value):
             return float(value)
         case Parameter(name):
             return float(params[name])
         case Apply(op, arguments):
-            return FUNCTIONS[op](*(evaluate(argument, params) for argument in arguments))
+            return FUNCTIONS[op](*(_value(argument, params) for argument in arguments))
 
 
 def parameters(expression: Expression) -> frozenset[str]:

@@ -38,20 +38,17 @@ class Stop:
 
     def word(self, offset: int) -> str:
         """The token's text; empty before the first and after the last."""
-        at = self.index + offset
-        return str(self.tokens[at]) if 0 <= at < len(self.tokens) else ""
+        return str(self._token(offset) or "")
 
     def kind(self, offset: int) -> str:
         """The token's terminal, as formula.lark names it; empty where ``word`` is."""
-        at = self.index + offset
-        return self.tokens[at].type if 0 <= at < len(self.tokens) else ""
+        token = self._token(offset)
+        return token.type if token else ""
 
     def touching(self, offset: int) -> bool:
         """No space between the token and the next one."""
-        at = self.index + offset
-        if not 0 <= at < len(self.tokens) - 1:
-            return False
-        return self.tokens[at].end_pos == self.tokens[at + 1].start_pos
+        token, after = self._token(offset), self._token(offset + 1)
+        return token is not None and after is not None and token.end_pos == after.start_pos
 
     def source(self, first: int, last: int) -> str:
         """The text from one token to another, both included, on one line."""
@@ -126,10 +123,14 @@ class Stop:
                 offsets.append(at)
         return offsets, None
 
-    def _start(self, offset: int) -> int:
+    def _token(self, offset: int) -> Token | None:
         at = self.index + offset
-        return cast(int, self.tokens[at].start_pos) if at < len(self.tokens) else len(self.formula)
+        return self.tokens[at] if 0 <= at < len(self.tokens) else None
+
+    def _start(self, offset: int) -> int:
+        token = self._token(offset)
+        return cast(int, token.start_pos) if token else len(self.formula)
 
     def _end(self, offset: int) -> int:
-        at = self.index + offset
-        return cast(int, self.tokens[at].end_pos) if at < len(self.tokens) else self._start(at) + 1
+        token = self._token(offset)
+        return cast(int, token.end_pos) if token else len(self.formula) + 1

@@ -80,10 +80,8 @@ class Collector(Marked):
                 what = f"the coefficient of {short_text(atom)}"
                 parts.append((Scalar(coefficient, what, span=span), atom))
         if not parts:
-            raise self.error(
-                "every model in this expression cancels out", node.span,
-                "its collected coefficients are all zero",
-            )  # fmt: skip
+            problem = "every model in this expression cancels out"
+            raise self.error(problem, node.span, "its collected coefficients are all zero")
         return Linear(tuple(sorted(parts, key=lambda part: _order(part[1]))), shift)
 
     def total(self, node: Node, span: Span) -> Scalar:
@@ -122,30 +120,26 @@ class Collector(Marked):
 
     def _head(self, node: Node) -> Sum:
         match node:
-            case Name() if node.name not in self._names.params:
-                return self._atom(Read(Term(node.name)), node.span)
+            case Name(name) if name not in self._names.params:
+                return self._atom(Read(self._term(node)), node.span)
             case Prompted():
-                return self._atom(Read(self._prompted(node)), node.span)
+                return self._atom(Read(self._term(node)), node.span)
             case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                term = self._prompted(inner) if isinstance(inner, Prompted) else Term(inner.name)
-                return self._atom(Read(replace(term, aligned=True)), node.span)
-            case Call() | Pipeline():
-                built = self._build(node)
-                if built is not None:
-                    return self._atom(built, node.span)
-                return {None: (self._scalar(node), node.span)}
-            case Unary(op=op):
-                sign = -1 if op == "-" else 1
-                return _scaled(self._linear(node.operand), sign)
-            case _:
-                return {None: (self._scalar(node), node.span)}
+                return self._atom(Read(replace(self._term(inner), aligned=True)), node.span)
+            case Call() | Pipeline() if (built := self._build(node)) is not None:
+                return self._atom(built, node.span)
+            case Unary(op, operand):
+                return _scaled(self._linear(operand), -1 if op == "-" else 1)
+        return {None: (self._scalar(node), node.span)}
 
     def _atom(self, atom: Atom, span: Span) -> Sum:
         if isinstance(atom, Read):
             self.spans.setdefault(atom.term, span)
         return {atom: (self._sympy.S.One, span)}
 
-    def _prompted(self, node: Prompted) -> Term:
+    def _term(self, node: Name | Prompted) -> Term:
+        if isinstance(node, Name):
+            return Term(node.name)
         match node.prompt:
             case Text(value):
                 return Term(node.model.name, system=value)
@@ -189,10 +183,7 @@ class Collector(Marked):
         """The value where the arguments are constants, else a symbol for the expression."""
         if not all(isinstance(argument, Constant) for argument in expression.arguments):
             return self._symbol(expression)
-        try:
-            value = evaluate(expression, {})
-        except (ArithmeticError, ValueError):
-            value = math.nan
+        value = evaluate(expression, {})
         if not math.isfinite(value):
             raise self.error(f"{show(expression)} is not a finite number", span)
         exact = Fraction(value)
