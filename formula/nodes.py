@@ -5,7 +5,7 @@ A node holds its numbers; every distinct one is a column of the runtime's tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -76,11 +76,12 @@ Node: TypeAlias = Scores | Predicate | State
 StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """A node and everything below it, without rewards."""
+def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterator[Node]:
+    """A node and everything below it, without rewards and what a ``value`` of 0 multiplies."""
     yield node
-    for child in children(node):
-        yield from walk(child)
+    for number, child in weighted_children(node):
+        if number is None or value(number) != 0:
+            yield from walk(child, value)
 
 
 def children(node: Node) -> Iterator[Node]:

@@ -15,17 +15,7 @@ from numbers import Real
 
 from ..grammar import Span
 from ..grammar.errors import Marked
-from .nodes import (
-    Linear,
-    Node,
-    Read,
-    Scalar,
-    StageAddress,
-    Staged,
-    numbers,
-    walk,
-    weighted_children,
-)
+from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, walk
 from .scalar import evaluate, parameters
 from .terms import Term
 from .words.signature import Signature
@@ -145,10 +135,7 @@ class Plan(Marked):
 
     def running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
         """A node and everything below it, without what is multiplied by 0."""
-        yield node
-        for number, child in weighted_children(node):
-            if number is None or values[self.columns[number]] != 0:
-                yield from self.running(child, values)
+        return walk(node, lambda number: values[self.columns[number]])
 
     def _agree(self, signature: Signature, values: Sequence[float]) -> None:
         for key, item in signature.arguments().items():

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
 from .algebra.collect import Collector
 from .algebra.conditions import CONDITIONS, has_state
-from .check import Checker, Kind
+from .check import Checker
 from .names import STATE, Names
 from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
 from .plan import Plan
@@ -44,12 +45,11 @@ class _Planner:
 
     def __init__(self, source: str, names: Names) -> None:
         self.checker = Checker(source, names)
-        self.collector = Collector(source, names, self._atom)
-        self._atoms: dict[int, Atom | None] = {}  # by node: mean collects its argument twice
+        self.collector = Collector(source, names, cache(self._build))  # mean collects twice
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
-        if self.checker.kind(head) is not Kind.SCORES:
+        if not self.checker.is_scores(head):
             problem = "this formula has no model in it"
             raise self.checker.error(problem, head.span, "start from one: base + 0.5*arm")
         for call in calls:
@@ -73,22 +73,17 @@ class _Planner:
         ])  # fmt: skip
         return replace(plan, dropped=dropped)
 
-    def _atom(self, node: Call | Pipeline) -> Atom | None:
-        """The operator or the staged formula of a checked node; None for a number."""
-        if id(node) not in self._atoms:
-            self._atoms[id(node)] = self._build(node)
-        return self._atoms[id(node)]
-
     def _build(self, node: Call | Pipeline) -> Atom | None:
+        """The operator or the staged formula of a checked node; None for a number."""
         if isinstance(node, Pipeline):
             return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
         name = node.function.name
-        if self.checker.kind(node) is Kind.SCALAR:
+        if not self.checker.is_scores(node):
             return None
         if name in STAGED:
             stage = self._stage(node)
             return Staged(self.collector.linear(node.arguments[0].value), (stage,))
-        cls, matched = OPERATORS[name], self.checker.matched[id(node)]
+        cls, matched = OPERATORS[name], self.checker.matched[node]
         values = self._fields(cls, matched)
         if cls is Mean:
             values["total"] = self.collector.total(matched.single["x"], node.span)
@@ -96,7 +91,7 @@ class _Planner:
 
     def _stage(self, call: Call) -> Stage:
         cls = STAGES[call.function.name]
-        return cls(**self._fields(cls, self.checker.matched[id(call)]))
+        return cls(**self._fields(cls, self.checker.matched[call]))
 
     def _fields(self, cls: type[Signature], matched: MatchedArguments) -> dict[str, Any]:
         """Every argument of a stage or an operator, as the plan holds it."""

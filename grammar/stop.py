@@ -113,7 +113,8 @@ class Stop:
 
         What other brackets hold is left out; brackets are known to match.
         """
-        offsets, depth = [], 0
+        offsets: list[int] = []
+        depth = 0
         for at in range(-1, -self.index - 1, -1):
             word = self.word(at)
             depth += {")": 1, "(": -1}.get(word, 0)

@@ -12,18 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ...grammar import (
-    Argument,
-    Call,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Span,
-    Text,
-    Unary,
-)
+from ...grammar import Argument, Call, Name, Node, Number, Pipeline, Prompted, Span, Text, Unary
 from ...grammar.errors import Marked
 from ...grammar.tree import left_spine
 from ..names import NONE, Names

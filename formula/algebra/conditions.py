@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ...grammar import Binary, Call, Name, Node, Unary, text
 from ...grammar.errors import Marked
@@ -33,7 +32,7 @@ def has_state(node: Node) -> bool:
 class ConditionChecker(Marked):
     """Checks conditions; its subclass checks the expressions that they compare."""
 
-    kind: Callable[[Node], Any]
+    is_scores: Callable[[Node], bool]
     scores: Callable[[Node, str], None]
     plain_arguments: Callable[[Call], list[Node]]
 
@@ -73,7 +72,7 @@ class ConditionChecker(Marked):
                 problem = f"{name} is worked out before a step, and {text(node)} changes with it"
                 cure = f"of the state there are {', '.join(FUNCTIONS)}"
                 raise self.error(problem, node.span, cure)
-            case _ if self.kind(node).value == "scores":
+            case _ if self.is_scores(node):
                 problem = f"a condition compares numbers, and {text(node)} is scores"
                 cure = f"compare entropy({text(node)}) or max_prob({text(node)})"
                 raise self.error(problem, node.span, cure)

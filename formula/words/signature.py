@@ -81,9 +81,10 @@ def _argument(kind: str, default: Any = MISSING, **more: Any) -> Any:
     return field(default=default, metadata={"kind": kind, **more})
 
 
-def number(limits: Limits = UNLIMITED, default: float | None = None) -> Any:
-    """A field that holds a number: a ``Scalar`` once planned."""
-    return _argument("number", MISSING if default is None else default, limits=limits)
+def number(default: float | None = None, **limits: Any) -> Any:
+    """A field that holds a number within ``Limits(**limits)``: a ``Scalar`` once planned."""
+    own = MISSING if default is None else default
+    return _argument("number", own, limits=Limits(**limits))
 
 
 def choice(*options: str) -> Any:
