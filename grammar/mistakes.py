@@ -109,7 +109,7 @@ def _borrowed(stop: Stop) -> Mistake | None:
     return None
 
 
-def _prompt_or_bar(stop: Stop) -> Mistake | None:
+def _at_or_bar(stop: Stop) -> Mistake | None:
     """An @ without its model or without its prompt; no stage after |."""
     match stop.word(-1), stop.word(0):
         case "@", _:
@@ -128,22 +128,18 @@ def _prompt_or_bar(stop: Stop) -> Mistake | None:
     return None
 
 
-def _after_stage(stop: Stop) -> Mistake | None:
-    """An operator after a stage, which takes only | after it."""
-    operator = stop.word(0)
-    if operator not in BINARY or not stop.finished or not stop.after_stage:
+def _next_operator(stop: Stop) -> Mistake | None:
+    """An operator after a stage, which takes only | after it; a second comparison in a row."""
+    operator, first = stop.word(0), stop.back_to(COMPARISONS)
+    if operator not in BINARY or not stop.finished:
         return None
-    before = stop.source(stop.item_start(), -1)
-    cure = "put the formula up to here in parentheses"
-    if len(before) <= 60:
-        cure = f"write ({before}) {operator} …"
-    return f"{operator} cannot follow a stage", 0, 0, cure
-
-
-def _chained(stop: Stop) -> Mistake | None:
-    """A second comparison in a row."""
-    first = stop.back_to(COMPARISONS)
-    if stop.word(0) not in COMPARISONS or not stop.finished or first is None:
+    if stop.after_stage:
+        before = stop.source(stop.item_start(), -1)
+        cure = "put the formula up to here in parentheses"
+        if len(before) <= 60:
+            cure = f"write ({before}) {operator} …"
+        return f"{operator} cannot follow a stage", 0, 0, cure
+    if operator not in COMPARISONS or first is None:
         return None
     start, end = stop.comparison_start(), stop.comparison_end()
     cure = "join two comparisons with and"
@@ -173,7 +169,7 @@ def _semicolon(stop: Stop) -> Mistake | None:
 
 
 def _operand(stop: Stop) -> Mistake | None:
-    """Nothing before or after an operator, or before a separator."""
+    """Nothing before or after an operator, before a separator, or between two values."""
     before, word = stop.word(-1), stop.word(0)
     if before in BINARY or before == "not":
         if word == "not":
@@ -184,7 +180,12 @@ def _operand(stop: Stop) -> Mistake | None:
             return f"{before} is followed by {word}", -1, 0, cure
         return f"{before} has nothing on its right", -1, -1, "write what it works on"
     if stop.finished:
-        return None
+        if stop.kind(0) not in OPERANDS and word not in ("(", "not"):
+            return None
+        missing, cure = "an operator", "write one, such as + or *"
+        if stop.in_call:
+            missing, cure = "a comma or an operator", "write a comma between two arguments"
+        return f"{missing} is missing between {stop.shown(-1)} and {stop.shown(0)}", -1, 0, cure
     if word in BINARY:
         return f"{word} has nothing on its left", 0, 0, "write what it works on"
     if before == "=":
@@ -192,17 +193,6 @@ def _operand(stop: Stop) -> Mistake | None:
         return f"{name} has no value", -2, -1, f"write one after =, as in {name}=1"
     pairs = ((before, word), (before, "*"), ("*", word))
     return next((_NOTHING_BEFORE[pair] for pair in pairs if pair in _NOTHING_BEFORE), None)
-
-
-def _side_by_side(stop: Stop) -> Mistake | None:
-    """Two values with nothing between them."""
-    if not stop.finished or not (stop.kind(0) in OPERANDS or stop.word(0) in ("(", "not")):
-        return None
-    missing, cure = "an operator", "write one, such as + or *"
-    if stop.in_call:
-        missing, cure = "a comma or an operator", "write a comma between two arguments"
-    problem = f"{missing} is missing between {stop.shown(-1)} and {stop.shown(0)}"
-    return problem, -1, 0, cure
 
 
 def _separator(stop: Stop) -> Mistake | None:
@@ -229,15 +219,4 @@ def _separator(stop: Stop) -> Mistake | None:
     return None
 
 
-_CASES = (
-    _doubled,
-    _glued,
-    _borrowed,
-    _prompt_or_bar,
-    _after_stage,
-    _chained,
-    _semicolon,
-    _operand,
-    _side_by_side,
-    _separator,
-)
+_CASES = (_doubled, _glued, _borrowed, _at_or_bar, _next_operator, _semicolon, _operand, _separator)

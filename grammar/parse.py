@@ -76,15 +76,11 @@ def _tree(formula: str) -> Node:
     except UnexpectedCharacters as error:
         raise bad_character(formula, cast(int, error.pos_in_stream)) from None
     _check_parentheses(tokens)
-    for i, token in enumerate(tokens):
+    for i, token in enumerate([*tokens, None]):
         try:
-            parser.feed_token(token)
+            piece = parser.feed_token(token) if token else parser.feed_eof(tokens[-1])
         except UnexpectedToken:
             raise bad_token(formula, tokens, i) from None
-    try:
-        piece = parser.feed_eof(tokens[-1])
-    except UnexpectedToken:
-        raise bad_token(formula, tokens, len(tokens)) from None
     return cast(Node, piece.node)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from ...grammar import Argument, Call, Name, Node, Number, Pipeline, Prompted, Span, Text, Unary
@@ -49,7 +50,7 @@ class Collector(Marked):
         self.spans: dict[Term, Span] = {}
         self._build = build
         self._sympy, self.source, self._names = sympy, source, names
-        self._symbols: dict[Expression, Any] = {}
+        self._symbol = cache(self._new_symbol)
         self._meanings: dict[Any, Expression] = {}
 
     def linear(self, node: Node) -> Linear:
@@ -178,13 +179,11 @@ class Collector(Marked):
         exact = Fraction(value)
         return self._sympy.Rational(exact.numerator, exact.denominator)
 
-    def _symbol(self, expression: Expression) -> Any:
-        if expression not in self._symbols:
-            # sympy orders symbols by name: without one, by which was written first.
-            symbol = self._sympy.Dummy(show(expression), real=True)
-            self._symbols[expression] = symbol
-            self._meanings[symbol] = expression
-        return self._symbols[expression]
+    def _new_symbol(self, expression: Expression) -> Any:
+        # sympy orders symbols by name: without one, by which was written first.
+        symbol = self._sympy.Dummy(show(expression), real=True)
+        self._meanings[symbol] = expression
+        return symbol
 
     def _simplify(self, value: Any, span: Span) -> Expression:
         value = self._sympy.sympify(value)  # an int of ours, never text
