@@ -115,7 +115,8 @@ class Checker(ConditionChecker):
             if prompt != NONE and prompt not in self.names.prompts:
                 known, span = {*self.names.prompts, NONE}, node.prompt.span
                 cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
-                raise self.error(f"no prompt is named {prompt}", span, cure, _more(cure, PROMPTS))
+                more = "" if cure.endswith("?") else PROMPTS  # none for a misspelt word
+                raise self.error(f"no prompt is named {prompt}", span, cure, more)
         return True
 
     def _binary(self, node: Binary, left: bool, right: bool) -> bool:
@@ -201,7 +202,8 @@ class Checker(ConditionChecker):
         name = call.function.name
         if name not in STAGES:
             span, cure = call.function.span, did_you_mean(name, STAGES)
-            raise self.error(f"there is no stage {name}", span, cure, _more(cure, EXTENDING))
+            more = "" if cure.endswith("?") else EXTENDING
+            raise self.error(f"there is no stage {name}", span, cure, more)
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
@@ -272,8 +274,3 @@ class Checker(ConditionChecker):
 
 
 _COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}
-
-
-def _more(cure: str, answer: str) -> str:
-    """The answer that an error refers to; none for a word that is merely misspelt."""
-    return "" if cure.endswith("?") else answer

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import FormulaError
-from .stop import BINARY, COMPARISONS, OPERANDS, Stop
+from .stop import AROUND_COMPARISON, BINARY, COMPARISONS, OPERANDS, SEPARATORS, Stop
 
 if TYPE_CHECKING:
     from lark import Token
@@ -37,8 +37,7 @@ _DOUBLED = {
 }
 _WORDS = {
     "lambda": ("a formula defines no functions", "write the expression itself"),
-    "if": ("a formula has no if", "write where(condition, x, y)"),
-    "else": ("a formula has no else", "write where(condition, x, y)"),
+    **{w: (f"a formula has no {w}", "write where(condition, x, y)") for w in ("if", "else")},
     "for": ("a formula has no loops", "write every term"),
     **{
         word: ("the operator is written in small letters", f"write {word.lower()}")
@@ -134,14 +133,14 @@ def _next_operator(stop: Stop) -> Mistake | None:
     if operator not in BINARY or not stop.finished:
         return None
     if stop.after_stage:
-        before = stop.source(stop.item_start(), -1)
+        before = stop.source(stop.start(SEPARATORS), -1)
         cure = "put the formula up to here in parentheses"
         if len(before) <= 60:
             cure = f"write ({before}) {operator} …"
         return f"{operator} cannot follow a stage", 0, 0, cure
     if operator not in COMPARISONS or first is None:
         return None
-    start, end = stop.comparison_start(), stop.comparison_end()
+    start, end = stop.start(AROUND_COMPARISON), stop.comparison_end()
     cure = "join two comparisons with and"
     if end > 0:
         middle = stop.source(first + 1, -1)
@@ -197,7 +196,7 @@ def _operand(stop: Stop) -> Mistake | None:
 
 def _separator(stop: Stop) -> Mistake | None:
     """A separator that belongs inside a call, or in another part of it."""
-    word, item = stop.word(0), stop.item_start()
+    word, item = stop.word(0), stop.start(SEPARATORS)
     if word in ("=", ":") and stop.in_call and stop.word(item - 1) in ("=", ":"):
         return "an argument has one name or one weight", 0, 0, "remove one"
     match word:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 COMPARISONS = ("<", "<=", ">", ">=")
 BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
-_SEPARATORS = (",", ";", ":", "=")
+SEPARATORS = (",", ";", ":", "=")  # of arguments, tuple items and formulas
+AROUND_COMPARISON = (*SEPARATORS, "and", "or", "not", "|")
 OPERANDS = ("NAME", "NUMBER", "STRING")
 
 
@@ -84,29 +85,21 @@ class Stop:
         """The nearest of ``words`` to the left, inside the same bracket."""
         return next((at for at in self._leftwards()[0] if self.word(at) in words), None)
 
-    def item_start(self) -> int:
-        """The first token of the argument, tuple item or formula around it."""
-        return self._after(_SEPARATORS)
-
-    def comparison_start(self) -> int:
-        """The first token of the comparison around it."""
-        return self._after((*_SEPARATORS, "and", "or", "not", "|"))
+    def start(self, words: Collection[str]) -> int:
+        """The token after the nearest of ``words`` or the open bracket, else the first of all."""
+        at, (_, opened) = self.back_to(words), self._leftwards()
+        first = opened if at is None else at
+        return -self.index if first is None else first + 1
 
     def comparison_end(self) -> int:
         """The last token of the comparison around it; 0 where nothing follows."""
         at, depth = 1, 0
-        stops = (*_SEPARATORS, "and", "or", "not", "|", *COMPARISONS, "")
-        while depth or self.word(at) not in stops:
+        while depth or self.word(at) not in (*AROUND_COMPARISON, *COMPARISONS, ""):
             depth += {"(": 1, ")": -1}.get(self.word(at), 0)
             if depth < 0:
                 break
             at += 1
         return at - 1
-
-    def _after(self, words: Collection[str]) -> int:
-        at, (_, opened) = self.back_to(words), self._leftwards()
-        first = opened if at is None else at
-        return -self.index if first is None else first + 1
 
     def _leftwards(self) -> tuple[list[int], int | None]:
         """The offsets to the left inside the same bracket, nearest first, and the bracket's own.
