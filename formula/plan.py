@@ -128,8 +128,7 @@ class Plan(Marked):
             FormulaError: bounds the wrong way round, or weights that are all 0.
         """
         for node in (*self.running(self.scores, values), *self.stages):
-            signatures = node.stages if isinstance(node, Staged) else (node,)
-            for signature in signatures:
+            for signature in node.stages if isinstance(node, Staged) else (node,):
                 if isinstance(signature, Signature):
                     self._agree(signature, values)
 

@@ -131,18 +131,16 @@ class _Planner:
 
     def _condition(self, node: Node) -> Condition:
         """A checked condition, or one side of a comparison in it."""
-        if not has_state(node) and not (
-            isinstance(node, (Unary, Binary)) and node.op in CONDITIONS
-        ):
-            return self._number(node, "a number in a condition")
         match node:
-            case Unary(op, operand):
+            case Unary(op, operand) if op in CONDITIONS or has_state(node):
                 return Predicate(op, (self._condition(operand),))
-            case Binary(op, left, right):
+            case Binary(op, left, right) if op in CONDITIONS or has_state(node):
                 return Predicate(op, (self._condition(left), self._condition(right)))
             case Call(function, arguments) if function.name in STATE:
                 return State(function.name, self.collector.linear(arguments[0].value))
-            case Call(function, arguments):
+            case Call(function, arguments) if has_state(node):
                 parts = tuple(self._condition(argument.value) for argument in arguments)
                 return Predicate(function.name, parts)
-        return State("step")
+            case Name("step"):
+                return State("step")
+        return self._number(node, "a number in a condition")

@@ -69,16 +69,14 @@ def bad_character(formula: str, at: int) -> FormulaError:
             return FormulaError(problem, formula, Span(at, at + len(marked)), cure)
     if char.isalpha() and char not in _LOOKS_LIKE:
         return _foreign_name(formula, at)
-    return FormulaError(
-        f"{_named(char)} has no meaning in a formula", formula, Span(at, at + 1), _ascii(char)
-    )
+    problem = f"{_named(char)} has no meaning in a formula"
+    return FormulaError(problem, formula, Span(at, at + 1), _ascii(char))
 
 
 def _unterminated(formula: str, at: int) -> FormulaError:
     quote = formula[at]
-    rest = formula[at + 1 :]
-    line = re.split(r"[\r\n]", rest)[0]
-    if quote in rest[len(line) :]:
+    line, *below = re.split(r"[\r\n]", formula[at + 1 :])
+    if quote in "".join(below):
         cure = r"close it on the line where it opens, and write \n for a line break"
     else:
         cure = f"close it with {quote}"
@@ -105,8 +103,7 @@ def _foreign_name(formula: str, at: int) -> FormulaError:
 
 
 def _latin(char: str) -> str:
-    greek = _GREEK.match(unicodedata.name(char, ""))
-    if greek:
+    if greek := _GREEK.match(unicodedata.name(char, "")):
         return "lam" if greek[1] == "LAMDA" else greek[1].lower()
     return "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c))
 

@@ -119,7 +119,7 @@ def _check_parentheses(tokens: Sequence[Token]) -> None:
 
 
 class _Piece(NamedTuple):
-    """A node, its extent with any parentheses around it, and how deep it is in both counts."""
+    """A node, its extent with any parentheses (as a token has), and its depth in both counts."""
 
     node: Any
     start_pos: int

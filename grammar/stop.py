@@ -23,10 +23,10 @@ AROUND_COMPARISON = (*SEPARATORS, "and", "or", "not", "|")
 OPERANDS = ("NAME", "NUMBER", "STRING")
 
 
-def fit(word: str, length: int = 30) -> str:
-    """A word for a message: on one line, and not much longer than ``length``."""
+def fit(word: str) -> str:
+    """A word for a message: on one line, and not much longer than 30 characters."""
     line = printable(word)
-    return line if len(line) <= length else f"{line[: length - 10]}…{line[-1]}"
+    return line if len(line) <= 30 else f"{line[:20]}…{line[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Stop:
 
     def source(self, first: int, last: int) -> str:
         """The text from one token to another, both included, on one line."""
-        return fit(self.formula[self._start(first) : self._end(last)], len(self.formula))
+        return printable(self.formula[self._start(first) : self._end(last)])
 
     def shown(self, offset: int) -> str:
         """The token, as a message shows it."""
@@ -87,8 +87,8 @@ class Stop:
 
     def start(self, words: Collection[str]) -> int:
         """The token after the nearest of ``words`` or the open bracket, else the first of all."""
-        at, (_, opened) = self.back_to(words), self._leftwards()
-        first = opened if at is None else at
+        offsets, opened = self._leftwards()
+        first = next((at for at in offsets if self.word(at) in words), opened)
         return -self.index if first is None else first + 1
 
     def comparison_end(self) -> int:

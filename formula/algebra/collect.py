@@ -41,10 +41,8 @@ class Collector(Marked):
         spans: where each term was first written.
     """
 
-    def __init__(
-        self, source: str, names: Names, build: Callable[[Call | Pipeline], Atom | None]
-    ) -> None:
-        """Collect over ``names``; ``build`` makes operators, and returns None for a number."""
+    def __init__(self, source: str, names: Names, build: Callable[..., Atom | None]) -> None:
+        """Collect over ``names``; ``build`` makes the atom of a node, or None for a number."""
         import sympy
 
         self.spans: dict[Term, Span] = {}
