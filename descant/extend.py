@@ -26,7 +26,7 @@ from torch import Tensor
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
-from .formula.words.signature import Limits, number
+from .formula.words.signature import number
 from .runtime.scores.context import Context
 from .runtime.scores.stages import apply
 
@@ -105,7 +105,7 @@ def _stage_class(name: str, doc: str | None, parameters: list[inspect.Parameter]
         if default is not None and not isinstance(default, (int, float)):
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
         integer = parameter.annotation in (int, "int")
-        fields.append((parameter.name, Any, number(Limits(integer=integer), default)))
+        fields.append((parameter.name, Any, number(default, integer=integer)))
     cls: type[Stage] = make_dataclass(
         name.title().replace("_", ""), fields, bases=(Stage,), frozen=True
     )

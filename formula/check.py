@@ -5,29 +5,16 @@ It runs before any algebra, because spans do not survive sympy, and leaves the t
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from ..grammar import (
-    Binary,
-    Call,
-    FormulaError,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Span,
-    Text,
-    Tuple,
-    Unary,
-    did_you_mean,
-    text,
-)
+from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary, text
+from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
-from .algebra.conditions import CONDITIONS, check_condition
+from .algebra.conditions import CONDITIONS, ConditionChecker
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
-from .words.arguments import match_arguments
+from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
@@ -39,39 +26,28 @@ PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Kind(Enum):
-    """What an expression is: scores over the vocabulary, or one number."""
+class Checker(ConditionChecker):
+    """Finds the kind of every expression in one formula, or raises.
 
-    SCORES = "scores"
-    SCALAR = "a number"
-
-
-class Checker:
-    """Finds the kind of every expression in one formula, or raises."""
+    Attributes:
+        matched: the arguments of each call of a stage or an operator, by the call.
+    """
 
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
-        self._kinds: dict[int, Kind] = {}  # by node, so that nesting costs no more than length
+        self.matched: dict[Call, MatchedArguments] = {}
+        self.is_scores = cache(self._is_scores)
 
-    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
-        """A FormulaError marked in this formula."""
-        return FormulaError(problem, self.source, span, cure, more)
-
-    def kind(self, node: Node) -> Kind:
-        """The kind of an expression.
+    def _is_scores(self, node: Node) -> bool:
+        """Whether an expression is scores over the vocabulary; else it is one number.
 
         Raises:
             FormulaError: an undeclared name, an argument that an operator does not take, or a node
                 that cannot stand where it stands.
         """
-        if id(node) not in self._kinds:
-            self._kinds[id(node)] = self._kind(node)
-        return self._kinds[id(node)]
-
-    def _kind(self, node: Node) -> Kind:
         match node:
             case Number():
-                return Kind.SCALAR
+                return False
             case Name():
                 return self._name(node)
             case Prompted():
@@ -79,9 +55,13 @@ class Checker:
             case Unary() | Binary() if node.op in CONDITIONS:
                 what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
-                return self.kind(node.operand)
+                return self.is_scores(node.operand)
             case Binary():
-                return self._chain(node)
+                head, chain = left_spine(node)
+                scores = self.is_scores(head)
+                for binary in chain:
+                    scores = self._binary(binary, scores, self.is_scores(binary.right))
+                return scores
             case Call():
                 return self._call(node)
             case Pipeline():
@@ -91,7 +71,7 @@ class Checker:
                         name = stage.function.name
                         problem = f"{name} searches over whole texts, and this is scores"
                         raise self.error(problem, stage.span, "put it at the end of the formula")
-                return Kind.SCORES
+                return True
             case Text():
                 what, cure = "string", 'a system prompt follows a model: base@"You are kind."'
             case Tuple():
@@ -100,14 +80,14 @@ class Checker:
 
     def scalar(self, node: Node, what: str) -> None:
         """Check that a node is a number made of numbers and parameters."""
-        if self.kind(node) is not Kind.SCALAR:
+        if self.is_scores(node):
             problem = f"{what} takes a number, and {text(node)} is a model"
             raise self.error(problem, node.span, "write a number or a declared parameter")
 
-    def _name(self, node: Name) -> Kind:
+    def _name(self, node: Name) -> bool:
         name = node.name
         if name in self.names.params:
-            return Kind.SCALAR
+            return False
         if name in STATE:
             problem = "is a scalar of the state, which only a condition can look at"
             cure = f"write where({_COMPARED[name]}, x, y)"
@@ -118,7 +98,7 @@ class Checker:
         elif name in STAGES:
             problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
         elif self.names.is_model(name):
-            return Kind.SCORES
+            return True
         elif name in self.names.prompts:
             problem, cure = "is a prompt", f"a prompt follows a model: base@{name}"
         else:
@@ -126,8 +106,8 @@ class Checker:
             cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
         raise self.error(f"{name} {problem}", node.span, cure)
 
-    def _prompted(self, node: Prompted) -> Kind:
-        if self._name(node.model) is not Kind.SCORES:
+    def _prompted(self, node: Prompted) -> bool:
+        if not self._name(node.model):
             problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
             raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):
@@ -135,25 +115,18 @@ class Checker:
             if prompt != NONE and prompt not in self.names.prompts:
                 known, span = {*self.names.prompts, NONE}, node.prompt.span
                 cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
-                raise self.error(f"no prompt is named {prompt}", span, cure, _more(cure, PROMPTS))
-        return Kind.SCORES
+                more = "" if cure.endswith("?") else PROMPTS  # none for a misspelt word
+                raise self.error(f"no prompt is named {prompt}", span, cure, more)
+        return True
 
-    def _chain(self, node: Binary) -> Kind:
-        head, chain = left_spine(node)
-        kind = self.kind(head)
-        for binary in chain:
-            kind = self._binary(binary, kind, self.kind(binary.right))
-        return kind
-
-    def _binary(self, node: Binary, left: Kind, right: Kind) -> Kind:
+    def _binary(self, node: Binary, left: bool, right: bool) -> bool:
         if node.op in CONDITIONS:
-            return self.kind(node)
-        scores = (left is Kind.SCORES, right is Kind.SCORES)
-        if not any(scores):
-            return Kind.SCALAR
-        divides = node.op == "/" and scores == (True, False)
-        if node.op in "+-" or (node.op == "*" and not all(scores)) or divides:
-            return Kind.SCORES
+            return self.is_scores(node)
+        if not (left or right):
+            return False
+        divides = node.op == "/" and not right
+        if node.op in "+-" or (node.op == "*" and not (left and right)) or divides:
+            return True
         x, y = text(node.left), text(node.right)
         match node.op:
             case "*":
@@ -165,45 +138,40 @@ class Checker:
             case _:
                 problem = "not raise a model to a power"
                 power = f"{y}*{x} raises its probabilities to that power"
-                cure = power if scores == (True, False) else "the exponent must be a number"
+                cure = "the exponent must be a number" if right else power
         raise self.error(f"a formula may {problem}", node.span, cure)
 
-    def _call(self, node: Call) -> Kind:
+    def _call(self, node: Call) -> bool:
         name = node.function.name
         if name in STATE:
             return self._name(node.function)
         if name in SCALAR_FUNCTIONS and not self._takes_scores(node):
-            return self._function(node)
+            for value in self.plain_arguments(node):
+                self.scalar(value, name)
+            return False
         if name in OPERATORS:
             self._arguments(node, OPERATORS[name])
-            return Kind.SCORES
-        if name in STAGED:
+        elif name in STAGED:
             self._staged(node)
-            return Kind.SCORES
-        if name in STAGES:
-            raise self.error(
-                f"{name} is a stage, not an operator", node.span,
-                f"stages follow a bar: … | {name}(…)",
-            )  # fmt: skip
-        known = self.names.is_model(name) or name in self.names.params
-        cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
-        raise self.error(f"there is no operator {name}", node.function.span, cure)
+        elif name in STAGES:
+            cure = f"stages follow a bar: … | {name}(…)"
+            raise self.error(f"{name} is a stage, not an operator", node.span, cure)
+        else:
+            known = self.names.is_model(name) or name in self.names.params
+            cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
+            raise self.error(f"there is no operator {name}", node.function.span, cure)
+        return True
 
     def _takes_scores(self, node: Call) -> bool:
         """Whether max or min is over scores; both in one call is an error."""
         if node.function.name not in OPERATORS:
             return False
-        kinds = [self.kind(argument.value) for argument in node.arguments]
-        if len(set(kinds)) > 1:
-            odd = node.arguments[kinds.index(Kind.SCALAR)]
+        scores = [self.is_scores(argument.value) for argument in node.arguments]
+        if len(set(scores)) > 1:
+            odd = node.arguments[scores.index(False)]
             problem = f"{node.function.name} is over models or over numbers, not over both"
             raise self.error(problem, odd.span)
-        return Kind.SCORES in kinds
-
-    def _function(self, node: Call) -> Kind:
-        for value in self.plain_arguments(node):
-            self.scalar(value, node.function.name)
-        return Kind.SCALAR
+        return any(scores)
 
     def plain_arguments(self, node: Call) -> list[Node]:
         """The arguments of a scalar function, as many as it takes."""
@@ -219,29 +187,30 @@ class Checker:
 
     def _staged(self, node: Call) -> None:
         """``top_k(x, 10)``: scores, and then what the stage of that name takes."""
+        name = node.function.name
         if not node.arguments:
-            raise self.error(
-                f"{node.function.name} of scores needs them", node.span,
-                f"write {node.function.name}(base, …)",
-            )  # fmt: skip
-        first, *rest = node.arguments
+            cure = f"write {name}(base, …)"
+            raise self.error(f"{name} of scores needs them", node.span, cure)
+        first = node.arguments[0]
         if first.name is not None or first.weight is not None:
-            raise self.error(f"{node.function.name} takes the scores first", first.span)
-        self.scores(first.value, node.function.name)
-        self._arguments(Call(node.function, tuple(rest), node.span), STAGES[node.function.name])
+            raise self.error(f"{name} takes the scores first", first.span)
+        self.scores(first.value, name)
+        self._arguments(node, STAGES[name], after=1)
 
     def stage(self, call: Call) -> type[Stage]:
         """Check one stage of a chain; its class."""
         name = call.function.name
         if name not in STAGES:
             span, cure = call.function.span, did_you_mean(name, STAGES)
-            raise self.error(f"there is no stage {name}", span, cure, _more(cure, EXTENDING))
+            more = "" if cure.endswith("?") else EXTENDING
+            raise self.error(f"there is no stage {name}", span, cure, more)
         self._arguments(call, STAGES[name])
         return STAGES[name]
 
-    def _arguments(self, call: Call, cls: type[Signature]) -> None:
-        """Every argument of a call, against the signature."""
-        matched = match_arguments(call, cls, self.source)
+    def _arguments(self, call: Call, cls: type[Signature], after: int = 0) -> None:
+        """Every argument of a call but the first few, against the signature."""
+        matched = match_arguments(replace(call, arguments=call.arguments[after:]), cls, self.source)
+        self.matched[call] = matched
         for key, node in matched.single.items():
             self._argument(cls, key, node, cls.arguments()[key].metadata)
         for argument in matched.many:
@@ -257,11 +226,14 @@ class Checker:
             case "scores":
                 self.scores(node, what)
             case "model":
-                self._model(node, cls.name)
+                if not self.is_scores(node) or not isinstance(node, (Name, Prompted)):
+                    cure = "around each model of another vocabulary, and the rest outside"
+                    problem = f"{cls.name} takes one model, and {text(node)} is not one"
+                    raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "condition":
-                check_condition(self, node)
+                self.condition(node)
             case "reward":
-                if self.kind(node) is not Kind.SCORES:
+                if not self.is_scores(node):
                     problem = f"{cls.name} takes a reward model, and {text(node)} is a number"
                     cure = f"write {cls.name}(reward, …) with a declared reward model"
                     raise self.error(problem, node.span, cure)
@@ -280,24 +252,14 @@ class Checker:
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
-    def _model(self, node: Node, what: str) -> None:
-        """Check that a node is one model, with or without a prompt of its own."""
-        if self.kind(node) is not Kind.SCORES or not isinstance(node, (Name, Prompted)):
-            raise self.error(
-                f"{what} takes one model, and {text(node)} is not one", node.span,
-                f"write {what}(…) around each model of another vocabulary, and the rest outside",
-            )  # fmt: skip
-
     def _reward(self, node: Node) -> None:
         """Check that a reward expression only adds and scales reward models."""
         match node:
             case Call(Name(Align.name)):
                 pass  # a language model scores texts; the binder refuses an aligned reward model
-            case Call() | Pipeline() if self.kind(node) is Kind.SCORES:
-                raise self.error(
-                    "a reward is a sum of reward models, each with a weight", node.span,
-                    "write 0.7*rm_help + 0.3*rm_safe", REWARDS,
-                )  # fmt: skip
+            case Call() | Pipeline() if self.is_scores(node):
+                problem = "a reward is a sum of reward models, each with a weight"
+                raise self.error(problem, node.span, "write 0.7*rm_help + 0.3*rm_safe", REWARDS)
             case Unary():
                 self._reward(node.operand)
             case Binary():
@@ -306,14 +268,9 @@ class Checker:
 
     def scores(self, node: Node, what: str) -> None:
         """Check that a node is scores."""
-        if self.kind(node) is not Kind.SCORES:
+        if not self.is_scores(node):
             problem = f"{what} takes scores, and {text(node)} is a number"
             raise self.error(problem, node.span, "write a model, or a formula over models")
 
 
 _COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}
-
-
-def _more(cure: str, answer: str) -> str:
-    """The answer that an error refers to; none for a word that is merely misspelt."""
-    return "" if cure.endswith("?") else answer

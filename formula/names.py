@@ -33,22 +33,18 @@ class Names:
 
     def __post_init__(self) -> None:
         """Refuse a name that a formula cannot spell, or that is ambiguous."""
-        seen: dict[str, str] = {}
-        for kind, names in (("model", self.models or ()), ("parameter", self.params)):
+        models = self.models or ()
+        for kind, names in (("model", models), ("parameter", self.params)):
             for name in sorted(names):
                 if not (name.isidentifier() and name.isascii()):
-                    raise ValueError(
-                        f"the {kind} {name!r} cannot be written in a formula; "
-                        "a name is letters, digits and underscores"
-                    )
+                    cure = "a name is letters, digits and underscores"
+                    raise ValueError(f"the {kind} {name!r} cannot be written in a formula; {cure}")
                 if name in RESERVED:
                     raise ValueError(f"the {kind} {name!r} has the name of a built-in")
-                if name in seen:
-                    raise ValueError(f"{name!r} is declared both as a {seen[name]} and a {kind}")
-                seen[name] = kind
-        for name in self.prompts:
-            if name == NONE:
-                raise ValueError("a prompt cannot be named none: model@none sees no prompt at all")
+                if kind == "parameter" and name in models:
+                    raise ValueError(f"{name!r} is declared both as a model and a parameter")
+        if NONE in self.prompts:
+            raise ValueError("a prompt cannot be named none: model@none sees no prompt at all")
 
     def is_model(self, name: str) -> bool:
         """Whether the name is (or, where models are open, can be) a model's."""

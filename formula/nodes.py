@@ -5,7 +5,7 @@ A node holds its numbers; every distinct one is a column of the runtime's tensor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from ..grammar import Span
 from .scalar import Expression, show
 from .terms import Term
 from .words.operators import Operator
-from .words.signature import Limits, Signature
+from .words.signature import UNLIMITED, Limits, Signature
 from .words.stages import Stage
 
 
@@ -23,7 +23,7 @@ class Scalar:
 
     expression: Expression
     what: str
-    limits: Limits = Limits()
+    limits: Limits = UNLIMITED
     span: Span = field(default=Span(0, 0), compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -76,11 +76,12 @@ Node: TypeAlias = Scores | Predicate | State
 StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
 
 
-def walk(node: Node) -> Iterator[Node]:
-    """A node and everything below it, without rewards."""
+def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterator[Node]:
+    """A node and everything below it, without rewards and what a ``value`` of 0 multiplies."""
     yield node
-    for child in children(node):
-        yield from walk(child)
+    for number, child in weighted_children(node):
+        if number is None or value(number) != 0:
+            yield from walk(child, value)
 
 
 def children(node: Node) -> Iterator[Node]:
@@ -114,16 +115,10 @@ def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
 def numbers(node: Node | Stage) -> Iterator[Scalar]:
     """The numbers that a node or a stage itself holds."""
     match node:
-        case Linear():
-            yield from (scalar for scalar, _ in node.parts)
-            if node.shift is not None:
-                yield node.shift
         case Staged():
             for stage in node.stages:
                 yield from numbers(stage)
-        case Predicate():
-            yield from (part for part in node.parts if isinstance(part, Scalar))
-        case Signature():
+        case Linear() | Predicate() | Signature():
             for item in fields(node):
                 yield from _held(getattr(node, item.name))
 

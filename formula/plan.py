@@ -13,18 +13,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 
-from ..grammar import FormulaError, Span
-from .nodes import (
-    Linear,
-    Node,
-    Read,
-    Scalar,
-    StageAddress,
-    Staged,
-    numbers,
-    walk,
-    weighted_children,
-)
+from ..grammar import Span
+from ..grammar.errors import Marked
+from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, walk
 from .scalar import evaluate, parameters
 from .terms import Term
 from .words.signature import Signature
@@ -32,7 +23,7 @@ from .words.stages import Rerank, Search, Stage
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Marked):
     """What a formula computes.
 
     Two formulas with one meaning have equal plans: spans and the text itself do not compare.
@@ -120,15 +111,12 @@ class Plan:
         """
         for name in sorted(self.params):
             if name not in params:
-                raise self.error(
-                    f"the parameter {name} has no value", self._use(name),
-                    f"declare it with one, params={{{name!r}: 0.5}}, or give it with the request",
-                )  # fmt: skip
+                cure = f"declare it with one, params={{{name!r}: 0.5}}, or give it with the request"
+                raise self.error(f"the parameter {name} has no value", self._use(name), cure)
             value = params[name]
-            if not _is_number(value) or not math.isfinite(value):
-                raise self.error(
-                    f"{name} is {value!r}; a parameter is a finite number", self._use(name)
-                )
+            if isinstance(value, bool) or not (isinstance(value, Real) and math.isfinite(value)):
+                problem = f"{name} is {value!r}; a parameter is a finite number"
+                raise self.error(problem, self._use(name))
         values = [self.value(scalar, params) for scalar in self.scalars]
         self.check(values)
         return values
@@ -139,18 +127,14 @@ class Plan:
         Raises:
             FormulaError: bounds the wrong way round, or weights that are all 0.
         """
-        for node in (*self._running(self.scores, values), *self.stages):
-            signatures = node.stages if isinstance(node, Staged) else (node,)
-            for signature in signatures:
+        for node in (*self.running(self.scores, values), *self.stages):
+            for signature in node.stages if isinstance(node, Staged) else (node,):
                 if isinstance(signature, Signature):
                     self._agree(signature, values)
 
-    def _running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
+    def running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
         """A node and everything below it, without what is multiplied by 0."""
-        yield node
-        for number, child in weighted_children(node):
-            if number is None or values[self.columns[number]] != 0:
-                yield from self._running(child, values)
+        return walk(node, lambda number: values[self.columns[number]])
 
     def _agree(self, signature: Signature, values: Sequence[float]) -> None:
         for key, item in signature.arguments().items():
@@ -158,16 +142,12 @@ class Plan:
             if kind == "pair" and value is not None:
                 low, high = (values[self.columns[bound]] for bound in value)
                 if low > high:
-                    raise self.error(
-                        f"{key} of {signature.name} goes from {low:g} up to {high:g}",
-                        Span(value[0].span.start, value[1].span.end),
-                        "write (lo, hi)",
-                    )
+                    problem = f"{key} of {signature.name} goes from {low:g} up to {high:g}"
+                    raise self.error(problem, _across(value), "write (lo, hi)")
             if kind == "weighted" and not any(values[self.columns[n]] for n, _ in value):
+                span = _across([weight for weight, _ in value])
                 raise self.error(
-                    f"every weight of {signature.name} is 0",
-                    Span(value[0][0].span.start, value[-1][0].span.end),
-                    "one must be above 0",
+                    f"every weight of {signature.name} is 0", span, "one must be above 0"
                 )
 
     def value(self, scalar: Scalar, params: Mapping[str, float]) -> float:
@@ -176,24 +156,14 @@ class Plan:
         Raises:
             FormulaError: it is not finite, or out of its limits.
         """
-        try:
-            value = evaluate(scalar.expression, params)
-        except (ArithmeticError, ValueError):
-            value = math.nan
+        value = evaluate(scalar.expression, params)
         if not abs(value) <= 3e38:  # the tensor of values is float32
-            used = parameters(scalar.expression)
-            at = ", ".join(f"{name}={params[name]!r}" for name in sorted(used))
-            raise self.error(
-                f"{scalar.what} is not a finite number" + (f" at {at}" if at else ""), scalar.span
-            )
-        problem = scalar.limits.problem(value)
-        if problem:
+            used = sorted(parameters(scalar.expression))
+            at = " at " * bool(used) + ", ".join(f"{name}={params[name]!r}" for name in used)
+            raise self.error(f"{scalar.what} is not a finite number{at}", scalar.span)
+        if problem := scalar.limits.problem(value):
             raise self.error(f"{scalar.what} {problem}, not {value:g}", scalar.span)
         return value
-
-    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
-        """A FormulaError marked in the text that this plan was made from."""
-        return FormulaError(problem, self.source, span, cure, more)
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""
@@ -201,10 +171,10 @@ class Plan:
         return Span(*match.span()) if match else Span(0, len(self.source))
 
 
+def _across(scalars: Sequence[Scalar]) -> Span:
+    return Span(scalars[0].span.start, scalars[-1].span.end)
+
+
 def _sorted(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Distinct terms, in the order that does not depend on the writing."""
     return tuple(sorted(set(terms), key=lambda term: term.key))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
 from .algebra.collect import Collector
 from .algebra.conditions import CONDITIONS, has_state
-from .check import Checker, Kind
+from .check import Checker
 from .names import STATE, Names
 from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
 from .plan import Plan
 from .scalar import Constant, parameters
-from .words.arguments import MatchedArguments, match_arguments
+from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Mean
-from .words.signature import Limits, Signature
+from .words.signature import UNLIMITED, Limits, Signature
 from .words.stages import STAGES, Search, Stage
 
 
@@ -43,14 +44,12 @@ class _Planner:
     """Makes one plan."""
 
     def __init__(self, source: str, names: Names) -> None:
-        self.source = source
         self.checker = Checker(source, names)
-        self.collector = Collector(source, names, self._atom)
-        self._atoms: dict[int, Atom | None] = {}  # by node: mean collects its argument twice
+        self.collector = Collector(source, names, cache(self._build))  # mean collects twice
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
-        if self.checker.kind(head) is not Kind.SCORES:
+        if not self.checker.is_scores(head):
             problem = "this formula has no model in it"
             raise self.checker.error(problem, head.span, "start from one: base + 0.5*arm")
         for call in calls:
@@ -60,43 +59,31 @@ class _Planner:
         scores = self.collector.linear(head)
         stages = tuple(self._stage(call) for call in calls)
         spans = self.collector.spans
-        plan = Plan(scores, stages, text(tree), self.source, spans)
+        plan = Plan(scores, stages, text(tree), self.checker.source, spans)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
-        dropped = tuple(
-            f"{term} has the coefficient 0: not loaded, not run"
-            for term in spans
-            if term not in used
-        )
+        unused = (term for term in spans if term not in used)
+        dropped = tuple(f"{term} has the coefficient 0: not loaded, not run" for term in unused)
         if all(term.aligned for term in plan.terms):
-            raise self.checker.error(
-                "every model here is aligned, and none says which tokens there are", head.span,
-                "leave align out around the model whose vocabulary it is to be",
-            )  # fmt: skip
-        plan = replace(plan, dropped=dropped)
+            problem = "every model here is aligned, and none says which tokens there are"
+            cure = "leave align out around the model whose vocabulary it is to be"
+            raise self.checker.error(problem, head.span, cure)
         plan.check([
             math.nan if parameters(scalar.expression) else plan.value(scalar, {})
             for scalar in plan.scalars
         ])  # fmt: skip
-        return plan
-
-    def _atom(self, node: Call | Pipeline) -> Atom | None:
-        """The operator or the staged formula of a checked node; None for a number."""
-        if id(node) not in self._atoms:
-            self._atoms[id(node)] = self._build(node)
-        return self._atoms[id(node)]
+        return replace(plan, dropped=dropped)
 
     def _build(self, node: Call | Pipeline) -> Atom | None:
+        """The operator or the staged formula of a checked node; None for a number."""
         if isinstance(node, Pipeline):
             return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
         name = node.function.name
-        if self.checker.kind(node) is Kind.SCALAR:
+        if not self.checker.is_scores(node):
             return None
         if name in STAGED:
-            first, *rest = node.arguments
-            stage = self._stage(Call(node.function, tuple(rest), node.span))
-            return Staged(self.collector.linear(first.value), (stage,))
-        cls = OPERATORS[name]
-        matched = match_arguments(node, cls, self.source)
+            stage = self._stage(node)
+            return Staged(self.collector.linear(node.arguments[0].value), (stage,))
+        cls, matched = OPERATORS[name], self.checker.matched[node]
         values = self._fields(cls, matched)
         if cls is Mean:
             values["total"] = self.collector.total(matched.single["x"], node.span)
@@ -104,14 +91,14 @@ class _Planner:
 
     def _stage(self, call: Call) -> Stage:
         cls = STAGES[call.function.name]
-        return cls(**self._fields(cls, match_arguments(call, cls, self.source)))
+        return cls(**self._fields(cls, self.checker.matched[call]))
 
     def _fields(self, cls: type[Signature], matched: MatchedArguments) -> dict[str, Any]:
         """Every argument of a stage or an operator, as the plan holds it."""
         values: dict[str, Any] = {}
         for key, item in cls.arguments().items():
             node, what = matched.single.get(key), f"{key} of {cls.name}"
-            limits = item.metadata.get("limits")
+            limits = item.metadata.get("limits", UNLIMITED)
             match item.metadata["kind"]:
                 case "many":
                     values[key] = tuple(self.collector.linear(part.value) for part in matched.many)
@@ -128,46 +115,32 @@ class _Planner:
                 case "number" if node:
                     values[key] = self._number(node, what, limits)
                 case "number":
-                    values[key] = Scalar(
-                        Constant(Fraction(str(item.default))), what, limits or Limits()
-                    )
+                    values[key] = Scalar(Constant(Fraction(str(item.default))), what, limits)
                 case "choice" if isinstance(node, Name):
                     values[key] = node.name
                 case "pair" if isinstance(node, Tuple):
                     values[key] = tuple(self._number(bound, what) for bound in node.items)
-                case "label" if node:
-                    values[key] = _label(node)
+                case "label" if isinstance(node, Number):
+                    values[key] = int(node.value)
+                case "label" if isinstance(node, (Text, Name)):
+                    values[key] = node.value if isinstance(node, Text) else node.name
         return values
 
-    def _number(self, node: Node, what: str, limits: Limits | None = None) -> Scalar:
-        return Scalar(self.collector.number(node), what, limits or Limits(), node.span)
+    def _number(self, node: Node, what: str, limits: Limits = UNLIMITED) -> Scalar:
+        return Scalar(self.collector.number(node), what, limits, node.span)
 
     def _condition(self, node: Node) -> Condition:
         """A checked condition, or one side of a comparison in it."""
-        if not has_state(node) and not (
-            isinstance(node, (Unary, Binary)) and node.op in CONDITIONS
-        ):
-            return self._number(node, "a number in a condition")
         match node:
-            case Unary(op, operand):
+            case Unary(op, operand) if op in CONDITIONS or has_state(node):
                 return Predicate(op, (self._condition(operand),))
-            case Binary(op, left, right):
+            case Binary(op, left, right) if op in CONDITIONS or has_state(node):
                 return Predicate(op, (self._condition(left), self._condition(right)))
             case Call(function, arguments) if function.name in STATE:
                 return State(function.name, self.collector.linear(arguments[0].value))
-            case Call(function, arguments):
+            case Call(function, arguments) if has_state(node):
                 parts = tuple(self._condition(argument.value) for argument in arguments)
                 return Predicate(function.name, parts)
-        return State("step")
-
-
-def _label(node: Node) -> int | str:
-    """A class of a classifier: its number or its name."""
-    match node:
-        case Number(value):
-            return int(value)
-        case Text(value):
-            return value
-        case Name(name):
-            return name
-    raise TypeError(node)
+            case Name("step"):
+                return State("step")
+        return self._number(node, "a number in a condition")

@@ -25,7 +25,7 @@ def written(node: Node | Stage | Scalar) -> str:
             return str(term)
         case Linear(parts, shift):
             products = [_product(coefficient, part) for coefficient, part in parts]
-            return added([*products, *([str(shift)] if shift is not None else [])])
+            return added(products if shift is None else [*products, str(shift)])
         case Staged(head, (stage,)) if stage.name in STAGED:  # as in top_k(base, 10)
             return f"{stage.name}({written(head)}, {written(next(numbers(stage)))})"
         case Staged(head, stages):

@@ -50,18 +50,21 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
-    """The value in double precision.
+    """The value in double precision; NaN where there is none, as in a division by zero."""
+    try:
+        return _value(expression, params)
+    except (ArithmeticError, ValueError):
+        return math.nan
 
-    Raises:
-        ArithmeticError, ValueError: it has none (a division by zero, the logarithm of a negative).
-    """
+
+def _value(expression: Expression, params: Mapping[str, float]) -> float:
     match expression:
         case Constant(value):
             return float(value)
         case Parameter(name):
             return float(params[name])
         case Apply(op, arguments):
-            return FUNCTIONS[op](*(evaluate(argument, params) for argument in arguments))
+            return FUNCTIONS[op](*(_value(argument, params) for argument in arguments))
 
 
 def parameters(expression: Expression) -> frozenset[str]:
@@ -84,8 +87,8 @@ def show(expression: Expression, inside: int = 0) -> str:
             return name
         case Apply("+", arguments):
             first, *rest = arguments
-            parts = (show(part, 1) if _is_sum(part) else show(part) for part in rest)
-            return _bracket(added([show(first), *parts]), inside > 0)
+            sums = (isinstance(part, Apply) and part.op == "+" for part in rest)
+            return _bracket(added([show(first), *map(show, rest, sums)]), inside > 0)
         case Apply("*", arguments):
             return _bracket(_product(arguments), inside > 1)
         case Apply("**", (_, Constant(value))) if value < 0:
@@ -125,10 +128,6 @@ def added(parts: Iterable[str]) -> str:
     """A sum of texts; a leading minus becomes a subtraction."""
     first, *rest = parts
     return first + "".join(f" - {p[1:]}" if p.startswith("-") else f" + {p}" for p in rest)
-
-
-def _is_sum(expression: Expression) -> bool:
-    return isinstance(expression, Apply) and expression.op == "+"
 
 
 def _bracket(inner: str, needed: bool) -> str:

@@ -69,16 +69,14 @@ def bad_character(formula: str, at: int) -> FormulaError:
             return FormulaError(problem, formula, Span(at, at + len(marked)), cure)
     if char.isalpha() and char not in _LOOKS_LIKE:
         return _foreign_name(formula, at)
-    return FormulaError(
-        f"{_named(char)} has no meaning in a formula", formula, Span(at, at + 1), _ascii(char)
-    )
+    problem = f"{_named(char)} has no meaning in a formula"
+    return FormulaError(problem, formula, Span(at, at + 1), _ascii(char))
 
 
 def _unterminated(formula: str, at: int) -> FormulaError:
     quote = formula[at]
-    rest = formula[at + 1 :]
-    line = re.split(r"[\r\n]", rest)[0]
-    if quote in rest[len(line) :]:
+    line, *below = re.split(r"[\r\n]", formula[at + 1 :])
+    if quote in "".join(below):
         cure = r"close it on the line where it opens, and write \n for a line break"
     else:
         cure = f"close it with {quote}"
@@ -89,30 +87,23 @@ def _unterminated(formula: str, at: int) -> FormulaError:
 
 def _dotted(formula: str, at: int) -> Span | None:
     """The span of a dotted name around the dot at ``at``, as in ``a.b``."""
-    before = re.search(r"[\w)\]\"']*$", formula[:at])
+    before = re.search(r"[\w)\]\"']+$", formula[:at])
     after = re.match(r"\.[^\W\d]\w*(\.\w+)*", formula[at:])
-    if after is None or before is None or not before[0]:
-        return None
-    return Span(before.start(), at + after.end())
+    return Span(before.start(), at + after.end()) if before and after else None
 
 
 def _foreign_name(formula: str, at: int) -> FormulaError:
     """A name with a letter that is not one of a to z, such as a Greek or an accented one."""
-    before = re.search(r"\w*$", formula[:at])
-    after = re.match(r"\w+", formula[at:])
-    start = before.start() if before else at
-    end = at + (after.end() if after else 1)
-    word = formula[start:end]
+    word = next(match for match in re.finditer(r"\w+", formula) if match.end() > at)
     problem = f"{_named(formula[at])} cannot be in a name"
-    near = "".join(map(_latin, word))
+    near = "".join(map(_latin, word[0]))
     near = near if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{,29}", near) else ""
     cure = "write names with the letters a to z, digits and underscores"
-    return FormulaError(problem, formula, Span(start, end), cure + (f": {near}" if near else ""))
+    return FormulaError(problem, formula, Span(*word.span()), cure + (f": {near}" if near else ""))
 
 
 def _latin(char: str) -> str:
-    greek = _GREEK.match(unicodedata.name(char, ""))
-    if greek:
+    if greek := _GREEK.match(unicodedata.name(char, "")):
         return "lam" if greek[1] == "LAMDA" else greek[1].lower()
     return "".join(c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c))
 
@@ -120,10 +111,9 @@ def _latin(char: str) -> str:
 def _named(char: str) -> str:
     """The character as it is, where it shows, with its number and its Unicode name."""
     name = unicodedata.name(char, "").lower()
-    shown = f"{char} " if char.isprintable() and not char.isspace() else ""
-    number = f"U+{ord(char):04X}"
-    about = f"{number}, {name}" if name else number
-    return f"{shown}({about})" if shown else f"the character {about}"
+    about = f"U+{ord(char):04X}" + (f", {name}" if name else "")
+    shown = char.isprintable() and not char.isspace()
+    return f"{char} ({about})" if shown else f"the character {about}"
 
 
 def _ascii(char: str) -> str:

@@ -42,6 +42,16 @@ class FormulaError(ValueError):
         return "\n".join(part.rstrip() for part in parts if part.strip())
 
 
+class Marked:
+    """Something that is made from a formula's text, ``source``, and marks errors in it."""
+
+    source: str
+
+    def error(self, problem: str, span: Span, cure: str = "", more: str = "") -> FormulaError:
+        """A FormulaError marked in the formula."""
+        return FormulaError(problem, self.source, span, cure, more)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that has these initials, holds this name, or is spelled almost so."""
     options = list(known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 
 from .errors import FormulaError
@@ -17,6 +18,7 @@ NUMBER_DIGITS = 800  # significant digits of a number; the longest double has 76
 EXPONENT_DIGITS = 4  # digits of an exponent; a double's has at most 3
 _MUCH_SHORTER = 6  # characters that 1e-9 must save over 0.000000001 to be preferred
 
+_EXACT = Context(prec=NUMBER_DIGITS, traps=[Inexact])
 _READ = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'"}
 _WRITE = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
@@ -29,14 +31,15 @@ def read_number(text: str, span: Span) -> Fraction:
     if len(mantissa.replace(".", "").strip("0")) > NUMBER_DIGITS:
         problem = f"a number may have at most {NUMBER_DIGITS} digits"
         raise FormulaError(problem, "", span, "write fewer digits")
-    if len(exponent.lstrip("+-").lstrip("0")) > EXPONENT_DIGITS:
-        raise _out_of_range("large" if exponent[0] != "-" else "small", span)
-    value = float(text)
-    if value == float("inf"):
-        raise _out_of_range("large", span)
-    if value == 0 and mantissa.strip("0."):
-        raise _out_of_range("small", span)
-    return Fraction(text)
+    value, unread = float(text), len(exponent.lstrip("+-").lstrip("0")) > EXPONENT_DIGITS
+    if value == float("inf") or (unread and exponent[0] != "-"):
+        size = "large"
+    elif unread or (value == 0 and mantissa.strip("0.")):
+        size = "small"
+    else:
+        return Fraction(text)
+    cure = "write a number between 1e-300 and 1e300"
+    raise FormulaError(f"this number is too {size} for a float", "", span, cure)
 
 
 def write_number(value: Fraction) -> str:
@@ -45,10 +48,10 @@ def write_number(value: Fraction) -> str:
     >>> write_number(Fraction(1, 2)), write_number(Fraction(1, 10**9)), write_number(Fraction(1, 3))
     ('0.5', '1e-9', '1/3')
     """
-    scale = _decimals(value.denominator)
-    if scale is None:
-        return f"{_decimal(value.numerator, 0)}/{_decimal(value.denominator, 0)}"
-    return _decimal(value.numerator * 10**scale // value.denominator, scale)
+    over, under = value.as_integer_ratio()
+    if pow(10, under.bit_length(), under):  # the decimal never ends
+        return f"{_decimal(over)}/{_decimal(under)}"
+    return _decimal(over, under)
 
 
 def read_string(text: str, span: Span) -> str:
@@ -96,41 +99,14 @@ def _visible(char: str) -> str:
     return f"\\u{ord(char):04x}" if hidden and ord(char) <= 0xFFFF else char
 
 
-def _out_of_range(size: str, span: Span) -> FormulaError:
-    cure = "write a number between 1e-300 and 1e300"
-    return FormulaError(f"this number is too {size} for a float", "", span, cure)
-
-
-def _decimals(denominator: int) -> int | None:
-    """Digits after the point that 1/denominator needs, or None where they never end."""
-    powers = []
-    for prime in (2, 5):
-        count = 0
-        while denominator % prime == 0:
-            denominator, count = denominator // prime, count + 1
-        powers.append(count)
-    return max(powers) if denominator == 1 else None
-
-
-def _decimal(value: int, scale: int) -> str:
-    """``value / 10**scale``, in whichever of 0.001 and 1e-3 reads better."""
-    digits = _digits(value, scale)
-    padded = digits.rjust(scale + 1, "0")
-    plain = padded if scale == 0 else f"{padded[:-scale]}.{padded[-scale:]}".rstrip("0").rstrip(".")
-    bare = digits.rstrip("0")
-    if not bare:
-        return "0"
-    power = len(digits) - 1 - scale
-    short = f"{bare[0]}.{bare[1:]}".rstrip(".") + f"e{power}"
+def _decimal(over: int, under: int = 1) -> str:
+    """``over / under``, in whichever of 0.001 and 1e-3 reads better."""
+    try:
+        exact = _EXACT.normalize(_EXACT.divide(over, under))
+    except Inexact:
+        exact = Decimal("inf")
+    number = float(exact)
+    if number == float("inf") or (number == 0 and over):
+        raise ValueError(f"a formula's numbers fit in a float and in {NUMBER_DIGITS} digits")
+    plain, short = f"{exact:f}", f"{exact:e}".replace("+", "")
     return short if len(plain) - len(short) >= _MUCH_SHORTER else plain
-
-
-def _digits(value: int, scale: int) -> str:
-    """The digits of ``value``, or a ValueError where the number they spell could not be read."""
-    if value.bit_length() < 4 * (NUMBER_DIGITS + 400):
-        digits = str(value)
-        number = float(f"{digits}e-{scale}")
-        size_fits = number != float("inf") and (number > 0 or value == 0)
-        if size_fits and len(digits.strip("0")) <= NUMBER_DIGITS:
-            return digits
-    raise ValueError(f"a formula's numbers fit in a float and in {NUMBER_DIGITS} digits")

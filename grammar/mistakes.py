@@ -8,24 +8,26 @@ error. This file must not decide what is a formula; the grammar does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import FormulaError
-from .stop import BINARY, COMPARISONS, Stop
+from .stop import AROUND_COMPARISON, BINARY, COMPARISONS, OPERANDS, SEPARATORS, Stop
 
 if TYPE_CHECKING:
     from lark import Token
+
+# What is wrong, the first and the last token that show it, and the cure.
+Mistake: TypeAlias = tuple[str, int, int, str]
 
 _MODEL_NAME = "names have only letters, digits and underscores, and start with no digit"
 _STAGE = "write a stage after |, such as top_k(10)"
 _COMPARE = "compare with < <= > >="
 _DOUBLED = {
     "||": ("a formula has no operator ||", "write | for then, or or between two conditions"),
-    "==": ("a formula cannot compare with ==", _COMPARE),
     "//": ("a formula has no operator //", "write / to divide"),
     "=<": ("a formula has no operator =<", "write <="),
     "=>": ("a formula has no operator =>", "write >="),
-    "<>": ("a formula cannot compare with <>", _COMPARE),
+    **{op: (f"a formula cannot compare with {op}", _COMPARE) for op in ("==", "<>")},
     "<<": ("a formula has no operator <<", "write <"),
     ">>": ("a formula has no operator >>", "write >"),
     "->": ("a formula has no operator ->", "write | for then"),
@@ -35,13 +37,22 @@ _DOUBLED = {
 }
 _WORDS = {
     "lambda": ("a formula defines no functions", "write the expression itself"),
-    "if": ("a formula has no if", "write where(condition, x, y)"),
-    "else": ("a formula has no else", "write where(condition, x, y)"),
+    **{w: (f"a formula has no {w}", "write where(condition, x, y)") for w in ("if", "else")},
     "for": ("a formula has no loops", "write every term"),
     **{
         word: ("the operator is written in small letters", f"write {word.lower()}")
         for word in ("AND", "OR", "NOT", "Not")
     },
+}
+_NOTHING_BEFORE: dict[tuple[str, str], Mistake] = {  # by the token before and the token; * is any
+    (":", "*"): ("this weight has nothing after it", -1, -1, "write what it weighs"),
+    ("*", ":"): ("this weight is missing", 0, 0, "write it, as in 0.5: base"),
+    ("*", "="): ("= has no name on its left", 0, 0, "write a name, as in k=10"),
+    (",", ","): ("this comma is followed by another comma", -1, -1, "remove the comma"),
+    (",", ")"): ("this comma is followed by a closing parenthesis", -1, -1, "remove the comma"),
+    (",", ""): ("a comma belongs inside parentheses", -1, -1, "remove it"),
+    ("*", ","): ("this comma has nothing before it", 0, 0, "remove it"),
+    ("(", ")"): ("these parentheses are empty", -1, 0, "write a value in them"),
 }
 
 
@@ -49,23 +60,22 @@ def bad_token(formula: str, tokens: Sequence[Token], index: int) -> FormulaError
     """The error for the token at ``index``, or for the end of the formula, that cannot be there."""
     stop = Stop(formula, tokens, index)
     for case in _CASES:
-        error = case(stop)
-        if error is not None:
-            return error
+        if mistake := case(stop):
+            return stop.error(*mistake)
     word = stop.word(0) or "the end of the formula"
     return stop.error(f"{word} cannot stand here", 0, 0, "see the language reference")
 
 
-def _doubled(stop: Stop) -> FormulaError | None:
+def _doubled(stop: Stop) -> Mistake | None:
     """Two symbols that are one operator elsewhere, such as || and ==."""
     for first in (-1, 0):
         pair = stop.word(first) + stop.word(first + 1)
         if pair in _DOUBLED and stop.touching(first):
-            return stop.error(_DOUBLED[pair][0], first, first + 1, _DOUBLED[pair][1])
+            return _DOUBLED[pair][0], first, first + 1, _DOUBLED[pair][1]
     return None
 
 
-def _glued(stop: Stop) -> FormulaError | None:
+def _glued(stop: Stop) -> Mistake | None:
     """Two words with no space between them, such as 7b, llama3.1, 1.2.3 and f"…"."""
     if not stop.touching(-1):
         return None
@@ -73,193 +83,139 @@ def _glued(stop: Stop) -> FormulaError | None:
     match stop.kind(-1), stop.kind(0):
         case "NUMBER", "NAME" if not word.strip("_0123456789"):
             cure = f"write {before}{word}".replace("_", "")
-            return stop.error("a number has no _ in it", -1, 0, cure)
+            return "a number has no _ in it", -1, 0, cure
         case "NUMBER", "NAME":
             cure = f"declare a model under another name, or write {before}*{word} to multiply"
-            return stop.error(f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure)
+            return f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure
         case "NUMBER", "NUMBER":
-            return stop.error(f"{before}{word} is not a number", -1, 0, "write one decimal point")
+            return f"{before}{word} is not a number", -1, 0, "write one decimal point"
         case "NAME", "NUMBER":
             cure = f"declare it under another name, such as {before}{word.replace('.', '_')}"
-            return stop.error(f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure)
+            return f"{before}{word} is not a name: {_MODEL_NAME}", -1, 0, cure
         case "NAME", "STRING":
-            problem = f"a string takes no prefix such as {before}"
             cure = "write the string alone, or @ before it if it is a prompt"
-            return stop.error(problem, -1, 0, cure)
+            return f"a string takes no prefix such as {before}", -1, 0, cure
     return None
 
 
-def _borrowed(stop: Stop) -> FormulaError | None:
+def _borrowed(stop: Stop) -> Mistake | None:
     """A word that other languages have, such as lambda and if."""
-    if stop.kind(0) in ("NAME", "NUMBER", "STRING") or stop.word(0) == "(":
+    if stop.finished and (stop.kind(0) in OPERANDS or stop.word(0) == "("):
         for offset in (-1, 0):
-            if stop.kind(offset) == "NAME" and stop.word(offset) in _WORDS and stop.finished:
+            if stop.kind(offset) == "NAME" and stop.word(offset) in _WORDS:
                 problem, cure = _WORDS[stop.word(offset)]
-                return stop.error(problem, offset, offset, cure)
+                return problem, offset, offset, cure
     return None
 
 
-def _prompt(stop: Stop) -> FormulaError | None:
-    """An @ without its model or without its prompt."""
-    if stop.word(-1) == "@":
-        cure = 'write a declared prompt, none, or a quoted string, as in base@"Be kind."'
-        return stop.error("@ has no prompt on its right", -1, -1, cure)
-    if stop.word(0) != "@":
+def _at_or_bar(stop: Stop) -> Mistake | None:
+    """An @ without its model or without its prompt; no stage after |."""
+    match stop.word(-1), stop.word(0):
+        case "@", _:
+            cure = 'write a declared prompt, none, or a quoted string, as in base@"Be kind."'
+            return "@ has no prompt on its right", -1, -1, cure
+        case _, "@" if stop.word(-2) == "@" and stop.finished:
+            return "a model takes one prompt", 0, 0, "remove one of the two"
+        case _, "@":
+            cure = "write one model's name before it, as in base@child"
+            return "@ has no model's name on its left", 0, 0, cure
+        case "|", "" | ")" | "," | "|":
+            return "| has no stage on its right", -1, -1, _STAGE
+        case "|", word:
+            what = {"NUMBER": "a number", "STRING": "a string"}.get(stop.kind(0), word)
+            return f"after | comes a stage, not {what}", 0, 0, _STAGE
+    return None
+
+
+def _next_operator(stop: Stop) -> Mistake | None:
+    """An operator after a stage, which takes only | after it; a second comparison in a row."""
+    operator, first = stop.word(0), stop.back_to(COMPARISONS)
+    if operator not in BINARY or not stop.finished:
         return None
-    if stop.word(-2) == "@" and stop.finished:
-        return stop.error("a model takes one prompt", 0, 0, "remove one of the two")
-    problem = "@ has no model's name on its left"
-    return stop.error(problem, 0, 0, "write one model's name before it, as in base@child")
-
-
-def _after_bar(stop: Stop) -> FormulaError | None:
-    """No stage after |."""
-    if stop.word(-1) != "|":
+    if stop.after_stage:
+        before = stop.source(stop.start(SEPARATORS), -1)
+        cure = "put the formula up to here in parentheses"
+        if len(before) <= 60:
+            cure = f"write ({before}) {operator} …"
+        return f"{operator} cannot follow a stage", 0, 0, cure
+    if operator not in COMPARISONS or first is None:
         return None
-    if stop.word(0) in ("", ")", ",", "|"):
-        return stop.error("| has no stage on its right", -1, -1, _STAGE)
-    what = {"NUMBER": "a number", "STRING": "a string"}.get(stop.kind(0), stop.word(0))
-    return stop.error(f"after | comes a stage, not {what}", 0, 0, _STAGE)
-
-
-def _after_stage(stop: Stop) -> FormulaError | None:
-    """An operator after a stage, which takes only | after it."""
-    operator = stop.word(0)
-    if operator not in BINARY or not stop.finished or not stop.after_stage:
-        return None
-    before = stop.source(stop.item_start(), -1)
-    cure = "put the formula up to here in parentheses"
-    if len(before) <= 60:
-        cure = f"write ({before}) {operator} …"
-    return stop.error(f"{operator} cannot follow a stage", 0, 0, cure)
-
-
-def _chained(stop: Stop) -> FormulaError | None:
-    """A second comparison in a row."""
-    first = stop.back_to(COMPARISONS)
-    if stop.word(0) not in COMPARISONS or not stop.finished or first is None:
-        return None
-    start, end = stop.comparison_start(), stop.comparison_end()
+    start, end = stop.start(AROUND_COMPARISON), stop.comparison_end()
     cure = "join two comparisons with and"
     if end > 0:
         middle = stop.source(first + 1, -1)
         left, right = f"{stop.source(start, first)} {middle}", stop.source(0, end)
         if len(left) + len(middle) + len(right) <= 80:
             cure = f"write {left} and {middle} {right}"
-    return stop.error("a comparison cannot be followed by another", start, max(end, 0), cure)
+    return "a comparison cannot be followed by another", start, max(end, 0), cure
 
 
-def _semicolon(stop: Stop) -> FormulaError | None:
+def _semicolon(stop: Stop) -> Mistake | None:
     """A ; that does not come directly before the first weighted argument."""
     cure = "write a comma, or ; directly before the first weighted argument: pmean(p; w: x)"
-    if stop.word(0) == ";":
-        if not stop.in_call:
-            return stop.error("; belongs only inside a call", 0, 0, "remove it")
-        if stop.word(-1) == "(":
-            return stop.error("; has no argument on its left", 0, 0, "remove it")
-        return stop.error("; comes once, before the first weighted argument", 0, 0, cure)
+    match stop.word(-1), stop.word(0):
+        case _, ";" if not stop.in_call:
+            return "; belongs only inside a call", 0, 0, "remove it"
+        case "(", ";":
+            return "; has no argument on its left", 0, 0, "remove it"
+        case _, ";":
+            return "; comes once, before the first weighted argument", 0, 0, cure
     semicolon = stop.back_to((";",))
-    if semicolon is None or stop.back_to((":",)) is not None:
+    unweighted = stop.word(0) in (")", ",", "=") or not stop.finished
+    if semicolon is None or stop.back_to((":",)) is not None or not unweighted:
         return None
-    if stop.word(0) not in (")", ",", "=") and stop.finished:
-        return None
-    problem = "; comes only before an argument with a weight"
-    return stop.error(problem, semicolon, semicolon, cure)
+    return "; comes only before an argument with a weight", semicolon, semicolon, cure
 
 
-def _left_operand(stop: Stop) -> FormulaError | None:
-    """Nothing before an operator or a separator."""
-    word = stop.word(0)
-    if stop.finished or stop.word(-1) in BINARY or stop.word(-1) == "not":
-        return None
-    before = stop.word(-1)
+def _operand(stop: Stop) -> Mistake | None:
+    """Nothing before or after an operator, before a separator, or between two values."""
+    before, word = stop.word(-1), stop.word(0)
+    if before in BINARY or before == "not":
+        if word == "not":
+            cure = "put not and its condition in parentheses"
+            return f"not cannot follow {before} directly", 0, 0, cure
+        if word in BINARY:
+            cure = "remove one, or write what belongs between them"
+            return f"{before} is followed by {word}", -1, 0, cure
+        return f"{before} has nothing on its right", -1, -1, "write what it works on"
+    if stop.finished:
+        if stop.kind(0) not in OPERANDS and word not in ("(", "not"):
+            return None
+        missing, cure = "an operator", "write one, such as + or *"
+        if stop.in_call:
+            missing, cure = "a comma or an operator", "write a comma between two arguments"
+        return f"{missing} is missing between {stop.shown(-1)} and {stop.shown(0)}", -1, 0, cure
     if word in BINARY:
-        return stop.error(f"{word} has nothing on its left", 0, 0, "write what it works on")
+        return f"{word} has nothing on its left", 0, 0, "write what it works on"
     if before == "=":
         name = stop.shown(-2)
-        problem, cure = f"{name} has no value", f"write one after =, as in {name}=1"
-        return stop.error(problem, -2, -1, cure)
-    if before == ":":
-        return stop.error("this weight has nothing after it", -1, -1, "write what it weighs")
-    if word == ":":
-        return stop.error("this weight is missing", 0, 0, "write it, as in 0.5: base")
-    if word == "=":
-        return stop.error("= has no name on its left", 0, 0, "write a name, as in k=10")
-    if before == "," and word in (",", ")"):
-        after = "another comma" if word == "," else "a closing parenthesis"
-        return stop.error(f"this comma is followed by {after}", -1, -1, "remove the comma")
-    if before == "," and not word:
-        return stop.error("a comma belongs inside parentheses", -1, -1, "remove it")
-    if word == ",":
-        return stop.error("this comma has nothing before it", 0, 0, "remove it")
-    if before == "(" and word == ")":
-        return stop.error("these parentheses are empty", -1, 0, "write a value in them")
-    return None
+        return f"{name} has no value", -2, -1, f"write one after =, as in {name}=1"
+    pairs = ((before, word), (before, "*"), ("*", word))
+    return next((_NOTHING_BEFORE[pair] for pair in pairs if pair in _NOTHING_BEFORE), None)
 
 
-def _right_operand(stop: Stop) -> FormulaError | None:
-    """Nothing after an operator."""
-    before, word = stop.word(-1), stop.word(0)
-    if before not in BINARY and before != "not":
-        return None
-    if word == "not":
-        problem = f"not cannot follow {before} directly"
-        return stop.error(problem, 0, 0, "put not and its condition in parentheses")
-    if word in BINARY:
-        cure = "remove one, or write what belongs between them"
-        return stop.error(f"{before} is followed by {word}", -1, 0, cure)
-    return stop.error(f"{before} has nothing on its right", -1, -1, "write what it works on")
-
-
-def _side_by_side(stop: Stop) -> FormulaError | None:
-    """Two values with nothing between them."""
-    if not stop.finished:
-        return None
-    if not (stop.kind(0) in ("NAME", "NUMBER", "STRING") or stop.word(0) in ("(", "not")):
-        return None
-    missing, cure = "an operator", "write one, such as + or *"
-    if stop.in_call:
-        missing, cure = "a comma or an operator", "write a comma between two arguments"
-    problem = f"{missing} is missing between {stop.shown(-1)} and {stop.shown(0)}"
-    return stop.error(problem, -1, 0, cure)
-
-
-def _separator(stop: Stop) -> FormulaError | None:
+def _separator(stop: Stop) -> Mistake | None:
     """A separator that belongs inside a call, or in another part of it."""
-    word, item = stop.word(0), stop.item_start()
-    if word == ",":
-        return stop.error("a comma belongs inside parentheses", 0, 0, "write one formula")
+    word, item = stop.word(0), stop.start(SEPARATORS)
     if word in ("=", ":") and stop.in_call and stop.word(item - 1) in ("=", ":"):
-        return stop.error("an argument has one name or one weight", 0, 0, "remove one")
-    if word == "=":
-        if stop.index == 1 and stop.kind(-1) == "NAME":
+        return "an argument has one name or one weight", 0, 0, "remove one"
+    match word:
+        case ",":
+            return "a comma belongs inside parentheses", 0, 0, "write one formula"
+        case "=" if stop.index == 1 and stop.kind(-1) == "NAME":
             cure = "write only what stands on the right of ="
-            return stop.error("a formula has no name of its own", -1, 0, cure)
-        if not stop.in_call:
+            return "a formula has no name of its own", -1, 0, cure
+        case "=" if stop.in_call:
+            return "only a name can stand on the left of =", item, -1, "write a name, as in k=10"
+        case "=":
             cure = "name an argument inside a call, as in top_k(k=10)"
-            return stop.error("= belongs only inside a call", 0, 0, cure)
-        problem = "only a name can stand on the left of ="
-        return stop.error(problem, item, -1, "write a name, as in k=10")
-    if word == ":":
-        if not stop.in_call:
+            return "= belongs only inside a call", 0, 0, cure
+        case ":" if not stop.in_call:
             cure = "write it in a call, as in mix(0.5: x, 0.5: y)"
-            return stop.error("a weight belongs only inside a call", 0, 0, cure)
-        if stop.after_stage:
-            return stop.error("a weight has no stages", item, -1, "write a scalar as the weight")
+            return "a weight belongs only inside a call", 0, 0, cure
+        case ":" if stop.after_stage:
+            return "a weight has no stages", item, -1, "write a scalar as the weight"
     return None
 
 
-_CASES = (
-    _doubled,
-    _glued,
-    _borrowed,
-    _prompt,
-    _after_bar,
-    _after_stage,
-    _chained,
-    _semicolon,
-    _left_operand,
-    _right_operand,
-    _side_by_side,
-    _separator,
-)
+_CASES = (_doubled, _glued, _borrowed, _at_or_bar, _next_operator, _semicolon, _operand, _separator)

@@ -76,15 +76,11 @@ def _tree(formula: str) -> Node:
     except UnexpectedCharacters as error:
         raise bad_character(formula, cast(int, error.pos_in_stream)) from None
     _check_parentheses(tokens)
-    for i, token in enumerate(tokens):
+    for i, token in enumerate([*tokens, None]):
         try:
-            parser.feed_token(token)
+            piece = parser.feed_token(token) if token else parser.feed_eof(tokens[-1])
         except UnexpectedToken:
             raise bad_token(formula, tokens, i) from None
-    try:
-        piece = parser.feed_eof(tokens[-1])
-    except UnexpectedToken:
-        raise bad_token(formula, tokens, len(tokens)) from None
     return cast(Node, piece.node)
 
 
@@ -112,22 +108,22 @@ def _check_parentheses(tokens: Sequence[Token]) -> None:
             opened.append(token)
             if len(opened) > PARENTHESES:
                 problem = f"a formula may have at most {PARENTHESES} parentheses inside each other"
-                _refuse(problem, _span(token), "write a flatter formula")
+                _refuse(problem, _span([token]), "write a flatter formula")
         elif token == ")":
             if not opened:
                 cure = "remove it, or write its ( further left"
-                _refuse("this parenthesis closes nothing", _span(token), cure)
+                _refuse("this parenthesis closes nothing", _span([token]), cure)
             opened.pop()
     if opened:
-        _refuse("this parenthesis is never closed", _span(opened[-1]), "write its ) further right")
+        _refuse("this parenthesis is never closed", _span(opened[-1:]), "write its ) further right")
 
 
 class _Piece(NamedTuple):
-    """A node, its extent with any parentheses around it, and how deep it is in both counts."""
+    """A node, its extent with any parentheses (as a token has), and its depth in both counts."""
 
     node: Any
-    start: int
-    end: int
+    start_pos: int
+    end_pos: int
     nesting: int = 0
     depth: int = 0
 
@@ -136,7 +132,7 @@ class _Builder:
     """One method per alias of formula.lark, called by the parser with the children of its rule."""
 
     def number(self, children: list[Token]) -> _Piece:
-        return _leaf(Number(read_number(children[0], _span(children[0])), _span(children[0])))
+        return _leaf(Number(read_number(children[0], _span(children)), _span(children)))
 
     def string(self, children: list[Token]) -> _Piece:
         return _leaf(_text(children[0]))
@@ -145,96 +141,78 @@ class _Builder:
         return _leaf(_name(children[0]))
 
     def bare(self, children: list[Token]) -> _Piece:
-        return _leaf(Call(_name(children[0]), (), _span(children[0])))
+        return _leaf(Call(_name(children[0]), (), _span(children)))
 
     def prompted(self, children: list[Token]) -> _Piece:
         model, _, prompt = children
-        span = Span(_span(model).start, _span(prompt).end)
         value = _name(prompt) if prompt.type == "NAME" else _text(prompt)
-        return _leaf(Prompted(_name(model), value, span))
+        return _leaf(Prompted(_name(model), value, _span(children)))
 
     def group(self, children: list[Any]) -> _Piece:
-        opened, inside, closed = children
-        return cast(_Piece, inside._replace(start=_span(opened).start, end=_span(closed).end))
+        inside: _Piece = children[1]
+        start, end = _span(children)
+        return inside._replace(start_pos=start, end_pos=end)
 
     def tuple(self, children: list[Any]) -> _Piece:
-        items = [child for child in children if isinstance(child, _Piece)]
-        span = Span(_span(children[0]).start, _span(children[-1]).end)
-        return _around(Tuple(tuple(piece.node for piece in items), span), items)
+        return _around(Tuple(_nodes(children), _span(children)), children)
 
     def unary(self, children: list[Any]) -> _Piece:
         op, operand = children
-        return _around(Unary(str(op), operand.node, Span(_span(op).start, operand.end)), [operand])
+        return _around(Unary(str(op), operand.node, _span(children)), children)
 
     def binary(self, children: list[Any]) -> _Piece:
         left, op, right = children
-        node = Binary(str(op), left.node, right.node, Span(left.start, right.end))
-        return _around(node, [left, right], spine=op != "**")
+        node = Binary(str(op), left.node, right.node, _span(children))
+        return _around(node, children, spine=op != "**")
 
     def staged(self, children: list[Any]) -> _Piece:
-        parts = [child for child in children if isinstance(child, _Piece)]
-        head, *stages = parts
-        span = Span(head.start, stages[-1].end)
-        return _around(Pipeline(head.node, tuple(piece.node for piece in stages), span), parts)
+        head, *stages = _nodes(children)
+        return _around(Pipeline(head, tuple(stages), _span(children)), children)
 
     def call(self, children: list[Any]) -> _Piece:
-        parts = [child for child in _flat(children) if isinstance(child, _Piece)]
-        arguments = tuple(piece.node for piece in parts)
+        arguments = _nodes(children)
         _check_keywords(arguments)
-        span = Span(_span(children[0]).start, _span(children[-1]).end)
-        return _around(Call(_name(children[0]), arguments, span), parts)
-
-    def arguments(self, children: list[Any]) -> list[Any]:
-        return children
+        return _around(Call(_name(children[0]), arguments, _span(children)), children)
 
     def plain(self, children: list[_Piece]) -> _Piece:
-        value = children[0]
-        return _argument(Argument(value.node, span=Span(value.start, value.end)), [value])
+        return _around(Argument(children[0].node, span=_span(children)), children)
 
     def keyword(self, children: list[Any]) -> _Piece:
         name, _, value = children
-        span = Span(_span(name).start, value.end)
-        return _argument(Argument(value.node, _name(name), span=span), [value])
+        return _around(Argument(value.node, _name(name), span=_span(children)), children)
 
     def weighted(self, children: list[Any]) -> _Piece:
         weight, _, value = children
-        span = Span(weight.start, value.end)
-        return _argument(Argument(value.node, weight=weight.node, span=span), [weight, value])
+        node = Argument(value.node, weight=weight.node, span=_span(children))
+        return _around(node, children)
 
 
 def _leaf(node: Node) -> _Piece:
     return _Piece(node, *node.span)
 
 
-def _argument(node: Argument, parts: Sequence[_Piece]) -> _Piece:
-    """An argument's piece: one deeper than its parts, though it nests no deeper for a reader."""
-    nesting, depth = max(part.nesting for part in parts), max(part.depth for part in parts)
-    return _Piece(node, *node.span, nesting, depth + 1)
+def _around(node: Node | Argument, children: Sequence[Any], spine: bool = False) -> _Piece:
+    """The piece of a node over the pieces of ``children``, unless it passes a limit.
 
-
-def _around(node: Node, parts: Sequence[_Piece], spine: bool = False) -> _Piece:
-    """The piece of a node over ``parts``, unless it passes a limit.
-
-    On a ``spine``, as in a + b + c, the first part nests no deeper than the whole.
+    On a ``spine``, as in a + b + c, the first part nests no deeper than the whole. An argument
+    is one deeper than its parts, though it nests no deeper for a reader.
     """
-    nested = [part.nesting + 1 for part in parts]
-    if spine:
-        nested[0] -= 1
-    piece = _Piece(
-        node, *node.span, max(nested, default=1), 1 + max((part.depth for part in parts), default=0)
-    )
-    if piece.nesting > NESTING:
+    parts = [child for child in children if isinstance(child, _Piece)]
+    depth = 1 + max((part.depth for part in parts), default=0)
+    if isinstance(node, Argument):
+        return _Piece(node, *node.span, max(part.nesting for part in parts), depth)
+    nesting = max((part.nesting + (i > 0 or not spine) for i, part in enumerate(parts)), default=1)
+    if nesting > NESTING:
         problem = f"a formula may have at most {NESTING} operators and calls inside each other"
         _refuse(problem, node.span, "write a flatter formula")
-    if piece.depth > DEPTH:
+    if depth > DEPTH:
         problem = f"a formula may have at most {DEPTH} operators and arguments inside each other"
         _refuse(problem, node.span, "put parts of it in parentheses, or write fewer terms")
-    return piece
+    return _Piece(node, *node.span, nesting, depth)
 
 
-def _flat(children: list[Any]) -> list[Any]:
-    """The children of a call, with those of its list of arguments among them."""
-    return [item for child in children for item in (child if type(child) is list else [child])]
+def _nodes(children: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(child.node for child in children if isinstance(child, _Piece))
 
 
 def _check_keywords(arguments: Sequence[Argument]) -> None:
@@ -253,15 +231,16 @@ def _check_keywords(arguments: Sequence[Argument]) -> None:
 
 
 def _name(token: Token) -> Name:
-    return Name(str(token), _span(token))
+    return Name(str(token), _span([token]))
 
 
 def _text(token: Token) -> Text:
-    return Text(read_string(token, _span(token)), _span(token))
+    return Text(read_string(token, _span([token])), _span([token]))
 
 
-def _span(token: Token) -> Span:
-    return Span(cast(int, token.start_pos), cast(int, token.end_pos))
+def _span(children: Sequence[Any]) -> Span:
+    """From the first to the last of some tokens and pieces."""
+    return Span(children[0].start_pos, children[-1].end_pos)
 
 
 def _refuse(problem: str, span: Span, cure: str) -> NoReturn:

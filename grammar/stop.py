@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 COMPARISONS = ("<", "<=", ">", ">=")
 BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
-_SEPARATORS = (",", ";", ":", "=")
-_OPERANDS = ("NAME", "NUMBER", "STRING")
+SEPARATORS = (",", ";", ":", "=")  # of arguments, tuple items and formulas
+AROUND_COMPARISON = (*SEPARATORS, "and", "or", "not", "|")
+OPERANDS = ("NAME", "NUMBER", "STRING")
 
 
-def fit(word: str, length: int = 30) -> str:
-    """A word for a message: on one line, and not much longer than ``length``."""
+def fit(word: str) -> str:
+    """A word for a message: on one line, and not much longer than 30 characters."""
     line = printable(word)
-    return line if len(line) <= length else f"{line[: length - 10]}…{line[-1]}"
+    return line if len(line) <= 30 else f"{line[:20]}…{line[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +39,21 @@ class Stop:
 
     def word(self, offset: int) -> str:
         """The token's text; empty before the first and after the last."""
-        at = self.index + offset
-        return str(self.tokens[at]) if 0 <= at < len(self.tokens) else ""
+        return str(self._token(offset) or "")
 
     def kind(self, offset: int) -> str:
         """The token's terminal, as formula.lark names it; empty where ``word`` is."""
-        at = self.index + offset
-        return self.tokens[at].type if 0 <= at < len(self.tokens) else ""
+        token = self._token(offset)
+        return token.type if token else ""
 
     def touching(self, offset: int) -> bool:
         """No space between the token and the next one."""
-        at = self.index + offset
-        if not 0 <= at < len(self.tokens) - 1:
-            return False
-        return self.tokens[at].end_pos == self.tokens[at + 1].start_pos
+        token, after = self._token(offset), self._token(offset + 1)
+        return token is not None and after is not None and token.end_pos == after.start_pos
 
     def source(self, first: int, last: int) -> str:
         """The text from one token to another, both included, on one line."""
-        return fit(self.formula[self._start(first) : self._end(last)], len(self.formula))
+        return printable(self.formula[self._start(first) : self._end(last)])
 
     def shown(self, offset: int) -> str:
         """The token, as a message shows it."""
@@ -69,82 +67,64 @@ class Stop:
     @property
     def finished(self) -> bool:
         """A value ends just before it, so that an operator could come."""
-        return self.kind(-1) in _OPERANDS or self.word(-1) == ")"
+        return self.kind(-1) in OPERANDS or self.word(-1) == ")"
 
     @property
     def in_call(self) -> bool:
         """The innermost open bracket is that of a call."""
-        opened = self._opened()
+        _, opened = self._leftwards()
         return opened is not None and self.kind(opened - 1) == "NAME"
 
     @property
     def after_stage(self) -> bool:
         """The value that ends just before it is a stage."""
-        at = -1
-        if self.word(at) == ")":
-            at = self._partner(at) - 1
-        return self.kind(at) == "NAME" and self.word(at - 1) == "|"
+        name = next(iter(self._leftwards()[0]), 0)
+        return name < 0 and self.kind(name) == "NAME" and self.word(name - 1) == "|"
 
     def back_to(self, words: Collection[str]) -> int | None:
         """The nearest of ``words`` to the left, inside the same bracket."""
-        return next((at for at in self._leftwards() if self.word(at) in words), None)
+        return next((at for at in self._leftwards()[0] if self.word(at) in words), None)
 
-    def item_start(self) -> int:
-        """The first token of the argument, tuple item or formula around it."""
-        return self._after(_SEPARATORS)
-
-    def comparison_start(self) -> int:
-        """The first token of the comparison around it."""
-        return self._after((*_SEPARATORS, "and", "or", "not", "|"))
+    def start(self, words: Collection[str]) -> int:
+        """The token after the nearest of ``words`` or the open bracket, else the first of all."""
+        offsets, opened = self._leftwards()
+        first = next((at for at in offsets if self.word(at) in words), opened)
+        return -self.index if first is None else first + 1
 
     def comparison_end(self) -> int:
         """The last token of the comparison around it; 0 where nothing follows."""
         at, depth = 1, 0
-        stops = (*_SEPARATORS, "and", "or", "not", "|", *COMPARISONS, "")
-        while depth or self.word(at) not in stops:
+        while depth or self.word(at) not in (*AROUND_COMPARISON, *COMPARISONS, ""):
             depth += {"(": 1, ")": -1}.get(self.word(at), 0)
             if depth < 0:
                 break
             at += 1
         return at - 1
 
-    def _after(self, words: Collection[str]) -> int:
-        at = self.back_to(words)
-        if at is None:
-            at = self._opened()
-        return -self.index if at is None else at + 1
+    def _leftwards(self) -> tuple[list[int], int | None]:
+        """The offsets to the left inside the same bracket, nearest first, and the bracket's own.
 
-    def _leftwards(self) -> list[int]:
-        """The offsets to the left inside the same bracket, nearest first; brackets left out."""
-        offsets, at = [], -1
-        while self.word(at) not in ("", "("):
-            if self.word(at) == ")":
-                at = self._partner(at)
-            else:
+        What other brackets hold is left out; brackets are known to match.
+        """
+        offsets: list[int] = []
+        depth = 0
+        for at in range(-1, -self.index - 1, -1):
+            word = self.word(at)
+            depth += {")": 1, "(": -1}.get(word, 0)
+            if depth < 0:
+                return offsets, at
+            if depth == 0 and word != "(":
                 offsets.append(at)
-            at -= 1
-        return offsets
+        return offsets, None
 
-    def _opened(self) -> int | None:
-        """The innermost bracket that is open here."""
-        at = -1
-        while self.word(at) not in ("", "("):
-            at = self._partner(at) - 1 if self.word(at) == ")" else at - 1
-        return at if self.word(at) else None
-
-    def _partner(self, closed: int) -> int:
-        """The opening bracket of a closing one; brackets are known to match."""
-        at, depth = closed, 0
-        while True:
-            depth += {")": 1, "(": -1}.get(self.word(at), 0)
-            if depth == 0:
-                return at
-            at -= 1
+    def _token(self, offset: int) -> Token | None:
+        at = self.index + offset
+        return self.tokens[at] if 0 <= at < len(self.tokens) else None
 
     def _start(self, offset: int) -> int:
-        at = self.index + offset
-        return cast(int, self.tokens[at].start_pos) if at < len(self.tokens) else len(self.formula)
+        token = self._token(offset)
+        return cast(int, token.start_pos) if token else len(self.formula)
 
     def _end(self, offset: int) -> int:
-        at = self.index + offset
-        return cast(int, self.tokens[at].end_pos) if at < len(self.tokens) else self._start(at) + 1
+        token = self._token(offset)
+        return cast(int, token.end_pos) if token else len(self.formula) + 1

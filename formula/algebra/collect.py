@@ -10,21 +10,11 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
-from ...grammar import (
-    Argument,
-    Call,
-    FormulaError,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Span,
-    Text,
-    Unary,
-)
+from ...grammar import Argument, Call, Name, Node, Number, Pipeline, Prompted, Span, Text, Unary
+from ...grammar.errors import Marked
 from ...grammar.tree import left_spine
 from ..names import NONE, Names
 from ..nodes import Atom, Linear, Read, Scalar, short_text
@@ -41,7 +31,7 @@ QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
 Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
 
 
-class Collector:
+class Collector(Marked):
     """Collects one formula's like terms.
 
     Each coefficient is a sympy expression while collecting, and one of our own scalar expressions
@@ -51,16 +41,14 @@ class Collector:
         spans: where each term was first written.
     """
 
-    def __init__(
-        self, source: str, names: Names, build: Callable[[Call | Pipeline], Atom | None]
-    ) -> None:
-        """Collect over ``names``; ``build`` makes operators, and returns None for a number."""
+    def __init__(self, source: str, names: Names, build: Callable[..., Atom | None]) -> None:
+        """Collect over ``names``; ``build`` makes the atom of a node, or None for a number."""
         import sympy
 
         self.spans: dict[Term, Span] = {}
         self._build = build
-        self._sympy, self._source, self._names = sympy, source, names
-        self._symbols: dict[Expression, Any] = {}
+        self._sympy, self.source, self._names = sympy, source, names
+        self._symbol = cache(self._new_symbol)
         self._meanings: dict[Any, Expression] = {}
 
     def linear(self, node: Node) -> Linear:
@@ -80,10 +68,8 @@ class Collector:
                 what = f"the coefficient of {short_text(atom)}"
                 parts.append((Scalar(coefficient, what, span=span), atom))
         if not parts:
-            raise self._error(
-                "every model in this expression cancels out", node.span,
-                "its collected coefficients are all zero",
-            )  # fmt: skip
+            problem = "every model in this expression cancels out"
+            raise self.error(problem, node.span, "its collected coefficients are all zero")
         return Linear(tuple(sorted(parts, key=lambda part: _order(part[1]))), shift)
 
     def total(self, node: Node, span: Span) -> Scalar:
@@ -122,30 +108,26 @@ class Collector:
 
     def _head(self, node: Node) -> Sum:
         match node:
-            case Name() if node.name not in self._names.params:
-                return self._atom(Read(Term(node.name)), node.span)
+            case Name(name) if name not in self._names.params:
+                return self._atom(Read(self._term(node)), node.span)
             case Prompted():
-                return self._atom(Read(self._prompted(node)), node.span)
+                return self._atom(Read(self._term(node)), node.span)
             case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                term = self._prompted(inner) if isinstance(inner, Prompted) else Term(inner.name)
-                return self._atom(Read(replace(term, aligned=True)), node.span)
-            case Call() | Pipeline():
-                built = self._build(node)
-                if built is not None:
-                    return self._atom(built, node.span)
-                return {None: (self._scalar(node), node.span)}
-            case Unary(op=op):
-                sign = -1 if op == "-" else 1
-                return _scaled(self._linear(node.operand), sign)
-            case _:
-                return {None: (self._scalar(node), node.span)}
+                return self._atom(Read(replace(self._term(inner), aligned=True)), node.span)
+            case Call() | Pipeline() if (built := self._build(node)) is not None:
+                return self._atom(built, node.span)
+            case Unary(op, operand):
+                return _scaled(self._linear(operand), -1 if op == "-" else 1)
+        return {None: (self._scalar(node), node.span)}
 
     def _atom(self, atom: Atom, span: Span) -> Sum:
         if isinstance(atom, Read):
             self.spans.setdefault(atom.term, span)
         return {atom: (self._sympy.S.One, span)}
 
-    def _prompted(self, node: Prompted) -> Term:
+    def _term(self, node: Name | Prompted) -> Term:
+        if isinstance(node, Name):
+            return Term(node.name)
         match node.prompt:
             case Text(value):
                 return Term(node.model.name, system=value)
@@ -174,50 +156,45 @@ class Collector:
         if base.is_Rational:
             small = abs(base.p) <= 1 and base.q == 1
             if not small and _bits(base) * abs(power) > DIGITS:
-                raise self._error("this number is too large to work with", span)
+                raise self.error("this number is too large to work with", span)
         elif abs(power) > EXPONENT:
-            raise self._error(f"a power of a parameter may be at most {EXPONENT}", span)
+            raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
         if power < 0:
             self._divisible(base, span)
         return base**power
 
     def _divisible(self, value: Any, span: Span) -> None:
         if value == 0 or self._simplify(value, span) == Constant(Fraction(0)):
-            raise self._error("this divides by zero", span)
+            raise self.error("this divides by zero", span)
 
     def _opaque(self, expression: Apply, span: Span) -> Any:
         """The value where the arguments are constants, else a symbol for the expression."""
         if not all(isinstance(argument, Constant) for argument in expression.arguments):
             return self._symbol(expression)
-        try:
-            value = evaluate(expression, {})
-        except (ArithmeticError, ValueError):
-            value = math.nan
+        value = evaluate(expression, {})
         if not math.isfinite(value):
-            raise self._error(f"{show(expression)} is not a finite number", span)
+            raise self.error(f"{show(expression)} is not a finite number", span)
         exact = Fraction(value)
         return self._sympy.Rational(exact.numerator, exact.denominator)
 
-    def _symbol(self, expression: Expression) -> Any:
-        if expression not in self._symbols:
-            # sympy orders symbols by name: without one, by which was written first.
-            symbol = self._sympy.Dummy(show(expression), real=True)
-            self._symbols[expression] = symbol
-            self._meanings[symbol] = expression
-        return self._symbols[expression]
+    def _new_symbol(self, expression: Expression) -> Any:
+        # sympy orders symbols by name: without one, by which was written first.
+        symbol = self._sympy.Dummy(show(expression), real=True)
+        self._meanings[symbol] = expression
+        return symbol
 
     def _simplify(self, value: Any, span: Span) -> Expression:
         value = self._sympy.sympify(value)  # an int of ours, never text
         if _terms(value) > TERMS:
-            raise self._error("this coefficient is too long when it is multiplied out", span)
+            raise self.error("this coefficient is too long when it is multiplied out", span)
         if not value.is_number:
             over, under = value.as_numer_denom()
             ratio, terms = not under.is_number, _terms(over) + _terms(under)
             if ratio and (terms > TERMS or _monomials(over, under) > QUOTIENT):
-                raise self._error("this quotient is too long when it is multiplied out", span)
+                raise self.error("this quotient is too long when it is multiplied out", span)
             value = self._sympy.cancel(over / under) if ratio else self._sympy.expand(value)
         if any(_bits(number) > DIGITS for number in value.atoms(self._sympy.Rational)):
-            raise self._error("this number is too large to work with", span)
+            raise self.error("this number is too large to work with", span)
         return self._ours(value)
 
     def _ours(self, value: Any) -> Expression:
@@ -230,9 +207,6 @@ class Collector:
             return Apply("**", tuple(inner))
         inner.sort(key=lambda item: (not isinstance(item, Constant), show(item)))
         return Apply("+" if value.is_Add else "*", tuple(inner))
-
-    def _error(self, problem: str, span: Span, cure: str = "") -> FormulaError:
-        return FormulaError(problem, self._source, span, cure)
 
 
 def _order(atom: Atom) -> tuple[object, ...]:

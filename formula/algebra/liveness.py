@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..nodes import Node, Read, Scalar, children, weighted_children
+from ..nodes import Node, Read, Scalar, children
 from ..plan import Plan
 from ..terms import Term
 from ..words.operators import Where
@@ -20,10 +20,4 @@ def always(node: Node) -> set[Node]:
 
 def needed(plan: Plan, node: Node, values: Sequence[float]) -> set[Term]:
     """The terms that a row with these values depends on: those behind no coefficient of 0."""
-    if isinstance(node, Read):
-        return {node.term}
-    return set().union(*(
-        needed(plan, child, values)
-        for number, child in weighted_children(node)
-        if number is None or values[plan.columns[number]] != 0
-    ))  # fmt: skip
+    return {below.term for below in plan.running(node, values) if isinstance(below, Read)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...grammar import Argument, Call, FormulaError, Node, Span, did_you_mean
@@ -23,42 +22,42 @@ def match_arguments(call: Call, cls: type[Signature], source: str) -> MatchedArg
     Raises:
         FormulaError: unknown, doubled or missing arguments, or weights where none are taken.
     """
-    signature = cls.arguments()
-    rest = next((k for k, v in signature.items() if v.metadata["kind"] in ("many", "weighted")), "")
-    weighted = bool(rest) and signature[rest].metadata["kind"] == "weighted"
-    names = [name for name in signature if name != rest]
-    matched, position = MatchedArguments(), 0
+
+    def error(problem: str, span: Span, cure: str = "") -> FormulaError:
+        return FormulaError(f"{cls.name} {problem}", source, span, cure)
+
+    rest = {item.metadata["kind"]: key for key, item in cls.arguments().items()}
+    weighted, others = rest.get("weighted"), rest.get("many") or rest.get("weighted")
+    names = [name for name in cls.arguments() if name != others]
+    unnamed = iter(names)
+    matched = MatchedArguments()
     for argument in call.arguments:
         if argument.weight is not None:
             if not weighted:
-                raise _error(f"{cls.name} takes no weighted arguments", source, argument.span)
+                raise error("takes no weighted arguments", argument.span)
             matched.many.append(argument)
             continue
         if argument.name is not None:
             key = argument.name.name
             if key not in names:
                 cure = did_you_mean(key, names)
-                raise _error(f"{cls.name} has no argument {key}", source, argument.name.span, cure)
-        elif position < len(names):
-            key = names[position]
-            position += 1
-        elif rest and not weighted:
-            matched.many.append(argument)
-            continue
-        else:
-            raise _error(
-                _too_many(cls, names, weighted), source, argument.span, f"write {usage(cls)}"
-            )
+                raise error(f"has no argument {key}", argument.name.span, cure)
+        elif not (key := next(unnamed, "")):
+            if others and not weighted:
+                matched.many.append(argument)
+                continue
+            most = f"at most {len(names)} argument{'s' if len(names) > 1 else ''}"
+            problem = f"takes {'weighted arguments' if weighted else most}"
+            raise error(problem, argument.span, f"write {usage(cls)}")
         if key in matched.single:
-            raise _error(f"{cls.name} is given {key} twice", source, argument.span)
+            raise error(f"is given {key} twice", argument.span)
         matched.single[key] = argument.value
-    missing = [key for key in cls.required() if key != rest and key not in matched.single]
-    if missing:
-        problem = f"{cls.name} needs its argument {missing[0]}"
-        raise _error(problem, source, call.span, f"write {usage(cls)}")
-    if rest and len(matched.many) < (1 if weighted else 2):
+    for key in cls.required():
+        if key != others and key not in matched.single:
+            raise error(f"needs its argument {key}", call.span, f"write {usage(cls)}")
+    if others and len(matched.many) < (1 if weighted else 2):
         wanted = "weighted scores" if weighted else "two scores or more"
-        raise _error(f"{cls.name} takes {wanted}", source, call.span, f"write {usage(cls)}")
+        raise error(f"takes {wanted}", call.span, f"write {usage(cls)}")
     return matched
 
 
@@ -77,14 +76,3 @@ def usage(cls: type[Signature]) -> str:
                 parts.append(key)
     joined = ", ".join(parts)
     return f"{cls.name}({joined})".replace("p, 0.5:", "p; 0.5:")
-
-
-def _too_many(cls: type[Signature], names: Iterable[str], weighted: bool) -> str:
-    if weighted:
-        return f"{cls.name} takes weighted arguments"
-    names = list(names)
-    return f"{cls.name} takes at most {len(names)} argument{'s' if len(names) > 1 else ''}"
-
-
-def _error(problem: str, source: str, span: Span, cure: str = "") -> FormulaError:
-    return FormulaError(problem, source, span, cure)

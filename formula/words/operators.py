@@ -9,18 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import (
-    Limits,
-    Shift,
-    Signature,
-    condition,
-    derived,
-    many,
-    model,
-    number,
-    scores,
-    weighted,
-)
+from .signature import Shift, Signature, condition, derived, many, model, number, scores, weighted
 
 OPERATORS: dict[str, type[Operator]] = {}
 STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
@@ -79,7 +68,7 @@ class Temp(Operator, name="temp"):
 
     on_shift = Shift.ABSORBED
     x: Any = scores()
-    t: Any = number(Limits(0, above=True))
+    t: Any = number(low=0, above=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ class Plausible(Operator, name="plausible"):
 
     on_shift = Shift.PASSED
     x: Any = scores()
-    alpha: Any = number(Limits(0, 1))
+    alpha: Any = number(low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ class Limits:
         return None
 
 
+UNLIMITED = Limits()
+
+
 class Shift(Enum):
     """The effect on a value of one number added to all the scores that it is made of."""
 
@@ -78,10 +81,10 @@ def _argument(kind: str, default: Any = MISSING, **more: Any) -> Any:
     return field(default=default, metadata={"kind": kind, **more})
 
 
-def number(limits: Limits | None = None, default: float | None = None) -> Any:
-    """A field that holds a number: a ``Scalar`` once planned."""
+def number(default: float | None = None, **limits: Any) -> Any:
+    """A field that holds a number within ``Limits(**limits)``: a ``Scalar`` once planned."""
     own = MISSING if default is None else default
-    return _argument("number", own, limits=limits or Limits())
+    return _argument("number", own, limits=Limits(**limits))
 
 
 def choice(*options: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Limits, Shift, Signature, choice, label, number, pair, reward
+from .signature import Shift, Signature, choice, label, number, pair, reward
 
 STAGES: dict[str, type[Stage]] = {}
 
@@ -26,8 +26,8 @@ class Rerank(Stage, name="rerank"):
 
     on_shift = Shift.PASSED
     reward: Any = reward()
-    k: Any = number(Limits(1, integer=True, tokens=True), 10)
-    w: Any = number(default=1)
+    k: Any = number(10, low=1, integer=True, tokens=True)
+    w: Any = number(1)
     norm: str = choice("none", "center", "minmax", "prefix")
     clamp: Any = pair()
     keep: str = choice("candidates", "all")
@@ -39,7 +39,7 @@ class TopK(Stage, name="top_k"):
     """Masks every token below the k-th best (transformers' TopKLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    k: Any = number(Limits(1, integer=True, tokens=True))
+    k: Any = number(low=1, integer=True, tokens=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TopP(Stage, name="top_p"):
     """Keeps the fewest tokens whose probabilities reach p (transformers' TopPLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    p: Any = number(Limits(0, 1, above=True))
+    p: Any = number(low=0, high=1, above=True)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MinP(Stage, name="min_p"):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    p: Any = number(Limits(0, 1))
+    p: Any = number(low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Temperature(Stage, name="temperature"):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    t: Any = number(Limits(0, above=True))
+    t: Any = number(low=0, above=True)
 
 
 @dataclass(frozen=True)
 class RepetitionPenalty(Stage, name="repetition_penalty"):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
-    x: Any = number(Limits(0, above=True))
+    x: Any = number(low=0, above=True)
 
 
 @dataclass(frozen=True)
@@ -89,27 +89,27 @@ class Search(Stage):
 class BestOf(Search, name="best_of"):
     """Draws n completions and answers with the best by r."""
 
-    n: Any = number(Limits(1, 4096, integer=True))
+    n: Any = number(low=1, high=4096, integer=True)
 
 
 @dataclass(frozen=True)
 class Blockwise(Search, name="blockwise"):
     """Draws blocks from each beam and continues the best beams by r, block by block."""
 
-    beams: Any = number(Limits(1, 4096, integer=True), 1)
-    samples: Any = number(Limits(1, 4096, integer=True), 4)
-    length: Any = number(Limits(1, integer=True), 32)
+    beams: Any = number(1, low=1, high=4096, integer=True)
+    samples: Any = number(4, low=1, high=4096, integer=True)
+    length: Any = number(32, low=1, integer=True)
 
 
 @dataclass(frozen=True)
 class Reject(Search, name="reject"):
     """Draws segments, each up to where the scores are unsure, until r accepts one (CARDS)."""
 
-    target: Any = number(default=8.5)
-    entropy: Any = number(Limits(0), 3)
-    beta: Any = number(Limits(0), 0.7)
-    alpha: Any = number(Limits(0, 1), 0.5)
-    shortest: Any = number(Limits(1, integer=True), 4)
-    longest: Any = number(Limits(1, integer=True), 64)
-    retries: Any = number(Limits(0, 4096, integer=True), 20)
-    samples: Any = number(Limits(1, 4096, integer=True), 1)
+    target: Any = number(8.5)
+    entropy: Any = number(3, low=0)
+    beta: Any = number(0.7, low=0)
+    alpha: Any = number(0.5, low=0, high=1)
+    shortest: Any = number(4, low=1, integer=True)
+    longest: Any = number(64, low=1, integer=True)
+    retries: Any = number(20, low=0, high=4096, integer=True)
+    samples: Any = number(1, low=1, high=4096, integer=True)
