@@ -37,7 +37,6 @@ class TableLane(RowLane):
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
-        """Put prompts in rows; no forward is needed."""
         yield from ()
         cached = [len(ids) for ids in prompts]
         return lambda: self.rows.admit(prompts, cached, adapters)
@@ -51,7 +50,6 @@ class TableLane(RowLane):
     capturable = True
 
     def graph_key(self, ahead: int) -> Hashable:
-        """How many rows there are."""
         return self.rows.count
 
 
@@ -74,11 +72,9 @@ class TableModel(TableLane):
         return cls(torch.randn(vocabulary, vocabulary, generator=generator), eos)
 
     def logits(self) -> Tensor:
-        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
         return self.table[self.rows.last_tokens(), : self.vocabulary]
 
     def logits_of_last(self, tokens: int) -> Tensor:
-        """``(rows, tokens, V)`` logits after each of the last tokens of every text."""
         ids = self.rows.texts[: self.rows.count].gather(1, self.rows.last_positions(tokens))
         return self.table[ids, : self.vocabulary]
 
@@ -101,7 +97,6 @@ class RuleReward(TableLane):
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         return f"table, {candidates} looked up"
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:

@@ -37,7 +37,9 @@ def grouped_attention(
     """
     n, heads, q, size = query.shape
     groups = key.shape[1]
-    folds = q <= MAX_QUERIES and heads != groups and _for_all_heads(attention_mask, settings)
+    one_mask = attention_mask is not None and attention_mask.shape[1] == 1  # for all heads
+    folds = one_mask and q <= MAX_QUERIES and heads != groups
+    folds = folds and settings.get("position_bias") is None
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
@@ -50,11 +52,6 @@ def grouped_attention(
     )
     # (n, each * q, groups, size) back to heads in their order
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
-
-
-def _for_all_heads(mask: Tensor | None, settings: dict[str, Any]) -> bool:
-    """Whether there is a mask, and it is the same for all heads."""
-    return mask is not None and mask.shape[1] == 1 and settings.get("position_bias") is None
 
 
 class _NoRepeat:

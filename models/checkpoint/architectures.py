@@ -63,11 +63,9 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
             name,
         )
     if _is_bidirectional(text, cls):
-        raise ModelError(
-            f"{name} is an encoder ({config.model_type}), which reads both ways",
-            "use a causal model; encoders as reward models are not available yet",
-            name,
-        )
+        problem = f"{name} is an encoder ({config.model_type}), which reads both ways"
+        cure = "use a causal model; encoders as reward models are not available yet"
+        raise ModelError(problem, cure, name)
     kinds, recurrent = _other_layers(text)
     arguments = inspect.signature(cls.forward).parameters
     if recurrent or getattr(cls, "_is_stateful", False):

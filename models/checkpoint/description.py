@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
 from ..errors import ModelError, first_line
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
-from .hub import commit_of, explain_hub_error
+from .hub import cached, commit_of, hub_error
 from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
 
@@ -90,27 +92,20 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
 
 def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     """The folder of a checkpoint, local or in the hub's cache, and its commit on the hub."""
-    from transformers.utils.hub import cached_file
-
     assert spec.path is not None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
     if looks_local and not os.path.isdir(spec.path):
         searched = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
-        raise ModelError(
-            f"there is no folder {spec.path} for the model {name}{searched}",
-            "give a folder that save_pretrained wrote, or a hub id",
-            name,
-        )
+        problem = f"there is no folder {spec.path} for the model {name}{searched}"
+        raise ModelError(problem, "give a folder that save_pretrained wrote, or a hub id", name)
     if os.path.isdir(spec.path):
         return spec.path, None
     try:
-        file = cached_file(spec.path, "config.json", revision=spec.revision or "main")
+        file = cached(spec.path, "config.json", spec.revision)
     except OSError as error:
-        problem, cure = explain_hub_error(error, spec.path, spec.revision) or (
-            f"{spec.path} cannot be found: {first_line(error)}",
-            "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
-        )
-        raise ModelError(f"the model {name}: {problem}", cure, name) from error
+        cure = "give a folder that save_pretrained wrote, or a hub id that is cached or reachable"
+        other, what = (f"{spec.path} cannot be found: ", cure), f"the model {name}: "
+        raise hub_error(error, spec.path, spec.revision, name, other, what) from error
     if file is None:
         problem = f"the model {name}: {spec.path} has no config.json"
         raise ModelError(problem, "give the id of a transformers checkpoint", name)
@@ -124,8 +119,6 @@ def _dtype(config: Any, dtype: str | None) -> str:
 
 
 def _config(name: str, spec: ModelSpec) -> Any:
-    from transformers import AutoConfig
-
     assert spec.path is not None
     try:
         return AutoConfig.from_pretrained(
@@ -135,16 +128,12 @@ def _config(name: str, spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name} needs code of its own from {spec.path}, which is not run",
-                "say trust_remote_code: true with it, if you have read that code and trust it",
-                name,
-            ) from error
-        raise ModelError(
-            f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}",
-            "give a folder that save_pretrained wrote, or the id of a transformers checkpoint",
-            name,
-        ) from error
+            problem = f"{name} needs code of its own from {spec.path}, which is not run"
+            cure = "say trust_remote_code: true with it, if you have read that code and trust it"
+            raise ModelError(problem, cure, name) from error
+        problem = f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}"
+        cure = "give a folder that save_pretrained wrote, or the id of a transformers checkpoint"
+        raise ModelError(problem, cure, name) from error
 
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
@@ -154,25 +143,19 @@ def _tokenizer(name: str, spec: ModelSpec) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if os.path.isdir(source) and not any((Path(source) / file).is_file() for file in files):
         return None
-    from transformers import AutoTokenizer
-
     revision = spec.revision if source == spec.path else None
     try:
         return AutoTokenizer.from_pretrained(
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        problem, cure = explain_hub_error(error, str(source), revision) or (
-            f"{source} cannot be read: {first_line(error)}",
-            "name one with tokenizer: …",
-        )
-        raise ModelError(f"the tokenizer of {name}: {problem}", cure, name) from error
+        other = f"{source} cannot be read: ", "name one with tokenizer: …"
+        what = f"the tokenizer of {name}: "
+        raise hub_error(error, str(source), revision, name, other, what) from error
 
 
 def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
     """Every EOS id of the checkpoint: of its configurations and its tokenizer."""
-    from transformers import GenerationConfig
-
     generation = getattr(spec.model, "generation_config", None)
     if spec.path is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -191,11 +174,9 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
     names = class_names(config, spec.model)
     code = own_code(config)
     if spec.model is None and code is not None and not spec.trust_remote_code:
-        raise ModelError(
-            f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run",
-            "say trust_remote_code: true with it, if you have read that code and trust it",
-            name,
-        )
+        problem = f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run"
+        cure = "say trust_remote_code: true with it, if you have read that code and trust it"
+        raise ModelError(problem, cure, name)
     if is_reward(config, spec.model):
         return REWARD
     if config.is_encoder_decoder:

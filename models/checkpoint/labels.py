@@ -31,11 +31,8 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     what = "label" if independent else "class"
     shown = ", ".join(f"{number} ({name})" for number, name in names.items())
     if wanted is None:
-        raise ModelError(
-            f"{description.name} has {len(names)} outputs, and a reward is one",
-            f"choose a {what} with label=: {shown}",
-            description.name,
-        )
+        problem = f"{description.name} has {len(names)} outputs, and a reward is one"
+        raise ModelError(problem, f"choose a {what} with label=: {shown}", description.name)
     for number, name in names.items():
         if wanted in (number, name):
             return int(number)

@@ -51,7 +51,6 @@ class TextRewardLane(RowLane):
         )
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows, empty."""
         super().reserve(rows, capacity)
         self._prompts: list[str] = []
 
@@ -77,7 +76,6 @@ class TextRewardLane(RowLane):
         return lambda: range(self.rows.count, self.rows.count + len(prompts))
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         swap_remove(self._prompts, row)
         return super().release(row)
 
@@ -113,7 +111,6 @@ class TextRewardLane(RowLane):
         return [[next(encodings) for _ in row] for row in rows]
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row what its source was."""
         super().copy_rows(sources, targets)
         copy_items(self._prompts, sources, targets)
 
@@ -122,7 +119,6 @@ class TextRewardLane(RowLane):
         self.rows.feed(tokens)
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         reason = self.description.full_text_reason
         return f"text, the whole text of {candidates}, nothing cached ({reason})"
 
@@ -135,7 +131,6 @@ class TextRewardLane(RowLane):
         return weights_footprint(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
-        """Nothing: texts are encoded anew."""
         return None
 
 
@@ -159,12 +154,10 @@ class CachedTextLane(TextRewardLane):
         return join
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         self._classifier.release(row)
         return super().release(row)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row, text and cache, what its source was."""
         super().copy_rows(sources, targets)
         self._classifier.copy_rows(sources, targets)
 
@@ -174,7 +167,6 @@ class CachedTextLane(TextRewardLane):
         return outputs
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         rows, run = self._classifier.rows_scored, self._classifier.tokens_run
         each = f", about {run / rows:.0f} tokens a row in all," if rows else ""
         return f"text, the changed tail of {candidates}{each} over the cached prefix"

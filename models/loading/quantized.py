@@ -44,11 +44,9 @@ def quantization_config(name: str, options: Mapping[str, Any]) -> Any:
     where = f"the quantization of {name}"
     method, known = _method(options), _methods(auto)
     if method is None:
-        raise ModelError(
-            f"{where} has no quant_method",
-            "write it as config.json does: quantization: {quant_method: torchao, …}",
-            name,
-        )
+        problem = f"{where} has no quant_method"
+        cure = "write it as config.json does: quantization: {quant_method: torchao, …}"
+        raise ModelError(problem, cure, name)
     if method not in known:
         problem = f"{where}: there is no quant_method {method}"
         raise ModelError(problem, suggestion(method, known), name)
@@ -72,12 +70,8 @@ def quantization_config(name: str, options: Mapping[str, Any]) -> Any:
 def check_packages(name: str, method: str | None) -> None:
     """Refuse a model whose quantisation needs a package that is not installed."""
     if missing := missing_packages(method):
-        raise ModelError(
-            f"{name} is quantised with {method}, which needs {' and '.join(missing)}",
-            f"pip install {' '.join(missing)}",
-            name,
-            "gptq",
-        )
+        problem = f"{name} is quantised with {method}, which needs {' and '.join(missing)}"
+        raise ModelError(problem, f"pip install {' '.join(missing)}", name, "gptq")
 
 
 def missing_packages(method: str | None) -> list[str]:

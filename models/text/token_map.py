@@ -86,13 +86,11 @@ def one_vocabulary(tokenizer: Any, size: int, description: Description) -> bool:
         return bool(tokenizer.get_vocab() == description.tokenizer.get_vocab())
     if description.size == size:
         return True
-    lacking = description.name if description.tokenizer is None else "the formula"
-    raise ModelError(
-        f"align finds tokens by what they stand for, and {lacking} has no tokenizer; "
-        f"{description.name} has {description.size} tokens, the formula {size}",
-        "give tokenizer: … with the models",
-        description.name,
-    )
+    name = description.name
+    lacking = name if description.tokenizer is None else "the formula"
+    problem = f"align finds tokens by what they stand for, and {lacking} has no tokenizer"
+    problem += f"; {name} has {description.size} tokens, the formula {size}"
+    raise ModelError(problem, "give tokenizer: … with the models", name)
 
 
 def token_map(formula: Vocabulary, other: Vocabulary) -> TokenMap:
