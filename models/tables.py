@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ class TableLane(RowLane):
         self.table, self.device = table.float(), table.device
         self.vocabulary = len(table)
         self.reserve(0, 0)
+
+    @classmethod
+    def random(cls, vocabulary: int, seed: int, *more: Any, **options: Any) -> Self:
+        """A table of standard normal numbers from a seed; other arguments as the class takes."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.randn(vocabulary, vocabulary, generator=generator), *more, **options)
 
     def lane(self, vocabulary: int) -> Self:
         """Another lane over the same table, cut to ids below ``vocabulary``."""
@@ -65,12 +71,6 @@ class TableModel(TableLane):
         super().__init__(table)
         self.eos = eos
 
-    @classmethod
-    def random(cls, vocabulary: int, seed: int, eos: int | None = None) -> TableModel:
-        """Standard normal logits from a seed."""
-        generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(vocabulary, vocabulary, generator=generator), eos)
-
     def logits(self) -> Tensor:
         return self.table[self.rows.last_tokens(), : self.vocabulary]
 
@@ -81,12 +81,6 @@ class TableModel(TableLane):
 
 class RuleReward(TableLane):
     """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""
-
-    @classmethod
-    def random(cls, vocabulary: int, seed: int) -> RuleReward:
-        """Standard normal rewards from a seed."""
-        generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(vocabulary, vocabulary, generator=generator))
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""

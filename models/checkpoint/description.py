@@ -180,21 +180,16 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
     if is_reward(config, spec.model):
         return REWARD
     if config.is_encoder_decoder:
-        raise ModelError(
-            f"{name} is an encoder-decoder ({config.model_type}), which has no text so far to "
-            "share with the other terms",
-            "use a causal language model",
-            name,
-        )
+        problem = f"{name} is an encoder-decoder ({config.model_type}), which has no text so far"
+        problem += " to share with the other terms"
+        raise ModelError(problem, "use a causal language model", name)
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
         return SCORES
-    shown = names[:1] if spec.model is not None else names
-    raise ModelError(
-        f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
-        "nor a classifier",
-        "give an adapter's folder, with the model that it is on; or what merge_and_unload() returns"
-        if hasattr(spec.model, "merge_and_unload")
-        else "its config.json names the class under architectures",
-        name,
-    )
+    shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
+    cure = "its config.json names the class under architectures"
+    if hasattr(spec.model, "merge_and_unload"):
+        cure = "give an adapter's folder, with the model that it is on; or what merge_and_unload()"
+        cure += " returns"
+    problem = f"{name} is a {shown}, neither a causal language model nor a classifier"
+    raise ModelError(problem, cure, name)

@@ -26,13 +26,9 @@ def commit_of(file: str | None) -> str | None:
 def cached(
     source: str, file: str, revision: str | None, absences: Iterable[str] = ()
 ) -> str | None:
-    """A file of a folder or a hub id, downloaded if need be.
+    """A file of a folder or a hub id, downloaded if need be; no revision is ``main``.
 
-    Args:
-        source: the folder or the hub id.
-        file: its name.
-        revision: of the hub id; None is ``main``.
-        absences: transformers' words for failures to return None for, and not to raise.
+    None for a failure that ``absences`` names, in transformers' words; others are raised.
     """
     options = {f"_raise_exceptions_for_{kind}": False for kind in absences}
     path: str | None = hub.cached_file(source, file, revision=revision or "main", **options)
@@ -51,8 +47,7 @@ def hub_error(
 
     Args:
         error: from transformers; its causes are the hub's.
-        source: the hub id, or a folder.
-        revision: as declared.
+        source: the hub id, or a folder; with the declared ``revision``.
         name: the declared model.
         other: problem and cure for any other error; its first line follows the problem.
         what: what comes before any problem.

@@ -8,11 +8,7 @@ from .reward_head import MULTI_LABEL, OWN_CODE
 
 
 def choose_label(description: Description, wanted: int | str | None) -> int | None:
-    """The output of a head that is the reward, or None for a head with one.
-
-    Args:
-        description: of the reward model.
-        wanted: the number or the name of a label, or None.
+    """The output of a head that is the reward, by its number or name; None for a head with one.
 
     Raises:
         ModelError: no such label, or several and none chosen, or one and chosen all the same.

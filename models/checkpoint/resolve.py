@@ -32,10 +32,6 @@ class ResolvedModel:
 def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
     """A declared model, or an adapter together with its base.
 
-    Args:
-        name: the declared name.
-        specs: every declared model.
-
     Raises:
         ModelError: an adapter whose base is not declared, or is itself an adapter.
 

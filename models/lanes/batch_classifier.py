@@ -58,13 +58,9 @@ class BatchClassifier:
         score: Tensor | None = getattr(out, "score", None)
         score = out.logits if score is None else score
         score = score.float().reshape(len(inputs["input_ids"]), -1)
-        if score.shape[1] != 1:
-            raise ModelError(
-                f"{self.name} gives {score.shape[1]} numbers for a text by its own code, and a "
-                "reward is one",
-                "",
-                self.name,
-            )
+        if (count := score.shape[1]) != 1:
+            problem = f"{self.name} gives {count} numbers for a text by its own code"
+            raise ModelError(f"{problem}, and a reward is one", "", self.name)
         return score
 
     @property

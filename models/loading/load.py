@@ -36,10 +36,8 @@ def load_model(
     conversion, tensors on the CPU are the mapped file, read when they are first used.
 
     Args:
-        description: from ``describe``.
-        spec: the declaration.
-        dtype: where the spec names none; None is the checkpoint's own.
-        device: where the spec names none.
+        description, spec: of the checkpoint; from ``describe``.
+        dtype, device: where the spec names none; no dtype is the checkpoint's own.
         skeleton: the model's shapes alone, on torch's meta device; no weights are read.
 
     Raises:
@@ -55,9 +53,7 @@ def load_model(
     auto = AutoModelForCausalLM if language else auto_class(config)
     dtype = spec.dtype or dtype or "auto"
     if skeleton:
-        return _skeleton(
-            config, auto, dtype, spec.quantization or quantized.quantization_of(config)
-        )
+        return _skeleton(config, auto, dtype, spec.quantization)
     quantization = spec.quantization and quantized.quantization_config(name, spec.quantization)
     method = quantized.method_of(config)
     quantized.check_packages(name, method)

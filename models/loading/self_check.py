@@ -42,9 +42,11 @@ def self_check(name: str, model: Any, reward: bool) -> list[str]:
         problem = f"cannot be run as rows: {first_line(error)}"
     else:
         errors = ((rows - expected).norm(dim=-1) / expected.norm(dim=-1)).flatten()
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        exact = dtypes <= {torch.float32, torch.float64}
         # In half precision a token may go to other experts, so that the median counts.
-        error_size = (errors.max() if _exact(model) else errors.median()).item()
-        if error_size < (1e-3 if _exact(model) else 0.1):
+        error_size = (errors.max() if exact else errors.median()).item()
+        if error_size < (1e-3 if exact else 0.1):
             note = "is not among the tested families; a trial on a few tokens agreed"
             return [f"{name}: {family} {note}"]
         problem = f"gives other numbers as rows than alone: {error_size:.0%} off"
@@ -89,9 +91,3 @@ def _alone(model: Any, alternatives: int) -> Tensor:
             out = model.base_model(input_ids=ids, use_cache=False)
             hidden.append(out.last_hidden_state[0, -1])
     return torch.stack(hidden).view(len(LENGTHS), alternatives, -1).float()
-
-
-def _exact(model: Any) -> bool:
-    """Whether the model computes in single precision or better."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return dtypes <= {torch.float32, torch.float64}

@@ -68,9 +68,7 @@ def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> V
     """A language model's backbone with the value head of its checkpoint.
 
     Args:
-        name: as declared.
-        model: the language model, loaded.
-        spec: its declaration.
+        name, model, spec: of the loaded language model.
         skeleton: shapes alone, on torch's meta device.
 
     Raises:

@@ -20,9 +20,8 @@ def common_vocabulary(descriptions: Sequence[Description]) -> tuple[int, list[st
     Raises:
         ModelError: two models disagree; names both, their sizes and three tokens that differ.
     """
-    known = [
-        (item, item.tokenizer.get_vocab()) for item in descriptions if item.tokenizer is not None
-    ]
+    with_tokens = [item for item in descriptions if item.tokenizer is not None]
+    known = [(item, item.tokenizer.get_vocab()) for item in with_tokens]
     first, ids = known[0] if known else (descriptions[0], {})
     for description, other_ids in known[1:]:
         if other_ids != ids:
