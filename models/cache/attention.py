@@ -26,11 +26,9 @@ def grouped_attention(
     """transformers' scaled dot product attention, with the query heads of a group folded.
 
     Args:
-        module: the attention layer.
         query: ``(n, heads, q, size)``.
         key: ``(n, groups, L, size)``, and ``value`` alike.
         attention_mask: ``(n, 1, q, L)``.
-        **settings: as transformers gives them.
 
     Returns:
         ``(n, q, heads, size)``, and no weights.

@@ -124,7 +124,6 @@ def run_rows(
 
     Args:
         network: the model, or its backbone.
-        cache: keys and values of the rows.
         window: where this forward writes, and what it may see.
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.

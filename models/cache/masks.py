@@ -135,7 +135,6 @@ def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor
     Args:
         rule: whether a query sees a key: of row, head, the query's position and the key's.
         queries: ``(n, q)`` positions in the text.
-        window: of this forward.
     """
     positions = queries[:, None, :, None]
     keys = torch.arange(window.limit, device=queries.device)[None, None, None]

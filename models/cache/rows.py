@@ -74,15 +74,12 @@ class Rows:
     def admit(
         self, texts: Sequence[Sequence[int]], cached: Sequence[int], adapters: Sequence[int]
     ) -> range:
-        """Take new rows at the end of those in use.
+        """The numbers of new rows, at the end of those in use.
 
         Args:
             texts: the token ids of each.
             cached: how many of its tokens are in the cache.
             adapters: for each, 0 or the number of an adapter.
-
-        Returns:
-            Their numbers.
         """
         first = self.count
         new = slice(first, first + len(texts))

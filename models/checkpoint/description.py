@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers.utils.hub import extract_commit_hash
 
 from ..errors import ModelError, first_line
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
-from .hub import cached, commit_of, hub_error
+from .hub import cached, hub_error
 from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
 
@@ -79,7 +81,9 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     key: tuple[Any, ...] = (id(spec.model),)
     if folder is not None:
         devices = str(spec.tp_plan or spec.device_map or spec.device or device)
-        key = (*folder_identity(folder), _dtype(config, spec.dtype or dtype), devices)
+        declared = spec.dtype or dtype or "auto"
+        number = str(config.dtype if declared == "auto" else declared).removeprefix("torch.")
+        key = (*folder_identity(folder), number, devices)
         key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
@@ -109,22 +113,14 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     if file is None:
         problem = f"the model {name}: {spec.path} has no config.json"
         raise ModelError(problem, "give the id of a transformers checkpoint", name)
-    return os.path.dirname(file), commit_of(file)
-
-
-def _dtype(config: Any, dtype: str | None) -> str:
-    """The declared type, or for ``auto`` the configuration's."""
-    own = config.dtype if dtype in (None, "auto") else dtype
-    return str(own).removeprefix("torch.")
+    return os.path.dirname(file), extract_commit_hash(file, None)
 
 
 def _config(name: str, spec: ModelSpec) -> Any:
     assert spec.path is not None
     try:
         return AutoConfig.from_pretrained(
-            spec.path,
-            revision=spec.revision or "main",
-            trust_remote_code=spec.trust_remote_code,
+            spec.path, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
@@ -162,12 +158,9 @@ def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
             generation = GenerationConfig.from_pretrained(
                 spec.path, revision=spec.revision or "main"
             )
-    eos: set[int] = set()
-    for source in (generation, config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        ids = value if isinstance(value, (list, tuple)) else [value]
-        eos |= {int(token) for token in ids if token is not None}
-    return frozenset(eos)
+    values = [getattr(source, "eos_token_id", None) for source in (generation, config, tokenizer)]
+    ids = (value if isinstance(value, (list, tuple)) else [value] for value in values)
+    return frozenset(int(token) for token in chain(*ids) if token is not None)
 
 
 def _kind(name: str, config: Any, spec: ModelSpec) -> str:

@@ -6,21 +6,11 @@ transformers finds and downloads files; no weights are read here.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from transformers.utils import hub
 
 from ..errors import ModelError, first_line
-
-_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
-
-
-def commit_of(file: str | None) -> str | None:
-    """The commit of a file in the hub's cache; None for any other file."""
-    match = _SNAPSHOT.search(Path(file or "").as_posix())
-    return match[1] if match else None
 
 
 def cached(

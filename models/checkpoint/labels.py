@@ -21,9 +21,8 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     if len(names) == 1 and wanted is None:
         return None
     if len(names) == 1 and not independent:
-        raise ModelError(
-            f"{description.name} has 1 output and no classes", "leave label out", description.name
-        )
+        problem = f"{description.name} has 1 output and no classes"
+        raise ModelError(problem, "leave label out", description.name)
     what = "label" if independent else "class"
     shown = ", ".join(f"{number} ({name})" for number, name in names.items())
     if wanted is None:

@@ -132,7 +132,6 @@ def full_text_reason(name: str, config: Any, model: Any) -> str:
     if getattr(config.get_text_config(), "alibi", False):
         return OWN_POSITIONS
     backbone = mapped_class(transformers.AutoModel, config)
-    takes_positions = (
-        backbone is None or "position_ids" in inspect.signature(backbone.forward).parameters
-    )
-    return "" if takes_positions else OWN_POSITIONS
+    if backbone is None or "position_ids" in inspect.signature(backbone.forward).parameters:
+        return ""
+    return OWN_POSITIONS

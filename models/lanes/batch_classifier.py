@@ -17,13 +17,9 @@ TOKENS = 8192  # in one forward, with its padding
 
 
 class BatchClassifier:
-    """A classifier of whole texts.
+    """A classifier of whole texts, with its own tokenizer.
 
-    Args:
-        name: as declared.
-        model: of transformers, or with code of its own.
-        tokenizer: its own.
-        reason: why it reads whole texts, as ``reward_head.full_text_reason`` says.
+    ``reason`` is why it reads whole texts, of ``reward_head.full_text_reason``.
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Any, reason: str) -> None:

@@ -21,8 +21,7 @@ class RemoteLane(TransformersLane):
 
     Args:
         model: the shapes alone, as ``load_model(…, skeleton=True)`` makes them.
-        vocabulary: as on the other rank.
-        reads_all: as on the other rank.
+        vocabulary, reads_all: as on the other rank.
         device: of the bookkeeping and the zeros.
     """
 

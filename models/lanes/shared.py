@@ -18,10 +18,7 @@ from .protocols import LanguageLane
 
 
 class SharedLane:
-    """A language lane, and which view each of its rows belongs to.
-
-    Args:
-        lane: used through views alone.
+    """A language lane, used through views alone, and which view each of its rows belongs to.
 
     Attributes:
         owners: the view of each row of the lane.
@@ -75,7 +72,8 @@ class SharedLane:
         last = self.lane.release(row)
         swap_remove(self.owners, row)
         if last != row:
-            self.owners[row].renumber(last, row)
+            rows = self.owners[row].lane_rows
+            rows[rows.index(last)] = row
         self.invalidate_all()
 
 
@@ -133,10 +131,6 @@ class LaneView:
     def release(self, row: int) -> int:
         self.shared.release(swap_remove(self.lane_rows, row))
         return len(self.lane_rows)
-
-    def renumber(self, old: int, new: int) -> None:
-        """Follow a row of the lane to its new number."""
-        self.lane_rows[self.lane_rows.index(old)] = new
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         rows = self.lane_rows

@@ -26,12 +26,7 @@ from .token_tree import TokenTreeLane
 class TextRewardLane(RowLane):
     """A lane over a classifier that runs the whole text of every candidate at every step.
 
-    Its rows' texts are the responses alone, in the formula's tokens.
-
-    Args:
-        model: on its device.
-        description: of its checkpoint, with its own tokenizer.
-        shared: the tokenizer of the formula's tokens.
+    Its rows' texts are the responses alone, in the formula's tokens, whose tokenizer is ``shared``.
     """
 
     capturable = False
@@ -45,10 +40,8 @@ class TextRewardLane(RowLane):
         self.reserve(0, 0)
 
     def _make_classifier(self) -> Any:
-        description = self.description
-        return BatchClassifier(
-            description.name, self.model, description.tokenizer, description.full_text_reason
-        )
+        own = self.description
+        return BatchClassifier(own.name, self.model, own.tokenizer, own.full_text_reason)
 
     def reserve(self, rows: int, capacity: int) -> None:
         super().reserve(rows, capacity)
@@ -141,7 +134,6 @@ class CachedTextLane(TextRewardLane):
         return TokenTreeLane(self.model, self.description.size, reads_all=True)
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows; the cache of the model's own tokens grows as needed."""
         super().reserve(rows, capacity)
         self._classifier.reserve(rows, capacity)
 

@@ -18,13 +18,7 @@ from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
 from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
-from ..footprint import (
-    Footprint,
-    compute_dtype,
-    execution_device,
-    on_one_device,
-    weights_footprint,
-)
+from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
 from .lora import Adapters
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
@@ -154,13 +148,10 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each candidate, in one forward.
+        """The reward of each row's text followed by each of ``(rows, k)`` candidates.
 
-        Candidates are queries over a shared prefix: all at one position of the text, each at a
-        cache position of its own after the row's end.
-
-        Args:
-            candidates: ``(rows, k)`` token ids.
+        Candidates are queries over a shared prefix in one forward: all at one position of the text,
+        each at a cache position of its own after the row's end.
 
         Returns:
             ``(rows, k, labels)`` float32, read at the candidates' own positions whatever the
@@ -261,9 +252,7 @@ class TransformersLane(RowLane):
         """A forward of all rows in use.
 
         Args:
-            tokens: ``(rows, q)`` ids.
-            positions: ``(rows, q)`` in the text.
-            cache_positions: ``(rows, q)``.
+            tokens, positions, cache_positions: ``(rows, q)``.
             end: every cache position that a query sees is below this.
             backbone: leave out the head.
             starts: as in ``Window``, and ``same_length`` too.

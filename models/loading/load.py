@@ -79,7 +79,8 @@ def load_model(
         options["device_map"] = spec.device_map or {"": device}
     special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method
     plain = not special and cls is not None and cls.config_class is type(config)
-    if plain and (device != "cpu" or _converts(stored, weight_dtype)):
+    dtypes = {FLOATS.get(item.dtype, weight_dtype) for item in stored.values()}
+    if plain and (device != "cpu" or dtypes - {weight_dtype}):
         # One tensor of a file is mapped at a time; given a path, all files stay mapped.
         options |= {"config": config, "state_dict": stored}
         model, report = _read(name, spec, cls, None, options)
@@ -124,12 +125,10 @@ def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]
     if wrong := sorted(report["mismatched_keys"], key=lambda item: order.get(item[0], len(order))):
         key, stored, expected = wrong[0]
         more = f"; {len(wrong) - 1} more differ" if wrong[1:] else ""
-        raise ModelError(
-            f"the weights of {name} in {spec.path} are another model's: {key} is "
-            f"{tuple(stored)}, and config.json makes it {tuple(expected)}{more}",
-            "put the config.json beside them that they were saved with",
-            name,
-        )
+        shapes = f"{key} is {tuple(stored)}, and config.json makes it {tuple(expected)}{more}"
+        problem = f"the weights of {name} in {spec.path} are another model's: {shapes}"
+        cure = "put the config.json beside them that they were saved with"
+        raise ModelError(problem, cure, name)
     if missing := sorted(report["missing_keys"], key=lambda key: order.get(key, len(order))):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         problem = f"the weights of {name} in {spec.path} lack {missing[0]}{more}"
@@ -153,18 +152,12 @@ def _dtype(config: Any, dtype: str, stored: Mapping[str, StoredTensor]) -> torch
     return config.dtype or first or torch.float32
 
 
-def _converts(stored: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:
-    return any(FLOATS.get(item.dtype, dtype) != dtype for item in stored.values())
-
-
 def _check_attention(name: str, model: Any) -> None:
     kind = model.config.get_text_config()._attn_implementation
     if kind not in ("sdpa", "eager"):
-        raise ModelError(
-            f"{name} was loaded with attn_implementation={kind!r}, which takes no mask per row",
-            'load it with attn_implementation="sdpa"',
-            name,
-        )
+        problem = f"{name} was loaded with attn_implementation={kind!r}"
+        cure = 'load it with attn_implementation="sdpa"'
+        raise ModelError(f"{problem}, which takes no mask per row", cure, name)
 
 
 @contextlib.contextmanager

@@ -30,10 +30,6 @@ class ValueHeadModel(nn.Module):
     """The backbone of a language model with a value head: a classifier of one output.
 
     Modules of the backbone keep their names, so that an adapter finds them.
-
-    Args:
-        model: the language model.
-        head: from hidden states to one number.
     """
 
     def __init__(self, model: Any, head: nn.Module) -> None:
@@ -83,11 +79,9 @@ def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> V
     weight = state.get("weight")
     if weight is None or set(state) - {"weight", "bias"} or tuple(weight.shape) != (1, size):
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(weights.items()))
-        raise ModelError(
-            f"the value head of {name} is not one linear layer from {size} to 1: it has {shapes}",
-            "export it as a ForTokenClassification with one label",
-            name,
-        )
+        problem = f"the value head of {name} is not one linear layer from {size} to 1"
+        cure = "export it as a ForTokenClassification with one label"
+        raise ModelError(f"{problem}: it has {shapes}", cure, name)
     with torch.device("meta") if skeleton else model.get_output_embeddings().weight.device:
         head = nn.Linear(size, 1, bias="bias" in state, dtype=torch.float32)
     if not skeleton:

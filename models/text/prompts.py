@@ -52,8 +52,7 @@ def render(
     """The token ids that one term reads before the response.
 
     Args:
-        name: the model, for messages.
-        spec: its declaration: template, system prompt, prefix.
+        name, spec: of the model: template, system prompt, prefix.
         tokenizer: or None, where prompts are token ids.
         prompt: text, chat messages, or token ids (which are read as they are).
         system: the system prompt that the formula gives; "" for none.

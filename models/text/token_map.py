@@ -23,7 +23,6 @@ class Vocabulary:
     """One of two vocabularies.
 
     Attributes:
-        tokenizer: its tokenizer.
         size: tokens that the model has rows for.
         ends: ids that end a text.
     """
@@ -72,12 +71,7 @@ class TokenMap:
 
 
 def one_vocabulary(tokenizer: Any, size: int, description: Description) -> bool:
-    """Whether a model's tokens are those of a formula, strings and ids, so that nothing is mapped.
-
-    Args:
-        tokenizer: of the formula's tokens, or None.
-        size: of the formula's vocabulary.
-        description: of the model.
+    """Whether a model's tokens are those of a formula of this tokenizer and size, and not mapped.
 
     Raises:
         ModelError: there are no strings to map by, and the sizes differ.

@@ -9,10 +9,7 @@ from ..errors import ModelError
 
 
 def common_vocabulary(descriptions: Sequence[Description]) -> tuple[int, list[str]]:
-    """The vocabulary that every model shares.
-
-    Args:
-        descriptions: of the models of one formula; those without a tokenizer are compared by size.
+    """The vocabulary that models share; those without a tokenizer are compared by size.
 
     Returns:
         Its size, and a note for each model of which rows are cut.
@@ -48,11 +45,9 @@ def common_vocabulary(descriptions: Sequence[Description]) -> tuple[int, list[st
 def _differ(
     one: Description, ids: dict[str, int], other: Description, other_ids: dict[str, int]
 ) -> ModelError:
-    def lowest(token: str) -> tuple[int, str]:
-        return min(ids.get(token, 1 << 60), other_ids.get(token, 1 << 60)), token
-
-    tokens = ids.keys() | other_ids.keys()
-    differing = sorted((t for t in tokens if ids.get(t) != other_ids.get(t)), key=lowest)
+    tokens = [t for t in ids.keys() | other_ids.keys() if ids.get(t) != other_ids.get(t)]
+    lowest = {t: min(ids.get(t, 1 << 60), other_ids.get(t, 1 << 60)) for t in tokens}
+    differing = sorted(tokens, key=lambda token: (lowest[token], token))
     shown = ", ".join(
         f"{token!r} ({ids.get(token, 'absent')} and {other_ids.get(token, 'absent')})"
         for token in differing[:3]
@@ -61,10 +56,6 @@ def _differ(
     cure = f"write align({other.name}) to map its tokens to the formula's"
     if other.kind == REWARD:
         cure = "say read: text with it, and it reads the text by a tokenizer of its own"
-    return ModelError(
-        f"{other.name} has another vocabulary than {one.name}: {len(other_ids)} and {len(ids)} "
-        f"tokens, {len(differing)} of them different: {shown}",
-        cure,
-        other.name,
-        "vocabulary" if nested else "tokenizers",
-    )
+    sizes = f"{len(other_ids)} and {len(ids)} tokens, {len(differing)} of them different"
+    problem = f"{other.name} has another vocabulary than {one.name}: {sizes}: {shown}"
+    return ModelError(problem, cure, other.name, "vocabulary" if nested else "tokenizers")
