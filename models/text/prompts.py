@@ -20,7 +20,6 @@ class PromptText(str):
     special: bool
 
     def __new__(cls, text: str, special: bool = True) -> PromptText:
-        """The text itself."""
         prompt = super().__new__(cls, text)
         prompt.special = special
         return prompt
