@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -27,6 +27,12 @@ class TableLane(RowLane):
         self.vocabulary = len(table)
         self.reserve(0, 0)
 
+    @classmethod
+    def random(cls, vocabulary: int, seed: int, *more: Any, **options: Any) -> Self:
+        """A table of standard normal numbers from a seed; other arguments as the class takes."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(torch.randn(vocabulary, vocabulary, generator=generator), *more, **options)
+
     def lane(self, vocabulary: int) -> Self:
         """Another lane over the same table, cut to ids below ``vocabulary``."""
         lane = copy(self)
@@ -37,7 +43,6 @@ class TableLane(RowLane):
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
-        """Put prompts in rows; no forward is needed."""
         yield from ()
         cached = [len(ids) for ids in prompts]
         return lambda: self.rows.admit(prompts, cached, adapters)
@@ -51,7 +56,6 @@ class TableLane(RowLane):
     capturable = True
 
     def graph_key(self, ahead: int) -> Hashable:
-        """How many rows there are."""
         return self.rows.count
 
 
@@ -67,30 +71,16 @@ class TableModel(TableLane):
         super().__init__(table)
         self.eos = eos
 
-    @classmethod
-    def random(cls, vocabulary: int, seed: int, eos: int | None = None) -> TableModel:
-        """Standard normal logits from a seed."""
-        generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(vocabulary, vocabulary, generator=generator), eos)
-
     def logits(self) -> Tensor:
-        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
         return self.table[self.rows.last_tokens(), : self.vocabulary]
 
     def logits_of_last(self, tokens: int) -> Tensor:
-        """``(rows, tokens, V)`` logits after each of the last tokens of every text."""
         ids = self.rows.texts[: self.rows.count].gather(1, self.rows.last_positions(tokens))
         return self.table[ids, : self.vocabulary]
 
 
 class RuleReward(TableLane):
     """A reward by rule: ``table[u, v]`` for the candidate v after the token u."""
-
-    @classmethod
-    def random(cls, vocabulary: int, seed: int) -> RuleReward:
-        """Standard normal rewards from a seed."""
-        generator = torch.Generator().manual_seed(seed)
-        return cls(torch.randn(vocabulary, vocabulary, generator=generator))
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""
@@ -101,7 +91,6 @@ class RuleReward(TableLane):
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         return f"table, {candidates} looked up"
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:

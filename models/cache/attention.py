@@ -26,18 +26,18 @@ def grouped_attention(
     """transformers' scaled dot product attention, with the query heads of a group folded.
 
     Args:
-        module: the attention layer.
         query: ``(n, heads, q, size)``.
         key: ``(n, groups, L, size)``, and ``value`` alike.
         attention_mask: ``(n, 1, q, L)``.
-        **settings: as transformers gives them.
 
     Returns:
         ``(n, q, heads, size)``, and no weights.
     """
     n, heads, q, size = query.shape
     groups = key.shape[1]
-    folds = q <= MAX_QUERIES and heads != groups and _for_all_heads(attention_mask, settings)
+    one_mask = attention_mask is not None and attention_mask.shape[1] == 1  # for all heads
+    folds = one_mask and q <= MAX_QUERIES and heads != groups
+    folds = folds and settings.get("position_bias") is None
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
@@ -50,11 +50,6 @@ def grouped_attention(
     )
     # (n, each * q, groups, size) back to heads in their order
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
-
-
-def _for_all_heads(mask: Tensor | None, settings: dict[str, Any]) -> bool:
-    """Whether there is a mask, and it is the same for all heads."""
-    return mask is not None and mask.shape[1] == 1 and settings.get("position_bias") is None
 
 
 class _NoRepeat:

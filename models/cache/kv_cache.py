@@ -57,7 +57,6 @@ class RowLayer(CacheLayerMixin):
         return self.keys[view], self.values[view]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many keys a forward sees, and the first of them."""
         return (self._cache.window.limit if self._cache.window else query_length), 0
 
     def get_seq_length(self) -> int:
@@ -65,7 +64,6 @@ class RowLayer(CacheLayerMixin):
         return 0
 
     def get_max_length(self) -> int:
-        """Tokens that a row can hold."""
         return self._cache.capacity
 
 
@@ -126,7 +124,6 @@ def run_rows(
 
     Args:
         network: the model, or its backbone.
-        cache: keys and values of the rows.
         window: where this forward writes, and what it may see.
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.

@@ -91,16 +91,14 @@ def folded(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """
     forward, key = _current.get(), (id(mask), heads)
     known = forward is not None and forward.masks.get(id(mask)) is mask
-    if forward is not None and key in forward.folded and known:
-        return forward.folded[key]
-    n, _, q, length = mask.shape
-    added = mask
-    if mask.dtype == torch.bool:
-        added = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
-    rows = added[:, :, None].expand(n, 1, heads, q, length).reshape(n, 1, heads * q, length)
-    if forward is not None and known:
-        forward.folded[key] = rows
-    return rows
+    masks = forward.folded if forward is not None and known else {}
+    if key not in masks:
+        n, _, q, length = mask.shape
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+        rows = mask[:, :, None].expand(n, 1, heads, q, length)
+        masks[key] = rows.reshape(n, 1, heads * q, length)
+    return masks[key]
 
 
 @contextmanager
@@ -137,7 +135,6 @@ def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor
     Args:
         rule: whether a query sees a key: of row, head, the query's position and the key's.
         queries: ``(n, q)`` positions in the text.
-        window: of this forward.
     """
     positions = queries[:, None, :, None]
     keys = torch.arange(window.limit, device=queries.device)[None, None, None]

@@ -74,15 +74,12 @@ class Rows:
     def admit(
         self, texts: Sequence[Sequence[int]], cached: Sequence[int], adapters: Sequence[int]
     ) -> range:
-        """Take new rows at the end of those in use.
+        """The numbers of new rows, at the end of those in use.
 
         Args:
             texts: the token ids of each.
             cached: how many of its tokens are in the cache.
             adapters: for each, 0 or the number of an adapter.
-
-        Returns:
-            Their numbers.
         """
         first = self.count
         new = slice(first, first + len(texts))
@@ -220,29 +217,24 @@ class Rows:
 
 
 class RowLane:
-    """The rows of a lane: texts on one device. A lane with more per row extends these methods."""
+    """The rows of a lane, as ``lanes.protocols`` describes them: texts on one device."""
 
     device: torch.device
     rows: Rows
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens, empty."""
         self.rows = Rows(rows, capacity, self.device)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts and for more rows, and keep those there are."""
         self.rows.grow(capacity, rows)
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         return self.rows.release(row)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row what its source was."""
         self.rows.copy(sources, targets)
 
     def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to add to the texts; the lane reads them when it runs next."""
         self.rows.feed(tokens)
 
 

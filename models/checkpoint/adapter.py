@@ -10,15 +10,18 @@ import json
 import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError, first_line
-from .hub import explain_hub_error
+from ..errors import ModelError
+from .hub import cached, hub_error
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -44,17 +47,12 @@ def adapter_folder(source: str | None, revision: str | None = None) -> str:
     assert source is not None
     if os.path.isdir(source) or source.startswith((".", "/", "~")):
         return source
-    from transformers.utils.hub import cached_file
-
     try:
-        config_file = cached_file(source, CONFIG, revision=revision or "main")
-        cached_file(source, WEIGHTS, revision=revision or "main")
+        config_file, _ = (cached(source, file, revision) for file in (CONFIG, WEIGHTS))
     except OSError as error:
-        problem, cure = explain_hub_error(error, source, revision) or (
-            f"{source} cannot be found: {first_line(error)}",
-            "give a folder that peft's save_pretrained wrote, or a hub id",
-        )
-        raise ModelError(f"the adapter {problem}", cure) from error
+        cure = "give a folder that peft's save_pretrained wrote, or a hub id"
+        other = f"{source} cannot be found: ", cure
+        raise hub_error(error, source, revision, "", other, "the adapter ") from error
     return os.path.dirname(str(config_file))
 
 
@@ -64,16 +62,11 @@ def read_adapter(name: str, folder: Path) -> Adapter:
     Raises:
         ModelError: no such files, damaged ones, or an adapter that is more than LoRA's A and B.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
-            raise ModelError(
-                f"the adapter {name} has no {file} in {folder}",
-                "an adapter is a folder that peft's save_pretrained wrote, as safetensors",
-                name,
-            )
+            problem = f"the adapter {name} has no {file} in {folder}"
+            cure = "an adapter is a folder that peft's save_pretrained wrote, as safetensors"
+            raise ModelError(problem, cure, name)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
@@ -81,16 +74,14 @@ def read_adapter(name: str, folder: Path) -> Adapter:
         problem = f"the adapter {name} in {folder} cannot be read: {error}"
         raise ModelError(problem, _SAVE_AGAIN, name) from error
     _check_config(name, config)
-    halves: dict[str, dict[str, Tensor]] = {}
+    halves: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in sorted(weights.items()):
         module, _, kind = key.removeprefix(PREFIX).partition(".lora_")
         if kind not in ("A.weight", "B.weight"):
-            raise ModelError(
-                f"the adapter {name} holds {key}, and only the A and B of LoRA are read",
-                "bias, modules_to_save, embeddings and DoRA are not part of a row",
-                name,
-            )
-        halves.setdefault(module, {})[kind[0]] = tensor.float()
+            problem = f"the adapter {name} holds {key}, and only the A and B of LoRA are read"
+            cure = "bias, modules_to_save, embeddings and DoRA are not part of a row"
+            raise ModelError(problem, cure, name)
+        halves[module][kind[0]] = tensor.float()
     factors = {}
     for module, pair in halves.items():
         a, b = _checked_pair(name, module, pair)
@@ -105,14 +96,11 @@ def _check_config(name: str, config: Mapping[str, Any]) -> None:
         (bool(config.get("modules_to_save")), "has modules_to_save"),
         (bool(config.get("use_dora")), "uses DoRA"),
     ]
-    for is_wrong, problem in problems:
+    cure = "merge it into a copy of its base and declare that as a model"
+    for is_wrong, what in problems:
         if is_wrong:
-            raise ModelError(
-                f"the adapter {name} {problem}, which rows of a shared base cannot have",
-                "merge it into a copy of its base and declare that as a model",
-                name,
-                "adapters",
-            )
+            problem = f"the adapter {name} {what}, which rows of a shared base cannot have"
+            raise ModelError(problem, cure, name, "adapters")
 
 
 def _checked_pair(name: str, module: str, pair: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -122,12 +110,9 @@ def _checked_pair(name: str, module: str, pair: dict[str, Tensor]) -> tuple[Tens
         raise ModelError(problem, _SAVE_AGAIN, name)
     a, b = pair["A"], pair["B"]
     if a.shape[0] != b.shape[1]:
-        raise ModelError(
-            f"the adapter {name} is damaged: for {module}, A has rank {a.shape[0]} and B has rank "
-            f"{b.shape[1]}",
-            _SAVE_AGAIN,
-            name,
-        )
+        ranks = f"A has rank {a.shape[0]} and B has rank {b.shape[1]}"
+        problem = f"the adapter {name} is damaged: for {module}, {ranks}"
+        raise ModelError(problem, _SAVE_AGAIN, name)
     return a, b
 
 

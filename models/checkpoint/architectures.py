@@ -38,13 +38,7 @@ REWARDS = frozenset(  # and these with candidates over a shared prefix
 
 
 def check_architecture(name: str, config: Any, reward: bool, model: Any = None) -> None:
-    """Refuse a model that cannot run as rows of a lane.
-
-    Args:
-        name: the declared name.
-        config: the model's whole configuration.
-        reward: whether it is to be a reward model; else a language model.
-        model: the model in memory, if it is.
+    """Refuse a model, of a whole configuration or in memory, that cannot run as rows of a lane.
 
     Raises:
         ModelError: names the model, its architecture and the reason.
@@ -55,30 +49,22 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
         if getattr(config, "auto_map", None):  # code of its own, not loaded yet
             return
         what = "classifier" if reward else "causal language model"
-        raise ModelError(
-            f"{name} is a {config.model_type}, which transformers has no {what} for",
-            "use a model that AutoModelFor"
-            + ("SequenceClassification" if reward else "CausalLM")
-            + " loads",
-            name,
-        )
+        problem = f"{name} is a {config.model_type}, which transformers has no {what} for"
+        auto = "SequenceClassification" if reward else "CausalLM"
+        raise ModelError(problem, f"use a model that AutoModelFor{auto} loads", name)
     if _is_bidirectional(text, cls):
-        raise ModelError(
-            f"{name} is an encoder ({config.model_type}), which reads both ways",
-            "use a causal model; encoders as reward models are not available yet",
-            name,
-        )
+        problem = f"{name} is an encoder ({config.model_type}), which reads both ways"
+        cure = "use a causal model; encoders as reward models are not available yet"
+        raise ModelError(problem, cure, name)
     kinds, recurrent = _other_layers(text)
     arguments = inspect.signature(cls.forward).parameters
+    problem = f"is a {config.model_type}, whose "
     if recurrent or getattr(cls, "_is_stateful", False):
         problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
     elif kinds:
-        problem = (
-            f"is a {config.model_type}, whose layers keep more than keys and values by position: "
-            + kinds
-        )
+        problem += f"layers keep more than keys and values by position: {kinds}"
     elif "past_key_values" not in arguments and "kwargs" not in arguments:
-        problem = f"is a {config.model_type}, whose code in transformers keeps no keys and values"
+        problem += "code in transformers keeps no keys and values"
     else:
         return
     raise ModelError(f"{name} {problem}", "use a model whose layers are all attention", name)

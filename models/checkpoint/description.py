@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers.utils.hub import extract_commit_hash
 
 from ..errors import ModelError, first_line
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
-from .hub import commit_of, explain_hub_error
+from .hub import cached, hub_error
 from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
 
@@ -77,7 +81,9 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     key: tuple[Any, ...] = (id(spec.model),)
     if folder is not None:
         devices = str(spec.tp_plan or spec.device_map or spec.device or device)
-        key = (*folder_identity(folder), _dtype(config, spec.dtype or dtype), devices)
+        declared = spec.dtype or dtype or "auto"
+        number = str(config.dtype if declared == "auto" else declared).removeprefix("torch.")
+        key = (*folder_identity(folder), number, devices)
         key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
@@ -90,61 +96,40 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
 
 def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     """The folder of a checkpoint, local or in the hub's cache, and its commit on the hub."""
-    from transformers.utils.hub import cached_file
-
     assert spec.path is not None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
     if looks_local and not os.path.isdir(spec.path):
         searched = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
-        raise ModelError(
-            f"there is no folder {spec.path} for the model {name}{searched}",
-            "give a folder that save_pretrained wrote, or a hub id",
-            name,
-        )
+        problem = f"there is no folder {spec.path} for the model {name}{searched}"
+        raise ModelError(problem, "give a folder that save_pretrained wrote, or a hub id", name)
     if os.path.isdir(spec.path):
         return spec.path, None
     try:
-        file = cached_file(spec.path, "config.json", revision=spec.revision or "main")
+        file = cached(spec.path, "config.json", spec.revision)
     except OSError as error:
-        problem, cure = explain_hub_error(error, spec.path, spec.revision) or (
-            f"{spec.path} cannot be found: {first_line(error)}",
-            "give a folder that save_pretrained wrote, or a hub id that is cached or reachable",
-        )
-        raise ModelError(f"the model {name}: {problem}", cure, name) from error
+        cure = "give a folder that save_pretrained wrote, or a hub id that is cached or reachable"
+        other, what = (f"{spec.path} cannot be found: ", cure), f"the model {name}: "
+        raise hub_error(error, spec.path, spec.revision, name, other, what) from error
     if file is None:
         problem = f"the model {name}: {spec.path} has no config.json"
         raise ModelError(problem, "give the id of a transformers checkpoint", name)
-    return os.path.dirname(file), commit_of(file)
-
-
-def _dtype(config: Any, dtype: str | None) -> str:
-    """The declared type, or for ``auto`` the configuration's."""
-    own = config.dtype if dtype in (None, "auto") else dtype
-    return str(own).removeprefix("torch.")
+    return os.path.dirname(file), extract_commit_hash(file, None)
 
 
 def _config(name: str, spec: ModelSpec) -> Any:
-    from transformers import AutoConfig
-
     assert spec.path is not None
     try:
         return AutoConfig.from_pretrained(
-            spec.path,
-            revision=spec.revision or "main",
-            trust_remote_code=spec.trust_remote_code,
+            spec.path, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name} needs code of its own from {spec.path}, which is not run",
-                "say trust_remote_code: true with it, if you have read that code and trust it",
-                name,
-            ) from error
-        raise ModelError(
-            f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}",
-            "give a folder that save_pretrained wrote, or the id of a transformers checkpoint",
-            name,
-        ) from error
+            problem = f"{name} needs code of its own from {spec.path}, which is not run"
+            cure = "say trust_remote_code: true with it, if you have read that code and trust it"
+            raise ModelError(problem, cure, name) from error
+        problem = f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}"
+        cure = "give a folder that save_pretrained wrote, or the id of a transformers checkpoint"
+        raise ModelError(problem, cure, name) from error
 
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
@@ -154,66 +139,50 @@ def _tokenizer(name: str, spec: ModelSpec) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if os.path.isdir(source) and not any((Path(source) / file).is_file() for file in files):
         return None
-    from transformers import AutoTokenizer
-
     revision = spec.revision if source == spec.path else None
     try:
         return AutoTokenizer.from_pretrained(
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        problem, cure = explain_hub_error(error, str(source), revision) or (
-            f"{source} cannot be read: {first_line(error)}",
-            "name one with tokenizer: …",
-        )
-        raise ModelError(f"the tokenizer of {name}: {problem}", cure, name) from error
+        other = f"{source} cannot be read: ", "name one with tokenizer: …"
+        what = f"the tokenizer of {name}: "
+        raise hub_error(error, str(source), revision, name, other, what) from error
 
 
 def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
     """Every EOS id of the checkpoint: of its configurations and its tokenizer."""
-    from transformers import GenerationConfig
-
     generation = getattr(spec.model, "generation_config", None)
     if spec.path is not None:
         with contextlib.suppress(OSError, ValueError):
             generation = GenerationConfig.from_pretrained(
                 spec.path, revision=spec.revision or "main"
             )
-    eos: set[int] = set()
-    for source in (generation, config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        ids = value if isinstance(value, (list, tuple)) else [value]
-        eos |= {int(token) for token in ids if token is not None}
-    return frozenset(eos)
+    values = [getattr(source, "eos_token_id", None) for source in (generation, config, tokenizer)]
+    ids = (value if isinstance(value, (list, tuple)) else [value] for value in values)
+    return frozenset(int(token) for token in chain(*ids) if token is not None)
 
 
 def _kind(name: str, config: Any, spec: ModelSpec) -> str:
     names = class_names(config, spec.model)
     code = own_code(config)
     if spec.model is None and code is not None and not spec.trust_remote_code:
-        raise ModelError(
-            f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run",
-            "say trust_remote_code: true with it, if you have read that code and trust it",
-            name,
-        )
+        problem = f"{name} is a {names[0]}, which is code of its own ({code[1]}) and is not run"
+        cure = "say trust_remote_code: true with it, if you have read that code and trust it"
+        raise ModelError(problem, cure, name)
     if is_reward(config, spec.model):
         return REWARD
     if config.is_encoder_decoder:
-        raise ModelError(
-            f"{name} is an encoder-decoder ({config.model_type}), which has no text so far to "
-            "share with the other terms",
-            "use a causal language model",
-            name,
-        )
+        problem = f"{name} is an encoder-decoder ({config.model_type}), which has no text so far"
+        problem += " to share with the other terms"
+        raise ModelError(problem, "use a causal language model", name)
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
         return SCORES
-    shown = names[:1] if spec.model is not None else names
-    raise ModelError(
-        f"{name} is a {' or '.join(shown) or config.model_type}, neither a causal language model "
-        "nor a classifier",
-        "give an adapter's folder, with the model that it is on; or what merge_and_unload() returns"
-        if hasattr(spec.model, "merge_and_unload")
-        else "its config.json names the class under architectures",
-        name,
-    )
+    shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
+    cure = "its config.json names the class under architectures"
+    if hasattr(spec.model, "merge_and_unload"):
+        cure = "give an adapter's folder, with the model that it is on; or what merge_and_unload()"
+        cure += " returns"
+    problem = f"{name} is a {shown}, neither a causal language model nor a classifier"
+    raise ModelError(problem, cure, name)

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from transformers.utils.hub import cached_files
+
 from ..errors import ModelError, first_line
-from .hub import explain_hub_error
+from .hub import cached, hub_error
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -31,8 +34,6 @@ class StoredTensor:
     dtype: str
 
     def __getitem__(self, index: Any) -> Any:
-        from safetensors import safe_open
-
         with safe_open(self.file, framework="pt", device="cpu") as file:
             return file.get_slice(self.name)[index]
 
@@ -43,31 +44,27 @@ def weight_files(name: str, path: str, revision: str | None) -> list[str]:
     Raises:
         ModelError: none there, pickled ones only, or a shard that the index names is missing.
     """
-    from transformers.utils.hub import cached_file, cached_files
-
-    options = {"revision": revision or "main", "_raise_exceptions_for_missing_entries": False}
     try:
-        single = cached_file(path, SINGLE, **options)
-        if single is not None:
-            return [str(single)]
-        index = cached_file(path, INDEX, **options)
-        shards = [] if index is None else _shards(name, str(index))
+        if single := cached(path, SINGLE, revision, ["missing_entries"]):
+            return [single]
+        index = cached(path, INDEX, revision, ["missing_entries"])
+        shards = [] if index is None else _shards(name, index)
         if shards and not os.path.isdir(path):
-            cached_files(path, shards, **options)
+            options = {"_raise_exceptions_for_missing_entries": False}
+            cached_files(path, shards, revision=revision or "main", **options)
     except OSError as error:
-        problem, cure = explain_hub_error(error, path, revision) or (first_line(error), "")
-        raise ModelError(f"the weights of {name}: {problem}", cure, name) from error
+        what = f"the weights of {name}: "
+        raise hub_error(error, path, revision, name, ("", ""), what) from error
     if index is None:
         raise _no_weights(name, path)
-    folder = Path(str(index)).parent
+    folder = Path(index).parent
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ModelError(
-            f"the checkpoint of {name} in {path} is partial: of {len(shards)} shards, "
-            f"{missing[0]}{more} {'are' if more else 'is'} missing",
-            f"copy or download it again; {INDEX} names every shard",
-            name,
-        )
+        which = f"{missing[0]} is"
+        if missing[1:]:
+            which = f"{missing[0]} and {len(missing) - 1} more are"
+        problem = f"the checkpoint of {name} in {path} is partial: of {len(shards)} shards, {which}"
+        cure = f"copy or download it again; {INDEX} names every shard"
+        raise ModelError(f"{problem} missing", cure, name)
     return [str(folder / shard) for shard in shards]
 
 
@@ -77,8 +74,6 @@ def stored_tensors(name: str, files: list[str]) -> dict[str, StoredTensor]:
     Raises:
         ModelError: a file that is cut short, or is not safetensors.
     """
-    from safetensors import SafetensorError, safe_open
-
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         try:
@@ -86,12 +81,9 @@ def stored_tensors(name: str, files: list[str]) -> dict[str, StoredTensor]:
                 for key in opened.keys():  # noqa: SIM118 - not a mapping
                     tensors[key] = StoredTensor(file, key, opened.get_slice(key).get_dtype())
         except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"the weights of {name} cannot be read: {file} is cut short or corrupt "
-                f"({first_line(error)})",
-                "copy or download that file again",
-                name,
-            ) from error
+            problem = f"the weights of {name} cannot be read: {file} is cut short or corrupt"
+            cure = "copy or download that file again"
+            raise ModelError(f"{problem} ({first_line(error)})", cure, name) from error
     return tensors
 
 
@@ -115,11 +107,8 @@ def _shards(name: str, index: str) -> list[str]:
             raise ValueError("it has no weight_map of tensors to files")
         return sorted(set(shards.values()))
     except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"the index of {name}'s weights, {index}, cannot be read: {first_line(error)}",
-            "copy or download it again",
-            name,
-        ) from error
+        problem = f"the index of {name}'s weights, {index}, cannot be read: {first_line(error)}"
+        raise ModelError(problem, "copy or download it again", name) from error
 
 
 def _no_weights(name: str, path: str) -> ModelError:
@@ -128,14 +117,10 @@ def _no_weights(name: str, path: str) -> ModelError:
     others = sorted(file.name for file in folder.glob("*.safetensors")) if folder.is_dir() else []
     what = f"{'the folder ' if folder.is_dir() else ''}{path} of the model {name}"
     if others:
-        return ModelError(
-            f"{what} has {others[0]}, and neither {SINGLE} nor {INDEX}",
-            f"name it {SINGLE}, or write it again with save_pretrained",
-            name,
-        )
+        problem = f"{what} has {others[0]}, and neither {SINGLE} nor {INDEX}"
+        cure = f"name it {SINGLE}, or write it again with save_pretrained"
+        return ModelError(problem, cure, name)
     pickled = f", only {unsafe[0]}, which can run code when it is read" if unsafe else ""
-    return ModelError(
-        f"{what} has no safetensors weights{pickled}",
-        "save it with save_pretrained(…, safe_serialization=True), or name a revision with some",
-        name,
-    )
+    problem = f"{what} has no safetensors weights{pickled}"
+    cure = "save it with save_pretrained(…, safe_serialization=True), or name a revision with some"
+    return ModelError(problem, cure, name)

@@ -6,78 +6,71 @@ transformers finds and downloads files; no weights are read here.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
-_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/")
+from transformers.utils import hub
 
-
-def commit_of(file: str | None) -> str | None:
-    """The commit of a file in the hub's cache; None for any other file."""
-    match = _SNAPSHOT.search(Path(file or "").as_posix())
-    return match[1] if match else None
+from ..errors import ModelError, first_line
 
 
-def explain_hub_error(
-    error: BaseException, source: str, revision: str | None = None
-) -> tuple[str, str] | None:
-    """What is wrong with a hub id and what to do about it; None for any other error.
+def cached(
+    source: str, file: str, revision: str | None, absences: Iterable[str] = ()
+) -> str | None:
+    """A file of a folder or a hub id, downloaded if need be; no revision is ``main``.
+
+    None for a failure that ``absences`` names, in transformers' words; others are raised.
+    """
+    options = {f"_raise_exceptions_for_{kind}": False for kind in absences}
+    path: str | None = hub.cached_file(source, file, revision=revision or "main", **options)
+    return path
+
+
+def hub_error(
+    error: BaseException,
+    source: str,
+    revision: str | None,
+    name: str,
+    other: tuple[str, str],
+    what: str = "",
+) -> ModelError:
+    """What is wrong with a hub id, and what to do about it.
 
     Args:
         error: from transformers; its causes are the hub's.
-        source: the hub id.
-        revision: as declared.
+        source: the hub id, or a folder; with the declared ``revision``.
+        name: the declared model.
+        other: problem and cure for any other error; its first line follows the problem.
+        what: what comes before any problem.
     """
-    from transformers.utils.hub import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-        is_offline_mode,
-    )
-
-    if os.path.isdir(source):
-        return None
-    causes = list(_causes(error))
-
-    def caused_by(kind: type[BaseException]) -> bool:
-        return any(isinstance(cause, kind) for cause in causes)
-
-    page = f"https://huggingface.co/{source}"
-    if caused_by(GatedRepoError):
-        return (
-            f"{source} is gated, and the hub does not let this account read it",
-            f"accept its licence at {page}, then log in with: hf auth login (or set HF_TOKEN)",
-        )
-    if caused_by(RevisionNotFoundError):
-        return (
-            f"{source} has no revision {revision or 'main'}",
+    page, login = f"https://huggingface.co/{source}", "log in with: hf auth login (or set HF_TOKEN)"
+    fetch = f"hf download {source}" + (f" --revision {revision}" if revision else "")
+    offline = hub.is_offline_mode()
+    reason = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+    way, where = ("unset HF_HUB_OFFLINE", "a network") if offline else ("check the network", "one")
+    problems = {
+        hub.GatedRepoError: (
+            "is gated, and the hub does not let this account read it",
+            f"accept its licence at {page}, then {login}",
+        ),
+        hub.RevisionNotFoundError: (
+            f"has no revision {revision or 'main'}",
             f"give a branch, tag or commit that {page} lists",
-        )
-    if caused_by(RepositoryNotFoundError):
-        return (
-            f"{source} cannot be found: the hub has no such model, or it is private",
-            "check the id; where it is private, log in with: hf auth login (or set HF_TOKEN)",
-        )
-    if caused_by(LocalEntryNotFoundError):
-        pinned = f" --revision {revision}" if revision else ""
-        fetch = f"hf download {source}{pinned}"
-        if is_offline_mode():
-            return (
-                f"{source} cannot be found: it is not in the cache, and HF_HUB_OFFLINE is set",
-                f"unset HF_HUB_OFFLINE, or fetch it first where there is a network: {fetch}",
-            )
-        return (
-            f"{source} cannot be found: it is not in the cache, and the hub cannot be reached",
-            f"check the network, or fetch it first where there is one: {fetch}",
-        )
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+        ),
+        hub.RepositoryNotFoundError: (
+            "cannot be found: the hub has no such model, or it is private",
+            f"check the id; where it is private, {login}",
+        ),
+        hub.LocalEntryNotFoundError: (
+            f"cannot be found: it is not in the cache, and {reason}",
+            f"{way}, or fetch it first where there is {where}: {fetch}",
+        ),
+    }
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for kind, (problem, cure) in problems.items():
+        if not os.path.isdir(source) and any(isinstance(cause, kind) for cause in causes):
+            return ModelError(f"{what}{source} {problem}", cure, name)
+    return ModelError(f"{what}{other[0]}{first_line(error)}", other[1], name)

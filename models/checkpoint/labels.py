@@ -8,11 +8,7 @@ from .reward_head import MULTI_LABEL, OWN_CODE
 
 
 def choose_label(description: Description, wanted: int | str | None) -> int | None:
-    """The output of a head that is the reward, or None for a head with one.
-
-    Args:
-        description: of the reward model.
-        wanted: the number or the name of a label, or None.
+    """The output of a head that is the reward, by its number or name; None for a head with one.
 
     Raises:
         ModelError: no such label, or several and none chosen, or one and chosen all the same.
@@ -25,17 +21,13 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     if len(names) == 1 and wanted is None:
         return None
     if len(names) == 1 and not independent:
-        raise ModelError(
-            f"{description.name} has 1 output and no classes", "leave label out", description.name
-        )
+        problem = f"{description.name} has 1 output and no classes"
+        raise ModelError(problem, "leave label out", description.name)
     what = "label" if independent else "class"
     shown = ", ".join(f"{number} ({name})" for number, name in names.items())
     if wanted is None:
-        raise ModelError(
-            f"{description.name} has {len(names)} outputs, and a reward is one",
-            f"choose a {what} with label=: {shown}",
-            description.name,
-        )
+        problem = f"{description.name} has {len(names)} outputs, and a reward is one"
+        raise ModelError(problem, f"choose a {what} with label=: {shown}", description.name)
     for number, name in names.items():
         if wanted in (number, name):
             return int(number)

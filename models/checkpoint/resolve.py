@@ -32,10 +32,6 @@ class ResolvedModel:
 def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
     """A declared model, or an adapter together with its base.
 
-    Args:
-        name: the declared name.
-        specs: every declared model.
-
     Raises:
         ModelError: an adapter whose base is not declared, or is itself an adapter.
 
@@ -51,11 +47,9 @@ def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
     base = specs.get(declared.on)
     if base is None or base.on is not None:
         problem = "is not declared" if base is None else "is itself an adapter"
-        raise ModelError(
-            f"the adapter {name} is on {declared.on}, which {problem}",
-            "an adapter goes on a declared model with weights of its own",
-            name,
-        )
+        problem = f"the adapter {name} is on {declared.on}, which {problem}"
+        cure = "an adapter goes on a declared model with weights of its own"
+        raise ModelError(problem, cure, name)
     own = {key: getattr(declared, key) for key in OWN if getattr(declared, key) is not None}
     return ResolvedModel(name, declared.on, base.model_copy(update=own), declared)
 

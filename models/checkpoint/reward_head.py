@@ -25,10 +25,7 @@ OWN_POSITIONS = "computes positions by itself"
 
 
 class Head:
-    """The module on top of a causal reward model's backbone.
-
-    Args:
-        model: a classifier of transformers, or a ``ValueHeadModel``.
+    """What is on the backbone of a classifier of transformers, or of a ``ValueHeadModel``.
 
     Raises:
         ModelError: there is no such module, or several.
@@ -43,11 +40,9 @@ class Head:
             if module is not model.base_model and not isinstance(module, skipped)
         }
         if len(heads) != 1 or model.base_model is model:
-            raise ModelError(
-                f"{type(model).__name__} has {', '.join(heads) or 'nothing'} on its backbone, and "
-                "a reward is read from one module",
-                "say read: text, or use a model with one head",
-            )
+            problem = f"{type(model).__name__} has {', '.join(heads) or 'nothing'} on its backbone"
+            cure = "say read: text, or use a model with one head"
+            raise ModelError(f"{problem}, and a reward is read from one module", cure)
         [(self.name, self._module)] = heads.items()
         self._dtype = next((p.dtype for p in self._module.parameters()), None)
 
@@ -130,17 +125,13 @@ def full_text_reason(name: str, config: Any, model: Any) -> str:
         return OWN_CODE
     if "past_key_values" not in inspect.signature(cls.forward).parameters:
         if cls.__name__.endswith(CLASSIFIERS[1]):
-            raise ModelError(
-                f"{name} is a {cls.__name__}, which reads both ways and marks every token, so "
-                "that no one of them says what the text is worth",
-                "use a ForSequenceClassification",
-                name,
-            )
+            problem = f"{name} is a {cls.__name__}, which reads both ways and marks every token"
+            problem += ", so that no one of them says what the text is worth"
+            raise ModelError(problem, "use a ForSequenceClassification", name)
         return ENCODER
     if getattr(config.get_text_config(), "alibi", False):
         return OWN_POSITIONS
     backbone = mapped_class(transformers.AutoModel, config)
-    takes_positions = (
-        backbone is None or "position_ids" in inspect.signature(backbone.forward).parameters
-    )
-    return "" if takes_positions else OWN_POSITIONS
+    if backbone is None or "position_ids" in inspect.signature(backbone.forward).parameters:
+        return ""
+    return OWN_POSITIONS

@@ -17,13 +17,9 @@ TOKENS = 8192  # in one forward, with its padding
 
 
 class BatchClassifier:
-    """A classifier of whole texts.
+    """A classifier of whole texts, with its own tokenizer.
 
-    Args:
-        name: as declared.
-        model: of transformers, or with code of its own.
-        tokenizer: its own.
-        reason: why it reads whole texts, as ``reward_head.full_text_reason`` says.
+    ``reason`` is why it reads whole texts, of ``reward_head.full_text_reason``.
     """
 
     def __init__(self, name: str, model: Any, tokenizer: Any, reason: str) -> None:
@@ -58,13 +54,9 @@ class BatchClassifier:
         score: Tensor | None = getattr(out, "score", None)
         score = out.logits if score is None else score
         score = score.float().reshape(len(inputs["input_ids"]), -1)
-        if score.shape[1] != 1:
-            raise ModelError(
-                f"{self.name} gives {score.shape[1]} numbers for a text by its own code, and a "
-                "reward is one",
-                "",
-                self.name,
-            )
+        if (count := score.shape[1]) != 1:
+            problem = f"{self.name} gives {count} numbers for a text by its own code"
+            raise ModelError(f"{problem}, and a reward is one", "", self.name)
         return score
 
     @property

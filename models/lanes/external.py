@@ -22,5 +22,4 @@ class ExternalLane(TableLane):
         self.next_logits = torch.empty(0, vocabulary, device=device)
 
     def logits(self) -> Tensor:
-        """``(rows, V)`` logits of the next token, in float32."""
         return self.next_logits[:, : self.vocabulary].float()

@@ -139,13 +139,9 @@ def _check_fit(name: str, model: nn.Module, factors: Factors) -> None:
             problem = f"the adapter {name} is on {path}, which is not a linear layer"
             raise ModelError(problem, "", name)
         if sizes != (a.shape[1], b.shape[0]):
-            raise ModelError(
-                f"the adapter {name} does not fit its base: {path} is {sizes[0]}→{sizes[1]}, "
-                f"the adapter's is {a.shape[1]}→{b.shape[0]}",
-                _TRAINED_ON,
-                name,
-                "adapters",
-            )
+            shapes = f"{sizes[0]}→{sizes[1]}, the adapter's is {a.shape[1]}→{b.shape[0]}"
+            problem = f"the adapter {name} does not fit its base: {path} is {shapes}"
+            raise ModelError(problem, _TRAINED_ON, name, "adapters")
 
 
 def _sizes(module: Any) -> tuple[int, int] | None:

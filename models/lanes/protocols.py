@@ -1,4 +1,4 @@
-"""What the runtime needs of a lane, whatever its weights are."""
+"""What the runtime needs of a lane, whatever its weights are; lanes do not repeat it."""
 
 from __future__ import annotations
 

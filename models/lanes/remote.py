@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,8 +21,7 @@ class RemoteLane(TransformersLane):
 
     Args:
         model: the shapes alone, as ``load_model(…, skeleton=True)`` makes them.
-        vocabulary: as on the other rank.
-        reads_all: as on the other rank.
+        vocabulary, reads_all: as on the other rank.
         device: of the bookkeeping and the zeros.
     """
 
@@ -29,26 +30,17 @@ class RemoteLane(TransformersLane):
         self.device = torch.device(device)
         self.reserve(0, 0)
 
-    def logits(self) -> Tensor:
-        """``(rows, V)`` zeros."""
-        self._catch_up()
-        self.rows.mark_cached()
-        return torch.zeros(self.rows.count, self.vocabulary, device=self.device)
-
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``(rows, k, labels)`` zeros, and ``(rows, labels)`` where the text's own is read too."""
-        rows, k = candidates.shape
-        self._catch_up()
-        shape = self.head(torch.zeros(rows, k + 1, self.config.hidden_size, device="meta")).shape
-        zeros = torch.zeros(shape, device=self.device)
-        if self._reads_all:
-            return zeros[:, 1:], None
-        self.rows.mark_cached()
-        return zeros[:, 1:], zeros[:, 0]
+        zeros = partial(torch.zeros_like, device=self.device)
+        rewards, of_texts = super().rewards(candidates)
+        return zeros(rewards), None if of_texts is None else zeros(of_texts)
 
     def footprint(self) -> Footprint:
-        """What a forward on the other rank reads; nothing is in memory here."""
         return replace(super().footprint(), cache_bytes=0, memory={}, work=())
 
-    def _forward(self, *arguments: Any, **settings: Any) -> None:
-        """Run nothing."""
+    def _forward(self, tokens: Tensor, *arguments: Any, **settings: Any) -> Any:
+        """Zeros in place of logits; hidden states have a shape alone."""
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        hidden = torch.empty(*tokens.shape, self.config.hidden_size, device="meta")
+        logits = zero.expand(*tokens.shape, self.vocabulary)
+        return SimpleNamespace(logits=logits, last_hidden_state=hidden)

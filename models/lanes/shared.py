@@ -18,10 +18,7 @@ from .protocols import LanguageLane
 
 
 class SharedLane:
-    """A language lane, and which view each of its rows belongs to.
-
-    Args:
-        lane: used through views alone.
+    """A language lane, used through views alone, and which view each of its rows belongs to.
 
     Attributes:
         owners: the view of each row of the lane.
@@ -75,7 +72,8 @@ class SharedLane:
         last = self.lane.release(row)
         swap_remove(self.owners, row)
         if last != row:
-            self.owners[row].renumber(last, row)
+            rows = self.owners[row].lane_rows
+            rows[rows.index(last)] = row
         self.invalidate_all()
 
 
@@ -99,7 +97,6 @@ class LaneView:
 
     @property
     def rows(self) -> ViewRows:
-        """Its rows in use."""
         return ViewRows(self)
 
     @property
@@ -108,13 +105,11 @@ class LaneView:
         return self.lane.adapters  # type: ignore[attr-defined]
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens, empty."""
         while self.lane_rows:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts, and keep those there are."""
         self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
@@ -134,27 +129,19 @@ class LaneView:
         return joined
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         self.shared.release(swap_remove(self.lane_rows, row))
         return len(self.lane_rows)
 
-    def renumber(self, old: int, new: int) -> None:
-        """Follow a row of the lane to its new number."""
-        self.lane_rows[self.lane_rows.index(old)] = new
-
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row, text and cache, what its source was."""
         rows = self.lane_rows
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
     def logits(self) -> Tensor:
-        """``(rows, V)`` logits of the next token."""
         self._update_index()
         return self.shared.logits(self)
 
     def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step."""
         self._update_index()
         self.lane.rows.feed_rows(tokens, self.index, self.lane_rows)
         self.shared.invalidate(self)
@@ -168,11 +155,9 @@ class LaneView:
             self._indexed = ([*self.lane_rows], current[1])
 
     def footprint(self) -> Footprint:
-        """What the whole lane costs, for all its views."""
         return self.lane.footprint()
 
     def graph_key(self, ahead: int) -> Hashable:
-        """What the host decides for a forward."""
         return self.lane.graph_key(ahead)
 
 
@@ -184,37 +169,30 @@ class ViewRows:
 
     @property
     def count(self) -> int:
-        """How many rows are in use."""
         return len(self._lane_rows)
 
     @property
     def capacity(self) -> int:
-        """Tokens that each can hold."""
         return self._rows.capacity
 
     @property
     def total(self) -> int:
-        """Tokens of all texts together."""
         return sum(self.counts()[1])
 
     @property
     def backlog(self) -> int:
-        """The most tokens that any row must still read before its next step."""
         lengths, ends = self.counts()
         pairs = zip(ends, lengths, strict=True)
         return max((end - length for end, length in pairs), default=0) - self._rows.pending
 
     def text(self, row: int) -> Tensor:
-        """The tokens of a row's text."""
         return self._rows.text(self._lane_rows[row])
 
     def counts(self) -> tuple[list[int], list[int]]:
-        """Of every row: tokens in the cache, and tokens of the text."""
         lengths, ends = self._rows.counts()
         rows = self._lane_rows
         return [lengths[row] for row in rows], [ends[row] for row in rows]
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
-        """Replace the ends of texts; the new tokens are unread."""
         self._rows.rewrite({self._lane_rows[row]: text for row, text in texts.items()})
         self._view.shared.invalidate(self._view)

@@ -26,12 +26,7 @@ from .token_tree import TokenTreeLane
 class TextRewardLane(RowLane):
     """A lane over a classifier that runs the whole text of every candidate at every step.
 
-    Its rows' texts are the responses alone, in the formula's tokens.
-
-    Args:
-        model: on its device.
-        description: of its checkpoint, with its own tokenizer.
-        shared: the tokenizer of the formula's tokens.
+    Its rows' texts are the responses alone, in the formula's tokens, whose tokenizer is ``shared``.
     """
 
     capturable = False
@@ -45,13 +40,10 @@ class TextRewardLane(RowLane):
         self.reserve(0, 0)
 
     def _make_classifier(self) -> Any:
-        description = self.description
-        return BatchClassifier(
-            description.name, self.model, description.tokenizer, description.full_text_reason
-        )
+        own = self.description
+        return BatchClassifier(own.name, self.model, own.tokenizer, own.full_text_reason)
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows, empty."""
         super().reserve(rows, capacity)
         self._prompts: list[str] = []
 
@@ -77,7 +69,6 @@ class TextRewardLane(RowLane):
         return lambda: range(self.rows.count, self.rows.count + len(prompts))
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         swap_remove(self._prompts, row)
         return super().release(row)
 
@@ -113,7 +104,6 @@ class TextRewardLane(RowLane):
         return [[next(encodings) for _ in row] for row in rows]
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row what its source was."""
         super().copy_rows(sources, targets)
         copy_items(self._prompts, sources, targets)
 
@@ -122,7 +112,6 @@ class TextRewardLane(RowLane):
         self.rows.feed(tokens)
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         reason = self.description.full_text_reason
         return f"text, the whole text of {candidates}, nothing cached ({reason})"
 
@@ -135,7 +124,6 @@ class TextRewardLane(RowLane):
         return weights_footprint(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
-        """Nothing: texts are encoded anew."""
         return None
 
 
@@ -146,7 +134,6 @@ class CachedTextLane(TextRewardLane):
         return TokenTreeLane(self.model, self.description.size, reads_all=True)
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows; the cache of the model's own tokens grows as needed."""
         super().reserve(rows, capacity)
         self._classifier.reserve(rows, capacity)
 
@@ -159,12 +146,10 @@ class CachedTextLane(TextRewardLane):
         return join
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         self._classifier.release(row)
         return super().release(row)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row, text and cache, what its source was."""
         super().copy_rows(sources, targets)
         self._classifier.copy_rows(sources, targets)
 
@@ -174,7 +159,6 @@ class CachedTextLane(TextRewardLane):
         return outputs
 
     def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
         rows, run = self._classifier.rows_scored, self._classifier.tokens_run
         each = f", about {run / rows:.0f} tokens a row in all," if rows else ""
         return f"text, the changed tail of {candidates}{each} over the cached prefix"

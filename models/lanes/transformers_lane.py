@@ -18,13 +18,7 @@ from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
 from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
-from ..footprint import (
-    Footprint,
-    compute_dtype,
-    execution_device,
-    on_one_device,
-    weights_footprint,
-)
+from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
 from .lora import Adapters
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
@@ -57,31 +51,18 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens, empty."""
         self.rows = Rows(rows, capacity, self.device, pending=0 if self._reads_all else 1)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts and for more rows, and keep those there are."""
         super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
 
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
-        """Read prompts, each text once, into the caches of rows beyond those in use.
-
-        Args:
-            prompts: token ids, at least one each.
-            adapters: for each prompt, 0 or the number of an adapter.
-
-        Yields:
-            Before each forward, the tokens that it reads.
-
-        Returns:
-            What puts the rows in use, and returns their numbers.
-        """
+        """Read prompts of a token at least, each text once, into caches beyond the rows in use."""
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
         cached = [len(ids) - self.rows.pending for ids, _ in distinct]
@@ -102,7 +83,8 @@ class TransformersLane(RowLane):
             chunk = texts[:, start:end]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            window = self._window(rows, positions, end)
+            limit = rounded(end, self.rows.capacity)
+            window = Window(rows, self.rows.index[rows], positions, limit)
             self._forward(chunk, positions, window, adapters, backbone=True)
 
     @torch.no_grad()
@@ -110,23 +92,18 @@ class TransformersLane(RowLane):
         """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
         first = self.rows.count
         kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
-        moved = range(base + kept, base + len(distinct))
-        if moved:
+        if moved := range(base + kept, base + len(distinct)):
             free = range(first, first + len(moved))
             self._cache.copy_rows(moved, free, len(distinct[0][0]))
         ordered = [*distinct[kept:], *distinct[:kept]]
-        new = self.rows.admit(
-            [ids for ids, _ in ordered],
-            [len(ids) - self.rows.pending for ids, _ in ordered],
-            [adapter for _, adapter in ordered],
-        )
+        texts, adapters = zip(*ordered, strict=True)
+        cached = [len(ids) - self.rows.pending for ids in texts]
+        new = self.rows.admit(texts, cached, adapters)
         return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
 
     def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
-        rows: list[int] = []
-        repeats: list[Pair] = []
-        unused = dict(read)
+        rows, repeats, unused = list[int](), list[Pair](), dict(read)
         for pair in pairs:
             if pair in unused:
                 rows.append(unused.pop(pair))
@@ -141,20 +118,17 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Make each target row, text and cache, what its source was."""
         super().copy_rows(sources, targets)
         self._cache.copy_rows(sources, targets, self.rows.longest)
 
     @torch.no_grad()
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
         last = super().release(row)
         self._cache.release(row, last, self.rows.longest)
         return last
 
     @torch.no_grad()
     def logits(self) -> Tensor:
-        """Every row reads its pending token: ``(rows, V)`` logits of the next, in float32."""
         self._catch_up()
         tokens, positions = self.rows.unread(1)
         same = self.exact_length and self.rows.same_length
@@ -164,12 +138,7 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
-        """Every row reads its unread tokens: logits after each of the last tokens of its text.
-
-        Returns:
-            ``(rows, tokens, V)`` in the model's dtype, the last after the whole text. Where a text
-            is shorter, the first ones are undefined.
-        """
+        """As the protocol's, in the model's dtype; undefined where a text is shorter."""
         self._catch_up(leave=tokens)
         positions = self.rows.last_positions(tokens)
         ids = self.rows.texts[: self.rows.count].gather(1, positions)
@@ -179,13 +148,10 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each candidate, in one forward.
+        """The reward of each row's text followed by each of ``(rows, k)`` candidates.
 
-        Candidates are queries over a shared prefix: all at one position of the text, each at a
-        cache position of its own after the row's end.
-
-        Args:
-            candidates: ``(rows, k)`` token ids.
+        Candidates are queries over a shared prefix in one forward: all at one position of the text,
+        each at a cache position of its own after the row's end.
 
         Returns:
             ``(rows, k, labels)`` float32, read at the candidates' own positions whatever the
@@ -241,7 +207,6 @@ class TransformersLane(RowLane):
             self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
 
     def footprint(self) -> Footprint:
-        """What the lane costs now, in bytes."""
         footprint = self._footprint.with_adapters(self.adapters)
         return replace(footprint, cache_bytes=self._cache.nbytes)
 
@@ -266,7 +231,6 @@ class TransformersLane(RowLane):
 
     @property
     def capturable(self) -> bool:
-        """Whether all layers are on one device, and stay there."""
         return on_one_device(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
@@ -288,29 +252,16 @@ class TransformersLane(RowLane):
         """A forward of all rows in use.
 
         Args:
-            tokens: ``(rows, q)`` ids.
-            positions: ``(rows, q)`` in the text.
-            cache_positions: ``(rows, q)``.
+            tokens, positions, cache_positions: ``(rows, q)``.
             end: every cache position that a query sees is below this.
             backbone: leave out the head.
             starts: as in ``Window``, and ``same_length`` too.
         """
         rows = slice(0, self.rows.count)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
-        window = self._window(rows, cache_positions, end, starts, same_length)
-        return self._forward(tokens, positions, window, adapters, backbone)
-
-    def _window(
-        self,
-        rows: slice,
-        cache_positions: Tensor,
-        end: int,
-        starts: Tensor | None = None,
-        same_length: bool = False,
-    ) -> Window:
         limit = end if same_length else rounded(end, self.rows.capacity)
-        index = self.rows.index[rows]
-        return Window(rows, index, cache_positions, limit, starts, same_length)
+        window = Window(rows, self.rows.index[rows], cache_positions, limit, starts, same_length)
+        return self._forward(tokens, positions, window, adapters, backbone)
 
     @torch.no_grad()
     def _forward(

@@ -8,20 +8,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from ..checkpoint.description import SCORES, Description
 from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
-from ..checkpoint.hub import explain_hub_error
+from ..checkpoint.hub import hub_error
 from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
-from .quantized import (
-    check_packages,
-    method_of,
-    pack_skeleton,
-    quantization_config,
-    quantization_of,
-)
+from . import quantized
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -39,10 +36,8 @@ def load_model(
     conversion, tensors on the CPU are the mapped file, read when they are first used.
 
     Args:
-        description: from ``describe``.
-        spec: the declaration.
-        dtype: where the spec names none; None is the checkpoint's own.
-        device: where the spec names none.
+        description, spec: of the checkpoint; from ``describe``.
+        dtype, device: where the spec names none; no dtype is the checkpoint's own.
         skeleton: the model's shapes alone, on torch's meta device; no weights are read.
 
     Raises:
@@ -53,16 +48,15 @@ def load_model(
             return spec.model
         _check_attention(description.name, spec.model)
         return spec.model.eval()
-    from transformers import AutoModelForCausalLM
-
     language = description.kind == SCORES or description.value_head
     name, config = description.name, description.config
     auto = AutoModelForCausalLM if language else auto_class(config)
     dtype = spec.dtype or dtype or "auto"
     if skeleton:
-        return _skeleton(config, auto, dtype, spec.quantization or quantization_of(config))
-    quantization = spec.quantization and quantization_config(name, spec.quantization)
-    check_packages(name, method_of(config))
+        return _skeleton(config, auto, dtype, spec.quantization)
+    quantization = spec.quantization and quantized.quantization_config(name, spec.quantization)
+    method = quantized.method_of(config)
+    quantized.check_packages(name, method)
     assert spec.path is not None
     stored = stored_tensors(name, weight_files(name, spec.path, description.revision))
     device = _available(name, spec.device or device)
@@ -83,9 +77,10 @@ def load_model(
         options["tp_plan"] = spec.tp_plan
     else:
         options["device_map"] = spec.device_map or {"": device}
-    special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method_of(config)
+    special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method
     plain = not special and cls is not None and cls.config_class is type(config)
-    if plain and (device != "cpu" or _converts(stored, weight_dtype)):
+    dtypes = {FLOATS.get(item.dtype, weight_dtype) for item in stored.values()}
+    if plain and (device != "cpu" or dtypes - {weight_dtype}):
         # One tensor of a file is mapped at a time; given a path, all files stay mapped.
         options |= {"config": config, "state_dict": stored}
         model, report = _read(name, spec, cls, None, options)
@@ -101,11 +96,9 @@ def _available(name: str, device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(
-            f"{name} cannot be put on {device}: {first_line(error)}",
-            "give a device that this machine has, such as cpu",
-            name,
-        ) from error
+        problem = f"{name} cannot be put on {device}: {first_line(error)}"
+        cure = "give a device that this machine has, such as cpu"
+        raise ModelError(problem, cure, name) from error
     return device
 
 
@@ -113,23 +106,17 @@ def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, and its report; a failure becomes a ModelError."""
-    from safetensors import SafetensorError
-
     try:
         with _quiet_unless_terminal():
             return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"the weights of {name} do not fit: {first_line(error)}",
-            "give it dtype: bfloat16, a quantization, or device_map: auto",
-            name,
-        ) from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        problem, cure = explain_hub_error(error, str(spec.path), spec.revision) or (
-            f"the weights of {name} in {spec.path} cannot be read: {first_line(error)}",
-            "a model is a folder (or hub id) with config.json and safetensors weights",
-        )
+        problem = f"the weights of {name} do not fit: {first_line(error)}"
+        cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
         raise ModelError(problem, cure, name) from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        problem = f"the weights of {name} in {spec.path} cannot be read: "
+        other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
+        raise hub_error(error, str(spec.path), spec.revision, name, other) from error
 
 
 def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]) -> None:
@@ -138,26 +125,22 @@ def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]
     if wrong := sorted(report["mismatched_keys"], key=lambda item: order.get(item[0], len(order))):
         key, stored, expected = wrong[0]
         more = f"; {len(wrong) - 1} more differ" if wrong[1:] else ""
-        raise ModelError(
-            f"the weights of {name} in {spec.path} are another model's: {key} is "
-            f"{tuple(stored)}, and config.json makes it {tuple(expected)}{more}",
-            "put the config.json beside them that they were saved with",
-            name,
-        )
+        shapes = f"{key} is {tuple(stored)}, and config.json makes it {tuple(expected)}{more}"
+        problem = f"the weights of {name} in {spec.path} are another model's: {shapes}"
+        cure = "put the config.json beside them that they were saved with"
+        raise ModelError(problem, cure, name)
     if missing := sorted(report["missing_keys"], key=lambda key: order.get(key, len(order))):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise ModelError(
-            f"the weights of {name} in {spec.path} lack {missing[0]}{more}",
-            "they would be random numbers; give a checkpoint of the whole model",
-            name,
-        )
+        problem = f"the weights of {name} in {spec.path} lack {missing[0]}{more}"
+        cure = "they would be random numbers; give a checkpoint of the whole model"
+        raise ModelError(problem, cure, name)
 
 
 def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:
     with torch.device("meta"):
         model = auto.from_config(config, dtype=_dtype(config, dtype, {})).eval()
-    if quantization is not None:
-        pack_skeleton(model, quantization)
+    if (quantization := quantization or quantized.quantization_of(config)) is not None:
+        quantized.pack_skeleton(model, quantization)
     return model
 
 
@@ -169,25 +152,17 @@ def _dtype(config: Any, dtype: str, stored: Mapping[str, StoredTensor]) -> torch
     return config.dtype or first or torch.float32
 
 
-def _converts(stored: Mapping[str, StoredTensor], dtype: torch.dtype) -> bool:
-    return any(FLOATS.get(item.dtype, dtype) != dtype for item in stored.values())
-
-
 def _check_attention(name: str, model: Any) -> None:
     kind = model.config.get_text_config()._attn_implementation
     if kind not in ("sdpa", "eager"):
-        raise ModelError(
-            f"{name} was loaded with attn_implementation={kind!r}, which takes no mask per row",
-            'load it with attn_implementation="sdpa"',
-            name,
-        )
+        problem = f"{name} was loaded with attn_implementation={kind!r}"
+        cure = 'load it with attn_implementation="sdpa"'
+        raise ModelError(f"{problem}, which takes no mask per row", cure, name)
 
 
 @contextlib.contextmanager
 def _quiet_unless_terminal() -> Iterator[None]:
     """No loading bar from transformers, unless there is a terminal."""
-    from transformers.utils import logging
-
     shown = logging.is_progress_bar_enabled()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.quantizers import auto
 
 from ..errors import ModelError, first_line, suggestion
 
@@ -30,32 +31,23 @@ PACKAGES = {
 
 
 def quantization_config(name: str, options: Mapping[str, Any]) -> Any:
-    """transformers' configuration of a quantisation.
-
-    Args:
-        name: the declared model.
-        options: as config.json has them: ``quant_method`` and that method's own.
+    """transformers' configuration of a quantisation, from options as config.json has them.
 
     Raises:
         ModelError: no such method or option, or a package that is not installed.
     """
-    from transformers.quantizers import auto
-
-    where = f"the quantization of {name}"
-    method, known = _method(options), _methods(auto)
+    where, methods = f"the quantization of {name}", auto.AUTO_QUANTIZATION_CONFIG_MAPPING
+    known = [*dict.fromkeys(re.sub(r"^(bitsandbytes)_.*", r"\1", key) for key in methods)]
+    method = _method(options)
     if method is None:
-        raise ModelError(
-            f"{where} has no quant_method",
-            "write it as config.json does: quantization: {quant_method: torchao, …}",
-            name,
-        )
+        problem = f"{where} has no quant_method"
+        cure = "write it as config.json does: quantization: {quant_method: torchao, …}"
+        raise ModelError(problem, cure, name)
     if method not in known:
         problem = f"{where}: there is no quant_method {method}"
         raise ModelError(problem, suggestion(method, known), name)
     check_packages(name, method)
-    if method == "bitsandbytes" and not (
-        options.get("load_in_8bit") or options.get("load_in_4bit")
-    ):
+    if method == "bitsandbytes" and not _width(options):
         raise ModelError(f"{where} has no width", "add load_in_8bit: true or load_in_4bit", name)
     try:
         config = auto.AutoQuantizationConfig.from_dict(dict(options))
@@ -72,12 +64,8 @@ def quantization_config(name: str, options: Mapping[str, Any]) -> Any:
 def check_packages(name: str, method: str | None) -> None:
     """Refuse a model whose quantisation needs a package that is not installed."""
     if missing := missing_packages(method):
-        raise ModelError(
-            f"{name} is quantised with {method}, which needs {' and '.join(missing)}",
-            f"pip install {' '.join(missing)}",
-            name,
-            "gptq",
-        )
+        problem = f"{name} is quantised with {method}, which needs {' and '.join(missing)}"
+        raise ModelError(problem, f"pip install {' '.join(missing)}", name, "gptq")
 
 
 def missing_packages(method: str | None) -> list[str]:
@@ -122,15 +110,10 @@ def pack_skeleton(model: Any, options: Mapping[str, Any]) -> None:
 
 
 def _method(options: Mapping[str, Any]) -> str | None:
-    if options.get("load_in_8bit") or options.get("load_in_4bit"):
+    if _width(options):
         return "bitsandbytes"
     method = options.get("quant_method")
     return None if method is None else str(getattr(method, "value", method))
-
-
-def _methods(auto: Any) -> list[str]:
-    names = (re.sub(r"^(bitsandbytes)_.*", r"\1", n) for n in auto.AUTO_QUANTIZATION_CONFIG_MAPPING)
-    return list(dict.fromkeys(names))
 
 
 def _installed(module: str) -> bool:
@@ -140,11 +123,14 @@ def _installed(module: str) -> bool:
         return False
 
 
+def _width(options: Mapping[str, Any]) -> int | None:
+    """The bits that bitsandbytes packs a number into; None where the options do not say."""
+    return next((bits for bits in (4, 8) if options.get(f"load_in_{bits}bit")), None)
+
+
 def _bits(options: Mapping[str, Any]) -> float | None:
-    if options.get("load_in_4bit") or options.get("load_in_8bit"):
-        return 4 if options.get("load_in_4bit") else 8
-    if options.get("bits"):
-        return float(options["bits"])
+    if bits := _width(options) or options.get("bits"):
+        return float(bits)
     if groups := options.get("config_groups"):
         first = next(iter(groups.values()))
         return float((first.get("weights") or {}).get("num_bits") or 16)

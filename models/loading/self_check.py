@@ -26,46 +26,33 @@ FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, Asse
 def self_check(name: str, model: Any, reward: bool) -> list[str]:
     """Check a model whose architecture is not among the tested ones; notes for the plan.
 
+    Texts of different lengths, and what may follow them, are read as rows and alone.
+
     Raises:
-        ModelError: as rows, the model fails or computes other numbers.
+        ModelError: as rows, the model fails or computes other hidden states.
     """
     family = model.config.model_type
     alibi = reward and getattr(model.config, "alibi", False)  # a flag of falcon: two architectures
     if family in (REWARDS if reward else TERMS) and not alibi:
         return []
-    compare_rows(name, model, ALTERNATIVES if reward else 1)
-    return [f"{name}: {family} is not among the tested families; a trial on a few tokens agreed"]
-
-
-def compare_rows(name: str, model: Any, alternatives: int) -> None:
-    """Read texts of different lengths and what may follow them, as rows and alone.
-
-    Args:
-        name: the declared name.
-        model: the model, on its device.
-        alternatives: tokens to read at once after each text, as a reward model does; 1 for a term.
-
-    Raises:
-        ModelError: the rows' hidden states are not those of the model alone.
-    """
+    alternatives = ALTERNATIVES if reward else 1
     try:
         rows, expected = _as_rows(model, alternatives), _alone(model, alternatives)
     except FAULTS as error:
         problem = f"cannot be run as rows: {first_line(error)}"
     else:
         errors = ((rows - expected).norm(dim=-1) / expected.norm(dim=-1)).flatten()
+        dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        exact = dtypes <= {torch.float32, torch.float64}
         # In half precision a token may go to other experts, so that the median counts.
-        error_size = (errors.max() if _exact(model) else errors.median()).item()
-        if error_size < (1e-3 if _exact(model) else 0.1):
-            return
+        error_size = (errors.max() if exact else errors.median()).item()
+        if error_size < (1e-3 if exact else 0.1):
+            note = "is not among the tested families; a trial on a few tokens agreed"
+            return [f"{name}: {family} {note}"]
         problem = f"gives other numbers as rows than alone: {error_size:.0%} off"
-    raise ModelError(
-        f"{name} ({model.config.model_type}) is of a family that is not among the tested, and it "
-        + problem,
-        "use a family of docs/models.md"
-        + (", or declare the reward with read: text" if alternatives > 1 else ""),
-        name,
-    )
+    problem = f"{name} ({family}) is of a family that is not among the tested, and it {problem}"
+    by_text = ", or declare the reward with read: text" if reward else ""
+    raise ModelError(problem, f"use a family of docs/models.md{by_text}", name)
 
 
 def _texts(model: Any, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,9 +91,3 @@ def _alone(model: Any, alternatives: int) -> Tensor:
             out = model.base_model(input_ids=ids, use_cache=False)
             hidden.append(out.last_hidden_state[0, -1])
     return torch.stack(hidden).view(len(LENGTHS), alternatives, -1).float()
-
-
-def _exact(model: Any) -> bool:
-    """Whether the model computes in single precision or better."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return dtypes <= {torch.float32, torch.float64}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint.description import REWARD, SCORES, Description
-from ..checkpoint.files import INDEX, SINGLE
+from ..checkpoint.files import INDEX, SINGLE, StoredTensor, stored_tensors
+from ..checkpoint.hub import cached
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
 
@@ -28,10 +30,6 @@ class ValueHeadModel(nn.Module):
     """The backbone of a language model with a value head: a classifier of one output.
 
     Modules of the backbone keep their names, so that an adapter finds them.
-
-    Args:
-        model: the language model.
-        head: from hidden states to one number.
     """
 
     def __init__(self, model: Any, head: nn.Module) -> None:
@@ -46,7 +44,6 @@ class ValueHeadModel(nn.Module):
         return getattr(self, self._backbone)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Those of the backbone."""
         embeddings: nn.Module = self.base_model.get_input_embeddings()
         return embeddings
 
@@ -58,7 +55,8 @@ def as_reward(description: Description, spec: ModelSpec) -> Description:
     """The description as a reward's, where a language model has a value head; else as it is."""
     if description.kind != SCORES or description.config is None:
         return description
-    head = hasattr(spec.model, "v_head") if spec.model is not None else bool(_files(spec))
+    in_memory = spec.model is not None
+    head = hasattr(spec.model, "v_head") if in_memory else _stored(description.name, spec)
     return replace(description, kind=REWARD, value_head=True) if head else description
 
 
@@ -66,34 +64,24 @@ def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> V
     """A language model's backbone with the value head of its checkpoint.
 
     Args:
-        name: as declared.
-        model: the language model, loaded.
-        spec: its declaration.
+        name, model, spec: of the loaded language model.
         skeleton: shapes alone, on torch's meta device.
 
     Raises:
         ModelError: a head that is not one linear layer of one output.
     """
-    from safetensors import safe_open
-
     if spec.model is not None:
-        return ValueHeadModel(
-            getattr(spec.model, "pretrained_model", spec.model), spec.model.v_head
-        )
-    weights: dict[str, Tensor] = {}
-    for key, file in _files(spec).items():
-        with safe_open(file, framework="pt") as stored:
-            weights[key] = stored.get_tensor(key)
+        language = getattr(spec.model, "pretrained_model", spec.model)
+        return ValueHeadModel(language, spec.model.v_head)
+    weights = {key: stored[...] for key, stored in _stored(name, spec).items()}
     state = {key.split(".", 1)[1].removeprefix("summary."): value for key, value in weights.items()}
     size = model.get_output_embeddings().weight.shape[-1]
     weight = state.get("weight")
     if weight is None or set(state) - {"weight", "bias"} or tuple(weight.shape) != (1, size):
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(weights.items()))
-        raise ModelError(
-            f"the value head of {name} is not one linear layer from {size} to 1: it has {shapes}",
-            "export it as a ForTokenClassification with one label",
-            name,
-        )
+        problem = f"the value head of {name} is not one linear layer from {size} to 1"
+        cure = "export it as a ForTokenClassification with one label"
+        raise ModelError(f"{problem}: it has {shapes}", cure, name)
     with torch.device("meta") if skeleton else model.get_output_embeddings().weight.device:
         head = nn.Linear(size, 1, bias="bias" in state, dtype=torch.float32)
     if not skeleton:
@@ -101,36 +89,19 @@ def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> V
     return ValueHeadModel(model, head.eval())
 
 
-def _files(spec: ModelSpec) -> dict[str, str]:
-    """The weights of a value head, and the file that holds each."""
-    from safetensors import safe_open
-
-    files: dict[str, str] = {}
-    index = _cached(spec, INDEX)
+def _stored(name: str, spec: ModelSpec) -> dict[str, StoredTensor]:
+    """The weights of a checkpoint's value head, not read yet; empty where it has none."""
+    absences = ("gated_repo", "missing_entries", "connection_errors")
+    find = partial(cached, str(spec.path), revision=spec.revision, absences=absences)
+    index = find(INDEX)
+    files = [find(SEPARATE), None if index else find(SINGLE)]
     if index is not None:
         shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        files |= {key: _cached(spec, file) or file for key, file in shards.items() if _in_head(key)}
-    for file in (_cached(spec, SEPARATE), None if index else _cached(spec, SINGLE)):
-        if file is not None:
-            with safe_open(file, framework="pt") as stored:
-                files |= dict.fromkeys(filter(_in_head, stored.keys()), file)
-    return files
+        names = {file for key, file in shards.items() if _in_head(key)}
+        files = [*(find(file) or file for file in sorted(names)), *files]
+    tensors = stored_tensors(name, [file for file in files if file is not None])
+    return {key: tensor for key, tensor in tensors.items() if _in_head(key)}
 
 
 def _in_head(key: str) -> bool:
     return key.split(".")[0] in NAMES
-
-
-def _cached(spec: ModelSpec, file: str) -> str | None:
-    """A file of a checkpoint, downloaded if need be; None where it has none."""
-    from transformers.utils.hub import cached_file
-
-    path: str | None = cached_file(
-        spec.path,
-        file,
-        revision=spec.revision or "main",
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return path

@@ -55,28 +55,21 @@ def encode_texts(
     encodings: list[Encoding] = [{}] * len(texts)
     for special in (True, False):
         group = [i for i, text in enumerate(texts) if getattr(text, "special", True) == special]
-        if not group:
-            continue
         plain = [str(texts[i]) for i in group]
-        columns = tokenizer(plain, add_special_tokens=special, verbose=False)
+        columns = tokenizer(plain, add_special_tokens=special, verbose=False) if group else {}
         for row, i in enumerate(group):
             encoding: Encoding = {key: values[row] for key, values in columns.items()}
             encodings[i] = _one_start(tokenizer, encoding, special)
     for text, checked in zip(texts, encodings, strict=True):
         length = len(checked["input_ids"])
         if length == 0:
-            raise ModelError(
-                f"the text that {name} reads is empty: {text[:40]!r}…",
-                "give it a prompt, or a tokenizer with a token that begins a text",
-                name,
-            )
+            problem = f"the text that {name} reads is empty: {text[:40]!r}…"
+            cure = "give it a prompt, or a tokenizer with a token that begins a text"
+            raise ModelError(problem, cure, name)
         if max_length and length > max_length:
-            raise ModelError(
-                f"the text that {name} reads has {length} tokens, and it reads at most "
-                f"{max_length}: {text[:40]!r}…",
-                "shorten the prompt or give fewer max_new_tokens; nothing is cut silently",
-                name,
-            )
+            problem = f"the text that {name} reads has {length} tokens, and it reads at most"
+            cure = "shorten the prompt or give fewer max_new_tokens; nothing is cut silently"
+            raise ModelError(f"{problem} {max_length}: {text[:40]!r}…", cure, name)
     return encodings
 
 

@@ -20,7 +20,6 @@ class PromptText(str):
     special: bool
 
     def __new__(cls, text: str, special: bool = True) -> PromptText:
-        """The text itself."""
         prompt = super().__new__(cls, text)
         prompt.special = special
         return prompt
@@ -52,8 +51,7 @@ def render(
     """The token ids that one term reads before the response.
 
     Args:
-        name: the model, for messages.
-        spec: its declaration: template, system prompt, prefix.
+        name, spec: of the model: template, system prompt, prefix.
         tokenizer: or None, where prompts are token ids.
         prompt: text, chat messages, or token ids (which are read as they are).
         system: the system prompt that the formula gives; "" for none.
@@ -69,12 +67,8 @@ def render(
     if is_ids(prompt):
         return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
     if tokenizer is None:
-        raise ModelError(
-            f"{name} has no tokenizer, so a prompt must be token ids",
-            "or give tokenizer: …",
-            name,
-            "tokenizers",
-        )
+        problem = f"{name} has no tokenizer, so a prompt must be token ids"
+        raise ModelError(problem, "or give tokenizer: …", name, "tokenizers")
     text = _text(name, spec, tokenizer, prompt, system)
     ids = _tokens(tokenizer, text, text.special)
     if isinstance(spec.prefix, list):
@@ -96,12 +90,9 @@ def render_text(
     """The text that a model with a tokenizer of its own reads before the response.
 
     Args:
-        name: the model, for messages.
-        spec: its declaration.
+        name, spec, prompt, system: as in ``render``.
         shared: the tokenizer of the formula's tokens, which decodes a prompt of token ids.
         own: the model's tokenizer, whose chat template it is.
-        prompt: text, chat messages, or token ids.
-        system: the system prompt that the formula gives; "" for none.
         alone: nothing but the response (``model@none``).
     """
     if not prompt:
@@ -181,31 +172,27 @@ class _Template:
         answer = prompt[-1]["content"] if roles[-1] == "assistant" else ""
         before = prompt[:-1] if roles[-1] == "assistant" else prompt
         if [message["role"] for message in before] not in (["user"], ["system", "user"]):
-            raise self._error(
-                f"the template of {self.name} takes one user message, and the answer so far if "
-                f"there is one, not {', '.join(roles)}",
-                "give a chat template",
-            )
+            problem = f"the template of {self.name} takes one user message, and the answer so far"
+            problem += f" if there is one, not {', '.join(roles)}"
+            raise self._error(problem, "give a chat template")
         if system is None:
             system = before[0]["content"] if len(before) == 2 else ""
         return self._filled(template, before[-1]["content"], system) + answer
 
     def _filled(self, template: str, prompt: str, system: str) -> str:
         if system and "{system}" not in template:
-            raise self._error(
-                f"the template of {self.name} has no place for the system prompt {system[:40]!r}",
-                "write {system} where it goes in the template, or give a chat template",
-            )
+            problem = f"the template of {self.name} has no place for the system prompt"
+            cure = "write {system} where it goes in the template, or give a chat template"
+            raise self._error(f"{problem} {system[:40]!r}", cure)
         parts = {"{prompt}": prompt, "{system}": system}
         return re.sub(r"\{prompt\}|\{system\}", lambda match: parts[match[0]], template)
 
     def _in_chat(self, messages: list[Mapping[str, str]]) -> str:
         """Messages in a chat template, up to where the answer begins or continues."""
         if self.template is None and not self.tokenizer.chat_template:
-            raise self._error(
-                f"{self.name} has no chat template, and the prompt is chat messages",
-                "give template: … with one, or with {prompt} where the prompt goes; or give text",
-            )
+            problem = f"{self.name} has no chat template, and the prompt is chat messages"
+            cure = "give template: … with one, or with {prompt} where the prompt goes; or give text"
+            raise self._error(problem, cure)
         if messages[-1] == {"role": "assistant", "content": ""}:
             messages = messages[:-1]
         continues = bool(messages) and messages[-1]["role"] == "assistant"
@@ -220,10 +207,8 @@ class _Template:
         except Exception as error:  # jinja has its own exceptions, and templates raise any
             cure = "give template: … with a chat template, or a prompt that is text"
             if any(message["role"] == "system" for message in messages):
-                cure = (
-                    "its template may take no system prompt: write it into the user's message, or "
-                    "give template: … with {system} and {prompt} in it"
-                )
+                cure = "its template may take no system prompt: write it into the user's message, "
+                cure += "or give template: … with {system} and {prompt} in it"
             problem = f"{self.name} cannot render these messages: {first_line(error)}"
             raise self._error(problem, cure) from error
         return text
@@ -233,11 +218,10 @@ class _Template:
         templates = self.tokenizer.chat_template
         named = templates if isinstance(templates, dict) else {}
         if template not in named:
-            raise self._error(
-                f"the template of {self.name} is neither a chat template nor has it a {{prompt}}, "
-                f"and the tokenizer has no chat template named {template[:40]!r}",
-                f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes",
-            )
+            problem = f"the template of {self.name} is neither a chat template nor has it a "
+            problem += "{prompt}, and the tokenizer has no chat template named "
+            cure = f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes"
+            raise self._error(f"{problem}{template[:40]!r}", cure)
 
     def _error(self, problem: str, cure: str) -> ModelError:
         return ModelError(problem, cure, self.name, "chat-templates")
@@ -258,15 +242,10 @@ def _prefixed(
     name: str, spec: ModelSpec, tokenizer: Any, ids: Sequence[int], system: str | None
 ) -> list[int]:
     if system is not None:
-        raise ModelError(
-            f"token ids are read as they are, so {name} cannot be given another system prompt",
-            "give the prompt as text or as messages",
-            name,
-            "negative-prompts",
-        )
-    prefix = spec.prefix
-    if prefix is None:
-        return list(ids)
+        problem = f"token ids are read as they are, so {name} cannot be given another system prompt"
+        cure = "give the prompt as text or as messages"
+        raise ModelError(problem, cure, name, "negative-prompts")
+    prefix = [] if spec.prefix is None else spec.prefix
     if isinstance(prefix, str):
         prefix = _tokens(tokenizer, prefix, True)
     return _joined(tokenizer, prefix, list(ids))
@@ -285,9 +264,5 @@ def _bos(name: str, tokenizer: Any, prompt: Any) -> int:
         return int(tokenizer.bos_token_id)
     if tokenizer is None and is_ids(prompt):
         return int(prompt[0])
-    raise ModelError(
-        f"{name} has no BOS token to begin a text with, so it cannot go without a prompt",
-        'use a system prompt instead: base@""',
-        name,
-        "negative-prompts",
-    )
+    problem = f"{name} has no BOS token to begin a text with, so it cannot go without a prompt"
+    raise ModelError(problem, 'use a system prompt instead: base@""', name, "negative-prompts")

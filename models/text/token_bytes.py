@@ -13,20 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
 Step = Callable[[str], "str | bytes"]
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_CLOSE = (
-    " .",
-    " ?",
-    " !",
-    " ,",
-    " ' ",
-    " n't",
-    " 'm",
-    " 's",
-    " 've",
-    " 're",
-)  # as tokenizers clean up
+_CLOSE = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # as tokenizers do
 
 
 @dataclass(frozen=True)
@@ -100,11 +91,10 @@ def token_bytes(tokenizer: Any, size: int) -> TokenBytes:
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if i < size}
     special = special_ids(tokenizer)
     texts = {
-        number: _bytes_of(token, steps)
+        number: text
         for token, number in sorted(vocabulary.items(), key=lambda x: (_is_byte(x[0]), x[1]))
-        if number not in special
+        if number not in special and (text := _bytes_of(token, steps))
     }
-    texts = {number: text for number, text in texts.items() if text}
     names = {str(token): number for token, number in vocabulary.items() if number in special}
     to_model = _TO_MODEL.get(kind)
     model = backend.model if to_model is not None and backend is not None else None
@@ -138,8 +128,7 @@ def _steps(decoder: Mapping[str, Any]) -> tuple[str, list[Step]]:
     What it does to the start or the end of a text is left out.
     """
     parts = decoder.get("decoders", [decoder]) if decoder else []
-    named = [part["type"] for part in parts]
-    steps: list[Step] = []
+    named, steps = [part["type"] for part in parts], list[Step]()
     for i, part in enumerate(parts):
         match part:
             case {"type": "ByteLevel"}:
@@ -168,16 +157,8 @@ def _steps(decoder: Mapping[str, Any]) -> tuple[str, list[Step]]:
     return "+".join(named), steps
 
 
-def _alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: the byte's own where it is printable, others from 256 on."""
-    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printed]
-    codes = {byte: 256 + i for i, byte in enumerate(others)} | {byte: byte for byte in printed}
-    return {chr(code): byte for byte, code in codes.items()}
-
-
-_ALPHABET = _alphabet()
-_CHARACTERS = {byte: character for character, byte in _ALPHABET.items()}
+_CHARACTERS: dict[int, str] = bytes_to_unicode()  # GPT-2's character for each byte
+_ALPHABET = {character: byte for byte, character in _CHARACTERS.items()}
 
 
 def _from_alphabet(token: str) -> str | bytes:

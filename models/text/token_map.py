@@ -23,7 +23,6 @@ class Vocabulary:
     """One of two vocabularies.
 
     Attributes:
-        tokenizer: its tokenizer.
         size: tokens that the model has rows for.
         ends: ids that end a text.
     """
@@ -72,12 +71,7 @@ class TokenMap:
 
 
 def one_vocabulary(tokenizer: Any, size: int, description: Description) -> bool:
-    """Whether a model's tokens are those of a formula, strings and ids, so that nothing is mapped.
-
-    Args:
-        tokenizer: of the formula's tokens, or None.
-        size: of the formula's vocabulary.
-        description: of the model.
+    """Whether a model's tokens are those of a formula of this tokenizer and size, and not mapped.
 
     Raises:
         ModelError: there are no strings to map by, and the sizes differ.
@@ -86,13 +80,11 @@ def one_vocabulary(tokenizer: Any, size: int, description: Description) -> bool:
         return bool(tokenizer.get_vocab() == description.tokenizer.get_vocab())
     if description.size == size:
         return True
-    lacking = description.name if description.tokenizer is None else "the formula"
-    raise ModelError(
-        f"align finds tokens by what they stand for, and {lacking} has no tokenizer; "
-        f"{description.name} has {description.size} tokens, the formula {size}",
-        "give tokenizer: … with the models",
-        description.name,
-    )
+    name = description.name
+    lacking = name if description.tokenizer is None else "the formula"
+    problem = f"align finds tokens by what they stand for, and {lacking} has no tokenizer"
+    problem += f"; {name} has {description.size} tokens, the formula {size}"
+    raise ModelError(problem, "give tokenizer: … with the models", name)
 
 
 def token_map(formula: Vocabulary, other: Vocabulary) -> TokenMap:
