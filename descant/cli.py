@@ -237,9 +237,7 @@ def inspect(
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A sweep's.")],
-) -> None:
+def report(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A sweep's.")]) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
     from .results import load

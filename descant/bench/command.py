@@ -28,8 +28,7 @@ def bench(
     max_new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are timed.")] = 32,
     runs: Annotated[int, typer.Option(min=1, help="Of each way; medians count.")] = 5,
     device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1.", show_default="the GPU, if there is one"),
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="the GPU, if there is one")
     ] = None,
     dtype: Annotated[
         str | None,

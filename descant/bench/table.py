@@ -45,7 +45,7 @@ def measured(
     console.print(_table(results), markup=False)
     console.print(
         "plain: transformers' generate with a LogitsProcessor that runs the other models; "
-        "bare: the forwards alone; floor: reading the weights",
+        "bare: the forwards alone; floor: reading the weights"
     )
     console.print(
         f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "

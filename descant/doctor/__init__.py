@@ -19,9 +19,7 @@ from .findings import BROKEN, NOTE, Finding, failure, table
 SCHEMA, WIDE = 1, 140
 
 
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
+def doctor(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """What this machine has, what is missing, what to do. Exits with 1 if descant cannot run."""
     findings = examined()
     works = not any(finding.state == BROKEN for finding in findings)

@@ -8,11 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainingArguments
 
 from ..extras import require
 from ..models import ModelError
