@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Option
 
 from .. import __version__
 from .findings import BROKEN, NOTE, Finding, failure, table
@@ -19,7 +20,7 @@ from .findings import BROKEN, NOTE, Finding, failure, table
 SCHEMA, WIDE = 1, 140
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False) -> None:
     """What this machine has, what is missing, what to do. Exits with 1 if descant cannot run."""
     findings = examined()
     works = not any(finding.state == BROKEN for finding in findings)
