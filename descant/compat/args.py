@@ -6,9 +6,9 @@ What differs is in docs/migrating.md. Importing this imports no torch.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .refused import Untranslatable
+from .refused import Interface
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ LONGEST = 2048  # tokens of a prompt, where a model's configuration has no max_s
 FORMULA = "llm | rerank(rm, k=topk, w=weight)"
 
 
-class ARGS:
+class ARGS(Interface):
     """Reward-guided search.
 
     Args:
@@ -28,10 +28,16 @@ class ARGS:
         torch_dtype: of both; ARGS' own is float16.
 
     Attributes:
-        formula: the descant formula; ``str()`` gives it as well.
         decoder: the descant decoder, which takes many prompts at once.
         tokenizer: of the language model.
     """
+
+    cures: ClassVar = {
+        "LLM": 'descant.compile("llm", searcher.models).scores(prompt, ids)',
+        "RM": 'descant.score("rm", …), or searcher.decoder.inspect(prompt)',
+        "generate_greedy_step_large": "searcher.decoder.stream(prompt, params={…})",
+        "generate_step": "searcher.decoder.stream(prompt, params={…})",
+    }
 
     def __init__(
         self,
@@ -51,7 +57,7 @@ class ARGS:
             "rm": {"path": rm_path, "dtype": torch_dtype, "device": rm_dev, **reads},
         }
         params = {"topk": 1, "weight": 0.0}
-        _check_device(llm_dev, rm_dev)
+        _check_devices(llm_dev, rm_dev)
         self.decoder = descant.compile(FORMULA, self.models, params=params, device=llm_dev)
         self.tokenizer = self.decoder.tokenizer
 
@@ -103,10 +109,8 @@ class ARGS:
         ids = self.get_input_ids(prompt)
         longest = min(map(_longest, self._paths))
         if ids.shape[-1] > longest:
-            warnings.warn(
-                f"the prompt has {ids.shape[-1]} tokens and the models read {longest}: None",
-                stacklevel=2,
-            )
+            problem = f"the prompt has {ids.shape[-1]} tokens and the models read {longest}"
+            warnings.warn(f"{problem}: None", stacklevel=2)
             return None
         [completion] = self.decoder.generate(
             [ids[0].tolist()],
@@ -118,27 +122,9 @@ class ARGS:
         )
         return torch.cat((ids, ids.new_tensor([completion.token_ids])), dim=-1)
 
-    def __str__(self) -> str:
-        return self.formula
 
-    def __getattr__(self, name: str) -> Any:
-        cures = {
-            "LLM": 'descant.compile("llm", searcher.models).scores(prompt, ids)',
-            "RM": 'descant.score("rm", …), or searcher.decoder.inspect(prompt)',
-            "generate_greedy_step_large": "searcher.decoder.stream(prompt, params={…})",
-            "generate_step": "searcher.decoder.stream(prompt, params={…})",
-        }
-        if name in cures:
-            raise Untranslatable(f"ARGS.{name} is not here", cures[name])
-        raise AttributeError(f"ARGS has no attribute {name!r}")
-
-
-def _check_device(*devices: str) -> None:
-    """Check that the GPUs exist; ARGS' defaults are two.
-
-    Raises:
-        ValueError: there are fewer.
-    """
+def _check_devices(*devices: str) -> None:
+    """Refuse GPUs that do not exist; ARGS' defaults are two."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -146,10 +132,8 @@ def _check_device(*devices: str) -> None:
         kind, _, number = device.partition(":")
         if kind == "cuda" and int(number or 0) >= gpus:
             cure = "cuda:0 for both" if gpus else "cpu"
-            raise ValueError(
-                f"ARGS is to run on {device}, and there are {gpus} GPUs here; "
-                f"give llm_dev= and rm_dev=: {cure}"
-            )
+            problem = f"ARGS is to run on {device}, and there are {gpus} GPUs here"
+            raise ValueError(f"{problem}; give llm_dev= and rm_dev=: {cure}")
 
 
 def _longest(path: str) -> int:

@@ -29,14 +29,11 @@ class ModelOperator(Protocol):
     """An operator with a model of its own: ``PromptedLLM`` or ``Classifier``."""
 
     system_prompt: str
+    prompt_template: Template
     model: Any
     dtype: Any
     tokenizer: Any
     model_name: str | None
-
-    @property
-    def prompt_template(self) -> Template:
-        """Makes one text of the system prompt and the input."""
 
     @property
     def label(self) -> tuple[int, bool] | None:
@@ -84,7 +81,7 @@ def rendering(template: Template, system: str) -> Rendering:
         )
     for made in (text, general):
         fixed = re.sub(f"{PROMPT}|{SYSTEM}", "", made)
-        if "{prompt}" in fixed or "{system}" in fixed or "{{" in fixed:
+        if any(part in fixed for part in ("{prompt}", "{system}", "{{")):
             raise Untranslatable(
                 f"a prompt_template writes braces: {fixed[:40]!r}",
                 "a descant template cannot hold {{, {prompt} or {system} as text",

@@ -6,7 +6,6 @@ process runs this, and only the first one writes.
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
 from ..extras import MissingExtra
+from ..failures import DISK_ERRORS
 from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
@@ -71,7 +71,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     folder = Path(recipe.output)
     arguments = training_arguments(recipe)
     is_first = PartialState().is_main_process
-    log = say if is_first else _silent
+    log = say if is_first else lambda line: None
     checkpoint = _claim(recipe, folder)
     description = description_of(recipe)
     rows, counts = _data(recipe, description, arguments)
@@ -194,7 +194,7 @@ def _changed(file: Path, content: dict[str, Any]) -> str:
 def _is_disk_error(error: Exception) -> bool:
     """Whether a file could not be written; torch and safetensors raise errors of their own."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+        return error.errno in DISK_ERRORS
     return isinstance(error, SafetensorError) or "inline_container" in str(error)
 
 
@@ -242,11 +242,7 @@ def _trainer(
     rows: dict[str, list[Row]],
 ) -> Trainer:
     pad = description.tokenizer.pad_token_id or 0
-    options: dict[str, Any] = {}
-    if recipe.method in ("arm", "dpo"):
-        options["beta"] = recipe.beta
-    if recipe.method == "arm":
-        options["mean"] = recipe.length_normalization
+    own = {"beta": recipe.beta, "mean": recipe.length_normalization}
     try:
         trainer: Trainer = TRAINERS[recipe.method](
             model=model_of(recipe, description, arguments, pad),
@@ -255,7 +251,7 @@ def _trainer(
             eval_dataset=rows.get("eval"),
             data_collator=Collator(pad),
             callbacks=[Finite()],
-            **options,
+            **({} if recipe.method == "sft" else own),
         )
     except ValueError as error:  # also of a quantisation that cannot be trained
         if isinstance(error, TrainFileError | ModelError):
@@ -290,7 +286,3 @@ def _evaluated(trainer: Trainer) -> bool:
     """Whether the last step was evaluated."""
     steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
     return bool(steps) and steps[-1] == trainer.state.global_step
-
-
-def _silent(line: str) -> None:
-    """Only the first process logs."""

@@ -32,18 +32,15 @@ def description_of(recipe: TrainFile) -> Description:
             "write descant train reward, or give another model",
         )
     if recipe.max_length and description.positions and recipe.max_length > description.positions:
-        raise ModelError(
-            f"max_length is {recipe.max_length}, and {recipe.model.path} reads "
-            f"{description.positions} tokens",
-            f"write max_length: {description.positions} or less",
-        )
+        problem = f"max_length is {recipe.max_length}, and {recipe.model.path} reads "
+        problem += f"{description.positions} tokens"
+        raise ModelError(problem, f"write max_length: {description.positions} or less")
     if method := method_of(description.config):
         check_packages("the model", method)
         if recipe.lora is None or recipe.method == "reward":
-            cure = "give lora" if recipe.method != "reward" else "give plain weights"
-            raise ModelError(
-                f"{recipe.model.path} is quantised, and packed weights do not learn", cure
-            )
+            problem = f"{recipe.model.path} is quantised, and packed weights do not learn"
+            cure = "give plain weights" if recipe.method == "reward" else "give lora"
+            raise ModelError(problem, cure)
     return description
 
 
@@ -91,9 +88,6 @@ def _adapted(recipe: TrainFile, description: Description, model: Any) -> Any:
         model = get_peft_model(model, LoraConfig(task_type=task, **recipe.lora.model_dump()))
     except (ValueError, ImportError, NotImplementedError) as error:
         raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
-    embedding = next(
-        (name for name, _ in model.named_parameters() if "lora_embedding" in name), None
-    )
-    if embedding is not None:
+    if any("lora_embedding" in name for name, _ in model.named_parameters()):
         raise TrainFileError("lora: embeddings cannot be rows of a shared base; target others")
     return model
