@@ -69,7 +69,7 @@ def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -
     """
 
     def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
-        pairs = zip(context.texts(), scores.split(1), strict=True)
+        pairs = zip(context.texts(), scores[:, None], strict=True)
         return torch.cat([processor(ids[None], row) for ids, row in pairs])
 
     _register(name, type(processor).__doc__, (), changed)

@@ -114,18 +114,16 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
     ids = prompts.tolist()
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        requests = decoder.session.builder.requests(
-            ids, max_new_tokens=new, eos_token_id=[], **arguments
-        )
+        options = {"max_new_tokens": new, "eos_token_id": [], **arguments}
+        requests = decoder.session.builder.requests(ids, **options)
         answers: list[Any] = []
         for finished in decode(decoder.session.engine, requests, len(requests)):
             if not answers:
                 answers = finished
                 clock.start(wait=False)  # the next step may have begun
         clock.stop()
-        return [
-            answer.tokens for answer in sorted(answers, key=lambda answer: answer.request.index)
-        ]
+        answers.sort(key=lambda answer: answer.request.index)
+        return [answer.tokens for answer in answers]
 
     return act
 

@@ -33,7 +33,7 @@ def measured(
         ValueError: an unknown workload, shape, device or dtype.
     """
     settings = _settings(options)
-    names = workloads or list(WORKLOADS)
+    names = workloads or [*WORKLOADS]
     for name in names:
         _known("workload", name, WORKLOADS)
     machine, results = environment(settings), []

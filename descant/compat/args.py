@@ -103,11 +103,13 @@ class ARGS(Interface):
             long, as in ARGS' own code.
         """
         import torch
+        from transformers import AutoConfig
 
         if method not in ("greedy", "greedy_large", "topk"):
             raise ValueError(f"Invalid method '{method}'; use greedy, greedy_large or topk")
         ids = self.get_input_ids(prompt)
-        longest = min(map(_longest, self._paths))
+        configs = [AutoConfig.from_pretrained(path).to_dict() for path in self._paths]
+        longest = min(int(config.get("max_sequence_length", LONGEST)) for config in configs)
         if ids.shape[-1] > longest:
             problem = f"the prompt has {ids.shape[-1]} tokens and the models read {longest}"
             warnings.warn(f"{problem}: None", stacklevel=2)
@@ -134,10 +136,3 @@ def _check_devices(*devices: str) -> None:
             cure = "cuda:0 for both" if gpus else "cpu"
             problem = f"ARGS is to run on {device}, and there are {gpus} GPUs here"
             raise ValueError(f"{problem}; give llm_dev= and rm_dev=: {cure}")
-
-
-def _longest(path: str) -> int:
-    """The longest prompt that ARGS' own code gives a model."""
-    from transformers import AutoConfig
-
-    return int(AutoConfig.from_pretrained(path).to_dict().get("max_sequence_length", LONGEST))

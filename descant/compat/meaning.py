@@ -43,14 +43,10 @@ class Meaning:
         """Whether there are no scores in it."""
         return not self.parts and not self.guides
 
-    @property
-    def summed(self) -> Expression:
-        """The scores, without the shift."""
-        return summed(self.parts)
-
     def shifted(self, exact: bool = True) -> Expression:
         """The scores; with the shift where it counts."""
-        return self.summed + self.shift if exact and self.shift else self.summed
+        scores = summed(self.parts)
+        return scores + self.shift if exact and self.shift else scores
 
     def scaled(self, by: Meaning) -> Meaning:
         """Multiplied by a number."""
@@ -81,11 +77,10 @@ class Meaning:
         if not self.parts:
             raise Untranslatable("this has no language model in it", "add one: M + …")
         if self.weight is None:
-            raise Untranslatable(
-                "Max or Min over parts of different weights divides each token by the weight of "
-                "the part that wins",
-                f"no formula does; the plain one is {self.summed}, or give both parts one weight",
-            )
+            problem = "Max or Min over parts of different weights divides each token by the weight "
+            plain = self.shifted(False)
+            cure = f"no formula does; the plain one is {plain}, or give both parts one weight"
+            raise Untranslatable(f"{problem}of the part that wins", cure)
         if self.weight == 0:
             return self.shifted(exact)
         number, term = self.parts[0]
@@ -93,11 +88,11 @@ class Meaning:
         if len(self.parts) == 1 and number == self.weight and (is_model or not exact):
             return term
         if self.weight == 1 and not exact:
-            return self.summed
+            return self.shifted(False)
         if sum(number for number, _ in self.parts) == self.weight > 0:
-            return call("mean", self.summed)
+            return call("mean", self.shifted(False))
         if self.weight > 0:
-            return call("temp", self.summed, self.weight)
+            return call("temp", self.shifted(False), self.weight)
         warnings.warn(
             f"the weights add up to {float(self.weight):g}: language-model-arithmetic divides by "
             "that, which turns every sign, and so does the formula",
@@ -117,7 +112,7 @@ class Meaning:
             if candidates.guides or candidates.direction != self.direction:
                 raise Untranslatable(
                     f"a Classifier picks its candidates by {candidates.formula(models)}, and is "
-                    f"added to {self.summed}",
+                    f"added to {self.shifted(False)}",
                     "rerank(classifier, …) picks them by the scores that it stands after; give the "
                     "Classifier the formula that it is added to",
                 )

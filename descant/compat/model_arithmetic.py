@@ -240,12 +240,14 @@ class ModelArithmetic(Interface):
                         "after a BOS of its own",
                         "leave it out: every text begins with one",
                     )
-            for view in self.decoder.rendered(prompt) if self._max_length is not None else ():
-                if view.tokens is not None and len(view.tokens) > self._max_length:
+            if self._max_length is None:
+                continue
+            for view in self.decoder.rendered(prompt):
+                if (length := len(view.tokens or ())) > self._max_length:
                     raise ValueError(
-                        f"{view.term} reads {len(view.tokens)} tokens of the prompt, and "
-                        f"max_length is {self._max_length}: language-model-arithmetic would cut "
-                        "off its end; shorten it"
+                        f"{view.term} reads {length} tokens of the prompt, and max_length is "
+                        f"{self._max_length}: language-model-arithmetic would cut off its end; "
+                        "shorten it"
                     )
 
     def _text(self, ids: Sequence[int]) -> str:

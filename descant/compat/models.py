@@ -29,11 +29,14 @@ class ModelOperator(Protocol):
     """An operator with a model of its own: ``PromptedLLM`` or ``Classifier``."""
 
     system_prompt: str
-    prompt_template: Template
     model: Any
     dtype: Any
     tokenizer: Any
     model_name: str | None
+
+    @property
+    def prompt_template(self) -> Template:
+        """Makes one text of the system prompt and the input."""
 
     @property
     def label(self) -> tuple[int, bool] | None:
@@ -165,7 +168,8 @@ class FormulaModels:
         for name, (operator, _) in self._operators.items():
             if shared and operator.label is None and "adapter" not in specs[name]:
                 specs[name]["tokenizer"] = tokenizer
-        bases = {name: {"path": path, "dtype": _word(dtype)} for path, name in self._bases.items()}
+        plain = str(dtype).removeprefix("torch.")
+        bases = {name: {"path": path, "dtype": plain} for path, name in self._bases.items()}
         return specs | bases
 
     def _source(self, operator: ModelOperator) -> Any:
@@ -173,13 +177,17 @@ class FormulaModels:
         return self.default if operator.model is None else operator.model
 
     def _spec(self, name: str, dtype: Any, tokenizer: Any) -> dict[str, Any]:
+        import torch
+
         operator, shown = self._operators[name]
         source = self._source(operator)
         spec = _spec_of(source)
         is_language = operator.label is None
         if "path" in spec:
-            placed = {"device", "device_map", "tp_plan"} & set(spec)
-            defaults = {"dtype": _word(operator.dtype or dtype)} | ({} if placed else _spread())
+            defaults = {"dtype": str(operator.dtype or dtype).removeprefix("torch.")}
+            placed = spec.keys() & {"device", "device_map", "tp_plan"}
+            if torch.cuda.device_count() > 1 and not placed:
+                defaults["device_map"] = "auto"  # as language-model-arithmetic loads a model
             spec = defaults | spec
             base = _base_of(spec["path"])
             if base is not None and is_language:
@@ -248,17 +256,6 @@ def _spec_of(source: Any) -> dict[str, Any]:
     if isinstance(source, (str, Path)):
         return {"path": str(source)}
     return {"model": source, "tokenizer": source.name_or_path}
-
-
-def _word(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _spread() -> dict[str, str]:
-    """Over several GPUs as accelerate does it, and as language-model-arithmetic loads a model."""
-    import torch
-
-    return {"device_map": "auto"} if torch.cuda.device_count() > 1 else {}
 
 
 def _label(index: int, minimize: bool, source: Any) -> int:

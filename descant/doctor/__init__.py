@@ -25,12 +25,8 @@ def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False
     findings = examined()
     works = not any(finding.state == BROKEN for finding in findings)
     if json:
-        report = {
-            "schema": SCHEMA,
-            "descant": __version__,
-            "works": works,
-            "findings": [finding.as_dict() for finding in findings],
-        }
+        rows = [finding.as_dict() for finding in findings]
+        report = {"schema": SCHEMA, "descant": __version__, "works": works, "findings": rows}
         typer.echo(jsonlib.dumps(report, ensure_ascii=False, indent=2))
     else:
         screen = Console(highlight=False)

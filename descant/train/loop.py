@@ -28,7 +28,7 @@ from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
 from .encode import Counts, Encoder, shortened
-from .examples import Example, read_examples
+from .examples import read_examples
 from .model import description_of, model_of
 from .record import RECORD, draw_curve, versions, write_record
 from .trainers import TRAINERS, Finite
@@ -107,9 +107,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     return Trained(folder, metrics, counts)
 
 
-def _fit(
-    recipe: TrainFile, trainer: Trainer, description: Description, checkpoint: str | None
-) -> None:
+def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
     """Train and save.
 
     Raises:
@@ -117,7 +115,7 @@ def _fit(
     """
     folder = Path(recipe.output)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=last)
         if trainer.eval_dataset is not None and not _evaluated(trainer):
             trainer.evaluate()
         _save(recipe, trainer, description, folder)
@@ -126,10 +124,8 @@ def _fit(
             raise
         full = shutil.disk_usage(folder).free < 2**20
         reason = "no space left" if full else str(error).splitlines()[0]
-        raise TrainFileError(
-            f"{folder} cannot be written: {reason}; what is finished is kept, and the same command "
-            "resumes there"
-        ) from error
+        kept = "what is finished is kept, and the same command resumes there"
+        raise TrainFileError(f"{folder} cannot be written: {reason}; {kept}") from error
 
 
 def training_arguments(recipe: TrainFile) -> TrainingArguments:
@@ -166,10 +162,8 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
     exists, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
     changed = exists and _changed(file, content)
     if changed and done:
-        raise TrainFileError(
-            f"{folder} holds another training: {changed}; give another output, "
-            "or remove the folder to begin again"
-        )
+        cure = "give another output, or remove the folder to begin again"
+        raise TrainFileError(f"{folder} holds another training: {changed}; {cure}")
     if (folder / RECORD).exists():
         raise TrainFileError(f"{folder} is trained already; give another output to train again")
     if not exists and folder.is_dir() and any(folder.iterdir()):
@@ -214,8 +208,7 @@ def _data(
     drop = _too_long(recipe) == "drop"
     encoder = Encoder(recipe.model, description.tokenizer, description.eos, length, drop)
     chat = recipe.model.template is not None
-    examples: dict[str, tuple[list[Example], int]] = {}
-    examples["train"] = read_examples(recipe.data, recipe.method, chat=chat)
+    examples = {"train": read_examples(recipe.data, recipe.method, chat=chat)}
     if recipe.eval_data is not None:
         examples["eval"] = read_examples(recipe.eval_data, recipe.method, chat=chat)
     elif recipe.eval_share:
@@ -245,7 +238,7 @@ def _trainer(
     own = {"beta": recipe.beta, "mean": recipe.length_normalization}
     try:
         trainer: Trainer = TRAINERS[recipe.method](
-            model=model_of(recipe, description, arguments, pad),
+            model=model_of(recipe, description, arguments.device, pad),
             args=arguments,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
@@ -253,9 +246,9 @@ def _trainer(
             callbacks=[Finite()],
             **({} if recipe.method == "sft" else own),
         )
+    except (TrainFileError, ModelError):
+        raise
     except ValueError as error:  # also of a quantisation that cannot be trained
-        if isinstance(error, TrainFileError | ModelError):
-            raise
         raise TrainFileError(" ".join(str(error).split())) from error
     return trainer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ..extras import require
 from ..models import ModelError
@@ -44,9 +44,7 @@ def description_of(recipe: TrainFile) -> Description:
     return description
 
 
-def model_of(
-    recipe: TrainFile, description: Description, arguments: TrainingArguments, pad: int
-) -> Any:
+def model_of(recipe: TrainFile, description: Description, device: Any, pad: int) -> Any:
     """The model, with its adapter where it has one.
 
     Raises:
@@ -60,7 +58,7 @@ def model_of(
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
     if spec.quantization is not None:
         options["quantization_config"] = quantization_config("the model", spec.quantization)
-        options["device_map"] = {"": str(arguments.device)}
+        options["device_map"] = {"": str(device)}
     model = auto.from_pretrained(
         spec.path, revision=spec.revision or "main", dtype=dtype,
         trust_remote_code=spec.trust_remote_code, **options,

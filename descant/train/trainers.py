@@ -77,27 +77,17 @@ class PairTrainer(Trainer):
         logits = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
         return sequence_log_probs(logits, rows["labels"], mean=self.mean)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: Any = False, **_: Any) -> Any:
         rows = {key: value.flatten(0, 1) for key, value in inputs.items()}
         rewards = self.rewards(model, rows).view(-1, 2)
         if model.training:
-            counted = torch.cat([metrics_of(rewards), rewards.new_tensor([len(rewards)]).double()])
-            self._sums = self._sums.to(rewards.device) + counted
+            count = torch.tensor([len(rewards)], device=rewards.device)
+            self._sums = self._sums.to(rewards.device) + torch.cat([metrics_of(rewards), count])
         loss = preference_loss(rewards)
         return (loss, rewards) if return_outputs else loss
 
     def prediction_step(
-        self,
-        model: Any,
-        inputs: Batch,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: Any, inputs: Batch, prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -172,9 +172,8 @@ def read_train_file(
         raise TrainFileError(f"there is no method {method}; {did_you_mean(method, METHODS)}")
     content = {} if path is None else _KIND.read(path)
     if content.setdefault("method", method) != method:
-        raise TrainFileError(
-            f"{path} is for {content['method']}: write descant train {content['method']} {path}"
-        )
+        other = content["method"]
+        raise TrainFileError(f"{path} is for {other}: write descant train {other} {path}")
     content |= {key: value for key, value in values.items() if value is not None}
     for override in overrides:
         _KIND.override(content, override, training_fields)
