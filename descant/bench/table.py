@@ -24,7 +24,6 @@ def measured(
     """Measure, print the table, and keep the raw numbers.
 
     Args:
-        console: where the table goes.
         output: a JSON file for every number.
         workloads: names of ``WORKLOADS``; all of them where None.
         **options: fields of ``Settings``; None is this machine's default.

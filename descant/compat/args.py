@@ -23,8 +23,6 @@ class ARGS(Interface):
     Args:
         llm_path: a folder or hub id.
         rm_path: a reward model with one output, that reads the language model's tokens.
-        llm_dev: where the language model runs.
-        rm_dev: where the reward model runs.
         torch_dtype: of both; ARGS' own is float16.
 
     Attributes:
@@ -94,8 +92,7 @@ class ARGS(Interface):
             method: ``greedy`` and ``greedy_large`` take the best candidate, ``topk`` draws from
                 all of them at ``temperature``, with noise seeded from torch's own generator.
             temperature: for ``topk`` alone.
-            chunk_size: without effect: the candidates are positions of one forward.
-            debug: without effect.
+            chunk_size, debug: without effect: the candidates are positions of one forward.
             stop_at_eos: ours alone; off, it continues past an end of text, as ARGS' own code does.
 
         Returns:

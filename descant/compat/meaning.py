@@ -69,11 +69,7 @@ class Meaning:
         return self
 
     def divided(self, exact: bool) -> Expression:
-        """The scores divided by their weight and normalised.
-
-        Args:
-            exact: whether they must be log-probabilities; else a shift of all scores may remain.
-        """
+        """The scores divided by their weight; unless ``exact``, a shift of all may remain."""
         if not self.parts:
             raise Untranslatable("this has no language model in it", "add one: M + …")
         if self.weight is None:

@@ -150,16 +150,13 @@ class ModelArithmetic(Interface):
         ``transformers.set_seed`` make a script repeatable; its draws are not theirs.
 
         Args:
-            sentences: one prompt, or many.
-            max_new_tokens: tokens after which a text ends.
             stop_texts: strings at which a text ends; they stay in it.
             batch_size: rows decoded at once.
             temperature: of the divided scores; 0 takes the best token.
             top_p: the fewest tokens whose probabilities, at that temperature, reach this.
             top_k: the most probable tokens; 0 is all.
             num_return_sequences: texts per prompt, next to each other.
-            do_speculation: without effect: the distribution is the same.
-            use_cache: without effect.
+            do_speculation, use_cache: without effect: the distribution is the same.
             **ignored: language-model-arithmetic takes any keyword and drops it; here, a warning.
 
         Returns:

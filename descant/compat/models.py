@@ -103,11 +103,7 @@ def _short(system: str) -> bool:
 
 
 class FormulaModels:
-    """The models that a formula names.
-
-    Args:
-        default: the model of operators that name none.
-    """
+    """The models that a formula names; ``default`` is that of operators that name none."""
 
     def __init__(self, default: Any = None) -> None:
         self.default = default
@@ -161,8 +157,7 @@ class FormulaModels:
 
         Args:
             dtype: of operators that name none.
-            tokenizer: of the formula's models; it decides a text's first token.
-            shared: whether it is every language model's tokenizer.
+            tokenizer: decides a text's first token; where ``shared``, of every language model.
         """
         specs = {name: self._spec(name, dtype, tokenizer) for name in list(self._operators)}
         for name, (operator, _) in self._operators.items():

@@ -7,12 +7,7 @@ from typing import Any, ClassVar
 
 
 class Untranslatable(NotImplementedError):
-    """Something of another repository that no formula does.
-
-    Args:
-        problem: one line on what it is.
-        cure: one line on what to write instead.
-    """
+    """Something of another repository that no formula does, and what to write instead."""
 
     def __init__(self, problem: str, cure: str) -> None:
         self.problem, self.cure = problem, cure

@@ -44,7 +44,6 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
     """Show the formula, its plan, completions, the sweep and its picture.
 
     Args:
-        console: where to print.
         output: the folder for ``front.csv`` and ``front.png``.
         prompts: how many of the demo's prompts the sweep uses.
         tokens: new tokens per completion.

@@ -79,9 +79,8 @@ class Encoder:
         return rows
 
     def _row(self, example: Example, counts: Counts) -> Row | None:
-        sides = [self._side(example.prompt, example.chosen)]
-        if example.rejected is not None:
-            sides.append(self._side(example.prompt, example.rejected))
+        responses = (example.chosen, example.rejected)
+        sides = [self._side(example.prompt, text) for text in responses if text is not None]
         longest = max(len(prompt) + len(response) for prompt, response in sides)
         learnt = all(len(prompt) < self.max_length for prompt, _ in sides)
         if longest > self.max_length and (self.drop or not learnt):

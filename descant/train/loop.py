@@ -60,7 +60,6 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     train file), ``training.json`` and ``curve.png``.
 
     Args:
-        recipe: the train file.
         say: is called with each message, in the first process.
 
     Raises:

@@ -158,8 +158,7 @@ class RewardTrainer(PairTrainer):
         self._scores: Tensor | None = None
         self._by_token = not full_text_reason("the model", model.config, model)
         if self._by_token:
-            head = getattr(model, Head(model).name)
-            head.register_forward_hook(self._keep)
+            getattr(model, Head(model).name).register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, scores: Tensor) -> None:
         self._scores = scores
