@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from .formula.scalar import FUNCTIONS
 from .formula.words.signature import Limits, number
 from .runtime.scores.context import Context
 from .runtime.scores.stages import apply
+
+Parameters: TypeAlias = Sequence[inspect.Parameter]
+Change: TypeAlias = Callable[[Any, Tensor, Context], Tensor]  # of a stage's scores
 
 
 def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -93,12 +96,7 @@ def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
     return function
 
 
-def _register(
-    name: str,
-    doc: str | None,
-    parameters: Sequence[inspect.Parameter],
-    changed: Callable[[Any, Tensor, Context], Tensor],
-) -> None:
+def _register(name: str, doc: str | None, parameters: Parameters, changed: Change) -> None:
     """Make the class of a stage and enter it; ``changed`` gets a copy of the scores."""
     _free(name)
     fields = []

@@ -37,6 +37,11 @@ def _operator(op: str, *, swapped: bool = False) -> Callable[[Any, Any], Express
     return binary
 
 
+def _prefix(op: str) -> Callable[[Any], Expression]:
+    """A method for one of Python's operators before a value."""
+    return lambda self: Expression(tree.Unary(op, self.node))
+
+
 class Expression:
     """A piece of a formula: a model, a number, a condition, a stage, or a combination.
 
@@ -86,15 +91,7 @@ class Expression:
             raise TypeError(f"| takes a stage on its right, and {text(right)} is none")
         return Expression(tree.Binary("or", self.node, right))
 
-    def __invert__(self) -> Expression:
-        return Expression(tree.Unary("not", self.node))
-
-    def __neg__(self) -> Expression:
-        return Expression(tree.Unary("-", self.node))
-
-    def __pos__(self) -> Expression:
-        return Expression(tree.Unary("+", self.node))
-
+    __invert__, __neg__, __pos__ = _prefix("not"), _prefix("-"), _prefix("+")
     __and__ = _operator("and")
     __add__, __radd__ = _operator("+"), _operator("+", swapped=True)
     __sub__, __rsub__ = _operator("-"), _operator("-", swapped=True)

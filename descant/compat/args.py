@@ -48,12 +48,9 @@ class ARGS(Interface):
         import descant
 
         self.llm_dev, self.rm_dev, self.formula = llm_dev, rm_dev, FORMULA
-        self._paths = (llm_path, rm_path)
-        reads = {"tokenizer": llm_path, "read": "tokens"}
-        self.models = {
-            "llm": {"path": llm_path, "dtype": torch_dtype, "device": llm_dev},
-            "rm": {"path": rm_path, "dtype": torch_dtype, "device": rm_dev, **reads},
-        }
+        llm = {"path": llm_path, "dtype": torch_dtype, "device": llm_dev}
+        rm = {"path": rm_path, "dtype": torch_dtype, "device": rm_dev}
+        self.models = {"llm": llm, "rm": rm | {"tokenizer": llm_path, "read": "tokens"}}
         params = {"topk": 1, "weight": 0.0}
         _check_devices(llm_dev, rm_dev)
         self.decoder = descant.compile(FORMULA, self.models, params=params, device=llm_dev)
@@ -105,7 +102,8 @@ class ARGS(Interface):
         if method not in ("greedy", "greedy_large", "topk"):
             raise ValueError(f"Invalid method '{method}'; use greedy, greedy_large or topk")
         ids = self.get_input_ids(prompt)
-        configs = [AutoConfig.from_pretrained(path).to_dict() for path in self._paths]
+        paths = (spec["path"] for spec in self.models.values())
+        configs = [AutoConfig.from_pretrained(path).to_dict() for path in paths]
         longest = min(int(config.get("max_sequence_length", LONGEST)) for config in configs)
         if ids.shape[-1] > longest:
             problem = f"the prompt has {ids.shape[-1]} tokens and the models read {longest}"

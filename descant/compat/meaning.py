@@ -89,11 +89,9 @@ class Meaning:
             return call("mean", self.shifted(False))
         if self.weight > 0:
             return call("temp", self.shifted(False), self.weight)
-        warnings.warn(
-            f"the weights add up to {float(self.weight):g}: language-model-arithmetic divides by "
-            "that, which turns every sign, and so does the formula",
-            stacklevel=4,
-        )
+        division = "language-model-arithmetic divides by that, which turns every sign"
+        sums = f"the weights add up to {float(self.weight):g}"
+        warnings.warn(f"{sums}: {division}, and so does the formula", stacklevel=4)
         return call("temp", summed([(-number, term) for number, term in self.parts]), -self.weight)
 
     def formula(self, models: FormulaModels) -> Expression:

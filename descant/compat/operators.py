@@ -221,10 +221,8 @@ class Superseded(Operator):
     def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
         result = self.by_formula.meaning(models, exact)
         if result.weight != self.from_formula.meaning(models, exact).weight:
-            raise Untranslatable(
-                "Superseded over formulas of different weights",
-                f"its result is the second's: write {result.shifted(False)}",
-            )
+            cure = f"its result is the second's: write {result.shifted(False)}"
+            raise Untranslatable("Superseded over formulas of different weights", cure)
         return result
 
 

@@ -106,10 +106,8 @@ def example_of(
 
 def _by_verdict(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, str]:
     if dimension is None:
-        raise TrainFileError(
-            "these rows have two responses and two verdicts: "
-            "say data.dimension: better (helpful) or safer (harmless)"
-        )
+        cure = "say data.dimension: better (helpful) or safer (harmless)"
+        raise TrainFileError(f"these rows have two responses and two verdicts: {cure}")
     column = f"{dimension}_response_id"
     winner = str(row.get(column))  # a number, or text of a table
     if winner not in ("0", "1"):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import PartialState
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from .trainfile import ONLY_OF, TrainFile, TrainFileError
 
 RESOLVED = "train.yaml"
 LENGTH = 1024
+Rows: TypeAlias = dict[str, list[Row]]  # of "train" and perhaps "eval"
 OURS: dict[str, Any] = {
     "logging_steps": 10,
     "logging_nan_inf_filter": False,  # a loss that is not finite is logged
@@ -200,7 +201,7 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 def _data(
     recipe: TrainFile, description: Description, arguments: TrainingArguments
-) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
+) -> tuple[Rows, dict[str, Counts]]:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
@@ -228,10 +229,7 @@ def _data(
 
 
 def _trainer(
-    recipe: TrainFile,
-    description: Description,
-    arguments: TrainingArguments,
-    rows: dict[str, list[Row]],
+    recipe: TrainFile, description: Description, arguments: TrainingArguments, rows: Rows
 ) -> Trainer:
     pad = description.tokenizer.pad_token_id or 0
     own = {"beta": recipe.beta, "mean": recipe.length_normalization}

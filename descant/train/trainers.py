@@ -173,9 +173,4 @@ class RewardTrainer(PairTrainer):
         return last_scores(scores, mask)
 
 
-TRAINERS: dict[str, type[Trainer]] = {
-    "arm": ArmTrainer,
-    "dpo": DpoTrainer,
-    "reward": RewardTrainer,
-    "sft": Trainer,
-}
+TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer, "sft": Trainer}

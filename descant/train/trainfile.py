@@ -147,11 +147,9 @@ def training_fields() -> dict[str, Any]:
 
     types: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
     types |= {f"{name} | None": kind | None for name, kind in types.items()}
-    return {
-        item.name: types.get(str(getattr(item.type, "__name__", item.type)), Any)
-        for item in fields(TrainingArguments)
-        if item.init
-    }
+    options = [item for item in fields(TrainingArguments) if item.init]
+    names = {item.name: str(getattr(item.type, "__name__", item.type)) for item in options}
+    return {key: types.get(name, Any) for key, name in names.items()}
 
 
 def read_train_file(
