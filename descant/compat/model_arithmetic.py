@@ -187,7 +187,9 @@ class ModelArithmetic(Interface):
             batch_size=batch_size or 32,
             progress=False,
         )
-        return [self._text(completion.token_ids) for completion in completions]
+        # After a first token, as a word in a text: with the space that it may begin with.
+        first, mark = tokenizer.eos_token_id, len(tokenizer.eos_token)
+        return [tokenizer.decode([first, *each.token_ids])[mark:] for each in completions]
 
     def _with_stages(self, *stages: str) -> Decoder:
         """The formula's decoder with stages after it; all decoders share the loaded weights."""
@@ -246,8 +248,3 @@ class ModelArithmetic(Interface):
                         f"{self._max_length}: language-model-arithmetic would cut off its end; "
                         "shorten it"
                     )
-
-    def _text(self, ids: Sequence[int]) -> str:
-        """With special tokens, and with the space that a first word may begin with."""
-        text: str = self.tokenizer.decode([self.tokenizer.eos_token_id, *ids])
-        return text[len(self.tokenizer.eos_token) :]

@@ -90,16 +90,13 @@ def rendering(template: Template, system: str) -> Rendering:
                 "a descant template cannot hold {{, {prompt} or {system} as text",
             )
     opening = text.partition(PROMPT)[0]
-    if SYSTEM in general and general.replace(SYSTEM, system) == text and _short(system):
+    plain = system.isprintable() and not set('"\\') & set(system)
+    shows = plain and len(system) <= LONGEST and not system.startswith("<")  # a BOS, perhaps
+    if shows and SYSTEM in general and general.replace(SYSTEM, system) == text:
         shown = general.replace(SYSTEM, "{system}").replace(PROMPT, "{prompt}")
         return Rendering(shown, system or None, opening=opening)
     baked = text.replace(PROMPT, "{prompt}")
     return Rendering(None if baked == "{prompt}" else baked, opening=opening)
-
-
-def _short(system: str) -> bool:
-    plain = system.isprintable() and not set('"\\') & set(system)
-    return len(system) <= LONGEST and plain and not system.startswith("<")  # a BOS, perhaps
 
 
 class FormulaModels:

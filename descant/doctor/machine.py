@@ -69,7 +69,9 @@ def threads() -> Iterator[Finding]:
     """Threads that torch uses, and cores that this process may use."""
     import torch
 
-    used, cores = torch.get_num_threads(), _cores()
+    used, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS")
     message = f"{used} of torch, {cores} core{'' if cores == 1 else 's'} for this process"
     message += f"; OMP_NUM_THREADS is {limit}" if limit else ""
@@ -110,8 +112,3 @@ def _driver() -> dict[str, str] | None:
         return None
     name, _, driver = (done.stdout.strip().splitlines() or [""])[0].partition(", ")
     return {"name": name, "driver": driver} if driver else None
-
-
-def _cores() -> int:
-    every = os.cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every

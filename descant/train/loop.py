@@ -116,7 +116,8 @@ def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: st
     folder = Path(recipe.output)
     try:
         trainer.train(resume_from_checkpoint=last)
-        if trainer.eval_dataset is not None and not _evaluated(trainer):
+        steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
+        if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
             trainer.evaluate()
         _save(recipe, trainer, description, folder)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -270,9 +271,3 @@ def _save(recipe: TrainFile, trainer: Trainer, description: Description, folder:
 
 def _too_long(recipe: TrainFile) -> str:
     return recipe.too_long or ("drop" if recipe.method == "reward" else "truncate")
-
-
-def _evaluated(trainer: Trainer) -> bool:
-    """Whether the last step was evaluated."""
-    steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
-    return bool(steps) and steps[-1] == trainer.state.global_step
