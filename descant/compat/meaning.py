@@ -111,10 +111,9 @@ class Meaning:
                     "Classifier the formula that it is added to",
                 )
         if len(counts) > 1:
-            raise Untranslatable(
-                f"Classifiers with n_runs_per_sample of {', '.join(map(str, sorted(counts)))}",
-                "rerank(c1 + c2, k=50) scores the same tokens with all; give them one number",
-            )
+            problem = f"Classifiers with n_runs_per_sample of {', '.join(map(str, sorted(counts)))}"
+            cure = "rerank(c1 + c2, k=50) scores the same tokens with all; give them one number"
+            raise Untranslatable(problem, cure)
         weight = self.weight or Fraction(1)
         rewards = [(number / weight, models.expression(guide)) for number, guide in self.guides]
         options = {"k": counts.pop(), "norm": "prefix", "keep": "all"}

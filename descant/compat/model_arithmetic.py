@@ -229,22 +229,17 @@ class ModelArithmetic(Interface):
             for operator, shown in self._renderings:
                 text = operator.prompt_template(operator.system_prompt, prompt)
                 if text != shown.text(prompt):
-                    raise Untranslatable(
-                        f"a prompt_template changes the prompt {prompt[:40]!r}",
-                        "it may only insert the two texts; change the prompt before",
-                    )
+                    problem = f"a prompt_template changes the prompt {prompt[:40]!r}"
+                    cure = "it may only insert the two texts; change the prompt before"
+                    raise Untranslatable(problem, cure)
                 if bos and not shown.opening and prompt.startswith(bos):
-                    raise Untranslatable(
-                        f"the prompt begins with {bos}, which language-model-arithmetic reads "
-                        "after a BOS of its own",
-                        "leave it out: every text begins with one",
-                    )
+                    problem = "language-model-arithmetic reads after a BOS of its own"
+                    cure = "leave it out: every text begins with one"
+                    raise Untranslatable(f"the prompt begins with {bos}, which {problem}", cure)
             if self._max_length is None:
                 continue
             for view in self.decoder.rendered(prompt):
                 if (length := len(view.tokens or ())) > self._max_length:
-                    raise ValueError(
-                        f"{view.term} reads {length} tokens of the prompt, and max_length is "
-                        f"{self._max_length}: language-model-arithmetic would cut off its end; "
-                        "shorten it"
-                    )
+                    problem = f"{view.term} reads {length} tokens of the prompt, and max_length is "
+                    cure = "language-model-arithmetic would cut off its end; shorten it"
+                    raise ValueError(f"{problem}{self._max_length}: {cure}")

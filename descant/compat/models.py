@@ -78,17 +78,14 @@ def rendering(template: Template, system: str) -> Rendering:
     if text == "":
         return Rendering(None, empty=True)
     if PROMPT not in text:
-        raise Untranslatable(
-            f"a prompt_template leaves the input out, and makes {text[:40]!r}",
-            'let it use input_string, or be "" altogether, which is model@none',
-        )
+        problem = f"a prompt_template leaves the input out, and makes {text[:40]!r}"
+        cure = 'let it use input_string, or be "" altogether, which is model@none'
+        raise Untranslatable(problem, cure)
     for made in (text, general):
         fixed = re.sub(f"{PROMPT}|{SYSTEM}", "", made)
         if any(part in fixed for part in ("{prompt}", "{system}", "{{")):
-            raise Untranslatable(
-                f"a prompt_template writes braces: {fixed[:40]!r}",
-                "a descant template cannot hold {{, {prompt} or {system} as text",
-            )
+            cure = "a descant template cannot hold {{, {prompt} or {system} as text"
+            raise Untranslatable(f"a prompt_template writes braces: {fixed[:40]!r}", cure)
     opening = text.partition(PROMPT)[0]
     plain = system.isprintable() and not set('"\\') & set(system)
     shows = plain and len(system) <= LONGEST and not system.startswith("<")  # a BOS, perhaps
@@ -259,10 +256,8 @@ def _label(index: int, minimize: bool, source: Any) -> int:
     config = getattr(source, "config", None)
     config = config or AutoConfig.from_pretrained(_spec_of(source)["path"])
     if config.num_labels != 2:
-        raise Untranslatable(
-            f"Classifier(minimize=True) over {config.num_labels} classes",
-            "give it a negative weight, base - 2*C, or the index of the class you want",
-        )
+        cure = "give it a negative weight, base - 2*C, or the index of the class you want"
+        raise Untranslatable(f"Classifier(minimize=True) over {config.num_labels} classes", cure)
     return 1 - index
 
 

@@ -174,10 +174,8 @@ def _one_response(row: Mapping[str, Any], where: str, chat: bool) -> Example:
         return _one_response({"messages": messages}, where, chat)
     if "text" in row:
         return Example(None, _text(row, "text", filled=True), None, where)
-    raise Fault(
-        "has neither prompt and completion, nor messages, nor text, nor chosen and rejected; "
-        f"it has {', '.join(map(str, row)) or 'nothing'}"
-    )
+    problem = "has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
+    raise Fault(f"{problem}; it has {', '.join(map(str, row)) or 'nothing'}")
 
 
 def _text(row: Mapping[str, Any], column: str, *, filled: bool = False) -> str:

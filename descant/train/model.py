@@ -24,21 +24,20 @@ def description_of(recipe: TrainFile) -> Description:
         ModelError: it cannot, or cannot be read.
     """
     description = describe("the model", recipe.model, None, None)
+    path = recipe.model.path
     if description.tokenizer is None:
-        raise ModelError(f"{recipe.model.path} has no tokenizer", "name one with model.tokenizer")
+        raise ModelError(f"{path} has no tokenizer", "name one with model.tokenizer")
     if recipe.method != "reward" and description.kind != SCORES:
-        raise ModelError(
-            f"{recipe.model.path} is a classifier, and {recipe.method} trains a language model",
-            "write descant train reward, or give another model",
-        )
+        problem = f"{path} is a classifier, and {recipe.method} trains a language model"
+        raise ModelError(problem, "write descant train reward, or give another model")
     if recipe.max_length and description.positions and recipe.max_length > description.positions:
-        problem = f"max_length is {recipe.max_length}, and {recipe.model.path} reads "
-        problem += f"{description.positions} tokens"
-        raise ModelError(problem, f"write max_length: {description.positions} or less")
+        longest = description.positions
+        problem = f"max_length is {recipe.max_length}, and {path} reads {longest} tokens"
+        raise ModelError(problem, f"write max_length: {longest} or less")
     if method := method_of(description.config):
         check_packages("the model", method)
         if recipe.lora is None or recipe.method == "reward":
-            problem = f"{recipe.model.path} is quantised, and packed weights do not learn"
+            problem = f"{path} is quantised, and packed weights do not learn"
             cure = "give plain weights" if recipe.method == "reward" else "give lora"
             raise ModelError(problem, cure)
     return description

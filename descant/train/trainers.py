@@ -28,10 +28,9 @@ class Finite(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
         losses = [(logs or {}).get(name, 0.0) for name in ("loss", "eval_loss", "train_loss")]
         if not all(map(math.isfinite, losses)):
-            raise TrainFileError(
-                f"the loss is no number at step {state.global_step}: give a smaller learning_rate, "
-                "or look at the dtype; checkpoints until then are kept"
-            )
+            cure = "give a smaller learning_rate, or look at the dtype"
+            problem = f"the loss is no number at step {state.global_step}: {cure}"
+            raise TrainFileError(f"{problem}; checkpoints until then are kept")
 
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
