@@ -187,9 +187,7 @@ class ModelArithmetic(Interface):
             batch_size=batch_size or 32,
             progress=False,
         )
-        # After a first token, as a word in a text: with the space that it may begin with.
-        first, mark = tokenizer.eos_token_id, len(tokenizer.eos_token)
-        return [tokenizer.decode([first, *each.token_ids])[mark:] for each in completions]
+        return [self._text(completion.token_ids) for completion in completions]
 
     def _with_stages(self, *stages: str) -> Decoder:
         """The formula's decoder with stages after it; all decoders share the loaded weights."""
@@ -243,3 +241,8 @@ class ModelArithmetic(Interface):
                     problem = f"{view.term} reads {length} tokens of the prompt, and max_length is "
                     cure = "language-model-arithmetic would cut off its end; shorten it"
                     raise ValueError(f"{problem}{self._max_length}: {cure}")
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """With special tokens, and with the space that a first word may begin with."""
+        text: str = self.tokenizer.decode([self.tokenizer.eos_token_id, *ids])
+        return text[len(self.tokenizer.eos_token) :]
