@@ -59,11 +59,7 @@ class Meaning:
         )
 
     def unguided(self) -> Meaning:
-        """Itself.
-
-        Raises:
-            Untranslatable: there are classifiers in it.
-        """
+        """Itself; ``Untranslatable`` where there are classifiers in it."""
         if self.guides:
             raise Untranslatable("a Classifier inside TopPTopK or Normalize", GUIDED)
         return self

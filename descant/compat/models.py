@@ -120,11 +120,7 @@ class FormulaModels:
         return term @ None if shown.empty else term @ shown.system if shown.system else term
 
     def tokenizer(self) -> Any:
-        """The tokenizer of the first language model.
-
-        Raises:
-            ModelError: it cannot be read.
-        """
+        """The tokenizer of the first language model; ``ModelError`` where it cannot be read."""
         from transformers import AutoTokenizer
 
         from ..models import ModelError

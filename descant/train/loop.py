@@ -108,11 +108,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
 
 
 def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
-    """Train and save.
-
-    Raises:
-        TrainFileError: a file cannot be written; says what to do.
-    """
+    """Train and save; a file that cannot be written is a ``TrainFileError`` with its cure."""
     folder = Path(recipe.output)
     try:
         trainer.train(resume_from_checkpoint=last)
