@@ -42,33 +42,30 @@ __all__ = [
     "score",
 ]
 
-_LAZY = {
-    "compile": ".api",
-    "logits_processor": ".extend",
-    "scalar_function": ".extend",
-    "score": ".scoring",
-    "stage": ".extend",
-    "Completion": ".runtime",
-    "Decoder": ".runtime",
-    "FormulaProcessor": ".runtime.hf.logits_processor",
-    "ModelError": ".models",
-    "ModelSpec": ".models",
-    "RuleReward": ".models.tables",
-    "TableModel": ".models.tables",
+_MODULES = {
+    ".api": ("compile",),
+    ".extend": ("logits_processor", "scalar_function", "stage"),
+    ".lang": (  # the language's words as Python functions, without those that are builtins
+        *("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean"),
+        *("align", "plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank"),
+        *("temp", "temperature"),
+    ),
+    ".models": ("ModelError", "ModelSpec"),
+    ".models.tables": ("RuleReward", "TableModel"),
+    ".runtime": ("Completion", "Decoder"),
+    ".runtime.hf.logits_processor": ("FormulaProcessor",),
+    ".scoring": ("score",),
 }
-# The language's words as Python functions, without those that are builtins.
-_LANGUAGE = frozenset(
-    ("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean", "temp")
-) | {"align", "plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank", "temperature"}
+_LAZY = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch on first use."""
     from importlib import import_module
 
-    if name not in _LAZY and name not in _LANGUAGE:
+    if name not in _LAZY:
         raise AttributeError(f"module 'descant' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY.get(name, ".lang"), __name__), name)
+    value = getattr(import_module(_LAZY[name], __name__), name)
     globals()[name] = value
     return value
 

@@ -85,10 +85,8 @@ def declared(models: Mapping[str, Any]) -> dict[str, ModelSpec]:
         ModelError: an unknown option, or not exactly one source; models without names.
     """
     if not isinstance(models, Mapping):
-        raise ModelError(
-            f"models is a {type(models).__name__}, and the formula knows models by name",
-            'write models={"base": …}',
-        )
+        problem = f"models is a {type(models).__name__}, and the formula knows models by name"
+        raise ModelError(problem, 'write models={"base": …}')
     return {name: make_spec(name, value) for name, value in models.items()}
 
 

@@ -12,21 +12,20 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument
 
 from . import __version__
 from .bench.command import bench
 from .doctor import doctor
 from .failures import resumable, run_app
 from .harness.command import PASSED_ON, evaluate
-from .options import Formats, FormulaName, Overrides, RunFilePath
+from .options import File, Formats, FormulaName, Many, Overrides, RunFilePath, Word, many, option
 from .results.exports import export
 from .serve.command import serve
 
 app = typer.Typer(
     name="descant",
-    help="Combine language models while they decode: one formula, one batched step.",
     no_args_is_help=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -48,7 +47,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, option("Print the version.", "", "--version", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Combine language models while they decode: one formula, one batched step."""
@@ -56,11 +55,9 @@ def options(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where the picture and the table go.")] = Path(
-        "runs/demo"
-    ),
-    prompts: Annotated[int, typer.Option(min=1, max=16, help="Prompts in the sweep.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=8, help="Tokens of a completion.")] = 56,
+    output: Annotated[Path, option("Where the picture and the table go.")] = Path("runs/demo"),
+    prompts: Annotated[int, option("Prompts in the sweep.", min=1, max=16)] = 16,
+    max_new_tokens: Annotated[int, option("Tokens of a completion.", min=8)] = 56,
 ) -> None:
     """The built-in models, end to end, with a picture at the end."""
     from .demo.tour import tour
@@ -73,27 +70,16 @@ app.command()(doctor)
 
 @app.command()
 def explain(
-    formula: Annotated[str, typer.Argument(metavar="FORMULA|RUN.yaml")],
+    formula: Annotated[str, Argument(metavar="FORMULA|RUN.yaml")],
     set_: Overrides = None,
     name: FormulaName = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="Declare a model; may be repeated.",
-            show_default="the demo models",
-        ),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Declare a parameter; may be repeated."),
-    ] = None,
+    model: Annotated[Many, many("NAME=PATH", "Declare a model", "the demo models")] = None,
+    param: Annotated[Many, many("NAME=VALUE", "Declare a parameter")] = None,
     render: Annotated[
-        str | None,
-        typer.Option(metavar="PROMPT|FILE.json", help="What each model reads of this prompt."),
+        Word, option("What each model reads of this prompt.", metavar="PROMPT|FILE.json")
     ] = None,
     render_first: Annotated[
-        bool, typer.Option("--render-first", help="The same of the run file's first prompt.")
+        bool, option("The same of the run file's first prompt.", "", "--render-first")
     ] = False,
 ) -> None:
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
@@ -109,18 +95,14 @@ def explain(
 
 
 @app.command()
-@resumable
+@resumable()
 def run(
     file: RunFilePath,
     set_: Overrides = None,
     formula: FormulaName = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="Instead of the file's data; may be repeated."),
-    ] = None,
+    prompt: Annotated[Many, many("TEXT", "Instead of the file's data")] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="The folder for completions.jsonl.", show_default="the file's output"),
+        File, option("The folder for completions.jsonl.", "the file's output")
     ] = None,
     format_: Formats = None,
 ) -> None:
@@ -149,13 +131,11 @@ def run(
 
 
 @app.command()
-@resumable
+@resumable()
 def sweep(
     file: RunFilePath,
     set_: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option(help="The run's folder.", show_default="the file's output")
-    ] = None,
+    output: Annotated[File, option("The run's folder.", "the file's output")] = None,
     format_: Formats = None,
 ) -> None:
     """Every formula at every point over every prompt: decoded, scored, and set against each other.
@@ -173,27 +153,20 @@ def sweep(
 
 
 @app.command()
-@resumable
+@resumable()
 def compare(
-    ours: Annotated[str, typer.Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
-    theirs: Annotated[str, typer.Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
-    by: Annotated[str | None, typer.Option(help="A reward model: its name, or a path.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(metavar="openai:MODEL", help="An OpenAI-compatible judge.")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="The judge's server.", show_default="OpenAI's")
-    ] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Of the judge, in all.")] = None,
+    ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
+    theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
+    by: Annotated[Word, option("A reward model: its name, or a path.")] = None,
+    judge: Annotated[Word, option("An OpenAI-compatible judge.", metavar="openai:MODEL")] = None,
+    base_url: Annotated[Word, option("The judge's server.", "OpenAI's")] = None,
+    max_calls: Annotated[int | None, option("Of the judge, in all.", min=1)] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that the judge reads and writes, in all.")
+        int | None, option("Tokens that the judge reads and writes, in all.", min=1)
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one verdict.")] = 60.0,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="A file that keeps verdicts.", show_default="verdicts.jsonl in RUN_A"),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="A file for the verdict, as JSON.")] = None,
+    timeout: Annotated[float, option("Seconds for one verdict.", min=0.1)] = 60.0,
+    cache: Annotated[File, option("A file that keeps verdicts.", "verdicts.jsonl in RUN_A")] = None,
+    output: Annotated[File, option("A file for the verdict, as JSON.")] = None,
 ) -> None:
     """Which of two runs answers better: the win rate, by a reward model or by a judge."""
     from .compare.compare import compared
@@ -207,21 +180,17 @@ def compare(
 @app.command()
 def inspect(
     file: RunFilePath,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to complete.")],
+    prompt: Annotated[str, Argument(metavar="PROMPT", help="What to complete.")],
     set_: Overrides = None,
     formula: FormulaName = None,
-    top: Annotated[int, typer.Option(min=1, help="Candidates per token.")] = 10,
+    top: Annotated[int, option("Candidates per token.", min=1)] = 10,
     base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TERM", help="Whose own choice is compared.", show_default="the first"
-        ),
+        Word, option("Whose own choice is compared.", "the first", metavar="TERM")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder for inspect.html and inspect.json.",
-            show_default="the file's output, or runs/inspect",
+        File,
+        option(
+            "The folder for inspect.html and inspect.json.", "the file's output, or runs/inspect"
         ),
     ] = None,
 ) -> None:
@@ -237,9 +206,7 @@ def inspect(
 
 
 @app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A sweep's.")],
-) -> None:
+def report(folder: Annotated[Path, Argument(metavar="FOLDER", help="A sweep's.")]) -> None:
     """A sweep's folder as one HTML page and figures; while it runs, too."""
     from .report import write
     from .results import load
@@ -252,27 +219,15 @@ app.command()(serve)
 
 
 @app.command()
-@resumable
+@resumable()
 def train(
-    method: Annotated[str, typer.Argument(metavar="arm|dpo|reward|sft")],
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The checkpoint to begin with.", show_default="the file's")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A file, or the name of a dataset.", show_default="the file's"),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(help="The folder to write.", show_default="the file's")
-    ] = None,
+    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft")],
+    recipe: Annotated[File, Argument(metavar="RECIPE.yaml")] = None,
+    model: Annotated[Word, option("The checkpoint to begin with.", "the file's")] = None,
+    data: Annotated[Word, option("A file, or the name of a dataset.", "the file's")] = None,
+    output: Annotated[Word, option("The folder to write.", "the file's")] = None,
     set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A training argument or a dotted key, over the file's; may be repeated.",
-        ),
+        Many, many("KEY=VALUE", "A training argument or a dotted key, over the file's", "", "--set")
     ] = None,
 ) -> None:
     """Train a model: an autoregressive reward model, an expert, a reward model."""

@@ -16,9 +16,9 @@ A registration holds for the whole program; every later formula knows the name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from .formula.scalar import FUNCTIONS
 from .formula.words.signature import number
 from .runtime.scores.context import Context
 from .runtime.scores.stages import apply
+
+Parameters: TypeAlias = Sequence[inspect.Parameter]
+Change: TypeAlias = Callable[[Any, Tensor, Context], Tensor]  # of a stage's scores
 
 
 def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -46,14 +49,12 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise ValueError(f"{function.__name__} takes no scores; give it a first parameter")
-    cls = _stage_class(function.__name__, function.__doc__, parameters[1:])
-    names = [parameter.name for parameter in parameters[1:]]
 
-    def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
-        numbers = {name: context.number(getattr(stage, name)) for name in names}
-        return _checked(function.__name__, scores, function(scores.clone(), **numbers))
+    def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
+        numbers = {item.name: context.number(getattr(stage, item.name)) for item in parameters[1:]}
+        return function(scores, **numbers)
 
-    apply.register(cls)(run)
+    _register(function.__name__, function.__doc__, parameters[1:], changed)
     return function
 
 
@@ -70,13 +71,11 @@ def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -
     True
     """
 
-    def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
-        copied = scores.clone()
-        texts = context.texts()
-        rows = [processor(ids[None], copied[i : i + 1]) for i, ids in enumerate(texts)]
-        return _checked(name, scores, torch.cat(rows))
+    def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
+        pairs = zip(context.texts(), scores[:, None], strict=True)
+        return torch.cat([processor(ids[None], row) for ids, row in pairs])
 
-    apply.register(_stage_class(name, type(processor).__doc__, []))(run)
+    _register(name, type(processor).__doc__, (), changed)
 
 
 def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
@@ -97,7 +96,8 @@ def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
     return function
 
 
-def _stage_class(name: str, doc: str | None, parameters: list[inspect.Parameter]) -> type[Stage]:
+def _register(name: str, doc: str | None, parameters: Parameters, changed: Change) -> None:
+    """Make the class of a stage and enter it; ``changed`` gets a copy of the scores."""
     _free(name)
     fields = []
     for parameter in parameters:
@@ -106,12 +106,19 @@ def _stage_class(name: str, doc: str | None, parameters: list[inspect.Parameter]
             raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
         integer = parameter.annotation in (int, "int")
         fields.append((parameter.name, Any, number(default, integer=integer)))
-    cls: type[Stage] = make_dataclass(
-        name.title().replace("_", ""), fields, bases=(Stage,), frozen=True
-    )
+    title = name.title().replace("_", "")
+    cls: type[Stage] = make_dataclass(title, fields, bases=(Stage,), frozen=True)
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
     cls.register(name)
-    return cls
+
+    @apply.register(cls)
+    def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
+        result = changed(stage, scores.clone(), context)
+        if result.shape != scores.shape:
+            shapes = f"{tuple(result.shape)}, not {tuple(scores.shape)}"
+            raise ValueError(f"the stage {name} returned {shapes}")
+        excluded = scores == -torch.inf  # they stay excluded
+        return result.float().masked_fill(excluded, -torch.inf)
 
 
 def _free(name: str) -> None:
@@ -119,12 +126,3 @@ def _free(name: str) -> None:
         raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
     if name in RESERVED or name in STAGES or name in SCALAR_FUNCTIONS:
         raise ValueError(f"{name} is a word of the language already")
-
-
-def _checked(name: str, scores: Tensor, changed: Tensor) -> Tensor:
-    if changed.shape != scores.shape:
-        raise ValueError(
-            f"the stage {name} returned {tuple(changed.shape)}, not {tuple(scores.shape)}"
-        )
-    excluded = scores == -torch.inf  # they stay excluded
-    return changed.float().masked_fill(excluded, -torch.inf)

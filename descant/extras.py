@@ -21,12 +21,7 @@ PACKAGES = {  # modules by the extra that installs them
 
 
 class MissingExtra(ImportError, ValueError):
-    """A package that a plain install does not have.
-
-    Args:
-        purpose: what needs it.
-        *packages: the modules, all of one extra.
-    """
+    """A package that a plain install does not have; all ``packages`` are modules of one extra."""
 
     def __init__(self, purpose: str, *packages: str) -> None:
         extra = next(extra for extra, modules in PACKAGES.items() if packages[0] in modules)
@@ -35,11 +30,7 @@ class MissingExtra(ImportError, ValueError):
 
 
 def require(purpose: str, *packages: str) -> None:
-    """Check that packages are installed.
-
-    Raises:
-        MissingExtra: one is not.
-    """
+    """Raise ``MissingExtra`` where a package is not installed."""
     missing = [name for name in packages if not installed(name)]
     if missing:
         raise MissingExtra(purpose, *missing)

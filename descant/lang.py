@@ -21,21 +21,7 @@ from typing import Any
 from .formula import STAGES
 from .formula.names import SCALAR_FUNCTIONS
 from .formula.words.operators import OPERATORS, STAGED
-from .grammar import (
-    Argument,
-    Binary,
-    Call,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Text,
-    Tuple,
-    Unary,
-    parse,
-    text,
-)
+from .grammar import parse, text, tree
 
 _CHAIN = frozenset(STAGES)
 _LOGIC = ("and", "or", "not", "<", "<=", ">", ">=")
@@ -46,9 +32,14 @@ def _operator(op: str, *, swapped: bool = False) -> Callable[[Any, Any], Express
 
     def binary(self: Any, other: Any) -> Expression:
         left, right = (other, self) if swapped else (self, other)
-        return Expression(Binary(op, _node(left), _node(right)))
+        return Expression(tree.Binary(op, _node(left), _node(right)))
 
     return binary
+
+
+def _prefix(op: str) -> Callable[[Any], Expression]:
+    """A method for one of Python's operators before a value."""
+    return lambda self: Expression(tree.Unary(op, self.node))
 
 
 class Expression:
@@ -59,7 +50,7 @@ class Expression:
 
     __slots__ = ("node",)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: tree.Node) -> None:
         self.node = node
 
     def __str__(self) -> str:
@@ -81,35 +72,26 @@ class Expression:
 
     def __matmul__(self, prompt: str | Expression | None) -> Expression:
         """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name."""
-        if not isinstance(self.node, Name):
-            raise TypeError(
-                f"a prompt follows a model: write (model @ …) in brackets, not {self} @ …"
-            )
-        node = Name("none") if prompt is None else _node(prompt)
-        if not isinstance(node, (Name, Text)):
+        if not isinstance(self.node, tree.Name):
+            cure = f"write (model @ …) in brackets, not {self} @ …"
+            raise TypeError(f"a prompt follows a model: {cure}")
+        node = tree.Name("none") if prompt is None else _node(prompt)
+        if not isinstance(node, (tree.Name, tree.Text)):
             raise TypeError(f"{prompt} is not the name of a prompt")
-        return Expression(Prompted(self.node, node))
+        return Expression(tree.Prompted(self.node, node))
 
     def __or__(self, other: Any) -> Expression:
         """A stage on the right continues the chain; two conditions are joined by or."""
         right = _node(other)
-        if isinstance(right, Call) and right.function.name in _CHAIN:
-            if isinstance(self.node, Pipeline):
-                return Expression(Pipeline(self.node.head, (*self.node.stages, right)))
-            return Expression(Pipeline(self.node, (right,)))
+        if isinstance(right, tree.Call) and right.function.name in _CHAIN:
+            if isinstance(self.node, tree.Pipeline):
+                return Expression(tree.Pipeline(self.node.head, (*self.node.stages, right)))
+            return Expression(tree.Pipeline(self.node, (right,)))
         if not (_is_condition(self.node) and _is_condition(right)):
             raise TypeError(f"| takes a stage on its right, and {text(right)} is none")
-        return Expression(Binary("or", self.node, right))
+        return Expression(tree.Binary("or", self.node, right))
 
-    def __invert__(self) -> Expression:
-        return Expression(Unary("not", self.node))
-
-    def __neg__(self) -> Expression:
-        return Expression(Unary("-", self.node))
-
-    def __pos__(self) -> Expression:
-        return Expression(Unary("+", self.node))
-
+    __invert__, __neg__, __pos__ = _prefix("not"), _prefix("-"), _prefix("+")
     __and__ = _operator("and")
     __add__, __radd__ = _operator("+"), _operator("+", swapped=True)
     __sub__, __rsub__ = _operator("-"), _operator("-", swapped=True)
@@ -120,11 +102,11 @@ class Expression:
     __gt__, __ge__ = _operator(">"), _operator(">=")
 
 
-def _is_condition(node: Node) -> bool:
-    return isinstance(node, (Unary, Binary)) and node.op in _LOGIC
+def _is_condition(node: tree.Node) -> bool:
+    return isinstance(node, (tree.Unary, tree.Binary)) and node.op in _LOGIC
 
 
-def _node(value: Any, names: bool = False) -> Node:
+def _node(value: Any, names: bool = False) -> tree.Node:
     """The node of a value; with ``names``, a string is a formula, as in ``rerank("reward")``."""
     match value:
         case Expression():
@@ -132,45 +114,44 @@ def _node(value: Any, names: bool = False) -> Node:
         case bool():
             raise TypeError(f"{value} is not a number of a formula")
         case str():
-            return parse(value) if names else Text(value)
+            return parse(value) if names else tree.Text(value)
         case tuple():
-            return Tuple(tuple(_node(item) for item in value))
+            return tree.Tuple(tuple(_node(item) for item in value))
         case Rational():
-            number = Number(builtins.abs(Fraction(value)))
+            number = tree.Number(builtins.abs(Fraction(value)))
         case Real():
-            number = Number(builtins.abs(Fraction(repr(float(value)))))
+            number = tree.Number(builtins.abs(Fraction(repr(float(value)))))
         case _:
             raise TypeError(f"{value!r} cannot stand in a formula")
-    return Unary("-", number) if value < 0 else number
+    return tree.Unary("-", number) if value < 0 else number
 
 
 def model(name: str) -> Expression:
     """A declared model."""
     if not (name.isidentifier() and name.isascii()):
         raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
-    return Expression(Name(name))
+    return Expression(tree.Name(name))
 
 
 param = prompt = model
 param.__doc__ = "A declared model, parameter or prompt."
-step = Expression(Name("step"))
+step = Expression(tree.Name("step"))
 
 
 def _call(name: str) -> Callable[..., Expression]:
     chain = name in STAGES and name not in STAGED
 
     def call(*values: Any, **named: Any) -> Expression:
-        arguments = []
-        for i, value in enumerate(values):
-            if isinstance(value, tuple) and name in ("mix", "pmean"):
-                weight, scores = value
-                arguments.append(Argument(_node(scores), weight=_node(weight)))
-            else:
-                arguments.append(Argument(_node(value, names=chain and i == 0)))
+        arguments = [
+            tree.Argument(_node(value[1]), weight=_node(value[0]))
+            if isinstance(value, tuple) and name in ("mix", "pmean")
+            else tree.Argument(_node(value, names=chain and i == 0))
+            for i, value in enumerate(values)
+        ]
         for key, value in named.items():
             names = key in ("norm", "keep", "reward")
-            arguments.append(Argument(_node(value, names), name=Name(key)))
-        return Expression(Call(Name(name), tuple(arguments)))
+            arguments.append(tree.Argument(_node(value, names), name=tree.Name(key)))
+        return Expression(tree.Call(tree.Name(name), tuple(arguments)))
 
     call.__name__ = call.__qualname__ = name
     known = {**STAGES, **OPERATORS}.get(name)

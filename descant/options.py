@@ -6,27 +6,36 @@ It must stay light: a shell that completes a command imports it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
-import typer
+from typer import Argument, Option
 
 from .results.exports import Format
 
+Word: TypeAlias = str | None
+File: TypeAlias = Path | None
+Many: TypeAlias = list[str] | None
+
+
+def option(text: str, default: str = "", *names: str, **more: Any) -> Any:
+    """An option by its help; ``default`` says what holds where it has no value of its own."""
+    return Option(*names, help=text, show_default=default or True, **more)
+
+
+def many(metavar: str, text: str, default: str = "", *names: str) -> Any:
+    """An option that may be repeated."""
+    return option(f"{text}; may be repeated.", default, *names, metavar=metavar)
+
+
 # A path has no completions of its own: every shell then offers its files.
-RunFilePath = Annotated[Path, typer.Argument(metavar="RUN.yaml")]
+RunFilePath = Annotated[Path, Argument(metavar="RUN.yaml")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A parameter or a dotted key, over the file's; may be repeated.",
-    ),
+    Many, many("KEY=VALUE", "A parameter or a dotted key, over the file's", "", "--set")
 ]
 FormulaName = Annotated[
-    str | None,
-    typer.Option("--formula", metavar="NAME", help="Which of the file's formulas, if several."),
+    Word, option("Which of the file's formulas, if several.", "", "--formula", metavar="NAME")
 ]
 Formats = Annotated[
     list[Format] | None,
-    typer.Option("--format", help="Write this format, too, for others' scripts; may be repeated."),
+    option("Write this format, too, for others' scripts; may be repeated.", "", "--format"),
 ]

@@ -88,12 +88,7 @@ class Result:
 
 
 def measure(settings: Settings, names: list[str] | None = None) -> Iterator[Result]:
-    """Every workload in turn, as it is done.
-
-    Args:
-        settings: what is measured.
-        names: of ``WORKLOADS``; all of them where left out.
-    """
+    """Every workload in turn, as it is done; ``names`` picks some of ``WORKLOADS``."""
     with tempfile.TemporaryDirectory() as scratch:
         pool = pool_of(settings, Path(scratch))
         prompts = pool.prompts(settings.batch_size, settings.prompt_length)
@@ -114,18 +109,16 @@ def ours(decoder: Any, prompts: Tensor, **arguments: Any) -> Way:
     ids = prompts.tolist()
 
     def act(new: int, clock: Clock) -> list[list[int]]:
-        requests = decoder.session.builder.requests(
-            ids, max_new_tokens=new, eos_token_id=[], **arguments
-        )
+        options = {"max_new_tokens": new, "eos_token_id": [], **arguments}
+        requests = decoder.session.builder.requests(ids, **options)
         answers: list[Any] = []
         for finished in decode(decoder.session.engine, requests, len(requests)):
             if not answers:
                 answers = finished
                 clock.start(wait=False)  # the next step may have begun
         clock.stop()
-        return [
-            answer.tokens for answer in sorted(answers, key=lambda answer: answer.request.index)
-        ]
+        answers.sort(key=lambda answer: answer.request.index)
+        return [answer.tokens for answer in answers]
 
     return act
 
@@ -164,10 +157,7 @@ def timed(
 ) -> dict[str, list[float]]:
     """Milliseconds per token of every run, the ways in turn after a warm-up of each.
 
-    Args:
-        ways: by name.
-        settings: how many tokens and runs.
-        with_prefill: time complete runs; otherwise the tokens after the first.
+    ``with_prefill`` times complete runs; otherwise the tokens after the first.
     """
     runs: dict[str, list[float]] = {way: [] for way in ways}
     for act in ways.values():

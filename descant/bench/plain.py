@@ -96,9 +96,6 @@ def generate(
     """``(batch, L)`` prompts to ``(batch, new)`` greedy tokens, through transformers' generate.
 
     Args:
-        base: the model that generates.
-        prompts: token ids.
-        new: tokens.
         others: models that are added, each with its coefficient.
         rerank: a reward model, its candidates and its weight.
         mask: ``(batch, L)``, 1 where a prompt's token is one, for prompts padded on the left.
@@ -133,15 +130,7 @@ def decode(model: Any, prompts: Tensor, new: int, started: Callable[[], None] = 
 def candidate_forwards(
     model: Any, prompts: Tensor, new: int, k: int, started: Callable[[], None] = _nothing
 ) -> None:
-    """The forwards of reranking: ``k`` tokens a step, over a cache that grows by one.
-
-    Args:
-        model: the reward model.
-        prompts: ``(batch, L)``.
-        new: steps.
-        k: candidates.
-        started: called after the first step.
-    """
+    """The forwards of reranking: ``k`` tokens a step, over a cache that grows by one."""
     cache = DynamicCache(config=model.config)
     backbone = model.base_model
     backbone(input_ids=prompts, past_key_values=cache, use_cache=True)

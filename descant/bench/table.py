@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..grammar import did_you_mean
 from .measure import Result, Settings, environment, measure
@@ -24,7 +24,6 @@ def measured(
     """Measure, print the table, and keep the raw numbers.
 
     Args:
-        console: where the table goes.
         output: a JSON file for every number.
         workloads: names of ``WORKLOADS``; all of them where None.
         **options: fields of ``Settings``; None is this machine's default.
@@ -33,7 +32,7 @@ def measured(
         ValueError: an unknown workload, shape, device or dtype.
     """
     settings = _settings(options)
-    names = workloads or list(WORKLOADS)
+    names = workloads or [*WORKLOADS]
     for name in names:
         _known("workload", name, WORKLOADS)
     machine, results = environment(settings), []
@@ -45,7 +44,7 @@ def measured(
     console.print(_table(results), markup=False)
     console.print(
         "plain: transformers' generate with a LogitsProcessor that runs the other models; "
-        "bare: the forwards alone; floor: reading the weights",
+        "bare: the forwards alone; floor: reading the weights"
     )
     console.print(
         f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
@@ -82,15 +81,12 @@ def _known(what: str, name: str, names: Any) -> None:
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ms per token", no_wrap=True)
-    for name in ("ours", "plain", "bare", "floor", "ours/bare", "ours/floor", "plain/ours"):
-        table.add_column(name, justify="right", no_wrap=True)
+    ways, ratios = ("ours", "plain", "bare", "floor"), ("ours/bare", "ours/floor", "plain/ours")
+    columns = [Column(name, justify="right", no_wrap=True) for name in (*ways, *ratios)]
+    name = Column("ms per token", no_wrap=True)
+    table = Table(name, *columns, box=None, pad_edge=False, header_style="bold")
     for result in results:
-        ours, plain, bare = (result.median(way) for way in ("ours", "plain", "bare"))
-        table.add_row(
-            result.name, f"{ours:.3g}", f"{plain:.3g}", f"{bare:.3g}", f"{result.floor:.3g}",
-            f"{result.ratio('ours', 'bare'):.2f}", f"{ours / result.floor:.2f}",
-            f"{result.ratio('plain', 'ours'):.2f}",
-        )  # fmt: skip
+        times = [f"{result.median(way):.3g}" for way in ways]
+        quotients = [f"{result.ratio(*ratio.split('/')):.2f}" for ratio in ratios]
+        table.add_row(result.name, *times, *quotients)
     return table

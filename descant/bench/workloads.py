@@ -61,14 +61,7 @@ WORKLOADS = {
 
 
 class Pool:
-    """The models of one shape, each made on first use.
-
-    Args:
-        shape: a name of ``shapes.SHAPES``.
-        dtype: of the weights.
-        device: where they are.
-        scratch: a folder for adapters.
-    """
+    """The models of one shape, each made on first use; ``scratch`` is a folder for adapters."""
 
     def __init__(self, shape: str, dtype: torch.dtype, device: str, scratch: Path) -> None:
         self.shape, self.dtype, self.device, self._scratch = shape, dtype, device, scratch

@@ -6,9 +6,9 @@ What differs is in docs/migrating.md. Importing this imports no torch.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .refused import Untranslatable
+from .refused import Interface
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,21 +17,25 @@ LONGEST = 2048  # tokens of a prompt, where a model's configuration has no max_s
 FORMULA = "llm | rerank(rm, k=topk, w=weight)"
 
 
-class ARGS:
+class ARGS(Interface):
     """Reward-guided search.
 
     Args:
         llm_path: a folder or hub id.
         rm_path: a reward model with one output, that reads the language model's tokens.
-        llm_dev: where the language model runs.
-        rm_dev: where the reward model runs.
         torch_dtype: of both; ARGS' own is float16.
 
     Attributes:
-        formula: the descant formula; ``str()`` gives it as well.
         decoder: the descant decoder, which takes many prompts at once.
         tokenizer: of the language model.
     """
+
+    cures: ClassVar = {
+        "LLM": 'descant.compile("llm", searcher.models).scores(prompt, ids)',
+        "RM": 'descant.score("rm", …), or searcher.decoder.inspect(prompt)',
+        "generate_greedy_step_large": "searcher.decoder.stream(prompt, params={…})",
+        "generate_step": "searcher.decoder.stream(prompt, params={…})",
+    }
 
     def __init__(
         self,
@@ -44,14 +48,11 @@ class ARGS:
         import descant
 
         self.llm_dev, self.rm_dev, self.formula = llm_dev, rm_dev, FORMULA
-        self._paths = (llm_path, rm_path)
-        reads = {"tokenizer": llm_path, "read": "tokens"}
-        self.models = {
-            "llm": {"path": llm_path, "dtype": torch_dtype, "device": llm_dev},
-            "rm": {"path": rm_path, "dtype": torch_dtype, "device": rm_dev, **reads},
-        }
+        llm = {"path": llm_path, "dtype": torch_dtype, "device": llm_dev}
+        rm = {"path": rm_path, "dtype": torch_dtype, "device": rm_dev}
+        self.models = {"llm": llm, "rm": rm | {"tokenizer": llm_path, "read": "tokens"}}
         params = {"topk": 1, "weight": 0.0}
-        _check_device(llm_dev, rm_dev)
+        _check_devices(llm_dev, rm_dev)
         self.decoder = descant.compile(FORMULA, self.models, params=params, device=llm_dev)
         self.tokenizer = self.decoder.tokenizer
 
@@ -88,8 +89,7 @@ class ARGS:
             method: ``greedy`` and ``greedy_large`` take the best candidate, ``topk`` draws from
                 all of them at ``temperature``, with noise seeded from torch's own generator.
             temperature: for ``topk`` alone.
-            chunk_size: without effect: the candidates are positions of one forward.
-            debug: without effect.
+            chunk_size, debug: without effect: the candidates are positions of one forward.
             stop_at_eos: ours alone; off, it continues past an end of text, as ARGS' own code does.
 
         Returns:
@@ -97,16 +97,17 @@ class ARGS:
             long, as in ARGS' own code.
         """
         import torch
+        from transformers import AutoConfig
 
         if method not in ("greedy", "greedy_large", "topk"):
             raise ValueError(f"Invalid method '{method}'; use greedy, greedy_large or topk")
         ids = self.get_input_ids(prompt)
-        longest = min(map(_longest, self._paths))
+        paths = (spec["path"] for spec in self.models.values())
+        configs = [AutoConfig.from_pretrained(path).to_dict() for path in paths]
+        longest = min(int(config.get("max_sequence_length", LONGEST)) for config in configs)
         if ids.shape[-1] > longest:
-            warnings.warn(
-                f"the prompt has {ids.shape[-1]} tokens and the models read {longest}: None",
-                stacklevel=2,
-            )
+            problem = f"the prompt has {ids.shape[-1]} tokens and the models read {longest}"
+            warnings.warn(f"{problem}: None", stacklevel=2)
             return None
         [completion] = self.decoder.generate(
             [ids[0].tolist()],
@@ -118,27 +119,9 @@ class ARGS:
         )
         return torch.cat((ids, ids.new_tensor([completion.token_ids])), dim=-1)
 
-    def __str__(self) -> str:
-        return self.formula
 
-    def __getattr__(self, name: str) -> Any:
-        cures = {
-            "LLM": 'descant.compile("llm", searcher.models).scores(prompt, ids)',
-            "RM": 'descant.score("rm", …), or searcher.decoder.inspect(prompt)',
-            "generate_greedy_step_large": "searcher.decoder.stream(prompt, params={…})",
-            "generate_step": "searcher.decoder.stream(prompt, params={…})",
-        }
-        if name in cures:
-            raise Untranslatable(f"ARGS.{name} is not here", cures[name])
-        raise AttributeError(f"ARGS has no attribute {name!r}")
-
-
-def _check_device(*devices: str) -> None:
-    """Check that the GPUs exist; ARGS' defaults are two.
-
-    Raises:
-        ValueError: there are fewer.
-    """
+def _check_devices(*devices: str) -> None:
+    """Refuse GPUs that do not exist; ARGS' defaults are two."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -146,14 +129,5 @@ def _check_device(*devices: str) -> None:
         kind, _, number = device.partition(":")
         if kind == "cuda" and int(number or 0) >= gpus:
             cure = "cuda:0 for both" if gpus else "cpu"
-            raise ValueError(
-                f"ARGS is to run on {device}, and there are {gpus} GPUs here; "
-                f"give llm_dev= and rm_dev=: {cure}"
-            )
-
-
-def _longest(path: str) -> int:
-    """The longest prompt that ARGS' own code gives a model."""
-    from transformers import AutoConfig
-
-    return int(AutoConfig.from_pretrained(path).to_dict().get("max_sequence_length", LONGEST))
+            problem = f"ARGS is to run on {device}, and there are {gpus} GPUs here"
+            raise ValueError(f"{problem}; give llm_dev= and rm_dev=: {cure}")

@@ -43,14 +43,10 @@ class Meaning:
         """Whether there are no scores in it."""
         return not self.parts and not self.guides
 
-    @property
-    def summed(self) -> Expression:
-        """The scores, without the shift."""
-        return summed(self.parts)
-
     def shifted(self, exact: bool = True) -> Expression:
         """The scores; with the shift where it counts."""
-        return self.summed + self.shift if exact and self.shift else self.summed
+        scores = summed(self.parts)
+        return scores + self.shift if exact and self.shift else scores
 
     def scaled(self, by: Meaning) -> Meaning:
         """Multiplied by a number."""
@@ -63,29 +59,20 @@ class Meaning:
         )
 
     def unguided(self) -> Meaning:
-        """Itself.
-
-        Raises:
-            Untranslatable: there are classifiers in it.
-        """
+        """Itself; ``Untranslatable`` where there are classifiers in it."""
         if self.guides:
             raise Untranslatable("a Classifier inside TopPTopK or Normalize", GUIDED)
         return self
 
     def divided(self, exact: bool) -> Expression:
-        """The scores divided by their weight and normalised.
-
-        Args:
-            exact: whether they must be log-probabilities; else a shift of all scores may remain.
-        """
+        """The scores divided by their weight; unless ``exact``, a shift of all may remain."""
         if not self.parts:
             raise Untranslatable("this has no language model in it", "add one: M + …")
         if self.weight is None:
-            raise Untranslatable(
-                "Max or Min over parts of different weights divides each token by the weight of "
-                "the part that wins",
-                f"no formula does; the plain one is {self.summed}, or give both parts one weight",
-            )
+            problem = "Max or Min over parts of different weights divides each token by the weight "
+            plain = self.shifted(False)
+            cure = f"no formula does; the plain one is {plain}, or give both parts one weight"
+            raise Untranslatable(f"{problem}of the part that wins", cure)
         if self.weight == 0:
             return self.shifted(exact)
         number, term = self.parts[0]
@@ -93,16 +80,14 @@ class Meaning:
         if len(self.parts) == 1 and number == self.weight and (is_model or not exact):
             return term
         if self.weight == 1 and not exact:
-            return self.summed
+            return self.shifted(False)
         if sum(number for number, _ in self.parts) == self.weight > 0:
-            return call("mean", self.summed)
+            return call("mean", self.shifted(False))
         if self.weight > 0:
-            return call("temp", self.summed, self.weight)
-        warnings.warn(
-            f"the weights add up to {float(self.weight):g}: language-model-arithmetic divides by "
-            "that, which turns every sign, and so does the formula",
-            stacklevel=4,
-        )
+            return call("temp", self.shifted(False), self.weight)
+        division = "language-model-arithmetic divides by that, which turns every sign"
+        sums = f"the weights add up to {float(self.weight):g}"
+        warnings.warn(f"{sums}: {division}, and so does the formula", stacklevel=4)
         return call("temp", summed([(-number, term) for number, term in self.parts]), -self.weight)
 
     def formula(self, models: FormulaModels) -> Expression:
@@ -117,15 +102,14 @@ class Meaning:
             if candidates.guides or candidates.direction != self.direction:
                 raise Untranslatable(
                     f"a Classifier picks its candidates by {candidates.formula(models)}, and is "
-                    f"added to {self.summed}",
+                    f"added to {self.shifted(False)}",
                     "rerank(classifier, …) picks them by the scores that it stands after; give the "
                     "Classifier the formula that it is added to",
                 )
         if len(counts) > 1:
-            raise Untranslatable(
-                f"Classifiers with n_runs_per_sample of {', '.join(map(str, sorted(counts)))}",
-                "rerank(c1 + c2, k=50) scores the same tokens with all; give them one number",
-            )
+            problem = f"Classifiers with n_runs_per_sample of {', '.join(map(str, sorted(counts)))}"
+            cure = "rerank(c1 + c2, k=50) scores the same tokens with all; give them one number"
+            raise Untranslatable(problem, cure)
         weight = self.weight or Fraction(1)
         rewards = [(number / weight, models.expression(guide)) for number, guide in self.guides]
         options = {"k": counts.pop(), "norm": "prefix", "keep": "all"}

@@ -15,44 +15,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .models import FormulaModels
-from .operators import (
-    Classifier,
-    Constant,
-    Intersection,
-    Max,
-    Min,
-    Normalize,
-    Operator,
-    Product,
-    PromptedLLM,
-    SelfDebias,
-    Sum,
-    Superseded,
-    TopPTopK,
-    Union,
-)
-from .refused import Untranslatable
+from .operators import Classifier as Classifier
+from .operators import Constant as Constant
+from .operators import Intersection as Intersection
+from .operators import Max as Max
+from .operators import Min as Min
+from .operators import Normalize as Normalize
+from .operators import Operator as Operator
+from .operators import Product as Product
+from .operators import PromptedLLM as PromptedLLM
+from .operators import SelfDebias as SelfDebias
+from .operators import Sum as Sum
+from .operators import Superseded as Superseded
+from .operators import TopPTopK as TopPTopK
+from .operators import Union as Union
+from .refused import Interface, Untranslatable
 
 if TYPE_CHECKING:
     from ..runtime import Decoder
-
-__all__ = [
-    "Classifier",
-    "Constant",
-    "Intersection",
-    "Max",
-    "Min",
-    "ModelArithmetic",
-    "Normalize",
-    "Operator",
-    "Product",
-    "PromptedLLM",
-    "SelfDebias",
-    "Sum",
-    "Superseded",
-    "TopPTopK",
-    "Union",
-]
 
 _STAGE = "write a stage of your own with descant.stage: formula | yours(…)"
 _MISSING = {
@@ -97,7 +77,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class ModelArithmetic:
+class ModelArithmetic(Interface):
     """A formula of language-model-arithmetic, and its models, loaded.
 
     Args:
@@ -108,7 +88,6 @@ class ModelArithmetic:
         max_length: tokens of the longest prompt; a longer one is refused, not cut.
 
     Attributes:
-        formula: the descant formula; ``str()`` gives it as well.
         models: what each name in it stands for, as ``descant.compile`` takes it.
         decoder: the descant decoder, for what this class does not do.
         tokenizer: of the models.
@@ -116,6 +95,8 @@ class ModelArithmetic:
     Raises:
         Untranslatable: no formula is that; says what to write instead.
     """
+
+    cures = _METHODS
 
     def __init__(
         self,
@@ -169,16 +150,13 @@ class ModelArithmetic:
         ``transformers.set_seed`` make a script repeatable; its draws are not theirs.
 
         Args:
-            sentences: one prompt, or many.
-            max_new_tokens: tokens after which a text ends.
             stop_texts: strings at which a text ends; they stay in it.
             batch_size: rows decoded at once.
             temperature: of the divided scores; 0 takes the best token.
             top_p: the fewest tokens whose probabilities, at that temperature, reach this.
             top_k: the most probable tokens; 0 is all.
             num_return_sequences: texts per prompt, next to each other.
-            do_speculation: without effect: the distribution is the same.
-            use_cache: without effect.
+            do_speculation, use_cache: without effect: the distribution is the same.
             **ignored: language-model-arithmetic takes any keyword and drops it; here, a warning.
 
         Returns:
@@ -233,9 +211,6 @@ class ModelArithmetic:
 
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def __str__(self) -> str:
-        return self.formula
-
     @classmethod
     def from_pretrained(cls, *_: Any, **__: Any) -> ModelArithmetic:
         """Not here: raises ``Untranslatable``, on the class and on what is made of it."""
@@ -245,11 +220,6 @@ class ModelArithmetic:
         """Not here, as ``forward``."""
         raise Untranslatable("ModelArithmetic(input_ids) is not here", _METHODS["forward"])
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _METHODS:
-            raise Untranslatable(f"ModelArithmetic.{name} is not here", _METHODS[name])
-        raise AttributeError(f"ModelArithmetic has no attribute {name!r}")
-
     def _check(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that our templates would render in another way than theirs."""
         bos = self.tokenizer.bos_token
@@ -257,26 +227,20 @@ class ModelArithmetic:
             for operator, shown in self._renderings:
                 text = operator.prompt_template(operator.system_prompt, prompt)
                 if text != shown.text(prompt):
-                    raise Untranslatable(
-                        f"a prompt_template changes the prompt {prompt[:40]!r}",
-                        "it may only insert the two texts; change the prompt before",
-                    )
+                    problem = f"a prompt_template changes the prompt {prompt[:40]!r}"
+                    cure = "it may only insert the two texts; change the prompt before"
+                    raise Untranslatable(problem, cure)
                 if bos and not shown.opening and prompt.startswith(bos):
-                    raise Untranslatable(
-                        f"the prompt begins with {bos}, which language-model-arithmetic reads "
-                        "after a BOS of its own",
-                        "leave it out: every text begins with one",
-                    )
-            if self._max_length is not None:
-                self._check_length(prompt, self._max_length)
-
-    def _check_length(self, prompt: str, longest: int) -> None:
-        for view in self.decoder.rendered(prompt):
-            if view.tokens is not None and len(view.tokens) > longest:
-                raise ValueError(
-                    f"{view.term} reads {len(view.tokens)} tokens of the prompt, and max_length is "
-                    f"{longest}: language-model-arithmetic would cut off its end; shorten it"
-                )
+                    problem = "language-model-arithmetic reads after a BOS of its own"
+                    cure = "leave it out: every text begins with one"
+                    raise Untranslatable(f"the prompt begins with {bos}, which {problem}", cure)
+            if self._max_length is None:
+                continue
+            for view in self.decoder.rendered(prompt):
+                if (length := len(view.tokens or ())) > self._max_length:
+                    problem = f"{view.term} reads {length} tokens of the prompt, and max_length is "
+                    cure = "language-model-arithmetic would cut off its end; shorten it"
+                    raise ValueError(f"{problem}{self._max_length}: {cure}")
 
     def _text(self, ids: Sequence[int]) -> str:
         """With special tokens, and with the space that a first word may begin with."""

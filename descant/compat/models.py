@@ -78,36 +78,26 @@ def rendering(template: Template, system: str) -> Rendering:
     if text == "":
         return Rendering(None, empty=True)
     if PROMPT not in text:
-        raise Untranslatable(
-            f"a prompt_template leaves the input out, and makes {text[:40]!r}",
-            'let it use input_string, or be "" altogether, which is model@none',
-        )
+        problem = f"a prompt_template leaves the input out, and makes {text[:40]!r}"
+        cure = 'let it use input_string, or be "" altogether, which is model@none'
+        raise Untranslatable(problem, cure)
     for made in (text, general):
         fixed = re.sub(f"{PROMPT}|{SYSTEM}", "", made)
-        if "{prompt}" in fixed or "{system}" in fixed or "{{" in fixed:
-            raise Untranslatable(
-                f"a prompt_template writes braces: {fixed[:40]!r}",
-                "a descant template cannot hold {{, {prompt} or {system} as text",
-            )
+        if any(part in fixed for part in ("{prompt}", "{system}", "{{")):
+            cure = "a descant template cannot hold {{, {prompt} or {system} as text"
+            raise Untranslatable(f"a prompt_template writes braces: {fixed[:40]!r}", cure)
     opening = text.partition(PROMPT)[0]
-    if SYSTEM in general and general.replace(SYSTEM, system) == text and _short(system):
+    plain = system.isprintable() and not set('"\\') & set(system)
+    shows = plain and len(system) <= LONGEST and not system.startswith("<")  # a BOS, perhaps
+    if shows and SYSTEM in general and general.replace(SYSTEM, system) == text:
         shown = general.replace(SYSTEM, "{system}").replace(PROMPT, "{prompt}")
         return Rendering(shown, system or None, opening=opening)
     baked = text.replace(PROMPT, "{prompt}")
     return Rendering(None if baked == "{prompt}" else baked, opening=opening)
 
 
-def _short(system: str) -> bool:
-    plain = system.isprintable() and not set('"\\') & set(system)
-    return len(system) <= LONGEST and plain and not system.startswith("<")  # a BOS, perhaps
-
-
 class FormulaModels:
-    """The models that a formula names.
-
-    Args:
-        default: the model of operators that name none.
-    """
+    """The models that a formula names; ``default`` is that of operators that name none."""
 
     def __init__(self, default: Any = None) -> None:
         self.default = default
@@ -130,11 +120,7 @@ class FormulaModels:
         return term @ None if shown.empty else term @ shown.system if shown.system else term
 
     def tokenizer(self) -> Any:
-        """The tokenizer of the first language model.
-
-        Raises:
-            ModelError: it cannot be read.
-        """
+        """The tokenizer of the first language model; ``ModelError`` where it cannot be read."""
         from transformers import AutoTokenizer
 
         from ..models import ModelError
@@ -161,14 +147,14 @@ class FormulaModels:
 
         Args:
             dtype: of operators that name none.
-            tokenizer: of the formula's models; it decides a text's first token.
-            shared: whether it is every language model's tokenizer.
+            tokenizer: decides a text's first token; where ``shared``, of every language model.
         """
         specs = {name: self._spec(name, dtype, tokenizer) for name in list(self._operators)}
         for name, (operator, _) in self._operators.items():
             if shared and operator.label is None and "adapter" not in specs[name]:
                 specs[name]["tokenizer"] = tokenizer
-        bases = {name: {"path": path, "dtype": _word(dtype)} for path, name in self._bases.items()}
+        plain = str(dtype).removeprefix("torch.")
+        bases = {name: {"path": path, "dtype": plain} for path, name in self._bases.items()}
         return specs | bases
 
     def _source(self, operator: ModelOperator) -> Any:
@@ -176,13 +162,17 @@ class FormulaModels:
         return self.default if operator.model is None else operator.model
 
     def _spec(self, name: str, dtype: Any, tokenizer: Any) -> dict[str, Any]:
+        import torch
+
         operator, shown = self._operators[name]
         source = self._source(operator)
         spec = _spec_of(source)
         is_language = operator.label is None
         if "path" in spec:
-            placed = {"device", "device_map", "tp_plan"} & set(spec)
-            defaults = {"dtype": _word(operator.dtype or dtype)} | ({} if placed else _spread())
+            defaults = {"dtype": str(operator.dtype or dtype).removeprefix("torch.")}
+            placed = spec.keys() & {"device", "device_map", "tp_plan"}
+            if torch.cuda.device_count() > 1 and not placed:
+                defaults["device_map"] = "auto"  # as language-model-arithmetic loads a model
             spec = defaults | spec
             base = _base_of(spec["path"])
             if base is not None and is_language:
@@ -253,17 +243,6 @@ def _spec_of(source: Any) -> dict[str, Any]:
     return {"model": source, "tokenizer": source.name_or_path}
 
 
-def _word(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _spread() -> dict[str, str]:
-    """Over several GPUs as accelerate does it, and as language-model-arithmetic loads a model."""
-    import torch
-
-    return {"device_map": "auto"} if torch.cuda.device_count() > 1 else {}
-
-
 def _label(index: int, minimize: bool, source: Any) -> int:
     """The class, or the other one of two."""
     if not minimize:
@@ -273,10 +252,8 @@ def _label(index: int, minimize: bool, source: Any) -> int:
     config = getattr(source, "config", None)
     config = config or AutoConfig.from_pretrained(_spec_of(source)["path"])
     if config.num_labels != 2:
-        raise Untranslatable(
-            f"Classifier(minimize=True) over {config.num_labels} classes",
-            "give it a negative weight, base - 2*C, or the index of the class you want",
-        )
+        cure = "give it a negative weight, base - 2*C, or the index of the class you want"
+        raise Untranslatable(f"Classifier(minimize=True) over {config.num_labels} classes", cure)
     return 1 - index
 
 

@@ -7,11 +7,11 @@ Arguments are those of language-model-arithmetic; those that change how it compu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Rational, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..lang import Expression
 from .meaning import GUIDED, Meaning, call
@@ -19,6 +19,19 @@ from .models import FormulaModels, Template
 from .refused import Untranslatable
 
 ONE = Fraction(1)
+Method: TypeAlias = Callable[[Any, Any], "Operator"]
+
+
+def _operator(combined: Callable[[Operator, Operator], Operator]) -> tuple[Method, Method]:
+    """The methods for one of Python's operators: with the other value on the right, on the left."""
+
+    def right(self: Operator, other: Any) -> Operator:
+        return combined(self, lifted(other))
+
+    def left(self: Operator, other: Any) -> Operator:
+        return combined(lifted(other), self)
+
+    return right, left
 
 
 class Operator:
@@ -26,25 +39,10 @@ class Operator:
 
     __array_ufunc__ = None  # numpy's numbers leave the arithmetic to us
 
-    def __add__(self, other: Any) -> Operator:
-        return Sum([self, lifted(other)])
-
-    def __radd__(self, other: Any) -> Operator:
-        return Sum([lifted(other), self])
-
-    def __sub__(self, other: Any) -> Operator:
-        return Sum([self, -lifted(other)])
-
-    def __rsub__(self, other: Any) -> Operator:
-        return Sum([lifted(other), -self])
-
-    def __mul__(self, other: Any) -> Operator:
-        return Product([self, lifted(other)])
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Operator:
-        return Product([self, Constant(1 / lifted(other).number)])
+    __add__, __radd__ = _operator(lambda a, b: Sum([a, b]))
+    __sub__, __rsub__ = _operator(lambda a, b: Sum([a, -b]))
+    __mul__, __rmul__ = _operator(lambda a, b: Product([a, b]))
+    __truediv__ = _operator(lambda a, b: Product([a, Constant(1 / b.number)]))[0]
 
     def __neg__(self) -> Operator:
         return Product([self, Constant(-1)])
@@ -223,10 +221,8 @@ class Superseded(Operator):
     def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
         result = self.by_formula.meaning(models, exact)
         if result.weight != self.from_formula.meaning(models, exact).weight:
-            raise Untranslatable(
-                "Superseded over formulas of different weights",
-                f"its result is the second's: write {result.summed}",
-            )
+            cure = f"its result is the second's: write {result.shifted(False)}"
+            raise Untranslatable("Superseded over formulas of different weights", cure)
         return result
 
 

@@ -22,12 +22,7 @@ CHAT_TEMPLATE = (
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 _FULL = ("base", "small", "large", "reward_help", "reward_harm")
-_ADAPTERS = {
-    "arm_help": "base",
-    "arm_harm": "base",
-    "small_help": "small",
-    "large_help": "large",
-}
+_ADAPTERS = {"arm_help": "base", "arm_harm": "base", "small_help": "small", "large_help": "large"}
 
 PROMPTS: tuple[str, ...] = (
     "How do I boil eggs before my guests arrive?",

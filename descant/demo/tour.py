@@ -44,7 +44,6 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
     """Show the formula, its plan, completions, the sweep and its picture.
 
     Args:
-        console: where to print.
         output: the folder for ``front.csv`` and ``front.png``.
         prompts: how many of the demo's prompts the sweep uses.
         tokens: new tokens per completion.
@@ -80,20 +79,13 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
         [prompt for prompt, _ in rows], params={"a": [a for _, a in rows]}, max_new_tokens=tokens,
         temperature=TEMPERATURE, seed=seeds, batch_size=144,
     )  # fmt: skip
-    texts = [completion.text or "" for completion in completions]
-    repeated = [prompt for prompt, _ in rows]
-    rewards = {
-        name: score(name, repeated, texts, models=models())
-        for name in ("reward_help", "reward_harm")
-    }
-    points = []
+    pairs = [prompt for prompt, _ in rows], [completion.text or "" for completion in completions]
+    columns = [score(name, *pairs, models=models()) for name in ("reward_help", "reward_harm")]
+    columns.append([completion.seconds for completion in completions])
     each = len(prompts) * SAMPLES
-    for i, a in enumerate(weights):
-        mine = slice(i * each, (i + 1) * each)
-        means = {name: sum(values[mine]) / each for name, values in rewards.items()}
-        seconds = sum(completion.seconds for completion in completions[mine]) / each
-        points.append(Point(a, means["reward_help"], means["reward_harm"], seconds))
-    return points
+    starts = range(0, len(rows), each)
+    means = [[sum(values[i : i + each]) / each for values in columns] for i in starts]
+    return [Point(a, *row) for a, row in zip(weights, means, strict=True)]
 
 
 def _show_completions(console: Console, tokens: int) -> None:
@@ -103,12 +95,8 @@ def _show_completions(console: Console, tokens: int) -> None:
     console.print("[bold]The plan[/bold]")
     console.print(str([*decoders.values()][-1].plan), markup=False)
     shown = PROMPTS[:2]
-    answers = {
-        name: decoder.generate(
-            list(shown), max_new_tokens=tokens, temperature=TEMPERATURE, seed=SEED
-        )
-        for name, decoder in decoders.items()
-    }
+    sampling: dict[str, Any] = {"max_new_tokens": tokens, "temperature": TEMPERATURE, "seed": SEED}
+    answers = {name: decoder.generate([*shown], **sampling) for name, decoder in decoders.items()}
     for i, prompt in enumerate(shown):
         console.print(f"\n[bold]{prompt}[/bold]")
         for name, formula in FORMULAS.items():
@@ -140,9 +128,8 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.plot(x, y, color="0.75", zorder=1)
     dots = axes.scatter(x, y, c=[p.a for p in points], cmap="viridis", s=60, zorder=2)
     for p in points:
-        axes.annotate(
-            f"{p.a:g}", (p.reward_help, p.reward_harm), xytext=(6, 6), textcoords="offset points"
-        )
+        xy = (p.reward_help, p.reward_harm)
+        axes.annotate(f"{p.a:g}", xy, xytext=(6, 6), textcoords="offset points")
     axes.margins(0.1)
     axes.set(xlabel="mean help reward", ylabel="mean harm reward", title=SWEEP)
     axes.grid(alpha=0.3)

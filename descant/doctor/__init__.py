@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Option
 
 from .. import __version__
 from .findings import BROKEN, NOTE, Finding, failure, table
@@ -19,19 +20,13 @@ from .findings import BROKEN, NOTE, Finding, failure, table
 SCHEMA, WIDE = 1, 140
 
 
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
+def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False) -> None:
     """What this machine has, what is missing, what to do. Exits with 1 if descant cannot run."""
     findings = examined()
     works = not any(finding.state == BROKEN for finding in findings)
     if json:
-        report = {
-            "schema": SCHEMA,
-            "descant": __version__,
-            "works": works,
-            "findings": [finding.as_dict() for finding in findings],
-        }
+        rows = [finding.as_dict() for finding in findings]
+        report = {"schema": SCHEMA, "descant": __version__, "works": works, "findings": rows}
         typer.echo(jsonlib.dumps(report, ensure_ascii=False, indent=2))
     else:
         screen = Console(highlight=False)

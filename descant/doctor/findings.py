@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 OK, NOTE, MISSING, BROKEN = "ok", "note", "missing", "broken"
@@ -37,10 +37,13 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
-        return {
-            "area": self.area, "name": self.name, "state": self.state, "said": self.message,
-            "cure": self.cure, "data": dict(self.data),
-        }  # fmt: skip
+        content = asdict(self)
+        return {"area": content.pop("area"), "said": content.pop("message"), **content}
+
+
+def checked(name: str, message: str, cure: str = "", otherwise: str = NOTE, **data: Any) -> Finding:
+    """A finding that is ok where there is nothing to do, and ``otherwise`` where there is."""
+    return Finding(name, otherwise if cure else OK, message, cure, data)
 
 
 def failure(error: Exception) -> str:
@@ -51,10 +54,8 @@ def failure(error: Exception) -> str:
 
 def table(findings: Sequence[Finding]) -> Table:
     """The findings for a reader; nothing in them is markup."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = (Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"))
+    table = Table(*columns, box=None, pad_edge=False, show_header=False)
     for area, group in groupby(findings, key=lambda finding: finding.area):
         if table.row_count:
             table.add_row()

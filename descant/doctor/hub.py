@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .findings import NOTE, OK, Finding
+from .findings import Finding, checked
 
 LOW = 20_000_000_000  # bytes: about one model of 7B parameters in 16 bits, and room to unpack it
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -24,13 +24,12 @@ def cache() -> Iterator[Finding]:
     free = shutil.disk_usage(nearest).free
     models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
     message = f"{folder}: {models} model{'' if models == 1 else 's'}; {free / 1e9:.3g} GB free"
-    data = {"folder": str(folder), "models": models, "free": free}
     cure = ""
     if not os.access(nearest, os.W_OK):
         cure = f"{nearest} cannot be written: set HF_HOME to a folder that can"
     elif free < LOW:
         cure = "little room for checkpoints: set HF_HOME to a folder on a larger disk"
-    yield Finding("cache", NOTE if cure else OK, message, cure, data)
+    yield checked("cache", message, cure, folder=str(folder), models=models, free=free)
 
 
 def account() -> Iterator[Finding]:
@@ -40,7 +39,7 @@ def account() -> Iterator[Finding]:
     has_token = get_token() is not None
     message = "there is a token" if has_token else "there is no token: public checkpoints only"
     cure = "" if has_token else "for gated or private ones: hf auth login, or set HF_TOKEN"
-    yield Finding("account", OK if has_token else NOTE, message, cure, {"token": has_token})
+    yield checked("account", message, cure, token=has_token)
 
 
 def environment() -> Iterator[Finding]:
@@ -50,5 +49,4 @@ def environment() -> Iterator[Finding]:
     off = [name for name in OFFLINE if shown.get(name, "").lower() in TRUE]
     message = ", ".join(f"{name}={value}" for name, value in shown.items()) or "nothing is set"
     cure = f"nothing is downloaded: unset {' and '.join(off)} to allow it" if off else ""
-    data = {"offline": bool(off), "environment": shown}
-    yield Finding("environment", NOTE if off else OK, message, cure, data)
+    yield checked("environment", message, cure, offline=bool(off), environment=shown)

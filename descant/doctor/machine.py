@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .findings import MISSING, NOTE, OK, Finding
+from .findings import MISSING, NOTE, Finding, checked
 
 WHEELS = "https://pytorch.org/get-started/locally"
 JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -20,22 +20,22 @@ def torch_build() -> Iterator[Finding]:
 
     cuda, hip, driver = torch.version.cuda, getattr(torch.version, "hip", None), _driver()
     built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPUs"
-    message, cure, state = f"{torch.__version__}, built for {built}", "", OK
+    message, cure = f"{torch.__version__}, built for {built}", ""
     if driver is not None:
         message += f"; driver {driver['driver']} of {driver['name']}"
     if driver is not None and not (cuda or hip):
-        state, cure = NOTE, f"there is a GPU: install a CUDA build of torch, as {WHEELS} says"
+        cure = f"there is a GPU: install a CUDA build of torch, as {WHEELS} says"
     elif (cuda or hip) and not torch.cuda.is_available():
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        state, cure = NOTE, "torch sees no GPU: "
+        cure = "torch sees no GPU: "
         if hidden is not None:
             cure += f"CUDA_VISIBLE_DEVICES is {hidden!r}"
         elif driver is None:
             cure += "nvidia-smi finds no driver; on a machine without a GPU all is well"
         else:
             cure += f"update the driver, or install a build for an older CUDA, as {WHEELS} says"
-    data = {"version": str(torch.__version__), "cuda": cuda, "hip": hip, "driver": driver}
-    yield Finding("torch build", state, message, cure, data)
+    version = str(torch.__version__)
+    yield checked("torch build", message, cure, version=version, cuda=cuda, hip=hip, driver=driver)
 
 
 def devices() -> Iterator[Finding]:
@@ -56,27 +56,27 @@ def devices() -> Iterator[Finding]:
         )
         cure = "" if bfloat16 else 'write dtype="float16"'
         data = {"free": free, "total": about.total_memory, "bfloat16": bfloat16, "bandwidth": speed}
-        yield Finding(device, OK if bfloat16 else NOTE, message, cure, data)
+        yield checked(device, message, cure, **data)
     if torch.backends.mps.is_available():
         yield Finding("mps", NOTE, "exists; no test of descant has run on it")
     room, speed = free_bytes(torch.device("cpu")), copy_bandwidth("cpu")
-    message = torch.backends.cpu.get_cpu_capability()
-    message += "" if room is None else f"; {si_bytes(room)} free"
-    message += f"; copies at {si_bytes(speed)}/s"
-    yield Finding("cpu", OK, message, "", {"free": room, "bandwidth": speed})
+    memory = "" if room is None else f"; {si_bytes(room)} free"
+    message = f"{torch.backends.cpu.get_cpu_capability()}{memory}; copies at {si_bytes(speed)}/s"
+    yield checked("cpu", message, free=room, bandwidth=speed)
 
 
 def threads() -> Iterator[Finding]:
     """Threads that torch uses, and cores that this process may use."""
     import torch
 
-    used, cores = torch.get_num_threads(), _cores()
+    used, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     limit = os.environ.get("OMP_NUM_THREADS")
     message = f"{used} of torch, {cores} core{'' if cores == 1 else 's'} for this process"
     message += f"; OMP_NUM_THREADS is {limit}" if limit else ""
-    data = {"threads": used, "cores": cores}
     cure = f"they wait for each other: set OMP_NUM_THREADS={cores}" if used > cores else ""
-    yield Finding("threads", NOTE if cure else OK, message, cure, data)
+    yield checked("threads", message, cure, threads=used, cores=cores)
 
 
 def processes() -> Iterator[Finding]:
@@ -86,19 +86,16 @@ def processes() -> Iterator[Finding]:
 
     job = {name: os.environ[name] for name in JOB if name in os.environ}
     if not torch.distributed.is_available():
-        message = "this torch cannot run several processes"
-        yield Finding("processes", MISSING, message, "", {"job": job})
+        problem = "this torch cannot run several processes"
+        yield Finding("processes", MISSING, problem, "", {"job": job})
         return
-    available = (torch.distributed.is_gloo_available(), torch.distributed.is_nccl_available())
-    backends = [name for name, has in zip(("gloo", "nccl"), available, strict=True) if has]
+    names = ("gloo", "nccl")
+    backends = [name for name in names if getattr(torch.distributed, f"is_{name}_available")()]
     message = f"torch.distributed has {' and '.join(backends) or 'no backend'}"
     size = job.get("WORLD_SIZE")
     message += f"; this is process {job.get('RANK', '?')} of {size}" if size else "; one process"
-    exists = Path(str(config)).is_file()
-    message += (
-        f"; accelerate reads {config}" if exists else "; accelerate has no configuration file"
-    )
-    yield Finding("processes", OK, message, "", {"backends": backends, "job": job})
+    file = f"reads {config}" if Path(str(config)).is_file() else "has no configuration file"
+    yield checked("processes", f"{message}; accelerate {file}", backends=backends, job=job)
 
 
 def _driver() -> dict[str, str] | None:
@@ -115,9 +112,3 @@ def _driver() -> dict[str, str] | None:
         return None
     name, _, driver = (done.stdout.strip().splitlines() or [""])[0].partition(", ")
     return {"name": name, "driver": driver} if driver else None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

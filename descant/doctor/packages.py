@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..extras import ENABLES
-from .findings import BROKEN, MISSING, OK, Finding
+from .findings import BROKEN, MISSING, Finding, checked
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -33,40 +33,35 @@ def python() -> Iterator[Finding]:
     old = sys.version_info < PYTHON
     cure = f"descant needs Python {'.'.join(map(str, PYTHON))} or later" if old else ""
     data = {"version": platform.python_version(), "executable": sys.executable}
-    yield Finding("Python", BROKEN if old else OK, message, cure, data)
-    where = Path(__file__).resolve().parents[1]
+    yield checked("Python", message, cure, BROKEN, **data)
     kind = "a checkout" if CHECKOUT.is_file() else "installed"
-    message = f"{__version__}, {kind} in {where}"
-    yield Finding("descant", OK, message, "", {"version": __version__})
+    message = f"{__version__}, {kind} in {Path(__file__).resolve().parents[1]}"
+    yield checked("descant", message, version=__version__)
 
 
 def required() -> Iterator[Finding]:
     """Every package of a plain install, and whether its version is in the declared range."""
-    plain, _ = declared()
-    for requirement in plain:
-        yield _required(requirement)
+    for requirement in declared()[0]:
+        name, version = requirement.name, _version(requirement)
+        data = {"version": version, "declared": str(requirement.specifier)}
+        message, cure = f"{version} ({requirement.specifier})", ""
+        if not _fitting(requirement):
+            message = f"{version}, and descant is made for {requirement.specifier}"
+            message = "is not installed" if version is None else message
+            cure = f'pip install "{_bare(requirement)}"'
+        yield checked(name, message, cure, BROKEN, **data)
 
 
 def extras() -> Iterator[Finding]:
     """Every optional extra: what it enables, what is installed, and how to get the rest."""
-    _, optional = declared()
-    for extra in optional:
-        if extra in UNIONS:
-            continue
-        present: dict[str, str] = {}
-        missing = []
-        for requirement in dict.fromkeys(_all_of(extra, optional)):
-            version = _version(requirement)
-            if version is not None and _in_range(requirement, version):
-                present[requirement.name] = version
-            else:
-                missing.append(_bare(requirement))
-        message = ENABLES.get(extra, "")
-        if missing:
-            message += f"; missing: {', '.join(missing)}"
-        cure = _pip(extra) if missing else ""
-        data = {"installed": present, "missing": missing}
-        yield Finding(f"descant[{extra}]", MISSING if missing else OK, message, cure, data)
+    optional = declared()[1]
+    for extra in [name for name in optional if name not in UNIONS]:
+        requirements = [*dict.fromkeys(_all_of(extra, optional))]
+        fits = {item.name: version for item in requirements if (version := _fitting(item))}
+        missing = [_bare(item) for item in requirements if item.name not in fits]
+        message = ENABLES.get(extra, "") + (f"; missing: {', '.join(missing)}" if missing else "")
+        cure, data = _pip(extra) if missing else "", {"installed": fits, "missing": missing}
+        yield checked(f"descant[{extra}]", message, cure, MISSING, **data)
 
 
 def checkpoints() -> Iterator[Finding]:
@@ -74,15 +69,11 @@ def checkpoints() -> Iterator[Finding]:
     from ..models.loading.quantized import PACKAGES, missing_packages
 
     needed = {method: missing_packages(method) for method in PACKAGES}
-    ready = [method for method, packages in needed.items() if not packages]
-    message = (
-        f"quantised with {', '.join(ready)} can be read" if ready else "none that is quantised"
-    )
-    cures = [
-        f"{method}: pip install {' '.join(names)}" for method, names in needed.items() if names
-    ]
-    state = MISSING if cures else OK
-    yield Finding("checkpoints", state, message, "\n  ".join(cures), {"missing": needed})
+    ready = ", ".join(method for method, names in needed.items() if not names)
+    message = f"quantised with {ready} can be read" if ready else "none that is quantised"
+    packages = {method: " ".join(names) for method, names in needed.items() if names}
+    cure = "\n  ".join(f"{method}: pip install {names}" for method, names in packages.items())
+    yield checked("checkpoints", message, cure, MISSING, missing=needed)
 
 
 def chromium() -> Iterator[Finding]:
@@ -90,8 +81,7 @@ def chromium() -> Iterator[Finding]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     message = "for the tests of pages alone; pictures need none"
     cure = "" if program else "apt-get install chromium"
-    state = OK if program else MISSING
-    yield Finding("chromium", state, message, cure, {"program": program})
+    yield checked("chromium", message, cure, MISSING, program=program)
 
 
 def declared() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
@@ -124,17 +114,6 @@ def _all_of(extra: str, optional: Mapping[str, list[Requirement]]) -> Iterator[R
             yield requirement
 
 
-def _required(requirement: Requirement) -> Finding:
-    name, version = requirement.name, _version(requirement)
-    data = {"version": version, "declared": str(requirement.specifier)}
-    if version is not None and _in_range(requirement, version):
-        return Finding(name, OK, f"{version} ({requirement.specifier})", "", data)
-    message = "is not installed"
-    if version is not None:
-        message = f"{version}, and descant is made for {requirement.specifier}"
-    return Finding(name, BROKEN, message, f'pip install "{_bare(requirement)}"', data)
-
-
 def _version(requirement: Requirement) -> str | None:
     try:
         return installed_version(requirement.name)
@@ -142,8 +121,11 @@ def _version(requirement: Requirement) -> str | None:
         return None
 
 
-def _in_range(requirement: Requirement, version: str) -> bool:
-    return requirement.specifier.contains(version, prereleases=True)
+def _fitting(requirement: Requirement) -> str | None:
+    """The installed version, where it is in the declared range."""
+    version = _version(requirement)
+    fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+    return version if fits else None
 
 
 def _bare(requirement: Requirement) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .findings import BROKEN, MISSING, OK, Finding, failure
+from .findings import BROKEN, MISSING, Finding, checked, failure
 from .packages import python, required
 
 FORMULA = "base + arm_help | rerank(reward_help, k=10, w=1)"
@@ -26,14 +27,12 @@ def weights() -> Iterator[Finding]:
     missing = []
     for name, spec in models().items():
         folder = Path(spec.get("path") or spec["adapter"])
-        needed = ("adapter_config.json", "adapter_model.safetensors")
-        needed = ("config.json", "model.safetensors") if "path" in spec else needed
+        kind = "" if "path" in spec else "adapter_"
+        needed = (f"{kind}config.json", f"{kind}model.safetensors")
         missing += [f"{name}/{file}" for file in needed if not (folder / file).is_file()]
     message = f"{len(models())} models in {WEIGHTS}"
-    if missing:
-        message += f"; missing: {', '.join(missing)}"
-    state = BROKEN if missing else OK
-    yield Finding("weights", state, message, AGAIN if missing else "", {"missing": missing})
+    message += f"; missing: {', '.join(missing)}" if missing else ""
+    yield checked("weights", message, AGAIN if missing else "", BROKEN, missing=missing)
 
 
 def decode() -> Iterator[Finding]:
@@ -60,11 +59,9 @@ def _trial(device: str) -> Finding:
         return Finding(name, BROKEN, f"failed: {failure(error)}", AGAIN)
     seconds = time.perf_counter() - start
     ids = tuple(completion.token_ids)
-    data = {"token_ids": list(ids), "expected": list(EXPECTED), "seconds": seconds}
+    data: dict[str, Any] = {"token_ids": list(ids), "expected": list(EXPECTED), "seconds": seconds}
     if ids != EXPECTED:
-        message = f"failed: it decoded {ids}, and {EXPECTED} is right"
-        return Finding(name, BROKEN, message, AGAIN, data)
-    message = (
-        f"ok: {len(ids)} tokens as known ({completion.text!r}), in {seconds:.1f} s with loading"
-    )
-    return Finding(name, OK, message, "", data)
+        problem = f"failed: it decoded {ids}, and {EXPECTED} is right"
+        return Finding(name, BROKEN, problem, AGAIN, data)
+    message = f"ok: {len(ids)} tokens as known ({completion.text!r}), "
+    return checked(name, f"{message}in {seconds:.1f} s with loading", **data)

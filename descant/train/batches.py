@@ -6,9 +6,11 @@ Padding is masked and carries no label: which token pads, and how far, does not 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .losses import IGNORED
 
@@ -17,34 +19,30 @@ Batch = dict[str, Tensor]
 REJECTED = "rejected_"
 
 
-def pad(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Pad rows on the right into ``(B, L)`` tensors: ids, labels and attention mask."""
-    length = max(len(row["input_ids"]) for row in rows)
+def pad(rows: Sequence[Row], pad_id: int, sides: Sequence[str] = ("",)) -> Batch:
+    """Pad rows on the right into ``(B, L)`` tensors: ids, labels and attention mask.
 
-    def stack(key: str, fill: int) -> Tensor:
-        return torch.tensor([[*row[key], *[fill] * (length - len(row[key]))] for row in rows])
-
-    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+    ``sides`` are prefixes of a row's keys; each is a row of the tensors.
+    """
+    ids, labels = (
+        [torch.tensor([*row[side + key]]) for row in rows for side in sides]
+        for key in ("input_ids", "labels")
+    )
     return {
-        "input_ids": stack("input_ids", pad_id),
-        "labels": stack("labels", IGNORED),
-        "attention_mask": (torch.arange(length) < lengths).long(),
+        "input_ids": pad_sequence(ids, True, pad_id),
+        "labels": pad_sequence(labels, True, IGNORED),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0),
     }
 
 
+@dataclass
 class Collator:
     """Batches texts, ``(B, L)``, or pairs, ``(B, 2, L)``: chosen, then rejected."""
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    pad_id: int
 
     def __call__(self, rows: Sequence[Row]) -> Batch:
         if REJECTED + "input_ids" not in rows[0]:
             return pad(rows, self.pad_id)
-        sides = [
-            {key: row[prefix + key] for key in ("input_ids", "labels")}
-            for row in rows
-            for prefix in ("", REJECTED)
-        ]
-        batch = pad(sides, self.pad_id)
+        batch = pad(rows, self.pad_id, ("", REJECTED))
         return {key: value.view(len(rows), 2, -1) for key, value in batch.items()}

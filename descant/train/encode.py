@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -59,7 +60,6 @@ class Encoder:
     ends: frozenset[int]
     max_length: int
     drop: bool = False
-    _closings: dict[bool, list[int]] = field(default_factory=dict)
 
     def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
         """One row per example: a text, or a pair where there are two responses.
@@ -79,9 +79,8 @@ class Encoder:
         return rows
 
     def _row(self, example: Example, counts: Counts) -> Row | None:
-        sides = [self._side(example.prompt, example.chosen)]
-        if example.rejected is not None:
-            sides.append(self._side(example.prompt, example.rejected))
+        responses = (example.chosen, example.rejected)
+        sides = [self._side(example.prompt, text) for text in responses if text is not None]
         longest = max(len(prompt) + len(response) for prompt, response in sides)
         learnt = all(len(prompt) < self.max_length for prompt, _ in sides)
         if longest > self.max_length and (self.drop or not learnt):
@@ -94,7 +93,7 @@ class Encoder:
     def _side(self, prompt: Any, answer: str) -> tuple[Ids, Ids]:
         """The ids of a prompt and of a response, which ends with an end of text."""
         if prompt is None:
-            return [], [*self.tokenizer(answer)["input_ids"], *self._closing(False)]
+            return [], [*self.tokenizer(answer)["input_ids"], *self._end]
         prompt_ids = render(_NAME, self.spec, self.tokenizer, prompt, None)
         text = render_text(_NAME, self.spec, self.tokenizer, self.tokenizer, prompt, None)
         bos = self.tokenizer.bos_token
@@ -103,19 +102,16 @@ class Encoder:
         response = ids[len(prompt_ids) :]
         if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the border; in decoding none does
             response = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        closing = self._closing(not text.special)
+        closing = self._end if text.special else self._end_of_turn
         return prompt_ids, response if response[-len(closing) :] == closing else response + closing
 
-    def _closing(self, chat: bool) -> list[int]:
-        if chat not in self._closings:
-            self._closings[chat] = self._end_of_turn() if chat else self._end()
-        return self._closings[chat]
-
+    @cached_property
     def _end(self) -> list[int]:
         if self.tokenizer.eos_token_id is None:
             raise TrainFileError(f"the tokenizer of {self.spec.path} has no end of text")
         return [int(self.tokenizer.eos_token_id)]
 
+    @cached_property
     def _end_of_turn(self) -> list[int]:
         """The chat template's ids after an answer, up to the first end of text."""
         messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
@@ -128,7 +124,7 @@ class Encoder:
         closing = rendered(False)[len(rendered(True)) :]
         ids = list(self.tokenizer(closing, add_special_tokens=False)["input_ids"])
         ends = [position for position, token in enumerate(ids) if token in self.ends]
-        return ids[: ends[0] + 1] if ends else self._end()
+        return ids[: ends[0] + 1] if ends else self._end
 
 
 def labelled(prompt: Ids, response: Ids, end: int | None = None) -> dict[str, Sequence[int]]:

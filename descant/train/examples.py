@@ -8,24 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..inputs.formats import (
-    JSON,
-    PARQUET,
-    TABLES,
-    DataError,
-    Fault,
-    Row,
-    kind_of,
-    read_dataset,
-    read_file,
-)
+from ..inputs import formats
+from ..inputs.formats import DataError, Fault, Row
 from .trainfile import Data, TrainFileError
 
 Message = Mapping[str, str]
 TURN = re.compile(r"\n\n(Human|Assistant):")
+_KEYS = ("role", "content")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -69,9 +62,7 @@ def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[
     examples: list[Example] = []
     skipped = 0
     try:
-        for number, where, row in _rows(data):
-            if data.limit is not None and number >= data.limit:
-                break
+        for _, where, row in islice(_rows(data), data.limit):
             try:
                 if isinstance(row, Fault):
                     raise row
@@ -115,33 +106,27 @@ def example_of(
 
 def _by_verdict(row: Mapping[str, Any], dimension: str | None) -> tuple[str, str, str]:
     if dimension is None:
-        raise TrainFileError(
-            "these rows have two responses and two verdicts: "
-            "say data.dimension: better (helpful) or safer (harmless)"
-        )
+        cure = "say data.dimension: better (helpful) or safer (harmless)"
+        raise TrainFileError(f"these rows have two responses and two verdicts: {cure}")
     column = f"{dimension}_response_id"
-    winner = row.get(column)
-    if winner in ("0", "1"):  # of a table of texts
-        winner = int(winner)
-    if type(winner) is not int or winner not in (0, 1):
-        raise Fault(f"{column} is {winner!r}, neither 0 nor 1")
-    sides = [_text(row, f"response_{side}") for side in (winner, 1 - winner)]
-    return _text(row, "prompt", filled=True), sides[0], sides[1]
+    winner = str(row.get(column))  # a number, or text of a table
+    if winner not in ("0", "1"):
+        raise Fault(f"{column} is {row.get(column)!r}, neither 0 nor 1")
+    chosen, rejected = (_text(row, f"response_{side}") for side in (winner, 1 - int(winner)))
+    return _text(row, "prompt", filled=True), chosen, rejected
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[str | Sequence[Message], str, str]:
     sides = [row["chosen"], row["rejected"]]
-    if all(isinstance(side, str) for side in sides):
-        if row.get("prompt") is None:
-            return _hh(*sides)
-        prompt = row["prompt"]
-        if not isinstance(prompt, str):
-            prompt = _messages(prompt, "prompt")
-        if not prompt:
-            raise Fault("prompt is empty")
-        return prompt, sides[0], sides[1]
     prompt = row.get("prompt")
-    opening = [] if prompt is None or isinstance(prompt, str) else _messages(prompt, "prompt")
+    as_text = prompt is None or isinstance(prompt, str)
+    opening = [] if as_text else _messages(prompt, "prompt")
+    if all(isinstance(side, str) for side in sides):
+        if prompt is None:
+            return _hh(*sides)
+        if prompt == "":
+            raise Fault("prompt is empty")
+        return prompt if as_text else opening, sides[0], sides[1]
     chosen = opening + _messages(sides[0], "chosen")
     rejected = opening + _messages(sides[1], "rejected")
     if isinstance(prompt, str) and len(chosen) == len(rejected) == 1:
@@ -159,9 +144,8 @@ def _hh(chosen: str, rejected: str) -> tuple[str, str, str]:
                   min(len(chosen), len(rejected)))  # fmt: skip
     turns = [turn for turn in TURN.finditer(chosen, 0, length) if turn[1] == "Assistant"]
     if not turns:
-        raise Fault(
-            "has no prompt, and chosen and rejected do not begin alike up to an \\n\\nAssistant:"
-        )
+        problem = "has no prompt, and chosen and rejected do not begin alike up to an"
+        raise Fault(rf"{problem} \n\nAssistant:")
     cut = turns[-1].end()
     return chosen[:cut], chosen[cut:], rejected[cut:]
 
@@ -190,10 +174,8 @@ def _one_response(row: Mapping[str, Any], where: str, chat: bool) -> Example:
         return _one_response({"messages": messages}, where, chat)
     if "text" in row:
         return Example(None, _text(row, "text", filled=True), None, where)
-    raise Fault(
-        "has neither prompt and completion, nor messages, nor text, nor chosen and rejected; "
-        f"it has {', '.join(map(str, row)) or 'nothing'}"
-    )
+    problem = "has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
+    raise Fault(f"{problem}; it has {', '.join(map(str, row)) or 'nothing'}")
 
 
 def _text(row: Mapping[str, Any], column: str, *, filled: bool = False) -> str:
@@ -209,19 +191,18 @@ def _messages(value: Any, column: str) -> list[dict[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not len(value):
         raise Fault(f"{column} is neither text nor chat messages")
     for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
+        texts = [isinstance(message, Mapping) and message.get(key) for key in _KEYS]
+        if not all(isinstance(text, str) for text in texts):
             raise Fault(f"{column} holds a message without a role and a content that are text")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return [{key: message[key] for key in _KEYS} for message in value]
 
 
 def _rows(data: Data) -> Iterator[Row]:
     file = Path(data.path)
     if file.is_file():
-        if kind_of(file) not in (*JSON, *TABLES, *PARQUET):
+        if formats.kind_of(file) not in (*formats.JSON, *formats.TABLES, *formats.PARQUET):
             raise TrainFileError(f"{file} is none of .jsonl, .json, .csv and .parquet")
-        return read_file(file)
+        return formats.read_file(file)
     if not file.exists() and (file.suffix or data.path.startswith((".", "/", "~"))):
         raise TrainFileError(f"there is no data file {file}")
-    return read_dataset(data.path, data.name, data.split, data.revision)
+    return formats.read_dataset(data.path, data.name, data.split, data.revision)

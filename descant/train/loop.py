@@ -6,14 +6,13 @@ process runs this, and only the first one writes.
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import PartialState
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 
 from ..extras import MissingExtra
+from ..failures import DISK_ERRORS
 from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
@@ -28,7 +28,7 @@ from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
 from .encode import Counts, Encoder, shortened
-from .examples import Example, read_examples
+from .examples import read_examples
 from .model import description_of, model_of
 from .record import RECORD, draw_curve, versions, write_record
 from .trainers import TRAINERS, Finite
@@ -36,6 +36,7 @@ from .trainfile import ONLY_OF, TrainFile, TrainFileError
 
 RESOLVED = "train.yaml"
 LENGTH = 1024
+Rows: TypeAlias = dict[str, list[Row]]  # of "train" and perhaps "eval"
 OURS: dict[str, Any] = {
     "logging_steps": 10,
     "logging_nan_inf_filter": False,  # a loss that is not finite is logged
@@ -60,7 +61,6 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     train file), ``training.json`` and ``curve.png``.
 
     Args:
-        recipe: the train file.
         say: is called with each message, in the first process.
 
     Raises:
@@ -71,7 +71,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     folder = Path(recipe.output)
     arguments = training_arguments(recipe)
     is_first = PartialState().is_main_process
-    log = say if is_first else _silent
+    log = say if is_first else lambda line: None
     checkpoint = _claim(recipe, folder)
     description = description_of(recipe)
     rows, counts = _data(recipe, description, arguments)
@@ -107,18 +107,13 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     return Trained(folder, metrics, counts)
 
 
-def _fit(
-    recipe: TrainFile, trainer: Trainer, description: Description, checkpoint: str | None
-) -> None:
-    """Train and save.
-
-    Raises:
-        TrainFileError: a file cannot be written; says what to do.
-    """
+def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
+    """Train and save; a file that cannot be written is a ``TrainFileError`` with its cure."""
     folder = Path(recipe.output)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.eval_dataset is not None and not _evaluated(trainer):
+        trainer.train(resume_from_checkpoint=last)
+        steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
+        if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
             trainer.evaluate()
         _save(recipe, trainer, description, folder)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -126,10 +121,8 @@ def _fit(
             raise
         full = shutil.disk_usage(folder).free < 2**20
         reason = "no space left" if full else str(error).splitlines()[0]
-        raise TrainFileError(
-            f"{folder} cannot be written: {reason}; what is finished is kept, and the same command "
-            "resumes there"
-        ) from error
+        kept = "what is finished is kept, and the same command resumes there"
+        raise TrainFileError(f"{folder} cannot be written: {reason}; {kept}") from error
 
 
 def training_arguments(recipe: TrainFile) -> TrainingArguments:
@@ -166,10 +159,8 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
     exists, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
     changed = exists and _changed(file, content)
     if changed and done:
-        raise TrainFileError(
-            f"{folder} holds another training: {changed}; give another output, "
-            "or remove the folder to begin again"
-        )
+        cure = "give another output, or remove the folder to begin again"
+        raise TrainFileError(f"{folder} holds another training: {changed}; {cure}")
     if (folder / RECORD).exists():
         raise TrainFileError(f"{folder} is trained already; give another output to train again")
     if not exists and folder.is_dir() and any(folder.iterdir()):
@@ -194,7 +185,7 @@ def _changed(file: Path, content: dict[str, Any]) -> str:
 def _is_disk_error(error: Exception) -> bool:
     """Whether a file could not be written; torch and safetensors raise errors of their own."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+        return error.errno in DISK_ERRORS
     return isinstance(error, SafetensorError) or "inline_container" in str(error)
 
 
@@ -207,15 +198,14 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 def _data(
     recipe: TrainFile, description: Description, arguments: TrainingArguments
-) -> tuple[dict[str, list[Row]], dict[str, Counts]]:
+) -> tuple[Rows, dict[str, Counts]]:
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
     drop = _too_long(recipe) == "drop"
     encoder = Encoder(recipe.model, description.tokenizer, description.eos, length, drop)
     chat = recipe.model.template is not None
-    examples: dict[str, tuple[list[Example], int]] = {}
-    examples["train"] = read_examples(recipe.data, recipe.method, chat=chat)
+    examples = {"train": read_examples(recipe.data, recipe.method, chat=chat)}
     if recipe.eval_data is not None:
         examples["eval"] = read_examples(recipe.eval_data, recipe.method, chat=chat)
     elif recipe.eval_share:
@@ -236,30 +226,23 @@ def _data(
 
 
 def _trainer(
-    recipe: TrainFile,
-    description: Description,
-    arguments: TrainingArguments,
-    rows: dict[str, list[Row]],
+    recipe: TrainFile, description: Description, arguments: TrainingArguments, rows: Rows
 ) -> Trainer:
     pad = description.tokenizer.pad_token_id or 0
-    options: dict[str, Any] = {}
-    if recipe.method in ("arm", "dpo"):
-        options["beta"] = recipe.beta
-    if recipe.method == "arm":
-        options["mean"] = recipe.length_normalization
+    own = {"beta": recipe.beta, "mean": recipe.length_normalization}
     try:
         trainer: Trainer = TRAINERS[recipe.method](
-            model=model_of(recipe, description, arguments, pad),
+            model=model_of(recipe, description, arguments.device, pad),
             args=arguments,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             data_collator=Collator(pad),
             callbacks=[Finite()],
-            **options,
+            **({} if recipe.method == "sft" else own),
         )
+    except (TrainFileError, ModelError):
+        raise
     except ValueError as error:  # also of a quantisation that cannot be trained
-        if isinstance(error, TrainFileError | ModelError):
-            raise
         raise TrainFileError(" ".join(str(error).split())) from error
     return trainer
 
@@ -284,13 +267,3 @@ def _save(recipe: TrainFile, trainer: Trainer, description: Description, folder:
 
 def _too_long(recipe: TrainFile) -> str:
     return recipe.too_long or ("drop" if recipe.method == "reward" else "truncate")
-
-
-def _evaluated(trainer: Trainer) -> bool:
-    """Whether the last step was evaluated."""
-    steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
-    return bool(steps) and steps[-1] == trainer.state.global_step
-
-
-def _silent(line: str) -> None:
-    """Only the first process logs."""

@@ -26,9 +26,8 @@ def sequence_log_probs(logits: Tensor, labels: Tensor, *, mean: bool = False) ->
     """
     targets = labels[:, 1:]
     counts = targets != IGNORED
-    losses = functional.cross_entropy(
-        logits[:, :-1][counts].float(), targets[counts], reduction="none"
-    )
+    scores = logits[:, :-1][counts].float()
+    losses = functional.cross_entropy(scores, targets[counts], reduction="none")
     picked = torch.zeros(targets.shape, device=logits.device).masked_scatter(counts, -losses)
     total = picked.sum(-1)
     return total / counts.sum(-1).clamp(min=1) if mean else total

@@ -8,11 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ..extras import require
 from ..models import ModelError
@@ -28,32 +24,26 @@ def description_of(recipe: TrainFile) -> Description:
         ModelError: it cannot, or cannot be read.
     """
     description = describe("the model", recipe.model, None, None)
+    path = recipe.model.path
     if description.tokenizer is None:
-        raise ModelError(f"{recipe.model.path} has no tokenizer", "name one with model.tokenizer")
+        raise ModelError(f"{path} has no tokenizer", "name one with model.tokenizer")
     if recipe.method != "reward" and description.kind != SCORES:
-        raise ModelError(
-            f"{recipe.model.path} is a classifier, and {recipe.method} trains a language model",
-            "write descant train reward, or give another model",
-        )
+        problem = f"{path} is a classifier, and {recipe.method} trains a language model"
+        raise ModelError(problem, "write descant train reward, or give another model")
     if recipe.max_length and description.positions and recipe.max_length > description.positions:
-        raise ModelError(
-            f"max_length is {recipe.max_length}, and {recipe.model.path} reads "
-            f"{description.positions} tokens",
-            f"write max_length: {description.positions} or less",
-        )
+        longest = description.positions
+        problem = f"max_length is {recipe.max_length}, and {path} reads {longest} tokens"
+        raise ModelError(problem, f"write max_length: {longest} or less")
     if method := method_of(description.config):
         check_packages("the model", method)
         if recipe.lora is None or recipe.method == "reward":
-            cure = "give lora" if recipe.method != "reward" else "give plain weights"
-            raise ModelError(
-                f"{recipe.model.path} is quantised, and packed weights do not learn", cure
-            )
+            problem = f"{path} is quantised, and packed weights do not learn"
+            cure = "give plain weights" if recipe.method == "reward" else "give lora"
+            raise ModelError(problem, cure)
     return description
 
 
-def model_of(
-    recipe: TrainFile, description: Description, arguments: TrainingArguments, pad: int
-) -> Any:
+def model_of(recipe: TrainFile, description: Description, device: Any, pad: int) -> Any:
     """The model, with its adapter where it has one.
 
     Raises:
@@ -67,7 +57,7 @@ def model_of(
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
     if spec.quantization is not None:
         options["quantization_config"] = quantization_config("the model", spec.quantization)
-        options["device_map"] = {"": str(arguments.device)}
+        options["device_map"] = {"": str(device)}
     model = auto.from_pretrained(
         spec.path, revision=spec.revision or "main", dtype=dtype,
         trust_remote_code=spec.trust_remote_code, **options,
@@ -95,9 +85,6 @@ def _adapted(recipe: TrainFile, description: Description, model: Any) -> Any:
         model = get_peft_model(model, LoraConfig(task_type=task, **recipe.lora.model_dump()))
     except (ValueError, ImportError, NotImplementedError) as error:
         raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
-    embedding = next(
-        (name for name, _ in model.named_parameters() if "lora_embedding" in name), None
-    )
-    if embedding is not None:
+    if any("lora_embedding" in name for name, _ in model.named_parameters()):
         raise TrainFileError("lora: embeddings cannot be rows of a shared base; target others")
     return model

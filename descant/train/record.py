@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,18 @@ def versions() -> dict[str, str]:
     """Of Python, of this package and of those that train, where installed."""
     versions = {"descant": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
-def write_record(folder: Path, content: Mapping[str, Any]) -> Path:
+def write_record(folder: Path, content: Mapping[str, Any]) -> None:
     """Write ``training.json``, the last file: a folder that has it is complete."""
-    file = folder / RECORD
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
-    return file
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    (folder / RECORD).write_text(text + "\n", "utf-8")
 
 
-def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
+def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Draw the loss and, for pairs, the accuracy over steps.
 
     Raises:
@@ -57,6 +55,4 @@ def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> Path:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(frameon=False)
-    file = folder / CURVE
-    figure.savefig(file, dpi=150)
-    return file
+    figure.savefig(folder / CURVE, dpi=150)

@@ -28,10 +28,9 @@ class Finite(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
         losses = [(logs or {}).get(name, 0.0) for name in ("loss", "eval_loss", "train_loss")]
         if not all(map(math.isfinite, losses)):
-            raise TrainFileError(
-                f"the loss is no number at step {state.global_step}: give a smaller learning_rate, "
-                "or look at the dtype; checkpoints until then are kept"
-            )
+            cure = "give a smaller learning_rate, or look at the dtype"
+            problem = f"the loss is no number at step {state.global_step}: {cure}"
+            raise TrainFileError(f"{problem}; checkpoints until then are kept")
 
 
 METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
@@ -77,27 +76,17 @@ class PairTrainer(Trainer):
         logits = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
         return sequence_log_probs(logits, rows["labels"], mean=self.mean)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: Any = False, **_: Any) -> Any:
         rows = {key: value.flatten(0, 1) for key, value in inputs.items()}
         rewards = self.rewards(model, rows).view(-1, 2)
         if model.training:
-            counted = torch.cat([metrics_of(rewards), rewards.new_tensor([len(rewards)]).double()])
-            self._sums = self._sums.to(rewards.device) + counted
+            count = torch.tensor([len(rewards)], device=rewards.device)
+            self._sums = self._sums.to(rewards.device) + torch.cat([metrics_of(rewards), count])
         loss = preference_loss(rewards)
         return (loss, rewards) if return_outputs else loss
 
     def prediction_step(
-        self,
-        model: Any,
-        inputs: Batch,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: Any, inputs: Batch, prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -168,8 +157,7 @@ class RewardTrainer(PairTrainer):
         self._scores: Tensor | None = None
         self._by_token = not full_text_reason("the model", model.config, model)
         if self._by_token:
-            head = getattr(model, Head(model).name)
-            head.register_forward_hook(self._keep)
+            getattr(model, Head(model).name).register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: Any, scores: Tensor) -> None:
         self._scores = scores
@@ -184,9 +172,4 @@ class RewardTrainer(PairTrainer):
         return last_scores(scores, mask)
 
 
-TRAINERS: dict[str, type[Trainer]] = {
-    "arm": ArmTrainer,
-    "dpo": DpoTrainer,
-    "reward": RewardTrainer,
-    "sft": Trainer,
-}
+TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer, "sft": Trainer}

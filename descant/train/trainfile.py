@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
@@ -20,7 +20,9 @@ from ..inputs.settings import FileKind, SettingsError, relative_to
 from ..models.checkpoint.spec import ModelSpec
 from ..models.invalid import explain
 
-METHODS = ("arm", "dpo", "reward", "sft")
+Method: TypeAlias = Literal["arm", "dpo", "reward", "sft"]
+METHODS = get_args(Method)
+PATHS = ("model", "data", "eval_data")  # sections for which a text is short for their path
 ONLY_OF = {"beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",)}
 _OURS = {
     "output_dir": "it is output",
@@ -81,7 +83,7 @@ class TrainFile(Strict):
         output: the folder to write.
     """
 
-    method: Literal["arm", "dpo", "reward", "sft"]
+    method: Method
     model: ModelSpec
     data: Data
     eval_data: Data | None = None
@@ -101,9 +103,7 @@ class TrainFile(Strict):
         """``model: org/name`` is short for ``model: {path: …}``; so with the data."""
         if not isinstance(value, dict):
             return value
-        short = {k: {"path": value[k]} for k in ("model", "data", "eval_data")
-                 if isinstance(value.get(k), str)}  # fmt: skip
-        return {**value, **short}
+        return value | {k: {"path": value[k]} for k in PATHS if isinstance(value.get(k), str)}
 
     @model_validator(mode="after")
     def _checked(self) -> TrainFile:
@@ -117,20 +117,18 @@ class TrainFile(Strict):
                 raise ValueError(f"model.{key} is not of a model that is trained")
         if self.model.quantization is not None and (self.lora is None or self.method == "reward"):
             cure = "an adapter is trained on them: give lora"
-            if self.lora is not None:
-                cure = "a reward model is saved whole, with its head"
+            cure = cure if self.lora is None else "a reward model is saved whole, with its head"
             raise ValueError(f"model.quantization: packed weights do not learn; {cure}")
-        self._check_training()
+        self._check_training(training_fields() if self.training else {})
         return self
 
-    def _check_training(self) -> None:
-        for key in self.training:
+    def _check_training(self, kinds: Mapping[str, Any]) -> None:
+        for key, value in self.training.items():
             if key in _OURS:
                 raise ValueError(f"training.{key} cannot be set: {_OURS[key]}")
-            if key not in training_fields():
-                cure = did_you_mean(key, training_fields())
-                raise ValueError(f"there is no option training.{key}; {cure}")
-            kind, value = training_fields()[key], self.training[key]
+            if key not in kinds:
+                raise ValueError(f"there is no option training.{key}; {did_you_mean(key, kinds)}")
+            kind = kinds[key]
             try:
                 number = TypeAdapter(kind).validate_python(value)
             except ValidationError as error:
@@ -149,11 +147,9 @@ def training_fields() -> dict[str, Any]:
 
     types: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool)}
     types |= {f"{name} | None": kind | None for name, kind in types.items()}
-    return {
-        item.name: types.get(str(getattr(item.type, "__name__", item.type)), Any)
-        for item in fields(TrainingArguments)
-        if item.init
-    }
+    options = [item for item in fields(TrainingArguments) if item.init]
+    names = {item.name: str(getattr(item.type, "__name__", item.type)) for item in options}
+    return {key: types.get(name, Any) for key, name in names.items()}
 
 
 def read_train_file(
@@ -174,41 +170,26 @@ def read_train_file(
         raise TrainFileError(f"there is no method {method}; {did_you_mean(method, METHODS)}")
     content = {} if path is None else _KIND.read(path)
     if content.setdefault("method", method) != method:
-        raise TrainFileError(
-            f"{path} is for {content['method']}: write descant train {content['method']} {path}"
-        )
-    for key, value in values.items():
-        if value is not None:
-            content[key] = value
+        other = content["method"]
+        raise TrainFileError(f"{path} is for {other}: write descant train {other} {path}")
+    content |= {key: value for key, value in values.items() if value is not None}
     for override in overrides:
         _KIND.override(content, override, training_fields)
     missing = [key for key in ("model", "data", "output") if key not in content]
     if missing:
         raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
-    recipe = validated(content, str(path or "descant train"))
-    return recipe if path is None else _with_paths(Path(path).parent, recipe)
-
-
-def validated(content: Mapping[str, Any], where: str) -> TrainFile:
-    """A train file from its content.
-
-    Raises:
-        TrainFileError: with one line per mistake.
-    """
-    return _KIND.validated(content, where)
+    recipe = _KIND.validated(content, str(path or "descant train"))
+    if path is None:
+        return recipe
+    update = {
+        key: section.model_copy(update={"path": relative_to(Path(path).parent, section.path)})
+        for key in PATHS
+        if (section := getattr(recipe, key))
+    }
+    return recipe.model_copy(update=update)
 
 
 _KIND = FileKind(
     "train file", TrainFile, ("model", "data"), TrainFileError,
-    {"model": "path", "data": "path", "eval_data": "path"}, ("training", "training argument"),
+    dict.fromkeys(PATHS, "path"), ("training", "training argument"),
 )  # fmt: skip
-
-
-def _with_paths(folder: Path, recipe: TrainFile) -> TrainFile:
-    """Resolve relative paths that exist beside the train file."""
-    update = {}
-    for key in ("model", "data", "eval_data"):
-        section = getattr(recipe, key)
-        if section is not None:
-            update[key] = section.model_copy(update={"path": relative_to(folder, section.path)})
-    return recipe.model_copy(update=update)
