@@ -22,7 +22,8 @@ from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .loops.decode import scheduler_of
 from .loops.scheduler import Scheduler, run
-from .requests.request import Answer, Request, ids_of
+from .requests.per_row import at_least_one
+from .requests.request import Answer, Request
 
 WIDE = 64  # candidates, where their number is a parameter
 
@@ -50,13 +51,7 @@ class Served(Decoder):
         return Decoder(self._service.bound(self.session.bound.plan, together=False), self._params)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
-        """The requests of one prompt, checked; the arguments are those of ``generate``.
-
-        Raises:
-            FormulaError: a parameter or number out of bounds.
-            ModelError: a prompt that some model cannot read, or that is too long.
-            ValueError: arguments that do not fit together, or with this service.
-        """
+        """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
         requests: list[Request] = self.session.builder.requests(prompt, **arguments)
         for request in requests:
             self._check(request)
@@ -69,29 +64,25 @@ class Served(Decoder):
             FormulaError, ModelError, ValueError: as ``requests``.
         """
         [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
-        longest = max(map(len, ids_of(request.prompts, request.rewards)))
         most = self._service.max_model_len
-        return min(most, self.session.bound.positions or most) - longest
+        return min(most, self.session.bound.positions or most) - request.longest
 
     def _check(self, request: Request) -> None:
-        service, engine = self._service, self.session.engine
-        longest = max(map(len, ids_of(request.prompts, request.rewards)))
-        if longest + request.max_new_tokens > service.max_model_len:
-            raise ModelError(
-                f"the prompt has {longest} tokens, and {request.max_new_tokens} more are asked "
-                f"for; here a text may have {service.max_model_len}",
-                "shorten it, or ask for fewer tokens",
-            )
-        if engine.widest(request) > self.wide + 1:
-            raise ValueError(
-                f"{engine.widest(request) - 1} candidates are asked for; here it is {self.wide}"
-            )
-        rows = self.scheduler.slots_of(engine, request)
-        if rows > service.slots:
-            raise ValueError(
-                f"a request of {self.plan.formula} takes {rows} slots, and there are "
-                f"{service.slots}"
-            )
+        most, slots = self._service.max_model_len, self._service.slots
+        longest, more = request.longest, request.max_new_tokens
+        if longest + more > most:
+            problem = f"the prompt has {longest} tokens, and {more} more are asked for; "
+            problem += f"here a text may have {most}"
+            raise ModelError(problem, "shorten it, or ask for fewer tokens")
+        if (wide := self.session.engine.widest(request) - 1) > self.wide:
+            raise ValueError(f"{wide} candidates are asked for; here it is {self.wide}")
+        if (rows := self.slots_of(request)) > slots:
+            formula = self.plan.formula
+            raise ValueError(f"a request of {formula} takes {rows} slots, and there are {slots}")
+
+    def slots_of(self, request: Request) -> int:
+        """Slots that a request takes."""
+        return self.scheduler.slots_of(self.session.engine, request)
 
 
 class Service:
@@ -116,9 +107,8 @@ class Service:
         dtype: str | None = None,
         device: str = "cpu",
     ) -> None:
-        for name, value in (("slots", slots), ("max_model_len", max_model_len)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        at_least_one("slots", slots)
+        at_least_one("max_model_len", max_model_len)
         self.specs, self.prompts = specs, dict(prompts or {})
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
@@ -162,7 +152,7 @@ class Service:
         Raises:
             ValueError: it has requests that have not ended.
         """
-        if decoder.scheduler.busy or any(one is decoder for one, _ in self._queue):
+        if decoder.scheduler.busy or any(other is decoder for other, _ in self._queue):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
@@ -176,9 +166,7 @@ class Service:
             **arguments: those of ``Decoder.generate`` for one prompt.
 
         Raises:
-            FormulaError: a parameter or number out of bounds.
-            ModelError: a prompt that some model cannot read, or that is too long.
-            ValueError: arguments that do not fit together, or with this service.
+            FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
         self._queue.extend((decoder, request) for request in requests)
@@ -239,22 +227,16 @@ class Service:
 
     def _next(self) -> list[Scheduler]:
         """Let the first in the queue in, with those of its formula that are close behind."""
-        free = self.slots - self.running
-        if not self._queue or free < self._slots(*self._queue[0]):
+        free = left = self.slots - self.running
+        if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
             return []
-        first = self._queue[0][0]
-        joining: list[tuple[Served, Request]] = []
-        taken = 0
-        for one, request in [*self._queue][:free]:
-            if one is first and taken + self._slots(one, request) <= free:
-                joining.append((one, request))
-                taken += self._slots(one, request)
-        chosen = {id(request) for _, request in joining}
-        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in chosen)
-        self._scheduled |= {id(request): (one, request) for one, request in joining}
-        first.scheduler.waiting.extend(request for _, request in joining)
+        first, joining = self._queue[0][0], dict[int, tuple[Served, Request]]()
+        for decoder, request in [*self._queue][:free]:
+            if decoder is first and first.slots_of(request) <= left:
+                joining[id(request)] = decoder, request
+                left -= first.slots_of(request)
+        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in joining)
+        self._scheduled |= joining
+        first.scheduler.waiting.extend(request for _, request in joining.values())
         first.scheduler.admit(free)
         return [first.scheduler]
-
-    def _slots(self, decoder: Served, request: Request) -> int:
-        return decoder.scheduler.slots_of(decoder.session.engine, request)

@@ -47,12 +47,7 @@ class TermParallel:
         return ranks
 
     def all_reduce(self, lanes: Sequence[int], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The lanes' outputs, from the ranks that hold them; other ranks contribute zeros.
-
-        Args:
-            lanes: their numbers.
-            outputs: a float32 tensor for each lane, of any shape.
-        """
+        """The lanes' float32 outputs, from the ranks that hold them; others contribute zeros."""
         reduced = list(outputs)
         remote = [i for i, lane in enumerate(lanes) if self.owners[lane] is not None]
         if self.size == 1 or not remote:

@@ -174,13 +174,16 @@ class Step:
         rewarders: dict[StageAddress, Rewarder] = {}
         for address, stage in self._plan.reranks:
             row_maps = [row_map for row_map in batch.row_maps if row_map.term.address == address]
-            running = {one.term.lane: lanes[one.term.lane] for one in row_maps if one.live}
-            if running:
-                moves = moves_winner(address, stage)
-                rewarders[address] = CandidateRewards(
-                    row_maps, running, batch.owners, moves, self.count, self.bound.term_parallel
-                )
+            if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
+                how = moves_winner(address, stage), self.count, self.bound.term_parallel
+                rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
         reads = {row_map: partial(self._read, batch, row_map) for row_map in live}
+        terms: dict[Term, Reading] = {
+            row_map.term.term: reads.get(row_map, Context.zeros)
+            for row_map in batch.row_maps
+            if row_map.term.address is None
+        }
+        search = [row_map for row_map in live if row_map.term.address and row_map.term.language]
         certain = sorted({row_map.term.lane for row_map in live} & self._certain)
         feeds = []
         for lane in _fed(batch):
@@ -189,25 +192,10 @@ class Step:
                 reads_first = None if columns is None else columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared = Prepared(
-            batch.values[used],
-            batch.steps[used],
-            None if batch.seen is None else batch.seen[used],
-            {
-                row_map.term.term: reads.get(row_map, Context.zeros)
-                for row_map in batch.row_maps
-                if row_map.term.address is None
-            },
-            rewarders,
-            [
-                (row_map, reads[row_map])
-                for row_map in live
-                if row_map.term.address is not None and row_map.term.language
-            ],
-            partial(_texts, batch),
-            certain,
-            [lanes[lane].logits for lane in certain],
-            feeds,
-        )
+            batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
+            terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
+            partial(_texts, batch), certain, [lanes[lane].logits for lane in certain], feeds,
+        )  # fmt: skip
         return prepared
 
     def _read(self, batch: Batch, row_map: RowMap, context: Context) -> Tensor:
@@ -232,10 +220,8 @@ class Step:
         assert self._search is not None
         for row_map, scores in context.search_terms:
             coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
-            score = scores(context).gather(1, tokens[:, None])[:, 0]
-            batch.search_score[: batch.count] += torch.where(
-                row_map.present, coefficient * score, 0.0
-            )
+            score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]
+            batch.search_score[: batch.count] += torch.where(row_map.present, score, 0.0)
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
@@ -279,9 +265,7 @@ def logprobs_of(bits: Tensor) -> list[float]:
 def alarms(context: Context, best: Tensor) -> Tensor:
     """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong.
 
-    Args:
-        context: after the step's scores.
-        best: ``(slots,)`` the best score of each: NaN where any is.
+    ``best``, ``(slots,)``, is the best score of each: NaN where any is.
     """
     wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
     return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)

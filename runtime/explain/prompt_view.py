@@ -75,9 +75,8 @@ def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> Promp
         known[key] = {**spelled.texts, **names}, set(names)
     texts, special = known[key]
     tokens = tuple(Token(i, _shown(texts.get(i, b"")), i in special) for i in read)
-    return PromptView(
-        str(bound_term.term), _shown(b"".join(texts.get(i, b"") for i in read)), tokens
-    )
+    text = _shown(b"".join(texts.get(i, b"") for i in read))
+    return PromptView(str(bound_term.term), text, tokens)
 
 
 def _shown(text: bytes) -> str:

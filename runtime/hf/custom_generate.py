@@ -111,13 +111,10 @@ class _Loop:
         self._external = ExternalRows(session.bound, requests)
         self._slots = list(range(len(requests)))  # per slot in use, the row
         self._ended = [False] * len(requests)  # rows that draw no more
-        returns_all = bool(call.config.return_dict_in_generate)
-        self._scores: list[Tensor] | None = (
-            [] if returns_all and call.config.output_scores else None
-        )
-        self._logits: list[Tensor] | None = (
-            [] if returns_all and call.config.output_logits else None
-        )
+        config = call.config
+        kept = config.return_dict_in_generate and (config.output_scores, config.output_logits)
+        self._scores: list[Tensor] | None = [] if kept and kept[0] else None
+        self._logits: list[Tensor] | None = [] if kept and kept[1] else None
 
     def run(self) -> Any:
         """Decode until every row has ended."""
@@ -167,9 +164,8 @@ class _Loop:
             row = int(empty.byte().argmax())
             raise ValueError(f"the logits processors leave no token for row {row}")
         if self._call.config.do_sample:
-            steps = self._keys.new_full(
-                (len(scores),), self._ids.shape[1] - self._call.ids.shape[1]
-            )
+            drawn = self._ids.shape[1] - self._call.ids.shape[1]
+            steps = self._keys.new_full((len(scores),), drawn)
             scores = scores.float() + gumbel(self._keys, steps, scores.shape[-1])
         tokens = best(scores)
         return tokens if bool(active.all()) else torch.where(active, tokens, self._call.pad or 0)
@@ -180,12 +176,18 @@ class _Loop:
         ended = [d and (f or self._call.ends) for d, f in zip(done, full, strict=True)]
         if all(done):
             return
-        if any(ended) and self._call.pad is None:
-            raise ValueError("some rows end before others; give pad_token_id")
+        if any(ended):
+            check_padding(self._call)
         self._external.advance([list(self._answers[row].tokens) for row in self._slots])
         leave = [slot for slot, row in enumerate(self._slots) if ended[row]]
         self._external.finish(leave, self._slots)
         self._ended = ended
+
+
+def check_padding(call: GenerateRequest) -> None:
+    """Refuse a call without a padding token, in which some rows end before others."""
+    if call.pad is None:
+        raise ValueError("some rows end before others; give pad_token_id")
 
 
 def stream_prompt(streamer: Any, ids: Tensor) -> None:
@@ -205,11 +207,8 @@ def output_of(
         return ids
     from transformers.generation import GenerateDecoderOnlyOutput  # imports what no other step does
 
-    return GenerateDecoderOnlyOutput(
-        sequences=ids,
-        scores=None if scores is None else tuple(scores),
-        logits=None if logits is None else tuple(logits),
-    )
+    steps = (None if kept is None else tuple(kept) for kept in (scores, logits))
+    return GenerateDecoderOnlyOutput(ids, *steps)
 
 
 def _temperature(call: GenerateRequest) -> float:
@@ -222,17 +221,13 @@ def _temperature(call: GenerateRequest) -> float:
         raise ValueError("a formula that searches chooses among samples; give do_sample=True")
     for processor in call.processors:
         if not isinstance(processor, TemperatureLogitsWarper):
-            name = type(processor).__name__
-            raise ValueError(
-                f"{name} is for a loop of one text per row, and the formula searches; write "
-                "top_k, top_p, min_p and repetition_penalty in the formula, and give top_k=0"
-            )
+            problem = f"{type(processor).__name__} is for a loop of one text per row"
+            cure = "write top_k, top_p, min_p and repetition_penalty in the formula"
+            raise ValueError(f"{problem}, and the formula searches; {cure}, and give top_k=0")
     for criterion in call.criteria:
         if not hasattr(criterion, "eos_token_id") and not hasattr(criterion, "max_length"):
-            name = type(criterion).__name__
-            raise ValueError(
-                f"{name} ends one text per row, and the formula searches among several"
-            )
+            problem = f"{type(criterion).__name__} ends one text per row"
+            raise ValueError(f"{problem}, and the formula searches among several")
     for name in ("output_scores", "output_logits"):
         if getattr(call.config, name) and call.config.return_dict_in_generate:
             raise ValueError(f"{name}: a formula that searches has no scores of a token")
@@ -250,9 +245,8 @@ def _searched(
     steps = session.decode([replace(request, eos=eos) for request in requests], ROWS)
     drawn = {answer.request.index: answer.tokens for ended in steps for answer in ended}
     longest = max(map(len, drawn.values()))
-    if call.pad is None and any(len(tokens) < longest for tokens in drawn.values()):
-        raise ValueError("some rows end before others; give pad_token_id")
-    answers = call.ids.new_full((len(requests), longest), call.pad or 0)
-    for row, tokens in drawn.items():
-        answers[row, : len(tokens)] = torch.tensor(tokens, device=answers.device)
-    return output_of(call, torch.cat((call.ids, answers), dim=1), None, None)
+    if any(len(tokens) < longest for tokens in drawn.values()):
+        check_padding(call)
+    padding = [call.pad or 0] * longest
+    rows = [[*drawn[row], *padding][:longest] for row in range(len(requests))]
+    return output_of(call, torch.cat((call.ids, call.ids.new_tensor(rows)), dim=1), None, None)

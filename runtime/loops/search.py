@@ -27,12 +27,7 @@ from .search_rules import Group, group_of
 
 
 class SearchScheduler(Scheduler):
-    """Requests on their way through a plan whose last stage searches.
-
-    Args:
-        engine: whose steps they take.
-        batch: their slots, all empty.
-    """
+    """Requests on their way through a plan whose last stage searches."""
 
     def __init__(self, engine: Engine, batch: Batch) -> None:
         super().__init__(engine, batch)
@@ -45,16 +40,13 @@ class SearchScheduler(Scheduler):
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        """Slots that a request takes: all of its rows together."""
         return len(_group(engine, request).answers)
 
     @property
     def busy(self) -> bool:
-        """Whether any request has not ended."""
         return bool(self.waiting or self._joining or self._groups)
 
     def admit(self, free: int) -> int:
-        """Let waiting requests in, in their order; how many of so many free slots they take."""
         room = min(free, self.batch.room)
         answers: list[Answer] = []
         while self.waiting:
@@ -68,7 +60,6 @@ class SearchScheduler(Scheduler):
         return len(answers)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of the requests that were let in, as ``Batch.read``."""
         read = self.batch.read(most)
         if self.batch.arriving is None:
             now = time.perf_counter()
@@ -95,8 +86,8 @@ class SearchScheduler(Scheduler):
 
         A row that has ended draws on until its request has, and none of that counts.
         """
-        if self._pending:
-            tokens, errors = self._engine.collect(self._pending.popleft())
+        if self.pending:
+            tokens, errors = self._engine.collect(self.pending.popleft())
             still: list[int] = []
             for group in self._groups:
                 slots = self._slots(group)
@@ -113,7 +104,6 @@ class SearchScheduler(Scheduler):
         return self._ended(over)
 
     def drop(self, request: Request) -> None:
-        """Let a request go wherever it is; its answer is not reported any more."""
         groups = [group for group, known in self._groups.items() if known is request]
         if any(joining is request for joining in self._joining.values()):
             self._dropped.append(request)

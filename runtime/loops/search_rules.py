@@ -82,11 +82,9 @@ class Blocks:
 
     @property
     def over(self) -> bool:
-        """Whether every answer has ended."""
         return all(answer.finish_reason for answer in self.answers)
 
     def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        """A token per row; those that have ended stand still."""
         ended = [i for i, answer in enumerate(self.answers) if answer.finish_reason]
         for answer, token in zip(self.answers, tokens, strict=True):
             if not answer.finish_reason:
@@ -102,10 +100,8 @@ class Blocks:
         self.best = self.answers[order[0]]
         if self.over:
             return (), ()
-        texts: dict[tuple[int, ...], int] = {}
-        for i in order:
-            texts.setdefault(tuple(self.answers[i].tokens), i)
-        kept = list(texts.values())[: self.beams]
+        texts = {tuple(self.answers[i].tokens): i for i in order[::-1]}
+        kept = sorted(texts.values(), key=order.index)[: self.beams]
         chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
         pairs = zip(chosen, self.answers, strict=True)
         self.answers = [self.answers[i].copied(own.request) for i, own in pairs]
@@ -124,7 +120,7 @@ class Rule:
     retries: float
 
     def accepts(self, value: float, first: float, share: float, luck: float) -> bool:
-        """Whether an answer goes on.
+        """Whether an answer of this value goes on.
 
         Args:
             value: of the answer.
@@ -158,11 +154,9 @@ class Segments:
 
     @property
     def over(self) -> bool:
-        """Whether the segment that ends the answer has been accepted."""
         return self.best.finish_reason is not None
 
     def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        """A token per row; those whose segment has ended stand still."""
         started, still = len(self.best.tokens), []
         for i, answer in enumerate(self.answers):
             drawn = len(answer.tokens) - started
@@ -207,10 +201,8 @@ class Segments:
         start = len(self.best.tokens)
         self.answers = [self.best.copied(answer.request) for answer in self.answers]
         self._held, self.due = [False] * len(self.answers), False
-        keys = [
-            seed_key(self._seed, self._number(start, self._tried + i))
-            for i in range(len(self.answers))
-        ]
+        tries = range(self._tried, self._tried + len(self.answers))
+        keys = [seed_key(self._seed, self._number(start, tried)) for tried in tries]
         return sources, [Rewrite(self.best.tokens, read, key, self._score) for key in keys]
 
     def _number(self, start: int, tried: int) -> int:

@@ -70,13 +70,9 @@ def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]
 def teacher_forced(
     engine: Engine, request: Request, tokens: Sequence[int], record: bool = False
 ) -> Iterator[tuple[Batch, Context, Tensor]]:
-    """Read given tokens, one after the other, whatever the scores are.
+    """Read a request's given tokens but for the last, one after the other, whatever the scores are.
 
-    Args:
-        engine: of the plan.
-        request: whose tokens they are.
-        tokens: all but the last are read.
-        record: whether each context keeps what the stages did.
+    With ``record``, each context keeps what the stages did.
 
     Yields:
         Before each token: the batch, what the step knows, and the ``(1, V)`` scores.
@@ -85,8 +81,7 @@ def teacher_forced(
         FormulaError: NaN, or a step in which every token is excluded.
     """
     with engine.turn():
-        batch = engine.begin([request], 1)
-        claim = engine.claim
+        batch, claim = engine.begin([request], 1), engine.claim
         batch.admit([request])
         batch.read()
     for step, token in enumerate(tokens):

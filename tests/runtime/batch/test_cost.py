@@ -145,7 +145,7 @@ def test_a_search_multiplies_rows_and_judges_now_and_then(compiled) -> None:
         plan, [base, rm] = decoder.plan, decoder.session.bound.lanes
         assert plan.forwards == 1 and plan.bytes_per_step == alone.bytes_per_step
         assert "1 forward (1 more where answers are scored)" in str(plan)
-        caches = rows * 512 * (base.token_bytes() + rm.token_bytes())
+        caches = rows * 512 * (base.footprint().token_bytes + rm.footprint().token_bytes)
         assert plan.floor(1e9, 1, 512) == pytest.approx((plan.bytes_per_step + caches) / 1e6)
     assert compiled("base | best_of(arm - base, n=2)").plan.forwards == 2
 
