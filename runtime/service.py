@@ -120,9 +120,7 @@ class Service:
     def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Args:
-            formula: as text.
-            params: the formula's parameters and their values where a request gives none.
+        Its parameters have the values of ``params`` where a request gives none.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -216,20 +214,21 @@ class Service:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""
         most: float = CHUNK if self.running else math.inf
         while True:
-            schedulers = [decoder.scheduler for decoder in self._decoders]
-            arriving = [one for one in schedulers if one.batch.arriving is not None]
-            if not arriving and not (arriving := self._next()):
+            schedulers = (decoder.scheduler for decoder in self._decoders)
+            arriving = (each for each in schedulers if each.batch.arriving is not None)
+            scheduler = next(arriving, None) or self._next()
+            if scheduler is None:
                 return
-            most -= arriving[0].read(most)
-            if arriving[0].batch.arriving is not None:
+            most -= scheduler.read(most)
+            if scheduler.batch.arriving is not None:
                 return
             most = min(most, CHUNK)
 
-    def _next(self) -> list[Scheduler]:
+    def _next(self) -> Scheduler | None:
         """Let the first in the queue in, with those of its formula that are close behind."""
         free = left = self.slots - self.running
         if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
-            return []
+            return None
         first, joining = self._queue[0][0], dict[int, tuple[Served, Request]]()
         for decoder, request in [*self._queue][:free]:
             if decoder is first and first.slots_of(request) <= left:
@@ -239,4 +238,4 @@ class Service:
         self._scheduled |= joining
         first.scheduler.waiting.extend(request for _, request in joining.values())
         first.scheduler.admit(free)
-        return [first.scheduler]
+        return first.scheduler

@@ -108,12 +108,9 @@ class _Binder:
             term_parallel=self.term_parallel,
         )
         if self.term_parallel is not None:
-            weights = {
-                term.lane: self.descriptions[term.term.model].weights for term in bound.all_terms
-            }
-            self.term_parallel.owners = tuple(
-                self.owners.get(weights[lane]) for lane in range(len(self.lanes))
-            )
+            models = {term.lane: term.term.model for term in bound.all_terms}
+            held = [self.descriptions[models[i]].weights for i in range(len(self.lanes))]
+            self.term_parallel.owners = tuple(map(self.owners.get, held))
         return bound
 
     def _unused(self) -> list[str]:
@@ -124,11 +121,7 @@ class _Binder:
         return [f"{name} is declared and not in the formula: not loaded" for name in unused]
 
     def _term(
-        self,
-        term: Term,
-        kind: str,
-        address: StageAddress | None = None,
-        stage: Stage | None = None,
+        self, term: Term, kind: str, address: StageAddress | None = None, stage: Stage | None = None
     ) -> BoundTerm:
         """Load a term's weights, and bind it to their lane, which gives scores or rewards."""
         checked, name = self.checked, term.model

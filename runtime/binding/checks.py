@@ -105,19 +105,18 @@ class CheckedModels:
             kind = self.kind_of(stage)
             expected += [(part.term, kind, number.span) for number, part in reward.parts]
         for term, kind, span in expected:
-            own = self.descriptions[term.model].kind
+            name, own = term.model, self.descriptions[term.model].kind
             if own == REWARD and term.aligned:
-                problem = f"{term.model} is a reward model, and align takes a language model"
+                problem = f"{name} is a reward model, and align takes a language model"
                 cure = "leave align out: a reward of another tokenizer reads text by itself"
-                raise plan.error(problem, span, cure)
-            if own == kind:
+            elif own == kind:
                 continue
-            if own == REWARD:
-                problem = f"{term.model} is a reward model, and a term is a language model"
-                cure = f"write … | rerank({term.model}, k=10, w=1)"
+            elif own == REWARD:
+                problem = f"{name} is a reward model, and a term is a language model"
+                cure = f"write … | rerank({name}, k=10, w=1)"
             else:
-                problem = f"{term.model} is a language model, and rerank takes reward models"
-                cure = f"add it to the scores instead: base + {term.model}"
+                problem = f"{name} is a language model, and rerank takes reward models"
+                cure = f"add it to the scores instead: base + {name}"
             raise plan.error(problem, span, cure)
 
     def _vocabulary(self) -> tuple[int, list[str]]:

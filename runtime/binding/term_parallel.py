@@ -92,7 +92,6 @@ class TermParallel:
         if self.size > 1:
             dist.all_reduce(most, dist.ReduceOp.MAX)
         if most.tolist() != [own, -own]:
-            raise RuntimeError(
-                'with parallel="terms" every process must ask for the same rows: the same prompts, '
-                "parameters and settings, in the same order"
-            )
+            same = "the same prompts, parameters and settings, in the same order"
+            problem = 'with parallel="terms" every process must ask for the same rows'
+            raise RuntimeError(f"{problem}: {same}")

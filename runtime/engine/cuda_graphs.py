@@ -40,8 +40,7 @@ class Recordable(Protocol):
 class CudaGraph:
     """A recording by CUDA. Its results live in memory that the next replay overwrites.
 
-    Args:
-        pool: of memory, which all recordings of a decoder share: one is replayed at a time.
+    All recordings of a decoder share a pool of memory: one is replayed at a time.
     """
 
     def __init__(self, pool: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from .cuda_graphs import StepGraphs, cuda_graphs
 from .step import Source, Step, draw_together, logprobs_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
+Positions: TypeAlias = Sequence[tuple[Request, int]]  # of rows: whose they are, and tokens so far
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class Engine:
         tokens, wrong, steps, *more = pending.results.tolist()
         errors: dict[int, FormulaError] = {}
         if any(wrong):
-            before = [step - 1 for step in steps]
-            errors = self.errors(batch, pending.requests, wrong, pending.sources, before)
+            rows = [(row, step - 1) for row, step in zip(pending.requests, steps, strict=True)]
+            errors = self.errors(batch, rows, wrong, pending.sources)
         if batch.token_columns:
             batch.read_on(tokens)
         batch.logprobs_drawn = logprobs_of(pending.results[3]) if pending.logprobs else []
@@ -160,17 +161,12 @@ class Engine:
         return tokens, errors
 
     def errors(
-        self,
-        batch: Batch,
-        requests: Sequence[Request],
-        alarms: Sequence[int],
-        sources: Sequence[Source],
-        steps: Sequence[int],
+        self, batch: Batch, rows: Positions, alarms: Sequence[int], sources: Sequence[Source]
     ) -> dict[int, FormulaError]:
         """An error per row with an alarm, naming the row and the token; known sources first."""
         plan, errors = self.bound.plan, {}
         for alarm, row in sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm):
-            where = f"for row {requests[row].index}, token {steps[row]}"
+            where = f"for row {rows[row][0].index}, token {rows[row][1]}"
             what, span, cure = "every token is excluded", Span(0, len(plan.source)), ""
             if alarm == len(sources) + 1:
                 what = "the scores are NaN"

@@ -164,16 +164,16 @@ class LoglikelihoodLoop:
 
     def _chunk(self, batch: Batch, texts: Sequence[_Text]) -> None:
         """Score the next positions of every text, as many as there is room for."""
-        rows = max(lane.rows.count for lane in self.bound.lanes)
-        most = max(1, min(CHUNK, FLOATS // self._width) // rows)
+        longest = max(lane.rows.count for lane in self.bound.lanes)
+        most = max(1, min(CHUNK, FLOATS // self._width) // longest)
         counts = [min(text.left, most) for text in texts]
         read, done = [text.read for text in texts], [text.done for text in texts]
         chunk = Chunk(self.engine.step, batch, read, done, counts)
         context = chunk.context()
         scores = self.engine.step.combined(context)
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
-        rows_of = [batch.requests[slot] for slot, _ in positions]
-        check(self.engine, batch, rows_of, context, scores, [at for _, at in positions])
+        rows = [(batch.requests[slot], at) for slot, at in positions]
+        check(self.engine, batch, context, scores, rows)
         _keep(texts, positions, scores)
         chunk.commit()
 

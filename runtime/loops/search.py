@@ -40,7 +40,7 @@ class SearchScheduler(Scheduler):
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        return len(_group(engine, request).answers)
+        return len(group_of(request, engine.bound.plan, None).answers)
 
     @property
     def busy(self) -> bool:
@@ -50,7 +50,7 @@ class SearchScheduler(Scheduler):
         room = min(free, self.batch.room)
         answers: list[Answer] = []
         while self.waiting:
-            group = _group(self._engine, self.waiting[0])
+            group = group_of(self.waiting[0], self._plan, self._engine.bound.tokenizer)
             if len(answers) + len(group.answers) > room:
                 break
             self._joining[group] = self.waiting.popleft()
@@ -66,8 +66,7 @@ class SearchScheduler(Scheduler):
             for group in self._joining:
                 for answer in (*group.answers, group.best):
                     answer.started = now
-            self._groups |= self._joining
-            self._joining = {}
+            self._groups, self._joining = self._groups | self._joining, {}
             for request in self._dropped:
                 self.drop(request)
             self._dropped.clear()
@@ -113,14 +112,9 @@ class SearchScheduler(Scheduler):
             super().drop(request)
 
     def value(self, length: int, scores: Sequence[float | None]) -> float:
-        """The value of one text that a batch of one slot has read.
+        """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
 
-        Args:
-            length: tokens of the answer.
-            scores: what each of them added, where language models judge.
-
-        Raises:
-            FormulaError: it is NaN.
+        The answer has ``length`` tokens; ``scores`` are what each added, by language models.
         """
         self.batch.search_score[0] = sum(score or 0.0 for score in scores)
         value = float(self._values([length])[0])
@@ -189,9 +183,3 @@ class SearchScheduler(Scheduler):
         """Where a group's answers are; slots change when others leave."""
         where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
         return [where[id(answer.request)] for answer in group.answers]
-
-
-def _group(engine: Engine, request: Request) -> Group:
-    bound = engine.bound
-    assert bound.plan.search is not None
-    return group_of(request, bound.plan.search[1], bound.plan.columns, bound.tokenizer)

@@ -28,13 +28,10 @@ def pair_completions(
     many, texts = (items * rows if len(items) == 1 else items for items in (many, texts))
     if len(many) != len(texts):
         raise ValueError(f"there are {len(many)} prompts and {len(texts)} completions")
-
-    def ids(text: Any) -> list[int]:
+    for i, text in enumerate(texts):
         if isinstance(text, str):
-            text = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [int(token) for token in text]
-
-    return many, [ids(text) for text in texts]
+            texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return many, [[int(token) for token in ids] for ids in texts]
 
 
 def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:

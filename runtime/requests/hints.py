@@ -65,9 +65,8 @@ def _cure(name: str, value: Any, params: Collection[str]) -> str:
         return HINTS[name]
     from transformers import GenerationConfig, GenerationMixin
 
-    if name in {
-        *GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters,
-    }:  # fmt: skip
+    arguments = inspect.signature(GenerationMixin.generate).parameters
+    if name in {*GenerationConfig().to_dict(), *arguments}:
         call = f"model.generate(…, custom_generate=decoder, {name}=…)"
         return f"transformers' own generate takes it: {call}"
     return did_you_mean(name, OURS)
