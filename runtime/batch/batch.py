@@ -119,24 +119,23 @@ class Batch:
         """Read prompts, saying before each forward how many tokens it reads; then join."""
         arrivals = []
         for number, lane in enumerate(self.bound.lanes):
-            places, prompts, adapters = [], [], []
-            for index, row_map in enumerate(self.row_maps):
-                for position, request in enumerate(requests):
-                    if row_map.term.lane == number and row_map.needs(request):
-                        places.append((index, position))
-                        prompts.append(row_map.prompt(request))
-                        adapters.append(row_map.term.adapter)
-            if prompts:
-                arrivals.append((number, places, (yield from lane.admit(prompts, adapters))))
-        self._join(requests)
-        first = self.count - len(requests)
-        for number, places, join in arrivals:
-            joined = [
-                (row, index, first + at) for row, (index, at) in zip(join(), places, strict=True)
+            owners = [
+                (index, position)
+                for index, row_map in enumerate(self.row_maps)
+                for position, request in enumerate(requests)
+                if row_map.term.lane == number and row_map.needs(request)
             ]
-            for row, index, slot in joined:
+            prompts = [self.row_maps[index].prompt(requests[i]) for index, i in owners]
+            adapters = [self.row_maps[index].term.adapter for index, _ in owners]
+            if prompts:
+                arrivals.append((number, owners, (yield from lane.admit(prompts, adapters))))
+        first = self.count
+        self._join(requests)
+        for number, owners, join in arrivals:
+            rows = [(row, i, first + at) for row, (i, at) in zip(join(), owners, strict=True)]
+            for row, index, slot in rows:
                 self.row_maps[index].held[slot] = row
-            self.owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
+            self.owned[number] += [(index, slot) for _, index, slot in sorted(rows)]
         self._settle()
 
     def _join(self, requests: Sequence[Request]) -> None:
@@ -193,12 +192,15 @@ class Batch:
                     kept = min(ends[row], last)
                     longer[row] = (kept, rest[: last - kept])
             read = [kept + len(rest) for kept, rest in longer.values()]
-            needed = 1 + max([*ends, *read], default=0)
-            if needed > lane.rows.capacity:
-                lane.grow(2 * needed)
-                self.recorded.clear()
+            self.grow(lane, 1 + max([*ends, *read], default=0))
             if longer:
                 lane.rows.rewrite(longer)
+
+    def grow(self, lane: Any, tokens: int) -> None:
+        """Make sure that a lane has room for texts of so many tokens."""
+        if tokens > lane.rows.capacity:
+            lane.grow(2 * tokens)
+            self.recorded.clear()
 
     def see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
@@ -242,9 +244,9 @@ class Batch:
         for row_map in self.row_maps:
             row_map.settle(len(self.owned[row_map.term.lane]))
         hidden = [
-            row_map.present[:, None] & mask
+            row_map.present[:, None] & (at.absent if row_map.term.address else at.unreadable)
             for row_map in self.row_maps
-            if row_map.live and (mask := self._hidden(row_map)) is not None
+            if row_map.live and (at := self.token_columns.get(row_map.term.lane))
         ]
         self.unread = None
         if hidden and self._unread is not None:
@@ -254,13 +256,6 @@ class Batch:
         self.prepared = None
         self.samples = any(request.temperature > 0 for request in self.requests)
         self.logprobs = any(request.logprobs for request in self.requests)
-
-    def _hidden(self, row_map: RowMap) -> Tensor | None:
-        """``(V,)`` the tokens that may not be drawn for a slot with a row."""
-        token_columns = self.token_columns.get(row_map.term.lane)
-        if token_columns is None:
-            return None
-        return token_columns.unreadable if row_map.term.address is None else token_columns.absent
 
 
 def _row_maps(bound: Bound) -> list[RowMap]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -66,12 +67,7 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
         if free is None or per_row == 0:
             continue
         free += sum(footprint.cache_bytes for footprint in footprints.values())
-
-        def needed(
-            rows: int, footprints: Mapping[int, Footprint] = footprints, per_row: int = per_row
-        ) -> int:
-            return per_row * rows + work_bytes(bound, footprints, rows, capacity)
-
+        needed = partial(_needed, bound, footprints, capacity)
         if needed(slots) > free:
             fits = bisect_right(range(slots), free, key=needed) - 1
             cure = f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens"
@@ -80,6 +76,12 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
             problem = f"{slots} rows of {capacity} tokens need {need}"
             problem += f", and {si_bytes(free)} are free on {device}"
             raise ModelError(problem, cure, topic="memory")
+
+
+def _needed(bound: Bound, footprints: Mapping[int, Footprint], capacity: int, rows: int) -> int:
+    """Bytes of caches and work for so many rows."""
+    caches = rows * capacity * _token_bytes(bound, footprints)
+    return caches + work_bytes(bound, footprints, rows, capacity)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -58,9 +58,7 @@ class BoundTerm:
         Raises:
             ModelError: no tokens of the term's vocabulary stand for one.
         """
-        if self.token_map is None:
-            return
-        for token in tokens:
+        for token in tokens if self.token_map else ():
             if not self.token_map.reads[token]:
                 problem = f"the token id {token} cannot be read by {self.term.model}"
                 raise ModelError(problem, cure, self.term.model)

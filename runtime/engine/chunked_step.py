@@ -100,9 +100,7 @@ class Chunk:
             self._after[row_map.number] = after
         for number, rewritten in texts.items():
             lane = self.step.bound.lanes[number]
-            needed = max(end + len(ids) for end, ids in rewritten.values())
-            if needed > lane.rows.capacity:
-                lane.grow(2 * needed)
+            self.batch.grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
             lane.rows.rewrite(rewritten)
 
     def _read(self, row_map: RowMap, context: Context) -> Tensor:

@@ -67,7 +67,7 @@ def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> Promp
         return PromptView(str(bound_term.term), read, None)
     if bound_term.tokenizer is None:
         tokens = tuple(Token(i, str(i), False) for i in read)
-        return PromptView(str(bound_term.term), " ".join(token.text for token in tokens), tokens)
+        return PromptView(str(bound_term.term), " ".join(map(str, read)), tokens)
     key = id(bound_term.tokenizer)
     if key not in known:
         spelled = token_bytes(bound_term.tokenizer, sys.maxsize)

@@ -72,10 +72,8 @@ def generate_with(
     bound = session.bound
     if synced_gpus:
         raise ValueError("synced_gpus is for one model split over processes; leave it out")
-    call = generate_request(
-        bound, model, input_ids, logits_processor, stopping_criteria, generation_config, prompts,
-        model_kwargs,
-    )  # fmt: skip
+    hooks = logits_processor, stopping_criteria, generation_config
+    call = generate_request(bound, model, input_ids, *hooks, prompts, model_kwargs)
     rows = len(session.builder.rows(call.prompts, params))
     if rows != len(call.prompts):
         raise ValueError(f"params have {rows} values and there are {len(call.prompts)} prompts")
@@ -84,10 +82,10 @@ def generate_with(
         drawn = torch.randint(1 << 62, (len(call.prompts),)).tolist() if samples else [0]
         seed = drawn * (len(call.prompts) // len(drawn))
         seed = seed if bound.term_parallel is None else bound.term_parallel.broadcast(seed)
+    temperature = _temperature(call) if bound.plan.search else 0.0
     requests = session.builder.requests(
         call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=(),
-        temperature=_temperature(call) if bound.plan.search else 0.0,
-        num_return_sequences=call.repeats,
+        temperature=temperature, num_return_sequences=call.repeats,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)
@@ -140,13 +138,17 @@ class _Loop:
         self._ids = torch.cat((self._ids, tokens[:, None]), dim=1)
         if self._streamer is not None:
             self._streamer.put(tokens.cpu())
-        scores_so_far = None if self._scores is None else tuple(self._scores)
-        done: Tensor = self._call.criteria(self._ids, scores_so_far).to(self._ids.device)
+        kept = None if self._scores is None else tuple(self._scores)
+        done: Tensor = self._call.criteria(self._ids, kept).to(self._ids.device)
         for row, token in enumerate(tokens.tolist()):
             if not self._ended[row]:
                 self._answers[row].add(token)
-        full = [answer.finish_reason is not None for answer in self._answers]
-        return done | torch.tensor(full, device=done.device)
+        return done | torch.tensor(self._full, device=done.device)
+
+    @property
+    def _full(self) -> list[bool]:
+        """Per row, whether its answer has as many tokens as it may."""
+        return [answer.finish_reason is not None for answer in self._answers]
 
     def _formula(self) -> Tensor:
         """``(rows, width)`` the formula's scores; 0 for the rows that have ended."""
@@ -172,8 +174,7 @@ class _Loop:
 
     def _advance(self, done: Sequence[bool]) -> None:
         """Feed the tokens to the models, and release the rows that have ended."""
-        full = [answer.finish_reason is not None for answer in self._answers]
-        ended = [d and (f or self._call.ends) for d, f in zip(done, full, strict=True)]
+        ended = [d and (f or self._call.ends) for d, f in zip(done, self._full, strict=True)]
         if all(done):
             return
         if any(ended):

@@ -135,9 +135,7 @@ class ExternalRows:
                 lane = self._bound.lanes[term.lane]
                 pairs = zip(prompts, answers, strict=True)
                 longest = max(len(ids) + len(term.term_ids(answer)) for ids, answer in pairs)
-                if longest >= lane.rows.capacity:
-                    lane.grow(2 * longest)
-                    self._batch.recorded.clear()
+                self._batch.grow(lane, longest + 1)
 
     def _prompts(self) -> list[Sequence[Sequence[int]]]:
         """Per term, what each row read before its answer."""

@@ -164,8 +164,8 @@ class LoglikelihoodLoop:
 
     def _chunk(self, batch: Batch, texts: Sequence[_Text]) -> None:
         """Score the next positions of every text, as many as there is room for."""
-        longest = max(lane.rows.count for lane in self.bound.lanes)
-        most = max(1, min(CHUNK, FLOATS // self._width) // longest)
+        lane_rows = max(lane.rows.count for lane in self.bound.lanes)
+        most = max(1, min(CHUNK, FLOATS // self._width) // lane_rows)
         counts = [min(text.left, most) for text in texts]
         read, done = [text.read for text in texts], [text.done for text in texts]
         chunk = Chunk(self.engine.step, batch, read, done, counts)
@@ -212,6 +212,5 @@ def _shared(pairs: Sequence[tuple[Request, Sequence[int]]]) -> list[_Text]:
             text = texts.setdefault(key, _Text(request, [*ids[:-1]]))
             text.lasts.append(ids[-1])
             text.indices.append(index)
-    named = [(prompt, text) for (prompt, *_), text in texts.items()]
-    named.sort(key=lambda one: (-longest[one[0]], one[0], -len(one[1].read)))
-    return [text for _, text in named]
+    order = sorted(texts, key=lambda key: (-longest[key[0]], key[0], -len(key[2])))
+    return [texts[key] for key in order]
