@@ -111,20 +111,14 @@ class Decoder:
     ) -> Iterator[tuple[int, Completion]]:
         """Complete prompts, yielding each row's number and completion as soon as it has ended.
 
-        Args:
-            prompts: as for ``generate``.
-            **arguments: those of ``generate``.
+        The arguments are those of ``generate``.
         """
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
         at_least_one("batch_size", batch_size)
         return self._completed(self._builder.requests(prompts, **arguments), batch_size, progress)
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
-        """Complete one prompt, yielding text as it comes.
-
-        Args:
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``generate``, for one row.
+        """Complete one prompt, yielding text as it comes; the arguments are those of ``generate``.
 
         Yields:
             Pieces of text that add up to the completion's; token ids where there is no tokenizer.
@@ -199,9 +193,6 @@ class Decoder:
     def rendered(self, prompt: Prompt) -> list[PromptView]:
         """What each term and each reward model reads of a prompt, token by token.
 
-        Args:
-            prompt: text, chat messages or token ids.
-
         Raises:
             ModelError: a model has no way to read this prompt.
         """
@@ -210,9 +201,7 @@ class Decoder:
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
 
-        Args:
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``inspecting``, which raises what this raises.
+        Arguments and errors are those of ``inspecting``.
 
         Returns:
             Per token the candidates, and what each part of the formula added to each.
@@ -244,8 +233,7 @@ class Decoder:
         Raises:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
-        for only in ("progress", "batch_size"):
-            arguments.pop(only, None)
+        arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
             check_ids(ids, self._bound.vocabulary, "completion")

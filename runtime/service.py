@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..formula import Names, Plan, make_plan
-from ..formula.scalar import parameters
 from ..models import ModelError, ModelSpec
 from ..models.lanes.transformers_lane import CHUNK
+from .batch.memory import candidates
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
@@ -32,7 +32,7 @@ class Served(Decoder):
     """A formula of a service. Its requests go through ``Service.submit``.
 
     Attributes:
-        run: its requests on their way.
+        scheduler: its requests on their way.
         wide: candidates that a request may have, at most.
     """
 
@@ -40,9 +40,8 @@ class Served(Decoder):
         super().__init__(bound, params)
         self._service = service
         self.session.engine.served = True
-        counts = [stage.k for _, stage in bound.plan.reranks]
-        known = [int(bound.plan.value(k, {})) for k in counts if not parameters(k.expression)]
-        self.wide = max([*known, *([WIDE] if len(known) < len(counts) else [])], default=0)
+        counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
+        self.wide = max(counts, default=0)
         batch = self.session.engine.empty(service.slots, service.max_model_len + self.wide + 1)
         self.scheduler: Scheduler = scheduler_of(self.session.engine)(self.session.engine, batch)
 
@@ -58,11 +57,7 @@ class Served(Decoder):
         return requests
 
     def room(self, prompt: Any, params: Mapping[str, float] | None = None) -> int:
-        """New tokens that there is room for after a prompt, in this service and in the models.
-
-        Raises:
-            FormulaError, ModelError, ValueError: as ``requests``.
-        """
+        """New tokens that there is room for after a prompt, here and in the models."""
         [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
         most = self._service.max_model_len
         return min(most, self.session.bound.positions or most) - request.longest
@@ -71,9 +66,8 @@ class Served(Decoder):
         most, slots = self._service.max_model_len, self._service.slots
         longest, more = request.longest, request.max_new_tokens
         if longest + more > most:
-            problem = f"the prompt has {longest} tokens, and {more} more are asked for; "
-            problem += f"here a text may have {most}"
-            raise ModelError(problem, "shorten it, or ask for fewer tokens")
+            counts = f"{longest} tokens, and {more} more are asked for; here a text may have {most}"
+            raise ModelError(f"the prompt has {counts}", "shorten it, or ask for fewer tokens")
         if (wide := self.session.engine.widest(request) - 1) > self.wide:
             raise ValueError(f"{wide} candidates are asked for; here it is {self.wide}")
         if (rows := self.slots_of(request)) > slots:
@@ -156,12 +150,7 @@ class Service:
         self._decoders.remove(decoder)
 
     def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
-        """Queue one prompt, once for each of ``num_return_sequences``.
-
-        Args:
-            decoder: from ``decoder``.
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``Decoder.generate`` for one prompt.
+        """Queue one prompt of ``generate``, once for each of its ``num_return_sequences``.
 
         Raises:
             FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.

@@ -93,14 +93,10 @@ class Batch:
         self.arriving, self.promised = self._read(requests), len(requests)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of those that arrive; they have slots once nobody is ``arriving``.
+        """Read prompts of those that arrive, who have slots once nobody is ``arriving``; how many.
 
-        Args:
-            most: how many tokens; left out, a chunk if slots are in use, and else all of them. What
-                is left of one forward is read whatever its size.
-
-        Returns:
-            How many were read.
+        Of at most so many tokens; left out, of a chunk if slots are in use, and else of all. What
+        is left of one forward is read whatever its size.
         """
         if self.arriving is None:
             return 0

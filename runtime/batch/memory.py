@@ -9,8 +9,10 @@ from functools import partial
 
 import torch
 
+from ...formula import Plan
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.scalar import parameters
+from ...formula.words.stages import Rerank
 from ...models import ModelError
 from ...models.footprint import Footprint
 from ...models.lanes.transformers_lane import CHUNK
@@ -100,11 +102,12 @@ def _queries(bound: Bound, number: int) -> int:
     """Tokens that one row of a lane reads in a step, at most."""
     address = next(term.address for term in bound.all_terms if term.lane == number)
     stage = dict(bound.plan.reranks).get(address) if address is not None else None
-    if stage is None:
-        return 1
-    if parameters(stage.k.expression):
-        return 1 + _ASSUMED_CANDIDATES
-    return 1 + int(bound.plan.value(stage.k, {}))
+    return 1 + (candidates(bound.plan, stage, _ASSUMED_CANDIDATES) if stage else 0)
+
+
+def candidates(plan: Plan, stage: Rerank, unknown: int) -> int:
+    """Candidates of a stage that reranks; ``unknown`` where a parameter says how many."""
+    return unknown if parameters(stage.k.expression) else int(plan.value(stage.k, {}))
 
 
 def _footprints(bound: Bound, device: torch.device | None = None) -> dict[int, Footprint]:

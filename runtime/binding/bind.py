@@ -93,6 +93,11 @@ class _Binder:
             for name, description in self.descriptions.items()
             if name not in checked.reads_text and description.positions
         ]
+        used = {term.model for term in plan.spans} | {spec.on for spec in checked.specs.values()}
+        unused = (
+            f"{name} is declared and not in the formula: not loaded"
+            for name in sorted(checked.specs.keys() - used)
+        )
         bound = Bound(
             plan=plan,
             terms=tuple(by_term[term] for term in plan.terms),
@@ -104,7 +109,7 @@ class _Binder:
             tokenizer=next((item for item in tokenizers if item is not None), None),
             eos=frozenset().union(*(self.descriptions[name].eos for name in language)),
             positions=min(limits, default=None),
-            notes=(*plan.dropped, *checked.notes, *self.untested, *self._unused()),
+            notes=(*plan.dropped, *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
         )
         if self.term_parallel is not None:
@@ -112,13 +117,6 @@ class _Binder:
             held = [self.descriptions[models[i]].weights for i in range(len(self.lanes))]
             self.term_parallel.owners = tuple(map(self.owners.get, held))
         return bound
-
-    def _unused(self) -> list[str]:
-        """A note for each declared model that the formula does not name."""
-        specs, spans = self.checked.specs, self.checked.plan.spans
-        used = {term.model for term in spans} | {spec.on for spec in specs.values()}
-        unused = sorted(specs.keys() - used)
-        return [f"{name} is declared and not in the formula: not loaded" for name in unused]
 
     def _term(
         self, term: Term, kind: str, address: StageAddress | None = None, stage: Stage | None = None

@@ -94,10 +94,7 @@ class Engine:
 
     @contextmanager
     def turn(self, claim: object = None) -> Iterator[None]:
-        """Have the lanes to oneself, of all threads, for a step or to begin.
-
-        Args:
-            claim: of the loop that takes the step; None for one that begins.
+        """Have the lanes to oneself, of all threads, for a step of a claim, or to begin.
 
         Raises:
             RuntimeError: another loop has begun meanwhile.

@@ -51,10 +51,7 @@ class Explainer:
         self.parts = [*sums, *(Part(written(stage), "stage") for _, stage in self.stages)]
 
     def choice(self, batch: Batch, context: Context, scores: Tensor, token: int) -> Choice:
-        """Explain one step of a batch of one slot, whose context has a record of the stages.
-
-        The scores, ``(1, V)``, are those after the last stage.
-        """
+        """Explain one step of one slot, by ``(1, V)`` final scores; its context has a record."""
         reads, conditions = _evaluated(self.plan.scores, context)
         logprobs = [_read(term, context) if term in reads else None for term in self.terms]
         base, noise = _read(self.base, context), None

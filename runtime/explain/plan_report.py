@@ -9,7 +9,6 @@ from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
-from ...formula.words.stages import BestOf, Blockwise, Reject
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
 from ..batch.memory import cache_bytes, peak_bytes
 from ..binding.bound import Bound, reward_stages
@@ -60,7 +59,7 @@ class Report:
             batch_size: requests in the step.
             context: tokens that each of them has in the caches.
         """
-        caches = self._cache_bytes(batch_size, context)
+        caches = cache_bytes(self._bound, batch_size * self._rows(), context)
         return float((self.bytes_per_step + caches) / bandwidth * 1e3)
 
     def text(
@@ -70,7 +69,7 @@ class Report:
         bound, device = self._bound, self._bound.device
         measured = bandwidth or copy_bandwidth(device)
         floor = self.floor(measured, batch_size, context)
-        caches = self._cache_bytes(batch_size, context)
+        weights, caches, work = peak_bytes(bound, batch_size * self._rows(), context)
         source = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
@@ -91,7 +90,8 @@ class Report:
             f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
-            f"memory      {self._memory(batch_size, context)}",
+            f"memory      {si_bytes(weights + caches + work)}: {si_bytes(weights)} of weights, "
+            f"{si_bytes(caches)} of caches, {si_bytes(work)} to work in",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         if bound.term_parallel is not None:
@@ -109,14 +109,6 @@ class Report:
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
         """Bytes that so many requests at once hold at most, of so many tokens with the answer."""
         return sum(peak_bytes(self._bound, batch_size * self._rows(), context))
-
-    def _memory(self, batch_size: int, context: int) -> str:
-        held = peak_bytes(self._bound, batch_size * self._rows(), context)
-        weights, caches, work = map(si_bytes, held)
-        return f"{si_bytes(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
-
-    def _cache_bytes(self, batch_size: int, context: int) -> int:
-        return cache_bytes(self._bound, batch_size * self._rows(), context)
 
     def _rows(self) -> int:
         """Rows of a request; 1 for a search of which they depend on a parameter without a value."""
@@ -216,14 +208,8 @@ def _coefficients(plan: Plan, term: Term) -> str:
 
 def _samples(plan: Plan) -> tuple[Scalar, ...]:
     """The numbers by which a search multiplies the rows of a request."""
-    match plan.search:
-        case (_, BestOf(n=n)):
-            return (n,)
-        case (_, Blockwise(beams=beams, samples=samples)):
-            return beams, samples
-        case (_, Reject(samples=samples)):
-            return (samples,)
-    return ()
+    _, stage = plan.search or (None, None)
+    return tuple(getattr(stage, n) for n in ("n", "beams", "samples") if hasattr(stage, n))
 
 
 def _processes(term_parallel: TermParallel, names: Sequence[str]) -> str:

@@ -11,12 +11,9 @@ from .search import SearchScheduler
 
 
 def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
-    """Decode until every request has ended; the longest prompts go first.
+    """Decode until every request has ended, so many rows at once; the longest prompts go first.
 
-    Args:
-        engine: of the plan that they go through.
-        requests: any number.
-        slots: rows that are decoded at once; a search takes all rows of a request together.
+    A search takes all rows of a request together.
 
     Yields:
         After each step, the answers that got a token, or of a search those that have ended.

@@ -16,7 +16,7 @@ from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
 from .hints import refuse
-from .per_row import at_least_one, eos_of, per_row, rows_of, stop_strings_of, temperature_of
+from .per_row import Row, at_least_one, eos_of, per_row, rows_of, stop_strings_of, temperature_of
 from .request import Request, check_ids
 
 _log = logging.getLogger("descant")
@@ -29,9 +29,7 @@ class RequestBuilder:
         self._bound, self._params = bound, params
         self._known = {*bound.plan.params, *params}
 
-    def rows(
-        self, prompts: Any, params: Mapping[str, Any] | None
-    ) -> list[tuple[Any, dict[str, float]]]:
+    def rows(self, prompts: Any, params: Mapping[str, Any] | None) -> list[Row]:
         """Per row its prompt and a value for every parameter, as ``rows_of``."""
         return rows_of(prompts, self._params, params, self._known)
 
@@ -117,7 +115,12 @@ class RequestBuilder:
         if stops and bound.tokenizer is None:
             raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
-        _check_values(bound, values)
+        for scalar, value in zip(plan.scalars, values, strict=True):
+            if scalar.limits.tokens:
+                check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
+        if not needed(plan, plan.scores, values):
+            problem = "every coefficient is 0 for these parameters, so that nothing decides"
+            raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
         prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
@@ -134,16 +137,6 @@ def refuse_search(bound: Bound, verb: str, why: str) -> None:
     if bound.plan.search:
         name = bound.plan.search[1].name
         raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
-
-
-def _check_values(bound: Bound, values: Sequence[float]) -> None:
-    plan = bound.plan
-    for scalar, value in zip(plan.scalars, values, strict=True):
-        if scalar.limits.tokens:
-            check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
-    if not needed(plan, plan.scores, values):
-        problem = "every coefficient is 0 for these parameters, so that nothing decides"
-        raise plan.error(problem, Span(0, len(plan.source)))
 
 
 def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...grammar import did_you_mean
 from ...models import is_single_prompt
 from ...models.errors import page_link
 
 _MORE = page_link("per-request-weights")
+Row: TypeAlias = tuple[Any, dict[str, float]]  # a prompt, and a value for every parameter
 
 
 def rows_of(
     prompts: Any, defaults: Mapping[str, Any], params: Mapping[str, Any] | None, known: set[str]
-) -> list[tuple[Any, dict[str, float]]]:
-    """One prompt and its parameters per row.
-
-    Args:
-        prompts: one prompt or a list.
-        defaults: the parameters' values from ``compile``.
-        params: the call's own: numbers, or lists with one value per prompt.
-        known: the names that a parameter may have.
+) -> list[Row]:
+    """One prompt and its parameters per row: the call's own, or else the defaults.
 
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.

@@ -46,7 +46,10 @@ def _(node: Read, columns: Columns) -> Reading:
 @scorer.register
 def _(node: Linear, columns: Columns) -> Reading:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
-    parts = [(columns[number], _weighted(number, part, columns)) for number, part in node.parts]
+    parts = [  # a sum looks a term up by itself
+        (columns[n], part.term if isinstance(part, Read) else _weighed(n, part, columns))
+        for n, part in node.parts
+    ]
     shift = None if node.shift is None else columns[node.shift]
 
     def scores(context: Context) -> Tensor:
@@ -207,11 +210,6 @@ _RULES: dict[type[words.Operator], Callable[..., Tensor]] = {
     words.Plausible: _plausible,
     words.Debias: _debiased,
 }
-
-
-def _weighted(number: Scalar, part: Any, columns: Columns) -> Term | Reading:
-    """A term as it is, for a sum looks it up by itself; else what gives the part's scores."""
-    return part.term if isinstance(part, Read) else _weighed(number, part, columns)
 
 
 def _weighed(number: Scalar, part: Any, columns: Columns) -> Reading:
