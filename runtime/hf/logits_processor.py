@@ -129,12 +129,10 @@ class FormulaProcessor(LogitsProcessor):
                 cure = "say what is padding: FormulaProcessor(…, attention_mask=…)"
                 raise ValueError(f"a prompt begins with {token}, the padding token; {cure}")
             return rows_read(input_ids, None)
-        rows, prompts = len(input_ids), len(self._mask)
-        if rows % prompts:
-            raise ValueError(
-                f"attention_mask has {prompts} rows, and there are {rows} of input_ids"
-            )
-        mask = self._mask.repeat_interleave(rows // prompts, dim=0)
+        rows, count = len(input_ids), len(self._mask)
+        if rows % count:
+            raise ValueError(f"attention_mask has {count} rows, and there are {rows} of input_ids")
+        mask = self._mask.repeat_interleave(rows // count, dim=0)
         return rows_read(input_ids, mask.to(input_ids.device))
 
     def _started(self, prompts: list[Ids]) -> ExternalRows:

@@ -66,8 +66,8 @@ class Record:
 
     Attributes:
         stages: per stage, the ``(slots, V)`` scores that it was given and those that it gave.
-        rewards: per stage that reranks, the ``(slots, k)`` candidates, what each of its models said
-            of them, and what was added to their scores.
+        rewards: per stage that reranks, the ``(slots, k)`` candidates, the rewards by each of its
+            models, and what was added to their scores.
     """
 
     stages: dict[StageAddress, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -44,15 +44,15 @@ class TokenColumns(NamedTuple):
 
     def mapped(self, logits: Tensor) -> Tensor:
         """``(rows, own)`` logits to ``(rows, V + 1)``: the sum of all the others comes last."""
-        found = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
+        mapped = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
         if self.ends.numel():
             ends = logits.index_select(1, self.ends).logsumexp(dim=-1, keepdim=True)
-            found.index_copy_(1, self.end, ends)
+            mapped.index_copy_(1, self.end, ends)
         beyond = logits.index_select(1, self.unused).logsumexp(dim=-1, keepdim=True)
         if self.unused.numel():
             lost = (beyond - logits.logsumexp(dim=-1, keepdim=True)).exp()
             self.share.add_(torch.stack(((1 - lost).sum(), torch.ones_like(lost).sum())))
-        return torch.cat((found, beyond), dim=1)
+        return torch.cat((mapped, beyond), dim=1)
 
 
 def columns(tokens: TokenMap, device: torch.device) -> TokenColumns:
@@ -128,6 +128,6 @@ def best(scores: Tensor) -> Tensor:
     """``(slots,)`` the best token of each row, the first of those that tie; by numpy on the CPU."""
     if scores.device.type != "cpu":
         return scores.argmax(dim=-1)
-    found = torch.empty(scores.shape[0], dtype=torch.long)
-    scores.numpy().argmax(axis=-1, out=found.numpy())
-    return found
+    tokens = torch.empty(scores.shape[0], dtype=torch.long)
+    scores.numpy().argmax(axis=-1, out=tokens.numpy())
+    return tokens
