@@ -43,7 +43,7 @@ def run(service: Service) -> list[Any]:
     """Every answer that ended."""
     ended = []
     while service.busy:
-        assert service.in_flight <= service.slots
+        assert service.running <= service.slots
         ended += [answer for answer in service.step() if answer.finish_reason]
     return ended
 
@@ -93,7 +93,7 @@ def test_every_answer_is_that_of_the_formula_alone(specs, ahead) -> None:
             if answer.finish_reason:
                 found[numbers[id(answer.request)]] = answer.tokens
     assert [found[i] for i in range(len(requests))] == expected
-    assert service.in_flight == service.waiting == 0
+    assert service.running == service.waiting == 0
 
 
 def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> None:
@@ -147,15 +147,15 @@ def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
     assert {id(answer.request) for answer in service.step()} == {id(going), id(leaving)}
     service.cancel(leaving)
     service.cancel(queued)
-    assert (service.in_flight, service.waiting) == (1, 0)
+    assert (service.running, service.waiting) == (1, 0)
     assert [answer.request for answer in service.step()] == [going]
     [answer] = run(service)
     assert answer.tokens == expected and answer.request is going
     [searching] = service.submit(search, [3, 3], **settings)
     service.step()
-    assert service.in_flight == 2
+    assert service.running == 2
     service.cancel(searching)
-    assert service.in_flight == 0 and not service.busy
+    assert service.running == 0 and not service.busy
     service.cancel(searching)  # twice is once
 
 
@@ -172,11 +172,11 @@ def test_who_cancels_while_its_prompt_is_read_takes_no_slot(specs, monkeypatch) 
     service.step()
     [late] = service.submit(decoder, [4] * 60, **settings)
     service.step()
-    assert service.in_flight == 2 and decoder.run.batch.arriving
+    assert service.running == 2 and decoder.scheduler.batch.arriving
     service.cancel(late)
     ended = run(service)
     assert [answer.request for answer in ended] == [first]
-    assert not service.busy and service.in_flight == 0
+    assert not service.busy and service.running == 0
 
 
 def test_what_goes_wrong_in_one_row_ends_that_row_alone() -> None:
