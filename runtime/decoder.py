@@ -23,6 +23,7 @@ from .loops.teacher_forcing import scores_along
 from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
+from .requests.per_row import at_least_one
 from .requests.request import Completion, Request, check_ids
 from .session import Session
 
@@ -42,13 +43,11 @@ class Decoder:
     def __init__(
         self, bound: Bound, params: Mapping[str, float] | None = None, capture: bool = False
     ) -> None:
-        self._params = dict(params or {})
-        engine = Engine(bound, capture)
-        self.session = Session(
-            bound, engine, RequestBuilder(bound, self._params), partial(decode, engine)
-        )
-        asked = engine.graphs if capture else None
-        self.plan = Report(bound, self._params, engine.stats, asked)
+        self._params, self._bound = dict(params or {}), bound
+        self._builder, engine = RequestBuilder(bound, self._params), Engine(bound, capture)
+        self.session = Session(bound, engine, self._builder, partial(decode, engine))
+        graphs = engine.graphs if capture else None
+        self.plan = Report(bound, self._params, engine.stats, graphs)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
     __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature
@@ -99,48 +98,41 @@ class Decoder:
             ModelError: a prompt that some model cannot read, or that is too long.
             ValueError: arguments that do not fit together.
         """
-        found = dict(
-            self.as_completed(
-                prompts, max_new_tokens=max_new_tokens, temperature=temperature,
-                do_sample=do_sample, seed=seed, params=params, stop_strings=stop_strings,
-                num_return_sequences=num_return_sequences, eos_token_id=eos_token_id,
-                logprobs=logprobs, batch_size=batch_size, progress=progress, **others,
-            )
+        completed = self.as_completed(
+            prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
+            seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
+            stop_strings=stop_strings, eos_token_id=eos_token_id, batch_size=batch_size,
+            progress=progress, **others,
         )  # fmt: skip
-        return [found[index] for index in sorted(found)]
+        return [completion for _, completion in sorted(completed, key=lambda pair: pair[0])]
 
     def as_completed(
         self, prompts: Prompt | Sequence[Prompt], **arguments: Any
     ) -> Iterator[tuple[int, Completion]]:
         """Complete prompts, yielding each row's number and completion as soon as it has ended.
 
-        Args:
-            prompts: as for ``generate``.
-            **arguments: those of ``generate``.
+        The arguments are those of ``generate``.
         """
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        return self._completed(
-            self.session.builder.requests(prompts, **arguments), batch_size, progress
-        )
+        at_least_one("batch_size", batch_size)
+        return self._completed(self._builder.requests(prompts, **arguments), batch_size, progress)
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
-        """Complete one prompt, yielding text as it comes.
-
-        Args:
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``generate``, for one row.
+        """Complete one prompt, yielding text as it comes; the arguments are those of ``generate``.
 
         Yields:
             Pieces of text that add up to the completion's; token ids where there is no tokenizer.
         """
         arguments.pop("progress", None)
-        refuse_search(self.session.bound, "stream", "its answer is known when the search has ended")
-        requests = self.session.builder.requests(prompt, **arguments)
+        refuse_search(self._bound, "stream", "its answer is known when the search has ended")
+        return self._pieces(self._request("stream", prompt, arguments))
+
+    def _request(self, verb: str, prompt: Prompt, arguments: Mapping[str, Any]) -> Request:
+        """The request of a verb that takes one row."""
+        requests = self._builder.requests(prompt, **arguments)
         if len(requests) != 1:
-            raise ValueError(f"stream takes one prompt, and this is {len(requests)} rows")
-        return self._pieces(requests[0])
+            raise ValueError(f"{verb} takes one prompt, and this is {len(requests)} rows")
+        return requests[0]
 
     def scores(
         self,
@@ -160,18 +152,14 @@ class Decoder:
             ``(len(completion_ids) + 1, V)`` float32 in natural logarithms, masked tokens minus
             infinity: row i scores the token after the first i.
         """
-        refuse_search(
-            self.session.bound, "scores", "a search gives texts, and no scores of a token"
-        )
+        refuse_search(self._bound, "scores", "a search gives texts, and no scores of a token")
         if isinstance(completion_ids, str):
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
-        [(_, values)] = self.session.builder.rows(prompt, params)
-        ids = [int(token) for token in completion_ids]
-        check_ids(ids, self.session.bound.vocabulary, "completion")
-        request = self.session.builder.request(
-            0, prompt, values, max_new_tokens=len(ids) + 1, strict=True
-        )
-        check_completion(self.session.bound, request, ids, read=len(ids))
+        [(_, values)] = self._builder.rows(prompt, params)
+        ids, room = [int(token) for token in completion_ids], len(completion_ids) + 1
+        check_ids(ids, self._bound.vocabulary, "completion")
+        request = self._builder.request(0, prompt, values, max_new_tokens=room, strict=True)
+        check_completion(self._bound, request, ids, read=len(ids))
         return scores_along(self.session.engine, request, ids)
 
     def loglikelihood(
@@ -190,42 +178,36 @@ class Decoder:
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
                 prompt's tokens, encoded by itself and without special tokens.
         """
-        refuse_search(
-            self.session.bound, "loglikelihood", "it chooses among whole texts; generate works"
-        )
+        why = "it chooses among whole texts; generate works"
+        refuse_search(self._bound, "loglikelihood", why)
         prompts, token_ids = pair_completions(prompts, completions, params, self.tokenizer)
-        rows = self.session.builder.rows(prompts, params)
+        rows = self._builder.rows(prompts, params)
         requests = [
-            self.session.builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
+            self._builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
             for i, (row, ids) in enumerate(zip(rows, token_ids, strict=True))
         ]
-        found = likelihoods(self.session.engine, requests, token_ids, batch_size, progress)
+        results = likelihoods(self.session.engine, requests, token_ids, batch_size, progress)
         self._warn()
-        return found
+        return results
 
     def rendered(self, prompt: Prompt) -> list[PromptView]:
         """What each term and each reward model reads of a prompt, token by token.
 
-        Args:
-            prompt: text, chat messages or token ids.
-
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return prompt_views(self.session.bound, prompt)
+        return prompt_views(self._bound, prompt)
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
 
-        Args:
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``inspecting``, which raises what this raises.
+        Arguments and errors are those of ``inspecting``.
 
         Returns:
             Per token the candidates, and what each part of the formula added to each.
         """
-        *_, found = self.inspecting(prompt, **arguments)
-        return found  # type: ignore[return-value]
+        *_, inspection = self.inspecting(prompt, **arguments)
+        return inspection  # type: ignore[return-value]
 
     def inspecting(
         self,
@@ -251,19 +233,15 @@ class Decoder:
         Raises:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
-        for only in ("progress", "batch_size"):
-            arguments.pop(only, None)
+        arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
         ids = None if token_ids is None else [int(token) for token in token_ids]
         if ids is not None:
-            check_ids(ids, self.session.bound.vocabulary, "completion")
+            check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
-        requests = self.session.builder.requests(prompt, **arguments)
-        if len(requests) != 1:
-            raise ValueError(f"inspect takes one prompt, and this is {len(requests)} rows")
-        if ids is not None and requests[0].max_new_tokens < len(ids):
-            room = requests[0].max_new_tokens
+        request = self._request("inspect", prompt, arguments)
+        if ids is not None and (room := request.max_new_tokens) < len(ids):
             raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
-        return inspecting(self.session, requests[0], base, n, ids)
+        return inspecting(self.session, request, base, n, ids)
 
     def _completed(
         self, requests: Sequence[Request], batch_size: int, progress: bool | None
@@ -286,13 +264,11 @@ class Decoder:
                 )  # fmt: skip
 
     def _pieces(self, request: Request) -> Iterator[Any]:
-        told = 0
+        length = 0  # of the text so far
         for [answer] in self.session.decode([request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
-                continue
-            text = answer.settled()
-            if len(text) > told:
-                yield text[told:]
-                told = len(text)
+            elif more := answer.settled()[length:]:
+                yield more
+                length += len(more)
         self._warn()

@@ -8,14 +8,9 @@ from typing import Any
 def progress_bar(
     total: int, unit: str, name: str, progress: bool | None = None, **options: Any
 ) -> Any:
-    """A tqdm bar.
+    """A tqdm bar of so many units, after a name; ``options`` are tqdm's.
 
-    Args:
-        total: units in all.
-        unit: what is counted.
-        name: what stands before the bar.
-        progress: show it, or not; left out, it is shown on a terminal, for two units or more.
-        **options: other arguments of tqdm.
+    It is shown or not by ``progress``; left out, on a terminal and for two units or more.
     """
     from tqdm.auto import tqdm
 

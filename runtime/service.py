@@ -13,16 +13,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..formula import Names, Plan, make_plan
-from ..formula.scalar import parameters
 from ..models import ModelError, ModelSpec
 from ..models.lanes.transformers_lane import CHUNK
+from .batch.memory import candidates
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .loops.decode import scheduler_of
 from .loops.scheduler import Scheduler, run
-from .requests.request import Answer, Request, ids_of
+from .requests.per_row import at_least_one
+from .requests.request import Answer, Request
 
 WIDE = 64  # candidates, where their number is a parameter
 
@@ -31,7 +32,7 @@ class Served(Decoder):
     """A formula of a service. Its requests go through ``Service.submit``.
 
     Attributes:
-        run: its requests on their way.
+        scheduler: its requests on their way.
         wide: candidates that a request may have, at most.
     """
 
@@ -39,9 +40,8 @@ class Served(Decoder):
         super().__init__(bound, params)
         self._service = service
         self.session.engine.served = True
-        counts = [stage.k for _, stage in bound.plan.reranks]
-        known = [int(bound.plan.value(k, {})) for k in counts if not parameters(k.expression)]
-        self.wide = max([*known, *([WIDE] if len(known) < len(counts) else [])], default=0)
+        counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
+        self.wide = max(counts, default=0)
         batch = self.session.engine.empty(service.slots, service.max_model_len + self.wide + 1)
         self.scheduler: Scheduler = scheduler_of(self.session.engine)(self.session.engine, batch)
 
@@ -50,48 +50,33 @@ class Served(Decoder):
         return Decoder(self._service.bound(self.session.bound.plan, together=False), self._params)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
-        """The requests of one prompt, checked; the arguments are those of ``generate``.
-
-        Raises:
-            FormulaError: a parameter or number out of bounds.
-            ModelError: a prompt that some model cannot read, or that is too long.
-            ValueError: arguments that do not fit together, or with this service.
-        """
+        """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
         requests: list[Request] = self.session.builder.requests(prompt, **arguments)
         for request in requests:
             self._check(request)
         return requests
 
     def room(self, prompt: Any, params: Mapping[str, float] | None = None) -> int:
-        """New tokens that there is room for after a prompt, in this service and in the models.
-
-        Raises:
-            FormulaError, ModelError, ValueError: as ``requests``.
-        """
+        """New tokens that there is room for after a prompt, here and in the models."""
         [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
-        longest = max(map(len, ids_of(request.prompts, request.rewards)))
         most = self._service.max_model_len
-        return min(most, self.session.bound.positions or most) - longest
+        return min(most, self.session.bound.positions or most) - request.longest
 
     def _check(self, request: Request) -> None:
-        service, engine = self._service, self.session.engine
-        longest = max(map(len, ids_of(request.prompts, request.rewards)))
-        if longest + request.max_new_tokens > service.max_model_len:
-            raise ModelError(
-                f"the prompt has {longest} tokens, and {request.max_new_tokens} more are asked "
-                f"for; here a text may have {service.max_model_len}",
-                "shorten it, or ask for fewer tokens",
-            )
-        if engine.widest(request) > self.wide + 1:
-            raise ValueError(
-                f"{engine.widest(request) - 1} candidates are asked for; here it is {self.wide}"
-            )
-        rows = self.scheduler.slots_of(engine, request)
-        if rows > service.slots:
-            raise ValueError(
-                f"a request of {self.plan.formula} takes {rows} slots, and there are "
-                f"{service.slots}"
-            )
+        most, slots = self._service.max_model_len, self._service.slots
+        longest, more = request.longest, request.max_new_tokens
+        if longest + more > most:
+            counts = f"{longest} tokens, and {more} more are asked for; here a text may have {most}"
+            raise ModelError(f"the prompt has {counts}", "shorten it, or ask for fewer tokens")
+        if (wide := self.session.engine.widest(request) - 1) > self.wide:
+            raise ValueError(f"{wide} candidates are asked for; here it is {self.wide}")
+        if (rows := self.slots_of(request)) > slots:
+            formula = self.plan.formula
+            raise ValueError(f"a request of {formula} takes {rows} slots, and there are {slots}")
+
+    def slots_of(self, request: Request) -> int:
+        """Slots that a request takes."""
+        return self.scheduler.slots_of(self.session.engine, request)
 
 
 class Service:
@@ -116,9 +101,8 @@ class Service:
         dtype: str | None = None,
         device: str = "cpu",
     ) -> None:
-        for name, value in (("slots", slots), ("max_model_len", max_model_len)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        at_least_one("slots", slots)
+        at_least_one("max_model_len", max_model_len)
         self.specs, self.prompts = specs, dict(prompts or {})
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
@@ -130,9 +114,7 @@ class Service:
     def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Args:
-            formula: as text.
-            params: the formula's parameters and their values where a request gives none.
+        Its parameters have the values of ``params`` where a request gives none.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -162,23 +144,16 @@ class Service:
         Raises:
             ValueError: it has requests that have not ended.
         """
-        if decoder.scheduler.busy or any(one is decoder for one, _ in self._queue):
+        if decoder.scheduler.busy or any(other is decoder for other, _ in self._queue):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
 
     def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
-        """Queue one prompt, once for each of ``num_return_sequences``.
-
-        Args:
-            decoder: from ``decoder``.
-            prompt: text, chat messages or token ids.
-            **arguments: those of ``Decoder.generate`` for one prompt.
+        """Queue one prompt of ``generate``, once for each of its ``num_return_sequences``.
 
         Raises:
-            FormulaError: a parameter or number out of bounds.
-            ModelError: a prompt that some model cannot read, or that is too long.
-            ValueError: arguments that do not fit together, or with this service.
+            FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
         self._queue.extend((decoder, request) for request in requests)
@@ -228,33 +203,28 @@ class Service:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""
         most: float = CHUNK if self.running else math.inf
         while True:
-            schedulers = [decoder.scheduler for decoder in self._decoders]
-            arriving = [one for one in schedulers if one.batch.arriving is not None]
-            if not arriving and not (arriving := self._next()):
+            schedulers = (decoder.scheduler for decoder in self._decoders)
+            arriving = (each for each in schedulers if each.batch.arriving is not None)
+            scheduler = next(arriving, None) or self._next()
+            if scheduler is None:
                 return
-            most -= arriving[0].read(most)
-            if arriving[0].batch.arriving is not None:
+            most -= scheduler.read(most)
+            if scheduler.batch.arriving is not None:
                 return
             most = min(most, CHUNK)
 
-    def _next(self) -> list[Scheduler]:
+    def _next(self) -> Scheduler | None:
         """Let the first in the queue in, with those of its formula that are close behind."""
-        free = self.slots - self.running
-        if not self._queue or free < self._slots(*self._queue[0]):
-            return []
-        first = self._queue[0][0]
-        joining: list[tuple[Served, Request]] = []
-        taken = 0
-        for one, request in [*self._queue][:free]:
-            if one is first and taken + self._slots(one, request) <= free:
-                joining.append((one, request))
-                taken += self._slots(one, request)
-        chosen = {id(request) for _, request in joining}
-        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in chosen)
-        self._scheduled |= {id(request): (one, request) for one, request in joining}
-        first.scheduler.waiting.extend(request for _, request in joining)
+        free = left = self.slots - self.running
+        if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
+            return None
+        first, joining = self._queue[0][0], dict[int, tuple[Served, Request]]()
+        for decoder, request in [*self._queue][:free]:
+            if decoder is first and first.slots_of(request) <= left:
+                joining[id(request)] = decoder, request
+                left -= first.slots_of(request)
+        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in joining)
+        self._scheduled |= joining
+        first.scheduler.waiting.extend(request for _, request in joining.values())
         first.scheduler.admit(free)
-        return [first.scheduler]
-
-    def _slots(self, decoder: Served, request: Request) -> int:
-        return decoder.scheduler.slots_of(decoder.session.engine, request)
+        return first.scheduler

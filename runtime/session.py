@@ -29,6 +29,4 @@ class Session:
 class HasSession(Protocol):
     """A decoder, as transformers' loops see it."""
 
-    @property
-    def session(self) -> Session:
-        """What it decodes with."""
+    session: Session

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
+from ...formula.words.stages import Rerank
 from ...models.lanes.transformers_lane import CHUNK
-from ..binding.bound import Bound
-from ..requests.request import Request, ids_of
+from ..binding.bound import Bound, reward_stages
+from ..requests.request import Request
 from ..scores.context import Number, numbers_of
 from ..scores.logprobs import columns
 from .row_map import RowMap, filled
@@ -35,62 +36,48 @@ class Batch:
         numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
-        judged: ``(slots,)`` float32, each text's sum of scores by the models of a search.
+        search_score: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         unsure: per slot, whether the last step's scores were unsure; known on the host.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``logprobs_drawn``, per
             slot, those of the last one.
         seen: ``(slots, V)`` bool where a stage needs it.
-        owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, its
-            seat's number and its slot.
+        owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
+            its row map and its slot.
         prepared: what a step keeps between two changes of the slots.
         recorded: steps that were recorded, by what the host had decided (``cuda_graphs``).
-        there: per lane of another vocabulary, where the formula's tokens are in it.
+        token_columns: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
-            that judges has no counterpart of; None where no row has such a model.
+            of a search has no counterpart of; None where no row has such a model.
     """
 
-    def __init__(
-        self,
-        bound: Bound,
-        slots: int,
-        capacity: int,
-        track_seen: bool,
-    ) -> None:
-        self.bound, self.slots, self.capacity = bound, slots, capacity
-        self.logprobs = False
-        self.logprobs_drawn: list[float] = []
+    def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
+        self.bound, self.slots, self.capacity, self.count = bound, slots, capacity, 0
         self.device = bound.lanes[bound.terms[0].lane].device
-        self.requests: list[Request] = []
-        self.count = 0
-        scalars = bound.plan.scalars
-        self.values = torch.zeros(slots, len(scalars), device=self.device)
-        self.temperatures = torch.zeros(slots, device=self.device)
-        self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=self.device)
-        self.steps = torch.zeros(slots, dtype=torch.long, device=self.device)
-        self.search_score = torch.zeros(slots, device=self.device)
-        self.unsure: list[int] = []
-        self.seen: Tensor | None = None
-        if track_seen:
-            shape = (slots, bound.vocabulary)
-            self.seen = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        zeros = partial(torch.zeros, device=self.device)
+        self.values = zeros(slots, len(bound.plan.scalars))
+        self.temperatures, self.search_score = zeros(slots), zeros(slots)
+        self.keys = zeros(slots, 2, dtype=torch.int32)
+        self.steps = zeros(slots, dtype=torch.long)
         self.row_maps = _row_maps(bound)
         self.token_columns = {
-            row_map.term.lane: columns(found, self.device)
+            row_map.term.lane: columns(token_map, self.device)
             for row_map in self.row_maps
-            if (found := row_map.term.token_map) is not None
+            if (token_map := row_map.term.token_map) is not None
         }
+        bits = partial(zeros, slots, bound.vocabulary, dtype=torch.bool)
+        self.seen: Tensor | None = bits() if track_seen else None
         self.unread: Tensor | None = None
-        self._unread: Tensor | None = None
-        if self.token_columns:
-            shape = (slots, bound.vocabulary)
-            self._unread = torch.zeros(shape, dtype=torch.bool, device=self.device)
+        self._unread: Tensor | None = bits() if self.token_columns else None
+        self.samples = self.logprobs = False
+        self.logprobs_drawn: list[float] = []
+        self.unsure: list[int] = []
+        self.requests: list[Request] = []
         self.recorded: dict[Hashable, Any] = {}
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.numbers: list[Number] = []
         self.prepared: Any = None
-        self.samples = False
         self.arriving: Generator[int] | None = None
         self.promised = 0  # slots of the requests that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
@@ -106,14 +93,10 @@ class Batch:
         self.arriving, self.promised = self._read(requests), len(requests)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of those that arrive; they have slots once nobody is ``arriving``.
+        """Read prompts of those that arrive, who have slots once nobody is ``arriving``; how many.
 
-        Args:
-            most: how many tokens; left out, a chunk if slots are in use, and else all of them. What
-                is left of one forward is read whatever its size.
-
-        Returns:
-            How many were read.
+        Of at most so many tokens; left out, of a chunk if slots are in use, and else of all. What
+        is left of one forward is read whatever its size.
         """
         if self.arriving is None:
             return 0
@@ -132,24 +115,23 @@ class Batch:
         """Read prompts, saying before each forward how many tokens it reads; then join."""
         arrivals = []
         for number, lane in enumerate(self.bound.lanes):
-            places, prompts, adapters = [], [], []
-            for index, row_map in enumerate(self.row_maps):
-                for position, request in enumerate(requests):
-                    if row_map.term.lane == number and row_map.needs(request):
-                        places.append((index, position))
-                        prompts.append(row_map.prompt(request))
-                        adapters.append(row_map.term.adapter)
-            if prompts:
-                arrivals.append((number, places, (yield from lane.admit(prompts, adapters))))
-        self._join(requests)
-        first = self.count - len(requests)
-        for number, places, join in arrivals:
-            joined = [
-                (row, index, first + at) for row, (index, at) in zip(join(), places, strict=True)
+            owners = [
+                (index, position)
+                for index, row_map in enumerate(self.row_maps)
+                for position, request in enumerate(requests)
+                if row_map.term.lane == number and row_map.needs(request)
             ]
-            for row, index, slot in joined:
+            prompts = [self.row_maps[index].prompt(requests[i]) for index, i in owners]
+            adapters = [self.row_maps[index].term.adapter for index, _ in owners]
+            if prompts:
+                arrivals.append((number, owners, (yield from lane.admit(prompts, adapters))))
+        first = self.count
+        self._join(requests)
+        for number, owners, join in arrivals:
+            rows = [(row, i, first + at) for row, (i, at) in zip(join(), owners, strict=True)]
+            for row, index, slot in rows:
                 self.row_maps[index].held[slot] = row
-            self.owned[number] += [(index, slot) for _, index, slot in sorted(joined)]
+            self.owned[number] += [(index, slot) for _, index, slot in sorted(rows)]
         self._settle()
 
     def _join(self, requests: Sequence[Request]) -> None:
@@ -173,15 +155,14 @@ class Batch:
             self._release_rows(slot)
             last = self.count - 1
             tensors = [self.values, self.temperatures, self.keys, self.steps, self.search_score]
-            for tensor in tensors + ([self.seen] if self.seen is not None else []):
+            for tensor in (*tensors, *filter(torch.is_tensor, [self.seen])):
                 tensor[slot] = tensor[last]
             for values in (self.requests, *per_slot):
                 values[slot] = values[last]
                 values.pop()
             self.count = last
             for number, row_map in enumerate(self.row_maps):
-                moved = row_map.held[last]
-                row_map.held[slot] = moved
+                moved = row_map.held[slot] = row_map.held[last]
                 row_map.held.pop()
                 if moved is not None and slot != last:
                     self.owned[row_map.term.lane][moved] = (number, slot)
@@ -201,44 +182,42 @@ class Batch:
             lane, last = self.bound.lanes[number], (self.bound.positions or sys.maxsize) - 1
             longer: dict[int, tuple[int, Sequence[int]]] = {}
             ends = lane.rows.counts()[1]
-            for row, (row_map, slot) in enumerate(self.owned[number]):
-                rest = self.row_maps[row_map].term.term_ids([tokens[slot]])[1:]
+            for row, (index, slot) in enumerate(self.owned[number]):
+                rest = self.row_maps[index].term.term_ids([tokens[slot]])[1:]
                 if rest or ends[row] > last:
                     kept = min(ends[row], last)
                     longer[row] = (kept, rest[: last - kept])
             read = [kept + len(rest) for kept, rest in longer.values()]
-            needed = 1 + max([*ends, *read], default=0)
-            if needed > lane.rows.capacity:
-                lane.grow(2 * needed)
-                self.recorded.clear()
+            self.grow(lane, 1 + max([*ends, *read], default=0))
             if longer:
                 lane.rows.rewrite(longer)
+
+    def grow(self, lane: Any, tokens: int) -> None:
+        """Make sure that a lane has room for texts of so many tokens."""
+        if tokens > lane.rows.capacity:
+            lane.grow(2 * tokens)
+            self.recorded.clear()
 
     def see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
         if self.seen is None:
             return
-        prompts = zip(self.bound.terms, ids_of(self.requests[slot].prompts, {}), strict=True)
-        read = [
-            *answer,
-            *(one for bound_term, ids in prompts for one in bound_term.formula_ids(ids)),
-        ]
+        prompts = zip(self.bound.terms, self.requests[slot].prompts, strict=True)
+        read = [*answer, *(token for term, ids in prompts for token in term.formula_ids(ids))]
         self.seen[slot] = False
         self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
 
     def prompt_length(self, number: int, slot: int) -> int:
-        """Tokens that the row of a seat read before the answer."""
+        """Tokens that a row of a row map read before the answer."""
         read = self.row_maps[number].prompt(self.requests[slot])
         return 0 if isinstance(read, str) else len(read)
 
     def _reserve(self) -> None:
-        """Room in every lane, for all its readers and the candidates of its stage."""
+        """Room in every lane, for all its terms and the candidates of its stage."""
         for number, lane in enumerate(self.bound.lanes):
-            bound_terms = [row_map.term for row_map in self.row_maps if row_map.term.lane == number]
-            rows = self.slots * len(bound_terms)
-            lane.reserve(
-                rows, self.capacity + (number in self.token_columns)
-            )  # where the next one goes
+            rows = self.slots * sum(term.lane == number for term in self.bound.all_terms)
+            more = number in self.token_columns  # where the next one goes
+            lane.reserve(rows, self.capacity + more)
             self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
         for row_map in self.row_maps:
             row_map.reserve(self.slots, self.device)
@@ -249,8 +228,7 @@ class Batch:
             if row is None:
                 continue
             last = self.bound.lanes[lane].release(row)
-            owner = self.owned[lane][last]
-            self.owned[lane][row] = owner
+            owner = self.owned[lane][row] = self.owned[lane][last]
             self.owned[lane].pop()
             if last != row:
                 self.row_maps[owner[0]].held[owner[1]] = row
@@ -262,9 +240,9 @@ class Batch:
         for row_map in self.row_maps:
             row_map.settle(len(self.owned[row_map.term.lane]))
         hidden = [
-            row_map.present[:, None] & mask
+            row_map.present[:, None] & (at.absent if row_map.term.address else at.unreadable)
             for row_map in self.row_maps
-            if row_map.live and (mask := self._hidden(row_map)) is not None
+            if row_map.live and (at := self.token_columns.get(row_map.term.lane))
         ]
         self.unread = None
         if hidden and self._unread is not None:
@@ -275,13 +253,6 @@ class Batch:
         self.samples = any(request.temperature > 0 for request in self.requests)
         self.logprobs = any(request.logprobs for request in self.requests)
 
-    def _hidden(self, row_map: RowMap) -> Tensor | None:
-        """``(V,)`` the tokens that may not be drawn for a row of this seat."""
-        token_columns = self.token_columns.get(row_map.term.lane)
-        if token_columns is None:
-            return None
-        return token_columns.unreadable if row_map.term.address is None else token_columns.absent
-
 
 def _row_maps(bound: Bound) -> list[RowMap]:
     """A row map per term, in the plan's order, then one per reward model of each stage."""
@@ -289,15 +260,11 @@ def _row_maps(bound: Bound) -> list[RowMap]:
     row_maps = [
         RowMap(term, i, partial(_is_needed, plan, term.term)) for i, term in enumerate(bound.terms)
     ]
-    weighed = [(address, stage.reward.parts, [columns[stage.w]]) for address, stage in plan.reranks]
-    if plan.search is not None:
-        weighed.append((plan.search[0], plan.search[1].r.parts, []))
-    for address, parts, weights in weighed:
-        for i, ((coefficient, _), term) in enumerate(
-            zip(parts, bound.rewards[address], strict=True)
-        ):
+    for address, stage, reward in reward_stages(plan):
+        weights = [columns[stage.w]] if isinstance(stage, Rerank) else []
+        for i, (coefficient, _) in enumerate(reward.parts):
             needs = partial(_is_weighed, [columns[coefficient], *weights])
-            row_maps.append(RowMap(term, i, needs))
+            row_maps.append(RowMap(bound.rewards[address][i], i, needs))
     return row_maps
 
 

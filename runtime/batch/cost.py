@@ -31,8 +31,7 @@ class RunStats:
 
     def clear(self) -> None:
         """Start from zero."""
-        self.steps, self.tokens, self.seconds, self.bytes_read = 0, 0, 0.0, 0
-        self.mapped = []
+        vars(self).update(vars(RunStats()))
 
     def add(self, tokens: int, bytes_read: int) -> None:
         """Count one step; its time is added later."""
@@ -50,12 +49,10 @@ class RunStats:
 
     def summary(self, bandwidth: float) -> str:
         """One line: how long a step took, and how many times its floor at this bandwidth."""
-        floor = self.bytes_read / bandwidth
-        return (
-            f"{self.tokens} tokens in {self.steps} steps and {self.seconds:.3g} s, prompts left "
-            f"out: {self.seconds / self.steps * 1e3:.3g} ms a step, "
-            f"{self.seconds / floor:.3g} times its floor"
-        )
+        many = f"{self.tokens} tokens in {self.steps} steps and {self.seconds:.3g} s"
+        times = self.seconds * bandwidth / self.bytes_read
+        each = f"{self.seconds / self.steps * 1e3:.3g} ms a step, {times:.3g} times its floor"
+        return f"{many}, prompts left out: {each}"
 
 
 @cache

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
+from ...formula import Plan
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.scalar import parameters
+from ...formula.words.stages import Rerank
 from ...models import ModelError
 from ...models.footprint import Footprint
 from ...models.lanes.transformers_lane import CHUNK
@@ -23,21 +26,14 @@ _ASSUMED_CANDIDATES = 16  # where their number is a parameter
 
 def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
     """Bytes of caches for so many requests of so many tokens, over all lanes."""
-    footprints = dict(enumerate(lane.footprint() for lane in bound.lanes))
-    return rows * tokens * _token_bytes(bound, footprints)
+    return rows * tokens * _token_bytes(bound, _footprints(bound))
 
 
 def work_bytes(bound: Bound, footprints: Mapping[int, Footprint], slots: int, capacity: int) -> int:
-    """The most memory that lanes need at any moment, apart from weights and caches.
+    """The most memory that these lanes need at any moment, apart from weights and caches.
 
     Either a lane reads a chunk of prompts, or every lane's logits are in memory and the last lane
     runs.
-
-    Args:
-        bound: the plan and its lanes.
-        footprints: by number, of the lanes that are counted.
-        slots: requests in the batch.
-        capacity: tokens of each row.
     """
     prefill = step = 0
     raw, scores = unnormalised(bound.plan), VECTORS * slots
@@ -52,10 +48,8 @@ def work_bytes(bound: Bound, footprints: Mapping[int, Footprint], slots: int, ca
 
 def peak_bytes(bound: Bound, slots: int, capacity: int) -> tuple[int, int, int]:
     """Bytes of weights, of caches, and of work at its most, for so many rows of so many tokens."""
-    footprints = dict(enumerate(lane.footprint() for lane in bound.lanes))
-    memory: dict[int, int] = {}
-    for footprint in footprints.values():
-        memory |= footprint.memory
+    footprints = _footprints(bound)
+    memory = dict(pair for each in footprints.values() for pair in each.memory.items())
     caches = slots * capacity * _token_bytes(bound, footprints)
     return sum(memory.values()), caches, work_bytes(bound, footprints, slots, capacity)
 
@@ -69,31 +63,27 @@ def check_room(bound: Bound, slots: int, capacity: int) -> None:
         ModelError: says how many bytes there are, and how many rows would fit.
     """
     for device in dict.fromkeys(lane.device for lane in bound.lanes):
-        footprints = {
-            number: lane.footprint()
-            for number, lane in enumerate(bound.lanes)
-            if lane.device == device
-        }
+        footprints = _footprints(bound, device)
         per_row = capacity * _token_bytes(bound, footprints)
         free = free_bytes(device)
         if free is None or per_row == 0:
             continue
         free += sum(footprint.cache_bytes for footprint in footprints.values())
-
-        def needed(
-            rows: int, footprints: Mapping[int, Footprint] = footprints, per_row: int = per_row
-        ) -> int:
-            return per_row * rows + work_bytes(bound, footprints, rows, capacity)
-
+        needed = partial(_needed, bound, footprints, capacity)
         if needed(slots) > free:
             fits = bisect_right(range(slots), free, key=needed) - 1
-            raise ModelError(
-                f"{slots} rows of {capacity} tokens need {si_bytes(per_row * slots)} of caches and "
-                f"{si_bytes(needed(slots) - per_row * slots)} to work in, and {si_bytes(free)} are "
-                f"free on {device}",
-                f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens",
-                topic="memory",
-            )
+            cure = f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens"
+            work = needed(slots) - per_row * slots
+            need = f"{si_bytes(per_row * slots)} of caches and {si_bytes(work)} to work in"
+            problem = f"{slots} rows of {capacity} tokens need {need}"
+            problem += f", and {si_bytes(free)} are free on {device}"
+            raise ModelError(problem, cure, topic="memory")
+
+
+def _needed(bound: Bound, footprints: Mapping[int, Footprint], capacity: int, rows: int) -> int:
+    """Bytes of caches and work for so many rows."""
+    caches = rows * capacity * _token_bytes(bound, footprints)
+    return caches + work_bytes(bound, footprints, rows, capacity)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -110,21 +100,25 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _queries(bound: Bound, number: int) -> int:
     """Tokens that one row of a lane reads in a step, at most."""
-    place = next(bound_term.address for bound_term in bound.all_terms if bound_term.lane == number)
-    stage = dict(bound.plan.reranks).get(place) if place is not None else None
-    if stage is None:
-        return 1
-    if parameters(stage.k.expression):
-        return 1 + _ASSUMED_CANDIDATES
-    return 1 + int(bound.plan.value(stage.k, {}))
+    address = next(term.address for term in bound.all_terms if term.lane == number)
+    stage = dict(bound.plan.reranks).get(address) if address is not None else None
+    return 1 + (candidates(bound.plan, stage, _ASSUMED_CANDIDATES) if stage else 0)
+
+
+def candidates(plan: Plan, stage: Rerank, unknown: int) -> int:
+    """Candidates of a stage that reranks; ``unknown`` where a parameter says how many."""
+    return unknown if parameters(stage.k.expression) else int(plan.value(stage.k, {}))
+
+
+def _footprints(bound: Bound, device: torch.device | None = None) -> dict[int, Footprint]:
+    """The costs of the lanes, or of those on one device, by their numbers."""
+    lanes = enumerate(bound.lanes)
+    return {i: lane.footprint() for i, lane in lanes if device in (None, lane.device)}
 
 
 def _token_bytes(bound: Bound, footprints: Mapping[int, Footprint]) -> int:
     """Bytes of cache that one token of one request takes, in all rows of these lanes."""
-    return sum(
-        footprint.token_bytes * _rows_per_request(bound, number)
-        for number, footprint in footprints.items()
-    )
+    return sum(each.token_bytes * _rows_per_request(bound, i) for i, each in footprints.items())
 
 
 def _rows_per_request(bound: Bound, number: int) -> int:

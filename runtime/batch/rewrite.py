@@ -38,10 +38,9 @@ def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
     moved = [(source, slot) for slot, source in enumerate(sources) if source != slot]
     if not moved:
         return
-    for tensor in [batch.steps, batch.search_score] + (
-        [batch.seen] if batch.seen is not None else []
-    ):
-        tensor[[slot for _, slot in moved]] = tensor[[source for source, _ in moved]]
+    origins, targets = map(list, zip(*moved, strict=True))
+    for tensor in filter(torch.is_tensor, [batch.steps, batch.search_score, batch.seen]):
+        tensor[targets] = tensor[origins]
     rows: list[list[tuple[int, int]]] = [[] for _ in batch.bound.lanes]
     for row_map in batch.row_maps:
         for source, slot in moved:
@@ -57,15 +56,12 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
     """Go on from other answers than those that were drawn, in these slots."""
     if not rewrites:
         return
-    slots = list(rewrites)
-    steps = [len(change.tokens) for change in rewrites.values()]
-    keys = [change.key for change in rewrites.values()]
-    scores = [change.search_score for change in rewrites.values()]
-    batch.steps[slots] = torch.tensor(steps, device=batch.device)
+    slots, (answers, _, keys, scores) = list(rewrites), zip(*rewrites.values(), strict=True)
+    batch.steps[slots] = torch.tensor([*map(len, answers)], device=batch.device)
     batch.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=batch.device)
     batch.search_score[slots] = torch.tensor(scores, device=batch.device)
-    for slot, change in rewrites.items():
-        batch.see(slot, change.tokens)
+    for slot, answer in zip(slots, answers, strict=True):
+        batch.see(slot, answer)
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}
         for row, (number, slot) in enumerate(owned):
@@ -80,10 +76,7 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
 def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
     """``(rows, labels)`` of a reward lane: its texts so far, each cut to what was answered.
 
-    Args:
-        batch: whose texts they are.
-        lane: its number.
-        lengths: per slot, the tokens of the answer; whatever was drawn after them is dropped.
+    Per slot, the answer has ``lengths`` tokens; whatever was drawn after them is dropped.
     """
     owned, reward_lane = batch.owned[lane], batch.bound.lanes[lane]
     reward_lane.rows.rewrite({

@@ -13,7 +13,6 @@ from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.adapter import adapter_folder
 from ...models.checkpoint.description import REWARD, SCORES, Description
-from ...models.checkpoint.labels import choose_label
 from ...models.lanes.remote import RemoteLane
 from ...models.lanes.transformers_lane import TransformersLane
 from ...models.loading.load import load_model
@@ -21,7 +20,7 @@ from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
 from ..scores.stages import moves_winner
-from .bound import Bound
+from .bound import Bound, reward_stages
 from .bound_term import BoundTerm
 from .checks import CheckedModels
 from .reward_input import text_lane
@@ -53,15 +52,13 @@ def bind(
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    return _Binder(plan, specs, dtype, device, skeleton, term_parallel, pool or WeightPool()).bind()
+    checked = CheckedModels(plan, specs, dtype, device)
+    return _Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
 
 
 @dataclass
 class _Binder:
-    plan: Plan
-    specs: Mapping[str, ModelSpec]
-    dtype: str | None
-    device: str
+    checked: CheckedModels
     skeleton: bool
     term_parallel: TermParallel | None
     pool: WeightPool
@@ -71,29 +68,24 @@ class _Binder:
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
         self.untested: list[str] = []  # notes about models of families that no test covers
-        self.checked = CheckedModels(self.plan, self.specs, self.dtype, self.device)
         self.models, self.descriptions = self.checked.models, self.checked.descriptions
+        self.split = [name for name, model in self.models.items() if model.spec.tp_plan]
 
     def bind(self) -> Bound:
-        plan, checked = self.plan, self.checked
+        checked, plan = self.checked, self.checked.plan
         if self.term_parallel is not None:
             self._assign_ranks(self.term_parallel)
-        elif split := self._split():
-            problem = f"{split[0]} is to be split over processes, and this decoder has one"
-            raise checked.at(ModelError(problem, 'say parallel="terms"', split[0]))
+        elif self.split:
+            problem = f"{self.split[0]} is to be split over processes, and this decoder has one"
+            raise checked.at(ModelError(problem, 'say parallel="terms"', self.split[0]))
         by_term = {term: self._term(term, SCORES) for term in checked.written()}
         rewards = {
             address: tuple(
-                self._term(part.term, REWARD, address, stage) for _, part in stage.reward.parts
+                self._term(part.term, checked.kind_of(stage), address, stage)
+                for _, part in reward.parts
             )
-            for address, stage in plan.reranks
+            for address, stage, reward in reward_stages(plan)
         }
-        if plan.search is not None:
-            address, search = plan.search
-            kind = self.descriptions[plan.search_terms[0].model].kind
-            rewards[address] = tuple(
-                self._term(part.term, kind, address, search) for _, part in search.r.parts
-            )
         language = {term.model for term in plan.terms} - checked.token_maps.keys()
         tokenizers = (self.descriptions[name].tokenizer for name in plan.models if name in language)
         limits = [
@@ -101,6 +93,11 @@ class _Binder:
             for name, description in self.descriptions.items()
             if name not in checked.reads_text and description.positions
         ]
+        used = {term.model for term in plan.spans} | {spec.on for spec in checked.specs.values()}
+        unused = (
+            f"{name} is declared and not in the formula: not loaded"
+            for name in sorted(checked.specs.keys() - used)
+        )
         bound = Bound(
             plan=plan,
             terms=tuple(by_term[term] for term in plan.terms),
@@ -108,43 +105,23 @@ class _Binder:
             lanes=tuple(self.lanes.values()),
             lane_names=tuple(" + ".join(names) for names in self.lane_names.values()),
             vocabulary=checked.size,
-            device=self.device,
+            device=checked.device,
             tokenizer=next((item for item in tokenizers if item is not None), None),
             eos=frozenset().union(*(self.descriptions[name].eos for name in language)),
             positions=min(limits, default=None),
-            notes=(*plan.dropped, *checked.notes, *self.untested, *self._unused()),
+            notes=(*plan.dropped, *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
         )
         if self.term_parallel is not None:
-            weights = {
-                term.lane: self.descriptions[term.term.model].weights for term in bound.all_terms
-            }
-            self.term_parallel.owners = tuple(
-                self.owners.get(weights[lane]) for lane in range(len(self.lanes))
-            )
+            models = {term.lane: term.term.model for term in bound.all_terms}
+            held = [self.descriptions[models[i]].weights for i in range(len(self.lanes))]
+            self.term_parallel.owners = tuple(map(self.owners.get, held))
         return bound
 
-    def _unused(self) -> list[str]:
-        """A note for each declared model that the formula does not name."""
-        used = {term.model for term in self.plan.spans} | {spec.on for spec in self.specs.values()}
-        unused = sorted(self.specs.keys() - used)
-        return [f"{name} is declared and not in the formula: not loaded" for name in unused]
-
     def _term(
-        self,
-        term: Term,
-        kind: str,
-        address: StageAddress | None = None,
-        stage: Stage | None = None,
+        self, term: Term, kind: str, address: StageAddress | None = None, stage: Stage | None = None
     ) -> BoundTerm:
-        """Load a term's weights, and bind the term to their lane.
-
-        Args:
-            term: the model and its prompt.
-            kind: what its lane gives: scores or rewards.
-            address: of the stage that uses it; None for a term of the scores.
-            stage: that stage.
-        """
+        """Load a term's weights, and bind it to their lane, which gives scores or rewards."""
         checked, name = self.checked, term.model
         model, description = self.models[name], self.descriptions[name]
         reads_text = kind == REWARD and name in checked.reads_text
@@ -173,34 +150,27 @@ class _Binder:
             adapter=self._adapter(model, self.lanes[key]),
             address=address,
             language=kind == SCORES,
-            label=self._label(model, description, stage) if kind == REWARD else None,
+            label=checked.label(model, stage) if kind == REWARD else None,
             shared=checked.shared if reads_text else None,
             token_map=token_map,
         )
 
-    def _label(
-        self, model: ResolvedModel, description: Description, stage: Stage | None
-    ) -> int | None:
-        """The output of a reward's head: the stage's label, or the declared one."""
-        label = getattr(stage, "label", None)
-        label = model.spec.label if label is None else label
-        return self.checked.marked(model.name, partial(choose_label, description, label))
-
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
         """A model's weights, from the pool or read into it; what is read by tokens is tested."""
-        weights = self.pool.weights
+        weights, checked = self.pool.weights, self.checked
         if description.weights not in weights:
             empty = self.skeleton or self._is_remote(description)
-            load = partial(load_model, description, model.spec, self.dtype, self.device, empty)
-            weights[description.weights] = self.checked.marked(description.name, load)
+            options = model.spec, checked.dtype, checked.device, empty
+            load = partial(load_model, description, *options)
+            weights[description.weights] = checked.marked(description.name, load)
             by_tokens = any(
-                other.weights == description.weights and name not in self.checked.reads_text
+                other.weights == description.weights and name not in checked.reads_text
                 for name, other in self.descriptions.items()
             )
             if by_tokens and description.config is not None and not empty:
                 reward = description.kind == REWARD
                 trial = partial(self_check, description.name, weights[description.weights], reward)
-                self.untested += self.checked.marked(description.name, trial)
+                self.untested += checked.marked(description.name, trial)
         return weights[description.weights]
 
     def _lane(
@@ -211,7 +181,7 @@ class _Binder:
         if reads_text:
             return text_lane(model, description, self.checked.shared)
         if self._is_remote(description):
-            return RemoteLane(model, width, reads_all, self.device)
+            return RemoteLane(model, width, reads_all, self.checked.device)
         return TransformersLane(model, width, reads_all)
 
     def _adapter(self, model: ResolvedModel, lane: Any) -> int:
@@ -224,42 +194,28 @@ class _Binder:
             raise self.checked.at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
         if not hasattr(lane, "adapters"):
             raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
-        folder, revision = model.adapter.adapter, model.adapter.revision
-
-        def add() -> int:
-            return int(lane.adapters.add(name, adapter_folder(folder, revision)))
-
-        return self.checked.marked(name, add)
+        files = partial(adapter_folder, model.adapter.adapter, model.adapter.revision)
+        return self.checked.marked(name, lambda: int(lane.adapters.add(name, files())))
 
     def _is_remote(self, description: Description) -> bool:
         """Whether another process holds a model's weights."""
         rank = self.term_parallel.rank if self.term_parallel is not None else None
         return self.owners.get(description.weights, rank) != rank
 
-    def _split(self) -> list[str]:
-        """The models whose layers are split over processes."""
-        return [name for name, model in self.models.items() if model.spec.tp_plan]
-
     def _assign_ranks(self, term_parallel: TermParallel) -> None:
-        """Give every set of weights a rank.
-
-        Every rank holds tables, rewards that read text, and its part of models whose layers are
-        split.
-        """
-        split = self._split()
-        for name in split:
+        """A rank per set of weights; all hold tables, text rewards and parts of split models."""
+        checked, size = self.checked, term_parallel.size
+        for name in self.split:
             config = self.descriptions[name].config.get_text_config()
             heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-            if heads % term_parallel.size:
-                size = term_parallel.size
+            if heads % size:
                 problem = f"{name} has {heads} key heads, which {size} processes cannot share"
-                raise self.checked.at(ModelError(problem, "start as many as divide them", name))
-        everywhere = {self.descriptions[name].weights for name in self.checked.reads_text}
-        everywhere |= {self.descriptions[name].weights for name in split}
+                raise checked.at(ModelError(problem, "start as many as divide them", name))
+        everywhere = {self.descriptions[n].weights for n in (*checked.reads_text, *self.split)}
         sizes: dict[tuple[Any, ...], int] = {}
         for name, description in self.descriptions.items():
             if description.config is not None and description.weights not in everywhere:
                 spec = self.models[name].spec
-                shapes = load_model(description, spec, self.dtype, self.device, skeleton=True)
+                shapes = load_model(description, spec, checked.dtype, checked.device, skeleton=True)
                 sizes[description.weights] = sum(p.nbytes for p in shapes.parameters())
         self.owners = dict(zip(sizes, term_parallel.assign(list(sizes.values())), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...formula import Plan, Read
+from ...formula import Plan, Read, Stage
 from ...formula.algebra.liveness import always
 from ...formula.nodes import StageAddress
 from .bound_term import BoundTerm
@@ -52,12 +52,9 @@ class Bound:
     @property
     def search_lanes(self) -> set[int]:
         """The lanes of a search's rewards alone: fed every token, and read now and then."""
-        if self.plan.search is None:
-            return set()
-        lanes: dict[bool, set[int]] = {True: set(), False: set()}
-        for term in self.all_terms:
-            lanes[term.address == self.plan.search[0] and not term.language].add(term.lane)
-        return lanes[True] - lanes[False]
+        address, _ = self.plan.search or (None, None)
+        others = {term.lane for term in self.all_terms if term.language or term.address != address}
+        return {term.lane for term in self.all_terms} - others
 
     @property
     def conditional(self) -> list[BoundTerm]:
@@ -69,3 +66,9 @@ class Bound:
             if address[0] is not None and address[0] not in certain:
                 terms += self.rewards[address]
         return terms
+
+
+def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Any]]:
+    """Every stage with a reward expression, and that: those that rerank, then the search."""
+    search = [(*plan.search, plan.search[1].r)] if plan.search else []
+    return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]

@@ -58,12 +58,9 @@ class BoundTerm:
         Raises:
             ModelError: no tokens of the term's vocabulary stand for one.
         """
-        if self.token_map is None:
-            return
-        for token in tokens:
-            if not self.token_map.reads[token]:
-                problem = f"the token id {token} cannot be read by {self.term.model}"
-                raise ModelError(problem, cure, self.term.model)
+        reads, name = self.token_map and self.token_map.reads, self.term.model
+        if reads and (unread := [token for token in tokens if not reads[token]]):
+            raise ModelError(f"the token id {unread[0]} cannot be read by {name}", cure, name)
 
     def term_ids(self, ids: Sequence[int]) -> list[int]:
         """The formula's tokens as this term reads them; all must be readable."""

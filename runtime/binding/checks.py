@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from ...formula import Plan, Term
+from ...formula import Plan, Stage, Term
 from ...formula.scalar import parameters
+from ...formula.words.stages import Search
 from ...grammar import FormulaError, Span
-from ...models import ModelError, ModelSpec, resolve
+from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description, describe
+from ...models.checkpoint.labels import choose_label
 from ...models.loading.value_head import as_reward
 from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
 from ...models.text.vocabulary import common_vocabulary
+from .bound import reward_stages
 from .reward_input import why_text
 
 T = TypeVar("T")
@@ -26,13 +29,7 @@ _log = logging.getLogger("descant")
 
 
 class CheckedModels:
-    """The models of a plan, described and checked.
-
-    Args:
-        plan: the checked formula.
-        specs: every declared model.
-        dtype: for models that name none; None is the checkpoint's own.
-        device: for models that name none.
+    """The models of a plan, described and checked; the arguments are those of ``bind``.
 
     Attributes:
         models: whose weights each name uses, and how it reads.
@@ -51,7 +48,7 @@ class CheckedModels:
     def __init__(
         self, plan: Plan, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
     ) -> None:
-        self.plan, self.dtype, self.device = plan, dtype, device
+        self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
         self.shared: Any = None
         self.reads_text: set[str] = set()
         self.token_maps: dict[str, TokenMap] = {}
@@ -89,43 +86,51 @@ class CheckedModels:
         """The terms of the scores, in the order in which they are written."""
         return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
 
+    def kind_of(self, stage: Stage) -> str:
+        """What the models of a stage's reward give: a search takes rewards or scores, not both."""
+        if isinstance(stage, Search):
+            return self.descriptions[self.plan.search_terms[0].model].kind
+        return REWARD
+
+    def label(self, model: ResolvedModel, stage: Stage | None) -> int | None:
+        """The output of a reward's head: the stage's label, or the declared one."""
+        label, description = getattr(stage, "label", None), self.descriptions[model.name]
+        label = model.spec.label if label is None else label
+        return self.marked(model.name, partial(choose_label, description, label))
+
     def _check_kinds(self) -> None:
         plan = self.plan
         expected = [(term, SCORES, plan.spans[term]) for term in plan.terms]
-        for _, stage in plan.reranks:
-            expected += [(part.term, REWARD, number.span) for number, part in stage.reward.parts]
-        if plan.search is not None:  # rewards or scores, but one or the other
-            kind = self.descriptions[plan.search_terms[0].model].kind
-            expected += [(part.term, kind, n.span) for n, part in plan.search[1].r.parts]
+        for _, stage, reward in reward_stages(plan):
+            kind = self.kind_of(stage)
+            expected += [(part.term, kind, number.span) for number, part in reward.parts]
         for term, kind, span in expected:
-            own = self.descriptions[term.model].kind
+            name, own = term.model, self.descriptions[term.model].kind
             if own == REWARD and term.aligned:
-                problem = f"{term.model} is a reward model, and align takes a language model"
+                problem = f"{name} is a reward model, and align takes a language model"
                 cure = "leave align out: a reward of another tokenizer reads text by itself"
-                raise plan.error(problem, span, cure)
-            if own == kind:
+            elif own == kind:
                 continue
-            if own == REWARD:
-                problem = f"{term.model} is a reward model, and a term is a language model"
-                cure = f"write … | rerank({term.model}, k=10, w=1)"
+            elif own == REWARD:
+                problem = f"{name} is a reward model, and a term is a language model"
+                cure = f"write … | rerank({name}, k=10, w=1)"
             else:
-                problem = f"{term.model} is a language model, and rerank takes reward models"
-                cure = f"add it to the scores instead: base + {term.model}"
+                problem = f"{name} is a language model, and rerank takes reward models"
+                cure = f"add it to the scores instead: base + {name}"
             raise plan.error(problem, span, cure)
 
     def _vocabulary(self) -> tuple[int, list[str]]:
         """The size of the shared vocabulary, and a note per model that differs in any way."""
         plan, described = self.plan, self.descriptions
-        search_rewards = [
-            term for term in plan.search_terms if described[term.model].kind == REWARD
-        ]
-        language = [*self.written(), *(t for t in plan.search_terms if t not in search_rewards)]
+        rewards, language = [*plan.rewards], self.written()
+        for term in plan.search_terms:
+            (rewards if described[term.model].kind == REWARD else language).append(term)
         aligned = dict.fromkeys(term.model for term in language if term.aligned)
         plain = dict.fromkeys(term.model for term in language if not term.aligned)
         tokenizers = (described[t.model].tokenizer for t in self.written() if not t.aligned)
         self.shared = next((item for item in tokenizers if item is not None), None)
         by_ids, notes = [described[name] for name in plain], []
-        for name in dict.fromkeys(term.model for term in (*plan.rewards, *search_rewards)):
+        for name in dict.fromkeys(term.model for term in rewards):
             reason = self.marked(
                 name, partial(why_text, self.models[name], described[name], self.shared)
             )

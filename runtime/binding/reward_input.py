@@ -16,10 +16,7 @@ from ...models.lanes.text_reward import CachedTextLane, TextRewardLane
 def why_text(model: ResolvedModel, description: Description, shared: Any) -> str:
     """Why a reward model reads text and not the formula's token ids; "" where it reads ids.
 
-    Args:
-        model: the reward model.
-        description: of its checkpoint.
-        shared: the tokenizer of the formula's tokens, or None.
+    ``shared`` is the tokenizer of the formula's tokens, or None.
 
     Raises:
         ModelError: it has to, and there is nothing to decode or to encode with.
@@ -44,6 +41,5 @@ def why_text(model: ResolvedModel, description: Description, shared: Any) -> str
 
 def text_lane(model: Any, description: Description, shared: Any) -> TextRewardLane:
     """The lane of a reward model that reads text."""
-    return (TextRewardLane if description.full_text_reason else CachedTextLane)(
-        model, description, shared
-    )
+    kind = TextRewardLane if description.full_text_reason else CachedTextLane
+    return kind(model, description, shared)

@@ -47,12 +47,7 @@ class TermParallel:
         return ranks
 
     def all_reduce(self, lanes: Sequence[int], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The lanes' outputs, from the ranks that hold them; other ranks contribute zeros.
-
-        Args:
-            lanes: their numbers.
-            outputs: a float32 tensor for each lane, of any shape.
-        """
+        """The lanes' float32 outputs, from the ranks that hold them; others contribute zeros."""
         reduced = list(outputs)
         remote = [i for i, lane in enumerate(lanes) if self.owners[lane] is not None]
         if self.size == 1 or not remote:
@@ -97,7 +92,6 @@ class TermParallel:
         if self.size > 1:
             dist.all_reduce(most, dist.ReduceOp.MAX)
         if most.tolist() != [own, -own]:
-            raise RuntimeError(
-                'with parallel="terms" every process must ask for the same rows: the same prompts, '
-                "parameters and settings, in the same order"
-            )
+            same = "the same prompts, parameters and settings, in the same order"
+            problem = 'with parallel="terms" every process must ask for the same rows'
+            raise RuntimeError(f"{problem}: {same}")

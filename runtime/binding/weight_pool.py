@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...models.lanes.protocols import LanguageLane
 from ...models.lanes.shared import LaneView, SharedLane
 
 
+@dataclass
 class WeightPool:
     """Weights in memory, and, where plans share steps, the lanes over them.
 
-    Args:
+    Attributes:
         together: whether plans share lanes, so that one forward reads the rows of all.
         weights: models in memory, by ``Description.weights``; weights that are read are added.
     """
 
-    def __init__(
-        self, together: bool = False, weights: dict[tuple[Any, ...], Any] | None = None
-    ) -> None:
-        self.together = together
-        self.weights = {} if weights is None else weights
-        self._lanes: dict[Hashable, SharedLane] = {}
+    together: bool = False
+    weights: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    _lanes: dict[Hashable, SharedLane] = field(default_factory=dict)
 
     def view(self, key: Hashable, make: Callable[[], LanguageLane]) -> LaneView:
         """A view of the lane of this key; the first caller makes the lane."""

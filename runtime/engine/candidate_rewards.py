@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from ..batch.row_map import RowMap
 from ..binding.term_parallel import TermParallel
 
 
+@dataclass
 class CandidateRewards:
     """One stage's reward models.
 
-    Args:
+    Attributes:
         row_maps: one per reward model of the stage.
         lanes: those with rows, by their numbers.
         owners: per lane, ``(rows,)`` the slot of each row.
@@ -24,29 +26,24 @@ class CandidateRewards:
         term_parallel: the processes that share the lanes, if any.
     """
 
-    def __init__(
-        self,
-        row_maps: Sequence[RowMap],
-        lanes: Mapping[int, Any],
-        owners: Sequence[Tensor],
-        moves: bool,
-        count: Callable[[Sequence[int]], None],
-        term_parallel: TermParallel | None,
-    ) -> None:
-        self._row_maps, self._lanes, self._owners = row_maps, lanes, owners
-        self._moves, self._count, self._term_parallel = moves, count, term_parallel
+    row_maps: Sequence[RowMap]
+    lanes: Mapping[int, Any]
+    owners: Sequence[Tensor]
+    moves: bool
+    count: Callable[[Sequence[int]], None]
+    term_parallel: TermParallel | None
 
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """``(slots, k)`` ids to ``(slots, k)`` per reward model, and ``(slots,)`` of the texts."""
-        outputs = {}
-        self._count([*self._lanes])
-        for number, lane in self._lanes.items():
-            outputs[number] = lane.rewards(candidates[self._owners[number]])
-        if self._term_parallel is not None:
-            outputs = self._term_parallel.all_reduce_rewards(outputs)
+        self.count([*self.lanes])
+        outputs = {
+            number: lane.rewards(candidates[self.owners[number]])
+            for number, lane in self.lanes.items()
+        }
+        if self.term_parallel is not None:
+            outputs = self.term_parallel.all_reduce_rewards(outputs)
         rewards: list[Tensor] = []
         texts: list[Tensor | None] = []
-        for row_map in self._row_maps:
+        for row_map in self.row_maps:
             if not row_map.live:
                 rewards.append(torch.zeros(candidates.shape, device=candidates.device))
                 texts.append(rewards[-1][:, 0])
@@ -57,10 +54,9 @@ class CandidateRewards:
         return rewards, texts
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """``(slots,)`` which candidate each slot goes on with, and the tokens themselves."""
-        for number, lane in self._lanes.items():
-            owners = self._owners[number]
-            if self._moves:
+        for number, lane in self.lanes.items():
+            owners = self.owners[number]
+            if self.moves:
                 lane.keep(choice[owners], tokens[owners])
             else:
                 lane.feed(tokens[owners])

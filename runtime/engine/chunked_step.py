@@ -7,6 +7,7 @@ its slot, and has read the text up to there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
@@ -21,10 +22,11 @@ from ..scores.logprobs import Logits
 from .step import Step, formula_text, text_owners
 
 
+@dataclass
 class Chunk:
     """Positions of the texts in a batch, side by side.
 
-    Args:
+    Attributes:
         step: of the plan.
         batch: its slots; the lanes' texts go as far as the chunk before this one.
         read: per slot, what is read after the prompt, all of it.
@@ -32,21 +34,19 @@ class Chunk:
         counts: per slot, the positions of this chunk; position ``i`` has read ``i`` tokens.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        batch: Batch,
-        read: Sequence[Sequence[int]],
-        done: Sequence[int],
-        counts: Sequence[int],
-    ) -> None:
-        self.step, self.batch, self.counts = step, batch, counts
-        texts = list(zip(read, done, counts, strict=True))
+    step: Step
+    batch: Batch
+    read: Sequence[Sequence[int]]
+    done: Sequence[int]
+    counts: Sequence[int]
+
+    def __post_init__(self) -> None:
+        texts = list(zip(self.read, self.done, self.counts, strict=True))
         self._new = [ids[at : at + count] for ids, at, count in texts]  # fed at the next position
         self._unread = [ids[max(at - 1, 0) : at + count - 1] for ids, at, count in texts]
-        slots = [(slot, i) for slot, count in enumerate(counts) for i in range(count)]
+        slots = [(slot, i) for slot, count in enumerate(self.counts) for i in range(count)]
         self._slots = [slot for slot, _ in slots]
-        self.owner, self.ahead = torch.tensor(slots, device=batch.device).unbind(1)
+        self.owner, self.ahead = torch.tensor(slots, device=self.batch.device).unbind(1)
         self._after: dict[int, list[list[int]]] = {}  # per term and slot: see ``_feed``
         self._widths: dict[int, int] = {}
         self._outputs: dict[int, Tensor] = {}
@@ -62,18 +62,13 @@ class Chunk:
             for row_map in batch.row_maps
             if row_map.term.address is None
         }
+        rows = [batch.requests[slot].values for slot in self._slots]
         return Context(
-            values,
-            numbers_of(values, [batch.requests[slot].values for slot in self._slots]),
-            bound.plan.columns,
-            terms,
-            batch.steps[: batch.count][owner] + self.ahead,
-            bound.vocabulary,
-            bound.vocabulary + bool(batch.token_columns),
-            self._seen(),
-            None if batch.unread is None else batch.unread[owner],
-            texts=self._texts,
-        )
+            values, numbers_of(values, rows), bound.plan.columns, terms,
+            batch.steps[: batch.count][owner] + self.ahead, bound.vocabulary,
+            bound.vocabulary + bool(batch.token_columns), self._seen(),
+            None if batch.unread is None else batch.unread[owner], texts=self._texts,
+        )  # fmt: skip
 
     def commit(self) -> None:
         """Go on behind the last position of each text."""
@@ -105,9 +100,7 @@ class Chunk:
             self._after[row_map.number] = after
         for number, rewritten in texts.items():
             lane = self.step.bound.lanes[number]
-            needed = max(end + len(ids) for end, ids in rewritten.values())
-            if needed > lane.rows.capacity:
-                lane.grow(2 * needed)
+            self.batch.grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
             lane.rows.rewrite(rewritten)
 
     def _read(self, row_map: RowMap, context: Context) -> Tensor:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..batch.batch import Batch
 from ..binding.bound import Bound
-from ..scores.context import Number
 from .streams import in_turn, on_streams
 
 Drawn: TypeAlias = tuple[list[Any], Tensor]
@@ -33,31 +32,15 @@ class Recordable(Protocol):
     syncs: bool
     run_forwards: Callable[..., list[Tensor]]
 
-    def draw(self, batch: Batch) -> Drawn:
-        """Take the step."""
-
-    def prepare(self, batch: Batch) -> Any:
-        """Work out what holds until the batch's slots change."""
-
-    def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
-        """Count forwards of lanes."""
-
-
-class Recording(Protocol):
-    """The device work of a function, to be done again."""
-
-    def record(self, work: Callable[[], Drawn]) -> Drawn:
-        """Call the function, without doing its device work."""
-
-    def replay(self) -> None:
-        """Do the device work, over the same memory."""
+    def draw(self, batch: Batch) -> Drawn: ...
+    def prepare(self, batch: Batch) -> Any: ...
+    def count(self, lanes: Sequence[int], forwards: int = 1) -> None: ...
 
 
 class CudaGraph:
     """A recording by CUDA. Its results live in memory that the next replay overwrites.
 
-    Args:
-        pool: of memory, which all recordings of a decoder share: one is replayed at a time.
+    All recordings of a decoder share a pool of memory: one is replayed at a time.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -74,7 +57,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-def cuda_graphs() -> Callable[[], Recording]:
+def cuda_graphs() -> Callable[[], CudaGraph]:
     """What begins a recording by CUDA."""
     return partial(CudaGraph, torch.cuda.graph_pool_handle())
 
@@ -89,7 +72,7 @@ class _Kind:
         ran: per lane, its forwards.
     """
 
-    recording: Recording
+    recording: CudaGraph
     drawn: Drawn
     moves: list[tuple[int, int | None]]
     ran: list[int]
@@ -102,7 +85,7 @@ class StepGraphs:
         why_eager: why steps are not recorded, or None.
     """
 
-    def __init__(self, step: Recordable, make: Callable[[], Recording] | None) -> None:
+    def __init__(self, step: Recordable, make: Callable[[], CudaGraph] | None) -> None:
         """Take ``step``; ``make`` begins a recording, None keeps every step eager."""
         self._step, self._make = step, make
         self.why_eager = "not all models are on a GPU" if make is None else why_eager(step.bound)
@@ -121,10 +104,9 @@ class StepGraphs:
             return self._step.draw(batch)
         kind: _Kind | None = batch.recorded[key]
         if kind is None:
-            kind = self._recorded(batch)
+            kind = batch.recorded[key] = self._recorded(batch)
             if kind is None:
                 return self._step.draw(batch)
-            batch.recorded[key] = kind
         else:
             for number, ran in enumerate(kind.ran):
                 self._step.count([number], ran)
@@ -179,21 +161,14 @@ def key_of(batch: Batch) -> Hashable | None:
     columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
     ahead = 1 + max((int(batch.numbers[column].most) for column in columns), default=0)
     numbers = zip(bound.plan.scalars, batch.numbers, strict=True)
-    return (
-        batch.count,
-        batch.samples,
-        batch.logprobs,
-        batch.unread is not None,
-        tuple(
-            lane.rows.count if number in search_lanes else lane.graph_key(ahead)
-            for number, lane in enumerate(bound.lanes)
-        ),
-        tuple((row_map.live, row_map.is_identity) for row_map in batch.row_maps),
-        tuple(_decided(number, scalar.limits.tokens) for scalar, number in numbers),
-    )
-
-
-def _decided(number: Number, tokens: bool) -> tuple[Any, ...]:
-    """What a step makes of a number on the host."""
-    width = int(number.most) if tokens else None
-    return number.idle, number.splits, number.positive, number.one, width
+    lanes = [
+        lane.rows.count if number in search_lanes else lane.graph_key(ahead)
+        for number, lane in enumerate(bound.lanes)
+    ]
+    rows = [(row_map.live, row_map.is_identity) for row_map in batch.row_maps]
+    decided = [
+        (each.idle, each.splits, each.positive, each.one, scalar.limits.tokens and int(each.most))
+        for scalar, each in numbers
+    ]
+    batch_key = batch.count, batch.samples, batch.logprobs, batch.unread is not None
+    return batch_key, tuple(lanes), tuple(rows), tuple(decided)

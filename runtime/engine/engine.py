@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from ..batch.batch import Batch
 from ..batch.cost import RunStats
 from ..batch.memory import check_room
 from ..binding.bound import Bound
-from ..requests.request import Answer, Request, ids_of
+from ..requests.request import Answer, Request
 from .cuda_graphs import StepGraphs, cuda_graphs
 from .step import Source, Step, draw_together, logprobs_of
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
+Positions: TypeAlias = Sequence[tuple[Request, int]]  # of rows: whose they are, and tokens so far
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,13 @@ class Engine:
     """
 
     def __init__(self, bound: Bound, capture: bool = False) -> None:
-        self.bound = bound
-        self.step = Step(bound)
+        self.bound, self.step, self.stats = bound, Step(bound), RunStats()
         on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
         self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
-        self.stats = RunStats()
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead = int(on_gpu and not mapped)
         self.claim: object = None
-        self._lock = RLock()
-        self.served = False
+        self.served, self._lock = False, RLock()
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
@@ -91,30 +89,20 @@ class Engine:
         self.claimed()
         if self.bound.term_parallel is not None:
             self.bound.term_parallel.check_alike((slots, requests))
-        longest = max(
-            len(ids) + request.max_new_tokens
-            for request in requests
-            for ids in ids_of(request.prompts, request.rewards)
-        )
-        candidates = [self.widest(request) for request in requests]
-        return self.empty(slots, longest + max(candidates, default=0))
+        longest = max(request.longest + request.max_new_tokens for request in requests)
+        return self.empty(slots, longest + max(map(self.widest, requests)))
 
     @contextmanager
     def turn(self, claim: object = None) -> Iterator[None]:
-        """Have the lanes to oneself, of all threads, for a step or to begin.
-
-        Args:
-            claim: of the loop that takes the step; None for one that begins.
+        """Have the lanes to oneself, of all threads, for a step of a claim, or to begin.
 
         Raises:
             RuntimeError: another loop has begun meanwhile.
         """
         with self._lock:
             if claim is not None and self.claim is not claim:
-                raise RuntimeError(
-                    "another run has begun on this decoder; finish one, then begin, and give "
-                    "threads a decoder each"
-                )
+                cure = "finish one, then begin, and give threads a decoder each"
+                raise RuntimeError(f"another run has begun on this decoder; {cure}")
             yield
 
     def claimed(self) -> object:
@@ -161,8 +149,8 @@ class Engine:
         tokens, wrong, steps, *more = pending.results.tolist()
         errors: dict[int, FormulaError] = {}
         if any(wrong):
-            before = [step - 1 for step in steps]
-            errors = self.errors(batch, pending.requests, wrong, pending.sources, before)
+            rows = [(row, step - 1) for row, step in zip(pending.requests, steps, strict=True)]
+            errors = self.errors(batch, rows, wrong, pending.sources)
         if batch.token_columns:
             batch.read_on(tokens)
         batch.logprobs_drawn = logprobs_of(pending.results[3]) if pending.logprobs else []
@@ -170,57 +158,40 @@ class Engine:
         return tokens, errors
 
     def errors(
-        self,
-        batch: Batch,
-        requests: Sequence[Request],
-        alarms: Sequence[int],
-        sources: Sequence[Source],
-        steps: Sequence[int],
+        self, batch: Batch, rows: Positions, alarms: Sequence[int], sources: Sequence[Source]
     ) -> dict[int, FormulaError]:
         """An error per row with an alarm, naming the row and the token; known sources first."""
-        alarmed = sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm)
-        return {
-            row: self._error(batch, alarm - 1, sources, f"for row {requests[row].index}, token "
-                             f"{steps[row]}")
-            for alarm, row in alarmed
-        }  # fmt: skip
-
-    def _error(
-        self, batch: Batch, alarm: int, sources: Sequence[Source], where: str
-    ) -> FormulaError:
-        plan = self.bound.plan
-        if alarm >= len(sources):
-            what = "the scores are NaN" if alarm == len(sources) else "every token is excluded"
-            return plan.error(f"{what} {where}", Span(0, len(plan.source)))
-        source = sources[alarm]
-        terms = [row_map.term.term for row_map in batch.row_maps if row_map.source == source]
-        return plan.error(
-            f"{' or '.join(map(str, terms))} gave NaN {where}",
-            plan.spans[terms[0]],
-            "check its weights and dtype: float16 overflows where bfloat16 does not",
-        )
+        plan, errors = self.bound.plan, {}
+        for alarm, row in sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm):
+            where = f"for row {rows[row][0].index}, token {rows[row][1]}"
+            what, span, cure = "every token is excluded", Span(0, len(plan.source)), ""
+            if alarm == len(sources) + 1:
+                what = "the scores are NaN"
+            elif alarm <= len(sources):
+                maps = [each for each in batch.row_maps if each.source == sources[alarm - 1]]
+                what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
+                span = plan.spans[maps[0].term.term]
+                cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
+            errors[row] = plan.error(f"{what} {where}", span, cure)
+        return errors
 
 
 @torch.no_grad()
 def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
     """Launch a step of each, all of them together, and the copies of the results to the host."""
-    before = [engine.step.bytes_read for engine, _, _ in scheduled]
+    read = [engine.step.bytes_read for engine, _, _ in scheduled]
     if len(scheduled) == 1:
         [(engine, batch, _)] = scheduled
         drawn = [engine.graphs.draw(batch)]
     else:  # plans that share lanes: their steps are never recorded
         drawn = draw_together([(engine.step, batch) for engine, batch, _ in scheduled])
     pending = []
-    for (engine, batch, answers), read, (sources, results) in zip(
-        scheduled, before, drawn, strict=True
-    ):
+    for (engine, batch, answers), before, out in zip(scheduled, read, drawn, strict=True):
         for answer in answers:
             answer.drawn += 1
-        engine.stats.add(batch.count, engine.step.bytes_read - read)
-        host, copied = to_host(results)
-        pending.append(PendingStep(
-            batch, sources, [*batch.requests], [*answers], batch.logprobs, host, copied
-        ))  # fmt: skip
+        engine.stats.add(batch.count, engine.step.bytes_read - before)
+        kept = [*batch.requests], [*answers], batch.logprobs
+        pending.append(PendingStep(batch, out[0], *kept, *to_host(out[1])))
     return pending
 
 

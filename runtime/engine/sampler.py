@@ -50,10 +50,9 @@ def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]
     drawn: dict[int, Draw] = {}
     for numbers in alike.values():
         joined = [batches[number] for number in numbers]
-        both = _drawn(joined, torch.cat([scores[number] for number in numbers]))
-        counts = [batch.count for batch in joined]
-        parts = zip(*(torch.split(each, counts) for each in both), strict=True)
-        drawn |= {number: Draw(*part) for number, part in zip(numbers, parts, strict=True)}
+        rows = _drawn(joined, torch.cat([scores[number] for number in numbers]))
+        parts = (torch.split(each, [batch.count for batch in joined]) for each in rows)
+        drawn |= dict(zip(numbers, map(Draw, *parts), strict=True))
     return [drawn[number] for number in range(len(batches))]
 
 

@@ -84,12 +84,7 @@ class Step:
         return draw_together([(self, batch)])[0]
 
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
-        """What the step knows before a lane has run.
-
-        Args:
-            batch: its rows.
-            next_tokens: ``(slots,)`` the tokens that come next whatever the scores.
-        """
+        """What the step knows before a lane has run; ``next_tokens`` are those of ``Context``."""
         prepared: Prepared = batch.prepared or self.prepare(batch)
         vocabulary = self.bound.vocabulary
         return Context(
@@ -125,11 +120,7 @@ class Step:
     ) -> Tensor:
         """One term's scores from its lane's logits; where they are NaN is noted.
 
-        Args:
-            logits: of the lane's rows, or with ``owner`` of the context's rows.
-            row_map: of the term.
-            context: of the step.
-            owner: per row of the context, its slot, where that is another number.
+        With ``owner``, the slot of each row of the context, the logits are of the context's rows.
         """
         broken, gathers = logits.broken, owner is None and not row_map.is_identity
         if owner is not None:
@@ -174,13 +165,16 @@ class Step:
         rewarders: dict[StageAddress, Rewarder] = {}
         for address, stage in self._plan.reranks:
             row_maps = [row_map for row_map in batch.row_maps if row_map.term.address == address]
-            running = {one.term.lane: lanes[one.term.lane] for one in row_maps if one.live}
-            if running:
-                moves = moves_winner(address, stage)
-                rewarders[address] = CandidateRewards(
-                    row_maps, running, batch.owners, moves, self.count, self.bound.term_parallel
-                )
+            if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
+                how = moves_winner(address, stage), self.count, self.bound.term_parallel
+                rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
         reads = {row_map: partial(self._read, batch, row_map) for row_map in live}
+        terms: dict[Term, Reading] = {
+            row_map.term.term: reads.get(row_map, Context.zeros)
+            for row_map in batch.row_maps
+            if row_map.term.address is None
+        }
+        search = [row_map for row_map in live if row_map.term.address and row_map.term.language]
         certain = sorted({row_map.term.lane for row_map in live} & self._certain)
         feeds = []
         for lane in _fed(batch):
@@ -189,25 +183,10 @@ class Step:
                 reads_first = None if columns is None else columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared = Prepared(
-            batch.values[used],
-            batch.steps[used],
-            None if batch.seen is None else batch.seen[used],
-            {
-                row_map.term.term: reads.get(row_map, Context.zeros)
-                for row_map in batch.row_maps
-                if row_map.term.address is None
-            },
-            rewarders,
-            [
-                (row_map, reads[row_map])
-                for row_map in live
-                if row_map.term.address is not None and row_map.term.language
-            ],
-            partial(_texts, batch),
-            certain,
-            [lanes[lane].logits for lane in certain],
-            feeds,
-        )
+            batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
+            terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
+            partial(_texts, batch), certain, [lanes[lane].logits for lane in certain], feeds,
+        )  # fmt: skip
         return prepared
 
     def _read(self, batch: Batch, row_map: RowMap, context: Context) -> Tensor:
@@ -232,10 +211,8 @@ class Step:
         assert self._search is not None
         for row_map, scores in context.search_terms:
             coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
-            score = scores(context).gather(1, tokens[:, None])[:, 0]
-            batch.search_score[: batch.count] += torch.where(
-                row_map.present, coefficient * score, 0.0
-            )
+            score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]
+            batch.search_score[: batch.count] += torch.where(row_map.present, score, 0.0)
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
@@ -272,16 +249,13 @@ def _bits(masked: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
 
 def logprobs_of(bits: Tensor) -> list[float]:
     """The log-probabilities in what ``Step.drawn`` gives, on the host."""
-    logprobs: list[float] = bits.to(torch.int32).view(torch.float32).tolist()
-    return logprobs
+    return bits.to(torch.int32).view(torch.float32).tolist()
 
 
 def alarms(context: Context, best: Tensor) -> Tensor:
     """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong.
 
-    Args:
-        context: after the step's scores.
-        best: ``(slots,)`` the best score of each: NaN where any is.
+    ``best``, ``(slots,)``, is the best score of each: NaN where any is.
     """
     wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
     return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
@@ -291,16 +265,15 @@ def text_owners(batch: Batch) -> list[RowMap]:
     """Per slot, the row map of the first of its terms as written; aligned ones come last."""
     spans = batch.bound.plan.spans
     row_maps = [row_map for row_map in batch.row_maps if row_map.term.address is None]
-    row_maps.sort(key=lambda one: (one.term.token_map is not None, spans[one.term.term]))
+    row_maps.sort(key=lambda each: (each.term.token_map is not None, spans[each.term.term]))
     slots = range(batch.count)
-    return [next(one for one in row_maps if one.held[slot] is not None) for slot in slots]
+    return [next(each for each in row_maps if each.held[slot] is not None) for slot in slots]
 
 
 def formula_text(row_map: RowMap, ids: Tensor) -> Tensor:
     """Ids that a term has read, as the formula's tokens."""
-    if row_map.term.token_map is None:
-        return ids
-    return ids.new_tensor(row_map.term.formula_ids(ids.tolist()))
+    aligned = row_map.term.token_map is not None
+    return ids.new_tensor(row_map.term.formula_ids(ids.tolist())) if aligned else ids
 
 
 def _texts(batch: Batch) -> list[Tensor]:
@@ -313,9 +286,6 @@ def _texts(batch: Batch) -> list[Tensor]:
 
 def _fed(batch: Batch) -> set[int]:
     """The lanes that read every token that is drawn; a reranking stage feeds its own."""
-    search = batch.bound.plan.search
-    return {
-        row_map.term.lane
-        for row_map in batch.row_maps
-        if row_map.term.language or (search is not None and row_map.term.address == search[0])
-    }
+    address, _ = batch.bound.plan.search or (None, None)
+    terms = batch.bound.all_terms
+    return {term.lane for term in terms if term.language or term.address == address}

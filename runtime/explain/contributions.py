@@ -51,14 +51,7 @@ class Explainer:
         self.parts = [*sums, *(Part(written(stage), "stage") for _, stage in self.stages)]
 
     def choice(self, batch: Batch, context: Context, scores: Tensor, token: int) -> Choice:
-        """Explain one step.
-
-        Args:
-            batch: of one slot.
-            context: with a record of the stages.
-            scores: ``(1, V)``, after the last stage.
-            token: the chosen one.
-        """
+        """Explain one step of one slot, by ``(1, V)`` final scores; its context has a record."""
         reads, conditions = _evaluated(self.plan.scores, context)
         logprobs = [_read(term, context) if term in reads else None for term in self.terms]
         base, noise = _read(self.base, context), None
@@ -72,12 +65,7 @@ class Explainer:
         candidates = _Table(score, ids, warm or 1.0)
         contributions = candidates.columns([added for added, _ in columns])
         term_logprobs = candidates.columns(logprobs)
-        rewards = candidates.columns(
-            [
-                self._reward(address, number, coefficient, context)
-                for address, number, coefficient, _ in self.rewards
-            ]
-        )
+        rewards = candidates.columns([self._reward(*each, context) for each in self.rewards])
         noises = candidates.columns([noise])
         removed = self._removed(ids, batch, columns)
         explained = tuple(
@@ -131,13 +119,13 @@ class Explainer:
         return torch.tensor([id for *_, id in sorted(keys)], device=score.device)
 
     def _reward(
-        self, address: StageAddress, number: int, coefficient: Scalar, context: Context
+        self, address: StageAddress, number: int, coefficient: Scalar, _: Term, context: Context
     ) -> Tensor | None:
         """``(V,)`` what a reward model gave to each candidate of its stage; NaN elsewhere."""
         assert context.record is not None
         if address not in context.record.rewards or not context.runs(coefficient):
             return None
-        ids, rewards, _ = context.record.rewards[address]
+        ids, rewards = context.record.rewards[address][:2]
         nothing = torch.full((context.vocabulary,), torch.nan, device=ids.device)
         return nothing.index_copy(0, ids[0], rewards[number][0, : ids.shape[1]].float())
 
@@ -187,9 +175,8 @@ class _Table:
 
 
 def _part(node: Node, coefficient: float) -> Part:
-    terms = () if isinstance(node, Read) else tuple(dict.fromkeys(
-        str(inner.term) for inner in walk(node) if isinstance(inner, Read)
-    ))  # fmt: skip
+    inner = [] if isinstance(node, Read) else walk(node)
+    terms = tuple(dict.fromkeys(str(each.term) for each in inner if isinstance(each, Read)))
     kind = "operator" if isinstance(node, Operator | Staged) else "term"
     return Part(written(node), kind, coefficient, terms)
 
@@ -220,9 +207,8 @@ def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[Evaluated
 def _condition(node: Where, context: Context) -> EvaluatedCondition:
     nodes = [] if isinstance(node.condition, Scalar) else walk(node.condition)
     states = {written(s): float(condition(s, context)[0]) for s in nodes if isinstance(s, State)}
-    return EvaluatedCondition(
-        written(node.condition), bool(condition(node.condition, context)[0]), states
-    )
+    holds = bool(condition(node.condition, context)[0])
+    return EvaluatedCondition(written(node.condition), holds, states)
 
 
 def _finite(values: Tensor) -> list[float | None]:

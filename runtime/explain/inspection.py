@@ -13,6 +13,7 @@ from ...formula.printer import written
 from ...grammar import did_you_mean
 from ..loops.search import SearchScheduler
 from ..loops.teacher_forcing import teacher_forced
+from ..requests.per_row import at_least_one
 from ..requests.request import Answer, Completion, Request
 from ..session import Session
 from .contributions import Explainer
@@ -92,8 +93,7 @@ def inspecting(
         ValueError: no such base, or fewer than one candidate.
         FormulaError: NaN during a step.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
+    at_least_one("n", n)
     engine, bound, plan = session.engine, session.bound, session.bound.plan
     term, search = base_of(plan, request.values, base), plan.search
     if tokens is None:
@@ -110,30 +110,25 @@ def inspecting(
     tokens = completion.token_ids
     choices: list[Choice] = []
     search_score = None
-    for batch, context, scores in teacher_forced(
-        engine, request, [*tokens, *[0] * bool(search)], True
-    ):
+    read = [*tokens, *[0] * bool(search)]
+    for batch, context, scores in teacher_forced(engine, request, read, record=True):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
             yield None
         elif search:
             added = [choice.search_score for choice in choices]
             search_score = SearchScheduler(engine, batch).value(len(tokens), added)
-    before = next((read for read in request.prompts if not isinstance(read, str)), ())
+    stages = dict(plan.reranks)
+    rewards = [
+        RewardModel(str(term), written(stages[address]), request.values[plan.columns[coefficient]])
+        for address, _, coefficient, term in explainer.rewards
+    ]
     yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
-        tuple(explainer.parts), _reward_models(explainer, request.values),
-        tuple(_with_texts(choices, before, bound.tokenizer)),
+        tuple(explainer.parts), tuple(rewards),
+        tuple(_with_texts(choices, request.prompts[0], bound.tokenizer)),
         written(search[1]) if search else None, search_score,
     )  # fmt: skip
-
-
-def _reward_models(explainer: Explainer, values: Sequence[float]) -> tuple[RewardModel, ...]:
-    plan, stages = explainer.plan, dict(explainer.plan.reranks)
-    return tuple(
-        RewardModel(str(term), written(stages[address]), values[plan.columns[coefficient]])
-        for address, _, coefficient, term in explainer.rewards
-    )
 
 
 def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
@@ -148,12 +143,9 @@ def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
             return term
     names = [str(term) for term in read]
     cure = did_you_mean(str(name), names) or f"use one of {', '.join(names)}"
-    idle = (
-        " with a coefficient that is not 0 here"
-        if name in [str(term) for term in plan.terms]
-        else ""
-    )
-    raise ValueError(f"the formula has no term {name}{idle}; {cure}")
+    idle = name in [str(term) for term in plan.terms]
+    where = " with a coefficient that is not 0 here" if idle else ""
+    raise ValueError(f"the formula has no term {name}{where}; {cure}")
 
 
 def _with_texts(choices: Sequence[Choice], before: Sequence[int], tokenizer: Any) -> list[Choice]:

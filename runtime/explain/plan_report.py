@@ -9,10 +9,9 @@ from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
-from ...formula.words.stages import BestOf, Blockwise, Reject
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
 from ..batch.memory import cache_bytes, peak_bytes
-from ..binding.bound import Bound
+from ..binding.bound import Bound, reward_stages
 from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
 from ..engine.cuda_graphs import StepGraphs
@@ -49,9 +48,6 @@ class Report:
         self.forwards, self._search_forwards = len(steady), len(search_lanes)
         self.notes = bound.notes
 
-    def __str__(self) -> str:
-        return self.text()
-
     def __repr__(self) -> str:
         return self.text()
 
@@ -63,35 +59,25 @@ class Report:
             batch_size: requests in the step.
             context: tokens that each of them has in the caches.
         """
-        caches = self._cache_bytes(batch_size, context)
+        caches = cache_bytes(self._bound, batch_size * self._rows(), context)
         return float((self.bytes_per_step + caches) / bandwidth * 1e3)
 
     def text(
         self, bandwidth: float | None = None, batch_size: int = 1, context: int = _CONTEXT
     ) -> str:
-        """The report.
-
-        Args:
-            bandwidth: bytes per second for the floor; measured where left out.
-            batch_size: requests for which caches are counted.
-            context: tokens of each of them.
-        """
-        bound = self._bound
-        device = bound.device
+        """The report, by the arguments of ``floor``; a bandwidth that is left out is measured."""
+        bound, device = self._bound, self._bound.device
         measured = bandwidth or copy_bandwidth(device)
         floor = self.floor(measured, batch_size, context)
-        caches = self._cache_bytes(batch_size, context)
+        weights, caches, work = peak_bytes(bound, batch_size * self._rows(), context)
         source = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
-        for address, rerank in bound.plan.reranks:
-            if address[0] is not None:
-                lines += ["", f"inside      {written_without_rewards(rerank)}"]
-                lines += self._rewards(address)
-        for number, stage in enumerate(bound.plan.stages):
-            lines += ["", f"then        {written_without_rewards(stage)}"]
-            if (None, number) in bound.rewards:
-                lines += self._rewards((None, number))
+        inside = [(address, rerank) for address, rerank in bound.plan.reranks if address[0]]
+        after = [((None, number), stage) for number, stage in enumerate(bound.plan.stages)]
+        for address, stage in (*inside, *after):
+            where = "inside" if address[0] else "then"
+            lines += ["", f"{where:12}{written_without_rewards(stage)}", *self._rewards(address)]
         conditional = self._conditional()
         lines += [*conditional, *self._normalised()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
@@ -104,7 +90,8 @@ class Report:
             f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
-            f"memory      {self._memory(batch_size, context)}",
+            f"memory      {si_bytes(weights + caches + work)}: {si_bytes(weights)} of weights, "
+            f"{si_bytes(caches)} of caches, {si_bytes(work)} to work in",
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         if bound.term_parallel is not None:
@@ -120,21 +107,8 @@ class Report:
         return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
-        """Bytes that are held at most.
-
-        Args:
-            batch_size: requests that are decoded at once.
-            context: tokens that each may have, prompt and answer.
-        """
+        """Bytes that so many requests at once hold at most, of so many tokens with the answer."""
         return sum(peak_bytes(self._bound, batch_size * self._rows(), context))
-
-    def _memory(self, batch_size: int, context: int) -> str:
-        held = peak_bytes(self._bound, batch_size * self._rows(), context)
-        weights, caches, work = map(si_bytes, held)
-        return f"{si_bytes(sum(held))}: {weights} of weights, {caches} of caches, {work} to work in"
-
-    def _cache_bytes(self, batch_size: int, context: int) -> int:
-        return cache_bytes(self._bound, batch_size * self._rows(), context)
 
     def _rows(self) -> int:
         """Rows of a request; 1 for a search of which they depend on a parameter without a value."""
@@ -145,68 +119,54 @@ class Report:
         return rows
 
     def _parameters(self) -> list[str]:
-        names = sorted(self._bound.plan.params)
-        if not names:
-            return []
-        values = [f"{n} = {self._params[n]:g}" if n in self._params else f"{n} = ?" for n in names]
-        return [f"parameters  {', '.join(values)} (a value per request)"]
+        params, names = self._params, sorted(self._bound.plan.params)
+        values = ", ".join(f"{n} = {params[n]:g}" if n in params else f"{n} = ?" for n in names)
+        return [f"parameters  {values} (a value per request)"] if names else []
 
     def _terms(self) -> list[tuple[str, ...]]:
-        bound = self._bound
-        rows = []
-        for bound_term in bound.terms:
-            line = self._line(bound_term, _coefficients(bound.plan, bound_term.term))
-            rows.append((bound.plan.spans[bound_term.term], line))
-        return [line for _, line in sorted(rows)]
+        plan = self._bound.plan
+        terms = sorted(self._bound.terms, key=lambda bound_term: plan.spans[bound_term.term])
+        return [self._line(item, _coefficients(plan, item.term)) for item in terms]
 
     def _rewards(self, address: StageAddress) -> list[str]:
-        search, bound_terms = self._bound.plan.search, self._bound.rewards[address]
-        if search is not None and address == search[0]:
-            reward = search[1].r
-        else:
-            reward = dict(self._bound.plan.reranks)[address].reward
-        pairs = zip(reward.parts, bound_terms, strict=True)
-        rows = [self._line(bound_term, str(coefficient)) for (coefficient, _), bound_term in pairs]
-        table = _table(("reward", "coefficient", "lane", "reads"), rows)
-        return [*table, *dict.fromkeys(map(self._path, bound_terms))]
+        """The reward models of a stage; none for most stages."""
+        for other, _, reward in reward_stages(self._bound.plan):
+            if other == address:
+                pairs = zip(self._bound.rewards[address], reward.parts, strict=True)
+                rows = [self._line(term, str(coefficient)) for term, (coefficient, _) in pairs]
+                table = _table(("reward", "coefficient", "lane", "reads"), rows)
+                return [*table, *dict.fromkeys(map(self._path, self._bound.rewards[address]))]
+        return []
 
     def _path(self, bound_term: BoundTerm) -> str:
         """What a lane scores, and how."""
         assert bound_term.address is not None
-        if bound_term.language:
-            return f"  {_letter(bound_term.lane)}: each token's log-probability as it is drawn"
-        stage = dict(self._bound.plan.reranks).get(bound_term.address)
-        texts = f"{stage.k} candidates" if stage else "each answer, when it is scored"
-        return (
-            f"  {_letter(bound_term.lane)}: {self._bound.lanes[bound_term.lane].plan_line(texts)}"
-        )
+        path = "each token's log-probability as it is drawn"
+        if not bound_term.language:
+            stage = dict(self._bound.plan.reranks).get(bound_term.address)
+            texts = f"{stage.k} candidates" if stage else "each answer, when it is scored"
+            path = self._bound.lanes[bound_term.lane].plan_line(texts)
+        return f"  {_letter(bound_term.lane)}: {path}"
 
     def _conditional(self) -> list[str]:
         """The terms whose lanes some steps do not run."""
-        bound_terms = self._bound.conditional
-        if not bound_terms:
-            return []
-        named = ", ".join(dict.fromkeys(sorted(str(bound_term.term) for bound_term in bound_terms)))
-        return ["", f"conditional {named}: run only in steps where a row needs it"]
+        names = sorted({str(bound_term.term) for bound_term in self._bound.conditional})
+        line = f"conditional {', '.join(names)}: run only in steps where a row needs it"
+        return ["", line] if names else []
 
     def _normalised(self) -> list[str]:
         """The terms that are read as log-probabilities, since a shift would change the scores."""
         plan = self._bound.plan
         exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
-        if not exact:
-            return []
         why = "by log-softmax, for a shift of the scores would count"
-        return ["", f"normalised  {', '.join(exact)}: {why}"]
+        return ["", f"normalised  {', '.join(exact)}: {why}"] if exact else []
 
     def _line(self, bound_term: BoundTerm, coefficient: str) -> tuple[str, ...]:
         term = bound_term.term
         reads = "the response alone" if term.alone else "the prompt"
-        if term.system is not None:
-            reads += (
-                f", system prompt {term.system[:40]!r}" if term.system else ", no system prompt"
-            )
-        elif bound_term.spec.system:
-            reads += f", system prompt {bound_term.spec.system[:40]!r}"
+        system = bound_term.spec.system or None if term.system is None else term.system
+        if system is not None:
+            reads += f", system prompt {system[:40]!r}" if system else ", no system prompt"
         if bound_term.spec.template and not term.alone:
             reads += ", its own template"
         if bound_term.token_map is not None:
@@ -248,14 +208,8 @@ def _coefficients(plan: Plan, term: Term) -> str:
 
 def _samples(plan: Plan) -> tuple[Scalar, ...]:
     """The numbers by which a search multiplies the rows of a request."""
-    match plan.search:
-        case (_, BestOf(n=n)):
-            return (n,)
-        case (_, Blockwise(beams=beams, samples=samples)):
-            return beams, samples
-        case (_, Reject(samples=samples)):
-            return (samples,)
-    return ()
+    _, stage = plan.search or (None, None)
+    return tuple(getattr(stage, n) for n in ("n", "beams", "samples") if hasattr(stage, n))
 
 
 def _processes(term_parallel: TermParallel, names: Sequence[str]) -> str:
@@ -265,10 +219,10 @@ def _processes(term_parallel: TermParallel, names: Sequence[str]) -> str:
         held.setdefault(owner, []).append(name)
     holds = [f"rank {rank} holds {', '.join(held[rank])}" for rank in held if rank is not None]
     holds += [f"each holds {', '.join(held[None])}"] if None in held else []
-    cost = f"; {si_bytes(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s"
-    cost = cost if term_parallel.sent else ""
+    if term_parallel.sent:
+        holds.append(f"{si_bytes(term_parallel.sent)} met, in {term_parallel.seconds:.3g} s")
     many = "1 process" if term_parallel.size == 1 else f"{term_parallel.size} processes"
-    return f"{many}, this is rank {term_parallel.rank}: {'; '.join(holds)}{cost}"
+    return f"{many}, this is rank {term_parallel.rank}: {'; '.join(holds)}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -67,7 +67,7 @@ def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> Promp
         return PromptView(str(bound_term.term), read, None)
     if bound_term.tokenizer is None:
         tokens = tuple(Token(i, str(i), False) for i in read)
-        return PromptView(str(bound_term.term), " ".join(token.text for token in tokens), tokens)
+        return PromptView(str(bound_term.term), " ".join(map(str, read)), tokens)
     key = id(bound_term.tokenizer)
     if key not in known:
         spelled = token_bytes(bound_term.tokenizer, sys.maxsize)
@@ -75,9 +75,8 @@ def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> Promp
         known[key] = {**spelled.texts, **names}, set(names)
     texts, special = known[key]
     tokens = tuple(Token(i, _shown(texts.get(i, b"")), i in special) for i in read)
-    return PromptView(
-        str(bound_term.term), _shown(b"".join(texts.get(i, b"") for i in read)), tokens
-    )
+    text = _shown(b"".join(texts.get(i, b"") for i in read))
+    return PromptView(str(bound_term.term), text, tokens)
 
 
 def _shown(text: bytes) -> str:

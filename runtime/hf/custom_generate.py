@@ -72,10 +72,8 @@ def generate_with(
     bound = session.bound
     if synced_gpus:
         raise ValueError("synced_gpus is for one model split over processes; leave it out")
-    call = generate_request(
-        bound, model, input_ids, logits_processor, stopping_criteria, generation_config, prompts,
-        model_kwargs,
-    )  # fmt: skip
+    hooks = logits_processor, stopping_criteria, generation_config
+    call = generate_request(bound, model, input_ids, *hooks, prompts, model_kwargs)
     rows = len(session.builder.rows(call.prompts, params))
     if rows != len(call.prompts):
         raise ValueError(f"params have {rows} values and there are {len(call.prompts)} prompts")
@@ -84,10 +82,10 @@ def generate_with(
         drawn = torch.randint(1 << 62, (len(call.prompts),)).tolist() if samples else [0]
         seed = drawn * (len(call.prompts) // len(drawn))
         seed = seed if bound.term_parallel is None else bound.term_parallel.broadcast(seed)
+    temperature = _temperature(call) if bound.plan.search else 0.0
     requests = session.builder.requests(
         call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=(),
-        temperature=_temperature(call) if bound.plan.search else 0.0,
-        num_return_sequences=call.repeats,
+        temperature=temperature, num_return_sequences=call.repeats,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)
@@ -111,13 +109,10 @@ class _Loop:
         self._external = ExternalRows(session.bound, requests)
         self._slots = list(range(len(requests)))  # per slot in use, the row
         self._ended = [False] * len(requests)  # rows that draw no more
-        returns_all = bool(call.config.return_dict_in_generate)
-        self._scores: list[Tensor] | None = (
-            [] if returns_all and call.config.output_scores else None
-        )
-        self._logits: list[Tensor] | None = (
-            [] if returns_all and call.config.output_logits else None
-        )
+        config = call.config
+        kept = config.return_dict_in_generate and (config.output_scores, config.output_logits)
+        self._scores: list[Tensor] | None = [] if kept and kept[0] else None
+        self._logits: list[Tensor] | None = [] if kept and kept[1] else None
 
     def run(self) -> Any:
         """Decode until every row has ended."""
@@ -143,13 +138,17 @@ class _Loop:
         self._ids = torch.cat((self._ids, tokens[:, None]), dim=1)
         if self._streamer is not None:
             self._streamer.put(tokens.cpu())
-        scores_so_far = None if self._scores is None else tuple(self._scores)
-        done: Tensor = self._call.criteria(self._ids, scores_so_far).to(self._ids.device)
+        kept = None if self._scores is None else tuple(self._scores)
+        done: Tensor = self._call.criteria(self._ids, kept).to(self._ids.device)
         for row, token in enumerate(tokens.tolist()):
             if not self._ended[row]:
                 self._answers[row].add(token)
-        full = [answer.finish_reason is not None for answer in self._answers]
-        return done | torch.tensor(full, device=done.device)
+        return done | torch.tensor(self._full, device=done.device)
+
+    @property
+    def _full(self) -> list[bool]:
+        """Per row, whether its answer has as many tokens as it may."""
+        return [answer.finish_reason is not None for answer in self._answers]
 
     def _formula(self) -> Tensor:
         """``(rows, width)`` the formula's scores; 0 for the rows that have ended."""
@@ -167,25 +166,29 @@ class _Loop:
             row = int(empty.byte().argmax())
             raise ValueError(f"the logits processors leave no token for row {row}")
         if self._call.config.do_sample:
-            steps = self._keys.new_full(
-                (len(scores),), self._ids.shape[1] - self._call.ids.shape[1]
-            )
+            drawn = self._ids.shape[1] - self._call.ids.shape[1]
+            steps = self._keys.new_full((len(scores),), drawn)
             scores = scores.float() + gumbel(self._keys, steps, scores.shape[-1])
         tokens = best(scores)
         return tokens if bool(active.all()) else torch.where(active, tokens, self._call.pad or 0)
 
     def _advance(self, done: Sequence[bool]) -> None:
         """Feed the tokens to the models, and release the rows that have ended."""
-        full = [answer.finish_reason is not None for answer in self._answers]
-        ended = [d and (f or self._call.ends) for d, f in zip(done, full, strict=True)]
+        ended = [d and (f or self._call.ends) for d, f in zip(done, self._full, strict=True)]
         if all(done):
             return
-        if any(ended) and self._call.pad is None:
-            raise ValueError("some rows end before others; give pad_token_id")
+        if any(ended):
+            check_padding(self._call)
         self._external.advance([list(self._answers[row].tokens) for row in self._slots])
         leave = [slot for slot, row in enumerate(self._slots) if ended[row]]
         self._external.finish(leave, self._slots)
         self._ended = ended
+
+
+def check_padding(call: GenerateRequest) -> None:
+    """Refuse a call without a padding token, in which some rows end before others."""
+    if call.pad is None:
+        raise ValueError("some rows end before others; give pad_token_id")
 
 
 def stream_prompt(streamer: Any, ids: Tensor) -> None:
@@ -205,11 +208,8 @@ def output_of(
         return ids
     from transformers.generation import GenerateDecoderOnlyOutput  # imports what no other step does
 
-    return GenerateDecoderOnlyOutput(
-        sequences=ids,
-        scores=None if scores is None else tuple(scores),
-        logits=None if logits is None else tuple(logits),
-    )
+    steps = (None if kept is None else tuple(kept) for kept in (scores, logits))
+    return GenerateDecoderOnlyOutput(ids, *steps)
 
 
 def _temperature(call: GenerateRequest) -> float:
@@ -222,17 +222,13 @@ def _temperature(call: GenerateRequest) -> float:
         raise ValueError("a formula that searches chooses among samples; give do_sample=True")
     for processor in call.processors:
         if not isinstance(processor, TemperatureLogitsWarper):
-            name = type(processor).__name__
-            raise ValueError(
-                f"{name} is for a loop of one text per row, and the formula searches; write "
-                "top_k, top_p, min_p and repetition_penalty in the formula, and give top_k=0"
-            )
+            problem = f"{type(processor).__name__} is for a loop of one text per row"
+            cure = "write top_k, top_p, min_p and repetition_penalty in the formula"
+            raise ValueError(f"{problem}, and the formula searches; {cure}, and give top_k=0")
     for criterion in call.criteria:
         if not hasattr(criterion, "eos_token_id") and not hasattr(criterion, "max_length"):
-            name = type(criterion).__name__
-            raise ValueError(
-                f"{name} ends one text per row, and the formula searches among several"
-            )
+            problem = f"{type(criterion).__name__} ends one text per row"
+            raise ValueError(f"{problem}, and the formula searches among several")
     for name in ("output_scores", "output_logits"):
         if getattr(call.config, name) and call.config.return_dict_in_generate:
             raise ValueError(f"{name}: a formula that searches has no scores of a token")
@@ -250,9 +246,8 @@ def _searched(
     steps = session.decode([replace(request, eos=eos) for request in requests], ROWS)
     drawn = {answer.request.index: answer.tokens for ended in steps for answer in ended}
     longest = max(map(len, drawn.values()))
-    if call.pad is None and any(len(tokens) < longest for tokens in drawn.values()):
-        raise ValueError("some rows end before others; give pad_token_id")
-    answers = call.ids.new_full((len(requests), longest), call.pad or 0)
-    for row, tokens in drawn.items():
-        answers[row, : len(tokens)] = torch.tensor(tokens, device=answers.device)
-    return output_of(call, torch.cat((call.ids, answers), dim=1), None, None)
+    if any(len(tokens) < longest for tokens in drawn.values()):
+        check_padding(call)
+    padding = [call.pad or 0] * longest
+    rows = [[*drawn[row], *padding][:longest] for row in range(len(requests))]
+    return output_of(call, torch.cat((call.ids, call.ids.new_tensor(rows)), dim=1), None, None)

@@ -92,10 +92,8 @@ def rows_read(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int
     if attention_mask is None:
         return input_ids.tolist()
     if attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask is {tuple(attention_mask.shape)}, and input_ids "
-            f"{tuple(input_ids.shape)}; give one of the same shape"
-        )
+        shapes = f"{tuple(attention_mask.shape)}, and input_ids {tuple(input_ids.shape)}"
+        raise ValueError(f"attention_mask is {shapes}; give one of the same shape")
     read = attention_mask.bool()
     if not bool(read[:, -1].all()):
         raise ValueError("input_ids are padded on the right; set tokenizer.padding_side = 'left'")
@@ -120,9 +118,9 @@ def _problems(
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name):
             yield f"{name} is of one model, and a formula has several", "ask the model itself"
-    unknown = [name for name, value in others.items() if value is not None and name not in _UNUSED]
-    for name in unknown:
-        yield f"{name} is for one model, and the formula's read input_ids alone", "leave it out"
+    for name, value in others.items():
+        if value is not None and name not in _UNUSED:
+            yield f"{name} is for one model, and the formula's read input_ids alone", "leave it out"
     cache = others.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         yield "past_key_values is one model's, and the formula's keep their own", "leave it out"
@@ -158,8 +156,7 @@ def _width(bound: Bound, model: Any) -> int:
             if hasattr(lane, "config"):
                 known.add(int(lane.config.vocab_size))
     if own not in known:
-        raise ValueError(
-            f"generate was called on a model of {own} tokens, and the formula's have "
-            f"{' or '.join(map(str, sorted(known)))}; call it on one of the formula's models"
-        )
+        sizes, cure = " or ".join(map(str, sorted(known))), "call it on one of the formula's models"
+        problem = f"generate was called on a model of {own} tokens"
+        raise ValueError(f"{problem}, and the formula's have {sizes}; {cure}")
     return own

@@ -57,14 +57,11 @@ class FormulaProcessor(LogitsProcessor):
         attention_mask: Tensor | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        if decoder.session.bound.term_parallel is not None:
+        bound, why = decoder.session.bound, "it chooses among whole texts, and not among tokens"
+        if bound.term_parallel is not None:
             raise ValueError('a processor is for one process; leave parallel="terms" out')
-        refuse_search(
-            decoder.session.bound,
-            "a processor",
-            "it chooses among whole texts, and not among tokens",
-        )
-        self._bound, self._lane = with_external_lane(decoder.session.bound, base)
+        refuse_search(bound, "a processor", why)
+        self._bound, self._lane = with_external_lane(bound, base)
         self._session, self._params, self._base = decoder.session, params, base
         self._mask = None if attention_mask is None else torch.as_tensor(attention_mask)
         self._external: ExternalRows | None = None
@@ -85,15 +82,12 @@ class FormulaProcessor(LogitsProcessor):
         """
         size = self._bound.vocabulary
         if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
-            raise ValueError(
-                f"input_ids are {tuple(input_ids.shape)} and scores {tuple(scores.shape)}; a "
-                "processor is given (rows, L) and (rows, V)"
-            )
+            shapes = f"{tuple(input_ids.shape)} and scores {tuple(scores.shape)}"
+            cure = "a processor is given (rows, L) and (rows, V)"
+            raise ValueError(f"input_ids are {shapes}; {cure}")
         if scores.shape[1] < size:
-            raise ValueError(
-                f"{self._base} has {scores.shape[1]} logits, and the formula's models have {size} "
-                "tokens; generate from one of them"
-            )
+            sizes = f"{scores.shape[1]} logits, and the formula's models have {size} tokens"
+            raise ValueError(f"{self._base} has {sizes}; generate from one of them")
         external = self._rows(input_ids)
         answers: list[Ids] = input_ids[:, self._prompts.shape[1] :].tolist()
         external.advance([self._readable(answer) for answer in answers])
@@ -116,10 +110,8 @@ class FormulaProcessor(LogitsProcessor):
             return self._external
         if not same:
             if self._external is not None and self._mask is not None:
-                raise ValueError(
-                    "these prompts are others than before, and the attention_mask is of those; "
-                    "make a FormulaProcessor for each call of generate"
-                )
+                problem = "these prompts are others than before, and the attention_mask is of those"
+                raise ValueError(f"{problem}; make a FormulaProcessor for each call of generate")
             self._prompts = input_ids.clone()
         self._claim = engine.claimed()  # whatever ran on these lanes before can run no more
         self._external = self._started(self._prompt_ids(self._prompts))
@@ -134,37 +126,28 @@ class FormulaProcessor(LogitsProcessor):
         if self._mask is None:
             token = self._padding
             if len(input_ids) > 1 and token is not None and bool((input_ids[:, 0] == token).any()):
-                raise ValueError(
-                    f"a prompt begins with {token}, the padding token; say what is padding: "
-                    "FormulaProcessor(…, attention_mask=…)"
-                )
+                cure = "say what is padding: FormulaProcessor(…, attention_mask=…)"
+                raise ValueError(f"a prompt begins with {token}, the padding token; {cure}")
             return rows_read(input_ids, None)
-        rows, prompts = len(input_ids), len(self._mask)
-        if rows % prompts:
-            raise ValueError(
-                f"attention_mask has {prompts} rows, and there are {rows} of input_ids"
-            )
-        mask = self._mask.repeat_interleave(rows // prompts, dim=0)
+        rows, count = len(input_ids), len(self._mask)
+        if rows % count:
+            raise ValueError(f"attention_mask has {count} rows, and there are {rows} of input_ids")
+        mask = self._mask.repeat_interleave(rows // count, dim=0)
         return rows_read(input_ids, mask.to(input_ids.device))
 
     def _started(self, prompts: list[Ids]) -> ExternalRows:
         """New rows with these prompts."""
-        params = self._params or {}
-        lists = {
-            name: value for name, value in params.items() if not isinstance(value, (int, float))
-        }
-        for name, values in lists.items():
-            if len(prompts) % len(values):
-                raise ValueError(f"{name} has {len(values)} values for {len(prompts)} rows")
-            repeats = len(prompts) // len(values)
-            lists[name] = [value for value in values for _ in range(repeats)]
-        return ExternalRows(
-            self._bound,
-            self._session.builder.requests(
-                prompts, max_new_tokens=1, params={**params, **lists}, seed=0,
-                eos_token_id=(), temperature=0.0,
-            ),
-        )  # fmt: skip
+        params = dict(self._params or {})
+        for name, values in params.items():
+            if not isinstance(values, (int, float)):
+                if len(prompts) % len(values):
+                    raise ValueError(f"{name} has {len(values)} values for {len(prompts)} rows")
+                repeats = len(prompts) // len(values)
+                params[name] = [value for value in values for _ in range(repeats)]
+        requests = self._session.builder.requests(
+            prompts, max_new_tokens=1, params=params, seed=0, eos_token_id=(), temperature=0.0
+        )
+        return ExternalRows(self._bound, requests)
 
     @property
     def _padding(self) -> int | None:
@@ -191,21 +174,18 @@ def with_external_lane(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
     if term not in bound.plan.terms:
         terms = ", ".join(map(str, bound.plan.terms))
         raise ValueError(f"the formula has no term {base}; it has {terms}: say base=…")
-    used = sorted(
-        {item.lane for item in bound.all_terms if item.address is not None or item.term != term}
-    )
-    numbers = {lane: number for number, lane in enumerate(used)}
-    lane = next(bound.lanes[item.lane] for item in bound.terms if item.term == term)
-    external = ExternalLane(bound.vocabulary, lane.device)
+    replaced = bound.terms[bound.plan.terms.index(term)]
+    used = sorted({item.lane for item in bound.all_terms if item is not replaced})
+    external = ExternalLane(bound.vocabulary, bound.lanes[replaced.lane].device)
 
     def moved(bound_term: BoundTerm) -> BoundTerm:
-        if bound_term.address is None and bound_term.term == term:
+        if bound_term is replaced:
             return replace(bound_term, lane=len(used), adapter=0)
-        return replace(bound_term, lane=numbers[bound_term.lane])
+        return replace(bound_term, lane=used.index(bound_term.lane))
 
     changed = replace(
         bound,
-        terms=tuple(moved(bound_term) for bound_term in bound.terms),
+        terms=tuple(map(moved, bound.terms)),
         rewards={address: tuple(map(moved, terms)) for address, terms in bound.rewards.items()},
         lanes=(*(bound.lanes[number] for number in used), external),
         lane_names=(*(bound.lane_names[number] for number in used), base),

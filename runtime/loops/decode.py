@@ -11,17 +11,12 @@ from .search import SearchScheduler
 
 
 def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:
-    """Decode until every request has ended.
+    """Decode until every request has ended, so many rows at once; the longest prompts go first.
 
-    Args:
-        engine: of the plan that they go through.
-        requests: any number; the longest prompts go first, so that neighbours are alike.
-        slots: how many rows are decoded at once; a request of a search takes all of its rows
-            together.
+    A search takes all rows of a request together.
 
     Yields:
-        After each step, the answers that got a token, or of a search those that have ended; those
-        that ended say why.
+        After each step, the answers that got a token, or of a search those that have ended.
 
     Raises:
         FormulaError: NaN, or a step in which every token is excluded.

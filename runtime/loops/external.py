@@ -15,7 +15,7 @@ from ...models import ModelError
 from ..batch.rewrite import Rewrite, copy_slots, rewrite
 from ..binding.bound import Bound
 from ..engine.engine import MEASURE, Engine
-from ..requests.request import Reading, Request
+from ..requests.request import Request
 from ..scores.context import Context
 from .teacher_forcing import commit, scored
 
@@ -23,11 +23,9 @@ Ids = list[int]
 
 
 class ExternalRows:
-    """Rows of one bound plan, each with an answer so far.
+    """Rows of one bound plan, a request each, whose ``max_new_tokens`` is the room to begin with.
 
-    Args:
-        bound: the plan and its lanes; nobody else may use them as long as this is in use.
-        requests: one per row; their ``max_new_tokens`` is the room to begin with.
+    Nobody else may use the lanes as long as this is in use.
 
     Attributes:
         answers: per row, the tokens that the caller has picked.
@@ -103,24 +101,22 @@ class ExternalRows:
         self._make_room_in_other_vocabularies(answers)
         sources = [self._source(row, answer) for row, answer in enumerate(answers)]
         copy_slots(self._batch, sources)
-        rewrites = {}
-        for row, (answer, source) in enumerate(zip(answers, sources, strict=True)):
-            if answer != self.answers[source]:
-                read = _shared(answer, self.answers[source])
-                rewrites[row] = Rewrite(answer, read, (0, 0), 0.0)
+        rewrites = {
+            row: Rewrite(answer, _shared(answer, self.answers[source]), (0, 0), 0.0)
+            for row, (answer, source) in enumerate(zip(answers, sources, strict=True))
+            if answer != self.answers[source]
+        }
         rewrite(self._batch, rewrites)
 
     def _source(self, row: int, answer: Ids) -> int:
         """The row of the same request that has read most of an answer; itself, if it is one."""
-        requests = self._batch.requests
-        own = requests[row]
-        alike = [
-            other
-            for other, request in enumerate(requests)
+        own = self._batch.requests[row]
+        read = {
+            other: _shared(answer, self.answers[other])
+            for other, request in enumerate(self._batch.requests)
             if (request.prompt, request.values) == (own.prompt, own.values)
-        ]
-        read = {other: _shared(answer, self.answers[other]) for other in alike}
-        return max(alike, key=lambda other: (read[other], other == row))
+        }
+        return max(read, key=lambda other: (read[other], other == row))
 
     def _make_room(self, tokens: int) -> None:
         """Room for answers of so many tokens in every lane."""
@@ -139,11 +135,9 @@ class ExternalRows:
                 lane = self._bound.lanes[term.lane]
                 pairs = zip(prompts, answers, strict=True)
                 longest = max(len(ids) + len(term.term_ids(answer)) for ids, answer in pairs)
-                if longest >= lane.rows.capacity:
-                    lane.grow(2 * longest)
-                    self._batch.recorded.clear()
+                self._batch.grow(lane, longest + 1)
 
-    def _prompts(self) -> list[Sequence[Reading]]:
+    def _prompts(self) -> list[Sequence[Sequence[int]]]:
         """Per term, what each row read before its answer."""
         return list(zip(*(request.prompts for request in self._batch.requests), strict=True))
 
@@ -157,12 +151,9 @@ class ExternalRows:
                 own = term.term_ids(answer) if term.token_map else answer
                 length = len(prompt) + len(own)
                 if positions is not None and length > positions:
-                    raise ModelError(
-                        f"a text of {length} tokens is too long for {term.term}: the models "
-                        f"read at most {positions}",
-                        "give fewer max_new_tokens",
-                        term.term.model,
-                    )
+                    problem = f"a text of {length} tokens is too long for {term.term}: the models "
+                    problem += f"read at most {positions}"
+                    raise ModelError(problem, "give fewer max_new_tokens", term.term.model)
 
 
 def _shared(first: Ids, second: Ids) -> int:

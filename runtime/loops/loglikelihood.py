@@ -21,6 +21,7 @@ from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..progress import progress_bar
 from ..requests.completions import check_completion
+from ..requests.per_row import at_least_one
 from ..requests.request import Request
 from ..scores.logprobs import best, log_softmax
 from .teacher_forcing import check, commit, scored
@@ -100,8 +101,7 @@ def likelihoods(
     Raises:
         ValueError: a batch size below 1, or as ``check_completion``.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    at_least_one("batch_size", batch_size)
     pairs = list(zip(requests, completions, strict=True))
     for request, ids in pairs:
         check_completion(engine.bound, request, ids, read=len(ids) - 1)
@@ -125,11 +125,7 @@ class LoglikelihoodLoop:
     def run(
         self, pairs: Sequence[tuple[Request, Sequence[int]]], slots: int
     ) -> Iterator[tuple[int, Likelihood]]:
-        """Score completions.
-
-        Args:
-            pairs: for each, its prompt and numbers, and its tokens.
-            slots: texts that are read at once.
+        """Score completions: requests, each with its tokens; so many texts are read at once.
 
         Yields:
             Which of them, and how likely it is, as soon as that is known.
@@ -141,8 +137,8 @@ class LoglikelihoodLoop:
         waiting = deque(_shared(pairs))
         if not waiting:
             return
+        requests = [text.request for text in waiting]
         with self.engine.turn():
-            requests = [text.request for text in waiting]
             batch = self.engine.begin(requests, min(slots, len(requests)))
             claim = self.engine.claim
         score = self._token if self._by_token(batch, requests) else self._chunk
@@ -168,16 +164,16 @@ class LoglikelihoodLoop:
 
     def _chunk(self, batch: Batch, texts: Sequence[_Text]) -> None:
         """Score the next positions of every text, as many as there is room for."""
-        rows = max(lane.rows.count for lane in self.bound.lanes)
-        most = max(1, min(CHUNK, FLOATS // self._width) // rows)
+        lane_rows = max(lane.rows.count for lane in self.bound.lanes)
+        most = max(1, min(CHUNK, FLOATS // self._width) // lane_rows)
         counts = [min(text.left, most) for text in texts]
         read, done = [text.read for text in texts], [text.done for text in texts]
         chunk = Chunk(self.engine.step, batch, read, done, counts)
         context = chunk.context()
         scores = self.engine.step.combined(context)
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
-        rows_of = [batch.requests[slot] for slot, _ in positions]
-        check(self.engine, batch, rows_of, context, scores, [at for _, at in positions])
+        rows = [(batch.requests[slot], at) for slot, at in positions]
+        check(self.engine, batch, context, scores, rows)
         _keep(texts, positions, scores)
         chunk.commit()
 
@@ -192,13 +188,7 @@ class LoglikelihoodLoop:
 
 
 def _keep(texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor) -> None:
-    """Keep the log-probabilities of each position's tokens.
-
-    Args:
-        texts: per slot.
-        positions: per row of the scores, the slot and its position.
-        scores: ``(positions, V)``.
-    """
+    """Keep the log-probabilities of tokens: per row of ``(positions, V)``, of a slot's position."""
     pairs = [(row, t) for row, (i, at) in enumerate(positions) for t in texts[i].tokens_at(at)]
     rows, tokens = torch.tensor(pairs, device=scores.device).unbind(1)
     logprobs = log_softmax(scores)[rows, tokens].tolist()
@@ -222,6 +212,5 @@ def _shared(pairs: Sequence[tuple[Request, Sequence[int]]]) -> list[_Text]:
             text = texts.setdefault(key, _Text(request, [*ids[:-1]]))
             text.lasts.append(ids[-1])
             text.indices.append(index)
-    named = [(prompt, text) for (prompt, *_), text in texts.items()]
-    named.sort(key=lambda one: (-longest[one[0]], one[0], -len(one[1].read)))
-    return [text for _, text in named]
+    order = sorted(texts, key=lambda key: (-longest[key[0]], key[0], -len(key[2])))
+    return [texts[key] for key in order]

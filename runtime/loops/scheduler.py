@@ -16,25 +16,20 @@ from ..requests.request import Answer, Request
 
 
 class Scheduler:
-    """Requests on their way, each a row that draws a token per step.
-
-    Args:
-        engine: whose steps they take.
-        batch: their slots, all empty.
-    """
+    """Requests on their way through an engine, each a row of the batch, which is empty at first."""
 
     def __init__(self, engine: Engine, batch: Batch) -> None:
         self._engine, self.batch = engine, batch
         self.waiting: deque[Request] = deque()
         self._answers: list[Answer] = []  # one per slot
-        self._pending: deque[PendingStep] = deque()
+        self.pending: deque[PendingStep] = deque()
         self._dropped: list[Request] = []  # they leave as soon as they have a slot
 
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
         batch = self.batch
-        return bool(self._answers or self.waiting or self._pending or batch.arriving is not None)
+        return bool(self._answers or self.waiting or self.pending or batch.arriving is not None)
 
     @property
     def held(self) -> int:
@@ -77,15 +72,12 @@ class Scheduler:
         On a GPU a step is pending meanwhile, so that there may be none yet.
         """
         ahead = self._engine.ahead if self._answers else 0
-        if len(self._pending) <= ahead:
+        if len(self.pending) <= ahead:
             return []
-        pending = self._pending.popleft()
+        pending = self.pending.popleft()
         tokens, errors = self._engine.collect(pending)
         logprobs, updated = self.batch.logprobs_drawn, []
-        slots: Sequence[int] = range(len(tokens))
-        if errors:
-            slots = [*errors, *(slot for slot in slots if slot not in errors)]
-        for slot in slots:
+        for slot in dict.fromkeys((*errors, *range(len(tokens)))):
             answer = pending.answers[slot]
             if answer.finish_reason is None:
                 if slot in errors:
@@ -123,17 +115,12 @@ class Scheduler:
             if waiting is request:
                 del self.waiting[position]
                 return
-        known = [*self._answers, *(one for pending in self._pending for one in pending.answers)]
-        if all(answer.request is not request for answer in known):
-            self._dropped.append(request)  # its prompt is being read
+        known = [*self._answers, *(each for pending in self.pending for each in pending.answers)]
+        known = [answer for answer in known if answer.request is request]
         for answer in known:
-            if answer.request is request:
-                answer.finish_reason = "cancelled"
+            answer.finish_reason = "cancelled"
+        self._dropped += [] if known else [request]  # its prompt is being read
         self._leave()
-
-    def launched(self, pending: PendingStep) -> None:
-        """Keep a step that has been launched, until it is collected."""
-        self._pending.append(pending)
 
     def _leave(self) -> None:
         """Free the slots of answers that are over."""
@@ -147,12 +134,11 @@ class Scheduler:
 
 def run(schedulers: Sequence[Scheduler]) -> None:
     """Launch a step of the rows of all schedulers, together."""
-    ready, scheduled = [], []
+    scheduled = {}
     for scheduler in schedulers:
         batch = scheduler.schedule()
         if batch is not None:
-            ready.append(scheduler)
-            scheduled.append(batch)
+            scheduled[scheduler] = batch
     if scheduled:
-        for scheduler, pending in zip(ready, launch(scheduled), strict=True):
-            scheduler.launched(pending)
+        for scheduler, pending in zip(scheduled, launch([*scheduled.values()]), strict=True):
+            scheduler.pending.append(pending)

@@ -27,12 +27,7 @@ from .search_rules import Group, group_of
 
 
 class SearchScheduler(Scheduler):
-    """Requests on their way through a plan whose last stage searches.
-
-    Args:
-        engine: whose steps they take.
-        batch: their slots, all empty.
-    """
+    """Requests on their way through a plan whose last stage searches."""
 
     def __init__(self, engine: Engine, batch: Batch) -> None:
         super().__init__(engine, batch)
@@ -45,20 +40,17 @@ class SearchScheduler(Scheduler):
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        """Slots that a request takes: all of its rows together."""
-        return len(_group(engine, request).answers)
+        return len(group_of(request, engine.bound.plan, None).answers)
 
     @property
     def busy(self) -> bool:
-        """Whether any request has not ended."""
         return bool(self.waiting or self._joining or self._groups)
 
     def admit(self, free: int) -> int:
-        """Let waiting requests in, in their order; how many of so many free slots they take."""
         room = min(free, self.batch.room)
         answers: list[Answer] = []
         while self.waiting:
-            group = _group(self._engine, self.waiting[0])
+            group = group_of(self.waiting[0], self._plan, self._engine.bound.tokenizer)
             if len(answers) + len(group.answers) > room:
                 break
             self._joining[group] = self.waiting.popleft()
@@ -68,15 +60,13 @@ class SearchScheduler(Scheduler):
         return len(answers)
 
     def read(self, most: float | None = None) -> int:
-        """Read prompts of the requests that were let in, as ``Batch.read``."""
         read = self.batch.read(most)
         if self.batch.arriving is None:
             now = time.perf_counter()
             for group in self._joining:
                 for answer in (*group.answers, group.best):
                     answer.started = now
-            self._groups |= self._joining
-            self._joining = {}
+            self._groups, self._joining = self._groups | self._joining, {}
             for request in self._dropped:
                 self.drop(request)
             self._dropped.clear()
@@ -95,8 +85,8 @@ class SearchScheduler(Scheduler):
 
         A row that has ended draws on until its request has, and none of that counts.
         """
-        if self._pending:
-            tokens, errors = self._engine.collect(self._pending.popleft())
+        if self.pending:
+            tokens, errors = self._engine.collect(self.pending.popleft())
             still: list[int] = []
             for group in self._groups:
                 slots = self._slots(group)
@@ -113,7 +103,6 @@ class SearchScheduler(Scheduler):
         return self._ended(over)
 
     def drop(self, request: Request) -> None:
-        """Let a request go wherever it is; its answer is not reported any more."""
         groups = [group for group, known in self._groups.items() if known is request]
         if any(joining is request for joining in self._joining.values()):
             self._dropped.append(request)
@@ -123,14 +112,9 @@ class SearchScheduler(Scheduler):
             super().drop(request)
 
     def value(self, length: int, scores: Sequence[float | None]) -> float:
-        """The value of one text that a batch of one slot has read.
+        """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
 
-        Args:
-            length: tokens of the answer.
-            scores: what each of them added, where language models judge.
-
-        Raises:
-            FormulaError: it is NaN.
+        The answer has ``length`` tokens; ``scores`` are what each added, by language models.
         """
         self.batch.search_score[0] = sum(score or 0.0 for score in scores)
         value = float(self._values([length])[0])
@@ -199,9 +183,3 @@ class SearchScheduler(Scheduler):
         """Where a group's answers are; slots change when others leave."""
         where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
         return [where[id(answer.request)] for answer in group.answers]
-
-
-def _group(engine: Engine, request: Request) -> Group:
-    bound = engine.bound
-    assert bound.plan.search is not None
-    return group_of(request, bound.plan.search[1], bound.plan.columns, bound.tokenizer)

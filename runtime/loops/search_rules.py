@@ -7,12 +7,12 @@ far; it returns what each row goes on with. No tensors in here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ...formula.nodes import Scalar
-from ...formula.words.stages import BestOf, Blockwise, Reject, Search
+from ...formula import Plan, Scalar
+from ...formula.words.stages import BestOf, Blockwise, Reject
 from ..batch.rewrite import Rewrite
 from ..requests.request import Answer, Request
 from ..scores.noise import coin, seed_key
@@ -44,13 +44,11 @@ class Group(Protocol):
         """What each row goes on with, given the value of its answer."""
 
 
-def group_of(
-    request: Request, stage: Search, columns: Mapping[Scalar, int], tokenizer: object
-) -> Group:
-    """The rows of a request, by the numbers that it gives the stage."""
+def group_of(request: Request, plan: Plan, tokenizer: object) -> Group:
+    """The rows of a request, by the numbers that it gives the stage that searches."""
 
     def number(scalar: Scalar) -> float:
-        return request.values[columns[scalar]]
+        return request.values[plan.columns[scalar]]
 
     high, low = request.key
     seed = (high << 32) ^ low
@@ -59,17 +57,17 @@ def group_of(
         keys = [seed_key(seed, i) for i in range(count)]
         return [Answer(replace(request, key=key), tokenizer, 0.0) for key in keys]
 
-    match stage:
-        case BestOf():
+    match plan.search:
+        case (_, BestOf() as stage):
             return Blocks(answers(int(number(stage.n))), 1, request.max_new_tokens)
-        case Blockwise():
+        case (_, Blockwise() as stage):
             beams, length = int(number(stage.beams)), int(number(stage.length))
             return Blocks(answers(beams * int(number(stage.samples))), beams, length)
-        case Reject():
+        case (_, Reject() as stage):
             names = ("target", "beta", "alpha", "shortest", "longest", "retries")
             rule = Rule(**{name: number(getattr(stage, name)) for name in names})
             return Segments(answers(int(number(stage.samples))), rule, seed)
-    raise TypeError(f"no group for {stage}")
+    raise TypeError(f"no group for {plan.search}")
 
 
 class Blocks:
@@ -82,11 +80,9 @@ class Blocks:
 
     @property
     def over(self) -> bool:
-        """Whether every answer has ended."""
         return all(answer.finish_reason for answer in self.answers)
 
     def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        """A token per row; those that have ended stand still."""
         ended = [i for i, answer in enumerate(self.answers) if answer.finish_reason]
         for answer, token in zip(self.answers, tokens, strict=True):
             if not answer.finish_reason:
@@ -102,10 +98,8 @@ class Blocks:
         self.best = self.answers[order[0]]
         if self.over:
             return (), ()
-        texts: dict[tuple[int, ...], int] = {}
-        for i in order:
-            texts.setdefault(tuple(self.answers[i].tokens), i)
-        kept = list(texts.values())[: self.beams]
+        texts = {tuple(self.answers[i].tokens): i for i in order[::-1]}
+        kept = sorted(texts.values(), key=order.index)[: self.beams]
         chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
         pairs = zip(chosen, self.answers, strict=True)
         self.answers = [self.answers[i].copied(own.request) for i, own in pairs]
@@ -124,7 +118,7 @@ class Rule:
     retries: float
 
     def accepts(self, value: float, first: float, share: float, luck: float) -> bool:
-        """Whether an answer goes on.
+        """Whether an answer of this value goes on.
 
         Args:
             value: of the answer.
@@ -158,11 +152,9 @@ class Segments:
 
     @property
     def over(self) -> bool:
-        """Whether the segment that ends the answer has been accepted."""
         return self.best.finish_reason is not None
 
     def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        """A token per row; those whose segment has ended stand still."""
         started, still = len(self.best.tokens), []
         for i, answer in enumerate(self.answers):
             drawn = len(answer.tokens) - started
@@ -188,10 +180,10 @@ class Segments:
             exhausted = self._tried == self._rule.retries
             if exhausted or self._accepts(answer, value):
                 self._score, self.best = self._best_rejected if exhausted else (value, answer)
-                row = next((j for j, a in enumerate(self.answers) if a is self.best), None)
                 self._tried, self._best_rejected = 0, None
-                if row is None:
+                if self.best not in self.answers:
                     return self._again(range(rows), started)
+                row = self.answers.index(self.best)
                 return self._again([row] * rows, len(self.best.tokens))
             self._tried += 1
         return self._again(range(rows), started)
@@ -207,10 +199,8 @@ class Segments:
         start = len(self.best.tokens)
         self.answers = [self.best.copied(answer.request) for answer in self.answers]
         self._held, self.due = [False] * len(self.answers), False
-        keys = [
-            seed_key(self._seed, self._number(start, self._tried + i))
-            for i in range(len(self.answers))
-        ]
+        tries = range(self._tried, self._tried + len(self.answers))
+        keys = [seed_key(self._seed, self._number(start, tried)) for tried in tries]
         return sources, [Rewrite(self.best.tokens, read, key, self._score) for key in keys]
 
     def _number(self, start: int, tried: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..batch.batch import Batch
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Positions
 from ..engine.step import alarms
 from ..requests.request import Request
 from ..scores.context import Context, Record
@@ -31,8 +31,7 @@ def scored(
         engine: whose step it is.
         batch: its rows.
         steps: per slot, the tokens of the answer so far, for an error.
-        next_tokens: ``(slots,)`` the tokens that come next whatever the scores.
-        record: is filled with what the stages did.
+        next_tokens, record: of the context.
 
     Raises:
         FormulaError: NaN, or every token excluded.
@@ -40,22 +39,15 @@ def scored(
     context = engine.step.context(batch, next_tokens)
     context.record = record
     scores = engine.step.scores(batch, context)
-    check(engine, batch, batch.requests, context, scores, steps)
+    check(engine, batch, context, scores, list(zip(batch.requests, steps, strict=True)))
     return context, scores
 
 
-def check(
-    engine: Engine,
-    batch: Batch,
-    requests: Sequence[Request],
-    context: Context,
-    scores: Tensor,
-    steps: Sequence[int],
-) -> None:
+def check(engine: Engine, batch: Batch, context: Context, scores: Tensor, rows: Positions) -> None:
     """Raise the first error of scores ``(rows, V)``, where they hold NaN or exclude every token."""
     wrong = alarms(context, scores.amax(dim=-1)).tolist()
     if any(wrong):
-        errors = engine.errors(batch, requests, wrong, list(context.broken), steps)
+        errors = engine.errors(batch, rows, wrong, list(context.broken))
         raise next(iter(errors.values()))
 
 
@@ -70,13 +62,9 @@ def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]
 def teacher_forced(
     engine: Engine, request: Request, tokens: Sequence[int], record: bool = False
 ) -> Iterator[tuple[Batch, Context, Tensor]]:
-    """Read given tokens, one after the other, whatever the scores are.
+    """Read a request's given tokens but for the last, one after the other, whatever the scores are.
 
-    Args:
-        engine: of the plan.
-        request: whose tokens they are.
-        tokens: all but the last are read.
-        record: whether each context keeps what the stages did.
+    With ``record``, each context keeps what the stages did.
 
     Yields:
         Before each token: the batch, what the step knows, and the ``(1, V)`` scores.
@@ -85,8 +73,7 @@ def teacher_forced(
         FormulaError: NaN, or a step in which every token is excluded.
     """
     with engine.turn():
-        batch = engine.begin([request], 1)
-        claim = engine.claim
+        batch, claim = engine.begin([request], 1), engine.claim
         batch.admit([request])
         batch.read()
     for step, token in enumerate(tokens):

@@ -6,6 +6,7 @@ import logging
 import operator
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...formula.algebra.liveness import needed
@@ -15,27 +16,20 @@ from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
 from .hints import refuse
-from .per_row import eos_of, per_row, rows_of, stop_strings_of, temperature_of
-from .request import Request, check_ids, ids_of
+from .per_row import Row, at_least_one, eos_of, per_row, rows_of, stop_strings_of, temperature_of
+from .request import Request, check_ids
 
 _log = logging.getLogger("descant")
 
 
 class RequestBuilder:
-    """Makes the requests of one bound plan.
-
-    Args:
-        bound: the plan, whose models read the prompts.
-        params: the parameters' values where a call gives none.
-    """
+    """Makes the requests of one bound plan; ``params`` are its values where a call gives none."""
 
     def __init__(self, bound: Bound, params: Mapping[str, float]) -> None:
         self._bound, self._params = bound, params
         self._known = {*bound.plan.params, *params}
 
-    def rows(
-        self, prompts: Any, params: Mapping[str, Any] | None
-    ) -> list[tuple[Any, dict[str, float]]]:
+    def rows(self, prompts: Any, params: Mapping[str, Any] | None) -> list[Row]:
         """Per row its prompt and a value for every parameter, as ``rows_of``."""
         return rows_of(prompts, self._params, params, self._known)
 
@@ -67,11 +61,9 @@ class RequestBuilder:
         if self._bound.plan.search and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "stops": stop_strings_of(stop_strings),
-            "eos": eos_of(eos_token_id),
-            "logprobs": logprobs,
-        }
+            "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
+            "eos": eos_of(eos_token_id), "logprobs": logprobs,
+        }  # fmt: skip
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
         heats = per_row(temperature, len(rows), "temperature")
@@ -82,8 +74,7 @@ class RequestBuilder:
             for sample in range(num_return_sequences):
                 key = seed_key(row_seed, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))
-        short = sum(request.max_new_tokens < max_new_tokens for request in requests)
-        if short:
+        if short := sum(request.max_new_tokens < max_new_tokens for request in requests):
             _log.warning(
                 "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
@@ -112,62 +103,40 @@ class RequestBuilder:
         logprobs: bool = False,
         strict: bool = False,
     ) -> Request:
-        """The request of one row, from checked values.
+        """The request of one row, from checked values: those of ``Request``.
 
         Args:
-            index: its number among the call's rows.
-            prompt: text, chat messages or token ids.
-            params: a value for every parameter.
-            key: of its noise.
-            temperature: 0 takes the best token.
             max_new_tokens: at most; fewer where there is less room.
-            stops: strings that end it.
-            eos: ids that end it, instead of the models' own.
-            logprobs: whether to return its tokens' log-probabilities.
+            eos: None for the models' own.
             strict: whether too little room is an error; the last token then needs none.
         """
         bound, plan = self._bound, self._bound.plan
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        at_least_one("max_new_tokens", max_new_tokens)
         if stops and bound.tokenizer is None:
             raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
-        _check_values(bound, values)
+        for scalar, value in zip(plan.scalars, values, strict=True):
+            if scalar.limits.tokens:
+                check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
+        if not needed(plan, plan.scores, values):
+            problem = "every coefficient is 0 for these parameters, so that nothing decides"
+            raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
-        prompts = [bound_term.reads(prompt) for bound_term in bound.terms]
-        rewards = {
-            i: [r.reads(prompt) for r in bound_terms] for i, bound_terms in bound.rewards.items()
-        }
-        longest = max(map(len, ids_of(prompts, rewards)))
-        return Request(
-            index, prompt, prompts, rewards, values, dict(params), temperature,
-            key, _fitting(bound, longest, max_new_tokens, strict),
+        prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
+        rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
+        request = Request(
+            index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
         )  # fmt: skip
+        return replace(request, max_new_tokens=_fitting(bound, request, strict))
 
 
 def refuse_search(bound: Bound, verb: str, why: str) -> None:
-    """Refuse a formula that searches.
-
-    Raises:
-        ValueError: names ``verb``, what such a formula cannot do, and why.
-    """
+    """Refuse a formula that searches, by a ValueError: what it cannot do, and why."""
     if bound.plan.search:
         name = bound.plan.search[1].name
         raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
-
-
-def _check_values(bound: Bound, values: Sequence[float]) -> None:
-    plan = bound.plan
-    for scalar, value in zip(plan.scalars, values, strict=True):
-        if scalar.limits.tokens:
-            check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
-    if not needed(plan, plan.scores, values):
-        raise plan.error(
-            "every coefficient is 0 for these parameters, so that nothing decides",
-            Span(0, len(plan.source)),
-        )
 
 
 def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:
@@ -179,14 +148,13 @@ def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence
     ]
 
 
-def _fitting(bound: Bound, longest: int, wanted: int, strict: bool) -> int:
-    """The tokens that fit after a prompt of ``longest``."""
-    if bound.positions is None:
+def _fitting(bound: Bound, request: Request, strict: bool) -> int:
+    """The tokens that fit after a request's prompts, at most those that it wants."""
+    wanted, limit = request.max_new_tokens, bound.positions
+    if limit is None:
         return wanted
-    room = bound.positions - longest
+    room = limit - request.longest
     if room < (wanted - 1 if strict else 1):
-        raise ModelError(
-            f"the prompt has {longest} tokens, and the models read at most {bound.positions}",
-            "shorten it; nothing is cut silently",
-        )
+        problem = f"the prompt has {request.longest} tokens, and the models read at most {limit}"
+        raise ModelError(problem, "shorten it; nothing is cut silently")
     return min(wanted, room)

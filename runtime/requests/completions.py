@@ -28,23 +28,16 @@ def pair_completions(
     many, texts = (items * rows if len(items) == 1 else items for items in (many, texts))
     if len(many) != len(texts):
         raise ValueError(f"there are {len(many)} prompts and {len(texts)} completions")
-
-    def ids(text: Any) -> list[int]:
+    for i, text in enumerate(texts):
         if isinstance(text, str):
-            text = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [int(token) for token in text]
-
-    return many, [ids(text) for text in texts]
+            texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return many, [[int(token) for token in ids] for ids in texts]
 
 
 def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:
     """Refuse a completion that the models of a request cannot read.
 
-    Args:
-        bound: the plan with its lanes.
-        request: the prompt and the numbers.
-        ids: the completion.
-        read: how many of its tokens the models read; the others are only scored.
+    The models read its first ``read`` tokens; the others are only scored.
 
     Raises:
         ValueError: ids beyond the vocabulary.
@@ -57,8 +50,6 @@ def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: i
             bound_term.check(ids[:read], cure)
     for reads, room in request.rooms:
         if sum(len(reads[token]) for token in ids[:read]) > room:
-            raise ModelError(
-                "the completion is too long for a model of another vocabulary, which reads "
-                f"some of its tokens as several and has room for {room}",
-                "shorten it; nothing is cut silently",
-            )
+            problem = "the completion is too long for a model of another vocabulary, which reads "
+            problem += f"some of its tokens as several and has room for {room}"
+            raise ModelError(problem, "shorten it; nothing is cut silently")

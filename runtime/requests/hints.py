@@ -49,10 +49,6 @@ HINTS |= {name: cure for cure, names in _CURES.items() for name in names}
 def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
     """Refuse arguments that ``generate`` does not take.
 
-    Args:
-        others: those arguments.
-        params: the names of the formula's parameters.
-
     Raises:
         TypeError: for the first of them, with what to write instead.
     """
@@ -67,16 +63,10 @@ def _cure(name: str, value: Any, params: Collection[str]) -> str:
         return f"it is a parameter of the formula: give params={{{name!r}: {value!r}}}"
     if name in HINTS:
         return HINTS[name]
-    if name in _transformers():
-        return (
-            "transformers' own generate takes it: "
-            f"model.generate(…, custom_generate=decoder, {name}=…)"
-        )
-    return did_you_mean(name, OURS)
-
-
-def _transformers() -> set[str]:
-    """The arguments of transformers' ``generate``."""
     from transformers import GenerationConfig, GenerationMixin
 
-    return {*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters}
+    arguments = inspect.signature(GenerationMixin.generate).parameters
+    if name in {*GenerationConfig().to_dict(), *arguments}:
+        call = f"model.generate(…, custom_generate=decoder, {name}=…)"
+        return f"transformers' own generate takes it: {call}"
+    return did_you_mean(name, OURS)

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...grammar import did_you_mean
 from ...models import is_single_prompt
 from ...models.errors import page_link
 
 _MORE = page_link("per-request-weights")
+Row: TypeAlias = tuple[Any, dict[str, float]]  # a prompt, and a value for every parameter
 
 
 def rows_of(
     prompts: Any, defaults: Mapping[str, Any], params: Mapping[str, Any] | None, known: set[str]
-) -> list[tuple[Any, dict[str, float]]]:
-    """One prompt and its parameters per row.
-
-    Args:
-        prompts: one prompt or a list.
-        defaults: the parameters' values from ``compile``.
-        params: the call's own: numbers, or lists with one value per prompt.
-        known: the names that a parameter may have.
+) -> list[Row]:
+    """One prompt and its parameters per row: the call's own, or else the defaults.
 
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
     prompts = list(prompts) if isinstance(prompts, Iterator) else as_python(prompts)
-    many = (
-        [prompts]
-        if is_single_prompt(prompts) or not isinstance(prompts, Sequence)
-        else list(prompts)
-    )
+    single = is_single_prompt(prompts) or not isinstance(prompts, Sequence)
+    many = [prompts] if single else list(prompts)
     merged = {**defaults, **{name: as_python(value) for name, value in (params or {}).items()}}
     for name, value in merged.items():
         if name not in known:
@@ -44,15 +36,19 @@ def rows_of(
         many *= max(map(len, lists.values()))
     for name, values in lists.items():
         if len(values) != len(many):
-            raise ValueError(
-                f"{name} has {len(values)} values and there are {len(many)} prompts; "
-                "give one number, one value per prompt, or one prompt\n"
-                f"more: {_MORE}"
-            )
+            cure = "give one number, one value per prompt, or one prompt"
+            counts = f"{len(values)} values and there are {len(many)} prompts"
+            raise ValueError(f"{name} has {counts}; {cure}\nmore: {_MORE}")
     return [
         (as_python(prompt), {**merged, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
     ]
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a count below 1, by a ValueError that names it."""
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def as_python(value: Any) -> Any:

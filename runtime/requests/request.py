@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ...formula.nodes import StageAddress
@@ -35,7 +35,7 @@ class Request:
 
     index: int
     prompt: Any
-    prompts: Sequence[Reading]
+    prompts: Sequence[Sequence[int]]
     rewards: Mapping[StageAddress, Sequence[Reading]]
     values: Sequence[float]
     params: Mapping[str, float]
@@ -46,6 +46,12 @@ class Request:
     stops: tuple[str, ...] = ()
     rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
     logprobs: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt; text is none, for no cache holds it as such."""
+        read = [*self.prompts, *(prompt for each in self.rewards.values() for prompt in each)]
+        return max(len(prompt) for prompt in read if not isinstance(prompt, str))
 
 
 @dataclass
@@ -73,44 +79,34 @@ class Completion:
     logprobs: list[float] | None = field(default=None, repr=False)
 
 
-def ids_of(
-    prompts: Sequence[Reading], rewards: Mapping[StageAddress, Sequence[Reading]]
-) -> list[Sequence[int]]:
-    """The prompts that are token ids; the others are text, which no cache holds as such."""
-    readings = [*prompts, *(reading for readings in rewards.values() for reading in readings)]
-    return [reading for reading in readings if not isinstance(reading, str)]
-
-
 def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
-    """Refuse ids beyond the vocabulary.
-
-    Raises:
-        ValueError: names the first, and ``where`` it is.
-    """
+    """Refuse ids beyond the vocabulary, by a ValueError that names the first."""
     for token in ids:
         if not 0 <= token < vocabulary:
-            raise ValueError(
-                f"the {where} has the token id {token}, and the vocabulary has {vocabulary} tokens"
-            )
+            size = f"the vocabulary has {vocabulary} tokens"
+            raise ValueError(f"the {where} has the token id {token}, and {size}")
 
 
+@dataclass(eq=False)
 class Answer:
     """A completion in progress: its tokens so far, and whether it has ended.
 
     Attributes:
+        drawn: how many tokens, with those that are not copied to the host yet.
         finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
             ``"error"`` with its ``error``.
     """
 
-    def __init__(self, request: Request, tokenizer: Any, started: float) -> None:
-        self.request, self.tokenizer, self.started = request, tokenizer, started
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.drawn = 0  # tokens, with those that are not copied to the host yet
-        self.finish_reason: str | None = None
-        self.error: FormulaError | None = None
-        self._cut: int | None = None
-        self._read = [0] * len(request.rooms)
+    request: Request
+    tokenizer: Any
+    started: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    drawn: int = 0
+    finish_reason: str | None = None
+    error: FormulaError | None = None
+    _cut: int | None = None
+    _read: Sequence[int] = ()
 
     def add(self, token: int) -> None:
         """Append the next token, and check whether it is the last."""
@@ -124,17 +120,9 @@ class Answer:
         ):
             self.finish_reason = "length"
 
-    @property
-    def over(self) -> bool:
-        """Whether its row is to draw no more."""
-        return self.finish_reason is not None or self.drawn >= self.request.max_new_tokens
-
     def copied(self, request: Request) -> Answer:
         """The same answer, continued in another row."""
-        copy = Answer(request, self.tokenizer, self.started)
-        copy.tokens, copy.finish_reason, copy._cut = [*self.tokens], self.finish_reason, self._cut
-        copy._read = [*self._read]
-        return copy
+        return replace(self, request=request, tokens=[*self.tokens], logprobs=[], drawn=0)
 
     def text(self) -> str | None:
         """The text so far, without special tokens and without the stop string."""
@@ -171,13 +159,12 @@ class Answer:
     def _full(self, token: int) -> bool:
         """Whether a term that reads tokens as several of its own has no room left."""
         rooms = self.request.rooms
-        pairs = zip(self._read, rooms, strict=True)
+        pairs = zip(self._read or [0] * len(rooms), rooms, strict=True)
         self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
         return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
 
     def _stopped(self) -> bool:
         text = self.text() or ""
-        self._cut = min(
-            (at for stop in self.request.stops if (at := text.find(stop)) >= 0), default=None
-        )
+        cuts = [at for stop in self.request.stops if (at := text.find(stop)) >= 0]
+        self._cut = min(cuts, default=None)
         return self._cut is not None

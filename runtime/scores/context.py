@@ -37,19 +37,13 @@ class Number(NamedTuple):
 
 
 def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[Number]:
-    """The numbers of a batch, one per column.
-
-    Args:
-        values: ``(slots, columns)`` float32.
-        rows: the same on the host, a row per request.
-    """
+    """The numbers of a batch, one per column of ``(slots, columns)``; ``rows``: on the host."""
     numbers = []
-    for number, column in enumerate(zip(*rows, strict=True)):
-        low, high = min(column), max(column)
-        numbers.append(Number(
-            values[:, number : number + 1], high, low == high == 0,
-            low <= 0 <= high and low != high, low > TINY, low == high == 1,
-        ))  # fmt: skip
+    for number, host in enumerate(zip(*rows, strict=True)):
+        column = values[:, number : number + 1]
+        low, high = min(host), max(host)
+        splits = low <= 0 <= high and low != high
+        numbers.append(Number(column, high, low == high == 0, splits, low > TINY, low == high == 1))
     return numbers
 
 
@@ -72,8 +66,8 @@ class Record:
 
     Attributes:
         stages: per stage, the ``(slots, V)`` scores that it was given and those that it gave.
-        rewards: per stage that reranks, the ``(slots, k)`` candidates, what each of its models said
-            of them, and what was added to their scores.
+        rewards: per stage that reranks, the ``(slots, k)`` candidates, the rewards by each of its
+            models, and what was added to their scores.
     """
 
     stages: dict[StageAddress, tuple[Tensor, Tensor]] = field(default_factory=dict)

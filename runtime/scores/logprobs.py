@@ -44,29 +44,29 @@ class TokenColumns(NamedTuple):
 
     def mapped(self, logits: Tensor) -> Tensor:
         """``(rows, own)`` logits to ``(rows, V + 1)``: the sum of all the others comes last."""
-        found = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
+        mapped = logits.index_select(1, self.of).masked_fill_(self.absent, -torch.inf)
         if self.ends.numel():
             ends = logits.index_select(1, self.ends).logsumexp(dim=-1, keepdim=True)
-            found.index_copy_(1, self.end, ends)
+            mapped.index_copy_(1, self.end, ends)
         beyond = logits.index_select(1, self.unused).logsumexp(dim=-1, keepdim=True)
         if self.unused.numel():
             lost = (beyond - logits.logsumexp(dim=-1, keepdim=True)).exp()
             self.share.add_(torch.stack(((1 - lost).sum(), torch.ones_like(lost).sum())))
-        return torch.cat((found, beyond), dim=1)
+        return torch.cat((mapped, beyond), dim=1)
 
 
-def columns(found: TokenMap, device: torch.device) -> TokenColumns:
-    """The same on a device."""
-    of, reads = torch.tensor(found.other_ids), [ids[0] if ids else -1 for ids in found.reads]
-    first = torch.tensor(reads)
-    end = [found.formula_ids[found.ends[0]]] if found.ends else []
-    ids = [torch.tensor(some, dtype=torch.long) for some in (found.unused, found.ends, end)]
+def columns(tokens: TokenMap, device: torch.device) -> TokenColumns:
+    """A token map on a device."""
+    of = torch.tensor(tokens.other_ids)
+    first = torch.tensor([ids[0] if ids else -1 for ids in tokens.reads])
+    end = [tokens.formula_ids[tokens.ends[0]]] if tokens.ends else []
+    ids = [torch.tensor(each, dtype=torch.long) for each in (tokens.unused, tokens.ends, end)]
     masks = of.clamp(min=0), of < 0, first.clamp(min=0), first < 0
-    return TokenColumns(*(some.to(device) for some in (*masks, *ids, torch.zeros(2))))
+    return TokenColumns(*(each.to(device) for each in (*masks, *ids, torch.zeros(2))))
 
 
 class Logits:
-    """What a lane says in one step.
+    """A lane's logits in one step.
 
     Attributes:
         raw: ``(rows, width)``; a logit of minus infinity excludes its token.
@@ -74,13 +74,7 @@ class Logits:
     """
 
     def __init__(self, logits: Tensor, width: int, token_columns: TokenColumns | None) -> None:
-        """Take a lane's logits.
-
-        Args:
-            logits: ``(rows, own)``.
-            width: columns of the formula's scores.
-            there: for a lane of another vocabulary, where the formula's tokens are in it.
-        """
+        """Take ``(rows, own)`` logits, mapped from another vocabulary where there are columns."""
         self.broken = (logits.amax(dim=-1).abs() < torch.inf).logical_not_()
         if token_columns is not None:
             logits = token_columns.mapped(logits)
@@ -134,6 +128,6 @@ def best(scores: Tensor) -> Tensor:
     """``(slots,)`` the best token of each row, the first of those that tie; by numpy on the CPU."""
     if scores.device.type != "cpu":
         return scores.argmax(dim=-1)
-    found = torch.empty(scores.shape[0], dtype=torch.long)
-    scores.numpy().argmax(axis=-1, out=found.numpy())
-    return found
+    tokens = torch.empty(scores.shape[0], dtype=torch.long)
+    scores.numpy().argmax(axis=-1, out=tokens.numpy())
+    return tokens

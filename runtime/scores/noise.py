@@ -6,6 +6,7 @@ shares its batch, on any device, eager or captured. No generator, no state.
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ _MASK = (1 << 64) - 1
 def seed_key(seed: int, sample: int = 0) -> tuple[int, int]:
     """Two signed 32-bit words for a request's seed and the number of its sample."""
     mixed = _splitmix(_splitmix(seed & _MASK) ^ sample if sample else _splitmix(seed & _MASK))
-    return _signed(mixed >> 32), _signed(mixed & 0xFFFFFFFF)
+    return struct.unpack(">ii", mixed.to_bytes(8))
 
 
 def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
@@ -73,7 +74,3 @@ def _splitmix(x: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 32) if word >= 1 << 31 else word

@@ -16,18 +16,7 @@ from torch import Tensor
 
 from ...formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
 from ...formula.terms import Term
-from ...formula.words.operators import (
-    Debias,
-    Max,
-    Mean,
-    Min,
-    Mix,
-    Operator,
-    Plausible,
-    PowerMean,
-    Temp,
-    Where,
-)
+from ...formula.words import operators as words
 from .context import Context, Reading
 from .logprobs import LOWEST, entropy, from_up, log_softmax, parted
 from .stages import chain
@@ -39,12 +28,7 @@ Columns: TypeAlias = Mapping[Scalar, int]
 
 @singledispatch
 def scorer(node: Any, columns: Columns) -> Reading:
-    """The function that gives a node's scores, ``(slots, V)``, which nobody may write to.
-
-    Args:
-        node: of the plan.
-        columns: which column of the plan's numbers holds which.
-    """
+    """The function that gives a node's scores, ``(slots, V)``, which nobody may write to."""
     raise TypeError(f"no scores for {node}")
 
 
@@ -62,7 +46,10 @@ def _(node: Read, columns: Columns) -> Reading:
 @scorer.register
 def _(node: Linear, columns: Columns) -> Reading:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
-    parts = [(columns[number], _weighted(number, part, columns)) for number, part in node.parts]
+    parts = [  # a sum looks a term up by itself
+        (columns[n], part.term if isinstance(part, Read) else _weighed(n, part, columns))
+        for n, part in node.parts
+    ]
     shift = None if node.shift is None else columns[node.shift]
 
     def scores(context: Context) -> Tensor:
@@ -104,11 +91,11 @@ def _(node: Staged, columns: Columns) -> Reading:
 
 
 @scorer.register
-def _(node: Operator, columns: Columns) -> Reading:
+def _(node: words.Operator, columns: Columns) -> Reading:
     """Every part scored, every number looked up, then the operator's rule over them."""
     rule = _RULES[type(node)]
     values = [getattr(node, item.name) for item in fields(node)]
-    if isinstance(node, Max | Min):
+    if isinstance(node, words.Max | words.Min):
         [values] = values
     scores = [scorer(value, columns) for value in values if not isinstance(value, Scalar)]
     numbers = [columns[value] for value in values if isinstance(value, Scalar)]
@@ -120,7 +107,7 @@ def _(node: Operator, columns: Columns) -> Reading:
 
 
 @scorer.register
-def _(node: Mix, columns: Columns) -> Reading:
+def _(node: words.Mix, columns: Columns) -> Reading:
     """Where every weight is 0, every token is excluded."""
     parts = [(columns[weight], _weighed(weight, part, columns)) for weight, part in node.parts]
 
@@ -136,7 +123,7 @@ def _(node: Mix, columns: Columns) -> Reading:
 
 
 @scorer.register
-def _(node: PowerMean, columns: Columns) -> Reading:
+def _(node: words.PowerMean, columns: Columns) -> Reading:
     """``log (sum_i w_i exp(p x_i))^(1/p)``, by how far each power is from the largest of them.
 
     In that way no digits are lost, however close p is to 0. Where the weights add up to W, log(W)/p
@@ -176,7 +163,7 @@ def _(node: PowerMean, columns: Columns) -> Reading:
 
 
 @scorer.register
-def _(node: Where, columns: Columns) -> Reading:
+def _(node: words.Where, columns: Columns) -> Reading:
     """Rows that do not take the side in which this stands decide nothing about what is run."""
     holds_of = conditioner(node.condition, columns)
     left, right = scorer(node.x, columns), scorer(node.y, columns)
@@ -215,19 +202,14 @@ def _debiased(context: Context, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
     return log_softmax(x.exp().sub_(y.exp()).clamp_(max=0).mul_(lam).add_(x))
 
 
-_RULES: dict[type[Operator], Callable[..., Tensor]] = {
-    Max: lambda context, *parts: reduce(torch.maximum, parts),  # excluded where every part is
-    Min: lambda context, *parts: reduce(torch.minimum, parts),  # excluded where any part is
-    Mean: _normalised,
-    Temp: _normalised,
-    Plausible: _plausible,
-    Debias: _debiased,
+_RULES: dict[type[words.Operator], Callable[..., Tensor]] = {
+    words.Max: lambda context, *parts: reduce(torch.maximum, parts),  # excluded where every part is
+    words.Min: lambda context, *parts: reduce(torch.minimum, parts),  # excluded where any part is
+    words.Mean: _normalised,
+    words.Temp: _normalised,
+    words.Plausible: _plausible,
+    words.Debias: _debiased,
 }
-
-
-def _weighted(number: Scalar, part: Any, columns: Columns) -> Term | Reading:
-    """A term as it is, for a sum looks it up by itself; else what gives the part's scores."""
-    return part.term if isinstance(part, Read) else _weighed(number, part, columns)
 
 
 def _weighed(number: Scalar, part: Any, columns: Columns) -> Reading:
@@ -265,13 +247,11 @@ def conditioner(node: Condition, columns: Columns) -> Reading:
 
             return state
         case Predicate(op, parts):
-            first, *rest = (conditioner(part, columns) for part in parts)
+            sides = [conditioner(part, columns) for part in parts]
             operation = _OPERATIONS[op, min(len(parts), 2)]
-            if not rest:
-                return lambda context: operation(first(context))
-            return lambda context: reduce(
-                operation, [part(context) for part in rest], first(context)
-            )
+            if len(sides) == 1:
+                return lambda context: operation(sides[0](context))
+            return lambda context: reduce(operation, [side(context) for side in sides])
 
 
 def condition(node: Condition, context: Context) -> Tensor:
@@ -294,10 +274,7 @@ _OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
     ("**", 2): torch.pow,
     ("-", 1): torch.neg,
     ("+", 1): torch.positive,
-    ("abs", 1): torch.abs,
-    ("exp", 1): torch.exp,
-    ("log", 1): torch.log,
-    ("sqrt", 1): torch.sqrt,
+    **{(name, 1): getattr(torch, name) for name in ("abs", "exp", "log", "sqrt")},
     ("max", 2): torch.maximum,
     ("min", 2): torch.minimum,
 }

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...formula.nodes import StageAddress, Staged
-from ...formula.words.stages import (
-    MinP,
-    RepetitionPenalty,
-    Rerank,
-    Search,
-    Stage,
-    Temperature,
-    TopK,
-    TopP,
-)
+from ...formula.words import stages as words
+from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .logprobs import ascending, from_up
 
@@ -52,20 +45,20 @@ def apply(stage: Stage, scores: Tensor, context: Context, address: StageAddress)
 
 
 @apply.register
-def _(stage: Search, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(stage: words.Search, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """A search judges whole texts and leaves the scores as they are."""
     return scores
 
 
 @apply.register
-def _(stage: TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     width = context.widest(stage.k, scores.shape[-1])
     last = context.number(stage.k).long().clamp(max=width) - 1
     return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
 
 
 @apply.register
-def _(stage: TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """Of tokens that tie for the last place, those with the lowest ids are kept."""
     order = ascending(scores)
     mass = order.softmax(dim=-1).cumsum_(dim=-1)
@@ -78,20 +71,20 @@ def _(stage: TopP, scores: Tensor, context: Context, address: StageAddress) -> T
 
 
 @apply.register
-def _(stage: MinP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(stage: words.MinP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
     return from_up(scores, lowest)
 
 
 @apply.register
-def _(stage: Temperature, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(stage: words.Temperature, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     return scores / context.number(stage.t)
 
 
 @apply.register
-def _(stage: RepetitionPenalty, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+def _(penalty: words.RepetitionPenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
     assert context.seen is not None
-    x = context.number(stage.x)
+    x = context.number(penalty.x)
     penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
     return torch.where(context.seen, penalised, scores)
 
@@ -120,13 +113,9 @@ def _(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) ->
 
 def commit(stage: Rerank, address: StageAddress, tokens: Tensor, context: Context) -> None:
     """Go on with the chosen tokens, ``(slots,)``, in a stage's reward models."""
-    rewarder = context.rewarders.get(address)
-    if rewarder is not None:
-        candidates = context.candidates.get(address)
-        chosen = torch.zeros_like(tokens)
-        if candidates is not None:
-            chosen = (candidates == tokens[:, None]).byte().argmax(dim=-1)
-        rewarder.keep(chosen, tokens)
+    if rewarder := context.rewarders.get(address):
+        candidates = context.candidates.get(address, tokens[:, None])
+        rewarder.keep((candidates == tokens[:, None]).byte().argmax(dim=-1), tokens)
 
 
 def _rewards(
@@ -144,11 +133,7 @@ def _rewards(
 
 
 def _total(
-    stage: Rerank,
-    rewards: list[Tensor],
-    before: list[Tensor | None],
-    context: Context,
-    kept: Tensor,
+    stage: Rerank, rewards: list[Tensor], before: list[Any], context: Context, kept: Tensor
 ) -> Tensor:
     """The reward expression over the candidates that count, normalised and clamped: (slots, k)."""
     total = _combined(stage, rewards, context)[:, : kept.shape[1]]
