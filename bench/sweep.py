@@ -163,13 +163,13 @@ def inside(file: Path, output: Path) -> dict[str, Times]:
     import descant.results.frames
     from descant.inputs.runfile import read_run_file
     from descant.runtime import bind, decoder
-    from descant.scoring import declared, rewards
+    from descant.scoring import rewards
     from descant.sweep import swept
 
     parts = Parts()
     parts.generator(decoder, "decode", "steps")
     parts.function(sys.modules[bind.__module__], "load_model", "weights")
-    parts.function(declared, "load_model", "weights")
+    parts.function(rewards, "load_model", "weights")
     parts.function(rewards.RewardScorer, "scores", "scoring")
     parts.function(descant.results.frames, "load", "report")
     parts.function(descant.results.frames, "write", "report")

@@ -253,6 +253,8 @@ def _prefixed(
 
 def _joined(tokenizer: Any, prefix: list[int], ids: list[int]) -> list[int]:
     """Prefix and prompt, with one BOS, before both."""
+    if not prefix:
+        return ids
     bos = tokenizer.bos_token_id if tokenizer is not None else None
     if bos is None or ids[:1] != [bos]:
         return prefix + ids
