@@ -21,7 +21,7 @@ from ...formula.words.stages import Rerank
 from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound, reward_stages
 from ..requests.request import Request
-from ..scores.context import Number, numbers_of
+from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
 from .row_map import RowMap, filled
 
@@ -76,7 +76,7 @@ class Batch:
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
-        self.numbers: list[Number] = []
+        self.numbers: list[ScalarColumn] = []
         self.prepared: Any = None
         self.arriving: Generator[int] | None = None
         self.promised = 0  # slots of the requests that arrive

@@ -16,7 +16,7 @@ from ...formula.terms import Term
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
 
-class Number(NamedTuple):
+class ScalarColumn(NamedTuple):
     """A number of the plan over the rows of a batch: its values, and what the host knows of them.
 
     Attributes:
@@ -36,14 +36,16 @@ class Number(NamedTuple):
     one: bool
 
 
-def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[Number]:
+def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarColumn]:
     """The numbers of a batch, one per column of ``(slots, columns)``; ``rows``: on the host."""
     numbers = []
     for number, host in enumerate(zip(*rows, strict=True)):
         column = values[:, number : number + 1]
         low, high = min(host), max(host)
         splits = low <= 0 <= high and low != high
-        numbers.append(Number(column, high, low == high == 0, splits, low > TINY, low == high == 1))
+        numbers.append(
+            ScalarColumn(column, high, low == high == 0, splits, low > TINY, low == high == 1)
+        )
     return numbers
 
 
@@ -107,7 +109,7 @@ class Context:
     """
 
     values: Tensor
-    numbers: Sequence[Number]
+    numbers: Sequence[ScalarColumn]
     columns: Mapping[Scalar, int]
     terms: Mapping[Term, Reading]
     steps: Tensor
@@ -148,7 +150,7 @@ class Context:
         more = self.width - self.vocabulary
         return pad(scores, (0, more), value=-float("inf")) if more else scores
 
-    def known(self, scalar: Scalar) -> Number:
+    def known(self, scalar: Scalar) -> ScalarColumn:
         """A number of the plan, with what the host knows of it."""
         return self.numbers[self.columns[scalar]]
 
