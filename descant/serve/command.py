@@ -52,7 +52,7 @@ def serve(
     ] = False,
     max_formulas: Annotated[int, _min(1, "Of these, kept compiled.")] = Limits.max_formulas,
     shutdown_timeout: Annotated[
-        float, _min(0, "Seconds to finish what is in flight.")
+        float, _min(0, "Seconds to finish the running requests.")
     ] = Limits.shutdown_timeout,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,

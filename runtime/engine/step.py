@@ -7,6 +7,7 @@ alone is prepared when they change.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -22,7 +23,7 @@ from ..batch.batch import Batch
 from ..batch.row_map import RowMap
 from ..binding.bound import Bound
 from ..scores.context import Context, Reading, Rewarder
-from ..scores.logprobs import Logits, entropy, log_softmax
+from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer
 from ..scores.stages import chain, commit, moves_winner
 from .candidate_rewards import CandidateRewards
@@ -35,6 +36,9 @@ Drawn: TypeAlias = tuple[list[Source], Tensor]
 
 class Prepared(NamedTuple):
     """What a step keeps between two changes of a batch's slots.
+
+    The batch holds it, so that nothing in it holds the batch: a batch that nobody uses is freed at
+    once, and its caches with it.
 
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
@@ -168,7 +172,12 @@ class Step:
             if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
                 how = moves_winner(address, stage), self.count, self.bound.term_parallel
                 rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
-        reads = {row_map: partial(self._read, batch, row_map) for row_map in live}
+        reads = {
+            row_map: partial(
+                self._read, row_map, batch.device, batch.token_columns.get(row_map.term.lane)
+            )
+            for row_map in live
+        }
         terms: dict[Term, Reading] = {
             row_map.term.term: reads.get(row_map, Context.zeros)
             for row_map in batch.row_maps
@@ -185,16 +194,22 @@ class Step:
         prepared = batch.prepared = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
             terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(_texts, batch), certain, [lanes[lane].logits for lane in certain], feeds,
+            partial(_texts, weakref.proxy(batch)), certain,
+            [lanes[lane].logits for lane in certain], feeds,
         )  # fmt: skip
         return prepared
 
-    def _read(self, batch: Batch, row_map: RowMap, context: Context) -> Tensor:
+    def _read(
+        self,
+        row_map: RowMap,
+        device: torch.device,
+        columns: TokenColumns | None,
+        context: Context,
+    ) -> Tensor:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
-            logits = self.bound.lanes[lane].logits().to(batch.device)
-            columns = batch.token_columns.get(lane)
+            logits = self.bound.lanes[lane].logits().to(device)
             context.logits[lane] = Logits(logits, context.width, columns)
             self.count([lane])
         return self.term_scores(context.logits[lane], row_map, context)

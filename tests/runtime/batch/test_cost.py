@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from peak import Peak
 import descant
 from descant.runtime.batch import memory
 from descant.runtime.engine.engine import ScheduledBatch, launch
+from descant.runtime.loops.teacher_forcing import teacher_forced
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13]]
 
@@ -180,3 +182,22 @@ def test_what_a_step_made_is_gone_when_it_ends(compiled, formula) -> None:
     finally:
         gc.enable()
     assert max(held) - held[0] < 100 < decoder.session.bound.vocabulary
+
+
+@pytest.mark.parametrize(
+    "formula", ["base + a*arm", "where(step < 1, arm, base)", "base | rerank(rm, k=4)"]
+)
+def test_a_batch_is_gone_when_nobody_holds_it(compiled, formula) -> None:
+    """Its rows have not ended, and its caches wait for no collector of cycles."""
+    decoder = compiled(formula, params={"a": 0.5} if "a*" in formula else {})
+    [request] = decoder.session.builder.requests("a stone", max_new_tokens=4)
+    steps = teacher_forced(decoder.session.engine, request, [5, 6, 7])
+    gc.disable()
+    try:
+        batch, context, _ = next(steps)
+        held = weakref.ref(batch)
+        del batch, context, _
+        steps.close()
+        assert held() is None
+    finally:
+        gc.enable()
