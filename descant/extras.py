@@ -8,6 +8,7 @@ ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
     "train": "descant train: adapters, and data sets of the hub",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
+    "gguf": "checkpoints that are GGUF files",
     "serve": "descant serve: an OpenAI-compatible server",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",

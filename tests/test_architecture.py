@@ -154,6 +154,10 @@ def test_each_package_has_its_own_libraries() -> None:
         "pydantic",
         "safetensors",
         "accelerate",
+        "filelock",
+        "gguf",
+        "huggingface_hub",
+        "tokenizers",
     }
     assert third_party("runtime") <= {"torch", "transformers", "tqdm", "accelerate"}
 

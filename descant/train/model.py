@@ -14,6 +14,7 @@ from ..extras import require
 from ..models import ModelError
 from ..models.checkpoint.description import SCORES, Description, describe
 from ..models.loading.quantized import check_packages, method_of, quantization_config
+from ..models.loading.unpack import weights_source
 from .trainfile import TrainFile, TrainFileError
 
 
@@ -51,6 +52,7 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
     """
     spec = recipe.model
     dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
+    unpacked = description.config.dtype if dtype == "auto" else dtype
     auto = AutoModelForCausalLM
     options: dict[str, Any] = {}
     if recipe.method == "reward":
@@ -59,7 +61,8 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
         options["quantization_config"] = quantization_config("the model", spec.quantization)
         options["device_map"] = {"": str(device)}
     model = auto.from_pretrained(
-        spec.path, revision=spec.revision or "main", dtype=dtype,
+        weights_source("the model", spec, unpacked),
+        revision=None if description.gguf else spec.revision or "main", dtype=dtype,
         trust_remote_code=spec.trust_remote_code, **options,
     )  # fmt: skip
     if recipe.method == "reward" and model.config.get_text_config().pad_token_id is None:

@@ -19,6 +19,7 @@ from ..errors import ModelError, first_line
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
+from .gguf import check_own_tokenizer, described, gguf_file, is_gguf
 from .hub import cached, hub_error
 from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
@@ -42,6 +43,7 @@ class Description:
         full_text_reason: for a reward, why it reads every text in full; "" where it need not.
         value_head: whether it is a language model that is a reward by its value head.
         revision: the commit that everything is read from, for a hub id; None for a folder.
+        gguf: whether the weights are a GGUF file's, unpacked when they are loaded.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Description:
     full_text_reason: str = ""
     value_head: bool = False
     revision: str | None = None
+    gguf: bool = False
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Description:
@@ -72,6 +75,11 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     folder, revision = (None, None) if spec.model is not None else _folder(name, spec)
     if revision is not None:  # a branch may move between one file and the next
         spec = spec.model_copy(update={"revision": revision})
+    gguf = is_gguf(spec.path)
+    if gguf:
+        if spec.tokenizer is None:
+            check_own_tokenizer(name, str(spec.path), str(folder))
+        spec = spec.model_copy(update={"path": folder, "revision": None})
     config = spec.model.config if spec.model is not None else _config(name, spec)
     kind = _kind(name, config, spec)
     reason = full_text_reason(name, config, spec.model) if kind == REWARD else ""
@@ -90,13 +98,15 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     eos = _eos(spec, text, tokenizer)
     return Description(
         name, kind, text.vocab_size, tokenizer, config, key, positions, eos, reason,
-        revision=revision,
+        revision=revision, gguf=gguf,
     )  # fmt: skip
 
 
 def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     """The folder of a checkpoint, local or in the hub's cache, and its commit on the hub."""
     assert spec.path is not None
+    if is_gguf(spec.path):
+        return described(gguf_file(name, spec.path, spec.revision)), None
     looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1
     if looks_local and not os.path.isdir(spec.path):
         searched = "" if os.path.isabs(spec.path) else ", beside the run file or from here"

@@ -19,6 +19,7 @@ from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
 from . import quantized
+from .unpack import weights_source
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -57,8 +58,8 @@ def load_model(
     quantization = spec.quantization and quantized.quantization_config(name, spec.quantization)
     method = quantized.method_of(config)
     quantized.check_packages(name, method)
-    assert spec.path is not None
-    stored = stored_tensors(name, weight_files(name, spec.path, description.revision))
+    path = weights_source(name, spec, _dtype(config, dtype, {}))
+    stored = stored_tensors(name, weight_files(name, path, description.revision))
     device = _available(name, spec.device or device)
     cls = mapped_class(auto, config)
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
@@ -86,7 +87,7 @@ def load_model(
         model, report = _read(name, spec, cls, None, options)
     else:
         options |= {"revision": description.revision or "main"}
-        model, report = _read(name, spec, auto, spec.path, options)
+        model, report = _read(name, spec, auto, path, options)
     _check_loaded(name, spec, model, report)
     return model.eval()
 

@@ -1,0 +1,281 @@
+"""GGUF files: found, checked, and described in a folder that reads like any other checkpoint.
+
+transformers rebuilds a configuration and a tokenizer from a file's metadata. That takes seconds, so
+both are kept in a cache folder under the hash of the file; ``loading/unpack.py`` adds the weights.
+What the file says and transformers leaves out is refused here, by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import transformers
+from filelock import FileLock
+from huggingface_hub import cached_assets_path
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from ..errors import ModelError, first_line
+from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of
+from .hub import cached, hub_error
+
+_log = logging.getLogger("descant")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+_UNREADABLE = (ValueError, KeyError, IndexError, OverflowError, OSError, NotImplementedError)
+
+
+def is_gguf(path: Any) -> bool:
+    """Whether a source names a GGUF file."""
+    return isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(".gguf")
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file on this machine.
+
+    Attributes:
+        name: the declared model.
+        parts: its files, in order; one where it is not split.
+        digest: the SHA-256 of their contents, in hexadecimal.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    digest: str
+
+    @property
+    def cache(self) -> Path:
+        """Its folder in the cache; what transformers reads may change with its version."""
+        root = cached_assets_path("descant", "gguf", self.digest)
+        return Path(root) / f"transformers-{transformers.__version__}"
+
+    def kept(self, entry: str, write: Callable[[Path], None]) -> str:
+        """A folder of the cache, written first if need be, by one process, in one move.
+
+        Raises:
+            ModelError: the cache cannot be written.
+        """
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            folder = self.cache / entry
+            with FileLock(self.cache / f"{entry}.lock"):
+                if not folder.is_dir():
+                    with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+                        partial = Path(temporary) / entry
+                        partial.mkdir()
+                        write(partial)
+                        os.replace(partial, folder)
+        except OSError as error:
+            problem = f"{self.name} cannot be unpacked into {self.cache}: {first_line(error)}"
+            cure = "set HF_HOME to a folder that can be written and has room"
+            raise ModelError(problem, cure, self.name) from error
+        return str(folder)
+
+    @contextlib.contextmanager
+    def as_one(self) -> Iterator[str]:
+        """The path of one file with everything in it: the file, or its parts merged for now."""
+        if len(self.parts) == 1:
+            yield self.parts[0]
+            return
+        with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+            merged = os.path.join(temporary, "merged.gguf")
+            _merge(self.parts, merged)
+            yield merged
+
+    def error(self, problem: str, cure: str) -> ModelError:
+        """An error that names the file and the model."""
+        return ModelError(f"{self.parts[0]} of {self.name} {problem}", cure, self.name)
+
+
+def gguf_file(name: str, path: str, revision: str | None) -> GgufFile:
+    """Find a GGUF file: a path, or ``owner/repository/file.gguf`` on the hub.
+
+    Raises:
+        ModelError: not there, a part that is missing, or no package to read it with.
+    """
+    if find_spec("gguf") is None:
+        problem = f"{name} is the GGUF file {path}, and the package that reads it is not installed"
+        raise ModelError(problem, 'pip install "descant[gguf]"', name)
+    first, count = _first_part(name, path)
+    local = os.path.isfile(first)
+    if not local and (path.startswith((".", "/", "~")) or path.count("/") < 2):
+        problem = f"there is no file {first} for the model {name}"
+        raise ModelError(problem, "give the path of a .gguf file", name)
+    parts = [_PART.sub(f"-{number + 1:05}-of-{count:05}.gguf", first) for number in range(count)]
+    if not local:
+        parts = [_from_hub(name, part, revision) for part in parts]
+    for number, part in enumerate(parts):
+        if not os.path.isfile(part):
+            problem = f"the GGUF file of {name} is split, and part {number + 1} of {count} is not "
+            problem += f"there: {part}"
+            raise ModelError(problem, "copy or download it again, beside the other parts", name)
+    for part in parts:
+        _check_magic(name, part)
+    return GgufFile(name, tuple(parts), _digest(parts))
+
+
+def described(file: GgufFile) -> str:
+    """The folder with a file's configuration, tokenizer and ends of text.
+
+    Raises:
+        ModelError: torn, of an architecture that transformers does not read, or with something
+            in it that transformers leaves out.
+    """
+    return file.kept("description", functools.partial(_describe, file))
+
+
+def _describe(file: GgufFile, folder: Path) -> None:
+    _log.warning("%s: reading the description of %s, kept for later", file.name, file.parts[0])
+    with file.as_one() as path, parsed_once():
+        where = {"pretrained_model_name_or_path": os.path.dirname(os.path.abspath(path))}
+        where["gguf_file"] = os.path.basename(path)
+        metadata = metadata_of(file.name, path)
+        try:
+            config = AutoConfig.from_pretrained(**where)
+        except _UNREADABLE as error:
+            problem = f"cannot be read: {first_line(error)}"
+            cure = "transformers reads the GGUF files of some architectures; give the safetensors "
+            raise file.error(problem, f"{cure}checkpoint") from error
+        check_config(file.name, path, metadata, config)
+        config.dtype = float_type(metadata)
+        if (causal := MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)) is not None:
+            config.architectures = [causal.__name__]
+        config.save_pretrained(folder)
+        ends = end_ids(metadata)
+        GenerationConfig(eos_token_id=ends or None).save_pretrained(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+        except _UNREADABLE as error:
+            problem = f"has a tokenizer that cannot be read: {first_line(error)}"
+            raise file.error(problem, "name one with tokenizer: …") from error
+        if (problem := check_tokenizer(metadata, tokenizer)) is None:
+            tokenizer.save_pretrained(folder)
+        else:
+            (folder / NO_TOKENIZER).write_text(problem, encoding="utf-8")
+
+
+NO_TOKENIZER = "no-tokenizer.txt"  # in a description, why the file's own tokenizer is not used
+
+
+def check_own_tokenizer(name: str, path: str, folder: str) -> None:
+    """Refuse a description whose tokenizer transformers does not read as it was made.
+
+    Raises:
+        ModelError: so, with the reason.
+    """
+    reason = Path(folder) / NO_TOKENIZER
+    if reason.is_file():
+        problem = f"the tokenizer of {name} in {path} {reason.read_text(encoding='utf-8')}"
+        raise ModelError(problem, "name the original one with tokenizer: …", name)
+
+
+@contextlib.contextmanager
+def parsed_once() -> Iterator[None]:
+    """Parse each file's header once: transformers does so for each of its questions.
+
+    With 262,144 tokens, one parsing takes nine seconds.
+    """
+    import gguf
+
+    parse = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(parse)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = parse
+
+
+def _first_part(name: str, path: str) -> tuple[str, int]:
+    """The path of a file's first part, and the number of its parts."""
+    path = os.path.expanduser(path)
+    match = _PART.search(path)
+    if match is None:
+        return path, 1
+    number, count = int(match[1]), int(match[2])
+    if not 1 <= number <= count:
+        problem = f"the GGUF file of {name}, {path}, says that it is part {number} of {count}"
+        raise ModelError(problem, "give the first part", name)
+    return _PART.sub(f"-00001-of-{count:05}.gguf", path), count
+
+
+def _from_hub(name: str, path: str, revision: str | None) -> str:
+    owner, repository, file = path.split("/", 2)
+    source = f"{owner}/{repository}"
+    other = f"{path} cannot be found: ", "give the path of a .gguf file, or owner/repository/file"
+    try:
+        local = cached(source, file, revision)
+    except OSError as error:
+        raise hub_error(error, source, revision, name, other, f"the model {name}: ") from error
+    assert local is not None
+    return local
+
+
+def _check_magic(name: str, path: str) -> None:
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        problem = f"{path} of the model {name} is no GGUF file: it begins with {magic!r}"
+        raise ModelError(problem, "copy or download it again", name)
+
+
+def _digest(parts: list[str]) -> str:
+    """The SHA-256 of files; kept under their size and time, since large ones take minutes."""
+    stats = [(os.path.realpath(part), os.stat(part)) for part in parts]
+    key = repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    root = Path(cached_assets_path("descant", "gguf", "digests"))
+    memo = root / hashlib.sha256(key.encode()).hexdigest()
+    with contextlib.suppress(OSError):
+        if re.fullmatch(r"[0-9a-f]{64}", digest := memo.read_text(encoding="ascii")):
+            return digest
+    sha = hashlib.sha256()
+    for part in parts:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 24):
+                sha.update(block)
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=root) as temporary:
+        written = Path(temporary) / "digest"
+        written.write_text(sha.hexdigest(), encoding="ascii")
+        os.replace(written, memo)
+    return sha.hexdigest()
+
+
+def _merge(parts: tuple[str, ...], path: str) -> None:
+    """Write the parts of a split file as one, as llama.cpp's own tool does."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+    opened = [GGUFReader(part) for part in parts]
+    architecture = opened[0].fields["general.architecture"].contents()
+    writer = GGUFWriter(path, architecture)
+    for key, field in opened[0].fields.items():
+        if key.startswith(("GGUF.", "split.")) or key == "general.architecture":
+            continue
+        item = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), field.types[0], sub_type=item)
+    for file in opened:
+        for tensor in file.tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def cached_bytes() -> tuple[Path, int]:
+    """The cache of unpacked files, and the bytes that it takes."""
+    root = Path(cached_assets_path("descant", "gguf", "digests")).parent
+    return root, sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

@@ -1,0 +1,87 @@
+"""The weights of a GGUF file, unpacked by transformers and kept as safetensors.
+
+Unpacking takes many seconds, so it is done once per file and type of numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import save_torch_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ..checkpoint.gguf import GgufFile, described, gguf_file, is_gguf, parsed_once
+from ..checkpoint.gguf_metadata import metadata_of
+from ..checkpoint.spec import ModelSpec
+from ..errors import first_line
+
+_log = logging.getLogger("descant")
+
+
+def weights_source(name: str, spec: ModelSpec, dtype: torch.dtype) -> str:
+    """The folder or hub id with a declared model's weights; a GGUF file is unpacked first.
+
+    Args:
+        name, spec: of the model, which has a path.
+        dtype: the numbers that a GGUF file is unpacked into.
+
+    Raises:
+        ModelError: a GGUF file that cannot be unpacked, or not fully.
+    """
+    assert spec.path is not None
+    if not is_gguf(spec.path):
+        return spec.path
+    file = gguf_file(name, spec.path, spec.revision)
+    kind = str(dtype).removeprefix("torch.")
+    return file.kept(kind, partial(_unpack, file, described(file), dtype))
+
+
+def _unpack(file: GgufFile, description: str, dtype: torch.dtype, folder: Path) -> None:
+    kept = file.cache / folder.name
+    _log.warning(
+        "%s: unpacking %s into %s, kept in %s", file.name, file.parts[0], folder.name, kept
+    )
+    shutil.copytree(description, folder, dirs_exist_ok=True)
+    config = AutoConfig.from_pretrained(folder)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    with file.as_one() as path, parsed_once():
+        model, report = _read(file, path, dtype)
+        lacking = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+        if lacking:
+            problem = f"lacks {lacking[0]}, or has it in another shape"
+            raise file.error(problem, "give the file of a full language model")
+        stored = sum(metadata_of(file.name, path)["tensors"].values())
+    tied = list(getattr(model, "_tied_weights_keys", None) or ())
+    tied = tied if model.config.get_text_config().tie_word_embeddings else []
+    tensors = model.state_dict()
+    read = sum(tensor.numel() for key, tensor in tensors.items() if key not in tied)
+    if read != stored:
+        problem = f"holds {stored:,} numbers, and transformers' {type(model).__name__} has {read:,}"
+        cure = "transformers leaves some out; give the safetensors checkpoint"
+        raise file.error(problem, cure)
+    save_torch_model(model, folder, shared_tensors_to_discard=tied, max_shard_size="5GB")
+
+
+def _read(file: GgufFile, path: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    try:
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
+            os.path.dirname(os.path.abspath(path)),
+            gguf_file=os.path.basename(path),
+            dtype=dtype,
+            device_map={"": "cpu"},
+            # Where there are kernels for packed numbers, transformers would keep them packed.
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
+        problem = f"cannot be unpacked: {first_line(error)}"
+        raise file.error(problem, "give the safetensors checkpoint") from error
