@@ -52,6 +52,7 @@ def examined() -> list[Finding]:
         ("machine", NOTE, machine.threads),
         ("machine", NOTE, machine.processes),
         ("hub", NOTE, hub.cache),
+        ("hub", NOTE, hub.unpacked),
         ("hub", NOTE, hub.account),
         ("hub", NOTE, hub.environment),
         ("demo", BROKEN, trial.weights),

@@ -32,6 +32,15 @@ def cache() -> Iterator[Finding]:
     yield checked("cache", message, cure, folder=str(folder), models=models, free=free)
 
 
+def unpacked() -> Iterator[Finding]:
+    """GGUF files that were unpacked, and the room that they take."""
+    from ..models.checkpoint.gguf import unpacked_files
+
+    folder, files, size = unpacked_files()
+    message = f"{folder}: {files} unpacked, {size / 1e9:.3g} GB; remove the folder to free them"
+    yield checked("GGUF files", message, folder=str(folder), files=files, bytes=size)
+
+
 def account() -> Iterator[Finding]:
     """Whether there is a token; it is not shown."""
     from huggingface_hub import get_token

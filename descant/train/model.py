@@ -51,8 +51,8 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
         TrainFileError, ModelError: no such adapter, or weights that cannot be loaded this way.
     """
     spec = recipe.model
-    dtype = "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype or "float32")
-    unpacked = description.config.dtype if dtype == "auto" else dtype
+    dtype: torch.dtype | str = getattr(torch, spec.dtype or "float32", "auto")
+    numbers = description.config.dtype if isinstance(dtype, str) else dtype
     auto = AutoModelForCausalLM
     options: dict[str, Any] = {}
     if recipe.method == "reward":
@@ -61,7 +61,7 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
         options["quantization_config"] = quantization_config("the model", spec.quantization)
         options["device_map"] = {"": str(device)}
     model = auto.from_pretrained(
-        weights_source("the model", spec, unpacked),
+        weights_source("the model", spec, numbers),
         revision=None if description.gguf else spec.revision or "main", dtype=dtype,
         trust_remote_code=spec.trust_remote_code, **options,
     )  # fmt: skip

@@ -111,7 +111,9 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
     if looks_local and not os.path.isdir(spec.path):
         searched = "" if os.path.isabs(spec.path) else ", beside the run file or from here"
         problem = f"there is no folder {spec.path} for the model {name}{searched}"
-        raise ModelError(problem, "give a folder that save_pretrained wrote, or a hub id", name)
+        raise ModelError(
+            problem, "give a folder that save_pretrained wrote, a .gguf file or a hub id", name
+        )
     if os.path.isdir(spec.path):
         return spec.path, None
     try:

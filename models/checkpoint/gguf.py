@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,13 @@ from transformers import (
 )
 
 from ..errors import ModelError, first_line
-from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of
+from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of, set_rope
 from .hub import cached, hub_error
 
 _log = logging.getLogger("descant")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+_DIGESTS = "digests"  # in the cache, the hashes of files by their size and time
+_NO_TOKENIZER = "no-tokenizer.txt"  # in a description, why the file's own is not used
 _UNREADABLE = (ValueError, KeyError, IndexError, OverflowError, OSError, NotImplementedError)
 
 
@@ -61,8 +64,7 @@ class GgufFile:
     @property
     def cache(self) -> Path:
         """Its folder in the cache; what transformers reads may change with its version."""
-        root = cached_assets_path("descant", "gguf", self.digest)
-        return Path(root) / f"transformers-{transformers.__version__}"
+        return _assets(self.name, self.digest) / f"transformers-{transformers.__version__}"
 
     def kept(self, entry: str, write: Callable[[Path], None]) -> str:
         """A folder of the cache, written first if need be, by one process, in one move.
@@ -81,9 +83,7 @@ class GgufFile:
                         write(partial)
                         os.replace(partial, folder)
         except OSError as error:
-            problem = f"{self.name} cannot be unpacked into {self.cache}: {first_line(error)}"
-            cure = "set HF_HOME to a folder that can be written and has room"
-            raise ModelError(problem, cure, self.name) from error
+            raise _not_written(self.name, error) from error
         return str(folder)
 
     @contextlib.contextmanager
@@ -126,7 +126,7 @@ def gguf_file(name: str, path: str, revision: str | None) -> GgufFile:
             raise ModelError(problem, "copy or download it again, beside the other parts", name)
     for part in parts:
         _check_magic(name, part)
-    return GgufFile(name, tuple(parts), _digest(parts))
+    return GgufFile(name, tuple(parts), _digest(name, parts))
 
 
 def described(file: GgufFile) -> str:
@@ -145,6 +145,7 @@ def _describe(file: GgufFile, folder: Path) -> None:
         where = {"pretrained_model_name_or_path": os.path.dirname(os.path.abspath(path))}
         where["gguf_file"] = os.path.basename(path)
         metadata = metadata_of(file.name, path)
+        problem: str | None
         try:
             config = AutoConfig.from_pretrained(**where)
         except _UNREADABLE as error:
@@ -152,6 +153,7 @@ def _describe(file: GgufFile, folder: Path) -> None:
             cure = "transformers reads the GGUF files of some architectures; give the safetensors "
             raise file.error(problem, f"{cure}checkpoint") from error
         check_config(file.name, path, metadata, config)
+        set_rope(file.name, path, metadata, config)
         config.dtype = float_type(metadata)
         if (causal := MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)) is not None:
             config.architectures = [causal.__name__]
@@ -160,16 +162,13 @@ def _describe(file: GgufFile, folder: Path) -> None:
         GenerationConfig(eos_token_id=ends or None).save_pretrained(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(**where)
+            problem = check_tokenizer(metadata, tokenizer)
         except _UNREADABLE as error:
-            problem = f"has a tokenizer that cannot be read: {first_line(error)}"
-            raise file.error(problem, "name one with tokenizer: …") from error
-        if (problem := check_tokenizer(metadata, tokenizer)) is None:
+            problem = f"cannot be read: {first_line(error)}"
+        if problem is None:
             tokenizer.save_pretrained(folder)
         else:
-            (folder / NO_TOKENIZER).write_text(problem, encoding="utf-8")
-
-
-NO_TOKENIZER = "no-tokenizer.txt"  # in a description, why the file's own tokenizer is not used
+            (folder / _NO_TOKENIZER).write_text(problem, encoding="utf-8")
 
 
 def check_own_tokenizer(name: str, path: str, folder: str) -> None:
@@ -178,7 +177,7 @@ def check_own_tokenizer(name: str, path: str, folder: str) -> None:
     Raises:
         ModelError: so, with the reason.
     """
-    reason = Path(folder) / NO_TOKENIZER
+    reason = Path(folder) / _NO_TOKENIZER
     if reason.is_file():
         problem = f"the tokenizer of {name} in {path} {reason.read_text(encoding='utf-8')}"
         raise ModelError(problem, "name the original one with tokenizer: …", name)
@@ -190,14 +189,13 @@ def parsed_once() -> Iterator[None]:
 
     With 262,144 tokens, one parsing takes nine seconds.
     """
-    import gguf
-
-    parse = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(parse)
+    package: Any = import_module("gguf")
+    parse = package.GGUFReader
+    package.GGUFReader = functools.cache(parse)
     try:
         yield
     finally:
-        gguf.GGUFReader = parse
+        package.GGUFReader = parse
 
 
 def _first_part(name: str, path: str) -> tuple[str, int]:
@@ -218,11 +216,11 @@ def _from_hub(name: str, path: str, revision: str | None) -> str:
     source = f"{owner}/{repository}"
     other = f"{path} cannot be found: ", "give the path of a .gguf file, or owner/repository/file"
     try:
-        local = cached(source, file, revision)
+        downloaded = cached(source, file, revision)
     except OSError as error:
         raise hub_error(error, source, revision, name, other, f"the model {name}: ") from error
-    assert local is not None
-    return local
+    assert downloaded is not None
+    return downloaded
 
 
 def _check_magic(name: str, path: str) -> None:
@@ -233,11 +231,24 @@ def _check_magic(name: str, path: str) -> None:
         raise ModelError(problem, "copy or download it again", name)
 
 
-def _digest(parts: list[str]) -> str:
+def _assets(name: str, folder: str) -> Path:
+    """A folder of the cache."""
+    try:
+        return Path(cached_assets_path("descant", "gguf", folder))
+    except (OSError, ValueError) as error:
+        raise _not_written(name, error) from error
+
+
+def _not_written(name: str, error: Exception) -> ModelError:
+    problem = f"the GGUF file of {name} cannot be unpacked into the cache: {first_line(error)}"
+    return ModelError(problem, "set HF_HOME to a folder that can be written and has room", name)
+
+
+def _digest(name: str, parts: list[str]) -> str:
     """The SHA-256 of files; kept under their size and time, since large ones take minutes."""
     stats = [(os.path.realpath(part), os.stat(part)) for part in parts]
     key = repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
-    root = Path(cached_assets_path("descant", "gguf", "digests"))
+    root = _assets(name, _DIGESTS)
     memo = root / hashlib.sha256(key.encode()).hexdigest()
     with contextlib.suppress(OSError):
         if re.fullmatch(r"[0-9a-f]{64}", digest := memo.read_text(encoding="ascii")):
@@ -275,7 +286,8 @@ def _merge(parts: tuple[str, ...], path: str) -> None:
     writer.close()
 
 
-def cached_bytes() -> tuple[Path, int]:
-    """The cache of unpacked files, and the bytes that it takes."""
-    root = Path(cached_assets_path("descant", "gguf", "digests")).parent
-    return root, sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+def unpacked_files() -> tuple[Path, int, int]:
+    """The cache: its folder, how many files are unpacked in it, and the bytes that they take."""
+    root = Path(cached_assets_path("descant", "gguf", _DIGESTS)).parent
+    files = [entry for entry in root.iterdir() if entry.name != _DIGESTS]
+    return root, len(files), sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

@@ -8,15 +8,17 @@ any other one is an error that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 
 from ..errors import ModelError, first_line
 
 # What a key of the architecture says, where the configuration has it.
-_CONFIG = {
+_CONFIG: dict[str, Callable[[Any], Any]] = {
     "attention.key_length": lambda config: config.head_dim,
     "attention.value_length": lambda config: config.head_dim,
     "attention.sliding_window": lambda config: config.sliding_window,
@@ -40,6 +42,11 @@ _HARMLESS = {  # whatever the value is
 }  # fmt: skip
 _NO_OP = {"rope.scaling.type": "none", "rope.scaling.factor": 1.0, "attention.causal": True}
 
+ROPE_FACTORS = "rope_freqs.weight"
+_LLAMA3 = {
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
 # How a vocabulary splits text before its merges, in the words of ``tokenizer.ggml.pre``.
 _PLAIN = {"default", "gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "modern-bert"}
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"}
@@ -48,8 +55,8 @@ _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 def metadata_of(name: str, path: str) -> dict[str, Any]:
     """A file's metadata; long arrays stay unread.
 
-    ``tensors`` has the number of elements of every tensor, by its name, and ``types`` the name of
-    the type that it is stored in.
+    ``tensors`` has the number of elements of every tensor, by its name, ``types`` the name of the
+    type that it is stored in, and ``rope_factors`` what the file divides rotary frequencies by.
 
     Raises:
         ModelError: cut short, or not made as GGUF files are.
@@ -65,6 +72,9 @@ def metadata_of(name: str, path: str) -> dict[str, Any]:
         }
         metadata["tensors"] = {item.name: int(item.n_elements) for item in header.tensors}
         metadata["types"] = {item.name: item.tensor_type.name for item in header.tensors}
+        metadata["rope_factors"] = next(
+            (item.data.tolist() for item in header.tensors if item.name == ROPE_FACTORS), None
+        )
     except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
         problem = f"the GGUF file {path} of {name} is cut short or corrupt ({first_line(error)})"
         raise ModelError(problem, "copy or download it again", name) from error
@@ -95,6 +105,35 @@ def check_config(name: str, path: str, metadata: Mapping[str, Any], config: Any)
             problem = f"the GGUF file {path} of {name} says {architecture}.{key} = {value!r:.60}"
             cure = "give the safetensors checkpoint"
             raise ModelError(f"{problem}, which transformers leaves out", cure, name)
+
+
+def set_rope(name: str, path: str, metadata: Mapping[str, Any], config: Any) -> None:
+    """Llama 3's rotary frequencies, which a file stores as factors and transformers leaves out.
+
+    Raises:
+        ModelError: factors that are not Llama 3's.
+    """
+    factors = metadata["rope_factors"]
+    if factors is None:
+        return
+    theta = config.rope_parameters["rope_theta"]
+    rope = {"rope_theta": theta, "rope_type": "llama3", "factor": max(factors), **_LLAMA3}
+    if not all(map(partial(math.isclose, rel_tol=1e-4), factors, _llama3_factors(rope, factors))):
+        problem = f"the GGUF file {path} of {name} has rotary factors that are not Llama 3's"
+        cure = "give the safetensors checkpoint"
+        raise ModelError(f"{problem}, and transformers leaves them out", cure, name)
+    config.rope_parameters = rope
+
+
+def _llama3_factors(rope: Mapping[str, Any], factors: Sequence[float]) -> list[float]:
+    """What Llama 3 divides each frequency by (transformers' ``rope_type: llama3``)."""
+    low, high, length = (rope[key] for key in _LLAMA3)
+    values = []
+    for i in range(len(factors)):
+        turns = length * rope["rope_theta"] ** (-i / len(factors)) / (2 * math.pi)
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        values.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return values
 
 
 def check_tokenizer(metadata: Mapping[str, Any], tokenizer: Any) -> str | None:
@@ -149,8 +188,6 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _split_digits(tokenizer: Any) -> None:
-    from tokenizers import pre_tokenizers
-
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

@@ -30,7 +30,7 @@ class ModelSpec(BaseModel):
     Exactly one of ``path``, ``model`` and ``adapter`` (with ``on``) says where the weights are.
 
     Attributes:
-        path: a folder or a hub id; ``revision`` pins it.
+        path: a folder, a ``.gguf`` file or a hub id; ``revision`` pins it.
         model: a model in memory: a transformers model, or one of ``descant.models.tables``.
         adapter: a folder or hub id of a LoRA adapter, on the declared model named by ``on``.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).

@@ -18,19 +18,19 @@ from huggingface_hub import save_torch_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..checkpoint.gguf import GgufFile, described, gguf_file, is_gguf, parsed_once
-from ..checkpoint.gguf_metadata import metadata_of
+from ..checkpoint.gguf_metadata import ROPE_FACTORS, metadata_of
 from ..checkpoint.spec import ModelSpec
 from ..errors import first_line
 
 _log = logging.getLogger("descant")
 
 
-def weights_source(name: str, spec: ModelSpec, dtype: torch.dtype) -> str:
+def weights_source(name: str, spec: ModelSpec, dtype: torch.dtype | None) -> str:
     """The folder or hub id with a declared model's weights; a GGUF file is unpacked first.
 
     Args:
         name, spec: of the model, which has a path.
-        dtype: the numbers that a GGUF file is unpacked into.
+        dtype: the numbers that a GGUF file is unpacked into; None is float32.
 
     Raises:
         ModelError: a GGUF file that cannot be unpacked, or not fully.
@@ -39,6 +39,7 @@ def weights_source(name: str, spec: ModelSpec, dtype: torch.dtype) -> str:
     if not is_gguf(spec.path):
         return spec.path
     file = gguf_file(name, spec.path, spec.revision)
+    dtype = dtype or torch.float32
     kind = str(dtype).removeprefix("torch.")
     return file.kept(kind, partial(_unpack, file, described(file), dtype))
 
@@ -58,13 +59,15 @@ def _unpack(file: GgufFile, description: str, dtype: torch.dtype, folder: Path) 
         if lacking:
             problem = f"lacks {lacking[0]}, or has it in another shape"
             raise file.error(problem, "give the file of a full language model")
-        stored = sum(metadata_of(file.name, path)["tensors"].values())
+        stored = metadata_of(file.name, path)["tensors"]
+        stored.pop(ROPE_FACTORS, None)  # in the configuration
     tied = list(getattr(model, "_tied_weights_keys", None) or ())
     tied = tied if model.config.get_text_config().tie_word_embeddings else []
     tensors = model.state_dict()
     read = sum(tensor.numel() for key, tensor in tensors.items() if key not in tied)
-    if read != stored:
-        problem = f"holds {stored:,} numbers, and transformers' {type(model).__name__} has {read:,}"
+    if read != (written := sum(stored.values())):
+        kind = type(model).__name__
+        problem = f"holds {written:,} numbers, and transformers' {kind} has {read:,}"
         cure = "transformers leaves some out; give the safetensors checkpoint"
         raise file.error(problem, cure)
     save_torch_model(model, folder, shared_tensors_to_discard=tied, max_shard_size="5GB")

@@ -53,7 +53,7 @@ class ValueHeadModel(nn.Module):
 
 def as_reward(description: Description, spec: ModelSpec) -> Description:
     """The description as a reward's, where a language model has a value head; else as it is."""
-    if description.kind != SCORES or description.config is None:
+    if description.kind != SCORES or description.config is None or description.gguf:
         return description
     in_memory = spec.model is not None
     head = hasattr(spec.model, "v_head") if in_memory else _stored(description.name, spec)

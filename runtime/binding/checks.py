@@ -55,7 +55,8 @@ class CheckedModels:
         self.models = {name: resolve(name, specs) for name in plan.models}
         self.descriptions = {name: self._describe(name) for name in plan.models}
         self._check_kinds()
-        self.size, self.notes = self._vocabulary()
+        self.size, notes = self._vocabulary()
+        self.notes = [*notes, *self._unpacked()]
         self._check_candidates(self.size)
 
     def _describe(self, name: str) -> Description:
@@ -118,6 +119,18 @@ class CheckedModels:
                 problem = f"{name} is a language model, and rerank takes reward models"
                 cure = f"add it to the scores instead: base + {name}"
             raise plan.error(problem, span, cure)
+
+    def _unpacked(self) -> list[str]:
+        """A note per GGUF file: a forward reads more bytes than the file has."""
+        types = {
+            model.base: model.spec.dtype or self.dtype or self.descriptions[name].config.dtype
+            for name, model in self.models.items()
+            if self.descriptions[name].gguf
+        }
+        return [
+            f"{base} is a GGUF file, unpacked into {str(dtype).removeprefix('torch.')}"
+            for base, dtype in types.items()
+        ]
 
     def _vocabulary(self) -> tuple[int, list[str]]:
         """The size of the shared vocabulary, and a note per model that differs in any way."""

@@ -106,6 +106,8 @@ def test_what_is_missing_has_a_cure_and_no_secret_is_shown(tmp_path):
         said["environment"]["data"]["offline"] and "HF_HUB_OFFLINE" in said["environment"]["cure"]
     )
     assert said["cache"]["data"]["folder"] == str(tmp_path / "hf" / "hub")
+    unpacked = {"folder": str(tmp_path / "hf/assets/descant/gguf"), "files": 0, "bytes": 0}
+    assert said["GGUF files"]["data"] == unpacked
     assert "process 1 of 2" in said["processes"]["said"]
     assert said["torch build"]["data"]["driver"] == {"name": "A Large GPU", "driver": "999.1"}
     if torch.version.cuda is None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gguf_files
 import pytest
 import torch
-from checkpoints import fresh
+from checkpoints import fresh, llama, tokenizer
+from huggingface_hub import cached_assets_path
 from safetensors.torch import load_file
 
 import descant
@@ -47,6 +50,23 @@ def test_it_learns_and_tells(trained: Any, method: str, lora: Any) -> None:
     assert {"train.yaml", "training.json", "curve.png"} <= names
     assert ("adapter_config.json" in names) == (lora is not None and method != "reward")
     assert not list(done.folder.glob("*.bin")), "a pickle"
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_a_gguf_file_learns_what_its_model_does(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: Any
+) -> None:
+    assets = partial(cached_assets_path, assets_dir=tmp_path / "assets")
+    monkeypatch.setattr("descant.models.checkpoint.gguf.cached_assets_path", assets)
+    torch.manual_seed(3)
+    model = llama()
+    file = gguf_files.write(tmp_path / "m.gguf", model, tokenizer())
+    model.save_pretrained(tmp_path / "m")
+    tokenizer().save_pretrained(tmp_path / "m")
+    options = {"lora": lora, "training": {"max_steps": 4}}
+    packed = trained("arm", "packed", model=str(file), **options)
+    plain = trained("arm", "plain", model=str(tmp_path / "m"), **options)
+    assert same(packed.folder, plain.folder)
 
 
 def test_what_is_kept_of_a_training(trained: Any, zoo: Any) -> None:
