@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -129,12 +130,37 @@ def test_the_plan_needs_no_weights(tmp_path) -> None:
     assert answer.returncode == 0 and (kept / "float32" / "model.safetensors").is_file()
 
 
-def test_threads_that_meet_unpack_once(tmp_path, caplog) -> None:
+def test_who_comes_second_waits_and_finds_what_was_unpacked(tmp_path) -> None:
     file = gguf_files.write(tmp_path / "m.gguf", seeded(llama), tokenizer())
+    written: list[Path] = []
+
+    def write(folder: Path) -> None:
+        written.append(folder)
+        time.sleep(0.2)
+        (folder / "done").touch()
+
+    def kept(_: int) -> str:
+        folder = gguf.gguf_file("m", str(file), None).kept("entry", write)
+        assert (Path(folder) / "done").exists()
+        return folder
+
     with ThreadPoolExecutor(4) as pool:
-        every = list(pool.map(scores, [file] * 4))
-    assert all(torch.equal(each, every[0]) for each in every)
-    assert sum("unpacking" in record.getMessage() for record in caplog.records) == 1
+        folders = set(pool.map(kept, range(4)))
+    assert len(folders) == len(written) == 1
+    assert not written[0].exists()  # written elsewhere, and moved
+
+
+def test_what_fails_leaves_nothing(tmp_path) -> None:
+    file = gguf_files.write(tmp_path / "m.gguf", seeded(llama), tokenizer())
+    unpacked = gguf.gguf_file("m", str(file), None)
+
+    def write(folder: Path) -> None:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unpacked.kept("entry", write)
+    assert [entry.name for entry in unpacked.cache.iterdir()] == ["entry.lock"]
 
 
 def test_a_split_file_is_one_model(tmp_path) -> None:
