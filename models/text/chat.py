@@ -101,7 +101,7 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
     ``developer`` messages are ``system`` ones where the template knows no ``developer``.
 
     Raises:
-        ModelError: there is no such template, or it refuses these messages.
+        ModelError: there is no such template, or it refuses these messages, or drops a developer's.
     """
     source = chat_template(name, template, tokenizer)
     if "developer" not in source:
@@ -124,6 +124,11 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
             cure += "or give template: … with {system} and {prompt} in it"
         problem = f"{name} cannot render these messages: {first_line(error)}"
         raise _error(name, problem, cure) from error
+    for message in messages:
+        if message["role"] == "developer" and message["content"].strip() not in text:
+            problem = f"the chat template of {name} leaves out a developer's message"
+            cure = "write it into the system message"
+            raise _error(name, f"{problem}: {message['content'][:40]!r}", cure)
     return text
 
 
