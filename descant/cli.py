@@ -19,7 +19,19 @@ from .bench.command import bench
 from .doctor import doctor
 from .failures import resumable, run_app
 from .harness.command import PASSED_ON, evaluate
-from .options import File, Formats, FormulaName, Many, Overrides, RunFilePath, Word, many, option
+from .options import (
+    PROMPT,
+    Chat,
+    File,
+    Formats,
+    FormulaName,
+    Many,
+    Overrides,
+    RunFilePath,
+    Word,
+    many,
+    option,
+)
 from .results.exports import export
 from .serve.command import serve
 
@@ -75,9 +87,8 @@ def explain(
     name: FormulaName = None,
     model: Annotated[Many, many("NAME=PATH", "Declare a model", "the demo models")] = None,
     param: Annotated[Many, many("NAME=VALUE", "Declare a parameter")] = None,
-    render: Annotated[
-        Word, option("What each model reads of this prompt.", metavar="PROMPT|FILE.json")
-    ] = None,
+    render: Annotated[Word, option("What each model reads of this prompt.", metavar=PROMPT)] = None,
+    chat: Chat = False,
     render_first: Annotated[
         bool, option("The same of the run file's first prompt.", "", "--render-first")
     ] = False,
@@ -85,11 +96,12 @@ def explain(
     """The plan: terms, forwards, bytes per token, and the floor that they set. Reads no weights."""
     from .show.explain import ExplainRequest, explained, rendering
 
+    _check_chat(chat and render is None, "--render")
     request = ExplainRequest(formula, model or [], param or [], set_ or [], name)
     if render is not None or render_first:
         from .show.token_boundaries import show
 
-        show(console, rendering(request, render))
+        show(console, rendering(request, render, chat))
         return
     console.print(explained(request), markup=False)
 
@@ -100,21 +112,24 @@ def run(
     file: RunFilePath,
     set_: Overrides = None,
     formula: FormulaName = None,
-    prompt: Annotated[Many, many("TEXT", "Instead of the file's data")] = None,
+    prompt: Annotated[Many, many(PROMPT, "Instead of the file's data")] = None,
+    chat: Chat = False,
     output: Annotated[
         File, option("The folder for completions.jsonl.", "the file's output")
     ] = None,
     format_: Formats = None,
 ) -> None:
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
-    from .inputs.prompts import read_items
+    from .inputs.prompts import command_line_prompt, read_items
     from .inputs.runfile import RunFileError, read_run_file
     from .runs.processes import prints
     from .runs.run import compiled, of_one_formula, run_to_folder
 
     run_file = of_one_formula(read_run_file(file, set_ or []), formula)
+    _check_chat(chat and not prompt, "--prompt")
     if prompt:
-        completions = compiled(run_file).generate(prompt, **run_file.generate.model_dump())
+        prompts = [command_line_prompt(argument, chat) for argument in prompt]
+        completions = compiled(run_file).generate(prompts, **run_file.generate.model_dump())
         _show(completions if prints() else [])
         return
     if run_file.data is None:
@@ -180,7 +195,8 @@ def compare(
 @app.command()
 def inspect(
     file: RunFilePath,
-    prompt: Annotated[str, Argument(metavar="PROMPT", help="What to complete.")],
+    prompt: Annotated[str, Argument(metavar=PROMPT, help="What to complete.")],
+    chat: Chat = False,
     set_: Overrides = None,
     formula: FormulaName = None,
     top: Annotated[int, option("Candidates per token.", min=1)] = 10,
@@ -195,12 +211,13 @@ def inspect(
     ] = None,
 ) -> None:
     """Why each token was chosen: the scores of every term and the reward for the candidates."""
+    from .inputs.prompts import command_line_prompt
     from .inputs.runfile import read_run_file
     from .runs.run import of_one_formula
     from .show.inspection import inspected, table, write
 
     run_file = of_one_formula(read_run_file(file, set_ or []), formula)
-    inspection = inspected(run_file, prompt, top, base)
+    inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
     _screen().print(table(inspection))
     _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))
 
@@ -242,10 +259,21 @@ def train(
 app.command()(bench)
 
 
+def _check_chat(without_prompt: bool, name: str) -> None:
+    """Refuse ``--chat`` where there is no prompt of the command line that it could be for."""
+    from .inputs.runfile import RunFileError
+
+    if without_prompt:
+        cure = "for a run file's data write data: {chat: true}"
+        raise RunFileError(f"--chat is for the prompt of {name}; {cure}")
+
+
 def _show(completions: list[Any]) -> None:
+    from .results.exports import instruction
+
     for completion in completions:
         if len(completions) > 1:
-            console.rule(str(completion.prompt).replace("\n", " ")[:80], align="left")
+            console.rule(instruction(completion.prompt).replace("\n", " ")[:80], align="left")
         text = completion.text if completion.text is not None else completion.token_ids
         console.print(str(text), markup=False)
 

@@ -35,6 +35,9 @@ Overrides = Annotated[
 FormulaName = Annotated[
     Word, option("Which of the file's formulas, if several.", "", "--formula", metavar="NAME")
 ]
+# A prompt is text, or the path of a JSON file that holds text, messages or token ids.
+PROMPT = "PROMPT|FILE.json"
+Chat = Annotated[bool, option("A prompt that is text is one user message.", "", "--chat")]
 Formats = Annotated[
     list[Format] | None,
     option("Write this format, too, for others' scripts; may be repeated.", "", "--format"),

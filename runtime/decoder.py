@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models import Prompt
+from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
@@ -41,10 +42,15 @@ class Decoder:
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float] | None = None, capture: bool = False
+        self,
+        bound: Bound,
+        params: Mapping[str, float] | None = None,
+        capture: bool = False,
+        raw_text: RawTextLog | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
-        self._builder, engine = RequestBuilder(bound, self._params), Engine(bound, capture)
+        self._builder = RequestBuilder(bound, self._params, raw_text)
+        engine = Engine(bound, capture)
         self.session = Session(bound, engine, self._builder, partial(decode, engine))
         graphs = engine.graphs if capture else None
         self.plan = Report(bound, self._params, engine.stats, graphs)

@@ -15,6 +15,7 @@ from typing import Any
 from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec
 from ..models.lanes.transformers_lane import CHUNK
+from ..models.text.chat import RawTextLog
 from .batch.memory import candidates
 from .binding.bind import bind
 from .binding.bound import Bound
@@ -37,7 +38,7 @@ class Served(Decoder):
     """
 
     def __init__(self, bound: Bound, params: Mapping[str, float], service: Service) -> None:
-        super().__init__(bound, params)
+        super().__init__(bound, params, raw_text=service.raw_text)
         self._service = service
         self.session.engine.served = True
         counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
@@ -47,7 +48,8 @@ class Served(Decoder):
 
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
-        return Decoder(self._service.bound(self.session.bound.plan, together=False), self._params)
+        bound = self._service.bound(self.session.bound.plan, together=False)
+        return Decoder(bound, self._params, raw_text=self._service.raw_text)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
         """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
@@ -107,6 +109,7 @@ class Service:
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
         self._pool = WeightPool(together=True)
+        self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
         self._queue: deque[tuple[Served, Request]] = deque()
         self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids

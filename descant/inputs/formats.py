@@ -113,15 +113,32 @@ def _json(text: str, kind: str) -> Any:
         return Fault(f"is not JSON: {what}{cure}")
 
 
-def _list(file: Path) -> Iterator[Row]:
+def read_json(file: Path) -> Any:
+    """The content of one JSON file.
+
+    Raises:
+        DataError: it cannot be read, or is not JSON.
+    """
+    content = _checked(*_loaded(file))
+    if isinstance(content, Fault):
+        raise DataError(f"{file} {content}")
+    return content
+
+
+def _loaded(file: Path) -> tuple[Any, str]:
+    """The content of a JSON file, and its text."""
     with _opened(file) as lines:
         try:
             text = lines.read().decode("utf-8-sig")
-            rows = json.loads(text)
+            return json.loads(text), text
         except (ValueError, RecursionError) as error:
             what = getattr(error, "msg", error)
             line = f", line {error.lineno}," if isinstance(error, json.JSONDecodeError) else ""
             raise DataError(f"{file}{line} is not JSON: {what}") from None
+
+
+def _list(file: Path) -> Iterator[Row]:
+    rows, text = _loaded(file)
     for number, row in enumerate(rows):
         yield number, f"{file}, entry {number + 1}", _checked(row, text)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .formats import DataError, Fault, Row, read_dataset, read_file
+from .formats import DataError, Fault, Row, read_dataset, read_file, read_json
 from .runfile import Data, RunFileError
 
 _log = logging.getLogger("descant")
@@ -56,6 +56,26 @@ def read_items(data: Data) -> list[Item]:
     return list(items.values())
 
 
+def command_line_prompt(argument: str, chat: bool) -> Any:
+    """A prompt as a command line has it: text, or the path of a JSON file that holds a prompt.
+
+    With ``chat``, a text is one user message.
+
+    Raises:
+        RunFileError: no such file, or no prompt in it; or token ids with ``chat``.
+    """
+    prompt: Any = argument
+    if argument.endswith(".json"):
+        file = Path(argument)
+        if not file.is_file():
+            raise RunFileError(f"there is no prompt file {file}")
+        try:
+            prompt = _prompt(read_json(file), argument)
+        except DataError as error:
+            raise RunFileError(str(error)) from None
+    return _as_chat(prompt, argument) if chat else prompt
+
+
 def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) -> list[Item]:
     """The items whose prompts the models can read.
 
@@ -100,7 +120,7 @@ def _item(number: int, where: str, row: Any, data: Data) -> Item:
     if isinstance(row, Fault):
         raise RunFileError(f"{where} {row}")
     if isinstance(row, str):
-        return Item(number, _prompt(row, where), where)
+        return Item(number, _prompt(row, where, data.chat), where)
     fields = row if isinstance(row, Mapping) else {}
     for field_name, purpose in ((data.field, ""), (data.id, " for the id")):
         if field_name is not None and field_name not in fields:
@@ -109,10 +129,25 @@ def _item(number: int, where: str, row: Any, data: Data) -> Item:
     name = number if data.id is None else fields[data.id]
     if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
         raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
-    return Item(name, _prompt(fields[data.field], where), where)
+    return Item(name, _prompt(fields[data.field], where, data.chat), where)
 
 
-def _prompt(value: Any, where: str) -> Any:
+def _as_chat(prompt: Any, where: str) -> Any:
+    """A text as one user message; messages as they are."""
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise RunFileError("the prompt is empty")
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt[0], int):
+        problem = f"{where}: the prompt is token ids, and they are no message of a chat"
+        raise RunFileError(f"{problem}; give text or messages, or leave chat out")
+    return prompt
+
+
+def _prompt(value: Any, where: str, chat: bool = False) -> Any:
+    """A checked prompt; with ``chat``, messages."""
+    if chat:
+        return _as_chat(_prompt(value, where), where)
     if not value or (isinstance(value, str) and not value.strip()):
         raise RunFileError(f"{where}: the prompt is empty")
     if isinstance(value, str) or (isinstance(value, list) and all(type(n) is int for n in value)):

@@ -53,6 +53,7 @@ class Data(Rows):
     name: str | None = None  # what ``datasets.load_dataset`` takes
     config: str | None = None  # of a dataset
     field: str = "prompt"  # which holds the prompt: text, chat messages or token ids
+    chat: bool = False  # whether a text is one user message
     id: str | None = None  # the field that tells rows apart; left out, the number of the row
     shuffle: int | None = None  # the seed of an order, before ``limit``; left out, as they are
 

@@ -27,7 +27,7 @@ def _row(kind: Format, record: Record, name: str) -> Record:
     text = record["text"]
     if kind is Format.ALPACA_EVAL:
         return {
-            "instruction": _instruction(record["prompt"]), "output": text, "generator": name
+            "instruction": instruction(record["prompt"]), "output": text, "generator": name
         }  # fmt: skip
     prompt = _as_text(record["prompt"])
     elapsed = {"elapsed": record["elapsed"]}
@@ -67,7 +67,7 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
     return files
 
 
-def _instruction(prompt: Any) -> str:
+def instruction(prompt: Any) -> str:
     """A text, or the last message of the user."""
     if isinstance(prompt, str):
         return prompt

@@ -10,6 +10,7 @@ from ..inputs.expand import Setting, without_temperature
 from ..inputs.runfile import RunFile
 from ..models import ModelSpec, resolve, with_bases
 from ..models.checkpoint.description import Description, describe
+from ..models.text.chat import RawTextLog
 from ..runtime import Decoder, TermParallel, WeightPool, bind
 from .merge import merged_adapter
 
@@ -28,6 +29,7 @@ class Models:
         self.pool = WeightPool()
         self.loaded = self.pool.weights
         self.plans: dict[str, str] = {}  # as printed, by formula
+        self.raw_text = RawTextLog()  # of all formulas and scores
 
     def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
         """A formula's decoder for the points with the merged adapters of this one.
@@ -65,7 +67,7 @@ class Models:
                 if hasattr(lane, "adapters"):
                     lane.adapters.close()
 
-        return Decoder(bound, self.run.params), close
+        return Decoder(bound, self.run.params, raw_text=self.raw_text), close
 
     def keep(self, names: Iterable[str]) -> None:
         """Release the weights that none of these models uses."""

@@ -11,6 +11,7 @@ from ..models import ModelError, ModelSpec, ResolvedModel, resolve
 from ..models.checkpoint.description import REWARD, SCORES, Description, describe
 from ..models.loading.value_head import as_reward
 from ..models.tables import RuleReward
+from ..models.text.chat import check_template
 
 DescribedModel = tuple[ResolvedModel, Description]  # whose weights, how it reads, its checkpoint
 
@@ -21,13 +22,16 @@ def described(
     """A declared model by its name; ``dtype`` and ``device`` are for a spec that names none.
 
     Raises:
-        ModelError: an adapter without its base, split layers, or a checkpoint that cannot be read.
+        ModelError: an adapter without its base, split layers, a checkpoint that cannot be read, or
+            a template that its tokenizer has not.
     """
     model = resolve(name, specs)
     if model.spec.tp_plan is not None:
         problem = f"the layers of {model.base} are split over processes, and each scores by itself"
         raise ModelError(problem, "declare the model again without tp_plan", name)
-    return model, describe(model.base, model.spec, dtype, device)
+    description = describe(model.base, model.spec, dtype, device)
+    check_template(name, model.spec, description.tokenizer)
+    return model, description
 
 
 def language_model(

@@ -18,6 +18,7 @@ from ..models.checkpoint.reward_head import OWN_POSITIONS
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
 from ..models.loading.load import load_model
 from ..models.loading.value_head import with_value_head
+from ..models.text.chat import RawTextLog, reads_raw_text
 from ..models.text.full_text import encode_texts, with_response
 from .declared import reward_model
 
@@ -63,6 +64,7 @@ class RewardScorer:
         loaded: weights in memory, by ``Description.weights``; weights that are read are added.
         shared: the tokenizer that decodes prompts of token ids, or None.
         longest: the most tokens of a text, where that is fewer than the model reads.
+        raw_text: warns of prompts that the model reads raw.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class RewardScorer:
         loaded: dict[tuple[Any, ...], Any],
         shared: Any = None,
         longest: int | None = None,
+        raw_text: RawTextLog | None = None,
     ) -> None:
         resolved, description = reward_model(name, specs, dtype, device)
         spec, adapter, key = resolved.spec, resolved.adapter, description.weights
@@ -82,7 +85,7 @@ class RewardScorer:
         model = loaded[key]
         if description.value_head:
             model = with_value_head(description.name, model, spec, False)
-        self.name, self._spec = name, spec
+        self.name, self._spec, self._raw_text = name, spec, raw_text or RawTextLog()
         self._label = choose_label(description, spec.label)
         self._classifier = BatchClassifier(
             name, model, description.tokenizer, description.full_text_reason or OWN_POSITIONS
@@ -103,6 +106,8 @@ class RewardScorer:
         """
         if not texts:
             return []
+        if reads_raw_text(self._spec, self._tokenizer):
+            self._raw_text.warn([self.name], prompts)
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
         pairs = zip(prompts, texts, strict=True)
         full = [with_response(render(prompt, None), text) for prompt, text in pairs]

@@ -5,14 +5,13 @@ No weights are read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..inputs.expand import sums_of
-from ..inputs.prompts import read_items
+from ..inputs.prompts import command_line_prompt, read_items
 from ..inputs.runfile import RunFile, RunFileError, read_run_file
 from ..runs.run import of_one_formula
 
@@ -86,8 +85,8 @@ def explained(request: ExplainRequest) -> str:
     return "\n\n".join(f"{name}\n{plan}" for name, plan in plans.items())
 
 
-def rendering(request: ExplainRequest, prompt: str | None) -> list[PromptView]:
-    """What each model reads of a prompt: text, or the path of a JSON file that holds a prompt.
+def rendering(request: ExplainRequest, prompt: str | None, chat: bool = False) -> list[PromptView]:
+    """What each model reads of a prompt, as ``command_line_prompt`` takes it.
 
     None stands for the first prompt of the run file's data.
 
@@ -98,24 +97,17 @@ def rendering(request: ExplainRequest, prompt: str | None) -> list[PromptView]:
 
     views: dict[str, PromptView] = {}
     for plan in request.arguments().values():
-        for view in prompt_views(plan.bound(), _prompt(prompt, plan.run)):
+        for view in prompt_views(plan.bound(), _prompt(prompt, chat, plan.run)):
             views.setdefault(str(view), view)
     return list(views.values())
 
 
-def _prompt(option: str | None, run: RunFile | None) -> Any:
+def _prompt(option: str | None, chat: bool, run: RunFile | None) -> Any:
     if option is None:
         if run is None or run.data is None:
             raise RunFileError("there is no run file with data here; give the prompt: --render …")
         return read_items(run.data.model_copy(update={"limit": 1}))[0].prompt
-    if not option.endswith(".json"):
-        return option
-    if not Path(option).is_file():
-        raise RunFileError(f"there is no prompt file {option}")
-    try:
-        return json.loads(Path(option).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunFileError(f"{option} is not JSON: {error}") from None
+    return command_line_prompt(option, chat)
 
 
 def plan_report(*arguments: Any) -> Report:

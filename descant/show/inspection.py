@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 JSON, PAGE = "inspect.json", "inspect.html"
 
 
-def inspected(run: RunFile, prompt: str, n: int, base: str | None) -> Inspection:
+def inspected(run: RunFile, prompt: Any, n: int, base: str | None) -> Inspection:
     """The explained completion of one prompt by a run file."""
     arguments = run.generate.model_dump(exclude={"num_return_sequences"})
     return compiled(run).inspect(prompt, n=n, base=base, **arguments)

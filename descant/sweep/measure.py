@@ -139,11 +139,12 @@ def _scorer(
     """The function that gives one score of some completions, and one that releases its model."""
     kind, source = score.source
     if kind in ("reward", "coherence"):
-        scorer: RewardScorer | CoherenceScorer = (
-            RewardScorer(source, models.specs, models.dtype, models.device, models.loaded)
-            if kind == "reward"
-            else CoherenceScorer(name, source, models.device)
-        )
+        scorer: RewardScorer | CoherenceScorer
+        if kind == "coherence":
+            scorer = CoherenceScorer(name, source, models.device)
+        else:
+            arguments = source, models.specs, models.dtype, models.device, models.loaded
+            scorer = RewardScorer(*arguments, raw_text=models.raw_text)
 
         def of_texts(records: Sequence[Record]) -> Values:
             texts = [record["text"] or "" for record in records]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..models import ModelError
 from ..models.checkpoint.spec import ModelSpec
+from ..models.text.chat import chat_template
 from ..models.text.prompts import render, render_text
 from .batches import REJECTED, Row
 from .examples import Example
@@ -116,9 +117,11 @@ class Encoder:
         """The chat template's ids after an answer, up to the first end of text."""
         messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
 
+        template = chat_template(_NAME, self.spec.template, self.tokenizer)
+
         def rendered(unfinished: bool) -> str:
             return str(self.tokenizer.apply_chat_template(
-                messages, chat_template=self.spec.template, tokenize=False,
+                messages, chat_template=template, tokenize=False,
                 continue_final_message=unfinished))  # fmt: skip
 
         closing = rendered(False)[len(rendered(True)) :]

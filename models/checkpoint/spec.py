@@ -42,8 +42,9 @@ class ModelSpec(BaseModel):
             ``quantization_config`` in a checkpoint's config.json; a checkpoint that is quantised
             already needs none.
         tokenizer: a folder or hub id, or a tokenizer in memory, where it is not the model's own.
-        template: a chat template, the name of one of the tokenizer's, or a string with
-            ``{prompt}`` and, if wanted, ``{system}``.
+        template: a chat template, the name of one of the tokenizer's, ``chat`` (its default, with
+            a text as one user message), or a string with ``{prompt}`` and, if wanted,
+            ``{system}``. Left out, a text is read as it is, and messages through the default.
         system: the system prompt where the formula gives none.
         prefix: text or token ids that this model alone reads before the prompt.
         label: for a classifier with several outputs, the name or number of the one that is the

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError, first_line
+from ..errors import ModelError
+from .chat import SYSTEM, Messages, check_messages, developer_as_system, fills_in, written
 
-Messages: TypeAlias = Sequence[Mapping[str, str]]
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
 
 
@@ -141,33 +141,24 @@ class _Template:
         """The prompt as text."""
         template = self.template
         if not isinstance(prompt, str):
-            self._check_messages(prompt)
-        if template is not None and "{prompt}" in template and "{{" not in template:
+            check_messages(self.name, prompt)
+        if template is not None and fills_in(template):
             return PromptText(self._in_string(template, prompt, system))
-        if template is not None and "{{" not in template and "{%" not in template:
-            self._check_named(template)
         if isinstance(prompt, str) and template is None:
             return PromptText(f"{system}\n{prompt}" if system else prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
         if system is not None:
-            messages = [message for message in messages if message["role"] != "system"]
+            messages = [message for message in messages if message["role"] not in SYSTEM]
             messages = [{"role": "system", "content": system}] * bool(system) + messages
         # As in transformers: a chat template writes every special token.
-        return PromptText(self._in_chat(messages), special=False)
-
-    def _check_messages(self, messages: Messages) -> None:
-        for number, message in enumerate(messages):
-            fields = message if isinstance(message, Mapping) else {}
-            missing = [key for key in ("role", "content") if not isinstance(fields.get(key), str)]
-            if missing:
-                problem = f"message {number} of the prompt has no {' and no '.join(missing)}"
-                cure = 'a message is {"role": "user", "content": "…"}'
-                raise ModelError(f"{problem} that is text", cure, self.name)
+        text = written(self.name, template, self.tokenizer, messages)
+        return PromptText(text, special=False)
 
     def _in_string(self, template: str, prompt: Any, system: str | None) -> str:
         """A template with ``{prompt}`` filled in, and after it the answer so far."""
         if isinstance(prompt, str):
             return self._filled(template, prompt, system or "")
+        prompt = developer_as_system(prompt)
         roles = [message["role"] for message in prompt]
         answer = prompt[-1]["content"] if roles[-1] == "assistant" else ""
         before = prompt[:-1] if roles[-1] == "assistant" else prompt
@@ -186,42 +177,6 @@ class _Template:
             raise self._error(f"{problem} {system[:40]!r}", cure)
         parts = {"{prompt}": prompt, "{system}": system}
         return re.sub(r"\{prompt\}|\{system\}", lambda match: parts[match[0]], template)
-
-    def _in_chat(self, messages: list[Mapping[str, str]]) -> str:
-        """Messages in a chat template, up to where the answer begins or continues."""
-        if self.template is None and not self.tokenizer.chat_template:
-            problem = f"{self.name} has no chat template, and the prompt is chat messages"
-            cure = "give template: … with one, or with {prompt} where the prompt goes; or give text"
-            raise self._error(problem, cure)
-        if messages[-1] == {"role": "assistant", "content": ""}:
-            messages = messages[:-1]
-        continues = bool(messages) and messages[-1]["role"] == "assistant"
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=not continues,
-                continue_final_message=continues,
-            )
-        except Exception as error:  # jinja has its own exceptions, and templates raise any
-            cure = "give template: … with a chat template, or a prompt that is text"
-            if any(message["role"] == "system" for message in messages):
-                cure = "its template may take no system prompt: write it into the user's message, "
-                cure += "or give template: … with {system} and {prompt} in it"
-            problem = f"{self.name} cannot render these messages: {first_line(error)}"
-            raise self._error(problem, cure) from error
-        return text
-
-    def _check_named(self, template: str) -> None:
-        """Any other template must be the name of one of the tokenizer's chat templates."""
-        templates = self.tokenizer.chat_template
-        named = templates if isinstance(templates, dict) else {}
-        if template not in named:
-            problem = f"the template of {self.name} is neither a chat template nor has it a "
-            problem += "{prompt}, and the tokenizer has no chat template named "
-            cure = f"it has {', '.join(named)}" if named else "write {prompt} where the prompt goes"
-            raise self._error(f"{problem}{template[:40]!r}", cure)
 
     def _error(self, problem: str, cure: str) -> ModelError:
         return ModelError(problem, cure, self.name, "chat-templates")

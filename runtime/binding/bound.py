@@ -50,6 +50,12 @@ class Bound:
         return (*self.terms, *(term for terms in self.rewards.values() for term in terms))
 
     @property
+    def raw_text_models(self) -> tuple[str, ...]:
+        """The models whose tokenizers have a chat template that a text prompt goes past."""
+        terms = sorted(self.all_terms, key=lambda bound_term: self.plan.spans[bound_term.term])
+        return tuple(dict.fromkeys(term.term.model for term in terms if term.reads_raw_text))
+
+    @property
     def search_lanes(self) -> set[int]:
         """The lanes of a search's rewards alone: fed every token, and read now and then."""
         address, _ = self.plan.search or (None, None)

@@ -9,6 +9,7 @@ from typing import Any
 from ...formula import Term
 from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
+from ...models.text.chat import reads_raw_text
 from ...models.text.token_map import TokenMap
 
 
@@ -39,6 +40,11 @@ class BoundTerm:
     label: int | None = None
     shared: Any = None
     token_map: TokenMap | None = None
+
+    @property
+    def reads_raw_text(self) -> bool:
+        """Whether a text prompt goes past the chat template that its tokenizer has."""
+        return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
     def reads(self, prompt: Any) -> list[int] | str:
         """The token ids, or the text, that this term reads before the response."""

@@ -19,6 +19,7 @@ from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description, describe
 from ...models.checkpoint.labels import choose_label
 from ...models.loading.value_head import as_reward
+from ...models.text.chat import check_template
 from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
 from ...models.text.vocabulary import common_vocabulary
 from .bound import reward_stages
@@ -55,6 +56,9 @@ class CheckedModels:
         self.models = {name: resolve(name, specs) for name in plan.models}
         self.descriptions = {name: self._describe(name) for name in plan.models}
         self._check_kinds()
+        for name, model in self.models.items():
+            tokenizer = self.descriptions[name].tokenizer
+            self.marked(name, partial(check_template, name, model.spec, tokenizer))
         self.size, notes = self._vocabulary()
         self.notes = [*notes, *self._unpacked()]
         self._check_candidates(self.size)

@@ -46,7 +46,7 @@ class Report:
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
         self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
         self.forwards, self._search_forwards = len(steady), len(search_lanes)
-        self.notes = bound.notes
+        self.notes = (*bound.notes, *_raw_text(bound))
 
     def __repr__(self) -> str:
         return self.text()
@@ -210,6 +210,13 @@ def _samples(plan: Plan) -> tuple[Scalar, ...]:
     """The numbers by which a search multiplies the rows of a request."""
     _, stage = plan.search or (None, None)
     return tuple(getattr(stage, n) for n in ("n", "beams", "samples") if hasattr(stage, n))
+
+
+def _raw_text(bound: Bound) -> list[str]:
+    """A line on the models that read text as it is, although they have a chat template."""
+    names = ", ".join(bound.raw_text_models)
+    read = "text is read as it is, messages by the chat template (with template: chat, both)"
+    return [f"{names}: {read}"] if names else []
 
 
 def _processes(term_parallel: TermParallel, names: Sequence[str]) -> str:

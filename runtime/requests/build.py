@@ -12,6 +12,7 @@ from typing import Any
 from ...formula.algebra.liveness import needed
 from ...grammar import Span
 from ...models import ModelError, is_ids
+from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
@@ -23,10 +24,19 @@ _log = logging.getLogger("descant")
 
 
 class RequestBuilder:
-    """Makes the requests of one bound plan; ``params`` are its values where a call gives none."""
+    """Makes the requests of one bound plan.
 
-    def __init__(self, bound: Bound, params: Mapping[str, float]) -> None:
+    Args:
+        bound: the plan.
+        params: its values where a call gives none.
+        raw_text: warns of text that models read raw; its own where it is left out.
+    """
+
+    def __init__(
+        self, bound: Bound, params: Mapping[str, float], raw_text: RawTextLog | None = None
+    ) -> None:
         self._bound, self._params = bound, params
+        self._raw_text = raw_text or RawTextLog()
         self._known = {*bound.plan.params, *params}
 
     def rows(self, prompts: Any, params: Mapping[str, Any] | None) -> list[Row]:
@@ -79,6 +89,7 @@ class RequestBuilder:
                 "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
             )  # fmt: skip
+        self._raw_text.warn(self._bound.raw_text_models, (prompt for prompt, _ in rows))
         return requests
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The command line as a stranger meets it: what it prints, where, and its exit code."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from command_line import command
 from sweeps import written
 
 from descant.cli import app
+from descant.demo import models
 from descant.inputs.runfile import RunFileError
 from descant.show.explain import ExplainRequest, explained
 
@@ -139,6 +141,43 @@ def test_run_with_prompts():
     assert "How do I boil eggs?" in found.stdout
 
 
+RAW = ("--set", 'models.base.template="{prompt}"', "--set", "generate.max_new_tokens=8",
+       "--set", "generate.temperature=0", "--set", "formula=base")  # fmt: skip
+BY_CHAT = (*RAW[2:], "--set", "models.base.template=chat")
+
+
+def test_run_with_chats(tmp_path):
+    """A text as a message: by the option, by a file, and by the spec; raw text is another."""
+    eggs, file = "How do I boil eggs?", tmp_path / "chat.json"
+    file.write_text(json.dumps([{"role": "user", "content": eggs}]))
+    found = [
+        command("run", EXAMPLES / "steer.yaml", *arguments)
+        for arguments in (
+            (*BY_CHAT, "--prompt", eggs),
+            (*BY_CHAT, "--prompt", eggs, "--chat"),
+            (*BY_CHAT, "--prompt", file),
+            (*BY_CHAT, "--prompt", file, "--chat"),
+            (*RAW, "--prompt", eggs),
+        )
+    ]
+    assert [one.returncode for one in found] == [0] * 5, found[0].stderr
+    *chats, raw = [one.stdout for one in found]
+    assert len(set(chats)) == 1 and raw not in chats
+    several = command(
+        "run", EXAMPLES / "steer.yaml", *BY_CHAT, "--prompt", file, "--prompt", "Why?", "--chat"
+    )
+    assert eggs in several.stdout and "Why?" in several.stdout and "role" not in several.stdout
+
+
+def test_explain_renders_a_chat(tmp_path):
+    arguments = ("explain", "base", "--model", f"base={models()['base']['path']}", "--render", "Hi")
+    assert "assistant" not in command(*arguments).stdout
+    file = tmp_path / "chat.json"
+    file.write_text(json.dumps([{"role": "user", "content": "Hi"}]))
+    shown = command(*arguments, "--chat").stdout
+    assert "<|user|>" in shown and shown == command(*arguments[:-1], file).stdout
+
+
 def test_run_writes_lines(tmp_path):
     arguments = ("run", EXAMPLES / "steer.yaml", "--set", "generate.max_new_tokens=4")
     found = descant(*arguments, "--output", tmp_path / "out")
@@ -162,6 +201,17 @@ def test_run_writes_lines(tmp_path):
         (["run", str(EXAMPLES / "steer.yaml"), "--set", "b=1"], ["no option or parameter b"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--prompt", ""], ["the prompt is empty"]),
         (["run", str(EXAMPLES / "steer.yaml"), "--set", "data.path=none.jsonl"], ["no data file"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--prompt", "x.json"], ["there is no prompt file"]),
+        (["run", str(EXAMPLES / "steer.yaml"), "--prompt", " ", "--chat"], ["prompt is empty"]),
+        (
+            ["run", str(EXAMPLES / "steer.yaml"), "--chat"],
+            ["--chat is for the prompt of --prompt", "write data: {chat: true}"],
+        ),
+        (["explain", "base", "--chat"], ["--chat is for the prompt of --render"]),
+        (
+            ["explain", str(EXAMPLES / "steer.yaml"), "--render-first", "--chat"],
+            ["--chat is for the prompt of --render"],
+        ),
     ],
 )
 def test_bad_input_exits_with_two(tmp_path, arguments, says):

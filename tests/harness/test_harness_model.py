@@ -236,6 +236,20 @@ def test_each_model_may_have_its_own_template(zoo) -> None:
     assert made == decoder.generate([chat], max_new_tokens=5)[0].text
 
 
+def test_the_harness_text_is_raw_and_no_warning(compiled, caplog) -> None:
+    """Contexts are token ids; with templates of their own, models that have none are named."""
+    settings = {"until": ["zz"], "max_gen_toks": 3}
+    decoder = compiled("base")
+    for templates in (False, True):
+        model = DescantLM(decoder, templates=templates)
+        model.loglikelihood(asked("loglikelihood", ("the river", " goes on")), True)
+        model.loglikelihood_rolling(asked("loglikelihood_rolling", ("the sea",)), True)
+        assert not caplog.messages
+        model.generate_until(asked("generate_until", ("the", settings)), True)
+    [warning] = caplog.messages
+    assert warning.startswith("base: text is read as it is")
+
+
 def test_what_was_said_is_kept_at_once(compiled) -> None:
     kept: list[Any] = []
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from descant.inputs.prompts import read_items
+from descant.inputs.prompts import command_line_prompt, read_items
 from descant.inputs.runfile import Data, RunFileError, validated
 
 ROWS = [
@@ -57,6 +57,69 @@ def test_messages_and_token_ids(tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text(json.dumps({"prompt": CHAT}) + "\n" + json.dumps({"prompt": [1, 5, 7]}) + "\n")
     assert [item.prompt for item in read_items(Data(path=str(file)))] == [CHAT, [1, 5, 7]]
+
+
+def test_a_text_is_one_user_message_where_that_is_asked(tmp_path):
+    rows = [{"prompt": "How?"}, {"prompt": CHAT}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_items(Data(path=str(tmp_path / "data.jsonl"), chat=True))
+    assert [item.prompt for item in found] == [[{"role": "user", "content": "How?"}], CHAT]
+    (tmp_path / "data.txt").write_text("How?\nWhy?\n")
+    found = read_items(Data(path=str(tmp_path / "data.txt"), chat=True))
+    assert [item.prompt[0]["content"] for item in found] == ["How?", "Why?"]
+
+
+def test_token_ids_are_no_chat(tmp_path, caplog):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"prompt": "How?"}\n{"prompt": [1, 5, 7]}\n')
+    with pytest.raises(RunFileError) as caught:
+        read_items(Data(path=str(file), chat=True))
+    assert str(caught.value) == (
+        f"{file}, line 2: the prompt is token ids, and they are no message of a chat; "
+        "give text or messages, or leave chat out"
+    )
+    with caplog.at_level(logging.WARNING, "descant"):
+        found = read_items(Data(path=str(file), chat=True, bad_rows="skip"))
+    assert [item.id for item in found] == [0] and "line 2: the prompt is token ids" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "chat", "expected"),
+    [
+        (None, False, "How?"),
+        (None, True, [{"role": "user", "content": "How?"}]),
+        (CHAT, False, CHAT),
+        (CHAT, True, CHAT),
+        ("How?", False, "How?"),
+        ("How?", True, [{"role": "user", "content": "How?"}]),
+        ([1, 5, 7], False, [1, 5, 7]),
+    ],
+)
+def test_a_prompt_of_the_command_line(tmp_path, content, chat, expected):
+    file = tmp_path / "prompt.json"
+    file.write_text("\ufeff" + json.dumps(content), encoding="utf-8")  # as some editors save it
+    assert command_line_prompt("How?" if content is None else str(file), chat) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "chat", "says"),
+    [
+        ("[1, 5]", True, "prompt.json: the prompt is token ids, and they are no message of a chat"),
+        ('[{"role": "user"}]', False, "prompt.json: a message has a role and content, both text"),
+        ("[]", True, "prompt.json: the prompt is empty"),
+        ("3", False, "prompt.json: a prompt is text, messages or token ids, not 3"),
+        ("{", False, "prompt.json, line 1, is not JSON"),
+        ("9" * 5000, False, "is not JSON: Exceeds the limit"),
+        ("[" * 100_000, False, "is not JSON"),
+        (r'"\ud800"', False, "half of a character"),
+    ],
+)
+def test_no_prompt_of_the_command_line(tmp_path, content, chat, says):
+    file = tmp_path / "prompt.json"
+    file.write_text(content)
+    with pytest.raises(RunFileError) as caught:
+        command_line_prompt(str(file), chat)
+    assert says in str(caught.value)
 
 
 def test_shuffled_rows_keep_their_numbers(tmp_path):

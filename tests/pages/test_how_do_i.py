@@ -28,6 +28,7 @@ QUESTIONS = [
     "memory",
     "speed",
     "seeds",
+    "chat-models",
     "chat-templates",
     "adapters",
     "sweeps",

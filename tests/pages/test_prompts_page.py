@@ -109,7 +109,7 @@ def test_what_cannot_be_shown(arguments, problem) -> None:
 
 def test_a_prompt_file_that_is_not_json(tmp_path) -> None:
     (tmp_path / "chat.json").write_text("{")
-    with pytest.raises(ValueError, match=r"chat\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"chat\.json, line 1, is not JSON"):
         rendering(ExplainRequest("base"), str(tmp_path / "chat.json"))
 
 

@@ -1,6 +1,7 @@
 """``descant run``: a line per completion, none lost and none doubled."""
 
 import json
+import logging
 import multiprocessing
 import signal
 import time
@@ -97,6 +98,28 @@ def test_a_line_has_the_keys_of_a_sweep(run, tmp_path):
     ]  # fmt: skip
     assert (first["schema"], first["formula"], first["point"]) == (1, "formula", 0)
     assert (first["params"], first["seed"]) == ({"a": 0.5}, 0)
+
+
+def test_the_data_of_a_chat_model(run, tmp_path, caplog):
+    """Texts as messages, by data.chat and by the template; raw text is logged once."""
+    bare = {name: spec.model_copy(update={"template": None}) for name, spec in run.models.items()}
+    chat = {"base": bare["base"].model_copy(update={"template": "chat"})}
+    raw = run.model_copy(update={"models": bare})
+    by_data = raw.model_copy(update={"data": run.data.model_copy(update={"chat": True})})
+    by_template = run.model_copy(update={"models": bare | chat})
+    with caplog.at_level(logging.WARNING, "descant"):
+        for name, one in (("data", by_data), ("template", by_template)):
+            assert len(list(run_to_folder(one, compiled(one), tmp_path / name))) == 5
+        assert lines(tmp_path / "data") == lines(tmp_path / "template")
+        assert not caplog.messages
+        list(run_to_folder(raw, compiled(raw), tmp_path / "raw"))
+    assert lines(tmp_path / "raw") != lines(tmp_path / "data")
+    [warning] = caplog.messages
+    assert warning.startswith("base, arm_help: text is read as it is, without the chat template")
+    prompt = json.loads((tmp_path / "data" / COMPLETIONS).read_text().splitlines()[0])["prompt"]
+    assert prompt[0]["role"] == "user" and prompt[0]["content"].startswith("How do I boil")
+    with pytest.raises(RunFileError, match=r"holds another run: data.chat is True there"):
+        list(run_to_folder(raw, compiled(raw), tmp_path / "data"))
 
 
 def old_lines(folder):

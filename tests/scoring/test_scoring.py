@@ -43,6 +43,20 @@ def test_rewards_are_those_of_each_text_alone():
     assert descant.score(spec, [], []) == []
 
 
+def test_a_reward_by_its_chat_template(caplog):
+    """A text by template: chat is a message; a raw one is logged, and is another reward."""
+    bare = {**SPECS["reward_help"], "template": None}
+    chat, messages = bare | {"template": "chat"}, [{"role": "user", "content": PROMPTS[0]}]
+    expected = descant.score(bare, [messages], ["So."])
+    assert descant.score(chat, [PROMPTS[0]], ["So."]) == expected
+    assert not caplog.messages
+    assert descant.score(bare, [PROMPTS[0]], ["So."]) != expected
+    [warning] = caplog.messages
+    assert warning.startswith("the reward model: text is read as it is")
+    with pytest.raises(ModelError, match="no chat template named 'caht'"):
+        descant.score(bare | {"template": "caht"}, [PROMPTS[0]], ["So."])
+
+
 @pytest.mark.parametrize(
     ("family", "tokens", "label"),
     [("llama", "sentences", None), ("gpt2", "byte_level", 2), ("bert", "words", 1),

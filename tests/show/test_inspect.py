@@ -33,6 +33,22 @@ def test_a_table_a_page_and_json(tmp_path) -> None:
     assert "base alone" in found.stdout and str(tmp_path / "inspect.html") in found.stdout
 
 
+def test_a_chat(tmp_path) -> None:
+    messages = [{"role": "user", "content": "How do I boil eggs?"}]
+    (tmp_path / "chat.json").write_text(json.dumps(messages), encoding="utf-8")
+    found = []
+    for number, prompt in enumerate((["How do I boil eggs?", "--chat"], [tmp_path / "chat.json"])):
+        done = descant(
+            "inspect", "examples/steer.yaml", *prompt, "--set", "generate.max_new_tokens=3",
+            "--output", tmp_path / str(number),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / str(number) / "inspect.json").read_text("utf-8")))
+        assert "boil eggs" in (tmp_path / str(number) / "inspect.html").read_text("utf-8")
+    assert found[0]["prompt"] == found[1]["prompt"] == messages
+    assert found[0]["token_ids"] == found[1]["token_ids"]
+
+
 def test_one_formula_of_several(tmp_path) -> None:
     found = descant(
         "inspect", "examples/sweep.yaml", "Hi", "--formula", "soup", "--output", tmp_path,
@@ -49,6 +65,8 @@ def test_one_formula_of_several(tmp_path) -> None:
         (["nowhere.yaml", "Hi"], "there is no run file"),
         (["examples/steer.yaml", "Hi", "--base", "bas"], "no term bas; did you mean base?"),
         (["examples/steer.yaml", ""], "the prompt is empty"),
+        (["examples/steer.yaml", "", "--chat"], "the prompt is empty"),
+        (["examples/steer.yaml", "none.json"], "there is no prompt file none.json"),
         (
             ["examples/sweep.yaml", "Hi"],
             "several formulas (arms, help_alone, harm_alone, soup, rerank, base); choose one",

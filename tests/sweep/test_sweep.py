@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import multiprocessing
 import random
@@ -56,6 +57,27 @@ def test_every_row_is_there_once(whole):
     meta = json.loads((out / "meta.json").read_text())
     assert meta["schema"] == 1 and "finished" in meta and meta["tokens"] > 0
     assert "arm_help" in meta["plan"]["formula"] and set(meta["git"] or {}) <= {"revision", "dirty"}
+
+
+def test_a_sweep_logs_raw_text_once_and_takes_chats(tmp_path, caplog):
+    """Once for all formulas, adapters that are merged at every point, and rewards."""
+    bare = {name: spec.model_copy(update={"template": None})
+            for name, spec in run_of(tmp_path).models.items()}  # fmt: skip
+    run = run_of(tmp_path, **SHARED, generate={"max_new_tokens": 2})
+    run = run.model_copy(update={"models": bare})
+    with caplog.at_level(logging.WARNING, "descant"):
+        assert sweep(run, tmp_path / "raw")
+    said = [one for one in caplog.messages if "text is read as it is" in one]
+    named = [name for one in said for name in one.partition(":")[0].split(", ")]
+    assert sorted(named) == ["arm_harm", "arm_help", "base", "reward_harm", "reward_help", "soup"]
+    caplog.clear()
+    run = run.model_copy(update={"data": run.data.model_copy(update={"chat": True})})
+    with caplog.at_level(logging.WARNING, "descant"):
+        assert sweep(run, tmp_path / "chat")
+    assert not [one for one in caplog.messages if "text is read as it is" in one]
+    raw, chat = lines(tmp_path / "raw"), lines(tmp_path / "chat")
+    assert [one["prompt"][0]["content"] for one in chat] == [one["prompt"] for one in raw]
+    assert [one["text"] for one in chat] != [one["text"] for one in raw]
 
 
 def test_a_row_is_what_the_decoder_gives_for_its_seed_alone(whole):

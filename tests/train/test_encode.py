@@ -41,6 +41,8 @@ def row(example: Example, **options: Any) -> Any:
         ({}, MESSAGES),
         ({"template": TURNS}, MESSAGES),
         ({"template": TURNS}, "the river"),
+        ({"template": "chat"}, "the river"),
+        ({"template": "chat"}, MESSAGES),
     ],
 )
 def test_prompts_are_those_of_decoding(spec: Any, prompt: Any) -> None:

@@ -82,6 +82,9 @@ class Jobs:
 
         if command.model not in self._scorers:
             weights, longest = self.service.weights, self.service.max_model_len
-            scorer = RewardScorer(command.model, *self._declared, weights, longest=longest)
+            scorer = RewardScorer(
+                command.model, *self._declared, weights, longest=longest,
+                raw_text=self.service.raw_text,
+            )  # fmt: skip
             self._scorers[command.model] = scorer
         return self._scorers[command.model].scores(command.prompts, command.answers)

@@ -231,7 +231,7 @@ def test_samples_are_as_likely_as_the_scores_say(base, alone) -> None:
     assert float(shares.sum()) == pytest.approx(1)
 
 
-def test_prompts_are_read_by_each_models_own_template(compiled, base) -> None:
+def test_prompts_are_read_by_each_models_own_template(compiled, base, caplog) -> None:
     spec = {"model": base, "tokenizer": tokenizer()}
     formula = 'base + 0.5*base@"be kind"'
     decoder = compiled(formula, models={"base": spec})
@@ -248,6 +248,11 @@ def test_prompts_are_read_by_each_models_own_template(compiled, base) -> None:
         assert new(found, given) == done[:1]
     with pytest.raises(ValueError, match="2 prompts and 3 rows"):
         base.generate(**given, custom_generate=decoder, prompts=chats[:2], **settings)
+    assert not caplog.messages
+    for _ in range(2):
+        base.generate(**given, custom_generate=decoder, prompts=PROMPTS, **settings)
+    [warning] = caplog.messages
+    assert warning.startswith("base: text is read as it is, without the chat template")
     with pytest.raises(descant.ModelError, match="another system prompt"):
         base.generate(**given, custom_generate=decoder, **settings)
 

@@ -298,6 +298,8 @@ def test_the_plan_says_what_is_mapped(compiled, short, caplog) -> None:
         "align(short): 260 of 300 tokens of the vocabulary have a counterpart; "
         "40 are given nothing, and read as the tokens that spell them",
         "align(short): 260 of its own 260 tokens are one",
+        "base, short: text is read as it is, messages by the chat template "
+        "(with template: chat, both)",
     ]
     assert "align(short)  1            B     the prompt, in its own tokens" in str(decoder.plan)
     assert not caplog.records
