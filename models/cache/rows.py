@@ -28,6 +28,7 @@ class Rows:
         capacity: tokens that each can hold.
         device: where the tensors are.
         pending: tokens at the end of a text that the next step reads: 0 or 1.
+        limits: lengths beyond which a text's keys are others, those of its first tokens too.
 
     Attributes:
         texts: ``(rows, capacity)`` int64 token ids.
@@ -38,8 +39,16 @@ class Rows:
         count: rows in use, and ``total``, the tokens of their texts together.
     """
 
-    def __init__(self, rows: int, capacity: int, device: torch.device, pending: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        capacity: int,
+        device: torch.device,
+        pending: int = 1,
+        limits: Sequence[int] = (),
+    ) -> None:
         self.capacity, self.device, self.pending = capacity, device, pending
+        self.limits = limits
         self.texts = torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.ends = torch.zeros(rows, dtype=torch.long, device=device)
@@ -142,6 +151,17 @@ class Rows:
             self.lengths.copy_(self.ends)
         self._lengths = [max(end - unread, 0) for end in self._ends]
 
+    def crosses(self, start: int, end: int) -> bool:
+        """Whether a text that grows from one length to the other gets other keys."""
+        return any(start <= limit < end for limit in self.limits)
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Nothing of these rows' texts is in the cache any more."""
+        for row in rows:
+            self._lengths[row] = 0
+        if rows:
+            self.lengths[list(rows)] = 0
+
     def counts(self) -> tuple[list[int], list[int]]:
         """Of every row, from the host: tokens in the cache, and tokens of the text."""
         return [*self._lengths], [*self._ends]
@@ -179,7 +199,8 @@ class Rows:
             if new:
                 self.texts[row, kept:end] = torch.tensor(new, device=self.device)
             self._ends[row] = end
-            self._lengths[row] = min(self._lengths[row], kept)
+            crossed = self.crosses(kept, self._lengths[row])
+            self._lengths[row] = 0 if crossed else min(self._lengths[row], kept)
         self._recount()
         used = slice(self.count)
         self.ends[used] = torch.tensor(self._ends, device=self.device)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..cache.rope import length_limits
 from ..checkpoint.reward_head import OWN_CODE, OWN_POSITIONS, Head, rewards_of
 from ..errors import ModelError
 from ..text.full_text import Encoding
@@ -27,6 +29,7 @@ class BatchClassifier:
         self.adapters = Adapters(model)
         self._head = Head(model) if reason == OWN_POSITIONS else None
         self._own_code = reason == OWN_CODE
+        self._limits = length_limits(model.config)
         self.device: torch.device = model.get_input_embeddings().weight.device
 
     @torch.no_grad()
@@ -78,12 +81,17 @@ class BatchClassifier:
         group: list[int] = []
         for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
             full = group and (len(group) + 1) * lengths[group[0]] > TOKENS
+            full = full or (group and self._kind(lengths[i]) != self._kind(lengths[group[0]]))
             if full or (group and self._padding is None):
                 yield group
                 group = []
             group.append(i)
         if group:
             yield group
+
+    def _kind(self, length: int) -> int:
+        """A number that texts share if they may be in one forward: of their rotary frequencies."""
+        return bisect_left(self._limits, length)
 
     def _padded(self, texts: Sequence[Encoding]) -> dict[str, Tensor]:
         """The model's inputs, padded to one length."""

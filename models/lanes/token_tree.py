@@ -47,6 +47,8 @@ class TokenTreeLane(TransformersLane):
         Returns:
             ``(texts, labels)`` float32, row after row, each read at its own last token.
         """
+        if any(self.rows.crosses(min(map(len, row)), max(map(len, row))) for row in texts):
+            return self._in_turn(texts)
         self._rewrite([row[0] for row in texts])
         if self.rows.backlog > MAX_UNREAD:
             self._catch_up()
@@ -71,6 +73,16 @@ class TokenTreeLane(TransformersLane):
         rows, at = zip(*ends, strict=True)
         return self.head(out.last_hidden_state[list(rows), list(at)])
 
+    def _in_turn(self, texts: Sequence[Sequence[Ids]]) -> Tensor:
+        """The same, where alternatives are on both sides of a limit of rotary frequencies."""
+        rewards: list[list[Tensor]] = [[] for _ in texts]
+        for turn in range(max(map(len, texts))):
+            outputs = self.outputs([[row[min(turn, len(row) - 1)]] for row in texts])
+            for row, own, output in zip(texts, rewards, outputs, strict=True):
+                if turn < len(row):
+                    own.append(output)
+        return torch.stack([output for own in rewards for output in own])
+
     def _rewrite(self, texts: Sequence[Ids]) -> None:
         """Keep of every cache what agrees with its row's next text, but for the last token."""
         self.ensure_capacity(max(map(len, texts)))
@@ -78,6 +90,8 @@ class TokenTreeLane(TransformersLane):
         edits = {}
         for row, text in enumerate(texts):
             kept = min(common_prefix(old[row][: cached[row]], text), len(text) - 1)
+            if self.rows.crosses(cached[row], len(text)):
+                kept = 0
             edits[row] = (kept, text[kept:])
         self.rows.rewrite(edits)
 

@@ -6,6 +6,7 @@ It steps rows. Which row belongs to which request and term is up to the runtime.
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
+from ..cache.rope import RowRope, length_limits
 from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
@@ -46,12 +48,15 @@ class TransformersLane(RowLane):
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
+        self._rope = RowRope(model) if length_limits(model.config) else None
         self.exact_length = self.device.type == "cpu"
         self.reserve(0, 0)
 
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
-        self.rows = Rows(rows, capacity, self.device, pending=0 if self._reads_all else 1)
+        limits = self._rope.limits if self._rope is not None else ()
+        pending = 0 if self._reads_all else 1
+        self.rows = Rows(rows, capacity, self.device, pending, limits)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
@@ -75,6 +80,7 @@ class TransformersLane(RowLane):
     def _prefill(self, pairs: Sequence[Pair], rows: slice, longest: int) -> Iterator[int]:
         """Read the first tokens of texts, ``longest`` of the longest."""
         texts = padded([ids for ids, _ in pairs]).to(self.device)
+        lengths = torch.tensor([len(ids) for ids, _ in pairs], device=self.device)
         numbers = [number for _, number in pairs]
         adapters = torch.tensor(numbers, device=self.device) if any(numbers) else None
         size = max(1, CHUNK // len(pairs))
@@ -85,7 +91,7 @@ class TransformersLane(RowLane):
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
             limit = rounded(end, self.rows.capacity)
             window = Window(rows, self.rows.index[rows], positions, limit)
-            self._forward(chunk, positions, window, adapters, backbone=True)
+            self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
 
     @torch.no_grad()
     def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
@@ -139,11 +145,30 @@ class TransformersLane(RowLane):
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
         """As the protocol's, in the model's dtype; undefined where a text is shorter."""
-        self._catch_up(leave=tokens)
         positions = self.rows.last_positions(tokens)
         ids = self.rows.texts[: self.rows.count].gather(1, positions)
+        early = self._before_limit(ids, positions)
+        self._catch_up(leave=tokens)
         out = self._step(ids, positions, positions, self.rows.longest)
         self.rows.mark_cached()
+        logits: Tensor = out.logits[..., : self.vocabulary]
+        if early is None:
+            return logits
+        return torch.where(
+            (positions < self.rows.limits[0])[..., None].to(logits.device), early, logits
+        )
+
+    def _before_limit(self, ids: Tensor, positions: Tensor) -> Tensor | None:
+        """Logits of the same tokens as in ``logits_of_last``, as long as texts are short.
+
+        None where no text grows beyond its rotary frequencies within these tokens.
+        """
+        tokens = ids.shape[1]
+        if not any(self.rows.crosses(n - tokens + 1, n) for n in self.rows.counts()[1]):
+            return None
+        self._catch_up(leave=tokens, ahead=1 - tokens)
+        lengths = self.rows.ends[: self.rows.count] + (1 - tokens)
+        out = self._step(ids, positions, positions, self.rows.longest, lengths=lengths)
         return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -162,7 +187,8 @@ class TransformersLane(RowLane):
         ends = self.rows.ends[:count, None]
         tokens, positions = candidates.to(self.device), ends.expand(count, k)
         cache_positions = ends + torch.arange(k, device=self.device)
-        self._catch_up()
+        own = self._own_rewards() if not self._reads_all else None
+        self._catch_up(ahead=1)
         if not self._reads_all:
             last, at = self.rows.unread(1)
             tokens, positions = torch.cat((last, tokens), dim=1), torch.cat((at, positions), dim=1)
@@ -173,7 +199,16 @@ class TransformersLane(RowLane):
         if self._reads_all:
             return rewards, None
         self.rows.mark_cached()
-        return rewards[:, 1:], rewards[:, 0]
+        return rewards[:, 1:], rewards[:, 0] if own is None else own
+
+    def _own_rewards(self) -> Tensor | None:
+        """The rewards of the texts, where a candidate makes one longer than its frequencies."""
+        if not any(self.rows.crosses(end, end + 1) for end in self.rows.counts()[1]):
+            return None
+        self._catch_up()
+        tokens, positions = self.rows.unread(1)
+        out = self._step(tokens, positions, positions, self.rows.longest, backbone=True)
+        return self.head(out.last_hidden_state)[:, 0]
 
     @torch.no_grad()
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
@@ -198,12 +233,23 @@ class TransformersLane(RowLane):
         """How candidates are scored, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
 
-    def _catch_up(self, leave: int | None = None) -> None:
-        """Read tokens that came while the lane did not run, all but ``leave``."""
+    def _catch_up(self, leave: int | None = None, ahead: int = 0) -> None:
+        """Read tokens that came while the lane did not run, all but ``leave``.
+
+        Args:
+            ahead: tokens beyond its text that the next forward of a row is about.
+        """
         more = 0 if leave is None else leave - self.rows.pending
+        lengths: Tensor | None = None
+        if self._rope is not None:
+            lengths = self.rows.ends[: self.rows.count] + ahead
+            pairs = enumerate(zip(*self.rows.counts(), strict=True))
+            stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
+            self.rows.forget(stale)  # and read again: every layer's keys are others
         while (backlog := self.rows.backlog - more) > 0:
             tokens, positions = self.rows.unread(min(backlog, CHUNK))
-            self._step(tokens, positions, positions, self.rows.longest, backbone=True)
+            end = self.rows.longest
+            self._step(tokens, positions, positions, end, backbone=True, lengths=lengths)
             self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
 
     def footprint(self) -> Footprint:
@@ -231,7 +277,8 @@ class TransformersLane(RowLane):
 
     @property
     def capturable(self) -> bool:
-        return on_one_device(self.model)
+        # A row that grows beyond its frequencies is read again, which no graph has recorded.
+        return self._rope is None and on_one_device(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
@@ -248,6 +295,7 @@ class TransformersLane(RowLane):
         backbone: bool = False,
         starts: Tensor | None = None,
         same_length: bool = False,
+        lengths: Tensor | None = None,
     ) -> Any:
         """A forward of all rows in use.
 
@@ -256,12 +304,13 @@ class TransformersLane(RowLane):
             end: every cache position that a query sees is below this.
             backbone: leave out the head.
             starts: as in ``Window``, and ``same_length`` too.
+            lengths: ``(rows,)`` of the texts that this is about; by default up to the last token.
         """
         rows = slice(0, self.rows.count)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
         limit = end if same_length else rounded(end, self.rows.capacity)
         window = Window(rows, self.rows.index[rows], cache_positions, limit, starts, same_length)
-        return self._forward(tokens, positions, window, adapters, backbone)
+        return self._forward(tokens, positions, window, adapters, backbone, lengths)
 
     @torch.no_grad()
     def _forward(
@@ -271,10 +320,16 @@ class TransformersLane(RowLane):
         window: Window,
         adapters: Tensor | None,
         backbone: bool,
+        lengths: Tensor | None = None,
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
-        with self.adapters.chosen(adapters):
+        if self._rope is None:
+            rope: AbstractContextManager[None] = nullcontext()
+        else:
+            lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
+            rope = self._rope.lengths(lengths)
+        with self.adapters.chosen(adapters), rope:
             return run_rows(network, self._cache, window, tokens, positions)
 
 
