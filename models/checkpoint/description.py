@@ -193,8 +193,5 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
         return SCORES
     shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
     cure = "its config.json names the class under architectures"
-    if hasattr(spec.model, "merge_and_unload"):
-        cure = "give an adapter's folder, with the model that it is on; or what merge_and_unload()"
-        cure += " returns"
     problem = f"{name} is a {shown}, neither a causal language model nor a classifier"
     raise ModelError(problem, cure, name)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ModelError
+from ..eval_mode import evaluating
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
@@ -50,7 +51,8 @@ class Head:
         """``(…, size)`` hidden states to ``(…, labels)`` rewards, in float32."""
         if self._dtype is not None and self._dtype.is_floating_point:
             hidden = hidden.to(self._dtype)
-        return rewards_of(self._module(hidden), self._config)
+        with evaluating(self._module.modules()):
+            return rewards_of(self._module(hidden), self._config)
 
 
 def rewards_of(outputs: Tensor, config: Any) -> Tensor:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from ..errors import ModelError
 from ..invalid import explain
@@ -31,7 +31,9 @@ class ModelSpec(BaseModel):
 
     Attributes:
         path: a folder, a ``.gguf`` file or a hub id; ``revision`` pins it.
-        model: a model in memory: a transformers model, or one of ``descant.models.tables``.
+        model: a model in memory: a transformers model, a PeftModel with its active adapters, or
+            one of ``descant.models.tables``. It stays its owner's: weights are read as they are
+            now, and its mode is as before after every forward.
         adapter: a folder or hub id of a LoRA adapter, on the declared model named by ``on``.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
         device: where the model runs, as torch names devices.
@@ -75,6 +77,17 @@ class ModelSpec(BaseModel):
     read: Literal["tokens", "text"] | None = None
     trust_remote_code: bool = False
 
+    @field_validator("model")
+    @classmethod
+    def _without_peft(cls, model: Any) -> Any:
+        """The model inside a PeftModel, which has the adapters' layers in it."""
+        if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+            return model
+        if model.active_peft_config.is_prompt_learning:
+            kind = model.active_peft_config.peft_type.value
+            raise ValueError(f"a model with {kind} reads more than its prompt; give its base alone")
+        return model.get_base_model()
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         sources = [key for key in ("path", "model", "adapter") if getattr(self, key) is not None]
@@ -106,9 +119,9 @@ def make_spec(name: str, value: Any) -> ModelSpec:
         return value
     if isinstance(value, (str, os.PathLike)):
         return ModelSpec(path=os.fspath(value))
-    if not isinstance(value, Mapping):
-        return ModelSpec(model=value)
-    options = {key: _as_option(item) for key, item in value.items()}
+    options = {"model": value}
+    if isinstance(value, Mapping):
+        options = {key: _as_option(item) for key, item in value.items()}
     try:
         return ModelSpec(**options)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..cache.rope import length_limits
 from ..checkpoint.reward_head import OWN_CODE, OWN_POSITIONS, Head, rewards_of
 from ..errors import ModelError
+from ..eval_mode import evaluating
 from ..text.full_text import Encoding
 from .lora import Adapters
 
@@ -40,7 +41,7 @@ class BatchClassifier:
             inputs = self._padded([texts[i] for i in group])
             numbers = [adapters[i] for i in group]
             chosen = torch.tensor(numbers, device=self.device) if any(numbers) else None
-            with self.adapters.chosen(chosen):
+            with evaluating(self.model.modules()), self.adapters.chosen(chosen):
                 outputs = self._forward(inputs)
             for i, reward in zip(group, outputs, strict=True):
                 rewards[i] = reward

@@ -20,6 +20,7 @@ from ..cache.masks import Window
 from ..cache.rope import RowRope, length_limits
 from ..cache.rows import Join, RowLane, Rows, padded
 from ..checkpoint.reward_head import Head
+from ..eval_mode import evaluating
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
 from .lora import Adapters
 
@@ -48,6 +49,7 @@ class TransformersLane(RowLane):
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
+        self._modules = tuple(model.modules())
         self._rope = RowRope(model) if length_limits(model.config) else None
         self.exact_length = self.device.type == "cpu"
         self.reserve(0, 0)
@@ -329,7 +331,7 @@ class TransformersLane(RowLane):
         else:
             lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
             rope = self._rope.lengths(lengths)
-        with self.adapters.chosen(adapters), rope:
+        with evaluating(self._modules), self.adapters.chosen(adapters), rope:
             return run_rows(network, self._cache, window, tokens, positions)
 
 

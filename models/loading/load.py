@@ -31,7 +31,7 @@ def load_model(
     device: str,
     skeleton: bool = False,
 ) -> Any:
-    """Read the weights, in evaluation mode, on their device.
+    """Read the weights, in evaluation mode, on their device; a model in memory stays as it is.
 
     transformers reads them with threads, from mapped files, a tensor at a time. Without a
     conversion, tensors on the CPU are the mapped file, read when they are first used.
@@ -48,7 +48,7 @@ def load_model(
         if description.config is None:  # a table
             return spec.model
         _check_attention(description.name, spec.model)
-        return spec.model.eval()
+        return spec.model  # in its owner's mode
     language = description.kind == SCORES or description.value_head
     name, config = description.name, description.config
     auto = AutoModelForCausalLM if language else auto_class(config)

@@ -16,6 +16,7 @@ from ..cache.kv_cache import RowCache, run_rows
 from ..cache.masks import Window
 from ..checkpoint.architectures import REWARDS, TERMS
 from ..errors import ModelError, first_line
+from ..eval_mode import evaluating
 
 LENGTHS = (11, 4, 7)
 ALTERNATIVES = 3
@@ -37,7 +38,8 @@ def self_check(name: str, model: Any, reward: bool) -> list[str]:
         return []
     alternatives = ALTERNATIVES if reward else 1
     try:
-        rows, expected = _as_rows(model, alternatives), _alone(model, alternatives)
+        with evaluating(model.modules()):
+            rows, expected = _as_rows(model, alternatives), _alone(model, alternatives)
     except FAULTS as error:
         problem = f"cannot be run as rows: {first_line(error)}"
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 
 import numpy as np
@@ -131,12 +130,3 @@ def test_a_declaration_in_other_words_is_answered(option, said):
 def test_models_have_names(zoo):
     with pytest.raises(descant.ModelError, match=r"models is a list.*\nwrite models="):
         descant.compile("base", [zoo.path("base")])
-
-
-def test_a_model_that_peft_has_wrapped_is_answered(zoo):
-    from peft import LoraConfig, get_peft_model
-
-    model = copy.deepcopy(zoo.model("arm2"))
-    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(descant.FormulaError, match=r"merge_and_unload\(\) returns"):
-        descant.compile("base", {"base": wrapped})
