@@ -1,0 +1,89 @@
+"""SmolLM2: raw text and chats, token for token as transformers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+NEW = 20
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+TEXTS = [
+    "The capital of France is",
+    "Once upon a time, in 1987,",
+    "def fibonacci(n):\n    ",
+    "Dear Ms. Müller,\n\nthank you for your letter of 24 May. " + "We have read it with care. " * 24,
+]
+CHATS: list[list[dict[str, str]]] = [
+    [user("What is the capital of Italy?")],
+    [{"role": "system", "content": "Answer in one word."}, user("What colour is the sky?")],
+    [
+        user("My name is Ada."),
+        {"role": "assistant", "content": "Hello Ada! How can I help you?"},
+        user("What is my name?"),
+    ],
+    [user("Write the numbers from 95 to 105, please: 95, 96")],
+]
+PROMPTS: list[Any] = [*TEXTS, *CHATS]
+
+
+def test_the_weights_are_those_that_transformers_reads(smollm2, plain_smol) -> None:
+    """Unpacked and kept, they are bit for bit what a file's own reading gives."""
+    folder, _, file = smollm2.rpartition("/")
+    direct = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    kept = plain_smol.model.state_dict()
+    assert kept.keys() == direct.state_dict().keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in direct.state_dict().items())
+
+
+def test_the_weights_are_those_of_the_file(smollm2, plain_smol) -> None:
+    """By the format's own package, which knows nothing of transformers."""
+    packed = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
+    stored = load_file(f"{plain_smol.folder}/model.safetensors")
+    for name, other in {
+        "blk.7.ffn_down.weight": "model.layers.7.mlp.down_proj.weight",
+        "blk.29.attn_v.weight": "model.layers.29.self_attn.v_proj.weight",
+        "token_embd.weight": "model.embed_tokens.weight",
+    }.items():
+        tensor = packed[name]
+        expected = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+        assert torch.equal(stored[other], expected)
+
+
+def test_prompts_of_many_lengths(plain_smol) -> None:
+    lengths = [len(plain_smol.ids(prompt)) for prompt in PROMPTS]
+    assert min(lengths) == 5 and max(lengths) > 180 and len(set(lengths)) == len(lengths)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
+def test_alone_as_transformers(smol, plain_smol, prompt) -> None:
+    [found] = smol("smol").generate([prompt], max_new_tokens=NEW)
+    expected = plain_smol.generate(prompt, NEW)
+    assert found.token_ids == expected
+    assert found.text == plain_smol.text(expected)
+
+
+def test_in_a_ragged_batch_as_transformers(smol, plain_smol) -> None:
+    found = smol("smol").generate(PROMPTS, max_new_tokens=NEW, batch_size=5)
+    assert [one.token_ids for one in found] == [plain_smol.generate(p, NEW) for p in PROMPTS]
+    assert found[4].finish_reason == "eos" and found[4].token_ids[-1] == 2
+
+
+def test_a_seeded_row_is_what_it_is_alone(smol) -> None:
+    decoder = smol("smol")
+    settings = {"max_new_tokens": 12, "temperature": 1.0}
+    found = decoder.generate(PROMPTS[:6], seed=[4, 4, 5, 6, 7, 8], batch_size=4, **settings)
+    for number, seed in ((1, 4), (4, 7)):
+        [alone] = decoder.generate([PROMPTS[number]], seed=seed, **settings)
+        assert alone.token_ids == found[number].token_ids
+    greedy = decoder.generate(PROMPTS[:6], max_new_tokens=12)
+    assert [one.token_ids for one in found] != [one.token_ids for one in greedy]
