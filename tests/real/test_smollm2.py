@@ -7,10 +7,11 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-NEW = 20
+from descant.models.checkpoint.gguf import parsed_once
+
+NEW = 16
 
 
 def user(text: str) -> dict[str, str]:
@@ -21,7 +22,8 @@ TEXTS = [
     "The capital of France is",
     "Once upon a time, in 1987,",
     "def fibonacci(n):\n    ",
-    "Dear Ms. Müller,\n\nthank you for your letter of 24 May. " + "We have read it with care. " * 24,
+    "Dear Ms. Müller,\n\nthank you for your letter of 24 May. "
+    + "We have read it with care. " * 24,
 ]
 CHATS: list[list[dict[str, str]]] = [
     [user("What is the capital of Italy?")],
@@ -36,19 +38,15 @@ CHATS: list[list[dict[str, str]]] = [
 PROMPTS: list[Any] = [*TEXTS, *CHATS]
 
 
-def test_the_weights_are_those_that_transformers_reads(smollm2, plain_smol) -> None:
-    """Unpacked and kept, they are bit for bit what a file's own reading gives."""
+def test_the_weights_are_those_of_the_file(smollm2, plain_smol) -> None:
+    """Bit for bit: by transformers' own reading, and by the format's own package."""
     folder, _, file = smollm2.rpartition("/")
-    direct = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    with parsed_once():
+        direct = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        packed = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
     kept = plain_smol.model.state_dict()
     assert kept.keys() == direct.state_dict().keys()
     assert all(torch.equal(kept[name], tensor) for name, tensor in direct.state_dict().items())
-
-
-def test_the_weights_are_those_of_the_file(smollm2, plain_smol) -> None:
-    """By the format's own package, which knows nothing of transformers."""
-    packed = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2).tensors}
-    stored = load_file(f"{plain_smol.folder}/model.safetensors")
     for name, other in {
         "blk.7.ffn_down.weight": "model.layers.7.mlp.down_proj.weight",
         "blk.29.attn_v.weight": "model.layers.29.self_attn.v_proj.weight",
@@ -56,7 +54,7 @@ def test_the_weights_are_those_of_the_file(smollm2, plain_smol) -> None:
     }.items():
         tensor = packed[name]
         expected = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        assert torch.equal(stored[other], expected)
+        assert torch.equal(kept[other], expected)
 
 
 def test_prompts_of_many_lengths(plain_smol) -> None:
