@@ -42,13 +42,12 @@ COUNT = "1995, 1996, 1997, 1998, 1999, 2000, 2001, 2002, 2003,"
 @pytest.mark.parametrize(
     ("prompt", "stop", "text"),
     [
-        (COUNT, "2006", " 2004, 2005, "),
         (COUNT, "5, 20", " 2004, 200"),
         (COUNT, ["zebra", ", 2005"], " 2004"),
         (REPEATED, "好 é", "🏴‍☠️ 你"),
         (REPEATED, "☠️", "🏴‍"),
     ],
-    ids=["years", "half a year", "two", "characters", "half a flag"],
+    ids=["half a year", "two", "characters", "half a flag"],
 )
 def test_stop_strings_of_many_tokens(smol, prompt, stop, text) -> None:
     decoder, settings = smol("smol"), {"max_new_tokens": 24, "stop_strings": stop}

@@ -19,7 +19,7 @@ ADA = [
     {"role": "assistant", "content": "Hello Ada!"},
     {"role": "user", "content": "Write my name, and then 你好 é 🏴‍☠️."},
 ]
-FLAGS = "🏴‍☠️ 你好 é 2024\n"
+FLAGS = "🏴‍☠️ 你好 é 2016\n"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def asked(messages: Any, tokens: int, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("messages", [HELLO, ADA], ids=["hello", "Ada"])
 def test_a_chat_is_the_offline_one(chat, decoder, messages) -> None:
-    [expected] = decoder.generate([messages], max_new_tokens=24)
-    found = chat.client().chat.completions.create(**asked(messages, 24))
+    [expected] = decoder.generate([messages], max_new_tokens=16)
+    found = chat.client().chat.completions.create(**asked(messages, 16))
     [choice] = found.choices
     assert choice.message.content == expected.text
     assert choice.finish_reason == {"eos": "stop", "length": "length"}[expected.finish_reason]
@@ -72,14 +72,13 @@ def test_a_streamed_chat_has_no_broken_characters(chat, decoder) -> None:
     assert chunks[-1].usage.completion_tokens == len(expected.token_ids)
 
 
-@pytest.mark.parametrize("stop", ["lo", [" welcome", "zebra"], "re, wel"])
-def test_stop_strings_of_a_chat(chat, decoder, stop) -> None:
-    text = decoder.generate([HELLO], max_new_tokens=24)[0].text
-    found = chat.client().chat.completions.create(**asked(HELLO, 24, stop=stop)).choices[0]
-    first = stop if isinstance(stop, str) else stop[0]
-    assert first in text
-    assert found.message.content == text[: text.index(first)]
-    assert found.finish_reason == "stop"
+def test_stop_strings_of_a_chat(chat, decoder) -> None:
+    text = decoder.generate([HELLO], max_new_tokens=16)[0].text
+    for stop in ("lo", [" welcome", "zebra"], "re, wel"):
+        found = chat.client().chat.completions.create(**asked(HELLO, 16, stop=stop)).choices[0]
+        first = stop if isinstance(stop, str) else stop[0]
+        assert found.message.content == text[: text.index(first)]
+        assert found.finish_reason == "stop"
 
 
 def test_sampled_chats_side_by_side_are_what_they_are_alone(chat, decoder) -> None:
