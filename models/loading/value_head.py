@@ -18,7 +18,6 @@ from torch import nn
 
 from ..checkpoint.description import REWARD, SCORES, Description
 from ..checkpoint.files import INDEX, SINGLE, StoredTensor, stored_tensors
-from ..checkpoint.gguf import is_gguf
 from ..checkpoint.hub import cached
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
@@ -92,8 +91,6 @@ def with_value_head(name: str, model: Any, spec: ModelSpec, skeleton: bool) -> V
 
 def _stored(name: str, spec: ModelSpec) -> dict[str, StoredTensor]:
     """The weights of a checkpoint's value head, not read yet; empty where it has none."""
-    if is_gguf(spec.path):  # files of that format have none
-        return {}
     absences = ("gated_repo", "missing_entries", "connection_errors")
     find = partial(cached, str(spec.path), revision=spec.revision, absences=absences)
     index = find(INDEX)

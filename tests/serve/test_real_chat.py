@@ -13,13 +13,14 @@ from descant.inputs.runfile import RunFile, read_run_file
 from descant.serve.protocol.limits import Limits
 
 HELLO = [{"role": "user", "content": "Say hello."}]
+ITALY = [{"role": "user", "content": "What is the capital of Italy?"}]
 ADA = [
     {"role": "system", "content": "You are brief."},
     {"role": "user", "content": "My name is Ada."},
     {"role": "assistant", "content": "Hello Ada!"},
     {"role": "user", "content": "Write my name, and then 你好 é 🏴‍☠️."},
 ]
-FLAGS = "🏴‍☠️ 你好 é 2016\n"
+FLAGS = "🏴‍☠️ 你好 é 2024\n"
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,13 @@ def asked(messages: Any, tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": "formula", "messages": messages, "max_tokens": tokens, "temperature": 0} | more
 
 
-@pytest.mark.parametrize("messages", [HELLO, ADA], ids=["hello", "Ada"])
-def test_a_chat_is_the_offline_one(chat, decoder, messages) -> None:
-    [expected] = decoder.generate([messages], max_new_tokens=16)
-    found = chat.client().chat.completions.create(**asked(messages, 16))
+@pytest.mark.parametrize(("messages", "reason"), [(ITALY, "stop"), (ADA, "length")])
+def test_a_chat_is_the_offline_one(chat, decoder, messages, reason) -> None:
+    [expected] = decoder.generate([messages], max_new_tokens=12)
+    found = chat.client().chat.completions.create(**asked(messages, 12))
     [choice] = found.choices
     assert choice.message.content == expected.text
-    assert choice.finish_reason == {"eos": "stop", "length": "length"}[expected.finish_reason]
+    assert choice.finish_reason == reason
     assert found.usage.prompt_tokens == len(decoder.rendered(messages)[0].ids)
     assert found.usage.completion_tokens == len(expected.token_ids)
 
