@@ -10,10 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import real_models
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to share
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    real_models.mark_real(items)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in real_models.summary(terminalreporter.stats):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def shared_by_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run, the same for each of its processes."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(shared_by_processes: Path) -> str:
+    """The path of SmolLM2-135M-Instruct, a real chat model, as a GGUF file."""
+    return real_models.real_model("smollm2", shared_by_processes)
+
+
+@pytest.fixture(scope="session")
+def gemma3(shared_by_processes: Path) -> str:
+    """The path of Gemma 3 270M, whose layers see 512 tokens, as a GGUF file."""
+    return real_models.real_model("gemma3", shared_by_processes)
 
 
 @pytest.fixture(scope="session")
