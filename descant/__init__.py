@@ -16,6 +16,7 @@ _here = Path(__file__).parent
 if not (_here / "grammar").is_dir():  # a checkout: the packages are beside this folder
     __path__.append(str(_here.parent))
 
+from .errors import DescantError  # noqa: E402
 from .grammar import FormulaError, parse  # noqa: E402
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Completion",
     "Decoder",
+    "DescantError",
     "FormulaError",
     "FormulaProcessor",
     "ModelError",

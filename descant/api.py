@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .errors import ArgumentError, ArgumentTypeError
 from .formula import Names, Plan, make_plan
 from .grammar import did_you_mean
 from .lang import Expression
@@ -74,7 +75,7 @@ def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:
     if parallel is None:
         return None
     if parallel != "terms":
-        raise ValueError(f'parallel is {parallel!r}; there is "terms"')
+        raise ArgumentError(f'parallel is {parallel!r}; there is "terms"')
     return TermParallel(device)
 
 
@@ -134,4 +135,4 @@ def _refuse(others: Mapping[str, Any]) -> None:
         elif name in ModelSpec.model_fields or name in RENAMED:
             own = RENAMED.get(name, f"{name}: …")
             cure = f"that is an option of each model, beside its path: {own}"
-        raise TypeError(f"compile has no argument {name}; {cure}")
+        raise ArgumentTypeError(f"compile has no argument {name}; {cure}")

@@ -1,6 +1,6 @@
 """The command line. It parses arguments and prints; the work is done elsewhere.
 
-A user's mistake is printed on standard error, and the exit code is 2.
+A user's mistake is printed on standard error, and the exit code is 2; for a bug it is 70.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typer import Argument
 from . import __version__
 from .bench.command import bench
 from .doctor import doctor
-from .failures import resumable, run_app
+from .failures import Traces, resumable, run_app
 from .harness.command import PASSED_ON, evaluate
 from .options import (
     PROMPT,
@@ -61,8 +61,12 @@ def options(
     version: Annotated[
         bool, option("Print the version.", "", "--version", callback=_version, is_eager=True)
     ] = False,
+    debug: Annotated[
+        bool, option("Print the trace of a bug; else it goes to a file.", "", "--debug")
+    ] = False,
 ) -> None:
     """Combine language models while they decode: one formula, one batched step."""
+    Traces.on_screen = debug
 
 
 @app.command()

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
 from .formula import STAGES, Stage
 from .formula.names import RESERVED, SCALAR_FUNCTIONS
 from .formula.scalar import FUNCTIONS
@@ -48,7 +49,7 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
-        raise ValueError(f"{function.__name__} takes no scores; give it a first parameter")
+        raise ArgumentError(f"{function.__name__} takes no scores; give it a first parameter")
 
     def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
         numbers = {item.name: context.number(getattr(stage, item.name)) for item in parameters[1:]}
@@ -103,7 +104,7 @@ def _register(name: str, doc: str | None, parameters: Parameters, changed: Chang
     for parameter in parameters:
         default = None if parameter.default is parameter.empty else parameter.default
         if default is not None and not isinstance(default, (int, float)):
-            raise ValueError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
+            raise ArgumentError(f"{parameter.name} of {name} is {default!r}; a stage takes numbers")
         integer = parameter.annotation in (int, "int")
         fields.append((parameter.name, Any, number(default, integer=integer)))
     title = name.title().replace("_", "")
@@ -116,13 +117,13 @@ def _register(name: str, doc: str | None, parameters: Parameters, changed: Chang
         result = changed(stage, scores.clone(), context)
         if result.shape != scores.shape:
             shapes = f"{tuple(result.shape)}, not {tuple(scores.shape)}"
-            raise ValueError(f"the stage {name} returned {shapes}")
+            raise ArgumentError(f"the stage {name} returned {shapes}")
         excluded = scores == -torch.inf  # they stay excluded
         return result.float().masked_fill(excluded, -torch.inf)
 
 
 def _free(name: str) -> None:
     if not (name.isidentifier() and name.isascii()):
-        raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
+        raise ArgumentError(f"{name!r} is not a name; a name is letters, digits and underscores")
     if name in RESERVED or name in STAGES or name in SCALAR_FUNCTIONS:
-        raise ValueError(f"{name} is a word of the language already")
+        raise ArgumentError(f"{name} is a word of the language already")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from .errors import DescantError
+
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
     "train": "descant train: adapters, and data sets of the hub",
@@ -21,7 +23,7 @@ PACKAGES = {  # modules by the extra that installs them
 }
 
 
-class MissingExtra(ImportError, ValueError):
+class MissingExtra(DescantError, ImportError, ValueError):
     """A package that a plain install does not have; all ``packages`` are modules of one extra."""
 
     def __init__(self, purpose: str, *packages: str) -> None:

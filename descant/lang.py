@@ -18,6 +18,7 @@ from fractions import Fraction
 from numbers import Rational, Real
 from typing import Any
 
+from .errors import ArgumentError, ArgumentTypeError
 from .formula import STAGES
 from .formula.names import SCALAR_FUNCTIONS
 from .formula.words.operators import OPERATORS, STAGED
@@ -68,16 +69,16 @@ class Expression:
         return hash(self.node)
 
     def __bool__(self) -> bool:
-        raise TypeError("a formula is neither true nor false; join conditions with & | ~")
+        raise ArgumentTypeError("a formula is neither true nor false; join conditions with & | ~")
 
     def __matmul__(self, prompt: str | Expression | None) -> Expression:
         """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name."""
         if not isinstance(self.node, tree.Name):
             cure = f"write (model @ …) in brackets, not {self} @ …"
-            raise TypeError(f"a prompt follows a model: {cure}")
+            raise ArgumentTypeError(f"a prompt follows a model: {cure}")
         node = tree.Name("none") if prompt is None else _node(prompt)
         if not isinstance(node, (tree.Name, tree.Text)):
-            raise TypeError(f"{prompt} is not the name of a prompt")
+            raise ArgumentTypeError(f"{prompt} is not the name of a prompt")
         return Expression(tree.Prompted(self.node, node))
 
     def __or__(self, other: Any) -> Expression:
@@ -88,7 +89,7 @@ class Expression:
                 return Expression(tree.Pipeline(self.node.head, (*self.node.stages, right)))
             return Expression(tree.Pipeline(self.node, (right,)))
         if not (_is_condition(self.node) and _is_condition(right)):
-            raise TypeError(f"| takes a stage on its right, and {text(right)} is none")
+            raise ArgumentTypeError(f"| takes a stage on its right, and {text(right)} is none")
         return Expression(tree.Binary("or", self.node, right))
 
     __invert__, __neg__, __pos__ = _prefix("not"), _prefix("-"), _prefix("+")
@@ -112,7 +113,7 @@ def _node(value: Any, names: bool = False) -> tree.Node:
         case Expression():
             return value.node
         case bool():
-            raise TypeError(f"{value} is not a number of a formula")
+            raise ArgumentTypeError(f"{value} is not a number of a formula")
         case str():
             return parse(value) if names else tree.Text(value)
         case tuple():
@@ -122,14 +123,14 @@ def _node(value: Any, names: bool = False) -> tree.Node:
         case Real():
             number = tree.Number(builtins.abs(Fraction(repr(float(value)))))
         case _:
-            raise TypeError(f"{value!r} cannot stand in a formula")
+            raise ArgumentTypeError(f"{value!r} cannot stand in a formula")
     return tree.Unary("-", number) if value < 0 else number
 
 
 def model(name: str) -> Expression:
     """A declared model."""
     if not (name.isidentifier() and name.isascii()):
-        raise ValueError(f"{name!r} is not a name; a name is letters, digits and underscores")
+        raise ArgumentError(f"{name!r} is not a name; a name is letters, digits and underscores")
     return Expression(tree.Name(name))
 
 

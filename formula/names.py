@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..errors import ArgumentError
 from .words.operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
@@ -38,13 +39,15 @@ class Names:
             for name in sorted(names):
                 if not (name.isidentifier() and name.isascii()):
                     cure = "a name is letters, digits and underscores"
-                    raise ValueError(f"the {kind} {name!r} cannot be written in a formula; {cure}")
+                    raise ArgumentError(
+                        f"the {kind} {name!r} cannot be written in a formula; {cure}"
+                    )
                 if name in RESERVED:
-                    raise ValueError(f"the {kind} {name!r} has the name of a built-in")
+                    raise ArgumentError(f"the {kind} {name!r} has the name of a built-in")
                 if kind == "parameter" and name in models:
-                    raise ValueError(f"{name!r} is declared both as a model and a parameter")
+                    raise ArgumentError(f"{name!r} is declared both as a model and a parameter")
         if NONE in self.prompts:
-            raise ValueError("a prompt cannot be named none: model@none sees no prompt at all")
+            raise ArgumentError("a prompt cannot be named none: model@none sees no prompt at all")
 
     def is_model(self, name: str) -> bool:
         """Whether the name is (or, where models are open, can be) a model's."""

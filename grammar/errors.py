@@ -1,6 +1,6 @@
 """The one error that owns the caret: what is wrong, where, and what to write instead.
 
-A leaf module: it imports nothing of ours but the span, so that every phase can raise it.
+It imports nothing of ours but the span and the base of all errors: every phase can raise it.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
+from ..errors import DescantError
 from .tree import Span
 
 WIDTH = 100  # columns of the formula shown around the marked span
 
 
-class FormulaError(ValueError):
+class FormulaError(DescantError, ValueError):
     """A formula that is wrong, marked where it is.
 
     Args:

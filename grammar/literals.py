@@ -11,6 +11,7 @@ import unicodedata
 from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 
+from ..errors import ArgumentError
 from .errors import FormulaError
 from .tree import Span
 
@@ -94,7 +95,7 @@ _COMPLETE = "write the whole character"
 def _visible(char: str) -> str:
     category = unicodedata.category(char)
     if category == "Cs":
-        raise ValueError("a formula cannot hold half of a character (a lone surrogate)")
+        raise ArgumentError("a formula cannot hold half of a character (a lone surrogate)")
     hidden = category in ("Cc", "Zl", "Zp") or (category == "Cf" and char not in _JOINERS)
     return f"\\u{ord(char):04x}" if hidden and ord(char) <= 0xFFFF else char
 
@@ -107,6 +108,6 @@ def _decimal(over: int, under: int = 1) -> str:
         exact = Decimal("inf")
     number = float(exact)
     if number == float("inf") or (number == 0 and over):
-        raise ValueError(f"a formula's numbers fit in a float and in {NUMBER_DIGITS} digits")
+        raise ArgumentError(f"a formula's numbers fit in a float and in {NUMBER_DIGITS} digits")
     plain, short = f"{exact:f}", f"{exact:e}".replace("+", "")
     return short if len(plain) - len(short) >= _MUCH_SHORTER else plain

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
+from ..errors import ArgumentTypeError
 from .characters import bad_character
 from .errors import FormulaError
 from .literals import read_number, read_string
@@ -53,7 +54,7 @@ def parse(formula: str) -> Node:
     Binary(op='*', left=Number(value=Fraction(1, 2)), right=Name(name='arm'))
     """
     if not isinstance(formula, str):
-        raise TypeError(f"a formula is a string, not {type(formula).__name__}")
+        raise ArgumentTypeError(f"a formula is a string, not {type(formula).__name__}")
     if len(formula) > LENGTH:
         problem = f"a formula may have at most {LENGTH} characters, and this one has {len(formula)}"
         raise FormulaError(problem, formula, Span(LENGTH, len(formula)), "write a shorter formula")

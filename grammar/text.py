@@ -11,6 +11,7 @@ from collections import defaultdict
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
+from ..errors import ArgumentError
 from .literals import write_number, write_string
 from .parse import language
 from .tree import Argument, Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary
@@ -62,7 +63,7 @@ class _Rules(NamedTuple):
         table = self.forms[form]
         if op not in table:
             known = " ".join(sorted(table))
-            raise ValueError(f"a formula has no operator {op} here; it has {known}")
+            raise ArgumentError(f"a formula has no operator {op} here; it has {known}")
         return table[op]
 
 
@@ -118,7 +119,7 @@ def _written(node: Node) -> tuple[list[_Part], str]:
         case Pipeline(head, stages):
             after_head = (part for stage in stages for part in (" | ", *_call(stage)))
             return [(head, form("staged")[1]), *after_head], "pipeline"
-    raise ValueError(f"a formula cannot hold a {type(node).__name__}")
+    raise ArgumentError(f"a formula cannot hold a {type(node).__name__}")
 
 
 def _call(call: Call) -> list[_Part]:

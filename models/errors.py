@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+from ..errors import DescantError
+
 PAGE = "docs/how-do-i.md"
 Topic = Literal[  # anchors of that page, for questions that an error may be the start of
     "vocabulary", "tokenizers", "chat-templates", "negative-prompts", "adapters", "gptq", "memory",
@@ -18,7 +20,7 @@ def page_link(topic: Topic) -> str:
     return f"{PAGE}#{topic}"
 
 
-class ModelError(ValueError):
+class ModelError(DescantError, ValueError):
     """A model that cannot be loaded or cannot take part, and what to do about it.
 
     Args:

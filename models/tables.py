@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from .cache.rows import Join, RowLane
 from .footprint import Footprint
 
@@ -22,7 +23,7 @@ class TableLane(RowLane):
 
     def __init__(self, table: Tensor) -> None:
         if table.ndim != 2 or table.shape[0] != table.shape[1]:
-            raise ValueError(f"a table is (V, V), not {tuple(table.shape)}")
+            raise ArgumentError(f"a table is (V, V), not {tuple(table.shape)}")
         self.table, self.device = table.float(), table.device
         self.vocabulary = len(table)
         self.reserve(0, 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models import Prompt
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
@@ -137,7 +138,7 @@ class Decoder:
         """The request of a verb that takes one row."""
         requests = self._builder.requests(prompt, **arguments)
         if len(requests) != 1:
-            raise ValueError(f"{verb} takes one prompt, and this is {len(requests)} rows")
+            raise ArgumentError(f"{verb} takes one prompt, and this is {len(requests)} rows")
         return requests[0]
 
     def scores(
@@ -160,7 +161,7 @@ class Decoder:
         """
         refuse_search(self._bound, "scores", "a search gives texts, and no scores of a token")
         if isinstance(completion_ids, str):
-            raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
+            raise ArgumentError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self._builder.rows(prompt, params)
         ids, room = [int(token) for token in completion_ids], len(completion_ids) + 1
         check_ids(ids, self._bound.vocabulary, "completion")
@@ -246,7 +247,9 @@ class Decoder:
             arguments["max_new_tokens"] = len(ids)
         request = self._request("inspect", prompt, arguments)
         if ids is not None and (room := request.max_new_tokens) < len(ids):
-            raise ValueError(f"the completion has {len(ids)} tokens, and there is room for {room}")
+            raise ArgumentError(
+                f"the completion has {len(ids)} tokens, and there is room for {room}"
+            )
         return inspecting(self.session, request, base, n, ids)
 
     def _completed(

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec
 from ..models.lanes.transformers_lane import CHUNK
@@ -71,10 +72,10 @@ class Served(Decoder):
             counts = f"{longest} tokens, and {more} more are asked for; here a text may have {most}"
             raise ModelError(f"the prompt has {counts}", "shorten it, or ask for fewer tokens")
         if (wide := self.session.engine.widest(request) - 1) > self.wide:
-            raise ValueError(f"{wide} candidates are asked for; here it is {self.wide}")
+            raise ArgumentError(f"{wide} candidates are asked for; here it is {self.wide}")
         if (rows := self.slots_of(request)) > slots:
             formula = self.plan.formula
-            raise ValueError(f"a request of {formula} takes {rows} slots, and there are {slots}")
+            raise ArgumentError(f"a request of {formula} takes {rows} slots, and there are {slots}")
 
     def slots_of(self, request: Request) -> int:
         """Slots that a request takes."""

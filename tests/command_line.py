@@ -14,7 +14,7 @@ from descant.cli import main
 
 
 def command(*arguments: Any, cwd: Any = None) -> CompletedProcess[str]:
-    """What ``python -m descant`` prints, and its exit code; other errors are raised."""
+    """What ``python -m descant`` prints, and its exit code."""
     words, out, err, code = ["descant", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
     with (
         contextlib.redirect_stdout(out),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from ..errors import ArgumentError
 from ..grammar import did_you_mean
 from .measure import Result, Settings, environment, measure
 from .shapes import SHAPES
@@ -65,7 +66,7 @@ def measured(
 def _settings(options: dict[str, Any]) -> Settings:
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"there is no device {device}; torch sees no GPU")
+        raise ArgumentError(f"there is no device {device}; torch sees no GPU")
     cuda = device.startswith("cuda")
     dtype = options["dtype"] or ("bfloat16" if cuda else "float32")
     shape = options["shape"] or ("llama-2-7b" if cuda else "small")
@@ -77,7 +78,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 def _known(what: str, name: str, names: Any) -> None:
     if name not in names:
         near = did_you_mean(repr(name), [repr(known) for known in names])  # some have commas
-        raise ValueError(f"there is no {what} {name!r}; {near}")
+        raise ArgumentError(f"there is no {what} {name!r}; {near}")
 
 
 def _table(results: list[Result]) -> Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..errors import ArgumentError
 from .refused import Interface
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class ARGS(Interface):
         from transformers import AutoConfig
 
         if method not in ("greedy", "greedy_large", "topk"):
-            raise ValueError(f"Invalid method '{method}'; use greedy, greedy_large or topk")
+            raise ArgumentError(f"Invalid method '{method}'; use greedy, greedy_large or topk")
         ids = self.get_input_ids(prompt)
         paths = (spec["path"] for spec in self.models.values())
         configs = [AutoConfig.from_pretrained(path).to_dict() for path in paths]
@@ -130,4 +131,4 @@ def _check_devices(*devices: str) -> None:
         if kind == "cuda" and int(number or 0) >= gpus:
             cure = "cuda:0 for both" if gpus else "cpu"
             problem = f"ARGS is to run on {device}, and there are {gpus} GPUs here"
-            raise ValueError(f"{problem}; give llm_dev= and rm_dev=: {cure}")
+            raise ArgumentError(f"{problem}; give llm_dev= and rm_dev=: {cure}")

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..errors import ArgumentError
 from .models import FormulaModels
 from .operators import Classifier as Classifier
 from .operators import Constant as Constant
@@ -240,7 +241,7 @@ class ModelArithmetic(Interface):
                 if (length := len(view.tokens or ())) > self._max_length:
                     problem = f"{view.term} reads {length} tokens of the prompt, and max_length is "
                     cure = "language-model-arithmetic would cut off its end; shorten it"
-                    raise ValueError(f"{problem}{self._max_length}: {cure}")
+                    raise ArgumentError(f"{problem}{self._max_length}: {cure}")
 
     def _text(self, ids: Sequence[int]) -> str:
         """With special tokens, and with the space that a first word may begin with."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import ArgumentError
 from ..formula import STAGES
 from ..formula.names import RESERVED
 from ..lang import Expression, model
@@ -235,7 +236,7 @@ def _base_of(path: str) -> str | None:
 
 def _spec_of(source: Any) -> dict[str, Any]:
     if source is None:
-        raise ValueError("a PromptedLLM names no model, and there is no default_model")
+        raise ArgumentError("a PromptedLLM names no model, and there is no default_model")
     if isinstance(source, dict):
         return dict(source)
     if isinstance(source, (str, Path)):

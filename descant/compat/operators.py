@@ -13,6 +13,7 @@ from fractions import Fraction
 from numbers import Rational, Real
 from typing import Any, TypeAlias
 
+from ..errors import ArgumentTypeError
 from ..lang import Expression
 from .meaning import GUIDED, Meaning, call
 from .models import FormulaModels, Template
@@ -50,7 +51,7 @@ class Operator:
     @property
     def number(self) -> Fraction:
         """The value of a constant."""
-        raise TypeError(f"{self} is not a number, and only a number can be divided by")
+        raise ArgumentTypeError(f"{self} is not a number, and only a number can be divided by")
 
     def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
         """What the operator is worth.
@@ -81,7 +82,7 @@ def lifted(value: Any) -> Operator:
         return value
     if isinstance(value, Real) and not isinstance(value, bool):
         return Constant(value)
-    raise TypeError(f"{value!r} cannot stand in a formula")
+    raise ArgumentTypeError(f"{value!r} cannot stand in a formula")
 
 
 @dataclass(eq=False, repr=False)

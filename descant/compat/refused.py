@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..errors import DescantError
 
-class Untranslatable(NotImplementedError):
+
+class Untranslatable(DescantError, NotImplementedError):
     """Something of another repository that no formula does, and what to write instead."""
 
     def __init__(self, problem: str, cure: str) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError, DescantError
 from ..extras import MissingExtra
 from ..inputs.runfile import read_run_file
 from ..runs.run import compiled, of_one_formula
@@ -93,10 +94,10 @@ class DescantLM(TemplateLM):
                 where["device"] = device
             pretrained = compiled(run.model_copy(update=where))
         elif formula is not None or dtype is not None:
-            raise ValueError("formula and dtype are for a run file; a decoder has its own")
+            raise ArgumentError("formula and dtype are for a run file; a decoder has its own")
         self.decoder, self.tokenizer = pretrained, pretrained.tokenizer
         if self.tokenizer is None:
-            raise ValueError("the harness gives text, and these models have no tokenizer")
+            raise ArgumentError("the harness gives text, and these models have no tokenizer")
         self.params, self.templates, self.seed = params, templates, int(seed)
         self.batch_size = AUTO if str(batch_size).startswith("auto") else int(batch_size or 1)
         self.max_length = max_length or pretrained.max_length or LENGTH
@@ -107,8 +108,8 @@ class DescantLM(TemplateLM):
         if not self.templates:
             try:
                 self.decoder.rendered([self.prefix_token_id])
-            except ValueError as error:
-                raise ValueError(f"{error}\nor add templates=True to the model_args") from None
+            except DescantError as error:
+                raise ArgumentError(f"{error}\nor add templates=True to the model_args") from None
 
     @property
     def eot_token_id(self) -> int:
@@ -200,7 +201,7 @@ class DescantLM(TemplateLM):
             if not kept or not ids:
                 problem = f"a continuation of {len(ids)} tokens leaves no room for a context"
                 more = f"or is empty: {str(key)[:80]}; max_length is {self.max_length}"
-                raise ValueError(f"{problem}, {more}")
+                raise ArgumentError(f"{problem}, {more}")
         keys, contexts, completions = zip(*requests, strict=True) if requests else ((), (), ())
         if shortened := sum(len(kept) < len(own) for kept, own in zip(cut, contexts, strict=True)):
             _log.warning("%d of %d contexts lost their beginning: max_length is %d",
@@ -271,7 +272,7 @@ class DescantLM(TemplateLM):
         room = self.max_length - new
         if room < 1:
             problem = f"max_gen_toks is {new} and texts have at most {self.max_length} tokens"
-            raise ValueError(f"{problem}; give a smaller max_gen_toks in gen_kwargs")
+            raise ArgumentError(f"{problem}; give a smaller max_gen_toks in gen_kwargs")
         return {**settings, **options}, room
 
     def _prompt(self, context: str, room: int | None = None) -> Any:

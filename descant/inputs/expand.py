@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..api import declared, plan_of
+from ..errors import DescantError
 from ..formula import Plan
 from .grid import Point
 from .linear import Sum
@@ -82,7 +83,7 @@ def sums_of(run: RunFile) -> dict[str, Sum]:
     for name, text in run.merge.items():
         try:
             sums[name] = Sum(text, run.models, run.params)
-        except ValueError as error:
+        except DescantError as error:
             raise RunFileError(f"merge.{name}: {error}") from None
         specs = [run.models[part] for part in sums[name].names]
         if any(spec.adapter is None for spec in specs) or len({spec.on for spec in specs}) != 1:

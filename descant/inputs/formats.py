@@ -15,6 +15,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
+from ..errors import DescantError
 from ..extras import require
 from ..models.errors import first_line
 
@@ -22,7 +23,7 @@ Row = tuple[int, str, Any]  # its number from 0, its file and line, and its cont
 JSON, TABLES, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet", ".pq")
 
 
-class DataError(ValueError):
+class DataError(DescantError, ValueError):
     """Data that cannot be read at all."""
 
 

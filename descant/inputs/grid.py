@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from ..errors import DescantError
+
 Point = dict[str, float]
 WORDS = ("simplex", "step", "random", "seed")
 LIMIT = 100_000  # points of one sweep
 _RANGE = {"from", "to", "step", "count", "log"}
 
 
-class GridError(ValueError):
+class GridError(DescantError, ValueError):
     """A sweep that is no grid, or has too many points."""
 
 

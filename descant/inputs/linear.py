@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
 from ..formula.nodes import Read
 from ..formula.terms import Term
@@ -24,7 +25,7 @@ class Sum:
         scores = self._plan.scores
         plain = all(isinstance(p, Read) and p.term == Term(p.term.model) for _, p in scores.parts)
         if self._plan.stages or scores.shift is not None or not plain:
-            raise ValueError(f"{text} is more than a sum of names with weights")
+            raise ArgumentError(f"{text} is more than a sum of names with weights")
         self._parts = [(s, p.term.model) for s, p in scores.parts if isinstance(p, Read)]
         self.names = tuple(name for _, name in self._parts)  # without those that cancel out
         self.params = self._plan.params  # that any weight depends on

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import DescantError
 from .formats import DataError, Fault, Row, read_dataset, read_file, read_json
 from .runfile import Data, RunFileError
 
@@ -88,7 +89,7 @@ def readable(items: Sequence[Item], data: Data, check: Callable[[Any], object]) 
     for item in items:
         try:
             check(item.prompt)
-        except ValueError as error:
+        except DescantError as error:
             _skip(RunFileError(f"{item.where}: {error}"), data)
         else:
             fit.append(item)

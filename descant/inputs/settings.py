@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ..errors import DescantError
 from ..grammar import did_you_mean
 from ..models.invalid import explain
 from .yaml import SIZE, YamlError, load_yaml
@@ -16,7 +17,7 @@ from .yaml import SIZE, YamlError, load_yaml
 M = TypeVar("M", bound=BaseModel)
 
 
-class SettingsError(ValueError):
+class SettingsError(DescantError, ValueError):
     """A file of settings that cannot be read or is not valid."""
 
 

@@ -14,10 +14,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from ..errors import DescantError
+
 SIZE, NODES, DEPTH = 2**22, 300_000, 50  # characters, values once aliases are followed, nesting
 
 
-class YamlError(ValueError):
+class YamlError(DescantError, ValueError):
     """Text that is not YAML, or above a limit; the message follows the name of the file."""
 
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
 from ..results.folder import replace
 from .content import content_of
 from .figures import write_figures
@@ -55,5 +56,7 @@ def _inspection(file: Path) -> Any:
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("schema") != 2:
-        raise ValueError(f"{file} is not what descant inspect writes; remove it, or write it again")
+        raise ArgumentError(
+            f"{file} is not what descant inspect writes; remove it, or write it again"
+        )
     return content

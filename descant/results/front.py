@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import DescantError
 from ..extras import require
 from ..inputs.grid import simplex_of
 from ..inputs.linear import Sum
@@ -84,7 +85,7 @@ def preferences(run: RunFile) -> list[list[float]] | None:
     if run.front.preference:
         try:
             preference = Sum(run.front.preference, names, run.params)
-        except ValueError as error:
+        except DescantError as error:
             raise RunFileError(f"front.preference: {error}") from None
         weights = [preference.weights({**run.params, **point}) for point in run.points]
         return [[own.get(name, 0.0) for name in names] for own in weights]

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
 from ..inputs.expand import Row, settings_of
 from ..inputs.prompts import read_items, readable
@@ -91,7 +92,7 @@ def decode_readable(
         return rows, decode(rows)
     except FormulaError:
         raise
-    except ValueError:
+    except DescantError:
         items = list({row.item.id: row.item for row in rows}.values())
         check = partial(decoder.as_completed, max_new_tokens=1)
         fit = {item.id for item in readable(items, run.data, lambda prompt: check([prompt]))}

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..api import declared, where
+from ..errors import ArgumentError
 from ..models import ModelSpec, render_text
 from ..models.checkpoint.adapter import adapter_folder
 from ..models.checkpoint.labels import choose_label
@@ -47,7 +48,7 @@ def score(
         ModelError: not a reward model, or a text that it cannot read.
     """
     if len(prompts) != len(texts):
-        raise ValueError(f"there are {len(prompts)} prompts and {len(texts)} texts")
+        raise ArgumentError(f"there are {len(prompts)} prompts and {len(texts)} texts")
     known = dict(models or {})
     name = model if isinstance(model, str) and model in known else "the reward model"
     specs = declared(known if name in known else {**known, name: model})

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...errors import StateError
+
 
 class TermParallel:
     """The ranks of one job, and the lanes that each of them holds.
@@ -85,7 +87,7 @@ class TermParallel:
         """Refuse work that differs between ranks, which would then wait for each other forever.
 
         Raises:
-            RuntimeError: another rank has other work.
+            StateError: another rank has other work.
         """
         own = zlib.crc32(repr(work).encode())
         most = torch.tensor([own, -own], dtype=torch.int64, device=self.device)
@@ -94,4 +96,4 @@ class TermParallel:
         if most.tolist() != [own, -own]:
             same = "the same prompts, parameters and settings, in the same order"
             problem = 'with parallel="terms" every process must ask for the same rows'
-            raise RuntimeError(f"{problem}: {same}")
+            raise StateError(f"{problem}: {same}")

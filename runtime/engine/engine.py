@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ...errors import StateError
 from ...formula.nodes import Staged, walk
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
@@ -97,23 +98,23 @@ class Engine:
         """Have the lanes to oneself, of all threads, for a step of a claim, or to begin.
 
         Raises:
-            RuntimeError: another loop has begun meanwhile.
+            StateError: another loop has begun meanwhile.
         """
         with self._lock:
             if claim is not None and self.claim is not claim:
                 cure = "finish one, then begin, and give threads a decoder each"
-                raise RuntimeError(f"another run has begun on this decoder; {cure}")
+                raise StateError(f"another run has begun on this decoder; {cure}")
             yield
 
     def claimed(self) -> object:
         """Take the lanes: the new claim. Whatever ran on them before can run no more.
 
         Raises:
-            RuntimeError: they are a service's.
+            StateError: they are a service's.
         """
         if self.served:
             problem = "this decoder's slots are its service's"
-            raise RuntimeError(f"{problem}: submit to it, or use decoder.alone()")
+            raise StateError(f"{problem}: submit to it, or use decoder.alone()")
         self.stats.clear()
         self.claim = object()
         return self.claim

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ...errors import ArgumentError
 from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
 from ...formula.printer import written
@@ -145,7 +146,7 @@ def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
     cure = did_you_mean(str(name), names) or f"use one of {', '.join(names)}"
     idle = name in [str(term) for term in plan.terms]
     where = " with a coefficient that is not 0 here" if idle else ""
-    raise ValueError(f"the formula has no term {name}{where}; {cure}")
+    raise ArgumentError(f"the formula has no term {name}{where}; {cure}")
 
 
 def _with_texts(choices: Sequence[Choice], before: Sequence[int], tokenizer: Any) -> list[Choice]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TemperatureLogitsWarper
 
+from ...errors import ArgumentError
 from ..loops.external import ExternalRows
 from ..requests.request import Answer, Request
 from ..scores.logprobs import best
@@ -71,12 +72,12 @@ def generate_with(
     session = decoder.session
     bound = session.bound
     if synced_gpus:
-        raise ValueError("synced_gpus is for one model split over processes; leave it out")
+        raise ArgumentError("synced_gpus is for one model split over processes; leave it out")
     hooks = logits_processor, stopping_criteria, generation_config
     call = generate_request(bound, model, input_ids, *hooks, prompts, model_kwargs)
     rows = len(session.builder.rows(call.prompts, params))
     if rows != len(call.prompts):
-        raise ValueError(f"params have {rows} values and there are {len(call.prompts)} prompts")
+        raise ArgumentError(f"params have {rows} values and there are {len(call.prompts)} prompts")
     samples = bool(call.config.do_sample)
     if seed is None:
         drawn = torch.randint(1 << 62, (len(call.prompts),)).tolist() if samples else [0]
@@ -164,7 +165,7 @@ class _Loop:
         empty = active & ~(scores.amax(dim=-1) > -torch.inf)  # of NaN too
         if bool(empty.any()):
             row = int(empty.byte().argmax())
-            raise ValueError(f"the logits processors leave no token for row {row}")
+            raise ArgumentError(f"the logits processors leave no token for row {row}")
         if self._call.config.do_sample:
             drawn = self._ids.shape[1] - self._call.ids.shape[1]
             steps = self._keys.new_full((len(scores),), drawn)
@@ -188,7 +189,7 @@ class _Loop:
 def check_padding(call: GenerateRequest) -> None:
     """Refuse a call without a padding token, in which some rows end before others."""
     if call.pad is None:
-        raise ValueError("some rows end before others; give pad_token_id")
+        raise ArgumentError("some rows end before others; give pad_token_id")
 
 
 def stream_prompt(streamer: Any, ids: Tensor) -> None:
@@ -219,19 +220,19 @@ def _temperature(call: GenerateRequest) -> float:
         ValueError: the call does not sample, or it asks for something that needs every step.
     """
     if not call.config.do_sample:
-        raise ValueError("a formula that searches chooses among samples; give do_sample=True")
+        raise ArgumentError("a formula that searches chooses among samples; give do_sample=True")
     for processor in call.processors:
         if not isinstance(processor, TemperatureLogitsWarper):
             problem = f"{type(processor).__name__} is for a loop of one text per row"
             cure = "write top_k, top_p, min_p and repetition_penalty in the formula"
-            raise ValueError(f"{problem}, and the formula searches; {cure}, and give top_k=0")
+            raise ArgumentError(f"{problem}, and the formula searches; {cure}, and give top_k=0")
     for criterion in call.criteria:
         if not hasattr(criterion, "eos_token_id") and not hasattr(criterion, "max_length"):
             problem = f"{type(criterion).__name__} ends one text per row"
-            raise ValueError(f"{problem}, and the formula searches among several")
+            raise ArgumentError(f"{problem}, and the formula searches among several")
     for name in ("output_scores", "output_logits"):
         if getattr(call.config, name) and call.config.return_dict_in_generate:
-            raise ValueError(f"{name}: a formula that searches has no scores of a token")
+            raise ArgumentError(f"{name}: a formula that searches has no scores of a token")
     return next((float(processor.temperature) for processor in call.processors), 1.0)
 
 
@@ -240,7 +241,7 @@ def _searched(
 ) -> Any:
     """The answers of a formula that searches, padded on the right."""
     if streamer is not None:
-        raise ValueError("streamer: the answer is known when the search has ended")
+        raise ArgumentError("streamer: the answer is known when the search has ended")
     ends = [item.eos_token_id.tolist() for item in call.criteria if hasattr(item, "eos_token_id")]
     eos = frozenset(token for tokens in ends for token in tokens)
     steps = session.decode([replace(request, eos=eos) for request in requests], ROWS)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from ...errors import ArgumentError
 from ...models import is_single_prompt
 from ..binding.bound import Bound
 
@@ -62,18 +63,18 @@ def generate_request(
     config = config if config is not None else model.generation_config
     criteria = StoppingCriteriaList(criteria or ())
     for problem, cure in _problems(config, model, input_ids, others):
-        raise ValueError(f"{problem}; {cure}")
+        raise ArgumentError(f"{problem}; {cure}")
     repeats = config.num_return_sequences or 1
     count = len(input_ids) // repeats
     if prompts is None:
         prompts = rows_read(input_ids, others.get("attention_mask"))[::repeats]
     elif len(prompts := [prompts] if is_single_prompt(prompts) else prompts) != count:
-        raise ValueError(f"there are {len(prompts)} prompts and {count} rows of input_ids")
+        raise ArgumentError(f"there are {len(prompts)} prompts and {count} rows of input_ids")
     longest = criteria.max_length or config.max_length
     if longest is None and config.max_new_tokens:
         longest = input_ids.shape[1] + config.max_new_tokens
     if longest is None or longest <= input_ids.shape[1]:
-        raise ValueError("nothing says how long an answer may be; give max_new_tokens")
+        raise ArgumentError("nothing says how long an answer may be; give max_new_tokens")
     pad = getattr(config, "_pad_token_tensor", None)
     pad = config.pad_token_id if pad is None else int(pad)
     ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
@@ -93,10 +94,12 @@ def rows_read(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int
         return input_ids.tolist()
     if attention_mask.shape != input_ids.shape:
         shapes = f"{tuple(attention_mask.shape)}, and input_ids {tuple(input_ids.shape)}"
-        raise ValueError(f"attention_mask is {shapes}; give one of the same shape")
+        raise ArgumentError(f"attention_mask is {shapes}; give one of the same shape")
     read = attention_mask.bool()
     if not bool(read[:, -1].all()):
-        raise ValueError("input_ids are padded on the right; set tokenizer.padding_side = 'left'")
+        raise ArgumentError(
+            "input_ids are padded on the right; set tokenizer.padding_side = 'left'"
+        )
     return [row[kept].tolist() for row, kept in zip(input_ids, read, strict=True)]
 
 
@@ -158,5 +161,5 @@ def _width(bound: Bound, model: Any) -> int:
     if own not in known:
         sizes, cure = " or ".join(map(str, sorted(known))), "call it on one of the formula's models"
         problem = f"generate was called on a model of {own} tokens"
-        raise ValueError(f"{problem}, and the formula's have {sizes}; {cure}")
+        raise ArgumentError(f"{problem}, and the formula's have {sizes}; {cure}")
     return own

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import LogitsProcessor
 
+from ...errors import ArgumentError
 from ...formula import Term
 from ...models.lanes.external import ExternalLane
 from ..binding.bound import Bound
@@ -59,7 +60,7 @@ class FormulaProcessor(LogitsProcessor):
     ) -> None:
         bound, why = decoder.session.bound, "it chooses among whole texts, and not among tokens"
         if bound.term_parallel is not None:
-            raise ValueError('a processor is for one process; leave parallel="terms" out')
+            raise ArgumentError('a processor is for one process; leave parallel="terms" out')
         refuse_search(bound, "a processor", why)
         self._bound, self._lane = with_external_lane(bound, base)
         self._session, self._params, self._base = decoder.session, params, base
@@ -84,10 +85,10 @@ class FormulaProcessor(LogitsProcessor):
         if input_ids.ndim != 2 or scores.ndim != 2 or len(input_ids) != len(scores):
             shapes = f"{tuple(input_ids.shape)} and scores {tuple(scores.shape)}"
             cure = "a processor is given (rows, L) and (rows, V)"
-            raise ValueError(f"input_ids are {shapes}; {cure}")
+            raise ArgumentError(f"input_ids are {shapes}; {cure}")
         if scores.shape[1] < size:
             sizes = f"{scores.shape[1]} logits, and the formula's models have {size} tokens"
-            raise ValueError(f"{self._base} has {sizes}; generate from one of them")
+            raise ArgumentError(f"{self._base} has {sizes}; generate from one of them")
         external = self._rows(input_ids)
         answers: list[Ids] = input_ids[:, self._prompts.shape[1] :].tolist()
         external.advance([self._readable(answer) for answer in answers])
@@ -111,7 +112,7 @@ class FormulaProcessor(LogitsProcessor):
         if not same:
             if self._external is not None and self._mask is not None:
                 problem = "these prompts are others than before, and the attention_mask is of those"
-                raise ValueError(f"{problem}; make a FormulaProcessor for each call of generate")
+                raise ArgumentError(f"{problem}; make a FormulaProcessor for each call of generate")
             self._prompts = input_ids.clone()
         self._claim = engine.claimed()  # whatever ran on these lanes before can run no more
         self._external = self._started(self._prompt_ids(self._prompts))
@@ -127,11 +128,13 @@ class FormulaProcessor(LogitsProcessor):
             token = self._padding
             if len(input_ids) > 1 and token is not None and bool((input_ids[:, 0] == token).any()):
                 cure = "say what is padding: FormulaProcessor(…, attention_mask=…)"
-                raise ValueError(f"a prompt begins with {token}, the padding token; {cure}")
+                raise ArgumentError(f"a prompt begins with {token}, the padding token; {cure}")
             return rows_read(input_ids, None)
         rows, count = len(input_ids), len(self._mask)
         if rows % count:
-            raise ValueError(f"attention_mask has {count} rows, and there are {rows} of input_ids")
+            raise ArgumentError(
+                f"attention_mask has {count} rows, and there are {rows} of input_ids"
+            )
         mask = self._mask.repeat_interleave(rows // count, dim=0)
         return rows_read(input_ids, mask.to(input_ids.device))
 
@@ -141,7 +144,7 @@ class FormulaProcessor(LogitsProcessor):
         for name, values in params.items():
             if not isinstance(values, (int, float)):
                 if len(prompts) % len(values):
-                    raise ValueError(f"{name} has {len(values)} values for {len(prompts)} rows")
+                    raise ArgumentError(f"{name} has {len(values)} values for {len(prompts)} rows")
                 repeats = len(prompts) // len(values)
                 params[name] = [value for value in values for _ in range(repeats)]
         requests = self._session.builder.requests(
@@ -173,7 +176,7 @@ def with_external_lane(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
     term = Term(base)
     if term not in bound.plan.terms:
         terms = ", ".join(map(str, bound.plan.terms))
-        raise ValueError(f"the formula has no term {base}; it has {terms}: say base=…")
+        raise ArgumentError(f"the formula has no term {base}; it has {terms}: say base=…")
     replaced = bound.terms[bound.plan.terms.index(term)]
     used = sorted({item.lane for item in bound.all_terms if item is not replaced})
     external = ExternalLane(bound.vocabulary, bound.lanes[replaced.lane].device)

@@ -20,7 +20,7 @@ def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[
 
     Raises:
         FormulaError: NaN, or a step in which every token is excluded.
-        RuntimeError: another run has begun on the same engine.
+        StateError: another run has begun on the same engine.
     """
     kind = scheduler_of(engine)
     each = [kind.slots_of(engine, request) for request in requests]

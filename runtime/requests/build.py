@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...errors import ArgumentError
 from ...formula.algebra.liveness import needed
 from ...grammar import Span
 from ...models import ModelError, is_ids
@@ -124,7 +125,7 @@ class RequestBuilder:
         bound, plan = self._bound, self._bound.plan
         at_least_one("max_new_tokens", max_new_tokens)
         if stops and bound.tokenizer is None:
-            raise ValueError("stop_strings need a tokenizer; give tokenizer: … with the model")
+            raise ArgumentError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
         for scalar, value in zip(plan.scalars, values, strict=True):
             if scalar.limits.tokens:
@@ -147,7 +148,7 @@ def refuse_search(bound: Bound, verb: str, why: str) -> None:
     """Refuse a formula that searches, by a ValueError: what it cannot do, and why."""
     if bound.plan.search:
         name = bound.plan.search[1].name
-        raise ValueError(f"{verb} is not for a formula that ends in {name}: {why}")
+        raise ArgumentError(f"{verb} is not for a formula that ends in {name}: {why}")
 
 
 def _rooms(bound: Bound, prompts: Sequence[Any]) -> list[tuple[Sequence[Sequence[int]], int]]:

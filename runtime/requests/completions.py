@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import ArgumentError
 from ...formula.algebra.liveness import needed
 from ...models import ModelError, is_single_prompt
 from ..binding.bound import Bound
@@ -22,12 +23,12 @@ def pair_completions(
     many = [prompts] if is_single_prompt(prompts) else [*prompts]
     texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
     if tokenizer is None and any(isinstance(text, str) for text in texts):
-        raise ValueError("a completion as text needs a tokenizer; give token ids")
+        raise ArgumentError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
     rows = max(len(many), len(texts), *lists)
     many, texts = (items * rows if len(items) == 1 else items for items in (many, texts))
     if len(many) != len(texts):
-        raise ValueError(f"there are {len(many)} prompts and {len(texts)} completions")
+        raise ArgumentError(f"there are {len(many)} prompts and {len(texts)} completions")
     for i, text in enumerate(texts):
         if isinstance(text, str):
             texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ...errors import ArgumentTypeError
 from ...grammar import did_you_mean
 
 OURS = (
@@ -54,8 +55,8 @@ def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
     """
     for name, value in others.items():
         if name in STAGES:
-            raise TypeError(f"{name} is part of the formula: write … | {name}({value})")
-        raise TypeError(f"generate has no argument {name}; {_cure(name, value, params)}")
+            raise ArgumentTypeError(f"{name} is part of the formula: write … | {name}({value})")
+        raise ArgumentTypeError(f"generate has no argument {name}; {_cure(name, value, params)}")
 
 
 def _cure(name: str, value: Any, params: Collection[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ...errors import ArgumentError
 from ...grammar import did_you_mean
 from ...models import is_single_prompt
 from ...models.errors import page_link
@@ -28,9 +29,13 @@ def rows_of(
     for name, value in merged.items():
         if name not in known:
             cure = did_you_mean(name, known)
-            raise ValueError(f"the formula has no parameter {name}" + (f"; {cure}" if cure else ""))
+            raise ArgumentError(
+                f"the formula has no parameter {name}" + (f"; {cure}" if cure else "")
+            )
         if isinstance(value, str):
-            raise ValueError(f"{name} is {value!r}; a parameter is a number, or a list of numbers")
+            raise ArgumentError(
+                f"{name} is {value!r}; a parameter is a number, or a list of numbers"
+            )
     lists = {k: list(v) for k, v in merged.items() if isinstance(v, Iterable)}
     if lists and len(many) == 1:
         many *= max(map(len, lists.values()))
@@ -38,7 +43,7 @@ def rows_of(
         if len(values) != len(many):
             cure = "give one number, one value per prompt, or one prompt"
             counts = f"{len(values)} values and there are {len(many)} prompts"
-            raise ValueError(f"{name} has {counts}; {cure}\nmore: {_MORE}")
+            raise ArgumentError(f"{name} has {counts}; {cure}\nmore: {_MORE}")
     return [
         (as_python(prompt), {**merged, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
@@ -48,7 +53,7 @@ def rows_of(
 def at_least_one(name: str, value: int) -> None:
     """Refuse a count below 1, by a ValueError that names it."""
     if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
+        raise ArgumentError(f"{name} is {value}; it must be at least 1")
 
 
 def as_python(value: Any) -> Any:
@@ -63,7 +68,7 @@ def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
     if temperature is None:
         return 1.0 if do_sample else 0.0
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}; it must be finite and not negative")
+        raise ArgumentError(f"temperature is {temperature}; it must be finite and not negative")
     return float(temperature)
 
 
@@ -73,10 +78,10 @@ def per_row(value: Any, rows: int, what: str) -> list[Any]:
     if value is None or isinstance(value, (int, float)):
         return [value] * rows
     if isinstance(value, str):
-        raise ValueError(f"{what} is {value!r}; it is a number, or a list with one per row")
+        raise ArgumentError(f"{what} is {value!r}; it is a number, or a list with one per row")
     values = list(value)
     if len(values) != rows:
-        raise ValueError(f"{what} has {len(values)} values and there are {rows} rows")
+        raise ArgumentError(f"{what} has {len(values)} values and there are {rows} rows")
     return values
 
 
@@ -84,7 +89,7 @@ def stop_strings_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings, none of them empty."""
     strings = (value,) if isinstance(value, str) else tuple(value or ())
     if "" in strings:
-        raise ValueError("an empty stop string would end every row at once")
+        raise ArgumentError("an empty stop string would end every row at once")
     return strings
 
 

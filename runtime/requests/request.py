@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
 from ...grammar import FormulaError
 
@@ -84,7 +85,7 @@ def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
     for token in ids:
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens"
-            raise ValueError(f"the {where} has the token id {token}, and {size}")
+            raise ArgumentError(f"the {where} has the token id {token}, and {size}")
 
 
 @dataclass(eq=False)

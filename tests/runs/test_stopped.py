@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import multiprocessing
@@ -19,7 +18,6 @@ import pytest
 from checkpoints import llama, tokenizer
 from sweeps import ROOT, SPECS, lines, run_of, written
 
-from descant.failures import run_app
 from descant.inputs.runfile import RunFile, RunFileError, read_run_file
 from descant.runs.resume import prepare
 from descant.runs.run import compiled, run_to_folder
@@ -249,21 +247,3 @@ def test_lines_of_text_that_others_would_split(tmp_path: Path) -> None:
     assert Journal(tmp_path, COMPLETIONS).records() == [record]
     [file] = export(tmp_path, [Format.HH_RLHF])
     assert json.loads(file.read_text(encoding="utf-8"))[0]["response"] == odd
-
-
-def test_errors_of_the_system_are_told_in_words(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "file").touch()
-
-    def fails(error: Exception) -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as caught:
-        run_app(lambda: (tmp_path / "file" / "out").mkdir())
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.replace("\n", "").endswith("file/out: Not a directory")
-    with pytest.raises(SystemExit):
-        run_app(lambda: fails(OSError(errno.ENOSPC, "No space left on device")))
-    assert "a file cannot be written: No space left" in capsys.readouterr().err
-    for error in (OSError("nothing of the system's"), KeyError("a mistake of ours")):
-        with pytest.raises(type(error)):
-            run_app(lambda error=error: fails(error))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from descant.errors import ArgumentError
 from descant.grammar import FormulaError, Span
 from descant.inputs.runfile import RunFile
 from descant.models import ModelError
@@ -19,6 +20,7 @@ from descant.serve.protocol.messages import (
     Failed,
     Forget,
     InspectJob,
+    InternalError,
     PlanJob,
     Queued,
     RowUpdate,
@@ -175,30 +177,28 @@ class Odd(Exception):
         super().__init__(f"{one} and {other}")
 
 
-def over(error: Exception, said: bool = True) -> Exception:
+def over(error: Exception) -> Exception:
     """An error as it is at the other end."""
     here, there = multiprocessing.Pipe()
     try:
         raise error
     except Exception as raised:
-        here.send(Failed(portable(raised, said)))
+        here.send(Failed(portable(raised)))
     return there.recv().error
 
 
 def test_errors_cross_whole() -> None:
     marked = FormulaError("no model is named bse", "bse + arm", Span(0, 3), "did you mean base?")
     model = ModelError("too large", "take a smaller one", "base", "memory")
-    for error in (marked, model, ValueError("n is 0")):
+    for error in (marked, model, ArgumentError("n is 0")):
         found = over(error)
         assert type(found) is type(error) and str(found) == str(error)
         assert found.__dict__ == error.__dict__
     assert "^^^" in str(over(marked)) and over(marked).span == Span(0, 3)
     unreadable = over(PermissionError(13, "Permission denied", "model.safetensors"))
     assert (unreadable.errno, unreadable.filename) == (13, "model.safetensors")
-    with pytest.raises(UnicodeEncodeError) as encoding:
-        "\ud800".encode()
-    assert type(over(encoding.value)) is ValueError
-    for error, said in ((Odd(1, other=2), True), (ValueError("of others"), False)):
-        found = over(error, said)
-        assert type(found) is RuntimeError and str(error) in str(found)
+    assert isinstance(over(MemoryError("no room")), ModelError)
+    for error in (Odd(1, other=2), ValueError("of others")):
+        found = over(error)
+        assert type(found) is InternalError and str(error) in str(found)
         assert "Traceback" in found.__notes__[0] and "in over" in found.__notes__[0]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+from ...errors import DescantError
 from ...grammar import FormulaError
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
@@ -110,7 +111,7 @@ class Server:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
                 except FormulaError as error:
                     raise errors.wrong_formula(error, "params") from None
-                except ValueError as error:
+                except DescantError as error:
                     raise errors.invalid_value(error) from None
                 yield stream
 
@@ -141,7 +142,7 @@ class Server:
             ApiError: the queue is full, or the server is shutting down.
         """
         if self.link.failure is not None:
-            raise errors.server_error()
+            raise errors.server_error(self.link.failure_id)
         if self.stopping:
             raise errors.unavailable()
         waiting = self._rows + rows - self.limits.slots

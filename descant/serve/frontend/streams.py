@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from ..protocol.errors import NO_RETRY, ApiError, wrong_formula
+from ..protocol.errors import NO_RETRY, ApiError, failed_row
 from ..protocol.messages import RowUpdate
 
 T = TypeVar("T")
@@ -72,6 +72,6 @@ class Stream:
             if isinstance(update, BaseException):
                 raise update
             if update.error is not None:
-                raise wrong_formula(update.error, None, 422)
+                raise failed_row(update.error)
             self.running -= update.finish_reason is not None
             yield update

@@ -11,6 +11,7 @@ import atexit
 import logging
 import multiprocessing
 import signal
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -37,6 +38,7 @@ class WorkerLink:
 
     Attributes:
         failure: how the process ended, where no ``stop`` ended it; None while all is well.
+        failure_id: of that end, in the log and for clients.
         process: the process, once it is started.
     """
 
@@ -49,6 +51,7 @@ class WorkerLink:
         self._ready = self._stopped = False
         self._connection: Any = None
         self.failure: str | None = None
+        self.failure_id = uuid.uuid4().hex
         self.process: Any = None
 
     def start(self, start: messages.Start) -> Sequence[str]:
@@ -105,11 +108,11 @@ class WorkerLink:
         """Send a command and await its reply.
 
         Raises:
-            FormulaError, ModelError, ValueError: the command has failed.
+            DescantError, InternalError: the command has failed.
             ApiError: the process has ended.
         """
         if self.failure is not None:
-            raise server_error()
+            raise server_error(self.failure_id)
         number = number or next(self._numbers)
         future = self._replies[number] = asyncio.get_running_loop().create_future()
         self.send(command, number)
@@ -125,7 +128,7 @@ class WorkerLink:
         """Queue the rows of a request; the stream gets their updates.
 
         Raises:
-            FormulaError, ModelError, ValueError: the rows cannot be queued.
+            DescantError, InternalError: the rows cannot be queued.
             ApiError: the process has ended.
         """
         stream.number = next(self._numbers)
@@ -173,8 +176,8 @@ class WorkerLink:
         if self._stopped:
             return
         self.failure = how
-        _log.error("the decode process %s", how)
-        self.abort_all(server_error())
+        _log.error("the decode process %s, id %s", how, self.failure_id)
+        self.abort_all(server_error(self.failure_id))
 
     def _join(self) -> str:
         """Join the process, and say how it ended."""

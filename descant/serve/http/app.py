@@ -139,5 +139,9 @@ async def _events(
     except errors.ApiError as error:
         yield event(error.body())
         outcome = outcome_of(error.status)
+    except Exception as error:
+        failure = errors.bug(error, request.url.path)
+        yield event(failure.body())
+        outcome = outcome_of(failure.status)
     request.scope["state"][OUTCOME] = outcome
     yield DONE

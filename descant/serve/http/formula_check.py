@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import DescantError
 from ...formula import Names, Plan, make_plan
 from ...formula.scalar import Parameter
 from ...grammar import FormulaError
@@ -80,6 +81,6 @@ def _undeclared(error: FormulaError, names: Names) -> str | None:
         make_plan(error.text, Names(names.models, names.params | {name}, names.prompts))
     except FormulaError as other:
         return name if other.span.start > error.span.start else None
-    except ValueError:  # not a parameter's name
+    except DescantError:  # not a parameter's name
         return None
     return name

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..frontend.server import Server
 from ..frontend.streams import Deadline
-from ..protocol.errors import ApiError
+from ..protocol.errors import LOGGED, ApiError
 from ..protocol.schema import BODIES
 
 CLIENT_LEFT = 499  # the status of a request whose client has left
@@ -67,6 +67,9 @@ class RequestGuard:
             await self._app(scope, self._with_deadline(receive), send_and_note)
         except ApiError as error:
             await error.response()(scope, receive, send_and_note)
+        except Exception:  # raised again after its answer
+            if not scope["state"].get(LOGGED):
+                raise
         finally:
             if scope["path"] in BODIES:
                 metrics, endpoint = self._server.metrics, scope["path"]

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field, model_validator
 
+from ...errors import DescantError
 from ...formula import Names
 from ...grammar import FormulaError
 from ..frontend.formulas import FormulaRef
@@ -108,7 +109,7 @@ def router(server: Server) -> APIRouter:
         params = {**server.run.params, **body.declared}
         try:
             names = Names(frozenset(server.run.models), frozenset(params), server.run.prompts)
-        except ValueError as error:
+        except DescantError as error:
             raise errors.invalid_value(error, "declared") from None
         return check_formula(body.formula, names, params, body.params)
 
@@ -138,5 +139,5 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
             return reply
         except FormulaError as error:
             raise errors.wrong_formula(error, None, 422) from None
-        except ValueError as error:
+        except DescantError as error:
             raise errors.invalid_value(error) from None

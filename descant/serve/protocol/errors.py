@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +15,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from ...errors import DescantError
 from ...grammar import FormulaError, did_you_mean
 from ...models import ModelError
 from ...models.invalid import explain_value
+from .messages import InternalError
 from .schema import BODIES
 
+_log = logging.getLogger("descant.serve")
 MAX_FIELDS = 8  # that a message names
+LOGGED = "logged"  # in the state of a request whose bug is in the log
 NO_RETRY = {"x-should-retry": "false"}  # the openai client retries 5xx otherwise
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _NO_OBJECT = ("dict_type", "model_type", "model_attributes_type", "missing")
@@ -81,6 +87,13 @@ def wrong_formula(
     return ApiError(status, str(error), param, code)
 
 
+def failed_row(error: Exception) -> ApiError:
+    """A row that has failed while it was decoded."""
+    if isinstance(error, FormulaError | ModelError):
+        return wrong_formula(error, None, 422)
+    return bug(error, "a row")
+
+
 def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiError:
     """A name that the run file does not declare."""
     cure = did_you_mean(name[:100], known) or "the run file declares none"
@@ -92,9 +105,17 @@ def unavailable(reason: str = "the server is shutting down") -> ApiError:
     return ApiError(503, reason, None, "unavailable")
 
 
-def server_error() -> ApiError:
-    """A failure that is not the request's fault; the log has the cause."""
-    return ApiError(500, "the server failed; its log says why", None, "server_error", NO_RETRY)
+def server_error(id: str) -> ApiError:
+    """A failure that is not the request's fault; the log has its cause under the same id."""
+    message = f"the server failed; its log says why, with the id {id}"
+    return ApiError(500, message, None, "server_error", NO_RETRY)
+
+
+def bug(error: BaseException, where: str) -> ApiError:
+    """Log what no client can do anything about, with its trace and the id that the client gets."""
+    id = error.id if isinstance(error, InternalError) else uuid.uuid4().hex
+    _log.error("%s: a bug in descant, id %s", where, id, exc_info=error)
+    return server_error(id)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -103,9 +124,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def respond(request: Request, error: Exception) -> JSONResponse:
         return _api_error(error, request.method, request.url.path).response()
 
-    expected = (ApiError, FormulaError, ModelError, HTTPException, RequestValidationError)
-    for kind in (*expected, Exception):
+    async def respond_to_bug(request: Request, error: Exception) -> JSONResponse:
+        request.scope["state"][LOGGED] = True
+        return bug(error, f"{request.method} {request.url.path}").response()
+
+    for kind in (ApiError, DescantError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, respond)
+    app.add_exception_handler(Exception, respond_to_bug)
 
 
 def _api_error(error: Exception, method: str, path: str) -> ApiError:
@@ -114,6 +139,8 @@ def _api_error(error: Exception, method: str, path: str) -> ApiError:
             return error
         case FormulaError() | ModelError():
             return wrong_formula(error)
+        case DescantError():
+            return invalid_value(error)
         case RequestValidationError():
             fields = BODIES[path].model_fields if path in BODIES else ()
             message, param = explain_invalid(error.errors(), fields)
@@ -128,7 +155,7 @@ def _api_error(error: Exception, method: str, path: str) -> ApiError:
                 413: ("the body is larger than this server takes", "too_large"),
             }.get(error.status_code, (error.detail, None))
             return ApiError(error.status_code, message, None, code, error.headers)
-    return server_error()
+    raise error
 
 
 def explain_invalid(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...grammar import FormulaError
 from ...inputs.runfile import RunFile
 from .limits import Limits
 
@@ -121,6 +120,24 @@ class Failed:
     error: Exception
 
 
+class InternalError(RuntimeError):
+    """A bug: what no user can do anything about, as it goes from one process to the other.
+
+    Args:
+        problem: the type of the error and its first line.
+        id: that the client and the log have.
+        trace: of where it was raised, for the log.
+    """
+
+    def __init__(self, problem: str, id: str, trace: str) -> None:
+        super().__init__(problem, id, trace)
+        self.problem, self.id = problem, id
+        self.__notes__ = [trace]
+
+    def __str__(self) -> str:
+        return self.problem
+
+
 @dataclass(frozen=True)
 class RowUpdate:
     """What one row has gained since its last update.
@@ -141,7 +158,7 @@ class RowUpdate:
     logprobs: list[float] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     finish_reason: str | None = None
-    error: FormulaError | None = None
+    error: Exception | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ...failures import ours
+from ...errors import ArgumentError, DescantError
+from ...failures import out_of_memory, summary
 from ...grammar import FormulaError
 from ...models import ModelError
 from ..protocol import messages
@@ -48,7 +50,7 @@ def run_worker(connection: Connection) -> None:
             jobs = Jobs(start)
             rewards = jobs.reward_models()
         except Exception as error:
-            connection.send(messages.Failed(portable(error, ours(error))))
+            connection.send(messages.Failed(portable(error)))
             return
         connection.send(rewards)
         DecodeLoop(jobs, commands, connection.send).run()
@@ -118,7 +120,7 @@ class DecodeLoop:
         try:
             decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
-                raise ValueError("the formula's models have no tokenizer")
+                raise ArgumentError("the formula's models have no tokenizer")
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
                 for request in self._service.submit(decoder, prompt, **arguments):
@@ -167,22 +169,21 @@ class DecodeLoop:
         return updates
 
 
-def portable(error: Exception, for_user: bool = True) -> Exception:
+def portable(error: Exception) -> Exception:
     """An error that pickles and can be raised in the other process, with its message.
 
-    Args:
-        error: what was raised.
-        for_user: whether a ValueError is a message to users; else its traceback becomes a note.
+    What is no message for a user is an ``InternalError`` with its trace.
     """
     if isinstance(error, (FormulaError, ModelError)):
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, error.strerror, error.filename)
-    if isinstance(error, ValueError) and for_user:
-        return ValueError(str(error))
-    copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note("".join(traceback.format_exception(error)))
-    return copy
+    if isinstance(error, DescantError):
+        return ArgumentError(str(error))
+    if (memory := out_of_memory(error)) is not None:
+        return memory
+    trace = "".join(traceback.format_exception(error))
+    return messages.InternalError(summary(error), uuid.uuid4().hex, trace)
 
 
 def _receive(connection: Connection, commands: Commands) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ArgumentError
 from ..protocol.messages import RowUpdate, StepCounts, Submit
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def check_room(request: Request, most: int) -> None:
         ValueError: there is room for fewer than ``most`` tokens.
     """
     if request.max_new_tokens < most:
-        raise ValueError(
+        raise ArgumentError(
             f"after this prompt the models have room for {request.max_new_tokens} tokens, and "
             f"{most} are asked for; leave max_tokens out to get what fits"
         )
