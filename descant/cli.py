@@ -126,6 +126,7 @@ def run(
     """Prompts to completions: to the screen, or as JSON lines into the run's output folder."""
     from .inputs.prompts import command_line_prompt, read_items
     from .inputs.runfile import RunFileError, read_run_file
+    from .results.lock import check_free
     from .runs.processes import prints
     from .runs.run import compiled, of_one_formula, run_to_folder
 
@@ -139,7 +140,9 @@ def run(
     if run_file.data is None:
         raise RunFileError(f"{file} has no data; add data: {{path: …}}, or give --prompt")
     folder = _folder(file, output, run_file.output)
-    read_items(run_file.data)  # mistakes in the data are reported before weights are loaded
+    read_items(run_file.data)  # its mistakes, and another writer, are told before weights are read
+    if prints():
+        check_free(folder)
     written = sum(1 for _ in run_to_folder(run_file, compiled(run_file), folder))
     if not prints():
         return

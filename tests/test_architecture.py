@@ -178,7 +178,8 @@ def test_a_file_is_small_and_says_why_it_exists(file) -> None:
     assert ast.get_docstring(ast.parse(source)) or file.stem == "__main__"
 
 
-PLAIN = {  # what raises a plain ValueError, TypeError or RuntimeError: pydantic's validators, and our own faults
+# What raises a plain ValueError, TypeError or RuntimeError: validators of pydantic, our own faults.
+PLAIN = {
     "descant/inputs/grid.py": 1,
     "descant/inputs/runfile.py": 10,
     "descant/inputs/sections.py": 4,

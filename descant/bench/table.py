@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rich.table import Column, Table
 
 from ..errors import ArgumentError
 from ..grammar import did_you_mean
+from ..results.folder import replace
+from ..results.lock import writing
 from .measure import Result, Settings, environment, measure
 from .shapes import SHAPES
 from .workloads import WORKLOADS
@@ -36,30 +39,30 @@ def measured(
     names = workloads or [*WORKLOADS]
     for name in names:
         _known("workload", name, WORKLOADS)
-    machine, results = environment(settings), []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring", total=len(names))
-        for result in measure(settings, names):
-            results.append(result)
-            progress.advance(task)
-    console.print(_table(results), markup=False)
-    console.print(
-        "plain: transformers' generate with a LogitsProcessor that runs the other models; "
-        "bare: the forwards alone; floor: reading the weights"
-    )
-    console.print(
-        f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
-        f"{settings.prompt_length} + {settings.new} tokens, medians of {settings.runs}; "
-        f"{machine['processor']}, {machine['threads']} threads, copies "
-        f"{machine['copy_bandwidth'] / 1e9:.3g} GB/s; torch {machine['torch']}, "
-        f"transformers {machine['transformers']}",
-        markup=False,
-    )
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        content = {**machine, "results": [asdict(result) for result in results]}
-        output.write_text(json.dumps(content, indent=1) + "\n")
-        console.print(f"{output}: every run", markup=False)
+    with writing(output) if output is not None else nullcontext():
+        machine, results = environment(settings), []
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("measuring", total=len(names))
+            for result in measure(settings, names):
+                results.append(result)
+                progress.advance(task)
+        console.print(_table(results), markup=False)
+        console.print(
+            "plain: transformers' generate with a LogitsProcessor that runs the other models; "
+            "bare: the forwards alone; floor: reading the weights"
+        )
+        console.print(
+            f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
+            f"{settings.prompt_length} + {settings.new} tokens, medians of {settings.runs}; "
+            f"{machine['processor']}, {machine['threads']} threads, copies "
+            f"{machine['copy_bandwidth'] / 1e9:.3g} GB/s; torch {machine['torch']}, "
+            f"transformers {machine['transformers']}",
+            markup=False,
+        )
+        if output is not None:
+            content = {**machine, "results": [asdict(result) for result in results]}
+            replace(output, json.dumps(content, indent=1) + "\n")
+            console.print(f"{output}: every run", markup=False)
     return results
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, Journal, Record, resolved_run
+from ..results.folder import COMPLETIONS, Journal, Record, replace, resolved_run
+from ..results.lock import writing
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
 from ..scoring.intervals import Mean, difference, interval
@@ -188,18 +190,23 @@ def compared(
     if (by is None) == (judge is None):
         raise RunFileError("say by what: --by REWARD, or --judge openai:MODEL")
     ours, theirs = map(side_of, names)
-    if by is not None:
-        verdict = by_reward(ours, theirs, by)
-    else:
-        assert judge is not None
-        kind, _, model = judge.partition(":")
-        if kind != "openai" or not model:
-            raise RunFileError(f"--judge {judge}: write openai:MODEL, with --base-url for a server")
-        file = cache or Path(names[0].partition("#")[0]) / "verdicts.jsonl"
-        client = Judge(model, file, Budget(calls, tokens), base_url=base_url, timeout=timeout)
-        verdict = by_judge(ours, theirs, client)
-    console.print(shown(ours, theirs, verdict, by or judge or ""))
-    if output is not None:
-        content = {"ours": ours.name, "theirs": theirs.name, "by": by or judge, **asdict(verdict)}
-        output.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with ExitStack() as held:
+        if output is not None:
+            held.enter_context(writing(output))
+        if by is not None:
+            verdict = by_reward(ours, theirs, by)
+        else:
+            assert judge is not None
+            kind, _, model = judge.partition(":")
+            if kind != "openai" or not model:
+                cure = "write openai:MODEL, with --base-url for a server"
+                raise RunFileError(f"--judge {judge}: {cure}")
+            file = cache or Path(names[0].partition("#")[0]) / "verdicts.jsonl"
+            held.enter_context(writing(file))
+            client = Judge(model, file, Budget(calls, tokens), base_url=base_url, timeout=timeout)
+            verdict = by_judge(ours, theirs, client)
+        console.print(shown(ours, theirs, verdict, by or judge or ""))
+        if output is not None:
+            names_of = {"ours": ours.name, "theirs": theirs.name, "by": by or judge}
+            replace(output, json.dumps({**names_of, **asdict(verdict)}, indent=1))
     return verdict

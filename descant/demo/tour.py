@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..extras import MissingExtra, require
+from ..results.lock import WAIT, writing
 from . import PROMPTS, models
 
 if TYPE_CHECKING:
@@ -58,13 +59,18 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
     console.print("help reward: the more concrete, the higher; harm reward: the safer, the higher")
     console.print(f"{rows} completions as rows of one batch, scored, in {seconds:.1f} s")
     output.mkdir(parents=True, exist_ok=True)
+    with writing(output, WAIT):
+        _write(console, points, output)
+    return points
+
+
+def _write(console: Console, points: list[Point], output: Path) -> None:
     with (output / "front.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(points[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
     console.print(f"the table: {output / 'front.csv'}")
     console.print(_drawn(points, output / "front.png"))
-    return points
 
 
 def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHTS) -> list[Point]:

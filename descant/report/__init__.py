@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from ..results.folder import replace
+from ..results.lock import PAGES, WAIT, writing
 from .content import content_of
 from .figures import write_figures
 from .page import page
@@ -35,8 +36,9 @@ def write(results: Results, folder: Path | str) -> list[Path]:
     inspection = _inspection(folder / INSPECTION)
     html = page(content.title, "descant sweep", content.formulas, content.facts,
                 {"report": content.data, "inspection": inspection})  # fmt: skip
-    replace(folder / REPORT, html)
-    return [folder / REPORT, *write_figures(content.data, folder)]
+    with writing(folder / PAGES, WAIT):
+        replace(folder / REPORT, html)
+        return [folder / REPORT, *write_figures(content.data, folder)]
 
 
 def inspection_page(inspection: Inspection) -> str:

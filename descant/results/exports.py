@@ -45,7 +45,8 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
     otherwise there is one for each format, ``alpaca_eval.json``.
     """
     from ..inputs.expand import key_of  # the command line imports this module for ``Format``
-    from .folder import COMPLETIONS, Journal
+    from .folder import COMPLETIONS, Journal, replace
+    from .lock import PAGES, WAIT, writing
 
     points: dict[tuple[str, int] | None, list[Record]] = {}
     for record in Journal(folder, COMPLETIONS).records():
@@ -62,7 +63,8 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
             records.sort(key=lambda record: (str(record["id"]).zfill(12), record["sample"]))
             file.parent.mkdir(exist_ok=True)
             content = [_row(kind, record, name) for record in records]
-            file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            with writing(folder / PAGES, WAIT):
+                replace(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
             files.append(file)
     return files
 

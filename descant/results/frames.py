@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
-from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
+from .folder import COMPLETIONS, META, SCORES, Journal, Record, replace, resolved_run, scores_by_key
 from .front import front_of
+from .lock import PAGES, WAIT, writing
 from .recovered import by_prompt, gap_ends, interval_columns, recovered
 from .tables import markdown, tables_of
 
@@ -79,13 +80,14 @@ def write(results: Results, folder: Path) -> list[Path]:
     ]
     if table["id"].map(type).nunique() > 1:
         table["id"] = table["id"].map(str)  # a column has one type
-    table.to_csv(files[0], index=False)
-    table.to_parquet(files[1], index=False)
-    results.points.to_csv(files[2], index=False)
-    files[3].write_text(json.dumps(results.front, indent=1), encoding="utf-8")
-    if not results.run.tables:
-        return files[:4]
-    files[4].write_text(markdown(tables_of(results.run, results.points)), encoding="utf-8")
+    with writing(folder / PAGES, WAIT):
+        table.to_csv(files[0], index=False)
+        table.to_parquet(files[1], index=False)
+        results.points.to_csv(files[2], index=False)
+        replace(files[3], json.dumps(results.front, indent=1))
+        if not results.run.tables:
+            return files[:4]
+        replace(files[4], markdown(tables_of(results.run, results.points)))
     return files
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.yaml import dump_yaml
 from ..results.folder import COMPLETIONS, RESOLVED, SCORES, Journal, Record, replace, resolved_run
+from ..results.lock import LOCK, check_free, writing
 from .processes import Process
 
 _LATER = ("output", "score", "front", "tables", "parallel")  # may change when a run resumes
@@ -33,7 +34,8 @@ def resumed(
 ) -> Iterator[set[Key]]:
     """Hold a run's folder: the first process locks it, checks it and gathers its lines.
 
-    Each of several processes enters; ``sweeps`` and ``free`` are those of ``prepare``.
+    Each of several processes enters, and the others lock the files of their own lines, which are
+    held as long as one of them lives; ``sweeps`` and ``free`` are those of ``prepare``.
 
     Yields:
         The keys of the rows that are completed.
@@ -42,13 +44,18 @@ def resumed(
         RunFileError: another process writes to the folder, it holds another run, or a prompt of the
             data has changed.
     """
-    if process.first:
-        make_folder(folder)
-    with _lock(folder) if process.first else nullcontext():
+    with ExitStack() as held:
         if process.first:
+            make_folder(folder)
+            held.enter_context(writing(folder))
+            for lock in sorted(folder.glob(f".{COMPLETIONS}.*.jsonl{LOCK}")):
+                check_free(folder / lock.name.removesuffix(LOCK).removeprefix("."))
             prepare(run, folder, sweeps=sweeps, free=free)
             gather(folder)
         process.wait()
+        if not process.first:
+            own = Journal(folder, COMPLETIONS, process.rank, process.count).file
+            held.enter_context(writing(own))
         records = Journal(folder, COMPLETIONS).records()
         process.wait()  # every process has read the lines before any is written
         _check_prompts(items, records, run.data.source if run.data else "the data")
@@ -149,13 +156,3 @@ def _changes(before: Any, now: Any, path: str) -> Iterator[str]:
     elif before != now:
         old, new = ("not set" if value is None else f"{value!r:.60}" for value in (before, now))
         yield f"{path} is {old} there and {new} here"
-
-
-def _lock(folder: Path) -> AbstractContextManager[object]:
-    """A lock on the folder; the system releases it when the process ends, however it ends."""
-    from filelock import FileLock, Timeout
-
-    try:
-        return FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout:
-        raise RunFileError(f"another process writes to {folder} at this moment") from None

@@ -27,12 +27,15 @@ def inspected(run: RunFile, prompt: Any, n: int, base: str | None) -> Inspection
 def write(inspection: Inspection, folder: Path) -> list[Path]:
     """Write ``inspect.html`` and ``inspect.json``; a report in the same folder shows it too."""
     from ..report import inspection_page
+    from ..results.folder import replace
+    from ..results.lock import PAGES, WAIT, writing
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / JSON, folder / PAGE]
     text = json.dumps(inspection.as_dict(), ensure_ascii=False, allow_nan=False)
-    files[0].write_text(text + "\n", encoding="utf-8")
-    files[1].write_text(inspection_page(inspection), encoding="utf-8")
+    with writing(folder / PAGES, WAIT):
+        replace(files[0], text + "\n")
+        replace(files[1], inspection_page(inspection))
     return files
 
 

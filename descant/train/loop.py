@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from ..failures import DISK_ERRORS
 from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
+from ..results.lock import is_lock, writing
 from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
@@ -65,11 +67,27 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
 
     Raises:
         TrainFileError: the folder holds another training, or the data cannot be used.
+        RunFileError: another process writes to the folder.
         ModelError: the checkpoint cannot be trained this way.
     """
+    arguments, folder = training_arguments(recipe), Path(recipe.output)
+    if folder.exists() and not folder.is_dir():
+        raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
+    foreign = folder.is_dir() and not (folder / RESOLVED).is_file()
+    if foreign and not all(map(is_lock, folder.iterdir())):
+        raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
+    with ExitStack() as held:
+        if PartialState().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(writing(folder))
+        PartialState().wait_for_everyone()
+        return _train(recipe, arguments, folder, say)
+
+
+def _train(
+    recipe: TrainFile, arguments: TrainingArguments, folder: Path, say: Callable[[str], None]
+) -> Trained:
     start = time.perf_counter()
-    folder = Path(recipe.output)
-    arguments = training_arguments(recipe)
     is_first = PartialState().is_main_process
     log = say if is_first else lambda line: None
     checkpoint = _claim(recipe, folder)
@@ -154,8 +172,6 @@ def resolved(recipe: TrainFile) -> dict[str, Any]:
 def _claim(recipe: TrainFile, folder: Path) -> str | None:
     """Check that the folder is free or this training's own; its last checkpoint, if any."""
     content, file = resolved(recipe), folder / RESOLVED
-    if folder.exists() and not folder.is_dir():
-        raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
     exists, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
     changed = exists and _changed(file, content)
     if changed and done:
@@ -163,11 +179,8 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
         raise TrainFileError(f"{folder} holds another training: {changed}; {cure}")
     if (folder / RECORD).exists():
         raise TrainFileError(f"{folder} is trained already; give another output to train again")
-    if not exists and folder.is_dir() and any(folder.iterdir()):
-        raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
     PartialState().wait_for_everyone()
     if PartialState().is_main_process and (changed or not exists):
-        folder.mkdir(parents=True, exist_ok=True)
         file.write_text(dump_yaml(content), "utf-8")
     PartialState().wait_for_everyone()
     return _last_checkpoint(folder)

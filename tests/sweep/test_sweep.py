@@ -203,10 +203,10 @@ def test_scores_may_be_added_and_nothing_else_changed(whole, tmp_path):
 
 
 def test_one_sweep_at_a_time(whole):
-    from filelock import FileLock
+    from descant.results.lock import writing
 
     run, out = whole
-    with FileLock(out / ".lock"), pytest.raises(RunFileError, match="another process writes"):
+    with writing(out), pytest.raises(RunFileError, match="another process writes"):
         sweep(run, out)
 
 
