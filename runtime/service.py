@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 from ..errors import ArgumentError
@@ -17,13 +19,15 @@ from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec
 from ..models.lanes.transformers_lane import CHUNK
 from ..models.text.chat import RawTextLog
+from .batch.batch import Batch
 from .batch.memory import candidates
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .loops.decode import scheduler_of
-from .loops.scheduler import Scheduler, run
+from .loops.recovery import Recovery
+from .loops.scheduler import Progress, Scheduler, run
 from .requests.per_row import at_least_one
 from .requests.request import Answer, Request
 
@@ -44,8 +48,16 @@ class Served(Decoder):
         self.session.engine.served = True
         counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
         self.wide = max(counts, default=0)
-        batch = self.session.engine.empty(service.slots, service.max_model_len + self.wide + 1)
-        self.scheduler: Scheduler = scheduler_of(self.session.engine)(self.session.engine, batch)
+        engine = self.session.engine
+        self.scheduler: Scheduler = scheduler_of(engine)(engine, self._empty_batch())
+
+    def restart(self) -> None:
+        """Go on with an empty batch, in place of one that a step has left in pieces."""
+        self.scheduler.batch = self._empty_batch()
+
+    def _empty_batch(self) -> Batch:
+        tokens = self._service.max_model_len + self.wide + 1
+        return self.session.engine.empty(self._service.slots, tokens)
 
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
@@ -92,6 +104,9 @@ class Service:
         max_model_len: tokens that a text may have, prompt and answer.
         dtype: of models that name none.
         device: of models that name none.
+
+    Attributes:
+        failures: what the last step has failed with, where it could go on.
     """
 
     def __init__(
@@ -113,7 +128,9 @@ class Service:
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
         self._queue: deque[tuple[Served, Request]] = deque()
-        self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids
+        self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids, in order
+        self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
+        self.failures: list[Exception] = []
 
     def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
@@ -152,6 +169,8 @@ class Service:
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
+        if self._witness is not None and self._witness[0] is decoder:
+            self._witness = None
 
     def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
         """Queue one prompt of ``generate``, once for each of its ``num_return_sequences``.
@@ -192,16 +211,56 @@ class Service:
 
         Returns:
             The answers that got a token or ended; of a search, only those that ended. An answer
-            that went wrong says so in ``error``, and the others go on.
+            that went wrong says so in ``error``, and the others go on; also where the step raises
+            something, as long as it is clear whose fault that is.
+
+        Raises:
+            Exception: what a step raises for every request, as without a device.
         """
-        self._admit()
+        updated: list[Answer] = []
+        self.failures = []
+        try:
+            self._admit()
+            self._draw(updated)
+        except Exception as error:
+            updated = self._recovered(error, updated)
+        for answer in updated:
+            key = id(answer.request)
+            if answer.tokens and answer.error is None and key in self._scheduled:
+                self._witness = self._scheduled[key]
+            if answer.finish_reason is not None:
+                self._scheduled.pop(key, None)
+        return updated
+
+    def _draw(self, updated: list[Answer], ahead: int | None = None) -> None:
+        """Draw a token for every slot; ``updated`` gets the answers."""
         schedulers = [decoder.scheduler for decoder in self._decoders]
         run(schedulers)
-        updated = [answer for scheduler in schedulers for answer in scheduler.postprocess()]
-        for answer in updated:
-            if answer.finish_reason is not None:
-                self._scheduled.pop(id(answer.request), None)
-        return updated
+        for scheduler in schedulers:
+            updated += scheduler.postprocess(ahead)
+
+    def _recovered(self, error: Exception, updated: Sequence[Answer]) -> list[Answer]:
+        """Go on after a step that has raised, without the requests that it raises for."""
+        clear_frames(error.__traceback__)  # they hold what the step has allocated
+        answers = {id(answer.request): answer for answer in updated}
+        recovery = Recovery(self._interrupted, partial(self._draw, ahead=0), answers)
+        witness, scheduled = self._witness, self._scheduled.values()
+        recovery.run(
+            [(decoder.scheduler, request) for decoder, request in scheduled],
+            None if witness is None else (witness[0].scheduler, witness[1]),
+        )
+        self.failures = recovery.errors or [error]
+        return [*recovery.answers.values()]
+
+    def _interrupted(self) -> dict[int, Progress]:
+        """Take all requests out of their slots; how far each came. What they held is dropped."""
+        progress: dict[int, Progress] = {}
+        for decoder in self._decoders:
+            progress |= decoder.scheduler.interrupt()
+        self._pool.clear()
+        for decoder in self._decoders:
+            decoder.restart()
+        return progress
 
     def _admit(self) -> None:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""

@@ -51,6 +51,16 @@ class SharedLane:
             self.lane.grow(max(longest, current.capacity), most)
         self.invalidate_all()
 
+    def clear(self) -> None:
+        """Drop all rows and caches, also those of prompts that are being read."""
+        for view in self._reserved:
+            view.lane_rows.clear()
+        self._reserved.clear()
+        self.owners.clear()
+        self.admitting = False
+        self.lane.reserve(0, 0)
+        self.invalidate_all()
+
     def logits(self, view: LaneView) -> Tensor:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
         if view not in self._valid or self._logits is None:

@@ -28,3 +28,8 @@ class WeightPool:
         if key not in self._lanes:
             self._lanes[key] = SharedLane(make())
         return self._lanes[key].view()
+
+    def clear(self) -> None:
+        """Drop every row of the lanes that plans share, whatever state they are in."""
+        for lane in self._lanes.values():
+            lane.clear()

@@ -6,17 +6,29 @@ between two steps, and drive several schedulers together.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from ..batch.batch import Batch
+from ..batch.rewrite import Rewrite, rewrite
 from ..engine.engine import Engine, PendingStep, ScheduledBatch, launch
 from ..requests.request import Answer, Request
 
+# How far a request has come: its answer; of a search, which begins again, the steps it has taken.
+Progress: TypeAlias = Answer | int
+
 
 class Scheduler:
-    """Requests on their way through an engine, each a row of the batch, which is empty at first."""
+    """Requests on their way through an engine, each a row of the batch, which is empty at first.
+
+    Attributes:
+        behind: whether a request that was let in again has not come to where it was.
+    """
+
+    behind = False
 
     def __init__(self, engine: Engine, batch: Batch) -> None:
         self._engine, self.batch = engine, batch
@@ -66,12 +78,14 @@ class Scheduler:
         """The rows that take the next step; None where there are none."""
         return ScheduledBatch(self._engine, self.batch, self._answers) if self._answers else None
 
-    def postprocess(self) -> list[Answer]:
+    def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The answers that got a token, or an error, in the oldest step; those over leave.
 
-        On a GPU a step is pending meanwhile, so that there may be none yet.
+        On a GPU a step is pending meanwhile, so that there may be none yet; unless ``ahead`` says
+        how many steps may be.
         """
-        ahead = self._engine.ahead if self._answers else 0
+        if ahead is None:
+            ahead = self._engine.ahead if self._answers else 0
         if len(self.pending) <= ahead:
             return []
         pending = self.pending.popleft()
@@ -121,6 +135,42 @@ class Scheduler:
             answer.finish_reason = "cancelled"
         self._dropped += [] if known else [request]  # its prompt is being read
         self._leave()
+
+    def interrupt(self) -> dict[int, Progress]:
+        """Take all requests out after a step that failed; how far each came, by its id.
+
+        Those whose prompts were being read are left out. The batch is not to be used any more.
+        """
+        progress: dict[int, Progress] = {id(answer.request): answer for answer in self._answers}
+        self._answers = []
+        for queue in (self.waiting, self.pending, self._dropped):
+            queue.clear()
+        if self.batch.arriving is not None:
+            self.batch.arriving.close()
+        return progress
+
+    def resume(self, requests: Sequence[Request], progress: Mapping[int, Progress]) -> None:
+        """Let requests into an empty batch again, each with what it had drawn."""
+        self._read_at_once(requests)
+        self._answers = [self.answer(request, progress) for request in self.batch.requests]
+        rewrites = {}
+        for slot, answer in enumerate(self._answers):
+            answer.drawn = len(answer.tokens)
+            if answer.tokens:
+                rewrites[slot] = Rewrite(answer.tokens, 0, answer.request.key, 0.0)
+        rewrite(self.batch, rewrites)
+
+    def answer(self, request: Request, progress: Mapping[int, Progress]) -> Answer:
+        """The answer of a request so far."""
+        known = progress.get(id(request))
+        if isinstance(known, Answer):
+            return known
+        return Answer(request, self._engine.bound.tokenizer, time.perf_counter())
+
+    def _read_at_once(self, requests: Sequence[Request]) -> None:
+        self.waiting.extend(requests)
+        self.admit(self.batch.room)
+        self.read(math.inf)
 
     def _leave(self) -> None:
         """Free the slots of answers that are over."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
 from ..engine.candidate_rewards import labelled
 from ..engine.engine import Engine, ScheduledBatch
 from ..requests.request import Answer, Request
-from .scheduler import Scheduler
+from .scheduler import Progress, Scheduler
 from .search_rules import Group, group_of
 
 
@@ -37,6 +38,8 @@ class SearchScheduler(Scheduler):
         self._groups: dict[Group, Request] = {}
         self._joining: dict[Group, Request] = {}  # whose prompts are being read
         self._before = torch.empty(0)  # the search scores before the step
+        self._taken: Counter[int] = Counter()  # steps, by the ids of the requests
+        self._owed: dict[int, int] = {}  # the same, of those that began again
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
@@ -80,7 +83,7 @@ class SearchScheduler(Scheduler):
         self._before = self.batch.search_score[: self.batch.count].clone()
         return ScheduledBatch(self._engine, self.batch)
 
-    def postprocess(self) -> list[Answer]:
+    def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The best answers of the requests that have ended, or their errors.
 
         A row that has ended draws on until its request has, and none of that counts.
@@ -98,6 +101,7 @@ class SearchScheduler(Scheduler):
                     rows = group.take([tokens[slot] for slot in slots], unsure)
                     still += [slots[row] for row in rows]
             self.batch.search_score[still] = self._before[still]
+            self._taken.update(map(id, self._groups.values()))
             self._select()
         over = [group for group in self._groups if group.over or group.best.error is not None]
         return self._ended(over)
@@ -110,6 +114,24 @@ class SearchScheduler(Scheduler):
             self._ended(groups)
         else:
             super().drop(request)
+
+    @property
+    def behind(self) -> bool:  # type: ignore[override]
+        return any(self._taken[key] < steps for key, steps in self._owed.items())
+
+    def interrupt(self) -> dict[int, Progress]:
+        requests = [*self._groups.values(), *self._joining.values()]
+        progress = super().interrupt() | {id(each): self._taken[id(each)] for each in requests}
+        for known in (self._groups, self._joining, self._taken, self._owed):
+            known.clear()
+        return progress
+
+    def resume(self, requests: Sequence[Request], progress: Mapping[int, Progress]) -> None:
+        """Begin again: a search says nothing before its end, and will draw the same."""
+        self._read_at_once(requests)
+        for request in requests:
+            taken = progress.get(id(request), 0)
+            self._owed[id(request)] = taken + 1 if isinstance(taken, int) else 1
 
     def value(self, length: int, scores: Sequence[float | None]) -> float:
         """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
@@ -126,7 +148,9 @@ class SearchScheduler(Scheduler):
         """Their best answers; their slots are free."""
         slots = [slot for group in groups for slot in self._slots(group)]
         for group in groups:
-            group.best.request = self._groups.pop(group)
+            request = group.best.request = self._groups.pop(group)
+            self._taken.pop(id(request), None)
+            self._owed.pop(id(request), None)
         self.batch.finish(slots)
         return [group.best for group in groups]
 

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
-from ...grammar import FormulaError
 
 Reading: TypeAlias = "Sequence[int] | str"
 
@@ -105,7 +104,7 @@ class Answer:
     logprobs: list[float] = field(default_factory=list)
     drawn: int = 0
     finish_reason: str | None = None
-    error: FormulaError | None = None
+    error: Exception | None = None
     _cut: int | None = None
     _read: Sequence[int] = ()
 
@@ -144,7 +143,7 @@ class Answer:
                 return text[: end - size]
         return text[:end]
 
-    def fail(self, error: FormulaError) -> None:
+    def fail(self, error: Exception) -> None:
         """End here, because of an error."""
         self.error, self.finish_reason = error, "error"
 

@@ -236,6 +236,30 @@ def test_a_merged_model_scores_nothing(tmp_path: Path) -> None:
         run_of(tmp_path, merge=merge, score={"x": {"perplexity": "soup"}}, front=None)
 
 
+def test_what_breaks_in_the_middle_keeps_what_is_finished(tmp_path: Path, monkeypatch) -> None:
+    from descant.runtime.engine import engine
+
+    only = {"sweep": None, "front": None, "score": None}
+    generate = {"max_new_tokens": 6, "temperature": 1.0, "batch_size": 1}
+    run, out = run_of(tmp_path, **only, generate=generate), tmp_path / "out"
+    decoder, launch, steps = compiled(run), engine.launch, []
+
+    def fails(scheduled: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 15:  # in the middle of the third prompt
+            raise TypeError("unsupported operand")
+        return launch(scheduled)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("descant.runtime.loops.scheduler.launch", fails)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            list(run_to_folder(run, decoder, out))
+    assert 0 < len(lines(out)) < 4
+    list(run_to_folder(run, decoder, out))
+    list(run_to_folder(run, decoder, tmp_path / "whole"))
+    assert lines(out) == lines(tmp_path / "whole")
+
+
 def test_lines_of_text_that_others_would_split(tmp_path: Path) -> None:
     from descant.results.exports import Format, export
     from descant.results.folder import COMPLETIONS, Journal

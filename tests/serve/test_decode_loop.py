@@ -162,6 +162,28 @@ def test_what_breaks_a_step_ends_the_loop(decoding) -> None:
         decoding.loop.run()
 
 
+def test_a_row_that_cannot_be_told_ends_alone(decoding, monkeypatch) -> None:
+    from descant.serve.worker.pending import PendingRow
+
+    good, bad = decoding.submit(1, [EGGS]), decoding.submit(1, [EGGS])
+    update = PendingRow.update
+
+    def fails(row: PendingRow, answer: Any) -> RowUpdate | None:
+        if row.command == bad and len(answer.tokens) == 3:
+            raise KeyError("no such piece")
+        return update(row, answer)
+
+    monkeypatch.setattr(PendingRow, "update", fails)
+    while not (told := decoding.told(good)) or told[-1].finish_reason is None:
+        decoding.turn()
+    last = decoding.told(bad)[-1]
+    assert last.finish_reason == "error" and isinstance(last.error, InternalError)
+    assert "KeyError" in str(last.error) and "in fails" in last.error.__notes__[0]
+    assert [error.id for said in decoding.heard for error in said.failures] == [last.error.id]
+    assert len([id for piece in told for id in piece.token_ids]) == 60
+    assert not decoding.jobs.service.busy and not decoding.loop._rows
+
+
 def test_stop_ends_it(decoding) -> None:
     decoding.submit(1, [EGGS])
     decoding.turn()

@@ -11,9 +11,11 @@ import atexit
 import logging
 import multiprocessing
 import signal
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import count
 from multiprocessing import resource_tracker
 from threading import Lock, Thread
@@ -30,6 +32,27 @@ GRACE = 5.0  # seconds for the last step, before the process is killed
 _log = logging.getLogger("descant.serve")
 
 
+class Failures:
+    """Failed steps that ended some requests, or none, while the others went on."""
+
+    def __init__(self) -> None:
+        self.count, self._last_id, self._last_time = 0, "", 0.0
+
+    def add(self, error: Exception) -> None:
+        """Count a failure, and log it with its trace."""
+        self.count, self._last_time = self.count + 1, time.time()
+        self._last_id = error.id if isinstance(error, messages.InternalError) else uuid.uuid4().hex
+        _log.error("a step has failed, id %s; the other rows go on", self._last_id, exc_info=error)
+
+    def health(self) -> dict[str, Any]:
+        """What ``/health`` says."""
+        if not self.count:
+            return {"status": "ok"}
+        at = datetime.fromtimestamp(self._last_time, UTC).isoformat(timespec="seconds")
+        last = {"id": self._last_id, "time": at}
+        return {"status": "degraded", "failures": self.count, "last_failure": last}
+
+
 class WorkerLink:
     """The decode process of a server.
 
@@ -40,6 +63,7 @@ class WorkerLink:
         failure: how the process ended, where no ``stop`` ended it; None while all is well.
         failure_id: of that end, in the log and for clients.
         process: the process, once it is started.
+        failures: of single steps, after which the process went on.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -53,6 +77,7 @@ class WorkerLink:
         self.failure: str | None = None
         self.failure_id = uuid.uuid4().hex
         self.process: Any = None
+        self.failures = Failures()
 
     def start(self, start: messages.Start) -> Sequence[str]:
         """Start the process; returns its reward models when it has compiled its formulas.
@@ -171,6 +196,8 @@ class WorkerLink:
             if (stream := self._streams.get(number)) is not None:
                 stream.queue.put_nowait(row)
         self._metrics.count(update.counts)
+        for error in update.failures:
+            self.failures.add(error)
 
     def _fail(self, how: str) -> None:
         if self._stopped:

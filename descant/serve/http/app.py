@@ -41,12 +41,12 @@ def _router(server: Server) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
-    async def health() -> dict[str, str]:
+    async def health() -> dict[str, Any]:
         if server.link.failure is not None:
             raise errors.unavailable("the decode process has failed")
         if server.stopping:
             raise errors.unavailable()
-        return {"status": "ok"}
+        return server.link.failures.health()
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -88,10 +88,12 @@ def wrong_formula(
 
 
 def failed_row(error: Exception) -> ApiError:
-    """A row that has failed while it was decoded."""
+    """A row that has failed while it was decoded; the log has what is no message for a client."""
     if isinstance(error, FormulaError | ModelError):
         return wrong_formula(error, None, 422)
-    return bug(error, "a row")
+    if isinstance(error, DescantError):
+        return ApiError(422, str(error), None, "invalid_value")
+    return server_error(error.id) if isinstance(error, InternalError) else bug(error, "a row")
 
 
 def unknown_model(name: str, known: Iterable[str], kind: str = "model") -> ApiError:

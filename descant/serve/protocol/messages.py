@@ -184,8 +184,13 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class StepUpdate:
-    """All that the decode process sends after a step, by the numbers of the commands."""
+    """All that the decode process sends after a step, by the numbers of the commands.
+
+    Attributes:
+        failures: what the step has failed with for some rows, or once; the others went on.
+    """
 
     replies: Sequence[tuple[int, Any]]
     rows: Sequence[tuple[int, RowUpdate]]
     counts: StepCounts
+    failures: Sequence[Exception] = ()

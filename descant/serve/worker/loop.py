@@ -17,7 +17,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError, DescantError
 from ...failures import out_of_memory, summary
@@ -26,6 +26,9 @@ from ...models import ModelError
 from ..protocol import messages
 from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
+
+if TYPE_CHECKING:
+    from ...runtime.requests.request import Answer
 
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
@@ -74,6 +77,7 @@ class DecodeLoop:
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
+        self._failures: dict[int, Exception] = {}  # portable, by the ids of what was raised
         self._stopped = False
 
     def run(self) -> None:
@@ -92,7 +96,8 @@ class DecodeLoop:
         rows = self._step(counts) if service.busy else []
         counts.waiting, counts.running = slots = service.waiting, service.running
         if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
-            self._send(messages.StepUpdate(self._replies, rows, counts))
+            failures = [*self._failures.values()]
+            self._send(messages.StepUpdate(self._replies, rows, counts, failures))
             self._replies, self._slot_counts = [], slots
 
     def _read_commands(self) -> None:
@@ -155,6 +160,7 @@ class DecodeLoop:
     def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
         start = time.perf_counter()
         answers = self._service.step()
+        self._failures = {id(error): portable(error) for error in self._service.failures}
         now = time.perf_counter()
         counts.seconds = now - start
         updates = []
@@ -162,11 +168,24 @@ class DecodeLoop:
             if (row := self._rows.get(id(answer.request))) is None:
                 continue
             row.count(answer, now, counts)
-            if update := row.update(answer):
+            if update := self._update(row, answer):
                 updates.append((row.command, update))
             if answer.finish_reason:
                 del self._rows[id(answer.request)]
         return updates
+
+    def _update(self, row: PendingRow, answer: Answer) -> messages.RowUpdate | None:
+        """What a row has gained; a row whose tokens cannot be told ends here."""
+        if answer.error is None:
+            try:
+                return row.update(answer)
+            except Exception as error:
+                self._failures[id(error)] = portable(error)
+                self._service.cancel(answer.request)
+                answer.fail(error)
+        error = answer.error
+        known = self._failures.get(id(error)) or portable(error)
+        return messages.RowUpdate(row.number, "", [], finish_reason="error", error=known)
 
 
 def portable(error: Exception) -> Exception:

@@ -54,7 +54,7 @@ class PendingRow:
         tokens = [self.tokenizer.decode([id]) for id in ids] if with_logprobs else []
         self.sent_characters += len(text)
         self.sent_tokens += len(ids)
-        return RowUpdate(self.number, text, ids, logprobs, tokens, reason, answer.error)
+        return RowUpdate(self.number, text, ids, logprobs, tokens, reason)
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
         """Count the new tokens and their times."""
