@@ -179,11 +179,12 @@ class DecodeLoop:
         if answer.error is None:
             try:
                 return row.update(answer)
-            except Exception as error:
-                self._failures[id(error)] = portable(error)
+            except Exception as raised:
+                self._failures[id(raised)] = portable(raised)
                 self._service.cancel(answer.request)
-                answer.fail(error)
+                answer.fail(raised)
         error = answer.error
+        assert error is not None
         known = self._failures.get(id(error)) or portable(error)
         return messages.RowUpdate(row.number, "", [], finish_reason="error", error=known)
 
