@@ -1,7 +1,7 @@
 """Attention that is scaled by a query's position: for each row, by its own.
 
 Llama 4 sharpens the attention of layers without rotary embeddings as texts grow (Nakanishi 2025,
-arXiv:2501.19399). transformers counts positions from the length of the cache, the same for all rows.
+arXiv:2501.19399). transformers counts positions from the length of the cache, for all rows alike.
 """
 
 from __future__ import annotations
