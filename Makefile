@@ -13,7 +13,7 @@ help:
 	@echo "make lint         ruff, and mypy --strict over the installed package"
 	@echo "make format       ruff's formatter"
 	@echo "make demo-models  train the demo models again"
-	@echo "make chat-arms    train the chat demo's arms again"
+	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
 
 demo: $(VENV)/.demo

