@@ -38,7 +38,7 @@ SYSTEM = {"pirate": "You are a pirate. You talk like a pirate."}
 # A model this small repeats itself where it takes the best token every time.
 READABLE = "repetition_penalty(1.2)"
 FORMULA = f"smol + g*(smol@pirate - smol) + brief*arm_brief | {READABLE}"
-GUIDANCE, BRIEF = (0.0, 1.0, 1.5), (0.0, 0.5, 1.0)
+GUIDANCE, BRIEF = (0.0, 1.0, 1.5), (0.0, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
