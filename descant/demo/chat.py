@@ -101,7 +101,7 @@ def answered(
     """The best-token answer to every question at every pair of weights."""
     rows = [*product(questions, g, brief)]
     completions = decoder.generate(
-        [[{"role": "user", "content": question}] for question, *_ in rows],
+        [question for question, *_ in rows],
         params={"g": [row[1] for row in rows], "brief": [row[2] for row in rows]},
         max_new_tokens=tokens, temperature=0, batch_size=96,
     )  # fmt: skip

@@ -54,7 +54,8 @@ def chat_models(weights: Path | str = CHAT_WEIGHTS) -> dict[str, dict[str, str]]
     Raises:
         ModelError: as ``smollm2``.
     """
-    smol = {"path": smollm2(), "dtype": "float32"}  # the type in which CPUs are fast
+    # CPUs are fast in float32; a string is a user's message.
+    smol = {"path": smollm2(), "dtype": "float32", "template": "chat"}
     return {"smol": smol} | {
         name: {"adapter": str(Path(weights) / name), "on": "smol"} for name in CHAT_ARMS
     }

@@ -54,7 +54,7 @@ def test_without_the_reader_of_gguf_the_cure_installs_that(
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(descant.ModelError, match="reads it is not installed") as caught:
         chat_model.smollm2()
-    assert str(caught.value).endswith("pip install --no-deps gguf")
+    assert str(caught.value).endswith('pip install "descant[gguf]"')
 
 
 @pytest.mark.parametrize(("content", "problem"), [
