@@ -16,9 +16,18 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..models import ModelError, ModelSpec
-from ..models.adapters.lora import CONFIG, PREFIX, WEIGHTS, Adapter, adapter_folder, read_adapter
+from ..models.adapters.lora import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    Adapter,
+    LayerAdapter,
+    adapter_folder,
+    read_adapter,
+)
 
 LINEAR_PARTS, EMBEDDING_PARTS = (
     ("lora_A.weight", "lora_B.weight"),
@@ -51,16 +60,15 @@ def merged_adapter(
 
 def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:
     adapters = {name: read_adapter(name, source) for name, source in sorted(sources.items())}
-    for name, adapter in adapters.items():
-        _check_linear(name, adapter)
     tensors, ranks = {}, {}
     has_bias = any(
         layer.added is not None for a in adapters.values() for layer in a.layers.values()
     )
     for module in sorted({path for adapter in adapters.values() for path in adapter.layers}):
         having = {name: a.layers[module] for name, a in adapters.items() if module in a.layers}
-        stacked_a = torch.cat([layer.a for layer in having.values()])
-        stacked_b = torch.cat([layer.b * weights[name] for name, layer in having.items()], dim=1)
+        pairs = {name: _check_linear(name, module, layer) for name, layer in having.items()}
+        stacked_a = torch.cat([a for a, _ in pairs.values()])
+        stacked_b = torch.cat([b * weights[name] for name, (_, b) in pairs.items()], dim=1)
         embedding = any(layer.embedding for layer in having.values())
         part_a, part_b = EMBEDDING_PARTS if embedding else LINEAR_PARTS
         tensors[f"{PREFIX}{module}.{part_a}"] = stacked_a
@@ -84,18 +92,18 @@ def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Pa
     (target / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True))
 
 
-def _check_linear(name: str, adapter: Adapter) -> None:
-    """Refuse an adapter that adds more than ``B A x`` and a constant, which needs its base."""
-    for module, layer in adapter.layers.items():
-        if layer.magnitude is not None or layer.bias is not None:
-            what = "DoRA" if layer.magnitude is not None else "another bias than its base"
-            problem = f"the adapter {name} has {what} on {module}, which is no weighted sum's"
-            raise ModelError(problem, "give it a term of its own instead", name, "adapters")
+def _check_linear(name: str, module: str, layer: LayerAdapter) -> tuple[Tensor, Tensor]:
+    """A and B; refuses what adds more than ``B A x`` and a constant, for which a base is needed."""
+    if layer.magnitude is not None or layer.bias is not None or layer.a is None or layer.b is None:
+        what = "DoRA" if layer.magnitude is not None else "another bias than its base"
+        problem = f"the adapter {name} has {what} on {module}, which is no weighted sum's"
+        raise ModelError(problem, "give it a term of its own instead", name, "adapters")
+    return layer.a, layer.b
 
 
-def _base_weights(adapters: Mapping[str, Adapter]) -> dict[str, torch.Tensor]:
+def _base_weights(adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     """What the adapters saved of their base, which is checked where the merged one is loaded."""
-    saved: dict[str, torch.Tensor] = {}
+    saved: dict[str, Tensor] = {}
     for name, adapter in adapters.items():
         for module, weight in adapter.base_weights.items():
             key = f"{PREFIX}{module}.base_layer.weight"

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError
 from .lora import WEIGHTS
 
 TOKENS = 12
@@ -25,6 +27,8 @@ FAULTS = (
     RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError,
     NotImplementedError,
 )  # fmt: skip
+T = TypeVar("T")
+_TRAINED_ON = "give the base that it was trained on"
 _AS_ROWS = "leave merge out, if it is LoRA: rows do what peft's forward does"
 
 
@@ -46,46 +50,64 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
         raise ModelError(problem, 'pip install "descant[train]"', name, "adapters")
     base = copy.deepcopy(base) if in_memory else base
     embedding = base.get_input_embeddings()
-    device = embedding.weight.device
+    head, device = base.get_output_embeddings(), embedding.weight.device
+    tied = head is not None and head.weight is embedding.weight
     ids = (torch.arange(TOKENS, device=device) * 37 + 5) % embedding.num_embeddings
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            adapted = _with_peft(name, base, folder, str(device))
-            expected = _outputs(adapted, ids)
-            model = adapted.merge_and_unload()
-        if lacking := [line for item in told if MISSING in (line := first_line(item.message))]:
-            problem = f"the adapter {name} lacks weights; peft says: {lacking[0]}"
-            raise ModelError(problem, "save it again with peft's save_pretrained", name, "adapters")
-    except FAULTS as error:
-        if isinstance(error, ModelError):
-            raise
-        problem = f"the adapter {name} cannot be merged by peft: {first_line(error)}"
-        raise ModelError(problem, _AS_ROWS, name, "adapters") from error
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted, expected = _tried(name, partial(_with_peft, base, folder, ids), _TRAINED_ON)
+    if lacking := [line for item in told if MISSING in (line := str(item.message))]:
+        problem = f"the adapter {name} lacks weights; peft says: {lacking[0]}"
+        raise ModelError(problem, "save it again with peft's save_pretrained", name, "adapters")
+    _check_all_used(name, adapted, folder)
+    if tied:
+        _check_ends(name, adapted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = _tried(name, adapted.merge_and_unload, _AS_ROWS)
     _compare(name, model, _outputs(model, ids), expected)
     return model.requires_grad_(False).eval()
 
 
-def _with_peft(name: str, base: Any, folder: Path, device: str) -> Any:
-    """peft's own model of it; an adapter that lacks weights, or has more, is refused."""
+def _tried(name: str, action: Callable[[], T], cure: str) -> T:
+    """Call peft; its error becomes a ModelError."""
+    try:
+        return action()
+    except FAULTS as error:
+        told = " ".join(str(error).split())
+        problem = f"the adapter {name} cannot be merged by peft: {told[:200]}"
+        raise ModelError(problem, cure, name, "adapters") from error
+
+
+def _with_peft(base: Any, folder: Path, ids: Tensor) -> tuple[Any, tuple[Tensor, Tensor]]:
+    """peft's own model of it, and what its forward gives."""
     from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = PeftModel.from_pretrained(base, str(folder), torch_device=str(ids.device)).eval()
+    return adapted, _outputs(adapted, ids)
+
+
+def _check_all_used(name: str, adapted: Any, folder: Path) -> None:
+    """Refuse an adapter with weights that its base has no place for; peft leaves them out."""
     from peft.utils.save_and_load import set_peft_model_state_dict
 
-    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    tied = head is not None and head.weight is embedding.weight
-    adapted = PeftModel.from_pretrained(base, str(folder), torch_device=device).eval()
-    again = set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS, device=device))
-    if again.unexpected_keys:
-        key = again.unexpected_keys[0]
-        problem = f"the adapter {name} has weights for {key}, which its base does not have"
-        raise ModelError(problem, "give the base that it was trained on", name, "adapters")
+    weights = load_file(folder / WEIGHTS)
+    if unexpected := set_peft_model_state_dict(adapted, weights).unexpected_keys:
+        problem = (
+            f"the adapter {name} has weights for {unexpected[0]}, which its base does not have"
+        )
+        raise ModelError(problem, _TRAINED_ON, name, "adapters")
+
+
+def _check_ends(name: str, adapted: Any) -> None:
+    """Refuse a merge into an embedding that is the head too; peft's tokens are of both anyway."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     network, kind = adapted.get_base_model(), adapted.peft_config["default"].peft_type
-    ends = (network.get_input_embeddings(), network.get_output_embeddings()) if tied else ()
+    ends = network.get_input_embeddings(), network.get_output_embeddings()
     if kind != "TRAINABLE_TOKENS" and any(isinstance(end, BaseTunerLayer) for end in ends):
         problem = f"the adapter {name} is on the embedding or the head of its base, which are one"
         raise ModelError(f"{problem}: merged, it would change both", _AS_ROWS, name, "adapters")
-    return adapted
 
 
 def _outputs(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:

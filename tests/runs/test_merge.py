@@ -8,6 +8,8 @@ from checkpoints import fresh
 from peft import PeftModel
 from trained_adapters import config_of, trained
 
+from descant.inputs.expand import sums_of
+from descant.inputs.runfile import RunFile, RunFileError
 from descant.models import ModelError, make_spec
 from descant.models.lanes.lora import Adapters
 from descant.runs.merge import merged_adapter
@@ -100,3 +102,10 @@ def test_adapters_of_two_bases_are_not_merged(zoo, tmp_path) -> None:
         parts[name] = make_spec(name, {"adapter": folder, "on": "base"})
     with pytest.raises(ModelError, match="the adapter base is of another base: lm_head differs"):
         merged_adapter(parts, dict.fromkeys(parts, 0.5), tmp_path / "merged")
+
+
+def test_a_sum_is_of_rows_and_not_of_weights_of_their_own() -> None:
+    own = make_spec("own", {"adapter": "org/own", "on": "base", "merge": True})
+    run = RunFile(formula="soup", models={"base": "org/base", "own": own}, merge={"soup": "own"})
+    with pytest.raises(RunFileError, match=r"merge\.soup: .* leave out their merge: true"):
+        sums_of(run)

@@ -193,7 +193,7 @@ def test_weights_that_are_missing_or_too_many_are_refused(zoo, adapter, tmp_path
         merged(zoo, str(first))
     more = weights | {"base_model.model.model.layers.7.hada_w1_a": torch.ones(3)}
     save_file(more, second / "adapter_model.safetensors")
-    with pytest.raises(FormulaError, match=r"has weights for .*layers\.7"):
+    with pytest.raises(FormulaError, match=r"has .*layers\.7\.hada_w1_a, which its base"):
         merged(zoo, str(second))
 
 
@@ -245,3 +245,25 @@ def test_a_merge_is_tried(zoo, adapter, monkeypatch) -> None:
     monkeypatch.setattr(Linear, "get_delta_weight", lambda *options: half(*options) / 2)
     with pytest.raises(FormulaError, match=r"is another model than peft's: [1-9].*% off"):
         merged(zoo, adapter("LORA", size=0.2))
+
+
+def test_an_adapter_of_another_base_is_not_merged(zoo, adapter) -> None:
+    with pytest.raises(FormulaError, match=r"cannot be merged by peft: .*size mismatch") as caught:
+        merged(zoo, adapter("LOHA"), "strong")
+    assert caught.value.cure == "give the base that it was trained on"
+    with pytest.raises(FormulaError, match=r"cannot be merged by peft: Target modules"):
+        merged(zoo, adapter("LOHA"), "gpt2")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_rounding(zoo, adapter, dtype) -> None:
+    folder = adapter("LOHA", size=0.2)
+    models = {
+        "weights": {"path": zoo.path("base"), "dtype": dtype},
+        "own": {"adapter": folder, "on": "weights", "merge": True},
+    }
+    found = torch.as_tensor(descant.compile("own", models=models).scores(IDS[:3], [])[0])
+    expected = with_peft(zoo.path("base"), folder)[2]
+    assert (found.float().log_softmax(-1) - expected).abs().max() < 0.5
+    bare = logprobs(fresh(zoo.path("base")), torch.tensor([IDS]))[0, 2]
+    assert (bare - expected).abs().max() > 1
