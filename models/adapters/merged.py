@@ -48,6 +48,9 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
     if find_spec("peft") is None:
         problem = f"to merge the adapter {name} needs peft"
         raise ModelError(problem, 'pip install "descant[train]"', name, "adapters")
+    if any(parameter.is_meta for parameter in base.parameters()):
+        problem = f"the adapter {name} is to be merged into a base that is not in memory"
+        raise ModelError(problem, "load the base on one device", name, "adapters")
     base = copy.deepcopy(base) if in_memory else base
     embedding = base.get_input_embeddings()
     head, device = base.get_output_embeddings(), embedding.weight.device

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -45,18 +46,22 @@ def placed(name: str, model: nn.Module, adapter: Adapter) -> dict[str, PlacedLay
     """
     modules = dict(model.named_modules())
     tokens = model.get_input_embeddings()  # type: ignore[operator]
-    paths = {*adapter.layers, *adapter.base_weights}
+    skeleton = all(p.is_meta for p in model.parameters())
+    skeleton = skeleton and not any(map(has_offloaded_params, modules.values()))
+    paths, layers = {*adapter.layers, *adapter.base_weights}, {}
     for path in [*sorted(paths - modules.keys()), *(path for path in modules if path in paths)]:
         if path not in modules:
             problem = f"the adapter {name} has weights for {path}, which its base does not have"
             raise ModelError(problem, _TRAINED_ON, name, "adapters")
-        if path in adapter.layers:
-            _check_fit(name, path, modules[path], adapter.layers[path], tokens)
-        if path in adapter.base_weights:
-            _check_same(name, path, modules[path], adapter.base_weights[path])
-    return {
-        path: _placed(name, path, modules[path], layer) for path, layer in adapter.layers.items()
-    }
+        module, layer = modules[path], adapter.layers.get(path)
+        with align_module_device(module):  # an offloaded one is in memory here
+            if layer is not None:
+                _check_fit(name, path, module, layer, tokens)
+                shaped = _shapes_alone(layer, module) if skeleton else None
+                layers[path] = shaped or _placed(name, path, module, layer)
+            if path in adapter.base_weights and not skeleton:
+                _check_same(name, path, module, adapter.base_weights[path])
+    return layers
 
 
 @torch.no_grad()
@@ -64,29 +69,39 @@ def _placed(name: str, path: str, module: Any, layer: LayerAdapter) -> PlacedLay
     b, gain = layer.b, None
     if layer.a is not None and b is not None and layer.magnitude is not None:
         across = hasattr(module, "nf") or layer.embedding  # stored as (in, out)
-        weight = _needed(name, path, module)
+        weight = _numbers(name, path, module, "weight")
         norm = torch.linalg.norm((weight.T if across else weight) + b @ layer.a, dim=1)
         gain = layer.magnitude / norm
         b = gain[:, None] * b
-    bias = getattr(module, "bias", None)
     shift = layer.added
-    if bias is not None and (gain is not None or layer.bias is not None):
-        own = _in_float32(bias)
-        assert own is not None
+    if getattr(module, "bias", None) is not None and (gain is not None or layer.bias is not None):
+        own = _numbers(name, path, module, "bias")
         # DoRA's magnitude is not of the bias.
         moved = (own if layer.bias is None else layer.bias) - (own if gain is None else gain * own)
         shift = moved if shift is None else shift + moved
     return PlacedLayer(layer.a, b, gain, shift, layer.embedding)
 
 
-def _needed(name: str, path: str, module: Any) -> Tensor:
-    """A layer's weight, for DoRA, which divides by its norm."""
-    weight = _in_float32(getattr(module, "weight", None))
-    if weight is None or tuple(weight.shape) not in _shapes(module):
-        problem = f"the adapter {name} uses DoRA on {path}, whose weights are packed or offloaded"
-        cure = "DoRA divides by their norm: give a base that is neither quantised nor offloaded"
+def _shapes_alone(layer: LayerAdapter, module: Any) -> PlacedLayer:
+    """For a base of shapes without numbers: what ``_placed`` gives takes as much."""
+    own = None if layer.magnitude is None else getattr(module, "bias", None)
+    parts = (layer.added, layer.bias, None if own is None else torch.zeros(own.shape))
+    shift = next((part for part in parts if part is not None), None)
+    return PlacedLayer(layer.a, layer.b, layer.magnitude, shift, layer.embedding)
+
+
+def _numbers(name: str, path: str, module: Any, kind: str) -> Tensor:
+    """A module's weight or bias, float32, on the CPU.
+
+    Raises:
+        ModelError: it is packed, or not in memory.
+    """
+    tensor = _in_float32(getattr(module, kind, None))
+    if tensor is None or (kind == "weight" and tuple(tensor.shape) not in _shapes(module)):
+        problem = f"the adapter {name} needs the {kind} of {path}, which its base has packed"
+        cure = "DoRA and biases are of numbers: give a base without quantization"
         raise ModelError(problem, cure, name, "adapters")
-    return weight
+    return tensor
 
 
 def _shapes(module: Any) -> list[tuple[int, int]]:
@@ -107,15 +122,13 @@ def _check_fit(name: str, path: str, module: Any, layer: LayerAdapter, tokens: n
     """Refuse a module that is of another sort, or of another size, than the adapter's."""
     if layer.bias is not None:
         bias = getattr(module, "bias", None)
-        kinds = (nn.Linear, nn.LayerNorm)
-        if not isinstance(module, kinds) and not hasattr(module, "nf"):
+        if not isinstance(module, nn.LayerNorm) and _sizes(module) is None:
             problem = f"the adapter {name} has a bias for {path}, which adds none to its output"
             raise ModelError(problem, _OWN_WEIGHTS, name, "adapters")
-        if bias is None or _in_float32(bias) is None or bias.shape != layer.bias.shape:
+        if bias is None or bias.shape != layer.bias.shape:
             have = "none" if bias is None else f"one of {tuple(bias.shape)}"
-            shapes = f"the adapter's has {tuple(layer.bias.shape)}, and its base has {have}"
-            problem = f"the adapter {name} has another bias than its base for {path}: {shapes}"
-            raise ModelError(problem, _TRAINED_ON, name, "adapters")
+            problem = f"the adapter {name} has a bias of {tuple(layer.bias.shape)} for {path}"
+            raise ModelError(f"{problem}, and its base has {have}", _TRAINED_ON, name, "adapters")
     if layer.a is None or layer.b is None:
         return
     is_tokens = module is tokens

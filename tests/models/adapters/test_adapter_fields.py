@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from peft import LoraConfig
@@ -127,3 +128,12 @@ def test_another_kind_than_lora_is_refused_by_name(kind) -> None:
 def test_weights_that_are_drawn_in_every_forward_are_refused() -> None:
     with pytest.raises(ModelError, match="draws its weights in every forward"):
         check_merge("a", {"peft_type": "PVERA", "sample_at_inference": True})
+
+
+def test_the_page_names_every_kind_and_what_is_refused() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "loading.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    kinds = {row: set(row.strip("| ").split(" | ")[0].split(", ")) for row in rows}
+    assert set(KINDS) in kinds.values() and set(NO_WEIGHTS) in kinds.values()
+    for fields, end in ((MERGED_ONLY, "| no | yes |"), (REFUSED, "| no | no |")):
+        assert any(all(f"`{f}`" in row for f in fields) and row.endswith(end) for row in rows)

@@ -14,6 +14,7 @@ from checkpoints import fresh
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig
 from safetensors.torch import load_file, save_file
 from trained_adapters import IDS, config_of, logprobs, trained, with_peft
+from transformers import AutoModelForCausalLM
 
 import descant
 from descant import FormulaError, ModelError
@@ -219,6 +220,15 @@ def test_bases_that_nothing_is_merged_into(zoo, adapter) -> None:
     base = {"path": zoo.path("base"), "device_map": "auto"}
     with pytest.raises(FormulaError, match="merged into base, whose weights are not in one place"):
         descant.compile("own", models={"base": base, "own": own})
+
+
+def test_a_base_that_is_offloaded_is_refused(zoo, adapter, tmp_path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(
+        zoo.path("base"), device_map={"": "disk"}, offload_folder=tmp_path
+    )
+    own = {"adapter": adapter("IA3"), "on": "base", "merge": True}
+    with pytest.raises(FormulaError, match="merged into a base that is not in memory"):
+        descant.compile("own", models={"base": model, "own": own})
 
 
 def test_without_peft_it_says_what_to_install(zoo, monkeypatch) -> None:

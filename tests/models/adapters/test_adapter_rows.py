@@ -13,6 +13,7 @@ from checkpoints import fresh
 from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from trained_adapters import IDS, config_of, logprobs, trained, with_peft
+from transformers import AutoModelForCausalLM
 
 import descant
 from descant import ModelError
@@ -166,7 +167,10 @@ def test_an_adapter_that_lacks_what_it_says_is_refused(zoo, tmp_path, change, pr
     [
         ("model.layers.0.self_attn.q_proj.lora_magnitude_vector", "has a magnitude of DoRA for"),
         ("model.layers.0.self_attn.q_proj.lora_B.bias", "has a bias of B for"),
-        ("model.layers.0.self_attn.q_proj.base_layer.bias", "and its base has none"),
+        (
+            "model.layers.0.self_attn.q_proj.base_layer.bias",
+            "for model.layers.0.self_attn.q_proj, and its base has none",
+        ),
         ("model.layers.0.self_attn.q_proj.lora_router", "which is not a part of LoRA"),
         ("lm_head.weight", "brings other weights for lm_head than its base has"),
         ("model.layers.9.mlp.bias", "has weights for model.layers.9.mlp, which its base does not"),
@@ -195,11 +199,46 @@ def test_the_weights_of_its_base_are_compared_in_the_coarser_type(zoo, adapter, 
     assert "merge: true" in caught.value.cure
 
 
-def test_dora_needs_weights_in_memory(zoo, adapter) -> None:
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"target_modules": ["lm_head", "v_proj"]}])
+def test_an_offloaded_base_gives_the_same(zoo, adapter, tmp_path, options) -> None:
+    spec = {"adapter": adapter("base", **options), "on": "base"}
+    model = AutoModelForCausalLM.from_pretrained(
+        zoo.path("base"), device_map={"": "disk"}, offload_folder=tmp_path, dtype=torch.float32
+    )
+    whole, offloaded = (
+        descant.compile("a", models={"base": base, "a": spec}).scores(IDS, [])[0]
+        for base in ({"path": zoo.path("base"), "dtype": "float32"}, model)
+    )
+    torch.testing.assert_close(torch.as_tensor(offloaded), torch.as_tensor(whole))
+
+
+def test_dora_needs_numbers(zoo, adapter) -> None:
     model = fresh(zoo.path("base"))
-    model.model.layers[1].self_attn.v_proj.to("meta")
-    with pytest.raises(ModelError, match=r"uses DoRA on model\.layers\.1\..*v_proj, whose"):
+    model.model.layers[1].self_attn.v_proj.weight = torch.nn.Parameter(
+        torch.zeros(16, 32, dtype=torch.int8), requires_grad=False
+    )
+    with pytest.raises(ModelError, match=r"needs the weight of .*v_proj, which its base has pack"):
         Adapters(model).add("a", adapter("base", use_dora=True))
+
+
+@pytest.mark.parametrize(
+    ("base", "options"),
+    [
+        ("base", {"use_dora": True, "target_modules": ["embed_tokens", "lm_head"]}),
+        ("qwen2", {"use_dora": True, "bias": "all"}),
+        ("qwen2", {"lora_bias": True}),
+    ],
+)
+def test_a_plan_without_weights_takes_as_much(zoo, adapter, base, options) -> None:
+    folder, config = adapter(base, **options), fresh(zoo.path(base)).config
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config)
+    sizes = []
+    for model in (shapes, fresh(zoo.path(base))):
+        adapters = Adapters(model)
+        adapters.add("a", folder)
+        sizes.append(adapters.nbytes)
+    assert sizes[0] == sizes[1] > 0
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
