@@ -130,7 +130,7 @@ def check_row(name: str, config: Mapping[str, Any]) -> None:
         raise _error(name, f"is {kind}, not LoRA, which rows of a shared base cannot have", MERGE)
     _check_refused(name, config)
     for field, what in MERGED_ONLY.items():
-        if _is_set(config, field):
+        if is_set(config, field):
             raise _error(name, f"{what} ({field}), which rows of a shared base cannot have", MERGE)
     if (init := _init(config)) not in KEEPS_BASE:
         cure = f"{_CONVERT}; or {MERGE}" if init in RECOMPUTED else _CONVERT
@@ -170,7 +170,7 @@ def _check_kind(name: str, kind: Any) -> None:
 
 def _check_refused(name: str, config: Mapping[str, Any]) -> None:
     for field, what in REFUSED.items():
-        if _is_set(config, field):
+        if is_set(config, field):
             cure = "train a LoRA adapter without it"
             raise _error(name, f"{what} ({field}), which no weights of a model can have", cure)
 
@@ -179,7 +179,7 @@ def _check_unknown(
     name: str, config: Mapping[str, Any], kind: str, known: frozenset[str] | set[str]
 ) -> None:
     for field, value in config.items():
-        if field not in known | REFUSED.keys() and _is_set(config, field):
+        if field not in known | REFUSED.keys() and is_set(config, field):
             if value in ({}, _installed_default(kind, field)):
                 continue
             by = f" by peft {version}" if (version := config.get("peft_version")) else ""
@@ -195,7 +195,8 @@ def _shown(init: str) -> str:
     return f"init_lora_weights: {init}"
 
 
-def _is_set(config: Mapping[str, Any], field: str) -> bool:
+def is_set(config: Mapping[str, Any], field: str) -> bool:
+    """Whether a configuration says anything in a field."""
     value = config.get(field)
     return not (value is None or value is False or value in ([], ""))
 

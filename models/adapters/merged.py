@@ -7,8 +7,9 @@ few tokens both forwards are compared, for a merge may be another model (into ti
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from .lora import WEIGHTS
+from .fields import is_set
+from .lora import WEIGHTS, read_config
 
 TOKENS = 12
 MISSING = "missing adapter keys"  # in peft's warning
@@ -48,6 +50,7 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
     if find_spec("peft") is None:
         problem = f"to merge the adapter {name} needs peft"
         raise ModelError(problem, 'pip install "descant[train]"', name, "adapters")
+    _check_installed(name, read_config(name, folder))
     if any(parameter.is_meta for parameter in base.parameters()):
         problem = f"the adapter {name} is to be merged into a base that is not in memory"
         raise ModelError(problem, "load the base on one device", name, "adapters")
@@ -70,6 +73,22 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
         model = _tried(name, adapted.merge_and_unload, _AS_ROWS)
     _compare(name, model, _outputs(model, ids), expected)
     return model.requires_grad_(False).eval()
+
+
+def _check_installed(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a kind or a field that the installed peft has not: it would leave the field out."""
+    from peft import __version__
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    kind, cure = config["peft_type"], "install a peft that has it, such as the one that saved it"
+    if kind not in CONFIGS:
+        problem = f"the adapter {name} is {kind}, which the installed peft {__version__} has not"
+        raise ModelError(problem, cure, name, "adapters")
+    known = {field.name for field in dataclasses.fields(CONFIGS[kind])}
+    for field in config:
+        if field not in known and is_set(config, field):
+            problem = f"the adapter {name} has {field}, which the installed peft {__version__}"
+            raise ModelError(f"{problem} has not for {kind}", cure, name, "adapters")
 
 
 def _tried(name: str, action: Callable[[], T], cure: str) -> T:

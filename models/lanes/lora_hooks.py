@@ -131,7 +131,9 @@ def _full_hook(parts: Stacked, rows: ForwardRows) -> Any:
             read = functional.embedding if parts.embedding else _linear
             low = read(args[0], parts.a)
             low = low.view(len(rows.numbers), -1, low.shape[-1]) * rows.mask.to(low)
-            more = functional.linear(low, parts.b) * getattr(module, "embed_scale", 1)
+            more = functional.linear(low, parts.b)
+            if parts.embedding and hasattr(module, "embed_scale"):  # Gemma's, in the layer's type
+                more = more * torch.as_tensor(module.embed_scale, dtype=more.dtype)
             changed = changed + more.to(changed)
         return changed.to(output.dtype).view_as(output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from checkpoints import fresh
 from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from trained_adapters import IDS, config_of, logprobs, trained, with_peft
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 import descant
 from descant import ModelError
-from descant.models.adapters.fields import NO_EFFECT, UNDERSTOOD
+from descant.models import make_spec
+from descant.models.adapters.fields import NO_EFFECT, UNDERSTOOD, check_row
 from descant.models.lanes.lora import Adapters
+from descant.runs.merge import merged_adapter
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [  # the field that a case is of, a base, options
     ("r", "base", {"r": 5}),
@@ -104,6 +107,72 @@ def test_a_row_is_what_peft_makes_of_it(zoo, adapter, field, base, options) -> N
     expected = torch.stack([with_peft(path, folder), bare, with_peft(path, other)])
     assert ((expected[0] - bare).abs().max() > 0.05) == (options.get("lora_alpha") != 0)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("field", "base", "options"), CASES, ids=lambda value: str(value))
+def test_a_sum_is_what_peft_makes_of_it_or_refused(
+    zoo, adapter, tmp_path, field, base, options
+) -> None:
+    """A run file's ``merge``: twice an adapter less itself is the adapter."""
+    folder = adapter(base, **options)
+    spec = make_spec("one", {"adapter": folder, "on": "base"})
+    parts, weights = {"one": spec, "two": spec}, {"one": 2.0, "two": -1.0}
+    if "use_dora" in options or options.get("bias", "none") != "none":
+        with pytest.raises(ModelError, match="which is no weighted sum's"):
+            merged_adapter(parts, weights, tmp_path)
+        return
+    model = fresh(zoo.path(base))
+    adapters = Adapters(model)
+    with adapters.chosen(
+        torch.tensor([adapters.add("a", merged_adapter(parts, weights, tmp_path))])
+    ):
+        found = logprobs(model, torch.tensor([IDS]))[0]
+    torch.testing.assert_close(found, with_peft(zoo.path(base), folder), rtol=1e-5, atol=2e-5)
+
+
+def test_a_configuration_without_alpha_has_that_of_peft(zoo, tmp_path) -> None:
+    folder = copied(zoo.path("lora4"), tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["lora_alpha"], config["use_dora"], config["kasa_config"]
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 4}))
+    model = fresh(zoo.path("base"))
+    adapters = Adapters(model)
+    with adapters.chosen(torch.tensor([adapters.add("a", folder)])):
+        found = logprobs(model, torch.tensor([IDS]))[0]
+    expected = with_peft(zoo.path("base"), str(folder))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_embedding_that_is_scaled(tmp_path, dora, dtype) -> None:
+    """Gemma's, whose scale is of the layer's type."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2,
+    )  # fmt: skip
+    base = str(tmp_path / "gemma")
+    Gemma3ForCausalLM(config).save_pretrained(base)
+    options = config_of("LORA", r=4, target_modules=["embed_tokens"], use_dora=dora)
+    folder = trained(base, options, tmp_path / "a", size=0.3)
+    model = fresh(base).to(dtype)
+    adapters, ids = Adapters(model), torch.tensor([IDS])
+    with torch.no_grad(), adapters.chosen(torch.tensor([adapters.add("a", folder)])):
+        found = model.get_input_embeddings()(ids)
+    own = peft.PeftModel.from_pretrained(fresh(base).to(dtype), folder).get_input_embeddings()
+    limit = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found, own(ids), rtol=limit, atol=limit)
+
+
+def test_rows_need_no_peft(zoo, monkeypatch) -> None:
+    folder = zoo.path("lora4")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    model = fresh(zoo.path("base"))
+    assert Adapters(model).add("a", folder) == 1
+    with pytest.raises(ModelError, match="with tomorrow: 3, a field that is not known here"):
+        check_row("a", {"peft_type": "LORA", "tomorrow": 3})
 
 
 def test_rows_of_every_kind_are_decoded_together(zoo, adapter) -> None:
