@@ -87,6 +87,8 @@ def sums_of(run: RunFile) -> dict[str, Sum]:
         specs = [run.models[part] for part in sums[name].names]
         if any(spec.adapter is None for spec in specs) or len({spec.on for spec in specs}) != 1:
             raise RunFileError(f"merge.{name}: only adapters on one model are merged")
+        if any(spec.merge for spec in specs):
+            raise RunFileError(f"merge.{name}: a sum is of adapters; leave out their merge: true")
     return sums
 
 

@@ -16,8 +16,9 @@ from ...formula.scalar import parameters
 from ...formula.words.stages import Search
 from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
-from ...models.checkpoint.description import REWARD, SCORES, Description, describe
+from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.checkpoint.labels import choose_label
+from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
 from ...models.text.chat import check_template
 from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
@@ -60,15 +61,13 @@ class CheckedModels:
             tokenizer = self.descriptions[name].tokenizer
             self.marked(name, partial(check_template, name, model.spec, tokenizer))
         self.size, notes = self._vocabulary()
-        self.notes = [*notes, *self._unpacked()]
+        self.notes = [*notes, *self._unpacked(), *self._merged()]
         self._check_candidates(self.size)
 
     def _describe(self, name: str) -> Description:
         """A model's description: a reward's where it has a value head and is no term."""
         model = self.models[name]
-        description = self.marked(
-            name, partial(describe, model.base, model.spec, self.dtype, self.device)
-        )
+        description = self.marked(name, partial(describe_declared, model, self.dtype, self.device))
         if any(term.model == name for term in self.plan.terms):
             return description
         return as_reward(description, model.spec)
@@ -134,6 +133,14 @@ class CheckedModels:
         return [
             f"{base} is a GGUF file, unpacked into {str(dtype).removeprefix('torch.')}"
             for base, dtype in types.items()
+        ]
+
+    def _merged(self) -> list[str]:
+        """A note per merged adapter, which shares no weights."""
+        return [
+            f"{name} is an adapter merged into a copy of {model.base}: weights of its own"
+            for name, model in self.models.items()
+            if model.merged
         ]
 
     def _vocabulary(self) -> tuple[int, list[str]]:
