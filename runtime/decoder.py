@@ -270,11 +270,9 @@ class Decoder:
                 )  # fmt: skip
 
     def _pieces(self, request: Request) -> Iterator[Any]:
-        length = 0  # of the text so far
         for [answer] in self.session.decode([request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
-            elif more := answer.settled()[length:]:
-                yield more
-                length += len(more)
+            elif piece := answer.take():
+                yield piece
         self._warn()
