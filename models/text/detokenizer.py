@@ -62,8 +62,19 @@ class Detokenizer:
         if not self._decoder.exact:
             return b""  # windows see to it
         decoder = _utf8("replace")
-        decoder.decode(b"".join(map(self.running, prompt[-BORDER:])))
+        decoder.decode(self._joined(prompt[-BORDER:]))
         return decoder.getstate()[0]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that continues another, without special tokens.
+
+        Where the tokenizer writes a space of its own before a first word, that is the text's space.
+        """
+        ids = self._encoded(text)
+        if text.startswith(" ") and self._joined(ids) == f" {text}".encode():
+            shorter = self._encoded(text[1:])
+            return shorter if self._joined(shorter) == text.encode() else ids
+        return ids
 
     def running(self, token: int) -> bytes:
         """The bytes of a token in the middle of a text."""
@@ -85,6 +96,12 @@ class Detokenizer:
         if token in self.special:
             return self.special[token]
         return text.decode("utf-8", "replace") if text else str(self._tokenizer.decode([token]))
+
+    def _encoded(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _joined(self, ids: Sequence[int]) -> bytes:
+        return b"".join(map(self.running, ids))
 
 
 class _TableStream:
