@@ -89,7 +89,8 @@ class Decoder:
             params: values for the formula's parameters: a number, or a list with one per prompt.
                 One prompt is repeated for every value of a list.
             num_return_sequences: draws per prompt, next to each other in the answer.
-            stop_strings: text at which a row ends; not part of the answer.
+            stop_strings: text at which a row ends; not part of the answer. It may have the names
+                of special tokens in it.
             eos_token_id: ids that end a row, instead of the models' own.
             logprobs: say with each completion how likely each of its tokens was, in what it was
                 drawn from; not for a formula that searches.
@@ -182,11 +183,12 @@ class Decoder:
         Args:
             prompts: as for ``generate``, and so is all that has a name of its arguments.
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
-                prompt's tokens, encoded by itself and without special tokens.
+                prompt's tokens, encoded by itself and without special tokens; a space that it
+                begins with is the one that tokenizers of SentencePiece's kind write themselves.
         """
         why = "it chooses among whole texts; generate works"
         refuse_search(self._bound, "loglikelihood", why)
-        prompts, token_ids = pair_completions(prompts, completions, params, self.tokenizer)
+        prompts, token_ids = pair_completions(prompts, completions, params, self._bound.detokenizer)
         rows = self._builder.rows(prompts, params)
         requests = [
             self._builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
@@ -270,11 +272,9 @@ class Decoder:
                 )  # fmt: skip
 
     def _pieces(self, request: Request) -> Iterator[Any]:
-        length = 0  # of the text so far
         for [answer] in self.session.decode([request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
-            elif more := answer.settled()[length:]:
-                yield more
-                length += len(more)
+            elif piece := answer.take():
+                yield piece
         self._warn()

@@ -23,8 +23,9 @@ from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .loops.decode import scheduler_of
 from .loops.scheduler import Scheduler, run
+from .requests.answer import Answer
 from .requests.per_row import at_least_one
-from .requests.request import Answer, Request
+from .requests.request import Request
 
 WIDE = 64  # candidates, where their number is a parameter
 

@@ -22,7 +22,8 @@ from ..batch.batch import Batch
 from ..batch.cost import RunStats
 from ..batch.memory import check_room
 from ..binding.bound import Bound
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .cuda_graphs import StepGraphs, cuda_graphs
 from .step import Source, Step, draw_together, logprobs_of
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper
 
 from ..loops.external import ExternalRows
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
 from ..session import HasSession, Session

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from ..batch.batch import Batch
 from ..engine.engine import Engine, PendingStep, ScheduledBatch, launch
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer, answer_to
+from ..requests.request import Request
 
 
 class Scheduler:
@@ -55,7 +56,7 @@ class Scheduler:
         if self.batch.arriving is None:
             now, joined = time.perf_counter(), self.batch.requests[len(self._answers) :]
             for request in joined:
-                self._answers.append(Answer(request, self._engine.bound.tokenizer, now))
+                self._answers.append(answer_to(request, self._engine.bound, now))
                 if any(dropped is request for dropped in self._dropped):
                     self._answers[-1].finish_reason = "cancelled"
             self._dropped.clear()

@@ -21,7 +21,8 @@ from ..batch.batch import Batch
 from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
 from ..engine.candidate_rewards import labelled
 from ..engine.engine import Engine, ScheduledBatch
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .scheduler import Scheduler
 from .search_rules import Group, group_of
 
@@ -40,7 +41,7 @@ class SearchScheduler(Scheduler):
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        return len(group_of(request, engine.bound.plan, None).answers)
+        return len(group_of(request, engine.bound).answers)
 
     @property
     def busy(self) -> bool:
@@ -50,7 +51,7 @@ class SearchScheduler(Scheduler):
         room = min(free, self.batch.room)
         answers: list[Answer] = []
         while self.waiting:
-            group = group_of(self.waiting[0], self._plan, self._engine.bound.tokenizer)
+            group = group_of(self.waiting[0], self._engine.bound)
             if len(answers) + len(group.answers) > room:
                 break
             self._joining[group] = self.waiting.popleft()

@@ -7,12 +7,16 @@ from typing import Any
 
 from ...formula.algebra.liveness import needed
 from ...models import ModelError, is_single_prompt
+from ...models.text.detokenizer import Detokenizer
 from ..binding.bound import Bound
 from .request import Request, check_ids
 
 
 def pair_completions(
-    prompts: Any, completions: Any, params: Mapping[str, Any] | None, tokenizer: Any
+    prompts: Any,
+    completions: Any,
+    params: Mapping[str, Any] | None,
+    detokenizer: Detokenizer | None,
 ) -> tuple[list[Any], list[list[int]]]:
     """A prompt and a completion's token ids per row; a single prompt or completion is repeated.
 
@@ -21,7 +25,7 @@ def pair_completions(
     """
     many = [prompts] if is_single_prompt(prompts) else [*prompts]
     texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
-    if tokenizer is None and any(isinstance(text, str) for text in texts):
+    if detokenizer is None and any(isinstance(text, str) for text in texts):
         raise ValueError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
     rows = max(len(many), len(texts), *lists)
@@ -29,8 +33,8 @@ def pair_completions(
     if len(many) != len(texts):
         raise ValueError(f"there are {len(many)} prompts and {len(texts)} completions")
     for i, text in enumerate(texts):
-        if isinstance(text, str):
-            texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if isinstance(text, str) and detokenizer is not None:
+            texts[i] = detokenizer.encode(text)
     return many, [[int(token) for token in ids] for ids in texts]
 
 

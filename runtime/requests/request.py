@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ...formula.nodes import StageAddress
-from ...grammar import FormulaError
 
 Reading: TypeAlias = "Sequence[int] | str"
 
@@ -85,86 +84,3 @@ def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens"
             raise ValueError(f"the {where} has the token id {token}, and {size}")
-
-
-@dataclass(eq=False)
-class Answer:
-    """A completion in progress: its tokens so far, and whether it has ended.
-
-    Attributes:
-        drawn: how many tokens, with those that are not copied to the host yet.
-        finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
-            ``"error"`` with its ``error``.
-    """
-
-    request: Request
-    tokenizer: Any
-    started: float
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    drawn: int = 0
-    finish_reason: str | None = None
-    error: FormulaError | None = None
-    _cut: int | None = None
-    _read: Sequence[int] = ()
-
-    def add(self, token: int) -> None:
-        """Append the next token, and check whether it is the last."""
-        self.tokens.append(token)
-        if token in self.request.eos:
-            self.finish_reason = "eos"
-        elif self.request.stops and self._stopped():
-            self.finish_reason = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens or (
-            self.request.rooms and self._full(token)
-        ):
-            self.finish_reason = "length"
-
-    def copied(self, request: Request) -> Answer:
-        """The same answer, continued in another row."""
-        return replace(self, request=request, tokens=[*self.tokens], logprobs=[], drawn=0)
-
-    def text(self) -> str | None:
-        """The text so far, without special tokens and without the stop string."""
-        if self.tokenizer is None:
-            return None
-        text: str = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        return text if self._cut is None else text[: self._cut]
-
-    def settled(self) -> str:
-        """The text that no later token changes: no half character, no part of a stop string."""
-        text = self.text() or ""
-        if self.finish_reason is not None:
-            return text
-        end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-        longest = max(map(len, self.request.stops), default=1) - 1
-        for size in range(min(longest, end), 0, -1):
-            if any(stop.startswith(text[end - size : end]) for stop in self.request.stops):
-                return text[: end - size]
-        return text[:end]
-
-    def fail(self, error: FormulaError) -> None:
-        """End here, because of an error."""
-        self.error, self.finish_reason = error, "error"
-
-    def completion(self, now: float) -> Completion:
-        """The finished answer."""
-        assert self.finish_reason is not None
-        request = self.request
-        return Completion(
-            self.text(), self.tokens, self.finish_reason, dict(request.params),
-            now - self.started, request.prompt, self.logprobs if request.logprobs else None,
-        )  # fmt: skip
-
-    def _full(self, token: int) -> bool:
-        """Whether a term that reads tokens as several of its own has no room left."""
-        rooms = self.request.rooms
-        pairs = zip(self._read or [0] * len(rooms), rooms, strict=True)
-        self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
-        return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
-
-    def _stopped(self) -> bool:
-        text = self.text() or ""
-        cuts = [at for stop in self.request.stops if (at := text.find(stop)) >= 0]
-        self._cut = min(cuts, default=None)
-        return self._cut is not None

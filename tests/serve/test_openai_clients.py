@@ -131,6 +131,28 @@ def test_logprobs_are_those_of_the_drawn_tokens(served, offline) -> None:
     )
 
 
+def test_the_bytes_of_tokens_are_the_text(served) -> None:
+    """Also where tokens are parts of a character: at this temperature most are."""
+    asked: dict[str, Any] = {"model": "base", "max_tokens": 60, "temperature": 3.0, "seed": 1}
+    client, broken = served.client(), "\N{REPLACEMENT CHARACTER}"
+    chat = client.chat.completions.create(messages=CHAT, logprobs=True, **asked).choices[0]
+    tokens = chat.logprobs.content
+    raw = b"".join(bytes(token.bytes) for token in tokens)
+    assert raw.decode("utf-8", "replace") == chat.message.content
+    assert any(token.token == broken for token in tokens)
+    for token in tokens:  # a special token has no bytes
+        assert bytes(token.bytes).decode("utf-8", "replace") in (token.token, "")
+    text = client.completions.create(prompt=EGGS, logprobs=0, **asked).choices[0]
+    offsets = text.logprobs.text_offset
+    assert offsets == sorted(offsets) and offsets[-1] <= len(text.text)
+    for token, offset in zip(text.logprobs.tokens, offsets, strict=True):
+        assert broken in token or text.text[offset:].lstrip(broken).startswith(token)
+    chunks = client.completions.create(prompt=EGGS, logprobs=0, stream=True, **asked)
+    streamed = [chunk.choices[0] for chunk in chunks]
+    assert [at for choice in streamed for at in choice.logprobs.text_offset] == offsets
+    assert "".join(choice.text for choice in streamed) == text.text
+
+
 @pytest.mark.parametrize("formula", ["arms", "best"])
 def test_a_stream_adds_up_to_the_answer(served, offline, formula) -> None:
     asked: dict[str, Any] = {"model": formula, "max_tokens": 12, "seed": 6, "n": 2, "stop": "e s"}

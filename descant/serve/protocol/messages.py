@@ -130,7 +130,8 @@ class RowUpdate:
         text: without special tokens and without the stop string.
         token_ids: with the EOS where one ended the row.
         logprobs: one per token, where requested.
-        tokens: each token as text, where logprobs are requested.
+        tokens: each token as a string by itself, where logprobs are requested.
+        token_bytes: the bytes that it adds to the text, likewise.
         finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
     """
@@ -139,7 +140,8 @@ class RowUpdate:
     text: str
     token_ids: list[int]
     logprobs: list[float] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    tokens: Sequence[str] = ()
+    token_bytes: Sequence[bytes] = ()
     finish_reason: str | None = None
     error: FormulaError | None = None
 

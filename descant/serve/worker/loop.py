@@ -122,7 +122,7 @@ class DecodeLoop:
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
                 for request in self._service.submit(decoder, prompt, **arguments):
-                    rows.append(PendingRow(request, number, command, len(rows), decoder.tokenizer))
+                    rows.append(PendingRow(request, number, command, len(rows)))
                 check_room(request, command.arguments.get("max_new_tokens", 0))
                 tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
         except Exception as error:
