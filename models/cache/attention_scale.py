@@ -63,7 +63,8 @@ class RowScale:
                 return None
             tokens = (scale._positions.float() + 1.0) / layer.floor_scale
             factors = torch.log1p(torch.floor(tokens)) * layer.attn_scale + 1.0
-            return (output * factors[..., None].to(output.device)).to(output.dtype)
+            scaled: Tensor = output * factors[..., None].to(output.device)
+            return scaled.to(output.dtype)
 
         return per_row
 

@@ -194,6 +194,6 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _split_as_gpt2(tokenizer: Any, digits_apart: bool) -> None:
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if digits_apart else []
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    digits: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits_apart else []
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, words])

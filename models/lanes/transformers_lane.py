@@ -329,9 +329,9 @@ class TransformersLane(RowLane):
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
         with evaluating(self._modules), self.adapters.chosen(adapters), ExitStack() as rules:
-            if self._rules:
-                lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
             for rule in self._rules:
+                if lengths is None:
+                    lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
             return run_rows(network, self._cache, window, tokens, positions)
 
