@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models import Prompt
+from ..models import Prompt, ids_of, prompt_of
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .engine.engine import Engine
@@ -162,7 +162,8 @@ class Decoder:
         if isinstance(completion_ids, str):
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self._builder.rows(prompt, params)
-        ids, room = [int(token) for token in completion_ids], len(completion_ids) + 1
+        ids = ids_of(completion_ids, "completion")
+        room = len(ids) + 1
         check_ids(ids, self._bound.vocabulary, "completion")
         request = self._builder.request(0, prompt, values, max_new_tokens=room, strict=True)
         check_completion(self._bound, request, ids, read=len(ids))
@@ -202,7 +203,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return prompt_views(self._bound, prompt)
+        return prompt_views(self._bound, prompt_of(prompt))
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -240,7 +241,7 @@ class Decoder:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
-        ids = None if token_ids is None else [int(token) for token in token_ids]
+        ids = None if token_ids is None else ids_of(token_ids, "completion")
         if ids is not None:
             check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..api import declared, where
-from ..models import ModelSpec, render_text
+from ..models import ModelSpec, prompt_of, render_text
 from ..models.checkpoint.adapter import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
@@ -106,6 +106,7 @@ class RewardScorer:
         """
         if not texts:
             return []
+        prompts = [prompt_of(prompt) for prompt in prompts]
         if reads_raw_text(self._spec, self._tokenizer):
             self._raw_text.warn([self.name], prompts)
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)

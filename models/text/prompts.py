@@ -30,11 +30,6 @@ def is_ids(prompt: Any) -> bool:
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
 
 
-def is_single_prompt(prompt: Any) -> bool:
-    """Whether a value is a prompt, and not a list of prompts."""
-    return isinstance(prompt, str) or is_ids(prompt) or is_messages(prompt)
-
-
 def is_messages(prompt: Any) -> bool:
     """Whether a prompt is chat messages."""
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)

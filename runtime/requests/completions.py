@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...formula.algebra.liveness import needed
-from ...models import ModelError, is_single_prompt
+from ...models import ModelError, ids_of, prompts_of
 from ..binding.bound import Bound
 from .request import Request, check_ids
 
@@ -19,8 +19,7 @@ def pair_completions(
     Raises:
         ValueError: the numbers of prompts and completions differ; text, and there is no tokenizer.
     """
-    many = [prompts] if is_single_prompt(prompts) else [*prompts]
-    texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
+    many, texts = prompts_of(prompts), prompts_of(completions, "completion")
     if tokenizer is None and any(isinstance(text, str) for text in texts):
         raise ValueError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
@@ -31,7 +30,7 @@ def pair_completions(
     for i, text in enumerate(texts):
         if isinstance(text, str):
             texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return many, [[int(token) for token in ids] for ids in texts]
+    return many, [ids_of(ids, "completion") for ids in texts]
 
 
 def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:

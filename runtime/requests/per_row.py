@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ...grammar import did_you_mean
-from ...models import is_single_prompt
+from ...models import prompts_of
 from ...models.errors import page_link
 
 _MORE = page_link("per-request-weights")
@@ -21,9 +21,7 @@ def rows_of(
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
-    prompts = list(prompts) if isinstance(prompts, Iterator) else as_python(prompts)
-    single = is_single_prompt(prompts) or not isinstance(prompts, Sequence)
-    many = [prompts] if single else list(prompts)
+    many = prompts_of(prompts)
     merged = {**defaults, **{name: as_python(value) for name, value in (params or {}).items()}}
     for name, value in merged.items():
         if name not in known:
@@ -40,7 +38,7 @@ def rows_of(
             counts = f"{len(values)} values and there are {len(many)} prompts"
             raise ValueError(f"{name} has {counts}; {cure}\nmore: {_MORE}")
     return [
-        (as_python(prompt), {**merged, **{name: values[i] for name, values in lists.items()}})
+        (prompt, {**merged, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
     ]
 
