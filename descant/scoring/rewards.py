@@ -92,6 +92,7 @@ class RewardScorer:
         )
         limits = [max_tokens(model, description.positions), longest]
         self._positions = min((limit for limit in limits if limit), default=None)
+        self._size = description.size
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._adapter = 0  # the model without an adapter
         if adapter is not None:
@@ -112,7 +113,7 @@ class RewardScorer:
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
         pairs = zip(prompts, texts, strict=True)
         full = [with_response(render(prompt, None), text) for prompt, text in pairs]
-        encodings = encode_texts(self.name, self._tokenizer, full, self._positions)
+        encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
         outputs = self._classifier.outputs(encodings, [self._adapter] * len(encodings))
         return [float(reward) for reward in outputs[:, self._label or 0]]
 

@@ -32,7 +32,7 @@ def prompts_of(value: Any, where: str = "prompt") -> list[Any]:
     if isinstance(value, Mapping):
         rows = _encoded(value, where)
         return rows if rows and isinstance(rows[0], list) else [rows]
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if not _is_list(value):
         return [prompt_of(value, where)]
     first = _listed(value[0]) if value else None
     if value and (_is_number(first) or _is_message(first)):
@@ -54,7 +54,7 @@ def prompt_of(value: Any, where: str = "prompt") -> Any:
         if len(ids) == 1 and isinstance(ids[0], list):
             [ids] = ids
         return ids_of(ids, where)
-    if not isinstance(value, Sequence):
+    if not _is_list(value):
         raise ModelError(f"the {where} is {_named(value)}", KINDS.get(where, ""))
     if value and not _is_message(_listed(value[0])):
         return ids_of(value, where)
@@ -75,7 +75,7 @@ def ids_of(value: Any, where: str) -> list[int]:
     value = _listed(value)
     if isinstance(value, Mapping):
         value = _encoded(value, where)
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if not _is_list(value):
         raise ModelError(f"the {where} is {_named(value)}", "give a list of token ids")
     ids = []
     for place, item in enumerate(value):
@@ -91,9 +91,9 @@ def ids_of(value: Any, where: str) -> list[int]:
 
 
 def _listed(value: Any) -> Any:
-    """Arrays and tensors as lists of Python's numbers, iterators as lists; bytes are refused."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        raise ModelError(f"this is {_named(value)}", "decode it: text.decode()")
+    """Arrays and tensors as lists of Python's numbers, iterators as lists."""
+    if isinstance(value, memoryview):
+        return bytes(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     return list(value) if isinstance(value, Iterator) else value
@@ -111,9 +111,9 @@ def _encoded(value: Mapping[str, Any], where: str) -> list[Any]:
         problem = f"the {where} has {', '.join(more)} besides its input_ids"
         raise ModelError(problem, "these models read token ids alone")
     ids, mask = _listed(value["input_ids"]), _listed(value.get("attention_mask"))
-    if isinstance(ids, str) or not isinstance(ids, Sequence):
+    if not _is_list(ids):
         raise ModelError(f"input_ids are {_named(ids)}", "give a list of token ids")
-    many = bool(ids) and isinstance(_listed(ids[0]), Sequence)
+    many = bool(ids) and _is_list(_listed(ids[0]))
     rows = [ids_of(row, where) for row in (ids if many else [ids])]
     if mask is not None:
         masks = [ids_of(row, "attention_mask") for row in (mask if many else [mask])]
@@ -122,6 +122,10 @@ def _encoded(value: Mapping[str, Any], where: str) -> list[Any]:
         pairs = zip(rows, masks, strict=True)
         rows = [[i for i, read in zip(*pair, strict=True) if read] for pair in pairs]
     return rows if many else rows[0]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
 def _is_number(value: Any) -> bool:

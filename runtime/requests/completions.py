@@ -42,7 +42,7 @@ def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: i
         ValueError: ids beyond the vocabulary.
         ModelError: tokens that a model of another vocabulary cannot read, or has no room for.
     """
-    check_ids(ids, bound.vocabulary, "completion")
+    check_ids(ids, bound.vocabulary, "completion", bound.tokenizer)
     for bound_term in bound.terms:
         if bound_term.term in needed(bound.plan, bound.plan.scores, request.values):
             cure = "generate never draws it, and nothing can be scored after it"

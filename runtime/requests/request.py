@@ -79,12 +79,14 @@ class Completion:
     logprobs: list[float] | None = field(default=None, repr=False)
 
 
-def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
+def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
     """Refuse ids beyond the vocabulary, by a ValueError that names the first."""
     for token in ids:
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens"
-            raise ValueError(f"the {where} has the token id {token}, and {size}")
+            name = tokenizer.convert_ids_to_tokens(token) if tokenizer and token >= 0 else None
+            called = f" ({name!r})" if name else ""
+            raise ValueError(f"the {where} has the token id {token}{called}, and {size}")
 
 
 @dataclass(eq=False)

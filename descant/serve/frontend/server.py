@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
@@ -175,6 +176,8 @@ class Server:
         temperature = self.setting("temperature", body.temperature)
         if temperature is None:
             temperature = 0.0 if self.setting("do_sample") is False else 1.0
+        elif temperature < LEAST:
+            temperature = 0.0
         params = dict(body.params or {})
         top_p = 1.0 if body.top_p is None else body.top_p
         if sampled := top_p < 1 and temperature > 0:
