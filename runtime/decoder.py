@@ -25,7 +25,7 @@ from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.per_row import at_least_one
-from .requests.request import Completion, Request, check_ids
+from .requests.request import RAW, Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -71,6 +71,8 @@ class Decoder:
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -91,8 +93,11 @@ class Decoder:
             num_return_sequences: draws per prompt, next to each other in the answer.
             stop_strings: text at which a row ends; not part of the answer.
             eos_token_id: ids that end a row, instead of the models' own.
-            logprobs: say with each completion how likely each of its tokens was, in what it was
-                drawn from; not for a formula that searches.
+            logprobs: say with each completion how likely each of its tokens was under the formula
+                with its own stages, as ``loglikelihood`` does; not for a formula that searches.
+            top_logprobs: and how likely so many of the best tokens were in its place.
+            logprobs_mode: ``"raw_logprobs"``, as above; ``"processed_logprobs"``: in what was drawn
+                from, with the request's temperature, where at temperature 0 all are 0.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -107,6 +112,7 @@ class Decoder:
         completed = self.as_completed(
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
+            top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             stop_strings=stop_strings, eos_token_id=eos_token_id, batch_size=batch_size,
             progress=progress, **others,
         )  # fmt: skip

@@ -11,7 +11,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
-
 LEAST = 1e-5  # that scores are divided by, as in vLLM: by less, float32 overflows or sees 0
 
 

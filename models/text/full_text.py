@@ -73,9 +73,7 @@ def encode_texts(
             cure = "shorten the prompt or give fewer max_new_tokens; nothing is cut silently"
             raise ModelError(f"{problem} {max_length}: {text[:40]!r}…", cure, name)
         if size is not None and max(checked["input_ids"]) >= size:
-            check_rows(
-                name, checked["input_ids"], size, tokens_without_rows(tokenizer, size)
-            )
+            check_rows(name, checked["input_ids"], size, tokens_without_rows(tokenizer, size))
     return encodings
 
 

@@ -20,13 +20,14 @@ from .per_row import (
     Row,
     at_least_one,
     eos_of,
+    logprobs_of,
     per_row,
     rows_of,
     stop_strings_of,
     temperature_of,
     whole,
 )
-from .request import Request, check_ids
+from .request import RAW, Request, check_ids
 
 _log = logging.getLogger("descant")
 
@@ -64,6 +65,8 @@ class RequestBuilder:
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -82,7 +85,8 @@ class RequestBuilder:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
-            "eos": eos_of(eos_token_id, self._bound.vocabulary), "logprobs": logprobs,
+            "eos": eos_of(eos_token_id, self._bound.vocabulary), 
+            **logprobs_of(logprobs, top_logprobs, logprobs_mode, self._bound.vocabulary),
         }  # fmt: skip
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
@@ -122,6 +126,8 @@ class RequestBuilder:
         stops: tuple[str, ...] = (),
         eos: frozenset[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -148,6 +154,7 @@ class RequestBuilder:
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
+            top_logprobs, logprobs_mode,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 

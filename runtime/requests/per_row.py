@@ -10,8 +10,10 @@ from ...formula.words.signature import LEAST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
+from .request import PROCESSED, RAW
 
 _MORE = page_link("per-request-weights")
+MODES = (RAW, PROCESSED)
 Row: TypeAlias = tuple[Any, dict[str, float]]  # a prompt, and a value for every parameter
 
 
@@ -126,3 +128,19 @@ def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int]
             size = f"the vocabulary has {vocabulary} tokens, so that no row would end"
             raise ValueError(f"eos_token_id is {token}, and {size}")
     return ids
+
+
+def logprobs_of(logprobs: bool, top: int, mode: str, vocabulary: int) -> dict[str, Any]:
+    """What a request says of log-probabilities, checked."""
+    if not isinstance(logprobs, bool):
+        cure = f"write logprobs=True, top_logprobs={logprobs}"
+        raise ValueError(f"logprobs is {logprobs!r}, and it is true or false; {cure}")
+    if mode not in MODES:
+        logits = "logits" in str(mode)  # vLLM has two modes more
+        cure = "decoder.scores gives scores" if logits else did_you_mean(str(mode), MODES)
+        raise ValueError(f"logprobs_mode is {mode!r}; it is {' or '.join(MODES)}; {cure}")
+    if not 0 <= (top := whole("top_logprobs", top)) <= vocabulary:
+        raise ValueError(f"top_logprobs is {top}; it is 0 to {vocabulary}, the vocabulary's size")
+    if top and not logprobs:
+        raise ValueError("top_logprobs come with logprobs=True")
+    return {"logprobs": logprobs, "top_logprobs": top, "logprobs_mode": mode}

@@ -10,6 +10,7 @@ from ...formula.nodes import StageAddress
 from ...grammar import FormulaError
 
 Reading: TypeAlias = "Sequence[int] | str"
+RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Request:
         rooms: for each term of another vocabulary, the ids that it reads for each token, and how
             many tokens it has room for.
         logprobs: whether to return its tokens' log-probabilities.
+        top_logprobs: how many of the most likely tokens to return with each.
+        logprobs_mode: of what: the formula with its own stages, or what tokens are drawn from.
     """
 
     index: int
@@ -46,6 +49,8 @@ class Request:
     stops: tuple[str, ...] = ()
     rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
+    logprobs_mode: str = RAW
 
     @property
     def longest(self) -> int:
@@ -66,8 +71,11 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: of the caller.
-        logprobs: of each token in the distribution that it was drawn from, 0 at temperature 0;
-            None unless requested.
+        logprobs: of each token under the formula with its own stages, as ``loglikelihood`` gives
+            them; with ``processed_logprobs``, in what it was drawn from, which at temperature 0 is
+            that token alone: 0. None unless requested.
+        top_logprobs: for each token the most likely ones, the best first: ids and their
+            log-probabilities; fewer where the formula excludes the others. None unless requested.
     """
 
     text: str | None
@@ -77,6 +85,7 @@ class Completion:
     seconds: float
     prompt: Any = field(default=None, repr=False)
     logprobs: list[float] | None = field(default=None, repr=False)
+    top_logprobs: list[dict[int, float]] | None = field(default=None, repr=False)
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
@@ -104,6 +113,7 @@ class Answer:
     started: float
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
     drawn: int = 0
     finish_reason: str | None = None
     error: FormulaError | None = None
@@ -124,7 +134,8 @@ class Answer:
 
     def copied(self, request: Request) -> Answer:
         """The same answer, continued in another row."""
-        return replace(self, request=request, tokens=[*self.tokens], logprobs=[], drawn=0)
+        empty: dict[str, Any] = {"logprobs": [], "top_logprobs": []}
+        return replace(self, request=request, tokens=[*self.tokens], drawn=0, **empty)
 
     def text(self) -> str | None:
         """The text so far, without special tokens and without the stop string."""
@@ -156,6 +167,7 @@ class Answer:
         return Completion(
             self.text(), self.tokens, self.finish_reason, dict(request.params),
             now - self.started, request.prompt, self.logprobs if request.logprobs else None,
+            self.top_logprobs if request.top_logprobs else None,
         )  # fmt: skip
 
     def _full(self, token: int) -> bool:

@@ -87,7 +87,12 @@ class CompletionFormat:
         return {
             "tokens": update.tokens,
             "token_logprobs": update.logprobs,
-            "top_logprobs": None,
+            "top_logprobs": [
+                {token: logprob} | dict(best)  # the drawn token too, as in vLLM
+                for token, logprob, best in zip(
+                    update.tokens, update.logprobs, update.top_logprobs, strict=True
+                )
+            ],
             "text_offset": offsets,
         }
 
@@ -110,9 +115,15 @@ class ChatFormat(CompletionFormat):
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as chats have them: one entry per token."""
-        content = []
-        for token, logprob in zip(update.tokens, update.logprobs, strict=True):
-            partial = "\N{REPLACEMENT CHARACTER}" in token  # a part of a character
-            raw = None if partial else list(token.encode())
-            content.append({"token": token, "logprob": logprob, "bytes": raw, "top_logprobs": []})
+        drawn = zip(update.tokens, update.logprobs, update.top_logprobs, strict=True)
+        content = [
+            {**_entry(token, logprob), "top_logprobs": [_entry(*pair) for pair in best]}
+            for token, logprob, best in drawn
+        ]
         return {"content": content, "refusal": None}
+
+
+def _entry(token: str, logprob: float) -> dict[str, Any]:
+    """A token of a chat, and its log-probability."""
+    partial = "\N{REPLACEMENT CHARACTER}" in token  # a part of a character
+    return {"token": token, "logprob": logprob, "bytes": None if partial else list(token.encode())}

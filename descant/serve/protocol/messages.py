@@ -23,11 +23,13 @@ class Compile:
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
+        fields: how many of its last stages are fields of requests.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
+    fields: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,21 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Started:
+    """The reply to ``Start``.
+
+    Attributes:
+        rewards: the reward models that can score.
+        max_lengths: per formula, the tokens of the longest text that all its models can read.
+    """
+
+    rewards: Sequence[str]
+    max_lengths: Mapping[int, int | None]
+
+
+@dataclass(frozen=True)
 class Start:
-    """The first command: what to serve; the reply names the reward models that can score."""
+    """The first command: what to serve; the reply is ``Started``."""
 
     run: RunFile
     limits: Limits
@@ -131,6 +146,7 @@ class RowUpdate:
         token_ids: with the EOS where one ended the row.
         logprobs: one per token, where requested.
         tokens: each token as text, where logprobs are requested.
+        top_logprobs: for each token, the most likely ones as text, the best first.
         finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
     """
@@ -140,6 +156,7 @@ class RowUpdate:
     token_ids: list[int]
     logprobs: list[float] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    top_logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
     finish_reason: str | None = None
     error: FormulaError | None = None
 

@@ -33,7 +33,8 @@ _IGNORED = refuse("this server does not do it; leave it out", *_NEUTRAL)
 _NO_TOOLS = refuse("tools are not called here; leave it out", [], {}, "none", "auto")
 _TEXT_ONLY = refuse("messages are text; leave it out", [])
 _PART = "it is part of the formula"
-_ONE_LOGPROB = "only the drawn token's own log-probability is known"
+MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
+_Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
 def _few_fields(value: Any) -> Any:
@@ -76,6 +77,7 @@ class GenerationRequest(Body):
     Attributes:
         model: a formula's name, or a formula where the server allows them.
         params: values of the formula's parameters.
+        logprobs_mode: of what log-probabilities are, as vLLM names them.
         return_token_ids: each choice has its ``token_ids``, as in vLLM.
         user, safety_identifier, prompt_cache_key: accepted and not read.
     """
@@ -88,6 +90,7 @@ class GenerationRequest(Body):
     seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     logprobs: int | None = None
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None
@@ -120,12 +123,17 @@ class GenerationRequest(Body):
         """Whether choices have the log-probabilities of their tokens."""
         return self.logprobs is not None and self.logprobs is not False  # 0 asks for them
 
+    @property
+    def best(self) -> int:
+        """How many of the most likely tokens each choice has for every token."""
+        return self.logprobs or 0
+
 
 class CompletionRequest(GenerationRequest):
     """The body of ``/v1/completions``."""
 
     prompt: Text | _Ids | NonEmpty[Text] | NonEmpty[_Ids]
-    logprobs: Annotated[int | None, refuse(f"{_ONE_LOGPROB}: logprobs: 0 asks for it", 0)] = None
+    logprobs: _Top | None = None
     echo: Annotated[Any, refuse("the answer comes without its prompt; leave it out", False)] = None
     best_of: int | None = None
     suffix: Annotated[Any, refuse("nothing is written before a suffix; leave it out", "")] = None
@@ -176,7 +184,7 @@ class ChatRequest(GenerationRequest):
     messages: NonEmpty[ChatMessage]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: Annotated[Any, refuse(f"{_ONE_LOGPROB}; leave it out", 0)] = None
+    top_logprobs: _Top | None = None
     tools: Annotated[Any, _NO_TOOLS] = None
     tool_choice: Annotated[Any, _NO_TOOLS] = None
     parallel_tool_calls: Annotated[Any, refuse("tools are not called here", True, False)] = None
@@ -191,6 +199,16 @@ class ChatRequest(GenerationRequest):
     verbosity: Annotated[Any, _IGNORED] = None
     prediction: Annotated[Any, _IGNORED] = None
     web_search_options: Annotated[Any, _IGNORED] = None
+
+    @model_validator(mode="after")
+    def _check_top_logprobs(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs come with logprobs: true")
+        return self
+
+    @property
+    def best(self) -> int:
+        return self.top_logprobs or 0
 
     @model_validator(mode="after")
     def _check_max_tokens(self) -> ChatRequest:

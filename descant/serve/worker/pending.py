@@ -51,9 +51,11 @@ class PendingRow:
         with_logprobs = answer.request.logprobs
         logprobs = answer.logprobs[self.sent_tokens :] if with_logprobs else []
         tokens = [self.tokenizer.decode([id]) for id in ids] if with_logprobs else []
+        best = answer.top_logprobs[self.sent_tokens :] if with_logprobs else []
+        top = [[(self.tokenizer.decode([id]), value) for id, value in of.items()] for of in best]
         self.sent_characters += len(text)
         self.sent_tokens += len(ids)
-        return RowUpdate(self.number, text, ids, logprobs, tokens, reason, answer.error)
+        return RowUpdate(self.number, text, ids, logprobs, tokens, top, reason, answer.error)
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
         """Count the new tokens and their times."""
