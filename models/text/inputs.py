@@ -50,10 +50,7 @@ def prompt_of(value: Any, where: str = "prompt") -> Any:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        ids = _encoded(value, where)
-        if len(ids) == 1 and isinstance(ids[0], list):
-            [ids] = ids
-        return ids_of(ids, where)
+        return ids_of(value, where)
     if not _is_list(value):
         raise ModelError(f"the {where} is {_named(value)}", KINDS.get(where, ""))
     if value and not _is_message(_listed(value[0])):
@@ -74,7 +71,7 @@ def ids_of(value: Any, where: str) -> list[int]:
     """
     value = _listed(value)
     if isinstance(value, Mapping):
-        value = _encoded(value, where)
+        value = _of_one(value, where)
     if not _is_list(value):
         raise ModelError(f"the {where} is {_named(value)}", "give a list of token ids")
     ids = []
@@ -97,6 +94,12 @@ def _listed(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return list(value) if isinstance(value, Iterator) else value
+
+
+def _of_one(value: Mapping[str, Any], where: str) -> list[Any]:
+    """The ids of what a tokenizer returns for one text, or for a list of one."""
+    rows = _encoded(value, where)
+    return list(rows[0]) if len(rows) == 1 and isinstance(rows[0], list) else rows
 
 
 def _encoded(value: Mapping[str, Any], where: str) -> list[Any]:

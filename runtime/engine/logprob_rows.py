@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..batch.batch import Batch
 from ..scores.logprobs import log_softmax
+
+
+class AskedRows(Protocol):
+    """What is read of a batch."""
+
+    count: int
+    temperatures: Tensor
+    processed: Tensor
+    any_processed: bool
+    top_logprobs: int
 
 
 class TokenLogprobs(NamedTuple):
@@ -19,7 +28,7 @@ class TokenLogprobs(NamedTuple):
     top: list[tuple[int, float]]
 
 
-def logprob_rows(own: Tensor, masked: Tensor, batch: Batch, tokens: Tensor) -> list[Tensor]:
+def logprob_rows(own: Tensor, masked: Tensor, batch: AskedRows, tokens: Tensor) -> list[Tensor]:
     """``1 + 2k`` rows ``(slots,)`` int64: of the drawn tokens, and of the k best of each slot.
 
     Floats are their bits. First the drawn tokens' log-probabilities, then the ids of the best, then

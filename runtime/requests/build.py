@@ -20,12 +20,12 @@ from .per_row import (
     Row,
     at_least_one,
     eos_of,
+    integer,
     logprobs_of,
     per_row,
     rows_of,
     stop_strings_of,
     temperature_of,
-    whole,
 )
 from .request import RAW, Request, check_ids
 
@@ -112,7 +112,7 @@ class RequestBuilder:
         if self._bound.term_parallel is not None:
             random = self._bound.term_parallel.broadcast(random)
         pairs = zip(per_row(seed, rows, "seed"), random, strict=True)
-        return [default if value is None else whole("seed", value) for value, default in pairs]
+        return [default if value is None else integer("seed", value) for value, default in pairs]
 
     def request(
         self,

@@ -47,7 +47,7 @@ def rows_of(
     ]
 
 
-def whole(name: str, value: Any) -> int:
+def integer(name: str, value: Any) -> int:
     """A whole number of Python's, numpy's or torch's, by a ValueError that names another value."""
     try:
         if isinstance(value := as_python(value), bool):
@@ -59,7 +59,7 @@ def whole(name: str, value: Any) -> int:
 
 def at_least_one(name: str, value: Any) -> int:
     """A count as Python's number, by a ValueError that names one below 1."""
-    if (count := whole(name, value)) < 1:
+    if (count := integer(name, value)) < 1:
         raise ValueError(f"{name} is {count}; it must be at least 1")
     return count
 
@@ -122,7 +122,7 @@ def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int]
     if text := next((each for each in values if isinstance(each, str | bytes)), None):
         cure = f"give its id: tokenizer.convert_tokens_to_ids({text!r})"
         raise ValueError(f"eos_token_id is {text!r}, and a token id is a number; {cure}")
-    ids = frozenset(whole("eos_token_id", each) for each in values)
+    ids = frozenset(integer("eos_token_id", each) for each in values)
     for token in sorted(ids):
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens, so that no row would end"
@@ -139,7 +139,7 @@ def logprobs_of(logprobs: bool, top: int, mode: str, vocabulary: int) -> dict[st
         logits = "logits" in str(mode)  # vLLM has two modes more
         cure = "decoder.scores gives scores" if logits else did_you_mean(str(mode), MODES)
         raise ValueError(f"logprobs_mode is {mode!r}; it is {' or '.join(MODES)}; {cure}")
-    if not 0 <= (top := whole("top_logprobs", top)) <= vocabulary:
+    if not 0 <= (top := integer("top_logprobs", top)) <= vocabulary:
         raise ValueError(f"top_logprobs is {top}; it is 0 to {vocabulary}, the vocabulary's size")
     if top and not logprobs:
         raise ValueError("top_logprobs come with logprobs=True")
