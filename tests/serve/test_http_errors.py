@@ -68,7 +68,15 @@ WRONG = [
     (CHATS, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "not called here"),
     (CHATS, {"messages": USER, "response_format": {"type": "json_object"}}, "response_format",
      "nothing constrains"),
-    (CHATS, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 3}, None, "not both"),
+    (CHATS, {"messages": USER, "max_tokens": 3, "max_completion_tokens": 4}, None, "differ"),
+    (CHATS, {"messages": USER, "continue_final_message": True}, None, "is answered"),
+    (CHATS, {"messages": USER, "add_generation_prompt": False}, None, "is answered"),
+    (CHATS, {"messages": [*USER, {"role": "assistant", "content": "I"}],
+             "add_generation_prompt": True}, None, "is continued"),
+    (CHATS, {"messages": USER, "echo": True}, "echo", "without its prompt"),
+    (CHATS, {"messages": USER, "priority": 1}, "priority", "in their order"),
+    (CHATS, {"messages": USER, "length_penalty": 0.8}, "length_penalty", "blockwise"),
+    (TEXT, {"prompt": "x", "skip_special_tokens": False}, "skip_special_tokens", "special tokens"),
     (CHATS, {"messages": USER * 2}, None, "takes one user message"),
     (CHATS, {"messages": [{**USER[0], "name": "bob"}]}, "messages", "the names of speakers"),
     (CHATS, {"messages": [{**USER[0], "tool_calls": [{}]}]}, "messages", "messages are text"),
@@ -100,7 +108,10 @@ NEUTRAL = {
     ChatRequest: {
         "messages": USER, "top_logprobs": 0, "tools": [], "tool_choice": "none", "store": False,
         "response_format": {"type": "text"}, "presence_penalty": 0.0, "metadata": None,
-        "reasoning_effort": None, "verbosity": "medium", "safety_identifier": "u",
+        "reasoning_effort": None, "verbosity": "medium", "safety_identifier": "u", "priority": 0,
+        "add_generation_prompt": True, "continue_final_message": False, "stream_options": None,
+        "skip_special_tokens": True, "echo": False, "length_penalty": 1.0, "user": "u",
+        "max_tokens": 4, "max_completion_tokens": 4, "include_stop_str_in_output": False,
     },
 }  # fmt: skip
 

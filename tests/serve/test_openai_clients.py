@@ -240,12 +240,13 @@ def test_a_chat_stream(served, offline) -> None:
 
 
 def test_parts_of_a_message_are_one_text(served, offline) -> None:
-    parts = [{"type": "text", "text": "How do I "}, {"type": "text", "text": "boil eggs?"}]
+    parts = [{"type": "text", "text": "How do I"}, {"type": "text", "text": "boil eggs?"}]
+    joined = [{"role": "user", "content": "How do I\nboil eggs?"}]
     found = served.client().chat.completions.create(
         model="base", messages=[{"role": "user", "content": parts}], max_tokens=6, temperature=0,
         extra_body=IDS,
     )  # fmt: skip
-    same(found.choices, offline("base", CHAT, max_new_tokens=6))
+    same(found.choices, offline("base", joined, max_new_tokens=6))
 
 
 def test_an_answer_goes_back_as_it_came(served, offline) -> None:
