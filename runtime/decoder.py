@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models import Prompt
+from ..models import Prompt, ids_of, prompt_of
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .engine.engine import Engine
@@ -25,7 +25,7 @@ from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.per_row import at_least_one
-from .requests.request import Completion, Request, check_ids
+from .requests.request import RAW, Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -71,6 +71,8 @@ class Decoder:
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -92,8 +94,11 @@ class Decoder:
             stop_strings: text at which a row ends; not part of the answer. It may have the names
                 of special tokens in it.
             eos_token_id: ids that end a row, instead of the models' own.
-            logprobs: say with each completion how likely each of its tokens was, in what it was
-                drawn from; not for a formula that searches.
+            logprobs: say with each completion how likely each of its tokens was under the formula
+                with its own stages, as ``loglikelihood`` does; not for a formula that searches.
+            top_logprobs: and how likely so many of the best tokens were in its place.
+            logprobs_mode: ``"raw_logprobs"``, as above; ``"processed_logprobs"``: in what was drawn
+                from, with the request's temperature, where at temperature 0 all are 0.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -108,6 +113,7 @@ class Decoder:
         completed = self.as_completed(
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
+            top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             stop_strings=stop_strings, eos_token_id=eos_token_id, batch_size=batch_size,
             progress=progress, **others,
         )  # fmt: skip
@@ -163,7 +169,8 @@ class Decoder:
         if isinstance(completion_ids, str):
             raise ValueError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self._builder.rows(prompt, params)
-        ids, room = [int(token) for token in completion_ids], len(completion_ids) + 1
+        ids = ids_of(completion_ids, "completion")
+        room = len(ids) + 1
         check_ids(ids, self._bound.vocabulary, "completion")
         request = self._builder.request(0, prompt, values, max_new_tokens=room, strict=True)
         check_completion(self._bound, request, ids, read=len(ids))
@@ -204,7 +211,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return prompt_views(self._bound, prompt)
+        return prompt_views(self._bound, prompt_of(prompt))
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -242,7 +249,7 @@ class Decoder:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
-        ids = None if token_ids is None else [int(token) for token in token_ids]
+        ids = None if token_ids is None else ids_of(token_ids, "completion")
         if ids is not None:
             check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)

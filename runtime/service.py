@@ -38,8 +38,11 @@ class Served(Decoder):
         wide: candidates that a request may have, at most.
     """
 
-    def __init__(self, bound: Bound, params: Mapping[str, float], service: Service) -> None:
+    def __init__(
+        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int = 0
+    ) -> None:
         super().__init__(bound, params, raw_text=service.raw_text)
+        self.session.engine.step.own_stages -= fields
         self._service = service
         self.session.engine.served = True
         counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
@@ -115,10 +118,13 @@ class Service:
         self._queue: deque[tuple[Served, Request]] = deque()
         self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids
 
-    def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
+    def decoder(
+        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0
+    ) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Its parameters have the values of ``params`` where a request gives none.
+        Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
+        stages are of requests, and none of ``raw_logprobs``.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -128,7 +134,7 @@ class Service:
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        decoder = Served(self.bound(plan, together=True), params or {}, self)
+        decoder = Served(self.bound(plan, together=True), params or {}, self, fields)
         self._decoders.append(decoder)
         return decoder
 

@@ -50,7 +50,7 @@ class Row:
         """What identifies the row in every file of the run."""
         return (self.formula, self.point, self.item.id, self.sample)
 
-    def record(self, completion: Completion) -> dict[str, Any]:
+    def record(self, completion: Completion, run: RunFile) -> dict[str, Any]:
         """Its line of ``completions.jsonl``."""
         record = {
             "schema": 1,
@@ -67,7 +67,15 @@ class Row:
             "elapsed": round(completion.seconds, 6),
         }
         if completion.logprobs is not None:
-            record["logprob"] = round(sum(completion.logprobs), 3)
+            if run.has_kl:
+                record["logprob"] = round(sum(completion.logprobs), 3)
+            if run.generate.logprobs:
+                record["logprobs"] = [round(value, 6) for value in completion.logprobs]
+        if completion.top_logprobs is not None:
+            record["top_logprobs"] = [
+                [[token, round(value, 6)] for token, value in best.items()]
+                for best in completion.top_logprobs
+            ]
         return record
 
 

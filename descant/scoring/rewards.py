@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..api import declared, where
-from ..models import ModelSpec, render_text
+from ..models import ModelSpec, prompt_of, render_text
 from ..models.adapters.lora import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
@@ -92,6 +92,7 @@ class RewardScorer:
         )
         limits = [max_tokens(model, description.positions), longest]
         self._positions = min((limit for limit in limits if limit), default=None)
+        self._size = description.size
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._adapter = 0  # the model without an adapter
         if adapter is not None and not resolved.merged:
@@ -106,12 +107,13 @@ class RewardScorer:
         """
         if not texts:
             return []
+        prompts = [prompt_of(prompt) for prompt in prompts]
         if reads_raw_text(self._spec, self._tokenizer):
             self._raw_text.warn([self.name], prompts)
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
         pairs = zip(prompts, texts, strict=True)
         full = [with_response(render(prompt, None), text) for prompt, text in pairs]
-        encodings = encode_texts(self.name, self._tokenizer, full, self._positions)
+        encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
         outputs = self._classifier.outputs(encodings, [self._adapter] * len(encodings))
         return [float(reward) for reward in outputs[:, self._label or 0]]
 

@@ -97,6 +97,16 @@ class Detokenizer:
             return self.special[token]
         return text.decode("utf-8", "replace") if text else str(self._tokenizer.decode([token]))
 
+    def alone(self, token: int) -> tuple[str, bytes]:
+        """A token as a string of its own, and its bytes in the middle of a text."""
+        if token in self.special:
+            return self.special[token], b""
+        if not self._decoder.exact:
+            text = str(self._tokenizer.decode([token]))
+            return text, text.encode()
+        raw = self.running(token)
+        return self.shown(token, raw), raw
+
     def _encoded(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 

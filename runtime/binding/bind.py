@@ -153,6 +153,8 @@ class _Binder:
             label=checked.label(model, stage) if kind == REWARD else None,
             shared=checked.shared if reads_text else None,
             token_map=token_map,
+            rows=description.size,
+            rowless=checked.rowless[name],
         )
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:

@@ -22,7 +22,7 @@ from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
 from ...models.text.chat import check_template
 from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
-from ...models.text.vocabulary import common_vocabulary
+from ...models.text.vocabulary import NO_ROW, common_vocabulary, tokens_without_rows
 from .bound import reward_stages
 from .reward_input import why_text
 
@@ -40,6 +40,7 @@ class CheckedModels:
         size: tokens of the shared vocabulary.
         reads_text: the reward models that read text.
         token_maps: for each aligned model of another vocabulary, the map of its tokens.
+        rowless: for each model, the tokens of its tokenizer that its embeddings have no row for.
         notes: a line per model that differs in any way.
 
     Raises:
@@ -56,6 +57,10 @@ class CheckedModels:
         self.token_maps: dict[str, TokenMap] = {}
         self.models = {name: resolve(name, specs) for name in plan.models}
         self.descriptions = {name: self._describe(name) for name in plan.models}
+        self.rowless = {
+            name: tokens_without_rows(each.tokenizer, each.size)
+            for name, each in self.descriptions.items()
+        }
         self._check_kinds()
         for name, model in self.models.items():
             tokenizer = self.descriptions[name].tokenizer
@@ -161,6 +166,8 @@ class CheckedModels:
             if reason:
                 self.reads_text.add(name)
                 notes.append(f"{name} reads text by its own tokenizer, {reason}")
+                if more := len(self.rowless[name]):
+                    notes.append(f"{name}: {more} tokens of its tokenizer {NO_ROW}")
             else:
                 by_ids.append(described[name])
         try:

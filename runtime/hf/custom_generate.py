@@ -162,10 +162,11 @@ class _Loop:
     def _drawn(self, scores: Tensor) -> Tensor:
         """``(rows,)`` the next tokens; padding for the rows that have ended."""
         active = torch.tensor([not ended for ended in self._ended], device=scores.device)
-        empty = active & ~(scores.amax(dim=-1) > -torch.inf)  # of NaN too
+        empty = active & ~(scores.amax(dim=-1).abs() < torch.inf)  # of NaN too
         if bool(empty.any()):
             row = int(empty.byte().argmax())
-            raise ValueError(f"the logits processors leave no token for row {row}")
+            cure = "a temperature may be too low to divide by"
+            raise ValueError(f"the logits processors leave no finite score for row {row}; {cure}")
         if self._call.config.do_sample:
             drawn = self._ids.shape[1] - self._call.ids.shape[1]
             steps = self._keys.new_full((len(scores),), drawn)

@@ -85,7 +85,9 @@ class Scheduler:
                     answer.fail(errors[slot])
                 else:
                     if logprobs:
-                        answer.logprobs.append(logprobs[slot])
+                        answer.logprobs.append(logprobs[slot].logprob)
+                        best = logprobs[slot].top[: answer.request.top_logprobs]
+                        answer.top_logprobs.append(dict(best))
                     answer.add(tokens[slot])
                 updated.append(answer)
         self._leave()

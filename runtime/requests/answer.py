@@ -27,6 +27,7 @@ class Answer:
     started: float
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
     drawn: int = 0
     finish_reason: str | None = None
     error: FormulaError | None = None
@@ -48,8 +49,10 @@ class Answer:
     def copied(self, request: Request) -> Answer:
         """The same answer, continued in another row."""
         content = self.content and self.content.copied()
-        tokens = [*self.tokens]
-        return replace(self, request=request, content=content, tokens=tokens, logprobs=[], drawn=0)
+        return replace(
+            self, request=request, content=content, tokens=[*self.tokens], logprobs=[],
+            top_logprobs=[], drawn=0,
+        )  # fmt: skip
 
     def take(self) -> str:
         """The text since the last call that no later token changes.
@@ -72,6 +75,16 @@ class Answer:
         self._read_text()
         return self.content.shown(self.tokens, start)
 
+    def shown_best(self, start: int) -> list[list[tuple[str, bytes, float]]]:
+        """The most likely tokens from a position on: as ``shown_tokens``, and log-probabilities."""
+        if self.content is None:
+            return []
+        alone = self.content.alone
+        return [
+            [(*alone(token), value) for token, value in best.items()]
+            for best in self.top_logprobs[start:]
+        ]
+
     def fail(self, error: FormulaError) -> None:
         """End here, because of an error."""
         self.error, self.finish_reason = error, "error"
@@ -85,6 +98,7 @@ class Answer:
             None if content is None else content.text(), self.tokens, self.finish_reason,
             dict(request.params), now - self.started, request.prompt,
             self.logprobs if request.logprobs else None,
+            self.top_logprobs if request.top_logprobs else None,
         )  # fmt: skip
 
     def _read_text(self) -> None:

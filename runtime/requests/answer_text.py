@@ -83,6 +83,10 @@ class AnswerText:
         pairs = zip(tokens[start:], self._bytes[start:], strict=True)
         return [(self._detokenizer.shown(token, text), text) for token, text in pairs]
 
+    def alone(self, token: int) -> tuple[str, bytes]:
+        """A token that was not drawn, as ``shown``."""
+        return self._detokenizer.alone(token)
+
     def copied(self) -> AnswerText:
         """The same text, to be continued in another way."""
         other = copy.copy(self)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...formula.algebra.liveness import needed
-from ...models import ModelError, is_single_prompt
+from ...models import ModelError, ids_of, prompts_of
 from ...models.text.detokenizer import Detokenizer
 from ..binding.bound import Bound
 from .request import Request, check_ids
@@ -23,8 +23,7 @@ def pair_completions(
     Raises:
         ValueError: the numbers of prompts and completions differ; text, and there is no tokenizer.
     """
-    many = [prompts] if is_single_prompt(prompts) else [*prompts]
-    texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
+    many, texts = prompts_of(prompts), prompts_of(completions, "completion")
     if detokenizer is None and any(isinstance(text, str) for text in texts):
         raise ValueError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
@@ -35,7 +34,7 @@ def pair_completions(
     for i, text in enumerate(texts):
         if isinstance(text, str) and detokenizer is not None:
             texts[i] = detokenizer.encode(text)
-    return many, [[int(token) for token in ids] for ids in texts]
+    return many, [ids_of(ids, "completion") for ids in texts]
 
 
 def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:
@@ -47,7 +46,7 @@ def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: i
         ValueError: ids beyond the vocabulary.
         ModelError: tokens that a model of another vocabulary cannot read, or has no room for.
     """
-    check_ids(ids, bound.vocabulary, "completion")
+    check_ids(ids, bound.vocabulary, "completion", bound.tokenizer)
     for bound_term in bound.terms:
         if bound_term.term in needed(bound.plan, bound.plan.scores, request.values):
             cure = "generate never draws it, and nothing can be scored after it"

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from ...formula.nodes import StageAddress
 
 Reading: TypeAlias = "Sequence[int] | str"
+RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Request:
         rooms: for each term of another vocabulary, the ids that it reads for each token, and how
             many tokens it has room for.
         logprobs: whether to return its tokens' log-probabilities.
+        top_logprobs: how many of the most likely tokens to return with each.
+        logprobs_mode: of what: the formula with its own stages, or what tokens are drawn from.
     """
 
     index: int
@@ -45,6 +48,8 @@ class Request:
     stops: tuple[str, ...] = ()
     rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
+    logprobs_mode: str = RAW
 
     @property
     def longest(self) -> int:
@@ -65,8 +70,11 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: of the caller.
-        logprobs: of each token in the distribution that it was drawn from, 0 at temperature 0;
-            None unless requested.
+        logprobs: of each token under the formula with its own stages, as ``loglikelihood`` gives
+            them; with ``processed_logprobs``, in what it was drawn from, which at temperature 0 is
+            that token alone: 0. None unless requested.
+        top_logprobs: for each token the most likely ones, the best first: ids and their
+            log-probabilities; fewer where the formula excludes the others. None unless requested.
     """
 
     text: str | None
@@ -76,11 +84,14 @@ class Completion:
     seconds: float
     prompt: Any = field(default=None, repr=False)
     logprobs: list[float] | None = field(default=None, repr=False)
+    top_logprobs: list[dict[int, float]] | None = field(default=None, repr=False)
 
 
-def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
+def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
     """Refuse ids beyond the vocabulary, by a ValueError that names the first."""
     for token in ids:
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens"
-            raise ValueError(f"the {where} has the token id {token}, and {size}")
+            name = tokenizer.convert_ids_to_tokens(token) if tokenizer and token >= 0 else None
+            called = f" ({name!r})" if name else ""
+            raise ValueError(f"the {where} has the token id {token}{called}, and {size}")

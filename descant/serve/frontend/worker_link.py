@@ -11,7 +11,7 @@ import atexit
 import logging
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import resource_tracker
@@ -51,8 +51,8 @@ class WorkerLink:
         self.failure: str | None = None
         self.process: Any = None
 
-    def start(self, start: messages.Start) -> Sequence[str]:
-        """Start the process; returns its reward models when it has compiled its formulas.
+    def start(self, start: messages.Start) -> messages.Started:
+        """Start the process; returns its reply when it has compiled its formulas.
 
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
@@ -66,7 +66,7 @@ class WorkerLink:
         child_end.close()
         self.send(start)
         try:
-            reply: Sequence[str] | messages.Failed = self._connection.recv()
+            reply: messages.Started | messages.Failed = self._connection.recv()
         except (EOFError, OSError):
             problem = f"the decode process {self._join()} before it was ready"
             cure = "if it was killed, there may be too little memory for the weights"

@@ -93,7 +93,13 @@ class CompletionFormat:
         return {
             "tokens": [*update.tokens],
             "token_logprobs": update.logprobs,
-            "top_logprobs": None,
+            "top_logprobs": [
+                # The drawn token too, as in vLLM.
+                {token: logprob} | {name: value for name, _, value in best}
+                for token, logprob, best in zip(
+                    update.tokens, update.logprobs, update.top_logprobs, strict=True
+                )
+            ],
             "text_offset": offsets,
         }
 
@@ -116,9 +122,16 @@ class ChatFormat(CompletionFormat):
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as chats have them: one entry per token."""
-        entries = zip(update.tokens, update.logprobs, update.token_bytes, strict=True)
+        drawn = zip(
+            update.tokens, update.token_bytes, update.logprobs, update.top_logprobs, strict=True
+        )
         content = [
-            {"token": token, "logprob": logprob, "bytes": list(raw), "top_logprobs": []}
-            for token, logprob, raw in entries
+            {**_entry(token, raw, logprob), "top_logprobs": [_entry(*item) for item in best]}
+            for token, raw, logprob, best in drawn
         ]
         return {"content": content, "refusal": None}
+
+
+def _entry(token: str, raw: bytes, logprob: float) -> dict[str, Any]:
+    """A token of a chat, its bytes in the text, and its log-probability."""
+    return {"token": token, "logprob": logprob, "bytes": list(raw)}

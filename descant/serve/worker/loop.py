@@ -46,11 +46,11 @@ def run_worker(connection: Connection) -> None:
     with suppress(ConnectionError):  # the parent has ended
         try:
             jobs = Jobs(start)
-            rewards = jobs.reward_models()
+            started = jobs.started()
         except Exception as error:
             connection.send(messages.Failed(portable(error, ours(error))))
             return
-        connection.send(rewards)
+        connection.send(started)
         DecodeLoop(jobs, commands, connection.send).run()
 
 

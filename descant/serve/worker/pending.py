@@ -48,9 +48,10 @@ class PendingRow:
         logprobs = answer.logprobs[self.sent_tokens :] if with_logprobs else []
         shown = answer.shown_tokens(self.sent_tokens) if with_logprobs else []
         tokens, token_bytes = zip(*shown, strict=True) if shown else ((), ())
+        best = answer.shown_best(self.sent_tokens) if with_logprobs else []
         self.sent_tokens += len(ids)
         return RowUpdate(
-            self.number, text, ids, logprobs, tokens, token_bytes, reason, answer.error
+            self.number, text, ids, logprobs, tokens, token_bytes, best, reason, answer.error
         )
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
