@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test quick lint format demo-models bench clean
+.PHONY: help demo test quick lint format demo-models chat-arms bench clean
 
 help:
 	@echo "make demo         install, and run the demonstration"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint         ruff, and mypy --strict over the installed package"
 	@echo "make format       ruff's formatter"
 	@echo "make demo-models  train the demo models again"
+	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
 
 demo: $(VENV)/.demo
@@ -38,6 +39,9 @@ format: $(VENV)/.dev
 demo-models: $(VENV)/.dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m examples.demo_models.recipe
 
+chat-arms: $(VENV)/.dev
+	OMP_WAIT_POLICY=passive $(BIN)/python -m examples.chat_arms.recipe
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.operators
@@ -51,7 +55,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) --editable ".[report]"
+	$(INSTALL) --editable ".[report,gguf]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -72,13 +72,25 @@ def options(
 @app.command()
 def demo(
     output: Annotated[Path, option("Where the picture and the table go.")] = Path("runs/demo"),
-    prompts: Annotated[int, option("Prompts in the sweep.", min=1, max=16)] = 16,
-    max_new_tokens: Annotated[int, option("Tokens of a completion.", min=8)] = 56,
+    prompts: Annotated[
+        int | None, option("Prompts in the sweep.", "16; 6 with --chat", min=1, max=16)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, option("Tokens of a completion.", "56; 128 with --chat", min=8)
+    ] = None,
+    chat: Annotated[
+        bool, option("Steer a real chat model, SmolLM2-135M-Instruct.", "", "--chat")
+    ] = False,
 ) -> None:
     """The built-in models, end to end, with a picture at the end."""
+    if chat:
+        from .demo.chat import chat_tour
+
+        chat_tour(console, output, prompts or 6, max_new_tokens or 128)
+        return
     from .demo.tour import tour
 
-    tour(console, output, prompts, max_new_tokens)
+    tour(console, output, prompts or 16, max_new_tokens or 56)
 
 
 app.command()(doctor)

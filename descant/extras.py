@@ -8,7 +8,7 @@ from .errors import DescantError
 
 ENABLES = {
     "report": "tables, fronts, figures and pages of sweeps; parquet files and data sets",
-    "train": "descant train: adapters, and data sets of the hub",
+    "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
     "serve": "descant serve: an OpenAI-compatible server",

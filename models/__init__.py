@@ -9,17 +9,20 @@ from __future__ import annotations
 from .checkpoint.resolve import ResolvedModel, resolve, with_bases
 from .checkpoint.spec import ModelSpec, make_spec
 from .errors import ModelError
-from .text.prompts import Prompt, is_ids, is_messages, is_single_prompt, render, render_text
+from .text.inputs import ids_of, prompt_of, prompts_of
+from .text.prompts import Prompt, is_ids, is_messages, render, render_text
 
 __all__ = [
     "ModelError",
     "ModelSpec",
     "Prompt",
     "ResolvedModel",
+    "ids_of",
     "is_ids",
     "is_messages",
-    "is_single_prompt",
     "make_spec",
+    "prompt_of",
+    "prompts_of",
     "render",
     "render_text",
     "resolve",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..models import Prompt
+from ..models import Prompt, ids_of, prompt_of
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .engine.engine import Engine
@@ -26,7 +26,7 @@ from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.per_row import at_least_one
-from .requests.request import Completion, Request, check_ids
+from .requests.request import RAW, Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -72,6 +72,8 @@ class Decoder:
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -90,10 +92,14 @@ class Decoder:
             params: values for the formula's parameters: a number, or a list with one per prompt.
                 One prompt is repeated for every value of a list.
             num_return_sequences: draws per prompt, next to each other in the answer.
-            stop_strings: text at which a row ends; not part of the answer.
+            stop_strings: text at which a row ends; not part of the answer. It may have the names
+                of special tokens in it.
             eos_token_id: ids that end a row, instead of the models' own.
-            logprobs: say with each completion how likely each of its tokens was, in what it was
-                drawn from; not for a formula that searches.
+            logprobs: say with each completion how likely each of its tokens was under the formula
+                with its own stages, as ``loglikelihood`` does; not for a formula that searches.
+            top_logprobs: and how likely so many of the best tokens were in its place.
+            logprobs_mode: ``"raw_logprobs"``, as above; ``"processed_logprobs"``: in what was drawn
+                from, with the request's temperature, where at temperature 0 all are 0.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -108,6 +114,7 @@ class Decoder:
         completed = self.as_completed(
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
+            top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             stop_strings=stop_strings, eos_token_id=eos_token_id, batch_size=batch_size,
             progress=progress, **others,
         )  # fmt: skip
@@ -163,7 +170,8 @@ class Decoder:
         if isinstance(completion_ids, str):
             raise ArgumentError("completion_ids are token ids; loglikelihood takes text as well")
         [(_, values)] = self._builder.rows(prompt, params)
-        ids, room = [int(token) for token in completion_ids], len(completion_ids) + 1
+        ids = ids_of(completion_ids, "completion")
+        room = len(ids) + 1
         check_ids(ids, self._bound.vocabulary, "completion")
         request = self._builder.request(0, prompt, values, max_new_tokens=room, strict=True)
         check_completion(self._bound, request, ids, read=len(ids))
@@ -183,11 +191,12 @@ class Decoder:
         Args:
             prompts: as for ``generate``, and so is all that has a name of its arguments.
             completions: one per prompt, or many of one prompt: token ids, or text that follows the
-                prompt's tokens, encoded by itself and without special tokens.
+                prompt's tokens, encoded by itself and without special tokens; a space that it
+                begins with is the one that tokenizers of SentencePiece's kind write themselves.
         """
         why = "it chooses among whole texts; generate works"
         refuse_search(self._bound, "loglikelihood", why)
-        prompts, token_ids = pair_completions(prompts, completions, params, self.tokenizer)
+        prompts, token_ids = pair_completions(prompts, completions, params, self._bound.detokenizer)
         rows = self._builder.rows(prompts, params)
         requests = [
             self._builder.request(i, *row, max_new_tokens=max(1, len(ids)), strict=True)
@@ -203,7 +212,7 @@ class Decoder:
         Raises:
             ModelError: a model has no way to read this prompt.
         """
-        return prompt_views(self._bound, prompt)
+        return prompt_views(self._bound, prompt_of(prompt))
 
     def inspect(self, prompt: Prompt, **arguments: Any) -> Inspection:
         """Complete one prompt, and say why each token was chosen.
@@ -241,7 +250,7 @@ class Decoder:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
-        ids = None if token_ids is None else [int(token) for token in token_ids]
+        ids = None if token_ids is None else ids_of(token_ids, "completion")
         if ids is not None:
             check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
@@ -273,11 +282,9 @@ class Decoder:
                 )  # fmt: skip
 
     def _pieces(self, request: Request) -> Iterator[Any]:
-        length = 0  # of the text so far
         for [answer] in self.session.decode([request], 1):
             if self.tokenizer is None:
                 yield answer.tokens[-1]
-            elif more := answer.settled()[length:]:
-                yield more
-                length += len(more)
+            elif piece := answer.take():
+                yield piece
         self._warn()

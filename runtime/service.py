@@ -28,8 +28,9 @@ from .decoder import Decoder
 from .loops.decode import scheduler_of
 from .loops.recovery import Recovery
 from .loops.scheduler import Progress, Scheduler, run
+from .requests.answer import Answer
 from .requests.per_row import at_least_one
-from .requests.request import Answer, Request
+from .requests.request import Request
 
 WIDE = 64  # candidates, where their number is a parameter
 
@@ -42,8 +43,11 @@ class Served(Decoder):
         wide: candidates that a request may have, at most.
     """
 
-    def __init__(self, bound: Bound, params: Mapping[str, float], service: Service) -> None:
+    def __init__(
+        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int = 0
+    ) -> None:
         super().__init__(bound, params, raw_text=service.raw_text)
+        self.session.engine.step.own_stages -= fields
         self._service = service
         self.session.engine.served = True
         counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
@@ -132,10 +136,13 @@ class Service:
         self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
         self.failures: list[Exception] = []
 
-    def decoder(self, formula: str, params: Mapping[str, float] | None = None) -> Served:
+    def decoder(
+        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0
+    ) -> Served:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Its parameters have the values of ``params`` where a request gives none.
+        Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
+        stages are of requests, and none of ``raw_logprobs``.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -145,7 +152,7 @@ class Service:
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        decoder = Served(self.bound(plan, together=True), params or {}, self)
+        decoder = Served(self.bound(plan, together=True), params or {}, self, fields)
         self._decoders.append(decoder)
         return decoder
 

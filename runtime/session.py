@@ -8,8 +8,9 @@ from typing import Protocol
 
 from .binding.bound import Bound
 from .engine.engine import Engine
+from .requests.answer import Answer
 from .requests.build import RequestBuilder
-from .requests.request import Answer, Request
+from .requests.request import Request
 
 
 @dataclass(frozen=True)

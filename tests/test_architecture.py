@@ -160,6 +160,7 @@ def test_each_package_has_its_own_libraries() -> None:
         "filelock",
         "gguf",
         "huggingface_hub",
+        "peft",
         "tokenizers",
     }
     assert third_party("runtime") <= {"torch", "transformers", "tqdm", "accelerate"}

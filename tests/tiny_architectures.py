@@ -92,7 +92,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "llama4_text": ({
         **GROUPED, **EXPERTS, "head_dim": 8, "intermediate_size_mlp": 48,
         "attention_chunk_size": 8, "layer_types": ["chunked_attention", "full_attention"],
-        "no_rope_layers": [1, 0],
+        "no_rope_layers": [1, 0], "floor_scale": 4, "attn_scale": 0.5,
     }, MOE),
     "longcat_flash": ({**EXPERTS, **LATENT, "num_layers": 2, "ffn_hidden_size": 48,
                        "expert_ffn_hidden_size": 16, "zero_expert_num": 2, "moe_topk": 2},

@@ -19,7 +19,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 WORDS = [*TEXTS, "the stone, the stones and the rivers", "one two three 123 45", "été à la mer"]
 HEX = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -86,7 +86,7 @@ def qwen_like(size: int = 420, chat: str | None = None) -> PreTrainedTokenizerFa
 
 
 @cache
-def unigram_like() -> PreTrainedTokenizerFast:
+def unigram_like(more: str = "") -> PreTrainedTokenizerFast:
     """A SentencePiece Unigram without byte tokens, as T5's and XLNet's."""
     one = Tokenizer(models.Unigram())
     one.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
@@ -94,19 +94,19 @@ def unigram_like() -> PreTrainedTokenizerFast:
     trainer = trainers.UnigramTrainer(
         vocab_size=120, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
     )
-    one.train_from_iterator(WORDS, trainer)
+    one.train_from_iterator([*WORDS, more], trainer)
     return _fast(one, unk_token="<unk>", eos_token="</s>")
 
 
 @cache
-def wordpiece_like() -> PreTrainedTokenizerFast:
+def wordpiece_like(more: str = "") -> PreTrainedTokenizerFast:
     """A WordPiece, as BERT's, without lower case."""
     piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     piece.decoder = decoders.WordPiece()
     names = ["[UNK]", "[CLS]", "[SEP]"]
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=names, show_progress=False)
-    piece.train_from_iterator(WORDS, trainer)
+    piece.train_from_iterator([*WORDS, more], trainer)
     return _fast(piece, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
 
 
@@ -121,6 +121,52 @@ def suffixed_like() -> PreTrainedTokenizerFast:
     )
     bpe.train_from_iterator(WORDS, trainer)
     return _fast(bpe, unk_token="<unk>")
+
+
+@cache
+def words_like() -> PreTrainedTokenizerFast:
+    """Whole words and no decoder, which are joined by spaces."""
+    level = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    level.train_from_iterator(
+        WORDS, trainers.WordLevelTrainer(special_tokens=["<unk>", "</s>"], show_progress=False)
+    )
+    return _fast(level, unk_token="<unk>", eos_token="</s>")
+
+
+class Tiktoken(PreTrainedTokenizer):
+    """Tokens that are bytes, decoded in Python, as in the code of the first Qwen."""
+
+    def __init__(self, tokens: list[bytes], **roles: Any) -> None:
+        self._tokens, self._numbers = tokens, {token: i for i, token in enumerate(tokens)}
+        super().__init__(**roles)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokens)
+
+    def get_vocab(self) -> dict[Any, int]:
+        return {**self._numbers, **self.added_tokens_encoder}
+
+    def _tokenize(self, text: str, **_: Any) -> list[bytes]:
+        return [bytes([byte]) for byte in text.encode()]
+
+    def _convert_token_to_id(self, token: Any) -> int:
+        return self._numbers[token]
+
+    def _convert_id_to_token(self, index: int) -> Any:
+        return self._tokens[index]
+
+    def convert_tokens_to_string(self, tokens: list[Any]) -> str:
+        parts = [part.encode() if isinstance(part, str) else part for part in tokens]
+        return b"".join(parts).decode("utf-8", "replace")
+
+
+@cache
+def tiktoken_like() -> Tiktoken:
+    """The byte-level tokens of ``qwen_like``, as bytes."""
+    tokens = sorted({text for text in bytes_of(qwen_like()) if text})
+    return Tiktoken(tokens, eos_token="<|endoftext|>")
 
 
 def bytes_of(tokenizer: Any) -> list[bytes]:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .chat_model import chat_models, smollm2
+
+__all__ = ["CHAT_TEMPLATE", "PROMPTS", "TEMPLATE", "WEIGHTS", "chat_models", "models", "smollm2"]
+
 TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n"  # how a request looks to every model
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

@@ -65,10 +65,7 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
 
 
 def _write(console: Console, points: list[Point], output: Path) -> None:
-    with (output / "front.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(points[0])))
-        writer.writeheader()
-        writer.writerows(asdict(point) for point in points)
+    write_csv(points, output / "front.csv")
     console.print(f"the table: {output / 'front.csv'}")
     console.print(_drawn(points, output / "front.png"))
 
@@ -92,6 +89,15 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
     starts = range(0, len(rows), each)
     means = [[sum(values[i : i + each]) / each for values in columns] for i in starts]
     return [Point(a, *row) for a, row in zip(weights, means, strict=True)]
+
+
+def write_csv(points: Sequence[Any], file: Path) -> None:
+    """Write dataclasses of one kind as a table, a column per field."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(asdict(points[0])))
+        writer.writeheader()
+        writer.writerows(asdict(point) for point in points)
 
 
 def _show_completions(console: Console, tokens: int) -> None:

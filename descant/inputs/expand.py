@@ -51,7 +51,7 @@ class Row:
         """What identifies the row in every file of the run."""
         return (self.formula, self.point, self.item.id, self.sample)
 
-    def record(self, completion: Completion) -> dict[str, Any]:
+    def record(self, completion: Completion, run: RunFile) -> dict[str, Any]:
         """Its line of ``completions.jsonl``."""
         record = {
             "schema": 1,
@@ -68,7 +68,15 @@ class Row:
             "elapsed": round(completion.seconds, 6),
         }
         if completion.logprobs is not None:
-            record["logprob"] = round(sum(completion.logprobs), 3)
+            if run.has_kl:
+                record["logprob"] = round(sum(completion.logprobs), 3)
+            if run.generate.logprobs:
+                record["logprobs"] = [round(value, 6) for value in completion.logprobs]
+        if completion.top_logprobs is not None:
+            record["top_logprobs"] = [
+                [[token, round(value, 6)] for token, value in best.items()]
+                for best in completion.top_logprobs
+            ]
         return record
 
 
@@ -88,6 +96,8 @@ def sums_of(run: RunFile) -> dict[str, Sum]:
         specs = [run.models[part] for part in sums[name].names]
         if any(spec.adapter is None for spec in specs) or len({spec.on for spec in specs}) != 1:
             raise RunFileError(f"merge.{name}: only adapters on one model are merged")
+        if any(spec.merge for spec in specs):
+            raise RunFileError(f"merge.{name}: a sum is of adapters; leave out their merge: true")
     return sums
 
 

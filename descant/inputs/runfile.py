@@ -78,6 +78,10 @@ class RunFile(Strict):
             _check_score(name, score, self)
         for name, table in self.tables.items():
             _check_table(f"tables.{name}", table, self)
+        raw = self.generate.logprobs and self.generate.logprobs_mode != "processed_logprobs"
+        if raw and self.has_kl:
+            cure = "write logprobs_mode: processed_logprobs, or leave logprobs out"
+            raise ValueError(f"a kl is of what was drawn from, and so are these logprobs; {cure}")
         if twice := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(twice))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
@@ -97,6 +101,11 @@ class RunFile(Strict):
     def points(self) -> list[Point]:
         """The points of the sweep; a single one, without values, where there is none."""
         return points_of(self.sweep) if self.sweep else [{}]
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether a score compares what was drawn from with another model."""
+        return any(score.kl for score in (self.score or {}).values())
 
     @property
     def objectives(self) -> list[str]:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
@@ -27,7 +35,25 @@ class Generate(Strict):
     num_return_sequences: int = Field(default=1, ge=1)
     stop_strings: str | list[str] | None = None
     eos_token_id: int | list[int] | None = None
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0)
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] = "raw_logprobs"
     batch_size: int = Field(default=32, ge=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's true is 1 to Python, and no number to anybody else."""
+        truth = [isinstance(item, bool) for item in (value if isinstance(value, list) else [value])]
+        if any(truth) and info.field_name not in ("do_sample", "logprobs"):
+            raise ValueError("true and false are no numbers")
+        return value
+
+    @model_validator(mode="after")
+    def _check_top(self) -> Generate:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs come with logprobs: true")
+        return self
 
 
 class Rows(Strict):

@@ -9,7 +9,8 @@ from ..api import declared, plan_of, term_parallel_of, where
 from ..inputs.expand import Setting, without_temperature
 from ..inputs.runfile import RunFile
 from ..models import ModelSpec, resolve, with_bases
-from ..models.checkpoint.description import Description, describe
+from ..models.checkpoint.description import Description
+from ..models.loading.declared import describe_declared
 from ..models.text.chat import RawTextLog
 from ..runtime import Decoder, TermParallel, WeightPool, bind
 from .merge import merged_adapter
@@ -78,7 +79,7 @@ class Models:
     def description(self, name: str) -> Description:
         """The description of the checkpoint whose weights a name uses."""
         model = resolve(name, self.specs)
-        return describe(model.base, model.spec, self.dtype, self.device)
+        return describe_declared(model, self.dtype, self.device)
 
 
 def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:

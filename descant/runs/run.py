@@ -137,6 +137,6 @@ def run_to_folder(run: RunFile, decoder: Decoder, folder: Path) -> Iterator[dict
         journal = Journal(folder, COMPLETIONS)
         for index, completion in completions:
             if process.first and rows[index].key not in done:
-                record = rows[index].record(completion)
+                record = rows[index].record(completion, run)
                 journal.add([record])
                 yield record

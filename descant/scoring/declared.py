@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..models import ModelError, ModelSpec, ResolvedModel, resolve
-from ..models.checkpoint.description import REWARD, SCORES, Description, describe
+from ..models.checkpoint.description import REWARD, SCORES, Description
+from ..models.loading.declared import describe_declared
 from ..models.loading.value_head import as_reward
 from ..models.tables import RuleReward
 from ..models.text.chat import check_template
@@ -29,7 +30,7 @@ def described(
     if model.spec.tp_plan is not None:
         problem = f"the layers of {model.base} are split over processes, and each scores by itself"
         raise ModelError(problem, "declare the model again without tp_plan", name)
-    description = describe(model.base, model.spec, dtype, device)
+    description = describe_declared(model, dtype, device)
     check_template(name, model.spec, description.tokenizer)
     return model, description
 
@@ -79,5 +80,5 @@ def is_reward_model(
         return False
     if isinstance(model.spec.model, RuleReward):
         return False
-    description = describe(model.base, model.spec, dtype, device)
+    description = describe_declared(model, dtype, device)
     return as_reward(description, model.spec).kind == REWARD

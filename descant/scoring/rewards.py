@@ -12,12 +12,12 @@ from typing import Any
 
 from ..api import declared, where
 from ..errors import ArgumentError
-from ..models import ModelSpec, render_text
-from ..models.checkpoint.adapter import adapter_folder
+from ..models import ModelSpec, prompt_of, render_text
+from ..models.adapters.lora import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
-from ..models.loading.load import load_model
+from ..models.loading.declared import load_declared
 from ..models.loading.value_head import with_value_head
 from ..models.text.chat import RawTextLog, reads_raw_text
 from ..models.text.full_text import encode_texts, with_response
@@ -82,7 +82,7 @@ class RewardScorer:
         resolved, description = reward_model(name, specs, dtype, device)
         spec, adapter, key = resolved.spec, resolved.adapter, description.weights
         if key not in loaded:
-            loaded[key] = load_model(description, spec, dtype, device)
+            loaded[key] = load_declared(description, resolved, dtype, device)
         model = loaded[key]
         if description.value_head:
             model = with_value_head(description.name, model, spec, False)
@@ -93,9 +93,10 @@ class RewardScorer:
         )
         limits = [max_tokens(model, description.positions), longest]
         self._positions = min((limit for limit in limits if limit), default=None)
+        self._size = description.size
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._adapter = 0  # the model without an adapter
-        if adapter is not None:
+        if adapter is not None and not resolved.merged:
             folder = adapter_folder(adapter.adapter, adapter.revision)
             self._adapter = self._classifier.adapters.add(name, folder)
 
@@ -107,12 +108,13 @@ class RewardScorer:
         """
         if not texts:
             return []
+        prompts = [prompt_of(prompt) for prompt in prompts]
         if reads_raw_text(self._spec, self._tokenizer):
             self._raw_text.warn([self.name], prompts)
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
         pairs = zip(prompts, texts, strict=True)
         full = [with_response(render(prompt, None), text) for prompt, text in pairs]
-        encodings = encode_texts(self.name, self._tokenizer, full, self._positions)
+        encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
         outputs = self._classifier.outputs(encodings, [self._adapter] * len(encodings))
         return [float(reward) for reward in outputs[:, self._label or 0]]
 

@@ -20,7 +20,8 @@ JSON, PAGE = "inspect.json", "inspect.html"
 
 def inspected(run: RunFile, prompt: Any, n: int, base: str | None) -> Inspection:
     """The explained completion of one prompt by a run file."""
-    arguments = run.generate.model_dump(exclude={"num_return_sequences"})
+    unused = {"num_return_sequences", "logprobs", "top_logprobs", "logprobs_mode"}
+    arguments = run.generate.model_dump(exclude=unused)
     return compiled(run).inspect(prompt, n=n, base=base, **arguments)
 
 

@@ -33,7 +33,7 @@ def decode(
                 bar.update()
                 elapsed = bar.format_dict["elapsed"] or 1e-9
                 bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
-                yield row.record(completion)
+                yield row.record(completion, models.run)
 
 
 def _by_decoder(models: Models, setting: Setting, rows: Sequence[Row]) -> list[list[Row]]:
@@ -51,7 +51,8 @@ def _completed(
     generate = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
     swept_temperature = any(TEMPERATURE in row.params for row in rows)
     names = list(without_temperature(rows[0].params))
-    logprobs = any(score.kl for score in (run.score or {}).values()) and not setting.plan.search
+    if run.has_kl and not setting.plan.search:
+        generate |= {"logprobs": True, "logprobs_mode": "processed_logprobs"}
 
     def start(rows: Sequence[Row]) -> Completed:
         if swept_temperature:
@@ -60,7 +61,6 @@ def _completed(
             [row.item.prompt for row in rows],
             params={name: [row.params[name] for row in rows] for name in names},
             seed=[row.seed for row in rows],
-            logprobs=logprobs,
             progress=False,
             **generate,
         )

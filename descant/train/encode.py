@@ -16,7 +16,8 @@ from typing import Any
 from ..models import ModelError
 from ..models.checkpoint.spec import ModelSpec
 from ..models.text.chat import chat_template
-from ..models.text.prompts import render, render_text
+from ..models.text.prompts import render, render_text, text_ids
+from ..models.text.vocabulary import check_rows, tokens_without_rows
 from .batches import REJECTED, Row
 from .examples import Example
 from .losses import IGNORED
@@ -54,6 +55,7 @@ class Encoder:
         ends: the ids that end a text.
         max_length: tokens of prompt and response together.
         drop: drop what is longer; else keep its start.
+        size: rows of the model's embeddings, where known.
     """
 
     spec: ModelSpec
@@ -61,12 +63,13 @@ class Encoder:
     ends: frozenset[int]
     max_length: int
     drop: bool = False
+    size: int | None = None
 
     def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
         """One row per example: a text, or a pair where there are two responses.
 
         Raises:
-            TrainFileError: a prompt that this model cannot read, with its line.
+            TrainFileError: a prompt, or a token, that this model cannot read, with its line.
         """
         rows: list[Row] = []
         for example in examples:
@@ -82,6 +85,9 @@ class Encoder:
     def _row(self, example: Example, counts: Counts) -> Row | None:
         responses = (example.chosen, example.rejected)
         sides = [self._side(example.prompt, text) for text in responses if text is not None]
+        if self.size is not None:
+            for ids in (ids for side in sides for ids in side):
+                check_rows(_NAME, ids, self.size, self._rowless)
         longest = max(len(prompt) + len(response) for prompt, response in sides)
         learnt = all(len(prompt) < self.max_length for prompt, _ in sides)
         if longest > self.max_length and (self.drop or not learnt):
@@ -94,17 +100,22 @@ class Encoder:
     def _side(self, prompt: Any, answer: str) -> tuple[Ids, Ids]:
         """The ids of a prompt and of a response, which ends with an end of text."""
         if prompt is None:
-            return [], [*self.tokenizer(answer)["input_ids"], *self._end]
+            return [], self._closed(text_ids(self.tokenizer, answer), self._end)
         prompt_ids = render(_NAME, self.spec, self.tokenizer, prompt, None)
         text = render_text(_NAME, self.spec, self.tokenizer, self.tokenizer, prompt, None)
-        bos = self.tokenizer.bos_token
-        special = text.special and not (bos and text.startswith(bos))
-        ids = list(self.tokenizer(text + answer, add_special_tokens=special)["input_ids"])
+        ids = text_ids(self.tokenizer, text + answer, text.special)
         response = ids[len(prompt_ids) :]
         if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the border; in decoding none does
             response = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        closing = self._end if text.special else self._end_of_turn
-        return prompt_ids, response if response[-len(closing) :] == closing else response + closing
+        return prompt_ids, self._closed(response, self._end if text.special else self._end_of_turn)
+
+    def _closed(self, ids: list[int], closing: list[int]) -> list[int]:
+        """Ids with an end, unless they have it."""
+        return ids if ids[-len(closing) :] == closing else ids + closing
+
+    @cached_property
+    def _rowless(self) -> dict[int, str]:
+        return tokens_without_rows(self.tokenizer, self.size or 0)
 
     @cached_property
     def _end(self) -> list[int]:

@@ -216,7 +216,9 @@ def _data(
     quiet = arguments.disable_tqdm or not PartialState().is_main_process
     length = recipe.max_length or min(LENGTH, description.positions or LENGTH)
     drop = _too_long(recipe) == "drop"
-    encoder = Encoder(recipe.model, description.tokenizer, description.eos, length, drop)
+    encoder = Encoder(
+        recipe.model, description.tokenizer, description.eos, length, drop, description.size
+    )
     chat = recipe.model.template is not None
     examples = {"train": read_examples(recipe.data, recipe.method, chat=chat)}
     if recipe.eval_data is not None:

@@ -68,7 +68,7 @@ class Temp(Operator, name="temp"):
 
     on_shift = Shift.ABSORBED
     x: Any = scores()
-    t: Any = number(low=0, above=True)
+    t: Any = number(low=0, above=True, divides=True)
 
 
 @dataclass(frozen=True)

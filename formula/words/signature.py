@@ -11,12 +11,15 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
+LEAST = 1e-5  # that scores are divided by, as in vLLM: by less, float32 overflows or sees 0
+
 
 @dataclass(frozen=True)
 class Limits:
     """The values that a number may have: ``low`` to ``high``, without ``low`` where ``above``.
 
-    A number of ``tokens`` is at most the size of the vocabulary.
+    A number of ``tokens`` is at most the size of the vocabulary. One that ``divides`` scores is at
+    least ``LEAST``.
     """
 
     low: float = -float("inf")
@@ -24,6 +27,7 @@ class Limits:
     above: bool = False
     integer: bool = False
     tokens: bool = False
+    divides: bool = False
 
     def problem(self, value: float) -> str | None:
         """What is wrong with the value, or None."""
@@ -31,6 +35,8 @@ class Limits:
             return "must be a whole number"
         if value < self.low or (self.above and value == self.low):
             return f"must be {'above' if self.above else 'at least'} {self.low:g}"
+        if self.divides and value < LEAST:
+            return f"must be at least {LEAST:g}"
         if value > self.high:
             return f"must be at most {self.high:g}"
         return None

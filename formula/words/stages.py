@@ -63,14 +63,14 @@ class Temperature(Stage, name="temperature"):
     """Divides the scores by t (transformers' TemperatureLogitsWarper)."""
 
     on_shift = Shift.PASSED
-    t: Any = number(low=0, above=True)
+    t: Any = number(low=0, above=True, divides=True)
 
 
 @dataclass(frozen=True)
 class RepetitionPenalty(Stage, name="repetition_penalty"):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
-    x: Any = number(low=0, above=True)
+    x: Any = number(low=0, above=True, divides=True)
 
 
 @dataclass(frozen=True)

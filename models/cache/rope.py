@@ -46,7 +46,6 @@ class RowRope:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.limits = length_limits(model.config)
         self._lengths: Tensor | None = None
         hooks: list[Any] = []
         weakref.finalize(self, _remove, hooks)
@@ -55,7 +54,7 @@ class RowRope:
                 hooks.append(module.register_forward_hook(self._hook(), with_kwargs=True))
 
     @contextmanager
-    def lengths(self, lengths: Tensor) -> Iterator[None]:
+    def during(self, positions: Tensor, lengths: Tensor) -> Iterator[None]:
         """During this context, rows have the frequencies of texts of ``(n,)`` lengths."""
         self._lengths = lengths
         try:

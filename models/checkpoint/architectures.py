@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from ..errors import ModelError
 from .reward_head import auto_class, mapped_class
 
+SELECTING = ("index_topk", "index_topk_blocks", "keep_window_size")  # the keys that a query sees
 BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
     """
@@ -63,6 +64,8 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
         problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
     elif kinds:
         problem += f"layers keep more than keys and values by position: {kinds}"
+    elif chosen := [key for key in SELECTING if getattr(text, key, None)]:
+        problem += f"attention chooses keys by their scores ({chosen[0]}), among those of a batch"
     elif "past_key_values" not in arguments and "kwargs" not in arguments:
         problem += "code in transformers keeps no keys and values"
     else:

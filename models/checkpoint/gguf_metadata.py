@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import pre_tokenizers
 
 from ..errors import ModelError, first_line
@@ -143,11 +144,16 @@ def check_tokenizer(metadata: Mapping[str, Any], tokenizer: Any) -> str | None:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     splits = getattr(gguf.gguf_tokenizer_mapping, "GGUF_PRE_TOKENIZER_SPLITS", {})
     kind = metadata.get("tokenizer.ggml.model")
+    for role in ("bos", "eos", "unknown", "padding"):
+        number = metadata.get(f"tokenizer.ggml.{role}_token_id")
+        token = None if number is None else tokenizer.convert_ids_to_tokens(int(number))
+        setattr(tokenizer, f"{role[:3]}_token", token)
     if kind == "gpt2":
-        if pre in _DIGITS_APART:
-            _split_digits(tokenizer)
-        elif pre not in _PLAIN and pre not in splits:
-            return f"splits text as {pre!r} does, which transformers does not know"
+        if pre in _PLAIN or pre in _DIGITS_APART:
+            _split_as_gpt2(tokenizer, digits_apart=pre in _DIGITS_APART)
+        elif pre not in splits:
+            known = f"which transformers {transformers.__version__} does not know"
+            return f"splits text as {pre!r} does, {known}"
     bos = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")
     if tokenizer.bos_token_id is None:
         return None
@@ -187,10 +193,7 @@ def _adds_bos(tokenizer: Any) -> bool:
     return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
-def _split_digits(tokenizer: Any) -> None:
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
+def _split_as_gpt2(tokenizer: Any, digits_apart: bool) -> None:
+    digits: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits_apart else []
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, words])

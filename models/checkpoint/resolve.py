@@ -20,13 +20,18 @@ class ResolvedModel:
         base: the declared name of the weights: the model's own, or the one its adapter is on.
         spec: the declaration of the weights. Where an adapter sets a template, system prompt,
             prefix, label or read mode of its own, the spec has the adapter's.
-        adapter: the declaration of the adapter; None for a model with weights of its own.
+        adapter: the declaration of the adapter, a row's or one to merge; None where there is none.
     """
 
     name: str
     base: str
     spec: ModelSpec
     adapter: ModelSpec | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether the adapter is merged into a copy of the base: weights of its own."""
+        return self.adapter is not None and self.adapter.merge
 
 
 def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:

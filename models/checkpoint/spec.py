@@ -34,7 +34,10 @@ class ModelSpec(BaseModel):
         model: a model in memory: a transformers model, a PeftModel with its active adapters, or
             one of ``descant.models.tables``. It stays its owner's: weights are read as they are
             now, and its mode is as before after every forward.
-        adapter: a folder or hub id of a LoRA adapter, on the declared model named by ``on``.
+        adapter: a folder or hub id of an adapter as peft stores it, on the declared model named
+            by ``on``: LoRA, as rows of that model's forward.
+        merge: merge the adapter, of any kind that peft can merge, into a copy of that model:
+            weights of its own.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
         device: where the model runs, as torch names devices.
         device_map: accelerate's map, for a model that spans devices or is offloaded.
@@ -64,6 +67,7 @@ class ModelSpec(BaseModel):
     model: Any = None
     adapter: str | None = None
     on: str | None = None
+    merge: bool = False
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     device: str | None = None
     device_map: str | dict[str, Any] | None = None
@@ -96,6 +100,8 @@ class ModelSpec(BaseModel):
             raise ValueError(f"give exactly one of path, model and adapter; here: {present}")
         if (self.adapter is None) != (self.on is None):
             raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
+        if self.merge and self.adapter is None:
+            raise ValueError("merge: true is of an adapter: adapter: …, on: base, merge: true")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
         for key in (*loading, *placement, "tokenizer"):
             if self.adapter is not None and getattr(self, key) is not None:

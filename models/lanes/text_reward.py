@@ -99,8 +99,8 @@ class TextRewardLane(RowLane):
     def _encoded(self, rows: Sequence[Sequence[str]]) -> list[list[Encoding]]:
         """Every row's texts as the tokenizer encodes them for the model."""
         texts = [text for row in rows for text in row]
-        name, tokenizer = self.description.name, self.description.tokenizer
-        encodings = iter(encode_texts(name, tokenizer, texts, self._max_tokens))
+        own = self.description
+        encodings = iter(encode_texts(own.name, own.tokenizer, texts, self._max_tokens, own.size))
         return [[next(encodings) for _ in row] for row in rows]
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ It steps rows. Which row belongs to which request and term is up to the runtime.
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
+from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
 from ..cache.rope import RowRope, length_limits
@@ -50,15 +51,16 @@ class TransformersLane(RowLane):
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model)
         self._modules = tuple(model.modules())
-        self._rope = RowRope(model) if length_limits(model.config) else None
+        self._limits = length_limits(model.config)
+        self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
+        self._rules += [RowScale(model)] if scaled_layers(model) else []
         self.exact_length = self.device.type == "cpu"
         self.reserve(0, 0)
 
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
-        limits = self._rope.limits if self._rope is not None else ()
         pending = 0 if self._reads_all else 1
-        self.rows = Rows(rows, capacity, self.device, pending, limits)
+        self.rows = Rows(rows, capacity, self.device, pending, self._limits)
         self._cache = RowCache(rows, capacity)
 
     @torch.no_grad()
@@ -243,7 +245,7 @@ class TransformersLane(RowLane):
         """
         more = 0 if leave is None else leave - self.rows.pending
         lengths: Tensor | None = None
-        if self._rope is not None:
+        if self._limits:
             lengths = self.rows.ends[: self.rows.count] + ahead
             pairs = enumerate(zip(*self.rows.counts(), strict=True))
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
@@ -280,7 +282,7 @@ class TransformersLane(RowLane):
     @property
     def capturable(self) -> bool:
         # A row that grows beyond its frequencies is read again, which no graph has recorded.
-        return self._rope is None and on_one_device(self.model)
+        return not self._limits and on_one_device(self.model)
 
     def graph_key(self, ahead: int) -> Hashable:
         """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
@@ -326,12 +328,11 @@ class TransformersLane(RowLane):
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
-        if self._rope is None:
-            rope: AbstractContextManager[None] = nullcontext()
-        else:
-            lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
-            rope = self._rope.lengths(lengths)
-        with evaluating(self._modules), self.adapters.chosen(adapters), rope:
+        with evaluating(self._modules), self.adapters.chosen(adapters), ExitStack() as rules:
+            for rule in self._rules:
+                if lengths is None:
+                    lengths = positions.amax(dim=1) + 1
+                rules.enter_context(rule.during(positions, lengths))
             return run_rows(network, self._cache, window, tokens, positions)
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from ..errors import ModelError
 from .prompts import PromptText
+from .vocabulary import check_rows, tokens_without_rows
 
 Encoding: TypeAlias = Mapping[str, list[int]]  # as a tokenizer returns it
 
@@ -43,14 +44,15 @@ def with_response(prompt: str, response: str) -> str:
 
 
 def encode_texts(
-    name: str, tokenizer: Any, texts: Sequence[str], max_length: int | None
+    name: str, tokenizer: Any, texts: Sequence[str], max_length: int | None, size: int | None = None
 ) -> list[Encoding]:
     """Each text as a tokenizer encodes it for its model: special tokens once, and nothing cut.
 
     An empty text becomes the token that begins texts, or the one that ends them, if there is one.
 
     Raises:
-        ModelError: a text is longer than the model reads, or no token at all.
+        ModelError: a text is longer than the model reads, or no token at all; or it has a token
+            beyond the ``size`` rows of the model's embeddings.
     """
     encodings: list[Encoding] = [{}] * len(texts)
     for special in (True, False):
@@ -70,6 +72,8 @@ def encode_texts(
             problem = f"the text that {name} reads has {length} tokens, and it reads at most"
             cure = "shorten the prompt or give fewer max_new_tokens; nothing is cut silently"
             raise ModelError(f"{problem} {max_length}: {text[:40]!r}…", cure, name)
+        if size is not None and max(checked["input_ids"]) >= size:
+            check_rows(name, checked["input_ids"], size, tokens_without_rows(tokenizer, size))
     return encodings
 
 

@@ -30,11 +30,6 @@ def is_ids(prompt: Any) -> bool:
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], int)
 
 
-def is_single_prompt(prompt: Any) -> bool:
-    """Whether a value is a prompt, and not a list of prompts."""
-    return isinstance(prompt, str) or is_ids(prompt) or is_messages(prompt)
-
-
 def is_messages(prompt: Any) -> bool:
     """Whether a prompt is chat messages."""
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
@@ -70,7 +65,7 @@ def render(
         problem = f"{name} has no tokenizer, so a prompt must be token ids"
         raise ModelError(problem, "or give tokenizer: …", name, "tokenizers")
     text = _text(name, spec, tokenizer, prompt, system)
-    ids = _tokens(tokenizer, text, text.special)
+    ids = text_ids(tokenizer, text, text.special)
     if isinstance(spec.prefix, list):
         ids = _joined(tokenizer, spec.prefix, ids)
     if not ids:
@@ -182,7 +177,7 @@ class _Template:
         return ModelError(problem, cure, self.name, "chat-templates")
 
 
-def _tokens(tokenizer: Any, text: str, special: bool) -> list[int]:
+def text_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
     """A text's ids, after the tokenizer's starting special tokens, without the ending ones."""
     plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token
@@ -202,7 +197,7 @@ def _prefixed(
         raise ModelError(problem, cure, name, "negative-prompts")
     prefix = [] if spec.prefix is None else spec.prefix
     if isinstance(prefix, str):
-        prefix = _tokens(tokenizer, prefix, True)
+        prefix = text_ids(tokenizer, prefix)
     return _joined(tokenizer, prefix, list(ids))
 
 

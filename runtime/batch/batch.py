@@ -20,7 +20,7 @@ from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
 from ...models.lanes.transformers_lane import CHUNK
 from ..binding.bound import Bound, reward_stages
-from ..requests.request import Request
+from ..requests.request import PROCESSED, Request
 from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
 from .row_map import RowMap, filled
@@ -38,8 +38,10 @@ class Batch:
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         search_score: ``(slots,)`` float32, each text's sum of scores by the models of a search.
         unsure: per slot, whether the last step's scores were unsure; known on the host.
-        logprobs: whether steps give the drawn tokens' log-probabilities; ``logprobs_drawn``, per
-            slot, those of the last one.
+        logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
+            many of the best; ``logprobs_drawn``, per slot, those of the last one.
+        processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
+            any in use.
         seen: ``(slots, V)`` bool where a stage needs it.
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
             its row map and its slot.
@@ -68,8 +70,10 @@ class Batch:
         self.seen: Tensor | None = bits() if track_seen else None
         self.unread: Tensor | None = None
         self._unread: Tensor | None = bits() if self.token_columns else None
-        self.samples = self.logprobs = False
-        self.logprobs_drawn: list[float] = []
+        self.processed = zeros(slots, dtype=torch.bool)
+        self.samples = self.logprobs = self.any_processed = False
+        self.top_logprobs = 0
+        self.logprobs_drawn: list[Any] = []
         self.unsure: list[int] = []
         self.requests: list[Request] = []
         self.recorded: dict[Hashable, Any] = {}
@@ -141,6 +145,7 @@ class Batch:
             self.requests.append(request)
             self.values[slot] = torch.tensor(request.values)
             self.temperatures[slot] = request.temperature
+            self.processed[slot] = request.logprobs_mode == PROCESSED
             self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
             self.steps[slot], self.search_score[slot] = 0, 0
             self.see(slot, ())
@@ -155,7 +160,7 @@ class Batch:
             self._release_rows(slot)
             last = self.count - 1
             tensors = [self.values, self.temperatures, self.keys, self.steps, self.search_score]
-            for tensor in (*tensors, *filter(torch.is_tensor, [self.seen])):
+            for tensor in (*tensors, self.processed, *filter(torch.is_tensor, [self.seen])):
                 tensor[slot] = tensor[last]
             for values in (self.requests, *per_slot):
                 values[slot] = values[last]
@@ -251,7 +256,10 @@ class Batch:
         self.numbers = numbers_of(self.values[: self.count], values)
         self.prepared = None
         self.samples = any(request.temperature > 0 for request in self.requests)
-        self.logprobs = any(request.logprobs for request in self.requests)
+        asking = [request for request in self.requests if request.logprobs]
+        self.logprobs = bool(asking)
+        self.any_processed = any(request.logprobs_mode == PROCESSED for request in asking)
+        self.top_logprobs = max((request.top_logprobs for request in asking), default=0)
 
 
 def _row_maps(bound: Bound) -> list[RowMap]:

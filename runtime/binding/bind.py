@@ -11,11 +11,11 @@ from ...formula import Plan, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
-from ...models.checkpoint.adapter import adapter_folder
+from ...models.adapters.lora import adapter_folder
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.lanes.remote import RemoteLane
 from ...models.lanes.transformers_lane import TransformersLane
-from ...models.loading.load import load_model
+from ...models.loading.declared import load_declared
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
@@ -153,6 +153,8 @@ class _Binder:
             label=checked.label(model, stage) if kind == REWARD else None,
             shared=checked.shared if reads_text else None,
             token_map=token_map,
+            rows=description.size,
+            rowless=checked.rowless[name],
         )
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
@@ -160,8 +162,8 @@ class _Binder:
         weights, checked = self.pool.weights, self.checked
         if description.weights not in weights:
             empty = self.skeleton or self._is_remote(description)
-            options = model.spec, checked.dtype, checked.device, empty
-            load = partial(load_model, description, *options)
+            options = checked.dtype, checked.device, empty
+            load = partial(load_declared, description, model, *options)
             weights[description.weights] = checked.marked(description.name, load)
             by_tokens = any(
                 other.weights == description.weights and name not in checked.reads_text
@@ -187,7 +189,7 @@ class _Binder:
     def _adapter(self, model: ResolvedModel, lane: Any) -> int:
         """The number of a model's adapter on its lane; 0 for a model with weights of its own."""
         name, base = model.name, model.base
-        if model.adapter is None:
+        if model.adapter is None or model.merged:
             return 0
         if model.spec.tp_plan:
             problem = f"{name} is an adapter on {base}, whose layers are split over processes"
@@ -215,7 +217,7 @@ class _Binder:
         sizes: dict[tuple[Any, ...], int] = {}
         for name, description in self.descriptions.items():
             if description.config is not None and description.weights not in everywhere:
-                spec = self.models[name].spec
-                shapes = load_model(description, spec, checked.dtype, checked.device, skeleton=True)
+                options = checked.dtype, checked.device, True
+                shapes = load_declared(description, self.models[name], *options)
                 sizes[description.weights] = sum(p.nbytes for p in shapes.parameters())
         self.owners = dict(zip(sizes, term_parallel.assign(list(sizes.values())), strict=True))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ...formula import Plan, Read, Stage
 from ...formula.algebra.liveness import always
 from ...formula.nodes import StageAddress
+from ...models.text.detokenizer import Detokenizer
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -48,6 +50,28 @@ class Bound:
     def all_terms(self) -> tuple[BoundTerm, ...]:
         """The terms of the scores, then those of every stage."""
         return (*self.terms, *(term for terms in self.rewards.values() for term in terms))
+
+    @cached_property
+    def detokenizer(self) -> Detokenizer | None:
+        """What decodes answers; None without a tokenizer."""
+        return None if self.tokenizer is None else Detokenizer(self.tokenizer)
+
+    @cached_property
+    def text_term(self) -> int:
+        """The term whose prompt an answer's text continues, by its number in ``terms``.
+
+        It is the first in the formula that reads the prompt in the formula's own tokens.
+        """
+        spans = self.plan.spans
+        numbers = sorted(range(len(self.terms)), key=lambda i: spans[self.terms[i].term])
+        return min(
+            numbers,
+            key=lambda i: (
+                self.terms[i].token_map is not None,
+                self.terms[i].tokenizer is None,
+                self.terms[i].term.alone,
+            ),
+        )
 
     @property
     def raw_text_models(self) -> tuple[str, ...]:

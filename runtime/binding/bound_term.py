@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...formula import Term
@@ -11,6 +11,7 @@ from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
 from ...models.text.chat import reads_raw_text
 from ...models.text.token_map import TokenMap
+from ...models.text.vocabulary import check_rows
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class BoundTerm:
         label: for a reward, which of its head's outputs it is; None for the only one.
         shared: for a reward that reads text, the tokenizer that decodes the formula's tokens.
         token_map: for a term of another vocabulary, the formula's tokens in it.
+        rows: of the model's embeddings; None where any id can be read.
+        rowless: the tokens of its tokenizer that have none, by their ids.
     """
 
     term: Term
@@ -40,6 +43,8 @@ class BoundTerm:
     label: int | None = None
     shared: Any = None
     token_map: TokenMap | None = None
+    rows: int | None = None
+    rowless: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def reads_raw_text(self) -> bool:
@@ -47,16 +52,29 @@ class BoundTerm:
         return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
     def reads(self, prompt: Any) -> list[int] | str:
-        """The token ids, or the text, that this term reads before the response."""
+        """The token ids, or the text, that this term reads before the response.
+
+        Raises:
+            ModelError: it has no way to read this prompt, or no embedding for a token of it.
+        """
         term = self.term
         if self.shared is not None:
-            return render_text(
+            text = render_text(
                 term.model, self.spec, self.shared, self.tokenizer, prompt, term.system, term.alone
             )
+            if self.rowless and text:
+                self._check_rows(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return text
         if self.token_map is not None and is_ids(prompt):
             self.check(prompt, "give the prompt as text")
             prompt = self.term_ids(prompt)
-        return render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+        ids = render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+        self._check_rows(ids)
+        return ids
+
+    def _check_rows(self, ids: Sequence[int]) -> None:
+        if self.rows is not None:
+            check_rows(self.term.model, ids, self.rows, self.rowless)
 
     def check(self, tokens: Sequence[int], cure: str) -> None:
         """Refuse tokens of the formula that this term cannot read.

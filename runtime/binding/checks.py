@@ -16,12 +16,13 @@ from ...formula.scalar import parameters
 from ...formula.words.stages import Search
 from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
-from ...models.checkpoint.description import REWARD, SCORES, Description, describe
+from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.checkpoint.labels import choose_label
+from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
 from ...models.text.chat import check_template
 from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token_map
-from ...models.text.vocabulary import common_vocabulary
+from ...models.text.vocabulary import NO_ROW, common_vocabulary, tokens_without_rows
 from .bound import reward_stages
 from .reward_input import why_text
 
@@ -39,6 +40,7 @@ class CheckedModels:
         size: tokens of the shared vocabulary.
         reads_text: the reward models that read text.
         token_maps: for each aligned model of another vocabulary, the map of its tokens.
+        rowless: for each model, the tokens of its tokenizer that its embeddings have no row for.
         notes: a line per model that differs in any way.
 
     Raises:
@@ -55,20 +57,22 @@ class CheckedModels:
         self.token_maps: dict[str, TokenMap] = {}
         self.models = {name: resolve(name, specs) for name in plan.models}
         self.descriptions = {name: self._describe(name) for name in plan.models}
+        self.rowless = {
+            name: tokens_without_rows(each.tokenizer, each.size)
+            for name, each in self.descriptions.items()
+        }
         self._check_kinds()
         for name, model in self.models.items():
             tokenizer = self.descriptions[name].tokenizer
             self.marked(name, partial(check_template, name, model.spec, tokenizer))
         self.size, notes = self._vocabulary()
-        self.notes = [*notes, *self._unpacked()]
+        self.notes = [*notes, *self._unpacked(), *self._merged()]
         self._check_candidates(self.size)
 
     def _describe(self, name: str) -> Description:
         """A model's description: a reward's where it has a value head and is no term."""
         model = self.models[name]
-        description = self.marked(
-            name, partial(describe, model.base, model.spec, self.dtype, self.device)
-        )
+        description = self.marked(name, partial(describe_declared, model, self.dtype, self.device))
         if any(term.model == name for term in self.plan.terms):
             return description
         return as_reward(description, model.spec)
@@ -136,6 +140,14 @@ class CheckedModels:
             for base, dtype in types.items()
         ]
 
+    def _merged(self) -> list[str]:
+        """A note per merged adapter, which shares no weights."""
+        return [
+            f"{name} is an adapter merged into a copy of {model.base}: weights of its own"
+            for name, model in self.models.items()
+            if model.merged
+        ]
+
     def _vocabulary(self) -> tuple[int, list[str]]:
         """The size of the shared vocabulary, and a note per model that differs in any way."""
         plan, described = self.plan, self.descriptions
@@ -154,6 +166,8 @@ class CheckedModels:
             if reason:
                 self.reads_text.add(name)
                 notes.append(f"{name} reads text by its own tokenizer, {reason}")
+                if more := len(self.rowless[name]):
+                    notes.append(f"{name}: {more} tokens of its tokenizer {NO_ROW}")
             else:
                 by_ids.append(described[name])
         try:

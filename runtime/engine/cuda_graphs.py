@@ -170,5 +170,8 @@ def key_of(batch: Batch) -> Hashable | None:
         (each.idle, each.splits, each.positive, each.one, scalar.limits.tokens and int(each.most))
         for scalar, each in numbers
     ]
-    batch_key = batch.count, batch.samples, batch.logprobs, batch.unread is not None
+    batch_key = (
+        batch.count, batch.samples, batch.logprobs, batch.top_logprobs, batch.any_processed,
+        batch.unread is not None,
+    )  # fmt: skip
     return batch_key, tuple(lanes), tuple(rows), tuple(decided)

@@ -23,9 +23,11 @@ from ..batch.batch import Batch
 from ..batch.cost import RunStats
 from ..batch.memory import check_room
 from ..binding.bound import Bound
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .cuda_graphs import StepGraphs, cuda_graphs
-from .step import Source, Step, draw_together, logprobs_of
+from .logprob_rows import token_logprobs
+from .step import Source, Step, draw_together
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
 Positions: TypeAlias = Sequence[tuple[Request, int]]  # of rows: whose they are, and tokens so far
@@ -38,7 +40,8 @@ class PendingStep:
     Attributes:
         sources: what its alarms mean.
         requests: per slot then, and ``answers``, where the engine keeps them.
-        logprobs: whether its results hold the tokens' log-probabilities.
+        logprobs: the rows of its results that hold log-probabilities.
+        top_logprobs: of how many of the best tokens.
         results: on the host, what ``draw_together`` gives, once ``copied`` has happened.
     """
 
@@ -46,7 +49,8 @@ class PendingStep:
     sources: list[Source]
     requests: list[Request]
     answers: list[Answer]
-    logprobs: bool
+    logprobs: int
+    top_logprobs: int
     results: Tensor
     copied: torch.cuda.Event | None
 
@@ -150,11 +154,13 @@ class Engine:
         tokens, wrong, steps, *more = pending.results.tolist()
         errors: dict[int, FormulaError] = {}
         if any(wrong):
-            rows = [(row, step - 1) for row, step in zip(pending.requests, steps, strict=True)]
-            errors = self.errors(batch, rows, wrong, pending.sources)
+            positions = [(row, at - 1) for row, at in zip(pending.requests, steps, strict=True)]
+            errors = self.errors(batch, positions, wrong, pending.sources)
         if batch.token_columns:
             batch.read_on(tokens)
-        batch.logprobs_drawn = logprobs_of(pending.results[3]) if pending.logprobs else []
+        rows = pending.results[3 : 3 + pending.logprobs]
+        top = pending.top_logprobs
+        batch.logprobs_drawn = token_logprobs(rows, top) if pending.logprobs else []
         batch.unsure = more[-1] if len(more) > pending.logprobs else [0] * len(tokens)
         return tokens, errors
 
@@ -191,7 +197,8 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
         for answer in answers:
             answer.drawn += 1
         engine.stats.add(batch.count, engine.step.bytes_read - before)
-        kept = [*batch.requests], [*answers], batch.logprobs
+        top = batch.top_logprobs
+        kept = [*batch.requests], [*answers], (1 + 2 * top) * batch.logprobs, top
         pending.append(PendingStep(batch, out[0], *kept, *to_host(out[1])))
     return pending
 

@@ -27,6 +27,7 @@ from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer
 from ..scores.stages import chain, commit, moves_winner
 from .candidate_rewards import CandidateRewards
+from .logprob_rows import logprob_rows
 from .sampler import Draw, draw
 from .streams import in_turn
 
@@ -68,6 +69,7 @@ class Step:
         footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
         unnormalised: the terms that are read as raw logits.
+        own_stages: how many of the plan's stages are the formula's; what follows is of requests.
         syncs: whether a step may ask the device which sides of a condition are needed.
         run_forwards: how lanes run that do not wait for each other.
     """
@@ -77,6 +79,7 @@ class Step:
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
+        self.own_stages = len(bound.plan.stages)
         self.syncs, self.run_forwards = bound.term_parallel is None, in_turn
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.all_terms if term.language} - conditional
@@ -117,7 +120,9 @@ class Step:
         if isinstance(self._search, Reject):
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
-        return chain(head, context, None, self._plan.stages)
+        own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
+        context.own = chain(head, context, None, own)
+        return chain(context.own, context, None, fields, len(own))
 
     def term_scores(
         self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
@@ -159,7 +164,8 @@ class Step:
         self.commit(batch, context, drawn.tokens)
         rows = [drawn.tokens, alarms(context, drawn.scores), batch.prepared.steps]
         if batch.logprobs:
-            rows.append(_bits(masked, batch, drawn.tokens))
+            assert context.own is not None
+            rows += logprob_rows(context.own, masked, batch, drawn.tokens)
         return list(context.broken), torch.stack([*rows, *context.unsure])
 
     def prepare(self, batch: Batch) -> Prepared:
@@ -238,9 +244,9 @@ def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
 
     Returns:
         Per plan, what an alarm means (``Context.broken``), and what the host needs to know:
-        ``(3 to 5, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; with
-        logprobs, the tokens' log-probabilities (``logprobs_of``); and, where a search needs it,
-        whether the scores were unsure.
+        ``(3 or more, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; with
+        logprobs, those of ``logprob_rows``; and, where a search needs it, whether the scores were
+        unsure.
     """
     contexts, scores, batches, results = [], [], [], []
     for step, batch in parts:
@@ -252,19 +258,6 @@ def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
     for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
         results.append(step.drawn(batch, context, masked, own))
     return results
-
-
-def _bits(masked: Tensor, batch: Batch, tokens: Tensor) -> Tensor:
-    """``(slots,)`` int64: the bits of each token's log-probability in what it was drawn from."""
-    warm = batch.temperatures[: batch.count, None]
-    logprobs = log_softmax(masked / torch.where(warm > 0, warm, 1.0))
-    drawn = torch.where(warm > 0, logprobs.gather(1, tokens[:, None]), 0.0)
-    return drawn[:, 0].contiguous().view(torch.int32).long()
-
-
-def logprobs_of(bits: Tensor) -> list[float]:
-    """The log-probabilities in what ``Step.drawn`` gives, on the host."""
-    return bits.to(torch.int32).view(torch.float32).tolist()
 
 
 def alarms(context: Context, best: Tensor) -> Tensor:

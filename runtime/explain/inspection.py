@@ -14,8 +14,9 @@ from ...formula.printer import written
 from ...grammar import did_you_mean
 from ..loops.search import SearchScheduler
 from ..loops.teacher_forcing import teacher_forced
+from ..requests.answer import answer_to
 from ..requests.per_row import at_least_one
-from ..requests.request import Answer, Completion, Request
+from ..requests.request import Completion, Request
 from ..session import Session
 from .contributions import Explainer
 from .token_choice import Choice, Part
@@ -102,7 +103,7 @@ def inspecting(
             [answer] = ended
             yield None
     else:
-        answer = Answer(request, bound.tokenizer, time.perf_counter())
+        answer = answer_to(request, bound, time.perf_counter())
         for token in tokens:
             answer.add(token)
         answer.finish_reason = answer.finish_reason or "length"
@@ -127,7 +128,7 @@ def inspecting(
     yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
         tuple(explainer.parts), tuple(rewards),
-        tuple(_with_texts(choices, request.prompts[0], bound.tokenizer)),
+        tuple(_with_texts(choices, request.prompts[bound.text_term], bound.tokenizer)),
         written(search[1]) if search else None, search_score,
     )  # fmt: skip
 

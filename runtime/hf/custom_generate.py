@@ -17,7 +17,8 @@ from transformers import TemperatureLogitsWarper
 
 from ...errors import ArgumentError
 from ..loops.external import ExternalRows
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
 from ..session import HasSession, Session
@@ -162,10 +163,12 @@ class _Loop:
     def _drawn(self, scores: Tensor) -> Tensor:
         """``(rows,)`` the next tokens; padding for the rows that have ended."""
         active = torch.tensor([not ended for ended in self._ended], device=scores.device)
-        empty = active & ~(scores.amax(dim=-1) > -torch.inf)  # of NaN too
+        empty = active & ~(scores.amax(dim=-1).abs() < torch.inf)  # of NaN too
         if bool(empty.any()):
             row = int(empty.byte().argmax())
-            raise ArgumentError(f"the logits processors leave no token for row {row}")
+            cure = "a temperature may be too low to divide by"
+            problem = f"the logits processors leave no finite score for row {row}"
+            raise ArgumentError(f"{problem}; {cure}")
         if self._call.config.do_sample:
             drawn = self._ids.shape[1] - self._call.ids.shape[1]
             steps = self._keys.new_full((len(scores),), drawn)

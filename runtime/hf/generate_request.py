@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from ...errors import ArgumentError
-from ...models import is_single_prompt
+from ...models import prompts_of
 from ..binding.bound import Bound
 
 _MODES = ("greedy_search", "sample")
@@ -68,7 +68,7 @@ def generate_request(
     count = len(input_ids) // repeats
     if prompts is None:
         prompts = rows_read(input_ids, others.get("attention_mask"))[::repeats]
-    elif len(prompts := [prompts] if is_single_prompt(prompts) else prompts) != count:
+    elif len(prompts := prompts_of(prompts)) != count:
         raise ArgumentError(f"there are {len(prompts)} prompts and {count} rows of input_ids")
     longest = criteria.max_length or config.max_length
     if longest is None and config.max_new_tokens:

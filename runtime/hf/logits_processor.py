@@ -160,6 +160,8 @@ class FormulaProcessor(LogitsProcessor):
     def _readable(self, answer: Ids) -> Ids:
         """An answer up to the padding after its end, where some model has no such token."""
         token = self._padding
+        if token in answer and token >= self._bound.vocabulary:
+            return answer[: answer.index(token)]
         for bound_term in self._bound.terms:
             token_map = bound_term.token_map
             if token_map is not None and token in answer and not token_map.reads[token]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..engine.engine import Engine
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .scheduler import Scheduler
 from .search import SearchScheduler
 

@@ -15,7 +15,7 @@ from ...models import ModelError
 from ..batch.rewrite import Rewrite, copy_slots, rewrite
 from ..binding.bound import Bound
 from ..engine.engine import MEASURE, Engine
-from ..requests.request import Request
+from ..requests.request import Request, check_ids
 from ..scores.context import Context
 from .teacher_forcing import commit, scored
 
@@ -147,6 +147,7 @@ class ExternalRows:
         new = [a[_shared(a, old) :] for a, old in zip(answers, self.answers, strict=True)]
         for term, prompts in zip(self._bound.terms, self._prompts(), strict=True):
             for prompt, answer, tokens in zip(prompts, answers, new, strict=True):
+                check_ids(tokens, self._bound.vocabulary, "answer")
                 term.check(tokens, "choose another token")
                 own = term.term_ids(answer) if term.token_map else answer
                 length = len(prompt) + len(own)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .scheduler import Progress, Scheduler
 
 Entry: TypeAlias = tuple[Scheduler, Request]

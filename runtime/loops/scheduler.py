@@ -15,7 +15,8 @@ from typing import TypeAlias
 from ..batch.batch import Batch
 from ..batch.rewrite import Rewrite, rewrite
 from ..engine.engine import Engine, PendingStep, ScheduledBatch, launch
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer, answer_to
+from ..requests.request import Request
 
 # How far a request has come: its answer; of a search, which begins again, the steps it has taken.
 Progress: TypeAlias = Answer | int
@@ -67,7 +68,7 @@ class Scheduler:
         if self.batch.arriving is None:
             now, joined = time.perf_counter(), self.batch.requests[len(self._answers) :]
             for request in joined:
-                self._answers.append(Answer(request, self._engine.bound.tokenizer, now))
+                self._answers.append(answer_to(request, self._engine.bound, now))
                 if any(dropped is request for dropped in self._dropped):
                     self._answers[-1].finish_reason = "cancelled"
             self._dropped.clear()
@@ -98,7 +99,9 @@ class Scheduler:
                     answer.fail(errors[slot])
                 else:
                     if logprobs:
-                        answer.logprobs.append(logprobs[slot])
+                        answer.logprobs.append(logprobs[slot].logprob)
+                        best = logprobs[slot].top[: answer.request.top_logprobs]
+                        answer.top_logprobs.append(dict(best))
                     answer.add(tokens[slot])
                 updated.append(answer)
         self._leave()

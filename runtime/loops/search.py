@@ -22,7 +22,8 @@ from ..batch.batch import Batch
 from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
 from ..engine.candidate_rewards import labelled
 from ..engine.engine import Engine, ScheduledBatch
-from ..requests.request import Answer, Request
+from ..requests.answer import Answer
+from ..requests.request import Request
 from .scheduler import Progress, Scheduler
 from .search_rules import Group, group_of
 
@@ -43,7 +44,7 @@ class SearchScheduler(Scheduler):
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        return len(group_of(request, engine.bound.plan, None).answers)
+        return len(group_of(request, engine.bound).answers)
 
     @property
     def busy(self) -> bool:
@@ -53,7 +54,7 @@ class SearchScheduler(Scheduler):
         room = min(free, self.batch.room)
         answers: list[Answer] = []
         while self.waiting:
-            group = group_of(self.waiting[0], self._plan, self._engine.bound.tokenizer)
+            group = group_of(self.waiting[0], self._engine.bound)
             if len(answers) + len(group.answers) > room:
                 break
             self._joining[group] = self.waiting.popleft()

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ...formula import Plan, Scalar
+from ...formula import Scalar
 from ...formula.words.stages import BestOf, Blockwise, Reject
 from ..batch.rewrite import Rewrite
-from ..requests.request import Answer, Request
+from ..binding.bound import Bound
+from ..requests.answer import Answer, answer_to
+from ..requests.request import Request
 from ..scores.noise import coin, seed_key
 
 Move = tuple[Sequence[int], Sequence[Rewrite]]  # per row: whose answer, and where it is rewritten
@@ -44,8 +46,9 @@ class Group(Protocol):
         """What each row goes on with, given the value of its answer."""
 
 
-def group_of(request: Request, plan: Plan, tokenizer: object) -> Group:
+def group_of(request: Request, bound: Bound) -> Group:
     """The rows of a request, by the numbers that it gives the stage that searches."""
+    plan = bound.plan
 
     def number(scalar: Scalar) -> float:
         return request.values[plan.columns[scalar]]
@@ -55,7 +58,7 @@ def group_of(request: Request, plan: Plan, tokenizer: object) -> Group:
 
     def answers(count: int) -> list[Answer]:
         keys = [seed_key(seed, i) for i in range(count)]
-        return [Answer(replace(request, key=key), tokenizer, 0.0) for key in keys]
+        return [answer_to(replace(request, key=key), bound, 0.0) for key in keys]
 
     match plan.search:
         case (_, BestOf() as stage):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +17,18 @@ from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
 from .hints import refuse
-from .per_row import Row, at_least_one, eos_of, per_row, rows_of, stop_strings_of, temperature_of
-from .request import Request, check_ids
+from .per_row import (
+    Row,
+    at_least_one,
+    eos_of,
+    integer,
+    logprobs_of,
+    per_row,
+    rows_of,
+    stop_strings_of,
+    temperature_of,
+)
+from .request import RAW, Request, check_ids
 
 _log = logging.getLogger("descant")
 
@@ -57,6 +66,8 @@ class RequestBuilder:
         stop_strings: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -67,13 +78,16 @@ class RequestBuilder:
             ValueError: arguments that do not fit together.
         """
         refuse(others, self._known)
+        max_new_tokens = at_least_one("max_new_tokens", max_new_tokens)
+        num_return_sequences = at_least_one("num_return_sequences", num_return_sequences)
         rows = self.rows(prompts, params)
         seeds = self._seeds(seed, len(rows))
         if self._bound.plan.search and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
-            "eos": eos_of(eos_token_id), "logprobs": logprobs,
+            "eos": eos_of(eos_token_id, self._bound.vocabulary), 
+            **logprobs_of(logprobs, top_logprobs, logprobs_mode, self._bound.vocabulary),
         }  # fmt: skip
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
@@ -99,7 +113,7 @@ class RequestBuilder:
         if self._bound.term_parallel is not None:
             random = self._bound.term_parallel.broadcast(random)
         pairs = zip(per_row(seed, rows, "seed"), random, strict=True)
-        return [default if value is None else operator.index(value) for value, default in pairs]
+        return [default if value is None else integer("seed", value) for value, default in pairs]
 
     def request(
         self,
@@ -113,6 +127,8 @@ class RequestBuilder:
         stops: tuple[str, ...] = (),
         eos: frozenset[int] | None = None,
         logprobs: bool = False,
+        top_logprobs: int = 0,
+        logprobs_mode: str = RAW,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -123,7 +139,6 @@ class RequestBuilder:
             strict: whether too little room is an error; the last token then needs none.
         """
         bound, plan = self._bound, self._bound.plan
-        at_least_one("max_new_tokens", max_new_tokens)
         if stops and bound.tokenizer is None:
             raise ArgumentError("stop_strings need a tokenizer; give tokenizer: … with the model")
         values = plan.values(params)
@@ -140,6 +155,7 @@ class RequestBuilder:
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
+            top_logprobs, logprobs_mode,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 

@@ -7,22 +7,25 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...formula.algebra.liveness import needed
-from ...models import ModelError, is_single_prompt
+from ...models import ModelError, ids_of, prompts_of
+from ...models.text.detokenizer import Detokenizer
 from ..binding.bound import Bound
 from .request import Request, check_ids
 
 
 def pair_completions(
-    prompts: Any, completions: Any, params: Mapping[str, Any] | None, tokenizer: Any
+    prompts: Any,
+    completions: Any,
+    params: Mapping[str, Any] | None,
+    detokenizer: Detokenizer | None,
 ) -> tuple[list[Any], list[list[int]]]:
     """A prompt and a completion's token ids per row; a single prompt or completion is repeated.
 
     Raises:
         ValueError: the numbers of prompts and completions differ; text, and there is no tokenizer.
     """
-    many = [prompts] if is_single_prompt(prompts) else [*prompts]
-    texts: list[Any] = [completions] if is_single_prompt(completions) else [*completions]
-    if tokenizer is None and any(isinstance(text, str) for text in texts):
+    many, texts = prompts_of(prompts), prompts_of(completions, "completion")
+    if detokenizer is None and any(isinstance(text, str) for text in texts):
         raise ArgumentError("a completion as text needs a tokenizer; give token ids")
     lists = [len(value) for value in (params or {}).values() if isinstance(value, Sequence)]
     rows = max(len(many), len(texts), *lists)
@@ -30,9 +33,9 @@ def pair_completions(
     if len(many) != len(texts):
         raise ArgumentError(f"there are {len(many)} prompts and {len(texts)} completions")
     for i, text in enumerate(texts):
-        if isinstance(text, str):
-            texts[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return many, [[int(token) for token in ids] for ids in texts]
+        if isinstance(text, str) and detokenizer is not None:
+            texts[i] = detokenizer.encode(text)
+    return many, [ids_of(ids, "completion") for ids in texts]
 
 
 def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: int) -> None:
@@ -44,7 +47,7 @@ def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: i
         ValueError: ids beyond the vocabulary.
         ModelError: tokens that a model of another vocabulary cannot read, or has no room for.
     """
-    check_ids(ids, bound.vocabulary, "completion")
+    check_ids(ids, bound.vocabulary, "completion", bound.tokenizer)
     for bound_term in bound.terms:
         if bound_term.term in needed(bound.plan, bound.plan.scores, request.values):
             cure = "generate never draws it, and nothing can be scored after it"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ...errors import ArgumentError
+from ...formula.words.signature import LEAST
 from ...grammar import did_you_mean
-from ...models import is_single_prompt
+from ...models import prompts_of
 from ...models.errors import page_link
+from .request import PROCESSED, RAW
 
 _MORE = page_link("per-request-weights")
+MODES = (RAW, PROCESSED)
 Row: TypeAlias = tuple[Any, dict[str, float]]  # a prompt, and a value for every parameter
 
 
@@ -22,9 +26,7 @@ def rows_of(
     Raises:
         ValueError: an unknown parameter, or lists of different lengths.
     """
-    prompts = list(prompts) if isinstance(prompts, Iterator) else as_python(prompts)
-    single = is_single_prompt(prompts) or not isinstance(prompts, Sequence)
-    many = [prompts] if single else list(prompts)
+    many = prompts_of(prompts)
     merged = {**defaults, **{name: as_python(value) for name, value in (params or {}).items()}}
     for name, value in merged.items():
         if name not in known:
@@ -45,15 +47,26 @@ def rows_of(
             counts = f"{len(values)} values and there are {len(many)} prompts"
             raise ArgumentError(f"{name} has {counts}; {cure}\nmore: {_MORE}")
     return [
-        (as_python(prompt), {**merged, **{name: values[i] for name, values in lists.items()}})
+        (prompt, {**merged, **{name: values[i] for name, values in lists.items()}})
         for i, prompt in enumerate(many)
     ]
 
 
-def at_least_one(name: str, value: int) -> None:
-    """Refuse a count below 1, by a ValueError that names it."""
-    if value < 1:
-        raise ArgumentError(f"{name} is {value}; it must be at least 1")
+def integer(name: str, value: Any) -> int:
+    """A whole number of Python's, numpy's or torch's, by a ValueError that names another value."""
+    try:
+        if isinstance(value := as_python(value), bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{name} is {value!r}; it is a whole number") from None
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """A count as Python's number, by a ValueError that names one below 1."""
+    if (count := integer(name, value)) < 1:
+        raise ArgumentError(f"{name} is {count}; it must be at least 1")
+    return count
 
 
 def as_python(value: Any) -> Any:
@@ -62,14 +75,17 @@ def as_python(value: Any) -> Any:
 
 
 def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
-    """0 for the best token, or what the scores are divided by before drawing."""
+    """0 for the best token, or what the scores are divided by before drawing.
+
+    Below ``LEAST`` it is 0, as in vLLM: float32 cannot divide scores by it.
+    """
     if do_sample is False:
         return 0.0
     if temperature is None:
         return 1.0 if do_sample else 0.0
-    if not 0 <= temperature < float("inf"):
+    if isinstance(temperature, bool) or not 0 <= temperature < float("inf"):
         raise ArgumentError(f"temperature is {temperature}; it must be finite and not negative")
-    return float(temperature)
+    return float(temperature) if temperature >= LEAST else 0.0
 
 
 def per_row(value: Any, rows: int, what: str) -> list[Any]:
@@ -87,14 +103,51 @@ def per_row(value: Any, rows: int, what: str) -> list[Any]:
 
 def stop_strings_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings, none of them empty."""
+    if isinstance(value, bytes) or not isinstance(value, Iterable | None):
+        raise ArgumentError(f"stop_strings is {value!r}; give a text, or a list of texts")
     strings = (value,) if isinstance(value, str) else tuple(value or ())
+    for string in strings:
+        if not isinstance(string, str):
+            raise ArgumentError(f"stop_strings has {string!r}; a stop string is text")
     if "" in strings:
         raise ArgumentError("an empty stop string would end every row at once")
     return strings
 
 
-def eos_of(value: int | Sequence[int] | None) -> frozenset[int] | None:
-    """The ids that end a row, or None for the models' own."""
-    if value is None:
+def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int] | None:
+    """The ids that end a row, or None for the models' own.
+
+    Raises:
+        ValueError: what is no id, or one that is never drawn.
+    """
+    if (value := as_python(value)) is None:
         return None
-    return frozenset((value,) if isinstance(value, int) else value)
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    values = [*value] if several else [value]
+    if text := next((each for each in values if isinstance(each, str | bytes)), None):
+        cure = f"give its id: tokenizer.convert_tokens_to_ids({text!r})"
+        raise ArgumentError(f"eos_token_id is {text!r}, and a token id is a number; {cure}")
+    ids = frozenset(integer("eos_token_id", each) for each in values)
+    for token in sorted(ids):
+        if not 0 <= token < vocabulary:
+            size = f"the vocabulary has {vocabulary} tokens, so that no row would end"
+            raise ArgumentError(f"eos_token_id is {token}, and {size}")
+    return ids
+
+
+def logprobs_of(logprobs: bool, top: int, mode: str, vocabulary: int) -> dict[str, Any]:
+    """What a request says of log-probabilities, checked."""
+    if not isinstance(logprobs, bool):
+        cure = f"write logprobs=True, top_logprobs={logprobs}"
+        raise ArgumentError(f"logprobs is {logprobs!r}, and it is true or false; {cure}")
+    if mode not in MODES:
+        logits = "logits" in str(mode)  # vLLM has two modes more
+        cure = "decoder.scores gives scores" if logits else did_you_mean(str(mode), MODES)
+        raise ArgumentError(f"logprobs_mode is {mode!r}; it is {' or '.join(MODES)}; {cure}")
+    if not 0 <= (top := integer("top_logprobs", top)) <= vocabulary:
+        raise ArgumentError(
+            f"top_logprobs is {top}; it is 0 to {vocabulary}, the vocabulary's size"
+        )
+    if top and not logprobs:
+        raise ArgumentError("top_logprobs come with logprobs=True")
+    return {"logprobs": logprobs, "top_logprobs": top, "logprobs_mode": mode}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
 
 Reading: TypeAlias = "Sequence[int] | str"
+RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Request:
         rooms: for each term of another vocabulary, the ids that it reads for each token, and how
             many tokens it has room for.
         logprobs: whether to return its tokens' log-probabilities.
+        top_logprobs: how many of the most likely tokens to return with each.
+        logprobs_mode: of what: the formula with its own stages, or what tokens are drawn from.
     """
 
     index: int
@@ -46,6 +49,8 @@ class Request:
     stops: tuple[str, ...] = ()
     rooms: Sequence[tuple[Sequence[Sequence[int]], int]] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
+    logprobs_mode: str = RAW
 
     @property
     def longest(self) -> int:
@@ -66,8 +71,11 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: of the caller.
-        logprobs: of each token in the distribution that it was drawn from, 0 at temperature 0;
-            None unless requested.
+        logprobs: of each token under the formula with its own stages, as ``loglikelihood`` gives
+            them; with ``processed_logprobs``, in what it was drawn from, which at temperature 0 is
+            that token alone: 0. None unless requested.
+        top_logprobs: for each token the most likely ones, the best first: ids and their
+            log-probabilities; fewer where the formula excludes the others. None unless requested.
     """
 
     text: str | None
@@ -77,94 +85,14 @@ class Completion:
     seconds: float
     prompt: Any = field(default=None, repr=False)
     logprobs: list[float] | None = field(default=None, repr=False)
+    top_logprobs: list[dict[int, float]] | None = field(default=None, repr=False)
 
 
-def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
+def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:
     """Refuse ids beyond the vocabulary, by a ValueError that names the first."""
     for token in ids:
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens"
-            raise ArgumentError(f"the {where} has the token id {token}, and {size}")
-
-
-@dataclass(eq=False)
-class Answer:
-    """A completion in progress: its tokens so far, and whether it has ended.
-
-    Attributes:
-        drawn: how many tokens, with those that are not copied to the host yet.
-        finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
-            ``"error"`` with its ``error``.
-    """
-
-    request: Request
-    tokenizer: Any
-    started: float
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    drawn: int = 0
-    finish_reason: str | None = None
-    error: Exception | None = None
-    _cut: int | None = None
-    _read: Sequence[int] = ()
-
-    def add(self, token: int) -> None:
-        """Append the next token, and check whether it is the last."""
-        self.tokens.append(token)
-        if token in self.request.eos:
-            self.finish_reason = "eos"
-        elif self.request.stops and self._stopped():
-            self.finish_reason = "stop"
-        elif len(self.tokens) >= self.request.max_new_tokens or (
-            self.request.rooms and self._full(token)
-        ):
-            self.finish_reason = "length"
-
-    def copied(self, request: Request) -> Answer:
-        """The same answer, continued in another row."""
-        return replace(self, request=request, tokens=[*self.tokens], logprobs=[], drawn=0)
-
-    def text(self) -> str | None:
-        """The text so far, without special tokens and without the stop string."""
-        if self.tokenizer is None:
-            return None
-        text: str = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        return text if self._cut is None else text[: self._cut]
-
-    def settled(self) -> str:
-        """The text that no later token changes: no half character, no part of a stop string."""
-        text = self.text() or ""
-        if self.finish_reason is not None:
-            return text
-        end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-        longest = max(map(len, self.request.stops), default=1) - 1
-        for size in range(min(longest, end), 0, -1):
-            if any(stop.startswith(text[end - size : end]) for stop in self.request.stops):
-                return text[: end - size]
-        return text[:end]
-
-    def fail(self, error: Exception) -> None:
-        """End here, because of an error."""
-        self.error, self.finish_reason = error, "error"
-
-    def completion(self, now: float) -> Completion:
-        """The finished answer."""
-        assert self.finish_reason is not None
-        request = self.request
-        return Completion(
-            self.text(), self.tokens, self.finish_reason, dict(request.params),
-            now - self.started, request.prompt, self.logprobs if request.logprobs else None,
-        )  # fmt: skip
-
-    def _full(self, token: int) -> bool:
-        """Whether a term that reads tokens as several of its own has no room left."""
-        rooms = self.request.rooms
-        pairs = zip(self._read or [0] * len(rooms), rooms, strict=True)
-        self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
-        return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
-
-    def _stopped(self) -> bool:
-        text = self.text() or ""
-        cuts = [at for stop in self.request.stops if (at := text.find(stop)) >= 0]
-        self._cut = min(cuts, default=None)
-        return self._cut is not None
+            name = tokenizer.convert_ids_to_tokens(token) if tokenizer and token >= 0 else None
+            called = f" ({name!r})" if name else ""
+            raise ArgumentError(f"the {where} has the token id {token}{called}, and {size}")

@@ -102,6 +102,7 @@ class Context:
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
+        own: ``(slots, V)`` what the formula's own stages gave, before any that a request adds.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
         candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
@@ -125,6 +126,7 @@ class Context:
     logits: dict[Any, Any] = field(default_factory=dict)
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
+    own: Tensor | None = None
     unsure: list[Tensor] = field(default_factory=list)
     candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)

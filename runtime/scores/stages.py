@@ -17,10 +17,17 @@ from .logprobs import ascending, from_up
 
 
 def chain(
-    scores: Tensor, context: Context, owner: Staged | None, stages: Sequence[Stage]
+    scores: Tensor,
+    context: Context,
+    owner: Staged | None,
+    stages: Sequence[Stage],
+    first: int = 0,
 ) -> Tensor:
-    """``scores | stage | stage``: each stage is given what the one before it gave."""
-    for number, stage in enumerate(stages):
+    """``scores | stage | stage``: each stage is given what the one before it gave.
+
+    The stages are the owner's from the ``first`` on.
+    """
+    for number, stage in enumerate(stages, first):
         before, scores = scores, apply(stage, scores, context, (owner, number))
         if context.record is not None:
             context.record.stages[owner, number] = before, scores

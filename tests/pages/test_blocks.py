@@ -10,7 +10,7 @@ from doc_pages import ROOT, Page, lasting
 from sweeps import run_of
 
 import descant
-from descant.demo import models
+from descant.demo import chat_models, models
 from descant.models import make_spec
 from descant.sweep import sweep
 
@@ -50,6 +50,18 @@ def test_the_readme_example_and_its_plan() -> None:
     [plan] = readme.code("", "formula ")
     assert lasting(plan.strip()) in lasting(printed)
     assert len(re.findall(r"^(?:0\.0|0\.5|1\.0) ", printed, re.M)) == 3
+
+
+@pytest.mark.real
+def test_the_readme_example_of_the_chat_model() -> None:
+    """Its answers are those that the page shows."""
+    try:
+        chat_models()
+    except descant.ModelError as error:
+        pytest.skip(str(error))
+    readme = Page("README.md")
+    [(block, printed)] = readme.run("from descant.demo import chat_models", {"descant": descant})
+    assert block.output is not None and printed == block.output
 
 
 def test_the_language_page() -> None:

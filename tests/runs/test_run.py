@@ -55,6 +55,47 @@ def test_resumed_equals_uninterrupted(run, tmp_path):
     assert list(run_to_folder(run, decoder, broken)) == []
 
 
+def test_lines_have_the_logprobs_that_are_asked_for(run, tmp_path):
+    """The formula's own, as scoring the answers gives them."""
+    decoder = compiled(run)
+    asked = run.generate.model_copy(update={"logprobs": True, "top_logprobs": 2})
+    found = list(
+        run_to_folder(run.model_copy(update={"generate": asked}), decoder, tmp_path / "out")
+    )
+    prompts, ids = ([one[key] for one in found] for key in ("prompt", "token_ids"))
+    scored = decoder.loglikelihood(prompts, ids)
+    for record, one in zip(found, scored, strict=True):
+        assert record["logprobs"] == pytest.approx(one.logprobs, abs=1e-4)
+        assert [len(best) for best in record["top_logprobs"]] == [2] * len(one.logprobs)
+        assert all(best[0][1] >= best[1][1] for best in record["top_logprobs"])
+        assert "logprob" not in record
+    assert not {"logprobs", "top_logprobs"} & set(
+        next(run_to_folder(run, decoder, tmp_path / "no"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("generate", "says"),
+    [
+        ({"top_logprobs": 2}, "top_logprobs come with logprobs: true"),
+        ({"logprobs_mode": "raw"}, "raw_logprobs"),
+        ({"eos_token_id": True}, "true and false are no numbers"),
+        ({"eos_token_id": [2, False]}, "true and false are no numbers"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"max_new_tokens": True}, "true and false are no numbers"),
+        ({"logprobs": True}, "a kl is of what was drawn from"),
+    ],
+)
+def test_generate_takes_no_other_kinds(run, generate, says):
+    content = run.model_dump(exclude={"generate"}) | {"generate": generate}
+    content["score"] = {"kl": {"kl": "base"}}
+    content["models"] = {
+        name: spec.model_dump(exclude_unset=True) for name, spec in run.models.items()
+    }
+    with pytest.raises(RunFileError, match=says):
+        validated(content, "here")
+
+
 def test_a_folder_of_another_run_is_left_alone(run, tmp_path):
     decoder = compiled(run)
     list(run_to_folder(run, decoder, tmp_path / "out"))

@@ -43,15 +43,22 @@ def strict(run_file) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def offline(run_file) -> Callable[..., Any]:
-    """``offline(name or formula, prompt, **arguments)``: the completions without a server."""
+    """``offline(name or formula, prompt, **arguments)``: the completions without a server.
+
+    ``offline.decoder(name or formula)`` is what completes them.
+    """
     made: dict[str, Any] = {}
 
-    def complete(formula: str, prompt: Any, **arguments: Any) -> list[Any]:
+    def decoder(formula: str) -> Any:
         text = run_file.named.get(formula, formula)
         if text not in made:
             made[text] = descant.compile(text, run_file.models, params=run_file.params)
-        return made[text].generate(prompt, progress=False, **arguments)
+        return made[text]
 
+    def complete(formula: str, prompt: Any, **arguments: Any) -> list[Any]:
+        return decoder(formula).generate(prompt, progress=False, **arguments)
+
+    complete.decoder = decoder  # type: ignore[attr-defined]
     return complete
 
 

@@ -25,6 +25,7 @@ def same(choices: Any, completions: Any) -> None:
         assert choice.token_ids == expected.token_ids
 
 
+PROCESSED = "processed_logprobs"
 IDS = {"return_token_ids": True}
 
 
@@ -115,6 +116,72 @@ def test_top_p_comes_after_the_temperature(served, offline, formula) -> None:
     assert plain.choices[0].text == nucleus.choices[0].text
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.parametrize("temperature", [0.0, 1.4])
+def test_logprobs_are_the_formulas_own(served, offline, temperature, top_p) -> None:
+    """Before the request's temperature and top_p, and with the formula's own stages."""
+    formula = "base + a*arm_help | top_k(40)"
+    asked = {"model": formula, "max_tokens": 6, "seed": 4, "temperature": temperature,
+             "top_p": top_p, "extra_body": {**IDS, "params": {"a": 0.5}}}  # fmt: skip
+    text = served.client().completions.create(prompt=EGGS, logprobs=3, **asked).choices[0]
+    settings = {"max_new_tokens": 6, "params": {"a": 0.5}, "logprobs": True, "top_logprobs": 3}
+    path = f"{formula} | temperature(1.4) | top_p(0.6)" if temperature and top_p < 1 else formula
+    heat = 1.0 if path != formula else temperature
+    [drawn] = offline(path, EGGS, seed=4, temperature=heat, **settings)
+    assert text.token_ids == drawn.token_ids
+    decoder = offline.decoder(formula)
+    ids = drawn.token_ids
+    [scored] = decoder.loglikelihood(EGGS, [ids], params={"a": 0.5})
+    assert text.logprobs.token_logprobs == pytest.approx(scored.logprobs, abs=1e-4)
+    rows = decoder.scores(EGGS, ids[:-1], params={"a": 0.5}).log_softmax(dim=-1)
+    for place, best in enumerate(text.logprobs.top_logprobs):
+        named = [*rows[place].topk(3).indices.tolist(), ids[place]]
+        want = {decoder.tokenizer.decode([i]): float(rows[place, i]) for i in named}
+        assert best == pytest.approx(want, abs=1e-4)
+    [processed] = (
+        served.client()
+        .completions.create(
+            prompt=EGGS, logprobs=0,
+            **{**asked, "extra_body": {**asked["extra_body"], "logprobs_mode": PROCESSED}},
+        )
+        .choices
+    )  # fmt: skip
+    [expected] = offline(path, EGGS, seed=4, temperature=heat, **settings, logprobs_mode=PROCESSED)
+    assert processed.logprobs.token_logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    assert all(len(best) == 1 for best in processed.logprobs.top_logprobs)
+
+
+def test_a_chats_logprobs_have_the_best_tokens(served, offline) -> None:
+    asked = {"model": "arms", "messages": CHAT, "max_tokens": 5, "temperature": 0}
+    found = served.client().chat.completions.create(logprobs=True, top_logprobs=4, **asked)
+    [expected] = offline("arms", CHAT, max_new_tokens=5, logprobs=True, top_logprobs=4)
+    for one, best in zip(found.choices[0].logprobs.content, expected.top_logprobs, strict=True):
+        values = [entry.logprob for entry in one.top_logprobs]
+        assert values == pytest.approx([*best.values()], abs=1e-4)
+        assert (one.token, one.logprob) == (one.top_logprobs[0].token, values[0])
+    none = served.client().chat.completions.create(logprobs=True, top_logprobs=0, **asked)
+    assert [one.top_logprobs for one in none.choices[0].logprobs.content] == [[]] * 5
+    chunks = served.client().chat.completions.create(
+        logprobs=True, top_logprobs=4, stream=True, **asked
+    )
+    streamed = [
+        one
+        for chunk in chunks
+        if chunk.choices and chunk.choices[0].logprobs
+        for one in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == found.choices[0].logprobs.content
+
+
+@pytest.mark.parametrize("temperature", [1.2e-38, 1e-45])
+def test_a_temperature_that_float32_cannot_divide_by_is_0(served, offline, temperature) -> None:
+    for more in ({}, {"top_p": 0.5}):
+        found = served.client().completions.create(
+            model="arms", prompt=EGGS, max_tokens=6, temperature=temperature, extra_body=IDS, **more
+        )
+        same(found.choices, offline("arms", EGGS, max_new_tokens=6))
+
+
 def test_logprobs_are_those_of_the_drawn_tokens(served, offline) -> None:
     settings = {"max_new_tokens": 7, "temperature": 0.9, "seed": 4, "logprobs": True}
     [expected] = offline("arms", EGGS, **settings)
@@ -129,6 +196,28 @@ def test_logprobs_are_those_of_the_drawn_tokens(served, offline) -> None:
     assert b"".join(bytes(one.bytes) for one in chat.logprobs.content).decode() == (
         chat.message.content
     )
+
+
+def test_the_bytes_of_tokens_are_the_text(served) -> None:
+    """Also where tokens are parts of a character: at this temperature most are."""
+    asked: dict[str, Any] = {"model": "base", "max_tokens": 60, "temperature": 3.0, "seed": 1}
+    client, broken = served.client(), "\N{REPLACEMENT CHARACTER}"
+    chat = client.chat.completions.create(messages=CHAT, logprobs=True, **asked).choices[0]
+    tokens = chat.logprobs.content
+    raw = b"".join(bytes(token.bytes) for token in tokens)
+    assert raw.decode("utf-8", "replace") == chat.message.content
+    assert any(token.token == broken for token in tokens)
+    for token in tokens:  # a special token has no bytes
+        assert bytes(token.bytes).decode("utf-8", "replace") in (token.token, "")
+    text = client.completions.create(prompt=EGGS, logprobs=0, **asked).choices[0]
+    offsets = text.logprobs.text_offset
+    assert offsets == sorted(offsets) and offsets[-1] <= len(text.text)
+    for token, offset in zip(text.logprobs.tokens, offsets, strict=True):
+        assert broken in token or text.text[offset:].lstrip(broken).startswith(token)
+    chunks = client.completions.create(prompt=EGGS, logprobs=0, stream=True, **asked)
+    streamed = [chunk.choices[0] for chunk in chunks]
+    assert [at for choice in streamed for at in choice.logprobs.text_offset] == offsets
+    assert "".join(choice.text for choice in streamed) == text.text
 
 
 @pytest.mark.parametrize("formula", ["arms", "best"])
@@ -173,12 +262,13 @@ def test_a_chat_stream(served, offline) -> None:
 
 
 def test_parts_of_a_message_are_one_text(served, offline) -> None:
-    parts = [{"type": "text", "text": "How do I "}, {"type": "text", "text": "boil eggs?"}]
+    parts = [{"type": "text", "text": "How do I"}, {"type": "text", "text": "boil eggs?"}]
+    joined = [{"role": "user", "content": "How do I\nboil eggs?"}]
     found = served.client().chat.completions.create(
         model="base", messages=[{"role": "user", "content": parts}], max_tokens=6, temperature=0,
         extra_body=IDS,
     )  # fmt: skip
-    same(found.choices, offline("base", CHAT, max_new_tokens=6))
+    same(found.choices, offline("base", joined, max_new_tokens=6))
 
 
 def test_an_answer_goes_back_as_it_came(served, offline) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 from checkpoints import BOS, EOS, tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from descant.models.checkpoint.spec import ModelSpec
 from descant.models.text.prompts import render
@@ -78,6 +80,42 @@ def test_all_of_a_text_is_learnt() -> None:
     found = row(Example(None, "the river", None, "x"))
     assert found["labels"] == found["input_ids"]
     assert found["input_ids"][0] == BOS and found["input_ids"][-1] == EOS
+
+
+def with_both() -> Any:
+    """A tokenizer that adds BOS and EOS by itself."""
+    own = copy.deepcopy(tokenizer())
+    pairs = [("<s>", BOS), ("</s>", EOS)]
+    template = TemplateProcessing(single="<s> $A </s>", special_tokens=pairs)
+    own.backend_tokenizer.post_processor = template
+    assert own("a")["input_ids"][:1] == [BOS] and own("a")["input_ids"][-1:] == [EOS]
+    return own
+
+
+@pytest.mark.parametrize("own", [tokenizer, with_both])
+@pytest.mark.parametrize("text", ["the river", "<s>the river", "the river</s>", "<s>the river</s>"])
+def test_a_text_begins_once_and_ends_once(own: Any, text: str) -> None:
+    """Whatever the row or the tokenizer writes by itself."""
+    made = own()
+    encoder = Encoder(ModelSpec(path="x"), made, frozenset([EOS]), 100)
+    plain = made("the river", add_special_tokens=False)["input_ids"]
+    [learnt] = encoder.rows([Example(None, text, None, "x")], Counts())
+    assert list(learnt["input_ids"]) == list(learnt["labels"]) == [BOS, *plain, EOS]
+    opening, answer = ("<s>the", text.removeprefix("<s>").removeprefix("the"))
+    for prompt in ("the", opening):
+        [row] = encoder.rows([Example(prompt, answer, None, "x")], Counts())
+        assert list(row["input_ids"]) == [BOS, *plain, EOS]
+
+
+def test_a_token_without_an_embedding_names_its_line() -> None:
+    own = copy.deepcopy(tokenizer())
+    own.add_tokens(["<extra>"])
+    encoder = Encoder(ModelSpec(path="x"), own, frozenset([EOS]), 100, size=300)
+    message = r"x\.jsonl, line 7: model is to read '<extra>', which is the token 300"
+    for example in (("the <extra>", "a"), ("the", "a <extra>"), (None, "<extra>")):
+        with pytest.raises(TrainFileError, match=message):
+            encoder.rows([Example(*example, None, "x.jsonl, line 7")], Counts())
+    assert encoder.rows([Example("the", "a", None, "x")], Counts())
 
 
 def lengths(count: int) -> Example:

@@ -79,6 +79,10 @@ class FormulaCache:
                 commands.append(Compile(self._entries[key].number, formula, run.params))
         return commands
 
+    def number(self, name: str) -> int:
+        """The number of a formula of the run file."""
+        return self._entries[self._key(self._run.named[name], {})].number
+
     @asynccontextmanager
     async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
         """The number of a compiled formula, which stays compiled inside of this.
@@ -92,14 +96,16 @@ class FormulaCache:
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self._run.named:
             params |= ref.params
+        fields = 0
         if ref.sampled:
+            fields = len(self.sampling)
             params |= dict.fromkeys(self.sampling, 1.0)
             formula = with_sampling(_parsed(formula), *self.sampling)
         key = self._key(formula, params)
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
-            task = asyncio.ensure_future(self._link.call(Compile(number, formula, params)))
+            task = asyncio.ensure_future(self._link.call(Compile(number, formula, params, fields)))
             entry = self._entries[key] = _Entry(number, task)
 
             def drop_if_failed(task: asyncio.Future[None]) -> None:

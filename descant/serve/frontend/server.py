@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from ...errors import DescantError
+from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
@@ -60,6 +61,7 @@ class Server:
         self.metrics = Metrics(self.limits.slots)
         self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
+        self._max_lengths: Mapping[int, int | None] = {}
         self.formulas = FormulaCache(run, self.link, allow_formulas, self.limits.max_formulas)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -71,7 +73,14 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        self.rewards = self.link.start(Start(self.run, self.limits, self.formulas.compile_named()))
+        start = Start(self.run, self.limits, self.formulas.compile_named())
+        started = self.link.start(start)
+        self.rewards, self._max_lengths = started.rewards, started.max_lengths
+
+    def max_model_len(self, name: str) -> int:
+        """Tokens of a row of a named formula, prompt and answer: the server's limit, or less."""
+        own = self._max_lengths[self.formulas.number(name)]
+        return min(self.limits.max_model_len, own or self.limits.max_model_len)
 
     def stop(self) -> None:
         """Stop the decode process."""
@@ -176,6 +185,8 @@ class Server:
         temperature = self.setting("temperature", body.temperature)
         if temperature is None:
             temperature = 0.0 if self.setting("do_sample") is False else 1.0
+        elif temperature < LEAST:
+            temperature = 0.0
         params = dict(body.params or {})
         top_p = 1.0 if body.top_p is None else body.top_p
         if sampled := top_p < 1 and temperature > 0:
@@ -189,6 +200,8 @@ class Server:
             "num_return_sequences": self.setting("num_return_sequences", body.n) or 1,
             "eos_token_id": self.setting("eos_token_id"),
             "logprobs": body.with_logprobs,
+            "top_logprobs": body.best,
+            "logprobs_mode": self.setting("logprobs_mode", body.logprobs_mode) or "raw_logprobs",
         }
         if tokens is not None:
             arguments["max_new_tokens"] = min(tokens, most)

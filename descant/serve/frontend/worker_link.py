@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
@@ -79,8 +79,8 @@ class WorkerLink:
         self.process: Any = None
         self.failures = Failures()
 
-    def start(self, start: messages.Start) -> Sequence[str]:
-        """Start the process; returns its reward models when it has compiled its formulas.
+    def start(self, start: messages.Start) -> messages.Started:
+        """Start the process; returns its reply when it has compiled its formulas.
 
         Raises:
             FormulaError, ModelError: a formula cannot be compiled, or a model not loaded.
@@ -94,7 +94,7 @@ class WorkerLink:
         child_end.close()
         self.send(start)
         try:
-            reply: Sequence[str] | messages.Failed = self._connection.recv()
+            reply: messages.Started | messages.Failed = self._connection.recv()
         except (EOFError, OSError):
             problem = f"the decode process {self._join()} before it was ready"
             cure = "if it was killed, there may be too little memory for the weights"

@@ -88,7 +88,8 @@ def _model(server: Server, name: str) -> dict[str, Any]:
         "object": "model",
         "created": server.started,
         "owned_by": "descant",
-        "max_model_len": server.limits.max_model_len,
+        "root": name,
+        "max_model_len": server.max_model_len(name),
         "formula": server.run.named[name],
         "params": server.run.params,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import secrets
 import time
@@ -10,6 +11,8 @@ from itertools import accumulate
 from typing import Any
 
 from .messages import RowUpdate
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -51,7 +54,8 @@ class CompletionFormat:
     def __init__(self, model: str, logprobs: bool, ids: bool) -> None:
         self._logprobs, self._ids = logprobs, ids
         self._fields = head(self.prefix, self.kind, model)
-        self._offsets: dict[int, int] = {}  # characters of the tokens so far, by row
+        self._lengths: dict[int, int] = {}  # characters of the text so far, by row
+        self._characters: dict[int, codecs.IncrementalDecoder] = {}
 
     def response(self, rows: Sequence[RowUpdate], counts: dict[str, int]) -> dict[str, Any]:
         """The complete response, from the only update of every row."""
@@ -82,12 +86,20 @@ class CompletionFormat:
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as completions have them: lists of one length."""
-        start = self._offsets.get(update.row, 0)
-        *offsets, self._offsets[update.row] = accumulate(map(len, update.tokens), initial=start)
+        characters = self._characters.setdefault(update.row, _utf8("replace"))
+        sizes = [len(characters.decode(raw)) for raw in update.token_bytes]
+        start = self._lengths.get(update.row, 0)
+        *offsets, self._lengths[update.row] = accumulate(sizes, initial=start)
         return {
-            "tokens": update.tokens,
+            "tokens": [*update.tokens],
             "token_logprobs": update.logprobs,
-            "top_logprobs": None,
+            "top_logprobs": [
+                # The drawn token too, as in vLLM.
+                {token: logprob} | {name: value for name, _, value in best}
+                for token, logprob, best in zip(
+                    update.tokens, update.logprobs, update.top_logprobs, strict=True
+                )
+            ],
             "text_offset": offsets,
         }
 
@@ -110,9 +122,16 @@ class ChatFormat(CompletionFormat):
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
         """Log-probabilities as chats have them: one entry per token."""
-        content = []
-        for token, logprob in zip(update.tokens, update.logprobs, strict=True):
-            partial = "\N{REPLACEMENT CHARACTER}" in token  # a part of a character
-            raw = None if partial else list(token.encode())
-            content.append({"token": token, "logprob": logprob, "bytes": raw, "top_logprobs": []})
+        drawn = zip(
+            update.tokens, update.token_bytes, update.logprobs, update.top_logprobs, strict=True
+        )
+        content = [
+            {**_entry(token, raw, logprob), "top_logprobs": [_entry(*item) for item in best]}
+            for token, raw, logprob, best in drawn
+        ]
         return {"content": content, "refusal": None}
+
+
+def _entry(token: str, raw: bytes, logprob: float) -> dict[str, Any]:
+    """A token of a chat, its bytes in the text, and its log-probability."""
+    return {"token": token, "logprob": logprob, "bytes": list(raw)}

@@ -22,11 +22,13 @@ class Compile:
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
+        fields: how many of its last stages are fields of requests.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
+    fields: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,21 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Started:
+    """The reply to ``Start``.
+
+    Attributes:
+        rewards: the reward models that can score.
+        max_lengths: per formula, the tokens of the longest text that all its models can read.
+    """
+
+    rewards: Sequence[str]
+    max_lengths: Mapping[int, int | None]
+
+
+@dataclass(frozen=True)
 class Start:
-    """The first command: what to serve; the reply names the reward models that can score."""
+    """The first command: what to serve; the reply is ``Started``."""
 
     run: RunFile
     limits: Limits
@@ -147,7 +162,10 @@ class RowUpdate:
         text: without special tokens and without the stop string.
         token_ids: with the EOS where one ended the row.
         logprobs: one per token, where requested.
-        tokens: each token as text, where logprobs are requested.
+        tokens: each token as a string by itself, where logprobs are requested.
+        token_bytes: the bytes that it adds to the text, likewise.
+        top_logprobs: for each token, the most likely ones, the best first: as a string, bytes and
+            log-probability.
         finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
     """
@@ -156,7 +174,9 @@ class RowUpdate:
     text: str
     token_ids: list[int]
     logprobs: list[float] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    tokens: Sequence[str] = ()
+    token_bytes: Sequence[bytes] = ()
+    top_logprobs: Sequence[Sequence[tuple[str, bytes, float]]] = ()
     finish_reason: str | None = None
     error: Exception | None = None
 

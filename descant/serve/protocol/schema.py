@@ -33,7 +33,9 @@ _IGNORED = refuse("this server does not do it; leave it out", *_NEUTRAL)
 _NO_TOOLS = refuse("tools are not called here; leave it out", [], {}, "none", "auto")
 _TEXT_ONLY = refuse("messages are text; leave it out", [])
 _PART = "it is part of the formula"
-_ONE_LOGPROB = "only the drawn token's own log-probability is known"
+_NO_SPECIAL = "answers are written without special tokens; leave it out"
+MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
+_Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
 def _few_fields(value: Any) -> Any:
@@ -76,6 +78,7 @@ class GenerationRequest(Body):
     Attributes:
         model: a formula's name, or a formula where the server allows them.
         params: values of the formula's parameters.
+        logprobs_mode: of what log-probabilities are, as vLLM names them.
         return_token_ids: each choice has its ``token_ids``, as in vLLM.
         user, safety_identifier, prompt_cache_key: accepted and not read.
     """
@@ -88,6 +91,7 @@ class GenerationRequest(Body):
     seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     logprobs: int | None = None
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None
@@ -108,6 +112,15 @@ class GenerationRequest(Body):
     min_tokens: Annotated[Any, _IGNORED] = None
     ignore_eos: Annotated[Any, _IGNORED] = None
     stop_token_ids: Annotated[Any, _IGNORED] = None
+    echo: Annotated[Any, refuse("the answer comes without its prompt; leave it out", False)] = None
+    skip_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
+    spaces_between_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
+    include_stop_str_in_output: Annotated[
+        Any, refuse("a stop string is no part of the answer; leave it out", False)
+    ] = None
+    length_penalty: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", 1)] = None
+    use_beam_search: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", False)] = None
+    priority: Annotated[Any, refuse("requests are decoded in their order; leave it out", 0)] = None
 
     @model_validator(mode="after")
     def _check_stream(self) -> GenerationRequest:
@@ -120,13 +133,17 @@ class GenerationRequest(Body):
         """Whether choices have the log-probabilities of their tokens."""
         return self.logprobs is not None and self.logprobs is not False  # 0 asks for them
 
+    @property
+    def best(self) -> int:
+        """How many of the most likely tokens each choice has for every token."""
+        return self.logprobs or 0
+
 
 class CompletionRequest(GenerationRequest):
     """The body of ``/v1/completions``."""
 
     prompt: Text | _Ids | NonEmpty[Text] | NonEmpty[_Ids]
-    logprobs: Annotated[int | None, refuse(f"{_ONE_LOGPROB}: logprobs: 0 asks for it", 0)] = None
-    echo: Annotated[Any, refuse("the answer comes without its prompt; leave it out", False)] = None
+    logprobs: _Top | None = None
     best_of: int | None = None
     suffix: Annotated[Any, refuse("nothing is written before a suffix; leave it out", "")] = None
 
@@ -166,7 +183,7 @@ class ChatMessage(Body):
         """The role, and the content as one text."""
         content = self.content
         if not isinstance(content, str):
-            content = "".join(part.text for part in content)
+            content = "\n".join(part.text for part in content)  # as vLLM and llama.cpp do
         return {"role": self.role, "content": content}
 
 
@@ -176,7 +193,9 @@ class ChatRequest(GenerationRequest):
     messages: NonEmpty[ChatMessage]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: Annotated[Any, refuse(f"{_ONE_LOGPROB}; leave it out", 0)] = None
+    top_logprobs: _Top | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     tools: Annotated[Any, _NO_TOOLS] = None
     tool_choice: Annotated[Any, _NO_TOOLS] = None
     parallel_tool_calls: Annotated[Any, refuse("tools are not called here", True, False)] = None
@@ -193,9 +212,34 @@ class ChatRequest(GenerationRequest):
     web_search_options: Annotated[Any, _IGNORED] = None
 
     @model_validator(mode="after")
+    def _check_ending(self) -> ChatRequest:
+        """An assistant's last message is continued, and any other is answered."""
+        last = self.messages[-1]
+        continues = last.role == "assistant" and bool(last.plain()["content"])
+        ends = "the last message is the assistant's, and is continued"
+        if not continues:
+            ends = "the last message is not the assistant's, and is answered"
+        if self.continue_final_message not in (None, continues):
+            raise ValueError(f"{ends}; leave continue_final_message out")
+        if self.add_generation_prompt not in (None, not continues):
+            raise ValueError(f"{ends}; leave add_generation_prompt out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_top_logprobs(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs come with logprobs: true")
+        return self
+
+    @property
+    def best(self) -> int:
+        return self.top_logprobs or 0
+
+    @model_validator(mode="after")
     def _check_max_tokens(self) -> ChatRequest:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("give max_tokens or max_completion_tokens, not both")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
         self.max_tokens = self.max_completion_tokens or self.max_tokens
         return self
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import Command, Compile, Forget, InspectJob, PlanJob, ScoreJob, Start
+from ..protocol.messages import (
+    Command,
+    Compile,
+    Forget,
+    InspectJob,
+    PlanJob,
+    ScoreJob,
+    Start,
+    Started,
+)
 
 if TYPE_CHECKING:
     from ...runtime import Served, Service
@@ -27,11 +36,13 @@ class Jobs:
 
     Raises:
         FormulaError, ModelError: as ``Service.decoder``.
+        ValueError: the run file's ``eos_token_id`` is no token of a formula.
     """
 
     def __init__(self, start: Start) -> None:
         from ...api import where
         from ...runtime import Service
+        from ...runtime.requests.per_row import eos_of
 
         run, limits = start.run, start.limits
         dtype, device = where(run.dtype, run.device)
@@ -43,7 +54,8 @@ class Jobs:
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
         for formula in start.formulas:
-            self._compile(formula)
+            decoder = self._compile(formula)
+            eos_of(run.generate.eos_token_id, decoder.session.bound.vocabulary)
 
     def job(self, command: Command) -> Job:
         """The job of a command."""
@@ -68,14 +80,21 @@ class Jobs:
             case _:
                 raise TypeError(f"{type(command).__name__} is no job")
 
+    def started(self) -> Started:
+        """The reply to ``Start``."""
+        lengths = {number: decoder.max_length for number, decoder in self.formulas.items()}
+        return Started(self.reward_models(), lengths)
+
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""
         from ...scoring.declared import is_reward_model
 
         return [name for name in self._declared[0] if is_reward_model(name, *self._declared)]
 
-    def _compile(self, command: Compile) -> None:
-        self.formulas[command.formula] = self.service.decoder(command.text, command.params)
+    def _compile(self, command: Compile) -> Served:
+        decoder = self.service.decoder(command.text, command.params, command.fields)
+        self.formulas[command.formula] = decoder
+        return decoder
 
     def _score(self, command: ScoreJob) -> list[float]:
         from ...scoring.rewards import RewardScorer

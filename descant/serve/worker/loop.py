@@ -28,7 +28,7 @@ from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
 
 if TYPE_CHECKING:
-    from ...runtime.requests.request import Answer
+    from ...runtime.requests.answer import Answer
 
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
@@ -51,11 +51,11 @@ def run_worker(connection: Connection) -> None:
     with suppress(ConnectionError):  # the parent has ended
         try:
             jobs = Jobs(start)
-            rewards = jobs.reward_models()
+            started = jobs.started()
         except Exception as error:
             connection.send(messages.Failed(portable(error)))
             return
-        connection.send(rewards)
+        connection.send(started)
         DecodeLoop(jobs, commands, connection.send).run()
 
 
@@ -129,7 +129,7 @@ class DecodeLoop:
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
                 for request in self._service.submit(decoder, prompt, **arguments):
-                    rows.append(PendingRow(request, number, command, len(rows), decoder.tokenizer))
+                    rows.append(PendingRow(request, number, command, len(rows)))
                 check_room(request, command.arguments.get("max_new_tokens", 0))
                 tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
         except Exception as error:

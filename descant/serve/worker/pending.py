@@ -11,7 +11,7 @@ from ..protocol.messages import RowUpdate, StepCounts, Submit
 
 if TYPE_CHECKING:
     from ...runtime import Request, Served
-    from ...runtime.requests.request import Answer
+    from ...runtime.requests.answer import Answer
 
 
 @dataclass
@@ -23,8 +23,6 @@ class PendingRow:
         command: the number of its ``Submit``.
         submit: the command itself.
         number: of the row in its request.
-        tokenizer: of its formula.
-        sent_characters: of the settled text.
         sent_tokens: in updates.
         counted_tokens: in the metrics.
         last_token_time: when the last of these came.
@@ -34,8 +32,6 @@ class PendingRow:
     command: int
     submit: Submit
     number: int
-    tokenizer: Any
-    sent_characters: int = 0
     sent_tokens: int = 0
     counted_tokens: int = 0
     last_token_time: float = 0.0
@@ -45,16 +41,17 @@ class PendingRow:
         reason = answer.finish_reason
         if not (self.submit.stream or reason):
             return None
-        text = answer.settled()[self.sent_characters :]
+        text = answer.take()
         if not (text or reason):
             return None
         ids = answer.tokens[self.sent_tokens :]
         with_logprobs = answer.request.logprobs
         logprobs = answer.logprobs[self.sent_tokens :] if with_logprobs else []
-        tokens = [self.tokenizer.decode([id]) for id in ids] if with_logprobs else []
-        self.sent_characters += len(text)
+        shown = answer.shown_tokens(self.sent_tokens) if with_logprobs else []
+        tokens, token_bytes = zip(*shown, strict=True) if shown else ((), ())
+        best = answer.shown_best(self.sent_tokens) if with_logprobs else []
         self.sent_tokens += len(ids)
-        return RowUpdate(self.number, text, ids, logprobs, tokens, reason)
+        return RowUpdate(self.number, text, ids, logprobs, tokens, token_bytes, best, reason)
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
         """Count the new tokens and their times."""

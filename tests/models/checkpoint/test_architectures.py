@@ -23,7 +23,7 @@ from transformers import CONFIG_MAPPING
 
 import descant
 from descant.models.cache import masks
-from descant.models.checkpoint.architectures import REWARDS, TERMS, model_class
+from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
@@ -127,6 +127,14 @@ def seeing(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., 
         return change(right(rule, queries, window), queries[:, None, :, None], keys)
 
     return wrong
+
+
+@pytest.mark.parametrize("family", ["deepseek_v32", "doge", "glm_moe_dsa", "minimax_m3_vl_text"])
+def test_attention_that_chooses_its_keys_is_refused(family) -> None:
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {family}")
+    with pytest.raises(descant.ModelError, match=rf"m is a {family}, whose (attention|layers) "):
+        check_architecture("m", CONFIG_MAPPING[family](), False)
 
 
 @every

@@ -155,9 +155,8 @@ def test_eager_attention_gives_the_same(zoo) -> None:
     ("change", "problem"),
     [
         ({"peft_type": "IA3"}, "is IA3, not LoRA"),
-        ({"bias": "all"}, "has bias='all'"),
-        ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
-        ({"use_dora": True}, "uses DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "replaces whole modules (modules_to_save)"),
+        ({"use_bdlora": {"nblocks": 2}}, "is BD-LoRA"),
     ],
 )
 def test_adapters_that_rows_cannot_have(zoo, tmp_path, change, problem) -> None:
@@ -166,7 +165,7 @@ def test_adapters_that_rows_cannot_have(zoo, tmp_path, change, problem) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     adapter = {"adapter": str(tmp_path / "a"), "on": "weights"}
     found = refused(adapter, weights=zoo.path("base"))
-    assert problem in found.problem and "merge it" in found.cure
+    assert problem in found.problem and "merge: true" in found.cure
 
 
 def test_an_adapter_of_another_model(zoo) -> None:

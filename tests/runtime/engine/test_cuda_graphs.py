@@ -285,3 +285,23 @@ def test_cuda_graphs_are_the_eager_step(compiled, formula, temperature) -> None:
         found = graphs.generate(PROMPTS, **settings)
         assert [one.token_ids for one in found] == [one.token_ids for one in expected]
     assert graphs.session.engine.graphs.why_eager is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_steps_with_logprobs_are_recorded_too(compiled, played, temperature) -> None:
+    """A recording for each kind of request: what is copied to the host differs."""
+    formula, settings = "base + 0.5*arm | top_k(20)", {"temperature": temperature, "seed": 2}
+    kinds: list[dict[str, Any]] = [
+        {}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 3},
+        {"logprobs": True, "top_logprobs": 3, "logprobs_mode": "processed_logprobs"},
+    ]  # fmt: skip
+    eager, recorded = compiled(formula), played(compiled(formula))
+    for kind in kinds:
+        expected = eager.generate(PROMPTS, max_new_tokens=8, **settings, **kind)
+        found = recorded.generate(PROMPTS, max_new_tokens=8, **settings, **kind)
+        for one, other in zip(found, expected, strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.logprobs == other.logprobs or one.logprobs == pytest.approx(other.logprobs)
+            for own, theirs in zip(one.top_logprobs or (), other.top_logprobs or (), strict=True):
+                assert own == pytest.approx(theirs)
+    assert sum(recording.replays > 0 for recording in Played.made) >= len(kinds)

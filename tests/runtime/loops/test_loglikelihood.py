@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import vocabularies
 from reference_rules import plain
 from tokenizer_models import models
 from transformers import NoRepeatNGramLogitsProcessor
@@ -252,3 +253,14 @@ def test_an_error_names_the_text_and_the_token() -> None:
     narrow = descant.compile("top_k(base, 1) + top_k(arm, 1)", lanes)
     with pytest.raises(FormulaError, match="every token is excluded for row 0, token 0"):
         narrow.loglikelihood([0], [[1]])
+
+
+def test_a_text_that_was_generated_is_the_same_tokens() -> None:
+    """Also where the tokenizer writes a space of its own before a first word."""
+    made = vocabularies.llama_like()
+    spec = {"model": TableModel.random(len(made), seed=2), "tokenizer": made}
+    decoder = descant.compile("m", {"m": spec})
+    for text in (" stone", " the river goes on"):
+        ids = made("the" + text)["input_ids"][2:]
+        by_text, by_ids = (decoder.loglikelihood(["the"], [each])[0] for each in (text, ids))
+        assert by_text == by_ids

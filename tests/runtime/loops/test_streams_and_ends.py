@@ -7,22 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import vocabularies
 from checkpoints import EOS, fresh, tokenizer
 
 import descant
+from descant.runtime.requests.stop_strings import StopStrings
 
 PROMPT = "the river"
 
 
-def speaker(text: str, prompt: str, end: bool = True):
+def speaker(text: str, prompt: str, end: bool = True, made=tokenizer()):  # noqa: B008
     """A table model that answers ``prompt`` with ``text``: each token has one successor."""
-    ids = tokenizer()(prompt + text)["input_ids"] + [EOS] * end
-    assert ids[: len(tokenizer()(prompt)["input_ids"])] == tokenizer()(prompt)["input_ids"]
+    ids = made(prompt + text)["input_ids"] + [made.eos_token_id] * end
+    assert ids[: len(made(prompt)["input_ids"])] == made(prompt)["input_ids"]
     assert len(set(ids)) == len(ids), "a table remembers one token"
-    table = torch.zeros(300, 300)
+    table = torch.zeros(len(made), len(made))
     for one, two in itertools.pairwise(ids):
         table[one, two] = 20.0
-    return {"model": descant.TableModel(table, eos=EOS), "tokenizer": tokenizer()}
+    return {"model": descant.TableModel(table, eos=made.eos_token_id), "tokenizer": made}
 
 
 def test_eos_is_in_the_ids_and_not_in_the_text() -> None:
@@ -56,6 +58,77 @@ def test_stop_strings(stops, text, reason) -> None:
     [found] = decoder.generate("z", stop_strings=stops)
     assert (found.text, found.finish_reason) == (text, reason)
     assert "".join(decoder.stream("z", stop_strings=stops)) == text
+
+
+SENTENCES = [vocabularies.llama_like(), vocabularies.llama_like(legacy=False)]
+
+
+@pytest.mark.parametrize("made", SENTENCES)
+@pytest.mark.parametrize("options", [{}, {"stop_strings": ["dog"]}, {"stop_strings": [" 😀"]}])
+def test_prompt_and_answer_read_as_one_text(made, options) -> None:
+    """Where the tokenizer writes a space before the first word of a text."""
+    decoder = descant.compile("m", models={"m": speaker(" stone 😀é", "the", made=made)})
+    expected = " stone" if options == {"stop_strings": [" 😀"]} else " stone 😀é"
+    for prompt in ("the", made("the")["input_ids"]):
+        [found] = decoder.generate(prompt, **options)
+        assert found.text == expected
+        assert "".join(decoder.stream(prompt, **options)) == expected
+    assert decoder.generate("the", stop_strings=" stone")[0].text == ""
+
+
+@pytest.mark.parametrize("made", SENTENCES)
+@pytest.mark.parametrize("formula", ["m", "a*m@none + m", "a*align(other) + m", "m + a*ended"])
+def test_the_prompt_is_that_of_the_first_term_that_reads_it_in_the_formulas_tokens(
+    made, formula
+) -> None:
+    models = {"m": speaker(" stone", "the", made=made)}
+    models["ended"] = {**models["m"], "template": "the</s>{prompt}</s>"}
+    other = vocabularies.llama_like(370)
+    models["other"] = {"model": descant.TableModel.random(len(other), seed=0), "tokenizer": other}
+    models["other"]["template"] = "{prompt}</s>"
+    used = {name: spec for name, spec in models.items() if name in formula}
+    decoder = descant.compile(formula, models=used, params={"a": 0.01} if "a*" in formula else {})
+    assert decoder.generate("the", max_new_tokens=3)[0].text.startswith(" ")
+
+
+@pytest.mark.parametrize("made", SENTENCES)
+def test_an_answer_after_a_special_token_begins_without_a_space(made) -> None:
+    spec = speaker("the stone", "", made=made)
+    spec["template"] = "{prompt}<s>"
+    decoder = descant.compile("m", models={"m": spec})
+    [found] = decoder.generate("river", max_new_tokens=9)
+    assert found.text == "".join(decoder.stream("river", max_new_tokens=9)) == "the stone"
+
+
+def test_a_special_token_as_a_stop_string() -> None:
+    decoder = descant.compile("m", models={"m": speaker("BC", "z")})
+    [found] = decoder.generate("z", stop_strings="C</s>", eos_token_id=[])
+    assert (found.text, found.finish_reason, found.token_ids[-1]) == ("B", "stop", EOS)
+    assert "".join(decoder.stream("z", stop_strings="C</s>", eos_token_id=[])) == "B"
+    [found] = decoder.generate("z", stop_strings="C</s>")
+    assert (found.text, found.finish_reason) == ("B", "eos")
+
+
+@pytest.mark.parametrize("length", [50, 400])
+def test_a_stop_string_looks_at_the_end_of_the_text(monkeypatch, length) -> None:
+    """However long the text is: characters are counted, and no token is decoded again."""
+    spec = {"model": descant.TableModel.random(300, seed=0), "tokenizer": tokenizer()}
+    decoder, looked = descant.compile("m", models={"m": spec}), []
+    add, decode = StopStrings.add, decoder.tokenizer.decode
+
+    def counting(self, piece, hidden=False):
+        looked.append(len(self._end) + len(piece))
+        return add(self, piece, hidden)
+
+    monkeypatch.setattr(StopStrings, "add", counting)
+    monkeypatch.setattr(decoder.tokenizer, "decode", lambda *_, **__: 1 / 0)
+    settings = {"max_new_tokens": length, "eos_token_id": [], "stop_strings": "\0" * 5}
+    settings |= {"temperature": 1.0, "seed": 0}
+    [found] = decoder.generate("z", **settings)
+    monkeypatch.setattr(decoder.tokenizer, "decode", decode)
+    assert len(found.token_ids) == length
+    assert sum(looked) <= len(found.text) + 4 * length
+    assert found.text == decode(found.token_ids, skip_special_tokens=True)
 
 
 def test_a_stop_string_of_half_characters_and_another_eos() -> None:

@@ -1,0 +1,69 @@
+"""Declared models, described and loaded: a base, and what an adapter makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..adapters.fields import check_merge, check_row
+from ..adapters.lora import adapter_folder, read_config
+from ..adapters.merged import merged
+from ..checkpoint.description import Description, describe
+from ..checkpoint.files import folder_identity
+from ..checkpoint.resolve import ResolvedModel
+from ..errors import ModelError
+from .load import load_model
+from .quantized import method_of
+
+
+def describe_declared(model: ResolvedModel, dtype: str | None, device: str | None) -> Description:
+    """The description of the weights that a declared model uses; its adapter is checked too.
+
+    Raises:
+        ModelError: nothing there, or a kind of model or of adapter that cannot take part.
+    """
+    description = describe(model.base, model.spec, dtype, device)
+    if description.config is None and model.merged:
+        problem = f"{model.name} is an adapter on a table, which has no layers"
+        raise ModelError(problem, "", model.name)
+    if model.adapter is None or description.config is None:
+        return description
+    name, folder = model.name, _folder(model)
+    config = read_config(name, folder)
+    if not model.merged:
+        check_row(name, config)
+        return description
+    check_merge(name, config)
+    if model.spec.quantization or method_of(description.config):
+        problem = f"{name} is to be merged into {model.base}, whose weights are quantised"
+        raise ModelError(problem, f"declare {model.base} again without quantization", name)
+    if model.spec.tp_plan or model.spec.device_map:
+        option = "tp_plan" if model.spec.tp_plan else "device_map"
+        problem = f"{name} is to be merged into {model.base}, whose weights are not in one place"
+        raise ModelError(problem, f"declare {model.base} again without {option}", name)
+    weights = (*description.weights, *folder_identity(str(folder)))
+    return replace(description, name=name, weights=weights)
+
+
+def load_declared(
+    description: Description,
+    model: ResolvedModel,
+    dtype: str | None,
+    device: str,
+    skeleton: bool = False,
+) -> Any:
+    """The weights of a declared model, as ``load_model``; merged with its adapter where it says so.
+
+    Raises:
+        ModelError: weights that cannot be read, or an adapter that peft cannot merge.
+    """
+    base = load_model(description, model.spec, dtype, device, skeleton)
+    if not model.merged or skeleton:
+        return base
+    return merged(model.name, base, _folder(model), in_memory=model.spec.model is not None)
+
+
+def _folder(model: ResolvedModel) -> Path:
+    assert model.adapter is not None
+    return Path(adapter_folder(model.adapter.adapter, model.adapter.revision))

@@ -1,0 +1,121 @@
+"""An answer: a completion in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..binding.bound import Bound
+from .answer_text import AnswerText
+from .request import Completion, Request
+
+
+@dataclass(eq=False)
+class Answer:
+    """A completion in progress: its tokens so far, and whether it has ended.
+
+    Attributes:
+        content: its text; None where the models have no tokenizer, or nobody reads text.
+        drawn: how many tokens, with those that are not copied to the host yet.
+        finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
+            ``"error"`` with its ``error``.
+    """
+
+    request: Request
+    content: AnswerText | None
+    started: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    drawn: int = 0
+    finish_reason: str | None = None
+    error: Exception | None = None
+    _read: Sequence[int] = ()
+
+    def add(self, token: int) -> None:
+        """Append the next token, and check whether it is the last."""
+        self.tokens.append(token)
+        if token in self.request.eos:
+            self.finish_reason = "eos"
+        elif self.content and self.request.stops and self.content.read(self.tokens):
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.request.max_new_tokens or (
+            self.request.rooms and self._full(token)
+        ):
+            stopped = self.content and self.request.stops and self.content.end(self.tokens)
+            self.finish_reason = "stop" if stopped else "length"
+
+    def copied(self, request: Request) -> Answer:
+        """The same answer, continued in another row."""
+        content = self.content and self.content.copied()
+        return replace(
+            self, request=request, content=content, tokens=[*self.tokens], logprobs=[],
+            top_logprobs=[], drawn=0,
+        )  # fmt: skip
+
+    def take(self) -> str:
+        """The text since the last call that no later token changes.
+
+        It has no half character and no part of a stop string, and all pieces together are the text.
+        """
+        if self.content is None:
+            return ""
+        self._read_text()
+        return self.content.take()
+
+    def shown_tokens(self, start: int) -> list[tuple[str, bytes]]:
+        """The tokens from a position on: each as a string by itself, and its bytes in the text.
+
+        A special token has its name and no bytes. The bytes of all tokens are the text, but for a
+        stop string.
+        """
+        if self.content is None:
+            return []
+        self._read_text()
+        return self.content.shown(self.tokens, start)
+
+    def shown_best(self, start: int) -> list[list[tuple[str, bytes, float]]]:
+        """The most likely tokens from a position on: as ``shown_tokens``, and log-probabilities."""
+        if self.content is None:
+            return []
+        alone = self.content.alone
+        return [
+            [(*alone(token), value) for token, value in best.items()]
+            for best in self.top_logprobs[start:]
+        ]
+
+    def fail(self, error: Exception) -> None:
+        """End here, because of an error."""
+        self.error, self.finish_reason = error, "error"
+
+    def completion(self, now: float) -> Completion:
+        """The finished answer."""
+        assert self.finish_reason is not None
+        self._read_text()
+        request, content = self.request, self.content
+        return Completion(
+            None if content is None else content.text(), self.tokens, self.finish_reason,
+            dict(request.params), now - self.started, request.prompt,
+            self.logprobs if request.logprobs else None,
+            self.top_logprobs if request.top_logprobs else None,
+        )  # fmt: skip
+
+    def _read_text(self) -> None:
+        if self.content is not None:
+            read = self.content.read if self.finish_reason is None else self.content.end
+            read(self.tokens)
+
+    def _full(self, token: int) -> bool:
+        """Whether a term that reads tokens as several of its own has no room left."""
+        rooms = self.request.rooms
+        pairs = zip(self._read or [0] * len(rooms), rooms, strict=True)
+        self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
+        return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
+
+
+def answer_to(request: Request, bound: Bound, started: float) -> Answer:
+    """The answer to a request, without a token."""
+    detokenizer, term = bound.detokenizer, bound.text_term
+    if detokenizer is None:
+        return Answer(request, None, started)
+    return Answer(request, AnswerText(detokenizer, request.prompts[term], request.stops), started)
