@@ -166,9 +166,9 @@ class _Loop:
         empty = active & ~(scores.amax(dim=-1).abs() < torch.inf)  # of NaN too
         if bool(empty.any()):
             row = int(empty.byte().argmax())
-            cure = "a temperature may be too low to divide by"
-            problem = f"the logits processors leave no finite score for row {row}"
-            raise ArgumentError(f"{problem}; {cure}")
+            what = "no token" if float(scores[row].amax()) == -torch.inf else "infinity or NaN"
+            cure = "a temperature below 1e-5 leaves nothing to compare"
+            raise ArgumentError(f"the logits processors leave {what} for row {row}; {cure}")
         if self._call.config.do_sample:
             drawn = self._ids.shape[1] - self._call.ids.shape[1]
             steps = self._keys.new_full((len(scores),), drawn)

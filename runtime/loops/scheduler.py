@@ -168,7 +168,7 @@ class Scheduler:
         known = progress.get(id(request))
         if isinstance(known, Answer):
             return known
-        return Answer(request, self._engine.bound.tokenizer, time.perf_counter())
+        return answer_to(request, self._engine.bound, time.perf_counter())
 
     def _read_at_once(self, requests: Sequence[Request]) -> None:
         self.waiting.extend(requests)

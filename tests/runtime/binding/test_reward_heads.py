@@ -278,6 +278,8 @@ def test_a_value_head_in_memory(base) -> None:
     torch.manual_seed(4)
     model.v_head = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(32, 1))
     found = rewards(base, "rerank(rm, k=4, w=1)", {"model": model, "tokenizer": base})
+    assert model.v_head.training  # its owner's business
+    model.eval()
     for token, ids in texts(base, found).items():
         with torch.no_grad():
             hidden = model.base_model(torch.tensor([ids])).last_hidden_state[0, -1]

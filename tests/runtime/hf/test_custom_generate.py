@@ -342,6 +342,16 @@ def test_processors_that_leave_nothing_are_named(base, alone) -> None:
         )
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-45])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(base, alone, temperature) -> None:
+    """By transformers' own processor, whose scores are infinite, and not drawn at random."""
+    with pytest.raises(ValueError, match="for row 0; a temperature below 1e-5"):
+        base.generate(
+            **inputs(), custom_generate=alone, max_new_tokens=4, do_sample=True,
+            temperature=temperature,
+        )  # fmt: skip
+
+
 def test_a_streamer_comes_with_the_decoder(base, decoder) -> None:
     ids = inputs(["the river"])["input_ids"]
     wanted = base.generate(ids, custom_generate=decoder, max_new_tokens=8)

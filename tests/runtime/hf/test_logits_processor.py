@@ -253,3 +253,15 @@ def test_what_goes_wrong_is_named(compiled, base) -> None:
         base.generate(
             ids, logits_processor=[FormulaProcessor(short)], max_new_tokens=40, eos_token_id=None
         )
+
+
+def test_ids_beyond_the_vocabulary_are_refused() -> None:
+    """In a prompt and among the tokens that the loop has picked: there is no embedding for them."""
+    base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
+    decoder = descant.compile("base + 0.5*arm", models={"base": base, "arm": arm})
+    processor, logits = descant.FormulaProcessor(decoder), base.table[[1]]
+    assert processor(torch.tensor([[3, 1]]), logits).isfinite().all()
+    with pytest.raises(ValueError, match="the answer has the token id 9, and the vocabulary has 8"):
+        processor(torch.tensor([[3, 1, 9]]), logits)
+    with pytest.raises(ValueError, match="the prompt has the token id 9"):
+        descant.FormulaProcessor(decoder)(torch.tensor([[3, 9]]), logits)
