@@ -33,6 +33,7 @@ QUESTIONS = [
     "adapters",
     "sweeps",
     "comparing",
+    "bugs",
     "citing",
     "extending",
 ]

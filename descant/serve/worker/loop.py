@@ -98,7 +98,7 @@ class DecodeLoop:
         if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
             failures = [*self._failures.values()]
             self._send(messages.StepUpdate(self._replies, rows, counts, failures))
-            self._replies, self._slot_counts = [], slots
+            self._replies, self._slot_counts, self._failures = [], slots, {}
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
@@ -179,11 +179,12 @@ class DecodeLoop:
         if answer.error is None:
             try:
                 return row.update(answer)
-            except Exception as error:
-                self._failures[id(error)] = portable(error)
+            except Exception as raised:
+                self._failures[id(raised)] = portable(raised)
                 self._service.cancel(answer.request)
-                answer.fail(error)
+                answer.fail(raised)
         error = answer.error
+        assert error is not None
         known = self._failures.get(id(error)) or portable(error)
         return messages.RowUpdate(row.number, "", [], finish_reason="error", error=known)
 
