@@ -179,6 +179,7 @@ def test_a_row_that_cannot_be_told_ends_alone(decoding, monkeypatch) -> None:
     last = decoding.told(bad)[-1]
     assert last.finish_reason == "error" and isinstance(last.error, InternalError)
     assert "KeyError" in str(last.error) and "in fails" in last.error.__notes__[0]
+    assert decoding.ask(PlanJob(1))  # a later update does not say it again
     assert [error.id for said in decoding.heard for error in said.failures] == [last.error.id]
     assert len([id for piece in told for id in piece.token_ids]) == 60
     assert not decoding.jobs.service.busy and not decoding.loop._rows

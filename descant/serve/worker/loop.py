@@ -98,7 +98,7 @@ class DecodeLoop:
         if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
             failures = [*self._failures.values()]
             self._send(messages.StepUpdate(self._replies, rows, counts, failures))
-            self._replies, self._slot_counts = [], slots
+            self._replies, self._slot_counts, self._failures = [], slots, {}
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
