@@ -168,8 +168,8 @@ def inside(file: Path, output: Path) -> dict[str, Times]:
 
     parts = Parts()
     parts.generator(decoder, "decode", "steps")
-    parts.function(sys.modules[bind.__module__], "load_model", "weights")
-    parts.function(rewards, "load_model", "weights")
+    parts.function(sys.modules[bind.__module__], "load_declared", "weights")
+    parts.function(rewards, "load_declared", "weights")
     parts.function(rewards.RewardScorer, "scores", "scoring")
     parts.function(descant.results.frames, "load", "report")
     parts.function(descant.results.frames, "write", "report")

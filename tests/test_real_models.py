@@ -136,7 +136,7 @@ def test_a_run_without_the_packages(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stdout
     count = re.search(r"real models: 0 tests ran, (\d+) skipped", done.stdout)
-    assert count and int(count[1]) > 5
+    assert count and int(count[1]) > 2
     problem = "the real models cannot be fetched: ERROR: Could not find a version"
     assert f"  {count[1]} skipped: {problem}" in done.stdout
     assert not list(cache.rglob("*.gguf"))

@@ -50,12 +50,19 @@ class Detokenizer:
             prompt: ids that the answer continues. After a special token, or nothing, an answer is a
                 text of its own, without the space that some tokenizers write before a first word.
         """
-        border = list(prompt[-BORDER:])
+        border = self._border(prompt)
         if not border or (border[-1] in self.special and border[-1] != self._unknown):
             border = []
         if self._decoder.exact:
             return _TableStream(self, border, self._decoder.spaces_words)
         return _WindowStream(self._tokenizer, self.special, border)
+
+    def _border(self, prompt: Sequence[int]) -> list[int]:
+        """The last tokens of a prompt, as many as it takes for one of them to be text."""
+        size = BORDER
+        while size < len(prompt) and not any(token not in self.special for token in prompt[-size:]):
+            size += BORDER
+        return list(prompt[-size:])
 
     def unfinished(self, prompt: Sequence[int]) -> bytes:
         """The first bytes of a character that a prompt ends within; an answer's text has it all."""

@@ -102,7 +102,7 @@ def test_a_quantised_model_gives_what_transformers_makes_of_it(wide, method) -> 
     path = str(wide / "base")
     model = plain(path, METHODS[method])
     decoder = descant.compile("m", models={"m": spec(path, method)})
-    found = decoder.generate(BATCH, max_new_tokens=6, eos_token_id=-1)
+    found = decoder.generate(BATCH, max_new_tokens=6, eos_token_id=[])
     assert [row.token_ids for row in found] == [greedy(model, prompt) for prompt in BATCH]
     own, exact = (scores(m, PROMPT) for m in (model, fresh(path)))
     assert near(decoder.scores(PROMPT, [])[0], own, method)
