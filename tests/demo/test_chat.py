@@ -25,13 +25,10 @@ from examples.chat_arms.recipe import ship
 from examples.chat_arms.sampling import questions
 
 
-@pytest.fixture(scope="module")
-def chat() -> dict[str, Any]:
-    """The demo's models, where the package of the chat model is installed."""
-    try:
-        return chat_models()
-    except descant.ModelError as error:
-        pytest.skip(str(error))
+@pytest.fixture
+def chat(smollm2_package: Path) -> dict[str, Any]:
+    """The demo's models."""
+    return chat_models()
 
 
 def test_without_the_package_the_command_says_how_to_install_it(
@@ -114,7 +111,6 @@ def test_shipping_keeps_the_adapter_and_nothing_of_this_machine(tmp_path: Path) 
         assert (folder / "adapter_model.safetensors").stat().st_size < 2 << 20
 
 
-@pytest.mark.real
 @pytest.mark.slow
 def test_the_tour_of_the_chat_model(chat: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
@@ -128,7 +124,6 @@ def test_the_tour_of_the_chat_model(chat: dict[str, Any], tmp_path: Path) -> Non
     assert QUESTIONS[2] not in out.getvalue()
 
 
-@pytest.mark.real
 @pytest.mark.slow
 def test_the_arm_and_the_prompt_do_what_the_pages_say(chat: dict[str, Any]) -> None:
     """On held-out questions, best token first: fewer words; a pirate's words; both at once."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, Page, lasting
 from sweeps import run_of
 
 import descant
-from descant.demo import chat_models, models
+from descant.demo import models
 from descant.models import make_spec
 from descant.sweep import sweep
 
@@ -52,13 +53,8 @@ def test_the_readme_example_and_its_plan() -> None:
     assert len(re.findall(r"^(?:0\.0|0\.5|1\.0) ", printed, re.M)) == 3
 
 
-@pytest.mark.real
-def test_the_readme_example_of_the_chat_model() -> None:
+def test_the_readme_example_of_the_chat_model(smollm2_package: Path) -> None:
     """Its answers are those that the page shows."""
-    try:
-        chat_models()
-    except descant.ModelError as error:
-        pytest.skip(str(error))
     readme = Page("README.md")
     [(block, printed)] = readme.run("from descant.demo import chat_models", {"descant": descant})
     assert block.output is not None and printed == block.output
