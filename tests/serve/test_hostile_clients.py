@@ -160,7 +160,7 @@ def test_a_connection_that_asks_is_kept(served, monkeypatch) -> None:
             time.sleep(0.15)
     body = {"model": "base", "prompt": "x", "max_tokens": 200, "stream": True, "stop": "\0"}
     start = time.perf_counter()
-    with httpx.stream("POST", f"{served.url}/v1/completions", json={**body, "n": 4}) as stream:
+    with httpx.stream("POST", f"{served.url}/v1/completions", json={**body, "n": 16}) as stream:
         assert [*stream.iter_lines()][-2] == "data: [DONE]"
     assert time.perf_counter() - start > 0.2
 
