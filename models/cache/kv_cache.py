@@ -7,6 +7,9 @@ nothing is concatenated.
 from __future__ import annotations
 
 import copy
+import math
+import mmap
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .masks import Window, row_masks
@@ -32,9 +34,14 @@ class RowLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take the shapes from the first keys and values; zeros, for masked ones must be finite."""
         shape = (self._cache.rows, key_states.shape[1], self._cache.capacity)
-        self.keys = key_states.new_zeros(*shape, key_states.shape[-1])
-        self.values = value_states.new_zeros(*shape, value_states.shape[-1])
+        self.keys = zeros(key_states, (*shape, key_states.shape[-1]))
+        self.values = zeros(value_states, (*shape, value_states.shape[-1]))
         self.is_initialized = True
+
+    def drop(self) -> None:
+        """Give the memory back; the next forward takes it anew."""
+        self.keys = self.values = None
+        self.is_initialized = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -68,36 +75,57 @@ class RowLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """The cache of one lane: ``rows`` rows of ``capacity`` tokens."""
+    """The cache of one lane: ``rows`` rows of ``capacity`` tokens.
+
+    Attributes:
+        window: of the forward that runs, or ran last.
+        written: rows and tokens, the most that were written to since the cache was empty.
+    """
 
     def __init__(self, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         self.window: Window | None = None
+        self.written = (0, 0)
         # Layers hold a weak reference, so that a cache is freed at once, without a reference cycle.
         cache: Any = weakref.proxy(self)
         super().__init__(layer_class_to_replicate=lambda: RowLayer(cache))
 
+    def see(self, window: Window) -> None:
+        """The next forward writes and reads as this window says."""
+        self.window = window
+        self._write(window.rows.stop, window.limit)
+
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens and rows, and keep those there are."""
-        more = (0, 0, 0, capacity - self.capacity, 0, 0, 0, max(0, rows - self.rows))
+        self.rows, self.capacity = max(rows, self.rows), capacity
+        kept = self._written()
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = pad(layer.keys, more), pad(layer.values, more)
-        self.rows, self.capacity = max(rows, self.rows), capacity
+                layer.keys = _grown(layer.keys, self.rows, capacity, kept)
+                layer.values = _grown(layer.values, self.rows, capacity, kept)
 
     def release(self, row: int, last: int, length: int) -> None:
         """Give a row up: the first ``length`` tokens of the last row move into its place.
 
         The last row becomes zeros: masked keys and values must be finite.
         """
+        written = self.written[1]
         for tensor in self._tensors():
             if row != last:
                 tensor[row, :, :length] = tensor[last, :, :length]
-                tensor[row, :, length:] = 0
-            tensor[last] = 0
+                tensor[row, :, length:written] = 0
+            tensor[last, :, :written] = 0
+
+    def clear(self) -> None:
+        """Without rows: a CPU gets the memory back. On a GPU, graphs hold its addresses."""
+        for layer in self.layers:
+            if layer.keys is not None and layer.keys.device.type == "cpu":
+                layer.drop()
+                self.written = (0, 0)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make the first ``length`` tokens of each target row what its source's were."""
+        self._write(max(targets, default=-1) + 1, length)
         for tensor in self._tensors():
             tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
 
@@ -109,12 +137,51 @@ class RowCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are allocated."""
-        return sum(tensor.nbytes for tensor in self._tensors())
+        """Bytes in use. Of a CPU's memory, those that were written to: no other has pages."""
+        written = self._written()
+        return sum(
+            tensor[written].nbytes if tensor.device.type == "cpu" else tensor.nbytes
+            for tensor in self._tensors()
+        )
+
+    def _write(self, rows: int, tokens: int) -> None:
+        self.written = max(self.written[0], rows), max(self.written[1], tokens)
+
+    def _written(self) -> tuple[slice, slice, slice]:
+        """Where keys and values were written to."""
+        return slice(self.written[0]), slice(None), slice(self.written[1])
 
     def _tensors(self) -> list[Tensor]:
         pairs = ((layer.keys, layer.values) for layer in self.layers)
         return [tensor for pair in pairs for tensor in pair if tensor is not None]
+
+
+def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of a tensor's dtype and device.
+
+    On a CPU they are a mapping of their own: a page takes memory when it is written to, all of
+    it goes back to the system at once, and the allocator is left without a hole.
+
+    Raises:
+        MemoryError: the system maps no more.
+    """
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size < mmap.PAGESIZE:
+        return like.new_zeros(shape)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    try:
+        pages = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"a cache of {size} bytes cannot be mapped: {error.strerror}") from error
+    storage = torch.frombuffer(pages, dtype=torch.uint8).untyped_storage()
+    return like.new_empty(0).set_(storage).view(shape)
+
+
+def _grown(old: Tensor, rows: int, capacity: int, kept: tuple[slice, slice, slice]) -> Tensor:
+    """A larger ``(rows, heads, capacity, size)`` tensor with what another holds."""
+    new = zeros(old, (rows, old.shape[1], capacity, old.shape[3]))
+    new[kept] = old[kept]
+    return new
 
 
 def run_rows(
@@ -128,7 +195,7 @@ def run_rows(
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.
     """
-    cache.window = window
+    cache.see(window)
     with row_masks(positions, window):
         return network(
             input_ids=tokens,

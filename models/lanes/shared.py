@@ -16,6 +16,8 @@ from ..cache.rows import Join, swap_remove
 from ..footprint import Footprint
 from .protocols import LanguageLane
 
+CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache
+
 
 class SharedLane:
     """A language lane, used through views alone, and which view each of its rows belongs to.
@@ -44,6 +46,7 @@ class SharedLane:
             self._reserved[view] = rows, capacity
         most = max((rows for rows, _ in self._reserved.values()), default=0)
         longest = max((tokens for _, tokens in self._reserved.values()), default=0)
+        longest += -longest % CAPACITY_UNIT
         current = self.lane.rows
         if not self.owners and not self.admitting:
             self.lane.reserve(most, longest)

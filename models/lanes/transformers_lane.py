@@ -62,6 +62,7 @@ class TransformersLane(RowLane):
         pending = 0 if self._reads_all else 1
         self.rows = Rows(rows, capacity, self.device, pending, self._limits)
         self._cache = RowCache(rows, capacity)
+        self._admitting = False  # whether rows beyond those in use are being read
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
@@ -76,6 +77,7 @@ class TransformersLane(RowLane):
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
         cached = [len(ids) - self.rows.pending for ids, _ in distinct]
         base = self.rows.count
+        self._admitting = True
         for group in _length_groups(cached):
             rows = slice(base + group.start, base + group.stop)
             yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
@@ -100,6 +102,7 @@ class TransformersLane(RowLane):
     @torch.no_grad()
     def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
         """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
+        self._admitting = False
         first = self.rows.count
         kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
         if moved := range(base + kept, base + len(distinct)):
@@ -135,6 +138,8 @@ class TransformersLane(RowLane):
     def release(self, row: int) -> int:
         last = super().release(row)
         self._cache.release(row, last, self.rows.longest)
+        if not self.rows.count and not self._admitting:
+            self._cache.clear()
         return last
 
     @torch.no_grad()

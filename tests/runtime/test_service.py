@@ -224,12 +224,13 @@ def test_formulas_come_while_others_decode_and_are_forgotten(specs) -> None:
     text = {"max_new_tokens": 9, "seed": 2, "eos_token_id": []}
     hoped = wide.alone().generate([3, 4, 5], **text)[0].token_ids
     [other] = service.submit(wide, [3, 4, 5], **text)
+    held = first.session.bound.lanes[0].footprint().cache_bytes
     answers = {id(answer.request): answer.tokens for answer in run(service)}
     assert answers == {id(request): expected, id(other): hoped}
-    held = first.session.bound.lanes[0].footprint().cache_bytes
+    assert 0 == first.session.bound.lanes[0].footprint().cache_bytes < held
     service.forget(wide)
     service.forget(first)
-    assert 0 == first.session.bound.lanes[0].footprint().cache_bytes < held
+    assert not service._decoders
 
 
 def test_what_does_not_fit_is_refused_before_it_is_queued(specs) -> None:

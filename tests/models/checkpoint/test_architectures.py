@@ -115,7 +115,9 @@ def test_rows_say_what_the_model_says_alone(family, monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 24)  # 6 tokens of every row at a time
     difference, lane = said_by_rows(families.model(family))
     assert difference < EXACT
-    assert lane.footprint().token_bytes * len(LENGTHS) * CAPACITY == lane.footprint().cache_bytes
+    reserved = sum(tensor.nbytes for tensor in lane._cache._tensors())
+    assert lane.footprint().token_bytes * len(LENGTHS) * CAPACITY == reserved
+    assert 0 < lane.footprint().cache_bytes <= reserved
 
 
 def seeing(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:

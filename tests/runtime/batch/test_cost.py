@@ -24,13 +24,17 @@ PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13]]
 )
 def test_caches_are_as_large_as_the_plan_says(compiled, formula) -> None:
     decoder = compiled(formula)
-    decoder.generate(PROMPTS, max_new_tokens=5, batch_size=3, eos_token_id=[])
-    bound = decoder.session.bound
-    held = sum(lane.footprint().cache_bytes for lane in bound.lanes)
+    session, bound = decoder.session, decoder.session.bound
+    requests = session.builder.requests(PROMPTS, max_new_tokens=5, eos_token_id=[])
+    decoding = session.decode(requests, 3)
+    next(decoding)
     capacity = bound.lanes[0].rows.capacity
-    assert held == memory.cache_bytes(bound, 3, capacity)
     tensors = [tensor for lane in bound.lanes for tensor in lane._cache._tensors()]
-    assert held == sum(tensor.numel() * tensor.element_size() for tensor in tensors) > 0
+    reserved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert reserved == memory.cache_bytes(bound, 3, capacity)
+    assert 0 < sum(lane.footprint().cache_bytes for lane in bound.lanes) <= reserved
+    assert len([*decoding]) > 1
+    assert sum(lane.footprint().cache_bytes for lane in bound.lanes) == 0  # no row is in use
 
 
 def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
@@ -48,7 +52,10 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
     with pytest.raises(descant.ModelError, match="batch_size=2 fits"):
         decoder.generate(PROMPTS, **settings)
     assert len(decoder.generate(PROMPTS, batch_size=2, **settings)) == 3
+    decoding = decoder.session.decode(decoder.session.builder.requests(PROMPTS, **settings), 2)
+    next(decoding)  # an earlier batch, whose caches give way to the next one's
     held = sum(lane.footprint().cache_bytes for lane in bound.lanes)
+    assert held > 0
     most = memory.cache_bytes(bound, 3, 32) + memory.work_bytes(bound, footprints, 3, 32)
     monkeypatch.setattr(memory, "free_bytes", lambda device: most - held)
     assert len(decoder.generate(PROMPTS, batch_size=3, **settings)) == 3
