@@ -38,11 +38,6 @@ class RowLayer(CacheLayerMixin):
         self.values = zeros(value_states, (*shape, value_states.shape[-1]))
         self.is_initialized = True
 
-    def drop(self) -> None:
-        """Give the memory back; the next forward takes it anew."""
-        self.keys = self.values = None
-        self.is_initialized = False
-
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -118,10 +113,9 @@ class RowCache(Cache):
 
     def clear(self) -> None:
         """Without rows: a CPU gets the memory back. On a GPU, graphs hold its addresses."""
-        for layer in self.layers:
-            if layer.keys is not None and layer.keys.device.type == "cpu":
-                layer.drop()
-                self.written = (0, 0)
+        if all(tensor.device.type == "cpu" for tensor in self._tensors()):
+            self.layers.clear()  # transformers makes them anew
+            self.written = (0, 0)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make the first ``length`` tokens of each target row what its source's were."""
