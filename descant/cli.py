@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer import Argument
 
 from . import __version__
@@ -34,6 +33,7 @@ from .options import (
 )
 from .results.exports import export
 from .serve.command import serve
+from .show.terminal import Screen, visible
 
 app = typer.Typer(
     name="descant",
@@ -41,8 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False, soft_wrap=True)
-WIDE = 160  # columns of a table that is written to a file
+console = Screen()
 
 
 def main() -> None:
@@ -119,7 +118,7 @@ def explain(
 
         show(console, rendering(request, render, chat))
         return
-    console.print(explained(request), markup=False)
+    console.print(explained(request))
 
 
 @app.command()
@@ -160,7 +159,7 @@ def run(
         return
     lines = folder / "completions.jsonl"
     total = sum(1 for _ in lines.open(encoding="utf-8")) if lines.is_file() else 0
-    console.print(f"{lines}: {written} completions written, {total} in all", markup=False)
+    console.print(f"{lines}: {written} completions written, {total} in all")
     _print_files(export(folder, format_ or []))
 
 
@@ -182,7 +181,7 @@ def sweep(
 
     run_file = read_run_file(file, set_ or [])
     folder = _folder(file, output, run_file.output)
-    swept(run_file, folder, _screen())
+    swept(run_file, folder, console.for_tables())
     _print_files(export(folder, format_ or [], by_point=True))
 
 
@@ -237,7 +236,7 @@ def inspect(
 
     run_file = of_one_formula(read_run_file(file, set_ or []), formula)
     inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
-    _screen().print(table(inspection))
+    console.for_tables().print(table(inspection))
     _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))
 
 
@@ -272,7 +271,7 @@ def train(
     train_file = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
     from .train.loop import train as fit
 
-    fit(train_file, lambda line: console.print(line, markup=False))
+    fit(train_file, lambda line: console.print(line))
 
 
 app.command()(bench)
@@ -288,13 +287,16 @@ def _check_chat(without_prompt: bool, name: str) -> None:
 
 
 def _show(completions: list[Any]) -> None:
+    from rich.text import Text
+
     from .results.exports import instruction
 
     for completion in completions:
         if len(completions) > 1:
-            console.rule(instruction(completion.prompt).replace("\n", " ")[:80], align="left")
+            title = instruction(completion.prompt).replace("\n", " ")[:80]
+            console.rule(Text(visible(title)), align="left")
         text = completion.text if completion.text is not None else completion.token_ids
-        console.print(str(text), markup=False)
+        console.write(str(text))
 
 
 def _folder(file: Path, option: Path | None, output: str | None) -> Path:
@@ -305,10 +307,6 @@ def _folder(file: Path, option: Path | None, output: str | None) -> Path:
     return option or Path(str(output))
 
 
-def _screen() -> Console:
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
-
-
 def _print_files(files: Iterable[Path]) -> None:
     for file in files:
-        console.print(str(file), markup=False)
+        console.print(str(file))

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from rich.console import Console
-
 from .errors import DescantError
+from .show.terminal import Screen
 
 MISTAKE, BUG, STOPPED = 2, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -119,4 +118,4 @@ def _versions() -> str:
 
 
 def _print(line: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+    Screen(stderr=True).write(line)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from rich.console import Console
-
 from ..options import File, Many, Word, many, option
+from ..show.terminal import Screen
 
 
 def bench(
@@ -32,7 +31,7 @@ def bench(
     from .table import measured
 
     measured(
-        Console(highlight=False, soft_wrap=True), output, workload, shape=shape, device=device,
+        Screen(), output, workload, shape=shape, device=device,
         batch_size=batch_size, dtype=dtype, prompt_length=prompt_length, new=max_new_tokens,
         runs=runs, capture=capture,
     )  # fmt: skip

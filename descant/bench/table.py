@@ -46,7 +46,7 @@ def measured(
             for result in measure(settings, names):
                 results.append(result)
                 progress.advance(task)
-        console.print(_table(results), markup=False)
+        console.print(_table(results))
         console.print(
             "plain: transformers' generate with a LogitsProcessor that runs the other models; "
             "bare: the forwards alone; floor: reading the weights"
@@ -57,12 +57,11 @@ def measured(
             f"{machine['processor']}, {machine['threads']} threads, copies "
             f"{machine['copy_bandwidth'] / 1e9:.3g} GB/s; torch {machine['torch']}, "
             f"transformers {machine['transformers']}",
-            markup=False,
         )
         if output is not None:
             content = {**machine, "results": [asdict(result) for result in results]}
             replace(output, json.dumps(content, indent=1) + "\n")
-            console.print(f"{output}: every run", markup=False)
+            console.print(f"{output}: every run")
     return results
 
 

@@ -74,10 +74,10 @@ def chat_tour(console: Console, output: Path, questions: int, tokens: int) -> li
 
     start = time.perf_counter()
     models = chat_models()
-    console.print(f"[bold]{CHAT_MODEL}[/bold], {models['smol']['path']}", soft_wrap=True)
+    console.print(f"{CHAT_MODEL}, {models['smol']['path']}", style="bold")
     decoder = compile(FORMULA, models, params={"g": 0, "brief": 0}, prompts=SYSTEM)
-    console.print("[bold]The plan[/bold]")
-    console.print(str(decoder.plan), markup=False)
+    console.print("The plan", style="bold")
+    console.print(str(decoder.plan))
     console.print(f'\npirate: "{SYSTEM["pirate"]}"')
     console.print("arm_brief: trained to prefer short answers to long ones")
     asked = QUESTIONS[:questions]
@@ -85,7 +85,7 @@ def chat_tour(console: Console, output: Path, questions: int, tokens: int) -> li
     for question in asked[:SHOWN]:
         _show_answers(console, question, answers)
     points = [_point(*weights, answers, asked) for weights in product(GUIDANCE, BRIEF)]
-    console.print(f"\n[bold]The sweep[/bold]: {len(answers)} answers as rows of one batch")
+    console.print(f"\nThe sweep: {len(answers)} answers as rows of one batch", style="bold")
     console.print(_table(points))
     write_csv(points, output / "chat.csv")
     console.print(f"the table: {output / 'chat.csv'}")
@@ -109,13 +109,13 @@ def answered(
 
 
 def _show_answers(console: Console, question: str, answers: Answers) -> None:
-    console.print(f"\n[bold]{question}[/bold]")
+    console.print(f"\n{question}", style="bold")
     for (asked, g, brief), completion in answers.items():
         if asked == question:
             text = (completion.text or "").strip()
             cut = " …" if completion.finish_reason == "length" else ""
-            console.print(f"  [dim]g = {g:g}, brief = {brief:g}[/dim]")
-            console.print(textwrap.indent(text + cut, "  "), markup=False)
+            console.print(f"  g = {g:g}, brief = {brief:g}", style="dim")
+            console.print(textwrap.indent(text + cut, "  "))
 
 
 def _point(g: float, brief: float, answers: Answers, questions: Sequence[str]) -> Point:

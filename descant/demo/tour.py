@@ -50,7 +50,7 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
         tokens: new tokens per completion.
     """
     _show_completions(console, tokens)
-    console.print(f"\n[bold]The sweep[/bold]: {SWEEP}", highlight=False)
+    console.print(f"\nThe sweep: {SWEEP}", style="bold")
     start = time.perf_counter()
     points = sweep(PROMPTS[:prompts], tokens)
     seconds = time.perf_counter() - start
@@ -104,16 +104,16 @@ def _show_completions(console: Console, tokens: int) -> None:
     from ..api import compile
 
     decoders = {name: compile(formula, models()) for name, formula in FORMULAS.items()}
-    console.print("[bold]The plan[/bold]")
-    console.print(str([*decoders.values()][-1].plan), markup=False)
+    console.print("The plan", style="bold")
+    console.print(str([*decoders.values()][-1].plan))
     shown = PROMPTS[:2]
     sampling: dict[str, Any] = {"max_new_tokens": tokens, "temperature": TEMPERATURE, "seed": SEED}
     answers = {name: decoder.generate([*shown], **sampling) for name, decoder in decoders.items()}
     for i, prompt in enumerate(shown):
-        console.print(f"\n[bold]{prompt}[/bold]")
+        console.print(f"\n{prompt}", style="bold")
         for name, formula in FORMULAS.items():
-            console.print(f"  [dim]{name}: {formula}[/dim]")
-            console.print(f"  {answers[name][i].text}", markup=False)
+            console.print(f"  {name}: {formula}", style="dim")
+            console.print(f"  {answers[name][i].text}")
 
 
 def _table(points: Sequence[Point]) -> Any:

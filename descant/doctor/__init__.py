@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer import Option
 
 from .. import __version__
+from ..show.terminal import Screen
 from .findings import BROKEN, NOTE, Finding, failure, table
 
-SCHEMA, WIDE = 1, 140
+SCHEMA = 1
 
 
 def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False) -> None:
@@ -29,8 +29,7 @@ def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False
         report = {"schema": SCHEMA, "descant": __version__, "works": works, "findings": rows}
         typer.echo(jsonlib.dumps(report, ensure_ascii=False, indent=2))
     else:
-        screen = Console(highlight=False)
-        screen = screen if screen.is_terminal else Console(width=WIDE, highlight=False)
+        screen = Screen(soft_wrap=False).for_tables()
         screen.print(table(findings))
         screen.print("descant works here" if works else "descant does not work here yet")
     raise typer.Exit(0 if works else 1)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from .terminal import visible
+
 if TYPE_CHECKING:
     from ..runtime.explain.prompt_view import PromptView, Token
 
@@ -20,15 +22,15 @@ def show(console: Console, views: Sequence[PromptView]) -> None:
         if number:
             console.print()
         if view.tokens is None:
-            console.print(f"{view.term}  text, {len(view.text)} characters", markup=False)
-            console.print(f"  {_visible(view.text)}", markup=False)
+            console.print(f"{view.term}  text, {len(view.text)} characters")
+            console.print(f"  {_visible(view.text)}")
             continue
         many = f"{len(view.tokens)} token{'' if len(view.tokens) == 1 else 's'}"
-        console.print(f"{view.term}  {many}", markup=False)
+        console.print(f"{view.term}  {many}")
         terminal = console.is_terminal
         tokens = _coloured(view.tokens) if terminal else Text(separated(view.tokens))
-        console.print(Text("  ").append_text(tokens), markup=False)
-        console.print("  " + " ".join(map(str, view.ids)), markup=False)
+        console.print(Text("  ").append_text(tokens))
+        console.print("  " + " ".join(map(str, view.ids)))
 
 
 def separated(tokens: Sequence[Token]) -> str:
@@ -55,5 +57,5 @@ def _coloured(tokens: Sequence[Token]) -> Text:
 
 
 def _visible(text: str) -> str:
-    """The text on one line, with escapes for line breaks and tabs."""
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r").replace("\t", r"\t")
+    """The text on one line, with escapes for line breaks, tabs and what a terminal obeys."""
+    return visible(text.replace("\\", r"\\").replace("\n", r"\n").replace("\t", r"\t"))

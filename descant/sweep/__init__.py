@@ -31,7 +31,7 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         results = load(folder)
         files = [*write(results, folder), *report(results, folder)]
     except MissingExtra as error:
-        console.print(f"decoded and scored into {folder}; {error}", markup=False)
+        console.print(f"decoded and scored into {folder}; {error}")
         return
     from ..results.tables import tables_of
     from .shown import cost_shown, fronts_shown, points_shown, table_shown
@@ -41,5 +41,5 @@ def swept(run: RunFile, folder: Path, console: Console) -> None:
         console.print(table_shown(table))
     if (fronts := fronts_shown(results)) is not None:
         console.print(fronts)
-    console.print(cost_shown(results), markup=False)
-    console.print("written: " + ", ".join(str(file) for file in files), markup=False)
+    console.print(cost_shown(results))
+    console.print("written: " + ", ".join(str(file) for file in files))
