@@ -203,10 +203,12 @@ def _percentile(values: Sequence[float], share: int) -> float:
 
 
 @contextmanager
-def serving(slots: int) -> Iterator[tuple[str, int]]:
-    """A server's address and its process's number."""
-    command = [sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0",
-               "--slots", str(slots), "--max-model-len", "256", "--log-level", "info"]  # fmt: skip
+def serving(slots: int, *more: str) -> Iterator[tuple[str, int]]:
+    """A server's address and its process's number; ``more`` are options of ``descant serve``."""
+    command = [
+        sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0", "--slots", str(slots),
+        "--max-model-len", "256", "--log-level", "info", *more,
+    ]  # fmt: skip
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
