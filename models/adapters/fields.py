@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from ...errors import quoted, shortened
 from ..errors import ModelError
 
 LORA = "LORA"
@@ -183,7 +184,7 @@ def _check_unknown(
             if value in ({}, _installed_default(kind, field)):
                 continue
             by = f" by peft {version}" if (version := config.get("peft_version")) else ""
-            problem = f"was saved{by} with {field}: {value!r}, a field that is not known here"
+            problem = f"was saved{by} with {shortened(field)}: {quoted(value)}, a field that is not known here"
             raise _error(name, problem, "merge it into its base with that peft")
 
 

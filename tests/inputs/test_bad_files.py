@@ -113,8 +113,13 @@ def test_what_is_skipped_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (LAUGH, "run.yaml holds more than 300000 values, counted as often"),
+        (LAUGH, "run.yaml holds more than 100000 values, counted as often"),
         ("a: &a [*a]", "holds itself at line 1, column 4"),
+        ("a0: &a0 1\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 900)), "50 deep"),
+        ("a: [" + "1," * 2**20 + "]", "holds more than 100000 values"),
+        ("a: !!bool maybe", "is not YAML: line 1, column 4: 'maybe' is no bool"),
+        ("a: !!int ''", "is not YAML: line 1, column 4: '' is no int"),
+        ("a: !!float ''", "is not YAML: line 1, column 4: '' is no float"),
         ("a: " + "[" * 100_000, f"more than {DEPTH} deep"),
         ("a: " + "[" * (DEPTH + 2) + "]" * (DEPTH + 2), f"more than {DEPTH} deep"),
         ("a: 1\nb: 2\na: 3", 'is not YAML: line 3, column 1: found duplicate key "a"'),
