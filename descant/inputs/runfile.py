@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from ..errors import quoted
+from ..formula.words.signature import MOST
 from ..grammar import did_you_mean, nearest
 from ..models.checkpoint.spec import ModelSpec
 from .grid import Point, points_of
@@ -72,6 +73,9 @@ class RunFile(Strict):
         for name in self.points[0]:
             if (name == TEMPERATURE) == (name in self.params):
                 raise ValueError(_wrong_sweep(name, self.params))
+        for temperature in {point[TEMPERATURE] for point in self.points if TEMPERATURE in point}:
+            if not 0 <= temperature <= MOST:
+                raise ValueError(f"sweep.temperature is {temperature}; it is from 0 to {MOST:g}")
         for name in self.formulas:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"formulas: {quoted(name)} is no name; use letters, digits, _ - . and +")

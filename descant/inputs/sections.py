@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from ..formula.words.signature import MOST
+
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
@@ -29,7 +31,7 @@ class Generate(Strict):
     """The arguments of ``Decoder.generate``; the seed has a default, so that runs repeat."""
 
     max_new_tokens: int = Field(default=128, ge=1)
-    temperature: FiniteFloat | None = Field(default=None, ge=0)
+    temperature: FiniteFloat | None = Field(default=None, ge=0, le=MOST)
     do_sample: bool | None = None
     seed: int = 0
     num_return_sequences: int = Field(default=1, ge=1)

@@ -178,8 +178,18 @@ class _Template:
 
 
 def text_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
-    """A text's ids, after the tokenizer's starting special tokens, without the ending ones."""
-    plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """A text's ids, after the tokenizer's starting special tokens, without the ending ones.
+
+    Raises:
+        ModelError: half a character in the text, as a Python string may have.
+    """
+    try:
+        plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    except TypeError:
+        half = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+        if half is None:
+            raise
+        raise ModelError(f"the prompt holds {half!a}, half of a character", "leave it out") from None
     bos = tokenizer.bos_token
     if not special or (bos and text.startswith(bos)):
         return plain
