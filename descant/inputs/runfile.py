@@ -78,7 +78,9 @@ class RunFile(Strict):
                 raise ValueError(f"sweep.temperature is {temperature}; it is from 0 to {MOST:g}")
         for name in self.formulas:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"formulas: {quoted(name)} is no name; use letters, digits, _ - . and +")
+                raise ValueError(
+                    f"formulas: {quoted(name)} is no name; use letters, digits, _ - . and +"
+                )
         for name, score in (self.score or {}).items():
             _check_score(name, score, self)
         for name, table in self.tables.items():

@@ -184,8 +184,9 @@ def _check_unknown(
             if value in ({}, _installed_default(kind, field)):
                 continue
             by = f" by peft {version}" if (version := config.get("peft_version")) else ""
-            problem = f"was saved{by} with {shortened(field)}: {quoted(value)}, a field that is not known here"
-            raise _error(name, problem, "merge it into its base with that peft")
+            problem = f"was saved{by} with {shortened(field)}: {quoted(value)}"
+            cure = "merge it into its base with that peft"
+            raise _error(name, f"{problem}, a field that is not known here", cure)
 
 
 def _init(config: Mapping[str, Any]) -> str:

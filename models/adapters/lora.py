@@ -14,15 +14,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoint.hub import cached, hub_error
-from ..errors import ModelError
+from ..errors import ModelError, first_line, read_by_a_library
 from .fields import check_row
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -105,7 +105,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"{CONFIG} is not an object")
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(name, folder, error) from error
     return config
 
@@ -118,10 +118,8 @@ def read_adapter(name: str, folder: Path) -> Adapter:
     """
     config = read_config(name, folder)
     check_row(name, config)
-    try:
+    with read_by_a_library(partial(_unreadable, name, folder)):
         weights = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise _unreadable(name, folder, error) from error
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     embeddings: set[str] = set()
     for key, tensor in sorted(weights.items()):
@@ -145,8 +143,9 @@ def read_adapter(name: str, folder: Path) -> Adapter:
     return Adapter(config, layers, base_weights)
 
 
-def _unreadable(name: str, folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"the adapter {name} in {folder} cannot be read: {error}", _SAVE_AGAIN, name)
+def _unreadable(name: str, folder: Path, error: BaseException) -> ModelError:
+    problem = f"the adapter {name} in {folder} cannot be read: {first_line(error)}"
+    return ModelError(problem, _SAVE_AGAIN, name)
 
 
 def _layer(

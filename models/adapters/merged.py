@@ -19,16 +19,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ...errors import shortened
+from ..errors import ModelError, read_by_a_library
 from .fields import is_set
 from .lora import WEIGHTS, read_config
 
 TOKENS = 12
 MISSING = "missing adapter keys"  # in peft's warning
-FAULTS = (
-    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError,
-    NotImplementedError,
-)  # fmt: skip
 T = TypeVar("T")
 _TRAINED_ON = "give the base that it was trained on"
 _AS_ROWS = "leave merge out, if it is LoRA: rows do what peft's forward does"
@@ -93,12 +90,15 @@ def _check_installed(name: str, config: Mapping[str, Any]) -> None:
 
 def _tried(name: str, action: Callable[[], T], cure: str) -> T:
     """Call peft; its error becomes a ModelError."""
-    try:
+
+    def failed(error: BaseException) -> ModelError:
+        told = shortened(" ".join(str(error).split()))
+        return ModelError(
+            f"the adapter {name} cannot be merged by peft: {told}", cure, name, "adapters"
+        )
+
+    with read_by_a_library(failed):
         return action()
-    except FAULTS as error:
-        told = " ".join(str(error).split())
-        problem = f"the adapter {name} cannot be merged by peft: {told[:200]}"
-        raise ModelError(problem, cure, name, "adapters") from error
 
 
 def _with_peft(base: Any, folder: Path, ids: Tensor) -> tuple[Any, tuple[Tensor, Tensor]]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -17,7 +16,7 @@ from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
 from ..checkpoint.hub import hub_error
 from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, read_by_a_library
 from . import quantized
 from .unpack import weights_source
 
@@ -107,17 +106,18 @@ def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, and its report; a failure becomes a ModelError."""
-    try:
-        with _quiet_unless_terminal():
-            return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
-    except torch.OutOfMemoryError as error:
-        problem = f"the weights of {name} do not fit: {first_line(error)}"
-        cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
-        raise ModelError(problem, cure, name) from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+
+    def unreadable(error: BaseException) -> ModelError:
+        if isinstance(error, torch.OutOfMemoryError):
+            problem = f"the weights of {name} do not fit: {first_line(error)}"
+            cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
+            return ModelError(problem, cure, name)
         problem = f"the weights of {name} in {spec.path} cannot be read: "
         other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
-        raise hub_error(error, str(spec.path), spec.revision, name, other) from error
+        return hub_error(error, str(spec.path), spec.revision, name, other)
+
+    with read_by_a_library(unreadable), _quiet_unless_terminal():
+        return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
 
 
 def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]) -> None:

@@ -189,7 +189,9 @@ def text_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
         half = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
         if half is None:
             raise
-        raise ModelError(f"the prompt holds {half!a}, half of a character", "leave it out") from None
+        raise ModelError(
+            f"the prompt holds {half!a}, half of a character", "leave it out"
+        ) from None
     bos = tokenizer.bos_token
     if not special or (bos and text.startswith(bos)):
         return plain

@@ -96,7 +96,9 @@ def per_row(value: Any, rows: int, what: str) -> list[Any]:
         return [value] * rows
     values = None if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if values is None or any(isinstance(item, str) for item in values):
-        raise ArgumentError(f"{what} is {quoted(value)}; it is a number, or a list with one per row")
+        raise ArgumentError(
+            f"{what} is {quoted(value)}; it is a number, or a list with one per row"
+        )
     if len(values) != rows:
         raise ArgumentError(f"{what} has {len(values)} values and there are {rows} rows")
     return values
