@@ -158,6 +158,9 @@ def _text_lines(file: Path) -> Iterator[tuple[int, str | Fault]]:
         for number, line in content.lines():
             if number == 1:
                 _check_text(file, line)
+            if b"\0" in line:
+                yield number, Fault("holds a NUL, as no text does; save it as UTF-8")
+                continue
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
