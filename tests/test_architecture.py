@@ -161,6 +161,7 @@ def test_each_package_has_its_own_libraries() -> None:
         "gguf",
         "huggingface_hub",
         "peft",
+        "regex",
         "tokenizers",
     }
     assert third_party("runtime") <= {"torch", "transformers", "tqdm", "accelerate"}

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import extract_commit_hash
 
@@ -27,6 +28,11 @@ from .spec import ModelSpec
 
 SCORES, REWARD = "scores", "reward"
 GENERATION = "generation_config.json"
+LAYERS = 1000  # a model's at most; to make the modules of more takes minutes, without any weights
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
+    "chat_template.jinja",
+)  # fmt: skip
 _ABSENCES = ("missing_entries", "connection_errors")
 
 
@@ -144,28 +150,51 @@ def _config(name: str, spec: ModelSpec) -> Any:
         return ModelError(problem, cure, name)
 
     with read_by_a_library(unreadable):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             spec.path, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
         )
+        _check_config(config)
+        return config
+
+
+def _check_config(config: Any) -> None:
+    """Refuse what transformers takes into a configuration and no model is made of.
+
+    Raises:
+        ValueError: names the key.
+    """
+    names, text = config.architectures, config.get_text_config()
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"architectures is {quoted(names)}, not the names of classes")
+    if not isinstance(config.dtype, (torch.dtype, type(None))):
+        raise ValueError(f"dtype is {quoted(config.dtype)}, not the name of one")
+    layers = getattr(text, "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= LAYERS:
+        raise ValueError(f"num_hidden_layers is {quoted(layers)}, and may be 1 to {LAYERS}")
 
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
     source = spec.tokenizer if spec.tokenizer is not None else spec.path
     if source is None or not isinstance(source, (str, os.PathLike)):
         return source
-    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    if os.path.isdir(source) and not any((Path(source) / file).is_file() for file in files):
+    files = [file for file in TOKENIZER if (Path(source) / file).is_file()]
+    if os.path.isdir(source) and not set(files) & {*TOKENIZER[:4]}:
         return None
     revision = spec.revision if source == spec.path else None
 
     def unreadable(error: BaseException) -> ModelError:
-        other = f"{source} cannot be read: ", "name one with tokenizer: …"
+        here = f"{' and '.join(files)} of {source}" if files else source
+        other = f"{here} cannot be read: ", "name one with tokenizer: …"
         return hub_error(error, str(source), revision, name, other, f"the tokenizer of {name}: ")
 
     with read_by_a_library(unreadable):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
+        tokenizer("a")  # some of what is wrong shows only here
+        return tokenizer
 
 
 def _eos(name: str, spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..errors import ModelError, first_line, read_by_a_library
 from . import quantized
 from .unpack import weights_source
 
+_NUMBER = re.compile(r"\.\d+\.")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -135,6 +137,16 @@ def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]
         problem = f"the weights of {name} in {spec.path} lack {missing[0]}{more}"
         cure = "they would be random numbers; give a checkpoint of the whole model"
         raise ModelError(problem, cure, name)
+    if left_out := sorted(_layers_left_out(report["unexpected_keys"], order), key=str):
+        problem = f"the weights of {name} in {spec.path} hold {left_out[0]}"
+        problem += ", of a layer that config.json leaves out"
+        raise ModelError(problem, "put the config.json beside them that they were saved with", name)
+
+
+def _layers_left_out(unexpected: Iterable[str], expected: Iterable[str]) -> set[str]:
+    """What is as other weights of the model are, but of another layer."""
+    kinds = {_NUMBER.sub(".0.", key) for key in expected}
+    return {key for key in unexpected if _NUMBER.sub(".0.", key) in kinds}
 
 
 def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:

@@ -14,6 +14,7 @@ from ..errors import ModelError, first_line
 _log = logging.getLogger("descant")
 Messages: TypeAlias = Sequence[Mapping[str, str]]
 CHAT = "chat"  # as a template: the tokenizer's own, and a text is one user message
+LONGEST = 1 << 19  # characters of a template, which are parsed in a second
 SYSTEM = ("system", "developer")  # the roles that a system prompt stands in for
 
 
@@ -34,11 +35,11 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         ModelError: there is no such template.
     """
     if template is not None and ("{{" in template or "{%" in template):
-        return template
+        return _of_a_size(name, template)
     known = tokenizer.chat_template
     named = known if isinstance(known, dict) else {"default": known} if known else {}
     if template in named and isinstance(known, dict):
-        return str(named[template])
+        return _of_a_size(name, str(named[template]))
     if template not in (None, CHAT):
         problem = f"the template of {name} is neither a chat template nor has it a "
         problem += f"{{prompt}}, and the tokenizer has no chat template named {template[:40]!r}"
@@ -46,7 +47,7 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         cure = f"it has {', '.join(names)}" if names else "write {prompt} where the prompt goes"
         raise _error(name, problem, cure)
     if "default" in named:
-        return str(named["default"])
+        return _of_a_size(name, str(named["default"]))
     if named:
         problem = f"the tokenizer of {name} has several chat templates, and none is its default"
         raise _error(name, problem, f"name one, template: …; it has {', '.join(named)}")
@@ -55,6 +56,14 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         raise _error(name, f"{name} says template: chat, and its tokenizer has none", cure)
     problem = f"{name} has no chat template, and the prompt is chat messages"
     raise _error(name, problem, f"{cure}; or give text")
+
+
+def _of_a_size(name: str, template: str) -> str:
+    """A template that is not too long to be parsed at once."""
+    if len(template) > LONGEST:
+        problem = f"the chat template of {name} has {len(template)} characters"
+        raise _error(name, problem, f"it may have {LONGEST}; give template: … with another")
+    return template
 
 
 def check_template(name: str, spec: ModelSpec, tokenizer: Any) -> None:

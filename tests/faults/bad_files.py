@@ -7,7 +7,6 @@ reader joins by a line. ``damages`` is what is done to the file; ``outcome`` is 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
 import random

@@ -65,22 +65,167 @@ def items(file: Path) -> Any:
 
 
 def examples(file: Path) -> Any:
-    return [(e.prompt, e.chosen, e.rejected) for e in read_examples(TrainData(path=str(file)), "dpo")[0]]
+    return [
+        (e.prompt, e.chosen, e.rejected) for e in read_examples(TrainData(path=str(file)), "dpo")[0]
+    ]
 
 
 READERS = [
     Reader("run file", written("run.yaml", json.dumps(RUN)), read_run_file, keys=True),
-    Reader("train file", written("train.yaml", json.dumps(TRAIN)), lambda f: read_train_file("dpo", f), keys=True),
+    Reader(
+        "train file",
+        written("train.yaml", json.dumps(TRAIN)),
+        lambda f: read_train_file("dpo", f),
+        keys=True,
+    ),
     Reader("JSONL", written("a.jsonl", lines(ROWS)), items, knows_its_end=False),
     Reader("JSON", written("a.json", json.dumps(ROWS)), items),
     Reader("CSV", written("a.csv", table(ROWS, ",")), items, knows_its_end=False),
     Reader("TSV", written("a.tsv", table(ROWS, "\t")), items, knows_its_end=False),
     Reader("text", written("a.txt", lines(ROWS)), items, knows_its_end=False),
-    Reader("gzip", written("a.jsonl.gz", gzip.compress(lines(ROWS).encode(), mtime=0)), items, text=False),
+    Reader(
+        "gzip",
+        written("a.jsonl.gz", gzip.compress(lines(ROWS).encode(), mtime=0)),
+        items,
+        text=False,
+    ),
     Reader("parquet, snappy", parquet(ROWS, "snappy"), items, text=False),
     Reader("parquet, zstd", parquet(ROWS, "zstd"), items, text=False),
-    Reader("prompt", written("p.json", json.dumps([{"role": "user", "content": "Why?"}])), lambda f: command_line_prompt(str(f), False), keys=True),
+    Reader(
+        "prompt",
+        written("p.json", json.dumps([{"role": "user", "content": "Why?"}])),
+        lambda f: command_line_prompt(str(f), False),
+        keys=True,
+    ),
     Reader("pairs, JSONL", written("a.jsonl", lines(PAIRS)), examples, knows_its_end=False),
     Reader("pairs, JSON", written("a.json", json.dumps(PAIRS)), examples),
     Reader("pairs, CSV", written("a.csv", table(PAIRS, ",")), examples, knows_its_end=False),
+]
+
+
+ZOO = None
+
+
+def zoo() -> Any:
+    global ZOO
+    if ZOO is None:
+        import tempfile
+
+        from checkpoints import Checkpoints
+
+        ZOO = Checkpoints(Path(tempfile.mkdtemp()))
+    return ZOO
+
+
+def in_checkpoint(name: str, of: str = "base", **options: Any) -> Any:
+    def make(folder: Path) -> Path:
+        import shutil
+
+        shutil.copytree(zoo().path(of), folder / "m")
+        if options:
+            from checkpoints import fresh
+
+            (folder / "m" / "model.safetensors").unlink()
+            fresh(zoo().path(of)).save_pretrained(folder / "m", **options)
+        found = sorted((folder / "m").glob(name))
+        return found[len(found) // 2]
+
+    return make
+
+
+CHAT = [{"role": "user", "content": "a small stone"}]
+
+
+def answer(file: Path) -> Any:
+    decoder = descant.compile("m", {"m": str(file.parent)})
+    return decoder.generate(CHAT, max_new_tokens=3, progress=False)[0].token_ids
+
+
+def rewarded(file: Path) -> Any:
+    decoder = descant.compile(
+        "b | rerank(m, k=2, w=1)", {"m": str(file.parent), "b": zoo().model("base")}
+    )
+    return decoder.generate([1, 50, 60], max_new_tokens=2, progress=False)[0].token_ids
+
+
+def with_adapter(merge: bool) -> Any:
+    def read(file: Path) -> Any:
+        models = {
+            "b": {"model": zoo().model("base")},
+            "m": {"adapter": str(file.parent), "on": "b", "merge": merge},
+        }
+        decoder = descant.compile("m", models)
+        return decoder.generate([1, 50, 60], max_new_tokens=3, progress=False)[0].token_ids
+
+    return read
+
+
+def gguf(folder: Path) -> Path:
+    import gguf_files
+    import torch
+    from checkpoints import llama, tokenizer
+
+    torch.manual_seed(5)
+    return gguf_files.write(folder / "m.gguf", llama().eval(), tokenizer())
+
+
+def gguf_answer(file: Path) -> Any:
+    decoder = descant.compile("m", {"m": str(file)})
+    return decoder.generate(CHAT, max_new_tokens=3, progress=False)[0].token_ids
+
+
+READERS += [
+    Reader("config.json", in_checkpoint("config.json"), answer, keys=True),
+    Reader("reward's config.json", in_checkpoint("config.json", "rm"), rewarded, keys=True),
+    Reader(
+        "generation_config.json",
+        in_checkpoint("generation_config.json"),
+        answer,
+        keys=True,
+        optional=True,
+    ),
+    Reader("tokenizer.json", in_checkpoint("tokenizer.json"), answer, keys=True),
+    Reader("tokenizer_config.json", in_checkpoint("tokenizer_config.json"), answer, keys=True),
+    Reader(
+        "chat_template.jinja",
+        in_checkpoint("chat_template.jinja"),
+        answer,
+        optional=True,
+        knows_its_end=False,
+    ),
+    Reader("safetensors", in_checkpoint("model.safetensors"), answer, text=False),
+    Reader(
+        "a shard", in_checkpoint("model-*.safetensors", max_shard_size="20KB"), answer, text=False
+    ),
+    Reader(
+        "index",
+        in_checkpoint("model.safetensors.index.json", max_shard_size="20KB"),
+        answer,
+        keys=True,
+    ),
+    Reader(
+        "adapter_config.json",
+        in_checkpoint("adapter_config.json", "lora4"),
+        with_adapter(False),
+        keys=True,
+    ),
+    Reader(
+        "adapter's weights",
+        in_checkpoint("adapter_model.safetensors", "lora4"),
+        with_adapter(False),
+        text=False,
+    ),
+    Reader(
+        "merged adapter_config.json",
+        in_checkpoint("adapter_config.json", "lora4"),
+        with_adapter(True),
+        keys=True,
+    ),
+    Reader(
+        "merged adapter's weights",
+        in_checkpoint("adapter_model.safetensors", "lora4"),
+        with_adapter(True),
+        text=False,
+    ),
+    Reader("GGUF", gguf, gguf_answer, text=False),
 ]
