@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
+from .templates import rendered
 
 _log = logging.getLogger("descant")
 Messages: TypeAlias = Sequence[Mapping[str, str]]
@@ -119,13 +121,11 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
         messages = messages[:-1]
     continues = bool(messages) and messages[-1]["role"] == "assistant"
     try:
-        text: str = tokenizer.apply_chat_template(
-            [*messages],
-            chat_template=source,
-            tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
-        )
+        render = partial(
+            tokenizer.apply_chat_template, [*messages], chat_template=source, tokenize=False,
+            add_generation_prompt=not continues, continue_final_message=continues,
+        )  # fmt: skip
+        text: str = rendered(source, render)
     except Exception as error:  # jinja has its own exceptions, and templates raise any
         cure = "give template: … with a chat template, or a prompt that is text"
         if any(message["role"] == "system" for message in messages):
