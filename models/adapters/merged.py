@@ -63,7 +63,7 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         adapted, expected = _tried(
-            name, partial(_with_peft, base, folder, changes, ids), _TRAINED_ON
+            name, folder, partial(_with_peft, base, folder, changes, ids), _TRAINED_ON
         )
     if lacking := [line for item in told if MISSING in (line := str(item.message))]:
         problem = f"the adapter {name} lacks weights; peft says: {lacking[0]}"
@@ -73,7 +73,7 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
         _check_ends(name, adapted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = _tried(name, adapted.merge_and_unload, _AS_ROWS)
+        model = _tried(name, folder, adapted.merge_and_unload, _AS_ROWS)
     _compare(name, model, _outputs(model, ids), expected)
     return model.requires_grad_(False).eval()
 
@@ -94,13 +94,16 @@ def _check_installed(name: str, config: Mapping[str, Any]) -> None:
             raise ModelError(f"{problem} has not for {kind}", cure, name, "adapters")
 
 
-def _tried(name: str, action: Callable[[], T], cure: str) -> T:
+def _tried(name: str, folder: Path, action: Callable[[], T], cure: str) -> T:
     """Call peft; its error becomes a ModelError."""
 
     def failed(error: BaseException) -> ModelError:
         told = shortened(" ".join(str(error).split()))
         return ModelError(
-            f"the adapter {name} cannot be merged by peft: {told}", cure, name, "adapters"
+            f"the adapter {name} in {folder} cannot be merged by peft: {told}",
+            cure,
+            name,
+            "adapters",
         )
 
     with read_by_a_library(failed):

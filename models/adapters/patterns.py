@@ -120,7 +120,7 @@ def resolved(name: str, config: Mapping[str, Any], names: list[str]) -> dict[str
             fields[field] = keys
     for field in ("layers_pattern", "modules_to_save"):
         listed = config.get(field) or []
-        for item in [listed] if isinstance(listed, str) else listed:
+        for item in listed if isinstance(listed, list) else [listed]:
             if not (isinstance(item, str) and PLAIN.fullmatch(item)):
                 problem = f"{field} of the adapter {name} has {quoted(item)}, which is no name"
                 raise ModelError(problem, "name the modules", name, "adapters")

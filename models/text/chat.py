@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -121,17 +120,17 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
         messages = messages[:-1]
     continues = bool(messages) and messages[-1]["role"] == "assistant"
     try:
-        render = partial(
-            tokenizer.apply_chat_template, [*messages], chat_template=source, tokenize=False,
+        text = rendered(
+            tokenizer, [*messages], source,
             add_generation_prompt=not continues, continue_final_message=continues,
         )  # fmt: skip
-        text: str = rendered(source, render)
     except Exception as error:  # jinja has its own exceptions, and templates raise any
         cure = "give template: … with a chat template, or a prompt that is text"
         if any(message["role"] == "system" for message in messages):
             cure = "its template may take no system prompt: write it into the user's message, "
             cure += "or give template: … with {system} and {prompt} in it"
-        problem = f"{name} cannot render these messages: {first_line(error)}"
+        problem = f"{name} cannot render these messages{_file(tokenizer, source)}: "
+        problem += first_line(error)
         raise _error(name, problem, cure) from error
     for message in messages:
         if message["role"] == "developer" and message["content"].strip() not in text:
@@ -139,6 +138,14 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
             cure = "write it into the system message"
             raise _error(name, f"{problem}: {message['content'][:40]!r}", cure)
     return text
+
+
+def _file(tokenizer: Any, template: str) -> str:
+    """Where a chat template is, if it is its tokenizer's."""
+    known = getattr(tokenizer, "chat_template", None)
+    if template not in (known.values() if isinstance(known, dict) else [known]):
+        return ""
+    return f" by the chat template of {getattr(tokenizer, 'name_or_path', '') or 'its tokenizer'}"
 
 
 def developer_as_system(messages: Messages) -> Messages:

@@ -15,7 +15,6 @@ import mmap
 import re
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from jinja2.exceptions import SecurityError
@@ -125,18 +124,27 @@ def _bits(value: Any) -> int:
     return value.bit_length() if isinstance(value, int) else 0
 
 
-def rendered(template: str, render: Callable[[], str]) -> str:
-    """What ``render`` gives, which has transformers render a template, within the bounds.
+def rendered(tokenizer: Any, messages: Any, template: str | None = None, **options: Any) -> str:
+    """What transformers makes of messages, as ``apply_chat_template``, within the bounds.
+
+    Args:
+        tokenizer: of the model.
+        messages: a chat.
+        template: the text of a chat template; None is the tokenizer's own.
+        options: of ``apply_chat_template``.
 
     Raises:
-        TooMuch: it took too long, or too much memory.
+        TooMuch: it takes too long, or too much memory; a template may raise anything besides.
     """
+    template = tokenizer.get_chat_template() if template is None else template
     work = _Work(threading.get_ident())
     try:
         try:
             _WATCH.begin(work)
             _compile_bounded(template)
-            text = render()
+            text: str = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, **options
+            )
         finally:
             _WATCH.end(work)
     except TooMuch:

@@ -1,7 +1,7 @@
-"""Every reader of a stranger's file, and everything that is done to such a file.
+"""Whatever happens to a stranger's file: the damages, and what came of reading it.
 
-``READERS`` is the table: how a good file is made, and how it is read as a user reads it. A new
-reader joins by a line. ``damages`` is what is done to the file; ``outcome`` is what came of it.
+``damages`` is all that is done to one reader's file, ``outcome`` what the reader makes of it, and
+``complaint`` what is wrong with that. ``readers.py`` is the table of readers.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from descant import DescantError
 
 SECONDS = 10  # in which every reader ends
-HUGE = 8_000_000  # characters of a key or a value
-DEEP = 100_000
-MESSAGE = 2_000  # characters of an error at most
-QUOTED = 200  # of one quotation in it
+HUGE, DEEP = 8_000_000, 100_000  # characters of a key or value, and brackets
+MESSAGE, QUOTED = 2_000, 200  # characters of an error, and of a word in it
+SUSPECT = "suspect"  # the name under which models are declared that are read from a damaged file
+KINDS = (
+    "empty", "truncated", "flipped", "wrong type", "huge", "deep", "encoding", "directory", "FIFO",
+    "no permission",
+)  # fmt: skip
 WRONG: tuple[Any, ...] = (None, "x", -1, 0, 10**30, 1e308, True, [], {}, [[{}]], {"x": "y"})
+INSIDE: tuple[Any, ...] = (None, "x", -1, [], {"x": "y"})  # what is put into what is in a key
+PLACES = 40, 10  # keys of a file, and of each object or list in it
+NOBODY = 65534
 
 
 class Hung(BaseException):
@@ -42,9 +48,8 @@ def ends(seconds: float = SECONDS) -> Iterator[None]:
     def hung(*_: Any) -> None:
         raise Hung(f"not ended after {seconds} seconds")
 
-    before = signal.signal(signal.SIGALRM, hung)
+    before, start = signal.signal(signal.SIGALRM, hung), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    start = time.monotonic()
     try:
         yield
     finally:
@@ -60,42 +65,32 @@ class Reader:
 
     Attributes:
         name: for the names of tests.
-        make: writes a good file, with what it needs beside it, and gives its path.
+        make: writes a good file into a folder, with what it needs beside it, and gives its path.
         read: reads it as a user does; raises a ``DescantError``, or gives what was read.
-        keys: the file is JSON or YAML of keys, each of which gets wrong values.
-        knows_its_end: a part of the file is never taken for the file.
-        knows_its_content: no flipped byte may go unnoticed or change what is read, but those
-            inside of texts and numbers.
-        beside: the file may be missing, be it that no such file is there or a directory is.
+        keys: it is JSON, or YAML written as JSON, each of whose keys gets wrong values.
+        text: it is text at all.
+        lines: a part of it is a file of its kind, as of lines, CSV or a template.
+        plain: any text is a file of its kind.
+        optional: what is not there is not read.
     """
 
     name: str
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     keys: bool = False
-    knows_its_end: bool = True
-    optional: bool = False
     text: bool = True
+    lines: bool = False
+    plain: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is done to a file.
-
-    Attributes:
-        kind: which of the kinds of the issue's list.
-        name: for messages.
-        apply: does it.
-        refused: no reader may take the file.
-    """
+    """Something that is done to a file: one of ``KINDS``, how it is called, and how it is done."""
 
     kind: str
     name: str
     apply: Callable[[Path], None]
-
-    @cached_property
-    def label(self) -> str:
-        return f"{self.kind}: {self.name}"
 
 
 def damages(reader: Reader, content: bytes) -> Iterator[Damage]:
@@ -111,13 +106,14 @@ def damages(reader: Reader, content: bytes) -> Iterator[Damage]:
         flipped = bytearray(content)
         flipped[at] ^= 1 << draw.randrange(8)
         yield _written("flipped", f"a bit of byte {at}", bytes(flipped))
-    yield _written("huge", "zeros after it", content + bytes(HUGE))
-    yield Damage("directory", "in its place", _as_directory)
-    yield Damage("FIFO", "in its place", _as_fifo)
+    yield _written("huge", "NULs after it", content + bytes(HUGE))
+    yield Damage("directory", "in its place", Path.mkdir)
+    yield Damage("FIFO", "in its place", os.mkfifo)
+    yield Damage("no permission", "to read it", lambda file: _locked(file, content))
     if reader.text:
         yield from _texts(content)
     if reader.keys:
-        yield from _wrong_keys(reader, json.loads(content))
+        yield from _wrong_keys(json.loads(content))
 
 
 def _texts(content: bytes) -> Iterator[Damage]:
@@ -125,6 +121,7 @@ def _texts(content: bytes) -> Iterator[Damage]:
     yield _written("huge", "a key", b'{"' + b"k" * HUGE + b'": 1}')
     yield _written("huge", "a number", b'{"k": ' + b"9" * 100_000 + b"}")
     yield _written("huge", "a value", b'{"k": "' + b"v" * HUGE + b'"}')
+    yield _written("huge", "a value of words", b'["' + b"v v " * (HUGE // 4) + b'"]')
     yield _written("huge", "lines", b"x\n" * 100_000)
     yield _written("deep", "lists", b"[" * DEEP)
     yield _written("deep", "lists that end", b"[" * DEEP + b"]" * DEEP)
@@ -137,52 +134,67 @@ def _texts(content: bytes) -> Iterator[Damage]:
     yield _written("encoding", "NUL", content + b"\0")
 
 
-def _wrong_keys(reader: Reader, content: Any) -> Iterator[Damage]:
-    """Every key of an object, and of the objects and lists in it, with a wrong value; or none."""
+def _wrong_keys(content: Any) -> Iterator[Damage]:
+    """Each key of an object, and of the objects and lists in it, with wrong values, and without."""
     for path, parent, key in _places(content, ()):
-        good = parent[key]
-        for wrong in WRONG:
+        good, name = parent[key], ".".join(map(str, path))
+        for wrong in WRONG if len(path) == 1 else INSIDE:
             parent[key] = wrong
-            name = f"{'.'.join(map(str, path))} = {json.dumps(wrong)}"
-            yield _written("wrong type", name, json.dumps(content).encode())
+            yield _json("wrong type", f"{name} = {json.dumps(wrong)}", content)
         parent[key] = good
         if isinstance(parent, dict):
             items = [*parent.items()]
             del parent[key]
-            yield _written("wrong type", f"no {path[-1]}", json.dumps(content).encode())
+            yield _json("wrong type", f"no {name}", content)
             parent.clear()
             parent.update(items)
     if isinstance(content, dict):
-        for key in ("k" * HUGE, "k " * (HUGE // 2), "a\nb", ""):
-            with_key = json.dumps({**content, key: 1}).encode()
-            yield _written("huge", f"another key of {len(key)} characters", with_key)
+        for added in ("k" * HUGE, "k " * (HUGE // 2), "a\nb", ""):
+            name = f"another key of {len(added)} characters"
+            yield _json("huge", name, {**content, added: 1})
 
 
 def _places(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
     """Where values stand: their path, what holds them, and under which key; two of each list."""
     keys = list(value) if isinstance(value, dict) else range(min(2, len(value)))
-    for key in list(keys)[:40]:
+    for key in list(keys)[: PLACES[bool(path)]]:
         yield (*path, key), value, key
         if isinstance(value[key], (dict, list)) and value[key] and len(path) < 3:
             yield from _places(value[key], (*path, key))
 
 
 def _written(kind: str, name: str, content: bytes) -> Damage:
-    return Damage(kind, name, lambda file: _write(file, content))
+    return Damage(kind, name, lambda file: (file.write_bytes(content), None)[1])
 
 
-def _write(file: Path, content: bytes) -> None:
+def _json(kind: str, name: str, content: Any) -> Damage:
+    return _written(kind, name, json.dumps(content).encode())
+
+
+def _locked(file: Path, content: bytes) -> None:
     file.write_bytes(content)
+    file.chmod(0)
 
 
-def _as_directory(file: Path) -> None:
-    file.unlink(missing_ok=True)
-    file.mkdir()
+def remove(file: Path) -> None:
+    """Remove whatever is in a file's place."""
+    if file.is_dir():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
 
 
-def _as_fifo(file: Path) -> None:
-    file.unlink(missing_ok=True)
-    os.mkfifo(file)
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """What root runs here may read only what everybody may."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @dataclass(frozen=True)
@@ -193,17 +205,46 @@ class Outcome:
     value: Any = None
 
 
-def outcome(reader: Reader, file: Path) -> Outcome:
-    """Read a file; whatever is no error of ours is raised, and so is a reader that hangs."""
-    with ends():
+def outcome(reader: Reader, file: Path, by: Any = None) -> Outcome:
+    """Read a file; whatever is no error of ours is raised, and so is a reader that hangs.
+
+    Args:
+        by: who reads: a context, such as ``nobody()``.
+    """
+    with by or contextlib.nullcontext(), ends():
         try:
             return Outcome(value=reader.read(file))
         except DescantError as error:
             return Outcome(message=str(error))
 
 
-def check_message(message: str) -> None:
-    """A message is short, and quotes little."""
-    assert message.strip() and len(message) <= MESSAGE, len(message)
-    for word in message.split():
-        assert len(word) <= QUOTED, word[:300]
+def complaint(
+    reader: Reader, damage: Damage, file: Path, found: Outcome, good: Any, without: Any
+) -> str | None:
+    """What is wrong with an outcome; None where it is as it should be.
+
+    Args:
+        good: what is read from the good file.
+        without: what is read where there is no file; None if that is an error.
+    """
+    if found.message is not None:
+        return _wrong_words(found.message, file)
+    if damage.kind in ("flipped", "wrong type"):  # another file of the kind, maybe: what it says
+        return None
+    if damage.kind in ("directory", "FIFO") and reader.optional and found.value == without:
+        return None
+    if damage.kind in ("empty", "directory", "FIFO", "no permission"):
+        return "it was read"
+    same = found.value == good or (damage.kind == "truncated" and reader.lines) or reader.plain
+    if damage.kind == "huge" and reader.optional:  # any object is a file of the kind
+        same = same or found.value == without
+    return None if same else f"something else was read: {found.value!r:.200}"
+
+
+def _wrong_words(message: str, file: Path) -> str | None:
+    """What is wrong with a message: it names what was read, and quotes little of it."""
+    if not any(name in message for name in (file.name, str(file.parent), SUSPECT)):
+        return f"it does not say which file: {message:.300}"
+    if len(message) > MESSAGE or any(len(word) > QUOTED for word in message.split()):
+        return f"it quotes too much: {message:.300}"
+    return None
