@@ -53,10 +53,10 @@ class Patterns:
         counts = [int(count) for count in _COUNT.findall(pattern[:LONGEST])]
         if len(pattern) > LONGEST or math.prod(filter(None, counts)) > COUNTS:
             raise self._error(pattern, "is too long, or has too many repetitions in each other")
-        whole = form.format(pattern)
+        expression = form.format(pattern)
         try:
-            re.compile(whole)  # peft's words are those of re
-            compiled = regex.compile(whole)
+            re.compile(expression)  # peft's words are those of re
+            compiled = regex.compile(expression)
             found = (self._match(compiled, name) for name in names)
             return [match for match in found if match]
         except (re.error, regex.error, RecursionError, OverflowError) as error:

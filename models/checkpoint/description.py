@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -170,9 +171,10 @@ def _check_config(config: Any) -> None:
         raise ValueError(f"architectures is {quoted(names)}, not the names of classes")
     if not isinstance(config.dtype, (torch.dtype, type(None))):
         raise ValueError(f"dtype is {quoted(config.dtype)}, not the name of one")
-    layers = getattr(text, "num_hidden_layers", 1)
-    if isinstance(layers, int) and not 1 <= layers <= LAYERS:
-        raise ValueError(f"num_hidden_layers is {quoted(layers)}, and may be 1 to {LAYERS}")
+    for key, most in (("num_hidden_layers", LAYERS), ("max_position_embeddings", sys.maxsize)):
+        number = getattr(text, key, None)
+        if isinstance(number, int) and not 1 <= number <= most:
+            raise ValueError(f"{key} is {quoted(number)}, and may be 1 to {most}")
 
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:

@@ -226,8 +226,12 @@ def _from_hub(name: str, path: str, revision: str | None) -> str:
 
 
 def _check_magic(name: str, path: str) -> None:
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        problem = f"{path} of the model {name} cannot be read: {error.strerror}"
+        raise ModelError(problem, "give a file that this user may read", name) from error
     if magic != b"GGUF":
         problem = f"{path} of the model {name} is no GGUF file: it begins with {magic!r}"
         raise ModelError(problem, "copy or download it again", name)

@@ -19,7 +19,6 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from transformers.utils import chat_template_utils
 
 SECONDS, MEMORY = 5.0, 1 << 30
 SIZE = 1 << 24  # characters or items that one step may make
@@ -63,7 +62,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
 
 class _Filters(dict[str, Any]):
-    """Filters; those that pad or repeat look at what they are given first."""
+    """Filters; those that pad or repeat look at their arguments first."""
 
     def __init__(self, filters: dict[str, Any]) -> None:
         super().__init__()
@@ -92,15 +91,15 @@ def _check_method(text: str, name: str, args: tuple[Any, ...], kwargs: dict[str,
     if name in ("format", "format_map"):
         _check_format(text)
         return
-    given = [*args, *kwargs.values()]
+    values = [*args, *kwargs.values()]
     if name == "replace":
-        texts = [arg for arg in given if isinstance(arg, str)][-2:]
+        texts = [arg for arg in values if isinstance(arg, str)][-2:]
         if len(texts) == 2:
             _check_size((text.count(texts[0]) + 1) * len(texts[1]))
-    elif name == "join" and given and hasattr(given[0], "__len__"):
-        _check_size(len(given[0]) * len(text))
+    elif name == "join" and values and hasattr(values[0], "__len__"):
+        _check_size(len(values[0]) * len(text))
     elif name not in ("find", "rfind", "index", "rindex", "count", "startswith", "endswith"):
-        for number in given:
+        for number in values:
             if isinstance(number, int):
                 _check_size(number * (text.count("\t") if name == "expandtabs" else 1))
 
@@ -158,7 +157,7 @@ def rendered(tokenizer: Any, messages: Any, template: str | None = None, **optio
 @functools.lru_cache(maxsize=64)
 def _compile_bounded(template: str) -> None:
     """Have transformers compile a template in our environment; it keeps what it has compiled."""
-    utils: Any = chat_template_utils
+    utils: Any = importlib.import_module("transformers.utils.chat_template_utils")
     with _COMPILING:
         utils.ImmutableSandboxedEnvironment = _Bounded
         try:

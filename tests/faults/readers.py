@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from bad_files import SUSPECT, Reader
 
+import descant
+from descant import DescantError
+
 RUN = {
     "formula": "base + a*arm", "models": {"base": {"path": "org/base"}, "arm": "org/arm"},
     "params": {"a": 0.5}, "generate": {"max_new_tokens": 8, "temperature": 1.0, "seed": 0},
@@ -122,8 +125,6 @@ FILES = [
 
 
 def ids(formula: str, models: Mapping[str, Any], prompt: Any) -> Any:
-    import descant
-
     decoder = descant.compile(formula, models)
     return decoder.generate(prompt, max_new_tokens=3, progress=False)[0].token_ids
 
@@ -147,6 +148,14 @@ def model_readers(zoo: Any) -> list[Reader]:
 
     def chat(file: Path) -> Any:
         return ids(SUSPECT, {SUSPECT: str(file.parent)}, CHAT)
+
+    def templated(file: Path) -> Any:
+        try:
+            return chat(file)
+        except DescantError as error:
+            if "shorten it" not in str(error):
+                raise
+            return "rendered"  # to more than this model reads
 
     def reward(file: Path) -> Any:
         models = {SUSPECT: str(file.parent), "base": zoo.model("base")}
@@ -176,7 +185,7 @@ def model_readers(zoo: Any) -> list[Reader]:
         Reader("tokenizer.json", of("base", "tokenizer.json"), chat, keys=True),
         Reader("tokenizer_config.json", of("base", "tokenizer_config.json"), chat, keys=True,
                optional=True),
-        Reader("chat_template.jinja", of("base", "chat_template.jinja"), chat, lines=True,
+        Reader("chat_template.jinja", of("base", "chat_template.jinja"), templated, lines=True,
                plain=True),
         Reader("safetensors", of("base", "model.safetensors"), chat, text=False),
         Reader("a shard", of("base", "model-*.safetensors", **shards), chat, text=False),
