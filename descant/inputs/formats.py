@@ -25,7 +25,8 @@ from ..models.errors import first_line, read_by_a_library
 Row = tuple[int, str, Any]  # its number from 0, its file and line, and its content or a Fault
 JSON, TABLES, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet", ".pq")
 LINE = 1 << 26  # bytes of one line
-EXPANDED, RATIO = 1 << 24, 200  # bytes that a compressed file may hold, or as often its own size
+EXPANDED, RATIO = 1 << 22, 200  # bytes that a compressed file may hold, or as often its own size
+ROW = 32  # bytes that a row counts for besides its own, since empty ones take time too
 BATCH = 256  # rows of a table in memory at once
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"PK\x03\x04": "zip",
@@ -118,6 +119,7 @@ class _Content:
     raw: IO[bytes]
     expanded: IO[bytes]
     size: int = 0  # of what was read
+    limit: int = EXPANDED  # until which nothing needs to be checked
 
     def read(self, most: int) -> bytes:
         """All of it, if it has no more bytes than that."""
@@ -144,9 +146,10 @@ class _Content:
         return start.lstrip().startswith(b"[")
 
     def _counted(self, block: bytes) -> bytes:
-        if self.expanded is not self.raw:
-            self.size += len(block)
-            if self.size > max(EXPANDED, RATIO * self.raw.tell()):
+        self.size += len(block) + ROW
+        if self.size > self.limit and self.expanded is not self.raw:
+            self.limit = max(EXPANDED, RATIO * self.raw.tell())
+            if self.size > self.limit:
                 problem = f"{self.file} expands to more than {RATIO} times its size"
                 raise DataError(f"{problem}; unpack it yourself, if it is what you want to read")
         return block
@@ -210,7 +213,7 @@ def read_json(file: Path) -> Any:
 def _loaded(file: Path) -> tuple[Any, str]:
     """The content of a JSON file, and its text."""
     with _opened(file) as opened:
-        content = opened.read(EXPANDED * 64)
+        content = opened.read(1 << 30)
         _check_text(file, content[:8])
         try:
             text = content.decode("utf-8-sig")
@@ -272,7 +275,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     def rows() -> Iterator[Any]:
         size = 0
         for batch in parquet.ParquetFile(file).iter_batches(BATCH):
-            size += batch.nbytes + 8 * batch.num_rows  # nulls take no bytes
+            size += batch.nbytes + ROW * batch.num_rows
             if size > max(EXPANDED, RATIO * file.stat().st_size):
                 raise DataError(f"{file} expands to more than {RATIO} times its size")
             yield from batch.to_pylist()

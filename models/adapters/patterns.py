@@ -20,7 +20,7 @@ from ..errors import ModelError
 SECONDS = 1.0  # for all patterns of one field
 LONGEST, COUNTS = 1000, 10_000  # characters of a pattern; its {m,n} times each other, for regex
 PLAIN = re.compile(r"[\w.-]*")  # a name, which matches in no time and is left as it is
-_COUNT = re.compile(r"\{\d*,?(\d+)")
+_COUNT = re.compile(r"\{(\d*),?(\d*)\}")
 KEY = r"(.*\.)?({})$"  # as peft looks for a module in rank_pattern and others
 _CURE = "name its modules by their names, or save it with the patterns that peft's documents show"
 _KEYS = {"FOURIERFT": r".*\.{}$", "C3A": r".*\.{}$", "OSF": r".*?(?:{})"}  # of other kinds
@@ -50,8 +50,9 @@ class Patterns:
         Raises:
             ModelError: no regular expression, or one that takes too long.
         """
-        counts = [int(count) for count in _COUNT.findall(pattern[:LONGEST])]
-        if len(pattern) > LONGEST or math.prod(filter(None, counts)) > COUNTS:
+        repeats = _COUNT.findall(pattern[:LONGEST])
+        counts = (max(int(count or 1) for count in repeat) for repeat in repeats)
+        if len(pattern) > LONGEST or math.prod(counts) > COUNTS:
             raise self._error(pattern, "is too long, or has too many repetitions in each other")
         expression = form.format(pattern)
         try:

@@ -25,7 +25,7 @@ SIZE = 1 << 24  # characters or items that one step may make
 BITS = 1 << 16  # of a number
 LONGEST = 1 << 25  # characters of what is rendered: what no model reads
 _TICK, _IDLE = 0.05, 1.0  # seconds between two looks; without work, until the watch sleeps
-_WIDE = re.compile(r"%[^%a-zA-Z]*\d{8}|:[^{}]*\d{8}|\{[^{}]*:[^{}]*\{|%[^%a-zA-Z]*\*")
+_WIDE = re.compile(r"%[^%a-zA-Z]*\d{8}|:[^{}:]*\d{8}|\{[^{}]*:[^{}]*\{|%[^%a-zA-Z]*\*")
 _SIZED = ("center", "indent", "wordwrap", "batch", "slice", "tojson", "replace", "format", "join")
 
 

@@ -32,7 +32,7 @@ from descant.models.text.chat import written
 ROOT = Path(__file__).parents[2]
 MESSAGES = [{"role": "user", "content": "hi"}]
 IDS = [1, 50, 60]
-CATASTROPHE = r"(\w+\.?)+[^\w.]q_proj"
+CATASTROPHE = r"(\w|\w\w|\.|\w\.|\w\w\w|\w\.\w)*[^\w.]"
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 NAMED = "{% set n = namespace(x='x') %}{% for i in range(99) %}"
 
@@ -59,7 +59,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_template_that_does_not_end_is_ended(soon, template) -> None:
-    with ends(5), pytest.raises(ModelError, match="longer than 0.3 seconds"):
+    with ends(5), pytest.raises(ModelError, match=r"longer than 0\.3 seconds"):
         render(template)
 
 
@@ -80,7 +80,8 @@ def test_a_text_that_doubles_is_stopped_by_the_memory_that_it_takes(soon, monkey
 @pytest.mark.parametrize(
     "expression",
     [
-        "'x' * 10**10", "10**10 * 'x'", "([1] * 10**10)|length", "10**(10**10)", "'x'|center(10**10)",
+        "'x' * 10**10", "10**10 * 'x'", "([1] * 10**10)|length", "10**(10**10)",
+        "'x'|center(10**10)",
         "'x'.ljust(10**10)", "'x'.zfill(10**10)", "'%10000000000d' % 1", "'%*d' % (10**10, 1)",
         "'{:10000000000}'.format(1)", "'{:{}}'.format(1, 10**10)", "'%10000000000d'|format(1)",
         "('x' * 10**6).replace('x', 'x' * 10**6)", "('x' * 10**6)|replace('x', 'x' * 10**6)",
@@ -90,7 +91,7 @@ def test_a_text_that_doubles_is_stopped_by_the_memory_that_it_takes(soon, monkey
     ],
 )  # fmt: skip
 def test_what_no_watch_can_end_is_not_begun(expression) -> None:
-    with ends(2), pytest.raises(ModelError, match="cannot render these messages: (one step|it )"):
+    with ends(2), pytest.raises(ModelError, match=r"render these messages: (one step|it )"):
         render("{{ " + expression + " }}")
 
 
@@ -205,8 +206,8 @@ def test_peft_merges_what_it_would_have_merged(zoo, tmp_path, fields) -> None:
     torch.manual_seed(3)
     options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]} | fields
     config = peft.LoraConfig(init_lora_weights=False, **options)
-    model = peft.get_peft_model(fresh(zoo.path("base")), config).eval()
-    model.save_pretrained(tmp_path)
+    peft.get_peft_model(fresh(zoo.path("base")), config).save_pretrained(tmp_path)
+    model = peft.PeftModel.from_pretrained(fresh(zoo.path("base")), tmp_path).eval()
     with torch.no_grad():
         expected = model(torch.tensor([IDS])).logits[0, -1].log_softmax(-1)
     for merge in (True, False):
@@ -250,15 +251,15 @@ def test_a_name_of_a_formula_has_one_line(tmp_path) -> None:
 @pytest.mark.parametrize("temperature", [1e39, 1e308, 10**400, float("nan")])
 def test_a_temperature_that_float32_cannot_hold(zoo, temperature) -> None:
     decoder = descant.compile("base", {"base": zoo.path("base")})
-    with pytest.raises(DescantError, match="temperature is .*; it must be finite"):
+    with pytest.raises(DescantError, match=r"temperature is .*; it must be finite"):
         decoder.generate(IDS, max_new_tokens=1, temperature=temperature)
-    with pytest.raises(DescantError, match="a is .*; a parameter is a finite number|not a finite"):
+    with pytest.raises(DescantError, match=r"a is .*; a parameter is a finite number|not a fin"):
         descant.compile("base + a*base", {"base": zoo.path("base")}, params={"a": temperature})
 
 
 def test_a_temperature_of_a_run_file_that_float32_cannot_hold(tmp_path) -> None:
     for where in ({"generate": {"temperature": 1e39}}, {"sweep": {"temperature": [1, 1e39]}}):
-        with pytest.raises(RunFileError, match="temperature .*3e\\+38"):
+        with pytest.raises(RunFileError, match=r"temperature .*3e\+38"):
             run_file(tmp_path, **where)
 
 
@@ -291,7 +292,7 @@ def test_a_tokenizer_whose_pattern_gives_up(zoo, tmp_path) -> None:
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": both}
     file.write_text(json.dumps(content))
     decoder = descant.compile("m", {"m": str(tmp_path / "m")})
-    with ends(), pytest.raises(ModelError, match="cannot read the prompt: .*retry-limit"):
+    with ends(), pytest.raises(ModelError, match=r"cannot read the prompt: .*retry-limit"):
         decoder.generate("a" * 60 + "!", max_new_tokens=1)
 
 
@@ -302,10 +303,10 @@ def compressed(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl.gz", compressed(bytes(1 << 26)), "expands to more than 200 times its size"),
-        ("a.jsonl.gz", compressed(b"\n" * (1 << 26)), "expands to more than 200 times its size"),
-        ("a.json.gz", compressed(b"[" + b" " * (1 << 26)), "expands to more than 200 times"),
-        ("a.csv.gz", compressed(b"prompt\n" + b"a\n" * (1 << 25)), "expands to more than 200"),
+        ("a.jsonl.gz", compressed(bytes(1 << 25)), "expands to more than 200 times its size"),
+        ("a.jsonl.gz", compressed(b"\n" * (1 << 25)), "expands to more than 200 times its size"),
+        ("a.json.gz", compressed(b"[" + b" " * (1 << 25)), "expands to more than 200 times"),
+        ("a.csv.gz", compressed(b"prompt\n" + b"a\n" * (1 << 24)), "expands to more than 200"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd" + bytes(99), "compressed by zstd; unpack it first"),
         ("a.csv", compressed(b"prompt\na\n"), "compressed by gzip; name it so, .gz"),
         ("a.txt", "naive".encode("utf-16-le"), "line 1 holds a NUL"),
