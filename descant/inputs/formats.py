@@ -117,7 +117,7 @@ class _Content:
 
     file: Path
     raw: IO[bytes]
-    expanded: IO[bytes]
+    expanded: IO[bytes] | gzip.GzipFile
     size: int = 0  # of what was read
     limit: int = EXPANDED  # until which nothing needs to be checked
 

@@ -17,7 +17,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from ..errors import DescantError, quoted
 
-SIZE, NODES, DEPTH = 2**22, 100_000, 50  # characters, values once aliases are followed, nesting
+SIZE, NODES, DEPTH = 2**22, 50_000, 50  # characters, values once aliases are followed, nesting
 
 
 class YamlError(DescantError, ValueError):
@@ -58,7 +58,7 @@ class _Constructor(SafeConstructor):
         except (YamlError, YAMLError):
             raise
         except Exception as error:  # of a scalar that its tag does not fit: !!bool maybe, !!int ''
-            kind = node.tag.rpartition(":")[2]
+            kind = str(node.tag).rpartition(":")[2]
             reason = f" ({error})" if isinstance(error, ValueError) else ""
             problem = f"{_position(node.start_mark)}: {quoted(node.value)} is no {kind}{reason}"
             raise YamlError(f"is not YAML: {problem}") from None

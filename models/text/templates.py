@@ -54,7 +54,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
             _check_format(left)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         method = getattr(function, "__wrapped__", function)
         if isinstance(text := getattr(method, "__self__", None), str):
             _check_method(text, method.__name__, args, kwargs)

@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,3 +249,27 @@ def _wrong_words(message: str, file: Path) -> str | None:
     if len(message) > MESSAGE or any(len(word) > QUOTED for word in message.split()):
         return f"it quotes too much: {message:.300}"
     return None
+
+
+def failures(reader: Reader, folder: Path) -> tuple[list[str], Counter[str]]:
+    """What is wrong with a reader, and how many damages of each kind it has seen."""
+    file = reader.make(folder)
+    content, good = file.read_bytes(), outcome(reader, file)
+    assert good.message is None, good.message
+    remove(file)
+    without = outcome(reader, file).value if reader.optional else None
+    wrong: list[str] = []
+    seen: Counter[str] = Counter()
+    for damage in damages(reader, content):
+        remove(file)
+        damage.apply(file)
+        by = nobody() if damage.kind == "no permission" else None
+        try:
+            found = outcome(reader, file, by)
+            problem = complaint(reader, damage, file, found, good.value, without)
+        except (Exception, Hung) as error:
+            problem = f"{type(error).__name__}: {error!s:.300}"
+        if problem is not None:
+            wrong.append(f"{damage.kind}, {damage.name}: {problem}")
+        seen[damage.kind] += 1
+    return wrong, seen

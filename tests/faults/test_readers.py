@@ -9,14 +9,13 @@ import logging
 import os
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bad_files
 import pytest
-from bad_files import KINDS, Damage, Hung, Outcome, Reader, complaint, damages, ends, outcome
+from bad_files import KINDS, Damage, Hung, Outcome, Reader, complaint, damages, ends, failures
 from readers import FILES, MODELS, model_readers
 
 from descant import DescantError
@@ -38,30 +37,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
-
-
-def failures(reader: Reader, folder: Path) -> tuple[list[str], Counter[str]]:
-    """What is wrong with a reader, and how many damages of each kind it has seen."""
-    file = reader.make(folder)
-    content, good = file.read_bytes(), outcome(reader, file)
-    assert good.message is None, good.message
-    bad_files.remove(file)
-    without = outcome(reader, file).value if reader.optional else None
-    wrong: list[str] = []
-    seen: Counter[str] = Counter()
-    for damage in damages(reader, content):
-        bad_files.remove(file)
-        damage.apply(file)
-        by = bad_files.nobody() if damage.kind == "no permission" else None
-        try:
-            found = outcome(reader, file, by)
-            problem = complaint(reader, damage, file, found, good.value, without)
-        except (Exception, Hung) as error:
-            problem = f"{type(error).__name__}: {error!s:.300}"
-        if problem is not None:
-            wrong.append(f"{damage.kind}, {damage.name}: {problem}")
-        seen[damage.kind] += 1
-    return wrong, seen
 
 
 def check(reader: Reader, folder: Path) -> None:
