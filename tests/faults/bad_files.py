@@ -29,8 +29,8 @@ KINDS = (
     "empty", "truncated", "flipped", "wrong type", "huge", "deep", "encoding", "directory", "FIFO",
     "no permission",
 )  # fmt: skip
-WRONG: tuple[Any, ...] = (None, "x", -1, 10**30, 1e308, True, [], [[{}]], {"x": "y"})
-INSIDE: tuple[Any, ...] = (None, "x", -1, [], {"x": "y"})  # what is put into what is in a key
+WRONG: tuple[Any, ...] = ("x", -1, 10**30, 1e308, True, [[{}]], {"x": "y"})
+INSIDE: tuple[Any, ...] = ("x", -1, [])  # what is put into what is in a key
 PLACES = 40, 10  # keys of a file, and of each object or list in it
 NOBODY = 65534
 

@@ -108,9 +108,8 @@ def _nameless(file: Path) -> None:
 def test_the_layer_fails_where_a_reader_does(folder, monkeypatch, read, says) -> None:
     """A reader that takes anything, one with a bug, one that hangs, and ones with bad messages."""
     monkeypatch.setattr(bad_files, "SECONDS", 0.2)
-    monkeypatch.setattr(bad_files.ends, "__wrapped__", bad_files.ends, raising=False)
     monkeypatch.setattr(bad_files, "ends", lambda: ends(0.2))
-    reader = Reader("one", lambda place: _make(place), read)
+    reader = Reader("one", _make, read)
     wrong, _ = failures(reader, folder)
     assert any(says in line for line in wrong), "\n".join(wrong)
 
