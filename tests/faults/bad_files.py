@@ -254,8 +254,7 @@ def _wrong_words(message: str, file: Path) -> str | None:
 def failures(reader: Reader, folder: Path) -> tuple[list[str], Counter[str]]:
     """What is wrong with a reader, and how many damages of each kind it has seen."""
     file = reader.make(folder)
-    content, good = file.read_bytes(), outcome(reader, file)
-    assert good.message is None, good.message
+    content, good = file.read_bytes(), reader.read(file)  # imports what it needs, however long
     remove(file)
     without = outcome(reader, file).value if reader.optional else None
     wrong: list[str] = []
@@ -266,7 +265,7 @@ def failures(reader: Reader, folder: Path) -> tuple[list[str], Counter[str]]:
         by = nobody() if damage.kind == "no permission" else None
         try:
             found = outcome(reader, file, by)
-            problem = complaint(reader, damage, file, found, good.value, without)
+            problem = complaint(reader, damage, file, found, good, without)
         except (Exception, Hung) as error:
             problem = f"{type(error).__name__}: {error!s:.300}"
         if problem is not None:
