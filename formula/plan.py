@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 
+from ..errors import quoted
 from ..grammar import Span
 from ..grammar.errors import Marked
 from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, walk
 from .scalar import evaluate, parameters
 from .terms import Term
-from .words.signature import Signature
+from .words.signature import MOST, Signature
 from .words.stages import Rerank, Search, Stage
 
 
@@ -114,8 +115,8 @@ class Plan(Marked):
                 cure = f"declare it with one, params={{{name!r}: 0.5}}, or give it with the request"
                 raise self.error(f"the parameter {name} has no value", self._use(name), cure)
             value = params[name]
-            if isinstance(value, bool) or not (isinstance(value, Real) and math.isfinite(value)):
-                problem = f"{name} is {value!r}; a parameter is a finite number"
+            if isinstance(value, bool) or not (isinstance(value, Real) and _finite(value)):
+                problem = f"{name} is {quoted(value)}; a parameter is a finite number"
                 raise self.error(problem, self._use(name))
         values = [self.value(scalar, params) for scalar in self.scalars]
         self.check(values)
@@ -157,7 +158,7 @@ class Plan(Marked):
             FormulaError: it is not finite, or out of its limits.
         """
         value = evaluate(scalar.expression, params)
-        if not abs(value) <= 3e38:  # the tensor of values is float32
+        if not abs(value) <= MOST:
             used = sorted(parameters(scalar.expression))
             at = " at " * bool(used) + ", ".join(f"{name}={params[name]!r}" for name in used)
             raise self.error(f"{scalar.what} is not a finite number{at}", scalar.span)
@@ -169,6 +170,13 @@ class Plan(Marked):
         """Where the parameter is written: inside the first number that needs it."""
         match = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)
         return Span(*match.span()) if match else Span(0, len(self.source))
+
+
+def _finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float is
+        return False
 
 
 def _across(scalars: Sequence[Scalar]) -> Span:

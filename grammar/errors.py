@@ -9,7 +9,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
-from ..errors import DescantError
+from ..errors import QUOTED, DescantError, short_message
 from .tree import Span
 
 WIDTH = 100  # columns of the formula shown around the marked span
@@ -40,7 +40,7 @@ class FormulaError(DescantError, ValueError):
         line, marks = _marked(self.text, self.span)
         more = self.more and f"more: {self.more}"
         parts = [self.problem, f"  {line}", f"  {marks}", self.cure, more]
-        return "\n".join(part.rstrip() for part in parts if part.strip())
+        return short_message("\n".join(part.rstrip() for part in parts if part.strip()))
 
 
 class Marked:
@@ -55,7 +55,7 @@ class Marked:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that has these initials, holds this name, or is spelled almost so."""
-    options = list(known)
+    options = [option for option in known if max(len(option), len(name)) <= QUOTED]
     near = [option for option in options if name == "".join(p[:1] for p in option.split("_"))]
     near += [option for option in options if name in option and len(name) > 3]
     lower = {option.lower(): option for option in options}

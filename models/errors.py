@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
-from ..errors import DescantError
+from ..errors import QUOTED, DescantError, short_message, shortened
 
 PAGE = "docs/how-do-i.md"
 Topic = Literal[  # anchors of that page, for questions that an error may be the start of
@@ -38,7 +39,7 @@ class ModelError(DescantError, ValueError):
 
     def __str__(self) -> str:
         more = self.more and f"more: {self.more}"
-        return "\n".join(part for part in (self.problem, self.cure, more) if part)
+        return short_message("\n".join(part for part in (self.problem, self.cure, more) if part))
 
     @property
     def more(self) -> str:
@@ -47,13 +48,33 @@ class ModelError(DescantError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of another library's message, shortened."""
+    return shortened((str(error).strip().splitlines() or [type(error).__name__])[0], 2 * QUOTED)
+
+
+@contextmanager
+def read_by_a_library(unreadable: Callable[[BaseException], DescantError]) -> Iterator[None]:
+    """Around a library that reads a stranger's file: whatever it raises is about that file.
+
+    Too little memory is none of the file's faults, and our own errors say more.
+
+    Args:
+        unreadable: makes our error of the library's.
+    """
+    try:
+        yield
+    except (DescantError, MemoryError):
+        raise
+    except BaseException as error:
+        # A library in Rust panics with a BaseException.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise unreadable(error) from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that is nearest, upper and lower case alike; "" where none is near."""
-    names = {name.lower(): name for name in known}
+    names = {name.lower(): name for name in known if max(len(name), len(word)) <= QUOTED}
     return next((names[n] for n in difflib.get_close_matches(word.lower(), names, n=1)), "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+[*\"(]*[A-Za-z]", re.MULTILINE)
+ITEM = re.compile(r"^[^\S\n]*(?:[-*•]|\d{1,2}[.)])\s+[*\"(]*[A-Za-z]", re.MULTILINE)
 PIRATE = re.compile(
     r"\b(?:a+r+|aye|ye|me|mate|matey|pirates?|captain|sail\w*|ship|seas?|landlubbers?|grog)\b", re.I
 )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, DescantError
 from ..extras import MissingExtra
 from ..inputs.runfile import read_run_file
+from ..models.text.templates import rendered
 from ..runs.run import compiled, of_one_formula
 from ..runtime.progress import progress_bar
 
@@ -143,15 +144,15 @@ class DescantLM(TemplateLM):
         from jinja2 import TemplateError
 
         render = partial(
-            self.tokenizer.apply_chat_template, tokenize=False,
+            rendered, self.tokenizer,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )  # fmt: skip
         try:
-            return str(render(chat_history))
+            return render(chat_history)
         except TemplateError:
             _log.warning("the chat template refuses the messages; the system message is left out")
-            return str(render([turn for turn in chat_history if turn["role"] != "system"]))
+            return render([turn for turn in chat_history if turn["role"] != "system"])
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

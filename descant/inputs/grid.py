@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..errors import DescantError
+from ..errors import DescantError, quoted
 
 Point = dict[str, float]
 WORDS = ("simplex", "step", "random", "seed")
@@ -188,12 +188,12 @@ def _number(where: str, value: Any) -> Fraction:
             raise ValueError
         return Fraction(str(value))
     except (ValueError, ZeroDivisionError):
-        raise GridError(f"{where}: {value!r} is not a number") from None
+        raise GridError(f"{where}: {quoted(value)} is not a number") from None
 
 
 def _integer(where: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise GridError(f"{where} is {value!r}; it is a whole number from {least}")
+        raise GridError(f"{where} is {quoted(value)}; it is a whole number from {least}")
     return value
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DescantError
+from ..errors import DescantError, quoted, shortened
 from .formats import DataError, Fault, Row, read_dataset, read_file, read_json
 from .runfile import Data, RunFileError
 
@@ -41,7 +41,9 @@ def read_items(data: Data) -> list[Item]:
                 item = _item(number, where, row, data)
                 if item.id in items:
                     first = items[item.id].where
-                    raise RunFileError(f"{where}: the id {item.id!r} is there already, at {first}")
+                    raise RunFileError(
+                        f"{where}: the id {quoted(item.id)} is there already, at {first}"
+                    )
             except RunFileError as error:
                 _skip(error, data)
                 skipped += 1
@@ -125,11 +127,13 @@ def _item(number: int, where: str, row: Any, data: Data) -> Item:
     fields = row if isinstance(row, Mapping) else {}
     for field_name, purpose in ((data.field, ""), (data.id, " for the id")):
         if field_name is not None and field_name not in fields:
-            keys = ", ".join(fields) or "no keys"
+            keys = shortened(", ".join(fields)) or "no keys"
             raise RunFileError(f"{where} has no field {field_name}{purpose}; it has {keys}")
     name = number if data.id is None else fields[data.id]
     if isinstance(name, bool) or not isinstance(name, (int, str)) or name == "":
-        raise RunFileError(f"{where}: the id in {data.id} is {name!r}, not a number or a text")
+        raise RunFileError(
+            f"{where}: the id in {data.id} is {quoted(name)}, not a number or a text"
+        )
     return Item(name, _prompt(fields[data.field], where, data.chat), where)
 
 
@@ -156,7 +160,9 @@ def _prompt(value: Any, where: str, chat: bool = False) -> Any:
     if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
         for part in value:
             if not isinstance(part.get("role"), str) or not isinstance(part.get("content"), str):
-                problem = f"{where}: a message has a role and content, both text; here: {part}"
+                problem = (
+                    f"{where}: a message has a role and content, both text; here: {quoted(part)}"
+                )
                 raise RunFileError(problem)
         return [dict(part) for part in value]
-    raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {value!r:.60}")
+    raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {quoted(value)}")

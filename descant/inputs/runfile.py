@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from ..errors import quoted
+from ..formula.words.signature import MOST
 from ..grammar import did_you_mean, nearest
 from ..models.checkpoint.spec import ModelSpec
 from .grid import Point, points_of
@@ -22,7 +24,7 @@ COLUMNS = {  # of results; no score may have such a name
     *FREE,
     *COSTS,
 }
-_NAME = re.compile(r"[\w.+-]+$")  # of a formula, which is part of file names
+_NAME = re.compile(r"[\w.+-]+")  # of a formula, which is part of file names
 TEMPERATURE = "temperature"  # of generate; it may be swept without being a parameter
 
 
@@ -71,9 +73,14 @@ class RunFile(Strict):
         for name in self.points[0]:
             if (name == TEMPERATURE) == (name in self.params):
                 raise ValueError(_wrong_sweep(name, self.params))
+        for temperature in {point[TEMPERATURE] for point in self.points if TEMPERATURE in point}:
+            if not 0 <= temperature <= MOST:
+                raise ValueError(f"sweep.temperature is {temperature}; it is from 0 to {MOST:g}")
         for name in self.formulas:
-            if not _NAME.match(name):
-                raise ValueError(f"formulas: {name!r} is no name; use letters, digits, _ - . and +")
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"formulas: {quoted(name)} is no name; use letters, digits, _ - . and +"
+                )
         for name, score in (self.score or {}).items():
             _check_score(name, score, self)
         for name, table in self.tables.items():
@@ -196,7 +203,8 @@ def _with_environment(value: Any, where: str) -> Any:
             raise RunFileError(f"{where}: the environment has no {name}; {cure}")
         return os.environ.get(name, default or "")
 
-    return _VARIABLE.sub(replacement, value)
+    *before, after = value.rpartition("}")  # no variable is after it, and to look takes long
+    return _VARIABLE.sub(replacement, "".join(before)) + after
 
 
 def _with_paths(folder: Path, run: RunFile) -> RunFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,9 +14,16 @@ from pydantic import (
     model_validator,
 )
 
+from ..formula.words.signature import MOST
+
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The types that an annotation names."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
 
 
 class Strict(BaseModel):
@@ -24,12 +31,24 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's true is 1 to Python, and no number to anybody else."""
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        items = value.values() if isinstance(value, dict) else value
+        listed = items if isinstance(value, (dict, list)) else [value]
+        truth = any(isinstance(item, bool) for item in listed)
+        if truth and types & {int, float} and not types & {bool, Any}:
+            raise ValueError("true and false are no numbers")
+        return value
+
 
 class Generate(Strict):
     """The arguments of ``Decoder.generate``; the seed has a default, so that runs repeat."""
 
     max_new_tokens: int = Field(default=128, ge=1)
-    temperature: FiniteFloat | None = Field(default=None, ge=0)
+    temperature: FiniteFloat | None = Field(default=None, ge=0, le=MOST)
     do_sample: bool | None = None
     seed: int = 0
     num_return_sequences: int = Field(default=1, ge=1)
@@ -39,15 +58,6 @@ class Generate(Strict):
     top_logprobs: int = Field(default=0, ge=0)
     logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] = "raw_logprobs"
     batch_size: int = Field(default=32, ge=1)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's true is 1 to Python, and no number to anybody else."""
-        truth = [isinstance(item, bool) for item in (value if isinstance(value, list) else [value])]
-        if any(truth) and info.field_name not in ("do_sample", "logprobs"):
-            raise ValueError("true and false are no numbers")
-        return value
 
     @model_validator(mode="after")
     def _check_top(self) -> Generate:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import DescantError
+from ..errors import DescantError, quoted
 from ..grammar import did_you_mean
 from ..models.invalid import explain
 from .yaml import SIZE, YamlError, load_yaml
@@ -37,14 +37,16 @@ class FileKind(Generic[M]):
         file = Path(path)
         if not file.is_file():
             raise self.error(f"there is no {self.name} {file}")
-        if file.stat().st_size > 4 * SIZE:
-            raise self.error(f"{file} is no {self.name}: it is larger than {4 * SIZE} bytes")
         try:
-            content = load_yaml(file.read_text(encoding="utf-8"))
+            if file.stat().st_size > 4 * SIZE:
+                raise self.error(f"{file} is no {self.name}: it is larger than {4 * SIZE} bytes")
+            content = load_yaml(file.read_text(encoding="utf-8-sig"))
         except YamlError as error:
             raise self.error(f"{file} {error}") from None
         except UnicodeDecodeError as error:
             raise self.error(f"{file} is not UTF-8 text: {error.reason}") from None
+        except OSError as error:
+            raise self.error(f"{file} cannot be read: {error.strerror}") from None
         if not isinstance(content, dict):
             keys = " and ".join(self.keys)
             raise self.error(f"{file} is not a {self.name}: it must hold keys such as {keys}")
@@ -71,7 +73,7 @@ class FileKind(Generic[M]):
         try:
             value = load_yaml(written)
         except YamlError:
-            raise self.error(f"--set {text}: {written!r} is not a value") from None
+            raise self.error(f"--set {text}: {quoted(written)} is not a value") from None
         path, values = key.split("."), content.get(section)
         names = [*values] if isinstance(values, dict) else []
         if key not in names and path[0] not in self.model.model_fields:

@@ -9,18 +9,37 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from ..errors import DescantError
+from ..errors import DescantError, quoted
 
-SIZE, NODES, DEPTH = 2**22, 300_000, 50  # characters, values once aliases are followed, nesting
+SIZE, NODES, DEPTH = 2**22, 50_000, 50  # characters, values once aliases are followed, nesting
 
 
 class YamlError(DescantError, ValueError):
     """Text that is not YAML, or above a limit; the message follows the name of the file."""
+
+
+class _Composer(Composer):
+    """Counts values and nesting while they are read: the rest of a long file stays unread."""
+
+    nodes = depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.nodes += 1
+        if self.nodes > NODES:
+            raise YamlError(f"holds more than {NODES} values")
+        if self.depth > DEPTH:
+            mark = self.parser.peek_event().start_mark
+            raise YamlError(f"is more than {DEPTH} deep at {_position(mark)}")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Constructor(SafeConstructor):
@@ -32,6 +51,17 @@ class _Constructor(SafeConstructor):
             return None
         _count(node, {})
         return self.construct_document(node)
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (YamlError, YAMLError):
+            raise
+        except Exception as error:  # of a scalar that its tag does not fit: !!bool maybe, !!int ''
+            kind = str(node.tag).rpartition(":")[2]
+            reason = f" ({error})" if isinstance(error, ValueError) else ""
+            problem = f"{_position(node.start_mark)}: {quoted(node.value)} is no {kind}{reason}"
+            raise YamlError(f"is not YAML: {problem}") from None
 
 
 for _tag in ("timestamp", "value"):
@@ -51,23 +81,28 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_text)
 
 
-def _count(node: Node, counts: dict[int, int], depth: int = 0) -> int:
-    """The number of values in a node; an alias counts as often as it is used."""
-    if depth > DEPTH:
-        raise YamlError(f"is more than {DEPTH} deep at {_position(node.start_mark)}")
-    if id(node) in counts:
-        if counts[id(node)] < 0:
+_OPEN = (0, 0)  # of a node whose parts are being counted
+
+
+def _count(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a node has, and how deep it is; an alias counts as often as it is used."""
+    if id(node) in known:
+        if known[id(node)] is _OPEN:
             raise YamlError(f"holds itself at {_position(node.start_mark)}")
-        return counts[id(node)]
-    counts[id(node)] = -1
+        return known[id(node)]
+    known[id(node)] = _OPEN
     inner: list[Node] = node.value if isinstance(node, SequenceNode) else []
     if isinstance(node, MappingNode):
         inner = [part for pair in node.value for part in pair]
-    count = 1 + sum(_count(part, counts, depth + 1) for part in inner)
+    sizes = [_count(part, known) for part in inner]
+    count = 1 + sum(values for values, _ in sizes)
+    depth = 1 + max((below for _, below in sizes), default=0)
     if count > NODES:
         raise YamlError(f"holds more than {NODES} values, counted as often as aliases repeat them")
-    counts[id(node)] = count
-    return count
+    if depth > DEPTH + 1:
+        raise YamlError(f"is more than {DEPTH} deep at {_position(node.start_mark)}")
+    known[id(node)] = count, depth
+    return count, depth
 
 
 def load_yaml(text: str) -> Any:
@@ -82,17 +117,15 @@ def load_yaml(text: str) -> Any:
     if len(text) > SIZE:
         raise YamlError(f"has {len(text)} characters, and may have {SIZE}")
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    yaml.Composer, yaml.Constructor = _Composer, _Constructor
     try:
         return yaml.load(text)
     except YamlError:
         raise
-    except RecursionError:
-        raise YamlError(f"is more than {DEPTH} deep") from None
     except MarkedYAMLError as error:
         where = f"{_position(error.problem_mark)}: " if error.problem_mark else ""
         raise YamlError(f"is not YAML: {where}{error.problem or error.context}") from None
-    except (YAMLError, ValueError, KeyError) as error:  # a number of 5000 digits; !!bool x
+    except (YAMLError, ValueError) as error:
         raise YamlError(f"is not YAML: {' '.join(str(error).split())}") from None
 
 

@@ -17,6 +17,7 @@ from ..models import ModelError
 from ..models.checkpoint.spec import ModelSpec
 from ..models.text.chat import chat_template
 from ..models.text.prompts import render, render_text, text_ids
+from ..models.text.templates import rendered
 from ..models.text.vocabulary import check_rows, tokens_without_rows
 from .batches import REJECTED, Row
 from .examples import Example
@@ -130,12 +131,10 @@ class Encoder:
 
         template = chat_template(_NAME, self.spec.template, self.tokenizer)
 
-        def rendered(unfinished: bool) -> str:
-            return str(self.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False,
-                continue_final_message=unfinished))  # fmt: skip
+        def text(unfinished: bool) -> str:
+            return rendered(self.tokenizer, messages, template, continue_final_message=unfinished)
 
-        closing = rendered(False)[len(rendered(True)) :]
+        closing = text(False)[len(text(True)) :]
         ids = list(self.tokenizer(closing, add_special_tokens=False)["input_ids"])
         ends = [position for position, token in enumerate(ids) if token in self.ends]
         return ids[: ends[0] + 1] if ends else self._end

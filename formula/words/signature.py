@@ -11,6 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
+MOST = 3e38  # in a tensor of float32
 LEAST = 1e-5  # that scores are divided by, as in vLLM: by less, float32 overflows or sees 0
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from ...errors import quoted, shortened
 from ..errors import ModelError
 
 LORA = "LORA"
@@ -183,8 +184,9 @@ def _check_unknown(
             if value in ({}, _installed_default(kind, field)):
                 continue
             by = f" by peft {version}" if (version := config.get("peft_version")) else ""
-            problem = f"was saved{by} with {field}: {value!r}, a field that is not known here"
-            raise _error(name, problem, "merge it into its base with that peft")
+            problem = f"was saved{by} with {shortened(field)}: {quoted(value)}"
+            cure = "merge it into its base with that peft"
+            raise _error(name, f"{problem}, a field that is not known here", cure)
 
 
 def _init(config: Mapping[str, Any]) -> str:

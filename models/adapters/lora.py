@@ -14,16 +14,20 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...errors import quoted
 from ..checkpoint.hub import cached, hub_error
-from ..errors import ModelError
+from ..errors import ModelError, first_line, read_by_a_library
+from ..invalid import explain
 from .fields import check_row
+from .patterns import first_values
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -105,7 +109,9 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"{CONFIG} is not an object")
-    except ValueError as error:
+        if not isinstance(kind := config.get("peft_type"), str | None):
+            raise ValueError(f"peft_type of {CONFIG} is {quoted(kind)}, not the name of a kind")
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(name, folder, error) from error
     return config
 
@@ -118,10 +124,9 @@ def read_adapter(name: str, folder: Path) -> Adapter:
     """
     config = read_config(name, folder)
     check_row(name, config)
-    try:
+    with read_by_a_library(partial(_unreadable, name, folder)):
         weights = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise _unreadable(name, folder, error) from error
+    numbers = _numbers(name, config)
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     embeddings: set[str] = set()
     for key, tensor in sorted(weights.items()):
@@ -137,27 +142,34 @@ def read_adapter(name: str, folder: Path) -> Adapter:
         if suffix.startswith(_EMBEDDING):
             embeddings.add(module)
     base_weights = {module: held.pop(WEIGHT) for module, held in parts.items() if WEIGHT in held}
+    alphas = first_values(name, "alpha_pattern", numbers.alpha_pattern or {}, parts)
     layers = {
-        module: _layer(name, config, module, held, module in embeddings)
+        module: _layer(name, numbers, alphas, module, held, module in embeddings)
         for module, held in parts.items()
         if held
     }
     return Adapter(config, layers, base_weights)
 
 
-def _unreadable(name: str, folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"the adapter {name} in {folder} cannot be read: {error}", _SAVE_AGAIN, name)
+def _unreadable(name: str, folder: Path, error: BaseException) -> ModelError:
+    problem = f"the adapter {name} in {folder} cannot be read: {first_line(error)}"
+    return ModelError(problem, _SAVE_AGAIN, name)
 
 
 def _layer(
-    name: str, config: Mapping[str, Any], module: str, held: Mapping[str, Tensor], embedding: bool
+    name: str,
+    numbers: _Numbers,
+    alphas: Mapping[str, float],
+    module: str,
+    held: Mapping[str, Tensor],
+    embedding: bool,
 ) -> LayerAdapter:
     """What an adapter does to a module, complete and as its configuration says."""
     held = {part: tensor.float() for part, tensor in held.items()}
     if not held.keys() & {A, B, ADDED, MAGNITUDE}:
         return LayerAdapter(bias=held[BIAS])
-    expected = {A: True, B: True, MAGNITUDE: bool(config.get("use_dora"))}
-    expected[ADDED] = bool(config.get("lora_bias")) and not embedding
+    expected = {A: True, B: True, MAGNITUDE: numbers.use_dora}
+    expected[ADDED] = numbers.lora_bias and not embedding
     for part, is_expected in expected.items():
         if (part in held) != is_expected:
             what = {ADDED: "bias of B", MAGNITUDE: "magnitude of DoRA"}.get(part, f"lora_{part}")
@@ -169,14 +181,32 @@ def _layer(
         ranks = f"A has rank {a.shape[0]} and B has rank {b.shape[1]}"
         problem = f"the adapter {name} is damaged: for {module}, {ranks}"
         raise ModelError(problem, _SAVE_AGAIN, name)
-    scaling = _scaling(config, module, a.shape[0])
+    scaling = _scaling(numbers, alphas, module, a.shape[0])
     added = held[ADDED] * scaling if ADDED in held else None
     return LayerAdapter(a, b * scaling, added, held.get(MAGNITUDE), held.get(BIAS), embedding)
 
 
-def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rsLoRA; as in peft, the first pattern counts."""
-    patterns = (config.get("alpha_pattern") or {}).items()
-    matching = (alpha for key, alpha in patterns if re.match(rf"(.*\.)?({key})$", module))
-    alpha = float(next(matching, config.get("lora_alpha", ALPHA)))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+class _Numbers(BaseModel):
+    """What rows read of a configuration."""
+
+    model_config = ConfigDict(strict=True)
+
+    lora_alpha: FiniteFloat = ALPHA
+    alpha_pattern: dict[str, FiniteFloat] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+    lora_bias: bool = False
+
+
+def _numbers(name: str, config: Mapping[str, Any]) -> _Numbers:
+    try:
+        return _Numbers.model_validate(config)
+    except ValidationError as error:
+        problem = f"the adapter {name}: {CONFIG}: {explain(error, _Numbers)}"
+        raise ModelError(problem, _SAVE_AGAIN, name) from None
+
+
+def _scaling(numbers: _Numbers, alphas: Mapping[str, float], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+    alpha = alphas.get(module, numbers.lora_alpha)
+    return alpha / (math.sqrt(rank) if numbers.use_rslora else rank)

@@ -19,16 +19,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ...errors import shortened
+from ..errors import ModelError, read_by_a_library
 from .fields import is_set
 from .lora import WEIGHTS, read_config
+from .patterns import resolved
 
 TOKENS = 12
 MISSING = "missing adapter keys"  # in peft's warning
-FAULTS = (
-    RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ImportError,
-    NotImplementedError,
-)  # fmt: skip
 T = TypeVar("T")
 _TRAINED_ON = "give the base that it was trained on"
 _AS_ROWS = "leave merge out, if it is LoRA: rows do what peft's forward does"
@@ -50,18 +48,23 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
     if find_spec("peft") is None:
         problem = f"to merge the adapter {name} needs peft"
         raise ModelError(problem, 'pip install "descant[train]"', name, "adapters")
-    _check_installed(name, read_config(name, folder))
+    config = read_config(name, folder)
+    _check_installed(name, config)
     if any(parameter.is_meta for parameter in base.parameters()):
         problem = f"the adapter {name} is to be merged into a base that is not in memory"
         raise ModelError(problem, "load the base on one device", name, "adapters")
     base = copy.deepcopy(base) if in_memory else base
+    parts = (*base.named_modules(), *base.named_parameters())
+    changes = resolved(name, config, [part for part, _ in parts if part])
     embedding = base.get_input_embeddings()
     head, device = base.get_output_embeddings(), embedding.weight.device
     tied = head is not None and head.weight is embedding.weight
     ids = (torch.arange(TOKENS, device=device) * 37 + 5) % embedding.num_embeddings
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        adapted, expected = _tried(name, partial(_with_peft, base, folder, ids), _TRAINED_ON)
+        adapted, expected = _tried(
+            name, folder, partial(_with_peft, base, folder, changes, ids), _TRAINED_ON
+        )
     if lacking := [line for item in told if MISSING in (line := str(item.message))]:
         problem = f"the adapter {name} lacks weights; peft says: {lacking[0]}"
         raise ModelError(problem, "save it again with peft's save_pretrained", name, "adapters")
@@ -70,7 +73,7 @@ def merged(name: str, base: Any, folder: Path, in_memory: bool = False) -> Any:
         _check_ends(name, adapted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = _tried(name, adapted.merge_and_unload, _AS_ROWS)
+        model = _tried(name, folder, adapted.merge_and_unload, _AS_ROWS)
     _compare(name, model, _outputs(model, ids), expected)
     return model.requires_grad_(False).eval()
 
@@ -91,21 +94,34 @@ def _check_installed(name: str, config: Mapping[str, Any]) -> None:
             raise ModelError(f"{problem} has not for {kind}", cure, name, "adapters")
 
 
-def _tried(name: str, action: Callable[[], T], cure: str) -> T:
+def _tried(name: str, folder: Path, action: Callable[[], T], cure: str) -> T:
     """Call peft; its error becomes a ModelError."""
-    try:
+
+    def failed(error: BaseException) -> ModelError:
+        told = shortened(" ".join(str(error).split()))
+        return ModelError(
+            f"the adapter {name} in {folder} cannot be merged by peft: {told}",
+            cure,
+            name,
+            "adapters",
+        )
+
+    with read_by_a_library(failed):
         return action()
-    except FAULTS as error:
-        told = " ".join(str(error).split())
-        problem = f"the adapter {name} cannot be merged by peft: {told[:200]}"
-        raise ModelError(problem, cure, name, "adapters") from error
 
 
-def _with_peft(base: Any, folder: Path, ids: Tensor) -> tuple[Any, tuple[Tensor, Tensor]]:
-    """peft's own model of it, and what its forward gives."""
-    from peft import PeftModel
+def _with_peft(
+    base: Any, folder: Path, changes: Mapping[str, Any], ids: Tensor
+) -> tuple[Any, tuple[Tensor, Tensor]]:
+    """peft's own model of it, with changes of its configuration, and what its forward gives."""
+    from peft import PeftConfig, PeftModel
 
-    adapted = PeftModel.from_pretrained(base, str(folder), torch_device=str(ids.device)).eval()
+    config = PeftConfig.from_pretrained(str(folder))
+    for field, value in changes.items():
+        setattr(config, field, value)
+    adapted = PeftModel.from_pretrained(
+        base, str(folder), config=config, torch_device=str(ids.device)
+    ).eval()
     return adapted, _outputs(adapted, ids)
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils.hub import extract_commit_hash
 
-from ..errors import ModelError, first_line
+from ...errors import quoted
+from ..errors import ModelError, first_line, read_by_a_library
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
@@ -25,6 +28,13 @@ from .reward_head import class_names, full_text_reason, is_reward, own_code
 from .spec import ModelSpec
 
 SCORES, REWARD = "scores", "reward"
+GENERATION = "generation_config.json"
+LAYERS = 1000  # a model's at most; to make the modules of more takes minutes, without any weights
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
+    "chat_template.jinja",
+)  # fmt: skip
+_ABSENCES = ("missing_entries", "connection_errors")
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
         key += (str(spec.quantization), spec.trust_remote_code)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     tokenizer = _tokenizer(name, spec)
-    eos = _eos(spec, text, tokenizer)
+    eos = _eos(name, spec, text, tokenizer)
     return Description(
         name, kind, text.vocab_size, tokenizer, config, key, positions, eos, reason,
         revision=revision, gguf=gguf,
@@ -130,49 +140,91 @@ def _folder(name: str, spec: ModelSpec) -> tuple[str, str | None]:
 
 def _config(name: str, spec: ModelSpec) -> Any:
     assert spec.path is not None
-    try:
-        return AutoConfig.from_pretrained(
-            spec.path, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
+
+    def unreadable(error: BaseException) -> ModelError:
         if "trust_remote_code" in str(error):
             problem = f"{name} needs code of its own from {spec.path}, which is not run"
             cure = "say trust_remote_code: true with it, if you have read that code and trust it"
-            raise ModelError(problem, cure, name) from error
+            return ModelError(problem, cure, name)
         problem = f"the model {name}: {spec.path} has no readable config.json: {first_line(error)}"
         cure = "give a folder that save_pretrained wrote, or the id of a transformers checkpoint"
-        raise ModelError(problem, cure, name) from error
+        return ModelError(problem, cure, name)
+
+    with read_by_a_library(unreadable):
+        config = AutoConfig.from_pretrained(
+            spec.path, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
+        )
+        _check_config(config)
+        return config
+
+
+def _check_config(config: Any) -> None:
+    """Refuse what transformers takes into a configuration and no model is made of.
+
+    Raises:
+        ValueError: names the key.
+    """
+    names, text = config.architectures, config.get_text_config()
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"architectures is {quoted(names)}, not the names of classes")
+    if not isinstance(config.dtype, (torch.dtype, type(None))):
+        raise ValueError(f"dtype is {quoted(config.dtype)}, not the name of one")
+    for key, most in (("num_hidden_layers", LAYERS), ("max_position_embeddings", sys.maxsize)):
+        number = getattr(text, key, None)
+        if isinstance(number, int) and not 1 <= number <= most:
+            raise ValueError(f"{key} is {quoted(number)}, and may be 1 to {most}")
 
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
     source = spec.tokenizer if spec.tokenizer is not None else spec.path
     if source is None or not isinstance(source, (str, os.PathLike)):
         return source
-    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    if os.path.isdir(source) and not any((Path(source) / file).is_file() for file in files):
+    files = [file for file in TOKENIZER if (Path(source) / file).is_file()]
+    if os.path.isdir(source) and not set(files) & {*TOKENIZER[:4]}:
         return None
     revision = spec.revision if source == spec.path else None
-    try:
-        return AutoTokenizer.from_pretrained(
+
+    def unreadable(error: BaseException) -> ModelError:
+        here = f"{' and '.join(files)} of {source}" if files else source
+        other = f"{here} cannot be read: ", "name one with tokenizer: …"
+        return hub_error(error, str(source), revision, name, other, f"the tokenizer of {name}: ")
+
+    with read_by_a_library(unreadable):
+        tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision or "main", trust_remote_code=spec.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        other = f"{source} cannot be read: ", "name one with tokenizer: …"
-        what = f"the tokenizer of {name}: "
-        raise hub_error(error, str(source), revision, name, other, what) from error
+        tokenizer("a")  # some of what is wrong shows only here
+        return tokenizer
 
 
-def _eos(spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
+def _eos(name: str, spec: ModelSpec, config: Any, tokenizer: Any) -> frozenset[int]:
     """Every EOS id of the checkpoint: of its configurations and its tokenizer."""
     generation = getattr(spec.model, "generation_config", None)
     if spec.path is not None:
-        with contextlib.suppress(OSError, ValueError):
-            generation = GenerationConfig.from_pretrained(
-                spec.path, revision=spec.revision or "main"
-            )
+        generation = _generation_config(name, spec)
     values = [getattr(source, "eos_token_id", None) for source in (generation, config, tokenizer)]
     ids = (value if isinstance(value, (list, tuple)) else [value] for value in values)
-    return frozenset(int(token) for token in chain(*ids) if token is not None)
+    ends = [token for token in chain(*ids) if token is not None]
+    if wrong := [token for token in ends if type(token) is not int]:
+        problem = f"the model {name}: its eos_token_id is {quoted(wrong[0])}, which is no token id"
+        raise ModelError(problem, f"correct it in {GENERATION} or config.json", name)
+    return frozenset(ends)
+
+
+def _generation_config(name: str, spec: ModelSpec) -> Any:
+    """What a checkpoint says of generation; None where it says nothing."""
+    with contextlib.suppress(OSError):
+        if not cached(str(spec.path), GENERATION, spec.revision, _ABSENCES):
+            return None
+
+    def unreadable(error: BaseException) -> ModelError:
+        problem = f"the model {name}: {GENERATION} of {spec.path} cannot be read: "
+        return ModelError(problem + first_line(error), "correct it, or remove it", name)
+
+    with read_by_a_library(unreadable):
+        return GenerationConfig.from_pretrained(spec.path, revision=spec.revision or "main")
 
 
 def _kind(name: str, config: Any, spec: ModelSpec) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_files
 
+from ...errors import quoted
 from ..errors import ModelError, first_line
 from .hub import cached, hub_error
 
@@ -48,7 +49,7 @@ def weight_files(name: str, path: str, revision: str | None) -> list[str]:
         if single := cached(path, SINGLE, revision, ["missing_entries"]):
             return [single]
         index = cached(path, INDEX, revision, ["missing_entries"])
-        shards = [] if index is None else _shards(name, index)
+        shards = [] if index is None else sorted(set(weight_map(name, index).values()))
         if shards and not os.path.isdir(path):
             options = {"_raise_exceptions_for_missing_entries": False}
             cached_files(path, shards, revision=revision or "main", **options)
@@ -99,14 +100,20 @@ def folder_identity(folder: str) -> tuple[str, ...]:
     return tuple(os.path.realpath(file) for file in (*others, *weights) if file.is_file())
 
 
-def _shards(name: str, index: str) -> list[str]:
+def weight_map(name: str, index: str) -> dict[str, str]:
+    """Which shard, beside the index, holds each tensor.
+
+    Raises:
+        ModelError: an index that says nothing, or names a file elsewhere.
+    """
     try:
-        content = json.loads(Path(index).read_text(encoding="utf-8"))
-        shards = content.get("weight_map")
+        shards = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
             raise ValueError("it has no weight_map of tensors to files")
-        return sorted(set(shards.values()))
-    except (ValueError, TypeError, AttributeError) as error:
+        if outside := [file for file in shards.values() if file != os.path.basename(file)]:
+            raise ValueError(f"it names {quoted(outside[0])}, and shards are beside it")
+        return shards
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = f"the index of {name}'s weights, {index}, cannot be read: {first_line(error)}"
         raise ModelError(problem, "copy or download it again", name) from error
 

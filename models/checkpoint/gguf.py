@@ -31,7 +31,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, read_by_a_library
 from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of, set_rope
 from .hub import cached, hub_error
 
@@ -39,7 +39,6 @@ _log = logging.getLogger("descant")
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _DIGESTS = "digests"  # in the cache, the hashes of files by their size and time
 _NO_TOKENIZER = "no-tokenizer.txt"  # in a description, why the file's own is not used
-_UNREADABLE = (ValueError, KeyError, IndexError, OverflowError, OSError, NotImplementedError)
 
 
 def is_gguf(path: Any) -> bool:
@@ -146,12 +145,13 @@ def _describe(file: GgufFile, folder: Path) -> None:
         where["gguf_file"] = os.path.basename(path)
         metadata = metadata_of(file.name, path)
         problem: str | None
-        try:
-            config = AutoConfig.from_pretrained(**where)
-        except _UNREADABLE as error:
-            problem = f"cannot be read: {first_line(error)}"
+
+        def unreadable(error: BaseException) -> ModelError:
             cure = "transformers reads the GGUF files of some architectures; give the safetensors "
-            raise file.error(problem, f"{cure}checkpoint") from error
+            return file.error(f"cannot be read: {first_line(error)}", f"{cure}checkpoint")
+
+        with read_by_a_library(unreadable):
+            config = AutoConfig.from_pretrained(**where)
         check_config(file.name, path, metadata, config)
         set_rope(file.name, path, metadata, config)
         config.dtype = float_type(metadata)
@@ -161,10 +161,11 @@ def _describe(file: GgufFile, folder: Path) -> None:
         ends = end_ids(metadata)
         GenerationConfig(eos_token_id=ends or None).save_pretrained(folder)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(**where)
-            problem = check_tokenizer(metadata, tokenizer)
-        except _UNREADABLE as error:
-            problem = f"cannot be read: {first_line(error)}"
+            with read_by_a_library(unreadable):
+                tokenizer = AutoTokenizer.from_pretrained(**where)
+                problem = check_tokenizer(metadata, tokenizer)
+        except ModelError as error:
+            problem = f"cannot be read: {first_line(error.__cause__ or error)}"
         if problem is None:
             tokenizer.save_pretrained(folder)
         else:
@@ -225,8 +226,12 @@ def _from_hub(name: str, path: str, revision: str | None) -> str:
 
 
 def _check_magic(name: str, path: str) -> None:
-    with open(path, "rb") as file:
-        magic = file.read(4)
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        problem = f"{path} of the model {name} cannot be read: {error.strerror}"
+        raise ModelError(problem, "give a file that this user may read", name) from error
     if magic != b"GGUF":
         problem = f"{path} of the model {name} is no GGUF file: it begins with {magic!r}"
         raise ModelError(problem, "copy or download it again", name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -17,10 +17,11 @@ from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
 from ..checkpoint.hub import hub_error
 from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, read_by_a_library
 from . import quantized
 from .unpack import weights_source
 
+_NUMBER = re.compile(r"\.\d+\.")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -107,17 +108,18 @@ def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, and its report; a failure becomes a ModelError."""
-    try:
-        with _quiet_unless_terminal():
-            return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
-    except torch.OutOfMemoryError as error:
-        problem = f"the weights of {name} do not fit: {first_line(error)}"
-        cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
-        raise ModelError(problem, cure, name) from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+
+    def unreadable(error: BaseException) -> ModelError:
+        if isinstance(error, torch.OutOfMemoryError):
+            problem = f"the weights of {name} do not fit: {first_line(error)}"
+            cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
+            return ModelError(problem, cure, name)
         problem = f"the weights of {name} in {spec.path} cannot be read: "
         other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
-        raise hub_error(error, str(spec.path), spec.revision, name, other) from error
+        return hub_error(error, str(spec.path), spec.revision, name, other)
+
+    with read_by_a_library(unreadable), _quiet_unless_terminal():
+        return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
 
 
 def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]) -> None:
@@ -135,6 +137,16 @@ def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]
         problem = f"the weights of {name} in {spec.path} lack {missing[0]}{more}"
         cure = "they would be random numbers; give a checkpoint of the whole model"
         raise ModelError(problem, cure, name)
+    if left_out := sorted(_layers_left_out(report["unexpected_keys"], order), key=str):
+        problem = f"the weights of {name} in {spec.path} hold {left_out[0]}"
+        problem += ", of a layer that config.json leaves out"
+        raise ModelError(problem, "put the config.json beside them that they were saved with", name)
+
+
+def _layers_left_out(unexpected: Iterable[str], expected: Iterable[str]) -> set[str]:
+    """What is as other weights of the model are, but of another layer."""
+    kinds = {_NUMBER.sub(".0.", key) for key in expected}
+    return {key for key in unexpected if _NUMBER.sub(".0.", key) in kinds}
 
 
 def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:

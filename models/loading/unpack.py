@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ..checkpoint.gguf import GgufFile, described, gguf_file, is_gguf, parsed_once
 from ..checkpoint.gguf_metadata import ROPE_FACTORS, metadata_of
 from ..checkpoint.spec import ModelSpec
-from ..errors import first_line
+from ..errors import ModelError, first_line, read_by_a_library
 
 _log = logging.getLogger("descant")
 
@@ -74,7 +74,11 @@ def _unpack(file: GgufFile, description: str, dtype: torch.dtype, folder: Path) 
 
 
 def _read(file: GgufFile, path: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
-    try:
+    def unreadable(error: BaseException) -> ModelError:
+        problem = f"cannot be unpacked: {first_line(error)}"
+        return file.error(problem, "give the safetensors checkpoint")
+
+    with read_by_a_library(unreadable):
         return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
             os.path.dirname(os.path.abspath(path)),
             gguf_file=os.path.basename(path),
@@ -85,6 +89,3 @@ def _read(file: GgufFile, path: str, dtype: torch.dtype) -> tuple[Any, dict[str,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        problem = f"cannot be unpacked: {first_line(error)}"
-        raise file.error(problem, "give the safetensors checkpoint") from error

@@ -7,17 +7,15 @@ neither. Such a checkpoint is a reward model where a stage names it, and a langu
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..checkpoint.description import REWARD, SCORES, Description
-from ..checkpoint.files import INDEX, SINGLE, StoredTensor, stored_tensors
+from ..checkpoint.files import INDEX, SINGLE, StoredTensor, stored_tensors, weight_map
 from ..checkpoint.hub import cached
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
@@ -96,8 +94,7 @@ def _stored(name: str, spec: ModelSpec) -> dict[str, StoredTensor]:
     index = find(INDEX)
     files = [find(SEPARATE), None if index else find(SINGLE)]
     if index is not None:
-        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        names = {file for key, file in shards.items() if _in_head(key)}
+        names = {file for key, file in weight_map(name, index).items() if _in_head(key)}
         files = [*(find(file) or file for file in sorted(names)), *files]
     tensors = stored_tensors(name, [file for file in files if file is not None])
     return {key: tensor for key, tensor in tensors.items() if _in_head(key)}

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
+from .templates import rendered
 
 _log = logging.getLogger("descant")
 Messages: TypeAlias = Sequence[Mapping[str, str]]
 CHAT = "chat"  # as a template: the tokenizer's own, and a text is one user message
+LONGEST = 1 << 19  # characters of a template, which are parsed in a second
 SYSTEM = ("system", "developer")  # the roles that a system prompt stands in for
 
 
@@ -34,11 +36,11 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         ModelError: there is no such template.
     """
     if template is not None and ("{{" in template or "{%" in template):
-        return template
+        return _of_a_size(name, template)
     known = tokenizer.chat_template
     named = known if isinstance(known, dict) else {"default": known} if known else {}
     if template in named and isinstance(known, dict):
-        return str(named[template])
+        return _of_a_size(name, str(named[template]))
     if template not in (None, CHAT):
         problem = f"the template of {name} is neither a chat template nor has it a "
         problem += f"{{prompt}}, and the tokenizer has no chat template named {template[:40]!r}"
@@ -46,7 +48,7 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         cure = f"it has {', '.join(names)}" if names else "write {prompt} where the prompt goes"
         raise _error(name, problem, cure)
     if "default" in named:
-        return str(named["default"])
+        return _of_a_size(name, str(named["default"]))
     if named:
         problem = f"the tokenizer of {name} has several chat templates, and none is its default"
         raise _error(name, problem, f"name one, template: …; it has {', '.join(named)}")
@@ -55,6 +57,14 @@ def chat_template(name: str, template: str | None, tokenizer: Any) -> str:
         raise _error(name, f"{name} says template: chat, and its tokenizer has none", cure)
     problem = f"{name} has no chat template, and the prompt is chat messages"
     raise _error(name, problem, f"{cure}; or give text")
+
+
+def _of_a_size(name: str, template: str) -> str:
+    """A template that is not too long to be parsed at once."""
+    if len(template) > LONGEST:
+        problem = f"the chat template of {name} has {len(template)} characters"
+        raise _error(name, problem, f"it may have {LONGEST}; give template: … with another")
+    return template
 
 
 def check_template(name: str, spec: ModelSpec, tokenizer: Any) -> None:
@@ -110,19 +120,17 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
         messages = messages[:-1]
     continues = bool(messages) and messages[-1]["role"] == "assistant"
     try:
-        text: str = tokenizer.apply_chat_template(
-            [*messages],
-            chat_template=source,
-            tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
-        )
+        text = rendered(
+            tokenizer, [*messages], source,
+            add_generation_prompt=not continues, continue_final_message=continues,
+        )  # fmt: skip
     except Exception as error:  # jinja has its own exceptions, and templates raise any
         cure = "give template: … with a chat template, or a prompt that is text"
         if any(message["role"] == "system" for message in messages):
             cure = "its template may take no system prompt: write it into the user's message, "
             cure += "or give template: … with {system} and {prompt} in it"
-        problem = f"{name} cannot render these messages: {first_line(error)}"
+        problem = f"{name} cannot render these messages{_file(tokenizer, source)}: "
+        problem += first_line(error)
         raise _error(name, problem, cure) from error
     for message in messages:
         if message["role"] == "developer" and message["content"].strip() not in text:
@@ -130,6 +138,14 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
             cure = "write it into the system message"
             raise _error(name, f"{problem}: {message['content'][:40]!r}", cure)
     return text
+
+
+def _file(tokenizer: Any, template: str) -> str:
+    """Where a chat template is, if it is its tokenizer's."""
+    known = getattr(tokenizer, "chat_template", None)
+    if template not in (known.values() if isinstance(known, dict) else [known]):
+        return ""
+    return f" by the chat template of {getattr(tokenizer, 'name_or_path', '') or 'its tokenizer'}"
 
 
 def developer_as_system(messages: Messages) -> Messages:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError
+from ..errors import ModelError, first_line, read_by_a_library
 from .chat import SYSTEM, Messages, check_messages, developer_as_system, fills_in, written
 
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
@@ -178,13 +178,28 @@ class _Template:
 
 
 def text_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:
-    """A text's ids, after the tokenizer's starting special tokens, without the ending ones."""
-    plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """A text's ids, after the tokenizer's starting special tokens, without the ending ones.
+
+    Raises:
+        ModelError: half a character in the text, or a tokenizer that gives up on it.
+    """
+
+    def unreadable(error: BaseException) -> ModelError:
+        half = next((char for char in text if "\ud800" <= char <= "\udfff"), None)
+        if half is not None:
+            return ModelError(f"the prompt holds {half!a}, half of a character", "leave it out")
+        source = getattr(tokenizer, "name_or_path", "")
+        problem = f"the tokenizer {source} cannot read the prompt: {first_line(error)}"
+        return ModelError(problem, "name another with tokenizer: …", topic="tokenizers")
+
+    with read_by_a_library(unreadable):  # such as a pattern of its own that gives up
+        plain: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token
     if not special or (bos and text.startswith(bos)):
         return plain
     ids: list[int] = list(tokenizer(text)["input_ids"])
-    start = next((i for i in range(len(ids)) if ids[i : i + len(plain)] == plain), 0)
+    shifts = range(len(ids) - len(plain) + 1)
+    start = next((i for i in shifts if ids[i : i + len(plain)] == plain), 0)
     return ids[: start + len(plain)]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..checkpoint.description import Description
 from ..errors import ModelError
+from .templates import rendered
 from .token_bytes import TokenBytes, special_ids, token_bytes
 
 ROLES = ("eos_token_id", "bos_token_id", "unk_token_id", "pad_token_id")  # by precedence
@@ -140,7 +141,7 @@ def end_of_turn(side: Vocabulary) -> int | None:
         return eos if eos is not None else min(side.ends, default=None)
     turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        text = rendered(tokenizer, turns)
     except Exception:  # templates raise any exception
         return eos
     _, answer, rest = text.rpartition(mark)

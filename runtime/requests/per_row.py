@@ -6,8 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ...errors import ArgumentError
-from ...formula.words.signature import LEAST
+from ...errors import ArgumentError, quoted
+from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
@@ -36,7 +36,7 @@ def rows_of(
             )
         if isinstance(value, str):
             raise ArgumentError(
-                f"{name} is {value!r}; a parameter is a number, or a list of numbers"
+                f"{name} is {quoted(value)}; a parameter is a number, or a list of numbers"
             )
     lists = {k: list(v) for k, v in merged.items() if isinstance(v, Iterable)}
     if lists and len(many) == 1:
@@ -59,7 +59,7 @@ def integer(name: str, value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise ArgumentError(f"{name} is {value!r}; it is a whole number") from None
+        raise ArgumentError(f"{name} is {quoted(value)}; it is a whole number") from None
 
 
 def at_least_one(name: str, value: Any) -> int:
@@ -83,8 +83,9 @@ def temperature_of(temperature: float | None, do_sample: bool | None) -> float:
         return 0.0
     if temperature is None:
         return 1.0 if do_sample else 0.0
-    if isinstance(temperature, bool) or not 0 <= temperature < float("inf"):
-        raise ArgumentError(f"temperature is {temperature}; it must be finite and not negative")
+    if isinstance(temperature, bool) or not 0 <= temperature <= MOST:
+        problem = f"temperature is {quoted(temperature)}; it must be finite and not negative"
+        raise ArgumentError(f"{problem}, and at most {MOST:g}")
     return float(temperature) if temperature >= LEAST else 0.0
 
 
@@ -93,9 +94,11 @@ def per_row(value: Any, rows: int, what: str) -> list[Any]:
     value = as_python(value)
     if value is None or isinstance(value, (int, float)):
         return [value] * rows
-    if isinstance(value, str):
-        raise ArgumentError(f"{what} is {value!r}; it is a number, or a list with one per row")
-    values = list(value)
+    values = None if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if values is None or any(isinstance(item, str) for item in values):
+        raise ArgumentError(
+            f"{what} is {quoted(value)}; it is a number, or a list with one per row"
+        )
     if len(values) != rows:
         raise ArgumentError(f"{what} has {len(values)} values and there are {rows} rows")
     return values
@@ -104,11 +107,11 @@ def per_row(value: Any, rows: int, what: str) -> list[Any]:
 def stop_strings_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """Stop strings, none of them empty."""
     if isinstance(value, bytes) or not isinstance(value, Iterable | None):
-        raise ArgumentError(f"stop_strings is {value!r}; give a text, or a list of texts")
+        raise ArgumentError(f"stop_strings is {quoted(value)}; give a text, or a list of texts")
     strings = (value,) if isinstance(value, str) else tuple(value or ())
     for string in strings:
         if not isinstance(string, str):
-            raise ArgumentError(f"stop_strings has {string!r}; a stop string is text")
+            raise ArgumentError(f"stop_strings has {quoted(string)}; a stop string is text")
     if "" in strings:
         raise ArgumentError("an empty stop string would end every row at once")
     return strings
@@ -125,8 +128,8 @@ def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int]
     several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
     values = [*value] if several else [value]
     if text := next((each for each in values if isinstance(each, str | bytes)), None):
-        cure = f"give its id: tokenizer.convert_tokens_to_ids({text!r})"
-        raise ArgumentError(f"eos_token_id is {text!r}, and a token id is a number; {cure}")
+        cure = f"give its id: tokenizer.convert_tokens_to_ids({quoted(text)})"
+        raise ArgumentError(f"eos_token_id is {quoted(text)}, and a token id is a number; {cure}")
     ids = frozenset(integer("eos_token_id", each) for each in values)
     for token in sorted(ids):
         if not 0 <= token < vocabulary:
@@ -139,11 +142,11 @@ def logprobs_of(logprobs: bool, top: int, mode: str, vocabulary: int) -> dict[st
     """What a request says of log-probabilities, checked."""
     if not isinstance(logprobs, bool):
         cure = f"write logprobs=True, top_logprobs={logprobs}"
-        raise ArgumentError(f"logprobs is {logprobs!r}, and it is true or false; {cure}")
+        raise ArgumentError(f"logprobs is {quoted(logprobs)}, and it is true or false; {cure}")
     if mode not in MODES:
         logits = "logits" in str(mode)  # vLLM has two modes more
         cure = "decoder.scores gives scores" if logits else did_you_mean(str(mode), MODES)
-        raise ArgumentError(f"logprobs_mode is {mode!r}; it is {' or '.join(MODES)}; {cure}")
+        raise ArgumentError(f"logprobs_mode is {quoted(mode)}; it is {' or '.join(MODES)}; {cure}")
     if not 0 <= (top := integer("top_logprobs", top)) <= vocabulary:
         raise ArgumentError(
             f"top_logprobs is {top}; it is 0 to {vocabulary}, the vocabulary's size"

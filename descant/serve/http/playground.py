@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from ...errors import DescantError
 from ...formula import Names
+from ...formula.words.signature import MOST
 from ...grammar import FormulaError
 from ..frontend.formulas import FormulaRef
 from ..frontend.server import Server
@@ -66,7 +67,7 @@ class InspectRequest(PlanRequest):
     prompt: str | None = None
     messages: list[ChatMessage] | None = None
     seed: int
-    temperature: float = Field(ge=0)
+    temperature: float = Field(ge=0, le=MOST)
     token_ids: list[int] = Field(min_length=1)
 
     @model_validator(mode="after")

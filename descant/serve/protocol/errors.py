@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from ...errors import DescantError
+from ...errors import DescantError, short_message, shortened
 from ...grammar import FormulaError, did_you_mean
 from ...models import ModelError
 from ...models.invalid import explain_value
@@ -67,7 +67,9 @@ class ApiError(Exception):
         """``{"error": {"message", "type", "param", "code"}}``."""
         default = "invalid_request_error" if self.status < 500 else "server_error"
         kind = _TYPES.get(self.status, default)
-        info = ErrorInfo(message=self.message, type=kind, param=self.param, code=self.code)
+        param = None if self.param is None else shortened(self.param)
+        message = short_message(self.message)
+        info = ErrorInfo(message=message, type=kind, param=param, code=self.code)
         return ErrorResponse(error=info).model_dump()
 
     def response(self) -> JSONResponse:

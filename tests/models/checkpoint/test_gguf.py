@@ -190,7 +190,7 @@ def test_a_file_on_the_hub_is_found_in_its_cache(tmp_path, monkeypatch) -> None:
     assert "there is no file ./org/m.gguf" in refused("./org/m.gguf")
 
 
-@pytest.mark.parametrize("kept", [8, 30, 2_000, 0.5, 0.999])
+@pytest.mark.parametrize("kept", [30, 0.999])
 def test_a_file_that_is_cut_short_is_named(tmp_path, kept) -> None:
     file = gguf_files.write(tmp_path / "m.gguf", seeded(llama), tokenizer())
     content = file.read_bytes()
