@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test quick lint format demo-models chat-arms bench clean
+MINUTES ?= 5
+
+.PHONY: help demo test quick lint format demo-models chat-arms bench fuzz soak clean
 
 help:
 	@echo "make demo         install, and run the demonstration"
@@ -15,6 +17,8 @@ help:
 	@echo "make demo-models  train the demo models again"
 	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
+	@echo "make fuzz         search for inputs that descant cannot take, MINUTES=5"
+	@echo "make soak         a server under a crowd: answers right, memory flat, MINUTES=5"
 
 demo: $(VENV)/.demo
 	$(BIN)/descant demo
@@ -45,6 +49,12 @@ chat-arms: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.operators
+
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/search.py --minutes $(MINUTES)
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

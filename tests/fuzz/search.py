@@ -26,16 +26,13 @@ def search(name: str) -> None:
     """Search one target in this process, until libFuzzer ends it; its flags are ``sys.argv``."""
     import atheris
 
-    with atheris.instrument_imports(include=["descant"], enable_loader_override=False):
-        import descant  # noqa: F401
-
-    targets.quiet()
     target = {**targets.TARGETS, "planted": targets.planted}[name]
+    targets.quiet()
+    with atheris.instrument_imports(include=["descant"], enable_loader_override=False):
+        for data in (b"", *targets.seeds(name)):  # imports what it needs
+            target(data)
     if name == "planted":
         target = atheris.instrument_func(target)
-    else:
-        for data in targets.seeds(name):  # everything is imported, and every seed is read
-            target(data)
     atheris.Setup([sys.argv[0], *sys.argv[3:]], target)
     atheris.Fuzz()
 
