@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..disk import written
 from ..extras import MissingExtra, require
 from .chat_model import CHAT_MODEL, chat_models
 from .measures import pirate_words, words
@@ -160,5 +161,6 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.set_title(FORMULA.partition(" |")[0])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=150)
+    with written(file) as partial:
+        figure.savefig(partial, dpi=150)
     return f"the picture: {file}"

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..disk import replace
 from ..inputs.expand import Key, Setting, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, META, Journal, replace
+from ..results.folder import COMPLETIONS, META, Journal
 from ..results.front import preferences
 from ..results.recovered import gap_ends
 from ..results.tables import check_tables
