@@ -59,9 +59,14 @@ def saving(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_of_writing(error, file):
-            raise _disk_error(file, "written", error) from error
-        raise
+        earlier: BaseException | None = (
+            error  # a library may stumble over its own while it tidies up
+        )
+        while earlier is not None and not _is_of_writing(earlier, file):
+            earlier = earlier.__context__
+        if earlier is None or isinstance(error, DescantError):
+            raise
+        raise _disk_error(file, "written", earlier) from error
 
 
 @contextmanager

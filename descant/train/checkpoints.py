@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from .. import disk
@@ -25,14 +25,6 @@ from .. import disk
 CHECKPOINTS, MANIFEST, STATE = "checkpoint-*", "manifest.json", "trainer_state.json"
 _UNREAD = {MANIFEST, "README.md", "training_args.bin"}  # by a resume
 _SHARDED = "model.safetensors.index.json"
-_NEEDED = (  # a file of each line; the later ones of a line are DeepSpeed's and FSDP's
-    (STATE,),
-    ("config.json", "adapter_config.json"),
-    ("*model.safetensors", _SHARDED, "pytorch_model_fsdp*", "global_step*"),
-    ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
-    ("scheduler.pt", "global_step*"),
-    ("rng_state*.pth",),
-)
 
 
 class CheckpointTrainer(Trainer):
@@ -60,6 +52,19 @@ class CheckpointTrainer(Trainer):
                     save_total_limit=limit,
                     best_model_checkpoint=self.state.best_model_checkpoint,
                 )
+
+
+class MissedEvaluation(TrainerCallback):
+    """Evaluates where a checkpoint of an epoch's end is resumed: it was saved before that."""
+
+    def __init__(self, evaluate: Callable[[], Any]) -> None:
+        self._evaluate = evaluate
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        done = any("eval_loss" in row and row["step"] == state.global_step
+                   for row in state.log_history)  # fmt: skip
+        if state.epoch and state.epoch == int(state.epoch) and not done:
+            self._evaluate()
 
 
 def seal(checkpoint: Path, processes: int) -> None:
@@ -103,6 +108,8 @@ def _newest_whole(folder: Path, processes: int, say: Callable[[str], None]) -> s
             if (before := _processes(steps[step])) != processes:
                 say(f"{steps[step]} is of {before} processes, and there are {processes}: rows and "
                     "noise are divided otherwise from here on")  # fmt: skip
+            if not (steps[step] / MANIFEST).exists():
+                seal(steps[step], before)
             return str(steps[step])
         say(f"{steps[step]} is skipped: {fault}")
     if steps:
@@ -112,9 +119,6 @@ def _newest_whole(folder: Path, processes: int, say: Callable[[str], None]) -> s
 
 def fault_of(checkpoint: Path, step: int) -> str:
     """What keeps a checkpoint from being resumed; empty where nothing does."""
-    for names in _NEEDED:
-        if not any(any(checkpoint.glob(name)) for name in names):
-            return f"it has no {names[0].replace('*model', 'model')}"
     files: dict[str, Any] = {}
     manifest = checkpoint / MANIFEST
     if manifest.exists():
@@ -126,11 +130,30 @@ def fault_of(checkpoint: Path, step: int) -> str:
             return f"it has no {name}"
         if _identity(checkpoint / name) != identity:
             return f"{name} is not as it was written"
+    if lacking := _lacking(checkpoint):
+        return f"it has no {lacking}"
     unreadable = (file for file in _read_files(checkpoint) if not files and not _reads(file))
     if (file := next(unreadable, None)) is not None:
         return f"{file.name} cannot be read"
     if _mapping(checkpoint / STATE).get("global_step") != step:
         return f"{STATE} is not of step {step}"
+    return ""
+
+
+def _lacking(checkpoint: Path) -> str:
+    """The first file that every resume reads and that is not there; empty where all are."""
+    kind = "adapter_" if any(checkpoint.glob("adapter_*")) else ""
+    needed = (  # one of each line; the later ones of a line are DeepSpeed's and FSDP's
+        (STATE,),
+        (f"{kind}config.json",),
+        (f"{kind}model.safetensors", _SHARDED, "pytorch_model_fsdp*", "global_step*"),
+        ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+        ("scheduler.pt", "global_step*"),
+        ("rng_state*.pth",),
+    )
+    for names in needed:
+        if not any(any(checkpoint.glob(name)) for name in names):
+            return names[0].replace("*", "")
     return ""
 
 

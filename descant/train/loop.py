@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from accelerate import PartialState
 from tqdm import tqdm
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import IntervalStrategy, Trainer, TrainingArguments, set_seed
 
 from .. import disk
 from ..extras import MissingExtra
@@ -27,7 +27,7 @@ from ..results.lock import is_lock, writing
 from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
-from .checkpoints import CHECKPOINTS, newest_whole
+from .checkpoints import CHECKPOINTS, MissedEvaluation, newest_whole
 from .encode import Counts, Encoder, shortened
 from .examples import read_examples
 from .model import description_of, model_of
@@ -126,6 +126,8 @@ def _train(
 
 
 def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
+    if last is not None and trainer.args.eval_strategy == IntervalStrategy.EPOCH:
+        trainer.add_callback(MissedEvaluation(trainer.evaluate))
     trainer.train(resume_from_checkpoint=last)
     steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
     if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:

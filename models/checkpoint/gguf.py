@@ -24,6 +24,7 @@ from typing import Any
 import transformers
 from filelock import FileLock
 from huggingface_hub import cached_assets_path
+from huggingface_hub.constants import HF_ASSETS_CACHE
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -239,8 +240,9 @@ def _check_magic(name: str, path: str) -> None:
 def _assets(name: str, folder: str) -> Path:
     """A folder of the cache."""
     try:
-        return Path(cached_assets_path("descant", "gguf", folder))
-    except (OSError, ValueError) as error:
+        with saving(Path(HF_ASSETS_CACHE)):
+            return Path(cached_assets_path("descant", "gguf", folder))
+    except (DiskError, ValueError) as error:
         raise _not_written(name, error) from error
 
 

@@ -29,11 +29,11 @@ WRITES_NOTHING = {
     "doctor": "it looks",
     "serve": "its state is in memory; a GGUF file is unpacked as in the case gguf",
 }
-CLOCKS = {  # keys and columns whose values a clock or a machine says
-    "elapsed", "seconds", "tokens_per_second", "started", "finished", "git", "train_runtime",
-    "train_samples_per_second", "train_steps_per_second", "eval_runtime", "load", "runs", "floor",
-    "eval_samples_per_second", "eval_steps_per_second", "copy_bandwidth", "date", "start_time",
-    "end_time", "total_evaluation_time_seconds", "command", "sha256", "bytes",
+CLOCKS = {  # keys and columns whose values a clock, a machine or the last start says
+    "elapsed", "seconds", "tokens_per_second", "started", "finished", "git", "command", "load",
+    "runs", "floor", "copy_bandwidth", "cost", "sha256", "bytes", "train_loss", "train_runtime",
+    "train_samples_per_second", "train_steps_per_second", "eval_runtime",
+    "eval_samples_per_second", "eval_steps_per_second",
 }  # fmt: skip
 
 

@@ -235,8 +235,8 @@ class _Supervisor:
         if file is None or not f"{file}/".startswith(f"{self.folder}/"):
             return 0, 0, _CONTINUE
         kind, n = KINDS[name], len(self.outcome.operations)
-        if kind == "mkdir" and os.path.lexists(file):
-            return 0, 0, _CONTINUE  # it is there, and whatever the disk's state the system says so
+        if kind in ("mkdir", "remove") and os.path.lexists(file) == (kind == "mkdir"):
+            return 0, 0, _CONTINUE  # it is there, or is not: that is said, however the disk is
         size = args[2] if name in ("write", "pwrite64") else 0
         operation = Operation(kind, os.path.relpath(file, self.folder), size)
         self.before(n, operation)
