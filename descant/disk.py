@@ -66,7 +66,7 @@ def saving(file: Path) -> Iterator[None]:
             earlier = earlier.__context__
         if earlier is None or isinstance(error, DescantError):
             raise
-        raise _disk_error(file, "written", earlier) from error
+        raise disk_error(file, "written", earlier) from error
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def reading(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _disk_error(file, "read", error) from error
+        raise disk_error(file, "read", error) from error
 
 
 @contextmanager
@@ -223,11 +223,14 @@ def reason_of(error: BaseException) -> str:
     return str(said).splitlines()[0]
 
 
-def _disk_error(file: Path, verb: str, error: BaseException) -> DiskError:
+def disk_error(file: Path, verb: str, error: BaseException) -> DiskError:
+    """The error that ``file`` cannot be ``written`` or ``read``, with its reason and its cure."""
     code, reason = getattr(error, "errno", None), reason_of(error)
     if verb == "written" and code is None and _is_full(file):
         code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
-    cure = _CURES.get(code or 0, "") if verb == "written" or code != errno.EIO else ""
+    cure = _CURES.get(code or 0, "")
+    if verb == "read" and cure == _RIGHTS:
+        cure = "make it readable"
     return DiskError(f"{file} cannot be {verb}: {reason}", *([cure] if cure else []))
 
 

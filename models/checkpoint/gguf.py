@@ -24,7 +24,6 @@ from typing import Any
 import transformers
 from filelock import FileLock
 from huggingface_hub import cached_assets_path
-from huggingface_hub.constants import HF_ASSETS_CACHE
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -32,7 +31,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from ...disk import DiskError, make_folder, saving, written
+from ...disk import DiskError, disk_error, make_folder, saving, written
 from ..errors import ModelError, first_line
 from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of, set_rope
 from .hub import cached, hub_error
@@ -240,9 +239,10 @@ def _check_magic(name: str, path: str) -> None:
 def _assets(name: str, folder: str) -> Path:
     """A folder of the cache."""
     try:
-        with saving(Path(HF_ASSETS_CACHE)):
-            return Path(cached_assets_path("descant", "gguf", folder))
-    except (DiskError, ValueError) as error:
+        return Path(cached_assets_path("descant", "gguf", folder))
+    except OSError as error:
+        raise _not_written(name, disk_error(Path(error.filename), "written", error)) from error
+    except ValueError as error:
         raise _not_written(name, error) from error
 
 

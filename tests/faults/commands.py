@@ -28,6 +28,7 @@ WRITES_NOTHING = {
     "explain": "it prints; a GGUF file is described as in the case gguf",
     "doctor": "it looks",
     "serve": "its state is in memory; a GGUF file is unpacked as in the case gguf",
+    "eval": "lm_eval writes its own results, and warns where it cannot",
 }
 CLOCKS = {  # keys and columns whose values a clock, a machine or the last start says
     "elapsed", "seconds", "tokens_per_second", "started", "finished", "git", "command", "load",
@@ -201,7 +202,7 @@ def cases() -> dict[str, Case]:
                                 "--workload", "LoRA arms, rerank", "--output", "b.json"),
                       lambda folder: None),
         "demo": Case("demo", ("--output", "out", "--prompts", "1", "--max-new-tokens", "8"),
-                     lambda folder: None),
+                     lambda folder: None, slow=True),
     }  # fmt: skip
 
 

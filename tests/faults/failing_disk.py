@@ -238,7 +238,7 @@ class _Supervisor:
         if kind in ("mkdir", "remove") and os.path.lexists(file) == (kind == "mkdir"):
             return 0, 0, _CONTINUE  # it is there, or is not: that is said, however the disk is
         size = args[2] if name in ("write", "pwrite64") else 0
-        operation = Operation(kind, os.path.relpath(file, self.folder), size)
+        operation = Operation(kind, os.path.relpath(file, self.folder or "/"), size)
         self.before(n, operation)
         self.outcome.operations.append(operation)
         fault = self.fault

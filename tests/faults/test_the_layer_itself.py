@@ -103,7 +103,7 @@ def every_test(name: str, root: Path) -> dict[str, str]:
 
 def test_a_good_writer_passes(tmp_path: Path) -> None:
     said = every_test("good", tmp_path)
-    assert len(said) == 6 and not any(said.values()), said
+    assert len(said) == 7 and not any(said.values()), said
 
 
 @pytest.mark.parametrize(

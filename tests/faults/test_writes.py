@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_line import command
 from commands import WRITES_NOTHING, Case, cases, contents
 from failing_disk import Fault, Operation, Outcome, needs_a_failing_disk, watched
 
@@ -123,10 +124,13 @@ def points(operations: Sequence[Operation]) -> list[int]:
 
 
 def sampled(operations: Sequence[Operation]) -> list[int]:
-    """The first, the last, and one operation of each file, of all kinds in turn."""
+    """The first, the last, and one operation of each file, of all kinds in turn.
+
+    Files whose names differ by numbers alone, as checkpoints do, count as one here.
+    """
     of_file: dict[str, list[int]] = {}
     for n in points(operations):
-        of_file.setdefault(final(operations[n].file), []).append(n)
+        of_file.setdefault(re.sub(r"\d+", "#", final(operations[n].file)), []).append(n)
     turns = [numbers[turn % len(numbers)] for turn, numbers in enumerate(of_file.values())]
     return sorted({0, *turns, len(operations) - 1})
 
@@ -154,6 +158,14 @@ def check_failing(one: Undisturbed, fault: Fault) -> None:
     else:
         check_words(outcome, operation, one.case, what)
     one.check_resumed(folder, what)
+
+
+def check_killed(one: Undisturbed, numbers: Sequence[int]) -> None:
+    for n in numbers:
+        operation = one.operations[n]
+        folder = one.root / "killed" / str(n) / "work"
+        shutil.copytree(one.states[n], folder)
+        one.check_resumed(folder, f"killed at {n}, {operation.kind} {operation.file}")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -193,11 +205,14 @@ def test_a_disk_that_takes_half(name: str, undisturbed) -> None:
 def test_a_process_that_is_killed(name: str, undisturbed) -> None:
     """Its folder is as it was before the n-th operation; each such folder is tried once."""
     one = undisturbed(name)
-    for n in points(one.operations):
-        operation = one.operations[n]
-        folder = one.root / "killed" / str(n) / "work"
-        shutil.copytree(one.states[n], folder)
-        one.check_resumed(folder, f"killed at {n}, {operation.kind} {operation.file}")
+    check_killed(one, sampled(one.operations))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases())
+def test_a_process_that_is_killed_anywhere(name: str, undisturbed) -> None:
+    one = undisturbed(name)
+    check_killed(one, sorted({*points(one.operations)} - {*sampled(one.operations)}))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -209,6 +224,18 @@ def test_a_process_that_is_killed_within_a_write(name: str, undisturbed) -> None
         outcome = one.disturbed(folder, Fault(n, "torn"))
         assert outcome.code == -9, outcome.err
         one.check_resumed(folder, f"killed within {n}, a write of {one.operations[n].file}")
+
+
+@pytest.mark.parametrize("arguments", [["explain", "base + arm_help"], ["doctor"]])
+def test_what_is_said_to_write_nothing_writes_nothing(arguments: list[str], tmp_path: Path) -> None:
+    def act() -> tuple[int, str, str]:
+        done = command(*arguments, cwd=tmp_path)
+        return done.returncode, done.stdout, done.stderr
+
+    act()
+    done = watched(act, Path("/"))
+    assert done.code == 0, done.err
+    assert {op.file for op in done.operations if not op.file.startswith(("dev/", "proc/"))} == set()
 
 
 def test_every_command_has_a_case() -> None:
