@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ _CURES = {
     errno.EIO: "look at the disk, or give another place",
 }
 _WORDS = ("iostream error", "inline_container", "PytorchStreamWriter")  # of torch.save
+_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors, tokenizers
 _UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # folders that cannot be synced
 
 
@@ -217,17 +219,13 @@ def remove_partial(folder: Path) -> None:
             _remove(file)
 
 
-def reason_of(error: BaseException) -> str:
-    """What the system, or a library, says of an error, in a line."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(said).splitlines()[0]
-
-
 def disk_error(file: Path, verb: str, error: BaseException) -> DiskError:
     """The error that ``file`` cannot be ``written`` or ``read``, with its reason and its cure."""
-    code, reason = getattr(error, "errno", None), reason_of(error)
+    code = _code_of(error)
     if verb == "written" and code is None and _is_full(file):
-        code, reason = errno.ENOSPC, os.strerror(errno.ENOSPC)
+        code = errno.ENOSPC
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = said if code is None else os.strerror(code)
     cure = _CURES.get(code or 0, "")
     if verb == "read" and cure == _RIGHTS:
         cure = "make it readable"
@@ -244,9 +242,15 @@ def _is_of_writing(error: BaseException, file: Path) -> bool:
         path, named = file.absolute(), Path(error.filename).absolute()
         is_partial = str(named).startswith(str(path.parent / NEW))
         return is_partial or named.is_relative_to(path) or path.is_relative_to(named)
-    if type(error).__name__ == "SafetensorError":  # by its name: this module imports no library
-        return "serializ" in str(error) or "I/O error" in str(error)
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    return _code_of(error) is not None or any(word in str(error) for word in _WORDS)
+
+
+def _code_of(error: BaseException) -> int | None:
+    """The system's number of an error, which libraries in Rust put into their words."""
+    if isinstance(error, OSError):
+        return error.errno
+    match = _RUST.search(str(error))
+    return int(match[1]) if match else None
 
 
 def _is_full(file: Path) -> bool:
