@@ -183,9 +183,9 @@ def cut_half_line(file: Path) -> None:
                 start = max(0, end - (1 << 16))
                 lines.seek(start)
                 block, end = lines.read(end - start), start
-        whole = end + block.rfind(b"\n") + 1
-        if whole < size:
-            os.truncate(file, whole)
+        complete = end + block.rfind(b"\n") + 1
+        if complete < size:
+            os.truncate(file, complete)
 
 
 def sync(file: Path) -> None:

@@ -22,8 +22,10 @@ from . import disk
 from .errors import DescantError
 
 MISTAKE, BUG, STOPPED = 2, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _SYSTEM_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE),
+    *_OF_WRITING,
+    *(errno.EIO, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
@@ -69,7 +71,8 @@ def for_user(error: BaseException) -> str | None:
     if isinstance(error, DescantError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
-        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+        verb = "written" if error.errno in _OF_WRITING else "read or written"
+        return f"{error.filename or 'the output'} cannot be {verb}: {error.strerror}"
     memory = out_of_memory(error)
     return None if memory is None else str(memory)
 

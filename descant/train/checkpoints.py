@@ -80,7 +80,7 @@ def seal(checkpoint: Path, processes: int) -> None:
     disk.sync(checkpoint.parent)
 
 
-def newest_whole(
+def newest_complete(
     folder: Path, arguments: TrainingArguments, say: Callable[[str], None]
 ) -> str | None:
     """The newest checkpoint that is whole, the same in every process; None where there is none.
@@ -92,13 +92,13 @@ def newest_whole(
     """
     found: list[str | None] = [None]
     if PartialState().is_main_process:
-        found = [_newest_whole(folder, arguments.world_size, say)]
+        found = [_newest_complete(folder, arguments.world_size, say)]
     if PartialState().num_processes > 1:
         broadcast_object_list(found)
     return found[0]
 
 
-def _newest_whole(folder: Path, processes: int, say: Callable[[str], None]) -> str | None:
+def _newest_complete(folder: Path, processes: int, say: Callable[[str], None]) -> str | None:
     steps = {}
     for checkpoint in folder.glob(CHECKPOINTS):
         if (number := checkpoint.name.rpartition("-")[2]).isdecimal() and checkpoint.is_dir():

@@ -27,7 +27,7 @@ from ..results.lock import is_lock, writing
 from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
-from .checkpoints import CHECKPOINTS, MissedEvaluation, newest_whole
+from .checkpoints import CHECKPOINTS, MissedEvaluation, newest_complete
 from .encode import Counts, Encoder, shortened
 from .examples import read_examples
 from .model import description_of, model_of
@@ -94,7 +94,7 @@ def _train(
     rows, counts = _data(recipe, description, arguments)
     for part, count in counts.items():
         log(f"{part}: {count}")
-    checkpoint = newest_whole(folder, arguments, log)
+    checkpoint = newest_complete(folder, arguments, log)
     set_seed(arguments.seed)
     trainer = _trainer(recipe, description, arguments, rows)
     if checkpoint:

@@ -60,7 +60,7 @@ def test_errors_of_the_system_are_told_in_words(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().err.replace("\n", "")
     assert said.endswith("file/out cannot be read or written: Not a directory")
     code, said = says(OSError(errno.EIO, "Input/output error"), capsys)
-    assert code == 2 and said == "a file cannot be read or written: Input/output error\n"
+    assert code == 2 and said == "the output cannot be read or written: Input/output error\n"
 
 
 def test_a_bug_of_a_command(monkeypatch) -> None:
