@@ -155,6 +155,7 @@ def append(file: Path, data: bytes, sync_now: bool = True) -> None:
     Raises:
         DiskError: they cannot be written; no earlier line is lost.
     """
+    check_regular(file)
     with saving(file):
         is_new = not file.exists()
         cut_half_line(file)
@@ -186,6 +187,16 @@ def cut_half_line(file: Path) -> None:
         complete = end + block.rfind(b"\n") + 1
         if complete < size:
             os.truncate(file, complete)
+
+
+def check_regular(file: Path) -> None:
+    """Refuse what is there and is no file, such as a folder or a pipe, which would wait for ever.
+
+    Raises:
+        DiskError: so.
+    """
+    if file.exists() and not file.is_file():
+        raise DiskError(f"{file} is no file", "remove it, or give another place")
 
 
 def sync(file: Path) -> None:

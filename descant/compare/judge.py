@@ -31,6 +31,7 @@ SYSTEM = (
 ASK = "Request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
 _VERDICT = re.compile(r"verdict\W*\b(A|B|tie)\b", re.IGNORECASE)
 _MEANS = {"a": FIRST, "b": SECOND, "tie": TIE}
+_FIELDS = {"key": (str,), "verdict": (str,)}  # of every line of a cache
 _OVERHEAD = 64  # tokens that a chat template may add
 
 
@@ -104,7 +105,7 @@ class Judge:
         self._lock = threading.Lock()
         self._failed: Exception | None = None  # the last failure of the server
         make_folder(self.cache.parent)
-        self._journal = Journal(self.cache.parent, self.cache.stem)
+        self._journal = Journal(self.cache.parent, self.cache.stem, fields=_FIELDS)
         self._journal.gather(lambda line: line["key"])
         lines = self._journal.records()
         self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..disk import append, cut_half_line, reading, saving, sync
+from ..disk import append, check_regular, cut_half_line, reading, saving, sync
 from ..inputs.expand import KEY, Key, key_of
 from ..inputs.runfile import RunFile, RunFileError, validated
 from ..inputs.yaml import YamlError, load_yaml
@@ -21,7 +21,15 @@ COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta
 MERGED = "merged"  # the folder of its merged adapters
 Record = dict[str, Any]
 _SYNC = 1.0  # seconds between two syncs of a journal: each takes some ms, and lines come in bursts
-_REQUIRED = {COMPLETIONS: (*KEY, "prompt", "text"), SCORES: (*KEY, "scores")}  # of every line
+Fields = Mapping[str, tuple[type, ...]]
+_KEY: Fields = dict(zip(KEY, ((str,), (int,), (int, str), (int,)), strict=True))
+_REQUIRED: dict[str, Fields] = {  # of every line
+    COMPLETIONS: {**_KEY, "prompt": (str, list), "text": (str, type(None))},
+    SCORES: {**_KEY, "scores": (dict,)},
+}
+_OPTIONAL: Fields = {
+    "token_ids": (list,), "elapsed": (int, float), "params": (dict,), "seed": (int,),
+}  # fmt: skip
 # descant run of version 0.1 wrote no formula and no point
 _DEFAULTS: dict[str, Record] = {COMPLETIONS: {"formula": "formula", "point": 0}}
 
@@ -29,7 +37,15 @@ _DEFAULTS: dict[str, Record] = {COMPLETIONS: {"formula": "formula", "point": 0}}
 class Journal:
     """An append-only file of JSON lines, ``stem``.jsonl; each of several processes has its own."""
 
-    def __init__(self, folder: Path, stem: str, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        rank: int = 0,
+        ranks: int = 1,
+        fields: Fields | None = None,
+    ) -> None:
+        self._fields = _REQUIRED.get(stem, {}) if fields is None else fields
         self._folder, self._stem = folder, stem
         self._main = folder / f"{stem}.jsonl"
         self.file = self._main if ranks == 1 else folder / f"{stem}.{rank}.jsonl"
@@ -77,22 +93,26 @@ class Journal:
                 file.unlink()
 
     def _read(self, file: Path) -> Iterator[Record]:
-        if not file.is_file():
+        check_regular(file)
+        if not file.exists():
             return
-        required, defaults = _REQUIRED.get(self._stem, ()), _DEFAULTS.get(self._stem, {})
+        defaults = _DEFAULTS.get(self._stem, {})
         with reading(file), file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     return
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise _bad_line(file, number, "is not JSON") from None
                 if not isinstance(record, dict):
                     raise _bad_line(file, number, "is no mapping")
                 record = {**defaults, **record}
-                if missing := [key for key in required if key not in record]:
+                if missing := [key for key in self._fields if key not in record]:
                     raise _bad_line(file, number, f"has no {missing[0]}")
+                for key, kinds in {**_OPTIONAL, **self._fields}.items():
+                    if key in record and not isinstance(record[key], kinds):
+                        raise _bad_line(file, number, f"has another type of {key}")
                 yield record
 
 

@@ -86,9 +86,6 @@ def newest_complete(
     """The newest checkpoint that is whole, the same in every process; None where there is none.
 
     Each newer one is said, with what is wrong with it.
-
-    Raises:
-        DiskError: one that cannot be looked at.
     """
     found: list[str | None] = [None]
     if PartialState().is_main_process:
@@ -119,6 +116,13 @@ def _newest_complete(folder: Path, processes: int, say: Callable[[str], None]) -
 
 def fault_of(checkpoint: Path, step: int) -> str:
     """What keeps a checkpoint from being resumed; empty where nothing does."""
+    try:
+        return _fault_of(checkpoint, step)
+    except disk.DiskError as error:
+        return str(error)
+
+
+def _fault_of(checkpoint: Path, step: int) -> str:
     files: dict[str, Any] = {}
     manifest = checkpoint / MANIFEST
     if manifest.exists():
@@ -152,7 +156,8 @@ def _lacking(checkpoint: Path) -> str:
         ("rng_state*.pth",),
     )
     for names in needed:
-        if not any(any(checkpoint.glob(name)) for name in names):
+        paths = (path for name in names for path in checkpoint.glob(name))
+        if not any(path.is_file() or (path.is_dir() and not path.suffix) for path in paths):
             return names[0].replace("*", "")
     return ""
 
