@@ -126,11 +126,13 @@ def points(operations: Sequence[Operation]) -> list[int]:
 def sampled(operations: Sequence[Operation]) -> list[int]:
     """The first, the last, and one operation of each file, of all kinds in turn.
 
-    Files whose names differ by numbers alone, as checkpoints do, count as one here.
+    Files whose names differ by numbers alone, as checkpoints do, count as one here, and so do the
+    locks.
     """
     of_file: dict[str, list[int]] = {}
     for n in points(operations):
-        of_file.setdefault(re.sub(r"\d+", "#", final(operations[n].file)), []).append(n)
+        name = re.sub(r"\d+", "#", final(operations[n].file))
+        of_file.setdefault("lock" if ".lock" in name else name, []).append(n)
     turns = [numbers[turn % len(numbers)] for turn, numbers in enumerate(of_file.values())]
     return sorted({0, *turns, len(operations) - 1})
 
@@ -187,7 +189,7 @@ def test_a_disk_that_refuses_anything(name: str, undisturbed) -> None:
 def test_a_disk_that_is_full(name: str, undisturbed) -> None:
     one = undisturbed(name)
     writes = [n for n, operation in enumerate(one.operations) if operation.kind == "write"]
-    for n in sorted({writes[len(writes) * part // 4] for part in range(4)}):
+    for n in sorted({writes[len(writes) * part // 3] for part in range(3)}):
         check_failing(one, Fault(n, "full"))
 
 
@@ -219,7 +221,7 @@ def test_a_process_that_is_killed_anywhere(name: str, undisturbed) -> None:
 def test_a_process_that_is_killed_within_a_write(name: str, undisturbed) -> None:
     one = undisturbed(name)
     writes = [n for n, operation in enumerate(one.operations) if operation.size > 1]
-    for n in sorted({writes[len(writes) * part // 3] for part in range(3)} | {writes[-1]}):
+    for n in sorted({writes[len(writes) * part // 2] for part in range(2)} | {writes[-1]}):
         folder = one.folder(f"torn-{n}")
         outcome = one.disturbed(folder, Fault(n, "torn"))
         assert outcome.code == -9, outcome.err
