@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from . import disk
 from .errors import DescantError
 from .show.terminal import Screen
 
 MISTAKE, BUG, STOPPED = 2, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _SYSTEM_ERRORS = {
-    *DISK_ERRORS,
+    *_OF_WRITING,
+    *(errno.EIO, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 }
@@ -56,7 +58,8 @@ def run_app(app: Callable[[], Any]) -> None:
 def resumable() -> Iterator[None]:
     """Around a command that resumes when it is started again; an interrupt says so."""
     try:
-        yield
+        with disk.resumable():
+            yield
     except KeyboardInterrupt:
         _print("stopped; what is finished is kept, and the same command resumes there")
         sys.exit(STOPPED)
@@ -67,7 +70,8 @@ def for_user(error: BaseException) -> str | None:
     if isinstance(error, DescantError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
-        return f"{error.filename or 'a file cannot be written'}: {error.strerror}"
+        verb = "written" if error.errno in _OF_WRITING else "read or written"
+        return f"{error.filename or 'the output'} cannot be {verb}: {error.strerror}"
     memory = out_of_memory(error)
     return None if memory is None else str(memory)
 

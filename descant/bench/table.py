@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from ..disk import replace
 from ..errors import ArgumentError
 from ..grammar import did_you_mean
-from ..results.folder import replace
 from ..results.lock import writing
 from .measure import Result, Settings, environment, measure
 from .shapes import SHAPES

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
+from ..disk import replace
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, Journal, Record, replace, resolved_run
+from ..results.folder import COMPLETIONS, Journal, Record, resolved_run
 from ..results.lock import writing
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text

@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..disk import make_folder, resumable, sync
 from ..extras import require
 from ..inputs.runfile import RunFileError
 from ..results.folder import Journal
@@ -30,6 +31,7 @@ SYSTEM = (
 ASK = "Request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
 _VERDICT = re.compile(r"verdict\W*\b(A|B|tie)\b", re.IGNORECASE)
 _MEANS = {"a": FIRST, "b": SECOND, "tie": TIE}
+_FIELDS = {"key": (str,), "verdict": (str,)}  # of every line of a cache
 _OVERHEAD = 64  # tokens that a chat template may add
 
 
@@ -102,8 +104,8 @@ class Judge:
         self._settings: dict[str, Any] = {"max_tokens": self.answer, "temperature": 0.0}
         self._lock = threading.Lock()
         self._failed: Exception | None = None  # the last failure of the server
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(self.cache.parent, self.cache.stem)
+        make_folder(self.cache.parent)
+        self._journal = Journal(self.cache.parent, self.cache.stem, fields=_FIELDS)
         self._journal.gather(lambda line: line["key"])
         lines = self._journal.records()
         self._known: dict[str, str] = {line["key"]: line["verdict"] for line in lines}
@@ -131,12 +133,13 @@ class Judge:
             finally:
                 tell()
 
-        with ThreadPoolExecutor(self.at_once) as pool:
+        with resumable(), ThreadPoolExecutor(self.at_once) as pool:
             try:
                 verdicts = list(pool.map(ask, questions))
             except BaseException:  # an interrupt, too: no further calls
                 stop.set()
                 raise
+        sync(self._journal.file)
         if self._failed is not None and questions and not any(verdicts):
             raise self._error(self._failed, self.calls)  # failures spent the budget
         return verdicts

@@ -13,7 +13,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..disk import make_folder, written
 from ..extras import MissingExtra, require
+from ..results.lock import WAIT, writing
 from .chat_model import CHAT_MODEL, chat_models
 from .measures import pirate_words, words
 from .tour import write_csv
@@ -87,9 +89,11 @@ def chat_tour(console: Console, output: Path, questions: int, tokens: int) -> li
     points = [_point(*weights, answers, asked) for weights in product(GUIDANCE, BRIEF)]
     console.print(f"\nThe sweep: {len(answers)} answers as rows of one batch", style="bold")
     console.print(_table(points))
-    write_csv(points, output / "chat.csv")
-    console.print(f"the table: {output / 'chat.csv'}")
-    console.print(_drawn(points, output / "chat.png"))
+    make_folder(output)
+    with writing(output, WAIT):
+        write_csv(points, output / "chat.csv")
+        console.print(f"the table: {output / 'chat.csv'}")
+        console.print(_drawn(points, output / "chat.png"))
     console.print(f"{time.perf_counter() - start:.0f} s in all")
     return points
 
@@ -160,5 +164,6 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.set_title(FORMULA.partition(" |")[0])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=150)
+    with written(file) as partial:
+        figure.savefig(partial, dpi=150)
     return f"the picture: {file}"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk import make_folder, written
 from ..extras import MissingExtra, require
 from ..results.lock import WAIT, writing
 from . import PROMPTS, models
@@ -58,7 +59,7 @@ def tour(console: Console, output: Path, prompts: int, tokens: int) -> list[Poin
     rows = len(points) * prompts * SAMPLES
     console.print("help reward: the more concrete, the higher; harm reward: the safer, the higher")
     console.print(f"{rows} completions as rows of one batch, scored, in {seconds:.1f} s")
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with writing(output, WAIT):
         _write(console, points, output)
     return points
@@ -93,8 +94,7 @@ def sweep(prompts: Sequence[str], tokens: int, weights: Sequence[float] = WEIGHT
 
 def write_csv(points: Sequence[Any], file: Path) -> None:
     """Write dataclasses of one kind as a table, a column per field."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as out:
+    with written(file) as partial, partial.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, list(asdict(points[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)
@@ -146,5 +146,6 @@ def _drawn(points: Sequence[Point], file: Path) -> str:
     axes.set(xlabel="mean help reward", ylabel="mean harm reward", title=SWEEP)
     axes.grid(alpha=0.3)
     figure.colorbar(dots, label="a: from helpful to harmless")
-    figure.savefig(file, dpi=150)
+    with written(file) as partial:
+        figure.savefig(partial, dpi=150)
     return f"the picture: {file}"

@@ -6,11 +6,12 @@ Nothing is decoded or scored here, so a report can be written at any time, also 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk import make_folder, reading, replace
 from ..errors import ArgumentError
-from ..results.folder import replace
 from ..results.lock import PAGES, WAIT, writing
 from .content import content_of
 from .figures import write_figures
@@ -31,7 +32,7 @@ def write(results: Results, folder: Path | str) -> list[Path]:
     two objectives.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = content_of(results, folder.name)
     inspection = _inspection(folder / INSPECTION)
     html = page(content.title, "descant sweep", content.formulas, content.facts,
@@ -56,9 +57,8 @@ def _inspection(file: Path) -> Any:
     """The folder's ``inspect.json``, if any."""
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.get("schema") != 2:
-        raise ArgumentError(
-            f"{file} is not what descant inspect writes; remove it, or write it again"
-        )
-    return content
+    with reading(file), suppress(ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("schema") == 2:
+            return content
+    raise ArgumentError(f"{file} is not what descant inspect writes; remove it, or write it again")

@@ -8,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from ..disk import written
 from ..extras import installed
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#4b4b9f")
@@ -40,8 +41,10 @@ def write_figures(data: Mapping[str, Any], folder: Path) -> list[Path]:
             handles, labels = panels[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4),
                           handletextpad=0.2, columnspacing=1.4)  # fmt: skip
-        figure.savefig(files[0], dpi=200, metadata={"Software": None})
-        figure.savefig(files[1], metadata={"CreationDate": None})
+        with written(files[0]) as partial:
+            figure.savefig(partial, dpi=200, metadata={"Software": None})
+        with written(files[1]) as partial:
+            figure.savefig(partial, metadata={"CreationDate": None})
     return files
 
 

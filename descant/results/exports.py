@@ -44,8 +44,9 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
     ``by_point`` writes a file for every point of every formula, ``alpaca_eval/arms-3.json``;
     otherwise there is one for each format, ``alpaca_eval.json``.
     """
+    from ..disk import make_folder, replace
     from ..inputs.expand import key_of  # the command line imports this module for ``Format``
-    from .folder import COMPLETIONS, Journal, replace
+    from .folder import COMPLETIONS, Journal
     from .lock import PAGES, WAIT, writing
 
     points: dict[tuple[str, int] | None, list[Record]] = {}
@@ -61,7 +62,7 @@ def export(folder: Path, kinds: Iterable[Format], *, by_point: bool = False) -> 
                 values = [f"{key}={value:g}" for key, value in records[0]["params"].items()]
                 name = " ".join([point[0], *values])
             records.sort(key=lambda record: (str(record["id"]).zfill(12), record["sample"]))
-            file.parent.mkdir(exist_ok=True)
+            make_folder(file.parent)
             content = [_row(kind, record, name) for record in records]
             with writing(folder / PAGES, WAIT):
                 replace(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

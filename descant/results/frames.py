@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk import reading, replace, written
 from ..extras import require
 from ..inputs.expand import KEY, Setting, key_of, settings_of
 from ..inputs.runfile import RunFile, RunFileError
-from .folder import COMPLETIONS, META, SCORES, Journal, Record, replace, resolved_run, scores_by_key
+from .folder import COMPLETIONS, META, SCORES, Journal, Record, resolved_run, scores_by_key
 from .front import front_of
 from .lock import PAGES, WAIT, writing
 from .recovered import by_prompt, gap_ends, interval_columns, recovered
@@ -60,7 +61,8 @@ def load(folder: str | Path) -> Results:
     meta: dict[str, Any] = {}
     if meta_file.is_file():
         try:
-            meta = json.loads(meta_file.read_text(encoding="utf-8"))
+            with reading(meta_file):
+                meta = json.loads(meta_file.read_text(encoding="utf-8"))
         except ValueError:
             raise RunFileError(f"{meta_file} is not JSON; remove it") from None
     table = table_of(Journal(folder, COMPLETIONS).records(), Journal(folder, SCORES).records())
@@ -81,9 +83,12 @@ def write(results: Results, folder: Path) -> list[Path]:
     if table["id"].map(type).nunique() > 1:
         table["id"] = table["id"].map(str)  # a column has one type
     with writing(folder / PAGES, WAIT):
-        table.to_csv(files[0], index=False)
-        table.to_parquet(files[1], index=False)
-        results.points.to_csv(files[2], index=False)
+        with written(files[0]) as partial:
+            table.to_csv(partial, index=False)
+        with written(files[1]) as partial:
+            table.to_parquet(partial, index=False)
+        with written(files[2]) as partial:
+            results.points.to_csv(partial, index=False)
         replace(files[3], json.dumps(results.front, indent=1))
         if not results.run.tables:
             return files[:4]

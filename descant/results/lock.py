@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..disk import make_folder, saving
 from ..inputs.runfile import RunFileError
 
 LOCK = ".lock"  # of a folder; of a file, after its name
@@ -39,17 +40,19 @@ def writing(output: Path, wait: float = 0.0) -> Iterator[None]:
         RunFileError: another process writes it; names its host, its number and since when.
     """
     lock_file = lock_of(output)
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock_file.parent)
     lock = _acquired(lock_file, output, wait)
     if lock is None:
         yield
         return
     holder = _holder_file(lock_file)
     try:
-        holder.write_text(json.dumps(_this_process()), encoding="utf-8")
+        with saving(holder):
+            holder.write_text(json.dumps(_this_process()), encoding="utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # it only informs
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -85,7 +88,8 @@ def _acquired(lock_file: Path, output: Path, wait: float) -> Any:
         return _without(output)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
-            raise
+            with saving(lock_file):
+                raise
         return _without(output)
     if isinstance(lock, SoftFileLock):  # a file that would outlive a process that is killed
         lock.release()

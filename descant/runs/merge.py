@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..disk import written
 from ..models import ModelError, ModelSpec
 from ..models.adapters.lora import (
     CONFIG,
@@ -43,24 +42,28 @@ def merged_adapter(
 
     Raises:
         ModelError: an adapter that is no sum of products, such as DoRA, or cannot be read.
+        DiskError: it cannot be written.
     """
     sources = {name: Path(adapter_folder(s.adapter, s.revision)) for name, s in parts.items()}
     content = json.dumps([[str(sources[name]), weights[name]] for name in sorted(parts)])
     target = folder / hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     if not target.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix="."))
-        _write(sources, weights, temporary)
-        try:
-            os.rename(temporary, target)
-        except OSError:  # another process was faster
-            shutil.rmtree(temporary)
+        tensors, config = _merged(sources, weights)
+        with written(target, shared=True) as partial:
+            partial.mkdir()
+            save_file(tensors, partial / WEIGHTS)
+            text = json.dumps(config, indent=1, sort_keys=True)
+            (partial / CONFIG).write_text(text, encoding="utf-8")
     return target
 
 
-def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> None:
+def _merged(
+    sources: Mapping[str, Path], weights: Mapping[str, float]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the configuration of a merged adapter."""
     adapters = {name: read_adapter(name, source) for name, source in sorted(sources.items())}
-    tensors, ranks = {}, {}
+    tensors: dict[str, Tensor] = {}
+    ranks = {}
     has_bias = any(
         layer.added is not None for a in adapters.values() for layer in a.layers.values()
     )
@@ -88,8 +91,7 @@ def _write(sources: Mapping[str, Path], weights: Mapping[str, float], target: Pa
         "rank_pattern": differing, "alpha_pattern": differing,
         "target_modules": sorted({module.split(".")[-1] for module in ranks}),
     }  # fmt: skip
-    save_file(tensors, target / WEIGHTS)
-    (target / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True))
+    return tensors, config
 
 
 def _check_linear(name: str, module: str, layer: LayerAdapter) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from ..models import ModelSpec, resolve, with_bases
 from ..models.checkpoint.description import Description
 from ..models.loading.declared import describe_declared
 from ..models.text.chat import RawTextLog
+from ..results.folder import MERGED
 from ..runtime import Decoder, TermParallel, WeightPool, bind
 from .merge import merged_adapter
 
@@ -40,7 +41,7 @@ class Models:
         specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
         for name, weights in merges_at(self.run, setting, point).items():
             parts = {part: self.specs[part] for part in weights}
-            folder = merged_adapter(parts, weights, self._folder / "merged")
+            folder = merged_adapter(parts, weights, self._folder / MERGED)
             first = next(iter(parts.values()))
             specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
         term_parallel = term_parallel_of(self.run.parallel, self.device)

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from .. import disk
 from ..inputs.expand import Key, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.yaml import dump_yaml
-from ..results.folder import COMPLETIONS, RESOLVED, SCORES, Journal, Record, replace, resolved_run
+from ..results.folder import COMPLETIONS, MERGED, RESOLVED, SCORES, Journal, Record, resolved_run
 from ..results.lock import LOCK, check_free, writing
 from .processes import Process
 
@@ -44,7 +45,7 @@ def resumed(
         RunFileError: another process writes to the folder, it holds another run, or a prompt of the
             data has changed.
     """
-    with ExitStack() as held:
+    with disk.resumable(), ExitStack() as held:
         if process.first:
             make_folder(folder)
             held.enter_context(writing(folder))
@@ -52,6 +53,7 @@ def resumed(
                 check_free(folder / lock.name.removesuffix(LOCK).removeprefix("."))
             prepare(run, folder, sweeps=sweeps, free=free)
             gather(folder)
+            disk.remove_partial(folder / MERGED)
         process.wait()
         if not process.first:
             own = Journal(folder, COMPLETIONS, process.rank, process.count).file
@@ -60,6 +62,8 @@ def resumed(
         process.wait()  # every process has read the lines before any is written
         _check_prompts(items, records, run.data.source if run.data else "the data")
         yield set(map(key_of, records))
+        for stem in (COMPLETIONS, SCORES):
+            disk.sync(Journal(folder, stem, process.rank, process.count).file)
 
 
 def gather(folder: Path) -> None:
@@ -72,7 +76,7 @@ def make_folder(folder: Path) -> None:
     """Make the output folder, or raise a ``RunFileError`` where it is a file."""
     if folder.exists() and not folder.is_dir():
         raise RunFileError(f"{folder} is a file, and the output is a folder; give another")
-    folder.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(folder)
 
 
 def prepare(
@@ -102,7 +106,7 @@ def prepare(
         _check_same(before, resolved, folder, free)
     elif first is not None:
         raise RunFileError(f"{folder} holds completions and no {RESOLVED}; give another output")
-    replace(file, dump_yaml(resolved))
+    disk.replace(file, dump_yaml(resolved))
 
 
 def _check_prompts(items: Iterable[Item], records: Iterable[Record], data: str) -> None:

@@ -27,11 +27,11 @@ def inspected(run: RunFile, prompt: Any, n: int, base: str | None) -> Inspection
 
 def write(inspection: Inspection, folder: Path) -> list[Path]:
     """Write ``inspect.html`` and ``inspect.json``; a report in the same folder shows it too."""
+    from ..disk import make_folder, replace
     from ..report import inspection_page
-    from ..results.folder import replace
     from ..results.lock import PAGES, WAIT, writing
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = [folder / JSON, folder / PAGE]
     text = json.dumps(inspection.as_dict(), ensure_ascii=False, allow_nan=False)
     with writing(folder / PAGES, WAIT):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..disk import reading, replace
 from ..inputs.expand import Key, Setting, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
-from ..results.folder import COMPLETIONS, META, Journal, replace
+from ..results.folder import COMPLETIONS, META, Journal
 from ..results.front import preferences
 from ..results.recovered import gap_ends
 from ..results.tables import check_tables
@@ -23,6 +24,7 @@ from ..runs.resume import gather, resumed
 from .decode import decode
 from .measure import Work, check_scores, measure
 
+_log = logging.getLogger(__name__)
 _INTERVAL = 5.0  # seconds between two writes of the cost so far
 
 
@@ -97,9 +99,7 @@ class _Clock:
         self._file, self._writes = work.folder / META, work.process.first
         self._plans, run = models.plans, work.run
         self._last = self._written = time.perf_counter()
-        self._meta: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self._meta = json.loads(self._file.read_text(encoding="utf-8"))
+        self._meta = _earlier_costs(self._file)
         if not self._meta:
             self._meta = provenance(models.device, run.dtype, run.generate.seed)
         for key, value in (("plan", {}), ("seconds", 0.0), ("tokens", 0)):
@@ -127,3 +127,19 @@ class _Clock:
             self._meta["plan"] |= self._plans
             self._meta |= more
             replace(self._file, json.dumps(self._meta, indent=1, ensure_ascii=False))
+
+
+def _earlier_costs(file: Path) -> dict[str, Any]:
+    """What a run has cost so far; empty where no file says it."""
+    if not file.is_file():
+        return {}
+    try:
+        with reading(file):
+            meta = dict(json.loads(file.read_text(encoding="utf-8")))
+        meta["plan"] = dict(meta.get("plan", {}))
+        for key in ("seconds", "tokens"):
+            meta[key] = 0 + meta.get(key, 0)
+    except (ValueError, TypeError, RecursionError):
+        _log.warning("%s cannot be read: what the run has cost is counted anew", file)
+        return {}
+    return meta

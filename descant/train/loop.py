@@ -6,22 +6,20 @@ process runs this, and only the first one writes.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
 from accelerate import PartialState
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import IntervalStrategy, Trainer, TrainingArguments, set_seed
 
+from .. import disk
 from ..extras import MissingExtra
-from ..failures import DISK_ERRORS
 from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
@@ -29,6 +27,7 @@ from ..results.lock import is_lock, writing
 from ..runs.provenance import revision
 from ..runs.resume import differences
 from .batches import Collator, Row
+from .checkpoints import CHECKPOINTS, MissedEvaluation, newest_complete
 from .encode import Counts, Encoder, shortened
 from .examples import read_examples
 from .model import description_of, model_of
@@ -74,11 +73,11 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
     if folder.exists() and not folder.is_dir():
         raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
     foreign = folder.is_dir() and not (folder / RESOLVED).is_file()
-    if foreign and not all(map(is_lock, folder.iterdir())):
+    if foreign and not all(is_lock(f) or f.name.startswith(disk.NEW) for f in folder.iterdir()):
         raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
-    with ExitStack() as held:
+    with disk.resumable(), ExitStack() as held:
         if PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(folder)
             held.enter_context(writing(folder))
         PartialState().wait_for_everyone()
         return _train(recipe, arguments, folder, say)
@@ -90,11 +89,12 @@ def _train(
     start = time.perf_counter()
     is_first = PartialState().is_main_process
     log = say if is_first else lambda line: None
-    checkpoint = _claim(recipe, folder)
+    _claim(recipe, folder)
     description = description_of(recipe)
     rows, counts = _data(recipe, description, arguments)
     for part, count in counts.items():
         log(f"{part}: {count}")
+    checkpoint = newest_complete(folder, arguments, log)
     set_seed(arguments.seed)
     trainer = _trainer(recipe, description, arguments, rows)
     if checkpoint:
@@ -126,21 +126,13 @@ def _train(
 
 
 def _fit(recipe: TrainFile, trainer: Trainer, description: Description, last: str | None) -> None:
-    """Train and save; a file that cannot be written is a ``TrainFileError`` with its cure."""
-    folder = Path(recipe.output)
-    try:
-        trainer.train(resume_from_checkpoint=last)
-        steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
-        if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
-            trainer.evaluate()
-        _save(recipe, trainer, description, folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_disk_error(error):
-            raise
-        full = shutil.disk_usage(folder).free < 2**20
-        reason = "no space left" if full else str(error).splitlines()[0]
-        kept = "what is finished is kept, and the same command resumes there"
-        raise TrainFileError(f"{folder} cannot be written: {reason}; {kept}") from error
+    if last is not None and trainer.args.eval_strategy == IntervalStrategy.EPOCH:
+        trainer.add_callback(MissedEvaluation(trainer.evaluate))
+    trainer.train(resume_from_checkpoint=last)
+    steps = [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
+    if trainer.eval_dataset is not None and steps[-1:] != [trainer.state.global_step]:
+        trainer.evaluate()
+    _save(recipe, trainer, description, Path(recipe.output))
 
 
 def training_arguments(recipe: TrainFile) -> TrainingArguments:
@@ -169,10 +161,10 @@ def resolved(recipe: TrainFile) -> dict[str, Any]:
     return content | {"too_long": _too_long(recipe)}
 
 
-def _claim(recipe: TrainFile, folder: Path) -> str | None:
-    """Check that the folder is free or this training's own; its last checkpoint, if any."""
+def _claim(recipe: TrainFile, folder: Path) -> None:
+    """Check that the folder is free, or this training's own."""
     content, file = resolved(recipe), folder / RESOLVED
-    exists, done = file.is_file(), (folder / RECORD).exists() or _last_checkpoint(folder)
+    exists, done = file.is_file(), (folder / RECORD).exists() or any(folder.glob(CHECKPOINTS))
     changed = exists and _changed(file, content)
     if changed and done:
         cure = "give another output, or remove the folder to begin again"
@@ -181,32 +173,19 @@ def _claim(recipe: TrainFile, folder: Path) -> str | None:
         raise TrainFileError(f"{folder} is trained already; give another output to train again")
     PartialState().wait_for_everyone()
     if PartialState().is_main_process and (changed or not exists):
-        file.write_text(dump_yaml(content), "utf-8")
+        disk.replace(file, dump_yaml(content))
     PartialState().wait_for_everyone()
-    return _last_checkpoint(folder)
 
 
 def _changed(file: Path, content: dict[str, Any]) -> str:
     """How a training differs from the one in a folder."""
     try:
-        before = load_yaml(file.read_text(encoding="utf-8"))
+        with disk.reading(file):
+            text = file.read_text(encoding="utf-8")
+        before = load_yaml(text)
     except (YamlError, UnicodeDecodeError) as error:
         return f"{file.name} {error}"
     return differences(before if isinstance(before, dict) else {}, content)
-
-
-def _is_disk_error(error: Exception) -> bool:
-    """Whether a file could not be written; torch and safetensors raise errors of their own."""
-    if isinstance(error, OSError):
-        return error.errno in DISK_ERRORS
-    return isinstance(error, SafetensorError) or "inline_container" in str(error)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint: the Trainer writes its state last."""
-    complete = folder.glob("checkpoint-*/trainer_state.json")
-    steps = {int(file.parent.name.rpartition("-")[2]): file.parent for file in complete}
-    return str(steps[max(steps)]) if steps else None
 
 
 def _data(
@@ -269,15 +248,16 @@ def _save(recipe: TrainFile, trainer: Trainer, description: Description, folder:
     config.use_cache = True  # off while training
     if recipe.method == "reward" and description.tokenizer.pad_token_id is None:
         config.get_text_config().pad_token_id = None
-    if recipe.method == "reward" and recipe.lora is not None:
+    with disk.filled(folder) if trainer.is_world_process_zero() else nullcontext(folder) as partial:
+        if recipe.method == "reward" and recipe.lora is not None:
+            if trainer.is_world_process_zero():
+                model.merge_and_unload().save_pretrained(partial)
+        else:
+            trainer.save_model(str(partial))
         if trainer.is_world_process_zero():
-            model.merge_and_unload().save_pretrained(folder)
-    else:
-        trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; training.json has them
-        if recipe.lora is None or recipe.method == "reward":
-            description.tokenizer.save_pretrained(str(folder))
+            (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; RECORD has them
+            if recipe.lora is None or recipe.method == "reward":
+                description.tokenizer.save_pretrained(str(partial))
 
 
 def _too_long(recipe: TrainFile) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ..extras import require
 from ..models import ModelError
 from ..models.checkpoint.description import SCORES, Description, describe
+from ..models.checkpoint.hub import hub_error
 from ..models.loading.quantized import check_packages, method_of, quantization_config
 from ..models.loading.unpack import weights_source
 from .trainfile import TrainFile, TrainFileError
@@ -60,11 +62,15 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
     if spec.quantization is not None:
         options["quantization_config"] = quantization_config("the model", spec.quantization)
         options["device_map"] = {"": str(device)}
-    model = auto.from_pretrained(
-        weights_source("the model", spec, numbers),
-        revision=None if description.gguf else spec.revision or "main", dtype=dtype,
-        trust_remote_code=spec.trust_remote_code, **options,
-    )  # fmt: skip
+    source = weights_source("the model", spec, numbers)
+    try:
+        model = auto.from_pretrained(
+            source, revision=None if description.gguf else spec.revision or "main", dtype=dtype,
+            trust_remote_code=spec.trust_remote_code, **options,
+        )  # fmt: skip
+    except (OSError, SafetensorError) as error:
+        other = f"the weights in {source} cannot be read: ", "copy or download them again"
+        raise hub_error(error, source, spec.revision, "the model", other) from error
     if recipe.method == "reward" and model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = pad  # else it takes no batches
     return model if recipe.lora is None else _adapted(recipe, description, model)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..disk import replace, written
 from ..extras import require
 
 RECORD, CURVE = "training.json", "curve.png"
@@ -30,7 +31,7 @@ def versions() -> dict[str, str]:
 def write_record(folder: Path, content: Mapping[str, Any]) -> None:
     """Write ``training.json``, the last file: a folder that has it is complete."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    (folder / RECORD).write_text(text + "\n", "utf-8")
+    replace(folder / RECORD, text + "\n")
 
 
 def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -55,4 +56,5 @@ def draw_curve(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(frameon=False)
-    figure.savefig(folder / CURVE, dpi=150)
+    with written(folder / CURVE) as partial:
+        figure.savefig(partial, dpi=150)

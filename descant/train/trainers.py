@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 
 from ..models.checkpoint.reward_head import Head, full_text_reason
 from .batches import Batch
+from .checkpoints import CheckpointTrainer
 from .losses import last_scores, preference_loss, sequence_log_probs
 from .trainfile import TrainFileError
 
@@ -51,7 +52,7 @@ def evaluated(prediction: EvalPrediction) -> dict[str, float]:
     return {"loss": float(preference_loss(rewards))} | named
 
 
-class PairTrainer(Trainer):
+class PairTrainer(CheckpointTrainer):
     """Learns from pairs. A subclass defines the reward of a text.
 
     Args:
@@ -172,4 +173,4 @@ class RewardTrainer(PairTrainer):
         return last_scores(scores, mask)
 
 
-TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer, "sft": Trainer}
+TRAINERS = {"arm": ArmTrainer, "dpo": DpoTrainer, "reward": RewardTrainer, "sft": CheckpointTrainer}

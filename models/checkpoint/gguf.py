@@ -31,6 +31,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from ...disk import DiskError, disk_error, make_folder, saving, written
 from ..errors import ModelError, first_line, read_by_a_library
 from .gguf_metadata import check_config, check_tokenizer, end_ids, float_type, metadata_of, set_rope
 from .hub import cached, hub_error
@@ -71,27 +72,30 @@ class GgufFile:
         Raises:
             ModelError: the cache cannot be written.
         """
+        folder, lock = self.cache / entry, self.cache / f"{entry}.lock"
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            folder = self.cache / entry
-            with FileLock(self.cache / f"{entry}.lock"):
+            make_folder(self.cache)
+            with saving(lock):
+                held = FileLock(lock).acquire()
+            with held:
                 if not folder.is_dir():
-                    with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
-                        partial = Path(temporary) / entry
+                    with written(folder) as partial:
                         partial.mkdir()
                         write(partial)
-                        os.replace(partial, folder)
-        except OSError as error:
+        except DiskError as error:
             raise _not_written(self.name, error) from error
         return str(folder)
 
     @contextlib.contextmanager
-    def as_one(self) -> Iterator[str]:
-        """The path of one file with everything in it: the file, or its parts merged for now."""
+    def as_one(self, folder: Path) -> Iterator[str]:
+        """The path of one file with everything in it: the file, or its parts merged for now.
+
+        ``folder`` is one that is being written, and has the merged file meanwhile.
+        """
         if len(self.parts) == 1:
             yield self.parts[0]
             return
-        with tempfile.TemporaryDirectory(dir=self.cache) as temporary:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
             merged = os.path.join(temporary, "merged.gguf")
             _merge(self.parts, merged)
             yield merged
@@ -140,7 +144,7 @@ def described(file: GgufFile) -> str:
 
 def _describe(file: GgufFile, folder: Path) -> None:
     _log.warning("%s: reading the description of %s, kept for later", file.name, file.parts[0])
-    with file.as_one() as path, parsed_once():
+    with file.as_one(folder) as path, parsed_once():
         where = {"pretrained_model_name_or_path": os.path.dirname(os.path.abspath(path))}
         where["gguf_file"] = os.path.basename(path)
         metadata = metadata_of(file.name, path)
@@ -241,7 +245,9 @@ def _assets(name: str, folder: str) -> Path:
     """A folder of the cache."""
     try:
         return Path(cached_assets_path("descant", "gguf", folder))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _not_written(name, disk_error(Path(error.filename), "written", error)) from error
+    except ValueError as error:
         raise _not_written(name, error) from error
 
 
@@ -264,10 +270,8 @@ def _digest(name: str, parts: list[str]) -> str:
         with open(part, "rb") as file:
             while block := file.read(1 << 24):
                 sha.update(block)
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=root) as temporary:
-        written = Path(temporary) / "digest"
-        written.write_text(sha.hexdigest(), encoding="ascii")
-        os.replace(written, memo)
+    with contextlib.suppress(DiskError), written(memo, shared=True) as partial:
+        partial.write_text(sha.hexdigest(), encoding="ascii")
     return sha.hexdigest()
 
 
@@ -285,11 +289,21 @@ def _merge(parts: tuple[str, ...], path: str) -> None:
         writer.add_key_value(key, field.contents(), field.types[0], sub_type=item)
     for file in opened:
         for tensor in file.tensors:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+            writer.add_tensor(tensor.name, _told(tensor.data), raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _told(values: Any) -> Any:
+    """An array whose ``tofile`` fails where the disk does: numpy's own would leave zeros there."""
+    kind = type(values)
+
+    def tofile(array: Any, file: Any) -> None:
+        file.write(memoryview(array).cast("B"))
+
+    return values.view(type(kind.__name__, (kind,), {"tofile": tofile}))
 
 
 def unpacked_files() -> tuple[Path, int, int]:

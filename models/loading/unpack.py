@@ -53,7 +53,7 @@ def _unpack(file: GgufFile, description: str, dtype: torch.dtype, folder: Path) 
     config = AutoConfig.from_pretrained(folder)
     config.dtype = dtype
     config.save_pretrained(folder)
-    with file.as_one() as path, parsed_once():
+    with file.as_one(folder) as path, parsed_once():
         model, report = _read(file, path, dtype)
         lacking = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
         if lacking:

@@ -57,9 +57,10 @@ def test_errors_of_the_system_are_told_in_words(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         run_app(lambda: (tmp_path / "file" / "out").mkdir())
     assert caught.value.code == 2
-    assert capsys.readouterr().err.replace("\n", "").endswith("file/out: Not a directory")
-    code, said = says(OSError(errno.ENOSPC, "No space left on device"), capsys)
-    assert code == 2 and "a file cannot be written: No space left" in said
+    said = capsys.readouterr().err.replace("\n", "")
+    assert said.endswith("file/out cannot be read or written: Not a directory")
+    code, said = says(OSError(errno.EIO, "Input/output error"), capsys)
+    assert code == 2 and said == "the output cannot be read or written: Input/output error\n"
 
 
 def test_a_bug_of_a_command(monkeypatch) -> None:

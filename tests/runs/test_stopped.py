@@ -18,6 +18,7 @@ import pytest
 from checkpoints import llama, tokenizer
 from sweeps import ROOT, SPECS, lines, run_of, written
 
+from descant.disk import DiskError
 from descant.inputs.runfile import RunFile, RunFileError, read_run_file
 from descant.runs.resume import prepare
 from descant.runs.run import compiled, run_to_folder
@@ -34,7 +35,7 @@ def alone(run: RunFile, limit: int, out: Path, told: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         sweep(run, out)
-    except RunFileError as error:
+    except DiskError as error:
         os.write(told, str(error).encode())
         os._exit(2)
     os._exit(0)
@@ -59,7 +60,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_doubles_nothing(tmp_path: Path) 
     size = (tmp_path / "whole" / "completions.jsonl").stat().st_size
     ended = [limited(run, size * part // 8, out) for part in (4, 6, 7)]
     for code, said in ended:
-        assert code == 2 and "cannot be written: File too large; what is finished is kept" in said
+        assert code == 2 and "written: File too large; make room there; what is fin" in said
     torn = (out / "completions.jsonl").read_bytes()
     assert torn and not torn.endswith(b"\n"), "the last line was cut off"
     sweep(run, out)

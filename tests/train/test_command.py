@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,16 @@ def test_what_is_wrong_is_said_and_exits_with_two(tmp_path: Path) -> None:
     said = "--set lr=1: there is no option or training argument lr; did you mean learning_rate?\n"
     assert found.stderr.endswith(said)  # other packages may say what they lack before
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_torn_cannot_be_read(zoo: Any, data: str, tmp_path: Path) -> None:
+    shutil.copytree(zoo.path("base"), tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    found = command(
+        "train", "arm", "--model", tmp_path / "base", "--data", data, "--output", tmp_path / "arm",
+        "--set", "use_cpu=true",
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert f"the weights in {tmp_path / 'base'} cannot be read: Error while deser" in found.stderr
+    assert "written" not in found.stderr
