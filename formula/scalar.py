@@ -11,23 +11,25 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
+from ..grammar.frozen import Frozen
+
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Frozen):
     """An exact number."""
 
     value: Fraction
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Frozen):
     """A declared parameter: a value per request."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(Frozen):
     """``op`` over its arguments: ``+ * **`` or a scalar function."""
 
     op: str
