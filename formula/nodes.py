@@ -79,10 +79,16 @@ StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which ch
 
 def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterator[Node]:
     """A node and everything below it, without rewards and what a ``value`` of 0 multiplies."""
-    yield node
-    for number, child in weighted_children(node):
-        if number is None or value(number) != 0:
-            yield from walk(child, value)
+    todo = [node]
+    while todo:
+        each = todo.pop()
+        yield each
+        inner = [
+            child
+            for number, child in weighted_children(each)
+            if number is None or value(number) != 0
+        ]
+        todo += reversed(inner)
 
 
 def children(node: Node) -> Iterator[Node]:

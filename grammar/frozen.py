@@ -1,4 +1,4 @@
-"""What every node of a tree is: frozen, and compared, hashed, printed and pickled without recursion.
+"""What nodes of a tree are: frozen, and compared, hashed, printed, pickled without recursion.
 
 Python's dataclasses do all four by calling themselves for what is inside, so that a deep tree ends
 in a RecursionError wherever the caller is deep too. It must not know any kind of node.
@@ -6,6 +6,7 @@ in a RecursionError wherever the caller is deep too. It must not know any kind o
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -56,30 +57,26 @@ class Frozen:
         return True
 
     def __repr__(self) -> str:
-        out: list[str] = []
-        todo: list[tuple[bool, Any]] = [(False, self)]  # a text as it is, or a value to be shown
-        while todo:
-            is_text, value = todo.pop()
-            if is_text:
-                out.append(value)
-                continue
-            if isinstance(value, Frozen):
-                shown = [(f"{name}=", getattr(value, name)) for name in _shown(type(value))]
-                opening, closing = f"{type(value).__qualname__}(", ")"
-            elif type(value) is tuple:
-                shown = [("", item) for item in value]
-                opening, closing = "(", ",)" if len(value) == 1 else ")"
-            else:
-                out.append(repr(value))
-                continue
-            parts = [(True, opening)]
-            for i, (label, item) in enumerate(shown):
-                parts += [(True, ", " * (i > 0) + label), (False, item)]
-            todo += reversed([*parts, (True, closing)])
-        return "".join(out)
+        return shown(self, {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (_rows(self),)
+
+
+def shown(root: Frozen, known: dict[Frozen, str]) -> str:
+    """What ``repr`` gives; ``known`` has the texts of nodes, and is given those below this one."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Frozen):
+            return known[value]
+        if type(value) is not tuple:
+            return repr(value)
+        return f"({', '.join(map(text, value))}{',' * (len(value) == 1)})"
+
+    for node in _inner_first(root, known):
+        parts = (f"{name}={text(getattr(node, name))}" for name in _shown(type(node)))
+        known[node] = f"{type(node).__qualname__}({', '.join(parts)})"
+    return known[root]
 
 
 class _Place(int):
@@ -96,19 +93,28 @@ def _rows(root: Frozen) -> list[tuple[type, list[Any]]]:
             return places[id(value)]
         return tuple(map(flat, value)) if type(value) is tuple else value
 
+    for node in _inner_first(root, ()):
+        rows.append((type(node), [flat(getattr(node, name)) for name in _given(type(node))]))
+        places[id(node)] = _Place(len(rows) - 1)
+    return rows
+
+
+def _inner_first(root: Frozen, known: Container[Frozen]) -> Iterator[Frozen]:
+    """Every node from one down, each object once and after all inside it, but the ``known``."""
+    visited: set[int] = set()
     todo = [root]
     while todo:
         node = todo[-1]
-        values = [getattr(node, name) for name in _given(type(node))]
-        inner = [each for each in _nodes(values) if id(each) not in places]
-        if inner and id(node) not in places:
-            todo += inner
+        if id(node) in visited or node in known:
+            todo.pop()
             continue
-        todo.pop()
-        if id(node) not in places:
-            rows.append((type(node), [flat(value) for value in values]))
-            places[id(node)] = _Place(len(rows) - 1)
-    return rows
+        values = [getattr(node, name) for name in _given(type(node))]
+        inner = [each for each in _nodes(values) if id(each) not in visited and each not in known]
+        if inner:
+            todo += inner
+        else:
+            visited.add(id(todo.pop()))
+            yield node
 
 
 def _nodes(values: list[Any]) -> list[Frozen]:

@@ -1,129 +1,146 @@
-"""Like terms collected, exactly: the only file that uses sympy.
-
-sympy gets polynomials and their ratios over anonymous symbols, built from our nodes and never from
-text. Functions and other powers are symbols to it, so that no formula keeps it busy for long.
-"""
+"""Like terms collected, exactly where that is not too much work, and kept as written elsewhere."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
-from typing import Any
 
-from ...grammar import Argument, Call, Name, Node, Number, Pipeline, Prompted, Span, Text, Unary
+from ...grammar import (
+    Argument,
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Span,
+    Text,
+    Unary,
+)
 from ...grammar.errors import Marked
-from ...grammar.tree import left_spine
+from ...grammar.frozen import Frozen, shown
+from ...grammar.unrolled import Steps
 from ..names import NONE, Names
 from ..nodes import Atom, Linear, Read, Scalar, short_text
-from ..scalar import Apply, Constant, Expression, Parameter, evaluate, show
+from ..scalar import Apply, Constant, Expression, Parameter, below, evaluate, show
 from ..terms import Term
 from ..words.operators import Align
 from ..words.signature import Limits
+from .expand import DIGITS, Expander, TooLong
+from .value import Value, added, constant, multiplied, powered, symbol
 
 EXPONENT = 64  # the largest power of a parameter
-DIGITS = 4096  # bits of the largest exact number
-TERMS = 500  # of a coefficient that is multiplied out
-QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
+SIZE = 50_000  # numbers, parameters and operations in all coefficients of a formula together
+ONE = constant(1)
 
-Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
+Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score
 
 
 class Collector(Marked):
     """Collects one formula's like terms.
 
-    Each coefficient is a sympy expression while collecting, and one of our own scalar expressions
-    once done.
-
     Attributes:
         spans: where each term was first written.
+        expander: multiplies out the coefficients, and counts the work.
     """
 
-    def __init__(self, source: str, names: Names, build: Callable[..., Atom | None]) -> None:
-        """Collect over ``names``; ``build`` makes the atom of a node, or None for a number."""
-        import sympy
-
+    def __init__(
+        self,
+        source: str,
+        names: Names,
+        is_scores: Callable[[Node], bool],
+        build: Callable[[Call | Pipeline], Steps[Atom]],
+    ) -> None:
+        """Collect over ``names``; ``build`` makes the atom of a node."""
         self.spans: dict[Term, Span] = {}
-        self._build = build
-        self._sympy, self.source, self._names = sympy, source, names
-        self._symbol = cache(self._new_symbol)
-        self._meanings: dict[Any, Expression] = {}
+        self.expander = Expander()
+        self.source, self._names = source, names
+        self._is_scores, self._build = is_scores, build
+        self._size = 0
+        self._sizes: dict[Expression, int] = {}
+        self._symbols: dict[Expression, Value] = {}
+        self._texts: dict[Frozen, str] = {}
 
-    def linear(self, node: Node) -> Linear:
+    def linear(self, node: Node) -> Steps[Linear]:
         """A checked expression over scores or rewards, like terms collected.
 
         Raises:
             FormulaError: every coefficient is identically zero.
         """
-        parts, shift = [], None
-        for atom, (value, span) in self._linear(node).items():
-            coefficient = self._simplify(value, span)
-            if coefficient == Constant(Fraction(0)):
-                continue
-            if atom is None:
-                shift = Scalar(coefficient, "the number added to the scores", span=span)
-            else:
-                what = f"the coefficient of {short_text(atom)}"
-                parts.append((Scalar(coefficient, what, span=span), atom))
+        collected = yield self._sum(node)
+        shift = None
+        if None in collected:
+            value, span = collected.pop(None)
+            if not value.is_zero:
+                number = self._simplified(value, span)
+                shift = Scalar(number, "the number added to the scores", span=span)
+        parts = []
+        for atom in self._sorted(
+            [atom for atom, (value, _) in collected.items() if not value.is_zero]
+        ):
+            value, span = collected[atom]
+            what = f"the coefficient of {short_text(atom)}"
+            parts.append((Scalar(self._simplified(value, span), what, span=span), atom))
         if not parts:
             problem = "every model in this expression cancels out"
             raise self.error(problem, node.span, "its collected coefficients are all zero")
-        return Linear(tuple(sorted(parts, key=lambda part: _order(part[1]))), shift)
+        return Linear(tuple(parts), shift)
 
-    def total(self, node: Node, span: Span) -> Scalar:
+    def total(self, node: Node, span: Span) -> Steps[Scalar]:
         """The sum of the collected coefficients of a checked expression."""
-        values = [value for atom, (value, _) in self._linear(node).items() if atom is not None]
-        expression = self._simplify(self._sympy.Add(*values), span)
+        collected = yield self._sum(node)
+        values = added(value for atom, (value, _) in collected.items() if atom is not None)
+        expression = self._simplified(values, span)
         return Scalar(expression, "the sum of the coefficients", Limits(0, above=True), span)
 
-    def number(self, node: Node) -> Expression:
+    def number(self, node: Node) -> Steps[Expression]:
         """A checked scalar, simplified."""
-        return self._simplify(self._scalar(node), node.span)
+        return self._simplified((yield self._scalar(node)), node.span)
 
-    def _linear(self, node: Node) -> Sum:
-        head, chain = left_spine(node)
-        out = self._head(head)
-        for binary in chain:
-            right = self._linear(binary.right)
-            match binary.op:
-                case "+" | "-":
-                    sign = 1 if binary.op == "+" else -1
-                    for atom, (coefficient, span) in right.items():
-                        before, first = out.get(atom, (0, span))
-                        out[atom] = (before + sign * coefficient, first)
-                case "*":
-                    left_is_number = set(out) <= {None}
-                    scaled, by = (right, out) if left_is_number else (out, right)
-                    out = _scaled(scaled, by.get(None, (self._sympy.S.Zero, node.span))[0])
-                case "/":
-                    by = right[None][0]
-                    self._divisible(by, binary.right.span)
-                    out = _scaled(out, 1 / by)
-                case _:
-                    value = self._power(out[None][0], right[None][0], binary.span)
-                    out = {None: (value, binary.span)}
-        return out
+    def _sum(self, node: Node) -> Steps[dict[Atom | None, tuple[Value, Span]]]:
+        """The coefficient of each part of a sum, and of 1, with where the part was first written."""
+        out: Sum = {}
+        yield self._collect(node, ONE, out)
+        return {atom: (added(values), span) for atom, (values, span) in out.items()}
 
-    def _head(self, node: Node) -> Sum:
+    def _collect(self, node: Node, by: Value, out: Sum) -> Steps[None]:
+        """Add ``by`` times a node to a sum."""
         match node:
-            case Name(name) if name not in self._names.params:
-                return self._atom(Read(self._term(node)), node.span)
-            case Prompted():
-                return self._atom(Read(self._term(node)), node.span)
-            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                return self._atom(Read(replace(self._term(inner), aligned=True)), node.span)
-            case Call() | Pipeline() if (built := self._build(node)) is not None:
-                return self._atom(built, node.span)
+            case _ if not self._is_scores(node):
+                value = yield self._scalar(node)
+                out.setdefault(None, ([], node.span))[0].append(multiplied(by, value))
             case Unary(op, operand):
-                return _scaled(self._linear(operand), -1 if op == "-" else 1)
-        return {None: (self._scalar(node), node.span)}
+                yield self._collect(operand, -by if op == "-" else by, out)
+            case Binary("+" | "-" as op, left, right):
+                yield self._collect(left, by, out)
+                yield self._collect(right, -by if op == "-" else by, out)
+            case Binary("*", left, right):
+                number, scores = (right, left) if self._is_scores(left) else (left, right)
+                value = yield self._scalar(number)
+                yield self._collect(scores, self._checked(multiplied(by, value), node.span), out)
+            case Binary("/", left, right):
+                value = yield self._scalar(right)
+                by = multiplied(by, self._inverse(value, right.span))
+                yield self._collect(left, self._checked(by, node.span), out)
+            case _:
+                atom = yield self._atom(node)
+                out.setdefault(atom, ([], node.span))[0].append(by)
 
-    def _atom(self, atom: Atom, span: Span) -> Sum:
-        if isinstance(atom, Read):
-            self.spans.setdefault(atom.term, span)
-        return {atom: (self._sympy.S.One, span)}
+    def _atom(self, node: Node) -> Steps[Atom]:
+        match node:
+            case Name() | Prompted():
+                term = self._term(node)
+            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
+                term = replace(self._term(inner), aligned=True)
+            case Call() | Pipeline():
+                return (yield self._build(node))
+            case _:
+                raise TypeError(f"no scores: {node}")
+        self.spans.setdefault(term, node.span)
+        return Read(term)
 
     def _term(self, node: Name | Prompted) -> Term:
         if isinstance(node, Name):
@@ -136,117 +153,129 @@ class Collector(Marked):
             case Name(name):
                 return Term(node.model.name, system=self._names.prompts[name])
 
-    def _scalar(self, node: Node) -> Any:
+    def _scalar(self, node: Node) -> Steps[Value]:
+        """A number, as it is written, with constants worked out."""
         match node:
             case Number(value):
-                return self._sympy.Rational(value.numerator, value.denominator)
+                return constant(value)
             case Name(name):
                 return self._symbol(Parameter(name))
             case Call(function, arguments):
-                inner = tuple(self.number(argument.value) for argument in arguments)
-                return self._opaque(Apply(function.name, inner), node.span)
+                inner: list[Expression] = []
+                for argument in arguments:
+                    inner.append((yield self.number(argument.value)))
+                return self._opaque(Apply(function.name, tuple(inner)), node.span)
+            case Unary(op, operand):
+                value = yield self._scalar(operand)
+                return -value if op == "-" else value
+            case Binary():
+                return (yield self._binary(node))
+        raise TypeError(f"no number: {node}")
+
+    def _binary(self, node: Binary) -> Steps[Value]:
+        """A sum is collected over its whole spine, and so in one step."""
+        if node.op in "+-":
+            parts: list[Value] = []
+            left: Node = node
+            while isinstance(left, Binary) and left.op in "+-":
+                value = yield self._scalar(left.right)
+                parts.append(value if left.op == "+" else -value)
+                left = left.left
+            parts.append((yield self._scalar(left)))
+            return self._checked(added(reversed(parts)), node.span)
+        a, b = (yield self._scalar(node.left)), (yield self._scalar(node.right))
+        match node.op:
+            case "*":
+                value = multiplied(a, b)
+            case "/":
+                value = multiplied(a, self._inverse(b, node.right.span))
             case _:
-                return self._linear(node).get(None, (self._sympy.S.Zero, node.span))[0]
+                return self._power(a, b, node.span)
+        return self._checked(value, node.span)
 
-    def _power(self, base: Any, exponent: Any, span: Span) -> Any:
-        if not exponent.is_Integer:
-            inner = (self._simplify(base, span), self._simplify(exponent, span))
-            return self._opaque(Apply("**", inner), span)
-        power = int(exponent)
-        if base.is_Rational:
-            small = abs(base.p) <= 1 and base.q == 1
-            if not small and _bits(base) * abs(power) > DIGITS:
+    def _power(self, base: Value, exponent: Value, span: Span) -> Value:
+        over = self._simplified(exponent, span)
+        if not (isinstance(over, Constant) and over.value.denominator == 1):
+            return self._opaque(Apply("**", (self._simplified(base, span), over)), span)
+        power = int(over.value)
+        if base.core is not None and abs(power) > EXPONENT:
+            expression = self._simplified(base, span)
+            if not isinstance(expression, Constant):
+                raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
+            base = constant(expression.value)
+        if base.core is None:
+            small = abs(base.factor.numerator) <= 1 and base.factor.denominator == 1
+            if not small and _bits(base.factor) * abs(power) > DIGITS:
                 raise self.error("this number is too large to work with", span)
-        elif abs(power) > EXPONENT:
-            raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
+        elif _bits(base.factor) * abs(power) > 2 * DIGITS:
+            raise self.error("this number is too large to work with", span)
         if power < 0:
-            self._divisible(base, span)
-        return base**power
+            self._check_divisible(base, span)
+        return powered(base, power)
 
-    def _divisible(self, value: Any, span: Span) -> None:
-        if value == 0 or self._simplify(value, span) == Constant(Fraction(0)):
+    def _inverse(self, value: Value, span: Span) -> Value:
+        self._check_divisible(value, span)
+        return powered(value, -1)
+
+    def _check_divisible(self, value: Value, span: Span) -> None:
+        if value.is_zero:
             raise self.error("this divides by zero", span)
 
-    def _opaque(self, expression: Apply, span: Span) -> Any:
+    def _checked(self, value: Value, span: Span) -> Value:
+        """A value whose number is not too large on the way: twice what is allowed at the end."""
+        if _bits(value.factor) > 2 * DIGITS:
+            raise self.error("this number is too large to work with", span)
+        return value
+
+    def _opaque(self, expression: Apply, span: Span) -> Value:
         """The value where the arguments are constants, else a symbol for the expression."""
         if not all(isinstance(argument, Constant) for argument in expression.arguments):
             return self._symbol(expression)
         value = evaluate(expression, {})
         if not math.isfinite(value):
             raise self.error(f"{show(expression)} is not a finite number", span)
-        exact = Fraction(value)
-        return self._sympy.Rational(exact.numerator, exact.denominator)
+        return constant(Fraction(value))
 
-    def _new_symbol(self, expression: Expression) -> Any:
-        # sympy orders symbols by name: without one, by which was written first.
-        symbol = self._sympy.Dummy(show(expression), real=True)
-        self._meanings[symbol] = expression
-        return symbol
+    def _symbol(self, expression: Expression) -> Value:
+        if expression not in self._symbols:
+            self._symbols[expression] = symbol(expression)
+        return self._symbols[expression]
 
-    def _simplify(self, value: Any, span: Span) -> Expression:
-        value = self._sympy.sympify(value)  # an int of ours, never text
-        if _terms(value) > TERMS:
-            raise self.error("this coefficient is too long when it is multiplied out", span)
-        if not value.is_number:
-            over, under = value.as_numer_denom()
-            ratio, terms = not under.is_number, _terms(over) + _terms(under)
-            if ratio and (terms > TERMS or _monomials(over, under) > QUOTIENT):
-                raise self.error("this quotient is too long when it is multiplied out", span)
-            value = self._sympy.cancel(over / under) if ratio else self._sympy.expand(value)
-        if any(_bits(number) > DIGITS for number in value.atoms(self._sympy.Rational)):
-            raise self.error("this number is too large to work with", span)
-        return self._ours(value)
+    def _simplified(self, value: Value, span: Span) -> Expression:
+        """The value in its one form, or as it is written where that is too much work."""
+        if value.is_zero:
+            return Constant(Fraction(0))
+        try:
+            expression = self.expander.expanded(value.expression)
+        except TooLong as error:
+            raise self.error(str(error), span) from None
+        self._size += self._measured(expression, span)
+        if self._size > SIZE:
+            raise self.error("the coefficients up to here are too long to work with", span)
+        return expression
 
-    def _ours(self, value: Any) -> Expression:
-        if value.is_Rational:
-            return Constant(Fraction(int(value.p), int(value.q)))
-        if value.is_Symbol:
-            return self._meanings[value]
-        inner = [self._ours(argument) for argument in value.args]
-        if value.is_Pow:
-            return Apply("**", tuple(inner))
-        inner.sort(key=lambda item: (not isinstance(item, Constant), show(item)))
-        return Apply("+" if value.is_Add else "*", tuple(inner))
+    def _measured(self, expression: Expression, span: Span) -> int:
+        """How many numbers, parameters and operations an expression has."""
+        if expression not in self._sizes:
+            count = 0
+            for each in below(expression):
+                count += 1
+                if count > SIZE:
+                    break
+                if isinstance(each, Constant) and _bits(each.value) > DIGITS:
+                    raise self.error("this number is too large to work with", span)
+            self._sizes[expression] = count
+        return self._sizes[expression]
 
-
-def _order(atom: Atom) -> tuple[object, ...]:
-    """The order of parts in a sum: the same for every way of writing it."""
-    return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
-
-
-def _scaled(linear: Sum, by: Any) -> Sum:
-    return {term: (coefficient * by, span) for term, (coefficient, span) in linear.items()}
-
-
-def _bits(number: Any) -> int:
-    return max(int(number.p).bit_length(), int(number.q).bit_length())
+    def _sorted(self, atoms: list[Atom]) -> list[Atom]:
+        """The parts of a sum in an order that is the same for every way of writing it."""
+        reads = [atom for atom in atoms if isinstance(atom, Read)]
+        others = [atom for atom in atoms if not isinstance(atom, Read)]
+        reads.sort(key=lambda atom: atom.term.key)
+        if len(others) > 1:
+            others.sort(key=lambda atom: shown(atom, self._texts))
+        return [*reads, *others]
 
 
-def _terms(value: Any) -> float:
-    """An upper bound on the terms of the expression when multiplied out."""
-    if not value.args:
-        return 1
-    inner: Iterable[float] = (_terms(argument) for argument in value.args)
-    if value.is_Add:
-        return sum(inner)
-    if value.is_Mul:
-        return math.prod(inner)
-    base, power = _terms(value.args[0]), abs(int(value.args[1]))
-    return math.comb(int(min(base, TERMS)) + power - 1, power) if base > 1 else 1
-
-
-def _monomials(over: Any, under: Any) -> int:
-    """An upper bound on the terms of anything that divides one of two polynomials."""
-    symbols = len(over.free_symbols | under.free_symbols)
-    return math.comb(max(_degree(over), _degree(under)) + symbols, symbols)
-
-
-def _degree(value: Any) -> int:
-    """An upper bound on the total degree of a polynomial."""
-    if not value.args:
-        return int(value.is_Symbol)
-    if value.is_Add:
-        return max(map(_degree, value.args))
-    if value.is_Mul:
-        return sum(map(_degree, value.args))
-    return _degree(value.args[0]) * abs(int(value.args[1]))
+def _bits(number: Fraction) -> int:
+    return max(number.numerator.bit_length(), number.denominator.bit_length())
