@@ -36,7 +36,7 @@ class Checker(ConditionChecker):
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
         self.matched: dict[Call, MatchedArguments] = {}
-        self._kinds: dict[Node, bool] = {}
+        self._kinds: dict[int, bool] = {}  # by id: the tree outlives its checker
 
     def check_scores(self, node: Node) -> bool:
         """Whether an expression is scores over the vocabulary; else it is one number.
@@ -44,17 +44,18 @@ class Checker(ConditionChecker):
         Raises:
             FormulaError: anything that is wrong with it.
         """
-        return unrolled(self.is_scores)(node)
+        known = self._kinds.get(id(node))
+        return unrolled(self.is_scores(node)) if known is None else known
 
     def check_stage(self, call: Call) -> type[Stage]:
         """Check one stage of a chain; its class."""
-        return unrolled(self.stage)(call)
+        return unrolled(self.stage(call))
 
     def is_scores(self, node: Node) -> Steps[bool]:
         """As ``check_scores``, for what checks the nodes around it; a node is checked once."""
-        if node not in self._kinds:
-            self._kinds[node] = yield self._is_scores(node)
-        return self._kinds[node]
+        if id(node) not in self._kinds:
+            self._kinds[id(node)] = yield self._is_scores(node)
+        return self._kinds[id(node)]
 
     def _is_scores(self, node: Node) -> Steps[bool]:
         """Whether an expression is scores over the vocabulary; else it is one number.

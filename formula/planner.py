@@ -57,8 +57,8 @@ class _Planner:
             if issubclass(self.checker.check_stage(call), Search) and call is not calls[-1]:
                 problem = f"{call.function.name} searches over whole texts: nothing can follow it"
                 raise self.checker.error(problem, call.span, "put it last")
-        scores = unrolled(self.collector.linear)(head)
-        stages = tuple(unrolled(self._stage)(call) for call in calls)
+        scores = unrolled(self.collector.linear(head))
+        stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
         plan = Plan(scores, stages, text(tree), self.checker.source, spans)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}

@@ -20,12 +20,12 @@ from .words.stages import Stage
 
 def written(node: Node | Stage | Scalar) -> str:
     """The text of a node, a stage or a number."""
-    return unrolled(_written)(node)
+    return unrolled(_written(node))
 
 
 def written_without_rewards(stage: Stage) -> str:
     """The text of a stage without its reward expression: ``rerank(k=10, w=1.5)``."""
-    return f"{stage.name}({unrolled(_arguments)(stage, rewards=False)})"
+    return f"{stage.name}({unrolled(_arguments(stage, rewards=False))})"
 
 
 def _written(node: Node | Stage | Scalar) -> Steps[str]:

@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
     """The value in double precision; NaN where there is none, as in a division by zero."""
     try:
-        return unrolled(_value)(expression, params)
+        return unrolled(_value(expression, params))
     except (ArithmeticError, ValueError):
         return math.nan
 
@@ -95,7 +95,7 @@ def show(expression: Expression, inside: int = 0) -> str:
         expression: what is shown.
         inside: how tightly what is around it binds: 0 nothing, 1 a product, 2 a power.
     """
-    return unrolled(_shown)(expression, inside)
+    return unrolled(_shown(expression, inside))
 
 
 def _shown(expression: Expression, inside: int = 0) -> Steps[str]:

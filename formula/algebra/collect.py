@@ -33,7 +33,7 @@ from .expand import DIGITS, Expander, TooLong
 from .value import Value, added, constant, multiplied, powered, symbol
 
 EXPONENT = 64  # the largest power of a parameter
-SIZE = 50_000  # numbers, parameters and operations in all coefficients of a formula together
+SIZE = 40_000  # numbers, parameters and operations in all coefficients of a formula together
 ONE = constant(1)
 
 Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score
@@ -249,9 +249,15 @@ class Collector(Marked):
             expression = self.expander.expanded(value.expression)
         except TooLong as error:
             raise self.error(str(error), span) from None
-        self._size += self._measured(expression, span)
+        size = self._measured(expression, span)
+        if self._size + size > SIZE // 2:
+            self.expander.kept += expression != value.expression
+            expression = value.expression
+            size = self._measured(expression, span)
+        self._size += size
         if self._size > SIZE:
-            raise self.error("the coefficients up to here are too long to work with", span)
+            problem = "the coefficients up to here are too long to work with"
+            raise self.error(problem, span, "write fewer terms, or shorter coefficients")
         return expression
 
     def _measured(self, expression: Expression, span: Span) -> int:

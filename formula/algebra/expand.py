@@ -30,10 +30,11 @@ class Expander:
 
     Attributes:
         work: what has been done so far, in the unit of ``WORK``, which it never passes.
+        kept: how many expressions are left as they are written.
     """
 
     def __init__(self) -> None:
-        self.work = 0
+        self.work = self.kept = 0
         self._known: dict[Expression, Expression] = {}
 
     def expanded(self, expression: Expression) -> Expression:
@@ -43,26 +44,31 @@ class Expander:
             TooLong: it has too many terms.
         """
         if expression not in self._known:
-            self._known[expression] = self._expanded(expression)
+            symbols = sorted(symbols_of(expression), key=show)
+            done = expression if expression in symbols else self._expanded(expression, symbols)
+            self.kept += done is None
+            self._known[expression] = done or expression
         return self._known[expression]
 
-    def _expanded(self, expression: Expression) -> Expression:
-        symbols = sorted(symbols_of(expression), key=show)
-        if not symbols or expression in symbols:
+    def _expanded(self, expression: Expression, symbols: list[Expression]) -> Expression | None:
+        """The same; None where that is too much work."""
+        if not symbols:
             return expression
         sizes = Sizes()
         over, under = Quotients(sizes).of(expression)
         _check_length(over, under, len(symbols))
-        if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work):
-            return expression
+        terms = over.terms + under.terms
+        writing = 100 + terms * (10 + 2 * len(symbols))
+        if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work + writing):
+            return None
         top, bottom = Quotients(_Polynomials(symbols)).of(expression)
         if not bottom.is_ground:
             if not self._affords(_work_of_cancelling(top, bottom, over.bits + under.bits)):
-                return expression
+                return None
             try:
                 top, bottom = top.cancel(bottom)
             except _gcd_failed():
-                return expression
+                return None
         return _Writer(symbols).quotient(top, bottom)
 
     def _affords(self, work: int) -> bool:
@@ -87,8 +93,8 @@ class _Polynomials:
     """Polynomials of sympy, one anonymous generator per symbol."""
 
     def __init__(self, symbols: list[Expression]) -> None:
-        self._ring = _ring(len(symbols))
-        self._generators = dict(zip(symbols, self._ring.gens, strict=True))
+        self._ring = _ring(1 << (len(symbols) - 1).bit_length())  # making one takes milliseconds
+        self._generators = dict(zip(symbols, self._ring.gens, strict=False))
 
     def constant(self, value: Fraction) -> Any:
         return self._ring(self._ring.domain(value.numerator, value.denominator))
@@ -132,10 +138,10 @@ def _work_of_cancelling(top: Any, bottom: Any, bits: int) -> int:
     """
     terms = len(top) + len(bottom)
     if len(top) == 1 or len(bottom) == 1:
-        return terms
+        return 100 * terms
     degrees = zip(top.degrees(), bottom.degrees(), strict=True)
     length = bits * math.prod(max(pair) + 1 for pair in degrees) // 30
-    return min(terms * terms + length * length // 300 + length, MANY)
+    return min(100 * terms + terms * terms // 4 + length + length * length // 5000, MANY)
 
 
 class _Writer:

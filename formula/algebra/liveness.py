@@ -13,7 +13,7 @@ from ..words.operators import Where
 
 def always(node: Node) -> set[Node]:
     """The nodes that every step evaluates, whatever its conditions are."""
-    return unrolled(_always)(node)
+    return unrolled(_always(node))
 
 
 def _always(node: Node) -> Steps[set[Node]]:

@@ -49,7 +49,7 @@ class Quotients:
 
     def of(self, expression: Expression) -> tuple[Any, Any]:
         """What is above and what is below the line."""
-        over, under = unrolled(self._quotient)(expression)
+        over, under = unrolled(self._quotient(expression))
         return over, self._times(self._arithmetic.constant(Fraction(1)), under)
 
     def _quotient(self, expression: Expression) -> Steps[tuple[Any, Under]]:
