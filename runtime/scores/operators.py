@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import reduce, singledispatch
 from fractions import Fraction
+from functools import reduce, singledispatch
 from typing import Any, TypeAlias
 
 import torch

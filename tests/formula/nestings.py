@@ -1,4 +1,4 @@
-"""Every way in which a formula can be inside itself, from the grammar's rules and the words' fields.
+"""Every way in which formulas can stand inside each other, from the grammar and the words' fields.
 
 Nothing here names a construct: a rule that is added to formula.lark, or a word with an argument
 that holds scores, numbers or a condition, is nested by itself.
@@ -17,11 +17,12 @@ from descant.formula.words.signature import Signature
 from descant.grammar import FormulaError, parse
 from descant.grammar.parse import language
 
+LEAF = "base"
 TOKENS = {"NAME": "base", "NUMBER": "1", "STRING": '"s"'}
 SCORES, NUMBER, CONDITION, REWARD = "base", "a", "step < 1", "rm"
 PLAIN = {
     "scores": SCORES, "number": "1", "condition": CONDITION, "reward": REWARD, "model": SCORES,
-    "pair": "(0, 1)", "label": "0", "choice": "none",
+    "pair": "(0, 1)", "label": "0", 
 }  # fmt: skip
 
 
@@ -39,38 +40,37 @@ class Nesting(NamedTuple):
         inside = self.before * count + self.leaf + self.after * count
         return inside.join(self.around)
 
-    @property
-    def deepest(self) -> str:
-        """As many of them as the parser takes."""
-        low, high = 1, 512
-        while low < high:
-            middle = (low + high + 1) // 2
+    def deepest(self, most: int = 256, low: int = 0) -> int:
+        """How many of them the parser takes, from ``low``, which it does, to ``most``."""
+        while low < most:
+            middle = (low + most + 1) // 2
             try:
                 parse(self.times(middle))
                 low = middle
             except FormulaError:
-                high = middle - 1
-        return self.times(low)
+                most = middle - 1
+        return low
 
 
 def of_grammar() -> Iterator[Nesting]:
     """One per production of the grammar and symbol in it that leads back to the production."""
-    leaves = (SCORES, NUMBER, f"({CONDITION})")
-    wholes = (("", ""), (f"{SCORES}*(", ")"), ("where(", f", {SCORES}, arm)"))
     for origin, symbols in _productions():
+        down, up = _way(origin, "atom"), _way("pipeline", origin)
         for place, symbol in enumerate(symbols):
-            back, down, up = _way(symbol, origin), _way(origin, "atom"), _way("pipeline", origin)
-            if back is None or down is None or up is None:
-                continue
-            before, after = _around(symbols, place)
-            before, after = before + back[0], back[1] + after
-            if not (before + after).strip():
-                continue
-            for leaf in leaves:
-                for whole in wholes:
-                    name = f"{origin}: {before}…{after} {leaf} {whole[0]}"
-                    around = whole[0] + up[0], up[1] + whole[1]
-                    yield Nesting(name, before, after, leaf.join(down), around)
+            if down and up and (back := _way(symbol, origin)):
+                before, after = _around(symbols, place)
+                before, after = before + back[0], back[1] + after
+                if (before + after).strip():
+                    leaf = LEAF.join(down)
+                    yield Nesting(f"{origin}: {before}…{after}", before, after, leaf, up)
+
+
+def placed(nesting: Nesting) -> Iterator[Nesting]:
+    """A nesting around scores, a number and a condition, by itself and where each may stand."""
+    for leaf in (SCORES, NUMBER, f"({CONDITION})"):
+        for before, after in (("", ""), (f"{SCORES}*(", ")"), ("where(", f", {SCORES}, arm)")):
+            around = before + nesting.around[0], nesting.around[1] + after
+            yield nesting._replace(leaf=nesting.leaf.replace(LEAF, leaf), around=around)
 
 
 def of_words() -> Iterator[Nesting]:
@@ -102,7 +102,7 @@ def _of_argument(cls: type[Signature], key: str, kind: str) -> Iterator[Nesting]
         before, after = _call(cls, key)
         yield Nesting("", "(1*", ")", REWARD, (f"{SCORES} | {before}", after))
     if kind == "weighted":
-        yield Nesting("", *_call(cls, key, ("a: ", ", 1: arm")), SCORES)
+        yield Nesting("", *_call(cls, key, ("a: a*", ", 1: arm")), SCORES)
         before, after = _call(cls, key, ("", f": {SCORES}"))
         yield Nesting("", "abs(1+", ")", NUMBER, (before, after))
     if kind == "condition":
@@ -114,7 +114,8 @@ def _of_argument(cls: type[Signature], key: str, kind: str) -> Iterator[Nesting]
         around = (f"{SCORES} | {before}", after) if is_stage else (before, after)
         yield Nesting("", "abs(", ")", "1", around)
     if is_stage:
-        call = PLAIN.get(kind, "none").join(_call(cls, key))
+        options = cls.arguments()[key].metadata.get("options", ("",))
+        call = PLAIN.get(kind, options[-1]).join(_call(cls, key))
         yield Nesting("", "(", f" | {call})", SCORES)
     if cls.name in STAGED:
         before, after = _call(cls, key)
@@ -172,7 +173,7 @@ def _around(symbols: tuple[str, ...], place: int) -> tuple[str, str]:
 
 
 def _way(start: str, goal: str) -> tuple[str, str] | None:
-    """The texts around ``goal`` in the shortest derivation of it from ``start``, if there is one."""
+    """The texts around ``goal`` where it is derived from ``start`` in the fewest steps, if it is."""
     ways: dict[str, tuple[str, str]] = {start: ("", "")}
     todo = [start]
     for symbol in todo:  # which grows
