@@ -35,6 +35,8 @@ class Plan(Marked):
         source: its text as given, which spans refer to.
         spans: where each term was first written.
         dropped: a line for each term that cancelled out.
+        kept: how many numbers are as they are written, for to multiply them out is too much work.
+        work: that it took to multiply out the others, in the unit of ``expand.WORK``.
     """
 
     scores: Linear
@@ -43,6 +45,8 @@ class Plan(Marked):
     source: str = field(default="", compare=False)
     spans: Mapping[Term, Span] = field(default_factory=dict, compare=False, repr=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
+    kept: int = field(default=0, compare=False)
+    work: int = field(default=0, compare=False)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:

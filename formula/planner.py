@@ -72,7 +72,8 @@ class _Planner:
             math.nan if parameters(scalar.expression) else plan.value(scalar, {})
             for scalar in plan.scalars
         ])  # fmt: skip
-        return replace(plan, dropped=dropped)
+        expander = self.collector.expander
+        return replace(plan, dropped=dropped, kept=expander.kept, work=expander.work)
 
     def _build(self, node: Call | Pipeline) -> Steps[Atom]:
         """The operator or the staged formula of a checked node."""

@@ -101,7 +101,7 @@ class Collector(Marked):
         return self._simplified((yield self._scalar(node)), node.span)
 
     def _sum(self, node: Node) -> Steps[dict[Atom | None, tuple[Value, Span]]]:
-        """The coefficient of each part of a sum, and of 1, with where the part was first written."""
+        """The coefficient of each part of a sum, and of 1, and where the part is first written."""
         out: Sum = {}
         yield self._collect(node, ONE, out)
         return {atom: (added(values), span) for atom, (values, span) in out.items()}

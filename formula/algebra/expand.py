@@ -17,7 +17,7 @@ from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
 QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
-WORK = 100_000  # of one formula: about the microseconds that all its coefficients take
+WORK = 60_000  # of one formula: a microsecond or two each, see bench/planning.py
 _LONG = "is too long when it is multiplied out"
 
 
@@ -58,7 +58,7 @@ class Expander:
         over, under = Quotients(sizes).of(expression)
         _check_length(over, under, len(symbols))
         terms = over.terms + under.terms
-        writing = 100 + terms * (10 + 2 * len(symbols))
+        writing = 100 + terms * (10 + len(symbols) // 4)
         if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work + writing):
             return None
         top, bottom = Quotients(_Polynomials(symbols)).of(expression)

@@ -56,7 +56,7 @@ def constant(number: Fraction | int) -> Value:
 
 
 def symbol(expression: Expression) -> Value:
-    """What is worked out apart: a parameter, or a function of values. Each has a trace of its own."""
+    """What is worked out apart: a parameter, or a function of values; to be made once for each."""
     return Value(Fraction(1), expression, secrets.randbits(126) | 1, 1)
 
 

@@ -173,7 +173,7 @@ def _around(symbols: tuple[str, ...], place: int) -> tuple[str, str]:
 
 
 def _way(start: str, goal: str) -> tuple[str, str] | None:
-    """The texts around ``goal`` where it is derived from ``start`` in the fewest steps, if it is."""
+    """The texts around ``goal`` where it is derived from ``start`` in few steps, if it ever is."""
     ways: dict[str, tuple[str, str]] = {start: ("", "")}
     todo = [start]
     for symbol in todo:  # which grows
