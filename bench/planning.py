@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from descant.formula import Names, Plan, make_plan
-from descant.formula.algebra.expand import WORK
+from descant.formula.algebra.collect import WORK
 from descant.grammar import FormulaError
 
 RESULTS = Path(__file__).parent / "results" / "planning.json"

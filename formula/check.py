@@ -74,7 +74,7 @@ class Checker(ConditionChecker):
             case Unary() | Binary() if node.op in CONDITIONS:
                 what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
-                return (yield self.is_scores(node.operand))
+                return bool((yield self.is_scores(node.operand)))
             case Binary():
                 head, chain = left_spine(node)
                 scores = yield self.is_scores(head)
@@ -83,7 +83,7 @@ class Checker(ConditionChecker):
                     scores = yield self._binary(binary, scores, right)
                 return bool(scores)
             case Call():
-                return (yield self._call(node))
+                return bool((yield self._call(node)))
             case Pipeline():
                 yield self.scores(node.head, "a stage")
                 for stage in node.stages:
@@ -141,7 +141,7 @@ class Checker(ConditionChecker):
 
     def _binary(self, node: Binary, left: bool, right: bool) -> Steps[bool]:
         if node.op in CONDITIONS:
-            return (yield self.is_scores(node))
+            return bool((yield self.is_scores(node)))
         if not (left or right):
             return False
         divides = node.op == "/" and not right

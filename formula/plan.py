@@ -36,7 +36,7 @@ class Plan(Marked):
         spans: where each term was first written.
         dropped: a line for each term that cancelled out.
         kept: how many numbers are as they are written, for to multiply them out is too much work.
-        work: that it took to multiply out the others, in the unit of ``expand.WORK``.
+        work: that it took to multiply out the others, in the unit of ``collect.WORK``.
     """
 
     scores: Linear

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
 from ..grammar.unrolled import Steps, unrolled
-from .algebra.collect import Collector
 from .algebra.conditions import CONDITIONS, has_state
+from .algebra.linear import Collector
 from .check import Checker
 from .names import STATE, Names
 from .nodes import Atom, Condition, Linear, Predicate, Scalar, Staged, State
@@ -155,20 +155,22 @@ class _Planner:
 
     def _condition(self, node: Node) -> Steps[Condition]:
         """A checked condition, or one side of a comparison in it."""
+        made: Condition
         match node:
             case Unary(op, operand) if op in CONDITIONS or has_state(node):
-                return (yield self._predicate(op, operand))
+                made = yield self._predicate(op, operand)
             case Binary(op, left, right) if op in CONDITIONS or has_state(node):
-                return (yield self._predicate(op, left, right))
+                made = yield self._predicate(op, left, right)
             case Call(function, arguments) if function.name in STATE:
-                return State(function.name, (yield self.collector.linear(arguments[0].value)))
+                made = State(function.name, (yield self.collector.linear(arguments[0].value)))
             case Call(function, arguments) if has_state(node):
                 nodes = [argument.value for argument in arguments]
-                return (yield self._predicate(function.name, *nodes))
+                made = yield self._predicate(function.name, *nodes)
             case Name("step"):
-                return State("step")
-        number: Scalar = yield self._number(node, "a number in a condition")
-        return number
+                made = State("step")
+            case _:
+                made = yield self._number(node, "a number in a condition")
+        return made
 
     def _predicate(self, op: str, *nodes: Node) -> Steps[Predicate]:
         parts: list[Condition] = []

@@ -48,7 +48,8 @@ def _written(node: Node | Stage | Scalar) -> Steps[str]:
         case State(name, of):
             return name if of is None else f"{name}({(yield _written(of))})"
         case Predicate():
-            return (yield _predicate(node))
+            text: str = yield _predicate(node)
+            return text
         case Signature():
             return f"{node.name}({(yield _arguments(node))})"
     raise TypeError(f"no text for {node}")

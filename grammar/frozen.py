@@ -30,7 +30,7 @@ class Frozen:
 
     def __post_init__(self) -> None:
         """Work out the hash."""
-        values = [getattr(self, name) for name in _compared(type(self))]
+        values = [getattr(self, name) for name in _compared(_kind(self))]
         object.__setattr__(self, "_hash", hash((type(self).__qualname__, *values)))
 
     def __hash__(self) -> int:
@@ -47,7 +47,7 @@ class Frozen:
             if isinstance(a, Frozen):
                 if type(a) is not type(b) or a._hash != b._hash:
                     return False
-                todo += ((getattr(a, name), getattr(b, name)) for name in _compared(type(a)))
+                todo += ((getattr(a, name), getattr(b, name)) for name in _compared(_kind(a)))
             elif isinstance(a, tuple) and isinstance(b, tuple):
                 if len(a) != len(b):
                     return False
@@ -64,7 +64,7 @@ class Frozen:
 
 
 def shown(root: Frozen, known: dict[Frozen, str]) -> str:
-    """What ``repr`` gives; ``known`` has the texts of nodes, and is given those below this one."""
+    """What ``repr`` gives; ``known`` has the texts of nodes, and gets those below this one."""
 
     def text(value: Any) -> str:
         if isinstance(value, Frozen):
@@ -74,7 +74,7 @@ def shown(root: Frozen, known: dict[Frozen, str]) -> str:
         return f"({', '.join(map(text, value))}{',' * (len(value) == 1)})"
 
     for node in _inner_first(root, known):
-        parts = (f"{name}={text(getattr(node, name))}" for name in _shown(type(node)))
+        parts = (f"{name}={text(getattr(node, name))}" for name in _shown(_kind(node)))
         known[node] = f"{type(node).__qualname__}({', '.join(parts)})"
     return known[root]
 
@@ -94,7 +94,7 @@ def _rows(root: Frozen) -> list[tuple[type, list[Any]]]:
         return tuple(map(flat, value)) if type(value) is tuple else value
 
     for node in _inner_first(root, ()):
-        rows.append((type(node), [flat(getattr(node, name)) for name in _given(type(node))]))
+        rows.append((type(node), [flat(getattr(node, name)) for name in _made_of(_kind(node))]))
         places[id(node)] = _Place(len(rows) - 1)
     return rows
 
@@ -108,7 +108,7 @@ def _inner_first(root: Frozen, known: Container[Frozen]) -> Iterator[Frozen]:
         if id(node) in visited or node in known:
             todo.pop()
             continue
-        values = [getattr(node, name) for name in _given(type(node))]
+        values = [getattr(node, name) for name in _made_of(_kind(node))]
         inner = [each for each in _nodes(values) if id(each) not in visited and each not in known]
         if inner:
             todo += inner
@@ -138,21 +138,25 @@ def _rebuilt(rows: list[tuple[type, list[Any]]]) -> Any:
         return tuple(map(full, value)) if type(value) is tuple else value
 
     for kind, values in rows:
-        given = zip(_given(kind), values, strict=True)
-        made.append(kind(**{name: full(value) for name, value in given}))
+        pairs = zip(_made_of(kind), values, strict=True)
+        made.append(kind(**{name: full(value) for name, value in pairs}))
     return made[-1]
 
 
-@cache
-def _compared(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind) if item.compare)  # type: ignore[arg-type]
+def _kind(node: Frozen) -> Any:
+    return type(node)
 
 
 @cache
-def _shown(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind) if item.repr)  # type: ignore[arg-type]
+def _compared(kind: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind) if item.compare)
 
 
 @cache
-def _given(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind) if item.init)  # type: ignore[arg-type]
+def _shown(kind: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind) if item.repr)
+
+
+@cache
+def _made_of(kind: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind) if item.init)

@@ -167,8 +167,8 @@ class Max(Operator):
 
     def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
         name, pick = ("min", min) if isinstance(self, Min) else ("max", max)
-        a = yield lifted(self.formula1).steps(models, True)
-        b = yield lifted(self.formula2).steps(models, True)
+        a: Meaning = yield lifted(self.formula1).steps(models, True)
+        b: Meaning = yield lifted(self.formula2).steps(models, True)
         if a.is_number and b.is_number:
             return replace(a, shift=pick(a.shift, b.shift), weight=pick(a.shift, b.shift))
         if a.is_number or b.is_number:

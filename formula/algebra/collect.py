@@ -1,287 +1,212 @@
-"""Like terms collected, exactly where that is not too much work, and kept as written elsewhere."""
+"""Coefficients collected into one form, exactly, within a budget: the only file that uses sympy.
+
+The work is counted before any of it is done, never timed. sympy gets polynomials over anonymous
+symbols, built from our nodes and never from text; functions and other powers are symbols to it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
+from functools import cache
+from typing import Any, TypeAlias
 
-from ...grammar import (
-    Argument,
-    Binary,
-    Call,
-    Name,
-    Node,
-    Number,
-    Pipeline,
-    Prompted,
-    Span,
-    Text,
-    Unary,
-)
-from ...grammar.errors import Marked
-from ...grammar.frozen import Frozen, shown
-from ...grammar.unrolled import Steps
-from ..names import NONE, Names
-from ..nodes import Atom, Linear, Read, Scalar, short_text
-from ..scalar import Apply, Constant, Expression, Parameter, below, evaluate, show
-from ..terms import Term
-from ..words.operators import Align
-from ..words.signature import Limits
-from .expand import DIGITS, Expander, TooLong
-from .value import Value, added, constant, multiplied, powered, symbol
+from ..scalar import Apply, Constant, Expression, show
+from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 
-EXPONENT = 64  # the largest power of a parameter
-SIZE = 40_000  # numbers, parameters and operations in all coefficients of a formula together
-ONE = constant(1)
-
-Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score
+DIGITS = 4096  # bits of the largest exact number
+TERMS = 500  # of a coefficient that is multiplied out
+QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
+WORK = 60_000  # of one formula: a microsecond or two each, see bench/planning.py
+_LONG = "is too long when it is multiplied out"
 
 
-class Collector(Marked):
-    """Collects one formula's like terms.
+class TooLong(Exception):
+    """A coefficient that is too long for a reader once it is multiplied out; says what it is."""
+
+
+class Expander:
+    """Multiplies out the coefficients of one formula.
 
     Attributes:
-        spans: where each term was first written.
-        expander: multiplies out the coefficients, and counts the work.
+        work: what has been done so far, in the unit of ``WORK``, which it never passes.
+        kept: how many expressions are left as they are written.
     """
 
-    def __init__(
-        self,
-        source: str,
-        names: Names,
-        is_scores: Callable[[Node], bool],
-        build: Callable[[Call | Pipeline], Steps[Atom]],
-    ) -> None:
-        """Collect over ``names``; ``build`` makes the atom of a node."""
-        self.spans: dict[Term, Span] = {}
-        self.expander = Expander()
-        self.source, self._names = source, names
-        self._is_scores, self._build = is_scores, build
-        self._size = 0
-        self._sizes: dict[Expression, int] = {}
-        self._symbols: dict[Expression, Value] = {}
-        self._texts: dict[Frozen, str] = {}
+    def __init__(self) -> None:
+        self.work = self.kept = 0
+        self._known: dict[Expression, Expression] = {}
 
-    def linear(self, node: Node) -> Steps[Linear]:
-        """A checked expression over scores or rewards, like terms collected.
+    def expanded(self, expression: Expression) -> Expression:
+        """The one form of all ways to write an expression; as it is, where that is too much work.
 
         Raises:
-            FormulaError: every coefficient is identically zero.
+            TooLong: it has too many terms.
         """
-        collected = yield self._sum(node)
-        shift = None
-        if None in collected:
-            value, span = collected.pop(None)
-            if not value.is_zero:
-                number = self._simplified(value, span)
-                shift = Scalar(number, "the number added to the scores", span=span)
-        parts = []
-        for atom in self._sorted(
-            [atom for atom, (value, _) in collected.items() if not value.is_zero]
-        ):
-            value, span = collected[atom]
-            what = f"the coefficient of {short_text(atom)}"
-            parts.append((Scalar(self._simplified(value, span), what, span=span), atom))
-        if not parts:
-            problem = "every model in this expression cancels out"
-            raise self.error(problem, node.span, "its collected coefficients are all zero")
-        return Linear(tuple(parts), shift)
+        if expression not in self._known:
+            symbols = sorted(symbols_of(expression), key=show)
+            done = expression if expression in symbols else self._expanded(expression, symbols)
+            self.kept += done is None
+            self._known[expression] = done or expression
+        return self._known[expression]
 
-    def total(self, node: Node, span: Span) -> Steps[Scalar]:
-        """The sum of the collected coefficients of a checked expression."""
-        collected = yield self._sum(node)
-        values = added(value for atom, (value, _) in collected.items() if atom is not None)
-        expression = self._simplified(values, span)
-        return Scalar(expression, "the sum of the coefficients", Limits(0, above=True), span)
+    def _expanded(self, expression: Expression, symbols: list[Expression]) -> Expression | None:
+        """The same; None where that is too much work."""
+        if not symbols:
+            return expression
+        sizes = Sizes()
+        over, under = Quotients(sizes).of(expression)
+        _check_length(over, under, len(symbols))
+        terms = over.terms + under.terms
+        writing = 100 + terms * (10 + len(symbols) // 4)
+        if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work + writing):
+            return None
+        top, bottom = Quotients(_Polynomials(symbols)).of(expression)
+        if not bottom.is_ground:
+            if not self._affords(_work_of_cancelling(top, bottom, over.bits + under.bits)):
+                return None
+            try:
+                top, bottom = top.cancel(bottom)
+            except _gcd_failed():
+                return None
+        return _Writer(symbols).quotient(top, bottom)
 
-    def number(self, node: Node) -> Steps[Expression]:
-        """A checked scalar, simplified."""
-        return self._simplified((yield self._scalar(node)), node.span)
-
-    def _sum(self, node: Node) -> Steps[dict[Atom | None, tuple[Value, Span]]]:
-        """The coefficient of each part of a sum, and of 1, and where the part is first written."""
-        out: Sum = {}
-        yield self._collect(node, ONE, out)
-        return {atom: (added(values), span) for atom, (values, span) in out.items()}
-
-    def _collect(self, node: Node, by: Value, out: Sum) -> Steps[None]:
-        """Add ``by`` times a node to a sum."""
-        match node:
-            case _ if not self._is_scores(node):
-                value = yield self._scalar(node)
-                out.setdefault(None, ([], node.span))[0].append(multiplied(by, value))
-            case Unary(op, operand):
-                yield self._collect(operand, -by if op == "-" else by, out)
-            case Binary("+" | "-" as op, left, right):
-                yield self._collect(left, by, out)
-                yield self._collect(right, -by if op == "-" else by, out)
-            case Binary("*", left, right):
-                number, scores = (right, left) if self._is_scores(left) else (left, right)
-                value = yield self._scalar(number)
-                yield self._collect(scores, self._checked(multiplied(by, value), node.span), out)
-            case Binary("/", left, right):
-                value = yield self._scalar(right)
-                by = multiplied(by, self._inverse(value, right.span))
-                yield self._collect(left, self._checked(by, node.span), out)
-            case _:
-                atom = yield self._atom(node)
-                out.setdefault(atom, ([], node.span))[0].append(by)
-
-    def _atom(self, node: Node) -> Steps[Atom]:
-        match node:
-            case Name() | Prompted():
-                term = self._term(node)
-            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                term = replace(self._term(inner), aligned=True)
-            case Call() | Pipeline():
-                return (yield self._build(node))
-            case _:
-                raise TypeError(f"no scores: {node}")
-        self.spans.setdefault(term, node.span)
-        return Read(term)
-
-    def _term(self, node: Name | Prompted) -> Term:
-        if isinstance(node, Name):
-            return Term(node.name)
-        match node.prompt:
-            case Text(value):
-                return Term(node.model.name, system=value)
-            case Name(name) if name == NONE:
-                return Term(node.model.name, alone=True)
-            case Name(name):
-                return Term(node.model.name, system=self._names.prompts[name])
-
-    def _scalar(self, node: Node) -> Steps[Value]:
-        """A number, as it is written, with constants worked out."""
-        match node:
-            case Number(value):
-                return constant(value)
-            case Name(name):
-                return self._symbol(Parameter(name))
-            case Call(function, arguments):
-                inner: list[Expression] = []
-                for argument in arguments:
-                    inner.append((yield self.number(argument.value)))
-                return self._opaque(Apply(function.name, tuple(inner)), node.span)
-            case Unary(op, operand):
-                value = yield self._scalar(operand)
-                return -value if op == "-" else value
-            case Binary():
-                return (yield self._binary(node))
-        raise TypeError(f"no number: {node}")
-
-    def _binary(self, node: Binary) -> Steps[Value]:
-        """A sum is collected over its whole spine, and so in one step."""
-        if node.op in "+-":
-            parts: list[Value] = []
-            left: Node = node
-            while isinstance(left, Binary) and left.op in "+-":
-                value = yield self._scalar(left.right)
-                parts.append(value if left.op == "+" else -value)
-                left = left.left
-            parts.append((yield self._scalar(left)))
-            return self._checked(added(reversed(parts)), node.span)
-        a, b = (yield self._scalar(node.left)), (yield self._scalar(node.right))
-        match node.op:
-            case "*":
-                value = multiplied(a, b)
-            case "/":
-                value = multiplied(a, self._inverse(b, node.right.span))
-            case _:
-                return self._power(a, b, node.span)
-        return self._checked(value, node.span)
-
-    def _power(self, base: Value, exponent: Value, span: Span) -> Value:
-        over = self._simplified(exponent, span)
-        if not (isinstance(over, Constant) and over.value.denominator == 1):
-            return self._opaque(Apply("**", (self._simplified(base, span), over)), span)
-        power = int(over.value)
-        if base.core is not None and abs(power) > EXPONENT:
-            expression = self._simplified(base, span)
-            if not isinstance(expression, Constant):
-                raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
-            base = constant(expression.value)
-        if base.core is None:
-            small = abs(base.factor.numerator) <= 1 and base.factor.denominator == 1
-            if not small and _bits(base.factor) * abs(power) > DIGITS:
-                raise self.error("this number is too large to work with", span)
-        elif _bits(base.factor) * abs(power) > 2 * DIGITS:
-            raise self.error("this number is too large to work with", span)
-        if power < 0:
-            self._check_divisible(base, span)
-        return powered(base, power)
-
-    def _inverse(self, value: Value, span: Span) -> Value:
-        self._check_divisible(value, span)
-        return powered(value, -1)
-
-    def _check_divisible(self, value: Value, span: Span) -> None:
-        if value.is_zero:
-            raise self.error("this divides by zero", span)
-
-    def _checked(self, value: Value, span: Span) -> Value:
-        """A value whose number is not too large on the way: twice what is allowed at the end."""
-        if _bits(value.factor) > 2 * DIGITS:
-            raise self.error("this number is too large to work with", span)
-        return value
-
-    def _opaque(self, expression: Apply, span: Span) -> Value:
-        """The value where the arguments are constants, else a symbol for the expression."""
-        if not all(isinstance(argument, Constant) for argument in expression.arguments):
-            return self._symbol(expression)
-        value = evaluate(expression, {})
-        if not math.isfinite(value):
-            raise self.error(f"{show(expression)} is not a finite number", span)
-        return constant(Fraction(value))
-
-    def _symbol(self, expression: Expression) -> Value:
-        if expression not in self._symbols:
-            self._symbols[expression] = symbol(expression)
-        return self._symbols[expression]
-
-    def _simplified(self, value: Value, span: Span) -> Expression:
-        """The value in its one form, or as it is written where that is too much work."""
-        if value.is_zero:
-            return Constant(Fraction(0))
-        try:
-            expression = self.expander.expanded(value.expression)
-        except TooLong as error:
-            raise self.error(str(error), span) from None
-        size = self._measured(expression, span)
-        if self._size + size > SIZE // 2:
-            self.expander.kept += expression != value.expression
-            expression = value.expression
-            size = self._measured(expression, span)
-        self._size += size
-        if self._size > SIZE:
-            problem = "the coefficients up to here are too long to work with"
-            raise self.error(problem, span, "write fewer terms, or shorter coefficients")
-        return expression
-
-    def _measured(self, expression: Expression, span: Span) -> int:
-        """How many numbers, parameters and operations an expression has."""
-        if expression not in self._sizes:
-            count = 0
-            for each in below(expression):
-                count += 1
-                if count > SIZE:
-                    break
-                if isinstance(each, Constant) and _bits(each.value) > DIGITS:
-                    raise self.error("this number is too large to work with", span)
-            self._sizes[expression] = count
-        return self._sizes[expression]
-
-    def _sorted(self, atoms: list[Atom]) -> list[Atom]:
-        """The parts of a sum in an order that is the same for every way of writing it."""
-        reads = [atom for atom in atoms if isinstance(atom, Read)]
-        others = [atom for atom in atoms if not isinstance(atom, Read)]
-        reads.sort(key=lambda atom: atom.term.key)
-        if len(others) > 1:
-            others.sort(key=lambda atom: shown(atom, self._texts))
-        return [*reads, *others]
+    def _affords(self, work: int) -> bool:
+        """Spend the work, if the budget has so much left."""
+        if self.work + work > WORK:
+            return False
+        self.work += work
+        return True
 
 
-def _bits(number: Fraction) -> int:
-    return max(number.numerator.bit_length(), number.denominator.bit_length())
+def _check_length(over: Size, under: Size, symbols: int) -> None:
+    if under.terms == 1 and under.degree == 0:
+        if over.terms > TERMS:
+            raise TooLong(f"this coefficient {_LONG}")
+        return
+    degree = min(max(over.degree, under.degree), QUOTIENT)
+    if over.terms + under.terms > TERMS or math.comb(degree + symbols, symbols) > QUOTIENT:
+        raise TooLong(f"this quotient {_LONG}")
+
+
+class _Polynomials:
+    """Polynomials of sympy, one anonymous generator per symbol."""
+
+    def __init__(self, symbols: list[Expression]) -> None:
+        self._ring = _ring(1 << (len(symbols) - 1).bit_length())  # making one takes milliseconds
+        self._generators = dict(zip(symbols, self._ring.gens, strict=False))
+
+    def constant(self, value: Fraction) -> Any:
+        return self._ring(self._ring.domain(value.numerator, value.denominator))
+
+    def symbol(self, expression: Expression) -> Any:
+        return self._generators[expression]
+
+    def added(self, parts: list[Any]) -> Any:
+        total = self._ring.zero
+        for part in parts:
+            total += part
+        return total
+
+    def multiplied(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def powered(self, base: Any, power: int) -> Any:
+        return base**power
+
+
+@cache
+def _ring(generators: int) -> Any:
+    from sympy import QQ
+    from sympy.polys.rings import PolyRing
+
+    return PolyRing([f"x{i}" for i in range(generators)], QQ, "lex")
+
+
+@cache
+def _gcd_failed() -> type[Exception]:
+    from sympy.polys.polyerrors import HeuristicGCDFailed
+
+    failed: type[Exception] = HeuristicGCDFailed
+    return failed
+
+
+def _work_of_cancelling(top: Any, bottom: Any, bits: int) -> int:
+    """A bound on what sympy's heuristic gcd takes, which works on one integer per side.
+
+    It puts numbers for the symbols, one after the other, so that the integers have as many digits
+    as a polynomial that lacks no term, and at the end it divides both sides.
+    """
+    terms = len(top) + len(bottom)
+    if len(top) == 1 or len(bottom) == 1:
+        return 100 * terms
+    degrees = zip(top.degrees(), bottom.degrees(), strict=True)
+    length: int = bits * math.prod(max(pair) + 1 for pair in degrees) // 30
+    return min(100 * terms + terms * terms // 4 + length + length * length // 5000, MANY)
+
+
+class _Writer:
+    """Makes our expressions of polynomials, in an order that does not depend on the writing.
+
+    An expression goes with its text, by which it is sorted.
+    """
+
+    def __init__(self, symbols: list[Expression]) -> None:
+        self._symbols = symbols
+        self._factor = cache(self._new_factor)
+
+    def quotient(self, top: Any, bottom: Any) -> Expression:
+        """A cancelled quotient."""
+        if bottom.is_ground:
+            return self._sum(top.quo_ground(bottom.LC))
+        number, factors = Fraction(1), []
+        for side, sign in ((top, 1), (bottom, -1)):
+            if len(side) == 1:
+                [(monomial, coefficient)] = side.terms()
+                number *= _fraction(coefficient) ** sign
+                factors += self._factors(monomial, sign)
+            else:
+                total = self._sum(side)
+                factor = total if sign > 0 else Apply("**", (total, Constant(Fraction(-1))))
+                factors.append((show(factor), factor))
+        return _product(number, factors)[1]
+
+    def _sum(self, polynomial: Any) -> Expression:
+        parts = [
+            _product(_fraction(coefficient), self._factors(monomial, 1))
+            for monomial, coefficient in polynomial.terms()
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        parts.sort(key=lambda part: (not isinstance(part[1], Constant), part[0]))
+        return Apply("+", tuple(part for _, part in parts)) if parts else Constant(Fraction(0))
+
+    def _factors(self, monomial: tuple[int, ...], sign: int) -> list[_Written]:
+        return [self._factor(i, sign * power) for i, power in enumerate(monomial) if power]
+
+    def _new_factor(self, index: int, power: int) -> _Written:
+        symbol = self._symbols[index]
+        factor = symbol if power == 1 else Apply("**", (symbol, Constant(Fraction(power))))
+        return show(factor, 1), factor
+
+
+def _product(number: Fraction, factors: list[_Written]) -> _Written:
+    """A number times factors, the number first."""
+    factors = sorted(factors, key=lambda factor: factor[0])
+    if not factors:
+        return show(Constant(number)), Constant(number)
+    texts = [text for text, _ in factors]
+    if abs(number) != 1:
+        texts.insert(0, show(Constant(abs(number)), 1))
+    inner = tuple(factor for _, factor in factors)
+    text = "-" * (number < 0) + "*".join(texts)
+    if number != 1:
+        return text, Apply("*", (Constant(number), *inner))
+    return text, inner[0] if len(inner) == 1 else Apply("*", inner)
+
+
+_Written: TypeAlias = tuple[str, Expression]
+
+
+def _fraction(number: Any) -> Fraction:
+    return Fraction(int(number.numerator), int(number.denominator))

@@ -21,7 +21,8 @@ def _always(node: Node) -> Steps[set[Node]]:
     if isinstance(node, Where):
         if not isinstance(node.condition, Scalar):
             found |= yield _always(node.condition)
-        on_x, on_y = (yield _always(node.x)), (yield _always(node.y))
+        on_x: set[Node] = yield _always(node.x)
+        on_y: set[Node] = yield _always(node.y)
         return found | (on_x & on_y)
     for child in children(node):
         found |= yield _always(child)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...grammar.unrolled import Steps, unrolled
 from ..scalar import Apply, Constant, Expression
-from .value import is_whole_power
+from .value import is_integer_power
 
 MANY = 10**12  # larger counts are cut to this
 
@@ -66,7 +66,7 @@ class Quotients:
                 for argument in arguments:
                     parts.append((yield self._quotient(argument)))
                 return self._sum(parts) if op == "+" else self._product(parts)
-            case Apply("**", (base, Constant(value))) if is_whole_power(expression):
+            case Apply("**", (base, Constant(value))) if is_integer_power(expression):
                 over, under = yield self._quotient(base)
                 power = int(value)
                 if power > 0:
@@ -192,13 +192,14 @@ def _cut(number: int) -> int:
 
 def symbols_of(expression: Expression) -> set[Expression]:
     """What an expression is a quotient of polynomials in."""
-    found, visited, todo = set(), set(), [expression]
+    found: set[Expression] = set()
+    visited, todo = set(), [expression]
     while todo:
         each = todo.pop()
         if each in visited:
             continue
         visited.add(each)
-        if isinstance(each, Apply) and (each.op in ("+", "*") or is_whole_power(each)):
+        if isinstance(each, Apply) and (each.op in ("+", "*") or is_integer_power(each)):
             todo += each.arguments
         elif not isinstance(each, Constant):
             found.add(each)

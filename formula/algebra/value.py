@@ -106,7 +106,7 @@ def powered(base: Value, power: int) -> Value:
     return Value(base.factor**power, _joined(factors), *traces)
 
 
-def is_whole_power(expression: Expression) -> bool:
+def is_integer_power(expression: Expression) -> bool:
     """Whether an expression is a power that can be multiplied out."""
     if not (isinstance(expression, Apply) and expression.op == "**"):
         return False
@@ -119,7 +119,7 @@ def _factors(core: Expression) -> tuple[Expression, ...]:
 
 
 def _as_power(factor: Expression) -> tuple[Expression, int]:
-    if is_whole_power(factor):
+    if is_integer_power(factor):
         base, exponent = factor.arguments  # type: ignore[union-attr]
         return base, int(exponent.value)  # type: ignore[union-attr]
     return factor, 1

@@ -61,7 +61,8 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
     (first, only), *more = node.parts
     if not more and node.shift is None and first.expression == ONE:
-        return (yield _scorer(only, columns))
+        reading: Reading = yield _scorer(only, columns)
+        return reading
     parts: list[tuple[int, Term | Reading]] = []
     for n, part in node.parts:  # a sum looks a term up by itself
         own = part.term if isinstance(part, Read) else (yield _weighed(n, part, columns))
@@ -190,7 +191,8 @@ def _(node: words.PowerMean, columns: Columns) -> Steps[Reading]:
 def _(node: words.Where, columns: Columns) -> Steps[Reading]:
     """Rows that do not take the side in which this stands decide nothing about what is run."""
     holds_of = yield _conditioner(node.condition, columns)
-    left, right = (yield _scorer(node.x, columns)), (yield _scorer(node.y, columns))
+    left: Reading = yield _scorer(node.x, columns)
+    right: Reading = yield _scorer(node.y, columns)
 
     def scores(context: Context) -> Tensor:
         holds = holds_of(context).expand(context.values.shape[0], 1)
@@ -248,7 +250,8 @@ def _all_weighed(
 
 def _weighed(number: Scalar, part: Any, columns: Columns) -> Steps[Reading]:
     """What gives a part's scores, evaluated for the rows that give it a weight."""
-    column, scores = columns[number], (yield _scorer(part, columns))
+    column = columns[number]
+    scores: Reading = yield _scorer(part, columns)
     if isinstance(part, Read) or isinstance(number.expression, Constant):
         return scores
 
