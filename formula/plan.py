@@ -26,7 +26,8 @@ from .words.stages import Rerank, Search, Stage
 class Plan(Marked):
     """What a formula computes.
 
-    Two formulas with one meaning have equal plans: spans and the text itself do not compare.
+    Two formulas with one meaning have equal plans: spans and the text itself do not compare. Where
+    numbers are kept as written, so must the formulas be.
 
     Attributes:
         scores: the sum that the formula is.

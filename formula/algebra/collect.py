@@ -17,7 +17,7 @@ from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
 QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
-WORK = 60_000  # of one formula: a microsecond or two each, see bench/planning.py
+WORK = 80_000  # of one formula: a microsecond or two each, see bench/planning.py
 _LONG = "is too long when it is multiplied out"
 
 
