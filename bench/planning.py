@@ -69,6 +69,7 @@ FAMILIES = {
     "powers of powers, too long": filled(lambda i: f"((a+{i})**30)**30*m{i}"),
     "a tower": "x*" + "**".join(["2"] * 90),
     "roots": filled(lambda i: f"((a+b+{i})**30)**0.5*m{i}"),
+    "roots of two": filled(lambda i: f"((a*b+{i}+a*b)**30)**0.5*m{i}"),
     # quotients
     "quotients": filled(lambda i: f"(a+b+{i})**9/(a+{i}*b)**9*m{i}"),
     "quotients with a divisor": filled(lambda i: f"(a**9-{i}*b**9)/(a-b+{i})**5*m{i}"),
@@ -122,36 +123,35 @@ FAMILIES = {
 }
 
 
+SUMMANDS = ("a", "b", "c", "a*b", "a*a", "2", "#", "1e300", "0.123456789012345", "p#", "exp(a)")
+PLACES: tuple[Callable[[Callable[[str], Part]], str], ...] = (  # where a coefficient may stand
+    lambda part: filled(part("{}*m#")),
+    lambda part: filled(part("{}*x")),
+    lambda part: f"pmean(1; {filled(part('{}: m#'), ', ', 3900)})",
+    lambda part: f"mix({filled(part('{0}: {0}*x+y#'), ', ', 3900)})",
+    lambda part: filled(part("where(step<{}, m#, x)")),
+    lambda part: "x" + filled(part("|top_p({})"), ""),
+    lambda part: f"x*max({filled(part('{}'), ', ', 1200)})",
+)
+
+
 def at_random(choose: random.Random) -> str:
-    """A formula that fills its room with coefficients of one random shape each."""
-    letters = LETTERS[: choose.randint(1, 5)]
+    """A formula that fills its room with coefficients of one random shape."""
 
-    def number() -> str:
-        return choose.choice(["1", "2", "7", "0.5", "1e300", "1e-9", "3**40", LONG])
+    def total() -> str:
+        return f"({'+'.join(choose.choice(SUMMANDS) for _ in range(choose.randint(2, 5)))})"
 
-    def shape(depth: int) -> str:
-        kind = choose.random()
-        if depth == 0 or kind < 0.15:
-            return choose.choice(letters) if choose.random() < 0.7 else number()
-        inner = [shape(depth - 1) for _ in range(choose.randint(2, 4))]
-        if kind < 0.5:
-            return f"({'+'.join(inner)})"
-        if kind < 0.6:
-            return f"({'*'.join(inner)})"
-        if kind < 0.8:
-            return f"{inner[0]}**{choose.choice([2, 3, 5, 9, 20, 30, 60, -1, -3, 0.5])}"
-        if kind < 0.92:
-            return f"({inner[0]}/{inner[1]})"
-        return f"{choose.choice(['exp', 'abs', 'sqrt'])}({inner[0]})"
+    def power() -> str:
+        return f"{total()}**{choose.choice([1, 2, 5, 9, 15, 30, 64])}"
 
-    shapes = [shape(choose.randint(1, 4)) for _ in range(choose.choice([1, 3, 200]))]
-    same = choose.random() < 0.3
+    around = choose.choice(["{}", "{}/{}", "{}*{}", "({}-{})", "exp({})", "({})**0.5", "({})**9"])
+    shape = around.format(power(), power())
 
-    def part(i: int) -> str:
-        text = shapes[i % len(shapes)]
-        return f"{text}*(a+{i})*x" if same else f"{text}*m{i}"
+    def part(place: str) -> Part:
+        text = place.format(shape)
+        return lambda i: text.replace("#", str(i))
 
-    return filled(part, room=ROOM)
+    return choose.choice(PLACES)(part)
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:

@@ -33,7 +33,8 @@ from .collect import DIGITS, Expander, TooLong
 from .value import Value, added, constant, multiplied, powered, symbol
 
 EXPONENT = 64  # the largest power of a parameter
-SIZE = 40_000  # numbers, parameters and operations in all coefficients of a formula together
+SIZE = 60_000  # numbers, parameters and operations in all coefficients of a formula together
+ROOM = SIZE // 3  # of them, for what is multiplied out; what is inside functions counts again
 ONE = constant(1)
 
 Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score
@@ -250,7 +251,7 @@ class Collector(Marked):
         except TooLong as error:
             raise self.error(str(error), span) from None
         size = self._measured(expression, span)
-        if self._size + size > SIZE // 2:
+        if self._size + size > ROOM:
             self.expander.kept += expression != value.expression
             expression = value.expression
             size = self._measured(expression, span)
