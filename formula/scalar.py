@@ -142,6 +142,8 @@ def _product(arguments: tuple[Expression, ...]) -> Steps[str]:
 
 
 def _number(value: Fraction) -> str:
+    if value.denominator == 1 and abs(value) < 10**6:
+        return str(value)
     try:
         as_float = format(float(value), "g")
     except OverflowError:

@@ -7,6 +7,7 @@ symbols, built from our nodes and never from text; functions and other powers ar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
@@ -36,6 +37,7 @@ class Expander:
     def __init__(self) -> None:
         self.work = self.kept = 0
         self._known: dict[Expression, Expression] = {}
+        self._text = cache(show)  # of symbols, which may be long
 
     def expanded(self, expression: Expression) -> Expression:
         """The one form of all ways to write an expression; as it is, where that is too much work.
@@ -44,7 +46,7 @@ class Expander:
             TooLong: it has too many terms.
         """
         if expression not in self._known:
-            symbols = sorted(symbols_of(expression), key=show)
+            symbols = sorted(symbols_of(expression), key=self._text)
             done = expression if expression in symbols else self._expanded(expression, symbols)
             self.kept += done is None
             self._known[expression] = done or expression
@@ -69,7 +71,7 @@ class Expander:
                 top, bottom = top.cancel(bottom)
             except _gcd_failed():
                 return None
-        return _Writer(symbols).quotient(top, bottom)
+        return _Writer(symbols, self._text).quotient(top, bottom)
 
     def _affords(self, work: int) -> bool:
         """Spend the work, if the budget has so much left."""
@@ -151,8 +153,8 @@ class _Writer:
     An expression goes with its text, by which it is sorted.
     """
 
-    def __init__(self, symbols: list[Expression]) -> None:
-        self._symbols = symbols
+    def __init__(self, symbols: list[Expression], text: Callable[..., str]) -> None:
+        self._symbols, self._text = symbols, text
         self._factor = cache(self._new_factor)
 
     def quotient(self, top: Any, bottom: Any) -> Expression:
@@ -186,8 +188,10 @@ class _Writer:
 
     def _new_factor(self, index: int, power: int) -> _Written:
         symbol = self._symbols[index]
-        factor = symbol if power == 1 else Apply("**", (symbol, Constant(Fraction(power))))
-        return show(factor, 1), factor
+        if power == 1:
+            return self._text(symbol, 1), symbol
+        text = self._text(symbol, 2) + f"**{abs(power)}" * (power != -1)
+        return "1/" * (power < 0) + text, Apply("**", (symbol, Constant(Fraction(power))))
 
 
 def _product(number: Fraction, factors: list[_Written]) -> _Written:
