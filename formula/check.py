@@ -6,12 +6,12 @@ It runs before any algebra, because spans do not survive sympy, and leaves the t
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary, text
 from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
+from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
 from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import MatchedArguments, match_arguments
@@ -36,9 +36,28 @@ class Checker(ConditionChecker):
     def __init__(self, source: str, names: Names) -> None:
         self.source, self.names = source, names
         self.matched: dict[Call, MatchedArguments] = {}
-        self.is_scores = cache(self._is_scores)
+        self._kinds: dict[int, bool] = {}  # by id: the tree outlives its checker
 
-    def _is_scores(self, node: Node) -> bool:
+    def check_scores(self, node: Node) -> bool:
+        """Whether an expression is scores over the vocabulary; else it is one number.
+
+        Raises:
+            FormulaError: anything that is wrong with it.
+        """
+        known = self._kinds.get(id(node))
+        return unrolled(self.is_scores(node)) if known is None else known
+
+    def check_stage(self, call: Call) -> type[Stage]:
+        """Check one stage of a chain; its class."""
+        return unrolled(self.stage(call))
+
+    def is_scores(self, node: Node) -> Steps[bool]:
+        """As ``check_scores``, for what checks the nodes around it; a node is checked once."""
+        if id(node) not in self._kinds:
+            self._kinds[id(node)] = yield self._is_scores(node)
+        return self._kinds[id(node)]
+
+    def _is_scores(self, node: Node) -> Steps[bool]:
         """Whether an expression is scores over the vocabulary; else it is one number.
 
         Raises:
@@ -55,19 +74,20 @@ class Checker(ConditionChecker):
             case Unary() | Binary() if node.op in CONDITIONS:
                 what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
-                return self.is_scores(node.operand)
+                return bool((yield self.is_scores(node.operand)))
             case Binary():
                 head, chain = left_spine(node)
-                scores = self.is_scores(head)
+                scores = yield self.is_scores(head)
                 for binary in chain:
-                    scores = self._binary(binary, scores, self.is_scores(binary.right))
-                return scores
+                    right = yield self.is_scores(binary.right)
+                    scores = yield self._binary(binary, scores, right)
+                return bool(scores)
             case Call():
-                return self._call(node)
+                return bool((yield self._call(node)))
             case Pipeline():
-                self.scores(node.head, "a stage")
+                yield self.scores(node.head, "a stage")
                 for stage in node.stages:
-                    if issubclass(self.stage(stage), Search):
+                    if issubclass((yield self.stage(stage)), Search):
                         name = stage.function.name
                         problem = f"{name} searches over whole texts, and this is scores"
                         raise self.error(problem, stage.span, "put it at the end of the formula")
@@ -78,9 +98,9 @@ class Checker(ConditionChecker):
                 what, cure = "pair", "pairs are written as arguments, as in clamp=(0, 1)"
         raise self.error(f"a {what} stands where scores are expected", node.span, cure)
 
-    def scalar(self, node: Node, what: str) -> None:
+    def scalar(self, node: Node, what: str) -> Steps[None]:
         """Check that a node is a number made of numbers and parameters."""
-        if self.is_scores(node):
+        if (yield self.is_scores(node)):
             problem = f"{what} takes a number, and {text(node)} is a model"
             raise self.error(problem, node.span, "write a number or a declared parameter")
 
@@ -119,9 +139,9 @@ class Checker(ConditionChecker):
                 raise self.error(f"no prompt is named {prompt}", span, cure, more)
         return True
 
-    def _binary(self, node: Binary, left: bool, right: bool) -> bool:
+    def _binary(self, node: Binary, left: bool, right: bool) -> Steps[bool]:
         if node.op in CONDITIONS:
-            return self.is_scores(node)
+            return bool((yield self.is_scores(node)))
         if not (left or right):
             return False
         divides = node.op == "/" and not right
@@ -141,18 +161,18 @@ class Checker(ConditionChecker):
                 cure = "the exponent must be a number" if right else power
         raise self.error(f"a formula may {problem}", node.span, cure)
 
-    def _call(self, node: Call) -> bool:
+    def _call(self, node: Call) -> Steps[bool]:
         name = node.function.name
         if name in STATE:
             return self._name(node.function)
-        if name in SCALAR_FUNCTIONS and not self._takes_scores(node):
+        if name in SCALAR_FUNCTIONS and not (yield self._takes_scores(node)):
             for value in self.plain_arguments(node):
-                self.scalar(value, name)
+                yield self.scalar(value, name)
             return False
         if name in OPERATORS:
-            self._arguments(node, OPERATORS[name])
+            yield self._arguments(node, OPERATORS[name])
         elif name in STAGED:
-            self._staged(node)
+            yield self._staged(node)
         elif name in STAGES:
             cure = f"stages follow a bar: … | {name}(…)"
             raise self.error(f"{name} is a stage, not an operator", node.span, cure)
@@ -162,11 +182,13 @@ class Checker(ConditionChecker):
             raise self.error(f"there is no operator {name}", node.function.span, cure)
         return True
 
-    def _takes_scores(self, node: Call) -> bool:
+    def _takes_scores(self, node: Call) -> Steps[bool]:
         """Whether max or min is over scores; both in one call is an error."""
         if node.function.name not in OPERATORS:
             return False
-        scores = [self.is_scores(argument.value) for argument in node.arguments]
+        scores: list[bool] = []
+        for argument in node.arguments:
+            scores.append((yield self.is_scores(argument.value)))
         if len(set(scores)) > 1:
             odd = node.arguments[scores.index(False)]
             problem = f"{node.function.name} is over models or over numbers, not over both"
@@ -185,7 +207,7 @@ class Checker(ConditionChecker):
             raise self.error(f"{name} takes {wanted}, not {len(node.arguments)}", node.span)
         return [argument.value for argument in node.arguments]
 
-    def _staged(self, node: Call) -> None:
+    def _staged(self, node: Call) -> Steps[None]:
         """``top_k(x, 10)``: scores, and then what the stage of that name takes."""
         name = node.function.name
         if not node.arguments:
@@ -194,50 +216,51 @@ class Checker(ConditionChecker):
         first = node.arguments[0]
         if first.name is not None or first.weight is not None:
             raise self.error(f"{name} takes the scores first", first.span)
-        self.scores(first.value, name)
-        self._arguments(node, STAGES[name], after=1)
+        yield self.scores(first.value, name)
+        yield self._arguments(node, STAGES[name], after=1)
 
-    def stage(self, call: Call) -> type[Stage]:
-        """Check one stage of a chain; its class."""
+    def stage(self, call: Call) -> Steps[type[Stage]]:
+        """As ``check_stage``, for what checks the nodes around it."""
         name = call.function.name
         if name not in STAGES:
             span, cure = call.function.span, did_you_mean(name, STAGES)
             more = "" if cure.endswith("?") else EXTENDING
             raise self.error(f"there is no stage {name}", span, cure, more)
-        self._arguments(call, STAGES[name])
+        yield self._arguments(call, STAGES[name])
         return STAGES[name]
 
-    def _arguments(self, call: Call, cls: type[Signature], after: int = 0) -> None:
+    def _arguments(self, call: Call, cls: type[Signature], after: int = 0) -> Steps[None]:
         """Every argument of a call but the first few, against the signature."""
         matched = match_arguments(replace(call, arguments=call.arguments[after:]), cls, self.source)
         self.matched[call] = matched
         for key, node in matched.single.items():
-            self._argument(cls, key, node, cls.arguments()[key].metadata)
+            yield self._argument(cls, key, node, cls.arguments()[key].metadata)
         for argument in matched.many:
             if argument.weight is not None:
-                self.scalar(argument.weight, f"a weight of {cls.name}")
-            self.scores(argument.value, cls.name)
+                yield self.scalar(argument.weight, f"a weight of {cls.name}")
+            yield self.scores(argument.value, cls.name)
 
-    def _argument(self, cls: type[Signature], key: str, node: Node, item: Any) -> None:
+    def _argument(self, cls: type[Signature], key: str, node: Node, item: Any) -> Steps[None]:
         what = f"{key} of {cls.name}"
         match item["kind"]:
             case "number":
-                self.scalar(node, what)
+                yield self.scalar(node, what)
             case "scores":
-                self.scores(node, what)
+                yield self.scores(node, what)
             case "model":
-                if not self.is_scores(node) or not isinstance(node, (Name, Prompted)):
+                scores = yield self.is_scores(node)
+                if not scores or not isinstance(node, (Name, Prompted)):
                     cure = "around each model of another vocabulary, and the rest outside"
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "condition":
-                self.condition(node)
+                yield self.condition(node)
             case "reward":
-                if not self.is_scores(node):
+                if not (yield self.is_scores(node)):
                     problem = f"{cls.name} takes a reward model, and {text(node)} is a number"
                     cure = f"write {cls.name}(reward, …) with a declared reward model"
                     raise self.error(problem, node.span, cure)
-                self._reward(node)
+                yield self._reward(node)
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])
@@ -246,29 +269,29 @@ class Checker(ConditionChecker):
                 if not (isinstance(node, Tuple) and len(node.items) == 2):
                     raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
                 for bound in node.items:
-                    self.scalar(bound, what)
+                    yield self.scalar(bound, what)
             case "label":
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
-    def _reward(self, node: Node) -> None:
+    def _reward(self, node: Node) -> Steps[None]:
         """Check that a reward expression only adds and scales reward models."""
         match node:
             case Call(Name(Align.name)):
                 pass  # a language model scores texts; the binder refuses an aligned reward model
-            case Call() | Pipeline() if self.is_scores(node):
+            case Call() | Pipeline() if (yield self.is_scores(node)):
                 problem = "a reward is a sum of reward models, each with a weight"
                 raise self.error(problem, node.span, "write 0.7*rm_help + 0.3*rm_safe", REWARDS)
             case Unary():
-                self._reward(node.operand)
+                yield self._reward(node.operand)
             case Binary():
-                self._reward(node.left)
-                self._reward(node.right)
+                yield self._reward(node.left)
+                yield self._reward(node.right)
 
-    def scores(self, node: Node, what: str) -> None:
+    def scores(self, node: Node, what: str) -> Steps[None]:
         """Check that a node is scores."""
-        if not self.is_scores(node):
+        if not (yield self.is_scores(node)):
             problem = f"{what} takes scores, and {text(node)} is a number"
             raise self.error(problem, node.span, "write a model, or a formula over models")
 

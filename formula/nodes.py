@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from ..grammar import Span
+from ..grammar.frozen import Frozen
 from .scalar import Expression, show
 from .terms import Term
 from .words.operators import Operator
@@ -18,7 +19,7 @@ from .words.stages import Stage
 
 
 @dataclass(frozen=True)
-class Scalar:
+class Scalar(Frozen):
     """One number that a row needs: a coefficient or an argument."""
 
     expression: Expression
@@ -31,14 +32,14 @@ class Scalar:
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(Frozen):
     """The log-probabilities (or, in a reward expression, the reward) of one term."""
 
     term: Term
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Frozen):
     """``sum_i coefficient_i * part_i + shift``, in an order that does not depend on the writing."""
 
     parts: tuple[tuple[Scalar, Atom], ...]
@@ -46,7 +47,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Staged:
+class Staged(Frozen):
     """A formula in parentheses with stages of its own."""
 
     head: Scores
@@ -54,7 +55,7 @@ class Staged:
 
 
 @dataclass(frozen=True)
-class State:
+class State(Frozen):
     """A scalar of the state: ``step``, or ``entropy`` or ``max_prob`` of scores."""
 
     name: str
@@ -62,7 +63,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Predicate:
+class Predicate(Frozen):
     """A condition, or arithmetic inside one: an operator of the grammar over one or two values."""
 
     op: str
@@ -78,10 +79,16 @@ StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which ch
 
 def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterator[Node]:
     """A node and everything below it, without rewards and what a ``value`` of 0 multiplies."""
-    yield node
-    for number, child in weighted_children(node):
-        if number is None or value(number) != 0:
-            yield from walk(child, value)
+    todo = [node]
+    while todo:
+        each = todo.pop()
+        yield each
+        inner = [
+            child
+            for number, child in weighted_children(each)
+            if number is None or value(number) != 0
+        ]
+        todo += reversed(inner)
 
 
 def children(node: Node) -> Iterator[Node]:

@@ -27,7 +27,8 @@ from .words.stages import Rerank, Search, Stage
 class Plan(Marked):
     """What a formula computes.
 
-    Two formulas with one meaning have equal plans: spans and the text itself do not compare.
+    Two formulas with one meaning have equal plans: spans and the text itself do not compare. Where
+    numbers are kept as written, so must the formulas be.
 
     Attributes:
         scores: the sum that the formula is.
@@ -36,6 +37,8 @@ class Plan(Marked):
         source: its text as given, which spans refer to.
         spans: where each term was first written.
         dropped: a line for each term that cancelled out.
+        kept: how many numbers are as they are written, for to multiply them out is too much work.
+        work: that it took to multiply out the others, in the unit of ``collect.WORK``.
     """
 
     scores: Linear
@@ -44,6 +47,8 @@ class Plan(Marked):
     source: str = field(default="", compare=False)
     spans: Mapping[Term, Span] = field(default_factory=dict, compare=False, repr=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
+    kept: int = field(default=0, compare=False)
+    work: int = field(default=0, compare=False)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
-from .algebra.collect import Collector
+from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, has_state
+from .algebra.linear import Collector
 from .check import Checker
 from .names import STATE, Names
-from .nodes import Atom, Condition, Predicate, Scalar, Staged, State
+from .nodes import Atom, Condition, Linear, Predicate, Scalar, Staged, State
 from .plan import Plan
 from .scalar import Constant, parameters
 from .words.arguments import MatchedArguments
@@ -45,19 +45,20 @@ class _Planner:
 
     def __init__(self, source: str, names: Names) -> None:
         self.checker = Checker(source, names)
-        self.collector = Collector(source, names, cache(self._build))  # mean collects twice
+        self.collector = Collector(source, names, self.checker.check_scores, self._build)
+        self._built: dict[Node, Atom] = {}  # mean collects what is inside it twice
 
     def plan(self, tree: Node) -> Plan:
         head, calls = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
-        if not self.checker.is_scores(head):
+        if not self.checker.check_scores(head):
             problem = "this formula has no model in it"
             raise self.checker.error(problem, head.span, "start from one: base + 0.5*arm")
         for call in calls:
-            if issubclass(self.checker.stage(call), Search) and call is not calls[-1]:
+            if issubclass(self.checker.check_stage(call), Search) and call is not calls[-1]:
                 problem = f"{call.function.name} searches over whole texts: nothing can follow it"
                 raise self.checker.error(problem, call.span, "put it last")
-        scores = self.collector.linear(head)
-        stages = tuple(self._stage(call) for call in calls)
+        scores = unrolled(self.collector.linear(head))
+        stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
         plan = Plan(scores, stages, text(tree), self.checker.source, spans)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
@@ -71,29 +72,39 @@ class _Planner:
             math.nan if parameters(scalar.expression) else plan.value(scalar, {})
             for scalar in plan.scalars
         ])  # fmt: skip
-        return replace(plan, dropped=dropped)
+        expander = self.collector.expander
+        return replace(plan, dropped=dropped, kept=expander.kept, work=expander.work)
 
-    def _build(self, node: Call | Pipeline) -> Atom | None:
-        """The operator or the staged formula of a checked node; None for a number."""
+    def _build(self, node: Call | Pipeline) -> Steps[Atom]:
+        """The operator or the staged formula of a checked node."""
+        if node not in self._built:
+            self._built[node] = yield self._new(node)
+        return self._built[node]
+
+    def _new(self, node: Call | Pipeline) -> Steps[Atom]:
         if isinstance(node, Pipeline):
-            return Staged(self.collector.linear(node.head), tuple(map(self._stage, node.stages)))
+            head = yield self.collector.linear(node.head)
+            stages = []
+            for call in node.stages:
+                stages.append((yield self._stage(call)))
+            return Staged(head, tuple(stages))
         name = node.function.name
-        if not self.checker.is_scores(node):
-            return None
         if name in STAGED:
-            stage = self._stage(node)
-            return Staged(self.collector.linear(node.arguments[0].value), (stage,))
+            stage = yield self._stage(node)
+            return Staged((yield self.collector.linear(node.arguments[0].value)), (stage,))
         cls, matched = OPERATORS[name], self.checker.matched[node]
-        values = self._fields(cls, matched)
+        values = yield self._fields(cls, matched)
         if cls is Mean:
-            values["total"] = self.collector.total(matched.single["x"], node.span)
-        return cls(**values)
+            values["total"] = yield self.collector.total(matched.single["x"], node.span)
+        atom: Atom = cls(**values)
+        return atom
 
-    def _stage(self, call: Call) -> Stage:
+    def _stage(self, call: Call) -> Steps[Stage]:
         cls = STAGES[call.function.name]
-        return cls(**self._fields(cls, self.checker.matched[call]))
+        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call])))
+        return stage
 
-    def _fields(self, cls: type[Signature], matched: MatchedArguments) -> dict[str, Any]:
+    def _fields(self, cls: type[Signature], matched: MatchedArguments) -> Steps[dict[str, Any]]:
         """Every argument of a stage or an operator, as the plan holds it."""
         values: dict[str, Any] = {}
         for key, item in cls.arguments().items():
@@ -101,46 +112,68 @@ class _Planner:
             limits = item.metadata.get("limits", UNLIMITED)
             match item.metadata["kind"]:
                 case "many":
-                    values[key] = tuple(self.collector.linear(part.value) for part in matched.many)
+                    values[key] = yield self._many(matched)
                 case "weighted":
-                    values[key] = tuple(
-                        (self._number(part.weight, f"a weight of {cls.name}", Limits(0)),
-                         self.collector.linear(part.value))
-                        for part in matched.many if part.weight is not None
-                    )  # fmt: skip
+                    values[key] = yield self._weighted(matched, f"a weight of {cls.name}")
                 case "scores" | "reward" if node:
-                    values[key] = self.collector.linear(node)
+                    values[key] = yield self.collector.linear(node)
                 case "condition" if node:
-                    values[key] = self._condition(node)
+                    values[key] = yield self._condition(node)
                 case "number" if node:
-                    values[key] = self._number(node, what, limits)
+                    values[key] = yield self._number(node, what, limits)
                 case "number":
                     values[key] = Scalar(Constant(Fraction(str(item.default))), what, limits)
                 case "choice" if isinstance(node, Name):
                     values[key] = node.name
                 case "pair" if isinstance(node, Tuple):
-                    values[key] = tuple(self._number(bound, what) for bound in node.items)
+                    low, high = node.items
+                    values[key] = (yield self._number(low, what)), (yield self._number(high, what))
                 case "label" if isinstance(node, Number):
                     values[key] = int(node.value)
                 case "label" if isinstance(node, (Text, Name)):
                     values[key] = node.value if isinstance(node, Text) else node.name
         return values
 
-    def _number(self, node: Node, what: str, limits: Limits = UNLIMITED) -> Scalar:
-        return Scalar(self.collector.number(node), what, limits, node.span)
+    def _many(self, matched: MatchedArguments) -> Steps[tuple[Linear, ...]]:
+        parts: list[Linear] = []
+        for part in matched.many:
+            parts.append((yield self.collector.linear(part.value)))
+        return tuple(parts)
 
-    def _condition(self, node: Node) -> Condition:
+    def _weighted(
+        self, matched: MatchedArguments, what: str
+    ) -> Steps[tuple[tuple[Scalar, Linear], ...]]:
+        parts: list[tuple[Scalar, Linear]] = []
+        for part in matched.many:
+            if part.weight is not None:
+                weight = yield self._number(part.weight, what, Limits(0))
+                parts.append((weight, (yield self.collector.linear(part.value))))
+        return tuple(parts)
+
+    def _number(self, node: Node, what: str, limits: Limits = UNLIMITED) -> Steps[Scalar]:
+        return Scalar((yield self.collector.number(node)), what, limits, node.span)
+
+    def _condition(self, node: Node) -> Steps[Condition]:
         """A checked condition, or one side of a comparison in it."""
+        made: Condition
         match node:
             case Unary(op, operand) if op in CONDITIONS or has_state(node):
-                return Predicate(op, (self._condition(operand),))
+                made = yield self._predicate(op, operand)
             case Binary(op, left, right) if op in CONDITIONS or has_state(node):
-                return Predicate(op, (self._condition(left), self._condition(right)))
+                made = yield self._predicate(op, left, right)
             case Call(function, arguments) if function.name in STATE:
-                return State(function.name, self.collector.linear(arguments[0].value))
+                made = State(function.name, (yield self.collector.linear(arguments[0].value)))
             case Call(function, arguments) if has_state(node):
-                parts = tuple(self._condition(argument.value) for argument in arguments)
-                return Predicate(function.name, parts)
+                nodes = [argument.value for argument in arguments]
+                made = yield self._predicate(function.name, *nodes)
             case Name("step"):
-                return State("step")
-        return self._number(node, "a number in a condition")
+                made = State("step")
+            case _:
+                made = yield self._number(node, "a number in a condition")
+        return made
+
+    def _predicate(self, op: str, *nodes: Node) -> Steps[Predicate]:
+        parts: list[Condition] = []
+        for node in nodes:
+            parts.append((yield self._condition(node)))
+        return Predicate(op, tuple(parts))

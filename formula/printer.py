@@ -5,9 +5,11 @@ The text is a formula again, with like terms collected; a long system prompt is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..grammar.literals import write_string
+from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import FUNCTIONS
 from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, State, numbers
 from .scalar import added, show
@@ -18,56 +20,73 @@ from .words.stages import Stage
 
 def written(node: Node | Stage | Scalar) -> str:
     """The text of a node, a stage or a number."""
+    return unrolled(_written(node))
+
+
+def written_without_rewards(stage: Stage) -> str:
+    """The text of a stage without its reward expression: ``rerank(k=10, w=1.5)``."""
+    return f"{stage.name}({unrolled(_arguments(stage, rewards=False))})"
+
+
+def _written(node: Node | Stage | Scalar) -> Steps[str]:
     match node:
         case Scalar():
             return str(node)
         case Read(term):
             return str(term)
         case Linear(parts, shift):
-            products = [_product(coefficient, part) for coefficient, part in parts]
+            products = []
+            for coefficient, part in parts:
+                products.append((yield _product(coefficient, part)))
             return added(products if shift is None else [*products, str(shift)])
         case Staged(head, (stage,)) if stage.name in STAGED:  # as in top_k(base, 10)
-            return f"{stage.name}({written(head)}, {written(next(numbers(stage)))})"
+            return (
+                f"{stage.name}({(yield _written(head))}, {(yield _written(next(numbers(stage))))})"
+            )
         case Staged(head, stages):
-            return f"({' | '.join(map(written, (head, *stages)))})"
+            return f"({' | '.join((yield _all((head, *stages))))})"
         case State(name, of):
-            return name if of is None else f"{name}({written(of)})"
+            return name if of is None else f"{name}({(yield _written(of))})"
         case Predicate():
-            return _predicate(node)
+            text: str = yield _predicate(node)
+            return text
         case Signature():
-            return f"{node.name}({_arguments(node)})"
+            return f"{node.name}({(yield _arguments(node))})"
     raise TypeError(f"no text for {node}")
 
 
-def written_without_rewards(stage: Stage) -> str:
-    """The text of a stage without its reward expression: ``rerank(k=10, w=1.5)``."""
-    return f"{stage.name}({_arguments(stage, rewards=False)})"
+def _all(nodes: Iterable[Node | Stage | Scalar]) -> Steps[list[str]]:
+    texts = []
+    for node in nodes:
+        texts.append((yield _written(node)))
+    return texts
 
 
-def _product(coefficient: Scalar, part: Node) -> str:
-    factor = show(coefficient.expression, 1)
-    if factor in ("1", "-1"):
-        return factor[:-1] + written(part)
-    return f"{factor}*{written(part)}"
+def _product(coefficient: Scalar, part: Node) -> Steps[str]:
+    factor, text = show(coefficient.expression, 1), (yield _written(part))
+    return factor[:-1] + text if factor in ("1", "-1") else f"{factor}*{text}"
 
 
-def _predicate(node: Predicate) -> str:
-    sides = [_side(part) for part in node.parts]
+def _predicate(node: Predicate) -> Steps[str]:
     if node.op in FUNCTIONS:
-        return f"{node.op}({', '.join(map(written, node.parts))})"
+        return f"{node.op}({', '.join((yield _all(node.parts)))})"
+    sides = []
+    for part in node.parts:
+        sides.append((yield _side(part)))
     if len(sides) == 1:
         return f"{node.op}{' ' if node.op.isalpha() else ''}{sides[0]}"
     return f" {node.op} ".join(sides)
 
 
-def _side(node: Any) -> str:
+def _side(node: Any) -> Steps[str]:
     if isinstance(node, Scalar):
         return show(node.expression, 2)
     bare = not isinstance(node, Predicate) or node.op in FUNCTIONS
-    return written(node) if bare else f"({written(node)})"
+    text = yield _written(node)
+    return text if bare else f"({text})"
 
 
-def _arguments(node: Signature, rewards: bool = True) -> str:
+def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
     """Every number, by name in a stage; words where they are not the default."""
     parts: list[str] = []
     for key, item in type(node).arguments().items():
@@ -78,12 +97,15 @@ def _arguments(node: Signature, rewards: bool = True) -> str:
             case "reward" if not rewards:
                 pass
             case "scores" | "condition" | "reward":
-                parts.append(written(value))
+                parts.append((yield _written(value)))
             case "many":
-                parts += map(written, value)
+                parts += yield _all(value)
             case "weighted":
-                pairs = ", ".join(f"{weight}: {written(part)}" for weight, part in value)
-                parts = ["; ".join([*parts, pairs])]
+                texts = yield _all(part for _, part in value)
+                pairs = [
+                    f"{weight}: {text}" for (weight, _), text in zip(value, texts, strict=True)
+                ]
+                parts = ["; ".join([*parts, ", ".join(pairs)])]
             case "pair" if value is not None:
                 parts.append(f"{key}=({value[0]}, {value[1]})")
             case "label" if value is not None:

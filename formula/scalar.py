@@ -6,28 +6,31 @@ A small expression tree, printed and evaluated without sympy; no code is made fr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
+from ..grammar.frozen import Frozen
+from ..grammar.unrolled import Steps, unrolled
+
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Frozen):
     """An exact number."""
 
     value: Fraction
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Frozen):
     """A declared parameter: a value per request."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(Frozen):
     """``op`` over its arguments: ``+ * **`` or a scalar function."""
 
     op: str
@@ -52,54 +55,76 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
     """The value in double precision; NaN where there is none, as in a division by zero."""
     try:
-        return _value(expression, params)
+        return unrolled(_value(expression, params))
     except (ArithmeticError, ValueError):
         return math.nan
 
 
-def _value(expression: Expression, params: Mapping[str, float]) -> float:
+def _value(expression: Expression, params: Mapping[str, float]) -> Steps[float]:
     match expression:
         case Constant(value):
             return float(value)
         case Parameter(name):
             return float(params[name])
         case Apply(op, arguments):
-            return FUNCTIONS[op](*(_value(argument, params) for argument in arguments))
+            values = []
+            for argument in arguments:
+                values.append((yield _value(argument, params)))
+            return FUNCTIONS[op](*values)
 
 
 def parameters(expression: Expression) -> frozenset[str]:
     """The names of the parameters in an expression."""
-    match expression:
-        case Parameter(name):
-            return frozenset((name,))
-        case Apply(_, arguments):
-            return frozenset().union(*map(parameters, arguments))
-        case _:
-            return frozenset()
+    return frozenset(each.name for each in below(expression) if isinstance(each, Parameter))
+
+
+def below(expression: Expression) -> Iterator[Expression]:
+    """An expression and every one inside it."""
+    todo = [expression]
+    while todo:
+        each = todo.pop()
+        yield each
+        if isinstance(each, Apply):
+            todo += each.arguments
 
 
 def show(expression: Expression, inside: int = 0) -> str:
-    """The expression as a reader would write it: ``1 - a``, ``2*a**2``."""
+    """The expression as a reader would write it: ``1 - a``, ``2*a**2``.
+
+    Args:
+        expression: what is shown.
+        inside: how tightly what is around it binds: 0 nothing, 1 a product, 2 a power.
+    """
+    return unrolled(_shown(expression, inside))
+
+
+def _shown(expression: Expression, inside: int = 0) -> Steps[str]:
     match expression:
         case Constant(value):
             return _bracket(_number(value), inside > 0 and (value < 0 or "/" in _number(value)))
         case Parameter(name):
             return name
         case Apply("+", arguments):
-            first, *rest = arguments
-            sums = (isinstance(part, Apply) and part.op == "+" for part in rest)
-            return _bracket(added([show(first), *map(show, rest, sums)]), inside > 0)
+            parts = []
+            for i, part in enumerate(arguments):
+                is_sum = isinstance(part, Apply) and part.op == "+"
+                parts.append((yield _shown(part, int(i > 0 and is_sum))))
+            return _bracket(added(parts), inside > 0)
         case Apply("*", arguments):
-            return _bracket(_product(arguments), inside > 1)
+            return _bracket((yield _product(arguments)), inside > 1)
         case Apply("**", (_, Constant(value))) if value < 0:
-            return _bracket(_product((expression,)), inside > 1)
+            return _bracket((yield _product((expression,))), inside > 1)
         case Apply("**", (base, exponent)):
-            return _bracket(f"{show(base, 2)}**{show(exponent, 2)}", inside > 1)
+            low, high = (yield _shown(base, 2)), (yield _shown(exponent, 2))
+            return _bracket(f"{low}**{high}", inside > 1)
         case Apply(op, arguments):
-            return f"{op}({', '.join(show(argument) for argument in arguments)})"
+            parts = []
+            for part in arguments:
+                parts.append((yield _shown(part)))
+            return f"{op}({', '.join(parts)})"
 
 
-def _product(arguments: tuple[Expression, ...]) -> str:
+def _product(arguments: tuple[Expression, ...]) -> Steps[str]:
     sign, over, under = "", [], []
     for argument in arguments:
         match argument:
@@ -107,16 +132,18 @@ def _product(arguments: tuple[Expression, ...]) -> str:
                 sign = "-" if not sign else ""
             case Constant(value) if value < 0:
                 sign = "-" if not sign else ""
-                over.append(show(Constant(-value), 1))
+                over.append((yield _shown(Constant(-value), 1)))
             case Apply("**", (base, Constant(value))) if value < 0:
                 power = base if value == -1 else Apply("**", (base, Constant(-value)))
-                under.append(show(power, 2 if value == -1 else 1))
+                under.append((yield _shown(power, 2 if value == -1 else 1)))
             case _:
-                over.append(show(argument, 1))
+                over.append((yield _shown(argument, 1)))
     return sign + "*".join(over or ["1"]) + "".join(f"/{part}" for part in under)
 
 
 def _number(value: Fraction) -> str:
+    if value.denominator == 1 and abs(value) < 10**6:
+        return str(value)
     try:
         as_float = format(float(value), "g")
     except OverflowError:

@@ -173,6 +173,8 @@ class _Builder:
     def call(self, children: list[Any]) -> _Piece:
         arguments = _nodes(children)
         _check_keywords(arguments)
+        if not arguments:  # as deep as the same stage without its parentheses
+            return self.bare(children)
         return _around(Call(_name(children[0]), arguments, _span(children)), children)
 
     def plain(self, children: list[_Piece]) -> _Piece:
@@ -199,10 +201,10 @@ def _around(node: Node | Argument, children: Sequence[Any], spine: bool = False)
     is one deeper than its parts, though it nests no deeper for a reader.
     """
     parts = [child for child in children if isinstance(child, _Piece)]
-    depth = 1 + max((part.depth for part in parts), default=0)
+    depth = 1 + max(part.depth for part in parts)
     if isinstance(node, Argument):
         return _Piece(node, *node.span, max(part.nesting for part in parts), depth)
-    nesting = max((part.nesting + (i > 0 or not spine) for i, part in enumerate(parts)), default=1)
+    nesting = max(part.nesting + (i > 0 or not spine) for i, part in enumerate(parts))
     if nesting > NESTING:
         problem = f"a formula may have at most {NESTING} operators and calls inside each other"
         _refuse(problem, node.span, "write a flatter formula")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
+from .frozen import Frozen
+
 
 class Span(NamedTuple):
     """Characters ``start`` up to, not including, ``end``."""
@@ -26,7 +28,7 @@ def _span() -> Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Number(Frozen):
     """``0.5``: an exact fraction, made once."""
 
     value: Fraction
@@ -34,7 +36,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(Frozen):
     """``"You are a child."``: a quoted string, unescaped."""
 
     value: str
@@ -42,7 +44,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class Name(Frozen):
     """``base``: a model, a parameter, a prompt or a built-in; the checker finds out which."""
 
     name: str
@@ -50,7 +52,7 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompted:
+class Prompted(Frozen):
     """``chat@child``, ``chat@"You are a child."``, ``chat@none``: a model under another prompt."""
 
     model: Name
@@ -59,7 +61,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, slots=True)
-class Unary:
+class Unary(Frozen):
     """``-x``, ``+x``, ``not x``."""
 
     op: str
@@ -68,7 +70,7 @@ class Unary:
 
 
 @dataclass(frozen=True, slots=True)
-class Binary:
+class Binary(Frozen):
     """``x + y``: one of ``+ - * / **``, ``< <= > >=``, ``and or``."""
 
     op: str
@@ -78,7 +80,7 @@ class Binary:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuple:
+class Tuple(Frozen):
     """``(0, 1)``: two values or more, as in ``clamp=(0, 1)``."""
 
     items: tuple[Node, ...]
@@ -86,7 +88,7 @@ class Tuple:
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(Frozen):
     """One argument of a call: ``x``, ``k=10`` (``name``) or ``0.7: x`` (``weight``)."""
 
     value: Node
@@ -96,7 +98,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Call(Frozen):
     """``rerank(reward, k=10)``: an operator, a scalar function, or a stage after ``|``."""
 
     function: Name
@@ -105,7 +107,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(Frozen):
     """``head | stage | stage``: always at least one stage."""
 
     head: Node

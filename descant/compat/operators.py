@@ -6,7 +6,6 @@ Arguments are those of language-model-arithmetic; those that change how it compu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -14,6 +13,7 @@ from numbers import Rational, Real
 from typing import Any, TypeAlias
 
 from ..errors import ArgumentTypeError
+from ..grammar.unrolled import Steps, unrolled
 from ..lang import Expression
 from .meaning import GUIDED, Meaning, call
 from .models import FormulaModels, Template
@@ -63,6 +63,11 @@ class Operator:
         Raises:
             Untranslatable: no formula is that.
         """
+        return unrolled(self.steps(models, exact))
+
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        """The same, for the operators around it: a loop can nest more than Python can recurse."""
+        yield from ()
         cure = "descant.stage makes a stage"
         raise Untranslatable(f"{type(self).__name__} has no formula", cure)
 
@@ -98,7 +103,8 @@ class Constant(Operator):
             return Fraction(self.constant)
         return Fraction(repr(float(self.constant)))
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        yield from ()
         return Meaning(shift=self.number, weight=self.number)
 
 
@@ -108,8 +114,10 @@ class Sum(Operator):
 
     terms: Sequence[Operator]
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
-        terms = [term.meaning(models, exact) for term in self.terms]
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        terms: list[Meaning] = []
+        for term in self.terms:
+            terms.append((yield term.steps(models, exact)))
         weights = [term.weight for term in terms if term.weight is not None]
         return Meaning(
             tuple(part for term in terms for part in term.parts),
@@ -128,12 +136,19 @@ class Product(Operator):
     @property
     def number(self) -> Fraction:
         """The product of numbers."""
-        return Fraction(math.prod(factor.number for factor in self.factors))
+        number, todo = ONE, list(self.factors)
+        while todo:
+            factor = todo.pop()
+            if isinstance(factor, Product):
+                todo += factor.factors
+            else:
+                number *= factor.number
+        return number
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
         product = Meaning(shift=ONE, weight=ONE)
         for operator in self.factors:
-            factor = operator.meaning(models, exact)
+            factor = yield operator.steps(models, exact)
             if not (factor.is_number or product.is_number):
                 cure = "a formula may scale a model; write + to combine two"
                 raise Untranslatable("two models are multiplied", cure)
@@ -150,9 +165,10 @@ class Max(Operator):
     wait_until_finished: bool = True
     include_norm: bool = True
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
         name, pick = ("min", min) if isinstance(self, Min) else ("max", max)
-        a, b = (lifted(value).meaning(models, True) for value in (self.formula1, self.formula2))
+        a: Meaning = yield lifted(self.formula1).steps(models, True)
+        b: Meaning = yield lifted(self.formula2).steps(models, True)
         if a.is_number and b.is_number:
             return replace(a, shift=pick(a.shift, b.shift), weight=pick(a.shift, b.shift))
         if a.is_number or b.is_number:
@@ -184,8 +200,8 @@ class TopPTopK(Operator):
     top_k: int = 0
     temperature: float = 1.0
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
-        inner = self.formula.meaning(models, False).unguided()
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        inner = (yield self.formula.steps(models, False)).unguided()
         scores = inner.divided(False)
         if self.temperature != 1:
             scores = call("temp", scores, self.temperature)
@@ -207,9 +223,10 @@ class SelfDebias(Operator):
     bias_formula: Operator
     lambda_: float = 50
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
-        pair = [x.meaning(models, True) for x in (self.from_formula, self.bias_formula)]
-        return _of(call("debias", *(scores.shifted() for scores in pair), self.lambda_))
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        x = yield self.from_formula.steps(models, True)
+        y = yield self.bias_formula.steps(models, True)
+        return _of(call("debias", x.shifted(), y.shifted(), self.lambda_))
 
 
 @dataclass(eq=False, repr=False)
@@ -219,9 +236,9 @@ class Superseded(Operator):
     from_formula: Operator
     by_formula: Operator
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
-        result = self.by_formula.meaning(models, exact)
-        if result.weight != self.from_formula.meaning(models, exact).weight:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        result: Meaning = yield self.by_formula.steps(models, exact)
+        if result.weight != (yield self.from_formula.steps(models, exact)).weight:
             cure = f"its result is the second's: write {result.shifted(False)}"
             raise Untranslatable("Superseded over formulas of different weights", cure)
         return result
@@ -233,8 +250,8 @@ class Normalize(Operator):
 
     formula: Operator
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
-        return _of(self.formula.meaning(models, exact).unguided().divided(exact))
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        return _of((yield self.formula.steps(models, exact)).unguided().divided(exact))
 
 
 def on_a_line(system_prompt: str, input_string: str) -> str:
@@ -275,7 +292,8 @@ class PromptedLLM(Operator):
     model_name: str | None = None
     label = None
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
+        yield from ()
         return _of(models.expression(self))
 
 
@@ -309,8 +327,9 @@ class Classifier(Operator):
         """The class, and whether the other one of two is meant."""
         return self.index, self.minimize
 
-    def meaning(self, models: FormulaModels, exact: bool) -> Meaning:
+    def steps(self, models: FormulaModels, exact: bool) -> Steps[Meaning]:
         """Without Bayes' rule it differs by a shift, and by its weight."""
+        yield from ()
         if exact:
             raise Untranslatable("a Classifier inside Max, Min, SelfDebias or TopPTopK", GUIDED)
         return Meaning(guides=((ONE, self),), weight=Fraction(not self.use_bayes))

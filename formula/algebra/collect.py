@@ -1,252 +1,216 @@
-"""Like terms collected, exactly: the only file that uses sympy.
+"""Coefficients collected into one form, exactly, within a budget: the only file that uses sympy.
 
-sympy gets polynomials and their ratios over anonymous symbols, built from our nodes and never from
-text. Functions and other powers are symbols to it, so that no formula keeps it busy for long.
+The work is counted before any of it is done, never timed. sympy gets polynomials over anonymous
+symbols, built from our nodes and never from text; functions and other powers are symbols to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
-from ...grammar import Argument, Call, Name, Node, Number, Pipeline, Prompted, Span, Text, Unary
-from ...grammar.errors import Marked
-from ...grammar.tree import left_spine
-from ..names import NONE, Names
-from ..nodes import Atom, Linear, Read, Scalar, short_text
-from ..scalar import Apply, Constant, Expression, Parameter, evaluate, show
-from ..terms import Term
-from ..words.operators import Align
-from ..words.signature import Limits
+from ..scalar import Apply, Constant, Expression, show
+from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 
-EXPONENT = 64  # the largest power of a parameter
 DIGITS = 4096  # bits of the largest exact number
 TERMS = 500  # of a coefficient that is multiplied out
 QUOTIENT = 5000  # monomials in either side of a quotient, bounded by its degree
+WORK = 80_000  # of one formula: a microsecond or two each, see bench/planning.py
+_LONG = "is too long when it is multiplied out"
 
-Sum = dict["Atom | None", tuple[Any, Span]]  # None for the number added to every score
+
+class TooLong(Exception):
+    """A coefficient that is too long for a reader once it is multiplied out; says what it is."""
 
 
-class Collector(Marked):
-    """Collects one formula's like terms.
-
-    Each coefficient is a sympy expression while collecting, and one of our own scalar expressions
-    once done.
+class Expander:
+    """Multiplies out the coefficients of one formula.
 
     Attributes:
-        spans: where each term was first written.
+        work: what has been done so far, in the unit of ``WORK``, which it never passes.
+        kept: how many expressions are left as they are written.
     """
 
-    def __init__(self, source: str, names: Names, build: Callable[..., Atom | None]) -> None:
-        """Collect over ``names``; ``build`` makes the atom of a node, or None for a number."""
-        import sympy
+    def __init__(self) -> None:
+        self.work = self.kept = 0
+        self._known: dict[Expression, Expression] = {}
+        self._text = cache(show)  # of symbols, which may be long
 
-        self.spans: dict[Term, Span] = {}
-        self._build = build
-        self._sympy, self.source, self._names = sympy, source, names
-        self._symbol = cache(self._new_symbol)
-        self._meanings: dict[Any, Expression] = {}
-
-    def linear(self, node: Node) -> Linear:
-        """A checked expression over scores or rewards, like terms collected.
+    def expanded(self, expression: Expression) -> Expression:
+        """The one form of all ways to write an expression; as it is, where that is too much work.
 
         Raises:
-            FormulaError: every coefficient is identically zero.
+            TooLong: it has too many terms.
         """
-        parts, shift = [], None
-        for atom, (value, span) in self._linear(node).items():
-            coefficient = self._simplify(value, span)
-            if coefficient == Constant(Fraction(0)):
-                continue
-            if atom is None:
-                shift = Scalar(coefficient, "the number added to the scores", span=span)
-            else:
-                what = f"the coefficient of {short_text(atom)}"
-                parts.append((Scalar(coefficient, what, span=span), atom))
-        if not parts:
-            problem = "every model in this expression cancels out"
-            raise self.error(problem, node.span, "its collected coefficients are all zero")
-        return Linear(tuple(sorted(parts, key=lambda part: _order(part[1]))), shift)
+        if expression not in self._known:
+            symbols = sorted(symbols_of(expression), key=self._text)
+            done = expression if expression in symbols else self._expanded(expression, symbols)
+            self.kept += done is None
+            self._known[expression] = done or expression
+        return self._known[expression]
 
-    def total(self, node: Node, span: Span) -> Scalar:
-        """The sum of the collected coefficients of a checked expression."""
-        values = [value for atom, (value, _) in self._linear(node).items() if atom is not None]
-        expression = self._simplify(self._sympy.Add(*values), span)
-        return Scalar(expression, "the sum of the coefficients", Limits(0, above=True), span)
+    def _expanded(self, expression: Expression, symbols: list[Expression]) -> Expression | None:
+        """The same; None where that is too much work."""
+        if not symbols:
+            return expression
+        sizes = Sizes()
+        over, under = Quotients(sizes).of(expression)
+        _check_length(over, under, len(symbols))
+        terms = over.terms + under.terms
+        writing = 100 + terms * (10 + len(symbols) // 4)
+        if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work + writing):
+            return None
+        top, bottom = Quotients(_Polynomials(symbols)).of(expression)
+        if not bottom.is_ground:
+            if not self._affords(_work_of_cancelling(top, bottom, over.bits + under.bits)):
+                return None
+            try:
+                top, bottom = top.cancel(bottom)
+            except _gcd_failed():
+                return None
+        return _Writer(symbols, self._text).quotient(top, bottom)
 
-    def number(self, node: Node) -> Expression:
-        """A checked scalar, simplified."""
-        return self._simplify(self._scalar(node), node.span)
+    def _affords(self, work: int) -> bool:
+        """Spend the work, if the budget has so much left."""
+        if self.work + work > WORK:
+            return False
+        self.work += work
+        return True
 
-    def _linear(self, node: Node) -> Sum:
-        head, chain = left_spine(node)
-        out = self._head(head)
-        for binary in chain:
-            right = self._linear(binary.right)
-            match binary.op:
-                case "+" | "-":
-                    sign = 1 if binary.op == "+" else -1
-                    for atom, (coefficient, span) in right.items():
-                        before, first = out.get(atom, (0, span))
-                        out[atom] = (before + sign * coefficient, first)
-                case "*":
-                    left_is_number = set(out) <= {None}
-                    scaled, by = (right, out) if left_is_number else (out, right)
-                    out = _scaled(scaled, by.get(None, (self._sympy.S.Zero, node.span))[0])
-                case "/":
-                    by = right[None][0]
-                    self._divisible(by, binary.right.span)
-                    out = _scaled(out, 1 / by)
-                case _:
-                    value = self._power(out[None][0], right[None][0], binary.span)
-                    out = {None: (value, binary.span)}
-        return out
 
-    def _head(self, node: Node) -> Sum:
-        match node:
-            case Name(name) if name not in self._names.params:
-                return self._atom(Read(self._term(node)), node.span)
-            case Prompted():
-                return self._atom(Read(self._term(node)), node.span)
-            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                return self._atom(Read(replace(self._term(inner), aligned=True)), node.span)
-            case Call() | Pipeline() if (built := self._build(node)) is not None:
-                return self._atom(built, node.span)
-            case Unary(op, operand):
-                return _scaled(self._linear(operand), -1 if op == "-" else 1)
-        return {None: (self._scalar(node), node.span)}
+def _check_length(over: Size, under: Size, symbols: int) -> None:
+    if under.terms == 1 and under.degree == 0:
+        if over.terms > TERMS:
+            raise TooLong(f"this coefficient {_LONG}")
+        return
+    degree = min(max(over.degree, under.degree), QUOTIENT)
+    if over.terms + under.terms > TERMS or math.comb(degree + symbols, symbols) > QUOTIENT:
+        raise TooLong(f"this quotient {_LONG}")
 
-    def _atom(self, atom: Atom, span: Span) -> Sum:
-        if isinstance(atom, Read):
-            self.spans.setdefault(atom.term, span)
-        return {atom: (self._sympy.S.One, span)}
 
-    def _term(self, node: Name | Prompted) -> Term:
-        if isinstance(node, Name):
-            return Term(node.name)
-        match node.prompt:
-            case Text(value):
-                return Term(node.model.name, system=value)
-            case Name(name) if name == NONE:
-                return Term(node.model.name, alone=True)
-            case Name(name):
-                return Term(node.model.name, system=self._names.prompts[name])
+class _Polynomials:
+    """Polynomials of sympy, one anonymous generator per symbol."""
 
-    def _scalar(self, node: Node) -> Any:
-        match node:
-            case Number(value):
-                return self._sympy.Rational(value.numerator, value.denominator)
-            case Name(name):
-                return self._symbol(Parameter(name))
-            case Call(function, arguments):
-                inner = tuple(self.number(argument.value) for argument in arguments)
-                return self._opaque(Apply(function.name, inner), node.span)
-            case _:
-                return self._linear(node).get(None, (self._sympy.S.Zero, node.span))[0]
+    def __init__(self, symbols: list[Expression]) -> None:
+        self._ring = _ring(1 << (len(symbols) - 1).bit_length())  # making one takes milliseconds
+        self._generators = dict(zip(symbols, self._ring.gens, strict=False))
 
-    def _power(self, base: Any, exponent: Any, span: Span) -> Any:
-        if not exponent.is_Integer:
-            inner = (self._simplify(base, span), self._simplify(exponent, span))
-            return self._opaque(Apply("**", inner), span)
-        power = int(exponent)
-        if base.is_Rational:
-            small = abs(base.p) <= 1 and base.q == 1
-            if not small and _bits(base) * abs(power) > DIGITS:
-                raise self.error("this number is too large to work with", span)
-        elif abs(power) > EXPONENT:
-            raise self.error(f"a power of a parameter may be at most {EXPONENT}", span)
-        if power < 0:
-            self._divisible(base, span)
+    def constant(self, value: Fraction) -> Any:
+        return self._ring(self._ring.domain(value.numerator, value.denominator))
+
+    def symbol(self, expression: Expression) -> Any:
+        return self._generators[expression]
+
+    def added(self, parts: list[Any]) -> Any:
+        total = self._ring.zero
+        for part in parts:
+            total += part
+        return total
+
+    def multiplied(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def powered(self, base: Any, power: int) -> Any:
         return base**power
 
-    def _divisible(self, value: Any, span: Span) -> None:
-        if value == 0 or self._simplify(value, span) == Constant(Fraction(0)):
-            raise self.error("this divides by zero", span)
 
-    def _opaque(self, expression: Apply, span: Span) -> Any:
-        """The value where the arguments are constants, else a symbol for the expression."""
-        if not all(isinstance(argument, Constant) for argument in expression.arguments):
-            return self._symbol(expression)
-        value = evaluate(expression, {})
-        if not math.isfinite(value):
-            raise self.error(f"{show(expression)} is not a finite number", span)
-        exact = Fraction(value)
-        return self._sympy.Rational(exact.numerator, exact.denominator)
+@cache
+def _ring(generators: int) -> Any:
+    from sympy import QQ
+    from sympy.polys.rings import PolyRing
 
-    def _new_symbol(self, expression: Expression) -> Any:
-        # sympy orders symbols by name: without one, by which was written first.
-        symbol = self._sympy.Dummy(show(expression), real=True)
-        self._meanings[symbol] = expression
-        return symbol
-
-    def _simplify(self, value: Any, span: Span) -> Expression:
-        value = self._sympy.sympify(value)  # an int of ours, never text
-        if _terms(value) > TERMS:
-            raise self.error("this coefficient is too long when it is multiplied out", span)
-        if not value.is_number:
-            over, under = value.as_numer_denom()
-            ratio, terms = not under.is_number, _terms(over) + _terms(under)
-            if ratio and (terms > TERMS or _monomials(over, under) > QUOTIENT):
-                raise self.error("this quotient is too long when it is multiplied out", span)
-            value = self._sympy.cancel(over / under) if ratio else self._sympy.expand(value)
-        if any(_bits(number) > DIGITS for number in value.atoms(self._sympy.Rational)):
-            raise self.error("this number is too large to work with", span)
-        return self._ours(value)
-
-    def _ours(self, value: Any) -> Expression:
-        if value.is_Rational:
-            return Constant(Fraction(int(value.p), int(value.q)))
-        if value.is_Symbol:
-            return self._meanings[value]
-        inner = [self._ours(argument) for argument in value.args]
-        if value.is_Pow:
-            return Apply("**", tuple(inner))
-        inner.sort(key=lambda item: (not isinstance(item, Constant), show(item)))
-        return Apply("+" if value.is_Add else "*", tuple(inner))
+    return PolyRing([f"x{i}" for i in range(generators)], QQ, "lex")
 
 
-def _order(atom: Atom) -> tuple[object, ...]:
-    """The order of parts in a sum: the same for every way of writing it."""
-    return (0, atom.term.key) if isinstance(atom, Read) else (1, repr(atom))
+@cache
+def _gcd_failed() -> type[Exception]:
+    from sympy.polys.polyerrors import HeuristicGCDFailed
+
+    failed: type[Exception] = HeuristicGCDFailed
+    return failed
 
 
-def _scaled(linear: Sum, by: Any) -> Sum:
-    return {term: (coefficient * by, span) for term, (coefficient, span) in linear.items()}
+def _work_of_cancelling(top: Any, bottom: Any, bits: int) -> int:
+    """A bound on what sympy's heuristic gcd takes, which works on one integer per side.
+
+    It puts numbers for the symbols, one after the other, so that the integers have as many digits
+    as a polynomial that lacks no term, and at the end it divides both sides.
+    """
+    terms = len(top) + len(bottom)
+    if len(top) == 1 or len(bottom) == 1:
+        return 100 * terms
+    degrees = zip(top.degrees(), bottom.degrees(), strict=True)
+    length: int = bits * math.prod(max(pair) + 1 for pair in degrees) // 30
+    return min(100 * terms + terms * terms // 4 + length + length * length // 5000, MANY)
 
 
-def _bits(number: Any) -> int:
-    return max(int(number.p).bit_length(), int(number.q).bit_length())
+class _Writer:
+    """Makes our expressions of polynomials, in an order that does not depend on the writing.
+
+    An expression goes with its text, by which it is sorted.
+    """
+
+    def __init__(self, symbols: list[Expression], text: Callable[..., str]) -> None:
+        self._symbols, self._text = symbols, text
+        self._factor = cache(self._new_factor)
+
+    def quotient(self, top: Any, bottom: Any) -> Expression:
+        """A cancelled quotient."""
+        if bottom.is_ground:
+            return self._sum(top.quo_ground(bottom.LC))
+        number, factors = Fraction(1), []
+        for side, sign in ((top, 1), (bottom, -1)):
+            if len(side) == 1:
+                [(monomial, coefficient)] = side.terms()
+                number *= _fraction(coefficient) ** sign
+                factors += self._factors(monomial, sign)
+            else:
+                total = self._sum(side)
+                factor = total if sign > 0 else Apply("**", (total, Constant(Fraction(-1))))
+                factors.append((show(factor), factor))
+        return _product(number, factors)[1]
+
+    def _sum(self, polynomial: Any) -> Expression:
+        parts = [
+            _product(_fraction(coefficient), self._factors(monomial, 1))
+            for monomial, coefficient in polynomial.terms()
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        parts.sort(key=lambda part: (not isinstance(part[1], Constant), part[0]))
+        return Apply("+", tuple(part for _, part in parts)) if parts else Constant(Fraction(0))
+
+    def _factors(self, monomial: tuple[int, ...], sign: int) -> list[_Written]:
+        return [self._factor(i, sign * power) for i, power in enumerate(monomial) if power]
+
+    def _new_factor(self, index: int, power: int) -> _Written:
+        symbol = self._symbols[index]
+        if power == 1:
+            return self._text(symbol, 1), symbol
+        text = self._text(symbol, 2) + f"**{abs(power)}" * (power != -1)
+        return "1/" * (power < 0) + text, Apply("**", (symbol, Constant(Fraction(power))))
 
 
-def _terms(value: Any) -> float:
-    """An upper bound on the terms of the expression when multiplied out."""
-    if not value.args:
-        return 1
-    inner: Iterable[float] = (_terms(argument) for argument in value.args)
-    if value.is_Add:
-        return sum(inner)
-    if value.is_Mul:
-        return math.prod(inner)
-    base, power = _terms(value.args[0]), abs(int(value.args[1]))
-    return math.comb(int(min(base, TERMS)) + power - 1, power) if base > 1 else 1
+def _product(number: Fraction, factors: list[_Written]) -> _Written:
+    """A number times factors, the number first."""
+    factors = sorted(factors, key=lambda factor: factor[0])
+    if not factors:
+        return show(Constant(number)), Constant(number)
+    texts = [text for text, _ in factors]
+    if abs(number) != 1:
+        texts.insert(0, show(Constant(abs(number)), 1))
+    inner = tuple(factor for _, factor in factors)
+    text = "-" * (number < 0) + "*".join(texts)
+    if number != 1:
+        return text, Apply("*", (Constant(number), *inner))
+    return text, inner[0] if len(inner) == 1 else Apply("*", inner)
 
 
-def _monomials(over: Any, under: Any) -> int:
-    """An upper bound on the terms of anything that divides one of two polynomials."""
-    symbols = len(over.free_symbols | under.free_symbols)
-    return math.comb(max(_degree(over), _degree(under)) + symbols, symbols)
+_Written: TypeAlias = tuple[str, Expression]
 
 
-def _degree(value: Any) -> int:
-    """An upper bound on the total degree of a polynomial."""
-    if not value.args:
-        return int(value.is_Symbol)
-    if value.is_Add:
-        return max(map(_degree, value.args))
-    if value.is_Mul:
-        return sum(map(_degree, value.args))
-    return _degree(value.args[0]) * abs(int(value.args[1]))
+def _fraction(number: Any) -> Fraction:
+    return Fraction(int(number.numerator), int(number.denominator))

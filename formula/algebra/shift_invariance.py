@@ -26,19 +26,20 @@ def unnormalised(plan: Plan) -> frozenset[Term]:
 
 def _exact(node: Node, free: bool) -> Iterator[Term]:
     """The terms below that must be log-probabilities; ``free``: a shift of the node is harmless."""
-    match node:
-        case Read(term):
-            if not free:
-                yield term
-            return
-        case Staged(stages=stages):
-            free = _free(stages, free)
-        case State():
-            free = True  # an entropy or a probability is that of the softmax
-        case Operator():
-            free = _free((node,), free)
-    for child in children(node):
-        yield from _exact(child, free)
+    todo = [(node, free)]
+    while todo:
+        each, free = todo.pop()
+        match each:
+            case Read(term):
+                if not free:
+                    yield term
+            case Staged(stages=stages):
+                free = _free(stages, free)
+            case State():
+                free = True  # an entropy or a probability is that of the softmax
+            case Operator():
+                free = _free((each,), free)
+        todo += [(child, free) for child in children(each)]
 
 
 def _free(stages: Sequence[Stage | Operator], free: bool) -> bool:

@@ -11,6 +11,8 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
+from ...grammar.frozen import Frozen
+
 MOST = 3e38  # in a tensor of float32
 LEAST = 1e-5  # that scores are divided by, as in vLLM: by less, float32 overflows or sees 0
 
@@ -55,7 +57,7 @@ class Shift(Enum):
 
 
 @dataclass(frozen=True)
-class Signature:
+class Signature(Frozen):
     """A stage or an operator with its arguments. Subclasses declare the arguments as fields."""
 
     name: ClassVar[str]
@@ -64,6 +66,7 @@ class Signature:
 
     def __init_subclass__(cls, name: str = "") -> None:
         """Register the class, where it has a name."""
+        super().__init_subclass__()
         if name:
             cls.register(name)
 

@@ -109,7 +109,7 @@ class _Binder:
             tokenizer=next((item for item in tokenizers if item is not None), None),
             eos=frozenset().union(*(self.descriptions[name].eos for name in language)),
             positions=min(limits, default=None),
-            notes=(*plan.dropped, *checked.notes, *self.untested, *unused),
+            notes=(*plan.dropped, *_kept(plan), *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
         )
         if self.term_parallel is not None:
@@ -221,3 +221,11 @@ class _Binder:
                 shapes = load_declared(description, self.models[name], *options)
                 sizes[description.weights] = sum(p.nbytes for p in shapes.parameters())
         self.owners = dict(zip(sizes, term_parallel.assign(list(sizes.values())), strict=True))
+
+
+def _kept(plan: Plan) -> list[str]:
+    """A note where numbers stand as they are written."""
+    if not plan.kept:
+        return []
+    numbers = "a number is" if plan.kept == 1 else f"{plan.kept} numbers are"
+    return [f"{numbers} worked out as written: to multiply out all of them is too much work"]

@@ -6,8 +6,9 @@ one place that asks the device is ``where``: it does not run the lanes of a side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from fractions import Fraction
 from functools import reduce, singledispatch
 from typing import Any, TypeAlias
 
@@ -15,20 +16,31 @@ import torch
 from torch import Tensor
 
 from ...formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
+from ...formula.scalar import Constant
 from ...formula.terms import Term
 from ...formula.words import operators as words
+from ...grammar.unrolled import Steps, unrolled
 from .context import Context, Reading
 from .logprobs import LOWEST, entropy, from_up, log_softmax, parted
 from .stages import chain
 
 LEAST = 1e-30  # powers closer to 0 than this have their limit's value
 FARTHEST = 1e3  # a constant beyond this would leave float32 no digits for the differences
+ONE = Constant(Fraction(1))
 Columns: TypeAlias = Mapping[Scalar, int]
 
 
-@singledispatch
 def scorer(node: Any, columns: Columns) -> Reading:
-    """The function that gives a node's scores, ``(slots, V)``, which nobody may write to."""
+    """The function that gives a node's scores, ``(slots, V)``, which nobody may write to.
+
+    It calls itself for what is inside. To be of use in a deep caller, it takes at most two frames
+    of Python's stack for each operator of the formula inside another.
+    """
+    return unrolled(_scorer(node, columns))
+
+
+@singledispatch
+def _scorer(node: Any, columns: Columns) -> Steps[Reading]:
     raise TypeError(f"no scores for {node}")
 
 
@@ -37,19 +49,24 @@ def evaluate(node: Any, context: Context) -> Tensor:
     return scorer(node, context.columns)(context)
 
 
-@scorer.register
-def _(node: Read, columns: Columns) -> Reading:
+@_scorer.register
+def _(node: Read, columns: Columns) -> Steps[Reading]:
+    yield from ()
     term = node.term
     return lambda context: context.terms[term](context)
 
 
-@scorer.register
-def _(node: Linear, columns: Columns) -> Reading:
+@_scorer.register
+def _(node: Linear, columns: Columns) -> Steps[Reading]:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
-    parts = [  # a sum looks a term up by itself
-        (columns[n], part.term if isinstance(part, Read) else _weighed(n, part, columns))
-        for n, part in node.parts
-    ]
+    (first, only), *more = node.parts
+    if not more and node.shift is None and first.expression == ONE:
+        reading: Reading = yield _scorer(only, columns)
+        return reading
+    parts: list[tuple[int, Term | Reading]] = []
+    for n, part in node.parts:  # a sum looks a term up by itself
+        own = part.term if isinstance(part, Read) else (yield _weighed(n, part, columns))
+        parts.append((columns[n], own))
     shift = None if node.shift is None else columns[node.shift]
 
     def scores(context: Context) -> Tensor:
@@ -76,9 +93,9 @@ def _(node: Linear, columns: Columns) -> Reading:
     return scores
 
 
-@scorer.register
-def _(node: Staged, columns: Columns) -> Reading:
-    head = scorer(node.head, columns)
+@_scorer.register
+def _(node: Staged, columns: Columns) -> Steps[Reading]:
+    head = yield _scorer(node.head, columns)
 
     def scores(context: Context) -> Tensor:
         if node not in context.staged:  # a reward model runs once, however often it is written
@@ -90,47 +107,53 @@ def _(node: Staged, columns: Columns) -> Reading:
     return scores
 
 
-@scorer.register
-def _(node: words.Operator, columns: Columns) -> Reading:
+@_scorer.register
+def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
     """Every part scored, every number looked up, then the operator's rule over them."""
     rule = _RULES[type(node)]
     values = [getattr(node, item.name) for item in fields(node)]
     if isinstance(node, words.Max | words.Min):
         [values] = values
-    scores = [scorer(value, columns) for value in values if not isinstance(value, Scalar)]
+    inner: list[Reading] = []
+    for value in values:
+        if not isinstance(value, Scalar):
+            inner.append((yield _scorer(value, columns)))
     numbers = [columns[value] for value in values if isinstance(value, Scalar)]
-    return lambda context: rule(
-        context,
-        *[part(context) for part in scores],
-        *[context.numbers[column].values for column in numbers],
-    )
-
-
-@scorer.register
-def _(node: words.Mix, columns: Columns) -> Reading:
-    """Where every weight is 0, every token is excluded."""
-    parts = [(columns[weight], _weighed(weight, part, columns)) for weight, part in node.parts]
 
     def scores(context: Context) -> Tensor:
-        mixed = [
-            log_softmax(part(context)).add_(context.numbers[column].values.log())
-            for column, part in parts
-            if not context.numbers[column].idle
-        ]
+        arguments = []
+        for part in inner:
+            arguments.append(part(context))
+        return rule(context, *arguments, *[context.numbers[column].values for column in numbers])
+
+    return scores
+
+
+@_scorer.register
+def _(node: words.Mix, columns: Columns) -> Steps[Reading]:
+    """Where every weight is 0, every token is excluded."""
+    parts = yield _all_weighed(node.parts, columns)
+
+    def scores(context: Context) -> Tensor:
+        mixed = []
+        for column, part in parts:
+            if not context.numbers[column].idle:
+                weight = context.numbers[column].values.log()
+                mixed.append(log_softmax(part(context)).add_(weight))
         return reduce(torch.logaddexp, mixed) if mixed else context.zeros().fill_(-torch.inf)
 
     return scores
 
 
-@scorer.register
-def _(node: words.PowerMean, columns: Columns) -> Reading:
+@_scorer.register
+def _(node: words.PowerMean, columns: Columns) -> Steps[Reading]:
     """``log (sum_i w_i exp(p x_i))^(1/p)``, by how far each power is from the largest of them.
 
     In that way no digits are lost, however close p is to 0. Where the weights add up to W, log(W)/p
     is the same for every token; it is cut where it would swamp the scores. Where every weight is 0,
     every token is excluded.
     """
-    parts = [(columns[weight], _weighed(weight, part, columns)) for weight, part in node.parts]
+    parts = yield _all_weighed(node.parts, columns)
     p_column = columns[node.p]
 
     def scores(context: Context) -> Tensor:
@@ -140,7 +163,9 @@ def _(node: words.PowerMean, columns: Columns) -> Reading:
             return context.zeros().fill_(-torch.inf)
         p, weights = context.numbers[p_column].values, [number.values for number, _ in running]
         power = torch.where(p.abs() < LEAST, torch.where(p > 0, LEAST, -LEAST), p)
-        powers = [log_softmax(part(context)).mul_(power) for _, part in running]
+        powers = []
+        for _, part in running:
+            powers.append(log_softmax(part(context)).mul_(power))
         for i, (number, _) in enumerate(running):
             if not number.positive:
                 powers[i] = torch.where(weights[i] > 0, powers[i], -torch.inf)
@@ -162,11 +187,12 @@ def _(node: words.PowerMean, columns: Columns) -> Reading:
     return scores
 
 
-@scorer.register
-def _(node: words.Where, columns: Columns) -> Reading:
+@_scorer.register
+def _(node: words.Where, columns: Columns) -> Steps[Reading]:
     """Rows that do not take the side in which this stands decide nothing about what is run."""
-    holds_of = conditioner(node.condition, columns)
-    left, right = scorer(node.x, columns), scorer(node.y, columns)
+    holds_of = yield _conditioner(node.condition, columns)
+    left: Reading = yield _scorer(node.x, columns)
+    right: Reading = yield _scorer(node.y, columns)
 
     def scores(context: Context) -> Tensor:
         holds = holds_of(context).expand(context.values.shape[0], 1)
@@ -212,10 +238,21 @@ _RULES: dict[type[words.Operator], Callable[..., Tensor]] = {
 }
 
 
-def _weighed(number: Scalar, part: Any, columns: Columns) -> Reading:
+def _all_weighed(
+    parts: Sequence[tuple[Scalar, Any]], columns: Columns
+) -> Steps[list[tuple[int, Reading]]]:
+    """The column of each weight, and what gives its part's scores."""
+    weighed: list[tuple[int, Reading]] = []
+    for weight, part in parts:
+        weighed.append((columns[weight], (yield _weighed(weight, part, columns))))
+    return weighed
+
+
+def _weighed(number: Scalar, part: Any, columns: Columns) -> Steps[Reading]:
     """What gives a part's scores, evaluated for the rows that give it a weight."""
-    column, scores = columns[number], scorer(part, columns)
-    if isinstance(part, Read):
+    column = columns[number]
+    scores: Reading = yield _scorer(part, columns)
+    if isinstance(part, Read) or isinstance(number.expression, Constant):
         return scores
 
     def weighed(context: Context) -> Tensor:
@@ -228,7 +265,7 @@ def _weighed(number: Scalar, part: Any, columns: Columns) -> Reading:
     return weighed
 
 
-def conditioner(node: Condition, columns: Columns) -> Reading:
+def _conditioner(node: Condition, columns: Columns) -> Steps[Reading]:
     """What gives a condition as ``(slots, 1)`` bool, or one side of a comparison as float."""
     match node:
         case Scalar():
@@ -237,7 +274,7 @@ def conditioner(node: Condition, columns: Columns) -> Reading:
         case State(name="step"):
             return lambda context: context.steps[:, None].float()
         case State(name=name, of=of):
-            scores = scorer(of, columns)
+            scores = yield _scorer(of, columns)
 
             def state(context: Context) -> Tensor:
                 logprobs = context.tokens(log_softmax(scores(context)))
@@ -247,16 +284,25 @@ def conditioner(node: Condition, columns: Columns) -> Reading:
 
             return state
         case Predicate(op, parts):
-            sides = [conditioner(part, columns) for part in parts]
+            sides: list[Reading] = []
+            for part in parts:
+                sides.append((yield _conditioner(part, columns)))
             operation = _OPERATIONS[op, min(len(parts), 2)]
             if len(sides) == 1:
                 return lambda context: operation(sides[0](context))
-            return lambda context: reduce(operation, [side(context) for side in sides])
+
+            def value(context: Context) -> Tensor:
+                values = []
+                for side in sides:
+                    values.append(side(context))
+                return reduce(operation, values)
+
+            return value
 
 
 def condition(node: Condition, context: Context) -> Tensor:
     """A condition's value in one step, for those who look into it."""
-    return conditioner(node, context.columns)(context)
+    return unrolled(_conditioner(node, context.columns))(context)
 
 
 _OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
