@@ -60,7 +60,7 @@ class Expander:
         over, under = Quotients(sizes).of(expression)
         _check_length(over, under, len(symbols))
         terms = over.terms + under.terms
-        writing = 100 + terms * (10 + len(symbols) // 4)
+        writing = 100 + terms * (25 + len(symbols) // 4)
         if max(over.bits, under.bits) > DIGITS or not self._affords(sizes.work + writing):
             return None
         top, bottom = Quotients(_Polynomials(symbols)).of(expression)
