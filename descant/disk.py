@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import DescantError
+from .errors import DescantError, short_message
 
 NEW = ".new-"  # what a temporary name begins with
 KEPT = "what is finished is kept, and the same command resumes there"
@@ -42,7 +42,7 @@ class DiskError(DescantError):
     resumes = False
 
     def __str__(self) -> str:
-        return "; ".join([*map(str, self.args), *([KEPT] if self.resumes else [])])
+        return short_message("; ".join([*map(str, self.args), *([KEPT] if self.resumes else [])]))
 
 
 @contextmanager

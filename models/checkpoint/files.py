@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class StoredTensor:
     file: str
     name: str
     dtype: str
+    numbers: int
 
     def __getitem__(self, index: Any) -> Any:
         with safe_open(self.file, framework="pt", device="cpu") as file:
@@ -80,7 +82,9 @@ def stored_tensors(name: str, files: list[str]) -> dict[str, StoredTensor]:
         try:
             with safe_open(file, framework="pt", device="cpu") as opened:
                 for key in opened.keys():  # noqa: SIM118 - not a mapping
-                    tensors[key] = StoredTensor(file, key, opened.get_slice(key).get_dtype())
+                    part = opened.get_slice(key)
+                    numbers = math.prod(part.get_shape())
+                    tensors[key] = StoredTensor(file, key, part.get_dtype(), numbers)
         except (OSError, SafetensorError) as error:
             problem = f"the weights of {name} cannot be read: {file} is cut short or corrupt"
             cure = "copy or download that file again"

@@ -21,6 +21,7 @@ from ..errors import ModelError, first_line, read_by_a_library
 from . import quantized
 from .unpack import weights_source
 
+SMALL = 10_000_000  # numbers of a model that any machine has room for
 _NUMBER = re.compile(r"\.\d+\.")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -80,6 +81,8 @@ def load_model(
     else:
         options["device_map"] = spec.device_map or {"": device}
     special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method
+    if not (method or quantization or spec.trust_remote_code):
+        _check_size(name, spec, _skeleton(config, auto, dtype, None), stored)
     plain = not special and cls is not None and cls.config_class is type(config)
     dtypes = {FLOATS.get(item.dtype, weight_dtype) for item in stored.values()}
     if plain and (device != "cpu" or dtypes - {weight_dtype}):
@@ -91,6 +94,18 @@ def load_model(
         model, report = _read(name, spec, auto, path, options)
     _check_loaded(name, spec, model, report)
     return model.eval()
+
+
+def _check_size(
+    name: str, spec: ModelSpec, skeleton: Any, stored: Mapping[str, StoredTensor]
+) -> None:
+    """Refuse a configuration of a far larger model, before there is one in memory."""
+    made = sum(parameter.numel() for parameter in skeleton.parameters())
+    held = sum(tensor.numbers for tensor in stored.values())
+    if made > 2 * held + SMALL:
+        problem = f"config.json of {name} in {spec.path} makes a model of {made:,} numbers"
+        cure = "put the config.json beside the weights that they were saved with"
+        raise ModelError(f"{problem}, and its weights are {held:,}", cure, name)
 
 
 def _available(name: str, device: str) -> str:

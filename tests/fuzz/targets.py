@@ -34,7 +34,7 @@ def formula(data: bytes) -> None:
     try:
         plan = make_plan(written, names)
     except FormulaError as error:
-        assert len(str(error)) < 2000 and 0 <= error.span.start <= error.span.end, error
+        assert len(str(error)) <= 2000 and 0 <= error.span.start <= error.span.end, error
         return
     printed = text(parse(written))
     assert text(parse(printed)) == printed, printed
@@ -68,7 +68,7 @@ def request(data: bytes) -> None:
     if answer.status_code != 200:
         assert answer.status_code == 400, answer
         error = answer.json()["error"]
-        assert error["type"] == "invalid_request_error" and len(error["message"]) < 2000, error
+        assert error["type"] == "invalid_request_error" and len(error["message"]) <= 2000, error
 
 
 @cache
@@ -119,7 +119,7 @@ def _read(reader: Any, content: bytes) -> None:
     try:
         reader.read(file)
     except DescantError as error:
-        assert len(str(error)) < 2000, error
+        assert len(str(error)) <= 2000, error
 
 
 @cache
