@@ -26,6 +26,7 @@ BITS = 1 << 16  # of a number
 LONGEST = 1 << 25  # characters of what is rendered: what no model reads
 _TICK, _IDLE = 0.05, 1.0  # seconds between two looks; without work, until the watch sleeps
 _WIDE = re.compile(r"%[^%a-zA-Z]*\d{8}|:[^{}:]*\d{8}|\{[^{}]*:[^{}]*\{|%[^%a-zA-Z]*\*")
+_KEPT = ("_compile_jinja_template", "_cached_compile_jinja_template")  # since 5.23, and before
 _SIZED = ("center", "indent", "wordwrap", "batch", "slice", "tojson", "replace", "format", "join")
 
 
@@ -156,14 +157,19 @@ def rendered(tokenizer: Any, messages: Any, template: str | None = None, **optio
 
 @functools.lru_cache(maxsize=64)
 def _compile_bounded(template: str) -> None:
-    """Have transformers compile a template in our environment; it keeps what it has compiled."""
+    """Have transformers compile a template in our environment; it keeps what it has compiled.
+
+    A transformers that compiles in another way leaves the watch alone.
+    """
     utils: Any = importlib.import_module("transformers.utils.chat_template_utils")
+    compiled = getattr(utils, "_compile_jinja_template", lambda template: None)
     with _COMPILING:
         utils.ImmutableSandboxedEnvironment = _Bounded
         try:
-            if not isinstance(utils._compile_jinja_template(template).environment, _Bounded):
-                utils._compile_jinja_template.cache_clear()  # compiled before, and not by us
-                utils._compile_jinja_template(template)
+            if not isinstance(getattr(compiled(template), "environment", None), _Bounded):
+                for name in _KEPT:  # compiled before, and not by us
+                    getattr(getattr(utils, name, None), "cache_clear", lambda: None)()
+                compiled(template)
         finally:
             utils.ImmutableSandboxedEnvironment = ImmutableSandboxedEnvironment
 
