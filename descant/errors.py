@@ -40,16 +40,17 @@ class StateError(DescantError, RuntimeError):
     """A call that cannot be made now, or in this order."""
 
 
-def shortened(text: str, most: int = QUOTED) -> str:
-    """A text of at most so many characters: its beginning and its end.
+def shortened(text: str, most: int = QUOTED, gap: str = "…") -> str:
+    """A text of at most so many characters: its beginning and its end, with ``gap`` between them.
 
     >>> shortened("abcdefgh", 5)
     'abc…h'
     """
     if len(text) <= most:
         return text
-    end = (most - 1) // 3
-    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+    kept = most - len(gap)
+    end = kept // 3
+    return f"{text[: kept - end]}{gap}{text[len(text) - end :]}"
 
 
 def quoted(value: Any) -> str:
@@ -68,4 +69,4 @@ def short_message(text: str) -> str:
     """A message whose long words are shortened, and which is short itself."""
     if len(text) <= QUOTED:
         return text
-    return shortened(_WORD.sub(lambda word: shortened(word[0]), text), MESSAGE)
+    return shortened(_WORD.sub(lambda word: shortened(word[0]), text), MESSAGE, " … ")

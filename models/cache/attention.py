@@ -7,15 +7,16 @@ query positions gives the same sums, and copies only the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .masks import folded, hides_nothing, in_lane_forward
+from .masks import causal_start, folded, hides_nothing, in_lane_forward, runs_of
 
 MAX_QUERIES = 128  # with more, the mask of every group is larger than what folding saves
 
@@ -35,21 +36,71 @@ def grouped_attention(
     """
     n, heads, q, size = query.shape
     groups = key.shape[1]
+    if (start := causal_start(attention_mask)) is not None and _is_plain(query, value, settings):
+        out = chunk_attention(query, key, value, start, settings.get("scaling"))
+        return out.transpose(1, 2).contiguous(), None
     one_mask = attention_mask is not None and attention_mask.shape[1] == 1  # for all heads
-    folds = one_mask and q <= MAX_QUERIES and heads != groups
-    folds = folds and settings.get("position_bias") is None
+    folds = one_mask and q <= MAX_QUERIES and settings.get("position_bias") is None
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
     each = heads // groups
+    runs = runs_of(attention_mask) or [(slice(n), key.shape[2])]
     if attention_mask is not None:
         attention_mask = folded(attention_mask, each, query.dtype)
-    out, _ = sdpa_attention_forward(
-        _NoRepeat, query.reshape(n, groups, each * q, size), key, value, attention_mask, **settings
-    )
+    queries = query.reshape(n, groups, each * q, size)
+    outputs = []
+    for rows, limit in runs:
+        mask = None if attention_mask is None else attention_mask[rows, :, :, :limit]
+        keys, values = key[rows, :, :limit], value[rows, :, :limit]
+        out, _ = sdpa_attention_forward(_NoRepeat, queries[rows], keys, values, mask, **settings)
+        outputs.append(out)
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     # (n, each * q, groups, size) back to heads in their order
     return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
+
+
+def chunk_attention(
+    query: Tensor, key: Tensor, value: Tensor, start: int, scale: float | None
+) -> Tensor:
+    """Attention of a chunk of texts: each query sees the keys up to its own.
+
+    What is before the chunk needs no mask, and what is in it only half of the products: the two are
+    merged by their log-sum-exps, as flash attention merges blocks of keys (Dao et al., 2022).
+
+    Args:
+        query: ``(n, heads, q, size)``.
+        key: ``(n, groups, start + q, size)``, and ``value`` alike.
+        start: keys before the chunk.
+        scale: of the products; None is ``size ** -0.5``.
+
+    Returns:
+        ``(n, heads, q, size)``.
+    """
+    n, heads, q, size = query.shape
+    groups = key.shape[1]
+    each = heads // groups
+    own_keys, own_values = (
+        tensor[:, :, start:].repeat_interleave(each, dim=1) if each > 1 else tensor[:, :, start:]
+        for tensor in (key, value)
+    )
+    own, own_sum = _flash(query, own_keys, own_values, is_causal=True, scale=scale)
+    if start == 0:
+        return own
+    queries = query.reshape(n, groups, each * q, size)
+    before, sums = _flash(queries, key[:, :, :start], value[:, :, :start], scale=scale)
+    share = (sums.reshape(n, heads, q) - own_sum).sigmoid().to(own.dtype)
+    return own.lerp(before.reshape(n, heads, q, size), share[..., None])
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _is_plain(query: Tensor, value: Tensor, settings: Mapping[str, Any]) -> bool:
+    """Whether ``chunk_attention`` can do it: a CPU's kernel, and nothing beside the products."""
+    same = query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
+    return same and settings.get("position_bias") is None
 
 
 class _NoRepeat:

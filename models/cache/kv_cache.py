@@ -50,6 +50,10 @@ class RowLayer(CacheLayerMixin):
             last = slice(window.limit - 1, window.limit)
             self.keys[window.rows, :, last] = key_states
             self.values[window.rows, :, last] = value_states
+        elif window.start is not None:
+            chunk = slice(window.start, window.limit)
+            self.keys[window.rows, :, chunk] = key_states
+            self.values[window.rows, :, chunk] = value_states
         else:
             device = self.keys.device
             index, positions = window.index.to(device), window.cache_positions.to(device)

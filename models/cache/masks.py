@@ -7,7 +7,7 @@ the mask is that rule at the positions of the rows. Nothing here depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from transformers import AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from ..errors import ModelError
+from .rows import Run
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Window:
         starts: ``(n, q)`` for alternatives of several tokens, the position in the text at which
             each query's alternative begins.
         same_length: every row writes one token, at ``limit - 1``, and sees all before it.
+        start: every row reads its tokens from this position up to ``limit``; None elsewhere.
+        runs: rows of like lengths, adjacent ones, which attend together, and the limit of each run;
+            none where all rows do.
     """
 
     rows: slice
@@ -41,6 +45,8 @@ class Window:
     limit: int
     starts: Tensor | None = None
     same_length: bool = False
+    start: int | None = None
+    runs: Sequence[Run] = ()
 
 
 @dataclass
@@ -52,6 +58,7 @@ class _Forward:
         window: what it sees.
         mask_requested: whether the model has asked for a mask.
         open_mask: the mask that hides nothing, where one was made.
+        causal_mask: the one that hides from each query what comes after it, where one was made.
         masks: those that the model was given, by their ids.
         folded: the same as ``folded`` makes them, by id and number of heads.
     """
@@ -60,6 +67,7 @@ class _Forward:
     window: Window
     mask_requested: bool = False
     open_mask: Tensor | None = None
+    causal_mask: Tensor | None = None
     masks: dict[int, Tensor] = field(default_factory=dict)
     folded: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -76,6 +84,21 @@ def hides_nothing(mask: Any) -> bool:
     """Whether this is the mask of this forward in which every query sees every key."""
     forward = _current.get()
     return forward is not None and mask is not None and mask is forward.open_mask
+
+
+def causal_start(mask: Any) -> int | None:
+    """Where the chunk begins whose queries see all before them by this mask; None elsewhere."""
+    forward = _current.get()
+    if forward is None or mask is None or mask is not forward.causal_mask:
+        return None
+    return forward.window.start
+
+
+def runs_of(mask: Any) -> Sequence[Run]:
+    """The runs of rows that attend together under this mask of the forward."""
+    forward = _current.get()
+    known = forward is not None and forward.masks.get(id(mask)) is mask
+    return forward.window.runs if forward is not None and known else ()
 
 
 def folded(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
@@ -164,6 +187,12 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
             shape = (len(forward.positions), 1, 1, window.limit)
             sees = window.cache_positions.new_ones((), dtype=torch.bool).expand(shape)
             forward.open_mask = sees
+        elif window.start is not None and rule is causal_mask_function:
+            if forward.causal_mask is None:
+                keys = torch.arange(window.limit, device=forward.positions.device)
+                one = keys <= forward.positions[0, :, None]  # as in every row
+                forward.causal_mask = one.expand(len(forward.positions), 1, *one.shape)
+            sees = forward.causal_mask
         else:
             sees = visible(rule, forward.positions, window)
         forward.masks[id(sees)] = sees

@@ -7,12 +7,15 @@ released, the last row moves into its place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+RUN = 256  # tokens that cost as much as one more call of attention, about
+Run: TypeAlias = tuple[slice, int]
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
 Item = TypeVar("Item")
 
@@ -102,6 +105,27 @@ class Rows:
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
         return range(new.start, new.stop)
+
+    def runs(self, most: Callable[[int], int]) -> list[Run]:
+        """Adjacent rows of like lengths, and the limit of each run: what is cheapest to attend to.
+
+        A run costs its rows times its longest, and ``RUN`` tokens for being one.
+
+        Args:
+            most: the limit of a run, from the tokens of its longest text.
+        """
+        runs: list[tuple[int, int]] = []  # of rows, and the longest of each
+        for end in self._ends:
+            if runs:
+                count, longest = runs[-1]
+                together = max(longest, end)
+                if (count + 1) * together <= count * longest + end + RUN:
+                    runs[-1] = count + 1, together
+                    continue
+            runs.append((1, end))
+        starts = [0, *accumulate(count for count, _ in runs)]
+        pairs = zip(starts, runs, strict=False)
+        return [(slice(start, start + count), most(longest)) for start, (count, longest) in pairs]
 
     def unread(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The next tokens that each row reads: ids and positions, ``(rows, tokens)`` each.

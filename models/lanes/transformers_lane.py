@@ -19,7 +19,7 @@ from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
 from ..cache.masks import Window
 from ..cache.rope import RowRope, length_limits
-from ..cache.rows import Join, RowLane, Rows, padded
+from ..cache.rows import Join, RowLane, Rows, Run, padded
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
@@ -95,8 +95,7 @@ class TransformersLane(RowLane):
             chunk = texts[:, start:end]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            limit = rounded(end, self.rows.capacity)
-            window = Window(rows, self.rows.index[rows], positions, limit)
+            window = Window(rows, self.rows.index[rows], positions, end, start=start)
             self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
 
     @torch.no_grad()
@@ -318,8 +317,17 @@ class TransformersLane(RowLane):
         rows = slice(0, self.rows.count)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
         limit = end if same_length else rounded(end, self.rows.capacity)
-        window = Window(rows, self.rows.index[rows], cache_positions, limit, starts, same_length)
+        window = Window(
+            rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
+            runs=self._runs(end) if self.exact_length and not same_length else (),
+        )  # fmt: skip
         return self._forward(tokens, positions, window, adapters, backbone, lengths)
+
+    def _runs(self, end: int) -> Sequence[Run]:
+        """The runs of rows in use, where the longest sees what is below ``end``."""
+        ahead, capacity = end - self.rows.longest, self.rows.capacity
+        runs = self.rows.runs(lambda longest: rounded(longest + ahead, capacity))
+        return runs if len(runs) > 1 else ()
 
     @torch.no_grad()
     def _forward(

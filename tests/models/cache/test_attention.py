@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import descant
 from descant.models.cache import attention
-from descant.models.cache.attention import MAX_QUERIES, grouped_attention
+from descant.models.cache.attention import MAX_QUERIES, chunk_attention, grouped_attention
 from descant.models.cache.masks import in_lane_forward
+from descant.models.cache.rows import Rows
+
+lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -36,6 +40,59 @@ def test_it_is_the_attention_of_transformers(heads, groups, queries) -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("heads", "groups"), [(8, 2), (4, 4), (6, 1)])
+@pytest.mark.parametrize(("start", "queries"), [(0, 1), (0, 33), (1, 7), (40, 64), (700, 130)])
+def test_a_chunk_is_attention_under_a_causal_mask(heads, groups, start, queries) -> None:
+    generator = torch.Generator().manual_seed(start + queries)
+    query = torch.randn(2, heads, queries, 16, generator=generator)
+    key, value = 3 * torch.randn(2, 2, groups, start + queries, 16, generator=generator)
+    found = chunk_attention(query, key, value, start, 0.3)
+    keys, values = (x.repeat_interleave(heads // groups, dim=1).double() for x in (key, value))
+    scores = 0.3 * query.double() @ keys.mT
+    at = torch.arange(start, start + queries)[:, None]
+    scores = scores.masked_fill(torch.arange(start + queries) > at, -torch.inf)
+    expected = scores.softmax(dim=-1) @ values
+    torch.testing.assert_close(found.double(), expected, atol=5e-6, rtol=1e-5)
+
+
+def test_a_prompt_is_read_without_a_mask_in_numbers(monkeypatch) -> None:
+    """A chunk of a lane takes the path above, from the first one on."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
+    starts = []
+
+    def spied(query, key, value, start, scale):
+        starts.append((start, query.shape[2]))
+        return chunk_attention(query, key, value, start, scale)
+
+    monkeypatch.setattr(attention, "chunk_attention", spied)
+    monkeypatch.setattr(lane_file, "CHUNK", 8)
+    decoder = descant.compile("base", models={"base": model})
+    [completion] = decoder.generate([[5] * 20], max_new_tokens=4, temperature=0)
+    assert starts == [(start, q) for start, q in ((0, 8), (8, 8), (16, 3)) for _ in range(2)]
+    expected = model.generate(
+        torch.tensor([[5] * 20]), max_new_tokens=4, do_sample=False, eos_token_id=None
+    )
+    assert completion.token_ids == expected[0, 20:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("ends", "runs"),
+    [
+        ([4096, 64, 64, 64], [(0, 1, 4096), (1, 4, 64)]),
+        ([64, 64, 4096, 60, 70], [(0, 2, 64), (2, 3, 4096), (3, 5, 70)]),
+        ([100, 90, 300, 120], [(0, 2, 100), (2, 4, 300)]),
+        ([250, 240, 300, 270], [(0, 4, 300)]),
+        ([7], [(0, 1, 7)]),
+    ],
+)
+def test_rows_of_like_lengths_attend_together(ends, runs) -> None:
+    rows = Rows(len(ends), 5000, torch.device("cpu"))
+    rows.admit([[1] * end for end in ends], ends, [0] * len(ends))
+    found = rows.runs(lambda longest: longest)
+    assert [(rows.start, rows.stop, limit) for rows, limit in found] == runs
+
+
 def test_a_lane_of_grouped_heads_copies_no_keys(monkeypatch) -> None:
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
@@ -49,7 +106,7 @@ def test_a_lane_of_grouped_heads_copies_no_keys(monkeypatch) -> None:
     monkeypatch.setattr(attention, "sdpa_attention_forward", spied)
     decoder = descant.compile("base", models={"base": model})
     decoder.generate([[1, 2, 3], [4] * 9], max_new_tokens=4)
-    assert len(seen) == 2 * 5
+    assert len(seen) == 2 * 4  # the prompts are read by ``chunk_attention``
     assert {(groups, heads) for groups, heads, _ in seen} == {(1, 2)}
     assert model.config._attn_implementation == "sdpa"
 

@@ -27,6 +27,7 @@ from descant.models.checkpoint.architectures import REWARDS, TERMS, check_archit
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
+rows_file = importlib.import_module("descant.models.cache.rows")
 LENGTHS = (21, 5, 1, 13)  # the first is longer than any window here, and than a chunk of prefill
 STEPS, CAPACITY = 4, 64
 EXACT, WRONG = 1e-5, 1e-3
@@ -111,8 +112,10 @@ def judged_by_rows(model: Any, reads_all: bool) -> float:
 
 
 @every
-def test_rows_say_what_the_model_says_alone(family, monkeypatch) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "in runs"])
+def test_rows_say_what_the_model_says_alone(family, apart, monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 24)  # 6 tokens of every row at a time
+    monkeypatch.setattr(rows_file, "RUN", 0 if apart else 1 << 30)
     difference, lane = said_by_rows(families.model(family))
     assert difference < EXACT
     reserved = sum(tensor.nbytes for tensor in lane._cache._tensors())
