@@ -378,11 +378,13 @@ USES: dict[str, Callable[[Any, str], Any]] = {  # how each pattern is used on te
         module.ITEM.findall(text),
         module.PIRATE.findall(text),
     ),
+    "descant/disk.py": lambda module, text: module._RUST.search(text),
     "descant/errors.py": lambda module, text: module.short_message(text),
     "descant/inputs/runfile.py": lambda module, text: (
         module._NAME.fullmatch(text),
         module._with_environment(text.replace("}", ""), "here"),
     ),
+    "descant/show/terminal.py": lambda module, text: module.visible(text),
     "descant/train/examples.py": lambda module, text: module.TURN.split(text),
     "grammar/characters.py": lambda module, text: module._GREEK.match(text[:100]),  # of a name
     "grammar/literals.py": lambda module, text: module._ESCAPE.sub("", text),
