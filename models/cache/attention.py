@@ -94,7 +94,9 @@ def chunk_attention(
     return own.lerp(before.reshape(n, heads, q, size), share[..., None])
 
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash: Callable[..., tuple[Tensor, Tensor]] = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+)
 
 
 def _is_plain(query: Tensor, value: Tensor, settings: Mapping[str, Any]) -> bool:
