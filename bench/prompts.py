@@ -1,9 +1,9 @@
 """Reading prompts, and rows of unlike lengths: ours beside transformers, on this CPU.
 
-    python -m bench.prompts         bench/results/prompts.json
+    OMP_NUM_THREADS=1 python -m bench.prompts         bench/results/prompts.json
 
 One prompt and one new token, by ours and by ``model.generate``, in turn; and the steps of eight
-rows: all short, one long, all long. Random weights, float32, one thread.
+rows: all short, one long, all long. Random weights, float32.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     machine = about()
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
     decoder = descant.compile("base", models={"base": model})
@@ -106,7 +105,8 @@ def main() -> None:
     for name in ("one long", "long"):
         print(f"a step of rows, {name}: {medians[name] / medians['short']:.2f} times all short")
     content = {
-        "device": "cpu", "dtype": "float32", "threads": 1, "shape": SHAPE, **machine,
+        "device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(),
+        "shape": SHAPE, **machine,
         "asked_for": {"reading": READING, "stepping": STEPPING},
         "reading": read, "steps": steps, "medians": medians,
     }  # fmt: skip

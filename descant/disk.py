@@ -195,7 +195,7 @@ def check_regular(file: Path) -> None:
     Raises:
         DiskError: so.
     """
-    if file.exists() and not file.is_file():
+    if file.is_dir() or file.is_fifo() or file.is_socket():
         raise DiskError(f"{file} is no file", "remove it, or give another place")
 
 

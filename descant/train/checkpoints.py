@@ -89,14 +89,16 @@ def newest_complete(
     """
     found: list[str | None] = [None]
     if PartialState().is_main_process:
-        found = [_newest_complete(folder, arguments.world_size, say)]
+        found = [_newest_complete(folder, arguments, say)]
     if PartialState().num_processes > 1:
         broadcast_object_list(found)
     return found[0]
 
 
-def _newest_complete(folder: Path, processes: int, say: Callable[[str], None]) -> str | None:
-    steps = {}
+def _newest_complete(
+    folder: Path, arguments: TrainingArguments, say: Callable[[str], None]
+) -> str | None:
+    steps, processes = {}, arguments.world_size
     for checkpoint in folder.glob(CHECKPOINTS):
         if (number := checkpoint.name.rpartition("-")[2]).isdecimal() and checkpoint.is_dir():
             steps[int(number)] = checkpoint
@@ -107,6 +109,14 @@ def _newest_complete(folder: Path, processes: int, say: Callable[[str], None]) -
                     "noise are divided otherwise from here on")  # fmt: skip
             if not (steps[step] / MANIFEST).exists():
                 seal(steps[step], before)
+            if step == max(steps):  # else the newer ones, which are not whole, would be kept
+                rotate_checkpoints(
+                    output_dir=str(folder),
+                    save_total_limit=arguments.save_total_limit,
+                    best_model_checkpoint=_mapping(steps[step] / STATE).get(
+                        "best_model_checkpoint"
+                    ),
+                )
             return str(steps[step])
         say(f"{steps[step]} is skipped: {fault}")
     if steps:

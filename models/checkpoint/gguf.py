@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -95,10 +94,13 @@ class GgufFile:
         if len(self.parts) == 1:
             yield self.parts[0]
             return
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            merged = os.path.join(temporary, "merged.gguf")
-            _merge(self.parts, merged)
-            yield merged
+        merged = folder / "parts" / "merged.gguf"
+        make_folder(merged.parent)
+        _merge(self.parts, str(merged))
+        yield str(merged)
+        with saving(merged):  # after a failure, whoever writes the folder removes it
+            merged.unlink()
+            merged.parent.rmdir()
 
     def error(self, problem: str, cure: str) -> ModelError:
         """An error that names the file and the model."""

@@ -6,6 +6,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,9 @@ def load_model(
         options["device_map"] = spec.device_map or {"": device}
     special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method
     if not (method or quantization or spec.trust_remote_code):
-        _check_size(name, spec, _skeleton(config, auto, dtype, None), stored)
+        with read_by_a_library(partial(_unreadable, name, spec)):
+            skeleton = _skeleton(config, auto, dtype, None)
+        _check_size(name, spec, skeleton, stored)
     plain = not special and cls is not None and cls.config_class is type(config)
     dtypes = {FLOATS.get(item.dtype, weight_dtype) for item in stored.values()}
     if plain and (device != "cpu" or dtypes - {weight_dtype}):
@@ -123,18 +126,18 @@ def _read(
     name: str, spec: ModelSpec, auto: Any, path: str | None, options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """transformers' own loading, and its report; a failure becomes a ModelError."""
-
-    def unreadable(error: BaseException) -> ModelError:
-        if isinstance(error, torch.OutOfMemoryError):
-            problem = f"the weights of {name} do not fit: {first_line(error)}"
-            cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
-            return ModelError(problem, cure, name)
-        problem = f"the weights of {name} in {spec.path} cannot be read: "
-        other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
-        return hub_error(error, str(spec.path), spec.revision, name, other)
-
-    with read_by_a_library(unreadable), _quiet_unless_terminal():
+    with read_by_a_library(partial(_unreadable, name, spec)), _quiet_unless_terminal():
         return auto.from_pretrained(path, **options)  # type: ignore[no-any-return]
+
+
+def _unreadable(name: str, spec: ModelSpec, error: BaseException) -> ModelError:
+    if isinstance(error, torch.OutOfMemoryError):
+        problem = f"the weights of {name} do not fit: {first_line(error)}"
+        cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
+        return ModelError(problem, cure, name)
+    problem = f"the weights of {name} in {spec.path} cannot be read: "
+    other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
+    return hub_error(error, str(spec.path), spec.revision, name, other)
 
 
 def _check_loaded(name: str, spec: ModelSpec, model: Any, report: dict[str, Any]) -> None:
