@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 MINUTES ?= 5
 
-.PHONY: help demo test quick lint format demo-models chat-arms bench fuzz soak clean
+.PHONY: help demo test quick lint format demo-models chat-arms bench faults fuzz soak clean
 
 help:
 	@echo "make demo         install, and run the demonstration"
@@ -17,6 +17,7 @@ help:
 	@echo "make demo-models  train the demo models again"
 	@echo "make chat-arms    train the chat demo's arm again"
 	@echo "make bench        measure this machine against plain transformers"
+	@echo "make faults       fail every write of every command, half an hour; the tests sample"
 	@echo "make fuzz         search for inputs that descant cannot take, MINUTES=5"
 	@echo "make soak         a server under a crowd: answers right, memory flat, MINUTES=5"
 
@@ -49,6 +50,9 @@ chat-arms: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.cpu
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.operators
+
+faults: $(VENV)/.dev
+	DESCANT_FAULTS=all $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 tests/faults
 
 fuzz: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/search.py --minutes $(MINUTES)

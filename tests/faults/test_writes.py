@@ -8,6 +8,7 @@ and the folder must hold what the undisturbed one left, and nothing more.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,11 @@ def run_undisturbed(case: Case, root: Path) -> Undisturbed:
     return Undisturbed(case, template, done.operations, states, contents(folder), root)
 
 
+EVERY = pytest.mark.skipif(
+    "DESCANT_FAULTS" not in os.environ, reason="every operation takes half an hour: make faults"
+)
+
+
 def digest(folder: Path) -> str:
     """A hash of a folder's files, but for locks."""
     content = hashlib.sha256()
@@ -177,7 +183,7 @@ def test_a_disk_that_refuses(name: str, undisturbed) -> None:
         check_failing(one, Fault(n, "fail"))
 
 
-@pytest.mark.slow
+@EVERY
 @pytest.mark.parametrize("name", cases())
 def test_a_disk_that_refuses_anything(name: str, undisturbed) -> None:
     one = undisturbed(name)
@@ -210,7 +216,7 @@ def test_a_process_that_is_killed(name: str, undisturbed) -> None:
     check_killed(one, sampled(one.operations))
 
 
-@pytest.mark.slow
+@EVERY
 @pytest.mark.parametrize("name", cases())
 def test_a_process_that_is_killed_anywhere(name: str, undisturbed) -> None:
     one = undisturbed(name)
