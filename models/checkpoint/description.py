@@ -173,8 +173,8 @@ def _check_config(config: Any) -> None:
         raise ValueError(f"dtype is {quoted(config.dtype)}, not the name of one")
     for key, most in (("num_hidden_layers", LAYERS), ("max_position_embeddings", sys.maxsize)):
         number = getattr(text, key, None)
-        endless = key == "max_position_embeddings" and number == -1  # XLNet's
-        if isinstance(number, int) and not endless and not 1 <= number <= most:
+        stated = not isinstance(getattr(type(text), key, None), property)  # XLNet's is -1
+        if isinstance(number, int) and stated and not 1 <= number <= most:
             raise ValueError(f"{key} is {quoted(number)}, and may be 1 to {most}")
 
 
