@@ -47,11 +47,7 @@ class CheckpointTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 seal(checkpoint, self.args.world_size)
-                rotate_checkpoints(
-                    output_dir=self.args.output_dir,
-                    save_total_limit=limit,
-                    best_model_checkpoint=self.state.best_model_checkpoint,
-                )
+                _rotate(Path(self.args.output_dir), limit, self.state.best_model_checkpoint)
 
 
 class MissedEvaluation(TrainerCallback):
@@ -65,6 +61,14 @@ class MissedEvaluation(TrainerCallback):
                    for row in state.log_history)  # fmt: skip
         if state.epoch and state.epoch == int(state.epoch) and not done:
             self._evaluate()
+
+
+def _rotate(folder: Path, limit: int | None, best: str | None) -> None:
+    """Remove the checkpoints beyond a limit; transformers passes over a file that it cannot."""
+    for _ in range(2):
+        rotate_checkpoints(
+            output_dir=str(folder), save_total_limit=limit, best_model_checkpoint=best
+        )
 
 
 def seal(checkpoint: Path, processes: int) -> None:
@@ -110,13 +114,8 @@ def _newest_complete(
             if not (steps[step] / MANIFEST).exists():
                 seal(steps[step], before)
             if step == max(steps):  # else the newer ones, which are not whole, would be kept
-                rotate_checkpoints(
-                    output_dir=str(folder),
-                    save_total_limit=arguments.save_total_limit,
-                    best_model_checkpoint=_mapping(steps[step] / STATE).get(
-                        "best_model_checkpoint"
-                    ),
-                )
+                best = _mapping(steps[step] / STATE).get("best_model_checkpoint")
+                _rotate(folder, arguments.save_total_limit, best)
             return str(steps[step])
         say(f"{steps[step]} is skipped: {fault}")
     if steps:
