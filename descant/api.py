@@ -25,7 +25,7 @@ def compile(
     prompts: Mapping[str, str] | None = None,
     dtype: Any = None,
     device: Any = None,
-    capture: bool = False,
+    capture: bool = True,
     parallel: str | None = None,
     **others: Any,
 ) -> Decoder:
@@ -39,8 +39,8 @@ def compile(
         prompts: system prompts by name, for ``model@name``.
         dtype: of models that name none; left out, each checkpoint's own.
         device: of models that name none; left out, the GPU if there is one.
-        capture: replay repeated steps as CUDA graphs, where all models are on one GPU; the plan
-            shows where that is impossible. Off by default: not yet run on a GPU.
+        capture: on a GPU, replay repeated steps as CUDA graphs; the plan says what is recorded, and
+            what is not and why. Without, ``where`` skips models that no row needs, and waits.
         parallel: ``"terms"``: each of the processes that ``torchrun`` or ``accelerate launch`` has
             started holds some of the models, and all of them give the same answers.
 

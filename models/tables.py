@@ -54,7 +54,7 @@ class TableLane(RowLane):
         row = self.table.shape[1] * self.table.itemsize
         return Footprint(size, memory={id(self.table): size}, work=((row, 0),))
 
-    capturable = True
+    why_eager = "it is a table"
 
     def graph_key(self, ahead: int) -> Hashable:
         return self.rows.count
@@ -71,6 +71,9 @@ class TableModel(TableLane):
     def __init__(self, table: Tensor, eos: int | None = None) -> None:
         super().__init__(table)
         self.eos = eos
+
+    def forward(self) -> bool:
+        return True
 
     def logits(self) -> Tensor:
         return self.table[self.rows.last_tokens(), : self.vocabulary]

@@ -46,15 +46,15 @@ class Decoder:
         self,
         bound: Bound,
         params: Mapping[str, float] | None = None,
-        capture: bool = False,
+        capture: bool = True,
         raw_text: RawTextLog | None = None,
+        graph_pool: Any = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
         self._builder = RequestBuilder(bound, self._params, raw_text)
-        engine = Engine(bound, capture)
+        engine = Engine(bound, capture, graph_pool)
         self.session = Session(bound, engine, self._builder, partial(decode, engine))
-        graphs = engine.graphs if capture else None
-        self.plan = Report(bound, self._params, engine.stats, graphs)
+        self.plan = Report(bound, self._params, engine.stats, engine.graphs)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
     __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature

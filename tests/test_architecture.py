@@ -164,13 +164,18 @@ def test_each_package_has_its_own_libraries() -> None:
         "peft",
         "regex",
         "tokenizers",
+        "triton",
     }
     assert third_party("runtime") <= {"torch", "transformers", "tqdm", "accelerate"}
 
 
-def test_sympy_is_in_one_file() -> None:
-    users = [file.relative_to(ROOT) for file in FILES if any("sympy" in one for one in of(file))]
-    assert users == [Path("formula/algebra/collect.py")]
+@pytest.mark.parametrize(
+    ("library", "file"),
+    [("sympy", "formula/algebra/collect.py"), ("triton", "models/kernels/decode_kernel.py")],
+)
+def test_a_library_is_in_one_file(library, file) -> None:
+    users = [file.relative_to(ROOT) for file in FILES if any(library in one for one in of(file))]
+    assert users == [Path(file)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

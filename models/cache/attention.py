@@ -1,5 +1,7 @@
-"""Grouped-query attention without repeated keys: query heads of a group become queries.
+"""A layer's attention in the forward of a lane: by live lengths, or by a mask.
 
+By live lengths, kernels read what each row has and no mask (``live_attention``, ``chunk_varlen``).
+Elsewhere grouped-query attention goes without repeated keys: query heads of a group become queries.
 With a mask, transformers repeats keys and values for every query head (5.17 always, 5.23 for more
 than one query): a copy of the cache at every step. Folding the query heads of a group into the
 query positions gives the same sums, and copies only the mask.
@@ -16,15 +18,33 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .masks import causal_start, folded, hides_nothing, in_lane_forward, runs_of
+from ..kernels.chunk_varlen import varlen_chunk
+from ..kernels.live_attention import MAX_QUERIES, live_attention
+from .masks import (
+    LiveWindow,
+    causal_start,
+    current_survey,
+    folded,
+    hides_nothing,
+    in_lane_forward,
+    is_known,
+    live_window,
+    runs_of,
+)
+from .survey import Call
 
-MAX_QUERIES = 128  # with more, the mask of every group is larger than what folding saves
+FOLDED = 128  # with more, the mask of every group is larger than what folding saves
+# What transformers' code may say to attention by live lengths: its own, or of no effect on it.
+_KNOWN = {
+    "dropout", "scaling", "sliding_window", "is_causal", "position_ids", "cache_position",
+    "use_cache", "return_dict", "output_attentions", "output_hidden_states",
+}  # fmt: skip
 
 
 def grouped_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **settings: Any
 ) -> tuple[Tensor, None]:
-    """transformers' scaled dot product attention, with the query heads of a group folded.
+    """What transformers' scaled dot product attention gives, in the forward of a lane.
 
     Args:
         query: ``(n, heads, q, size)``.
@@ -34,17 +54,60 @@ def grouped_attention(
     Returns:
         ``(n, q, heads, size)``, and no weights.
     """
+    survey, live = current_survey(), live_window(attention_mask)
+    plain = live is not None and not _extra(settings)
+    if survey is not None:
+        own_mask = attention_mask is not None and not is_known(attention_mask)
+        call = Call(query.shape[-1], value.shape[-1], _extra(settings), own_mask)
+        survey.calls.append(call)
+    if survey is None and live is not None and plain:
+        return _by_live_lengths(query, key, value, live, settings), None
+    out = _masked(module, query, key, value, attention_mask, settings)
+    if survey is not None and live is not None and plain:
+        other = _by_live_lengths(query, key, value, live, settings)
+        survey.deviations.append((other - out).abs().amax() / out.abs().amax())
+    return out, None
+
+
+def _by_live_lengths(
+    query: Tensor, key: Tensor, value: Tensor, live: LiveWindow, settings: Mapping[str, Any]
+) -> Tensor:
+    """``(n, q, heads, size)``: chunks of prompts, or a few queries of each row."""
+    window, scale = live.window, settings.get("scaling")
+    if window.start is not None:
+        return varlen_chunk(query, key, value, window.start, live.sliding, scale)
+    parts = []
+    for first in range(0, query.shape[2], MAX_QUERIES):
+        some = slice(first, first + MAX_QUERIES)
+        starts = None if window.starts is None else window.starts[:, some]
+        where = live.positions[:, some], window.cache_positions[:, some], starts
+        part = live_attention(query[:, :, some], key, value, *where, live.sliding, scale)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _extra(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of settings that attention by live lengths does not know."""
+    return tuple(
+        name for name, value in settings.items() if name not in _KNOWN and value is not None
+    )
+
+
+def _masked(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, settings: Any
+) -> Tensor:
+    """``(n, q, heads, size)`` by a mask over all keys of the window."""
     n, heads, q, size = query.shape
     groups = key.shape[1]
     if (start := causal_start(attention_mask)) is not None and _is_plain(query, value, settings):
         out = chunk_attention(query, key, value, start, settings.get("scaling"))
-        return out.transpose(1, 2).contiguous(), None
+        return out.transpose(1, 2).contiguous()
     one_mask = attention_mask is not None and attention_mask.shape[1] == 1  # for all heads
-    folds = one_mask and q <= MAX_QUERIES and settings.get("position_bias") is None
+    folds = one_mask and q <= FOLDED and settings.get("position_bias") is None
     if hides_nothing(attention_mask):
         attention_mask = None
     if not folds:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)[0]
     each = heads // groups
     runs = runs_of(attention_mask) or [(slice(n), key.shape[2])]
     if attention_mask is not None:
@@ -58,7 +121,7 @@ def grouped_attention(
         outputs.append(out)
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     # (n, each * q, groups, size) back to heads in their order
-    return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1), None
+    return out.reshape(n, each, q, groups, -1).permute(0, 2, 3, 1, 4).reshape(n, q, heads, -1)
 
 
 def chunk_attention(

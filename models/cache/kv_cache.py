@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .masks import Window, row_masks
+from .masks import row_masks
+from .survey import Survey
+from .window import Window
 
 
 class RowLayer(CacheLayerMixin):
@@ -33,7 +35,8 @@ class RowLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take the shapes from the first keys and values; zeros, for masked ones must be finite."""
-        shape = (self._cache.rows, key_states.shape[1], self._cache.capacity)
+        cache, heads = self._cache, key_states.shape[1]
+        shape = (cache.rows, heads, cache.capacity + cache.scratch)
         self.keys = zeros(key_states, (*shape, key_states.shape[-1]))
         self.values = zeros(value_states, (*shape, value_states.shape[-1]))
         self.is_initialized = True
@@ -56,7 +59,8 @@ class RowLayer(CacheLayerMixin):
             self.values[window.rows, :, chunk] = value_states
         else:
             device = self.keys.device
-            index, positions = window.index.to(device), window.cache_positions.to(device)
+            where = window.cache_positions if window.writes is None else window.writes
+            index, positions = window.index.to(device), where.to(device)
             self.keys[index, :, positions] = key_states.transpose(1, 2)
             self.values[index, :, positions] = value_states.transpose(1, 2)
         view = (window.rows, slice(None), slice(window.limit))
@@ -77,12 +81,13 @@ class RowCache(Cache):
     """The cache of one lane: ``rows`` rows of ``capacity`` tokens.
 
     Attributes:
+        scratch: positions at the end of each row, for the keys and values of idle rows.
         window: of the forward that runs, or ran last.
         written: rows and tokens, the most that were written to since the cache was empty.
     """
 
-    def __init__(self, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
+    def __init__(self, rows: int, capacity: int, scratch: int = 0) -> None:
+        self.rows, self.capacity, self.scratch = rows, capacity, scratch
         self.window: Window | None = None
         self.written = (0, 0)
         # Layers hold a weak reference, so that a cache is freed at once, without a reference cycle.
@@ -100,8 +105,9 @@ class RowCache(Cache):
         kept = self._written()
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
-                layer.keys = _grown(layer.keys, self.rows, capacity, kept)
-                layer.values = _grown(layer.values, self.rows, capacity, kept)
+                tokens = capacity + self.scratch
+                layer.keys = _grown(layer.keys, self.rows, tokens, kept)
+                layer.values = _grown(layer.values, self.rows, tokens, kept)
 
     def release(self, row: int, last: int, length: int) -> None:
         """Give a row up: the first ``length`` tokens of the last row move into its place.
@@ -155,16 +161,20 @@ class RowCache(Cache):
 
 
 def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of a tensor's dtype and device.
+    """Zeros of a tensor's dtype and device, ``(rows, heads, capacity, size)``.
 
     On a CPU they are a mapping of their own: a page takes memory when it is written to, all of
-    it goes back to the system at once, and the allocator is left without a hole.
+    it goes back to the system at once, and the allocator is left without a hole. Elsewhere a
+    token's heads lie side by side, as attention by live lengths reads them.
 
     Raises:
         MemoryError: the system maps no more.
     """
     size = math.prod(shape) * like.element_size()
-    if like.device.type != "cpu" or size < mmap.PAGESIZE:
+    if like.device.type != "cpu":
+        rows, heads, capacity, width = shape
+        return like.new_zeros((rows, capacity, heads, width)).transpose(1, 2)
+    if size < mmap.PAGESIZE:
         return like.new_zeros(shape)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
     try:
@@ -204,28 +214,28 @@ def run_rows(
         )
 
 
-def bytes_per_token(model: Any, dtype: torch.dtype) -> int:
-    """Bytes of cache that one token of one row takes.
+def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
+    """Bytes of cache that one token of one row takes; and what the model asks of attention.
 
     The model's own code reads one token on torch's meta device, without weights. Where that fails
     part of the way (some experts do), the layers that ran stand for the others.
     """
     for make_backbone in _backbones(model, dtype):
-        cache = RowCache(1, 1)
+        cache, survey = RowCache(1, 1), Survey()
         try:
             with torch.no_grad():
                 token = torch.zeros(1, 1, dtype=torch.long, device="meta")
-                window = Window(slice(0, 1), token, token, 1)
+                window = Window(slice(0, 1), token, token, 1, survey=survey)
                 run_rows(make_backbone(), cache, window, token, token)
-            return cache.nbytes
+            return cache.nbytes, survey
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue
     config = model.config.get_text_config()
     if measured := sum(layer.is_initialized for layer in cache.layers):
-        return int(cache.nbytes * config.num_hidden_layers // measured)
+        return int(cache.nbytes * config.num_hidden_layers // measured), survey
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
+    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize), survey
 
 
 def _backbones(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:

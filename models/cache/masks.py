@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,33 +20,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 
 from ..errors import ModelError
 from .rows import Run
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where one forward writes, and how much of the cache it may see.
-
-    Attributes:
-        rows: the rows of this forward, ``n`` adjacent ones.
-        index: ``(n, 1)`` their numbers.
-        cache_positions: ``(n, q)`` where in the cache each query's key and value are written.
-        limit: the forward sees cache positions 0 up to ``limit``.
-        starts: ``(n, q)`` for alternatives of several tokens, the position in the text at which
-            each query's alternative begins.
-        same_length: every row writes one token, at ``limit - 1``, and sees all before it.
-        start: every row reads its tokens from this position up to ``limit``; None elsewhere.
-        runs: rows of like lengths, adjacent ones, which attend together, and the limit of each run;
-            none where all rows do.
-    """
-
-    rows: slice
-    index: Tensor
-    cache_positions: Tensor
-    limit: int
-    starts: Tensor | None = None
-    same_length: bool = False
-    start: int | None = None
-    runs: Sequence[Run] = ()
+from .survey import Survey
+from .window import Window, sliding_window, visible
 
 
 @dataclass
@@ -59,7 +34,8 @@ class _Forward:
         mask_requested: whether the model has asked for a mask.
         open_mask: the mask that hides nothing, where one was made.
         causal_mask: the one that hides from each query what comes after it, where one was made.
-        masks: those that the model was given, by their ids.
+        masks: those that the model was given, by their ids, and ``sliding``, which of them stand
+            for a rule that attention by live lengths knows: their windows, 0 for none.
         folded: the same as ``folded`` makes them, by id and number of heads.
     """
 
@@ -69,6 +45,7 @@ class _Forward:
     open_mask: Tensor | None = None
     causal_mask: Tensor | None = None
     masks: dict[int, Tensor] = field(default_factory=dict)
+    sliding: dict[int, int] = field(default_factory=dict)
     folded: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
@@ -78,6 +55,40 @@ _current: ContextVar[_Forward | None] = ContextVar("the forward of a lane", defa
 def in_lane_forward() -> bool:
     """Whether the forward of a lane is running."""
     return _current.get() is not None
+
+
+class LiveWindow(NamedTuple):
+    """What attention by live lengths goes by.
+
+    Attributes:
+        positions: ``(n, q)`` of each query in its text.
+        window: what they see.
+        sliding: the sliding window of their mask; 0 where it is causal alone.
+    """
+
+    positions: Tensor
+    window: Window
+    sliding: int
+
+
+def live_window(mask: Any) -> LiveWindow | None:
+    """What a mask of this forward stands for; None where attention has to go by the mask itself."""
+    forward = _current.get()
+    if forward is None or not is_known(mask) or id(mask) not in forward.sliding:
+        return None
+    return LiveWindow(forward.positions, forward.window, forward.sliding[id(mask)])
+
+
+def is_known(mask: Any) -> bool:
+    """Whether the model was given this mask in this forward."""
+    forward = _current.get()
+    return forward is not None and forward.masks.get(id(mask), forward) is mask
+
+
+def current_survey() -> Survey | None:
+    """The survey of the forward that is running."""
+    forward = _current.get()
+    return None if forward is None else forward.window.survey
 
 
 def hides_nothing(mask: Any) -> bool:
@@ -152,26 +163,6 @@ def row_masks(positions: Tensor, window: Window) -> Iterator[None]:
         )
 
 
-def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor:
-    """``(n, 1, q, limit)``, True where a query sees a key.
-
-    Args:
-        rule: whether a query sees a key: of row, head, the query's position and the key's.
-        queries: ``(n, q)`` positions in the text.
-    """
-    positions = queries[:, None, :, None]
-    keys = torch.arange(window.limit, device=queries.device)[None, None, None]
-    rows = torch.arange(len(queries), device=queries.device)[:, None, None, None]
-    head, own = torch.zeros_like(rows[:1]), window.cache_positions[:, None, :, None]
-    seen = rule(rows, head, positions, keys)
-    if window.starts is None:
-        return (seen & (keys < positions)) | (keys == own)  # type: ignore[no-any-return]
-    starts = window.starts[:, None, :, None]
-    branch = (keys <= own) & (keys >= own - (positions - starts))  # adjacent, up to itself
-    branch = branch & rule(rows, head, positions, keys + positions - own)
-    return (seen & (keys < starts)) | branch  # type: ignore[no-any-return]
-
-
 def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any]:
     """A mask function for transformers: ours in the forward of a lane, else the original."""
 
@@ -183,7 +174,14 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
             raise ModelError("this model reads both ways", "use a causal model")
         forward.mask_requested = True
         rule, window = settings["mask_function"], forward.window
-        if window.same_length and rule is causal_mask_function:
+        sliding = sliding_window(rule) if window.live or window.survey else None
+        if window.survey is not None:
+            window.survey.rules.append(sliding)
+        if window.live and window.survey is None and sliding is not None and not additive:
+            # It stands for the rule. Whoever takes it for a mask gets NaN, and is found out.
+            shape = (*forward.positions.shape[:1], 1, forward.positions.shape[1], window.limit)
+            sees = forward.positions.new_full((), torch.nan, dtype=settings["dtype"]).expand(shape)
+        elif window.same_length and rule is causal_mask_function:
             shape = (len(forward.positions), 1, 1, window.limit)
             sees = window.cache_positions.new_ones((), dtype=torch.bool).expand(shape)
             forward.open_mask = sees
@@ -196,6 +194,8 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
         else:
             sees = visible(rule, forward.positions, window)
         forward.masks[id(sees)] = sees
+        if window.live and sliding is not None:
+            forward.sliding[id(sees)] = sliding
         if not additive:
             return sees
         dtype = settings["dtype"]

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..recordings import bucket
+
 RUN = 256  # tokens that cost as much as one more call of attention, about
 Run: TypeAlias = tuple[slice, int]
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
@@ -32,14 +34,19 @@ class Rows:
         device: where the tensors are.
         pending: tokens at the end of a text that the next step reads: 0 or 1.
         limits: lengths beyond which a text's keys are others, those of its first tokens too.
+        bucketed: whether forwards run a bucket of rows, as recordings need it: idle rows follow
+            those in use. An idle row has a text of one token, which never grows.
 
     Attributes:
-        texts: ``(rows, capacity)`` int64 token ids.
-        lengths: ``(rows,)`` int64, tokens in each row's cache.
-        ends: ``(rows,)`` int64, tokens in each row's text.
-        adapters: ``(rows,)`` int64, 0 for the bare weights.
-        index: ``(rows, 1)`` int64, the rows' own numbers.
+        texts: ``(rows + 1, capacity)`` int64 token ids. The last row is always idle.
+        lengths: ``(rows + 1,)`` int64, tokens in each row's cache.
+        ends: ``(rows + 1,)`` int64, tokens in each row's text.
+        adapters: ``(rows + 1,)`` int64, 0 for the bare weights.
+        active: ``(rows + 1,)`` bool, whether a row is in use.
+        index: ``(rows + 1, 1)`` int64, the rows' own numbers.
+        most: how many rows there is room for.
         count: rows in use, and ``total``, the tokens of their texts together.
+        version: another after each change of a text, or of which rows are in use.
     """
 
     def __init__(
@@ -49,18 +56,30 @@ class Rows:
         device: torch.device,
         pending: int = 1,
         limits: Sequence[int] = (),
+        bucketed: bool = False,
     ) -> None:
         self.capacity, self.device, self.pending = capacity, device, pending
-        self.limits = limits
-        self.texts = torch.zeros(rows, capacity, dtype=torch.long, device=device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.ends = torch.zeros(rows, dtype=torch.long, device=device)
-        self.adapters = torch.zeros(rows, dtype=torch.long, device=device)
-        self.index = torch.arange(rows, device=device)[:, None]
+        self.limits, self.most, self.bucketed = limits, rows, bucketed
+        self.texts = torch.zeros(rows + 1, capacity, dtype=torch.long, device=device)
+        self.lengths = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self.ends = torch.ones(rows + 1, dtype=torch.long, device=device)
+        self.adapters = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self.active = torch.zeros(rows + 1, dtype=torch.bool, device=device)
+        self.index = torch.arange(rows + 1, device=device)[:, None]
         self._lengths: list[int] = []  # the same three on the host
         self._ends: list[int] = []
         self._adapters: list[int] = []
-        self.count = self.total = 0
+        self.count = self.total = self.version = 0
+
+    @property
+    def width(self) -> int:
+        """Rows of a forward: those in use, and the idle ones of their bucket."""
+        return bucket(self.count, self.most) if self.bucketed else self.count
+
+    @property
+    def changing(self) -> list[Tensor]:
+        """What a step changes on the device."""
+        return [self.texts, self.lengths, self.ends]
 
     @property
     def longest(self) -> int:
@@ -104,6 +123,7 @@ class Rows:
         self.lengths[new] = torch.tensor(cached, device=self.device)
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
+        self.active[new] = True
         return range(new.start, new.stop)
 
     def runs(self, most: Callable[[int], int]) -> list[Run]:
@@ -133,18 +153,18 @@ class Rows:
         Where a row has fewer, its last token is repeated at its position.
         """
         ahead = torch.arange(tokens, device=self.device)
-        last = self.ends[: self.count, None] - 1
-        positions = torch.minimum(self.lengths[: self.count, None] + ahead, last)
-        return self.texts[: self.count].gather(1, positions), positions
+        last = self.ends[: self.width, None] - 1
+        positions = torch.minimum(self.lengths[: self.width, None] + ahead, last)
+        return self.texts[: self.width].gather(1, positions), positions
 
     def last_positions(self, tokens: int) -> Tensor:
         """``(rows, tokens)`` positions of the last tokens of each row's text; none is below 0."""
         back = torch.arange(-tokens, 0, device=self.device)
-        return (self.ends[: self.count, None] + back).clamp_(min=0)
+        return (self.ends[: self.width, None] + back).clamp_(min=0)
 
     def last_tokens(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
-        return self.texts[: self.count].gather(1, self.ends[: self.count, None] - 1)[:, 0]
+        return self.texts[: self.width].gather(1, self.ends[: self.width, None] - 1)[:, 0]
 
     def text(self, row: int) -> Tensor:
         """The tokens of a row's text."""
@@ -152,25 +172,32 @@ class Rows:
 
     def feed(self, tokens: Tensor) -> None:
         """Add ``(rows,)`` tokens to the texts."""
-        used = slice(self.count)
+        used = slice(self.width)
         self.texts[used].scatter_(1, self.ends[used, None], tokens.to(self.device)[:, None])
-        self.ends[used] += 1
-        for row in range(self.count):
-            self._ends[row] += 1
-        self.total += self.count
+        self.ends[used] += self.active[used] if self.bucketed else 1
+        self.fed(range(self.count))
 
     def feed_rows(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
-        """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device."""
+        """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device.
+
+        The latter may have the last row in it, which is idle, any number of times.
+        """
         self.texts[index, self.ends[index]] = tokens.to(self.device)
-        self.ends[index] += 1
+        self.ends.index_add_(0, index, self.active[index].long())
+        self.fed(rows)
+
+    def fed(self, rows: Sequence[int]) -> None:
+        """Count a token more in the texts of these rows."""
         for row in rows:
             self._ends[row] += 1
         self.total += len(rows)
+        self.version += 1
 
     def mark_cached(self, unread: int = 0) -> None:
         """All but the last ``unread`` tokens of every text are in the cache now."""
         if unread:
-            self.lengths[: self.count] = (self.ends[: self.count] - unread).clamp_(min=0)
+            used = slice(self.width)
+            self.lengths[used] = (self.ends[used] - unread).clamp_(min=0)
         else:
             self.lengths.copy_(self.ends)
         self._lengths = [max(end - unread, 0) for end in self._ends]
@@ -181,6 +208,7 @@ class Rows:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Nothing of these rows' texts is in the cache any more."""
+        self.version += bool(rows)
         for row in rows:
             self._lengths[row] = 0
         if rows:
@@ -190,27 +218,42 @@ class Rows:
         """Of every row, from the host: tokens in the cache, and tokens of the text."""
         return [*self._lengths], [*self._ends]
 
-    def restore(self, counts: tuple[list[int], list[int]]) -> None:
-        """Set the host's counts."""
-        self._lengths, self._ends = [*counts[0]], [*counts[1]]
-        self._recount()
+    def mark(self) -> tuple[list[int], list[int], int]:
+        """What the host knows of the texts, for ``rewind`` and ``progress``."""
+        return [*self._lengths], [*self._ends], self.version
 
-    def progress(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
-        """What a step did to every row since these counts: tokens added, and tokens left unread.
+    def rewind(self, mark: tuple[list[int], list[int], int]) -> None:
+        """Go back to that."""
+        self._lengths, self._ends = [*mark[0]], [*mark[1]]
+        self._recount()
+        self.version = mark[2]
+
+    def progress(self, mark: tuple[list[int], list[int], int]) -> tuple[int, int | None]:
+        """What a step did to every row since then: tokens added, and tokens left unread.
 
         The latter is None where nothing was read.
         """
         if not self._ends:
             return 0, None
-        read = self._lengths != counts[0]
-        return self._ends[0] - counts[1][0], self._ends[0] - self._lengths[0] if read else None
+        read = self._lengths != mark[0]
+        return self._ends[0] - mark[1][0], self._ends[0] - self._lengths[0] if read else None
 
-    def advance(self, added: int, unread: int | None) -> None:
-        """Update the host's counts after a step that was replayed on the device."""
-        self._ends = [end + added for end in self._ends]
-        self._recount()
+    def advance(self, progress: tuple[int, int | None]) -> None:
+        """Do the same again, after a step that was replayed on the device."""
+        added, unread = progress
+        if added:
+            self._ends = [end + added for end in self._ends]
+            self._recount()
         if unread is not None:
             self._lengths = [end - unread for end in self._ends]
+
+    def clear(self) -> None:
+        """Make every row idle, over the same memory."""
+        self._lengths, self._ends, self._adapters = [], [], []
+        self.lengths.zero_()
+        self.ends.fill_(1)
+        self.active.zero_()
+        self._recount()
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
         """Replace the ends of texts; the new tokens are unread.
@@ -232,10 +275,12 @@ class Rows:
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens in every row, and for so many rows."""
-        more = max(0, rows - len(self.texts))
+        more = max(0, rows - self.most)
         self.texts = pad(self.texts, (0, capacity - self.capacity, 0, more))
-        self.lengths, self.ends = pad(self.lengths, (0, more)), pad(self.ends, (0, more))
+        self.lengths, self.ends = pad(self.lengths, (0, more)), pad(self.ends, (0, more), value=1)
         self.adapters = pad(self.adapters, (0, more))
+        self.active = pad(self.active, (0, more))
+        self.most += more
         self.index = torch.arange(len(self.texts), device=self.device)[:, None]
         self.capacity = capacity
 
@@ -252,6 +297,7 @@ class Rows:
         last = self.count - 1
         for tensor in (self.texts, self.lengths, self.ends, self.adapters):
             tensor[row] = tensor[last]
+        self.active[last], self.lengths[last], self.ends[last] = False, 0, 1
         for values in (self._lengths, self._ends, self._adapters):
             swap_remove(values, row)
         self._recount()
@@ -259,6 +305,7 @@ class Rows:
 
     def _recount(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
+        self.version += 1
 
 
 class RowLane:
@@ -266,12 +313,17 @@ class RowLane:
 
     device: torch.device
     rows: Rows
+    keeps_logits = False
+    memory = 0
 
     def reserve(self, rows: int, capacity: int) -> None:
         self.rows = Rows(rows, capacity, self.device)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         self.rows.grow(capacity, rows)
+
+    def use_buckets(self, on: bool) -> None:
+        """Run idle rows too, so that forwards have few sizes; where the lane can."""
 
     def release(self, row: int) -> int:
         return self.rows.release(row)

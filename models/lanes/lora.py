@@ -18,10 +18,14 @@ from .lora_hooks import ForwardRows, Stacked, hook, stacked
 
 
 class Adapters:
-    """The adapters on one model, which stays as it is: hooks add what adapters add."""
+    """The adapters on one model, which stays as it is: hooks add what adapters add.
+
+    Attributes:
+        version: another after each change of what is loaded.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._model, self.version = model, 0
         self._loaded: list[Mapping[str, PlacedLayer]] = []
         self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
         self._stacked: dict[str, Stacked] = {}
@@ -52,6 +56,7 @@ class Adapters:
         """Remove the hooks from the model, for others that use it."""
         _remove(self._hooks)
         self._loaded, self._stacked, self._numbers = [], {}, {}
+        self.version += 1
 
     @contextmanager
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:
@@ -66,6 +71,7 @@ class Adapters:
 
     def _stack(self) -> None:
         _remove(self._hooks)
+        self.version += 1
         layers = [layer for adapter in self._loaded for layer in adapter.values()]
         rank = max((len(layer.a) for layer in layers if layer.a is not None), default=0)
         modules, self._dtype = dict(self._model.named_modules()), compute_dtype(self._model)

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..cache.live import LiveAttention
 from ..cache.rows import Join, Rows
 from ..footprint import Footprint
+from ..recordings import Recordings
 
 
 class Lane(Protocol):
@@ -26,6 +28,9 @@ class Lane(Protocol):
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for longer texts and for more rows, and keep those there are."""
+
+    def use_buckets(self, on: bool) -> None:
+        """Run idle rows too, so that forwards have few sizes; where the lane can."""
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Read prompts, yielding before each forward how many tokens it reads.
@@ -46,8 +51,8 @@ class Lane(Protocol):
         """What the lane costs now, in bytes; not for every step."""
 
     @property
-    def capturable(self) -> bool:
-        """Whether a CUDA graph can hold a step: the same work on one device, whatever the texts."""
+    def why_eager(self) -> str | None:
+        """Why a CUDA graph cannot hold its work: the same on one device, whatever the texts."""
 
     def graph_key(self, ahead: int) -> Hashable:
         """What the host decides for a forward of rows that each read ``ahead`` tokens at most."""
@@ -56,8 +61,31 @@ class Lane(Protocol):
 class LanguageLane(Lane, Protocol):
     """A lane of a language model."""
 
+    recordings: Recordings[Tensor] | None
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether ``logits`` are in memory that stays, once ``record`` was called."""
+
+    @property
+    def memory(self) -> Hashable:
+        """Another whenever the rows, or the logits that stay, are in other memory."""
+
+    def logits_key(self) -> Hashable:
+        """What the host decides about where ``logits`` are, and where tokens are fed."""
+
+    @property
+    def live(self) -> LiveAttention:
+        """Which forwards attend by live lengths."""
+
+    def record(self) -> None:
+        """Record forwards from now on, in buckets of rows, where that can be."""
+
+    def forward(self) -> bool:
+        """Read every row's pending token; False where there was none to read, and no forward."""
+
     def logits(self) -> Tensor:
-        """Every row reads its pending token: ``(rows, V)`` logits of the next."""
+        """``(rows, V)`` logits of the next tokens; reads the pending ones, where there are any."""
 
     def logits_of_last(self, tokens: int) -> Tensor:
         """Every row reads its unread tokens: ``(rows, tokens, V)`` after its text's last tokens."""

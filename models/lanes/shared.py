@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cache.live import LiveAttention
 from ..cache.rows import Join, swap_remove
 from ..footprint import Footprint
+from ..recordings import Recordings, bucket
 from .protocols import LanguageLane
 
 CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache
@@ -50,7 +52,7 @@ class SharedLane:
         current = self.lane.rows
         if not self.owners and not self.admitting:
             self.lane.reserve(most, longest)
-        elif most > len(current.texts) or longest > current.capacity:
+        elif most > current.most or longest > current.capacity:
             self.lane.grow(max(longest, current.capacity), most)
         self.invalidate_all()
 
@@ -64,12 +66,27 @@ class SharedLane:
         self.lane.reserve(0, 0)
         self.invalidate_all()
 
+    def forward(self, view: LaneView) -> bool:
+        """Read the pending tokens of all views, unless a view's logits are valid."""
+        if view in self._valid:
+            return False
+        ran = self.lane.forward()
+        self._logits, self._valid = self.lane.logits(), set(self.owners)
+        return ran
+
     def logits(self, view: LaneView) -> Tensor:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
-        if view not in self._valid or self._logits is None:
-            self._logits = self.lane.logits()
-            self._valid = set(self.owners)
+        self.forward(view)
+        assert self._logits is not None
         return self._logits if view.covers_lane else self._logits.index_select(0, view.index)
+
+    def is_valid(self, view: LaneView) -> bool:
+        """Whether a view's logits are those of its texts."""
+        return view in self._valid
+
+    def validate(self, view: LaneView) -> None:
+        """Take a view's logits for those of its texts, which are again what they were."""
+        self._valid.add(view)
 
     def invalidate(self, view: LaneView) -> None:
         """Drop a view's cached logits."""
@@ -95,18 +112,43 @@ class LaneView:
 
     Attributes:
         lane_rows: the number in the lane of each of its rows.
-        index: the same on the device, ``(rows,)`` int64.
+        index: the same on the device, ``(rows,)`` int64; row 0 for idle ones.
+        targets: where tokens are fed, ``(rows,)`` int64: idle ones to the lane's last row.
         covers_lane: whether its rows are all of the lane's, in their order.
     """
-
-    capturable = False  # the rows of other views change what a step does
 
     def __init__(self, shared: SharedLane) -> None:
         self.shared, self.lane, self.device = shared, shared.lane, shared.lane.device
         self.lane_rows: list[int] = []
-        self.index = torch.empty(0, dtype=torch.long, device=self.device)
+        self._index = torch.zeros(2, 0, dtype=torch.long, device=self.device)
+        self.index, self.targets = self._index
         self.covers_lane = False
-        self._indexed: tuple[list[int], int] = ([], 0)  # what ``index`` was made of
+        self._indexed: tuple[list[int], int] | None = None  # what ``index`` was made of
+
+    def record(self) -> None:
+        self.lane.record()
+
+    @property
+    def recordings(self) -> Recordings[Tensor] | None:
+        """Of the lane's forwards."""
+        return self.lane.recordings
+
+    @property
+    def why_eager(self) -> str | None:
+        return self.lane.why_eager
+
+    @property
+    def keeps_logits(self) -> bool:
+        return self.lane.keeps_logits
+
+    @property
+    def memory(self) -> Hashable:
+        return self.lane.memory, self._index.data_ptr()
+
+    @property
+    def live(self) -> LiveAttention:
+        """Which forwards of the lane attend by live lengths."""
+        return self.lane.live
 
     @property
     def rows(self) -> ViewRows:
@@ -121,9 +163,14 @@ class LaneView:
         while self.lane_rows:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
+        if rows > self._index.shape[1]:
+            self._index, self._indexed = self._index.new_zeros(2, rows), None
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
+
+    def use_buckets(self, on: bool) -> None:
+        """As the lane does for all views: by whether it is recorded."""
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Read prompts, as a lane does. One view at a time."""
@@ -150,20 +197,29 @@ class LaneView:
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
+    def forward(self) -> bool:
+        self._update_index()
+        return self.shared.forward(self)
+
     def logits(self) -> Tensor:
         self._update_index()
         return self.shared.logits(self)
 
     def feed(self, tokens: Tensor) -> None:
         self._update_index()
-        self.lane.rows.feed_rows(tokens, self.index, self.lane_rows)
+        self.lane.rows.feed_rows(tokens, self.targets, self.lane_rows)
         self.shared.invalidate(self)
 
     def _update_index(self) -> None:
         """Copy the rows' numbers to the device where they have changed."""
-        current = (self.lane_rows, len(self.shared.owners))
+        current, rows = (self.lane_rows, len(self.shared.owners)), self.lane.rows
         if self._indexed != current:
-            self.index = torch.tensor(self.lane_rows, device=self.device)
+            idle = self.rows.width - len(self.lane_rows)
+            numbers = [[*self.lane_rows, *[other] * idle] for other in (0, rows.most)]
+            if len(numbers[0]) > self._index.shape[1]:
+                self._index = self._index.new_zeros(2, len(numbers[0]))
+            used = self._index[:, : len(numbers[0])]
+            self.index, self.targets = used.copy_(torch.tensor(numbers, dtype=torch.long))
             self.covers_lane = self.lane_rows == list(range(current[1]))
             self._indexed = ([*self.lane_rows], current[1])
 
@@ -172,6 +228,9 @@ class LaneView:
 
     def graph_key(self, ahead: int) -> Hashable:
         return self.lane.graph_key(ahead)
+
+    def logits_key(self) -> Hashable:
+        return self.rows.width, self.covers_lane
 
 
 class ViewRows:
@@ -183,6 +242,19 @@ class ViewRows:
     @property
     def count(self) -> int:
         return len(self._lane_rows)
+
+    @property
+    def width(self) -> int:
+        """Rows with idle ones, as ``Rows.width``."""
+        return bucket(self.count, self._rows.most) if self._rows.bucketed else self.count
+
+    @property
+    def bucketed(self) -> bool:
+        return self._rows.bucketed
+
+    @property
+    def changing(self) -> list[Tensor]:
+        return self._rows.changing
 
     @property
     def capacity(self) -> int:
@@ -205,6 +277,25 @@ class ViewRows:
         lengths, ends = self._rows.counts()
         rows = self._lane_rows
         return [lengths[row] for row in rows], [ends[row] for row in rows]
+
+    def mark(self) -> tuple[list[int], list[int], bool]:
+        return *self.counts(), self._view.shared.is_valid(self._view)
+
+    def rewind(self, mark: tuple[list[int], list[int], bool]) -> None:
+        before = self._rows.mark()
+        for row, length, end in zip(self._lane_rows, *mark[:2], strict=True):
+            before[0][row], before[1][row] = length, end
+        self._rows.rewind(before)
+        if mark[2]:
+            self._view.shared.validate(self._view)
+
+    def progress(self, mark: tuple[list[int], list[int], bool]) -> int:
+        return self.counts()[1][0] - mark[1][0] if self._lane_rows else 0
+
+    def advance(self, progress: int) -> None:
+        for _ in range(progress):
+            self._rows.fed(self._lane_rows)
+        self._view.shared.invalidate(self._view)
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
         self._rows.rewrite({self._lane_rows[row]: text for row, text in texts.items()})

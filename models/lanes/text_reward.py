@@ -29,7 +29,7 @@ class TextRewardLane(RowLane):
     Its rows' texts are the responses alone, in the formula's tokens, whose tokenizer is ``shared``.
     """
 
-    capturable = False
+    why_eager = "it reads text"
 
     def __init__(self, model: Any, description: Description, shared: Any) -> None:
         self.model, self.description = model, description

@@ -16,18 +16,22 @@ from torch import Tensor
 
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.attention_scale import RowScale, scaled_layers
-from ..cache.kv_cache import RowCache, bytes_per_token, rounded, run_rows
-from ..cache.masks import Window
+from ..cache.kv_cache import RowCache, rounded, run_rows, surveyed
+from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
 from ..cache.rows import Join, RowLane, Rows, Run, padded
+from ..cache.window import Window
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
+from ..recordings import Recordings, Work
 from .lora import Adapters
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
+# How far a replay's logits may be from the eager ones, as a share of the largest.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class TransformersLane(RowLane):
@@ -42,7 +46,12 @@ class TransformersLane(RowLane):
     Attributes:
         exact_length: where all texts have one length, a step sees just that many keys, without a
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
+        live: which forwards attend by live lengths.
+        recordings: of forwards, once ``record`` was called.
     """
+
+    keeps_logits = True
+    recordings: Recordings[Tensor] | None = None
 
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
         self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
@@ -55,19 +64,45 @@ class TransformersLane(RowLane):
         self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
         self._rules += [RowScale(model)] if scaled_layers(model) else []
         self.exact_length = self.device.type == "cpu"
+        self.live = LiveAttention(self.device, self.dtype)
         self.reserve(0, 0)
 
     @torch.no_grad()
     def reserve(self, rows: int, capacity: int) -> None:
-        pending = 0 if self._reads_all else 1
-        self.rows = Rows(rows, capacity, self.device, pending, self._limits)
-        self._cache = RowCache(rows, capacity)
         self._admitting = False  # whether rows beyond those in use are being read
+        self._logits: Tensor | None = None  # of the rows' version ``_read_at``
+        self._read_at = -1
+        if self.recordings is not None:
+            if 0 < rows <= self.rows.most and 0 < capacity <= self.rows.capacity:
+                self.rows.clear()  # over the same memory, so that recordings go on
+                return
+            self.recordings.clear()
+        pending, recorded = 0 if self._reads_all else 1, self.recordings is not None
+        self.rows = Rows(rows, capacity, self.device, pending, self._limits, recorded)
+        self._cache = RowCache(rows, capacity, int(recorded))
+        self._kept_logits = torch.empty(0)
+        self.memory += 1
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
         super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
+        self._logits, self._kept_logits = None, torch.empty(0)
+        self.memory += 1
+        if self.recordings is not None:
+            self.recordings.clear()
+
+    def record(self) -> None:
+        """Record forwards from now on, in buckets of rows; nobody may be in a row.
+
+        A lane that cannot be recorded goes on eagerly, over memory that recordings of others read.
+        """
+        if self.recordings is None:
+            self.recordings = Recordings(type(self.model).__name__, self.why_eager)
+            self.reserve(0, 0)
+
+    def use_buckets(self, on: bool) -> None:
+        self.rows.bucketed = on and self.recordings is not None
 
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
@@ -95,7 +130,8 @@ class TransformersLane(RowLane):
             chunk = texts[:, start:end]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            window = Window(rows, self.rows.index[rows], positions, end, start=start)
+            live = self.live.takes_chunks
+            window = Window(rows, self.rows.index[rows], positions, end, start=start, live=live)
             self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
 
     @torch.no_grad()
@@ -142,19 +178,53 @@ class TransformersLane(RowLane):
         return last
 
     @torch.no_grad()
-    def logits(self) -> Tensor:
+    def forward(self) -> bool:
+        """Read every row's pending token; whether there was any that ``logits`` is not after."""
+        if self._logits is not None and self._read_at == self.rows.version:
+            return False
         self._catch_up()
+        if self.recordings is None or not self.rows.bucketed:
+            self._logits = self._read_pending()
+        else:
+            work = Work(
+                self._read_into_buffer, lambda logits: [logits], [self.rows],
+                tolerance=TOLERANCE[self.dtype],
+            )  # fmt: skip
+            self._logits = self.recordings.run(self.graph_key(1), work)
+        self._read_at = self.rows.version
+        return True
+
+    def logits(self) -> Tensor:
+        self.forward()
+        logits = self._logits
+        assert logits is not None
+        if not self.rows.bucketed:
+            self._logits = None  # whoever asked has them
+        return logits
+
+    def _read_pending(self) -> Tensor:
         tokens, positions = self.rows.unread(1)
         same = self.exact_length and self.rows.same_length
         out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
         self.rows.mark_cached()
         return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
 
+    def _read_into_buffer(self) -> Tensor:
+        """The same, where recordings look for them: in memory that stays."""
+        tokens, positions = self.rows.unread(1)
+        out = self._step(tokens, positions, positions, self.rows.longest)
+        self.rows.mark_cached()
+        logits = out.logits[:, -1, : self.vocabulary]
+        if not len(self._kept_logits):
+            shape = (self.rows.most, logits.shape[-1])
+            self._kept_logits = torch.empty(shape, dtype=torch.float32, device=self.device)
+        return self._kept_logits[: len(logits)].copy_(logits)
+
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
         """As the protocol's, in the model's dtype; undefined where a text is shorter."""
         positions = self.rows.last_positions(tokens)
-        ids = self.rows.texts[: self.rows.count].gather(1, positions)
+        ids = self.rows.texts[: self.rows.width].gather(1, positions)
         early = self._before_limit(ids, positions)
         self._catch_up(leave=tokens)
         out = self._step(ids, positions, positions, self.rows.longest)
@@ -175,7 +245,7 @@ class TransformersLane(RowLane):
         if not any(self.rows.crosses(n - tokens + 1, n) for n in self.rows.counts()[1]):
             return None
         self._catch_up(leave=tokens, ahead=1 - tokens)
-        lengths = self.rows.ends[: self.rows.count] + (1 - tokens)
+        lengths = self.rows.ends[: self.rows.width] + (1 - tokens)
         out = self._step(ids, positions, positions, self.rows.longest, lengths=lengths)
         return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
 
@@ -193,7 +263,7 @@ class TransformersLane(RowLane):
         """
         count, k = candidates.shape
         ends = self.rows.ends[:count, None]
-        tokens, positions = candidates.to(self.device), ends.expand(count, k)
+        tokens, positions = candidates.to(self.device), ends.expand(count, k).contiguous()
         cache_positions = ends + torch.arange(k, device=self.device)
         own = self._own_rewards() if not self._reads_all else None
         self._catch_up(ahead=1)
@@ -226,9 +296,10 @@ class TransformersLane(RowLane):
             choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
             tokens: ``(rows,)`` the candidates themselves.
         """
-        ends = self.rows.ends[: self.rows.count, None]
+        used = slice(self.rows.width)
+        ends = self.rows.ends[used, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self.rows.index[: self.rows.count], source, ends)
+        self._cache.move_tokens(self.rows.index[used], source, self._writes(ends))
         self.rows.feed(tokens)
         self.rows.mark_cached()
 
@@ -241,6 +312,14 @@ class TransformersLane(RowLane):
         """How candidates are scored, for the plan."""
         return f"tree, {candidates} in one forward over the cached text"
 
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Read what came while the lane did not run, all but what the next step reads."""
+        self._catch_up(ahead=int(self._reads_all))
+
+    def logits_key(self) -> Hashable:
+        return self.rows.width
+
     def _catch_up(self, leave: int | None = None, ahead: int = 0) -> None:
         """Read tokens that came while the lane did not run, all but ``leave``.
 
@@ -250,7 +329,7 @@ class TransformersLane(RowLane):
         more = 0 if leave is None else leave - self.rows.pending
         lengths: Tensor | None = None
         if self._limits:
-            lengths = self.rows.ends[: self.rows.count] + ahead
+            lengths = self.rows.ends[: self.rows.width] + ahead
             pairs = enumerate(zip(*self.rows.counts(), strict=True))
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
             self.rows.forget(stale)  # and read again: every layer's keys are others
@@ -277,22 +356,32 @@ class TransformersLane(RowLane):
         inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
         inner *= getattr(config, "num_experts_per_tok", None) or 1
         feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
+        token_bytes, survey = surveyed(self.model, self.dtype)
+        self.live.consider(survey)
         return replace(
             weights_footprint(self.model),
-            token_bytes=bytes_per_token(self.model, self.dtype),
+            token_bytes=token_bytes,
             work=((feed_forward, 1), (attention, 1 + size)),
         )
 
     @property
-    def capturable(self) -> bool:
-        # A row that grows beyond its frequencies is read again, which no graph has recorded.
-        return not self._limits and on_one_device(self.model)
+    def why_eager(self) -> str | None:
+        if self._limits:
+            return "its keys are others in longer texts, which are read again then"
+        return None if on_one_device(self.model) else "its weights are on several devices, or moved"
 
     def graph_key(self, ahead: int) -> Hashable:
-        """Rows, the parts of the cache that are seen, and whether any row has an adapter."""
-        longest, capacity = self.rows.longest, self.rows.capacity
-        seen = tuple(rounded(longest + more, capacity) for more in (0, ahead - 1, ahead))
-        return self.rows.count, seen, self.rows.adapted
+        """Rows, whether any has an adapter, and, with masks, the parts of the cache that are seen.
+
+        Args:
+            ahead: tokens that a row reads, its pending one among them.
+        """
+        rows = self.rows
+        key = rows.width, self.adapters.version if rows.adapted else 0
+        if self.live.takes(ahead - self._reads_all):
+            return key
+        seen = (rounded(rows.longest + more, rows.capacity) for more in (0, ahead - 1, ahead))
+        return *key, *seen
 
     def _step(
         self,
@@ -314,14 +403,24 @@ class TransformersLane(RowLane):
             starts: as in ``Window``, and ``same_length`` too.
             lengths: ``(rows,)`` of the texts that this is about; by default up to the last token.
         """
-        rows = slice(0, self.rows.count)
+        rows = slice(0, self.rows.width)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
-        limit = end if same_length else rounded(end, self.rows.capacity)
+        capacity, exact = self.rows.capacity, same_length or self.rows.capacity == 0
+        live = not exact and self.live.takes(tokens.shape[1])
+        limit = end if same_length else capacity if live else rounded(end, capacity)
         window = Window(
             rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
-            runs=self._runs(end) if self.exact_length and not same_length else (),
+            runs=self._runs(end) if self.exact_length and not (same_length or live) else (),
+            writes=self._writes(cache_positions), live=live,
         )  # fmt: skip
         return self._forward(tokens, positions, window, adapters, backbone, lengths)
+
+    def _writes(self, cache_positions: Tensor) -> Tensor:
+        """``(rows, q)`` where keys are written: those of idle rows behind all that is seen."""
+        rows = self.rows
+        if not rows.bucketed:
+            return cache_positions
+        return torch.where(rows.active[: rows.width, None], cache_positions, rows.capacity)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -341,12 +440,17 @@ class TransformersLane(RowLane):
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
+        if window.live and (survey := self.live.first(window.start is not None)) is not None:
+            window = replace(window, survey=survey)
         with evaluating(self._modules), self.adapters.chosen(adapters), ExitStack() as rules:
             for rule in self._rules:
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
-            return run_rows(network, self._cache, window, tokens, positions)
+            out = run_rows(network, self._cache, window, tokens, positions)
+        if window.survey is not None:
+            self.live.judge(window.survey, window.start is not None, type(self.model).__name__)
+        return out
 
 
 def _length_groups(lengths: Sequence[int]) -> list[range]:

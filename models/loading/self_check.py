@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cache.kv_cache import RowCache, run_rows
-from ..cache.masks import Window
+from ..cache.window import Window
 from ..checkpoint.architectures import REWARDS, TERMS
 from ..errors import ModelError, first_line
 from ..eval_mode import evaluating

@@ -1,6 +1,7 @@
 """The batch: requests in slots, and which rows of which lanes each of them has.
 
-Slots 0 to ``count`` are in use and nothing else is. All bookkeeping happens when a request joins or
+Slots 0 to ``count`` are in use. Steps that are recorded work on a bucket of slots, where idle ones
+follow: what they compute is never looked at. All bookkeeping happens when a request joins or
 leaves; a step only reads what is left behind here.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
 from ...models.lanes.transformers_lane import CHUNK
+from ...models.recordings import bucket
 from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request
 from ..scores.context import ScalarColumn, numbers_of
@@ -46,14 +48,17 @@ class Batch:
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
             its row map and its slot.
         prepared: what a step keeps between two changes of the slots.
-        recorded: steps that were recorded, by what the host had decided (``cuda_graphs``).
+        bucketed: whether there are idle slots, and ``width``, how many slots with them.
+        recordings: of steps over these tensors (``cuda_graphs``), once there are any.
         token_columns: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
             of a search has no counterpart of; None where no row has such a model.
     """
 
     def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
-        self.bound, self.slots, self.capacity, self.count = bound, slots, capacity, 0
+        self.bound, self.capacity, self.count = bound, capacity, 0
+        self.slots = self.most = slots
+        self.bucketed = False
         self.device = bound.lanes[bound.terms[0].lane].device
         zeros = partial(torch.zeros, device=self.device)
         self.values = zeros(slots, len(bound.plan.scalars))
@@ -76,7 +81,7 @@ class Batch:
         self.logprobs_drawn: list[Any] = []
         self.unsure: list[int] = []
         self.requests: list[Request] = []
-        self.recorded: dict[Hashable, Any] = {}
+        self.recordings: Any = None
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
@@ -86,6 +91,23 @@ class Batch:
         self.promised = 0  # slots of the requests that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
         self._reserve()
+
+    @property
+    def width(self) -> int:
+        """Slots of a step: those in use, and the idle ones of their bucket."""
+        return bucket(self.count, self.most) if self.bucketed else self.count
+
+    def restart(self, slots: int, bucketed: bool) -> None:
+        """Begin again over the same memory, with so many slots at most, all of them empty."""
+        self.slots, self.bucketed, self.count = slots, bucketed, 0
+        self.requests, self.owned = [], [[] for _ in self.bound.lanes]
+        self.arriving, self.promised, self._pending = None, 0, 0
+        self.logprobs_drawn, self.unsure, self.numbers, self.prepared = [], [], [], None
+        for row_map in self.row_maps:
+            row_map.held = []
+        for columns_of_lane in self.token_columns.values():
+            columns_of_lane.share.zero_()
+        self._reserve_lanes()
 
     @property
     def room(self) -> int:
@@ -201,7 +223,6 @@ class Batch:
         """Make sure that a lane has room for texts of so many tokens."""
         if tokens > lane.rows.capacity:
             lane.grow(2 * tokens)
-            self.recorded.clear()
 
     def see(self, slot: int, answer: Sequence[int]) -> None:
         """Note which tokens a slot's prompts and its answer have in them."""
@@ -218,14 +239,22 @@ class Batch:
         return 0 if isinstance(read, str) else len(read)
 
     def _reserve(self) -> None:
-        """Room in every lane, for all its terms and the candidates of its stage."""
+        """Room for the slots, in every lane too."""
+        for lane_rows in self._reserve_lanes():
+            self._owners.append(torch.zeros(lane_rows, dtype=torch.long, device=self.device))
+        for row_map in self.row_maps:
+            row_map.reserve(self.most, self.device)
+
+    def _reserve_lanes(self) -> list[int]:
+        """Room in every lane, for all its terms and the candidates of its stage: rows of each."""
+        reserved = []
         for number, lane in enumerate(self.bound.lanes):
-            rows = self.slots * sum(term.lane == number for term in self.bound.all_terms)
+            rows = self.most * sum(term.lane == number for term in self.bound.all_terms)
             more = number in self.token_columns  # where the next one goes
             lane.reserve(rows, self.capacity + more)
-            self._owners.append(torch.zeros(rows, dtype=torch.long, device=self.device))
-        for row_map in self.row_maps:
-            row_map.reserve(self.slots, self.device)
+            lane.use_buckets(self.bucketed)
+            reserved.append(rows)
+        return reserved
 
     def _release_rows(self, slot: int) -> None:
         for row_map in self.row_maps:
@@ -241,9 +270,13 @@ class Batch:
 
     def _settle(self) -> None:
         for lane, owned in enumerate(self.owned):
-            self.owners[lane] = filled(self._owners[lane], [slot for _, slot in owned])
+            slots = [slot for _, slot in owned]
+            idle = self.bound.lanes[lane].rows.width - len(slots)
+            self.owners[lane] = filled(self._owners[lane], slots + [0] * idle)
         for row_map in self.row_maps:
-            row_map.settle(len(self.owned[row_map.term.lane]))
+            lane = row_map.term.lane
+            lane_width = self.bound.lanes[lane].rows.width
+            row_map.settle(len(self.owned[lane]), lane_width, self.width)
         hidden = [
             row_map.present[:, None] & (at.absent if row_map.term.address else at.unreadable)
             for row_map in self.row_maps
@@ -251,9 +284,9 @@ class Batch:
         ]
         self.unread = None
         if hidden and self._unread is not None:
-            self.unread = self._unread[: self.count].copy_(torch.stack(hidden).any(dim=0))
+            self.unread = self._unread[: self.width].copy_(torch.stack(hidden).any(dim=0))
         values = [request.values for request in self.requests]
-        self.numbers = numbers_of(self.values[: self.count], values)
+        self.numbers = numbers_of(self.values[: self.width], values)
         self.prepared = None
         self.samples = any(request.temperature > 0 for request in self.requests)
         asking = [request for request in self.requests if request.logprobs]

@@ -83,7 +83,8 @@ def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
         row: (batch.prompt_length(number, slot) + lengths[slot], ())
         for row, (number, slot) in enumerate(owned)
     })  # fmt: skip
-    nothing = torch.zeros(len(owned), 0, dtype=torch.long, device=batch.device)
+    rows = reward_lane.rows.width
+    nothing = torch.zeros(rows, 0, dtype=torch.long, device=batch.device)
     rewards = {lane: reward_lane.rewards(nothing)}
     if batch.bound.term_parallel is not None:
         rewards = batch.bound.term_parallel.all_reduce_rewards(rewards)

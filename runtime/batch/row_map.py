@@ -39,12 +39,14 @@ class RowMap:
         self._rows = torch.zeros(slots, dtype=torch.long, device=device)
         self._present = torch.zeros(slots, dtype=torch.bool, device=device)
 
-    def settle(self, lane_rows: int) -> None:
-        """Make the tensors after the slots have changed."""
+    def settle(self, lane_rows: int, lane_width: int, width: int) -> None:
+        """Make the tensors after the slots have changed: ``width`` of them, with idle ones."""
         self.live = any(row is not None for row in self.held)
-        self.is_identity = self.held == list(range(lane_rows))
-        self.rows = filled(self._rows, [row or 0 for row in self.held])
-        self.present = filled(self._present, [row is not None for row in self.held])
+        self.is_identity = width == lane_width and self.held == list(range(lane_rows))
+        idle = width - len(self.held)
+        self.rows = filled(self._rows, [row or 0 for row in self.held] + [0] * idle)
+        present = [row is not None for row in self.held] + [False] * idle
+        self.present = filled(self._present, present)
 
     def prompt(self, request: Request) -> Reading:
         """What the term reads of a request before the answer."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,11 +25,13 @@ from ..batch.memory import check_room
 from ..binding.bound import Bound
 from ..requests.answer import Answer
 from ..requests.request import Request
-from .cuda_graphs import StepGraphs, cuda_graphs
+from .cuda_graphs import StepGraphs
 from .logprob_rows import token_logprobs
-from .step import Source, Step, draw_together
+from .sampler import Source
+from .step import Step, draw_together
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
+GPU_MEASURE = 256  # where recordings hold for one capacity
 Positions: TypeAlias = Sequence[tuple[Request, int]]  # of rows: whose they are, and tokens so far
 
 
@@ -69,6 +71,7 @@ class Engine:
     Args:
         bound: the plan and its lanes.
         capture: replay repeated steps as CUDA graphs, where all lanes are on a GPU.
+        pool: memory for recordings to share with other engines, no two of which run at once.
 
     Attributes:
         claim: of whoever came last, who alone may go on.
@@ -77,25 +80,30 @@ class Engine:
             behind. A row whose last token it does not know yet draws one more, which is dropped.
     """
 
-    def __init__(self, bound: Bound, capture: bool = False) -> None:
-        self.bound, self.step, self.stats = bound, Step(bound), RunStats()
-        on_gpu = all(lane.device.type == "cuda" for lane in bound.lanes)
-        self.graphs = StepGraphs(self.step, cuda_graphs() if capture and on_gpu else None)
+    def __init__(self, bound: Bound, capture: bool = True, pool: Any = None) -> None:
+        gpu = on_gpu(bound)
+        captures = capture and gpu and bound.term_parallel is None
+        self.bound, self.step, self.stats = bound, Step(bound, not captures), RunStats()
+        self.graphs = StepGraphs(self.step, captures, pool)
+        self._batch: Batch | None = None  # whose memory recordings work on
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
-        self.ahead = int(on_gpu and not mapped)
+        self.ahead = int(gpu and not mapped)
         self.claim: object = None
         self.served, self._lock = False, RLock()
         staged = [node for node in walk(bound.plan.scores) if isinstance(node, Staged)]
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
 
-    def begin(self, requests: Sequence[Request], slots: int) -> Batch:
-        """Empty slots for these requests; whatever ran before can run no more."""
+    def begin(self, requests: Sequence[Request], slots: int, record: bool = False) -> Batch:
+        """Empty slots for these requests; whatever ran before can run no more.
+
+        With ``record``, steps may be recorded; otherwise the caller looks at scores.
+        """
         self.claimed()
         if self.bound.term_parallel is not None:
             self.bound.term_parallel.check_alike((slots, requests))
         longest = max(request.longest + request.max_new_tokens for request in requests)
-        return self.empty(slots, longest + max(map(self.widest, requests)))
+        return self.empty(slots, longest + max(map(self.widest, requests)), record)
 
     @contextmanager
     def turn(self, claim: object = None) -> Iterator[None]:
@@ -123,15 +131,22 @@ class Engine:
         self.claim = object()
         return self.claim
 
-    def empty(self, slots: int, tokens: int) -> Batch:
+    def empty(self, slots: int, tokens: int, record: bool = True) -> Batch:
         """Empty slots for texts of so many tokens, candidates among them.
+
+        Where steps are recorded, the memory of the last batch serves again if it is enough.
 
         Raises:
             ModelError: more than there is memory for.
         """
-        capacity = -(-tokens // MEASURE) * MEASURE
-        check_room(self.bound, slots, capacity)
-        batch = Batch(self.bound, slots, capacity, self._track_seen)
+        unit, record = GPU_MEASURE if self.graphs.on else MEASURE, record and self.graphs.on
+        capacity, batch = -(-tokens // unit) * unit, self._batch
+        if batch is None or slots > batch.most or capacity > batch.capacity:
+            check_room(self.bound, slots, capacity)
+            batch = Batch(self.bound, slots, capacity, self._track_seen)
+            self._batch = batch if self.graphs.on else None
+        if self.graphs.on:
+            batch.restart(slots, record)
         self.stats.mapped = [
             (self.bound.lane_names[lane], columns.share)
             for lane, columns in batch.token_columns.items()
@@ -150,15 +165,15 @@ class Engine:
         """
         if pending.copied is not None:
             pending.copied.synchronize()
-        batch = pending.batch
-        tokens, wrong, steps, *more = pending.results.tolist()
+        batch, used = pending.batch, len(pending.requests)
+        tokens, wrong, steps, *more = pending.results[:, :used].tolist()
         errors: dict[int, FormulaError] = {}
         if any(wrong):
             positions = [(row, at - 1) for row, at in zip(pending.requests, steps, strict=True)]
             errors = self.errors(batch, positions, wrong, pending.sources)
         if batch.token_columns:
             batch.read_on(tokens)
-        rows = pending.results[3 : 3 + pending.logprobs]
+        rows = pending.results[3 : 3 + pending.logprobs, :used]
         top = pending.top_logprobs
         batch.logprobs_drawn = token_logprobs(rows, top) if pending.logprobs else []
         batch.unsure = more[-1] if len(more) > pending.logprobs else [0] * len(tokens)
@@ -185,30 +200,49 @@ class Engine:
 
 @torch.no_grad()
 def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
-    """Launch a step of each, all of them together, and the copies of the results to the host."""
+    """Launch a step of each, all of them together, and the copy of the results to the host."""
     read = [engine.step.bytes_read for engine, _, _ in scheduled]
-    if len(scheduled) == 1:
-        [(engine, batch, _)] = scheduled
-        drawn = [engine.graphs.draw(batch)]
-    else:  # plans that share lanes: their steps are never recorded
+    if any(engine.graphs.on for engine, _, _ in scheduled):
+        drawn = [engine.graphs.draw(batch) for engine, batch, _ in scheduled]
+    else:  # plans that share lanes draw together
         drawn = draw_together([(engine.step, batch) for engine, batch, _ in scheduled])
-    pending = []
-    for (engine, batch, answers), before, out in zip(scheduled, read, drawn, strict=True):
+    pending, copies = [], to_host([each.results for each in drawn])
+    triples = zip(scheduled, read, drawn, copies, strict=True)
+    for (engine, batch, answers), before, out, copied in triples:
         for answer in answers:
             answer.drawn += 1
         engine.stats.add(batch.count, engine.step.bytes_read - before)
         top = batch.top_logprobs
         kept = [*batch.requests], [*answers], (1 + 2 * top) * batch.logprobs, top
-        pending.append(PendingStep(batch, out[0], *kept, *to_host(out[1])))
+        pending.append(PendingStep(batch, out.sources, *kept, *copied))
     return pending
 
 
-def to_host(results: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Begin a copy to the host; and what happens when it is there, None where it is at once."""
-    if results.device.type != "cuda":
-        return results, None
-    host = torch.empty(results.shape, dtype=results.dtype, pin_memory=True)
-    host.copy_(results, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(results.device))
-    return host, copied
+def to_host(results: Sequence[Tensor]) -> list[tuple[Tensor, torch.cuda.Event | None]]:
+    """Begin one copy of whole numbers to the host, per device; and what happens when it is there.
+
+    That is None where it is there at once.
+    """
+    copies: dict[int, tuple[Tensor, torch.cuda.Event | None]] = {}
+    on_devices: dict[torch.device, list[int]] = {}
+    for number, each in enumerate(results):
+        on_devices.setdefault(each.device, []).append(number)
+    for device, numbers in on_devices.items():
+        if device.type != "cuda":
+            copies |= {number: (results[number], None) for number in numbers}
+            continue
+        flat = [results[number].reshape(-1) for number in numbers]
+        packed = flat[0] if len(flat) == 1 else torch.cat(flat)
+        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+        host.copy_(packed, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(device))
+        parts = torch.split(host, [len(each) for each in flat])
+        for number, part in zip(numbers, parts, strict=True):
+            copies[number] = part.view(results[number].shape), copied
+    return [copies[number] for number in range(len(results))]
+
+
+def on_gpu(bound: Bound) -> bool:
+    """Whether all lanes of a plan are on GPUs."""
+    return all(lane.device.type == "cuda" for lane in bound.lanes)

@@ -14,7 +14,7 @@ from ..scores.logprobs import log_softmax
 class AskedRows(Protocol):
     """What is read of a batch."""
 
-    count: int
+    width: int
     temperatures: Tensor
     processed: Tensor
     any_processed: bool
@@ -42,11 +42,11 @@ def logprob_rows(own: Tensor, masked: Tensor, batch: AskedRows, tokens: Tensor) 
     """
     logprobs = log_softmax(own)
     if batch.any_processed:
-        warm = batch.temperatures[: batch.count, None]
+        warm = batch.temperatures[: batch.width, None]
         drawn_from = log_softmax(masked / torch.where(warm > 0, warm, 1.0))
         alone = torch.full_like(drawn_from, -torch.inf).scatter_(1, tokens[:, None], 0.0)
         drawn_from = torch.where(warm > 0, drawn_from, alone)
-        logprobs = torch.where(batch.processed[: batch.count, None], drawn_from, logprobs)
+        logprobs = torch.where(batch.processed[: batch.width, None], drawn_from, logprobs)
     rows = [_bits(logprobs.gather(1, tokens[:, None])[:, 0])]
     if batch.top_logprobs:
         best = logprobs.topk(batch.top_logprobs, dim=-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ from torch import Tensor
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
 
+Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
+
 
 class SampledRows(Protocol):
     """What the sampler reads of a batch."""
 
-    count: int
+    width: int
     samples: bool
     keys: Tensor
     steps: Tensor
@@ -40,6 +42,22 @@ class Draw(NamedTuple):
     scores: Tensor
 
 
+class Drawn(NamedTuple):
+    """What one step has drawn for the slots of a batch.
+
+    Attributes:
+        sources: what an alarm means (``Context.broken``).
+        results: ``(3 or more, slots)`` int64, what the host needs to know: the tokens, the alarms,
+            how many each slot has drawn now; with logprobs, those of ``logprob_rows``; and, where a
+            search needs it, whether the scores were unsure.
+        scores: ``(slots,)`` float32 of the tokens, without noise.
+    """
+
+    sources: list[Source]
+    results: Tensor
+    scores: Tensor
+
+
 def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]:
     """A token for every slot of every batch, from its ``(slots, V)`` scores."""
     if len(batches) == 1:
@@ -51,7 +69,7 @@ def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]
     for numbers in alike.values():
         joined = [batches[number] for number in numbers]
         rows = _drawn(joined, torch.cat([scores[number] for number in numbers]))
-        parts = (torch.split(each, [batch.count for batch in joined]) for each in rows)
+        parts = (torch.split(each, [batch.width for batch in joined]) for each in rows)
         drawn |= dict(zip(numbers, map(Draw, *parts), strict=True))
     return [drawn[number] for number in range(len(batches))]
 
@@ -59,9 +77,9 @@ def draw(batches: Sequence[SampledRows], scores: Sequence[Tensor]) -> list[Draw]
 def _drawn(batches: Sequence[SampledRows], scores: Tensor) -> Draw:
     noisy = scores
     if [batch for batch in batches if batch.samples]:
-        keys = torch.cat([batch.keys[: batch.count] for batch in batches])
-        steps = torch.cat([batch.steps[: batch.count] for batch in batches])
-        warm = torch.cat([batch.temperatures[: batch.count] for batch in batches])[:, None]
+        keys = torch.cat([batch.keys[: batch.width] for batch in batches])
+        steps = torch.cat([batch.steps[: batch.width] for batch in batches])
+        warm = torch.cat([batch.temperatures[: batch.width] for batch in batches])[:, None]
         noise = gumbel(keys, steps, scores.shape[-1])
         noisy = torch.where(warm > 0, scores / warm + noise, scores)
     tokens = best(noisy)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +28,8 @@ from ..scores.operators import scorer
 from ..scores.stages import chain, commit, moves_winner
 from .candidate_rewards import CandidateRewards
 from .logprob_rows import logprob_rows
-from .sampler import Draw, draw
+from .sampler import Draw, Drawn, draw
 from .streams import in_turn
-
-Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's term, a stage
-Drawn: TypeAlias = tuple[list[Source], Tensor]
 
 
 class Prepared(NamedTuple):
@@ -44,7 +41,7 @@ class Prepared(NamedTuple):
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
         terms: what gives each term's scores.
-        certain: the lanes that run in every step, and ``forwards``, what runs them.
+        certain: the lanes that run in every step.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
             another vocabulary, the first token that it reads for each.
     """
@@ -57,7 +54,6 @@ class Prepared(NamedTuple):
     search_terms: Sequence[tuple[RowMap, Reading]]
     texts: Callable[[], list[Tensor]]
     certain: Sequence[int]
-    forwards: Sequence[Callable[[], Tensor]]
     feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
 
 
@@ -74,13 +70,13 @@ class Step:
         run_forwards: how lanes run that do not wait for each other.
     """
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, syncs: bool = True) -> None:
         self.bound, self._plan = bound, bound.plan
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
         self.own_stages = len(bound.plan.stages)
-        self.syncs, self.run_forwards = bound.term_parallel is None, in_turn
+        self.syncs, self.run_forwards = syncs and bound.term_parallel is None, in_turn
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.all_terms if term.language} - conditional
         self._scores = scorer(bound.plan.scores, bound.plan.columns)
@@ -89,6 +85,13 @@ class Step:
     def draw(self, batch: Batch) -> Drawn:
         """A token for every slot, committed; as ``draw_together``."""
         return draw_together([(self, batch)])[0]
+
+    def forward(self, batch: Batch) -> None:
+        """Run the lanes that every step needs, so that their logits are there."""
+        prepared: Prepared = batch.prepared or self.prepare(batch)
+        lanes = [self.bound.lanes[number] for number in prepared.certain]
+        ran = self.run_forwards([lane.forward for lane in lanes])
+        self.count([lane for lane, new in zip(prepared.certain, ran, strict=True) if new])
 
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
         """What the step knows before a lane has run; ``next_tokens`` are those of ``Context``."""
@@ -102,11 +105,11 @@ class Step:
 
     def scores(self, batch: Batch, context: Context) -> Tensor:
         """``(slots, V)``: every lane that is needed runs once, and the stages follow."""
+        self.forward(batch)
         prepared: Prepared = batch.prepared
-        outputs = self.run_forwards(prepared.forwards)
+        outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
-        self.count(prepared.certain)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
@@ -166,11 +169,12 @@ class Step:
         if batch.logprobs:
             assert context.own is not None
             rows += logprob_rows(context.own, masked, batch, drawn.tokens)
-        return list(context.broken), torch.stack([*rows, *context.unsure])
+        results = torch.stack([*rows, *context.unsure])
+        return Drawn(list(context.broken), results, drawn.scores)
 
     def prepare(self, batch: Batch) -> Prepared:
         """Work out what holds until the batch's slots change."""
-        used, lanes = slice(batch.count), self.bound.lanes
+        used, lanes = slice(batch.width), self.bound.lanes
         live = [row_map for row_map in batch.row_maps if row_map.live]
         rewarders: dict[StageAddress, Rewarder] = {}
         for address, stage in self._plan.reranks:
@@ -200,8 +204,7 @@ class Step:
         prepared = batch.prepared = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
             terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(_texts, weakref.proxy(batch)), certain,
-            [lanes[lane].logits for lane in certain], feeds,
+            partial(_texts, weakref.proxy(batch)), certain, feeds,
         )  # fmt: skip
         return prepared
 
@@ -215,10 +218,27 @@ class Step:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
+            self.count([lane] if self.bound.lanes[lane].forward() else [])
             logits = self.bound.lanes[lane].logits().to(device)
             context.logits[lane] = Logits(logits, context.width, columns)
-            self.count([lane])
         return self.term_scores(context.logits[lane], row_map, context)
+
+    def mark(self) -> tuple[list[int], int]:
+        """What has been counted, for ``rewind`` and ``progress``."""
+        return [*self.forwards], self.bytes_read
+
+    def rewind(self, mark: tuple[list[int], int]) -> None:
+        """Go back to that."""
+        self.forwards[:], self.bytes_read = mark
+
+    def progress(self, mark: tuple[list[int], int]) -> list[int]:
+        """How often each lane has run since then."""
+        return [now - then for now, then in zip(self.forwards, mark[0], strict=True)]
+
+    def advance(self, progress: Sequence[int]) -> None:
+        """Count the same again."""
+        for lane, forwards in enumerate(progress):
+            self.count([lane] if forwards else [], forwards)
 
     def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
         """Count forwards of lanes, and the bytes that they read."""
@@ -233,7 +253,7 @@ class Step:
         for row_map, scores in context.search_terms:
             coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
             score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]
-            batch.search_score[: batch.count] += torch.where(row_map.present, score, 0.0)
+            batch.search_score[: batch.width] += torch.where(row_map.present, score, 0.0)
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
@@ -241,12 +261,6 @@ def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
 
     All scores are computed before any token is drawn, so that a lane which plans share runs once
     for all of their rows.
-
-    Returns:
-        Per plan, what an alarm means (``Context.broken``), and what the host needs to know:
-        ``(3 or more, slots)`` int64, the tokens, the alarms, how many each slot has drawn now; with
-        logprobs, those of ``logprob_rows``; and, where a search needs it, whether the scores were
-        unsure.
     """
     contexts, scores, batches, results = [], [], [], []
     for step, batch in parts:

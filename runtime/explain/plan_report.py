@@ -36,10 +36,10 @@ class Report:
         bound: Bound,
         params: Mapping[str, float],
         stats: RunStats | None = None,
-        capture: StepGraphs | None = None,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self._bound, self._params = bound, params
-        self._stats, self._capture = stats or RunStats(), capture
+        self._stats, self._graphs = stats or RunStats(), graphs
         self.formula = bound.plan.formula
         self.search = bound.plan.search[1].name if bound.plan.search else None
         search_lanes = bound.search_lanes
@@ -96,9 +96,7 @@ class Report:
         ]
         if bound.term_parallel is not None:
             lines.append(f"processes   {_processes(bound.term_parallel, bound.lane_names)}")
-        if self._capture is not None:
-            why = self._capture.why_eager
-            lines.append(f"step        {('eager: ' + why) if why else 'captured as a CUDA graph'}")
+        lines += _on_gpu(bound, self._graphs)
         if self._stats.seconds:  # a service times no formula by itself
             lines.append(f"last run    {self._stats.summary(measured)}")
         for name, share in self._stats.mapped_shares().items():
@@ -244,3 +242,17 @@ def _letter(lane: int) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _on_gpu(bound: Bound, graphs: StepGraphs | None) -> list[str]:
+    """What is recorded, and which lanes attend by masks; nothing of a CPU, where nothing is."""
+    if graphs is None or any(lane.device.type != "cuda" for lane in bound.lanes):
+        return []
+    lines = [f"step        {line}" for line in graphs.lines()]
+    for lane, names in zip(bound.lanes, bound.lane_names, strict=True):
+        live = getattr(lane, "live", None)
+        if live is None:
+            continue
+        for part, why in (("steps", live.why_masked), ("prompts", live.why_chunks_masked)):
+            lines += [f"attention   {names}: {part} by masks, for {why}"] * (why is not None)
+    return lines

@@ -26,7 +26,7 @@ def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[
     kind = scheduler_of(engine)
     each = [kind.slots_of(engine, request) for request in requests]
     with engine.turn():
-        batch = engine.begin(requests, max(min(slots, sum(each)), *each))
+        batch = engine.begin(requests, max(min(slots, sum(each)), *each), record=True)
         scheduler, claim = kind(engine, batch), engine.claim
     scheduler.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
     while scheduler.busy:

@@ -32,7 +32,7 @@ class ExternalRows:
     """
 
     def __init__(self, bound: Bound, requests: Sequence[Request]) -> None:
-        self._bound, self._engine = bound, Engine(bound)
+        self._bound, self._engine = bound, Engine(bound, capture=False)
         self._engine.step.unnormalised = frozenset()  # the caller may look at every score
         self._batch = self._engine.begin(requests, len(requests))
         self._batch.admit(requests)
@@ -125,7 +125,6 @@ class ExternalRows:
         more = max(self._room, tokens - self._room, MEASURE)
         for lane in self._bound.lanes:
             lane.grow(lane.rows.capacity + more)
-        self._batch.recorded.clear()
         self._room += more
 
     def _make_room_in_other_vocabularies(self, answers: Sequence[Ids]) -> None:

@@ -187,8 +187,8 @@ class SearchScheduler(Scheduler):
         batch, r = self.batch, self._stage.r
         if self._engine.bound.rewards[self._address][0].language:
             return batch.search_score[: batch.count]
-        total = torch.zeros(batch.count, device=batch.device)
-        used = slice(batch.count)
+        total = torch.zeros(batch.width, device=batch.device)
+        used = slice(batch.width)
         for row_map in batch.row_maps:
             if row_map.term.address == self._address and row_map.live:
                 outputs = text_rewards(batch, row_map.term.lane, lengths)
@@ -197,7 +197,7 @@ class SearchScheduler(Scheduler):
                 total += torch.where(row_map.present, weighed, 0.0)
         if r.shift is not None:
             total += batch.values[used, self._plan.columns[r.shift]]
-        return total
+        return total[: batch.count]
 
     def _nan(self) -> FormulaError:
         terms = self._engine.bound.rewards[self._address]

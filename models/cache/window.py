@@ -1,0 +1,94 @@
+"""The window of a forward: where it writes, and which keys its queries see by a model's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
+
+from .rows import Run
+from .survey import Survey
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where one forward writes, and how much of the cache it may see.
+
+    Attributes:
+        rows: the rows of this forward, ``n`` adjacent ones.
+        index: ``(n, 1)`` their numbers.
+        cache_positions: ``(n, q)`` where in the cache each query's key and value are written.
+        limit: the forward sees cache positions 0 up to ``limit``.
+        starts: ``(n, q)`` for alternatives of several tokens, the position in the text at which
+            each query's alternative begins.
+        same_length: every row writes one token, at ``limit - 1``, and sees all before it.
+        start: every row reads its tokens from this position up to ``limit``; None elsewhere.
+        runs: rows of like lengths, adjacent ones, which attend together, and the limit of each run;
+            none where all rows do.
+        writes: ``(n, q)`` where keys and values are written, if not at ``cache_positions``: idle
+            rows write behind all that is seen.
+        live: whether attention reads what is live by the positions on the device; ``limit`` is the
+            cache's whole capacity then.
+        survey: notes what the model asks of attention, where someone wants to know.
+    """
+
+    rows: slice
+    index: Tensor
+    cache_positions: Tensor
+    limit: int
+    starts: Tensor | None = None
+    same_length: bool = False
+    start: int | None = None
+    runs: Sequence[Run] = ()
+    writes: Tensor | None = None
+    live: bool = False
+    survey: Survey | None = None
+
+
+def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor:
+    """``(n, 1, q, limit)``, True where a query sees a key.
+
+    Args:
+        rule: whether a query sees a key: of row, head, the query's position and the key's.
+        queries: ``(n, q)`` positions in the text.
+    """
+    positions = queries[:, None, :, None]
+    keys = torch.arange(window.limit, device=queries.device)[None, None, None]
+    rows = torch.arange(len(queries), device=queries.device)[:, None, None, None]
+    head, own = torch.zeros_like(rows[:1]), window.cache_positions[:, None, :, None]
+    seen = rule(rows, head, positions, keys)
+    if window.starts is None:
+        return (seen & (keys < positions)) | (keys == own)  # type: ignore[no-any-return]
+    starts = window.starts[:, None, :, None]
+    branch = (keys <= own) & (keys >= own - (positions - starts))  # adjacent, up to itself
+    branch = branch & rule(rows, head, positions, keys + positions - own)
+    return (seen & (keys < starts)) | branch  # type: ignore[no-any-return]
+
+
+def sliding_window(rule: Any) -> int | None:
+    """The sliding window of a mask's rule, 0 where it is causal alone; None where it is neither."""
+    if rule is causal_mask_function:
+        return 0
+    known = sliding_window_causal_mask_function(1)
+    parts = _parts(rule, known)
+    overlay, causal = _parts(known, known) or (None, None)
+    if parts is None or len(parts) != 2 or parts[1] is not causal:
+        return None
+    window = getattr(parts[0], "__closure__", None)
+    if window is None or parts[0].__code__ is not getattr(overlay, "__code__", None):
+        return None
+    size = window[0].cell_contents
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _parts(rule: Any, known: Any) -> tuple[Any, ...] | None:
+    """The rules whose intersection a rule is, if transformers made it as it made ``known``."""
+    if getattr(rule, "__code__", None) is not known.__code__:
+        return None
+    [cell] = rule.__closure__
+    parts: tuple[Any, ...] = cell.cell_contents
+    return parts

@@ -1,0 +1,146 @@
+"""Attention of a few queries per row over a cache, by live lengths: the Triton kernels.
+
+Flash-decoding (Dao, Haziza, Massa and Sizov 2023, https://pytorch.org/blog/flash-decoding): one
+launch attends to parts of the keys, with the running softmax of Milakov and Gimelshein (2018,
+arXiv:1805.02867), and a second merges the parts by their log-sum-exps. A row's keys are split by
+their positions alone, in chunks of one size, so that neither its neighbours nor the capacity of
+the cache change the order of its sums. Lengths are read on the device: a CUDA graph can be
+replayed while texts grow.
+
+This file imports triton. ``live_attention`` chooses the shapes, and imports it when it launches.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["queries", "length", "window"])
+def partial_attention(
+    query, key, value, positions, cache_positions, starts,
+    parts, sums,
+    query_row, query_head, query_at, key_row, key_group, key_at,
+    value_row, value_group, value_at,
+    queries, groups, length, window, scale,
+    EACH: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_VALUE: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
+    QUERIES: tl.constexpr,
+):  # fmt: skip
+    """Attention of a tile of one row's and group's queries to the chunks of one split.
+
+    Row ``m`` of the tile is head ``m % EACH`` of the group at query ``m // EACH``. The scale
+    includes ``log2(e)``: sums are of powers of two.
+    """
+    split = tl.program_id(1)
+    splits = tl.num_programs(1)
+    tiles = (EACH * queries + ROWS - 1) // ROWS
+    group = tl.program_id(0) // tiles % groups
+    row = (tl.program_id(0) // (tiles * groups)).to(tl.int64)
+
+    # first to end: what any query of the row sees. No branch is before its place in the text
+    at = tl.arange(0, QUERIES)
+    here = row * queries + at
+    used = at < queries
+    position = tl.load(positions + here, mask=used, other=0).to(tl.int32)
+    own = tl.load(cache_positions + here, mask=used, other=0).to(tl.int32)
+    start = tl.load(starts + here, mask=used, other=0).to(tl.int32)
+    first = tl.min(tl.where(used, position - window + 1, length), 0)
+    first = tl.maximum(first, 0)
+    end = tl.max(tl.where(used, tl.maximum(start, own + 1), 0), 0)
+    end = tl.minimum(end, length)
+
+    # chunk c is of split c mod SPLITS; this split's first live one, and how many there are
+    first_chunk = first // CHUNK
+    chunk = first_chunk + ((split - first_chunk) & (SPLITS - 1))
+    chunks = ((end + CHUNK - 1) // CHUNK - chunk + SPLITS - 1) // SPLITS
+
+    # the tile's rows
+    m = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
+    mine = m < EACH * queries
+    head = group * EACH + m % EACH
+    out = (row * queries + m // EACH) * groups * EACH + head  # the row of the result
+    if chunks <= 0:
+        tl.store(sums + out * splits + split, tl.full([ROWS], float("-inf"), tl.float32), mask=mine)
+        return
+
+    here = row * queries + m // EACH
+    position = tl.load(positions + here, mask=mine, other=0).to(tl.int32)[:, None]
+    own = tl.load(cache_positions + here, mask=mine, other=-1).to(tl.int32)[:, None]
+    start = tl.load(starts + here, mask=mine, other=0).to(tl.int32)[:, None]
+    branch = tl.maximum(own - (position - start), own - window + 1)
+    d = tl.arange(0, BLOCK_SIZE)
+    dv = tl.arange(0, BLOCK_VALUE)
+    places = row * query_row + head * query_head + m // EACH * query_at
+    q = tl.load(
+        query + places[:, None] + d[None, :], mask=mine[:, None] & (d < SIZE)[None, :], other=0.0
+    )
+    key += row * key_row + group.to(tl.int64) * key_group
+    value += row * value_row + group.to(tl.int64) * value_group
+
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    mixed = tl.zeros([ROWS, BLOCK_VALUE], tl.float32)
+    BLOCKS: tl.constexpr = CHUNK // KEYS
+    last_chunk = chunk + (chunks - 1) * SPLITS
+    begin = tl.maximum(first - chunk * CHUNK, 0) // KEYS
+    stop = (chunks - 1) * BLOCKS
+    stop += tl.minimum((end - last_chunk * CHUNK + KEYS - 1) // KEYS, BLOCKS)
+    for block in tl.range(begin, stop):
+        base = (chunk + block // BLOCKS * SPLITS) * CHUNK + block % BLOCKS * KEYS
+        step = tl.arange(0, KEYS)
+        c = base + step
+        live = (c >= first) & (c < end)
+        k = tl.load(
+            key + base.to(tl.int64) * key_at + step[:, None] * key_at + d[None, :],
+            mask=live[:, None] & (d < SIZE)[None, :], other=0.0,
+        )  # fmt: skip
+        v = tl.load(
+            value + base.to(tl.int64) * value_at + step[:, None] * value_at + dv[None, :],
+            mask=live[:, None] & (dv < VALUE_SIZE)[None, :], other=0.0,
+        )  # fmt: skip
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        c = c[None, :]
+        seen = ((c < start) & (c > position - window)) | ((c >= branch) & (c <= own))
+        scores = tl.where(seen & live[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        shift = tl.where(new_top == float("-inf"), 0.0, new_top)  # a query that saw nothing yet
+        weights = tl.exp2(scores - shift[:, None])
+        decay = tl.exp2(top - shift)
+        total = total * decay + tl.sum(weights, 1)
+        mixed = mixed * decay[:, None]
+        mixed += tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        top = new_top
+
+    saw = total > 0.0
+    divisor = tl.where(saw, total, 1.0)
+    tl.store(
+        parts + (out * splits + split)[:, None] * VALUE_SIZE + dv[None, :],
+        mixed / divisor[:, None], mask=(mine & saw)[:, None] & (dv < VALUE_SIZE)[None, :],
+    )  # fmt: skip
+    logarithm = tl.where(saw, top + tl.log2(divisor), float("-inf"))
+    tl.store(sums + out * splits + split, logarithm, mask=mine)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def merge_parts(
+    parts, sums, merged, splits,
+    VALUE_SIZE: tl.constexpr, BLOCK_VALUE: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """One head's result at one query: its parts by their log-sum-exps; empty ones are not read.
+
+    The sum is of ``SPLITS`` terms however many there are: zeros change nothing.
+    """
+    out = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, SPLITS)
+    dv = tl.arange(0, BLOCK_VALUE)
+    logarithms = tl.load(sums + out * splits + split, mask=split < splits, other=float("-inf"))
+    weights = tl.exp2(logarithms - tl.max(logarithms, 0))
+    filled = (logarithms > float("-inf"))[:, None] & (dv < VALUE_SIZE)[None, :]
+    places = (out * splits + split)[:, None] * VALUE_SIZE + dv[None, :]
+    part = tl.load(parts + places, mask=filled, other=0.0)
+    mixed = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)
+    tl.store(
+        merged + out * VALUE_SIZE + dv, mixed.to(merged.dtype.element_ty), mask=dv < VALUE_SIZE
+    )

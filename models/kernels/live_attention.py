@@ -1,0 +1,319 @@
+"""Attention of a few queries per row over the live part of a cache, wherever each row ends.
+
+A mask says which keys a query sees, and is as large as the cache. Here a query's own positions say
+it: the rule is that of ``cache.window``, and what no query of a row sees is not read. On a CPU it
+is that mask; on CUDA it is the kernels of ``decode_kernel``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_QUERIES = 16  # per row
+CHUNK = 256  # keys: results depend on it and on SPLITS, and on nothing else of how it is launched
+SPLITS = 32
+MAX_SIZE = 256  # of a head
+LOG2_E = 1.4426950408889634
+NO_WINDOW = 1 << 30  # keys; no text is as long
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def live_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    cache_positions: Tensor,
+    starts: Tensor | None = None,
+    window: int = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention of each query to the keys before it in its row, and to its own branch.
+
+    A query sees the cache positions below its start, and from its branch's first key to its own.
+    A key below the start is at its cache position in the text, too; one of the branch is as far
+    from the query there as it is in the cache. Keys and values of a row beyond all of these are
+    not read, and may be anything finite.
+
+    Args:
+        query: ``(n, heads, q, size)``; ``q`` is at most ``MAX_QUERIES``.
+        key: ``(n, groups, L, size)``, a view of a cache, and ``value`` alike.
+        positions: ``(n, q)`` int64 of each query in its text.
+        cache_positions: ``(n, q)`` int64, where the cache has each query's own key: at its
+            position, or after it.
+        starts: ``(n, q)`` int64, where in the text each query's alternative begins; None where
+            alternatives have one token.
+        window: a query sees so many keys, its own among them; 0 is all.
+        scale: of the products; None is ``size ** -0.5``.
+
+    Returns:
+        ``(n, q, heads, size)``, contiguous, in the query's dtype.
+    """
+    assert query.shape[2] <= MAX_QUERIES and query.dtype == key.dtype == value.dtype
+    assert key.stride(3) == value.stride(3) == 1, "a cache is not copied"
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    starts = positions if starts is None else starts
+    return _attend(query, key, value, positions, cache_positions, starts, window, scale)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("descant::live_attention", mutates_args=(), device_types="cpu")
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    cache_positions: Tensor,
+    starts: Tensor,
+    window: int,
+    scale: float,
+) -> Tensor:
+    return masked_attention(query, key, value, positions, cache_positions, starts, window, scale)
+
+
+def masked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    cache_positions: Tensor,
+    starts: Tensor | None = None,
+    window: int = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """The same as ``live_attention``, by a mask over the whole cache, in float32."""
+    n, heads, q, size = query.shape
+    groups, length = key.shape[1:3]
+    starts = positions if starts is None else starts
+    at, own, start = (x[:, None, :, None] for x in (positions, cache_positions, starts))
+    keys, seen = torch.arange(length, device=query.device), at - (window or NO_WINDOW)
+    branch = (keys >= own - (at - start)) & (keys <= own) & (keys + at - own > seen)
+    mask = ((keys < start) & (keys > seen)) | branch
+    queries = query.float().reshape(n, groups, heads // groups, q, size)
+    scores = queries @ key.float().mT[:, :, None] * (size**-0.5 if scale is None else scale)
+    weights = scores.masked_fill_(~mask[:, :, None], -torch.inf).softmax(dim=-1)
+    mixed = (weights @ value.float()[:, :, None]).reshape(n, heads, q, -1)
+    return mixed.transpose(1, 2).to(query.dtype).contiguous()
+
+
+@_attend.register_fake
+def _result(query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
+    n, heads, q, _ = query.shape
+    return query.new_empty(n, q, heads, value.shape[3])
+
+
+class Launches(NamedTuple):
+    """How both kernels are launched for a shape.
+
+    Attributes:
+        rows: of a tile of queries.
+        keys: of a block.
+        warps: of the first kernel.
+        stages: blocks of keys and values in shared memory, one of them in use.
+        partial_grid: thread blocks of the first kernel, and ``merge_grid`` of the second.
+    """
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    partial_grid: tuple[int, int]
+    merge_grid: tuple[int]
+
+
+def launches(
+    query_shape: Sequence[int], groups: int, itemsize: int, capacity: int, value_size: int = 0
+) -> Launches:
+    """The launches of a call, by its shapes alone.
+
+    A block of keys takes 16 KB, so that three of keys and values fit the shared memory of an A100
+    and an H100 twice or more, and a tile of queries is as large as registers hold without spills.
+
+    Args:
+        query_shape: ``(n, heads, q, size)``.
+        groups: heads of keys.
+        itemsize: bytes of an element.
+        capacity: keys that each row of the cache has room for.
+        value_size: of a head of values, where it is another.
+    """
+    n, heads, q, size = query_shape
+    width = padded_size(max(size, value_size)) * itemsize  # bytes of a key
+    rows = min(padded_size(heads // groups * q), 128, (1 << 16) // (width * itemsize))
+    tiles = -(-heads // groups * q // rows)
+    return Launches(
+        rows=rows,
+        keys=min(64, (1 << 14) // width),
+        warps=4 if rows * width <= 1 << 12 else 8,
+        stages=3,
+        partial_grid=(n * groups * tiles, min(SPLITS, -(-capacity // CHUNK))),
+        merge_grid=(n * q * heads,),
+    )
+
+
+class Cost(NamedTuple):
+    """What a call takes of a GPU.
+
+    Attributes:
+        read: bytes of memory, those of caches among them.
+        written: bytes.
+        flops: of the products.
+        launches: of kernels.
+        blocks: thread blocks of all launches.
+        cached: bytes of keys and values that are read.
+    """
+
+    read: int
+    written: int
+    flops: int
+    launches: int
+    blocks: int
+    cached: int
+
+
+def cost(
+    query_shape: Sequence[int],
+    groups: int,
+    itemsize: int,
+    lengths: Sequence[int],
+    capacity: int,
+    positions: Sequence[int] | None = None,
+    window: int = 0,
+    value_size: int = 0,
+) -> Cost:
+    """What a call of ``live_attention`` reads, writes and computes, from numbers on the host.
+
+    A thread block counts what it reads once. Keys are counted again for each tile of queries,
+    though a second one may find them in the cache of the chip.
+
+    Args:
+        query_shape: ``(n, heads, q, size)``.
+        groups: heads of keys.
+        itemsize: bytes of an element of queries, keys and values.
+        lengths: of each row, cache positions up to the last that one of its queries sees.
+        capacity: keys that each row of the cache has room for.
+        positions: of each row's first query in its text; None is ``q`` before the row's length.
+            They matter where there is a window.
+        window: as in ``live_attention``.
+        value_size: of a head of values, where it is another.
+    """
+    n, heads, q, size = query_shape
+    value_size = value_size or size
+    plan = launches(query_shape, groups, itemsize, capacity, value_size)
+    programs, splits = plan.partial_grid
+    if positions is None:
+        positions = [length - q for length in lengths]
+    firsts = [max(0, at - (window or NO_WINDOW) + 1) for at in positions]
+    pairs = list(zip(firsts, lengths, strict=True))
+    keys = sum(length - first for first, length in pairs)
+    filled = sum(min(SPLITS, -(-length // CHUNK) - first // CHUNK) for first, length in pairs)
+    cached = keys * (programs // n) * (size + value_size) * itemsize
+    parts = filled * heads * q * value_size * 4
+    sums = n * heads * q * splits * 4
+    places = programs * splits * 3 * q * 8
+    return Cost(
+        read=cached + filled * heads * q * size * itemsize + places + parts + sums,
+        written=parts + sums + n * heads * q * value_size * itemsize,
+        flops=2 * keys * heads * q * (size + value_size),
+        launches=2,
+        blocks=programs * splits + plan.merge_grid[0],
+        cached=cached,
+    )
+
+
+def why_not(
+    head_size: int,
+    value_size: int,
+    dtype: torch.dtype,
+    capability: tuple[int, int] | None = None,
+) -> str | None:
+    """Why the kernels cannot do a layer, in words; None where they can.
+
+    Any number of query heads may share a key: they take as many tiles as they need.
+
+    Args:
+        head_size: of queries and keys.
+        value_size: of values.
+        dtype: of all three.
+        capability: of the GPU, for CUDA; None leaves it unasked.
+    """
+    if any(size % 8 or not 8 <= size <= MAX_SIZE for size in (head_size, value_size)):
+        sizes = " and ".join(str(size) for size in dict.fromkeys((head_size, value_size)))
+        return f"heads of size {sizes}: multiples of 8 up to {MAX_SIZE} are taken"
+    if dtype not in DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        return f"keys in {name}: {', '.join(DTYPES.values())} are taken"
+    if capability is not None and capability < (8, 0):
+        version = ".".join(map(str, capability))
+        return f"a GPU of compute capability {version}: Triton takes 8.0 and later"
+    return _unready()
+
+
+def _unready() -> str | None:
+    """What a kernel lacks to be compiled here; where torch has no GPU, none is."""
+    if torch.version.hip is not None:
+        return "a GPU of AMD: the kernels are compiled for NVIDIA's"
+    if torch.version.cuda is None:
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler, which Triton builds its launcher with: install gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "no Python.h, which Triton builds its launcher with: install python3-dev"
+    return None
+
+
+def padded_size(size: int) -> int:
+    """The power of two that a side of a block is padded to; tensor cores take 16 or more."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+@_attend.register_kernel("cuda")
+def launch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    cache_positions: Tensor,
+    starts: Tensor,
+    window: int,
+    scale: float,
+) -> Tensor:
+    """Two launches on the current stream, without a wait; a graph can hold them."""
+    from . import decode_kernel
+
+    n, heads, queries, size = query.shape
+    groups, length, value_size = key.shape[1], key.shape[2], value.shape[3]
+    plan = launches(query.shape, groups, query.itemsize, length, value_size)
+    splits = plan.partial_grid[1]
+    query = query if query.stride(3) == 1 else query.contiguous()
+    places = [x.contiguous() for x in (positions, cache_positions, starts)]
+    merged = query.new_empty(n, queries, heads, value_size)
+    parts = query.new_empty(*plan.merge_grid, splits, value_size, dtype=torch.float32)
+    sums = query.new_empty(*plan.merge_grid, splits, dtype=torch.float32)
+    guard: Any = torch.cuda.device(query.device) if query.is_cuda else nullcontext()
+    with guard:
+        decode_kernel.partial_attention[plan.partial_grid](
+            query, key, value, *places, parts, sums,
+            *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
+            queries, groups, length, window or NO_WINDOW, scale * LOG2_E,
+            EACH=heads // groups, SIZE=size, VALUE_SIZE=value_size,
+            BLOCK_SIZE=padded_size(size), BLOCK_VALUE=padded_size(value_size),
+            ROWS=plan.rows, KEYS=plan.keys, CHUNK=CHUNK, SPLITS=SPLITS, QUERIES=MAX_QUERIES,
+            num_warps=plan.warps, num_stages=plan.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+        decode_kernel.merge_parts[plan.merge_grid](
+            parts, sums, merged, splits,
+            VALUE_SIZE=value_size, BLOCK_VALUE=padded_size(value_size), SPLITS=SPLITS,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+    return merged

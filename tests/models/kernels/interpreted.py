@@ -1,0 +1,116 @@
+"""Triton's interpreter in a process of its own: kernels are interpreted or compiled by the process.
+
+The interpreter runs a kernel's thread blocks one after the other, on memory of the CPU. What they
+read and write is counted on the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Counts(NamedTuple):
+    """What a call did: thread blocks, kernels, and bytes, each once per thread block."""
+
+    blocks: int
+    launches: int
+    read: int
+    written: int
+
+
+def prepare() -> None:
+    """Before triton is imported."""
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def launch(*arguments: Any) -> Any:
+    """The kernels' result, from CPU tensors.
+
+    The interpreter multiplies the bits of bfloat16 numbers, and its manual says to cast them first:
+    products of float32 are what a tensor core makes of them.
+    """
+    import triton.language as tl
+    from triton.runtime.interpreter import interpreter_builder
+
+    from descant.models.kernels import live_attention
+
+    builder: Any = interpreter_builder
+    dot = builder.create_dot
+
+    def dot_of_float32(*operands: Any) -> Any:
+        factors = [
+            builder.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x
+            for x in operands[:2]
+        ]
+        return dot(*factors, *operands[2:])
+
+    builder.create_dot = dot_of_float32
+    try:
+        return live_attention.launch(*arguments)
+    finally:
+        del builder.create_dot
+
+
+def count(*arguments: Any) -> Counts:
+    """What ``launch`` does."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    from descant.models.kernels import live_attention
+
+    read, written = Memory(), Memory()
+    grids: list[tuple[int, ...]] = []
+    builder: Any = interpreter_builder
+    set_grid_index, set_grid = builder.set_grid_idx, builder.set_grid_dim
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def next_block(*index: int) -> None:
+        read.end_block()
+        written.end_block()
+        grids[-1] += (1,)
+        set_grid_index(*index)
+
+    def next_grid(*dimensions: int) -> None:
+        grids.append(())
+        set_grid(*dimensions)
+
+    def counted_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+        read.add(pointers, mask)
+        return load(pointers, mask, *rest)
+
+    def counted_store(pointers: Any, values: Any, mask: Any, *rest: Any) -> Any:
+        written.add(pointers, mask)
+        return store(pointers, values, mask, *rest)
+
+    replaced: dict[str, Callable[..., Any]] = {
+        "set_grid_idx": next_block, "set_grid_dim": next_grid,
+        "create_masked_load": counted_load, "create_masked_store": counted_store,
+    }  # fmt: skip
+    for name, function in replaced.items():
+        setattr(builder, name, function)
+    try:
+        live_attention.launch(*arguments)
+    finally:
+        for name in replaced:
+            delattr(builder, name)
+    read.end_block()
+    written.end_block()
+    blocks = sum(map(len, grids))
+    return Counts(blocks, len(grids), read.total, written.total)
+
+
+class Memory:
+    """Bytes at different addresses, summed over thread blocks."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._addresses: dict[int, set[int]] = {}  # by how many bytes are at each
+
+    def add(self, pointers: Any, mask: Any) -> None:
+        width = pointers.get_element_ty().primitive_bitwidth // 8
+        self._addresses.setdefault(width, set()).update(pointers.data[mask.data].tolist())
+
+    def end_block(self) -> None:
+        self.total += sum(width * len(found) for width, found in self._addresses.items())
+        self._addresses.clear()
