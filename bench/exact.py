@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+TOP = 20  # of the most likely tokens of each step, whose log-probabilities are compared
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,8 @@ class Difference:
     Attributes:
         same: every token is the same.
         share: of the tokens, those that are the same at the same position.
-        scores: the largest difference of a score, up to each row's first token that differs; a
-            token that one run excludes and the other does not counts as infinite.
+        scores: the largest difference of a log-probability, of the likeliest tokens that both runs
+            name, up to each row's first token that differs.
     """
 
     same: bool
@@ -26,52 +25,25 @@ class Difference:
     scores: float
 
 
-def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Tensor, Tensor]:
-    """Greedy tokens ``(rows, new)`` and the scores they were drawn from, ``(rows, new, V)``.
-
-    The rows must have no other neighbours and one length, so that they stay in their order.
-    """
-    engine = decoder.session.engine
-    step, replayed = engine.step, engine.graphs.draw
-    score, draw = step.scores, step.draw
-    last: list[Tensor] = []
-    seen: dict[int, tuple[Any, Tensor]] = {}  # by the output of a step, which a replay repeats
-    kept: list[Tensor] = []
-
-    def scores(batch: Any, context: Any) -> Tensor:
-        last[:] = [score(batch, context)]
-        return last[0]
-
-    def drawn(batch: Any) -> Any:
-        output = draw(batch)
-        seen[id(output[1])] = (output, last[0])
-        return output
-
-    def replay(batch: Any) -> Any:
-        output = replayed(batch)
-        kept.append(seen[id(output[1])][1].cpu())
-        return output
-
-    step.scores, step.draw, engine.graphs.draw = scores, drawn, replay
-    try:
-        done = decoder.generate(
-            list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
-            progress=False,
-        )  # fmt: skip
-    finally:
-        del step.scores, step.draw, engine.graphs.draw
-    return torch.tensor([completion.token_ids for completion in done]), torch.stack(
-        kept[:new], dim=1
-    )
+def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> list[Any]:
+    """Greedy completions, with the log-probabilities of the likeliest tokens."""
+    completions: list[Any] = decoder.generate(
+        list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
+        logprobs=True, top_logprobs=TOP, progress=False,
+    )  # fmt: skip
+    return completions
 
 
 def difference(a: Any, b: Any, prompts: Sequence[Sequence[int]], new: int) -> dict[str, Any]:
     """Two decoders over the same prompts: the fields of ``Difference``."""
-    (ids, scores), (others, other_scores) = (scored(decoder, prompts, new) for decoder in (a, b))
-    equal = ids == others
-    agreed = equal.long().cumprod(1).roll(1, 1)
-    agreed[:, 0] = 1
-    apart = (scores - other_scores).abs()
-    apart[(scores == -torch.inf) & (other_scores == -torch.inf)] = 0.0
-    worst = apart.amax(dim=-1)[agreed.bool()].max()
-    return asdict(Difference(bool(equal.all()), float(equal.float().mean()), float(worst)))
+    equal: list[bool] = []
+    apart = [0.0]
+    for one, other in zip(scored(a, prompts, new), scored(b, prompts, new), strict=True):
+        same = [x == y for x, y in zip(one.token_ids, other.token_ids, strict=True)]
+        comparable = [*same, False].index(False) + 1
+        tops = list(zip(one.top_logprobs, other.top_logprobs, strict=True))[:comparable]
+        for mine, theirs in tops:
+            pairs = [(mine[token], theirs[token]) for token in mine.keys() & theirs.keys()]
+            apart += [0.0 if x == y else abs(x - y) for x, y in pairs]
+        equal += same
+    return asdict(Difference(all(equal), sum(equal) / len(equal), max(apart)))

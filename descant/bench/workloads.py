@@ -85,7 +85,7 @@ class Pool:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    def decoder(self, workload: Workload, capture: bool = False, **arguments: Any) -> Any:
+    def decoder(self, workload: Workload, capture: bool = True, **arguments: Any) -> Any:
         """The workload, compiled; other arguments are those of ``descant.compile``.
 
         Adapters are put on a twin of the base, so that other ways run without them.

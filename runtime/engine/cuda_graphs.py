@@ -45,6 +45,7 @@ class StepGraphs:
         self.on, self._step, self._pool = on, step, pool
         self.why_eager = why_eager(step.bound) if on else "capture is off"
         self._lanes = _language_lanes(step.bound)
+        self._recordings: list[_StepRecordings] = []  # one per batch
         if on:
             step.run_forwards = on_streams
             for lane in step.bound.lanes:
@@ -62,25 +63,47 @@ class StepGraphs:
                 lane.catch_up()  # what a recording of every step does not do
         if batch.recordings is None:
             batch.recordings = _StepRecordings(step, batch, self._pool)
+            self._recordings = [batch.recordings]  # the memory of an earlier batch is gone
         drawn: Drawn = batch.recordings.draw(batch)
         return drawn
+
+    @property
+    def made(self) -> int:
+        """Recordings that have been made: of the lanes' forwards, and of what follows them."""
+        lanes = [lane.recordings for lane in self._lanes.values() if lane.recordings is not None]
+        return sum(each.made for each in (*lanes, *self._recordings))
+
+    def eager(self) -> list[str]:
+        """What is not recorded and why, in words."""
+        if not self.on:
+            return ["capture is off"]
+        parts = [(f"the forward of {name} is", why) for name, why in self._forwards() if why]
+        if why := self._what_follows():
+            parts.append(("scores, stages and draws are", why))
+        return [f"{part} eager: {why}" for part, why in parts]
 
     def lines(self) -> list[str]:
         """What is recorded and what is not, for the plan."""
         if not self.on:
             return ["eager: capture is off"]
-        names = self._step.bound.lane_names
-        why = {
-            names[number]: lane.why_eager if lane.recordings is None else lane.recordings.why_eager
-            for number, lane in self._lanes.items()
-        }
-        lines = [f"the forward of {name} is eager: {each}" for name, each in why.items() if each]
-        recorded = [name for name, each in why.items() if not each]
+        recorded = [name for name, why in self._forwards() if not why]
         forwards = [f"the forward{'s' * (len(recorded) > 1)} of {', '.join(recorded)}"]
-        parts = forwards * bool(recorded) + ["scores, stages and draws"] * (not self.why_eager)
-        if self.why_eager:
-            lines.append(f"scores, stages and draws are eager: {self.why_eager}")
-        return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + lines
+        follows = ["scores, stages and draws"] * (not self._what_follows())
+        parts = forwards * bool(recorded) + follows
+        return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + self.eager()
+
+    def _forwards(self) -> list[tuple[str, str | None]]:
+        """Each language lane's name, and why its forward is eager."""
+        names = self._step.bound.lane_names
+        return [
+            (names[number], (lane if lane.recordings is None else lane.recordings).why_eager)
+            for number, lane in self._lanes.items()
+        ]
+
+    def _what_follows(self) -> str | None:
+        """Why what follows the forwards is eager: known from the start, or found since."""
+        found = (each.why_eager for each in self._recordings)
+        return self.why_eager or next(filter(None, found), None)
 
 
 class _StepRecordings:
@@ -95,6 +118,10 @@ class _StepRecordings:
     @property
     def why_eager(self) -> str | None:
         return self._recordings.why_eager
+
+    @property
+    def made(self) -> int:
+        return self._recordings.made
 
     def draw(self, batch: Batch) -> Drawn:
         step, key = self._step, key_of(batch)
