@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from bench.benchmarks import BENCHMARKS, SIZES, Case, Ratio, Sizes
-from bench.exact import difference
 from bench.joining import arrivals, pauses
 from bench.ways import Ways
+from descant.bench.exact import difference
 from descant.bench.measure import Result, Settings, environment, floor, pool_of, timed
 from descant.bench.shapes import SHAPES
 from descant.bench.workloads import Pool

@@ -13,9 +13,9 @@ from tape import Tape, on_tape
 
 from bench import report, suite
 from bench.benchmarks import BENCHMARKS, SIZES, Case, Ratio
-from bench.exact import difference
 from bench.joining import pauses
 from bench.ways import Ways
+from descant.bench.exact import difference
 from descant.bench.measure import Clock, Result, Settings
 from descant.bench.workloads import LORA, Pool, fused
 
