@@ -40,6 +40,8 @@ class Rows:
         adapters: ``(rows,)`` int64, 0 for the bare weights.
         index: ``(rows, 1)`` int64, the rows' own numbers.
         count: rows in use, and ``total``, the tokens of their texts together.
+        next_logits: ``(count, V)`` float32, what follows every text, where reading the prompts gave
+            it; None again as soon as a text or a row changes.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Rows:
         self._ends: list[int] = []
         self._adapters: list[int] = []
         self.count = self.total = 0
+        self.next_logits: Tensor | None = None
 
     @property
     def longest(self) -> int:
@@ -100,7 +103,7 @@ class Rows:
         self._lengths += cached
         self._ends += map(len, texts)
         self._adapters += adapters
-        self._recount()
+        self._changed()
         self.lengths[new] = torch.tensor(cached, device=self.device)
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
@@ -157,7 +160,7 @@ class Rows:
         self.ends[used] += 1
         for row in range(self.count):
             self._ends[row] += 1
-        self.total += self.count
+        self._changed()
 
     def feed_rows(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
         """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device."""
@@ -165,7 +168,7 @@ class Rows:
         self.ends[index] += 1
         for row in rows:
             self._ends[row] += 1
-        self.total += len(rows)
+        self._changed()
 
     def mark_cached(self, unread: int = 0) -> None:
         """All but the last ``unread`` tokens of every text are in the cache now."""
@@ -193,7 +196,7 @@ class Rows:
     def restore(self, counts: tuple[list[int], list[int]]) -> None:
         """Set the host's counts."""
         self._lengths, self._ends = [*counts[0]], [*counts[1]]
-        self._recount()
+        self._changed()
 
     def progress(self, counts: tuple[list[int], list[int]]) -> tuple[int, int | None]:
         """What a step did to every row since these counts: tokens added, and tokens left unread.
@@ -208,7 +211,7 @@ class Rows:
     def advance(self, added: int, unread: int | None) -> None:
         """Update the host's counts after a step that was replayed on the device."""
         self._ends = [end + added for end in self._ends]
-        self._recount()
+        self._changed()
         if unread is not None:
             self._lengths = [end - unread for end in self._ends]
 
@@ -225,7 +228,7 @@ class Rows:
             self._ends[row] = end
             crossed = self.crosses(kept, self._lengths[row])
             self._lengths[row] = 0 if crossed else min(self._lengths[row], kept)
-        self._recount()
+        self._changed()
         used = slice(self.count)
         self.ends[used] = torch.tensor(self._ends, device=self.device)
         self.lengths[used] = torch.tensor(self._lengths, device=self.device)
@@ -245,7 +248,7 @@ class Rows:
             tensor[list(targets)] = tensor[list(sources)]
         for values in (self._lengths, self._ends, self._adapters):
             copy_items(values, sources, targets)
-        self._recount()
+        self._changed()
 
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
@@ -254,11 +257,12 @@ class Rows:
             tensor[row] = tensor[last]
         for values in (self._lengths, self._ends, self._adapters):
             swap_remove(values, row)
-        self._recount()
+        self._changed()
         return last
 
-    def _recount(self) -> None:
+    def _changed(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
+        self.next_logits = None
 
 
 class RowLane:
@@ -281,6 +285,10 @@ class RowLane:
 
     def feed(self, tokens: Tensor) -> None:
         self.rows.feed(tokens)
+
+    @property
+    def ready(self) -> bool:
+        return self.rows.next_logits is not None
 
 
 def swap_remove(items: list[Item], row: int) -> Item:

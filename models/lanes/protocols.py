@@ -56,6 +56,10 @@ class Lane(Protocol):
 class LanguageLane(Lane, Protocol):
     """A lane of a language model."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether reading the prompts gave what follows every text: ``logits`` runs no forward."""
+
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""
 

@@ -150,6 +150,10 @@ class LaneView:
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
+    @property
+    def ready(self) -> bool:
+        return self.lane.ready
+
     def logits(self) -> Tensor:
         self._update_index()
         return self.shared.logits(self)

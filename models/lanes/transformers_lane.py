@@ -24,6 +24,7 @@ from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
 from .lora import Adapters
+from .prompt_logits import end_together, gives_logits, of_rows
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
@@ -75,16 +76,31 @@ class TransformersLane(RowLane):
         """Read prompts of a token at least, each text once, into caches beyond the rows in use."""
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        cached = [len(ids) - self.rows.pending for ids, _ in distinct]
-        base = self.rows.count
+        lengths = [len(ids) for ids, _ in distinct]
+        groups, base = _length_groups(lengths), self.rows.count
+        together = self._gives_logits and not base and end_together(lengths, groups)
+        logits: list[Tensor] | None = [] if together else None
         self._admitting = True
-        for group in _length_groups(cached):
+        for group in groups:
             rows = slice(base + group.start, base + group.stop)
-            yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
-        return partial(self._join, pairs, distinct, base)
+            yield from self._prefill(distinct[group.start : group.stop], rows, logits)
+        return partial(self._join, pairs, distinct, base, logits)
 
-    def _prefill(self, pairs: Sequence[Pair], rows: slice, longest: int) -> Iterator[int]:
-        """Read the first tokens of texts, ``longest`` of the longest."""
+    @cached_property
+    def _gives_logits(self) -> bool:
+        """Whether the forwards that read prompts can give what the first step needs."""
+        return not self._reads_all and not self._limits and gives_logits(self.model)
+
+    def _prefill(
+        self, pairs: Sequence[Pair], rows: slice, logits: list[Tensor] | None
+    ) -> Iterator[int]:
+        """Read texts, the longest first.
+
+        Args:
+            logits: gets ``(texts, V)`` what follows them, which all have one length; where it is
+                None, the next step reads their last tokens.
+        """
+        longest = len(pairs[0][0]) - (self.rows.pending if logits is None else 0)
         texts = padded([ids for ids, _ in pairs]).to(self.device)
         lengths = torch.tensor([len(ids) for ids, _ in pairs], device=self.device)
         numbers = [number for _, number in pairs]
@@ -96,11 +112,26 @@ class TransformersLane(RowLane):
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
             window = Window(rows, self.rows.index[rows], positions, end, start=start)
-            self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
+            if logits is None or end < longest:
+                self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
+            else:
+                what = chunk, positions, window, adapters
+                out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
+                logits.append(out.logits[:, -1, : self.vocabulary].float())
 
     @torch.no_grad()
-    def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
-        """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
+    def _join(
+        self,
+        pairs: Sequence[Pair],
+        distinct: Sequence[Pair],
+        base: int,
+        logits: Sequence[Tensor] | None,
+    ) -> list[int]:
+        """Put rows in use that were prefilled from row ``base`` on; others may have left since.
+
+        Args:
+            logits: what follows the distinct texts, where it is known and nobody else has a row.
+        """
         self._admitting = False
         first = self.rows.count
         kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
@@ -109,9 +140,12 @@ class TransformersLane(RowLane):
             self._cache.copy_rows(moved, free, len(distinct[0][0]))
         ordered = [*distinct[kept:], *distinct[:kept]]
         texts, adapters = zip(*ordered, strict=True)
-        cached = [len(ids) - self.rows.pending for ids in texts]
-        new = self.rows.admit(texts, cached, adapters)
-        return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
+        unread = self.rows.pending if logits is None else 0
+        new = self.rows.admit(texts, [len(ids) - unread for ids in texts], adapters)
+        rows = self._repeated(pairs, dict(zip(ordered, new, strict=True)))
+        if logits is not None:
+            self.rows.next_logits = of_rows(logits, distinct, pairs, rows)
+        return rows
 
     def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
         """A row for each prompt: the one that read it, then copies of that."""
@@ -143,6 +177,8 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def logits(self) -> Tensor:
+        if self.rows.next_logits is not None:
+            return self.rows.next_logits
         self._catch_up()
         tokens, positions = self.rows.unread(1)
         same = self.exact_length and self.rows.same_length
@@ -338,6 +374,7 @@ class TransformersLane(RowLane):
         adapters: Tensor | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        **options: Any,
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
@@ -346,7 +383,7 @@ class TransformersLane(RowLane):
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
-            return run_rows(network, self._cache, window, tokens, positions)
+            return run_rows(network, self._cache, window, tokens, positions, **options)
 
 
 def _length_groups(lengths: Sequence[int]) -> list[range]:

@@ -152,11 +152,13 @@ def why_eager(bound: Bound) -> str | None:
 
 
 def key_of(batch: Batch) -> Hashable | None:
-    """Everything that the host decides in the next step; None where it reads more than a token."""
+    """Everything that the host decides in the next step; None unless every row reads one token."""
     bound = batch.bound
     search_lanes = bound.search_lanes
     for number, lane in enumerate(bound.lanes):
-        if number not in search_lanes and lane.rows.count and lane.rows.backlog > 0:
+        if number in search_lanes or not lane.rows.count:
+            continue
+        if lane.rows.backlog > 0 or lane.ready:
             return None
     columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
     ahead = 1 + max((int(batch.numbers[column].most) for column in columns), default=0)

@@ -106,7 +106,7 @@ class Step:
         outputs = self.run_forwards(prepared.forwards)
         if self.bound.term_parallel is not None:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
-        self.count(prepared.certain)
+        self._count_runs(prepared.certain)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
@@ -217,8 +217,12 @@ class Step:
         if lane not in context.logits:
             logits = self.bound.lanes[lane].logits().to(device)
             context.logits[lane] = Logits(logits, context.width, columns)
-            self.count([lane])
+            self._count_runs([lane])
         return self.term_scores(context.logits[lane], row_map, context)
+
+    def _count_runs(self, lanes: Sequence[int]) -> None:
+        """Count what gave these lanes' logits: nothing, where reading the prompts had."""
+        self.count([lane for lane in lanes if not self.bound.lanes[lane].ready])
 
     def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
         """Count forwards of lanes, and the bytes that they read."""

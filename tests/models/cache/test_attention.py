@@ -69,7 +69,7 @@ def test_a_prompt_is_read_without_a_mask_in_numbers(monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 8)
     decoder = descant.compile("base", models={"base": model})
     [completion] = decoder.generate([[5] * 20], max_new_tokens=4, temperature=0)
-    assert starts == [(start, q) for start, q in ((0, 8), (8, 8), (16, 3)) for _ in range(2)]
+    assert starts == [(start, q) for start, q in ((0, 8), (8, 8), (16, 4)) for _ in range(2)]
     expected = model.generate(
         torch.tensor([[5] * 20]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )
