@@ -58,7 +58,7 @@ class LanguageLane(Lane, Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether reading the prompts gave what follows every text: ``logits`` runs no forward."""
+        """Whether reading the prompts gave what follows every text: no step has to run."""
 
     def logits(self) -> Tensor:
         """Every row reads its pending token: ``(rows, V)`` logits of the next."""

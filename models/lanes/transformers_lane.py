@@ -188,7 +188,9 @@ class TransformersLane(RowLane):
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
-        """As the protocol's, in the model's dtype; undefined where a text is shorter."""
+        """As the protocol's, in any dtype; undefined where a text is shorter."""
+        if tokens == 1 and self.rows.next_logits is not None:
+            return self.rows.next_logits[:, None]
         positions = self.rows.last_positions(tokens)
         ids = self.rows.texts[: self.rows.count].gather(1, positions)
         early = self._before_limit(ids, positions)

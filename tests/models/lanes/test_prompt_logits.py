@@ -150,6 +150,7 @@ def test_all_rows_that_leave_and_others_that_come() -> None:
 
 def test_the_logits_of_several_positions_do_not_need_them() -> None:
     lane = lane_of(PROMPTS["of one length"])
+    assert torch.equal(lane.logits_of_last(1)[:, 0], lane.logits())
     several = lane.logits_of_last(3)
     for row in range(3):
         ids = lane.rows.text(row).tolist()
@@ -259,6 +260,20 @@ def test_forwards_are_counted_as_they_are() -> None:
     )
     assert bytes_read[0] == 4 * weights + token * sum(range(14, 18))
     assert bytes_read[1] == 5 * weights + token * sum(22 + 2 * i for i in range(5))
+
+
+def test_one_token_is_scored_by_the_forward_that_reads_the_prompt() -> None:
+    base = families.model("llama")
+    decoder, counts = decoder_of("base", base=base)
+    found = decoder.loglikelihood(prompt(13), [[5], [6], [7]])
+    assert counts["base"]["backbone"] == 1 and decoder.session.engine.step.forwards == [0]
+    expected = alone(base, prompt(13)).log_softmax(-1)[5:8]
+    logprobs = torch.tensor([one.logprobs for one in found])[:, 0]
+    torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=1e-5)
+    several = decoder.loglikelihood(prompt(13), [[5, 9, 4], [6, 2], [7]])
+    firsts = torch.tensor([one.logprobs[0] for one in several])
+    torch.testing.assert_close(firsts, logprobs, atol=1e-4, rtol=1e-5)
+    assert decoder.session.engine.step.forwards == [1]
 
 
 def test_a_lane_that_a_condition_leaves_out_reads_what_came() -> None:
