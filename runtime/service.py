@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec
-from ..models.lanes.transformers_lane import CHUNK
+from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
 from .batch.batch import Batch
 from .batch.memory import candidates

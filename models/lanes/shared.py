@@ -66,13 +66,10 @@ class SharedLane:
         self.lane.reserve(0, 0)
         self.invalidate_all()
 
-    def forward(self, view: LaneView) -> bool:
+    def forward(self, view: LaneView) -> None:
         """Read the pending tokens of all views, unless a view's logits are valid."""
-        if view in self._valid:
-            return False
-        ran = self.lane.forward()
-        self._logits, self._valid = self.lane.logits(), set(self.owners)
-        return ran
+        if view not in self._valid:
+            self._logits, self._valid = self.lane.logits(), set(self.owners)
 
     def logits(self, view: LaneView) -> Tensor:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
@@ -197,9 +194,13 @@ class LaneView:
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
-    def forward(self) -> bool:
+    @property
+    def ready(self) -> bool:
+        return self.lane.ready
+
+    def forward(self) -> None:
         self._update_index()
-        return self.shared.forward(self)
+        self.shared.forward(self)
 
     def logits(self) -> Tensor:
         self._update_index()

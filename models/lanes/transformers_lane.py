@@ -5,11 +5,11 @@ It steps rows. Which row belongs to which request and term is up to the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +19,21 @@ from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import RowCache, rounded, run_rows, surveyed
 from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
-from ..cache.rows import Join, RowLane, Rows, Run, padded
+from ..cache.rows import Rows, Run
 from ..cache.window import Window
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
 from ..recordings import Recordings, Work
+from . import prefill
 from .lora import Adapters
+from .prefill import PromptReader
 
-Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
-CHUNK = 2048  # prompt tokens of all rows in one forward
-PADDING = 512  # tokens of padding in one forward; with more, there are two
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-class TransformersLane(RowLane):
+class TransformersLane(PromptReader):
     """A lane over a transformers model.
 
     Args:
@@ -104,66 +103,6 @@ class TransformersLane(RowLane):
     def use_buckets(self, on: bool) -> None:
         self.rows.bucketed = on and self.recordings is not None
 
-    def admit(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
-    ) -> Generator[int, None, Join]:
-        """Read prompts of a token at least, each text once, into caches beyond the rows in use."""
-        pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
-        distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        cached = [len(ids) - self.rows.pending for ids, _ in distinct]
-        base = self.rows.count
-        self._admitting = True
-        for group in _length_groups(cached):
-            rows = slice(base + group.start, base + group.stop)
-            yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
-        return partial(self._join, pairs, distinct, base)
-
-    def _prefill(self, pairs: Sequence[Pair], rows: slice, longest: int) -> Iterator[int]:
-        """Read the first tokens of texts, ``longest`` of the longest."""
-        texts = padded([ids for ids, _ in pairs]).to(self.device)
-        lengths = torch.tensor([len(ids) for ids, _ in pairs], device=self.device)
-        numbers = [number for _, number in pairs]
-        adapters = torch.tensor(numbers, device=self.device) if any(numbers) else None
-        size = max(1, CHUNK // len(pairs))
-        for start in range(0, longest, size):
-            end = min(start + size, longest)
-            chunk = texts[:, start:end]
-            yield chunk.numel()
-            positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            live = self.live.takes_chunks
-            window = Window(rows, self.rows.index[rows], positions, end, start=start, live=live)
-            self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
-
-    @torch.no_grad()
-    def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
-        """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
-        self._admitting = False
-        first = self.rows.count
-        kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
-        if moved := range(base + kept, base + len(distinct)):
-            free = range(first, first + len(moved))
-            self._cache.copy_rows(moved, free, len(distinct[0][0]))
-        ordered = [*distinct[kept:], *distinct[:kept]]
-        texts, adapters = zip(*ordered, strict=True)
-        cached = [len(ids) - self.rows.pending for ids in texts]
-        new = self.rows.admit(texts, cached, adapters)
-        return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
-
-    def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
-        """A row for each prompt: the one that read it, then copies of that."""
-        rows, repeats, unused = list[int](), list[Pair](), dict(read)
-        for pair in pairs:
-            if pair in unused:
-                rows.append(unused.pop(pair))
-            else:
-                rows.append(self.rows.count + len(repeats))
-                repeats.append(pair)
-        if repeats:
-            prompts, adapters = zip(*repeats, strict=True)
-            targets = self.rows.admit(prompts, [len(ids) for ids in prompts], adapters)
-            self.copy_rows([read[pair] for pair in repeats], targets)
-        return rows
-
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         super().copy_rows(sources, targets)
@@ -178,10 +117,15 @@ class TransformersLane(RowLane):
         return last
 
     @torch.no_grad()
-    def forward(self) -> bool:
-        """Read every row's pending token; whether there was any that ``logits`` is not after."""
+    def forward(self) -> None:
+        """Read every row's pending token, for ``logits``; once, until a text changes."""
         if self._logits is not None and self._read_at == self.rows.version:
-            return False
+            return
+        self._read_at = self.rows.version
+        if self.rows.next_logits is not None:
+            given = self.rows.next_logits
+            self._logits = self._in_buffer(given) if self.rows.bucketed else given
+            return
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
             self._logits = self._read_pending()
@@ -191,8 +135,6 @@ class TransformersLane(RowLane):
                 tolerance=TOLERANCE[self.dtype],
             )  # fmt: skip
             self._logits = self.recordings.run(self.graph_key(1), work)
-        self._read_at = self.rows.version
-        return True
 
     def logits(self) -> Tensor:
         self.forward()
@@ -214,15 +156,21 @@ class TransformersLane(RowLane):
         tokens, positions = self.rows.unread(1)
         out = self._step(tokens, positions, positions, self.rows.longest)
         self.rows.mark_cached()
-        logits = out.logits[:, -1, : self.vocabulary]
+        return self._in_buffer(out.logits[:, -1, : self.vocabulary])
+
+    def _in_buffer(self, logits: Tensor) -> Tensor:
+        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
         if not len(self._kept_logits):
             shape = (self.rows.most, logits.shape[-1])
-            self._kept_logits = torch.empty(shape, dtype=torch.float32, device=self.device)
-        return self._kept_logits[: len(logits)].copy_(logits)
+            self._kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self._kept_logits[: len(logits)] = logits
+        return self._kept_logits[: self.rows.width]
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
-        """As the protocol's, in the model's dtype; undefined where a text is shorter."""
+        """As the protocol's, in any dtype; undefined where a text is shorter."""
+        if tokens == 1 and self.rows.next_logits is not None:
+            return self.rows.next_logits[:, None]
         positions = self.rows.last_positions(tokens)
         ids = self.rows.texts[: self.rows.width].gather(1, positions)
         early = self._before_limit(ids, positions)
@@ -334,10 +282,10 @@ class TransformersLane(RowLane):
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
             self.rows.forget(stale)  # and read again: every layer's keys are others
         while (backlog := self.rows.backlog - more) > 0:
-            tokens, positions = self.rows.unread(min(backlog, CHUNK))
+            tokens, positions = self.rows.unread(min(backlog, prefill.CHUNK))
             end = self.rows.longest
             self._step(tokens, positions, positions, end, backbone=True, lengths=lengths)
-            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
+            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - prefill.CHUNK))
 
     def footprint(self) -> Footprint:
         footprint = self._footprint.with_adapters(self.adapters)
@@ -437,6 +385,7 @@ class TransformersLane(RowLane):
         adapters: Tensor | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        **options: Any,
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
@@ -447,18 +396,7 @@ class TransformersLane(RowLane):
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
-            out = run_rows(network, self._cache, window, tokens, positions)
+            out = run_rows(network, self._cache, window, tokens, positions, **options)
         if window.survey is not None:
             self.live.judge(window.survey, window.start is not None, type(self.model).__name__)
         return out
-
-
-def _length_groups(lengths: Sequence[int]) -> list[range]:
-    """Falling lengths in groups, one forward each: a group has at most ``PADDING`` of padding."""
-    groups, first, padding = [], 0, 0
-    for i, length in enumerate(lengths):
-        padding += lengths[first] - length
-        if padding > PADDING:
-            groups.append(range(first, i))
-            first, padding = i, 0
-    return [*groups, range(first, len(lengths))]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
-from ...models.lanes.transformers_lane import CHUNK
+from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
 from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request

@@ -23,10 +23,10 @@ class Recordable(HostCounts, Protocol):
     """A step, as far as recording it goes."""
 
     bound: Bound
-    run_forwards: Callable[..., list[bool]]
+    run_forwards: Callable[..., None]
 
     def forward(self, batch: Batch) -> None: ...
-    def draw(self, batch: Batch) -> Drawn: ...
+    def draw(self, batch: Batch, forwarded: bool = False) -> Drawn: ...
 
 
 class StepGraphs:
@@ -104,7 +104,7 @@ class _StepRecordings:
             self._memory = memory
 
         def run() -> Drawn:
-            sources, *results = step.draw(batch)
+            sources, *results = step.draw(batch, forwarded=True)
             if key not in self._kept:
                 self._kept[key] = results[0].clone(), results[1].clone()
             kept = self._kept[key]
