@@ -20,7 +20,7 @@ CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
 
 
-class PromptReader(RowLane):
+class PrefillLane(RowLane):
     """A lane's way into its rows."""
 
     model: Any

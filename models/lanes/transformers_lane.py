@@ -23,17 +23,24 @@ from ..cache.rows import Rows, Run
 from ..cache.window import Window
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
-from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
+from ..footprint import (
+    Footprint,
+    compute_dtype,
+    execution_device,
+    forward_work,
+    on_one_device,
+    weights_footprint,
+)
 from ..recordings import Recordings, Work
 from . import prefill
 from .lora import Adapters
-from .prefill import PromptReader
+from .prefill import PrefillLane
 
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-class TransformersLane(PromptReader):
+class TransformersLane(PrefillLane):
     """A lane over a transformers model.
 
     Args:
@@ -123,8 +130,8 @@ class TransformersLane(PromptReader):
             return
         self._read_at = self.rows.version
         if self.rows.next_logits is not None:
-            given = self.rows.next_logits
-            self._logits = self._in_buffer(given) if self.rows.bucketed else given
+            logits = self.rows.next_logits
+            self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
             return
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
@@ -293,24 +300,11 @@ class TransformersLane(PromptReader):
 
     @cached_property
     def _footprint(self) -> Footprint:
-        """Without adapters and caches, which change.
-
-        A forward works in the larger of two: per token, three vectors of the feed-forward size and
-        the token's own; or queries, keys, values, and the mask, as bool and in the model's dtype.
-        """
-        config, size = self.config, self.dtype.itemsize
-        hidden = config.hidden_size
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
-        inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
-        inner *= getattr(config, "num_experts_per_tok", None) or 1
-        feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
+        """Without adapters and caches, which change."""
         token_bytes, survey = surveyed(self.model, self.dtype)
         self.live.consider(survey)
-        return replace(
-            weights_footprint(self.model),
-            token_bytes=token_bytes,
-            work=((feed_forward, 1), (attention, 1 + size)),
-        )
+        work = forward_work(self.config, self.dtype)
+        return replace(weights_footprint(self.model), token_bytes=token_bytes, work=work)
 
     @property
     def why_eager(self) -> str | None:
@@ -353,8 +347,8 @@ class TransformersLane(PromptReader):
         """
         rows = slice(0, self.rows.width)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
-        capacity, exact = self.rows.capacity, same_length or self.rows.capacity == 0
-        live = not exact and self.live.takes(tokens.shape[1])
+        capacity = self.rows.capacity
+        live = not same_length and self.live.takes(tokens.shape[1])
         limit = end if same_length else capacity if live else rounded(end, capacity)
         window = Window(
             rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
