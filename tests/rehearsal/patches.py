@@ -1,0 +1,163 @@
+"""Where descant meets the hardware: all that is replaced in a rehearsal, and all insides it reads.
+
+Nothing else in this folder imports descant's runtime or models. What is replaced is the driver, what
+records CUDA graphs, and the reading of adapters; what is watched is where a step begins, and which
+lane's forward is running.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from descant.models.adapters.lora import Adapter, LayerAdapter
+from descant.models.lanes import lora as lanes_lora
+from descant.models.lanes.transformers_lane import TransformersLane
+from descant.runtime.engine import cuda_graphs, engine
+from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
+
+from . import models
+from .costs import Declared
+from .device import Device, place
+from .graphs import PlayedGraph
+
+PLENTY = 10**15  # bytes: whether there is room is not what is rehearsed
+
+
+@contextmanager
+def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[None]:
+    """Everything replaced; ``begin`` is told of each step, by its lanes, before it is launched."""
+    with ExitStack() as stack:
+        for one in (*_driver(device), *_graphs(device), *_launches(begin), *_lanes(device)):
+            stack.enter_context(one)
+        yield
+
+
+def declared_costs() -> dict[str, Declared]:
+    """What descant's own operations say that they cost, by their qualified names."""
+    return {}
+
+
+def lanes_of(bound: Any) -> list[Any]:
+    """The lanes of a plan; those that formulas share, themselves."""
+    return [getattr(lane, "lane", lane) for lane in bound.lanes]
+
+
+def weights(lane: Any) -> list[Tensor]:
+    """All that a lane's forwards read beside caches: parameters and adapters."""
+    stacked = lane.adapters._stacked.values()
+    parts = [getattr(parts, field.name) for parts in stacked for field in fields(parts)]
+    return [*lane.model.parameters(), *(part for part in parts if isinstance(part, Tensor))]
+
+
+def caches(lane: Any) -> list[Tensor]:
+    """Its keys and values."""
+    return list(lane._cache._tensors())
+
+
+def live_bytes(lane: Any) -> int:
+    """Bytes of caches that the texts of its rows have."""
+    return int(lane.rows.total * lane.footprint().token_bytes)
+
+
+def weight_bytes(lane: Any) -> int:
+    """Bytes of weights that a forward has to read, by the plan."""
+    return int(lane.footprint().weight_bytes)
+
+
+def _driver(device: Device) -> Iterator[Any]:
+    """CUDA as torch shows it: there is none, and nothing asks it for more than this."""
+
+    def synchronize(*args: Any) -> None:
+        device.wait()
+
+    def event(**settings: Any) -> Any:
+        """It knows the step that it was recorded in."""
+        known = SimpleNamespace(step=None)
+
+        def record(stream: Any = None) -> None:
+            known.step = device.step
+
+        def finished() -> None:
+            if known.step is device.step:
+                device.step.stalls.append(place())
+
+        return SimpleNamespace(record=record, synchronize=finished, wait=lambda stream=None: None)
+
+    yield patch.multiple(
+        torch.cuda,
+        is_available=lambda: False,
+        _lazy_init=lambda: None,
+        Event=event,
+        current_stream=lambda *args: None,
+        synchronize=synchronize,
+        graph_pool_handle=lambda: (0, 0),
+        mem_get_info=lambda *args: (PLENTY, PLENTY),
+        memory_reserved=lambda *args: 0,
+        memory_allocated=lambda *args: 0,
+        get_device_capability=lambda *args: (9, 0),
+    )
+
+
+def _graphs(device: Device) -> Iterator[Any]:
+    """Recordings are played."""
+
+    def init(self: Any, *args: Any, **settings: Any) -> None:
+        self._played = PlayedGraph(device)
+
+    yield patch.multiple(
+        cuda_graphs.CudaGraph,
+        __init__=init,
+        record=lambda self, work: self._played.record(work),
+        replay=lambda self: self._played.replay(),
+    )
+
+
+def _launches(begin: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
+    """Where a step begins, wherever the function that launches it is known by name."""
+    launch = engine.launch
+
+    @wraps(launch)
+    def begun(scheduled: Sequence[Any]) -> Any:
+        begin([lane for one in scheduled for lane in lanes_of(one.engine.bound)])
+        return launch(scheduled)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("descant.") and getattr(module, "launch", None) is launch:
+            yield patch.object(module, "launch", begun)
+
+
+def _lanes(device: Device) -> Iterator[Any]:
+    """Which lane runs, for the costs of our own operations; and what stands in adapters."""
+    forward = TransformersLane._forward
+
+    @wraps(forward)
+    def watched(self: Any, *args: Any, **settings: Any) -> Any:
+        before, device.lengths = device.lengths, self.rows.counts()[1]
+        try:
+            return forward(self, *args, **settings)
+        finally:
+            device.lengths = before
+
+    add = lanes_lora.Adapters.add
+
+    def adding(self: Any, name: str, folder: str | Path) -> int:
+        def read(name: str, folder: Path) -> Adapter:
+            layers = models.lora_layers(folder, self._model)
+            return Adapter({}, {path: LayerAdapter(a, b) for path, (a, b) in layers.items()}, {})
+
+        with patch.object(lanes_lora, "read_adapter", read):
+            return add(self, name, folder)
+
+    yield patch.object(TransformersLane, "_forward", watched)
+    yield patch.object(lanes_lora.Adapters, "add", adding)
