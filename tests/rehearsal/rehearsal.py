@@ -81,10 +81,11 @@ class Rehearsal:
     ) -> list[Step]:  # fmt: skip
         """The first steps of prompts of these lengths, in caches of ``room`` tokens.
 
-        The settings are those of ``generate``.
+        Prompts of one length are the same, and so are read once, unless ``distinct`` is true. The
+        other settings are those of ``generate``.
         """
         settings = {"max_new_tokens": room - max(lengths) - 1, **settings}
-        answers = self._decoded(decoder, lengths, settings)
+        answers = self._decoded(decoder, lengths, **settings)
         for _ in islice(answers, count):
             pass
         answers.close()
@@ -92,13 +93,16 @@ class Rehearsal:
 
     def run(self, decoder: Any, lengths: Sequence[int], tokens: int, **settings: Any) -> list[Step]:
         """All steps of prompts of these lengths, until each has so many tokens."""
-        for _ in self._decoded(decoder, lengths, {"max_new_tokens": tokens, **settings}):
+        for _ in self._decoded(decoder, lengths, max_new_tokens=tokens, **settings):
             pass
         return self.accounts
 
-    def _decoded(self, decoder: Any, lengths: Sequence[int], settings: Mapping[str, Any]) -> Any:
+    def _decoded(
+        self, decoder: Any, lengths: Sequence[int], distinct: bool = False, **settings: Any
+    ) -> Any:
         self.done, self.device.step = [], Step()
-        prompts = [[3] * (length - 1) + [5 + row % 90] for row, length in enumerate(lengths)]
+        last = [5 + distinct * row for row in range(len(lengths))]
+        prompts = [[3] * (n - 1) + [token] for n, token in zip(lengths, last, strict=True)]
         requests = decoder.session.builder.requests(prompts, **{"eos_token_id": [], **settings})
         return decoder.session.decode(requests, len(prompts))
 
