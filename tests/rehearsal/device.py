@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ GUARDED = frozenset(
     __invert__ new_tensor is_nonzero copy_
     """.split()  # noqa: SIM905
 )
+COMPARISONS = (aten.equal.default, aten.allclose.default)  # of which the answer is one bool
 OURS = ("descant.", "transformers.")
 
 
@@ -68,6 +70,8 @@ class Device:
     def __enter__(self) -> Device:
         for mode in (FakeTensorMode(allow_non_fake_inputs=True), _Operations(self), _Calls(self)):
             self._stack.enter_context(mode)
+        # Fake tensors ask for their numbers one by one; real ones are copied together.
+        self._stack.enter_context(patch.object(FakeTensor, "tolist", self._listed))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -104,10 +108,26 @@ class Device:
 
     def copied(self, source: Tensor, target: Tensor, non_blocking: bool) -> None:
         """Write down a copy between host and device. Without pinned memory, the host waits."""
+        if not source.numel():
+            return
         out = target.device.type == "cpu"
         (self.step.d2h if out else self.step.h2d).append(place())
         if not (non_blocking and self.is_pinned(target if out else source)):
             self.wait()
+
+    @property
+    def _listed(self) -> Any:
+        device = self
+
+        def tolist(tensor: FakeTensor) -> Any:
+            """All numbers, at the cost of one wait."""
+            if tensor.constant is not None:
+                return tensor.constant.tolist()
+            if tensor.device.type == "cuda":
+                device.copied(tensor, torch.empty(0), False)
+            return _nested(device.number(tensor.dtype), [*tensor.shape])
+
+        return tolist
 
     def number(self, dtype: torch.dtype) -> Any:
         """What stands for a number that nobody knows."""
@@ -139,7 +159,7 @@ class _Operations(TorchDispatchMode):
         try:
             out = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            if func is aten.equal.default:
+            if func in COMPARISONS:
                 self._device.wait()
                 return self._device.answer
             raise Unaccounted(f"{func} at {place()} needs numbers: the host would wait") from error
@@ -204,7 +224,6 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self._device = device
         self._bent: dict[str, Callable[..., Any]] = {
-            "tolist": self._tolist,
             "__getitem__": self._getitem,
             "__setitem__": self._setitem,
             "scaled_dot_product_attention": self._attention,
@@ -231,14 +250,6 @@ class _Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             device.guarded = before
-
-    def _tolist(self, func: Any, tensor: Tensor) -> Any:
-        """All numbers, at the cost of one wait."""
-        if (constant := getattr(tensor, "constant", None)) is not None:
-            return constant.tolist()
-        if tensor.device.type == "cuda":
-            self._device.copied(tensor, torch.empty(0), False)
-        return _nested(self._device.number(tensor.dtype), [*tensor.shape])
 
     def _getitem(self, func: Any, tensor: Tensor, index: Any) -> Any:
         return self._call(func, tensor, _on_device(tensor, index))
@@ -301,10 +312,13 @@ def _on_device(tensor: Tensor, index: Any) -> Any:
     """An index whose lists of numbers are tensors where the indexed one is: a copy to there."""
     if tensor.device.type != "cuda" or not _gathers(index):
         return index
-    return tuple(
-        torch.tensor(part, device=tensor.device) if isinstance(part, list) else part
-        for part in _parts(index)
-    )
+    parts = []
+    for part in _parts(index):
+        if isinstance(part, list):
+            made = torch.tensor(part) if part else torch.empty(0, dtype=torch.long)
+            part = made.to(tensor.device)
+        parts.append(part)
+    return tuple(parts)
 
 
 def _nested(number: Any, shape: list[int]) -> Any:

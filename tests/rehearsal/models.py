@@ -24,24 +24,25 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 def config(shape: str, layers: int = 0, **more: Any) -> LlamaConfig:
     """A Llama of a shape, or of so many of its layers."""
     hidden, inner, depth, heads, groups, words = SHAPES[shape]
-    return LlamaConfig(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers or depth,
-        num_attention_heads=heads, num_key_value_heads=groups, vocab_size=words,
-        max_position_embeddings=16384, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        tie_word_embeddings=False, **more,
-    )  # fmt: skip
+    sizes = {
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers or depth,
+        "num_attention_heads": heads, "num_key_value_heads": groups, "vocab_size": words,
+        "max_position_embeddings": 16384, "tie_word_embeddings": False,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    return LlamaConfig(**{**sizes, **more})
 
 
 def language_model(
-    shape: str, layers: int = 0, device_map: Mapping[str, int] | None = None, **more: Any
+    shape: str, layers: int = 0, device_map: Mapping[str, str] | None = None, **more: Any
 ) -> Any:
     """A causal language model in bfloat16, on ``cuda:0`` or laid out by a device map."""
     return _placed(LlamaForCausalLM, config(shape, layers, **more), device_map)
 
 
-def reward_model(shape: str, layers: int = 0) -> Any:
+def reward_model(shape: str, layers: int = 0, **more: Any) -> Any:
     """A classifier with one label, read token by token."""
-    return _placed(LlamaForSequenceClassification, config(shape, layers, num_labels=1), None)
+    return _placed(LlamaForSequenceClassification, config(shape, layers, num_labels=1, **more), None)
 
 
 def write_lora(folder: Path, rank: int) -> None:
@@ -61,19 +62,20 @@ def lora_layers(folder: Path, model: nn.Module) -> dict[str, tuple[Tensor, Tenso
     }
 
 
-def layers_over(devices: int, layers: int) -> dict[str, int]:
+def layers_over(devices: int, layers: int) -> dict[str, str]:
     """A device map: as many layers on each, the embedding on the first, the head on the last."""
     layout = {f"model.layers.{i}": i * devices // layers for i in range(layers)}
     ends = {"model.norm": devices - 1, "lm_head": devices - 1}
-    return {"model.embed_tokens": 0, "model.rotary_emb": 0, **layout, **ends}
+    layout |= {"model.embed_tokens": 0, "model.rotary_emb": 0, **ends}
+    return {path: f"cuda:{number}" for path, number in layout.items()}
 
 
-def _placed(kind: Any, config: LlamaConfig, device_map: Mapping[str, int] | None) -> Any:
+def _placed(kind: Any, config: LlamaConfig, device_map: Mapping[str, str] | None) -> Any:
     options = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
     with torch.device("meta"):
         model = kind._from_config(config, **options).requires_grad_(False).eval()
     for path, module in model.named_modules():
-        device = torch.device("cuda", _device_of(path, device_map or {}))
+        device = _device_of(path, device_map or {})
         for name, weight in module._parameters.items():
             if weight is not None:
                 there = torch.empty(weight.shape, dtype=weight.dtype, device=device)
@@ -89,7 +91,7 @@ def _placed(kind: Any, config: LlamaConfig, device_map: Mapping[str, int] | None
     return model
 
 
-def _device_of(path: str, device_map: Mapping[str, int]) -> int:
+def _device_of(path: str, device_map: Mapping[str, str]) -> str:
     """The device of a module: that of the longest beginning of its path."""
     found = [name for name in device_map if path == name or path.startswith(f"{name}.")]
-    return device_map[max(found, key=len)] if found else 0
+    return device_map[max(found, key=len)] if found else "cuda:0"

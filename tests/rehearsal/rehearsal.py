@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -18,6 +18,10 @@ from .device import Device
 from .memory import CACHES, WEIGHTS, Memory
 
 ROOM = 2048  # tokens of a text, unless more or fewer are said
+
+
+class _EnoughError(Exception):
+    """All steps that were asked for are over."""
 
 
 class Rehearsal:
@@ -35,6 +39,7 @@ class Rehearsal:
     def __init__(self) -> None:
         self.device = Device(patches.declared_costs())
         self.done: list[Step] = []
+        self._most = sys.maxsize
         self._stack = ExitStack()
 
     def __enter__(self) -> Rehearsal:
@@ -85,26 +90,26 @@ class Rehearsal:
         other settings are those of ``generate``.
         """
         settings = {"max_new_tokens": room - max(lengths) - 1, **settings}
-        answers = self._decoded(decoder, lengths, **settings)
-        for _ in islice(answers, count):
-            pass
-        answers.close()
+        self._most = count
+        with suppress(_EnoughError):
+            self._decode(decoder, lengths, **settings)
         return self.accounts[:count]
 
     def run(self, decoder: Any, lengths: Sequence[int], tokens: int, **settings: Any) -> list[Step]:
         """All steps of prompts of these lengths, until each has so many tokens."""
-        for _ in self._decoded(decoder, lengths, max_new_tokens=tokens, **settings):
-            pass
+        self._most = sys.maxsize
+        self._decode(decoder, lengths, max_new_tokens=tokens, **settings)
         return self.accounts
 
-    def _decoded(
+    def _decode(
         self, decoder: Any, lengths: Sequence[int], distinct: bool = False, **settings: Any
-    ) -> Any:
+    ) -> None:
         self.done, self.device.step = [], Step()
         last = [5 + distinct * row for row in range(len(lengths))]
         prompts = [[3] * (n - 1) + [token] for n, token in zip(lengths, last, strict=True)]
         requests = decoder.session.builder.requests(prompts, **{"eos_token_id": [], **settings})
-        return decoder.session.decode(requests, len(prompts))
+        for _ in decoder.session.decode(requests, len(prompts)):
+            pass
 
     def _begin(self, lanes: Sequence[Any]) -> None:
         """A step of these lanes is about to be launched."""
@@ -112,6 +117,9 @@ class Rehearsal:
         for lane in lanes:
             self._know(lane)
         self.done.append(self.device.step)
+        if len(self.done) > self._most:
+            self.device.step = Step()
+            raise _EnoughError
         live, weights = map(patches.live_bytes, lanes), map(patches.weight_bytes, lanes)
         self.device.step = Step(sum(live), sum(weights))
 
