@@ -46,14 +46,14 @@ SEARCHES = {
 }
 
 
-def models(gpu: Rehearsal, formula: str, **more: Any) -> dict[str, Any]:
-    """The models that a formula names: m, x, y, and z of another vocabulary; a and b are adapters
-    on m, r and s reward models."""
+def models(gpu: Rehearsal) -> dict[str, Any]:
+    """What they name: m, x, y, and z of another vocabulary; a and b are adapters on m, r and s
+    reward models."""
     size = len(tokenizer())
-    more = {"vocab_size": size, **more}
-    language = {name: {"model": gpu.language_model("tiny", **more), "tokenizer": tokenizer()}
-                for name in "mxy"}  # fmt: skip
+
+    def language(own: Any) -> dict[str, Any]:
+        return {"model": gpu.language_model("tiny", vocab_size=size), "tokenizer": own}
+
+    named = {name: language(tokenizer()) for name in "mxy"} | {"z": language(OTHER)}
     adapters = {name: gpu.lora("m") for name in "ab"}
-    rewards = {name: gpu.reward_model("tiny", vocab_size=size) for name in "rs"}
-    other = {"model": gpu.language_model("tiny", **more), "tokenizer": OTHER}
-    return {**language, **adapters, **rewards, "z": other}
+    return named | adapters | {name: gpu.reward_model("tiny", vocab_size=size) for name in "rs"}

@@ -29,6 +29,7 @@ class Memory:
         self._pooled: dict[torch.device, int] = defaultdict(int)  # held now
         self._pools: dict[torch.device, int] = defaultdict(int)  # and at its most
         self._peaks: dict[torch.device, int] = defaultdict(int)
+        self._most = 0  # on all of them, at one moment
 
     def made(self, tensor: Tensor) -> None:
         """A tensor has come out of an operation; its storage may be known."""
@@ -43,6 +44,7 @@ class Memory:
         weakref.finalize(storage, self._gone, key, held, device, size)
         self._pools[device] = max(self._pools[device], self._pooled[device])
         self._peaks[device] = max(self._peaks[device], self.held(device))
+        self._most = max(self._most, sum(self._held.values()) + sum(self._pools.values()))
 
     def label(self, held: Iterable[Tensor], kind: str) -> None:
         """Say what some storages are for."""
@@ -62,13 +64,8 @@ class Memory:
         return sorted(self._peaks, key=str)
 
     def peak(self, device: torch.device | None = None) -> int:
-        """The most bytes that were held on a device; left out, on each, together."""
-        return self._peaks[device] if device is not None else sum(self._peaks.values())
-
-    def forget_peak(self) -> None:
-        """Begin anew with what is held now."""
-        for device in self._peaks:
-            self._peaks[device] = self.held(device)
+        """The most bytes that a device held; left out, that all held at one moment."""
+        return self._most if device is None else self._peaks[device]
 
     def _gone(self, key: int, held: dict[torch.device, int], device: torch.device, n: int) -> None:
         self._kinds.pop(key, None)

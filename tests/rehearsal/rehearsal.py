@@ -18,6 +18,7 @@ from .device import Device
 from .memory import CACHES, WEIGHTS, Memory
 
 ROOM = 2048  # tokens of a text, unless more or fewer are said
+_TEXT = 128  # tokens of a prompt that is given as text, at most
 
 
 class _EnoughError(Exception):
@@ -81,15 +82,16 @@ class Rehearsal:
         return decoder
 
     def steps(
-        self, decoder: Any, lengths: Sequence[int] = (256,), count: int = 3, room: int = ROOM,
+        self, decoder: Any, lengths: Sequence[int | str] = (256,), count: int = 3, room: int = ROOM,
         **settings: Any,
     ) -> list[Step]:  # fmt: skip
         """The first steps of prompts of these lengths, in caches of ``room`` tokens.
 
-        Prompts of one length are the same, and so are read once, unless ``distinct`` is true. The
+        A text may stand for a length. Prompts of one length are the same, and so are read once, unless ``distinct`` is true. The
         other settings are those of ``generate``.
         """
-        settings = {"max_new_tokens": room - max(lengths) - 1, **settings}
+        longest = max(_TEXT if isinstance(length, str) else length for length in lengths)
+        settings = {"max_new_tokens": room - longest - 1, **settings}
         self._most = count
         with suppress(_EnoughError):
             self._decode(decoder, lengths, **settings)
@@ -102,11 +104,14 @@ class Rehearsal:
         return self.accounts
 
     def _decode(
-        self, decoder: Any, lengths: Sequence[int], distinct: bool = False, **settings: Any
+        self, decoder: Any, lengths: Sequence[int | str], distinct: bool = False, **settings: Any
     ) -> None:
         self.done, self.device.step = [], Step()
         last = [5 + distinct * row for row in range(len(lengths))]
-        prompts = [[3] * (n - 1) + [token] for n, token in zip(lengths, last, strict=True)]
+        prompts = [
+            n if isinstance(n, str) else [3] * (n - 1) + [token]
+            for n, token in zip(lengths, last, strict=True)
+        ]
         requests = decoder.session.builder.requests(prompts, **{"eos_token_id": [], **settings})
         for _ in decoder.session.decode(requests, len(prompts)):
             pass

@@ -17,7 +17,7 @@ FORMULAS = ("m + 0.5*x", "m + 0.5*a | top_k(20)", "m | rerank(r, k=5, w=1.5)")
 def served(count: int = 4) -> list[Step]:
     """The steps of a service with a request of each formula, once all of them decode."""
     with Rehearsal() as gpu:
-        declared = models(gpu, " ".join(FORMULAS))
+        declared = models(gpu)
         specs = {name: make_spec(name, said) for name, said in declared.items()}
         service = Service(specs, slots=4, max_model_len=256, device="cuda")
         settings: dict[str, Any] = {"max_new_tokens": 100, "temperature": 0.7, "eos_token_id": []}

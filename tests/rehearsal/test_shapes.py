@@ -44,7 +44,7 @@ def test_64_rows_of_8b_take_little_more_than_the_floor() -> None:
 
 
 @pytest.mark.parametrize(("shape", "rows", "length"), [
-    ("llama-2-7b", 1, 2030), ("llama-3.1-8b", 8, 600),
+    ("llama-2-7b", 1, 2030), ("llama-3.1-8b", 4, 500),
 ])  # fmt: skip
 def test_memory_is_what_the_plan_says(shape, rows, length) -> None:
     """Different prompts as long as there is room for, read and continued for two tokens."""
@@ -63,8 +63,8 @@ def test_memory_of_70b_over_eight_devices() -> None:
     with Rehearsal() as gpu:
         model = gpu.language_model("llama-2-70b", device_map=layers_over(8, layers))
         decoder = gpu.compile("m", {"m": model})
-        [*_, step] = gpu.steps(decoder, [1000, 900], 1, room=1100, distinct=True)
+        [*_, step] = gpu.steps(decoder, [500], 1, room=510)
         capacity = decoder.session.bound.lanes[0].rows.capacity
-        planned, measured = sum(peak_bytes(decoder.session.bound, 2, capacity)), gpu.memory.peak()
+        planned, measured = sum(peak_bytes(decoder.session.bound, 1, capacity)), gpu.memory.peak()
         assert len(gpu.memory.devices()) == 8 and step.launches
     assert measured <= planned <= 1.3 * measured
