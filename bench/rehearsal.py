@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from rehearsal import Rehearsal, Step  # noqa: E402
-from rehearsal.account import EAGER  # noqa: E402
+from rehearsal import Rehearsal, Step
+from rehearsal.account import EAGER
 
 RESULTS = Path(__file__).parent / "results" / "rehearsal.json"
 SHAPES = ("llama-2-7b", "llama-3.1-8b")
@@ -61,7 +61,7 @@ def row(shape: str, formula: str, rows: int, step: Step) -> dict[str, Any]:
     """One line of the table."""
     milliseconds = [step.floor(), step.seconds(), step.seconds(EAGER)]
     values = (
-        shape, formula, rows, len(step.launches), *(round(1e3 * each, 4) for each in milliseconds),
+        shape, formula, rows, len(step.launches), *(round(1e3 * each, 6) for each in milliseconds),
         round(step.over_floor(), 4), len(step.h2d), len(step.d2h), len(step.waits),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
@@ -95,14 +95,14 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    measured, lines = measure(options.shapes, options.batches), []
+    measured, lines, output = measure(options.shapes, options.batches), [], sys.stdout
     if not options.json:
         print(line(COLUMNS))
     with redirect_stdout(sys.stderr):  # whatever a library has to say
         for each in measured:
             lines.append(each)
             if not options.json:
-                print(line([*each.values()]), file=sys.__stdout__, flush=True)
+                print(line([*each.values()]), file=output, flush=True)
     if options.json:
         print(json.dumps(lines, indent=1))
 

@@ -13,12 +13,14 @@ In the order in which they are best read:
 
     account     what a step did
     costs       what an operation reads and writes
+    calls       what Python asks of a driver
     device      operations on fake tensors, as they happen
     memory      what is held
     graphs      CUDA graphs, played
     models      shapes, adapters and reward models
     patches     where descant meets the hardware; nothing else here knows its insides
     rehearsal   all of it together
+    formulas    of every class of methods, for the tests
 
 What is not known: numbers (a token that is drawn is 0, a question is answered yes), time (it is
 computed from bytes, arithmetic and launches), and which kernel a library picks: an operation of

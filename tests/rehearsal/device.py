@@ -1,14 +1,14 @@
 """The fake device: every operation on fake tensors passes here, and is written down.
 
 torch has fake tensors of its own (``FakeTensorMode``). Two modes stand around it. ``_Operations``
-sees each operation that would launch a kernel, copy or wait. ``_Calls`` sees Python's calls before
-they become operations, and bends the few that ask for a real device, which may not be there.
+sees each operation that would launch a kernel, copy or wait; ``Calls`` sees Python's calls before
+they become operations.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -21,23 +21,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import costs
 from .account import Launch, Step
+from .calls import Calls
 from .costs import Cost, Declared
 from .memory import CACHES, WEIGHTS, Memory
 
 aten = torch.ops.aten
-FIRST = torch.device("cuda", 0)
-# Calls that set the current device to that of their tensor, which needs a driver.
-GUARDED = frozenset(
-    """
-    __getitem__ __setitem__ item __bool__ __int__ __float__ __index__ nonzero contiguous
-    __invert__ new_tensor is_nonzero copy_
-    """.split()  # noqa: SIM905
-)
 COMPARISONS = (aten.equal.default, aten.allclose.default)  # of which the answer is one bool
 OURS = ("descant.", "transformers.")
 
@@ -68,7 +60,7 @@ class Device:
         self._pinned: set[int] = set()
 
     def __enter__(self) -> Device:
-        for mode in (FakeTensorMode(allow_non_fake_inputs=True), _Operations(self), _Calls(self)):
+        for mode in (FakeTensorMode(allow_non_fake_inputs=True), _Operations(self), Calls(self)):
             self._stack.enter_context(mode)
         # Fake tensors ask for their numbers one by one; real ones are copied together.
         self._stack.enter_context(patch.object(FakeTensor, "tolist", self._listed))
@@ -98,7 +90,9 @@ class Device:
         line = place()
         parts = read[WEIGHTS], read[CACHES], other, cost.written, cost.flops
         for number in range(cost.launches):  # what does not divide is the first one's
-            share = [part // cost.launches + (part % cost.launches) * (not number) for part in parts]
+            share = [
+                part // cost.launches + (part % cost.launches) * (not number) for part in parts
+            ]
             blocks = None if cost.blocks is None else cost.blocks // cost.launches
             self.step.launches.append(Launch(name, line, cost.kind, *share, blocks))
 
@@ -203,9 +197,9 @@ class _Operations(TorchDispatchMode):
             for index in costs.tensors(args[1]):
                 if index.device.type == "cpu":
                     device.copied(index, made[0], False)
-        if any(tensor.device.type == "cpu" and tensor.dim() for tensor in given):
-            if name not in costs.INDEXED:
-                raise Unaccounted(f"{func} at {place()} mixes host and device")
+        mixed = any(tensor.device.type == "cpu" and tensor.dim() for tensor in given)
+        if mixed and name not in costs.INDEXED:
+            raise Unaccounted(f"{func} at {place()} mixes host and device")
         device.launch(name, costs.cost(func, args, kwargs, out))
 
     def _declared(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -217,71 +211,6 @@ class _Operations(TorchDispatchMode):
         self._device.launch(name, cost)
 
 
-class _Calls(TorchFunctionMode):
-    """Does in Python what needs a driver."""
-
-    def __init__(self, device: Device) -> None:
-        super().__init__()
-        self._device = device
-        self._bent: dict[str, Callable[..., Any]] = {
-            "__getitem__": self._getitem,
-            "__setitem__": self._setitem,
-            "scaled_dot_product_attention": self._attention,
-        }
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.device:
-            return func(*args, **(kwargs or {}))
-        args = tuple(map(_numbered, args))
-        kwargs = {name: _numbered(value) for name, value in (kwargs or {}).items()}
-        bent = self._bent.get(getattr(func, "__name__", ""))
-        if bent is not None and args and isinstance(args[0], FakeTensor):
-            return bent(func, *args, **kwargs)
-        if kwargs.pop("pin_memory", False):
-            out = func(*args, **kwargs)
-            self._device.pin(out)
-            return out
-        return self._call(func, *args, **kwargs)
-
-    def _call(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        before, device = self._device.guarded, self._device
-        device.guarded = getattr(func, "__name__", "") in GUARDED
-        try:
-            return func(*args, **kwargs)
-        finally:
-            device.guarded = before
-
-    def _getitem(self, func: Any, tensor: Tensor, index: Any) -> Any:
-        return self._call(func, tensor, _on_device(tensor, index))
-
-    def _setitem(self, func: Any, tensor: Tensor, index: Any, value: Any) -> None:
-        index = _on_device(tensor, index)
-        if tensor.device.type == "cuda" and not isinstance(value, Tensor):
-            if not _gathers(index):
-                self._call(Tensor.__getitem__, tensor, index).fill_(value)
-                return
-            value = torch.tensor(value, dtype=tensor.dtype).to(tensor.device)  # as torch does
-        self._call(func, tensor, index, value)
-
-    def _attention(
-        self, func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None,
-        dropout_p: float = 0.0, is_causal: bool = False, scale: Any = None, enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
-        """One kernel; a mask of bools is made one of numbers first, at every call."""
-        if query.device.type != "cuda":
-            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            options: Any = {"dtype": query.dtype, "device": query.device}
-            shown, hidden = (torch.scalar_tensor(x, **options) for x in (0.0, -torch.inf))
-            attn_mask = torch.where(attn_mask, shown, hidden)
-        shape = (*query.shape[:-1], value.shape[-1])
-        out = query.new_empty(shape[0], *reversed(shape[1:3]), shape[3]).transpose(1, 2)
-        self._device.launch(
-            "scaled_dot_product_attention", costs.attention(query, key, value, attn_mask, out)
-        )
-        return out
-
-
 def place() -> str:
     """The innermost line of descant or transformers on the stack."""
     frame: Any = sys._getframe(1)
@@ -291,34 +220,6 @@ def place() -> str:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
-
-
-def _numbered(value: Any) -> Any:
-    """``cuda`` as ``cuda:0``: which is the current device would be asked of the driver."""
-    if isinstance(value, str | torch.device) and str(value) == "cuda":
-        return FIRST
-    return value
-
-
-def _parts(index: Any) -> tuple[Any, ...]:
-    return index if isinstance(index, tuple) else (index,)
-
-
-def _gathers(index: Any) -> bool:
-    return any(isinstance(part, Tensor | list) for part in _parts(index))
-
-
-def _on_device(tensor: Tensor, index: Any) -> Any:
-    """An index whose lists of numbers are tensors where the indexed one is: a copy to there."""
-    if tensor.device.type != "cuda" or not _gathers(index):
-        return index
-    parts = []
-    for part in _parts(index):
-        if isinstance(part, list):
-            made = torch.tensor(part) if part else torch.empty(0, dtype=torch.long)
-            part = made.to(tensor.device)
-        parts.append(part)
-    return tuple(parts)
 
 
 def _nested(number: Any, shape: list[int]) -> Any:

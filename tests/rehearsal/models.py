@@ -42,7 +42,9 @@ def language_model(
 
 def reward_model(shape: str, layers: int = 0, **more: Any) -> Any:
     """A classifier with one label, read token by token."""
-    return _placed(LlamaForSequenceClassification, config(shape, layers, num_labels=1, **more), None)
+    return _placed(
+        LlamaForSequenceClassification, config(shape, layers, num_labels=1, **more), None
+    )
 
 
 def write_lora(folder: Path, rank: int) -> None:

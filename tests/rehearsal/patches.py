@@ -1,8 +1,8 @@
 """Where descant meets the hardware: all that is replaced in a rehearsal, and all insides it reads.
 
-Nothing else in this folder imports descant's runtime or models. What is replaced is the driver, what
-records CUDA graphs, and the reading of adapters; what is watched is where a step begins, and which
-lane's forward is running.
+Nothing else in the harness knows the insides of descant's runtime or models. What is replaced is
+the driver, what records CUDA graphs, and what stands in adapters; what is watched is where a step
+begins, and which lane's forward is running.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +25,14 @@ from torch import Tensor
 from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.lanes import lora as lanes_lora
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.runtime.batch.memory import peak_bytes
 from descant.runtime.binding import bind
-from descant.runtime.engine import cuda_graphs, engine
+from descant.runtime.engine import engine
 from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
 
 from . import models
-from .costs import Declared
+from .account import ATTENTION
+from .costs import Cost, Declared, extent
 from .device import Device, place
 from .graphs import PlayedGraph
 
@@ -46,7 +50,19 @@ def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[
 
 def declared_costs() -> dict[str, Declared]:
     """What descant's own operations say that they cost, by their qualified names."""
-    return {}
+    if find_spec("descant.models.cache.live_attention") is None:
+        return {}
+    module = import_module("descant.models.cache.live_attention")
+
+    def live_attention(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
+        """Keys and values are read as far as the rows go; all else that is read is small."""
+        read, written, flops, launches, blocks = module.cost(lengths, query, key, value, *more)
+        small = extent(query) + sum(extent(each) for each in more if isinstance(each, Tensor))
+        caches = max(0, read - small)
+        halves = [(key, caches // 2), (value, caches - caches // 2), (query, read - caches)]
+        return Cost(halves, written, flops, launches, blocks, ATTENTION)
+
+    return {"descant::live_attention": live_attention}
 
 
 def lanes_of(bound: Any) -> list[Any]:
@@ -74,6 +90,18 @@ def live_bytes(lane: Any) -> int:
 def weight_bytes(lane: Any) -> int:
     """Bytes of weights that a forward has to read, by the plan."""
     return int(lane.footprint().weight_bytes)
+
+
+def why_eager(decoder: Any) -> str | None:
+    """Why the steps of a decoder are not recorded, or None."""
+    return decoder.session.engine.graphs.why_eager  # type: ignore[no-any-return]
+
+
+def planned_bytes(decoder: Any, rows: int) -> int:
+    """What the plan says is held at most, by so many rows of the capacity that its caches have."""
+    bound = decoder.session.bound
+    capacity = max(lane.rows.capacity for lane in bound.lanes)
+    return sum(peak_bytes(bound, rows, capacity))
 
 
 def _driver(device: Device) -> Iterator[Any]:
@@ -116,8 +144,10 @@ def _graphs(device: Device) -> Iterator[Any]:
     def init(self: Any, *args: Any, **settings: Any) -> None:
         self._played = PlayedGraph(device)
 
+    places = "descant.models.cuda_graph", "descant.runtime.engine.cuda_graphs"
+    place = next(name for name in places if find_spec(name) is not None)
     yield patch.multiple(
-        cuda_graphs.CudaGraph,
+        import_module(place).CudaGraph,
         __init__=init,
         record=lambda self, work: self._played.record(work),
         replay=lambda self: self._played.replay(),

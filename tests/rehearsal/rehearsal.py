@@ -87,8 +87,8 @@ class Rehearsal:
     ) -> list[Step]:  # fmt: skip
         """The first steps of prompts of these lengths, in caches of ``room`` tokens.
 
-        A text may stand for a length. Prompts of one length are the same, and so are read once, unless ``distinct`` is true. The
-        other settings are those of ``generate``.
+        A text may stand for a length. Prompts of one length are the same, and so are read once,
+        unless ``distinct`` is true. The other settings are those of ``generate``.
         """
         longest = max(_TEXT if isinstance(length, str) else length for length in lengths)
         settings = {"max_new_tokens": room - longest - 1, **settings}

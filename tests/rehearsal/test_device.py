@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from rehearsal import Rehearsal
 from rehearsal.account import EAGER, IN_A_GRAPH, Step
 from rehearsal.costs import Cost
 from rehearsal.device import Device, Unaccounted
 from rehearsal.graphs import Forbidden, PlayedGraph
 from rehearsal.memory import CACHES, WEIGHTS
-from torch.nn.functional import scaled_dot_product_attention
 
 
 @pytest.fixture
@@ -111,14 +113,18 @@ def test_attention_is_a_launch_and_a_mask_of_bools_three_more(device) -> None:
     scaled_dot_product_attention(query, keys, keys)
     scaled_dot_product_attention(query, keys, keys, on_gpu(2, 1, 1, 100, dtype=torch.bool))
     plain, *mask, masked = device.step.launches
-    assert [each.kind for each in device.step.launches] == ["attention", *["other"] * 3, "attention"]
+    assert [each.kind for each in device.step.launches] == [
+        "attention",
+        *["other"] * 3,
+        "attention",
+    ]
     assert plain.caches == masked.caches == 2 * keys.nbytes
     assert masked.bytes == plain.bytes + 2 * 100 * 2 and len(mask) == 3
     assert plain.flops == 4 * query.numel() * 100
 
 
 def test_an_operation_on_host_and_device_is_an_error(device) -> None:
-    with pytest.raises(Exception, match="two devices|host and device"):
+    with pytest.raises(Exception, match=r"two devices|host and device"):
         on_gpu(4) + torch.ones(4)
 
 
@@ -160,6 +166,16 @@ def test_what_no_recording_may_do_is_an_error(device, do) -> None:
         PlayedGraph(device).record(lambda: do(a))
     assert device.step == Step()
     assert not device.memory.recording
+
+
+def test_what_happens_apart_is_in_no_step() -> None:
+    """As when what was recorded is compared with what an eager step gives."""
+    with Rehearsal() as gpu:
+        a = on_gpu(4)
+        with gpu.apart() as account:
+            assert torch.equal(a + 1, a)
+        assert (len(account.launches), len(account.waits)) == (1, 1)
+        assert gpu.device.step == Step()
 
 
 def test_recordings_do_not_nest(device) -> None:

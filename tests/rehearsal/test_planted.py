@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from rehearsal import Rehearsal, Step
 
 from descant.models.lanes.transformers_lane import TransformersLane
+from rehearsal import Rehearsal, Step
+from rehearsal.patches import why_eager
 
 
 def planted(monkeypatch: Any, fault: Callable[[Any, Any], Any], **options: Any) -> Any:
@@ -19,7 +20,7 @@ def planted(monkeypatch: Any, fault: Callable[[Any, Any], Any], **options: Any) 
         with Rehearsal() as gpu:
             decoder = gpu.compile("m", {"m": gpu.language_model("tiny")}, **options)
             done = gpu.steps(decoder, [40], 3, room=128)
-            return done, decoder.session.engine.graphs.why_eager
+            return done, why_eager(decoder)
 
     (clean, _), logits = steps(), TransformersLane.logits
 

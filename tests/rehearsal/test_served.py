@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rehearsal import Rehearsal, Step
-from rehearsal.formulas import models
 
 from descant.models import make_spec
 from descant.runtime.service import Service
+from rehearsal import Rehearsal, Step
+from rehearsal.formulas import models
 
 FORMULAS = ("m + 0.5*x", "m + 0.5*a | top_k(20)", "m | rerank(r, k=5, w=1.5)")
 
@@ -56,6 +56,8 @@ def test_all_formulas_copy_their_tokens_together(steps) -> None:
     assert [len(step.d2h) for step in steps] == [1] * len(steps)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a service's steps are never recorded")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a service's steps are never recorded"
+)
 def test_steps_are_replayed(steps) -> None:
     assert {step.mode for step in steps} == {"replayed"}

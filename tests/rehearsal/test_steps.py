@@ -7,11 +7,14 @@ from functools import cache
 from typing import Any
 
 import pytest
+
 from rehearsal import Rehearsal, Step
 from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
 
 LAYER = 42  # launches of a layer of Llama
-ASKS = pytest.mark.xfail(strict=True, raises=AssertionError, reason="where asks the device which models are needed")
+ASKS = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="where asks the device which models are needed"
+)
 
 
 @cache
