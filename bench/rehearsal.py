@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from rehearsal import Rehearsal, Step
 from rehearsal.account import EAGER
 
-RESULTS = Path(__file__).parent / "results" / "rehearsal.json"
 SHAPES = ("llama-2-7b", "llama-3.1-8b")
 BATCHES, LENGTH = (1, 8, 64), 256
 FORMULAS = {
@@ -67,18 +69,33 @@ def row(shape: str, formula: str, rows: int, step: Step) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def measure(
-    shapes: Sequence[str] = SHAPES, batches: Sequence[int] = BATCHES
-) -> Iterator[dict[str, Any]]:
-    """Every line: each shape, formula and batch, and rows of very different lengths."""
-    for shape in shapes:
-        for name, formula in FORMULAS.items():
-            for rows, step in zip(
-                batches, steps(shape, formula, [[LENGTH] * n for n in batches]), strict=True
-            ):
-                yield row(shape, name, rows, step)
+def lines_of(shape: str, name: str, batches: Sequence[int]) -> list[dict[str, Any]]:
+    """The lines of one formula: of each batch, or of rows of very different lengths."""
+    if name == "ragged":
         [step] = steps(shape, FORMULAS["one"], [RAGGED])
-        yield row(shape, "ragged", len(RAGGED), step)
+        return [row(shape, name, len(RAGGED), step)]
+    done = steps(shape, FORMULAS[name], [[LENGTH] * rows for rows in batches])
+    return [row(shape, name, rows, step) for rows, step in zip(batches, done, strict=True)]
+
+
+def measure(
+    shapes: Sequence[str], batches: Sequence[int], processes: int
+) -> Iterator[dict[str, Any]]:
+    """Every line, in order, each formula worked out by some process."""
+    cases = [(shape, name, batches) for shape in shapes for name in (*FORMULAS, "ragged")]
+    if processes == 1:
+        for case in cases:
+            yield from lines_of(*case)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _quiet) as pool:
+        for lines in pool.map(lines_of, *zip(*cases, strict=True)):
+            yield from lines
+
+
+def _quiet() -> None:
+    """Whatever a library has to say is no part of the table."""
+    logging.disable(logging.WARNING)
+    sys.stdout = sys.stderr
 
 
 def line(cells: Sequence[Any]) -> str:
@@ -93,9 +110,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a list, and nothing else")
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    measured, lines, output = measure(options.shapes, options.batches), [], sys.stdout
+    measured = measure(options.shapes, options.batches, options.processes)
+    lines, output = [], sys.stdout
     if not options.json:
         print(line(COLUMNS))
     with redirect_stdout(sys.stderr):  # whatever a library has to say

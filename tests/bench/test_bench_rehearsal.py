@@ -13,8 +13,8 @@ from bench import rehearsal
 @pytest.fixture
 def said(monkeypatch, capsys):
     def run(*arguments: str) -> str:
-        given = ["rehearsal", "--shapes", "tiny", "--batches", "1", "2", *arguments]
-        monkeypatch.setattr(sys, "argv", given)
+        given = ["--shapes", "tiny", "--batches", "1", "2", "--processes", "1", *arguments]
+        monkeypatch.setattr(sys, "argv", ["rehearsal", *given])
         rehearsal.main()
         return capsys.readouterr().out
 
