@@ -1,0 +1,195 @@
+"""Where descant meets the hardware: all that is replaced in a rehearsal, and all insides it reads.
+
+Nothing else in the harness knows the insides of descant's runtime or models. What is replaced is
+the driver, what records CUDA graphs, and what stands in adapters; what is watched is where a step
+begins, and which lane's forward is running.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from descant.models.adapters.lora import Adapter, LayerAdapter
+from descant.models.lanes import lora as lanes_lora
+from descant.models.lanes.transformers_lane import TransformersLane
+from descant.runtime.batch.memory import peak_bytes
+from descant.runtime.binding import bind
+from descant.runtime.engine import engine
+from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
+
+from . import models
+from .account import ATTENTION
+from .costs import Cost, Declared, extent
+from .device import Device, place
+from .graphs import PlayedGraph
+
+PLENTY = 10**15  # bytes: whether there is room is not what is rehearsed
+
+
+@contextmanager
+def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[None]:
+    """Everything replaced; ``begin`` is told of each step, by its lanes, before it is launched."""
+    with ExitStack() as stack:
+        for one in (*_driver(device), *_graphs(device), *_launches(begin), *_lanes(device)):
+            stack.enter_context(one)
+        yield
+
+
+def declared_costs() -> dict[str, Declared]:
+    """What descant's own operations say that they cost, by their qualified names."""
+    if find_spec("descant.models.cache.live_attention") is None:
+        return {}
+    module = import_module("descant.models.cache.live_attention")
+
+    def live_attention(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
+        """Keys and values are read as far as the rows go; all else that is read is small."""
+        read, written, flops, launches, blocks = module.cost(lengths, query, key, value, *more)
+        small = extent(query) + sum(extent(each) for each in more if isinstance(each, Tensor))
+        caches = max(0, read - small)
+        halves = [(key, caches // 2), (value, caches - caches // 2), (query, read - caches)]
+        return Cost(halves, written, flops, launches, blocks, ATTENTION)
+
+    return {"descant::live_attention": live_attention}
+
+
+def lanes_of(bound: Any) -> list[Any]:
+    """The lanes of a plan; those that formulas share, themselves."""
+    return [getattr(lane, "lane", lane) for lane in bound.lanes]
+
+
+def weights(lane: Any) -> list[Tensor]:
+    """All that a lane's forwards read beside caches: parameters and adapters."""
+    stacked = lane.adapters._stacked.values()
+    parts = [getattr(parts, field.name) for parts in stacked for field in fields(parts)]
+    return [*lane.model.parameters(), *(part for part in parts if isinstance(part, Tensor))]
+
+
+def caches(lane: Any) -> list[Tensor]:
+    """Its keys and values."""
+    return list(lane._cache._tensors())
+
+
+def live_bytes(lane: Any) -> int:
+    """Bytes of caches that the texts of its rows have."""
+    return int(lane.rows.total * lane.footprint().token_bytes)
+
+
+def weight_bytes(lane: Any) -> int:
+    """Bytes of weights that a forward has to read, by the plan."""
+    return int(lane.footprint().weight_bytes)
+
+
+def why_eager(decoder: Any) -> str | None:
+    """Why the steps of a decoder are not recorded, or None."""
+    return decoder.session.engine.graphs.why_eager  # type: ignore[no-any-return]
+
+
+def planned_bytes(decoder: Any, rows: int) -> int:
+    """What the plan says is held at most, by so many rows of the capacity that its caches have."""
+    bound = decoder.session.bound
+    capacity = max(lane.rows.capacity for lane in bound.lanes)
+    return sum(peak_bytes(bound, rows, capacity))
+
+
+def _driver(device: Device) -> Iterator[Any]:
+    """CUDA as torch shows it: there is none, and nothing asks it for more than this."""
+
+    def synchronize(*args: Any) -> None:
+        device.wait()
+
+    def event(**settings: Any) -> Any:
+        """It knows the step that it was recorded in."""
+        known = SimpleNamespace(step=None)
+
+        def record(stream: Any = None) -> None:
+            known.step = device.step
+
+        def finished() -> None:
+            if known.step is device.step:
+                device.step.stalls.append(place())
+
+        return SimpleNamespace(record=record, synchronize=finished, wait=lambda stream=None: None)
+
+    yield patch.multiple(
+        torch.cuda,
+        is_available=lambda: False,
+        _lazy_init=lambda: None,
+        Event=event,
+        current_stream=lambda *args: None,
+        synchronize=synchronize,
+        graph_pool_handle=lambda: (0, 0),
+        mem_get_info=lambda *args: (PLENTY, PLENTY),
+        memory_reserved=lambda *args: 0,
+        memory_allocated=lambda *args: 0,
+        get_device_capability=lambda *args: (9, 0),
+    )
+
+
+def _graphs(device: Device) -> Iterator[Any]:
+    """Recordings are played."""
+
+    def init(self: Any, *args: Any, **settings: Any) -> None:
+        self._played = PlayedGraph(device)
+
+    places = "descant.models.cuda_graph", "descant.runtime.engine.cuda_graphs"
+    place = next(name for name in places if find_spec(name) is not None)
+    yield patch.multiple(
+        import_module(place).CudaGraph,
+        __init__=init,
+        record=lambda self, work: self._played.record(work),
+        replay=lambda self: self._played.replay(),
+    )
+
+
+def _launches(begin: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
+    """Where a step begins, wherever the function that launches it is known by name."""
+    launch = engine.launch
+
+    @wraps(launch)
+    def begun(scheduled: Sequence[Any]) -> Any:
+        begin([lane for one in scheduled for lane in lanes_of(one.engine.bound)])
+        return launch(scheduled)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("descant.") and getattr(module, "launch", None) is launch:
+            yield patch.object(module, "launch", begun)
+
+
+def _lanes(device: Device) -> Iterator[Any]:
+    """Which lane runs, for the costs of our own operations; and what stands in adapters."""
+    forward = TransformersLane._forward
+
+    @wraps(forward)
+    def watched(self: Any, *args: Any, **settings: Any) -> Any:
+        before, device.lengths = device.lengths, self.rows.counts()[1]
+        try:
+            return forward(self, *args, **settings)
+        finally:
+            device.lengths = before
+
+    add = lanes_lora.Adapters.add
+
+    def adding(self: Any, name: str, folder: str | Path) -> int:
+        def read(name: str, folder: Path) -> Adapter:
+            layers = models.lora_layers(folder, self._model)
+            return Adapter({}, {path: LayerAdapter(a, b) for path, (a, b) in layers.items()}, {})
+
+        with patch.object(lanes_lora, "read_adapter", read):
+            return add(self, name, folder)
+
+    yield patch.object(TransformersLane, "_forward", watched)
+    yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
+    yield patch.object(lanes_lora.Adapters, "add", adding)
