@@ -1,6 +1,6 @@
 """What a step gives a large GPU, computed on a machine that has none.
 
-``python -m bench.rehearsal`` takes the first step of each formula on fake devices
+``python -m bench.rehearsal`` takes a replayed step of each formula on fake devices
 (``tests/rehearsal``): its launches, the bytes that they move, copies and waits are counted, and the
 milliseconds computed from them, at 3.0 TB/s and 6.5e14 operations per second. A launch takes at
 least 2 microseconds in a CUDA graph, 8 without. The floor is reading the weights and what is live
@@ -49,13 +49,14 @@ def makers(gpu: Rehearsal, shape: str) -> Mapping[str, Callable[[], Any]]:
 
 
 def steps(shape: str, formula: str, batches: Sequence[Sequence[int]]) -> Iterator[Step]:
-    """The first step of each batch of prompts of such lengths."""
+    """A replayed step of each batch of prompts of such lengths."""
     with Rehearsal() as gpu:
         named = {name: make for name, make in makers(gpu, shape).items() if name in formula}
         models = {name: make() for name, make in named.items()}
-        decoder = gpu.compile(formula, models, capture=False)
+        decoder = gpu.compile(formula, models)
         for lengths in batches:
-            [step] = gpu.steps(decoder, lengths, count=1, temperature=1.0)
+            [*_, step] = gpu.steps(decoder, lengths, count=3, temperature=1.0)
+            assert step.mode == "replayed"
             yield step
 
 

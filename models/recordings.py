@@ -87,6 +87,10 @@ class Recordings(Generic[Result]):
         """Drop every recording: the memory that they work on is another now."""
         self._known.clear()
 
+    def knows(self, key: Hashable) -> bool:
+        """Whether work of this key has been done before, or never will be recorded."""
+        return key in self._known or self.why_eager is not None
+
     def run(self, key: Hashable, work: Work[Result]) -> Result:
         """Do the work, or replay it."""
         if self.why_eager is not None:
@@ -118,18 +122,25 @@ class Recordings(Generic[Result]):
         pairs = zip(work.counts, before, strict=True)
         recording = _Recording(graph, result, [each.progress(then) for each, then in pairs])
         self.made += 1
+        result, same = self._first_replay(recording, work, before)
+        if same:
+            self._known[key] = recording
+        else:
+            self._give_up("a replay gives other numbers than the eager step")
+        return result
+
+    def _first_replay(
+        self, recording: _Recording[Result], work: Work[Result], before: Sequence[Any]
+    ) -> tuple[Result, bool]:
+        """Replay it, and do the work eagerly in its place; and whether both gave the same."""
         state = [(tensor, tensor.clone()) for tensor in work.state()]
-        graph.replay()
-        replayed = [tensor.clone() for tensor in work.outputs(result)]
+        recording.graph.replay()
+        replayed = [tensor.clone() for tensor in work.outputs(recording.result)]
         for tensor, kept in state:
             tensor.copy_(kept)
         _rewind(work.counts, before)
         eager = work.run()
-        if agree(replayed, work.outputs(eager), work.tolerance):
-            self._known[key] = recording
-        else:
-            self._give_up("a replay gives other numbers than the eager step")
-        return eager
+        return eager, agree(replayed, work.outputs(eager), work.tolerance)
 
     def _give_up(self, why: str) -> None:
         self.why_eager = why

@@ -119,6 +119,7 @@ class LaneView:
         self.lane_rows: list[int] = []
         self._index = torch.zeros(2, 0, dtype=torch.long, device=self.device)
         self.index, self.targets = self._index
+        self._buffers = 0  # how often they have been made anew
         self.covers_lane = False
         self._indexed: tuple[list[int], int] | None = None  # what ``index`` was made of
 
@@ -140,7 +141,7 @@ class LaneView:
 
     @property
     def memory(self) -> Hashable:
-        return self.lane.memory, self._index.data_ptr()
+        return self.lane.memory, self._buffers
 
     @property
     def live(self) -> LiveAttention:
@@ -161,7 +162,7 @@ class LaneView:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
         if rows > self._index.shape[1]:
-            self._index, self._indexed = self._index.new_zeros(2, rows), None
+            self._make_index(rows)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
@@ -218,11 +219,15 @@ class LaneView:
             idle = self.rows.width - len(self.lane_rows)
             numbers = [[*self.lane_rows, *[other] * idle] for other in (0, rows.most)]
             if len(numbers[0]) > self._index.shape[1]:
-                self._index = self._index.new_zeros(2, len(numbers[0]))
+                self._make_index(len(numbers[0]))
             used = self._index[:, : len(numbers[0])]
             self.index, self.targets = used.copy_(torch.tensor(numbers, dtype=torch.long))
             self.covers_lane = self.lane_rows == list(range(current[1]))
             self._indexed = ([*self.lane_rows], current[1])
+
+    def _make_index(self, rows: int) -> None:
+        self._index, self._indexed = self._index.new_zeros(2, rows), None
+        self._buffers += 1
 
     def footprint(self) -> Footprint:
         return self.lane.footprint()

@@ -129,7 +129,7 @@ class TransformersLane(PrefillLane):
         if self._logits is not None and self._read_at == self.rows.version:
             return
         self._read_at = self.rows.version
-        if self.rows.next_logits is not None:
+        if self.ready and self.rows.next_logits is not None:
             logits = self.rows.next_logits
             self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
             return
@@ -142,6 +142,13 @@ class TransformersLane(PrefillLane):
                 tolerance=TOLERANCE[self.dtype],
             )  # fmt: skip
             self._logits = self.recordings.run(self.graph_key(1), work)
+
+    @property
+    def ready(self) -> bool:
+        """As the protocol's; not before a forward of so many rows has run, to be recorded next."""
+        if self.recordings is None or not self.rows.bucketed:
+            return super().ready
+        return super().ready and self.recordings.knows(self.graph_key(1))
 
     def logits(self) -> Tensor:
         self.forward()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ...models.recordings import HostCounts, Recordings, Work
@@ -17,6 +18,8 @@ from ..batch.batch import Batch
 from ..binding.bound import Bound
 from .sampler import Drawn
 from .streams import on_streams
+
+TOLERANCE = 5e-2  # of the drawn tokens' scores, as a share of the largest
 
 
 class Recordable(HostCounts, Protocol):
@@ -42,28 +45,51 @@ class StepGraphs:
     """
 
     def __init__(self, step: Recordable, on: bool, pool: Any = None) -> None:
-        self.on, self._step, self._pool = on, step, pool
-        self.why_eager = why_eager(step.bound) if on else "capture is off"
+        self.on, self._step = on, step
         self._lanes = _language_lanes(step.bound)
+        why = why_eager(step.bound) if on else "capture is off"
+        self._recordings: Recordings[Drawn] = Recordings(step.bound.plan.source, why, pool)
+        self._memory: tuple[Any, ...] = ()  # that the recordings work on
+        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}  # results, where they stay
         if on:
             step.run_forwards = on_streams
             for lane in step.bound.lanes:
                 if lane.keeps_logits:
                     lane.record()
 
+    @property
+    def why_eager(self) -> str | None:
+        return self._recordings.why_eager
+
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
-        step = self._step
+        step, bound = self._step, self._step.bound
         if not batch.bucketed or self.why_eager is not None:
             return step.draw(batch)
         step.forward(batch)
-        for number, lane in enumerate(step.bound.lanes):
-            if number not in (*self._lanes, *step.bound.search_lanes) and lane.rows.count:
+        for number, lane in enumerate(bound.lanes):
+            if number not in (*self._lanes, *bound.search_lanes) and lane.rows.count:
                 lane.catch_up()  # what a recording of every step does not do
-        if batch.recordings is None:
-            batch.recordings = _StepRecordings(step, batch, self._pool)
-        drawn: Drawn = batch.recordings.draw(batch)
-        return drawn
+        memory = (batch, *(lane.memory for lane in bound.lanes))
+        if memory != self._memory:
+            self._recordings.clear()
+            self._kept.clear()
+            self._memory = memory
+        return self._recordings.run(key := key_of(batch), self._work(batch, key))
+
+    def _work(self, batch: Batch, key: Hashable) -> Work[Drawn]:
+        """What follows the forwards, with results in memory that stays."""
+        step = self._step
+
+        def run() -> Drawn:
+            sources, *results = step.draw(batch, forwarded=True)
+            if key not in self._kept:
+                self._kept[key] = torch.empty_like(results[0]), torch.empty_like(results[1])
+            kept = self._kept[key]
+            return Drawn(sources, kept[0].copy_(results[0]), kept[1].copy_(results[1]))
+
+        counts = [*(lane.rows for lane in step.bound.lanes), step]
+        return Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), TOLERANCE)
 
     def lines(self) -> list[str]:
         """What is recorded and what is not, for the plan."""
@@ -81,38 +107,6 @@ class StepGraphs:
         if self.why_eager:
             lines.append(f"scores, stages and draws are eager: {self.why_eager}")
         return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + lines
-
-
-class _StepRecordings:
-    """The recordings of what follows the forwards, over the tensors of one batch."""
-
-    def __init__(self, step: Recordable, batch: Batch, pool: Any) -> None:
-        self._step = step
-        self._recordings: Recordings[Drawn] = Recordings(step.bound.plan.source, None, pool)
-        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}  # results, where they stay
-        self._memory: list[Hashable] = []  # of the lanes, that the recordings work on
-
-    @property
-    def why_eager(self) -> str | None:
-        return self._recordings.why_eager
-
-    def draw(self, batch: Batch) -> Drawn:
-        step, key = self._step, key_of(batch)
-        memory = [lane.memory for lane in step.bound.lanes]
-        if memory != self._memory:
-            self._recordings.clear()
-            self._memory = memory
-
-        def run() -> Drawn:
-            sources, *results = step.draw(batch, forwarded=True)
-            if key not in self._kept:
-                self._kept[key] = results[0].clone(), results[1].clone()
-            kept = self._kept[key]
-            return Drawn(sources, kept[0].copy_(results[0]), kept[1].copy_(results[1]))
-
-        counts = [*(lane.rows for lane in step.bound.lanes), step]
-        work = Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), 5e-2)
-        return self._recordings.run(key, work)
 
 
 def _language_lanes(bound: Bound) -> Mapping[int, Any]:

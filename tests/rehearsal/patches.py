@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import wraps
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,17 +20,21 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from descant.models import cuda_graph, recordings
 from descant.models.adapters.lora import Adapter, LayerAdapter
+from descant.models.cache.live import LiveAttention
+from descant.models.kernels import live_attention
 from descant.models.lanes import lora as lanes_lora
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.recordings import Recordings
 from descant.runtime.batch.memory import peak_bytes
 from descant.runtime.binding import bind
 from descant.runtime.engine import engine
 from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
 
 from . import models
-from .account import ATTENTION
-from .costs import Cost, Declared, extent
+from .account import ATTENTION, Step
+from .costs import Cost, Declared
 from .device import Device, place
 from .graphs import PlayedGraph
 
@@ -50,19 +52,22 @@ def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[
 
 def declared_costs() -> dict[str, Declared]:
     """What descant's own operations say that they cost, by their qualified names."""
-    if find_spec("descant.models.cache.live_attention") is None:
-        return {}
-    module = import_module("descant.models.cache.live_attention")
 
-    def live_attention(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
-        """Keys and values are read as far as the rows go; all else that is read is small."""
-        read, written, flops, launches, blocks = module.cost(lengths, query, key, value, *more)
-        small = extent(query) + sum(extent(each) for each in more if isinstance(each, Tensor))
-        caches = max(0, read - small)
-        halves = [(key, caches // 2), (value, caches - caches // 2), (query, read - caches)]
-        return Cost(halves, written, flops, launches, blocks, ATTENTION)
+    def attends(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
+        """The rows of the lane that runs, and idle ones of one token each."""
+        n, _, q, _ = query.shape
+        window, ahead = more[3], q - 1  # candidates, behind the text
+        ends = [*(length + ahead for length in lengths), *[1] * (n - len(lengths))][:n]
+        firsts = [max(0, end - q) for end in ends]
+        shape, groups, capacity = query.shape, key.shape[1], key.shape[2]
+        said = live_attention.cost(
+            shape, groups, query.itemsize, ends, capacity, firsts, window, value.shape[3]
+        )
+        halves = said.cached // 2
+        read = [(key, halves), (value, said.cached - halves), (query, said.read - said.cached)]
+        return Cost(read, said.written, said.flops, said.launches, said.blocks, ATTENTION)
 
-    return {"descant::live_attention": live_attention}
+    return {"descant::live_attention": attends}
 
 
 def lanes_of(bound: Any) -> list[Any]:
@@ -144,10 +149,20 @@ def _graphs(device: Device) -> Iterator[Any]:
     def init(self: Any, *args: Any, **settings: Any) -> None:
         self._played = PlayedGraph(device)
 
-    places = "descant.models.cuda_graph", "descant.runtime.engine.cuda_graphs"
-    place = next(name for name in places if find_spec(name) is not None)
+    first_replay = Recordings._first_replay
+
+    def proven(self: Any, recording: Any, work: Any, before: Any) -> Any:
+        """The step has one replay; what it is held against goes into no account."""
+        with device.into(Step()):
+            result = first_replay(self, recording, work, before)
+        device.step.add(recording.graph._played.account)
+        device.step.replayed += 1
+        return result
+
+    yield patch.object(Recordings, "_first_replay", proven)
+    yield patch.object(recordings, "agree", lambda *args: True)
     yield patch.multiple(
-        import_module(place).CudaGraph,
+        cuda_graph.CudaGraph,
         __init__=init,
         record=lambda self, work: self._played.record(work),
         replay=lambda self: self._played.replay(),
@@ -191,5 +206,6 @@ def _lanes(device: Device) -> Iterator[Any]:
             return add(self, name, folder)
 
     yield patch.object(TransformersLane, "_forward", watched)
+    yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
     yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
     yield patch.object(lanes_lora.Adapters, "add", adding)

@@ -12,9 +12,6 @@ from rehearsal import Rehearsal, Step
 from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
 
 LAYER = 42  # launches of a layer of Llama
-ASKS = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="where asks the device which models are needed"
-)
 
 
 @cache
@@ -30,20 +27,22 @@ def named(formulas: dict[str, str], *marks: Any) -> list[Any]:
     return [pytest.param(text, id=name, marks=marks) for name, text in formulas.items()]
 
 
-@pytest.mark.parametrize("formula", named({**FORMULAS, **SEARCHES}) + named(WHERE, ASKS))
+@pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE, **SEARCHES}))
 def test_a_step_copies_its_tokens_once_and_waits_for_nothing(formula) -> None:
     for step in rehearsed(formula):
         assert (len(step.h2d), len(step.d2h), len(step.waits)) == (0, 1, 0)
         assert step.launches
 
 
-@pytest.mark.parametrize("formula", named({**FORMULAS, **SEARCHES}) + named(WHERE, ASKS))
+@pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE, **SEARCHES}))
 def test_a_step_is_recorded(formula) -> None:
     """Nothing in it is forbidden while a graph is recorded, and a replay does what it did."""
     steps = rehearsed(formula)
     assert [step.mode for step in steps] == ["eager", "recorded", "replayed", "replayed"]
     eager, *others = (Counter(launch.name for launch in step.launches) for step in steps)
-    assert [others] == [[eager] * 3]
+    assert others == [others[0]] * 3
+    first = {"zeros", "zero_", "fill_", "new_zeros"}  # memory that stays, once
+    assert set(eager - others[0]) <= first and not others[0] - eager
 
 
 @pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE}))
@@ -62,15 +61,6 @@ def test_launches_of_a_layer() -> None:
     assert launches(4) - launches(2) <= 2 * LAYER
 
 
-def test_a_run_has_few_recordings() -> None:
-    with Rehearsal() as gpu:
-        decoder = gpu.compile("m", {"m": gpu.language_model("tiny")}, capture=True)
-        modes = [step.mode for step in gpu.run(decoder, [30], 80)]
-    assert len(modes) == 80
-    assert modes.count("recorded") <= 4  # each time that more of the caches is seen
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a recording for every 32 tokens")
 def test_a_run_of_512_tokens_has_one_recording_and_the_next_has_none() -> None:
     with Rehearsal() as gpu:
         decoder = gpu.compile("m", {"m": gpu.language_model("tiny")}, capture=True)
