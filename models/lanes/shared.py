@@ -222,7 +222,8 @@ class LaneView:
                 self._make_index(len(numbers[0]))
             used = self._index[:, : len(numbers[0])]
             self.index, self.targets = used.copy_(torch.tensor(numbers, dtype=torch.long))
-            self.covers_lane = self.lane_rows == list(range(current[1]))
+            alone = not rows.bucketed  # a recording holds whoever else has rows
+            self.covers_lane = alone and self.lane_rows == list(range(current[1]))
             self._indexed = ([*self.lane_rows], current[1])
 
     def _make_index(self, rows: int) -> None:

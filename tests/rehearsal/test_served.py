@@ -15,14 +15,16 @@ FORMULAS = ("m + 0.5*x", "m + 0.5*a | top_k(20)", "m | rerank(r, k=5, w=1.5)")
 
 
 def served(count: int = 4) -> list[Step]:
-    """The steps of a service with a request of each formula, once all of them decode."""
+    """The steps of a service that is warm, with a request of each formula, once all decode."""
     with Rehearsal() as gpu:
         declared = models(gpu)
         specs = {name: make_spec(name, said) for name, said in declared.items()}
         service = Service(specs, slots=4, max_model_len=256, device="cuda")
         settings: dict[str, Any] = {"max_new_tokens": 100, "temperature": 0.7, "eos_token_id": []}
-        for number, formula in enumerate(FORMULAS):
-            service.submit(service.decoder(formula), [3] * 30 + [number + 5], **settings)
+        decoders = [service.decoder(formula) for formula in FORMULAS]
+        service.warm_up()
+        for number, decoder in enumerate(decoders):
+            service.submit(decoder, [3] * 30 + [number + 5], **settings)
         while service.running < len(FORMULAS):
             service.step()
         for _ in range(count + 1):
