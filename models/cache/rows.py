@@ -160,6 +160,12 @@ class Rows:
         positions = torch.minimum(self.lengths[: self.width, None] + ahead, last)
         return self.texts[: self.width].gather(1, positions), positions
 
+    def writes(self, cache_positions: Tensor) -> Tensor:
+        """``(width, q)`` where keys are written: those of idle rows behind all that is seen."""
+        if not self.bucketed:
+            return cache_positions
+        return torch.where(self.active[: self.width, None], cache_positions, self.capacity)
+
     def last_positions(self, tokens: int) -> Tensor:
         """``(rows, tokens)`` positions of the last tokens of each row's text; none is below 0."""
         back = torch.arange(-tokens, 0, device=self.device)

@@ -63,6 +63,8 @@ class LanguageLane(Lane, Protocol):
 
     recordings: Recordings[Tensor] | None
 
+    kept_logits: Tensor  # ``(most rows, V)``, where rows are bucketed
+
     @property
     def keeps_logits(self) -> bool:
         """Whether ``logits`` are in memory that stays, once ``record`` was called."""

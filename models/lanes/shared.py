@@ -75,6 +75,8 @@ class SharedLane:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
         self.forward(view)
         assert self._logits is not None
+        if self.lane.rows.bucketed:  # wherever a recording's rows will be
+            return self.lane.kept_logits.index_select(0, view.index)
         return self._logits if view.covers_lane else self._logits.index_select(0, view.index)
 
     def is_valid(self, view: LaneView) -> bool:
@@ -112,6 +114,7 @@ class LaneView:
         index: the same on the device, ``(rows,)`` int64; row 0 for idle ones.
         targets: where tokens are fed, ``(rows,)`` int64: idle ones to the lane's last row.
         covers_lane: whether its rows are all of the lane's, in their order.
+        most: rows that it may come to hold.
     """
 
     def __init__(self, shared: SharedLane) -> None:
@@ -120,6 +123,7 @@ class LaneView:
         self._index = torch.zeros(2, 0, dtype=torch.long, device=self.device)
         self.index, self.targets = self._index
         self._buffers = 0  # how often they have been made anew
+        self.most = 0
         self.covers_lane = False
         self._indexed: tuple[list[int], int] | None = None  # what ``index`` was made of
 
@@ -161,6 +165,7 @@ class LaneView:
         while self.lane_rows:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
+        self.most = rows
         if rows > self._index.shape[1]:
             self._make_index(rows)
 
@@ -252,8 +257,8 @@ class ViewRows:
 
     @property
     def width(self) -> int:
-        """Rows with idle ones, as ``Rows.width``."""
-        return bucket(self.count, self._rows.most) if self._rows.bucketed else self.count
+        """Rows with idle ones, as ``Rows.width``; of those that the view may come to hold."""
+        return bucket(self.count, self._view.most) if self._rows.bucketed else self.count
 
     @property
     def bucketed(self) -> bool:

@@ -54,6 +54,7 @@ class TransformersLane(PrefillLane):
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
         recordings: of forwards, once ``record`` was called.
+        kept_logits: ``(rows, V)`` float32, where recordings write and find logits.
     """
 
     keeps_logits = True
@@ -86,14 +87,14 @@ class TransformersLane(PrefillLane):
         pending, recorded = 0 if self._reads_all else 1, self.recordings is not None
         self.rows = Rows(rows, capacity, self.device, pending, self._limits, recorded)
         self._cache = RowCache(rows, capacity, int(recorded))
-        self._kept_logits = torch.empty(0)
+        self.kept_logits = torch.empty(0)
         self.memory += 1
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
         super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
-        self._logits, self._kept_logits = None, torch.empty(0)
+        self._logits, self.kept_logits = None, torch.empty(0)
         self.memory += 1
         if self.recordings is not None:
             self.recordings.clear()
@@ -174,11 +175,11 @@ class TransformersLane(PrefillLane):
 
     def _in_buffer(self, logits: Tensor) -> Tensor:
         """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
-        if not len(self._kept_logits):
+        if not len(self.kept_logits):
             shape = (self.rows.most, logits.shape[-1])
-            self._kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        self._kept_logits[: len(logits)] = logits
-        return self._kept_logits[: self.rows.width]
+            self.kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self.kept_logits[: len(logits)] = logits
+        return self.kept_logits[: self.rows.width]
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
@@ -261,7 +262,7 @@ class TransformersLane(PrefillLane):
         used = slice(self.rows.width)
         ends = self.rows.ends[used, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self.rows.index[used], source, self._writes(ends))
+        self._cache.move_tokens(self.rows.index[used], source, self.rows.writes(ends))
         self.rows.feed(tokens)
         self.rows.mark_cached()
 
@@ -360,16 +361,9 @@ class TransformersLane(PrefillLane):
         window = Window(
             rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
             runs=self._runs(end) if self.exact_length and not (same_length or live) else (),
-            writes=self._writes(cache_positions), live=live,
+            writes=self.rows.writes(cache_positions), live=live,
         )  # fmt: skip
         return self._forward(tokens, positions, window, adapters, backbone, lengths)
-
-    def _writes(self, cache_positions: Tensor) -> Tensor:
-        """``(rows, q)`` where keys are written: those of idle rows behind all that is seen."""
-        rows = self.rows
-        if not rows.bucketed:
-            return cache_positions
-        return torch.where(rows.active[: rows.width, None], cache_positions, rows.capacity)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
