@@ -71,6 +71,7 @@ class Recordings(Generic[Result]):
 
     Args:
         name: whose they are, for a warning.
+        device: that all of the work is on.
         why_eager: why nothing is to be recorded, or None.
         pool: memory to share with other recordings that are never replayed at the same time.
 
@@ -78,9 +79,11 @@ class Recordings(Generic[Result]):
         made: how many recordings have been made.
     """
 
-    def __init__(self, name: str, why_eager: str | None = None, pool: Any = None) -> None:
+    def __init__(
+        self, name: str, device: torch.device, why_eager: str | None = None, pool: Any = None
+    ) -> None:
         self.name, self.why_eager, self.made = name, why_eager, 0
-        self._pool = pool
+        self._device, self._pool = device, pool
         self._known: dict[Hashable, _Recording[Result] | None] = {}
 
     def clear(self) -> None:
@@ -112,7 +115,7 @@ class Recordings(Generic[Result]):
         try:
             if self._pool is None:
                 self._pool = cuda_graph.CudaGraph.new_pool()
-            graph = cuda_graph.CudaGraph(self._pool)
+            graph = cuda_graph.CudaGraph(self._device, self._pool)
             result = graph.record(work.run)
         except RuntimeError as error:
             _rewind(work.counts, before)
@@ -134,6 +137,8 @@ class Recordings(Generic[Result]):
     ) -> tuple[Result, bool]:
         """Replay it, and do the work eagerly in its place; and whether both gave the same."""
         state = [(tensor, tensor.clone()) for tensor in work.state()]
+        for tensor in work.outputs(recording.result):
+            tensor.fill_(-1)  # a recording may hold nothing at all
         recording.graph.replay()
         replayed = [tensor.clone() for tensor in work.outputs(recording.result)]
         for tensor, kept in state:

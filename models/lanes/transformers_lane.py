@@ -105,7 +105,7 @@ class TransformersLane(PrefillLane):
         A lane that cannot be recorded goes on eagerly, over memory that recordings of others read.
         """
         if self.recordings is None:
-            self.recordings = Recordings(type(self.model).__name__, self.why_eager)
+            self.recordings = Recordings(type(self.model).__name__, self.device, self.why_eager)
             self.reserve(0, 0)
 
     def use_buckets(self, on: bool) -> None:

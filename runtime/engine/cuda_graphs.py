@@ -48,11 +48,14 @@ class StepGraphs:
         self.on, self._step = on, step
         self._lanes = _language_lanes(step.bound)
         why = why_eager(step.bound) if on else "capture is off"
-        self._recordings: Recordings[Drawn] = Recordings(step.bound.plan.source, why, pool)
+        device = torch.device(step.bound.lanes[step.bound.terms[0].lane].device)
+        name = step.bound.plan.source
+        self._recordings: Recordings[Drawn] = Recordings(name, device, why, pool)
         self._memory: tuple[Any, ...] = ()  # that the recordings work on
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}  # results, where they stay
         if on:
-            step.run_forwards = on_streams
+            if len({lane.device for lane in step.bound.lanes}) == 1:
+                step.run_forwards = on_streams
             for lane in step.bound.lanes:
                 if lane.keeps_logits:
                     lane.record()

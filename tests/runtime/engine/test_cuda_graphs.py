@@ -222,6 +222,17 @@ def test_a_replay_that_differs_from_the_eager_step_is_not_used(
     assert all(tape.replays <= 1 for tape in Tape.made)
 
 
+def test_a_replay_that_does_nothing_is_not_used(taped, plain, monkeypatch, caplog) -> None:
+    """As where the work is on another device than what records it."""
+    decoder = taped("base + 0.5*arm")
+    monkeypatch.setattr(Tape, "replay", lambda self: None)
+    expected = plain("base + 0.5*arm").generate(PROMPTS, max_new_tokens=6, eos_token_id=[])
+    with caplog.at_level(logging.WARNING, "descant"):
+        found = decoder.generate(PROMPTS, max_new_tokens=6, eos_token_id=[])
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert "a replay gives other numbers than the eager step" in caplog.text
+
+
 def test_lanes_that_do_not_wait_for_each_other_are_read_first_in_any_order(compiled) -> None:
     formula = "where(entropy(base) > 4, base + arm, where(step < 3, strong, base)) - 0.5*arm"
     expected = compiled(formula).generate(PROMPTS, max_new_tokens=9)
