@@ -14,11 +14,13 @@ class CudaGraph:
     """A recording by CUDA. What it allocates lives in memory that the next replay overwrites.
 
     Args:
+        device: that all of the work is on.
         pool: memory that recordings share which are never replayed at the same time.
     """
 
-    def __init__(self, pool: Any) -> None:
-        self._graph, self._pool = torch.cuda.CUDAGraph(), pool
+    def __init__(self, device: torch.device, pool: Any) -> None:
+        self._device, self._pool = device, pool
+        self._graph = torch.cuda.CUDAGraph()
 
     @staticmethod
     def new_pool() -> Any:
@@ -32,9 +34,11 @@ class CudaGraph:
             RuntimeError: the work does what no graph can hold.
         """
         mode = "thread_local"  # other threads may use the device meanwhile
-        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode=mode):
+        recording = torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode=mode)
+        with torch.cuda.device(self._device), recording:
             return work()
 
     def replay(self) -> None:
         """Do the device work."""
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()

@@ -62,6 +62,19 @@ def weights_footprint(model: Any) -> Footprint:
     return Footprint(sum(map(stored_bytes, stored.values())), memory=memory)
 
 
+def forward_work(config: Any, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
+    """What a forward of a model works in, as in ``Footprint.work``.
+
+    Per token, three vectors of the feed-forward size and the token's own; or queries, keys, values,
+    and the mask, as bool and in the model's dtype.
+    """
+    size, hidden = dtype.itemsize, config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
+    inner *= getattr(config, "num_experts_per_tok", None) or 1
+    return ((3 * inner + 4 * hidden) * size, 1), (6 * hidden * size, 1 + size)
+
+
 def stored_bytes(tensor: Tensor) -> int:
     """Bytes that a tensor stores; for a wrapper of other tensors, theirs."""
     if not is_traceable_wrapper_subclass(tensor):

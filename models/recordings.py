@@ -71,6 +71,7 @@ class Recordings(Generic[Result]):
 
     Args:
         name: whose they are, for a warning.
+        device: that all of the work is on.
         why_eager: why nothing is to be recorded, or None.
         pool: memory to share with other recordings that are never replayed at the same time.
 
@@ -78,14 +79,20 @@ class Recordings(Generic[Result]):
         made: how many recordings have been made.
     """
 
-    def __init__(self, name: str, why_eager: str | None = None, pool: Any = None) -> None:
+    def __init__(
+        self, name: str, device: torch.device, why_eager: str | None = None, pool: Any = None
+    ) -> None:
         self.name, self.why_eager, self.made = name, why_eager, 0
-        self._pool = pool
+        self._device, self._pool = device, pool
         self._known: dict[Hashable, _Recording[Result] | None] = {}
 
     def clear(self) -> None:
         """Drop every recording: the memory that they work on is another now."""
         self._known.clear()
+
+    def knows(self, key: Hashable) -> bool:
+        """Whether work of this key has been done before, or never will be recorded."""
+        return key in self._known or self.why_eager is not None
 
     def run(self, key: Hashable, work: Work[Result]) -> Result:
         """Do the work, or replay it."""
@@ -108,7 +115,7 @@ class Recordings(Generic[Result]):
         try:
             if self._pool is None:
                 self._pool = cuda_graph.CudaGraph.new_pool()
-            graph = cuda_graph.CudaGraph(self._pool)
+            graph = cuda_graph.CudaGraph(self._device, self._pool)
             result = graph.record(work.run)
         except RuntimeError as error:
             _rewind(work.counts, before)
@@ -118,18 +125,27 @@ class Recordings(Generic[Result]):
         pairs = zip(work.counts, before, strict=True)
         recording = _Recording(graph, result, [each.progress(then) for each, then in pairs])
         self.made += 1
+        result, same = self._first_replay(recording, work, before)
+        if same:
+            self._known[key] = recording
+        else:
+            self._give_up("a replay gives other numbers than the eager step")
+        return result
+
+    def _first_replay(
+        self, recording: _Recording[Result], work: Work[Result], before: Sequence[Any]
+    ) -> tuple[Result, bool]:
+        """Replay it, and do the work eagerly in its place; and whether both gave the same."""
         state = [(tensor, tensor.clone()) for tensor in work.state()]
-        graph.replay()
-        replayed = [tensor.clone() for tensor in work.outputs(result)]
+        for tensor in work.outputs(recording.result):
+            tensor.fill_(-1)  # a recording may hold nothing at all
+        recording.graph.replay()
+        replayed = [tensor.clone() for tensor in work.outputs(recording.result)]
         for tensor, kept in state:
             tensor.copy_(kept)
         _rewind(work.counts, before)
         eager = work.run()
-        if agree(replayed, work.outputs(eager), work.tolerance):
-            self._known[key] = recording
-        else:
-            self._give_up("a replay gives other numbers than the eager step")
-        return eager
+        return eager, agree(replayed, work.outputs(eager), work.tolerance)
 
     def _give_up(self, why: str) -> None:
         self.why_eager = why

@@ -7,6 +7,7 @@ here knows of threads: whoever owns a service calls ``step`` again and again.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from functools import partial
 from traceback import clear_frames
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, DescantError
 from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec, cuda_graph
-from ..models.lanes.transformers_lane import CHUNK
+from ..models.lanes.prefill import CHUNK
+from ..models.recordings import buckets
 from ..models.text.chat import RawTextLog
 from .batch.batch import Batch
 from .batch.memory import candidates
@@ -34,6 +36,8 @@ from .requests.per_row import at_least_one
 from .requests.request import Request
 
 WIDE = 64  # candidates, where their number is a parameter
+WARM_UP = 4  # steps: eager, recorded, replayed
+_log = logging.getLogger("descant")
 
 
 class Served(Decoder):
@@ -201,6 +205,35 @@ class Service:
         self._queue.extend((decoder, request) for request in requests)
         return requests
 
+    def warm_up(self) -> None:
+        """On a GPU, record the steps of every formula, for every bucket of rows.
+
+        Rows of one token are decoded, greedily and by noise. A formula whose parameters have no
+        values is left to its first requests. Nobody else may have requests meanwhile.
+        """
+        for decoder in self._decoders:
+            if not decoder.session.engine.graphs.on:
+                continue
+            found = _readable(decoder)
+            if found is None:
+                _log.info("%s is recorded with its first requests", decoder.plan.formula)
+                continue
+            prompt, request = found
+            for rows in reversed(buckets(self.slots // decoder.slots_of(request))):
+                for temperature in (0.0, 1.0):
+                    self._record(decoder, prompt, rows, temperature)
+
+    def _record(self, decoder: Served, prompt: Any, rows: int, temperature: float) -> None:
+        """Decode so many rows, for as many steps as it takes to record them."""
+        self.submit(
+            decoder, prompt, num_return_sequences=rows, temperature=temperature, seed=0,
+            max_new_tokens=WARM_UP, eos_token_id=[],
+        )  # fmt: skip
+        while self.busy:
+            errors = [*filter(None, (answer.error for answer in self.step())), *self.failures]
+            if errors:
+                raise errors[0]
+
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""
         for position, (_, queued) in enumerate(self._queue):
@@ -310,3 +343,14 @@ class Service:
         first.scheduler.waiting.extend(request for _, request in joining.values())
         first.scheduler.admit(free)
         return first.scheduler
+
+
+def _readable(decoder: Served) -> tuple[Any, Request] | None:
+    """A short prompt that every model of a formula reads, and its request."""
+    for prompt in ([0], [{"role": "user", "content": "a"}], "a"):
+        try:
+            [request] = decoder.requests(prompt, max_new_tokens=WARM_UP)
+        except DescantError:
+            continue
+        return prompt, request
+    return None

@@ -70,7 +70,7 @@ class Tape:
 
     made: ClassVar[list[Tape]] = []
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, device: torch.device, pool: Any) -> None:
         self.replays = 0
         Tape.made.append(self)
 

@@ -193,7 +193,12 @@ def _grown(old: Tensor, rows: int, capacity: int, kept: tuple[slice, slice, slic
 
 
 def run_rows(
-    network: Any, cache: RowCache, window: Window, tokens: Tensor, positions: Tensor
+    network: Any,
+    cache: RowCache,
+    window: Window,
+    tokens: Tensor,
+    positions: Tensor,
+    **options: Any,
 ) -> Any:
     """One forward of some rows of a cache, under transformers' contract.
 
@@ -202,6 +207,7 @@ def run_rows(
         window: where this forward writes, and what it may see.
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.
+        options: more arguments of the network's.
     """
     cache.see(window)
     with row_masks(positions, window):
@@ -211,6 +217,7 @@ def run_rows(
             attention_mask=tokens.new_ones(len(tokens), window.limit, dtype=torch.bool),
             past_key_values=cache,
             use_cache=True,
+            **options,
         )
 
 

@@ -47,6 +47,8 @@ class Rows:
         most: how many rows there is room for.
         count: rows in use, and ``total``, the tokens of their texts together.
         version: another after each change of a text, or of which rows are in use.
+        next_logits: ``(count, V)`` float32, what follows every text, where reading the prompts gave
+            it; None again as soon as a text or a row changes.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Rows:
         self._ends: list[int] = []
         self._adapters: list[int] = []
         self.count = self.total = self.version = 0
+        self.next_logits: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -119,7 +122,7 @@ class Rows:
         self._lengths += cached
         self._ends += map(len, texts)
         self._adapters += adapters
-        self._recount()
+        self._changed()
         self.lengths[new] = torch.tensor(cached, device=self.device)
         self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
         self.adapters[new] = torch.tensor(adapters, device=self.device)
@@ -157,6 +160,12 @@ class Rows:
         positions = torch.minimum(self.lengths[: self.width, None] + ahead, last)
         return self.texts[: self.width].gather(1, positions), positions
 
+    def writes(self, cache_positions: Tensor) -> Tensor:
+        """``(width, q)`` where keys are written: those of idle rows behind all that is seen."""
+        if not self.bucketed:
+            return cache_positions
+        return torch.where(self.active[: self.width, None], cache_positions, self.capacity)
+
     def last_positions(self, tokens: int) -> Tensor:
         """``(rows, tokens)`` positions of the last tokens of each row's text; none is below 0."""
         back = torch.arange(-tokens, 0, device=self.device)
@@ -190,8 +199,7 @@ class Rows:
         """Count a token more in the texts of these rows."""
         for row in rows:
             self._ends[row] += 1
-        self.total += len(rows)
-        self.version += 1
+        self._changed()
 
     def mark_cached(self, unread: int = 0) -> None:
         """All but the last ``unread`` tokens of every text are in the cache now."""
@@ -225,7 +233,7 @@ class Rows:
     def rewind(self, mark: tuple[list[int], list[int], int]) -> None:
         """Go back to that."""
         self._lengths, self._ends = [*mark[0]], [*mark[1]]
-        self._recount()
+        self._changed()
         self.version = mark[2]
 
     def progress(self, mark: tuple[list[int], list[int], int]) -> tuple[int, int | None]:
@@ -243,7 +251,7 @@ class Rows:
         added, unread = progress
         if added:
             self._ends = [end + added for end in self._ends]
-            self._recount()
+            self._changed()
         if unread is not None:
             self._lengths = [end - unread for end in self._ends]
 
@@ -253,7 +261,7 @@ class Rows:
         self.lengths.zero_()
         self.ends.fill_(1)
         self.active.zero_()
-        self._recount()
+        self._changed()
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
         """Replace the ends of texts; the new tokens are unread.
@@ -268,7 +276,7 @@ class Rows:
             self._ends[row] = end
             crossed = self.crosses(kept, self._lengths[row])
             self._lengths[row] = 0 if crossed else min(self._lengths[row], kept)
-        self._recount()
+        self._changed()
         used = slice(self.count)
         self.ends[used] = torch.tensor(self._ends, device=self.device)
         self.lengths[used] = torch.tensor(self._lengths, device=self.device)
@@ -290,7 +298,7 @@ class Rows:
             tensor[list(targets)] = tensor[list(sources)]
         for values in (self._lengths, self._ends, self._adapters):
             copy_items(values, sources, targets)
-        self._recount()
+        self._changed()
 
     def release(self, row: int) -> int:
         """Give a row up; the last row, whose number is returned, takes its place."""
@@ -300,12 +308,13 @@ class Rows:
         self.active[last], self.lengths[last], self.ends[last] = False, 0, 1
         for values in (self._lengths, self._ends, self._adapters):
             swap_remove(values, row)
-        self._recount()
+        self._changed()
         return last
 
-    def _recount(self) -> None:
+    def _changed(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
         self.version += 1
+        self.next_logits = None
 
 
 class RowLane:
@@ -315,6 +324,10 @@ class RowLane:
     rows: Rows
     keeps_logits = False
     memory = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.rows.next_logits is not None
 
     def reserve(self, rows: int, capacity: int) -> None:
         self.rows = Rows(rows, capacity, self.device)

@@ -63,6 +63,8 @@ class LanguageLane(Lane, Protocol):
 
     recordings: Recordings[Tensor] | None
 
+    kept_logits: Tensor  # ``(most rows, V)``, where rows are bucketed
+
     @property
     def keeps_logits(self) -> bool:
         """Whether ``logits`` are in memory that stays, once ``record`` was called."""
@@ -81,11 +83,15 @@ class LanguageLane(Lane, Protocol):
     def record(self) -> None:
         """Record forwards from now on, in buckets of rows, where that can be."""
 
-    def forward(self) -> bool:
-        """Read every row's pending token; False where there was none to read, and no forward."""
+    @property
+    def ready(self) -> bool:
+        """Whether reading the prompts gave what follows every text: no step has to run."""
+
+    def forward(self) -> None:
+        """Read every row's pending token, for ``logits``; once, until a text changes."""
 
     def logits(self) -> Tensor:
-        """``(rows, V)`` logits of the next tokens; reads the pending ones, where there are any."""
+        """``(rows, V)`` logits of the next tokens, as ``forward`` gave them; it runs if need be."""
 
     def logits_of_last(self, tokens: int) -> Tensor:
         """Every row reads its unread tokens: ``(rows, tokens, V)`` after its text's last tokens."""

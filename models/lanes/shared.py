@@ -66,18 +66,17 @@ class SharedLane:
         self.lane.reserve(0, 0)
         self.invalidate_all()
 
-    def forward(self, view: LaneView) -> bool:
+    def forward(self, view: LaneView) -> None:
         """Read the pending tokens of all views, unless a view's logits are valid."""
-        if view in self._valid:
-            return False
-        ran = self.lane.forward()
-        self._logits, self._valid = self.lane.logits(), set(self.owners)
-        return ran
+        if view not in self._valid:
+            self._logits, self._valid = self.lane.logits(), set(self.owners)
 
     def logits(self, view: LaneView) -> Tensor:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
         self.forward(view)
         assert self._logits is not None
+        if self.lane.rows.bucketed:  # wherever a recording's rows will be
+            return self.lane.kept_logits.index_select(0, view.index)
         return self._logits if view.covers_lane else self._logits.index_select(0, view.index)
 
     def is_valid(self, view: LaneView) -> bool:
@@ -115,6 +114,7 @@ class LaneView:
         index: the same on the device, ``(rows,)`` int64; row 0 for idle ones.
         targets: where tokens are fed, ``(rows,)`` int64: idle ones to the lane's last row.
         covers_lane: whether its rows are all of the lane's, in their order.
+        most: rows that it may come to hold.
     """
 
     def __init__(self, shared: SharedLane) -> None:
@@ -122,6 +122,8 @@ class LaneView:
         self.lane_rows: list[int] = []
         self._index = torch.zeros(2, 0, dtype=torch.long, device=self.device)
         self.index, self.targets = self._index
+        self._buffers = 0  # how often they have been made anew
+        self.most = 0
         self.covers_lane = False
         self._indexed: tuple[list[int], int] | None = None  # what ``index`` was made of
 
@@ -143,7 +145,7 @@ class LaneView:
 
     @property
     def memory(self) -> Hashable:
-        return self.lane.memory, self._index.data_ptr()
+        return self.lane.memory, self._buffers
 
     @property
     def live(self) -> LiveAttention:
@@ -163,8 +165,9 @@ class LaneView:
         while self.lane_rows:
             self.release(0)
         self.shared.reserve(self, rows, capacity)
+        self.most = rows
         if rows > self._index.shape[1]:
-            self._index, self._indexed = self._index.new_zeros(2, rows), None
+            self._make_index(rows)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
@@ -197,9 +200,13 @@ class LaneView:
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
-    def forward(self) -> bool:
+    @property
+    def ready(self) -> bool:
+        return self.lane.ready
+
+    def forward(self) -> None:
         self._update_index()
-        return self.shared.forward(self)
+        self.shared.forward(self)
 
     def logits(self) -> Tensor:
         self._update_index()
@@ -217,11 +224,16 @@ class LaneView:
             idle = self.rows.width - len(self.lane_rows)
             numbers = [[*self.lane_rows, *[other] * idle] for other in (0, rows.most)]
             if len(numbers[0]) > self._index.shape[1]:
-                self._index = self._index.new_zeros(2, len(numbers[0]))
+                self._make_index(len(numbers[0]))
             used = self._index[:, : len(numbers[0])]
             self.index, self.targets = used.copy_(torch.tensor(numbers, dtype=torch.long))
-            self.covers_lane = self.lane_rows == list(range(current[1]))
+            alone = not rows.bucketed  # a recording holds whoever else has rows
+            self.covers_lane = alone and self.lane_rows == list(range(current[1]))
             self._indexed = ([*self.lane_rows], current[1])
+
+    def _make_index(self, rows: int) -> None:
+        self._index, self._indexed = self._index.new_zeros(2, rows), None
+        self._buffers += 1
 
     def footprint(self) -> Footprint:
         return self.lane.footprint()
@@ -245,8 +257,8 @@ class ViewRows:
 
     @property
     def width(self) -> int:
-        """Rows with idle ones, as ``Rows.width``."""
-        return bucket(self.count, self._rows.most) if self._rows.bucketed else self.count
+        """Rows with idle ones, as ``Rows.width``; of those that the view may come to hold."""
+        return bucket(self.count, self._view.most) if self._rows.bucketed else self.count
 
     @property
     def bucketed(self) -> bool:

@@ -5,11 +5,11 @@ It steps rows. Which row belongs to which request and term is up to the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +19,28 @@ from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import RowCache, rounded, run_rows, surveyed
 from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
-from ..cache.rows import Join, RowLane, Rows, Run, padded
+from ..cache.rows import Rows, Run
 from ..cache.window import Window
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
-from ..footprint import Footprint, compute_dtype, execution_device, on_one_device, weights_footprint
+from ..footprint import (
+    Footprint,
+    compute_dtype,
+    execution_device,
+    forward_work,
+    on_one_device,
+    weights_footprint,
+)
 from ..recordings import Recordings, Work
+from . import prefill
 from .lora import Adapters
+from .prefill import PrefillLane
 
-Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
-CHUNK = 2048  # prompt tokens of all rows in one forward
-PADDING = 512  # tokens of padding in one forward; with more, there are two
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-class TransformersLane(RowLane):
+class TransformersLane(PrefillLane):
     """A lane over a transformers model.
 
     Args:
@@ -48,6 +54,7 @@ class TransformersLane(RowLane):
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
         recordings: of forwards, once ``record`` was called.
+        kept_logits: ``(rows, V)`` float32, where recordings write and find logits.
     """
 
     keeps_logits = True
@@ -80,14 +87,14 @@ class TransformersLane(RowLane):
         pending, recorded = 0 if self._reads_all else 1, self.recordings is not None
         self.rows = Rows(rows, capacity, self.device, pending, self._limits, recorded)
         self._cache = RowCache(rows, capacity, int(recorded))
-        self._kept_logits = torch.empty(0)
+        self.kept_logits = torch.empty(0)
         self.memory += 1
 
     @torch.no_grad()
     def grow(self, capacity: int, rows: int = 0) -> None:
         super().grow(capacity, rows)
         self._cache.grow(capacity, rows)
-        self._logits, self._kept_logits = None, torch.empty(0)
+        self._logits, self.kept_logits = None, torch.empty(0)
         self.memory += 1
         if self.recordings is not None:
             self.recordings.clear()
@@ -98,71 +105,11 @@ class TransformersLane(RowLane):
         A lane that cannot be recorded goes on eagerly, over memory that recordings of others read.
         """
         if self.recordings is None:
-            self.recordings = Recordings(type(self.model).__name__, self.why_eager)
+            self.recordings = Recordings(type(self.model).__name__, self.device, self.why_eager)
             self.reserve(0, 0)
 
     def use_buckets(self, on: bool) -> None:
         self.rows.bucketed = on and self.recordings is not None
-
-    def admit(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
-    ) -> Generator[int, None, Join]:
-        """Read prompts of a token at least, each text once, into caches beyond the rows in use."""
-        pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
-        distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        cached = [len(ids) - self.rows.pending for ids, _ in distinct]
-        base = self.rows.count
-        self._admitting = True
-        for group in _length_groups(cached):
-            rows = slice(base + group.start, base + group.stop)
-            yield from self._prefill(distinct[group.start : group.stop], rows, cached[group.start])
-        return partial(self._join, pairs, distinct, base)
-
-    def _prefill(self, pairs: Sequence[Pair], rows: slice, longest: int) -> Iterator[int]:
-        """Read the first tokens of texts, ``longest`` of the longest."""
-        texts = padded([ids for ids, _ in pairs]).to(self.device)
-        lengths = torch.tensor([len(ids) for ids, _ in pairs], device=self.device)
-        numbers = [number for _, number in pairs]
-        adapters = torch.tensor(numbers, device=self.device) if any(numbers) else None
-        size = max(1, CHUNK // len(pairs))
-        for start in range(0, longest, size):
-            end = min(start + size, longest)
-            chunk = texts[:, start:end]
-            yield chunk.numel()
-            positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            live = self.live.takes_chunks
-            window = Window(rows, self.rows.index[rows], positions, end, start=start, live=live)
-            self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
-
-    @torch.no_grad()
-    def _join(self, pairs: Sequence[Pair], distinct: Sequence[Pair], base: int) -> list[int]:
-        """Put rows in use that were prefilled from row ``base`` on; others may have left since."""
-        self._admitting = False
-        first = self.rows.count
-        kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
-        if moved := range(base + kept, base + len(distinct)):
-            free = range(first, first + len(moved))
-            self._cache.copy_rows(moved, free, len(distinct[0][0]))
-        ordered = [*distinct[kept:], *distinct[:kept]]
-        texts, adapters = zip(*ordered, strict=True)
-        cached = [len(ids) - self.rows.pending for ids in texts]
-        new = self.rows.admit(texts, cached, adapters)
-        return self._repeated(pairs, dict(zip(ordered, new, strict=True)))
-
-    def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
-        """A row for each prompt: the one that read it, then copies of that."""
-        rows, repeats, unused = list[int](), list[Pair](), dict(read)
-        for pair in pairs:
-            if pair in unused:
-                rows.append(unused.pop(pair))
-            else:
-                rows.append(self.rows.count + len(repeats))
-                repeats.append(pair)
-        if repeats:
-            prompts, adapters = zip(*repeats, strict=True)
-            targets = self.rows.admit(prompts, [len(ids) for ids in prompts], adapters)
-            self.copy_rows([read[pair] for pair in repeats], targets)
-        return rows
 
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -178,10 +125,15 @@ class TransformersLane(RowLane):
         return last
 
     @torch.no_grad()
-    def forward(self) -> bool:
-        """Read every row's pending token; whether there was any that ``logits`` is not after."""
+    def forward(self) -> None:
+        """Read every row's pending token, for ``logits``; once, until a text changes."""
         if self._logits is not None and self._read_at == self.rows.version:
-            return False
+            return
+        self._read_at = self.rows.version
+        if self.ready and self.rows.next_logits is not None:
+            logits = self.rows.next_logits
+            self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
+            return
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
             self._logits = self._read_pending()
@@ -191,8 +143,13 @@ class TransformersLane(RowLane):
                 tolerance=TOLERANCE[self.dtype],
             )  # fmt: skip
             self._logits = self.recordings.run(self.graph_key(1), work)
-        self._read_at = self.rows.version
-        return True
+
+    @property
+    def ready(self) -> bool:
+        """As the protocol's; not before a forward of so many rows has run, to be recorded next."""
+        if self.recordings is None or not self.rows.bucketed:
+            return super().ready
+        return super().ready and self.recordings.knows(self.graph_key(1))
 
     def logits(self) -> Tensor:
         self.forward()
@@ -214,15 +171,21 @@ class TransformersLane(RowLane):
         tokens, positions = self.rows.unread(1)
         out = self._step(tokens, positions, positions, self.rows.longest)
         self.rows.mark_cached()
-        logits = out.logits[:, -1, : self.vocabulary]
-        if not len(self._kept_logits):
+        return self._in_buffer(out.logits[:, -1, : self.vocabulary])
+
+    def _in_buffer(self, logits: Tensor) -> Tensor:
+        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
+        if not len(self.kept_logits):
             shape = (self.rows.most, logits.shape[-1])
-            self._kept_logits = torch.empty(shape, dtype=torch.float32, device=self.device)
-        return self._kept_logits[: len(logits)].copy_(logits)
+            self.kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        self.kept_logits[: len(logits)] = logits
+        return self.kept_logits[: self.rows.width]
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
-        """As the protocol's, in the model's dtype; undefined where a text is shorter."""
+        """As the protocol's, in any dtype; undefined where a text is shorter."""
+        if tokens == 1 and self.rows.next_logits is not None:
+            return self.rows.next_logits[:, None]
         positions = self.rows.last_positions(tokens)
         ids = self.rows.texts[: self.rows.width].gather(1, positions)
         early = self._before_limit(ids, positions)
@@ -299,7 +262,7 @@ class TransformersLane(RowLane):
         used = slice(self.rows.width)
         ends = self.rows.ends[used, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self.rows.index[used], source, self._writes(ends))
+        self._cache.move_tokens(self.rows.index[used], source, self.rows.writes(ends))
         self.rows.feed(tokens)
         self.rows.mark_cached()
 
@@ -334,10 +297,10 @@ class TransformersLane(RowLane):
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
             self.rows.forget(stale)  # and read again: every layer's keys are others
         while (backlog := self.rows.backlog - more) > 0:
-            tokens, positions = self.rows.unread(min(backlog, CHUNK))
+            tokens, positions = self.rows.unread(min(backlog, prefill.CHUNK))
             end = self.rows.longest
             self._step(tokens, positions, positions, end, backbone=True, lengths=lengths)
-            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - CHUNK))
+            self.rows.mark_cached(self.rows.pending + more + max(0, backlog - prefill.CHUNK))
 
     def footprint(self) -> Footprint:
         footprint = self._footprint.with_adapters(self.adapters)
@@ -345,24 +308,11 @@ class TransformersLane(RowLane):
 
     @cached_property
     def _footprint(self) -> Footprint:
-        """Without adapters and caches, which change.
-
-        A forward works in the larger of two: per token, three vectors of the feed-forward size and
-        the token's own; or queries, keys, values, and the mask, as bool and in the model's dtype.
-        """
-        config, size = self.config, self.dtype.itemsize
-        hidden = config.hidden_size
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
-        inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # a size per layer
-        inner *= getattr(config, "num_experts_per_tok", None) or 1
-        feed_forward, attention = (3 * inner + 4 * hidden) * size, 6 * hidden * size
+        """Without adapters and caches, which change."""
         token_bytes, survey = surveyed(self.model, self.dtype)
         self.live.consider(survey)
-        return replace(
-            weights_footprint(self.model),
-            token_bytes=token_bytes,
-            work=((feed_forward, 1), (attention, 1 + size)),
-        )
+        work = forward_work(self.config, self.dtype)
+        return replace(weights_footprint(self.model), token_bytes=token_bytes, work=work)
 
     @property
     def why_eager(self) -> str | None:
@@ -405,22 +355,15 @@ class TransformersLane(RowLane):
         """
         rows = slice(0, self.rows.width)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
-        capacity, exact = self.rows.capacity, same_length or self.rows.capacity == 0
-        live = not exact and self.live.takes(tokens.shape[1])
+        capacity = self.rows.capacity
+        live = not same_length and self.live.takes(tokens.shape[1])
         limit = end if same_length else capacity if live else rounded(end, capacity)
         window = Window(
             rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
             runs=self._runs(end) if self.exact_length and not (same_length or live) else (),
-            writes=self._writes(cache_positions), live=live,
+            writes=self.rows.writes(cache_positions), live=live,
         )  # fmt: skip
         return self._forward(tokens, positions, window, adapters, backbone, lengths)
-
-    def _writes(self, cache_positions: Tensor) -> Tensor:
-        """``(rows, q)`` where keys are written: those of idle rows behind all that is seen."""
-        rows = self.rows
-        if not rows.bucketed:
-            return cache_positions
-        return torch.where(rows.active[: rows.width, None], cache_positions, rows.capacity)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -437,6 +380,7 @@ class TransformersLane(RowLane):
         adapters: Tensor | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        **options: Any,
     ) -> Any:
         """One forward of a window's rows: with the head, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
@@ -447,18 +391,7 @@ class TransformersLane(RowLane):
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
-            out = run_rows(network, self._cache, window, tokens, positions)
+            out = run_rows(network, self._cache, window, tokens, positions, **options)
         if window.survey is not None:
             self.live.judge(window.survey, window.start is not None, type(self.model).__name__)
         return out
-
-
-def _length_groups(lengths: Sequence[int]) -> list[range]:
-    """Falling lengths in groups, one forward each: a group has at most ``PADDING`` of padding."""
-    groups, first, padding = [], 0, 0
-    for i, length in enumerate(lengths):
-        padding += lengths[first] - length
-        if padding > PADDING:
-            groups.append(range(first, i))
-            first, padding = i, 0
-    return [*groups, range(first, len(lengths))]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
-from ...models.lanes.transformers_lane import CHUNK
+from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
 from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request
@@ -49,7 +49,6 @@ class Batch:
             its row map and its slot.
         prepared: what a step keeps between two changes of the slots.
         bucketed: whether there are idle slots, and ``width``, how many slots with them.
-        recordings: of steps over these tensors (``cuda_graphs``), once there are any.
         token_columns: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
             of a search has no counterpart of; None where no row has such a model.
@@ -81,7 +80,6 @@ class Batch:
         self.logprobs_drawn: list[Any] = []
         self.unsure: list[int] = []
         self.requests: list[Request] = []
-        self.recordings: Any = None
         self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
         self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]

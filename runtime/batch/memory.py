@@ -15,7 +15,7 @@ from ...formula.scalar import parameters
 from ...formula.words.stages import Rerank
 from ...models import ModelError
 from ...models.footprint import Footprint
-from ...models.lanes.transformers_lane import CHUNK
+from ...models.lanes.prefill import CHUNK
 from ..binding.bound import Bound
 from .cost import si_bytes
 
@@ -35,15 +35,17 @@ def work_bytes(bound: Bound, footprints: Mapping[int, Footprint], slots: int, ca
     Either a lane reads a chunk of prompts, or every lane's logits are in memory and the last lane
     runs.
     """
-    prefill = step = 0
+    prefill = step = kept = 0
     raw, scores = unnormalised(bound.plan), VECTORS * slots
     for number, footprint in footprints.items():
         rows = slots * _rows_per_request(bound, number)
         prefill = max(prefill, footprint.work_bytes(min(CHUNK, rows * capacity), capacity))
         step = max(step, footprint.work_bytes(rows * _queries(bound, number), capacity))
         terms = {bound_term.term for bound_term in bound.terms if bound_term.lane == number}
+        kept += rows * bool(terms)  # what follows the prompts
         scores += rows * (bool(terms) + bool(terms - raw))
-    return max(prefill, scores * bound.vocabulary * SCORE_BYTES + step)
+    vector = bound.vocabulary * SCORE_BYTES
+    return max(prefill + kept * vector, scores * vector + step)
 
 
 def peak_bytes(bound: Bound, slots: int, capacity: int) -> tuple[int, int, int]:

@@ -101,14 +101,16 @@ class Chunk:
         for number, rewritten in texts.items():
             lane = self.step.bound.lanes[number]
             self.batch.grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
-            lane.rows.rewrite(rewritten)
+            if any(ids for _, ids in rewritten.values()):
+                lane.rows.rewrite(rewritten)
 
     def _read(self, row_map: RowMap, context: Context) -> Tensor:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane, key = row_map.term.lane, ("term", row_map.number)
         if lane not in self._outputs:
-            self._outputs[lane] = self.step.bound.lanes[lane].logits_of_last(self._widths[lane])
-            self.step.forwards[lane] += 1
+            runs, width = self.step.bound.lanes[lane], self._widths[lane]
+            self.step.forwards[lane] += width > 1 or not runs.ready
+            self._outputs[lane] = runs.logits_of_last(width)
         if key not in context.logits:
             after = [behind for texts in self._after[row_map.number] for behind in texts]
             columns = self._widths[lane] - 1 - torch.tensor(after, device=self.owner.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ...models.recordings import HostCounts, Recordings, Work
@@ -18,15 +19,17 @@ from ..binding.bound import Bound
 from .sampler import Drawn
 from .streams import on_streams
 
+TOLERANCE = 5e-2  # of the drawn tokens' scores, as a share of the largest
+
 
 class Recordable(HostCounts, Protocol):
     """A step, as far as recording it goes."""
 
     bound: Bound
-    run_forwards: Callable[..., list[bool]]
+    run_forwards: Callable[..., None]
 
     def forward(self, batch: Batch) -> None: ...
-    def draw(self, batch: Batch) -> Drawn: ...
+    def draw(self, batch: Batch, forwarded: bool = False) -> Drawn: ...
 
 
 class StepGraphs:
@@ -42,44 +45,68 @@ class StepGraphs:
     """
 
     def __init__(self, step: Recordable, on: bool, pool: Any = None) -> None:
-        self.on, self._step, self._pool = on, step, pool
-        self.why_eager = why_eager(step.bound) if on else "capture is off"
+        self.on, self._step = on, step
         self._lanes = _language_lanes(step.bound)
-        self._recordings: list[_StepRecordings] = []  # one per batch
+        why = why_eager(step.bound) if on else "capture is off"
+        device = torch.device(step.bound.lanes[step.bound.terms[0].lane].device)
+        name = step.bound.plan.source
+        self._recordings: Recordings[Drawn] = Recordings(name, device, why, pool)
+        self._memory: tuple[Any, ...] = ()  # that the recordings work on
+        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}  # results, where they stay
         if on:
-            step.run_forwards = on_streams
+            if len({lane.device for lane in step.bound.lanes}) == 1:
+                step.run_forwards = on_streams
             for lane in step.bound.lanes:
                 if lane.keeps_logits:
                     lane.record()
 
+    @property
+    def why_eager(self) -> str | None:
+        return self._recordings.why_eager
+
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
-        step = self._step
+        step, bound = self._step, self._step.bound
         if not batch.bucketed or self.why_eager is not None:
             return step.draw(batch)
         step.forward(batch)
-        for number, lane in enumerate(step.bound.lanes):
-            if number not in (*self._lanes, *step.bound.search_lanes) and lane.rows.count:
+        for number, lane in enumerate(bound.lanes):
+            if number not in (*self._lanes, *bound.search_lanes) and lane.rows.count:
                 lane.catch_up()  # what a recording of every step does not do
-        if batch.recordings is None:
-            batch.recordings = _StepRecordings(step, batch, self._pool)
-            self._recordings = [batch.recordings]  # the memory of an earlier batch is gone
-        drawn: Drawn = batch.recordings.draw(batch)
-        return drawn
+        memory = (batch, *(lane.memory for lane in bound.lanes))
+        if memory != self._memory:
+            self._recordings.clear()
+            self._kept.clear()
+            self._memory = memory
+        return self._recordings.run(key := key_of(batch), self._work(batch, key))
+
+    def _work(self, batch: Batch, key: Hashable) -> Work[Drawn]:
+        """What follows the forwards, with results in memory that stays."""
+        step = self._step
+
+        def run() -> Drawn:
+            sources, *results = step.draw(batch, forwarded=True)
+            if key not in self._kept:
+                self._kept[key] = torch.empty_like(results[0]), torch.empty_like(results[1])
+            kept = self._kept[key]
+            return Drawn(sources, kept[0].copy_(results[0]), kept[1].copy_(results[1]))
+
+        counts = [*(lane.rows for lane in step.bound.lanes), step]
+        return Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), TOLERANCE)
 
     @property
     def made(self) -> int:
-        """Recordings that have been made: of the lanes' forwards, and of what follows them."""
-        lanes = [lane.recordings for lane in self._lanes.values() if lane.recordings is not None]
-        return sum(each.made for each in (*lanes, *self._recordings))
+        """How many recordings have been made: of the lanes' forwards, and of what follows them."""
+        lanes = (lane.recordings for lane in self._lanes.values())
+        return sum(each.made for each in (*lanes, self._recordings) if each is not None)
 
     def eager(self) -> list[str]:
-        """What is not recorded and why, in words."""
+        """What is not recorded, and why."""
         if not self.on:
             return ["capture is off"]
         parts = [(f"the forward of {name} is", why) for name, why in self._forwards() if why]
-        if why := self._what_follows():
-            parts.append(("scores, stages and draws are", why))
+        if self.why_eager:
+            parts.append(("scores, stages and draws are", self.why_eager))
         return [f"{part} eager: {why}" for part, why in parts]
 
     def lines(self) -> list[str]:
@@ -88,8 +115,7 @@ class StepGraphs:
             return ["eager: capture is off"]
         recorded = [name for name, why in self._forwards() if not why]
         forwards = [f"the forward{'s' * (len(recorded) > 1)} of {', '.join(recorded)}"]
-        follows = ["scores, stages and draws"] * (not self._what_follows())
-        parts = forwards * bool(recorded) + follows
+        parts = forwards * bool(recorded) + ["scores, stages and draws"] * (not self.why_eager)
         return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + self.eager()
 
     def _forwards(self) -> list[tuple[str, str | None]]:
@@ -99,47 +125,6 @@ class StepGraphs:
             (names[number], (lane if lane.recordings is None else lane.recordings).why_eager)
             for number, lane in self._lanes.items()
         ]
-
-    def _what_follows(self) -> str | None:
-        """Why what follows the forwards is eager: known from the start, or found since."""
-        found = (each.why_eager for each in self._recordings)
-        return self.why_eager or next(filter(None, found), None)
-
-
-class _StepRecordings:
-    """The recordings of what follows the forwards, over the tensors of one batch."""
-
-    def __init__(self, step: Recordable, batch: Batch, pool: Any) -> None:
-        self._step = step
-        self._recordings: Recordings[Drawn] = Recordings(step.bound.plan.source, None, pool)
-        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}  # results, where they stay
-        self._memory: list[Hashable] = []  # of the lanes, that the recordings work on
-
-    @property
-    def why_eager(self) -> str | None:
-        return self._recordings.why_eager
-
-    @property
-    def made(self) -> int:
-        return self._recordings.made
-
-    def draw(self, batch: Batch) -> Drawn:
-        step, key = self._step, key_of(batch)
-        memory = [lane.memory for lane in step.bound.lanes]
-        if memory != self._memory:
-            self._recordings.clear()
-            self._memory = memory
-
-        def run() -> Drawn:
-            sources, *results = step.draw(batch)
-            if key not in self._kept:
-                self._kept[key] = results[0].clone(), results[1].clone()
-            kept = self._kept[key]
-            return Drawn(sources, kept[0].copy_(results[0]), kept[1].copy_(results[1]))
-
-        counts = [*(lane.rows for lane in step.bound.lanes), step]
-        work = Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), 5e-2)
-        return self._recordings.run(key, work)
 
 
 def _language_lanes(bound: Bound) -> Mapping[int, Any]:

@@ -14,11 +14,14 @@ from ..scores.logprobs import log_softmax
 class AskedRows(Protocol):
     """What is read of a batch."""
 
-    width: int
     temperatures: Tensor
     processed: Tensor
     any_processed: bool
     top_logprobs: int
+
+    @property
+    def width(self) -> int:
+        """How many rows, with idle ones."""
 
 
 class TokenLogprobs(NamedTuple):

@@ -22,11 +22,14 @@ Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's 
 class SampledRows(Protocol):
     """What the sampler reads of a batch."""
 
-    width: int
     samples: bool
     keys: Tensor
     steps: Tensor
     temperatures: Tensor
+
+    @property
+    def width(self) -> int:
+        """How many rows, with idle ones."""
 
 
 class Draw(NamedTuple):

@@ -82,16 +82,15 @@ class Step:
         self._scores = scorer(bound.plan.scores, bound.plan.columns)
         self._search = bound.plan.search[1] if bound.plan.search else None
 
-    def draw(self, batch: Batch) -> Drawn:
+    def draw(self, batch: Batch, forwarded: bool = False) -> Drawn:
         """A token for every slot, committed; as ``draw_together``."""
-        return draw_together([(self, batch)])[0]
+        return draw_together([(self, batch)], forwarded)[0]
 
     def forward(self, batch: Batch) -> None:
         """Run the lanes that every step needs, so that their logits are there."""
         prepared: Prepared = batch.prepared or self.prepare(batch)
-        lanes = [self.bound.lanes[number] for number in prepared.certain]
-        ran = self.run_forwards([lane.forward for lane in lanes])
-        self.count([lane for lane, new in zip(prepared.certain, ran, strict=True) if new])
+        self._count_runs(prepared.certain)
+        self.run_forwards([self.bound.lanes[number].forward for number in prepared.certain])
 
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
         """What the step knows before a lane has run; ``next_tokens`` are those of ``Context``."""
@@ -103,9 +102,13 @@ class Step:
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
         )  # fmt: skip
 
-    def scores(self, batch: Batch, context: Context) -> Tensor:
-        """``(slots, V)``: every lane that is needed runs once, and the stages follow."""
-        self.forward(batch)
+    def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
+        """``(slots, V)``: every lane that is needed runs once, and the stages follow.
+
+        With ``forwarded``, ``forward`` has run those that every step needs.
+        """
+        if not forwarded:
+            self.forward(batch)
         prepared: Prepared = batch.prepared
         outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
@@ -218,10 +221,14 @@ class Step:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
-            self.count([lane] if self.bound.lanes[lane].forward() else [])
+            self._count_runs([lane])
             logits = self.bound.lanes[lane].logits().to(device)
             context.logits[lane] = Logits(logits, context.width, columns)
         return self.term_scores(context.logits[lane], row_map, context)
+
+    def _count_runs(self, lanes: Sequence[int]) -> None:
+        """Count what gives these lanes' logits: nothing, where reading the prompts did."""
+        self.count([lane for lane in lanes if not self.bound.lanes[lane].ready])
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""
@@ -256,7 +263,7 @@ class Step:
             batch.search_score[: batch.width] += torch.where(row_map.present, score, 0.0)
 
 
-def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
+def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) -> list[Drawn]:
     """A token for every slot of several plans, each handed to its stages and lanes.
 
     All scores are computed before any token is drawn, so that a lane which plans share runs once
@@ -267,7 +274,7 @@ def draw_together(parts: Sequence[tuple[Step, Batch]]) -> list[Drawn]:
         contexts.append(step.context(batch))
         batches.append(batch)
     for (step, batch), context in zip(parts, contexts, strict=True):
-        scores.append(step.scores(batch, context))
+        scores.append(step.scores(batch, context, forwarded))
     drawn = draw(batches, scores)
     for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
         results.append(step.drawn(batch, context, masked, own))

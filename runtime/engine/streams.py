@@ -10,29 +10,29 @@ from functools import cache
 
 import torch
 
-Forward = Callable[[], bool]
+Forward = Callable[[], None]
 
 
-def in_turn(forwards: Sequence[Forward]) -> list[bool]:
-    """What each gives, one after the other."""
-    return [forward() for forward in forwards]
+def in_turn(forwards: Sequence[Forward]) -> None:
+    """One after the other."""
+    for forward in forwards:
+        forward()
 
 
-def on_streams(forwards: Sequence[Forward]) -> list[bool]:
-    """The same, each on a stream of its own; the current one goes on when all have ended."""
+def on_streams(forwards: Sequence[Forward]) -> None:
+    """Each on a stream of its own; the current one goes on when all have ended."""
     if len(forwards) == 1 or not torch.cuda.is_available():
-        return in_turn(forwards)
+        in_turn(forwards)
+        return
     main = torch.cuda.current_stream()
     streams = [main, *(_stream(main.device, number) for number in range(1, len(forwards)))]
     for stream in streams[1:]:
         stream.wait_stream(main)
-    outputs = []
     for forward, stream in zip(forwards, streams, strict=True):
         with torch.cuda.stream(stream):
-            outputs.append(forward())
+            forward()
     for stream in streams[1:]:
         main.wait_stream(stream)
-    return outputs
 
 
 @cache

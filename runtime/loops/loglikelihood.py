@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...models.lanes.transformers_lane import CHUNK
+from ...models.lanes.prefill import CHUNK
 from ..batch.batch import Batch
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine

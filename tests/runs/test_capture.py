@@ -96,9 +96,9 @@ def test_formulas_of_a_service_share_memory_for_recordings(captured, monkeypatch
     specs = {name: ModelSpec.model_validate(spec) for name, spec in models().items()}
     service = Service(specs, slots=2, max_model_len=64)
     decoders = [service.decoder(formula) for formula in ("base", "base + arm_help")]
-    assert {decoder.session.engine.graphs._pool for decoder in decoders} == {"a"}
+    assert {decoder.session.engine.graphs._recordings._pool for decoder in decoders} == {"a"}
     eager = Service(specs, slots=2, max_model_len=64, capture=False).decoder("base")
-    assert eager.session.engine.graphs._pool is None and captured == [True, True, False]
+    assert eager.session.engine.graphs._recordings._pool is None and captured == [True, True, False]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)

@@ -116,6 +116,32 @@ def test_formulas_share_the_forwards_of_what_they_have_in_common(zoo, specs) -> 
     assert sorted((count - before).values()) == [5, 5]
 
 
+def test_who_comes_alone_gets_the_first_token_with_the_prompt(specs) -> None:
+    """One forward reads a prompt and gives its first token; beside others, the step reads on."""
+    settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": []}
+    prompts = [[5, 6, 7, 8], [9, 8, 7, 6], [9, 8, 7, 6]]
+    formulas = ["base + arm", "base + 0.5*lora4", "base + arm"]
+    expected = [
+        descant.compile(text, specs).generate(ids, seed=seed, **settings)[0].token_ids
+        for seed, (text, ids) in enumerate(zip(formulas, prompts, strict=True))
+    ]
+    service = served(specs)
+    decoders = {text: service.decoder(text) for text in formulas}
+    count: Counter[str] = Counter()
+    for name, model in service._pool.weights.items():
+        model.register_forward_hook(lambda *_, name=name: count.update([name]))
+    found = {}
+    for seed, (text, ids) in enumerate(zip(formulas, prompts, strict=True)):
+        count.clear()
+        service.submit(decoders[text], ids, seed=seed, **settings)
+        service.step()
+        assert set(count.values()) == {1}
+    found |= {answer.request.key: answer.tokens for answer in run(service)}
+    assert [found[seed_key(seed)] for seed in range(3)] == expected
+    steps = [decoders[text].session.engine.step.forwards for text in formulas[:2]]
+    assert steps == [[7, 7], [6]]  # the first of eight needed none
+
+
 def test_rows_of_several_vocabularies_are_drawn_in_one_step() -> None:
     """Rows are drawn together by vocabulary, and each is given its own."""
     tables = {
@@ -160,7 +186,7 @@ def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
 
 
 def test_who_cancels_while_its_prompt_is_read_takes_no_slot(specs, monkeypatch) -> None:
-    import descant.models.lanes.transformers_lane as lane_module
+    import descant.models.lanes.prefill as lane_module
     import descant.runtime.service as service_module
 
     for module in (lane_module, service_module):

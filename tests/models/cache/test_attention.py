@@ -12,11 +12,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import descant
 from descant.models.cache import attention
-from descant.models.cache.attention import MAX_QUERIES, chunk_attention, grouped_attention
+from descant.models.cache.attention import FOLDED, chunk_attention, grouped_attention
 from descant.models.cache.masks import in_lane_forward
 from descant.models.cache.rows import Rows
 
-lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
+lane_file = importlib.import_module("descant.models.lanes.prefill")
 
 SIZES = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -26,7 +26,7 @@ SIZES = {
 
 @pytest.mark.parametrize(
     ("heads", "groups", "queries"),
-    [(8, 2, 1), (8, 2, 11), (6, 3, 5), (8, 1, 4), (4, 4, 3), (8, 2, MAX_QUERIES + 1)],
+    [(8, 2, 1), (8, 2, 11), (6, 3, 5), (8, 1, 4), (4, 4, 3), (8, 2, FOLDED + 1)],
 )
 def test_it_is_the_attention_of_transformers(heads, groups, queries) -> None:
     generator = torch.Generator().manual_seed(heads + queries)
@@ -69,7 +69,7 @@ def test_a_prompt_is_read_without_a_mask_in_numbers(monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 8)
     decoder = descant.compile("base", models={"base": model})
     [completion] = decoder.generate([[5] * 20], max_new_tokens=4, temperature=0)
-    assert starts == [(start, q) for start, q in ((0, 8), (8, 8), (16, 3)) for _ in range(2)]
+    assert starts == [(start, q) for start, q in ((0, 8), (8, 8), (16, 4)) for _ in range(2)]
     expected = model.generate(
         torch.tensor([[5] * 20]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )

@@ -26,7 +26,7 @@ from descant.models.cache import masks
 from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
 from descant.models.lanes.transformers_lane import TransformersLane
 
-lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
+lane_file = importlib.import_module("descant.models.lanes.prefill")
 rows_file = importlib.import_module("descant.models.cache.rows")
 LENGTHS = (21, 5, 1, 13)  # the first is longer than any window here, and than a chunk of prefill
 STEPS, CAPACITY = 4, 64

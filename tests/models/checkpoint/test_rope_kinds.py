@@ -28,7 +28,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 import descant
 from descant.models.cache.rope import length_limits
 
-lane_file = importlib.import_module("descant.models.lanes.transformers_lane")
+lane_file = importlib.import_module("descant.models.lanes.prefill")
 LIMIT = 14  # texts of 21, 5, 1 and 13 tokens: one is beyond it, and one grows beyond it
 OPTIONS: dict[str, dict[str, Any]] = {
     "linear": {"factor": 2.0},
@@ -161,7 +161,7 @@ SETTINGS = {"max_new_tokens": 8, "temperature": 0, "eos_token_id": []}
 
 def test_without_it_a_neighbour_changes_a_row(monkeypatch) -> None:
     model = phi3()
-    monkeypatch.setattr(lane_file, "length_limits", lambda config: [])
+    monkeypatch.setattr("descant.models.lanes.transformers_lane.length_limits", lambda config: [])
     wrong = decoder(m=model).generate(PROMPTS, **SETTINGS)
     assert [w.token_ids for w in wrong] != [recomputed(model, ids, 8) for ids in PROMPTS]
 

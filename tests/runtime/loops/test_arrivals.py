@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-lane_module = importlib.import_module("descant.models.lanes.transformers_lane")
+lane_module = importlib.import_module("descant.models.lanes.prefill")
 batch_module = importlib.import_module("descant.runtime.batch.batch")
 
 FORMULAS = [

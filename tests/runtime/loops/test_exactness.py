@@ -83,7 +83,7 @@ def test_rows_that_end_and_rows_that_wait_change_nothing(compiled, formula, batc
 def test_a_prompt_read_in_pieces_is_the_same_prompt(compiled, monkeypatch, formula) -> None:
     decoder = compiled(formula)
     whole = decoder.generate(PROMPTS, max_new_tokens=8)
-    monkeypatch.setattr("descant.models.lanes.transformers_lane.CHUNK", 5)
+    monkeypatch.setattr("descant.models.lanes.prefill.CHUNK", 5)
     pieces = decoder.generate(PROMPTS, max_new_tokens=8)
     assert [one.token_ids for one in pieces] == [one.token_ids for one in whole]
 

@@ -1,0 +1,211 @@
+"""Where descant meets the hardware: all that is replaced in a rehearsal, and all insides it reads.
+
+Nothing else in the harness knows the insides of descant's runtime or models. What is replaced is
+the driver, what records CUDA graphs, and what stands in adapters; what is watched is where a step
+begins, and which lane's forward is running.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from descant.models import cuda_graph, recordings
+from descant.models.adapters.lora import Adapter, LayerAdapter
+from descant.models.cache.live import LiveAttention
+from descant.models.kernels import live_attention
+from descant.models.lanes import lora as lanes_lora
+from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.recordings import Recordings
+from descant.runtime.batch.memory import peak_bytes
+from descant.runtime.binding import bind
+from descant.runtime.engine import engine
+from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
+
+from . import models
+from .account import ATTENTION, Step
+from .costs import Cost, Declared
+from .device import Device, place
+from .graphs import PlayedGraph
+
+PLENTY = 10**15  # bytes: whether there is room is not what is rehearsed
+
+
+@contextmanager
+def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[None]:
+    """Everything replaced; ``begin`` is told of each step, by its lanes, before it is launched."""
+    with ExitStack() as stack:
+        for one in (*_driver(device), *_graphs(device), *_launches(begin), *_lanes(device)):
+            stack.enter_context(one)
+        yield
+
+
+def declared_costs() -> dict[str, Declared]:
+    """What descant's own operations say that they cost, by their qualified names."""
+
+    def attends(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
+        """The rows of the lane that runs, and idle ones of one token each."""
+        n, _, q, _ = query.shape
+        window, ahead = more[3], q - 1  # candidates, behind the text
+        ends = [*(length + ahead for length in lengths), *[1] * (n - len(lengths))][:n]
+        firsts = [max(0, end - q) for end in ends]
+        shape, groups, capacity = query.shape, key.shape[1], key.shape[2]
+        said = live_attention.cost(
+            shape, groups, query.itemsize, ends, capacity, firsts, window, value.shape[3]
+        )
+        halves = said.cached // 2
+        read = [(key, halves), (value, said.cached - halves), (query, said.read - said.cached)]
+        return Cost(read, said.written, said.flops, said.launches, said.blocks, ATTENTION)
+
+    return {"descant::live_attention": attends}
+
+
+def lanes_of(bound: Any) -> list[Any]:
+    """The lanes of a plan; those that formulas share, themselves."""
+    return [getattr(lane, "lane", lane) for lane in bound.lanes]
+
+
+def weights(lane: Any) -> list[Tensor]:
+    """All that a lane's forwards read beside caches: parameters and adapters."""
+    stacked = lane.adapters._stacked.values()
+    parts = [getattr(parts, field.name) for parts in stacked for field in fields(parts)]
+    return [*lane.model.parameters(), *(part for part in parts if isinstance(part, Tensor))]
+
+
+def caches(lane: Any) -> list[Tensor]:
+    """Its keys and values."""
+    return list(lane._cache._tensors())
+
+
+def live_bytes(lane: Any) -> int:
+    """Bytes of caches that the texts of its rows have."""
+    return int(lane.rows.total * lane.footprint().token_bytes)
+
+
+def weight_bytes(lane: Any) -> int:
+    """Bytes of weights that a forward has to read, by the plan."""
+    return int(lane.footprint().weight_bytes)
+
+
+def why_eager(decoder: Any) -> str | None:
+    """Why the steps of a decoder are not recorded, or None."""
+    return decoder.session.engine.graphs.why_eager  # type: ignore[no-any-return]
+
+
+def planned_bytes(decoder: Any, rows: int) -> int:
+    """What the plan says is held at most, by so many rows of the capacity that its caches have."""
+    bound = decoder.session.bound
+    capacity = max(lane.rows.capacity for lane in bound.lanes)
+    return sum(peak_bytes(bound, rows, capacity))
+
+
+def _driver(device: Device) -> Iterator[Any]:
+    """CUDA as torch shows it: there is none, and nothing asks it for more than this."""
+
+    def synchronize(*args: Any) -> None:
+        device.wait()
+
+    def event(**settings: Any) -> Any:
+        """It knows the step that it was recorded in."""
+        known = SimpleNamespace(step=None)
+
+        def record(stream: Any = None) -> None:
+            known.step = device.step
+
+        def finished() -> None:
+            if known.step is device.step:
+                device.step.stalls.append(place())
+
+        return SimpleNamespace(record=record, synchronize=finished, wait=lambda stream=None: None)
+
+    yield patch.multiple(
+        torch.cuda,
+        is_available=lambda: False,
+        _lazy_init=lambda: None,
+        Event=event,
+        current_stream=lambda *args: None,
+        synchronize=synchronize,
+        graph_pool_handle=lambda: (0, 0),
+        mem_get_info=lambda *args: (PLENTY, PLENTY),
+        memory_reserved=lambda *args: 0,
+        memory_allocated=lambda *args: 0,
+        get_device_capability=lambda *args: (9, 0),
+    )
+
+
+def _graphs(device: Device) -> Iterator[Any]:
+    """Recordings are played."""
+
+    def init(self: Any, *args: Any, **settings: Any) -> None:
+        self._played = PlayedGraph(device)
+
+    first_replay = Recordings._first_replay
+
+    def proven(self: Any, recording: Any, work: Any, before: Any) -> Any:
+        """The step has one replay; what it is held against goes into no account."""
+        with device.into(Step()):
+            result = first_replay(self, recording, work, before)
+        device.step.add(recording.graph._played.account)
+        device.step.replayed += 1
+        return result
+
+    yield patch.object(Recordings, "_first_replay", proven)
+    yield patch.object(recordings, "agree", lambda *args: True)
+    yield patch.multiple(
+        cuda_graph.CudaGraph,
+        __init__=init,
+        record=lambda self, work: self._played.record(work),
+        replay=lambda self: self._played.replay(),
+    )
+
+
+def _launches(begin: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
+    """Where a step begins, wherever the function that launches it is known by name."""
+    launch = engine.launch
+
+    @wraps(launch)
+    def begun(scheduled: Sequence[Any]) -> Any:
+        begin([lane for one in scheduled for lane in lanes_of(one.engine.bound)])
+        return launch(scheduled)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("descant.") and getattr(module, "launch", None) is launch:
+            yield patch.object(module, "launch", begun)
+
+
+def _lanes(device: Device) -> Iterator[Any]:
+    """Which lane runs, for the costs of our own operations; and what stands in adapters."""
+    forward = TransformersLane._forward
+
+    @wraps(forward)
+    def watched(self: Any, *args: Any, **settings: Any) -> Any:
+        before, device.lengths = device.lengths, self.rows.counts()[1]
+        try:
+            return forward(self, *args, **settings)
+        finally:
+            device.lengths = before
+
+    add = lanes_lora.Adapters.add
+
+    def adding(self: Any, name: str, folder: str | Path) -> int:
+        def read(name: str, folder: Path) -> Adapter:
+            layers = models.lora_layers(folder, self._model)
+            return Adapter({}, {path: LayerAdapter(a, b) for path, (a, b) in layers.items()}, {})
+
+        with patch.object(lanes_lora, "read_adapter", read):
+            return add(self, name, folder)
+
+    yield patch.object(TransformersLane, "_forward", watched)
+    yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
+    yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
+    yield patch.object(lanes_lora.Adapters, "add", adding)

@@ -1,0 +1,56 @@
+"""What operations of our own declare that they cost, beside torch doing the same row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+
+from descant.models.kernels.live_attention import live_attention
+from rehearsal.account import Step
+from rehearsal.device import Device
+from rehearsal.memory import CACHES
+from rehearsal.patches import declared_costs
+
+LENGTHS = (1900, 256, 256, 17)
+GROUPS, EACH, SIZE, CAPACITY = 8, 4, 128, 2048
+
+
+def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="cuda:0")
+
+
+@pytest.mark.parametrize("q", [1, 11])
+def test_live_attention_reads_what_torch_would_row_by_row(q) -> None:
+    declared = declared_costs()
+    with Device(declared) as device:
+        query, at = on_gpu(len(LENGTHS), GROUPS * EACH, q, SIZE), on_gpu(len(LENGTHS), q)
+        keys, values = (on_gpu(len(LENGTHS), CAPACITY, GROUPS, SIZE).transpose(1, 2) for _ in "kv")
+        device.memory.label([keys, values], CACHES)
+        with device.into(Step()) as torchs:
+            folded = query.reshape(len(LENGTHS), GROUPS, EACH * q, SIZE)
+            for row, length in enumerate(LENGTHS):
+                live = slice(row, row + 1), slice(None), slice(length)
+                scaled_dot_product_attention(folded[live[:1]], keys[live], values[live])
+        device.lengths = [*LENGTHS]
+        positions = at.long()
+        with device.into(Step()) as own:
+            live_attention(query, keys, values, positions, positions)
+    [read, least] = (sum(launch.caches for launch in step.launches) for step in (own, torchs))
+    assert least <= read <= 1.1 * least
+    [done, needed] = (sum(launch.flops for launch in step.launches) for step in (own, torchs))
+    assert needed <= done <= 1.1 * needed
+    assert all(launch.blocks for launch in own.launches)
+
+
+def test_attention_of_variable_lengths_is_one_launch() -> None:
+    with Device() as device:
+        query, ends = on_gpu(100, 8, 64), on_gpu(3, dtype=torch.int32)
+        keys, values = on_gpu(300, 8, 64), on_gpu(300, 8, 64)
+        device.memory.label([keys, values], CACHES)
+        varlen_attn(query, keys, values, ends, ends, 60, 200)
+    [launch] = device.step.launches
+    assert (launch.kind, launch.caches) == ("attention", 2 * keys.nbytes)
+    assert launch.flops == 4 * query.numel() * 300

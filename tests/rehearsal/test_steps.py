@@ -1,0 +1,85 @@
+"""What a step may give a GPU, whatever the formula: rules that hold on any machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+
+from rehearsal import Rehearsal, Step
+from rehearsal.formulas import FORMULAS, SEARCHES, WHERE, models
+
+LAYER = 42  # launches of a layer of Llama
+
+
+@cache
+def rehearsed(formula: str) -> list[Step]:
+    """Four steps of two rows: an eager one, one that is recorded, and replays."""
+    lengths = ("one", "two three") if '"' in formula else (40, 60)
+    with Rehearsal() as gpu:
+        decoder = gpu.compile(formula, models(gpu), capture=True)
+        return gpu.steps(decoder, lengths, 4, room=256, temperature=0.7)
+
+
+def named(formulas: dict[str, str], *marks: Any) -> list[Any]:
+    return [pytest.param(text, id=name, marks=marks) for name, text in formulas.items()]
+
+
+@pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE, **SEARCHES}))
+def test_a_step_copies_its_tokens_once_and_waits_for_nothing(formula) -> None:
+    for step in rehearsed(formula):
+        assert (len(step.h2d), len(step.d2h), len(step.waits)) == (0, 1, 0)
+        assert step.launches
+
+
+@pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE, **SEARCHES}))
+def test_a_step_is_recorded(formula) -> None:
+    """Nothing in it is forbidden while a graph is recorded, and a replay does what it did."""
+    steps = rehearsed(formula)
+    assert [step.mode for step in steps] == ["eager", "recorded", "replayed", "replayed"]
+    eager, *others = (Counter(launch.name for launch in step.launches) for step in steps)
+    assert others == [others[0]] * 3
+    first = {"zeros", "zero_", "fill_", "new_zeros"}  # memory that stays, once
+    assert set(eager - others[0]) <= first and not others[0] - eager
+
+
+@pytest.mark.parametrize("formula", named({**FORMULAS, **WHERE}))
+def test_the_next_step_is_under_way_before_the_last_is_collected(formula) -> None:
+    stalls = [len(step.stalls) for step in rehearsed(formula)]
+    assert stalls == ([1] * 4 if "align" in formula else [0] * 4)  # the host feeds that the rest
+
+
+def test_launches_of_a_layer() -> None:
+    def launches(layers: int) -> int:
+        with Rehearsal() as gpu:
+            model = gpu.language_model("tiny", layers=layers)
+            decoder = gpu.compile("m", {"m": model}, capture=False)
+            return len(gpu.steps(decoder, [40, 60], 1, room=256)[0].launches)
+
+    assert launches(4) - launches(2) <= 2 * LAYER
+
+
+def test_a_run_of_512_tokens_has_one_recording_and_the_next_has_none() -> None:
+    with Rehearsal() as gpu:
+        decoder = gpu.compile("m", {"m": gpu.language_model("tiny")}, capture=True)
+        modes = [step.mode for step in gpu.run(decoder, [30], 512)]
+        assert modes == ["eager", "recorded", *["replayed"] * 510]
+        assert {step.mode for step in gpu.run(decoder, [30], 64)} == {"replayed"}
+
+
+@pytest.mark.parametrize("formula", named(FORMULAS))
+def test_launches_of_our_own_say_how_many_blocks_they_have(formula) -> None:
+    """Of a kernel that leaves most of a GPU idle, bytes and arithmetic do not tell the time."""
+    for launch in rehearsed(formula)[0].launches:
+        if launch.name.startswith("descant::"):
+            assert launch.blocks, launch
+
+
+@pytest.mark.parametrize("formula", named({"adapters": "m + 0.5*a + 0.5*b", "sum": "m + 0.5*x"}))
+def test_weights_are_read_once(formula) -> None:
+    """By all rows of a lane; and all of them, which says that the harness counts them."""
+    step = rehearsed(formula)[0]
+    read = sum(launch.weights for launch in step.launches)
+    assert 0.98 * step.weights <= read <= 1.02 * step.weights
