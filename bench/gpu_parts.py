@@ -253,6 +253,9 @@ def service(scene: Scene, say: Say, way: str) -> None:
         capture=WAYS[way],
     )  # fmt: skip
     decoders = [served.decoder(formula) for formula in ("base", workload.formula)]
+    name = f"service, two formulas of 4 rows, {way}"
+    say(f"{name}: warm-up", _seconds(scene, served.warm_up), "s")
+    made = [decoder.session.engine.graphs.made for decoder in decoders]
     times: list[float] = []
     for _ in range(2):
         for number, prompt in enumerate(scene.prompts(8).tolist()):
@@ -262,7 +265,8 @@ def service(scene: Scene, say: Say, way: str) -> None:
             start = time.perf_counter()
             served.step()  # which waits for the step before
             times.append(time.perf_counter() - start)
-    name = f"service, two formulas of 4 rows, {way}"
+    later = [decoder.session.engine.graphs.made for decoder in decoders]
+    say(f"{name}: recordings after it, 0 expected", sum(later) - sum(made))
     say(f"{name}: step", statistics.median(times) * 1e3, "ms")
     say(f"{name}: tokens per second", 8 * sizes.new / sum(times), "tok/s")
 

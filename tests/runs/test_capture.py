@@ -88,6 +88,8 @@ def test_the_server(capture, captured, tmp_path) -> None:
     jobs = Jobs(Start(run, Limits(slots=2, max_model_len=64), formulas))
     jobs.formulas[1].alone()
     assert captured == [capture] * 3
+    made = [jobs.formulas[number].session.engine.graphs.made for number in (1, 2)]
+    assert all(made) if capture else made == [0, 0]  # before the first request
 
 
 def test_formulas_of_a_service_share_memory_for_recordings(captured, monkeypatch) -> None:

@@ -56,6 +56,7 @@ class Jobs:
         for formula in start.formulas:
             decoder = self._compile(formula)
             eos_of(run.generate.eos_token_id, decoder.session.bound.vocabulary)
+        self.service.warm_up()
 
     def job(self, command: Command) -> Job:
         """The job of a command."""
