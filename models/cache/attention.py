@@ -28,6 +28,7 @@ from .masks import (
     hides_nothing,
     in_lane_forward,
     is_known,
+    known_rule,
     live_window,
     runs_of,
 )
@@ -38,6 +39,7 @@ FOLDED = 128  # with more, the mask of every group is larger than what folding s
 _KNOWN = {
     "dropout", "scaling", "sliding_window", "is_causal", "position_ids", "cache_position",
     "use_cache", "return_dict", "output_attentions", "output_hidden_states",
+    "output_router_logits",
 }  # fmt: skip
 
 
@@ -55,19 +57,38 @@ def grouped_attention(
         ``(n, q, heads, size)``, and no weights.
     """
     survey, live = current_survey(), live_window(attention_mask)
-    plain = live is not None and not _extra(settings)
+    if survey is None and live is None:
+        return _masked(module, query, key, value, attention_mask, settings), None
+    why = _why_masked(key, value, attention_mask, settings)
     if survey is not None:
-        own_mask = attention_mask is not None and not is_known(attention_mask)
-        call = Call(query.shape[-1], value.shape[-1], _extra(settings), own_mask)
-        survey.calls.append(call)
-    if survey is None and live is not None and plain:
+        survey.calls.append(Call(query.shape[-1], value.shape[-1], why))
+    if live is None or why is not None:
+        return _masked(module, query, key, value, attention_mask, settings), None
+    if survey is None:
         return _by_live_lengths(query, key, value, live, settings), None
     out = _masked(module, query, key, value, attention_mask, settings)
-    if survey is not None and live is not None and plain:
-        other = _by_live_lengths(query, key, value, live, settings)
-        largest = out.abs().amax().clamp(min=1e-6)  # a token without an embedding has no values
-        survey.deviations.append((other - out).abs().amax() / largest)
+    other = _by_live_lengths(query, key, value, live, settings)
+    largest = out.abs().amax().clamp(min=1e-6)  # a token without an embedding has no values
+    survey.deviations.append((other - out).abs().amax() / largest)
     return out, None
+
+
+def _why_masked(
+    key: Tensor, value: Tensor, attention_mask: Any, settings: Mapping[str, Any]
+) -> str | None:
+    """What attention by live lengths does not know of a layer's attention, or None."""
+    unknown = [name for name, said in settings.items() if name not in _KNOWN and said is not None]
+    if unknown:
+        return f"its attention has {', '.join(unknown)}"
+    if attention_mask is not None and not is_known(attention_mask):
+        return "its code changes masks"
+    if known_rule(attention_mask) is None:
+        return "its masks are neither causal nor sliding windows"
+    if key.shape[:3] != value.shape[:3]:
+        return "its values have other heads than its keys"
+    if key.stride(0) * value.stride(2) != value.stride(0) * key.stride(2):
+        return "it copies keys or values"  # which rows' lengths are then not those of
+    return None
 
 
 def _by_live_lengths(
@@ -85,13 +106,6 @@ def _by_live_lengths(
         part = live_attention(query[:, :, some], key, value, *where, live.sliding, scale)
         parts.append(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _extra(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of settings that attention by live lengths does not know."""
-    return tuple(
-        name for name, value in settings.items() if name not in _KNOWN and value is not None
-    )
 
 
 def _masked(

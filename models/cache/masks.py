@@ -74,7 +74,7 @@ class LiveWindow(NamedTuple):
 def live_window(mask: Any) -> LiveWindow | None:
     """What a mask of this forward stands for; None where attention has to go by the mask itself."""
     forward = _current.get()
-    if forward is None or not is_known(mask) or id(mask) not in forward.sliding:
+    if forward is None or not forward.window.live or known_rule(mask) is None:
         return None
     return LiveWindow(forward.positions, forward.window, forward.sliding[id(mask)])
 
@@ -83,6 +83,12 @@ def is_known(mask: Any) -> bool:
     """Whether the model was given this mask in this forward."""
     forward = _current.get()
     return forward is not None and forward.masks.get(id(mask), forward) is mask
+
+
+def known_rule(mask: Any) -> int | None:
+    """The sliding window that a mask of this forward stands for, or 0; None if for another rule."""
+    forward = _current.get()
+    return forward.sliding.get(id(mask)) if forward is not None and is_known(mask) else None
 
 
 def current_survey() -> Survey | None:
@@ -175,8 +181,6 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
         forward.mask_requested = True
         rule, window = settings["mask_function"], forward.window
         sliding = sliding_window(rule) if window.live or window.survey else None
-        if window.survey is not None:
-            window.survey.rules.append(sliding)
         if window.live and window.survey is None and sliding is not None and not additive:
             # It stands for the rule. Whoever takes it for a mask gets NaN, and is found out.
             shape = (*forward.positions.shape[:1], 1, forward.positions.shape[1], window.limit)
@@ -194,7 +198,7 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
         else:
             sees = visible(rule, forward.positions, window)
         forward.masks[id(sees)] = sees
-        if window.live and sliding is not None:
+        if sliding is not None:
             forward.sliding[id(sees)] = sliding
         if not additive:
             return sees

@@ -14,14 +14,12 @@ class Call(NamedTuple):
 
     Attributes:
         head_size, value_size: of its keys and of its values.
-        settings: names of what its code says besides, which only masked attention knows.
-        own_mask: whether its mask is not one that the model was given.
+        why_masked: what only masked attention knows of it, or None.
     """
 
     head_size: int
     value_size: int
-    settings: tuple[str, ...] = ()
-    own_mask: bool = False
+    why_masked: str | None = None
 
 
 @dataclass
@@ -29,13 +27,11 @@ class Survey:
     """What one forward asked for.
 
     Attributes:
-        rules: a sliding window per mask, 0 without one, and None for a rule that is neither.
         calls: of attention, one per layer.
         deviations: where both kinds of attention were computed, how far the one by live lengths is
             from the masked one: as a share of the largest output, a tensor per call.
     """
 
-    rules: list[int | None] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     deviations: list[Tensor] = field(default_factory=list)
 
@@ -43,13 +39,7 @@ class Survey:
         """Why attention by live lengths cannot give this, whatever the kernel; or None."""
         if not self.calls:
             return "its attention is not torch's scaled dot products"
-        if None in self.rules:
-            return "its masks are neither causal nor sliding windows"
-        if any(call.own_mask for call in self.calls):
-            return "its code changes masks"
-        if settings := sorted({name for call in self.calls for name in call.settings}):
-            return f"its attention has {', '.join(settings)}"
-        return None
+        return next((call.why_masked for call in self.calls if call.why_masked), None)
 
     def deviation(self) -> float:
         """The largest one; infinite where there is none, or NaN. Asks the device."""
