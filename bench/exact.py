@@ -32,34 +32,33 @@ def scored(decoder: Any, prompts: Sequence[Sequence[int]], new: int) -> tuple[Te
     The rows must have no other neighbours and one length, so that they stay in their order.
     """
     engine = decoder.session.engine
-    step, replayed = engine.step, engine.graphs.draw
-    score, draw = step.scores, step.draw
-    last: list[Tensor] = []
-    seen: dict[int, tuple[Any, Tensor]] = {}  # by the output of a step, which a replay repeats
+    step, drawn, score = engine.step, engine.graphs.draw, engine.step.scores
+    buffers: dict[Any, Tensor] = {}  # made by eager steps, and written to by replays, too
     kept: list[Tensor] = []
 
-    def scores(batch: Any, context: Any) -> Tensor:
-        last[:] = [score(batch, context)]
-        return last[0]
+    def scores(batch: Any, context: Any, forwarded: bool = False) -> Tensor:
+        out = score(batch, context, forwarded)
+        if out.shape not in buffers:
+            buffers[out.shape] = torch.empty_like(out)
+        buffers[out.shape].copy_(out)
+        if not engine.graphs.on:
+            kept.append(out.cpu().clone())
+        return out
 
-    def drawn(batch: Any) -> Any:
-        output = draw(batch)
-        seen[id(output[1])] = (output, last[0])
+    def draw(batch: Any) -> Any:
+        output = drawn(batch)
+        [buffer] = buffers.values()
+        kept.append(buffer[: batch.count].cpu().clone())
         return output
 
-    def replay(batch: Any) -> Any:
-        output = replayed(batch)
-        kept.append(seen[id(output[1])][1].cpu())
-        return output
-
-    step.scores, step.draw, engine.graphs.draw = scores, drawn, replay
+    step.scores, engine.graphs.draw = scores, draw
     try:
         done = decoder.generate(
             list(prompts), max_new_tokens=new, eos_token_id=[], batch_size=len(prompts),
             progress=False,
         )  # fmt: skip
     finally:
-        del step.scores, step.draw, engine.graphs.draw
+        del step.scores, engine.graphs.draw
     return torch.tensor([completion.token_ids for completion in done]), torch.stack(
         kept[:new], dim=1
     )
