@@ -110,7 +110,7 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     Tape.made = []
     monkeypatch.setattr(cuda_graph, "CudaGraph", Tape)
     monkeypatch.setattr(engines, "on_gpu", lambda bound: True)
-    copied = lambda results: [(each.clone(), None) for each in results]  # noqa: E731
+    copied = lambda drawn: [(each.results.clone(), None) for each in drawn]  # noqa: E731
     monkeypatch.setattr(engines, "to_host", copied)
     monkeypatch.setattr(RowCache, "clear", lambda self: None)
     for module in (logprobs, sampler):

@@ -46,6 +46,7 @@ class Rows:
         index: ``(rows + 1, 1)`` int64, the rows' own numbers.
         most: how many rows there is room for.
         count: rows in use, and ``total``, the tokens of their texts together.
+        width: rows of a forward: those in use, and the idle ones of their bucket.
         version: another after each change of a text, or of which rows are in use.
         next_logits: ``(count, V)`` float32, what follows every text, where reading the prompts gave
             it; None again as soon as a text or a row changes.
@@ -71,13 +72,13 @@ class Rows:
         self._lengths: list[int] = []  # the same three on the host
         self._ends: list[int] = []
         self._adapters: list[int] = []
-        self.count = self.total = self.version = 0
+        self.count = self.total = self.width = self.version = 0
         self.next_logits: Tensor | None = None
 
-    @property
-    def width(self) -> int:
-        """Rows of a forward: those in use, and the idle ones of their bucket."""
-        return bucket(self.count, self.most) if self.bucketed else self.count
+    def use_buckets(self, on: bool) -> None:
+        """Let idle rows follow those in use, up to a bucket of them, or not."""
+        self.bucketed = on
+        self._changed()
 
     @property
     def changing(self) -> list[Tensor]:
@@ -184,7 +185,11 @@ class Rows:
         used = slice(self.width)
         self.texts[used].scatter_(1, self.ends[used, None], tokens.to(self.device)[:, None])
         self.ends[used] += self.active[used] if self.bucketed else 1
-        self.fed(range(self.count))
+        for row in range(self.count):
+            self._ends[row] += 1
+        self.total += self.count
+        self.version += 1
+        self.next_logits = None
 
     def feed_rows(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
         """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device.
@@ -313,6 +318,7 @@ class Rows:
 
     def _changed(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
+        self.width = bucket(self.count, self.most) if self.bucketed else self.count
         self.version += 1
         self.next_logits = None
 

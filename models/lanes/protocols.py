@@ -87,8 +87,11 @@ class LanguageLane(Lane, Protocol):
     def ready(self) -> bool:
         """Whether reading the prompts gave what follows every text: no step has to run."""
 
-    def forward(self) -> None:
-        """Read every row's pending token, for ``logits``; once, until a text changes."""
+    def forward(self) -> bool:
+        """Read every row's pending token, for ``logits``; once, until a text changes.
+
+        False where reading the prompts gave what follows every text, and no forward had to run.
+        """
 
     def logits(self) -> Tensor:
         """``(rows, V)`` logits of the next tokens, as ``forward`` gave them; it runs if need be."""

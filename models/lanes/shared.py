@@ -35,6 +35,7 @@ class SharedLane:
         self.admitting = False
         self._reserved: dict[LaneView, tuple[int, int]] = {}  # most rows and tokens of each view
         self._logits: Tensor | None = None
+        self._ran = True  # whether a forward gave them
         self._valid: set[LaneView] = set()  # views whose logits are those of their texts
 
     def view(self) -> LaneView:
@@ -66,10 +67,12 @@ class SharedLane:
         self.lane.reserve(0, 0)
         self.invalidate_all()
 
-    def forward(self, view: LaneView) -> None:
+    def forward(self, view: LaneView) -> bool:
         """Read the pending tokens of all views, unless a view's logits are valid."""
         if view not in self._valid:
+            self._ran = self.lane.forward()
             self._logits, self._valid = self.lane.logits(), set(self.owners)
+        return self._ran
 
     def logits(self, view: LaneView) -> Tensor:
         """``(rows, V)`` logits of a view's rows: those of the last forward, if they are valid."""
@@ -204,9 +207,9 @@ class LaneView:
     def ready(self) -> bool:
         return self.lane.ready
 
-    def forward(self) -> None:
+    def forward(self) -> bool:
         self._update_index()
-        self.shared.forward(self)
+        return self.shared.forward(self)
 
     def logits(self) -> Tensor:
         self._update_index()

@@ -109,7 +109,7 @@ class TransformersLane(PrefillLane):
             self.reserve(0, 0)
 
     def use_buckets(self, on: bool) -> None:
-        self.rows.bucketed = on and self.recordings is not None
+        self.rows.use_buckets(on and self.recordings is not None)
 
     @torch.no_grad()
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -125,15 +125,14 @@ class TransformersLane(PrefillLane):
         return last
 
     @torch.no_grad()
-    def forward(self) -> None:
-        """Read every row's pending token, for ``logits``; once, until a text changes."""
+    def forward(self) -> bool:
         if self._logits is not None and self._read_at == self.rows.version:
-            return
+            return self.rows.next_logits is None
         self._read_at = self.rows.version
         if self.ready and self.rows.next_logits is not None:
             logits = self.rows.next_logits
             self._logits = self._in_buffer(logits) if self.rows.bucketed else logits
-            return
+            return False
         self._catch_up()
         if self.recordings is None or not self.rows.bucketed:
             self._logits = self._read_pending()
@@ -143,6 +142,7 @@ class TransformersLane(PrefillLane):
                 tolerance=TOLERANCE[self.dtype],
             )  # fmt: skip
             self._logits = self.recordings.run(self.graph_key(1), work)
+        return True
 
     @property
     def ready(self) -> bool:

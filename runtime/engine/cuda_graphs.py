@@ -26,7 +26,7 @@ class Recordable(HostCounts, Protocol):
     """A step, as far as recording it goes."""
 
     bound: Bound
-    run_forwards: Callable[..., None]
+    run_forwards: Callable[..., list[bool]]
 
     def forward(self, batch: Batch) -> None: ...
     def draw(self, batch: Batch, forwarded: bool = False) -> Drawn: ...

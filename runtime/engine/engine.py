@@ -27,7 +27,7 @@ from ..requests.answer import Answer
 from ..requests.request import Request
 from .cuda_graphs import StepGraphs
 from .logprob_rows import token_logprobs
-from .sampler import Source
+from .sampler import Drawn, Source
 from .step import Step, draw_together
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
@@ -55,6 +55,9 @@ class PendingStep:
     top_logprobs: int
     results: Tensor
     copied: torch.cuda.Event | None
+
+
+Copied: TypeAlias = tuple[Tensor, torch.cuda.Event | None]  # None where it is there at once
 
 
 class ScheduledBatch(NamedTuple):
@@ -201,14 +204,18 @@ class Engine:
 @torch.no_grad()
 def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
     """Launch a step of each, all of them together, and the copy of the results to the host."""
-    read = [engine.step.bytes_read for engine, _, _ in scheduled]
-    if any(engine.graphs.on for engine, _, _ in scheduled):
+    parts, read, recorded = [], [], False
+    for engine, batch, _ in scheduled:
+        parts.append((engine.step, batch))
+        read.append(engine.step.bytes_read)
+        recorded |= engine.graphs.on
+    if recorded:
         drawn = [engine.graphs.draw(batch) for engine, batch, _ in scheduled]
     else:  # plans that share lanes draw together
-        drawn = draw_together([(engine.step, batch) for engine, batch, _ in scheduled])
-    pending, copies = [], to_host([each.results for each in drawn])
-    triples = zip(scheduled, read, drawn, copies, strict=True)
-    for (engine, batch, answers), before, out, copied in triples:
+        drawn = draw_together(parts)
+    pending = []
+    rows = zip(scheduled, read, drawn, to_host(drawn), strict=True)
+    for (engine, batch, answers), before, out, copied in rows:
         for answer in answers:
             answer.drawn += 1
         engine.stats.add(batch.count, engine.step.bytes_read - before)
@@ -218,20 +225,15 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
     return pending
 
 
-def to_host(results: Sequence[Tensor]) -> list[tuple[Tensor, torch.cuda.Event | None]]:
-    """Begin one copy of whole numbers to the host, per device; and what happens when it is there.
-
-    That is None where it is there at once.
-    """
-    copies: dict[int, tuple[Tensor, torch.cuda.Event | None]] = {}
-    on_devices: dict[torch.device, list[int]] = {}
-    for number, each in enumerate(results):
-        on_devices.setdefault(each.device, []).append(number)
+def to_host(drawn: Sequence[Drawn]) -> list[Copied]:
+    """Begin one copy of all results to the host, per device; and what happens when it is there."""
+    copies, on_devices = list[Copied](), dict[torch.device, list[int]]()
+    for number, each in enumerate(drawn):
+        copies.append((each.results, None))
+        if each.results.is_cuda:
+            on_devices.setdefault(each.results.device, []).append(number)
     for device, numbers in on_devices.items():
-        if device.type != "cuda":
-            copies |= {number: (results[number], None) for number in numbers}
-            continue
-        flat = [results[number].reshape(-1) for number in numbers]
+        flat = [drawn[number].results.reshape(-1) for number in numbers]
         packed = flat[0] if len(flat) == 1 else torch.cat(flat)
         host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
         host.copy_(packed, non_blocking=True)
@@ -239,8 +241,8 @@ def to_host(results: Sequence[Tensor]) -> list[tuple[Tensor, torch.cuda.Event | 
         copied.record(torch.cuda.current_stream(device))
         parts = torch.split(host, [len(each) for each in flat])
         for number, part in zip(numbers, parts, strict=True):
-            copies[number] = part.view(results[number].shape), copied
-    return [copies[number] for number in range(len(results))]
+            copies[number] = part.view(drawn[number].results.shape), copied
+    return copies
 
 
 def on_gpu(bound: Bound) -> bool:

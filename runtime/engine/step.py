@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
         terms: what gives each term's scores.
-        certain: the lanes that run in every step.
+        certain: the lanes that run in every step, and ``forwards``, what runs them.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
             another vocabulary, the first token that it reads for each.
     """
@@ -54,6 +54,7 @@ class Prepared(NamedTuple):
     search_terms: Sequence[tuple[RowMap, Reading]]
     texts: Callable[[], list[Tensor]]
     certain: Sequence[int]
+    forwards: Sequence[Callable[[], bool]]
     feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
 
 
@@ -89,8 +90,10 @@ class Step:
     def forward(self, batch: Batch) -> None:
         """Run the lanes that every step needs, so that their logits are there."""
         prepared: Prepared = batch.prepared or self.prepare(batch)
-        self._count_runs(prepared.certain)
-        self.run_forwards([self.bound.lanes[number].forward for number in prepared.certain])
+        ran = []
+        for lane, new in zip(prepared.certain, self.run_forwards(prepared.forwards), strict=True):
+            ran += [lane] if new else []
+        self.count(ran)
 
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
         """What the step knows before a lane has run; ``next_tokens`` are those of ``Context``."""
@@ -110,7 +113,9 @@ class Step:
         if not forwarded:
             self.forward(batch)
         prepared: Prepared = batch.prepared
-        outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
+        outputs = []
+        for number in prepared.certain:
+            outputs.append(self.bound.lanes[number].logits())
         if self.bound.term_parallel is not None:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
@@ -207,7 +212,8 @@ class Step:
         prepared = batch.prepared = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
             terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(_texts, weakref.proxy(batch)), certain, feeds,
+            partial(_texts, weakref.proxy(batch)), certain,
+            [lanes[lane].forward for lane in certain], feeds,
         )  # fmt: skip
         return prepared
 
@@ -221,14 +227,11 @@ class Step:
         """One term's scores; its lane runs when the first of its terms is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
-            self._count_runs([lane])
+            if self.bound.lanes[lane].forward():
+                self.count([lane])
             logits = self.bound.lanes[lane].logits().to(device)
             context.logits[lane] = Logits(logits, context.width, columns)
         return self.term_scores(context.logits[lane], row_map, context)
-
-    def _count_runs(self, lanes: Sequence[int]) -> None:
-        """Count what gives these lanes' logits: nothing, where reading the prompts did."""
-        self.count([lane for lane in lanes if not self.bound.lanes[lane].ready])
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""

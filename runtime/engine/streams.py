@@ -10,29 +10,32 @@ from functools import cache
 
 import torch
 
-Forward = Callable[[], None]
+Forward = Callable[[], bool]
 
 
-def in_turn(forwards: Sequence[Forward]) -> None:
-    """One after the other."""
+def in_turn(forwards: Sequence[Forward]) -> list[bool]:
+    """What each gives, one after the other."""
+    ran = []
     for forward in forwards:
-        forward()
+        ran.append(forward())
+    return ran
 
 
-def on_streams(forwards: Sequence[Forward]) -> None:
+def on_streams(forwards: Sequence[Forward]) -> list[bool]:
     """Each on a stream of its own; the current one goes on when all have ended."""
     if len(forwards) == 1 or not torch.cuda.is_available():
-        in_turn(forwards)
-        return
+        return in_turn(forwards)
     main = torch.cuda.current_stream()
     streams = [main, *(_stream(main.device, number) for number in range(1, len(forwards)))]
     for stream in streams[1:]:
         stream.wait_stream(main)
+    ran = []
     for forward, stream in zip(forwards, streams, strict=True):
         with torch.cuda.stream(stream):
-            forward()
+            ran.append(forward())
     for stream in streams[1:]:
         main.wait_stream(stream)
+    return ran
 
 
 @cache
