@@ -2,7 +2,7 @@
 
     python -m bench.suite                     this machine, and bench/results/suite-cpu.json
     python -m bench.suite shared whole        these alone; the others in the file stay
-    python -m bench.suite --capture           on a GPU: eager and captured in one run
+    python -m bench.suite --no-capture        on a GPU: eager steps alone, else captured ones, too
 
 The models have random weights and are made in memory, one set for all benchmarks. Each result is
 kept as it is done, with what it was measured on; ``python -m bench.report FILE`` shows them.
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from bench.benchmarks import BENCHMARKS, SIZES, Case, Ratio, Sizes
-from bench.exact import difference
 from bench.joining import arrivals, pauses
 from bench.ways import Ways
+from descant.bench.exact import difference
 from descant.bench.measure import Result, Settings, environment, floor, pool_of, timed
 from descant.bench.shapes import SHAPES
 from descant.bench.workloads import Pool
@@ -93,7 +93,7 @@ def steps(ways: Ways) -> dict[str, dict[str, float]]:
 
 def exact(ways: Ways) -> dict[str, Any] | None:
     """Captured against eager, with the reason why a step is not captured, if any."""
-    why = ways.captured.session.engine.graphs.why_eager
+    why = "; ".join(ways.captured.session.engine.graphs.eager()) or None
     if ways.case.vectors or ways.case.joining:
         return {"why_eager": why}
     measured = difference(ways.captured, ways.decoder, ways.prompts[:4].tolist(), EXACT)
@@ -121,7 +121,8 @@ def settings_of(options: argparse.Namespace, sizes: Sizes) -> Settings:
     return Settings(
         options.shape or ("llama-2-7b" if cuda else "small"), options.batch_size, sizes.prompt,
         sizes.new, options.runs, options.device,
-        options.dtype or ("bfloat16" if cuda else "float32"), options.capture,
+        options.dtype or ("bfloat16" if cuda else "float32"),
+        cuda if options.capture is None else options.capture,
     )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-length", type=int)
     parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--capture", action="store_true")
+    parser.add_argument("--capture", action=argparse.BooleanOptionalAction)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     kind = options.device.partition(":")[0]

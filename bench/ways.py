@@ -32,7 +32,7 @@ class Ways:
         self.settings = replace(settings, **case.changes)
         self.prompts = pool.prompts(self.settings.batch_size, self.settings.prompt_length)
         options: dict[str, Any] = {"params": {"a": 0.5}} if case.vectors else {}
-        self.decoder = pool.decoder(case.workload, **options)
+        self.decoder = pool.decoder(case.workload, False, **options)
         self.captured = pool.decoder(case.workload, True, **options) if settings.capture else None
         self.arrivals = None
         if case.joining:

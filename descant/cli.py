@@ -20,6 +20,7 @@ from .failures import Traces, resumable, run_app
 from .harness.command import PASSED_ON, evaluate
 from .options import (
     PROMPT,
+    Capture,
     Chat,
     File,
     Formats,
@@ -129,6 +130,7 @@ def run(
     formula: FormulaName = None,
     prompt: Annotated[Many, many(PROMPT, "Instead of the file's data")] = None,
     chat: Chat = False,
+    capture: Capture = None,
     output: Annotated[
         File, option("The folder for completions.jsonl.", "the file's output")
     ] = None,
@@ -141,7 +143,7 @@ def run(
     from .runs.processes import prints
     from .runs.run import compiled, of_one_formula, run_to_folder
 
-    run_file = of_one_formula(read_run_file(file, set_ or []), formula)
+    run_file = of_one_formula(read_run_file(file, set_ or [], capture), formula)
     _check_chat(chat and not prompt, "--prompt")
     if prompt:
         prompts = [command_line_prompt(argument, chat) for argument in prompt]
@@ -168,6 +170,7 @@ def run(
 def sweep(
     file: RunFilePath,
     set_: Overrides = None,
+    capture: Capture = None,
     output: Annotated[File, option("The run's folder.", "the file's output")] = None,
     format_: Formats = None,
 ) -> None:
@@ -179,7 +182,7 @@ def sweep(
     from .inputs.runfile import read_run_file
     from .sweep import swept
 
-    run_file = read_run_file(file, set_ or [])
+    run_file = read_run_file(file, set_ or [], capture)
     folder = _folder(file, output, run_file.output)
     swept(run_file, folder, console.for_tables())
     _print_files(export(folder, format_ or [], by_point=True))
@@ -217,6 +220,7 @@ def inspect(
     chat: Chat = False,
     set_: Overrides = None,
     formula: FormulaName = None,
+    capture: Capture = None,
     top: Annotated[int, option("Candidates per token.", min=1)] = 10,
     base: Annotated[
         Word, option("Whose own choice is compared.", "the first", metavar="TERM")
@@ -234,7 +238,7 @@ def inspect(
     from .runs.run import of_one_formula
     from .show.inspection import inspected, table, write
 
-    run_file = of_one_formula(read_run_file(file, set_ or []), formula)
+    run_file = of_one_formula(read_run_file(file, set_ or [], capture), formula)
     inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
     console.for_tables().print(table(inspection))
     _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))

@@ -32,6 +32,14 @@ RunFilePath = Annotated[Path, Argument(metavar="RUN.yaml")]
 Overrides = Annotated[
     Many, many("KEY=VALUE", "A parameter or a dotted key, over the file's", "", "--set")
 ]
+# None is the file's own. vLLM's name for steps without CUDA graphs means the same.
+Capture = Annotated[
+    bool | None,
+    option(
+        "Record steps as CUDA graphs, on a GPU.", "the file's, else on",
+        "--capture/--no-capture", " /--enforce-eager",
+    ),
+]  # fmt: skip
 FormulaName = Annotated[
     Word, option("Which of the file's formulas, if several.", "", "--formula", metavar="NAME")
 ]

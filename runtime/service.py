@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ArgumentError, DescantError
 from ..formula import Names, Plan, make_plan
-from ..models import ModelError, ModelSpec
+from ..models import ModelError, ModelSpec, cuda_graph
 from ..models.lanes.prefill import CHUNK
 from ..models.recordings import buckets
 from ..models.text.chat import RawTextLog
@@ -27,6 +27,7 @@ from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
+from .engine import engine as engines
 from .loops.decode import scheduler_of
 from .loops.recovery import Recovery
 from .loops.scheduler import Progress, Scheduler, run
@@ -50,7 +51,8 @@ class Served(Decoder):
     def __init__(
         self, bound: Bound, params: Mapping[str, float], service: Service, fields: int = 0
     ) -> None:
-        super().__init__(bound, params, raw_text=service.raw_text)
+        pool = service.graph_pool(bound)
+        super().__init__(bound, params, service.capture, service.raw_text, pool)
         self.session.engine.step.own_stages -= fields
         self._service = service
         self.session.engine.served = True
@@ -70,7 +72,7 @@ class Served(Decoder):
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
         bound = self._service.bound(self.session.bound.plan, together=False)
-        return Decoder(bound, self._params, raw_text=self._service.raw_text)
+        return Decoder(bound, self._params, self._service.capture, self._service.raw_text)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
         """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
@@ -112,6 +114,7 @@ class Service:
         max_model_len: tokens that a text may have, prompt and answer.
         dtype: of models that name none.
         device: of models that name none.
+        capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
 
     Attributes:
         failures: what the last step has failed with, where it could go on.
@@ -126,12 +129,15 @@ class Service:
         max_model_len: int = 2048,
         dtype: str | None = None,
         device: str = "cpu",
+        capture: bool = True,
     ) -> None:
         at_least_one("slots", slots)
         at_least_one("max_model_len", max_model_len)
         self.specs, self.prompts = specs, dict(prompts or {})
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
+        self.capture = capture
+        self._graph_pool: Any = None
         self._pool = WeightPool(together=True)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
@@ -164,6 +170,12 @@ class Service:
     def weights(self) -> dict[tuple[Any, ...], Any]:
         """The models in memory, by ``Description.weights``; formulas find what is put here."""
         return self._pool.weights
+
+    def graph_pool(self, bound: Bound) -> Any:
+        """Memory for recordings that all formulas share, for one is replayed at a time."""
+        if self.capture and self._graph_pool is None and engines.on_gpu(bound):
+            self._graph_pool = cuda_graph.CudaGraph.new_pool()
+        return self._graph_pool
 
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""

@@ -24,7 +24,15 @@ def bench(
     dtype: Annotated[
         Word, option("float32, bfloat16, float16.", "bfloat16 on a GPU, else float32")
     ] = None,
-    capture: Annotated[bool, option("Replay our steps as CUDA graphs.", "", "--capture")] = False,
+    capture: Annotated[
+        bool | None,
+        option(
+            "Record our steps as CUDA graphs, with eager ones for comparison.",
+            "on, on a GPU",
+            "--capture/--no-capture",
+            " /--enforce-eager",
+        ),
+    ] = None,
     output: Annotated[File, option("A file for every number, as JSON.")] = None,
 ) -> None:
     """This machine, measured: ours, plain transformers, the bare forwards, and the floor."""

@@ -21,8 +21,10 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     )))
     for name, kind, sizes in (
         ("tiny", "llama", (128, 2, 4, 4, 352, 4096)),
+        ("tiny-grouped", "mistral", (128, 2, 8, 2, 352, 4096)),
         ("small", "llama", (512, 8, 8, 8, 1376, 32000)),
         ("qwen2.5-0.5b", "qwen2", (896, 24, 14, 2, 4864, 151936)),
+        ("qwen2.5-1.5b", "qwen2", (1536, 28, 12, 2, 8960, 151936)),
         ("tinyllama-1.1b", "llama", (2048, 22, 32, 4, 5632, 32000)),
         ("llama-2-7b", "llama", (4096, 32, 32, 32, 11008, 32000)),
     )
@@ -38,11 +40,11 @@ def config(shape: str, **more: Any) -> Any:
     return AutoConfig.for_model(kind, **_COMMON, **sizes, **more)
 
 
-def language_model(shape: str, seed: int, dtype: torch.dtype, device: str) -> Any:
-    """A causal language model that never ends a text."""
+def language_model(shape: str, seed: int, dtype: torch.dtype, device: str, **more: Any) -> Any:
+    """A causal language model that never ends a text; ``more`` is of its configuration."""
     from transformers import AutoModelForCausalLM
 
-    model = _made(AutoModelForCausalLM, config(shape), seed, dtype, device)
+    model = _made(AutoModelForCausalLM, config(shape, **more), seed, dtype, device)
     model.generation_config.eos_token_id = None
     return model
 

@@ -50,6 +50,8 @@ def measured(
         console.print(
             "plain: transformers' generate with a LogitsProcessor that runs the other models; "
             "bare: the forwards alone; floor: reading the weights"
+            + "; eager: ours without CUDA graphs"
+            * settings.capture
         )
         console.print(
             f"{settings.shape}, {settings.dtype}, batch {settings.batch_size}, "
@@ -72,9 +74,13 @@ def _settings(options: dict[str, Any]) -> Settings:
     cuda = device.startswith("cuda")
     dtype = options["dtype"] or ("bfloat16" if cuda else "float32")
     shape = options["shape"] or ("llama-2-7b" if cuda else "small")
+    if options["capture"] and not cuda:
+        raise ArgumentError("--capture needs a GPU: CUDA graphs are of CUDA devices")
+    capture = cuda if options["capture"] is None else options["capture"]
     _known("shape", shape, SHAPES)
     _known("dtype", dtype, ("float32", "bfloat16", "float16"))
-    return Settings(**{**options, "device": device, "dtype": dtype, "shape": shape})
+    chosen = {"device": device, "dtype": dtype, "shape": shape, "capture": capture}
+    return Settings(**{**options, **chosen})
 
 
 def _known(what: str, name: str, names: Any) -> None:
@@ -84,7 +90,10 @@ def _known(what: str, name: str, names: Any) -> None:
 
 
 def _table(results: list[Result]) -> Table:
-    ways, ratios = ("ours", "plain", "bare", "floor"), ("ours/bare", "ours/floor", "plain/ours")
+    ways, ratios = ["ours", "plain", "bare", "floor"], ["ours/bare", "ours/floor", "plain/ours"]
+    if all("eager" in result.runs for result in results):
+        ways.insert(1, "eager")
+        ratios.append("eager/ours")
     columns = [Column(name, justify="right", no_wrap=True) for name in (*ways, *ratios)]
     name = Column("ms per token", no_wrap=True)
     table = Table(name, *columns, box=None, pad_edge=False, header_style="bold")

@@ -64,7 +64,7 @@ class Pool:
     """The models of one shape, each made on first use; ``scratch`` is a folder for adapters."""
 
     def __init__(self, shape: str, dtype: torch.dtype, device: str, scratch: Path) -> None:
-        self.shape, self.dtype, self.device, self._scratch = shape, dtype, device, scratch
+        self.shape, self.dtype, self.device, self.scratch = shape, dtype, device, scratch
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -85,8 +85,13 @@ class Pool:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    def decoder(self, workload: Workload, capture: bool = False, **arguments: Any) -> Any:
-        """The workload, compiled; other arguments are those of ``descant.compile``.
+    def decoder(self, workload: Workload, capture: bool = True, **arguments: Any) -> Any:
+        """The workload, compiled; other arguments are those of ``descant.compile``."""
+        models = self.models(workload)
+        return compile(workload.formula, models=models, capture=capture, **arguments)
+
+    def models(self, workload: Workload) -> dict[str, Any]:
+        """The models of a workload, as ``descant.compile`` takes them.
 
         Adapters are put on a twin of the base, so that other ways run without them.
         """
@@ -95,14 +100,14 @@ class Pool:
             models["base"] = shapes.twin(self["base"])
         for i in range(workload.arms):
             if workload.shares == LORA:
-                folder = self._scratch / str(i)
+                folder = self.scratch / f"{self.shape}-{i}"
                 if not folder.is_dir():
                     shapes.lora(self.shape, 1 + i, folder)
                 models[f"arm_{i}"] = {"adapter": str(folder), "on": "base"}
             elif workload.shares == PROMPTS:
                 prefix = list(range(10 + i, 14 + i))
                 models[f"arm_{i}"] = {"model": self["base"], "prefix": prefix}
-        return compile(workload.formula, models=models, capture=capture, **arguments)
+        return models
 
     def arms(self, workload: Workload) -> list[Any]:
         """The models that plain transformers runs for the arms.

@@ -7,7 +7,6 @@ imports nothing heavy; a check that fails is a finding.
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,21 +14,30 @@ from typer import Option
 
 from .. import __version__
 from ..show.terminal import Screen
-from .findings import BROKEN, NOTE, Finding, failure, table
+from .findings import BROKEN, NOTE, Finding, guarded, table
 
 SCHEMA = 1
 
 
-def doctor(json: Annotated[bool, Option("--json", help="For machines.")] = False) -> None:
+def doctor(
+    json: Annotated[bool, Option("--json", help="For machines.")] = False,
+    gpu: Annotated[
+        bool, Option("--gpu", help="Check kernels and recorded steps, for an issue.")
+    ] = False,
+) -> None:
     """What this machine has, what is missing, what to do. Exits with 1 if descant cannot run."""
-    findings = examined()
+    from . import gpu as on_a_gpu
+
+    findings = on_a_gpu.examined() if gpu else examined()
     works = not any(finding.state == BROKEN for finding in findings)
+    screen = Screen(soft_wrap=False).for_tables()
     if json:
         rows = [finding.as_dict() for finding in findings]
         report = {"schema": SCHEMA, "descant": __version__, "works": works, "findings": rows}
         typer.echo(jsonlib.dumps(report, ensure_ascii=False, indent=2))
+    elif gpu:
+        screen.write(on_a_gpu.markdown(findings))
     else:
-        screen = Screen(soft_wrap=False).for_tables()
         screen.print(table(findings))
         screen.print("descant works here" if works else "descant does not work here yet")
     raise typer.Exit(0 if works else 1)
@@ -57,11 +65,5 @@ def examined() -> list[Finding]:
         ("demo", BROKEN, trial.weights),
         ("demo", BROKEN, trial.decode),
     ):
-        try:
-            for finding in check():
-                findings.append(replace(finding, area=area))
-        except Exception as error:  # whatever is broken, the other checks still run
-            name = check.__name__.replace("_", " ")
-            message = f"cannot be looked at: {failure(error)}"
-            findings.append(Finding(name, state, message, area=area))
+        findings += guarded(check.__name__.replace("_", " "), check, state, area)
     return findings

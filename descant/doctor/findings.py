@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -44,6 +44,20 @@ class Finding:
 def checked(name: str, message: str, cure: str = "", otherwise: str = NOTE, **data: Any) -> Finding:
     """A finding that is ok where there is nothing to do, and ``otherwise`` where there is."""
     return Finding(name, otherwise if cure else OK, message, cure, data)
+
+
+def guarded(
+    name: str, check: Callable[[], Iterable[Finding]], state: str, area: str = ""
+) -> list[Finding]:
+    """What a check finds; whatever breaks it is one more finding, in that state."""
+    findings: list[Finding] = []
+    try:
+        for finding in check():
+            findings.append(replace(finding, area=area))
+    except Exception as error:  # whatever is broken, the other checks still run
+        message = f"cannot be looked at: {failure(error)}"
+        findings.append(Finding(name, state, message, area=area))
+    return findings
 
 
 def failure(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """``descant eval``: lm-evaluation-harness, with a run file's formula as the model.
 
-The harness knows only imported models, so the command imports ours; every option is the harness'
-own. This module is light; ``model`` holds the model.
+The harness knows only imported models, so the command imports ours; its other options are the
+harness' own. This module is light; ``model`` holds the model.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 import typer
 
 from ..extras import MissingExtra
-from ..options import RunFilePath
+from ..options import Capture, RunFilePath
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def evaluate(context: typer.Context, file: RunFilePath) -> None:
-    """The formula on tasks of lm-evaluation-harness; all options are those of lm_eval run.
+def evaluate(context: typer.Context, file: RunFilePath, capture: Capture = None) -> None:
+    """The formula on tasks of lm-evaluation-harness; all other options are those of lm_eval run.
 
     descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7
     """
@@ -33,6 +33,7 @@ def evaluate(context: typer.Context, file: RunFilePath) -> None:
     from . import model as evaluation  # noqa: F401  the import registers the model
 
     model = ["--model", "descant", "--model_args", f"pretrained={file}"]
+    model += [] if capture is None else ["--model_args", f"capture={capture}"]
     argv, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
     try:
         cli_evaluate()

@@ -54,6 +54,7 @@ class DescantLM(TemplateLM):
         max_batch_size: without effect: memory is checked before anything is decoded.
         max_length: tokens of a text; left out, the most that all models can read.
         dtype: of models of the run file that name none, and ``device`` alike.
+        capture: the run file's key of that name; left out, the file's.
         device: see ``dtype``; ``cuda:0``, the harness' default, counts as left out.
         max_gen_toks: new tokens where a task sets none.
         add_bos_token: as for the ``hf`` model: whether texts begin with special tokens; left out,
@@ -80,6 +81,7 @@ class DescantLM(TemplateLM):
         max_length: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        capture: bool | None = None,
         max_gen_toks: int = 256,
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
@@ -89,13 +91,15 @@ class DescantLM(TemplateLM):
     ) -> None:
         super().__init__()
         if isinstance(pretrained, (str, Path)):
-            run = of_one_formula(read_run_file(pretrained), formula, "formula=… in model_args")
+            run = read_run_file(pretrained, capture=capture)
+            run = of_one_formula(run, formula, "formula=… in model_args")
             where = {"dtype": dtype or run.dtype, "device": run.device}
             if device not in UNSET:
                 where["device"] = device
             pretrained = compiled(run.model_copy(update=where))
-        elif formula is not None or dtype is not None:
-            raise ArgumentError("formula and dtype are for a run file; a decoder has its own")
+        elif formula is not None or dtype is not None or capture is not None:
+            names = "formula, dtype and capture"
+            raise ArgumentError(f"{names} are for a run file; a decoder has its own")
         self.decoder, self.tokenizer = pretrained, pretrained.tokenizer
         if self.tokenizer is None:
             raise ArgumentError("the harness gives text, and these models have no tokenizer")

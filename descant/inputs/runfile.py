@@ -35,7 +35,8 @@ class RunFileError(SettingsError):
 class RunFile(Strict):
     """A run file. ``descant sweep`` alone reads the keys from ``sweep`` on, but for ``merge``.
 
-    With ``parallel: terms``, each process holds some of the models and all decode the same rows;
+    With ``capture``, steps on a GPU are recorded as CUDA graphs, as ``compile`` takes it. With
+    ``parallel: terms``, each process holds some of the models and all decode the same rows;
     without it, the processes of a sweep divide its prompts.
     """
 
@@ -46,6 +47,7 @@ class RunFile(Strict):
     prompts: dict[str, str] = Field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
+    capture: bool = True
     parallel: Literal["terms"] | None = None
     generate: Generate = Generate()
     data: Data | None = None
@@ -161,12 +163,15 @@ def _wrong_sweep(name: str, params: Mapping[str, float]) -> str:
     return f"sweep.{name} is no parameter; {cure}"
 
 
-def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
+def read_run_file(
+    path: str | Path, overrides: Sequence[str] = (), capture: bool | None = None
+) -> RunFile:
     """Read and validate a run file.
 
     Args:
         path: the file; relative paths of models and data that exist next to it start there.
         overrides: ``key=value`` each, as ``--set`` takes them.
+        capture: the key of that name; None leaves the file's.
 
     Raises:
         RunFileError: no such file, not YAML, or not a run file; names the key and what to write.
@@ -175,7 +180,8 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = ()) -> RunFile:
     for override in overrides:
         _KIND.override(content, override)
     content = _with_environment(content, str(file))
-    return _with_paths(file.parent, validated(content, str(file)))
+    run = _with_paths(file.parent, validated(content, str(file)))
+    return run if capture is None else run.model_copy(update={"capture": capture})
 
 
 _KIND = FileKind(

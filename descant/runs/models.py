@@ -69,7 +69,7 @@ class Models:
                 if hasattr(lane, "adapters"):
                     lane.adapters.close()
 
-        return Decoder(bound, self.run.params, raw_text=self.raw_text), close
+        return Decoder(bound, self.run.params, self.run.capture, self.raw_text), close
 
     def keep(self, names: Iterable[str]) -> None:
         """Release the weights that none of these models uses."""

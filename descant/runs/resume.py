@@ -19,7 +19,14 @@ from ..results.folder import COMPLETIONS, MERGED, RESOLVED, SCORES, Journal, Rec
 from ..results.lock import LOCK, check_free, writing
 from .processes import Process
 
-_LATER = ("output", "score", "front", "tables", "parallel")  # may change when a run resumes
+_LATER = (
+    "output",
+    "score",
+    "front",
+    "tables",
+    "parallel",
+    "capture",
+)  # may change when a run resumes
 _SHOWN = 3  # differences that a message names
 
 
@@ -84,8 +91,9 @@ def prepare(
 ) -> None:
     """Write the resolved run file, or check that the folder's own is the same.
 
-    Scores, the front and tables may change when a run resumes, and ``free`` models, which no
-    formula reads, unless a score has used them; before anything is completed, everything may.
+    Scores, the front, tables and how steps are taken may change when a run resumes, and ``free``
+    models, which no formula reads, unless a score has used them; before anything is completed,
+    everything may.
     The other command's folder is refused: where a run ``sweeps``, each row has its own seed.
 
     Raises:

@@ -69,7 +69,7 @@ def compiled(run: RunFile) -> Decoder:
             return Models(run, None, Path(folder)).decoder(setting, 0)[0]
     return compile(
         run.formula, run.models, params=run.params, prompts=run.prompts,
-        dtype=run.dtype, device=run.device, parallel=run.parallel,
+        dtype=run.dtype, device=run.device, capture=run.capture, parallel=run.parallel,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import require
-from ..options import Overrides, RunFilePath
+from ..options import Capture, Overrides, RunFilePath
 from .protocol.limits import Limits
 
 KEY = "DESCANT_API_KEY"
@@ -29,6 +29,7 @@ _CertificateFile = Annotated[
 def serve(
     file: RunFilePath,
     set_: Overrides = None,
+    capture: Capture = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, _min(0, "0 takes a free one.", max=65535)] = 8000,
     slots: Annotated[
@@ -61,7 +62,7 @@ def serve(
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
     from ..inputs.runfile import RunFileError, read_run_file
 
-    run = read_run_file(file, set_ or [])
+    run = read_run_file(file, set_ or [], capture)
     require("descant serve", "fastapi", "prometheus_client", "uvicorn")
     from .frontend.server import Server
     from .http.process import serve as serve_http

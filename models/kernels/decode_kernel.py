@@ -12,6 +12,9 @@ This file imports triton. ``live_attention`` chooses the shapes, and imports it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import triton
 import triton.language as tl
 
@@ -144,3 +147,39 @@ def merge_parts(
     tl.store(
         merged + out * VALUE_SIZE + dv, mixed.to(merged.dtype.element_ty), mask=dv < VALUE_SIZE
     )
+
+
+def compiled_for(
+    name: str, capability: int, constants: Mapping[str, int], options: Mapping[str, int]
+) -> Any:
+    """A kernel of this file as a GPU gets it, by Triton's compiler: for numbers in bfloat16.
+
+    Strides have 64 bits, and what is a pointer or a stride is a multiple of 16.
+
+    Args:
+        capability: of the GPU, ten times: 90 for 9.0.
+        constants: of the launch, and its ``options``.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_kernel
+
+    kernel = globals()[name]
+    pointers = dict.fromkeys(("positions", "cache_positions", "starts"), "*i64")
+    pointers |= dict.fromkeys(("query", "key", "value", "merged"), "*bf16")
+    pointers |= dict.fromkeys(("parts", "sums"), "*fp32")
+    strides = {f"{x}_{y}": "i64" for x in ("query", "key", "value") for y in ("row", "group", "at")}
+    kinds = {**pointers, **strides, "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: kinds.get(name, "i32") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={
+            (place,): [["tt.divisibility", 16]]
+            for place, name in enumerate(names)
+            if name in pointers or name in strides
+        },
+    )
+    settings = {**options, "enable_fp_fusion": True}
+    return compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=settings)

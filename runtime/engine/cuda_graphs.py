@@ -94,22 +94,37 @@ class StepGraphs:
         counts = [*(lane.rows for lane in step.bound.lanes), step]
         return Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), TOLERANCE)
 
+    @property
+    def made(self) -> int:
+        """How many recordings have been made: of the lanes' forwards, and of what follows them."""
+        lanes = (lane.recordings for lane in self._lanes.values())
+        return sum(each.made for each in (*lanes, self._recordings) if each is not None)
+
+    def eager(self) -> list[str]:
+        """What is not recorded, and why."""
+        if not self.on:
+            return ["capture is off"]
+        parts = [(f"the forward of {name} is", why) for name, why in self._forwards() if why]
+        if self.why_eager:
+            parts.append(("scores, stages and draws are", self.why_eager))
+        return [f"{part} eager: {why}" for part, why in parts]
+
     def lines(self) -> list[str]:
         """What is recorded and what is not, for the plan."""
         if not self.on:
             return ["eager: capture is off"]
-        names = self._step.bound.lane_names
-        why = {
-            names[number]: lane.why_eager if lane.recordings is None else lane.recordings.why_eager
-            for number, lane in self._lanes.items()
-        }
-        lines = [f"the forward of {name} is eager: {each}" for name, each in why.items() if each]
-        recorded = [name for name, each in why.items() if not each]
+        recorded = [name for name, why in self._forwards() if not why]
         forwards = [f"the forward{'s' * (len(recorded) > 1)} of {', '.join(recorded)}"]
         parts = forwards * bool(recorded) + ["scores, stages and draws"] * (not self.why_eager)
-        if self.why_eager:
-            lines.append(f"scores, stages and draws are eager: {self.why_eager}")
-        return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + lines
+        return [f"recorded as CUDA graphs: {'; '.join(parts)}"] * bool(parts) + self.eager()
+
+    def _forwards(self) -> list[tuple[str, str | None]]:
+        """Each language lane's name, and why its forward is eager."""
+        names = self._step.bound.lane_names
+        return [
+            (names[number], (lane if lane.recordings is None else lane.recordings).why_eager)
+            for number, lane in self._lanes.items()
+        ]
 
 
 def _language_lanes(bound: Bound) -> Mapping[int, Any]:

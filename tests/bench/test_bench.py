@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from tape import on_tape
 from typer.testing import CliRunner
 
 import descant
 from descant.bench import plain, shapes
-from descant.bench.measure import Clock, ours, theirs
+from descant.bench.measure import Clock, Settings, measure, ours, theirs
+from descant.bench.table import _table
 from descant.bench.workloads import LORA, WORKLOADS, Pool
 from descant.cli import app
 
@@ -67,12 +70,25 @@ def test_the_command(tmp_path) -> None:
         assert {len(runs) for runs in one["runs"].values()} == {2}
 
 
+def test_recorded_steps_stand_beside_eager_ones(monkeypatch) -> None:
+    on_tape(monkeypatch)
+    settings = Settings("tiny", prompt_length=8, new=4, runs=1, capture=True)
+    [result] = measure(settings, ["one model"])
+    assert list(result.runs) == ["ours", "eager", "plain", "bare"]
+    shown = [column.header for column in _table([result]).columns]
+    assert shown[1:3] == ["ours", "eager"] and shown[-1] == "eager/ours"
+    eager = next(measure(replace(settings, capture=False), ["one model"]))
+    assert "eager" not in eager.runs
+    assert "eager" not in [column.header for column in _table([eager]).columns]
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
         (["--shape", "tny"], "did you mean 'tiny'?"),
         (["--workload", "rernk"], "did you mean 'rerank'?"),
         (["--dtype", "int8"], "there is no dtype 'int8'"),
+        (["--device", "cpu", "--capture"], "--capture needs a GPU"),
     ],
 )
 def test_what_it_cannot_measure(given, problem) -> None:

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tape import Tape, on_tape
 
 from bench import report, suite
 from bench.benchmarks import BENCHMARKS, SIZES, Case, Ratio
-from bench.exact import difference
 from bench.joining import pauses
 from bench.ways import Ways
+from descant.bench.exact import difference
 from descant.bench.measure import Clock, Result, Settings
 from descant.bench.workloads import LORA, Pool, fused
 
@@ -72,6 +73,18 @@ def test_what_differs_is_seen(pool) -> None:
     }  # fmt: skip
     found = difference(one, other, prompts, 4)
     assert not found["same"] and found["share"] < 1 and found["scores"] > 0.01
+
+
+def test_recorded_steps_are_compared_with_eager_ones(pool, monkeypatch) -> None:
+    """A replay runs no line of Python: what is compared are the scores that it writes."""
+    eager, live = pool.decoder(fused(1), False), on_tape(monkeypatch)
+    captured = live(pool.decoder(fused(1)))
+    prompts = pool.prompts(3, 6).tolist()  # a bucket of four rows
+    found = difference(captured, eager, prompts, 5)
+    assert found["same"] and found["share"] == 1 and found["scores"] < 1e-4
+    assert captured.session.engine.graphs.made == len(Tape.made) == 3
+    other = difference(captured, pool.decoder(fused(0), False), prompts, 5)
+    assert not other["same"] and other["scores"] > 0.01
 
 
 def test_targets_are_said_where_they_are_stated() -> None:

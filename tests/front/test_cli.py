@@ -54,6 +54,8 @@ OPTIONS = [
     [
         ("--set", ["explain", "inspect", "run", "serve", "sweep"]),
         ("--formula", ["explain", "inspect", "run"]),
+        ("--no-capture", ["eval", "inspect", "run", "serve", "sweep"]),
+        ("--enforce-eager", ["eval", "inspect", "run", "serve", "sweep"]),
         ("--format", ["run", "sweep"]),
     ],
 )
@@ -61,7 +63,8 @@ def test_what_reads_a_run_file_reads_it_alike(option, commands):
     found = {
         name: (one.opts, one.help, one.metavar, one.multiple)
         for name, one in OPTIONS
-        if option in one.opts and "RUN.yaml" in str(COMMANDS[name].params[0].metavar)
+        if option in (*one.opts, *one.secondary_opts)
+        and "RUN.yaml" in str(COMMANDS[name].params[0].metavar)
     }
     assert sorted(found) == commands and len(set(map(repr, found.values()))) == 1
 

@@ -194,5 +194,5 @@ def test_the_report_of_the_suite_is_of_its_numbers():
 )])  # fmt: skip
 def test_results_that_are_named_are_there(file):
     for name in re.findall(r"(?:bench/)?results/([\w-]+\.(?:json|md|png))", Page(file).text):
-        elsewhere = "cuda" in name  # of a machine that nobody has measured yet
-        assert (RESULTS / name).is_file() or elsewhere, name
+        unmeasured = "cuda" in name or name.startswith("gpu-")  # on machines that we lack
+        assert (RESULTS / name).is_file() or unmeasured, name

@@ -125,7 +125,9 @@ TYPED = [Path("README.md"), *(f.relative_to(ROOT) for f in sorted((ROOT / "docs"
 def test_the_command_lines_of_a_page_can_be_typed(page):
     for name, *words in Page(page).commands():
         assert name in COMMANDS, name
-        options = {option for one in COMMANDS[name].params for option in one.opts} | {"--help"}
+        params = COMMANDS[name].params
+        options = {option for one in params for option in (*one.opts, *one.secondary_opts)}
+        options |= {"--help"}
         if name != "eval":  # its options are the harness' own
             typed = {word.partition("=")[0].strip("[]") for word in words}
             assert {word for word in typed if word.startswith("--")} <= options, words

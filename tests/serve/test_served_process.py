@@ -53,7 +53,8 @@ def test_the_pages_options_are_the_commands() -> None:
     from descant.cli import app
 
     command: Any = typer.main.get_command(app)
-    options = {name for one in command.commands["serve"].params for name in one.opts}
+    params = command.commands["serve"].params
+    options = {name.strip() for one in params for name in (*one.opts, *one.secondary_opts)}
     written = set(re.findall(r"`(--[a-z-]+)", PAGE.section("Options")))
     assert written == {name for name in options if name.startswith("--")}
 

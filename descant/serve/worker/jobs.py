@@ -49,13 +49,14 @@ class Jobs:
         self._declared = run.models, dtype, device
         self.service: Service = Service(
             run.models, prompts=run.prompts, slots=limits.slots,
-            max_model_len=limits.max_model_len, dtype=dtype, device=device,
+            max_model_len=limits.max_model_len, dtype=dtype, device=device, capture=run.capture,
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
         for formula in start.formulas:
             decoder = self._compile(formula)
             eos_of(run.generate.eos_token_id, decoder.session.bound.vocabulary)
+        self.service.warm_up()
 
     def job(self, command: Command) -> Job:
         """The job of a command."""

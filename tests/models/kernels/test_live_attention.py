@@ -21,15 +21,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from descant.models.kernels import live_attention as live_attention_file
+from descant.models.kernels.ahead_of_time import compiled
 from descant.models.kernels.live_attention import (
-    CHUNK,
     MAX_QUERIES,
-    SPLITS,
     cost,
-    launches,
     live_attention,
     masked_attention,
-    padded_size,
     why_not,
 )
 
@@ -283,35 +280,6 @@ def test_triton_is_imported_by_a_launch_only() -> None:
 # the kernels, compiled
 
 
-def compiled(name: str, capability: int, constants: dict[str, int], **options: Any) -> Any:
-    """A kernel as a GPU of a capability gets it, for bfloat16; strides of 64 bits."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.compiler import compile as compile_kernel
-
-    from descant.models.kernels import decode_kernel
-
-    kernel = getattr(decode_kernel, name)
-    pointers = dict.fromkeys(("positions", "cache_positions", "starts"), "*i64")
-    pointers |= dict.fromkeys(("query", "key", "value", "merged"), "*bf16")
-    pointers |= dict.fromkeys(("parts", "sums"), "*fp32")
-    strides = {f"{x}_{y}": "i64" for x in ("query", "key", "value") for y in ("row", "group", "at")}
-    kinds = {**pointers, **strides, "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
-    names = kernel.arg_names
-    source = ASTSource(
-        fn=kernel,
-        signature={name: kinds.get(name, "i32") for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={
-            (place,): [["tt.divisibility", 16]]
-            for place, name in enumerate(names)
-            if name in pointers or name in strides
-        },
-    )
-    options["enable_fp_fusion"] = True
-    return compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a thread block of an A100 or H100 may have
 
 
@@ -322,15 +290,7 @@ def test_the_kernels_are_compiled_for_gpus(
 ) -> None:
     pytest.importorskip("triton", reason=TRITON)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    plan = launches((32, 64, queries, size), 8, 2, 4096)
-    sizes = {"VALUE_SIZE": size, "BLOCK_VALUE": padded_size(size), "SPLITS": SPLITS}
-    constants = {
-        **sizes, "EACH": 8, "SIZE": size, "BLOCK_SIZE": padded_size(size), "ROWS": plan.rows,
-        "KEYS": plan.keys, "CHUNK": CHUNK, "QUERIES": MAX_QUERIES,
-    }  # fmt: skip
-    options = {"num_warps": plan.warps, "num_stages": plan.stages}
-    first = compiled("partial_attention", capability, constants, **options)
-    second = compiled("merge_parts", capability, sizes)
+    first, second = compiled(capability, (32, 64, queries, size), 8, 4096)
     record_property("bytes of shared memory", (first.metadata.shared, second.metadata.shared))
     assert 0 < first.metadata.shared <= SHARED[capability]
     assert second.metadata.shared <= SHARED[capability]

@@ -1,0 +1,242 @@
+"""The kernels of attention held against torch's own attention, over a grid of shapes.
+
+With a GPU the kernels run on it. Without one, what they are held against is: by transformers'
+attention; and Triton compiles them for GPUs that are not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+from .findings import BROKEN, MISSING, NOTE, OK, Finding
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+POISON = 1e3  # of keys and values that no query sees, and which are not read
+TARGETS = {80: "A100", 90: "H100 and H200"}  # compute capabilities, ten times
+
+
+class Case(NamedTuple):
+    """A call of attention by live lengths.
+
+    Attributes:
+        ends: tokens of each row.
+        queries: per row: its last tokens, or alternatives for what follows them.
+        tokens: of each alternative; 0 where queries are no alternatives.
+    """
+
+    heads: int
+    groups: int
+    size: int
+    ends: Sequence[int]
+    queries: int
+    tokens: int = 0
+    window: int = 0
+    capacity: int = 2048
+
+
+CASES = {
+    "a token": Case(32, 32, 128, (1, 255, 700, 1900), 1),
+    "a token, grouped heads": Case(32, 8, 128, (1, 256, 513, 1900), 1),
+    "eleven tokens": Case(8, 2, 64, (11, 300, 1000), 11),
+    "ten candidates": Case(32, 8, 128, (1, 250, 1500), 10, 1),
+    "branches, a window": Case(8, 1, 256, (1, 254, 800), 16, 4, 100),
+    "a window": Case(16, 4, 80, (16, 300, 1200), 16, 0, 128),
+    "a long text": Case(8, 8, 64, (40, 8900), 1, 0, 0, 9216),
+}
+OF_DTYPE = {"bfloat16": tuple(CASES), "float16": ("a token, grouped heads", "ten candidates"),
+            "float32": ("a token, grouped heads", "ten candidates")}  # fmt: skip
+CHUNKS = {  # rows, heads, groups, size, keys before, queries, window
+    "a prompt": (2, 32, 32, 128, 0, 300, 0),
+    "a later chunk, grouped heads": (3, 32, 8, 128, 700, 200, 0),
+    "a window": (2, 16, 4, 64, 500, 130, 128),
+}
+
+
+REFERENCES = ((4, 4, 0, 7, 0), (8, 2, 20, 5, 0), (6, 1, 9, 8, 4))  # the same, without rows and size
+
+
+def arguments_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """What ``live_attention`` is called with: query, key, value, and where queries are."""
+    import torch
+
+    rows, ahead = len(case.ends), torch.arange(case.queries)
+    end = torch.tensor(case.ends)[:, None]
+    if case.tokens:
+        places = [end + ahead % case.tokens, end + ahead, end.expand(rows, case.queries)]
+    else:
+        places = [end - case.queries + ahead] * 3
+    generator = torch.Generator().manual_seed(case.size + case.capacity)
+    query = torch.randn(rows, case.queries, case.heads, case.size, generator=generator)
+    caches = torch.randn(2, rows, case.capacity, case.groups, case.size, generator=generator)
+    beyond = torch.arange(case.capacity) > places[1].amax(dim=1, keepdim=True)
+    caches[:, beyond] = POISON
+    tensors = [each.transpose(1, 2).to(device, dtype) for each in (query, *caches)]
+    return [*tensors, *(place.to(device) for place in places)]
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    """How far two results are apart, as a share of the largest; infinite where NaN is."""
+    apart = (found.float() - expected.float()).abs().amax() / expected.float().abs().amax()
+    return float(apart.nan_to_num(nan=float("inf")))
+
+
+def live(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
+    """Attention of a few queries by live lengths, against the same by a mask."""
+    import torch
+
+    from ..models.kernels.live_attention import live_attention, masked_attention, why_not
+
+    both: list[Callable[..., Tensor]] = [live_attention, masked_attention]
+    case, kind = CASES[name], getattr(torch, dtype)
+    if why := why_not(case.size, case.size, kind, _capability(device)):
+        yield Finding(_live(dtype, name), NOTE, f"steps go by masks: {why}")
+        return
+    arguments = arguments_of(case, kind, device)
+    query, key, value, *places = arguments
+    attention, reference = (partial(each, window=case.window) for each in both)
+    found = attention(query, key, value, *places)
+    expected = reference(query.float(), key.float(), value.float(), *places)
+    yield _within(_live(dtype, name), deviation(found, expected), dtype)
+
+
+def bits(device: str = "cuda") -> Iterator[Finding]:
+    """Whether a row's attention is the same to the bit, alone and with less room in the cache."""
+    import torch
+
+    from ..models.kernels.live_attention import live_attention, why_not
+
+    attention: Callable[..., Tensor] = live_attention
+    case = CASES["a token, grouped heads"]
+    if why := why_not(case.size, case.size, torch.bfloat16, _capability(device)):
+        yield Finding("the same bits in any batch", MISSING, f"not checked: {why}")
+        return
+    arguments = arguments_of(case, torch.bfloat16, device)
+    together = attention(*arguments)
+    different = []
+    for row, end in enumerate(case.ends):
+        query, key, value, *places = (tensor[row : row + 1] for tensor in arguments)
+        alone = attention(query, key[:, :, :end], value[:, :, :end], *places)
+        if not torch.equal(alone[0], together[row]):
+            different.append(str(end))
+    lengths = ", ".join(different)
+    message = f"rows of {lengths} tokens give other bits alone" if different else "they are"
+    state = BROKEN if different else OK
+    yield Finding("the same bits in any batch", state, message)
+
+
+def chunk(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
+    """Attention of a chunk of prompts, against the same by a mask."""
+    import torch
+
+    from ..models.kernels.chunk_varlen import varlen_chunk, why_not_varlen
+    from ..models.kernels.live_attention import masked_attention
+
+    rows, heads, groups, size, start, queries, window = CHUNKS[name]
+    kind, title = getattr(torch, dtype), f"varlen_chunk {dtype}, {name}"
+    if why := why_not_varlen(size, size, kind, _capability(device)):
+        yield Finding(title, NOTE, f"prompts go by masks: {why}")
+        return
+    generator, length = torch.Generator().manual_seed(size + start), start + queries
+    query = torch.randn(rows, heads, queries, size, generator=generator).to(device, kind)
+    caches = torch.randn(2, rows + 1, length + 100, groups, size, generator=generator)
+    caches[:, :, length:] = POISON
+    key, value = (
+        each.to(device, kind).transpose(1, 2)[1:, :, :length] for each in caches
+    )  # a part of a larger cache
+    found = varlen_chunk(query, key, value, start, window)
+    positions = torch.arange(start, length, device=device).expand(rows, queries)
+    expected = masked_attention(
+        query.float(), key.float(), value.float(), positions, positions, None, window
+    )
+    yield _within(title, deviation(found, expected), dtype)
+
+
+def reference() -> Iterator[Finding]:
+    """What the kernels are held against, on a CPU, by transformers' own attention."""
+    import torch
+    from transformers.models.llama.modeling_llama import eager_attention_forward
+
+    from ..models.kernels.live_attention import masked_attention
+
+    worst = 0.0
+    for heads, groups, start, queries, window in (
+        (4, 4, 0, 7, 0),
+        (8, 2, 20, 5, 0),
+        (6, 1, 9, 8, 4),
+    ):
+        length = start + queries
+        layer = torch.nn.Module()
+        layer.num_key_value_groups = heads // groups  # type: ignore[assignment]
+        query = torch.randn(2, heads, queries, 16)
+        key, value = torch.randn(2, 2, groups, length, 16)
+        at, keys = torch.arange(start, length)[:, None], torch.arange(length)
+        seen = (keys <= at) & (keys > at - (window or length + 1))
+        mask = torch.zeros(queries, length).masked_fill(~seen, -torch.inf)
+        expected, _ = eager_attention_forward(layer, query, key, value, mask, 0.25)
+        positions = at.T.expand(2, queries)
+        found = masked_attention(query, key, value, positions, positions, None, window)
+        worst = max(worst, deviation(found, expected))
+    yield _within("the reference, against transformers", worst, "float32")
+
+
+def ahead_of_time() -> Iterator[Finding]:
+    """Whether Triton compiles the kernels for GPUs that are not there."""
+    from importlib.util import find_spec
+
+    for capability, name in TARGETS.items():
+        title = f"compiled for sm_{capability} ({name})"
+        if find_spec("triton") is None:
+            yield Finding(title, MISSING, "not checked: triton is not installed")
+            continue
+        from ..models.kernels.ahead_of_time import compiled
+
+        with _no_cache():
+            kernels = compiled(capability, (8, 32, 1, 128), 8, 4096)
+        right = all(f".target sm_{capability}" in each.asm["ptx"] for each in kernels)
+        shared = ", ".join(f"{each.metadata.shared:,}" for each in kernels)
+        message = f"bytes of shared memory per thread block: {shared}"
+        yield Finding(title, OK if right else BROKEN, message if right else "for another GPU")
+
+
+def _live(dtype: str, name: str) -> str:
+    return f"live_attention {dtype}, {name}"
+
+
+def _within(title: str, share: float, dtype: str) -> Finding:
+    import torch
+
+    from ..models.cache.live import TOLERANCE
+
+    allowed = TOLERANCE[getattr(torch, dtype)]
+    message = f"{share:.2g} of the largest output apart; at most {allowed:g}"
+    return Finding(title, OK if share <= allowed else BROKEN, message, data={"apart": share})
+
+
+def _capability(device: str) -> tuple[int, int] | None:
+    import torch
+
+    return torch.cuda.get_device_capability(device) if device.startswith("cuda") else None
+
+
+@contextmanager
+def _no_cache() -> Iterator[None]:
+    """Triton compiles anew, and leaves nothing behind."""
+    name = "TRITON_CACHE_DIR"
+    before = os.environ.get(name)
+    with TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before

@@ -1,0 +1,54 @@
+"""What the plan says of recordings, and how many there are."""
+
+from __future__ import annotations
+
+import pytest
+from tape import Tape, on_tape
+
+PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7]]
+SETTINGS = {"max_new_tokens": 6, "eos_token_id": []}
+
+
+@pytest.fixture
+def taped(monkeypatch, compiled):
+    """Compile a formula whose steps are recorded on tapes."""
+    live = on_tape(monkeypatch)
+    return lambda formula, **options: live(compiled(formula, **options))
+
+
+def test_recordings_are_counted(taped) -> None:
+    decoder = taped("base + 0.5*arm")
+    graphs = decoder.session.engine.graphs
+    assert graphs.made == 0
+    decoder.generate(PROMPTS, **SETTINGS)
+    assert graphs.made == len(Tape.made) == 3
+    decoder.generate(PROMPTS, **SETTINGS)
+    assert graphs.made == 3 and graphs.eager() == []
+    assert graphs.lines() == [
+        "recorded as CUDA graphs: the forwards of base, arm; scores, stages and draws"
+    ]
+
+
+def test_what_could_not_be_replayed_is_said(taped, monkeypatch) -> None:
+    replay = Tape.replay
+
+    def planted(self):
+        replay(self)
+        self._tape[-1][1][0].add_(1)
+
+    monkeypatch.setattr(Tape, "replay", planted)
+    decoder = taped("base")
+    decoder.generate(PROMPTS, **SETTINGS)
+    why = "a replay gives other numbers than the eager step"
+    expected = [
+        f"the forward of base is eager: {why}",
+        f"scores, stages and draws are eager: {why}",
+    ]
+    graphs = decoder.session.engine.graphs
+    assert graphs.lines() == graphs.eager() == expected
+
+
+def test_capture_that_is_off_is_said(taped) -> None:
+    graphs = taped("base", capture=False).session.engine.graphs
+    assert graphs.lines() == ["eager: capture is off"]
+    assert graphs.eager() == ["capture is off"] and graphs.made == 0
