@@ -93,6 +93,6 @@ def launch(
         )  # fmt: skip
         draw_kernel.merge_bests[n,](
             scores, bests, tokens, drawn, scores.stride(0), count,
-            PARTS=1 << (count - 1).bit_length(),
+            PARTS=1 << (count - 1).bit_length(), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return tokens, drawn

@@ -41,7 +41,7 @@ def gumbel(bits):
 
 @triton.jit
 def packed(scores, tokens, inside):
-    """Numbers whose order is the scores', tokens in their low bits; zeros are equal, NaN the most."""
+    """The scores as whole numbers, tokens in the low bits: NaN is the largest, zeros are equal."""
     scores = tl.where(scores == 0.0, 0.0, scores)
     bits = scores.to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
