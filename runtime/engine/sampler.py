@@ -28,11 +28,13 @@ Source: TypeAlias = tuple[str, object]  # what can give NaN: a term, a search's 
 class SampledRows(Protocol):
     """What the sampler reads of a batch."""
 
-    width: int
     samples: bool
     keys: Tensor
     steps: Tensor
     temperatures: Tensor
+
+    @property
+    def width(self) -> int: ...
 
 
 class Draw(NamedTuple):
@@ -91,7 +93,7 @@ def _drawn(batches: Sequence[SampledRows], scores: Tensor) -> Draw:
     plain = partial(_plain, scores, *settings)
     if not scores.is_cuda:
         return plain()
-    kernel, wrong = partial(_by_kernel, scores, *settings), partial(_wrong, scores, *settings)
+    kernel, wrong = partial(_by_kernel, scores, *settings), partial(_wrong, scores, settings)
     return _KERNEL.run(scores.device, kernel, plain, wrong)
 
 
@@ -108,13 +110,11 @@ def _by_kernel(scores: Tensor, *settings: Tensor) -> Draw:
     return Draw(*draw_by_kernel(scores, *settings))
 
 
-def _wrong(
-    scores: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor, found: Draw, expected: Draw
-) -> str | None:
+def _wrong(scores: Tensor, settings: Sequence[Tensor], found: Draw, expected: Draw) -> str | None:
     """What is wrong with the kernel's draw, or None; a token may be another that is as good."""
     tokens = found.tokens.clamp(0, scores.shape[1] - 1)
     pairs = torch.stack((tokens, expected.tokens), dim=1)
-    own, top = noisy(scores, temperatures, keys, steps).gather(1, pairs).unbind(dim=1)
+    own, top = noisy(scores, *settings).gather(1, pairs).unbind(dim=1)
     good = (tokens == expected.tokens) | ((top - own).abs() <= TOLERANCE * (1 + top.abs()))
     score = scores.gather(1, tokens[:, None])[:, 0]
     good &= (found.scores == score) | (found.scores.isnan() & score.isnan())

@@ -43,11 +43,11 @@ def case() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def test_the_operation_draws_what_the_sampler_draws() -> None:
-    arguments = case()
+    scores, *settings = arguments = case()
     found, expected = sampler._by_kernel(*arguments), sampler._plain(*arguments)
     assert torch.equal(found.tokens, expected.tokens)
     assert torch.allclose(found.scores, expected.scores, rtol=0, atol=0, equal_nan=True)
-    assert sampler._wrong(*arguments, found, expected) is None
+    assert sampler._wrong(scores, settings, found, expected) is None
 
 
 def test_what_is_as_good_within_rounding_is_not_wrong() -> None:
@@ -60,7 +60,7 @@ def test_what_is_as_good_within_rounding_is_not_wrong() -> None:
         scores[0, other] = scores[0].max() - below
         found = Draw(tokens, scores.gather(1, tokens[:, None])[:, 0])
         said = "its kernel draws otherwise in 1 of 5 rows" if wrong else None
-        assert sampler._wrong(scores, *settings, found, expected) == said
+        assert sampler._wrong(scores, settings, found, expected) == said
 
 
 WRONG = {
@@ -73,7 +73,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_not_used_and_said(name, caplog) -> None:
-    arguments = case()
+    scores, *settings = arguments = case()
     expected = sampler._plain(*arguments)
     first: FirstUse[Draw] = FirstUse("sampling", lambda device: None)
 
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_not_used_and_said(name, caplog) -> None:
             CPU,
             lambda: WRONG[name](sampler._by_kernel(*arguments)),
             lambda: sampler._plain(*arguments),
-            lambda *pair: sampler._wrong(*arguments, *pair),
+            lambda *pair: sampler._wrong(scores, settings, *pair),
         )
 
     with caplog.at_level(logging.WARNING, "descant"):
