@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra import libdevice
 
 
 @triton.jit
@@ -36,7 +35,7 @@ def random_bits(tokens, key, keys_other, step):
 def gumbel(bits):
     """Standard Gumbel noise from 23 random bits."""
     uniform = (bits.to(tl.int32).to(tl.float32) + 0.5) * 1.1920928955078125e-07
-    return -libdevice.log(-libdevice.log(uniform))
+    return -tl.log(-tl.log(uniform))
 
 
 @triton.jit
