@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from descant.models import cuda_graph
 from descant.models.cache.kv_cache import RowCache
+from descant.models.kernels import noise
 from descant.runtime.engine import engine as engines
 from descant.runtime.engine import sampler
-from descant.runtime.scores import logprobs, noise, stages
+from descant.runtime.scores import logprobs, stages
 
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
 
@@ -117,7 +118,7 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(module, "best", lambda scores: scores.argmax(dim=-1))
     for module in (logprobs, stages):
         monkeypatch.setattr(module, "ascending", lambda scores: scores.sort(dim=-1).values)
-    monkeypatch.setattr(sampler, "gumbel", _gumbel)
+    monkeypatch.setattr(noise, "gumbel", _gumbel)
     monkeypatch.setattr(varlen, "varlen_attn", documented)
 
     def live(decoder: Any, on: bool = True) -> Any:

@@ -7,17 +7,14 @@ is that mask; on CUDA it is the kernels of ``decode_kernel``.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import sysconfig
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .gpu import Cost, why_no_triton
 
 MAX_QUERIES = 16  # per row
 CHUNK = 256  # keys: results depend on it and on SPLITS, and on nothing else of how it is launched
@@ -159,26 +156,6 @@ def launches(
     )
 
 
-class Cost(NamedTuple):
-    """What a call takes of a GPU.
-
-    Attributes:
-        read: bytes of memory, those of caches among them.
-        written: bytes.
-        flops: of the products.
-        launches: of kernels.
-        blocks: thread blocks of all launches.
-        cached: bytes of keys and values that are read.
-    """
-
-    read: int
-    written: int
-    flops: int
-    launches: int
-    blocks: int
-    cached: int
-
-
 def cost(
     query_shape: Sequence[int],
     groups: int,
@@ -251,25 +228,7 @@ def why_not(
     if dtype not in DTYPES:
         name = str(dtype).removeprefix("torch.")
         return f"keys in {name}: {', '.join(DTYPES.values())} are taken"
-    if capability is not None and capability < (8, 0):
-        version = ".".join(map(str, capability))
-        return f"a GPU of compute capability {version}: Triton takes 8.0 and later"
-    return _unready()
-
-
-def _unready() -> str | None:
-    """What a kernel lacks to be compiled here; where torch has no GPU, none is."""
-    if torch.version.hip is not None:
-        return "a GPU of AMD: the kernels are compiled for NVIDIA's"
-    if torch.version.cuda is None:
-        return None
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "no C compiler, which Triton builds its launcher with: install gcc"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "no Python.h, which Triton builds its launcher with: install python3-dev"
-    return None
+    return why_no_triton(capability)
 
 
 def padded_size(size: int) -> int:

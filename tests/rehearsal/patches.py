@@ -23,7 +23,8 @@ from torch import Tensor
 from descant.models import cuda_graph, recordings
 from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.cache.live import LiveAttention
-from descant.models.kernels import live_attention
+from descant.models.kernels import draw, live_attention
+from descant.models.kernels.first_use import FirstUse
 from descant.models.lanes import lora as lanes_lora
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.recordings import Recordings
@@ -67,7 +68,11 @@ def declared_costs() -> dict[str, Declared]:
         read = [(key, halves), (value, said.cached - halves), (query, said.read - said.cached)]
         return Cost(read, said.written, said.flops, said.launches, said.blocks, ATTENTION)
 
-    return {"descant::live_attention": attends}
+    def draws(lengths: list[int], scores: Tensor, *settings: Tensor) -> Cost:
+        said = draw.cost(*scores.shape)
+        return Cost([(scores, said.read)], said.written, launches=said.launches, blocks=said.blocks)
+
+    return {"descant::live_attention": attends, "descant::draw": draws}
 
 
 def lanes_of(bound: Any) -> list[Any]:
@@ -207,5 +212,6 @@ def _lanes(device: Device) -> Iterator[Any]:
 
     yield patch.object(TransformersLane, "_forward", watched)
     yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
+    yield patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel())  # likewise
     yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
     yield patch.object(lanes_lora.Adapters, "add", adding)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
+from descant.models.kernels.draw import draw
 from descant.models.kernels.live_attention import live_attention
 from rehearsal.account import Step
 from rehearsal.device import Device
@@ -54,3 +55,17 @@ def test_attention_of_variable_lengths_is_one_launch() -> None:
     [launch] = device.step.launches
     assert (launch.kind, launch.caches) == ("attention", 2 * keys.nbytes)
     assert launch.flops == 4 * query.numel() * 300
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_a_draw_reads_its_scores_once(rows) -> None:
+    with Device(declared_costs()) as device:
+        scores, warm = (on_gpu(*shape, dtype=torch.float32) for shape in ((rows, 128256), (rows,)))
+        keys, steps = on_gpu(rows, 2, dtype=torch.int32), on_gpu(rows, dtype=torch.long)
+        with device.into(Step()) as torchs:
+            scores.argmax(dim=-1)
+        with device.into(Step()) as own:
+            draw(scores, warm, keys, steps)
+    [least] = torchs.launches
+    assert least.bytes <= sum(launch.bytes for launch in own.launches) <= 1.02 * least.bytes
+    assert len(own.launches) == 2 and all(launch.blocks for launch in own.launches)

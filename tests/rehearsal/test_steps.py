@@ -77,6 +77,13 @@ def test_launches_of_our_own_say_how_many_blocks_they_have(formula) -> None:
             assert launch.blocks, launch
 
 
+def test_a_draw_is_two_launches() -> None:
+    for step in rehearsed(FORMULAS["sum"]):
+        names = Counter(launch.name for launch in step.launches)
+        assert names["descant::draw"] == 2
+        assert not [launch for launch in step.launches if "noise" in launch.place]
+
+
 @pytest.mark.parametrize("formula", named({"adapters": "m + 0.5*a + 0.5*b", "sum": "m + 0.5*x"}))
 def test_weights_are_read_once(formula) -> None:
     """By all rows of a lane; and all of them, which says that the harness counts them."""

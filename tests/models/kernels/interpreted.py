@@ -6,9 +6,13 @@ read and write is counted on the way.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 
 class Counts(NamedTuple):
@@ -25,7 +29,15 @@ def prepare() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-def launch(*arguments: Any) -> Any:
+def launcher(operation: str) -> Callable[..., Any]:
+    """What launches the kernels of an operation of ours."""
+    launch: Callable[..., Any] = importlib.import_module(
+        f"descant.models.kernels.{operation}"
+    ).launch
+    return launch
+
+
+def launch(operation: str, *arguments: Any) -> Any:
     """The kernels' result, from CPU tensors.
 
     The interpreter multiplies the bits of bfloat16 numbers, and its manual says to cast them first:
@@ -33,8 +45,6 @@ def launch(*arguments: Any) -> Any:
     """
     import triton.language as tl
     from triton.runtime.interpreter import interpreter_builder
-
-    from descant.models.kernels import live_attention
 
     builder: Any = interpreter_builder
     dot = builder.create_dot
@@ -48,16 +58,14 @@ def launch(*arguments: Any) -> Any:
 
     builder.create_dot = dot_of_float32
     try:
-        return live_attention.launch(*arguments)
+        return launcher(operation)(*arguments)
     finally:
         del builder.create_dot
 
 
-def count(*arguments: Any) -> Counts:
+def count(operation: str, *arguments: Any) -> Counts:
     """What ``launch`` does."""
     from triton.runtime.interpreter import interpreter_builder
-
-    from descant.models.kernels import live_attention
 
     read, written = Memory(), Memory()
     grids: list[tuple[int, ...]] = []
@@ -90,7 +98,7 @@ def count(*arguments: Any) -> Counts:
     for name, function in replaced.items():
         setattr(builder, name, function)
     try:
-        live_attention.launch(*arguments)
+        launcher(operation)(*arguments)
     finally:
         for name in replaced:
             delattr(builder, name)
@@ -98,6 +106,20 @@ def count(*arguments: Any) -> Counts:
     written.end_block()
     blocks = sum(map(len, grids))
     return Counts(blocks, len(grids), read.total, written.total)
+
+
+def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """``(n, vocabulary)`` the bits that the kernels draw by, and the noise that they make of them.
+
+    ``keys`` and ``steps`` are those of a draw.
+    """
+    import noise_kernel
+
+    shape = len(keys), vocabulary
+    bits, made = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
+    blocks = -(-vocabulary // noise_kernel.BLOCK)
+    noise_kernel.write_noise[len(keys), blocks](keys, steps, bits, made, vocabulary)
+    return bits, made
 
 
 class Memory:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from descant.models.kernels import gpu
 from descant.models.kernels import live_attention as live_attention_file
 from descant.models.kernels.ahead_of_time import compiled
 from descant.models.kernels.live_attention import (
@@ -151,7 +152,9 @@ def process() -> Iterator[ProcessPoolExecutor]:
 def kernels(process) -> Callable[..., Tensor]:
     def run(*arguments: Any, window: int = 0) -> Any:
         scale = arguments[0].shape[-1] ** -0.5
-        return process.submit(interpreted.launch, *arguments, window, scale).result()
+        return process.submit(
+            interpreted.launch, "live_attention", *arguments, window, scale
+        ).result()
 
     return run
 
@@ -244,7 +247,7 @@ def test_the_cost_is_what_the_kernels_do(name, process) -> None:
     q, ends, window, heads, groups, size, capacity = COSTS[name]
     places = tuple(place.clone() for place in following(ends, q))
     arguments = case(places, heads, groups, size, capacity)
-    counts = process.submit(interpreted.count, *arguments, window, 0.25).result()
+    counts = process.submit(interpreted.count, "live_attention", *arguments, window, 0.25).result()
     expected = cost(arguments[0].shape, groups, 4, ends, capacity, window=window)
     assert counts == (expected.blocks, expected.launches, expected.read, expected.written)
 
@@ -265,7 +268,7 @@ def test_alternatives_cost_what_the_mask_lets_through() -> None:
 
 
 def test_triton_is_imported_by_a_launch_only() -> None:
-    """The kernels' file imports it, and nothing imports that file when it is itself imported."""
+    """The kernels' files import it, and nothing imports those when it is itself imported."""
     folder = Path(live_attention_file.__file__).parent
     at_the_top: dict[str, set[str]] = {}
     for file in folder.glob("*.py"):
@@ -273,8 +276,9 @@ def test_triton_is_imported_by_a_launch_only() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", "")}
                 at_the_top.setdefault(file.stem, set()).update(names)
-    assert {stem for stem, names in at_the_top.items() if "triton" in names} == {"decode_kernel"}
-    assert not any("decode_kernel" in names for names in at_the_top.values())
+    kernels = {"decode_kernel", "draw_kernel"}
+    assert {stem for stem, names in at_the_top.items() if "triton" in names} == kernels
+    assert not any(kernels & names for names in at_the_top.values())
 
 
 # the kernels, compiled
@@ -321,7 +325,7 @@ def test_what_is_not_taken_is_said(sizes, dtype, capability, expected) -> None:
 
 def test_what_is_missing_is_said(monkeypatch) -> None:
     """On a machine with CUDA; each is put right in turn."""
-    file, said = live_attention_file, []
+    file, said = gpu, []
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("CC", raising=False)
     with monkeypatch.context() as patched:

@@ -1,0 +1,54 @@
+"""What our Triton kernels take of a GPU, and what they need there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Cost(NamedTuple):
+    """What a call takes of a GPU.
+
+    Attributes:
+        read: bytes of memory, those of caches among them.
+        written: bytes.
+        launches: of kernels.
+        blocks: thread blocks of all launches.
+        flops: of products.
+        cached: bytes of keys and values that are read.
+    """
+
+    read: int
+    written: int
+    launches: int
+    blocks: int
+    flops: int = 0
+    cached: int = 0
+
+
+def why_no_triton(capability: tuple[int, int] | None = None) -> str | None:
+    """Why no Triton kernel runs here, in words; None where they do, and where torch has no GPU.
+
+    Args:
+        capability: of the GPU, for CUDA; None leaves it unasked.
+    """
+    if capability is not None and capability < (8, 0):
+        version = ".".join(map(str, capability))
+        return f"a GPU of compute capability {version}: Triton takes 8.0 and later"
+    if torch.version.hip is not None:
+        return "a GPU of AMD: the kernels are compiled for NVIDIA's"
+    if torch.version.cuda is None:
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler, which Triton builds its launcher with: install gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "no Python.h, which Triton builds its launcher with: install python3-dev"
+    return None

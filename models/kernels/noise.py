@@ -1,0 +1,69 @@
+"""Sampling noise as a pure function of (request's key, step, token).
+
+A counter-based hash in 32-bit integers, so that a seeded request draws the same tokens whatever
+shares its batch, on any device, eager or captured. No generator, no state. ``draw_kernel`` has the
+same hash for Triton.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise: adding it to log-probabilities and taking the best is sampling.
+
+    Args:
+        keys: ``(slots, 2)`` int32, of each request's seed.
+        steps: ``(slots,)`` int, how many tokens the request has drawn.
+        vocabulary: tokens to draw for.
+
+    Returns:
+        ``(slots, vocabulary)`` float32, never infinite.
+    """
+    bits = torch.empty(len(keys), vocabulary, dtype=torch.int32, device=keys.device)
+    tokens = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
+    words = (bits, keys, steps.to(torch.int32), tokens)
+    # On a CPU, arrays are several times faster at many small operations.
+    _write(*(word.numpy() if word.device.type == "cpu" else word for word in words))
+    # 23 bits and a half fit float32 exactly; a 24th would round up to 1, and so to infinity.
+    uniform = bits.float().add_(0.5).mul_(2.0**-23)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def noisy(scores: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
+    """``(slots, V)`` what the best token is drawn by: the scores, with noise where a row samples.
+
+    Args:
+        scores: ``(slots, V)`` float32.
+        temperatures: ``(slots,)`` float32; a row samples above 0.
+        keys, steps: as in ``gumbel``.
+    """
+    warm = temperatures[:, None]
+    noise = gumbel(keys, steps, scores.shape[-1])
+    return torch.where(warm > 0, scores / warm + noise, scores)
+
+
+def _write(bits: Any, keys: Any, steps: Any, tokens: Any) -> None:
+    """Fill ``(slots, vocabulary)`` words with 23 random bits; tensors or arrays, of int32."""
+    first = _scramble(keys[:, 0] ^ _scramble(steps + keys[:, 1]))
+    bits[:] = _scramble(tokens)
+    bits ^= first[:, None]
+    bits = _scramble(bits)
+    bits += keys[:, 1:]
+    bits = _scramble(bits)
+    bits >>= 9
+    bits &= 0x7FFFFF
+
+
+def _scramble(x: Any) -> Any:
+    """A bijection of 32-bit words (murmur3's finaliser), in place."""
+    x ^= (x >> 16) & 0xFFFF
+    x *= -2048144789
+    x ^= (x >> 13) & 0x7FFFF
+    x *= -1028477387
+    x ^= (x >> 16) & 0xFFFF
+    return x
