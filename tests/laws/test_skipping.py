@@ -27,7 +27,7 @@ def decoded(
     skipped, scores = step.unnormalised, step.scores
 
     def recorded(batch, context) -> torch.Tensor:
-        rows.append(scores(batch, context).clone())
+        rows.append(scores(batch, context, *more).clone())
         return rows[-1]
 
     step.unnormalised, step.scores = skipped if skipping else frozenset(), recorded
