@@ -55,6 +55,8 @@ def checks() -> list[tuple[str, Check]]:
     for dtype in ("bfloat16", "float16"):
         for name in kernels.CHUNKS:
             found.append((f"varlen_chunk {dtype}, {name}", partial(kernels.chunk, dtype, name)))
+    for size in kernels.VOCABULARIES:
+        found.append((f"draws of {size} tokens", partial(kernels.draws, size)))
     found.append(("eager, against transformers", partial(steps.against_transformers, "cuda")))
     return found + [
         (f"{name}: recorded, against eager", partial(steps.recorded, name)) for name in steps.TRIALS

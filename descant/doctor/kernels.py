@@ -1,4 +1,4 @@
-"""The kernels of attention held against torch's own attention, over a grid of shapes.
+"""The kernels held against torch's own operations, over a grid of shapes.
 
 With a GPU the kernels run on it. Without one, what they are held against is: by transformers'
 attention; and Triton compiles them for GPUs that are not there.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+DRAWN = 1e-3  # how far a drawn token may be from the best, for logarithms round
 POISON = 1e3  # of keys and values that no query sees, and which are not read
 TARGETS = {80: "A100", 90: "H100 and H200"}  # compute capabilities, ten times
 
@@ -58,9 +59,8 @@ CHUNKS = {  # rows, heads, groups, size, keys before, queries, window
     "a later chunk, grouped heads": (3, 32, 8, 128, 700, 200, 0),
     "a window": (2, 16, 4, 64, 500, 130, 128),
 }
-
-
 REFERENCES = ((4, 4, 0, 7, 0), (8, 2, 20, 5, 0), (6, 1, 9, 8, 4))  # the same, without rows and size
+VOCABULARIES = (1000, 32000, 128256)
 
 
 def arguments_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
@@ -159,6 +159,31 @@ def chunk(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
     yield _within(title, deviation(found, expected), dtype)
 
 
+def draws(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
+    """Draws by the kernel, against torch's operations; a token may be another that is as good."""
+    import torch
+
+    from ..models.kernels.draw import draw
+    from ..models.kernels.gpu import why_no_triton
+    from ..models.kernels.noise import noisy
+
+    title = f"draws of {vocabulary} tokens"
+    if why := why_no_triton(_capability(device)):
+        yield Finding(title, NOTE, f"torch's operations draw: {why}")
+        return
+    generator = torch.Generator().manual_seed(vocabulary)
+    scores = (3 * torch.randn(8, vocabulary, generator=generator)).to(device)
+    temperatures = torch.tensor([0, 0.2, 0.7, 1, 1.3, 2, 0, 1.0], device=device)
+    keys = torch.randint(-(2**31), 2**31, (8, 2), generator=generator).to(device, torch.int32)
+    steps = torch.arange(8, device=device) * 1000
+    tokens, _ = draw(scores, temperatures, keys, steps)
+    drawn_from = noisy(scores, temperatures, keys, steps)
+    short = drawn_from.amax(dim=1) - drawn_from.gather(1, tokens[:, None])[:, 0]
+    worst = float(short.max())
+    message = f"{worst:.2g} below the best score with noise; at most {DRAWN:g}"
+    yield Finding(title, OK if worst <= DRAWN else BROKEN, message, data={"below": worst})
+
+
 def reference() -> Iterator[Finding]:
     """What the kernels are held against, on a CPU, by transformers' own attention."""
     import torch
@@ -167,11 +192,7 @@ def reference() -> Iterator[Finding]:
     from ..models.kernels.live_attention import masked_attention
 
     worst = 0.0
-    for heads, groups, start, queries, window in (
-        (4, 4, 0, 7, 0),
-        (8, 2, 20, 5, 0),
-        (6, 1, 9, 8, 4),
-    ):
+    for heads, groups, start, queries, window in REFERENCES:
         length = start + queries
         layer = torch.nn.Module()
         layer.num_key_value_groups = heads // groups  # type: ignore[assignment]

@@ -26,7 +26,7 @@ def decoded(
     step, rows = decoder.session.engine.step, []
     skipped, scores = step.unnormalised, step.scores
 
-    def recorded(batch, context) -> torch.Tensor:
+    def recorded(batch, context, *more) -> torch.Tensor:
         rows.append(scores(batch, context, *more).clone())
         return rows[-1]
 
