@@ -113,7 +113,15 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     options = parser.parse_args()
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    try:
+        _print(options)
+    finally:
+        logging.disable(before)
+
+
+def _print(options: argparse.Namespace) -> None:
     measured = measure(options.shapes, options.batches, options.processes)
     lines, output = [], sys.stdout
     if not options.json:

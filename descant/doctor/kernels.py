@@ -159,7 +159,7 @@ def chunk(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
     yield _within(title, deviation(found, expected), dtype)
 
 
-def draws(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
+def sampled_tokens(vocabulary: int, device: str = "cuda") -> Iterator[Finding]:
     """Draws by the kernel, against torch's operations; a token may be another that is as good."""
     import torch
 

@@ -122,11 +122,11 @@ def test_neighbours_that_change_a_bit_are_found(monkeypatch) -> None:
 
 
 def test_draws_are_held_against_torch(monkeypatch) -> None:
-    [finding] = kernels.draws(1000, "cpu")
+    [finding] = kernels.sampled_tokens(1000, "cpu")
     assert (finding.state, finding.data["below"]) == (OK, 0)
     wrong = lambda scores, *settings: (scores.argmin(dim=1), scores.amin(dim=1))  # noqa: E731
     monkeypatch.setattr("descant.models.kernels.draw.draw", wrong)
-    [finding] = kernels.draws(1000, "cpu")
+    [finding] = kernels.sampled_tokens(1000, "cpu")
     assert finding.state == BROKEN and "below the best score" in finding.message
 
 
