@@ -25,6 +25,7 @@ from .masks import (
     causal_start,
     current_survey,
     folded,
+    goes_by_masks,
     hides_nothing,
     in_lane_forward,
     is_known,
@@ -56,9 +57,9 @@ def grouped_attention(
     Returns:
         ``(n, q, heads, size)``, and no weights.
     """
-    survey, live = current_survey(), live_window(attention_mask)
-    if survey is None and live is None:
+    if goes_by_masks():
         return _masked(module, query, key, value, attention_mask, settings), None
+    survey, live = current_survey(), live_window(attention_mask)
     why = _why_masked(key, value, attention_mask, settings)
     if survey is not None:
         survey.calls.append(Call(query.shape[-1], value.shape[-1], why))

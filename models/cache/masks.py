@@ -71,6 +71,12 @@ class LiveWindow(NamedTuple):
     sliding: int
 
 
+def goes_by_masks() -> bool:
+    """Whether nobody asks for live lengths in the forward that is running."""
+    forward = _current.get()
+    return forward is None or not (forward.window.live or forward.window.survey)
+
+
 def live_window(mask: Any) -> LiveWindow | None:
     """What a mask of this forward stands for; None where attention has to go by the mask itself."""
     forward = _current.get()
