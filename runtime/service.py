@@ -209,30 +209,39 @@ class Service:
         """On a GPU, record the steps of every formula, for every bucket of rows.
 
         Rows of one token are decoded, greedily and by noise. A formula whose parameters have no
-        values is left to its first requests. Nobody else may have requests meanwhile.
+        values, or that fails on such rows, is left to its first requests. Nobody else may have
+        requests meanwhile.
         """
         for decoder in self._decoders:
             if not decoder.session.engine.graphs.on:
                 continue
+            formula = decoder.plan.formula
             found = _readable(decoder)
             if found is None:
-                _log.info("%s is recorded with its first requests", decoder.plan.formula)
+                _log.info("%s is recorded with its first requests", formula)
                 continue
             prompt, request = found
+            error: Exception | None = None
             for rows in reversed(buckets(self.slots // decoder.slots_of(request))):
                 for temperature in (0.0, 1.0):
-                    self._record(decoder, prompt, rows, temperature)
+                    error = error or self._record(decoder, prompt, rows, temperature)
+            if error is not None:
+                _log.warning("%s is recorded with its first requests: %s", formula, error)
 
-    def _record(self, decoder: Served, prompt: Any, rows: int, temperature: float) -> None:
-        """Decode so many rows, for as many steps as it takes to record them."""
+    def _record(
+        self, decoder: Served, prompt: Any, rows: int, temperature: float
+    ) -> Exception | None:
+        """Decode so many rows, for as many steps as it takes to record them; what went wrong."""
         self.submit(
             decoder, prompt, num_return_sequences=rows, temperature=temperature, seed=0,
             max_new_tokens=WARM_UP, eos_token_id=[],
         )  # fmt: skip
+        errors: list[Exception] = []
         while self.busy:
-            errors = [*filter(None, (answer.error for answer in self.step())), *self.failures]
-            if errors:
-                raise errors[0]
+            updated = self.step()
+            errors += [answer.error for answer in updated if answer.error is not None]
+            errors += self.failures
+        return errors[0] if errors else None
 
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -116,3 +117,19 @@ def test_what_cannot_be_warmed_up_is_left_to_its_requests(specs, monkeypatch, fo
     live(service.decoder(formula, {"b": 1.0} if "b*" in formula else None))
     service.warm_up()
     assert not service.busy and not service.failures
+
+
+def test_a_formula_that_fails_when_it_is_warmed_up_does_not_stop_the_service(
+    specs, monkeypatch, caplog
+) -> None:
+    live = on_tape(monkeypatch)
+    service = Service(specs, slots=2, max_model_len=96)
+    for formula in ("min(top_k(base, 1), top_k(arm, 1))", "base + 0.5*arm"):
+        live(service.decoder(formula))
+    with caplog.at_level(logging.WARNING, "descant"):
+        service.warm_up()
+    [message] = [each for each in caplog.messages if "first requests" in each]
+    assert "every token is excluded" in message and not service.busy
+    assert service.submit(service._decoders[1], [1, 5], max_new_tokens=3, eos_token_id=[])
+    while service.busy:
+        assert all(answer.error is None for answer in service.step())
