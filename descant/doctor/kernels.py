@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DRAWN = 1e-3  # how far a drawn token may be from the best, for logarithms round
-POISON = 1e3  # of keys and values that no query sees, and which are not read
+PAGE_SEED = 20  # of the order of pages
 TARGETS = {80: "A100", 90: "H100 and H200"}  # compute capabilities, ten times
 
 
@@ -31,6 +31,8 @@ class Case(NamedTuple):
         ends: tokens of each row.
         queries: per row: its last tokens, or alternatives for what follows them.
         tokens: of each alternative; 0 where queries are no alternatives.
+        capacity: keys that each row's table has room for.
+        page: keys of a page.
     """
 
     heads: int
@@ -41,6 +43,7 @@ class Case(NamedTuple):
     tokens: int = 0
     window: int = 0
     capacity: int = 2048
+    page: int = 256
 
 
 CASES = {
@@ -51,6 +54,7 @@ CASES = {
     "branches, a window": Case(8, 1, 256, (1, 254, 800), 16, 4, 100),
     "a window": Case(16, 4, 80, (16, 300, 1200), 16, 0, 128),
     "a long text": Case(8, 8, 64, (40, 8900), 1, 0, 0, 9216),
+    "small pages": Case(8, 2, 64, (16, 300, 1200), 11, 0, 100, 2048, 16),
 }
 OF_DTYPE = {"bfloat16": tuple(CASES), "float16": ("a token, grouped heads", "ten candidates"),
             "float32": ("a token, grouped heads", "ten candidates")}  # fmt: skip
@@ -63,8 +67,39 @@ REFERENCES = ((4, 4, 0, 7, 0), (8, 2, 20, 5, 0), (6, 1, 9, 8, 4))  # the same, w
 VOCABULARIES = (1000, 32000, 128256)
 
 
-def arguments_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """What ``live_attention`` is called with: query, key, value, and where queries are."""
+def in_pages(
+    caches: Sequence[Tensor], ends: Sequence[int], most: int, page: int, seed: int = PAGE_SEED
+) -> list[Tensor]:
+    """Pools of keys and values with their pages in no order, and the tables of rows.
+
+    Where there is no key of a row, there is no number.
+
+    Args:
+        caches: of keys and of values, ``(n, L, groups, size)``.
+        ends: keys of each row.
+        most: the width of the tables.
+        page: keys of a page.
+    """
+    import torch
+
+    needed = [-(-end // page) for end in ends]
+    generator = torch.Generator().manual_seed(seed)
+    numbers = 1 + torch.randperm(sum(needed), generator=generator)
+    tables = torch.zeros(len(ends), most, dtype=torch.int32)
+    pages = sum(needed) + 2, page
+    pools = [cache.new_full((*pages, *cache.shape[2:]), torch.nan) for cache in caches]
+    for row, end in enumerate(ends):
+        own, at = numbers[sum(needed[:row]) :][: needed[row]], torch.arange(end)
+        tables[row, : needed[row]] = own
+        for pool, cache in zip(pools, caches, strict=True):
+            pool[own[at // page], at % page] = cache[row, :end]
+    return [*(pool.transpose(1, 2) for pool in pools), tables]
+
+
+def arguments_of(
+    case: Case, dtype: torch.dtype, device: str, seed: int = PAGE_SEED
+) -> list[Tensor]:
+    """What ``live_attention`` is called with: query, key, value, tables, and where queries are."""
     import torch
 
     rows, ahead = len(case.ends), torch.arange(case.queries)
@@ -75,11 +110,11 @@ def arguments_of(case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
         places = [end - case.queries + ahead] * 3
     generator = torch.Generator().manual_seed(case.size + case.capacity)
     query = torch.randn(rows, case.queries, case.heads, case.size, generator=generator)
-    caches = torch.randn(2, rows, case.capacity, case.groups, case.size, generator=generator)
-    beyond = torch.arange(case.capacity) > places[1].amax(dim=1, keepdim=True)
-    caches[:, beyond] = POISON
-    tensors = [each.transpose(1, 2).to(device, dtype) for each in (query, *caches)]
-    return [*tensors, *(place.to(device) for place in places)]
+    live = (places[1].amax(dim=1) + 1).tolist()
+    caches = torch.randn(2, rows, max(live), case.groups, case.size, generator=generator)
+    *pools, tables = in_pages([*caches], live, case.capacity // case.page, case.page, seed)
+    tensors = [each.to(device, dtype) for each in (query.transpose(1, 2), *pools)]
+    return [*tensors, *(each.to(device) for each in (tables, *places))]
 
 
 def deviation(found: Tensor, expected: Tensor) -> float:
@@ -100,15 +135,14 @@ def live(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
         yield Finding(_live(dtype, name), NOTE, f"steps go by masks: {why}")
         return
     arguments = arguments_of(case, kind, device)
-    query, key, value, *places = arguments
     attention, reference = (partial(each, window=case.window) for each in both)
-    found = attention(query, key, value, *places)
-    expected = reference(query.float(), key.float(), value.float(), *places)
+    found = attention(*arguments)
+    expected = reference(*(each.float() for each in arguments[:3]), *arguments[3:])
     yield _within(_live(dtype, name), deviation(found, expected), dtype)
 
 
 def bits(device: str = "cuda") -> Iterator[Finding]:
-    """Whether a row's attention is the same to the bit, alone and with less room in the cache."""
+    """Whether a row's attention is the same to the bit, alone, and in other and smaller pages."""
     import torch
 
     from ..models.kernels.live_attention import live_attention, why_not
@@ -120,14 +154,18 @@ def bits(device: str = "cuda") -> Iterator[Finding]:
         return
     arguments = arguments_of(case, torch.bfloat16, device)
     together = attention(*arguments)
+    others = [case._replace(page=page) for page in (case.page, 16)]
+    again = [attention(*arguments_of(other, torch.bfloat16, device, 0)) for other in others]
     different = []
     for row, end in enumerate(case.ends):
-        query, key, value, *places = (tensor[row : row + 1] for tensor in arguments)
-        alone = attention(query, key[:, :, :end], value[:, :, :end], *places)
-        if not torch.equal(alone[0], together[row]):
+        one = slice(row, row + 1)
+        query, tables, *places = (each[one] for each in (arguments[0], *arguments[3:]))
+        tight = tables[:, : -(-end // case.page)]
+        alone = attention(query, *arguments[1:3], tight, *places)[0]
+        if not all(torch.equal(each, together[row]) for each in (alone, *(x[row] for x in again))):
             different.append(str(end))
-    lengths = ", ".join(different)
-    message = f"rows of {lengths} tokens give other bits alone" if different else "they are"
+    wrong = f"rows of {', '.join(different)} tokens give other bits alone or in other pages"
+    message = wrong if different else "they are"
     state = BROKEN if different else OK
     yield Finding("the same bits in any batch", state, message)
 
@@ -136,7 +174,7 @@ def chunk(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
     """Attention of a chunk of prompts, against the same by a mask."""
     import torch
 
-    from ..models.kernels.chunk_varlen import varlen_chunk, why_not_varlen
+    from ..models.kernels.chunk_varlen import PAGE, varlen_chunk, why_not_varlen
     from ..models.kernels.live_attention import masked_attention
 
     rows, heads, groups, size, start, queries, window = CHUNKS[name]
@@ -146,15 +184,13 @@ def chunk(dtype: str, name: str, device: str = "cuda") -> Iterator[Finding]:
         return
     generator, length = torch.Generator().manual_seed(size + start), start + queries
     query = torch.randn(rows, heads, queries, size, generator=generator).to(device, kind)
-    caches = torch.randn(2, rows + 1, length + 100, groups, size, generator=generator)
-    caches[:, :, length:] = POISON
-    key, value = (
-        each.to(device, kind).transpose(1, 2)[1:, :, :length] for each in caches
-    )  # a part of a larger cache
-    found = varlen_chunk(query, key, value, start, window)
+    caches = torch.randn(2, rows, length, groups, size, generator=generator)
+    key, value, tables = in_pages([*caches], [length] * rows, -(-length // PAGE) + 1, PAGE)
+    key, value, tables = key.to(device, kind), value.to(device, kind), tables.to(device)
+    found = varlen_chunk(query, key, value, tables, start, window)
     positions = torch.arange(start, length, device=device).expand(rows, queries)
     expected = masked_attention(
-        query.float(), key.float(), value.float(), positions, positions, None, window
+        query.float(), key.float(), value.float(), tables, positions, positions, None, window
     )
     yield _within(title, deviation(found, expected), dtype)
 
@@ -203,7 +239,8 @@ def reference() -> Iterator[Finding]:
         mask = torch.zeros(queries, length).masked_fill(~seen, -torch.inf)
         expected, _ = eager_attention_forward(layer, query, key, value, mask, 0.25)
         positions = at.T.expand(2, queries)
-        found = masked_attention(query, key, value, positions, positions, None, window)
+        tables = torch.arange(2, dtype=torch.int32)[:, None]  # a page of each row
+        found = masked_attention(query, key, value, tables, positions, positions, None, window)
         worst = max(worst, deviation(found, expected))
     yield _within("the reference, against transformers", worst, "float32")
 

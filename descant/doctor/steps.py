@@ -191,9 +191,12 @@ def _tokens(completions: list[Completion]) -> list[list[int]]:
 
 
 def _entropy(model: Any) -> float:
-    """Of a model's tokens after the first prompt: steps are above it and below."""
+    """Halfway between those of a model's tokens after two prompts: steps are above and below.
+
+    No step is at it, where rounding would decide.
+    """
     from ..api import compile
 
-    logprobs = compile("base", {"base": model}, capture=False).scores(prompts()[0], [])[0]
-    logprobs = logprobs.log_softmax(-1)
-    return float(-(logprobs.exp() * logprobs).sum())
+    decoder = compile("base", {"base": model}, capture=False)
+    both = [decoder.scores(prompt, [])[0].log_softmax(-1) for prompt in prompts()[:2]]
+    return sum(float(-(each.exp() * each).sum()) for each in both) / 2

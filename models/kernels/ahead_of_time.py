@@ -15,14 +15,17 @@ class Compiled(NamedTuple):
     merge: Any
 
 
-def compiled(capability: int, query_shape: Sequence[int], groups: int, capacity: int) -> Compiled:
+def compiled(
+    capability: int, query_shape: Sequence[int], groups: int, capacity: int, page: int = CHUNK
+) -> Compiled:
     """What a launch of these shapes runs on a GPU of a capability, 80 or 90, in bfloat16.
 
     Args:
         capability: of the GPU, ten times: 90 for 9.0.
         query_shape: ``(n, heads, q, size)``.
         groups: heads of keys.
-        capacity: keys that each row of the cache has room for.
+        capacity: keys that each row's table has room for.
+        page: keys of a page.
 
     Raises:
         ImportError: triton is not installed.
@@ -35,7 +38,8 @@ def compiled(capability: int, query_shape: Sequence[int], groups: int, capacity:
     sizes = {"VALUE_SIZE": size, "BLOCK_VALUE": padded_size(size), "SPLITS": SPLITS}
     constants = {
         **sizes, "EACH": heads // groups, "SIZE": size, "BLOCK_SIZE": padded_size(size),
-        "ROWS": plan.rows, "KEYS": plan.keys, "CHUNK": CHUNK, "QUERIES": MAX_QUERIES,
+        "ROWS": plan.rows, "KEYS": plan.keys, "PAGE": page, "CHUNK": CHUNK,
+        "QUERIES": MAX_QUERIES,
     }  # fmt: skip
     options = {"num_warps": plan.warps, "num_stages": plan.stages}
     return Compiled(

@@ -1,9 +1,9 @@
-"""Attention of a chunk of each row's prompt on CUDA, by torch's flash attention for packed texts.
+"""Attention of a chunk of each row's prompt on CUDA, by torch's flash attention over pages of keys.
 
-Flash attention wants texts packed one after the other. Rows of a cache are: they lie apart by their
-capacity, so the beginnings are its multiples, and how many keys of each are used is said apart.
-Nothing is copied, and no mask is made. The keys are not split over thread blocks
-(``num_splits=1``): a row's sums then do not depend on its neighbours.
+Flash attention finds keys and values by a table of pages, as our own kernels do, and how many of
+each row are used is said apart. Nothing is copied, and no mask is made. The keys are not split over
+thread blocks (``num_splits=1``): a row's sums then depend neither on its neighbours nor on its
+pages. In torch 2.13, split pages are wrong besides (https://github.com/pytorch/pytorch/issues/194167).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
-
 MODULE = "torch.nn.attention.varlen"
-NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "num_splits")
+NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table", "num_splits")
 MAX_SIZE = 256  # of a head
+PAGE = 256  # keys: torch's own flash attention, the second, takes pages of its multiples
 
 
 def varlen_chunk(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: Tensor,
     start: int,
     window: int = 0,
     scale: float | None = None,
@@ -34,53 +34,34 @@ def varlen_chunk(
 
     Args:
         query: ``(n, heads, q, size)``, at positions ``start`` to ``start + q`` of every row.
-        key: ``(n, groups, start + q, size)``, a view of a cache from each row's first position on,
-            and ``value`` alike.
+        key: ``(pages, groups, page, size)``, a view of a pool, and ``value`` alike.
+        tables: ``(n, most)`` int32, the pages of each row, with room for ``start + q`` keys.
         start: keys before the chunk.
         window: a query sees so many keys, its own among them; 0 is all.
         scale: of the products; None is ``size ** -0.5``.
 
     Returns:
         ``(n, q, heads, size)``.
-
-    Raises:
-        ModelError: the rows of the cache are no multiple of its positions apart.
     """
     n, heads, q, size = query.shape
-    keys, apart = _packed(key)
-    values, _ = _packed(value)
     rows = torch.arange(n + 1, dtype=torch.int32, device=query.device)
+    second = torch.nn.attention.current_flash_attention_impl() is None  # the third takes no bounds
     out: Tensor = importlib.import_module(MODULE).varlen_attn(
         query.transpose(1, 2).reshape(n * q, heads, size),
-        keys,
-        values,
+        key.transpose(1, 2),
+        value.transpose(1, 2),
         rows * q,
-        rows * apart,
+        rows * (start + q) if second else None,
         q,
         start + q,
         scale=scale,
         window_size=(window - 1, 0) if window else (-1, 0),
         enable_gqa=True,
         seqused_k=torch.full((n,), start + q, dtype=torch.int32, device=query.device),
+        block_table=tables,
         num_splits=1,
     )
     return out.view(n, q, heads, -1)
-
-
-def _packed(rows: Tensor) -> tuple[Tensor, int]:
-    """``(positions, groups, size)`` of rows' memory, and how many positions rows lie apart."""
-    n, groups, length, size = rows.shape
-    row, group, position, one = rows.stride()
-    if n == 1:
-        row = length * position
-    if one != 1 or row % position:
-        raise ModelError(
-            f"a cache with strides {rows.stride()} is not packed",
-            "its heads lie in one piece, and its rows a multiple of its positions apart",
-        )
-    apart = row // position
-    shape, strides = ((n - 1) * apart + length, groups, size), (position, group, 1)
-    return rows.as_strided(shape, strides), apart
 
 
 def why_not_varlen(
@@ -88,6 +69,7 @@ def why_not_varlen(
     value_size: int,
     dtype: torch.dtype,
     capability: tuple[int, int] | None = None,
+    page: int = PAGE,
 ) -> str | None:
     """Why flash attention cannot read a layer's prompts, in words; None where it can.
 
@@ -96,6 +78,7 @@ def why_not_varlen(
         value_size: of values.
         dtype: of all three.
         capability: of the GPU, for CUDA; None leaves it unasked.
+        page: keys of a page.
     """
     if head_size != value_size:
         return f"keys of size {head_size} and values of {value_size}: flash attention takes one"
@@ -104,6 +87,8 @@ def why_not_varlen(
     if dtype not in (torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
         return f"keys in {name}: flash attention takes bfloat16 and float16"
+    if page % PAGE:
+        return f"pages of {page} keys: flash attention takes multiples of {PAGE}"
     if capability is not None and capability < (8, 0):
         version = ".".join(map(str, capability))
         return f"a GPU of compute capability {version}: flash attention takes 8.0 and later"

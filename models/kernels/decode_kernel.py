@@ -1,11 +1,11 @@
-"""Attention of a few queries per row over a cache, by live lengths: the Triton kernels.
+"""Attention of a few queries per row over pages of a cache, by live lengths: the Triton kernels.
 
 Flash-decoding (Dao, Haziza, Massa and Sizov 2023, https://pytorch.org/blog/flash-decoding): one
 launch attends to parts of the keys, with the running softmax of Milakov and Gimelshein (2018,
 arXiv:1805.02867), and a second merges the parts by their log-sum-exps. A row's keys are split by
-their positions alone, in chunks of one size, so that neither its neighbours nor the capacity of
-the cache change the order of its sums. Lengths are read on the device: a CUDA graph can be
-replayed while texts grow.
+their positions alone, in chunks of one size, so that neither its neighbours nor its pages, their
+size and the width of the table change the order of its sums. Lengths and tables are read on the
+device: a CUDA graph can be replayed while texts grow.
 
 This file imports triton. ``live_attention`` chooses the shapes, and imports it when it launches.
 """
@@ -19,17 +19,17 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["queries", "length", "window"])
+@triton.jit(do_not_specialize=["table_row", "queries", "capacity", "window"])
 def partial_attention(
-    query, key, value, positions, cache_positions, starts,
+    query, key, value, tables, positions, cache_positions, starts,
     parts, sums,
-    query_row, query_head, query_at, key_row, key_group, key_at,
-    value_row, value_group, value_at,
-    queries, groups, length, window, scale,
+    query_row, query_head, query_at, key_page, key_group, key_at,
+    value_page, value_group, value_at, table_row,
+    queries, groups, capacity, window, scale,
     EACH: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, BLOCK_VALUE: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, CHUNK: tl.constexpr, SPLITS: tl.constexpr,
-    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, PAGE: tl.constexpr, CHUNK: tl.constexpr,
+    SPLITS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     """Attention of a tile of one row's and group's queries to the chunks of one split.
 
@@ -49,10 +49,10 @@ def partial_attention(
     position = tl.load(positions + here, mask=used, other=0).to(tl.int32)
     own = tl.load(cache_positions + here, mask=used, other=0).to(tl.int32)
     start = tl.load(starts + here, mask=used, other=0).to(tl.int32)
-    first = tl.min(tl.where(used, position - window + 1, length), 0)
+    first = tl.min(tl.where(used, position - window + 1, capacity), 0)
     first = tl.maximum(first, 0)
     end = tl.max(tl.where(used, tl.maximum(start, own + 1), 0), 0)
-    end = tl.minimum(end, length)
+    end = tl.minimum(end, capacity)
 
     # chunk c is of split c mod SPLITS; this split's first live one, and how many there are
     first_chunk = first // CHUNK
@@ -79,8 +79,9 @@ def partial_attention(
     q = tl.load(
         query + places[:, None] + d[None, :], mask=mine[:, None] & (d < SIZE)[None, :], other=0.0
     )
-    key += row * key_row + group.to(tl.int64) * key_group
-    value += row * value_row + group.to(tl.int64) * value_group
+    key += group.to(tl.int64) * key_group
+    value += group.to(tl.int64) * value_group
+    tables += row * table_row
 
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -95,14 +96,18 @@ def partial_attention(
         step = tl.arange(0, KEYS)
         c = base + step
         live = (c >= first) & (c < end)
-        k = tl.load(
-            key + base.to(tl.int64) * key_at + step[:, None] * key_at + d[None, :],
-            mask=live[:, None] & (d < SIZE)[None, :], other=0.0,
-        )  # fmt: skip
-        v = tl.load(
-            value + base.to(tl.int64) * value_at + step[:, None] * value_at + dv[None, :],
-            mask=live[:, None] & (dv < VALUE_SIZE)[None, :], other=0.0,
-        )  # fmt: skip
+        if PAGE >= KEYS:  # the whole block is in one page, and some of it is live
+            page = tl.load(tables + base // PAGE).to(tl.int64)
+            k_at = key + page * key_page + (base % PAGE).to(tl.int64) * key_at
+            k_at += step[:, None] * key_at
+            v_at = value + page * value_page + (base % PAGE).to(tl.int64) * value_at
+            v_at += step[:, None] * value_at
+        else:
+            page = tl.load(tables + c // PAGE, mask=live, other=0).to(tl.int64)[:, None]
+            k_at = key + page * key_page + (c % PAGE)[:, None] * key_at
+            v_at = value + page * value_page + (c % PAGE)[:, None] * value_at
+        k = tl.load(k_at + d[None, :], mask=live[:, None] & (d < SIZE)[None, :], other=0.0)
+        v = tl.load(v_at + dv[None, :], mask=live[:, None] & (dv < VALUE_SIZE)[None, :], other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         c = c[None, :]
         seen = ((c < start) & (c > position - window)) | ((c >= branch) & (c <= own))
@@ -167,8 +172,9 @@ def compiled_for(
     kernel = globals()[name]
     pointers = dict.fromkeys(("positions", "cache_positions", "starts"), "*i64")
     pointers |= dict.fromkeys(("query", "key", "value", "merged"), "*bf16")
-    pointers |= dict.fromkeys(("parts", "sums"), "*fp32")
-    strides = {f"{x}_{y}": "i64" for x in ("query", "key", "value") for y in ("row", "group", "at")}
+    pointers |= dict.fromkeys(("parts", "sums"), "*fp32") | {"tables": "*i32"}
+    strides = {f"query_{side}": "i64" for side in ("row", "head", "at")}
+    strides |= {f"{x}_{side}": "i64" for x in ("key", "value") for side in ("page", "group", "at")}
     kinds = {**pointers, **strides, "scale": "fp32", **dict.fromkeys(constants, "constexpr")}
     names = kernel.arg_names
     source = ASTSource(

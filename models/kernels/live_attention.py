@@ -1,8 +1,9 @@
 """Attention of a few queries per row over the live part of a cache, wherever each row ends.
 
-A mask says which keys a query sees, and is as large as the cache. Here a query's own positions say
-it: the rule is that of ``cache.window``, and what no query of a row sees is not read. On a CPU it
-is that mask; on CUDA it is the kernels of ``decode_kernel``.
+Keys and values lie in pages, and a table says which pages a row has. A mask would say which keys a
+query sees, and is as large as the cache. Here a query's own positions say it: the rule is that of
+``cache.window``, and what no query of a row sees is not read. On a CPU it is that mask; on CUDA it
+is the kernels of ``decode_kernel``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def live_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: Tensor,
     positions: Tensor,
     cache_positions: Tensor,
     starts: Tensor | None = None,
@@ -39,12 +41,16 @@ def live_attention(
 
     A query sees the cache positions below its start, and from its branch's first key to its own.
     A key below the start is at its cache position in the text, too; one of the branch is as far
-    from the query there as it is in the cache. Keys and values of a row beyond all of these are
-    not read, and may be anything finite.
+    from the query there as it is in the cache. Pages, keys and values beyond all of these are not
+    read, and may be anything.
 
     Args:
         query: ``(n, heads, q, size)``; ``q`` is at most ``MAX_QUERIES``.
-        key: ``(n, groups, L, size)``, a view of a cache, and ``value`` alike.
+        key: ``(pages, groups, page, size)``, a view of a pool, and ``value`` alike; a page is a
+            power of two of keys.
+        tables: ``(n, most)`` int32: cache position p of row i is in page
+            ``tables[i, p // page]``, at ``p % page``. Entries that a row does not need may name
+            any page of the pool.
         positions: ``(n, q)`` int64 of each query in its text.
         cache_positions: ``(n, q)`` int64, where the cache has each query's own key: at its
             position, or after it.
@@ -57,10 +63,12 @@ def live_attention(
         ``(n, q, heads, size)``, contiguous, in the query's dtype.
     """
     assert query.shape[2] <= MAX_QUERIES and query.dtype == key.dtype == value.dtype
-    assert key.stride(3) == value.stride(3) == 1, "a cache is not copied"
+    assert key.stride(3) == value.stride(3) == 1, "a pool is not copied"
+    assert tables.dtype == torch.int32 and key.shape[2].bit_count() == 1
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     starts = positions if starts is None else starts
-    return _attend(query, key, value, positions, cache_positions, starts, window, scale)  # type: ignore[no-any-return]
+    places = positions, cache_positions, starts
+    return _attend(query, key, value, tables, *places, window, scale)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("descant::live_attention", mutates_args=(), device_types="cpu")
@@ -68,38 +76,45 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: Tensor,
     positions: Tensor,
     cache_positions: Tensor,
     starts: Tensor,
     window: int,
     scale: float,
 ) -> Tensor:
-    return masked_attention(query, key, value, positions, cache_positions, starts, window, scale)
+    places = positions, cache_positions, starts
+    return masked_attention(query, key, value, tables, *places, window, scale)
 
 
 def masked_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: Tensor,
     positions: Tensor,
     cache_positions: Tensor,
     starts: Tensor | None = None,
     window: int = 0,
     scale: float | None = None,
 ) -> Tensor:
-    """The same as ``live_attention``, by a mask over the whole cache, in float32."""
+    """The same as ``live_attention``, by a mask over all keys of the tables, in float32."""
     n, heads, q, size = query.shape
-    groups, length = key.shape[1:3]
+    groups, length = key.shape[1], tables.shape[1] * key.shape[2]
     starts = positions if starts is None else starts
     at, own, start = (x[:, None, :, None] for x in (positions, cache_positions, starts))
-    keys, seen = torch.arange(length, device=query.device), at - (window or NO_WINDOW)
-    branch = (keys >= own - (at - start)) & (keys <= own) & (keys + at - own > seen)
-    mask = ((keys < start) & (keys > seen)) | branch
+    place, seen = torch.arange(length, device=query.device), at - (window or NO_WINDOW)
+    branch = (place >= own - (at - start)) & (place <= own) & (place + at - own > seen)
+    mask = ((place < start) & (place > seen)) | branch
     queries = query.float().reshape(n, groups, heads // groups, q, size)
-    scores = queries @ key.float().mT[:, :, None] * (size**-0.5 if scale is None else scale)
+    keys, values = (
+        x[tables].transpose(1, 2).reshape(n, groups, 1, length, -1) for x in (key, value)
+    )
+    scores = queries @ keys.float().mT * (size**-0.5 if scale is None else scale)
     weights = scores.masked_fill_(~mask[:, :, None], -torch.inf).softmax(dim=-1)
-    mixed = (weights @ value.float()[:, :, None]).reshape(n, heads, q, -1)
-    return mixed.transpose(1, 2).to(query.dtype).contiguous()
+    dead = ~mask.any(dim=2)[:, :, None, :, None]
+    mixed = weights @ values.float().masked_fill(dead, 0)  # a weight of 0 leaves what is no number
+    return mixed.reshape(n, heads, q, -1).transpose(1, 2).to(query.dtype).contiguous()
 
 
 @_attend.register_fake
@@ -139,7 +154,7 @@ def launches(
         query_shape: ``(n, heads, q, size)``.
         groups: heads of keys.
         itemsize: bytes of an element.
-        capacity: keys that each row of the cache has room for.
+        capacity: keys that each row's table has room for.
         value_size: of a head of values, where it is another.
     """
     n, heads, q, size = query_shape
@@ -165,22 +180,24 @@ def cost(
     positions: Sequence[int] | None = None,
     window: int = 0,
     value_size: int = 0,
+    page: int = CHUNK,
 ) -> Cost:
     """What a call of ``live_attention`` reads, writes and computes, from numbers on the host.
 
-    A thread block counts what it reads once. Keys are counted again for each tile of queries,
-    though a second one may find them in the cache of the chip.
+    A thread block counts what it reads once. Keys are counted again for each tile of queries and
+    each row that shares a page, though a second one may find them in the cache of the chip.
 
     Args:
         query_shape: ``(n, heads, q, size)``.
         groups: heads of keys.
         itemsize: bytes of an element of queries, keys and values.
         lengths: of each row, cache positions up to the last that one of its queries sees.
-        capacity: keys that each row of the cache has room for.
+        capacity: keys that each row's table has room for.
         positions: of each row's first query in its text; None is ``q`` before the row's length.
             They matter where there is a window.
         window: as in ``live_attention``.
         value_size: of a head of values, where it is another.
+        page: keys of a page.
     """
     n, heads, q, size = query_shape
     value_size = value_size or size
@@ -192,10 +209,11 @@ def cost(
     pairs = list(zip(firsts, lengths, strict=True))
     keys = sum(length - first for first, length in pairs)
     filled = sum(min(SPLITS, -(-length // CHUNK) - first // CHUNK) for first, length in pairs)
+    entries = sum(_table_entries(first, length, page) for first, length in pairs)
     cached = keys * (programs // n) * (size + value_size) * itemsize
     parts = filled * heads * q * value_size * 4
     sums = n * heads * q * splits * 4
-    places = programs * splits * 3 * q * 8
+    places = programs * splits * 3 * q * 8 + entries * (programs // n) * 4
     return Cost(
         read=cached + filled * heads * q * size * itemsize + places + parts + sums,
         written=parts + sums + n * heads * q * value_size * itemsize,
@@ -204,6 +222,13 @@ def cost(
         blocks=programs * splits + plan.merge_grid[0],
         cached=cached,
     )
+
+
+def _table_entries(first: int, end: int, page: int) -> int:
+    """How many of a row's table its thread blocks read for one group and tile, all splits."""
+    step = min(page, CHUNK)
+    places = range(first // step * step, end, step)
+    return len({(place // CHUNK % SPLITS, place // page) for place in places})
 
 
 def why_not(
@@ -241,6 +266,7 @@ def launch(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: Tensor,
     positions: Tensor,
     cache_positions: Tensor,
     starts: Tensor,
@@ -251,10 +277,12 @@ def launch(
     from . import decode_kernel
 
     n, heads, queries, size = query.shape
-    groups, length, value_size = key.shape[1], key.shape[2], value.shape[3]
-    plan = launches(query.shape, groups, query.itemsize, length, value_size)
+    groups, page, value_size = key.shape[1], key.shape[2], value.shape[3]
+    capacity = tables.shape[1] * page
+    plan = launches(query.shape, groups, query.itemsize, capacity, value_size)
     splits = plan.partial_grid[1]
     query = query if query.stride(3) == 1 else query.contiguous()
+    tables = tables if tables.stride(1) == 1 else tables.contiguous()
     places = [x.contiguous() for x in (positions, cache_positions, starts)]
     merged = query.new_empty(n, queries, heads, value_size)
     parts = query.new_empty(*plan.merge_grid, splits, value_size, dtype=torch.float32)
@@ -262,12 +290,13 @@ def launch(
     guard: Any = torch.cuda.device(query.device) if query.is_cuda else nullcontext()
     with guard:
         decode_kernel.partial_attention[plan.partial_grid](
-            query, key, value, *places, parts, sums,
-            *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
-            queries, groups, length, window or NO_WINDOW, scale * LOG2_E,
+            query, key, value, tables, *places, parts, sums,
+            *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], tables.stride(0),
+            queries, groups, capacity, window or NO_WINDOW, scale * LOG2_E,
             EACH=heads // groups, SIZE=size, VALUE_SIZE=value_size,
             BLOCK_SIZE=padded_size(size), BLOCK_VALUE=padded_size(value_size),
-            ROWS=plan.rows, KEYS=plan.keys, CHUNK=CHUNK, SPLITS=SPLITS, QUERIES=MAX_QUERIES,
+            ROWS=plan.rows, KEYS=plan.keys, PAGE=page, CHUNK=CHUNK, SPLITS=SPLITS,
+            QUERIES=MAX_QUERIES,
             num_warps=plan.warps, num_stages=plan.stages, enable_fp_fusion=True,
         )  # fmt: skip
         decode_kernel.merge_parts[plan.merge_grid](

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from plain_varlen import documented
+from pools import pool_of, shuffled
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from descant.models.errors import ModelError
 from descant.models.kernels.chunk_varlen import MODULE, varlen_chunk, why_not_varlen
 from descant.models.kernels.live_attention import masked_attention
 
@@ -36,59 +36,64 @@ def calls(monkeypatch) -> list[inspect.BoundArguments]:
     return made
 
 
-def cache(n: int, groups: int, capacity: int, size: int, used: int, heads_first: bool) -> Tensor:
-    """A view of rows 1 to ``n + 1`` of a cache; what is not used is no number."""
-    shape = (n + 2, groups, capacity, size) if heads_first else (n + 2, capacity, groups, size)
-    memory = torch.randn(shape)
-    seen = memory if heads_first else memory.transpose(1, 2)
-    seen[:, :, used:] = torch.nan
-    return seen[1 : n + 1, :, :used]
+def pools(
+    n: int, groups: int, size: int, used: int, page: int, most: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pools of keys and values, and the tables of rows; what is not used is no number."""
+    tables = shuffled([used] * n, page, most)
+    key, value = (
+        pool_of(torch.randn(n, used, groups, size), tables, [used] * n, page) for _ in "kv"
+    )
+    return key, value, tables
 
 
+@pytest.mark.parametrize("page", [4, 256])
 @pytest.mark.parametrize("window", [0, 1, 7])
 @pytest.mark.parametrize(("start", "q"), [(0, 1), (0, 13), (5, 1), (20, 9)])
 @pytest.mark.parametrize(("n", "heads", "groups"), [(1, 4, 2), (3, 4, 4), (2, 6, 1)])
-def test_a_chunk_is_attention_under_a_mask(n, heads, groups, start, q, window, calls) -> None:
+def test_a_chunk_is_attention_under_a_mask(n, heads, groups, start, q, window, page, calls) -> None:
+    """A table may have room for more."""
     torch.manual_seed(start + q)
-    key, value = (cache(n, groups, 40, 8, start + q, False) for _ in range(2))
+    cached = pools(n, groups, 8, start + q, page, 9)
     query = torch.randn(n, q, heads, 8).transpose(1, 2)
-    found = varlen_chunk(query, key, value, start, window, 0.3)
+    found = varlen_chunk(query, *cached, start, window, 0.3)
     positions = torch.arange(start, start + q).expand(n, q)
-    expected = masked_attention(query, key, value, positions, positions, None, window, 0.3)
+    expected = masked_attention(query, *cached, positions, positions, None, window, 0.3)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 
 def test_the_scale_is_that_of_the_head(calls) -> None:
-    key, value = (cache(2, 2, 40, 16, 12, False) for _ in range(2))
+    cached = pools(2, 2, 16, 12, 256)
     query = torch.randn(2, 4, 8, 16)
     positions = torch.arange(4, 12).expand(2, 8)
-    found = varlen_chunk(query, key, value, 4)
-    torch.testing.assert_close(found, masked_attention(query, key, value, positions, positions))
+    found = varlen_chunk(query, *cached, 4)
+    torch.testing.assert_close(found, masked_attention(query, *cached, positions, positions))
 
 
 @pytest.mark.parametrize("heads_first", [False, True])
 def test_nothing_is_copied(heads_first, calls) -> None:
-    key, value = (cache(3, 2, 40, 8, 25, heads_first) for _ in range(2))
+    """Of a part of a larger pool, however it lies."""
+    key, value, tables = pools(3, 2, 8, 25, 16)
+    if heads_first:
+        key, value = key.contiguous(), value.contiguous()
     query = torch.randn(3, 5, 4, 8).transpose(1, 2)
-    found = varlen_chunk(query, key, value, 20)
+    found = varlen_chunk(query, key, value, tables, 20)
     passed = calls[0].arguments
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("block_table", tables)):
         assert passed[name].data_ptr() == tensor.data_ptr()
+    assert passed["key"].stride() == key.transpose(1, 2).stride()
     positions = torch.arange(20, 25).expand(3, 5)
-    torch.testing.assert_close(found, masked_attention(query, key, value, positions, positions))
+    torch.testing.assert_close(found, masked_attention(query, key, value, tables, *[positions] * 2))
 
 
-def test_a_cache_that_is_not_packed_is_an_error(calls) -> None:
-    key = torch.randn(2, 11, 25)[..., :24].unflatten(2, (3, 8)).transpose(1, 2)
-    row = torch.randn(2, 280)[:, :264].unflatten(1, (11, 3, 8)).transpose(1, 2)
-    query = torch.randn(2, 3, 4, 8)
-    varlen_chunk(query, key, key, 7)
-    with pytest.raises(ModelError) as caught:
-        varlen_chunk(query, row, row, 7)
-    assert str(caught.value) == (
-        "a cache with strides (280, 8, 24, 1) is not packed\n"
-        "its heads lie in one piece, and its rows a multiple of its positions apart"
-    )
+def test_the_third_flash_attention_is_told_no_bounds_of_keys(calls, monkeypatch) -> None:
+    cached = pools(2, 2, 8, 12, 256)
+    query = torch.randn(2, 4, 8, 8)
+    expected = varlen_chunk(query, *cached, 4)
+    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: "FA3")
+    assert torch.equal(varlen_chunk(query, *cached, 4), expected)
+    second, third = (call.arguments["cu_seq_k"] for call in calls)
+    assert (second.tolist(), third) == ([0, 12, 24], None)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,11 @@ def test_what_is_not_taken_is_said(sizes, dtype, capability, expected) -> None:
     assert why_not_varlen(*sizes, dtype, capability) == expected
 
 
+def test_pages_that_are_not_taken_are_said() -> None:
+    takes = [why_not_varlen(64, 64, torch.bfloat16, None, page) for page in (256, 512, 64)]
+    assert takes == [None, None, "pages of 64 keys: flash attention takes multiples of 256"]
+
+
 def test_another_torch_is_said(monkeypatch) -> None:
     """Its first version had less, and before that it had none."""
     version = f"torch {torch.__version__}"
@@ -122,7 +132,7 @@ def test_another_torch_is_said(monkeypatch) -> None:
         patched.setattr(varlen, "varlen_attn", first)
         assert why_not_varlen(64, 64, torch.bfloat16) == (
             f"{version} has varlen_attn without scale, window_size, enable_gqa, seqused_k, "
-            "num_splits"
+            "block_table, num_splits"
         )
         patched.setitem(sys.modules, MODULE, None)
         assert why_not_varlen(64, 64, torch.bfloat16) == f"{version} has no {MODULE}"

@@ -17,6 +17,7 @@ from typing import Any
 import interpreted
 import pytest
 import torch
+from pools import pool_of, shuffled
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
@@ -33,6 +34,7 @@ from descant.models.kernels.live_attention import (
 
 Places = tuple[Tensor, Tensor, Tensor]
 TRITON = "pip install triton: it has wheels for Linux"
+PAGE = 64
 
 
 # where queries are: positions, cache positions and starts, each (n, q)
@@ -54,19 +56,18 @@ def alternatives(starts: Sequence[int], count: int, tokens: int) -> Places:
 
 def case(
     places: Places, heads: int, groups: int, size: int, capacity: int, value_size: int = 0,
-    dtype: torch.dtype = torch.float32, dead: float = 0.0,
+    dtype: torch.dtype = torch.float32, page: int = PAGE, seed: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Arguments of the kernels, the memory of the cache as it is there; dead keys are ``dead``."""
+    """Arguments of the kernels; numbers depend on neither pages nor ``seed``, which orders them."""
     n, q = places[0].shape
     generator = torch.Generator().manual_seed(size + capacity)
     query = torch.randn(n, q, heads, size, generator=generator)
     key = torch.randn(n, capacity, groups, size, generator=generator)
     value = torch.randn(n, capacity, groups, value_size or size, generator=generator)
-    end = places[1].amax(dim=1)
-    beyond = torch.arange(capacity) > end[:, None]
-    key[beyond] = value[beyond] = dead
-    caches = (x.to(dtype).transpose(1, 2) for x in (query, key, value))
-    return (*caches, *places)
+    ends = (places[1].amax(dim=1) + 1).tolist()
+    tables = shuffled(ends, page, -(-capacity // page), seed)
+    pools = (pool_of(rows.to(dtype), tables, ends, page) for rows in (key, value))
+    return (query.to(dtype).transpose(1, 2), *pools, tables, *places)
 
 
 def sees(position: int, own: int, start: int, key: int, window: int) -> bool:
@@ -80,18 +81,20 @@ def sees(position: int, own: int, start: int, key: int, window: int) -> bool:
 
 def plain(arguments: tuple[Tensor, ...], window: int, scale: float) -> Tensor:
     """One query, one head and one key at a time, in float64."""
-    query, key, value, *places = arguments
+    query, key, value, tables, *places = arguments
     n, heads, q, _ = query.shape
-    each = heads // key.shape[1]
+    page, each = key.shape[2], heads // key.shape[1]
     result = torch.zeros(n, q, heads, value.shape[3], dtype=torch.float64)
     for row in range(n):
         for at in range(q):
             position, own, start = (int(place[row, at]) for place in places)
-            keys = [c for c in range(key.shape[2]) if sees(position, own, start, c, window)]
+            room = torch.arange(tables.shape[1] * page)
+            keys = [c for c in room if sees(position, own, start, int(c), window)]
+            pages, offsets = tables[row, torch.stack(keys) // page], torch.stack(keys) % page
             for head in range(heads):
-                seen = key[row, head // each, keys].double()
+                seen, mixed = (x[pages, head // each, offsets].double() for x in (key, value))
                 weights = (seen @ query[row, head, at].double() * scale).softmax(dim=0)
-                result[row, at, head] = weights @ value[row, head // each, keys].double()
+                result[row, at, head] = weights @ mixed
     return result
 
 
@@ -110,8 +113,9 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_mask_is_the_rule(rule) -> None:
+    """What is dead is no number, in pages of a row and beside them."""
     places, window = RULES[rule]
-    arguments = case(places, 4, 2, 8, 40)
+    arguments = case(places, 4, 2, 8, 40, page=16)
     found = masked_attention(*arguments, window, 0.3)
     torch.testing.assert_close(found.double(), plain(arguments, window, 0.3), atol=2e-6, rtol=1e-5)
     assert torch.equal(live_attention(*arguments, window, 0.3), found)
@@ -120,8 +124,8 @@ def test_the_mask_is_the_rule(rule) -> None:
 def test_what_is_left_out() -> None:
     arguments = case(following([3, 9], 1), 4, 2, 16, 20)
     expected = masked_attention(*arguments, 0, 0.25)
-    assert torch.equal(live_attention(*arguments[:5]), expected)
-    assert not torch.equal(live_attention(*arguments[:5], scale=0.5), expected)
+    assert torch.equal(live_attention(*arguments[:6]), expected)
+    assert not torch.equal(live_attention(*arguments[:6], scale=0.5), expected)
 
 
 def test_it_is_an_operator_of_torch() -> None:
@@ -129,9 +133,10 @@ def test_it_is_an_operator_of_torch() -> None:
     torch.library.opcheck(torch.ops.descant.live_attention, arguments)
     with FakeTensorMode():
         query = torch.empty(3, 8, 2, 16, device="cuda", dtype=torch.bfloat16)
-        key = torch.empty(3, 40, 2, 16, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        key = torch.empty(9, 64, 2, 16, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        tables = torch.empty(3, 4, device="cuda", dtype=torch.int32)
         positions = torch.empty(3, 2, device="cuda", dtype=torch.long)
-        out = live_attention(query, key, key, positions, positions)
+        out = live_attention(query, key, key, tables, positions, positions)
     assert (out.shape, out.dtype, out.device.type) == ((3, 2, 8, 16), torch.bfloat16, "cuda")
     assert out.is_contiguous()
 
@@ -159,6 +164,17 @@ def kernels(process) -> Callable[..., Tensor]:
     return run
 
 
+def no_pages_beside(arguments: tuple[Tensor, ...], window: int) -> tuple[Tensor, ...]:
+    """The same with page numbers that lead nowhere wherever no query of a row sees a key."""
+    query, key, value, tables, *places = arguments
+    tables, page = tables.clone(), key.shape[2]
+    for row in range(len(tables)):
+        end, first = int(places[1][row].max()) + 1, int(places[0][row].min()) - window + 1
+        tables[row, -(-end // page) :] = 2**30
+        tables[row, : max(first, 0) // page if window else 0] = 2**30
+    return query, key, value, tables, *places
+
+
 KERNELS = {  # places, heads, groups, size, capacity, and window
     "one token": (following([1, 64, 65, 300], 1), 4, 2, 64, 384, 0),
     "ends of chunks": (following([255, 256, 257, 512, 513], 1), 2, 1, 16, 513, 0),
@@ -183,11 +199,10 @@ KERNELS = {  # places, heads, groups, size, capacity, and window
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_are_the_mask(name, kernels) -> None:
-    """What is dead is not even read: it is no number there."""
+    """What is dead is not even read: it is no number there, and pages of no use are none."""
     places, heads, groups, size, capacity, window = KERNELS[name]
     arguments = case(places, heads, groups, size, capacity)
-    poisoned = case(places, heads, groups, size, capacity, dead=math.nan)
-    found = kernels(*poisoned, window=window)
+    found = kernels(*no_pages_beside(arguments, window), window=window)
     expected = masked_attention(*arguments, window)
     assert found.is_contiguous()
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-6)
@@ -198,9 +213,9 @@ def test_half_precision_is_within_rounding(dtype, rounding, kernels) -> None:
     """Weights are rounded once, and the result once; sums are in float32."""
     arguments = case(following([1, 64, 300], 4), 8, 2, 128, 320, dtype=dtype)
     found = kernels(*arguments)
-    exact = masked_attention(*(x.double().float() for x in arguments[:3]), *arguments[3:])
+    exact = masked_attention(*(x.float() for x in arguments[:3]), *arguments[3:])
     assert found.dtype == dtype
-    largest = arguments[2].abs().max().item()
+    largest = arguments[2].nan_to_num().abs().max().item()
     torch.testing.assert_close(found.float(), exact, atol=rounding * largest, rtol=rounding)
 
 
@@ -210,45 +225,76 @@ def test_values_may_be_of_another_size(kernels) -> None:
     torch.testing.assert_close(found, masked_attention(*arguments), atol=2e-6, rtol=2e-6)
 
 
-def test_any_strides_of_a_cache(kernels) -> None:
-    """Heads before positions, rows of a larger cache, and queries that lie in heads."""
-    query, key, value, *places = case(following([5, 40, 270], 2), 4, 2, 16, 320)
-    expected = kernels(query, key, value, *places)
-    larger = torch.full((5, 2, 400, 24), math.nan)
-    larger[1:4, :, :320, 4:20] = key
-    view = larger[1:4, :, :320, 4:20]
-    found = kernels(query.contiguous(), view, value.contiguous(), *places)
-    assert torch.equal(found, expected)
+def test_any_strides_of_a_pool(kernels) -> None:
+    """Heads before positions, pages of a larger pool, queries in heads, a part of a table."""
+    query, key, value, tables, *places = case(following([5, 40, 270], 2), 4, 2, 16, 320)
+    expected = kernels(query, key, value, tables, *places)
+    larger = torch.full((len(key) + 2, 2, PAGE + 8, 24), math.nan)
+    larger[1:-1, :, :PAGE, 4:20] = key
+    view = larger[1:-1, :, :PAGE, 4:20]
+    wider = torch.full((4, 9), 2**30, dtype=torch.int32)
+    wider[1:, 2:7] = tables
+    for some in (wider[1:, 2:7], tables.T.contiguous().T):
+        found = kernels(query.contiguous(), view, value.contiguous(), some, *places)
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("window", [0, 270])
-def test_neither_neighbours_nor_capacity_change_a_bit(window, kernels) -> None:
+def test_neither_neighbours_nor_width_change_a_bit(window, kernels) -> None:
     ends = [1, 256, 700, 8450]
-    arguments = case(following(ends, 2), 2, 1, 16, 8600)
-    together = kernels(*arguments, window=window)
+    query, key, value, tables, *places = case(following(ends, 2), 2, 1, 16, 8600)
+    together = kernels(query, key, value, tables, *places, window=window)
     for row, end in enumerate(ends):
-        query, key, value, *places = (x[row : row + 1] for x in arguments)
-        tight = max(end, 2)  # its last positions
-        alone = kernels(query, key[:, :, :tight], value[:, :, :tight], *places, window=window)
+        one = slice(row, row + 1)
+        tight = tables[one, : -(-max(end, 2) // PAGE)]  # its last positions
+        alone = kernels(query[one], key, value, tight, *(x[one] for x in places), window=window)
         assert torch.equal(alone[0], together[row]), end
 
 
-COSTS = {
-    "one token": (1, [1, 255, 700], 0, 8, 2, 16, 720),
-    "chunks and tiles": (16, [30, 300], 0, 9, 1, 16, 512),
-    "more chunks than splits": (1, [8900], 0, 2, 1, 16, 9001),
-    "a window": (3, [9, 300, 600], 100, 4, 2, 24, 640),
+@pytest.mark.parametrize(("size", "window"), [(16, 270), (80, 0)])
+def test_neither_the_order_nor_the_size_of_pages_changes_a_bit(size, window, kernels) -> None:
+    places = following([1, 256, 700], 2)
+    expected = kernels(*case(places, 2, 1, size, 720), window=window)
+    for seed, page in enumerate((PAGE, 16, 256, 1024), start=1):
+        arguments = case(places, 2, 1, size, 720, page=page, seed=seed)
+        assert torch.equal(kernels(*arguments, window=window), expected), page
+
+
+@pytest.mark.parametrize("page", [16, 256])
+def test_rows_may_share_pages(page, kernels) -> None:
+    """Bits are those of rows with pages of their own."""
+    ends, shared = [700, 600], 512
+    places = following(ends, 2)
+    query, keys, values = (torch.randn(2, *shape) for shape in ((4, 2, 16), *[(700, 2, 16)] * 2))
+    keys[1, :shared], values[1, :shared] = keys[0, :shared], values[0, :shared]
+    results = []
+    for both in (False, True):
+        tables = shuffled(ends, page)
+        if both:
+            tables[1, : shared // page] = tables[0, : shared // page]
+        pools = (pool_of(rows, tables, ends, page) for rows in (keys, values))
+        results.append(kernels(query, *pools, tables, *places))
+    apart, together = results
+    assert torch.equal(apart, together)
+
+
+COSTS = {  # queries, ends, window, heads, groups, size, capacity, and keys of a page
+    "one token": (1, [1, 255, 700], 0, 8, 2, 16, 720, 256),
+    "chunks and tiles": (16, [30, 300], 0, 9, 1, 16, 512, 64),
+    "more chunks than splits": (1, [8900], 0, 2, 1, 16, 9001, 16384),
+    "a window": (3, [9, 300, 600], 100, 4, 2, 24, 640, 16),
 }
 
 
 @pytest.mark.parametrize("name", COSTS)
 def test_the_cost_is_what_the_kernels_do(name, process) -> None:
     """Every query sees some of every chunk that its row reads."""
-    q, ends, window, heads, groups, size, capacity = COSTS[name]
+    q, ends, window, heads, groups, size, capacity, page = COSTS[name]
     places = tuple(place.clone() for place in following(ends, q))
-    arguments = case(places, heads, groups, size, capacity)
+    arguments = case(places, heads, groups, size, capacity, page=page)
+    capacity = -(-capacity // page) * page
     counts = process.submit(interpreted.count, "live_attention", *arguments, window, 0.25).result()
-    expected = cost(arguments[0].shape, groups, 4, ends, capacity, window=window)
+    expected = cost(arguments[0].shape, groups, 4, ends, capacity, window=window, page=page)
     assert counts == (expected.blocks, expected.launches, expected.read, expected.written)
 
 
@@ -288,13 +334,16 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a thread block of an A10
 
 
 @pytest.mark.parametrize("capability", SHARED)
-@pytest.mark.parametrize(("size", "queries"), [(128, 1), (128, MAX_QUERIES), (256, MAX_QUERIES)])
+@pytest.mark.parametrize(
+    ("size", "queries", "page"),
+    [(128, 1, 256), (128, MAX_QUERIES, 16), (256, MAX_QUERIES, 256)],
+)
 def test_the_kernels_are_compiled_for_gpus(
-    capability, size, queries, tmp_path, monkeypatch, record_property
+    capability, size, queries, page, tmp_path, monkeypatch, record_property
 ) -> None:
     pytest.importorskip("triton", reason=TRITON)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    first, second = compiled(capability, (32, 64, queries, size), 8, 4096)
+    first, second = compiled(capability, (32, 64, queries, size), 8, 4096, page)
     record_property("bytes of shared memory", (first.metadata.shared, second.metadata.shared))
     assert 0 < first.metadata.shared <= SHARED[capability]
     assert second.metadata.shared <= SHARED[capability]
