@@ -47,6 +47,10 @@ class ModelError(DescantError, ValueError):
         return page_link(self.topic) if self.topic else ""
 
 
+class OutOfPages(ModelError):
+    """There is no room for the keys and values of a text now; there may be when others leave."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, shortened."""
     return shortened((str(error).strip().splitlines() or [type(error).__name__])[0], 2 * QUOTED)

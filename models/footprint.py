@@ -6,14 +6,22 @@ offloaded one is on another device than its forward.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+class Held(NamedTuple):
+    """An object in memory: where, and its bytes."""
+
+    device: torch.device
+    size: int
 
 
 @dataclass(frozen=True)
@@ -24,16 +32,20 @@ class Footprint:
         weight_bytes: weights that a forward reads.
         token_bytes: cache of one token of one row.
         cache_bytes: cache that is allocated now.
+        kept_bytes: copies of what was read, for others to share, at most.
         memory: each object in memory by its id, so that what lanes share counts once.
         work: pairs of what a forward works in per token: a fixed part, and a part per token seen.
             The largest pair counts.
+        layers: the share of the layers, and so of the cache, on each device that runs any.
     """
 
     weight_bytes: int
     token_bytes: int = 0
     cache_bytes: int = 0
-    memory: Mapping[int, int] = field(default_factory=dict)
+    kept_bytes: int = 0
+    memory: Mapping[int, Held] = field(default_factory=dict)
     work: tuple[tuple[int, int], ...] = ()
+    layers: Mapping[torch.device, float] = field(default_factory=dict)
 
     def work_bytes(self, tokens: int, seen: int) -> int:
         """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
@@ -41,9 +53,19 @@ class Footprint:
 
     def with_adapters(self, adapters: Any) -> Footprint:
         """The same with adapters on the weights."""
-        size = adapters.nbytes
-        memory = {**self.memory, id(adapters): size}
-        return replace(self, weight_bytes=self.weight_bytes + size, memory=memory)
+        size = self.weight_bytes + adapters.nbytes
+        return replace(self, weight_bytes=size, memory={**self.memory, **adapters.memory})
+
+    def on(self, device: torch.device) -> Footprint:
+        """The part of it on one device; a forward works on each in turn."""
+        share = self.layers.get(device, 0.0)
+        return replace(
+            self, weight_bytes=round(self.weight_bytes * share),
+            token_bytes=round(self.token_bytes * share),
+            cache_bytes=round(self.cache_bytes * share),
+            memory={key: held for key, held in self.memory.items() if held.device == device},
+            layers={device: 1.0} if share else {},
+        )  # fmt: skip
 
 
 def weights_footprint(model: Any) -> Footprint:
@@ -58,8 +80,20 @@ def weights_footprint(model: Any) -> Footprint:
     stored = {id(tensor): tensor for tensor in tensors if isinstance(tensor, Tensor)}
     if head is None or getattr(head, "weight", None) is not embedding:
         stored.pop(id(embedding), None)
-    memory = {id(p): stored_bytes(p) for p in model.parameters()}
-    return Footprint(sum(map(stored_bytes, stored.values())), memory=memory)
+    memory = {id(p): Held(p.device, stored_bytes(p)) for p in model.parameters()}
+    size = sum(map(stored_bytes, stored.values()))
+    return Footprint(size, memory=memory, layers=layer_shares(model))
+
+
+def layer_shares(model: Any) -> dict[torch.device, float]:
+    """The share of a model's layers on each device, as in ``Footprint.layers``.
+
+    A model whose layers have no numbers is where its embedding runs.
+    """
+    numbered = (module for module in model.modules() if hasattr(module, "layer_idx"))
+    devices = {module.layer_idx: execution_device(module) for module in numbered}
+    counts = Counter(devices.values() or [execution_device(model.get_input_embeddings())])
+    return {device: count / counts.total() for device, count in counts.items()}
 
 
 def forward_work(config: Any, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:

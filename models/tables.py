@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .cache.rows import Join, RowLane
-from .footprint import Footprint
+from .cache.row_lane import RowLane
+from .cache.rows import Join
+from .footprint import Footprint, Held
 
 
 class TableLane(RowLane):
@@ -52,7 +53,8 @@ class TableLane(RowLane):
         """The table; a forward works in one row of it per token."""
         size = self.table.nbytes
         row = self.table.shape[1] * self.table.itemsize
-        return Footprint(size, memory={id(self.table): size}, work=((row, 0),))
+        memory = {id(self.table): Held(self.device, size)}
+        return Footprint(size, memory=memory, work=((row, 0),))
 
     why_eager = "it is a table"
 
@@ -79,7 +81,7 @@ class TableModel(TableLane):
         return self.table[self.rows.last_tokens(), : self.vocabulary]
 
     def logits_of_last(self, tokens: int) -> Tensor:
-        ids = self.rows.texts[: self.rows.count].gather(1, self.rows.last_positions(tokens))
+        ids = self.rows.tokens_at(self.rows.last_positions(tokens))
         return self.table[ids, : self.vocabulary]
 
 
@@ -89,9 +91,7 @@ class RuleReward(TableLane):
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, 1)`` rewards, and ``(rows, 1)`` of the texts."""
         last = self.rows.last_tokens()
-        used = slice(self.rows.count)
-        positions = (self.rows.ends[used, None] - 2).clamp(min=0)
-        before = self.rows.texts[used].gather(1, positions)[:, 0]
+        before = self.rows.tokens_at(self.rows.last_positions(2))[:, 0]
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
     def plan_line(self, candidates: str) -> str:

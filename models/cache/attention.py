@@ -20,9 +20,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..kernels.chunk_varlen import varlen_chunk
 from ..kernels.live_attention import MAX_QUERIES, live_attention
+from .blocks.paged_cache import side_by_side
 from .masks import (
     LiveWindow,
     causal_start,
+    current_pages,
     current_survey,
     folded,
     goes_by_masks,
@@ -63,11 +65,14 @@ def grouped_attention(
     why = _why_masked(key, value, attention_mask, settings)
     if survey is not None:
         survey.calls.append(Call(query.shape[-1], value.shape[-1], why))
-    if live is None or why is not None:
-        return _masked(module, query, key, value, attention_mask, settings), None
-    if survey is None:
+    if live is not None and why is None and survey is None:
         return _by_live_lengths(query, key, value, live, settings), None
-    out = _masked(module, query, key, value, attention_mask, settings)
+    rows = key, value
+    if (pages := current_pages()) is not None:
+        rows = side_by_side(key, pages), side_by_side(value, pages)
+    out = _masked(module, query, *rows, attention_mask, settings)
+    if live is None or why is not None or survey is None:
+        return out, None
     other = _by_live_lengths(query, key, value, live, settings)
     largest = out.abs().amax().clamp(min=1e-6)  # a token without an embedding has no values
     survey.deviations.append((other - out).abs().amax() / largest)
@@ -87,7 +92,9 @@ def _why_masked(
         return "its masks are neither causal nor sliding windows"
     if key.shape[:3] != value.shape[:3]:
         return "its values have other heads than its keys"
-    if key.stride(0) * value.stride(2) != value.stride(0) * key.stride(2):
+    if current_pages() is None and key.stride(0) * value.stride(2) != value.stride(0) * key.stride(
+        2
+    ):
         return "it copies keys or values"  # which rows' lengths are then not those of
     return None
 
@@ -97,14 +104,16 @@ def _by_live_lengths(
 ) -> Tensor:
     """``(n, q, heads, size)``: chunks of prompts, or a few queries of each row."""
     window, scale = live.window, settings.get("scaling")
+    assert window.tables is not None, "rows attend by live lengths where keys are in pages"
+    pool = key, value, window.tables
     if window.start is not None:
-        return varlen_chunk(query, key, value, window.start, live.sliding, scale)
+        return varlen_chunk(query, *pool, window.start, live.sliding, scale)
     parts = []
     for first in range(0, query.shape[2], MAX_QUERIES):
         some = slice(first, first + MAX_QUERIES)
         starts = None if window.starts is None else window.starts[:, some]
         where = live.positions[:, some], window.cache_positions[:, some], starts
-        part = live_attention(query[:, :, some], key, value, *where, live.sliding, scale)
+        part = live_attention(query[:, :, some], *pool, *where, live.sliding, scale)
         parts.append(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

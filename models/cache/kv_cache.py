@@ -7,9 +7,6 @@ nothing is concatenated.
 from __future__ import annotations
 
 import copy
-import math
-import mmap
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +17,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .masks import row_masks
-from .survey import Survey
+from .memory import mapped_zeros
+from .survey import LayerShape, Survey
 from .window import Window
 
 
@@ -66,6 +64,12 @@ class RowLayer(CacheLayerMixin):
         view = (window.rows, slice(None), slice(window.limit))
         return self.keys[view], self.values[view]
 
+    @property
+    def shape(self) -> LayerShape:
+        """Heads and their sizes, once there are keys."""
+        assert self.keys is not None and self.values is not None
+        return LayerShape(self.keys.shape[1], self.keys.shape[3], self.values.shape[3])
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return (self._cache.window.limit if self._cache.window else query_length), 0
 
@@ -97,7 +101,16 @@ class RowCache(Cache):
     def see(self, window: Window) -> None:
         """The next forward writes and reads as this window says."""
         self.window = window
-        self._write(window.rows.stop, window.limit)
+        self.wrote(window.rows.stop, window.limit)
+
+    def make_layers(self, shapes: Sequence[LayerShape], like: Tensor) -> None:
+        """Make the layers before a forward does, of a tensor's dtype and device."""
+        for shape in shapes[len(self.layers) :]:
+            cache: Any = weakref.proxy(self)
+            layer = RowLayer(cache)
+            sizes = shape.key_size, shape.value_size
+            layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
+            self.layers.append(layer)
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens and rows, and keep those there are."""
@@ -129,7 +142,7 @@ class RowCache(Cache):
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Make the first ``length`` tokens of each target row what its source's were."""
-        self._write(max(targets, default=-1) + 1, length)
+        self.wrote(max(targets, default=-1) + 1, length)
         for tensor in self._tensors():
             tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
 
@@ -148,7 +161,8 @@ class RowCache(Cache):
             for tensor in self._tensors()
         )
 
-    def _write(self, rows: int, tokens: int) -> None:
+    def wrote(self, rows: int, tokens: int) -> None:
+        """So many rows and tokens may have been written to."""
         self.written = max(self.written[0], rows), max(self.written[1], tokens)
 
     def _written(self) -> tuple[slice, slice, slice]:
@@ -163,26 +177,12 @@ class RowCache(Cache):
 def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Zeros of a tensor's dtype and device, ``(rows, heads, capacity, size)``.
 
-    On a CPU they are a mapping of their own: a page takes memory when it is written to, all of
-    it goes back to the system at once, and the allocator is left without a hole. Elsewhere a
-    token's heads lie side by side, as attention by live lengths reads them.
-
-    Raises:
-        MemoryError: the system maps no more.
+    On a GPU a token's heads lie side by side.
     """
-    size = math.prod(shape) * like.element_size()
-    if like.device.type != "cpu":
-        rows, heads, capacity, width = shape
-        return like.new_zeros((rows, capacity, heads, width)).transpose(1, 2)
-    if size < mmap.PAGESIZE:
-        return like.new_zeros(shape)
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-    try:
-        pages = mmap.mmap(-1, size, **private)
-    except OSError as error:
-        raise MemoryError(f"a cache of {size} bytes cannot be mapped: {error.strerror}") from error
-    storage = torch.frombuffer(pages, dtype=torch.uint8).untyped_storage()
-    return like.new_empty(0).set_(storage).view(shape)
+    if like.device.type == "cpu":
+        return mapped_zeros(like, shape)
+    rows, heads, capacity, size = shape
+    return mapped_zeros(like, (rows, capacity, heads, size)).transpose(1, 2)
 
 
 def _grown(old: Tensor, rows: int, capacity: int, kept: tuple[slice, slice, slice]) -> Tensor:
@@ -194,7 +194,7 @@ def _grown(old: Tensor, rows: int, capacity: int, kept: tuple[slice, slice, slic
 
 def run_rows(
     network: Any,
-    cache: RowCache,
+    cache: Any,
     window: Window,
     tokens: Tensor,
     positions: Tensor,
@@ -232,8 +232,9 @@ def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
         try:
             with torch.no_grad():
                 token = torch.zeros(1, 1, dtype=torch.long, device="meta")
-                window = Window(slice(0, 1), token, token, 1, survey=survey)
+                window = Window(token, 1, slice(0, 1), token, survey=survey)
                 run_rows(make_backbone(), cache, window, token, token)
+            survey.shapes = [layer.shape for layer in cache.layers]
             return cache.nbytes, survey
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue

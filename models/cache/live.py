@@ -52,6 +52,11 @@ class LiveAttention:
         self.why_masked = next(filter(None, reasons), None)
         self.why_chunks_masked = next(filter(None, chunk_reasons), None)
 
+    def go_by_masks(self, why: str) -> None:
+        """Attend by masks, whatever the model asks for."""
+        self.why_masked = self.why_masked or why
+        self.why_chunks_masked = self.why_chunks_masked or why
+
     def first(self, chunk: bool) -> Survey | None:
         """A survey where a forward is the first of its kind, which computes attention both ways."""
         return None if chunk in self._proven else Survey()

@@ -19,9 +19,8 @@ from transformers import AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 from ..errors import ModelError
-from .rows import Run
 from .survey import Survey
-from .window import Window, sliding_window, visible
+from .window import Run, Window, sliding_window, visible
 
 
 @dataclass
@@ -101,6 +100,14 @@ def current_survey() -> Survey | None:
     """The survey of the forward that is running."""
     forward = _current.get()
     return None if forward is None else forward.window.survey
+
+
+def current_pages() -> Window | None:
+    """What the forward that is running sees, where layers return the pages of all rows."""
+    forward = _current.get()
+    if forward is None or not forward.window.live or forward.window.tables is None:
+        return None
+    return forward.window
 
 
 def hides_nothing(mask: Any) -> bool:

@@ -1,25 +1,25 @@
 """Rows: a dense pool in which each request holds one row per term.
 
 Rows 0 to ``count`` are in use, so that a forward works on views and never on copies. When a row is
-released, the last row moves into its place.
+released, the last row gets its number. What the host knows of rows it writes here, and one copy
+brings it to the device before the next step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..recordings import bucket
+from ..upload import Changes, Mirror, upload
+from .row_items import copy_items, swap_remove
+from .window import Run, runs_of_lengths
 
-RUN = 256  # tokens that cost as much as one more call of attention, about
-Run: TypeAlias = tuple[slice, int]
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
-Item = TypeVar("Item")
 
 
 class Rows:
@@ -36,18 +36,23 @@ class Rows:
         limits: lengths beyond which a text's keys are others, those of its first tokens too.
         bucketed: whether forwards run a bucket of rows, as recordings need it: idle rows follow
             those in use. An idle row has a text of one token, which never grows.
+        pages: that a row has at most; 0 where its keys lie side by side.
 
     Attributes:
-        texts: ``(rows + 1, capacity)`` int64 token ids. The last row is always idle.
-        lengths: ``(rows + 1,)`` int64, tokens in each row's cache.
+        texts: ``(rows + 1, capacity)`` int64 token ids. A text stays where it is while rows change
+            their numbers; ``places``, ``(rows + 1,)`` int64, says where that is.
+        lengths: ``(rows + 1,)`` int64, tokens in each row's cache. The last row is always idle.
         ends: ``(rows + 1,)`` int64, tokens in each row's text.
         adapters: ``(rows + 1,)`` int64, 0 for the bare weights.
-        active: ``(rows + 1,)`` bool, whether a row is in use.
+        active: ``(rows + 1,)`` int64, 1 where a row is in use.
+        tables: ``(rows + 1, pages)`` int32, the pages that each row's keys and values are in, one
+            after the other; the scratch page of nobody where it has none.
         index: ``(rows + 1, 1)`` int64, the rows' own numbers.
         most: how many rows there is room for.
         count: rows in use, and ``total``, the tokens of their texts together.
         width: rows of a forward: those in use, and the idle ones of their bucket.
         version: another after each change of a text, or of which rows are in use.
+        stale: whether the host has written what the device does not have yet.
         next_logits: ``(count, V)`` float32, what follows every text, where reading the prompts gave
             it; None again as soon as a text or a row changes.
     """
@@ -60,25 +65,52 @@ class Rows:
         pending: int = 1,
         limits: Sequence[int] = (),
         bucketed: bool = False,
+        pages: int = 0,
     ) -> None:
-        self.capacity, self.device, self.pending = capacity, device, pending
-        self.limits, self.most, self.bucketed = limits, rows, bucketed
-        self.texts = torch.zeros(rows + 1, capacity, dtype=torch.long, device=device)
-        self.lengths = torch.zeros(rows + 1, dtype=torch.long, device=device)
-        self.ends = torch.ones(rows + 1, dtype=torch.long, device=device)
-        self.adapters = torch.zeros(rows + 1, dtype=torch.long, device=device)
-        self.active = torch.zeros(rows + 1, dtype=torch.bool, device=device)
-        self.index = torch.arange(rows + 1, device=device)[:, None]
-        self._lengths: list[int] = []  # the same three on the host
+        self.device, self.pending, self.limits, self.bucketed = device, pending, limits, bucketed
+        self._lengths: list[int] = []  # what the host counts, and knows, of the rows in use
         self._ends: list[int] = []
         self._adapters: list[int] = []
+        self._places: list[int] = []
         self.count = self.total = self.width = self.version = 0
         self.next_logits: Tensor | None = None
+        self._unsent: dict[int, tuple[Tensor, Tensor]] = {}  # tokens for the device, by place
+        self.texts = torch.zeros(rows + 1, capacity, dtype=torch.long, device=device)
+        self._reserve(rows, capacity, pages)
+
+    def _reserve(self, rows: int, capacity: int, pages: int) -> None:
+        """Room for what is known of so many rows, all of them idle."""
+        self.most, self.capacity, self.pages = rows, capacity, pages
+        shapes = {"numbers": (5, rows + 1), "tables": (rows + 1, pages)}
+        dtypes = {"numbers": torch.long, "tables": torch.int32}
+        self._mirror = Mirror(
+            self.device, **{name: (shapes[name], dtypes[name]) for name in shapes}
+        )
+        numbers, self.tables = self._mirror.device.numbers, self._mirror.device.tables
+        self.lengths, self.ends, self.adapters, self.active, self.places = numbers.unbind(0)
+        self._idle = torch.tensor([0, 1, 0, 0, rows])  # what the five are of an idle row
+        self._mirror.host.numbers[:] = self._idle[:, None]
+        self.stale = True
+        self.index = torch.arange(rows + 1, device=self.device)[:, None]
 
     def use_buckets(self, on: bool) -> None:
         """Let idle rows follow those in use, up to a bucket of them, or not."""
         self.bucketed = on
         self._changed()
+
+    def changes(self) -> Changes:
+        """What the device does not have yet of what the host has written; taken for done."""
+        if not self.stale:
+            return []
+        self._write_counts()
+        unsent, self._unsent = self._unsent, {}
+        self.stale, self._mirror.stale = False, True
+        return [*self._mirror.changes(), *unsent.values()]
+
+    def flush(self) -> None:
+        """Copy them, where nobody has collected them before."""
+        if self.stale:
+            upload(self.changes())
 
     @property
     def changing(self) -> list[Tensor]:
@@ -116,74 +148,88 @@ class Rows:
             cached: how many of its tokens are in the cache.
             adapters: for each, 0 or the number of an adapter.
         """
-        first = self.count
+        first, ends = self.count, [len(text) for text in texts]
+        taken = set(self._places)
+        free = (place for place in range(self.most) if place not in taken)
+        places = [place for place, _ in zip(free, texts, strict=False)]
+        for place, text in zip(places, texts, strict=True):
+            self._write_text(place, 0, text)
         new = slice(first, first + len(texts))
-        read = padded(texts)
-        self.texts[new, : read.shape[1]] = read.to(self.device)
+        numbers = [[*cached], ends, [*adapters], [1] * len(texts), places]
+        self._mirror.host.numbers[:, new] = torch.tensor(numbers)
         self._lengths += cached
-        self._ends += map(len, texts)
+        self._ends += ends
         self._adapters += adapters
-        self._changed()
-        self.lengths[new] = torch.tensor(cached, device=self.device)
-        self.ends[new] = torch.tensor(self._ends[first:], device=self.device)
-        self.adapters[new] = torch.tensor(adapters, device=self.device)
-        self.active[new] = True
+        self._places += places
+        self._written()
         return range(new.start, new.stop)
 
+    def set_pages(self, row: int, pages: Sequence[int]) -> None:
+        """Say which pages a row's keys and values are in."""
+        table = self._mirror.host.tables[row]
+        table[: len(pages)] = torch.tensor(pages, dtype=torch.int32)
+        table[len(pages) :] = 0
+        self.stale = True
+
     def runs(self, most: Callable[[int], int]) -> list[Run]:
-        """Adjacent rows of like lengths, and the limit of each run: what is cheapest to attend to.
-
-        A run costs its rows times its longest, and ``RUN`` tokens for being one.
-
-        Args:
-            most: the limit of a run, from the tokens of its longest text.
-        """
-        runs: list[tuple[int, int]] = []  # of rows, and the longest of each
-        for end in self._ends:
-            if runs:
-                count, longest = runs[-1]
-                together = max(longest, end)
-                if (count + 1) * together <= count * longest + end + RUN:
-                    runs[-1] = count + 1, together
-                    continue
-            runs.append((1, end))
-        starts = [0, *accumulate(count for count, _ in runs)]
-        pairs = zip(starts, runs, strict=False)
-        return [(slice(start, start + count), most(longest)) for start, (count, longest) in pairs]
+        """Adjacent rows of like lengths, as ``runs_of_lengths``."""
+        return runs_of_lengths(self._ends, most)
 
     def unread(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The next tokens that each row reads: ids and positions, ``(rows, tokens)`` each.
 
         Where a row has fewer, its last token is repeated at its position.
         """
+        if self.stale:
+            self.flush()
         ahead = torch.arange(tokens, device=self.device)
         last = self.ends[: self.width, None] - 1
         positions = torch.minimum(self.lengths[: self.width, None] + ahead, last)
-        return self.texts[: self.width].gather(1, positions), positions
+        return self.tokens_at(positions), positions
+
+    def tokens_at(self, positions: Tensor) -> Tensor:
+        """``(rows, n)`` tokens of the texts at positions of each."""
+        tokens: Tensor = self.texts[self.places[: self.width, None], positions]
+        return tokens
 
     def writes(self, cache_positions: Tensor) -> Tensor:
         """``(width, q)`` where keys are written: those of idle rows behind all that is seen."""
         if not self.bucketed:
             return cache_positions
-        return torch.where(self.active[: self.width, None], cache_positions, self.capacity)
+        return torch.where(self.active[: self.width, None] > 0, cache_positions, self.capacity)
 
     def last_positions(self, tokens: int) -> Tensor:
         """``(rows, tokens)`` positions of the last tokens of each row's text; none is below 0."""
+        if self.stale:
+            self.flush()
         back = torch.arange(-tokens, 0, device=self.device)
-        return (self.ends[: self.width, None] + back).clamp_(min=0)
+        positions: Tensor = self.ends[: self.width, None] + back
+        return positions.clamp_(min=0)
 
     def last_tokens(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
-        return self.texts[: self.width].gather(1, self.ends[: self.width, None] - 1)[:, 0]
+        if self.stale:
+            self.flush()
+        used = slice(self.width)
+        return self.texts[self.places[used], self.ends[used] - 1]
 
     def text(self, row: int) -> Tensor:
         """The tokens of a row's text."""
-        return self.texts[row, : int(self.ends[row])]
+        self.flush()
+        return self.texts[self._places[row], : self._ends[row]]
+
+    def all_texts(self) -> list[list[int]]:
+        """The tokens of every text, on the host."""
+        self.flush()
+        texts = self.texts[self.places[: self.count]].tolist()
+        return [text[:end] for text, end in zip(texts, self._ends, strict=True)]
 
     def feed(self, tokens: Tensor) -> None:
         """Add ``(rows,)`` tokens to the texts."""
+        if self.stale:
+            self.flush()
         used = slice(self.width)
-        self.texts[used].scatter_(1, self.ends[used, None], tokens.to(self.device)[:, None])
+        self.texts[self.places[used], self.ends[used]] = tokens.to(self.device)
         self.ends[used] += self.active[used] if self.bucketed else 1
         for row in range(self.count):
             self._ends[row] += 1
@@ -196,8 +242,10 @@ class Rows:
 
         The latter may have the last row in it, which is idle, any number of times.
         """
-        self.texts[index, self.ends[index]] = tokens.to(self.device)
-        self.ends.index_add_(0, index, self.active[index].long())
+        if self.stale:
+            self.flush()
+        self.texts[self.places[index], self.ends[index]] = tokens.to(self.device)
+        self.ends.index_add_(0, index, self.active[index])
         self.fed(rows)
 
     def fed(self, rows: Sequence[int]) -> None:
@@ -219,13 +267,12 @@ class Rows:
         """Whether a text that grows from one length to the other gets other keys."""
         return any(start <= limit < end for limit in self.limits)
 
-    def forget(self, rows: Sequence[int]) -> None:
-        """Nothing of these rows' texts is in the cache any more."""
-        self.version += bool(rows)
-        for row in rows:
-            self._lengths[row] = 0
-        if rows:
-            self.lengths[list(rows)] = 0
+    def shorten(self, row: int, length: int) -> None:
+        """Only so many tokens of a row's text are in the cache, at most."""
+        if self._lengths[row] > length:
+            self._lengths[row] = length
+            self.version += 1
+            self._write_counts()
 
     def counts(self) -> tuple[list[int], list[int]]:
         """Of every row, from the host: tokens in the cache, and tokens of the text."""
@@ -262,11 +309,11 @@ class Rows:
 
     def clear(self) -> None:
         """Make every row idle, over the same memory."""
-        self._lengths, self._ends, self._adapters = [], [], []
-        self.lengths.zero_()
-        self.ends.fill_(1)
-        self.active.zero_()
-        self._changed()
+        self._lengths, self._ends, self._adapters, self._places = [], [], [], []
+        self._unsent = {}
+        self._mirror.host.numbers[:] = self._idle[:, None]
+        self._mirror.host.tables.zero_()
+        self._written()
 
     def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
         """Replace the ends of texts; the new tokens are unread.
@@ -275,99 +322,71 @@ class Rows:
             texts: for each row to change, how many tokens it keeps, and what follows them.
         """
         for row, (kept, new) in texts.items():
-            end = kept + len(new)
-            if new:
-                self.texts[row, kept:end] = torch.tensor(new, device=self.device)
-            self._ends[row] = end
+            self._write_text(self._places[row], kept, new)
+            self._ends[row] = kept + len(new)
             crossed = self.crosses(kept, self._lengths[row])
             self._lengths[row] = 0 if crossed else min(self._lengths[row], kept)
+        self._write_counts()
         self._changed()
-        used = slice(self.count)
-        self.ends[used] = torch.tensor(self._ends, device=self.device)
-        self.lengths[used] = torch.tensor(self._lengths, device=self.device)
 
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for so many tokens in every row, and for so many rows."""
+    def grow(self, capacity: int, rows: int = 0, pages: int = 0) -> None:
+        """Make room for so many tokens and pages in every row, and for so many rows."""
+        self.flush()
+        old, kept = self._mirror.host, slice(self.count)
         more = max(0, rows - self.most)
-        self.texts = pad(self.texts, (0, capacity - self.capacity, 0, more))
-        self.lengths, self.ends = pad(self.lengths, (0, more)), pad(self.ends, (0, more), value=1)
-        self.adapters = pad(self.adapters, (0, more))
-        self.active = pad(self.active, (0, more))
-        self.most += more
-        self.index = torch.arange(len(self.texts), device=self.device)[:, None]
-        self.capacity = capacity
+        self.texts = pad(self.texts, (0, max(0, capacity - self.capacity), 0, more))
+        self._reserve(self.most + more, max(capacity, self.capacity), max(pages, self.pages))
+        self._mirror.host.numbers[:, kept] = old.numbers[:, kept]
+        self._mirror.host.tables[kept, : old.tables.shape[1]] = old.tables[kept]
+        self._write_counts()
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row's text what its source's was."""
-        for tensor in (self.texts, self.lengths, self.ends, self.adapters):
-            tensor[list(targets)] = tensor[list(sources)]
+        self.flush()
+        places = [[self._places[row] for row in rows] for rows in (targets, sources)]
+        self.texts[places[0]] = self.texts[places[1]]
+        numbers = self._mirror.host.numbers
+        numbers[:3, list(targets)] = numbers[:3, list(sources)]
         for values in (self._lengths, self._ends, self._adapters):
             copy_items(values, sources, targets)
-        self._changed()
+        self._write_counts()
+        self._written()
 
     def release(self, row: int) -> int:
-        """Give a row up; the last row, whose number is returned, takes its place."""
-        last = self.count - 1
-        for tensor in (self.texts, self.lengths, self.ends, self.adapters):
-            tensor[row] = tensor[last]
-        self.active[last], self.lengths[last], self.ends[last] = False, 0, 1
-        for values in (self._lengths, self._ends, self._adapters):
+        """Give a row up; the last row, whose number is returned, becomes this one."""
+        last, host = self.count - 1, self._mirror.host
+        host.numbers[:, row] = host.numbers[:, last]
+        host.numbers[:, last] = self._idle
+        if self.pages:
+            host.tables[row] = host.tables[last]
+            host.tables[last] = 0
+        for values in (self._lengths, self._ends, self._adapters, self._places):
             swap_remove(values, row)
-        self._changed()
+        self._written()
         return last
+
+    def _write_text(self, place: int, start: int, tokens: Sequence[int]) -> None:
+        if place in self._unsent:
+            self.flush()
+        if tokens:
+            target = self.texts[place, start : start + len(tokens)]
+            if Mirror.on_host(self.device):
+                target.copy_(torch.tensor(tokens))
+            else:
+                self._unsent[place], self.stale = (target, torch.tensor(tokens)), True
+
+    def _write_counts(self) -> None:
+        """Write what the host counts; a step moves it on the device."""
+        used = slice(len(self._ends))
+        self._mirror.host.numbers[:2, used] = torch.tensor([self._lengths, self._ends])
+        self.stale = True
+
+    def _written(self) -> None:
+        self.stale = True
+        self._changed()
 
     def _changed(self) -> None:
         self.count, self.total = len(self._ends), sum(self._ends)
         self.width = bucket(self.count, self.most) if self.bucketed else self.count
         self.version += 1
         self.next_logits = None
-
-
-class RowLane:
-    """The rows of a lane, as ``lanes.protocols`` describes them: texts on one device."""
-
-    device: torch.device
-    rows: Rows
-    keeps_logits = False
-    memory = 0
-
-    @property
-    def ready(self) -> bool:
-        return self.rows.next_logits is not None
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        self.rows = Rows(rows, capacity, self.device)
-
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        self.rows.grow(capacity, rows)
-
-    def use_buckets(self, on: bool) -> None:
-        """Run idle rows too, so that forwards have few sizes; where the lane can."""
-
-    def release(self, row: int) -> int:
-        return self.rows.release(row)
-
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        self.rows.copy(sources, targets)
-
-    def feed(self, tokens: Tensor) -> None:
-        self.rows.feed(tokens)
-
-
-def swap_remove(items: list[Item], row: int) -> Item:
-    """Remove a row's item from a list, whose last item moves into its place; the removed one."""
-    removed, items[row] = items[row], items[-1]
-    items.pop()
-    return removed
-
-
-def copy_items(items: list[Item], sources: Sequence[int], targets: Sequence[int]) -> None:
-    """Make each target row's item what its source's was."""
-    for target, item in zip(targets, [items[source] for source in sources], strict=True):
-        items[target] = item
-
-
-def padded(texts: Sequence[Sequence[int]]) -> Tensor:
-    """``(n, longest)`` token ids, with zeros after the end of each."""
-    longest = max(map(len, texts))
-    return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], dtype=torch.long)

@@ -22,6 +22,19 @@ class Call(NamedTuple):
     why_masked: str | None = None
 
 
+class LayerShape(NamedTuple):
+    """Of one layer: how many heads keys and values have, and how large a head is."""
+
+    groups: int
+    key_size: int
+    value_size: int
+
+    @property
+    def numbers(self) -> int:
+        """Of one position."""
+        return self.groups * (self.key_size + self.value_size)
+
+
 @dataclass
 class Survey:
     """What one forward asked for.
@@ -30,10 +43,12 @@ class Survey:
         calls: of attention, one per layer.
         deviations: where both kinds of attention were computed, how far the one by live lengths is
             from the masked one: as a share of the largest output, a tensor per call.
+        shapes: of the layers of a cache; none where not all are known.
     """
 
     calls: list[Call] = field(default_factory=list)
     deviations: list[Tensor] = field(default_factory=list)
+    shapes: list[LayerShape] = field(default_factory=list)
 
     def why_masked(self) -> str | None:
         """Why attention by live lengths cannot give this, whatever the kernel; or None."""

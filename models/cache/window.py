@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
-from .rows import Run
 from .survey import Survey
 
+RUN = 256  # tokens that cost as much as one more call of attention, about
+Run: TypeAlias = tuple[slice, int]
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)  # one is made for every forward: frozen, it would take four times as long
 class Window:
     """Where one forward writes, and how much of the cache it may see.
 
     Attributes:
-        rows: the rows of this forward, ``n`` adjacent ones.
-        index: ``(n, 1)`` their numbers.
         cache_positions: ``(n, q)`` where in the cache each query's key and value are written.
         limit: the forward sees cache positions 0 up to ``limit``.
+        rows: the rows of this forward, ``n`` adjacent ones.
+        index: ``(n, 1)`` their numbers.
         starts: ``(n, q)`` for alternatives of several tokens, the position in the text at which
             each query's alternative begins.
         same_length: every row writes one token, at ``limit - 1``, and sees all before it.
@@ -31,20 +34,24 @@ class Window:
             none where all rows do.
         writes: ``(n, q)`` where keys and values are written, if not at ``cache_positions``: idle
             rows write behind all that is seen.
+        tables: ``(n, most)`` int32, the pages of each row; None where rows are contiguous.
+        places: of ``cache_positions``, ``(n, q)`` pages and ``(n, q)`` offsets in them.
         live: whether attention reads what is live by the positions on the device; ``limit`` is the
             cache's whole capacity then.
         survey: notes what the model asks of attention, where someone wants to know.
     """
 
-    rows: slice
-    index: Tensor
     cache_positions: Tensor
     limit: int
+    rows: slice = field(default_factory=lambda: slice(0))
+    index: Tensor = torch.empty(0, 1, dtype=torch.long)
     starts: Tensor | None = None
     same_length: bool = False
     start: int | None = None
     runs: Sequence[Run] = ()
     writes: Tensor | None = None
+    tables: Tensor | None = None
+    places: tuple[Tensor, Tensor] | None = None
     live: bool = False
     survey: Survey | None = None
 
@@ -92,3 +99,26 @@ def _parts(rule: Any, known: Any) -> tuple[Any, ...] | None:
     [cell] = rule.__closure__
     parts: tuple[Any, ...] = cell.cell_contents
     return parts
+
+
+def runs_of_lengths(lengths: Sequence[int], most: Callable[[int], int]) -> list[Run]:
+    """Adjacent rows of like lengths, and the limit of each run: what is cheapest to attend to.
+
+    A run costs its rows times its longest, and ``RUN`` tokens for being one.
+
+    Args:
+        lengths: tokens of each row's text.
+        most: the limit of a run, from the tokens of its longest text.
+    """
+    runs: list[tuple[int, int]] = []  # of rows, and the longest of each
+    for length in lengths:
+        if runs:
+            count, longest = runs[-1]
+            together = max(longest, length)
+            if (count + 1) * together <= count * longest + length + RUN:
+                runs[-1] = count + 1, together
+                continue
+        runs.append((1, length))
+    starts = [0, *accumulate(count for count, _ in runs)]
+    pairs = zip(starts, runs, strict=False)
+    return [(slice(start, start + count), most(longest)) for start, (count, longest) in pairs]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..adapters.lora import read_adapter
 from ..adapters.placed import PlacedLayer, placed
-from ..footprint import compute_dtype, execution_device
+from ..footprint import Held, compute_dtype, execution_device
 from .lora_hooks import ForwardRows, Stacked, hook, stacked
 
 
@@ -22,10 +22,11 @@ class Adapters:
 
     Attributes:
         version: another after each change of what is loaded.
+        closed: how often all were taken off; numbers begin again then.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self.version = model, 0
+        self._model, self.version, self.closed = model, 0, 0
         self._loaded: list[Mapping[str, PlacedLayer]] = []
         self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
         self._stacked: dict[str, Stacked] = {}
@@ -52,11 +53,17 @@ class Adapters:
         """Bytes of the stacked weights."""
         return sum(parts.nbytes for parts in self._stacked.values())
 
+    @property
+    def memory(self) -> dict[int, Held]:
+        """The same, as in ``Footprint.memory``."""
+        return {id(each): Held(each.device, each.nbytes) for each in self._stacked.values()}
+
     def close(self) -> None:
         """Remove the hooks from the model, for others that use it."""
         _remove(self._hooks)
         self._loaded, self._stacked, self._numbers = [], {}, {}
         self.version += 1
+        self.closed += 1
 
     @contextmanager
     def chosen(self, numbers: Tensor | None) -> Iterator[None]:

@@ -49,9 +49,18 @@ class Stacked:
     embedding: bool
 
     @property
-    def nbytes(self) -> int:
+    def parts(self) -> list[Tensor]:
+        """The tensors that there are, at least one."""
         parts = (self.a, self.b, self.gain, self.shift)
-        return sum(part.nbytes for part in parts if part is not None)
+        return [part for part in parts if part is not None]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].device
 
 
 def stacked(layers: Sequence[PlacedLayer | None], rank: int, like: Tensor) -> Stacked:

@@ -1,128 +1,219 @@
-"""Reading prompts: each text once, in chunks, into caches beyond the rows in use."""
+"""Reading prompts: what was read before is shared, and each other token is read once, in chunks.
+
+Prompts get blocks of memory beyond the rows in use when they are admitted. Those that begin alike
+are read in turn, so that the second finds what the first has read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..cache.kv_cache import RowCache
-from ..cache.live import LiveAttention
-from ..cache.rows import Join, RowLane, padded
+from ..cache.blocks.block_lane import BlockLane
+from ..cache.rows import Join
 from ..cache.window import Window
-from .prompt_logits import end_together, gives_logits, of_rows
+from ..upload import Changes, staged, upload
+from .prompt_logits import gives_logits, of_rows
 
 Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
 CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
+ALIKE = 64  # tokens that two prompts begin with alike; with more, one is read before the other
 
 
-class PrefillLane(RowLane):
+class _Group(NamedTuple):
+    """Prompts that are read in one forward, from one position on, the longest first.
+
+    Attributes:
+        texts: ``(n, longest)`` token ids from there on, with zeros after the end of each.
+        lengths: ``(n,)`` of the whole texts, and ``adapters``, their numbers.
+        tables: as of the blocks.
+    """
+
+    prompts: Sequence[_Prompt]
+    texts: Tensor
+    lengths: Tensor
+    adapters: Tensor
+    tables: Tensor
+
+
+@dataclass(eq=False)
+class _Prompt:
+    """A prompt that is being read.
+
+    Attributes:
+        ids: its tokens, and ``adapter``, the number of its adapter.
+        block: where its keys and values go.
+        cached: how many of its tokens were read before; -1 as long as nobody has looked.
+    """
+
+    ids: tuple[int, ...]
+    adapter: int
+    block: Any
+    cached: int = -1
+
+    @property
+    def pair(self) -> Pair:
+        return self.ids, self.adapter
+
+
+class PrefillLane(BlockLane):
     """A lane's way into its rows."""
 
-    model: Any
     vocabulary: int
-    live: LiveAttention
-    _reads_all: bool
-    _limits: Sequence[int]
-    _cache: RowCache
-    _admitting: bool
+    _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
     ) -> Generator[int, None, Join]:
-        """Read prompts of a token at least, each text once, into caches beyond the rows in use."""
+        """Take room for prompts of a token at least; what reads each text once.
+
+        Raises:
+            OutOfPages: there is none for all of them.
+        """
         pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
-        lengths = [len(ids) for ids, _ in distinct]
-        groups, base = _length_groups(lengths), self.rows.count
-        together = self._gives_logits and not base and end_together(lengths, groups)
-        logits: list[Tensor] | None = [] if together else None
-        self._admitting = True
-        for group in groups:
-            rows = slice(base + group.start, base + group.stop)
-            yield from self._prefill(distinct[group.start : group.stop], rows, logits)
-        return partial(self._join, pairs, distinct, base, logits)
+        try:
+            made = [
+                _Prompt(*pair, self.blocks.make(self._key(pair[1]), pair[0])) for pair in distinct
+            ]
+        except BaseException:
+            self.discard()
+            raise
+        return self._read(pairs, made, *self._next(made))
+
+    def discard(self) -> None:
+        self._unsent = ()
+        super().discard()
+
+    def changes(self) -> Changes:
+        unsent, self._unsent = self._unsent, ()
+        return [*super().changes(), *unsent]
+
+    def _read(
+        self,
+        pairs: Sequence[Pair],
+        prompts: Sequence[_Prompt],
+        groups: Sequence[_Group],
+        waiting: Sequence[_Prompt],
+    ) -> Generator[int, None, Join]:
+        """Read prompts, saying before each forward how many tokens it reads."""
+        logits: dict[Pair, Tensor] | None = None
+        if self._gives_logits and not self.rows.count:
+            logits = {}
+        while groups:
+            if not all(len({len(each.ids) for each in group.prompts}) == 1 for group in groups):
+                logits = None
+            for group in groups:
+                yield from self._prefill(group, logits)
+            groups, waiting = self._next(waiting)
+        return partial(self._join, pairs, prompts, logits)
+
+    def _next(self, prompts: Sequence[_Prompt]) -> tuple[list[_Group], Sequence[_Prompt]]:
+        """Those of these prompts that are read now, in groups; and those that wait for them."""
+        most = -self.rows.pending or None
+        known = [self.blocks.known(prompt.block, prompt.ids[:most]) for prompt in prompts]
+        now, waiting = _in_turn(prompts, known) if self.blocks.shares else ([*prompts], [])
+        now.sort(key=lambda prompt: (prompt.cached, -len(prompt.ids)))
+        for prompt in now:
+            prompt.cached = self.blocks.share(prompt.block, prompt.ids[:most])
+            prompt.block.cached = prompt.cached
+        return [self._group(prompts) for prompts in _groups(now)], waiting
+
+    def _group(self, prompts: Sequence[_Prompt]) -> _Group:
+        """What a forward reads, which ``changes`` brings to the device."""
+        first = prompts[0].cached
+        on_host = (
+            _padded([prompt.ids[first:] for prompt in prompts]),
+            torch.tensor([len(prompt.ids) for prompt in prompts]),
+            torch.tensor([prompt.adapter for prompt in prompts]),
+            self.blocks.tables([prompt.block for prompt in prompts]),
+        )
+        on_device, changes = staged(self.device, *on_host)
+        self._unsent = [*self._unsent, *changes]
+        return _Group(prompts, *on_device)
 
     @cached_property
     def _gives_logits(self) -> bool:
         """Whether the forwards that read prompts can give what the first step needs."""
         return not self._reads_all and not self._limits and gives_logits(self.model)
 
-    def _prefill(
-        self, pairs: Sequence[Pair], rows: slice, logits: list[Tensor] | None
-    ) -> Iterator[int]:
-        """Read texts, the longest first.
+    def _prefill(self, group: _Group, logits: dict[Pair, Tensor] | None) -> Iterator[int]:
+        """Read prompts.
 
         Args:
-            logits: gets ``(texts, V)`` what follows them, which all have one length; where it is
-                None, the next step reads their last tokens.
+            logits: gets ``(V,)`` what follows each; they have one length. Where it is None, the
+                next step reads their last tokens.
         """
-        longest = len(pairs[0][0]) - (self.rows.pending if logits is None else 0)
-        texts = padded([ids for ids, _ in pairs]).to(self.device)
-        lengths = torch.tensor([len(ids) for ids, _ in pairs], device=self.device)
-        numbers = [number for _, number in pairs]
-        adapters = torch.tensor(numbers, device=self.device) if any(numbers) else None
-        size = max(1, CHUNK // len(pairs))
-        for start in range(0, longest, size):
+        prompts, texts, lengths, numbers, tables = group
+        first, unread = prompts[0].cached, self.rows.pending if logits is None else 0
+        longest = len(prompts[0].ids) - unread
+        blocks = [prompt.block for prompt in prompts]
+        if self._unsent:
+            upload(self.changes())  # where nobody has collected them before
+        adapters = numbers if any(prompt.adapter for prompt in prompts) else None
+        size = max(1, CHUNK // len(prompts))
+        live = self.rows.pages > 0 and self.live.takes_chunks
+        for start in range(first, longest, size):
             end = min(start + size, longest)
-            chunk = texts[:, start:end]
+            chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            live = self.live.takes_chunks
-            window = Window(rows, self.rows.index[rows], positions, end, start=start, live=live)
+            window = Window(positions, end, start=start, tables=tables, live=live)
+            window = self.blocks.window(window, blocks)
             if logits is None or end < longest:
                 self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
             else:
                 what = chunk, positions, window, adapters
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
-                logits.append(out.logits[:, -1, : self.vocabulary].float())
+                last = out.logits[:, -1, : self.vocabulary].float()
+                logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
+        for prompt in prompts:
+            self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
 
     @torch.no_grad()
     def _join(
         self,
         pairs: Sequence[Pair],
-        distinct: Sequence[Pair],
-        base: int,
-        logits: Sequence[Tensor] | None,
+        prompts: Sequence[_Prompt],
+        logits: dict[Pair, Tensor] | None,
     ) -> list[int]:
-        """Put rows in use that were prefilled from row ``base`` on; others may have left since.
+        """Put rows in use: one for each prompt that was read, then those that repeat one.
 
         Args:
-            logits: what follows the distinct texts, where it is known and nobody else has a row.
+            logits: what follows each prompt, where it is known and nobody else has a row.
         """
-        self._admitting = False
-        first = self.rows.count
-        kept = max(0, len(distinct) - (base - first))  # the rest moves to rows that were released
-        if moved := range(base + kept, base + len(distinct)):
-            free = range(first, first + len(moved))
-            self._cache.copy_rows(moved, free, len(distinct[0][0]))
-        ordered = [*distinct[kept:], *distinct[:kept]]
-        texts, adapters = zip(*ordered, strict=True)
-        unread = self.rows.pending if logits is None else 0
-        new = self.rows.admit(texts, [len(ids) - unread for ids in texts], adapters)
-        rows = self._repeated(pairs, dict(zip(ordered, new, strict=True)))
-        if logits is not None:
-            self.rows.next_logits = of_rows(logits, distinct, pairs, rows)
-        return rows
-
-    def _repeated(self, pairs: Sequence[Pair], read: Mapping[Pair, int]) -> list[int]:
-        """A row for each prompt: the one that read it, then copies of that."""
-        rows, repeats, unused = list[int](), list[Pair](), dict(read)
+        of_block = {id(prompt.block): prompt for prompt in prompts}
+        blocks = self.blocks.join([prompt.block for prompt in prompts])
+        read = [of_block[id(block)].pair for block in blocks]
+        numbers = self._admitted(read, logits)
+        rows, repeats, unused = list[int](), list[Pair](), dict(zip(read, numbers, strict=True))
+        of_pair = dict(unused)
         for pair in pairs:
             if pair in unused:
                 rows.append(unused.pop(pair))
             else:
-                rows.append(self.rows.count + len(repeats))
+                rows.append(numbers.stop + len(repeats))
                 repeats.append(pair)
         if repeats:
-            prompts, adapters = zip(*repeats, strict=True)
-            targets = self.rows.admit(prompts, [len(ids) for ids in prompts], adapters)
-            self.copy_rows([read[pair] for pair in repeats], targets)
+            self._admitted(repeats, logits)
+            self.blocks.fork([of_pair[pair] for pair in repeats])
+            for block, (ids, _) in zip(self.blocks.held[numbers.stop :], repeats, strict=True):
+                block.cached = len(ids) * self.blocks.shares  # it is read once for all
+        if logits is not None:
+            self.rows.next_logits = of_rows(logits, pairs, rows)
         return rows
+
+    def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:
+        """The numbers of new rows, whose texts were read but for what the next step reads."""
+        unread = self.rows.pending if logits is None else 0
+        texts, adapters = zip(*pairs, strict=True)
+        return self.rows.admit(texts, [len(ids) - unread for ids in texts], adapters)
 
     def _forward(
         self,
@@ -138,12 +229,40 @@ class PrefillLane(RowLane):
         raise NotImplementedError
 
 
-def _length_groups(lengths: Sequence[int]) -> list[range]:
-    """Falling lengths in groups, one forward each: a group has at most ``PADDING`` of padding."""
-    groups, first, padding = [], 0, 0
-    for i, length in enumerate(lengths):
-        padding += lengths[first] - length
-        if padding > PADDING:
-            groups.append(range(first, i))
-            first, padding = i, 0
-    return [*groups, range(first, len(lengths))]
+def _in_turn(
+    prompts: Sequence[_Prompt], known: Sequence[int]
+) -> tuple[list[_Prompt], list[_Prompt]]:
+    """Prompts to read now, and those that wait since one of these begins as they do.
+
+    Args:
+        known: how many tokens of each were read before. One that has waited for nothing is read.
+    """
+    now, later, begun = list[_Prompt](), list[_Prompt](), set[Pair]()
+    for prompt, cached in zip(prompts, known, strict=True):
+        grown, prompt.cached = cached > prompt.cached, cached
+        beginning = prompt.ids[: cached + ALIKE], prompt.adapter
+        if grown and beginning in begun and len(prompt.ids) > cached + ALIKE:
+            later.append(prompt)
+        else:
+            begun.add(beginning)
+            now.append(prompt)
+    return now, later
+
+
+def _groups(prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
+    """Prompts that are read in one forward: from one position on, with ``PADDING`` at most."""
+    groups, padding = list[list[_Prompt]](), 0
+    for prompt in prompts:
+        first = groups[-1][0] if groups else prompt
+        padding += len(first.ids) - len(prompt.ids)
+        if not groups or prompt.cached != first.cached or padding > PADDING:
+            groups.append([])
+            padding = 0
+        groups[-1].append(prompt)
+    return groups
+
+
+def _padded(texts: Sequence[Sequence[int]]) -> Tensor:
+    """``(n, longest)`` token ids, with zeros after the end of each."""
+    longest = max(map(len, texts))
+    return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], dtype=torch.long)

@@ -7,12 +7,14 @@ and the first step runs no forward. What follows the texts is dropped as soon as
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Text = TypeVar("Text", bound=Hashable)
 
 
 def gives_logits(model: Any) -> bool:
@@ -22,25 +24,12 @@ def gives_logits(model: Any) -> bool:
     return "logits_to_keep" in signature(model.forward).parameters
 
 
-def end_together(lengths: Sequence[int], groups: Sequence[range]) -> bool:
-    """Whether the texts of every group have one length; lengths fall."""
-    return all(lengths[group.start] == lengths[group.stop - 1] for group in groups)
-
-
-def of_rows(
-    logits: Sequence[Tensor],
-    distinct: Sequence[Hashable],
-    prompts: Sequence[Hashable],
-    rows: Sequence[int],
-) -> Tensor:
+def of_rows(logits: Mapping[Text, Tensor], prompts: Sequence[Text], rows: Sequence[int]) -> Tensor:
     """``(rows, V)`` what follows each row's text.
 
     Args:
-        logits: ``(n, V)`` for some of the distinct prompts, in their order.
-        distinct: all of these.
+        logits: ``(V,)`` after each prompt.
         prompts: of all rows, and ``rows`` their numbers, from 0 on.
     """
-    numbers = {prompt: number for number, prompt in enumerate(distinct)}
     of_row = dict(zip(rows, prompts, strict=True))
-    order = [numbers[of_row[row]] for row in range(len(rows))]
-    return torch.cat([*logits])[order]
+    return torch.stack([logits[of_row[row]] for row in range(len(rows))])

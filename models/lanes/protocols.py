@@ -12,6 +12,7 @@ from ..cache.live import LiveAttention
 from ..cache.rows import Join, Rows
 from ..footprint import Footprint
 from ..recordings import Recordings
+from ..upload import Changes
 
 
 class Lane(Protocol):
@@ -23,29 +24,95 @@ class Lane(Protocol):
     def rows(self) -> Rows:
         """The rows in use."""
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for so many rows of so many tokens, empty."""
+    free_pages: int | None
+    """Pages that could be taken now; None where every row has all the room it needs."""
 
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        """Make room for longer texts and for more rows, and keep those there are."""
+    all_pages: int | None
+    """Pages that there are."""
+
+    @property
+    def pool(self) -> int:
+        """Tells the memory that its pages are in from that of others."""
+
+    def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
+        """Make room for so many rows of so many tokens, empty.
+
+        Args:
+            rows, capacity: at most.
+            tokens: of all rows together, where they share pages; None is all that they could have.
+        """
+
+    def grow(self, capacity: int, rows: int = 0, tokens: int | None = None) -> None:
+        """Make room for longer texts and for more rows, and keep those there are.
+
+        Arguments are those of ``reserve``.
+        """
 
     def use_buckets(self, on: bool) -> None:
         """Run idle rows too, so that forwards have few sizes; where the lane can."""
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
-        """Read prompts, yielding before each forward how many tokens it reads.
+        """Take room for prompts; what reads them, yielding before each forward its tokens.
 
         Between forwards, rows in use may step and leave.
+
+        Raises:
+            OutOfPages: there is no room.
 
         Returns:
             What puts the new rows in use, and returns their numbers.
         """
 
-    def release(self, row: int) -> int:
-        """Give a row up; the number of the row that took its place."""
+    shares_prefixes: bool
+    """Whether what was read is found again."""
+
+    weights_may_change: bool
+    """Whether they belong to somebody who may change them between two runs."""
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether the rows that are reserved next have pages."""
+
+    @property
+    def keeps_pages(self) -> bool:
+        """Whether the rows that are reserved next have the pages that there are, and no others."""
+
+    def forget_prefixes(self) -> None:
+        """Find nothing again that was read before now."""
+
+    def cached_tokens(self, row: int) -> int:
+        """Tokens of a row's prompt that were read before it came."""
+
+    def discard(self) -> None:
+        """Give up what was taken for prompts that will not be read."""
+
+    def pages_of(self, tokens: int) -> int:
+        """Pages that a text of so many tokens takes."""
+
+    def shared_pages(self, tokens: int) -> int:
+        """Those of them that copies of the text share, for they are full."""
+
+    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
+        """Pages that a prompt, and one token more, takes of those that are free."""
+
+    def extend(self, ahead: int) -> int:
+        """Room for so many more tokens after each text; or how many pages are lacking."""
+
+    def release(self, row: int, text: Sequence[int] = ()) -> int:
+        """Give a row up; the number of the row that took its place.
+
+        Args:
+            text: what of its tokens the host knows, for others that begin alike.
+        """
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
+
+    def changes(self) -> Changes:
+        """What the host has changed of the rows, to be copied to the device before the next step.
+
+        It is taken for done: a second call has nothing.
+        """
 
     def footprint(self) -> Footprint:
         """What the lane costs now, in bytes; not for every step."""

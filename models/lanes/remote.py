@@ -25,6 +25,8 @@ class RemoteLane(TransformersLane):
         device: of the bookkeeping and the zeros.
     """
 
+    page_size, shares_prefixes = 0, False
+
     def __init__(self, model: Any, vocabulary: int, reads_all: bool, device: str) -> None:
         super().__init__(model, vocabulary, reads_all)
         self.device = torch.device(device)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..cache.live import LiveAttention
-from ..cache.rows import Join, swap_remove
+from ..cache.row_items import swap_remove
+from ..cache.rows import Join
 from ..footprint import Footprint
 from ..recordings import Recordings, bucket
+from ..upload import Changes, Mirror, upload
 from .protocols import LanguageLane
 
 CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache
@@ -33,7 +35,7 @@ class SharedLane:
         self.lane = lane
         self.owners: list[LaneView] = []
         self.admitting = False
-        self._reserved: dict[LaneView, tuple[int, int]] = {}  # most rows and tokens of each view
+        self._reserved: dict[LaneView, tuple[int, int, int]] = {}  # rows, their tokens, and all
         self._logits: Tensor | None = None
         self._ran = True  # whether a forward gave them
         self._valid: set[LaneView] = set()  # views whose logits are those of their texts
@@ -42,19 +44,22 @@ class SharedLane:
         """Another view, without rows."""
         return LaneView(self)
 
-    def reserve(self, view: LaneView, rows: int, capacity: int) -> None:
+    def reserve(self, view: LaneView, rows: int, capacity: int, tokens: int | None) -> None:
         """Make room for the rows that a view may come to hold, while the others hold none."""
         self._reserved.pop(view, None)
         if rows:
-            self._reserved[view] = rows, capacity
-        most = max((rows for rows, _ in self._reserved.values()), default=0)
-        longest = max((tokens for _, tokens in self._reserved.values()), default=0)
+            all_tokens = rows * capacity if tokens is None else tokens
+            self._reserved[view] = rows, capacity, all_tokens
+        sizes = [*self._reserved.values(), (0, 0, 0)]
+        most, longest, all_tokens = (max(size) for size in zip(*sizes, strict=True))
         longest += -longest % CAPACITY_UNIT
         current = self.lane.rows
+        if self.lane.all_pages:
+            all_tokens = 0  # those that the first view took are for all of them
         if not self.owners and not self.admitting:
-            self.lane.reserve(most, longest)
+            self.lane.reserve(most, longest, all_tokens)
         elif most > current.most or longest > current.capacity:
-            self.lane.grow(max(longest, current.capacity), most)
+            self.lane.grow(max(longest, current.capacity), most, 0)
         self.invalidate_all()
 
     def clear(self) -> None:
@@ -99,9 +104,9 @@ class SharedLane:
         self._logits = None
         self._valid.clear()
 
-    def release(self, row: int) -> None:
+    def release(self, row: int, text: Sequence[int]) -> None:
         """Give a row of the lane up; the last row takes its place."""
-        last = self.lane.release(row)
+        last = self.lane.release(row, text)
         swap_remove(self.owners, row)
         if last != row:
             rows = self.owners[row].lane_rows
@@ -123,12 +128,21 @@ class LaneView:
     def __init__(self, shared: SharedLane) -> None:
         self.shared, self.lane, self.device = shared, shared.lane, shared.lane.device
         self.lane_rows: list[int] = []
-        self._index = torch.zeros(2, 0, dtype=torch.long, device=self.device)
-        self.index, self.targets = self._index
         self._buffers = 0  # how often they have been made anew
         self.most = 0
         self.covers_lane = False
-        self._indexed: tuple[list[int], int] | None = None  # what ``index`` was made of
+        self._indexed: tuple[list[int], int] | None  # what ``index`` was made of
+        self._make_index(0)
+
+    weights_may_change = False
+
+    @property
+    def is_paged(self) -> bool:
+        return self.lane.is_paged
+
+    @property
+    def keeps_pages(self) -> bool:
+        return bool(self.lane.all_pages)
 
     def record(self) -> None:
         self.lane.record()
@@ -164,24 +178,27 @@ class LaneView:
         """The adapters on the lane's weights, where it can have any."""
         return self.lane.adapters  # type: ignore[attr-defined]
 
-    def reserve(self, rows: int, capacity: int) -> None:
+    def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
         while self.lane_rows:
             self.release(0)
-        self.shared.reserve(self, rows, capacity)
+        self.shared.reserve(self, rows, capacity, tokens)
         self.most = rows
-        if rows > self._index.shape[1]:
+        if rows > self._room:
             self._make_index(rows)
 
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        self.lane.grow(max(capacity, self.lane.rows.capacity), rows)
+    def grow(self, capacity: int, rows: int = 0, tokens: int | None = None) -> None:
+        self.lane.grow(max(capacity, self.lane.rows.capacity), rows, tokens)
 
     def use_buckets(self, on: bool) -> None:
         """As the lane does for all views: by whether it is recorded."""
 
     def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
         """Read prompts, as a lane does. One view at a time."""
+        return self._read(self.lane.admit(prompts, adapters))
+
+    def _read(self, reading: Generator[int, None, Join]) -> Generator[int, None, Join]:
         self.shared.admitting = True
-        join = yield from self.lane.admit(prompts, adapters)
+        join = yield from reading
 
         def joined() -> Sequence[int]:
             self.shared.admitting = False
@@ -194,9 +211,51 @@ class LaneView:
 
         return joined
 
-    def release(self, row: int) -> int:
-        self.shared.release(swap_remove(self.lane_rows, row))
+    def release(self, row: int, text: Sequence[int] = ()) -> int:
+        self.shared.release(swap_remove(self.lane_rows, row), text)
         return len(self.lane_rows)
+
+    def extend(self, ahead: int) -> int:
+        return self.lane.extend(ahead)
+
+    def pages_of(self, tokens: int) -> int:
+        return self.lane.pages_of(tokens)
+
+    def shared_pages(self, tokens: int) -> int:
+        return self.lane.shared_pages(tokens)
+
+    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
+        return self.lane.pages_needed(tokens, adapter)
+
+    def cached_tokens(self, row: int) -> int:
+        return self.lane.cached_tokens(self.lane_rows[row])
+
+    def discard(self) -> None:
+        self.lane.discard()
+
+    def forget_prefixes(self) -> None:
+        self.lane.forget_prefixes()
+
+    @property
+    def shares_prefixes(self) -> bool:
+        return self.lane.shares_prefixes
+
+    @shares_prefixes.setter
+    def shares_prefixes(self, on: bool) -> None:
+        self.lane.shares_prefixes = on
+
+    @property
+    def free_pages(self) -> int | None:
+        """Of the lane, whoever has the others."""
+        return self.lane.free_pages
+
+    @property
+    def all_pages(self) -> int | None:
+        return self.lane.all_pages
+
+    @property
+    def pool(self) -> int:
+        return self.lane.pool
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         rows = self.lane_rows
@@ -220,22 +279,37 @@ class LaneView:
         self.lane.rows.feed_rows(tokens, self.targets, self.lane_rows)
         self.shared.invalidate(self)
 
+    def changes(self) -> Changes:
+        """What the host has changed of the rows' numbers, and of the lane's own rows."""
+        return [*self._index_changes(), *self.lane.changes()]
+
     def _update_index(self) -> None:
-        """Copy the rows' numbers to the device where they have changed."""
-        current, rows = (self.lane_rows, len(self.shared.owners)), self.lane.rows
-        if self._indexed != current:
-            idle = self.rows.width - len(self.lane_rows)
-            numbers = [[*self.lane_rows, *[other] * idle] for other in (0, rows.most)]
-            if len(numbers[0]) > self._index.shape[1]:
-                self._make_index(len(numbers[0]))
-            used = self._index[:, : len(numbers[0])]
-            self.index, self.targets = used.copy_(torch.tensor(numbers, dtype=torch.long))
-            alone = not rows.bucketed  # a recording holds whoever else has rows
-            self.covers_lane = alone and self.lane_rows == list(range(current[1]))
-            self._indexed = ([*self.lane_rows], current[1])
+        """Copy the rows' numbers to the device, where nobody has collected ``changes`` before."""
+        if self._indexed != (self.lane_rows, len(self.shared.owners)):
+            upload(self._index_changes())
+
+    def _index_changes(self) -> Changes:
+        lane_rows, all_rows, rows = self.lane_rows, len(self.shared.owners), self.lane.rows
+        if self._indexed == (lane_rows, all_rows):
+            return []
+        width = self.rows.width
+        if width > self._room:
+            self._make_index(width)
+        both = self._mirror.host.numbers, self._mirror.device.numbers
+        on_host, on_device = (numbers[:, :width] for numbers in both)
+        idle = width - len(lane_rows)
+        numbers = [[*lane_rows, *[other] * idle] for other in (0, rows.most)]
+        on_host.copy_(torch.tensor(numbers, dtype=torch.long))
+        self.index, self.targets = on_device
+        alone = not rows.bucketed  # a recording holds whoever else has rows
+        self.covers_lane = alone and lane_rows == list(range(all_rows))
+        self._indexed, self._mirror.stale = ([*lane_rows], all_rows), True
+        return self._mirror.changes()
 
     def _make_index(self, rows: int) -> None:
-        self._index, self._indexed = self._index.new_zeros(2, rows), None
+        self._mirror, self._room = Mirror(self.device, numbers=((2, rows), torch.long)), rows
+        self.index, self.targets = self._mirror.device.numbers
+        self._indexed = None
         self._buffers += 1
 
     def footprint(self) -> Footprint:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.rows import Join, RowLane, copy_items, swap_remove
+from ..cache.row_items import copy_items, swap_remove
+from ..cache.row_lane import RowLane
+from ..cache.rows import Join
 from ..checkpoint.description import Description
 from ..footprint import Footprint, weights_footprint
 from ..text.full_text import Continuation, Encoding, encode_texts, with_response
@@ -43,7 +45,7 @@ class TextRewardLane(RowLane):
         own = self.description
         return BatchClassifier(own.name, self.model, own.tokenizer, own.full_text_reason)
 
-    def reserve(self, rows: int, capacity: int) -> None:
+    def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
         super().reserve(rows, capacity)
         self._prompts: list[str] = []
 
@@ -68,7 +70,7 @@ class TextRewardLane(RowLane):
         yield from ()
         return lambda: range(self.rows.count, self.rows.count + len(prompts))
 
-    def release(self, row: int) -> int:
+    def release(self, row: int, text: Sequence[int] = ()) -> int:
         swap_remove(self._prompts, row)
         return super().release(row)
 
@@ -77,10 +79,9 @@ class TextRewardLane(RowLane):
         """``(rows, k)`` candidates to ``(rows, k, labels)`` rewards, and those of the texts."""
         texts: list[list[str]] = []
         index: list[int] = []  # of each row's text and candidates in the distinct texts
-        first, ends = 0, self.rows.counts()[1]
-        responses, options = self.rows.texts[: len(ends)].tolist(), candidates.tolist()
-        for prompt, ids, end, row in zip(self._prompts, responses, ends, options, strict=True):
-            continued = self._continuation.texts(ids[:end], row)
+        first, options = 0, candidates.tolist()
+        for prompt, ids, row in zip(self._prompts, self.rows.all_texts(), options, strict=True):
+            continued = self._continuation.texts(ids, row)
             distinct = {text: i for i, text in enumerate(dict.fromkeys(continued), first)}
             index += [distinct[text] for text in continued]
             first += len(distinct)
@@ -133,7 +134,7 @@ class CachedTextLane(TextRewardLane):
     def _make_classifier(self) -> TokenTreeLane:
         return TokenTreeLane(self.model, self.description.size, reads_all=True)
 
-    def reserve(self, rows: int, capacity: int) -> None:
+    def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
         super().reserve(rows, capacity)
         self._classifier.reserve(rows, capacity)
 
@@ -145,7 +146,7 @@ class CachedTextLane(TextRewardLane):
         join: Join = yield from self._classifier.admit(ids, adapters)
         return join
 
-    def release(self, row: int) -> int:
+    def release(self, row: int, text: Sequence[int] = ()) -> int:
         self._classifier.release(row)
         return super().release(row)
 

@@ -30,6 +30,7 @@ class TokenTreeLane(TransformersLane):
     """
 
     rows_scored, tokens_run = 0, 0
+    page_size = 0  # how long branches are is known when they are read
 
     def ensure_capacity(self, tokens: int) -> None:
         """Make room for so many tokens in every row."""
@@ -86,7 +87,7 @@ class TokenTreeLane(TransformersLane):
     def _rewrite(self, texts: Sequence[Ids]) -> None:
         """Keep of every cache what agrees with its row's next text, but for the last token."""
         self.ensure_capacity(max(map(len, texts)))
-        old, cached = self.rows.texts[: len(texts)].tolist(), self.rows.counts()[0]
+        old, cached = self.rows.all_texts(), self.rows.counts()[0]
         edits = {}
         for row, text in enumerate(texts):
             kept = min(common_prefix(old[row][: cached[row]], text), len(text) - 1)

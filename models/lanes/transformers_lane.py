@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.attention_scale import RowScale, scaled_layers
-from ..cache.kv_cache import RowCache, rounded, run_rows, surveyed
+from ..cache.kv_cache import rounded, run_rows, surveyed
 from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
-from ..cache.rows import Rows, Run
-from ..cache.window import Window
+from ..cache.survey import LayerShape, Survey
+from ..cache.window import Run, Window
 from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import (
@@ -36,6 +36,7 @@ from . import prefill
 from .lora import Adapters
 from .prefill import PrefillLane
 
+_APART = "its weights are on several devices, or moved"
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -53,12 +54,9 @@ class TransformersLane(PrefillLane):
         exact_length: where all texts have one length, a step sees just that many keys, without a
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
-        recordings: of forwards, once ``record`` was called.
-        kept_logits: ``(rows, V)`` float32, where recordings write and find logits.
     """
 
     keeps_logits = True
-    recordings: Recordings[Tensor] | None = None
 
     def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
         self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
@@ -74,31 +72,6 @@ class TransformersLane(PrefillLane):
         self.live = LiveAttention(self.device, self.dtype)
         self.reserve(0, 0)
 
-    @torch.no_grad()
-    def reserve(self, rows: int, capacity: int) -> None:
-        self._admitting = False  # whether rows beyond those in use are being read
-        self._logits: Tensor | None = None  # of the rows' version ``_read_at``
-        self._read_at = -1
-        if self.recordings is not None:
-            if 0 < rows <= self.rows.most and 0 < capacity <= self.rows.capacity:
-                self.rows.clear()  # over the same memory, so that recordings go on
-                return
-            self.recordings.clear()
-        pending, recorded = 0 if self._reads_all else 1, self.recordings is not None
-        self.rows = Rows(rows, capacity, self.device, pending, self._limits, recorded)
-        self._cache = RowCache(rows, capacity, int(recorded))
-        self.kept_logits = torch.empty(0)
-        self.memory += 1
-
-    @torch.no_grad()
-    def grow(self, capacity: int, rows: int = 0) -> None:
-        super().grow(capacity, rows)
-        self._cache.grow(capacity, rows)
-        self._logits, self.kept_logits = None, torch.empty(0)
-        self.memory += 1
-        if self.recordings is not None:
-            self.recordings.clear()
-
     def record(self) -> None:
         """Record forwards from now on, in buckets of rows; nobody may be in a row.
 
@@ -112,20 +85,8 @@ class TransformersLane(PrefillLane):
         self.rows.use_buckets(on and self.recordings is not None)
 
     @torch.no_grad()
-    def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        super().copy_rows(sources, targets)
-        self._cache.copy_rows(sources, targets, self.rows.longest)
-
-    @torch.no_grad()
-    def release(self, row: int) -> int:
-        last = super().release(row)
-        self._cache.release(row, last, self.rows.longest)
-        if not self.rows.count and not self._admitting:
-            self._cache.clear()
-        return last
-
-    @torch.no_grad()
     def forward(self) -> bool:
+        self._make_room(0)
         if self._logits is not None and self._read_at == self.rows.version:
             return self.rows.next_logits is None
         self._read_at = self.rows.version
@@ -186,8 +147,9 @@ class TransformersLane(PrefillLane):
         """As the protocol's, in any dtype; undefined where a text is shorter."""
         if tokens == 1 and self.rows.next_logits is not None:
             return self.rows.next_logits[:, None]
+        self._make_room(0)
         positions = self.rows.last_positions(tokens)
-        ids = self.rows.texts[: self.rows.width].gather(1, positions)
+        ids = self.rows.tokens_at(positions)
         early = self._before_limit(ids, positions)
         self._catch_up(leave=tokens)
         out = self._step(ids, positions, positions, self.rows.longest)
@@ -225,6 +187,7 @@ class TransformersLane(PrefillLane):
             token was read in the same forward.
         """
         count, k = candidates.shape
+        self._make_room(k)
         ends = self.rows.ends[:count, None]
         tokens, positions = candidates.to(self.device), ends.expand(count, k).contiguous()
         cache_positions = ends + torch.arange(k, device=self.device)
@@ -262,7 +225,7 @@ class TransformersLane(PrefillLane):
         used = slice(self.rows.width)
         ends = self.rows.ends[used, None]
         source = ends + choice[:, None].to(self.device)
-        self._cache.move_tokens(self.rows.index[used], source, self.rows.writes(ends))
+        self.blocks.move_tokens(source, ends)
         self.rows.feed(tokens)
         self.rows.mark_cached()
 
@@ -295,7 +258,8 @@ class TransformersLane(PrefillLane):
             lengths = self.rows.ends[: self.rows.width] + ahead
             pairs = enumerate(zip(*self.rows.counts(), strict=True))
             stale = [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]
-            self.rows.forget(stale)  # and read again: every layer's keys are others
+            for row in stale:
+                self.rows.shorten(row, 0)  # and read again: every layer's keys are others
         while (backlog := self.rows.backlog - more) > 0:
             tokens, positions = self.rows.unread(min(backlog, prefill.CHUNK))
             end = self.rows.longest
@@ -304,21 +268,34 @@ class TransformersLane(PrefillLane):
 
     def footprint(self) -> Footprint:
         footprint = self._footprint.with_adapters(self.adapters)
-        return replace(footprint, cache_bytes=self._cache.nbytes)
+        return replace(footprint, cache_bytes=self.blocks.nbytes, kept_bytes=self.kept_bytes)
+
+    @cached_property
+    def _survey(self) -> tuple[int, Survey]:
+        return surveyed(self.model, self.dtype)
+
+    @property
+    def _shapes(self) -> Sequence[LayerShape]:
+        return self._survey[1].shapes
 
     @cached_property
     def _footprint(self) -> Footprint:
         """Without adapters and caches, which change."""
-        token_bytes, survey = surveyed(self.model, self.dtype)
+        token_bytes, survey = self._survey
         self.live.consider(survey)
+        if not on_one_device(self.model):
+            self.live.go_by_masks(_APART)
         work = forward_work(self.config, self.dtype)
         return replace(weights_footprint(self.model), token_bytes=token_bytes, work=work)
+
+    def _key(self, adapter: int) -> Hashable:
+        return self.adapters.closed, adapter
 
     @property
     def why_eager(self) -> str | None:
         if self._limits:
             return "its keys are others in longer texts, which are read again then"
-        return None if on_one_device(self.model) else "its weights are on several devices, or moved"
+        return None if on_one_device(self.model) else _APART
 
     def graph_key(self, ahead: int) -> Hashable:
         """Rows, whether any has an adapter, and, with masks, the parts of the cache that are seen.
@@ -328,7 +305,7 @@ class TransformersLane(PrefillLane):
         """
         rows = self.rows
         key = rows.width, self.adapters.version if rows.adapted else 0
-        if self.live.takes(ahead - self._reads_all):
+        if self._goes_live(ahead - self._reads_all):
             return key
         seen = (rounded(rows.longest + more, rows.capacity) for more in (0, ahead - 1, ahead))
         return *key, *seen
@@ -356,14 +333,14 @@ class TransformersLane(PrefillLane):
         rows = slice(0, self.rows.width)
         adapters = self.rows.adapters[rows] if self.rows.adapted else None
         capacity = self.rows.capacity
-        live = not same_length and self.live.takes(tokens.shape[1])
+        live = not same_length and self._goes_live(tokens.shape[1])
         limit = end if same_length else capacity if live else rounded(end, capacity)
+        runs = self._runs(end) if self.exact_length and not (same_length or live) else ()
         window = Window(
-            rows, self.rows.index[rows], cache_positions, limit, starts, same_length,
-            runs=self._runs(end) if self.exact_length and not (same_length or live) else (),
-            writes=self.rows.writes(cache_positions), live=live,
-        )  # fmt: skip
-        return self._forward(tokens, positions, window, adapters, backbone, lengths)
+            cache_positions, limit, starts=starts, same_length=same_length, runs=runs, live=live
+        )
+        where = self.blocks.window(window)
+        return self._forward(tokens, positions, where, adapters, backbone, lengths)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -391,7 +368,7 @@ class TransformersLane(PrefillLane):
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
-            out = run_rows(network, self._cache, window, tokens, positions, **options)
+            out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
         if window.survey is not None:
             self.live.judge(window.survey, window.start is not None, type(self.model).__name__)
         return out

@@ -73,7 +73,7 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
     cache, index = RowCache(rows, CAPACITY), torch.arange(rows, device=texts.device)[:, None]
 
     def run(tokens: Tensor, positions: Tensor, cache_positions: Tensor) -> Any:
-        window = Window(slice(0, rows), index, cache_positions, CAPACITY)
+        window = Window(cache_positions, CAPACITY, slice(0, rows), index)
         return run_rows(model.base_model, cache, window, tokens, positions)
 
     positions = torch.arange(longest, device=texts.device).expand(rows, -1)

@@ -1,0 +1,21 @@
+"""Lists that hold an item of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def swap_remove(items: list[Item], row: int) -> Item:
+    """Remove a row's item from a list, whose last item moves into its place; the removed one."""
+    removed, items[row] = items[row], items[-1]
+    items.pop()
+    return removed
+
+
+def copy_items(items: list[Item], sources: Sequence[int], targets: Sequence[int]) -> None:
+    """Make each target row's item what its source's was."""
+    for target, item in zip(targets, [items[source] for source in sources], strict=True):
+        items[target] = item
