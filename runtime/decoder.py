@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import Prompt, ids_of, prompt_of
+from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .engine.engine import Engine
@@ -49,12 +50,13 @@ class Decoder:
         capture: bool = True,
         raw_text: RawTextLog | None = None,
         graph_pool: Any = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
         self._builder = RequestBuilder(bound, self._params, raw_text)
-        engine = Engine(bound, capture, graph_pool)
+        engine = Engine(bound, capture, graph_pool, cache)
         self.session = Session(bound, engine, self._builder, partial(decode, engine))
-        self.plan = Report(bound, self._params, engine.stats, engine.graphs)
+        self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
     __call__ = generate_with  # model.generate(…, custom_generate=decoder) looks at its signature

@@ -7,7 +7,6 @@ here knows of threads: whoever owns a service calls ``step`` again and again.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,16 @@ from functools import partial
 from traceback import clear_frames
 from typing import Any
 
-from ..errors import ArgumentError, DescantError
+from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
 from ..models import ModelError, ModelSpec, cuda_graph
+from ..models.cache_config import CacheConfig
 from ..models.lanes.prefill import CHUNK
-from ..models.recordings import buckets
 from ..models.text.chat import RawTextLog
 from .batch.batch import Batch
 from .batch.memory import candidates
+from .batch.pages import check_it_fits
+from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.weight_pool import WeightPool
@@ -34,10 +35,10 @@ from .loops.scheduler import Progress, Scheduler, run
 from .requests.answer import Answer
 from .requests.per_row import at_least_one
 from .requests.request import Request
+from .warm_up import record_steps
 
 WIDE = 64  # candidates, where their number is a parameter
-WARM_UP = 4  # steps: eager, recorded, replayed
-_log = logging.getLogger("descant")
+SHARE = 0.5  # of free memory, for the pages of a formula's lanes, where others may come
 
 
 class Served(Decoder):
@@ -52,7 +53,7 @@ class Served(Decoder):
         self, bound: Bound, params: Mapping[str, float], service: Service, fields: int = 0
     ) -> None:
         pool = service.graph_pool(bound)
-        super().__init__(bound, params, service.capture, service.raw_text, pool)
+        super().__init__(bound, params, service.capture, service.raw_text, pool, service.cache)
         self.session.engine.step.own_stages -= fields
         self._service = service
         self.session.engine.served = True
@@ -66,13 +67,15 @@ class Served(Decoder):
         self.scheduler.batch = self._empty_batch()
 
     def _empty_batch(self) -> Batch:
-        tokens = self._service.max_model_len + self.wide + 1
-        return self.session.engine.empty(self._service.slots, tokens)
+        service, engine = self._service, self.session.engine
+        tokens = service.max_model_len + self.wide + 1
+        return engine.empty(service.slots, tokens, share=service.share_of(self.session.bound))
 
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
-        bound = self._service.bound(self.session.bound.plan, together=False)
-        return Decoder(bound, self._params, self._service.capture, self._service.raw_text)
+        service = self._service
+        bound = service.bound(self.session.bound.plan, together=False)
+        return Decoder(bound, self._params, service.capture, service.raw_text, cache=service.cache)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
         """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
@@ -93,11 +96,12 @@ class Served(Decoder):
         if longest + more > most:
             counts = f"{longest} tokens, and {more} more are asked for; here a text may have {most}"
             raise ModelError(f"the prompt has {counts}", "shorten it, or ask for fewer tokens")
-        if (wide := self.session.engine.widest(request) - 1) > self.wide:
+        if (wide := widest(self.session.bound.plan, request) - 1) > self.wide:
             raise ArgumentError(f"{wide} candidates are asked for; here it is {self.wide}")
         if (rows := self.slots_of(request)) > slots:
             formula = self.plan.formula
             raise ArgumentError(f"a request of {formula} takes {rows} slots, and there are {slots}")
+        check_it_fits(self.scheduler.batch, request, rows)
 
     def slots_of(self, request: Request) -> int:
         """Slots that a request takes."""
@@ -115,6 +119,7 @@ class Service:
         dtype: of models that name none.
         device: of models that name none.
         capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
+        cache: how the caches of all formulas are used; left out, by the defaults.
 
     Attributes:
         failures: what the last step has failed with, where it could go on.
@@ -130,14 +135,16 @@ class Service:
         dtype: str | None = None,
         device: str = "cpu",
         capture: bool = True,
+        cache: CacheConfig | None = None,
     ) -> None:
         at_least_one("slots", slots)
         at_least_one("max_model_len", max_model_len)
         self.specs, self.prompts = specs, dict(prompts or {})
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
-        self.capture = capture
+        self.capture, self.cache = capture, cache or CacheConfig()
         self._graph_pool: Any = None
+        self._named: set[str] = set()  # models that formulas have named
         self._pool = WeightPool(together=True)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
@@ -177,6 +184,17 @@ class Service:
             self._graph_pool = cuda_graph.CudaGraph.new_pool()
         return self._graph_pool
 
+    def share_of(self, bound: Bound) -> float:
+        """The share of the free memory that the pages of a formula's new lanes may take.
+
+        Others may come that need some: of declared models that no formula has named, or of reward
+        models, of which every formula has lanes of its own.
+        """
+        self._named |= {term.term.model for term in bound.all_terms}
+        own = {name for name, spec in self.specs.items() if spec.on is None or spec.merge}
+        rewards = any(not term.language for term in bound.all_terms)
+        return SHARE if rewards or own - self._named else 1.0
+
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""
         pool = self._pool if together else WeightPool(weights=self._pool.weights)
@@ -213,44 +231,24 @@ class Service:
         requests meanwhile.
         """
         for decoder in self._decoders:
-            if not decoder.session.engine.graphs.on:
-                continue
-            formula = decoder.plan.formula
-            found = _readable(decoder)
-            if found is None:
-                _log.info("%s is recorded with its first requests", formula)
-                continue
-            prompt, request = found
-            error: Exception | None = None
-            for rows in reversed(buckets(self.slots // decoder.slots_of(request))):
-                for temperature in (0.0, 1.0):
-                    error = error or self._record(decoder, prompt, rows, temperature)
-            if error is not None:
-                _log.warning("%s is recorded with its first requests: %s", formula, error)
-
-    def _record(
-        self, decoder: Served, prompt: Any, rows: int, temperature: float
-    ) -> Exception | None:
-        """Decode so many rows, for as many steps as it takes to record them; what went wrong."""
-        self.submit(
-            decoder, prompt, num_return_sequences=rows, temperature=temperature, seed=0,
-            max_new_tokens=WARM_UP, eos_token_id=[],
-        )  # fmt: skip
-        errors: list[Exception] = []
-        while self.busy:
-            updated = self.step()
-            errors += [answer.error for answer in updated if answer.error is not None]
-            errors += self.failures
-        return errors[0] if errors else None
+            if decoder.session.engine.graphs.on:
+                record_steps(self, decoder)
 
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""
-        for position, (_, queued) in enumerate(self._queue):
-            if queued is request:
-                del self._queue[position]
-                return
+        if self._unqueue(request):
+            return
         if scheduled := self._scheduled.pop(id(request), None):
             scheduled[0].scheduler.drop(request)
+
+    def _unqueue(self, request: Request) -> bool:
+        """Take a request out of the queue; whether it was there."""
+        for position, (decoder, queued) in enumerate(self._queue):
+            if queued is request:
+                del self._queue[position]
+                decoder.scheduler.withdraw(request)
+                return True
+        return False
 
     @property
     def busy(self) -> bool:
@@ -266,6 +264,18 @@ class Service:
     def waiting(self) -> int:
         """Requests that have no slots yet."""
         return len(self._queue)
+
+    def prefix_cache_counts(self) -> tuple[int, int]:
+        """Tokens of prompts that its formulas have looked up in prefix caches, and found there."""
+        if not self.cache.enable_prefix_caching:
+            return 0, 0
+        stats = [decoder.session.engine.stats for decoder in self._decoders]
+        return sum(each.prompt_tokens for each in stats), sum(each.cached_tokens for each in stats)
+
+    @property
+    def preempted(self) -> int:
+        """How often a request of its formulas had to wait again, for others needed its memory."""
+        return sum(decoder.session.engine.stats.preempted for decoder in self._decoders)
 
     def step(self) -> list[Answer]:
         """Let requests in, and draw a token for every slot.
@@ -289,16 +299,24 @@ class Service:
             key = id(answer.request)
             if answer.tokens and answer.error is None and key in self._scheduled:
                 self._witness = self._scheduled[key]
-            if answer.finish_reason is not None:
-                self._scheduled.pop(key, None)
+            if answer.finish_reason is not None and self._scheduled.pop(key, None) is None:
+                self._unqueue(answer.request)  # it was preempted, and a token was on its way
         return updated
 
     def _draw(self, updated: list[Answer], ahead: int | None = None) -> None:
         """Draw a token for every slot; ``updated`` gets the answers."""
-        schedulers = [decoder.scheduler for decoder in self._decoders]
-        run(schedulers)
-        for scheduler in schedulers:
-            updated += scheduler.postprocess(ahead)
+        run([decoder.scheduler for decoder in self._decoders])
+        for decoder in self._decoders:
+            updated += decoder.scheduler.postprocess(ahead)
+        self._queue_preempted()
+
+    def _queue_preempted(self) -> None:
+        """Have those who lost their slots for want of pages wait before all others."""
+        for decoder in self._decoders:
+            waiting = decoder.scheduler.waiting
+            while waiting:
+                self._queue.appendleft((decoder, request := waiting.pop()))
+                self._scheduled.pop(id(request), None)
 
     def _recovered(self, error: Exception, updated: Sequence[Answer]) -> list[Answer]:
         """Go on after a step that has raised, without the requests that it raises for."""
@@ -310,6 +328,7 @@ class Service:
             [(decoder.scheduler, request) for decoder, request in scheduled],
             None if witness is None else (witness[0].scheduler, witness[1]),
         )
+        self._queue_preempted()
         self.failures = recovery.errors or [error]
         return [*recovery.answers.values()]
 
@@ -325,7 +344,11 @@ class Service:
 
     def _admit(self) -> None:
         """Give free slots to those that wait, and read no more than a chunk if others decode."""
-        most: float = CHUNK if self.running else math.inf
+        most: float = CHUNK
+        if not self.running:
+            most = math.inf
+            for decoder in self._decoders:
+                decoder.session.bound.forget_changing()
         while True:
             schedulers = (decoder.scheduler for decoder in self._decoders)
             arriving = (each for each in schedulers if each.batch.arriving is not None)
@@ -339,27 +362,16 @@ class Service:
 
     def _next(self) -> Scheduler | None:
         """Let the first in the queue in, with those of its formula that are close behind."""
-        free = left = self.slots - self.running
+        free = self.slots - self.running
         if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
             return None
-        first, joining = self._queue[0][0], dict[int, tuple[Served, Request]]()
-        for decoder, request in [*self._queue][:free]:
-            if decoder is first and first.slots_of(request) <= left:
-                joining[id(request)] = decoder, request
-                left -= first.slots_of(request)
+        first, near = self._queue[0][0], [*self._queue][:free]
+        own = [request for decoder, request in near if decoder is first]
+        joining = {id(each): (first, each) for each in first.scheduler.admissible(own, free)}
+        if not joining:
+            return None
         self._queue = deque(pair for pair in self._queue if id(pair[1]) not in joining)
         self._scheduled |= joining
         first.scheduler.waiting.extend(request for _, request in joining.values())
         first.scheduler.admit(free)
         return first.scheduler
-
-
-def _readable(decoder: Served) -> tuple[Any, Request] | None:
-    """A short prompt that every model of a formula reads, and its request."""
-    for prompt in ([0], [{"role": "user", "content": "a"}], "a"):
-        try:
-            [request] = decoder.requests(prompt, max_new_tokens=WARM_UP)
-        except DescantError:
-            continue
-        return prompt, request
-    return None

@@ -1,17 +1,16 @@
 """The batch: requests in slots, and which rows of which lanes each of them has.
 
 Slots 0 to ``count`` are in use. Steps that are recorded work on a bucket of slots, where idle ones
-follow: what they compute is never looked at. All bookkeeping happens when a request joins or
-leaves; a step only reads what is left behind here.
+follow: what they compute is never looked at. All bookkeeping happens on the host when a request
+joins or leaves, and ``upload_changes`` brings it to the devices before the next step.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,11 +20,16 @@ from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
 from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
+from ...models.upload import Changes, Mirror, fill, upload
 from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request
 from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
-from .row_map import RowMap, filled
+from .row_map import RowMap, widest
+from .slot_state import SlotState, Start
+
+# A lane's number; of each row, its row map and the request's place; and what reads their prompts.
+Arrival: TypeAlias = tuple[int, Sequence[tuple[int, int]], Any]
 
 
 class Batch:
@@ -33,20 +37,24 @@ class Batch:
 
     Attributes:
         requests: per slot in use, and ``count``, how many.
+        capacity: tokens of a text at most, and ``tokens``, of all texts, where rows share pages.
         arriving: prompts that are being read, whose requests have no slots yet; or None.
         values: ``(slots, scalars)`` float32, the plan's numbers.
         numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
-        search_score: ``(slots,)`` float32, each text's sum of scores by the models of a search.
+        state: how far each slot is; ``search_score`` and ``seen`` are its.
         unsure: per slot, whether the last step's scores were unsure; known on the host.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
             many of the best; ``logprobs_drawn``, per slot, those of the last one.
         processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
             any in use.
-        seen: ``(slots, V)`` bool where a stage needs it.
+        mirrored: whether any device has memory of its own.
+        stale: whether the devices do not have yet what the host has.
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
             its row map and its slot.
+        paged: the lanes whose rows share pages, and whether they score candidates; and ``widest``,
+            how many of these a row has at most.
         prepared: what a step keeps between two changes of the slots.
         bucketed: whether there are idle slots, and ``width``, how many slots with them.
         token_columns: per lane of another vocabulary, where the formula's tokens are in it.
@@ -54,46 +62,47 @@ class Batch:
             of a search has no counterpart of; None where no row has such a model.
     """
 
-    def __init__(self, bound: Bound, slots: int, capacity: int, track_seen: bool) -> None:
-        self.bound, self.capacity, self.count = bound, capacity, 0
+    def __init__(
+        self, bound: Bound, slots: int, capacity: int, track_seen: bool, tokens: int
+    ) -> None:
+        self.bound, self.capacity, self.tokens, self.count = bound, capacity, tokens, 0
         self.slots = self.most = slots
-        self.bucketed = False
+        self.bucketed, self.widest = False, 0
         self.device = bound.lanes[bound.terms[0].lane].device
-        zeros = partial(torch.zeros, device=self.device)
-        self.values = zeros(slots, len(bound.plan.scalars))
-        self.temperatures, self.search_score = zeros(slots), zeros(slots)
-        self.keys = zeros(slots, 2, dtype=torch.int32)
-        self.steps = zeros(slots, dtype=torch.long)
+        self.mirrored = not all(Mirror.on_host(lane.device) for lane in bound.lanes)
         self.row_maps = _row_maps(bound)
         self.token_columns = {
             row_map.term.lane: columns(token_map, self.device)
             for row_map in self.row_maps
             if (token_map := row_map.term.token_map) is not None
         }
-        bits = partial(zeros, slots, bound.vocabulary, dtype=torch.bool)
-        self.seen: Tensor | None = bits() if track_seen else None
         self.unread: Tensor | None = None
-        self._unread: Tensor | None = bits() if self.token_columns else None
-        self.processed = zeros(slots, dtype=torch.bool)
+        self._unread = torch.empty(0)
+        if self.token_columns:
+            size = slots, bound.vocabulary
+            self._unread = torch.zeros(size, dtype=torch.bool, device=self.device)
         self.samples = self.logprobs = self.any_processed = False
         self.top_logprobs = 0
         self.logprobs_drawn: list[Any] = []
         self.unsure: list[int] = []
         self.requests: list[Request] = []
-        self.owners: list[Tensor] = [torch.empty(0) for _ in bound.lanes]
-        self._owners: list[Tensor] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.numbers: list[ScalarColumn] = []
         self.prepared: Any = None
+        self.stale = False
         self.arriving: Generator[int] | None = None
         self.promised = 0  # slots of the requests that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
-        self._reserve()
+        self._reserve(self._reserve_lanes(), track_seen)
 
     @property
     def width(self) -> int:
         """Slots of a step: those in use, and the idle ones of their bucket."""
         return bucket(self.count, self.most) if self.bucketed else self.count
+
+    def has_room(self, slots: int, capacity: int) -> bool:
+        """Whether a batch of so many slots and texts can begin again over this one's memory."""
+        return slots <= self.most and capacity <= self.capacity
 
     def restart(self, slots: int, bucketed: bool) -> None:
         """Begin again over the same memory, with so many slots at most, all of them empty."""
@@ -105,6 +114,7 @@ class Batch:
             row_map.held = []
         for columns_of_lane in self.token_columns.values():
             columns_of_lane.share.zero_()
+        self.state.clear()
         self._reserve_lanes()
 
     @property
@@ -112,9 +122,44 @@ class Batch:
         """Slots that a request could be given; none while others arrive."""
         return 0 if self.arriving is not None else self.slots - self.count
 
-    def admit(self, requests: Sequence[Request]) -> None:
-        """Let requests in; they have slots when ``read`` says so. One such call at a time."""
-        self.arriving, self.promised = self._read(requests), len(requests)
+    def admit(
+        self, requests: Sequence[Request], answers: Mapping[int, Sequence[int]] | None = None
+    ) -> None:
+        """Let requests in; they have slots when ``read`` says so. One such call at a time.
+
+        Args:
+            requests: to let in.
+            answers: by the ids of those who had slots before, the tokens that they have drawn.
+
+        Raises:
+            OutOfPages: there is no room for their prompts.
+        """
+        arrivals, drawn = [], [(answers or {}).get(id(request), ()) for request in requests]
+        try:
+            for number, lane in enumerate(self.bound.lanes):
+                owners = [
+                    (index, position)
+                    for index, row_map in enumerate(self.row_maps)
+                    for position, request in enumerate(requests)
+                    if row_map.term.lane == number and row_map.needs(request)
+                ]
+                prompts = [self.row_maps[index].text(requests[i], drawn[i]) for index, i in owners]
+                adapters = [self.row_maps[index].term.adapter for index, _ in owners]
+                if prompts:
+                    arrivals.append((number, owners, lane.admit(prompts, adapters)))
+        except BaseException:
+            for lane in self.bound.lanes:
+                lane.discard()
+            raise
+        self.arriving, self.promised = self._read(requests, arrivals, drawn), len(requests)
+
+    def abandon(self) -> None:
+        """Let go of the requests that arrive, as if they had never been let in."""
+        if self.arriving is not None:
+            self.arriving.close()
+            for lane in self.bound.lanes:
+                lane.discard()
+        self.arriving, self.promised, self._pending = None, 0, 0
 
     def read(self, most: float | None = None) -> int:
         """Read prompts of those that arrive, who have slots once nobody is ``arriving``; how many.
@@ -135,53 +180,69 @@ class Batch:
         self.arriving, self.promised, self._pending = None, 0, 0
         return total
 
-    def _read(self, requests: Sequence[Request]) -> Generator[int]:
+    def _read(
+        self,
+        requests: Sequence[Request],
+        arrivals: Sequence[Arrival],
+        drawn: Sequence[Sequence[int]],
+    ) -> Generator[int]:
         """Read prompts, saying before each forward how many tokens it reads; then join."""
-        arrivals = []
-        for number, lane in enumerate(self.bound.lanes):
-            owners = [
-                (index, position)
-                for index, row_map in enumerate(self.row_maps)
-                for position, request in enumerate(requests)
-                if row_map.term.lane == number and row_map.needs(request)
-            ]
-            prompts = [self.row_maps[index].prompt(requests[i]) for index, i in owners]
-            adapters = [self.row_maps[index].term.adapter for index, _ in owners]
-            if prompts:
-                arrivals.append((number, owners, (yield from lane.admit(prompts, adapters))))
+        joins, changes = [], list[tuple[Tensor, Tensor]]()
+        for number, _, _ in arrivals:
+            changes += self.bound.lanes[number].changes()
+        upload(changes)  # what all lanes read first, together
+        for _, _, reading in arrivals:
+            joins.append((yield from reading))
         first = self.count
         self._join(requests)
-        for number, owners, join in arrivals:
+        for (number, owners, _), join in zip(arrivals, joins, strict=True):
             rows = [(row, i, first + at) for row, (i, at) in zip(join(), owners, strict=True)]
             for row, index, slot in rows:
                 self.row_maps[index].held[slot] = row
             self.owned[number] += [(index, slot) for _, index, slot in sorted(rows)]
+        for slot, answer in enumerate(drawn, first):
+            if answer:
+                self._go_on(slot, answer)
         self._settle()
+
+    def _go_on(self, slot: int, answer: Sequence[int]) -> None:
+        """Have a slot go on after what it has drawn before, which its prompts end with."""
+        key = self.requests[slot].key
+        self.state.rewrite(slot, key, len(answer), self.start(slot, answer, 0.0))
+        for row_map in self.row_maps:
+            row = row_map.held[slot]
+            if row is not None and isinstance(row_map.prompt(self.requests[slot]), str):
+                lane = self.bound.lanes[row_map.term.lane]
+                lane.rows.rewrite({row: (0, row_map.term.term_ids(answer))})
 
     def _join(self, requests: Sequence[Request]) -> None:
         """Give each request the next slot."""
         for request in requests:
-            slot, self.count = self.count, self.count + 1
             self.requests.append(request)
-            self.values[slot] = torch.tensor(request.values)
-            self.temperatures[slot] = request.temperature
-            self.processed[slot] = request.logprobs_mode == PROCESSED
-            self.keys[slot] = torch.tensor(request.key, dtype=torch.int32)
-            self.steps[slot], self.search_score[slot] = 0, 0
-            self.see(slot, ())
+            self.state.join(request.key, self.start(self.count, (), 0.0))
+            self.count += 1
         for row_map in self.row_maps:
             row_map.held += [None] * len(requests)
 
-    def finish(self, slots: Sequence[int], *per_slot: list[Any]) -> None:
-        """Free slots; the last in use take their places, also in the lists kept per slot."""
+    def finish(
+        self,
+        slots: Sequence[int],
+        *per_slot: list[Any],
+        answers: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        """Free slots; the last in use take their places, also in the lists kept per slot.
+
+        Args:
+            slots: to free.
+            per_slot: lists with an item of each.
+            answers: the tokens that slots have drawn, for others whose prompts begin with them.
+        """
         if not slots:
             return
         for slot in sorted(slots, reverse=True):
-            self._release_rows(slot)
+            self._release_rows(slot, (answers or {}).get(slot, ()))
             last = self.count - 1
-            tensors = [self.values, self.temperatures, self.keys, self.steps, self.search_score]
-            for tensor in (*tensors, self.processed, *filter(torch.is_tensor, [self.seen])):
-                tensor[slot] = tensor[last]
+            self.state.leave(slot)
             for values in (self.requests, *per_slot):
                 values[slot] = values[last]
                 values.pop()
@@ -198,68 +259,85 @@ class Batch:
         for lane in self.bound.lanes:
             lane.reserve(0, 0)
 
-    def read_on(self, tokens: Sequence[int]) -> None:
-        """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
-
-        A step has given them the first. A row that would leave its model's positions is over.
-        """
-        for number in self.token_columns:
-            lane, last = self.bound.lanes[number], (self.bound.positions or sys.maxsize) - 1
-            longer: dict[int, tuple[int, Sequence[int]]] = {}
-            ends = lane.rows.counts()[1]
-            for row, (index, slot) in enumerate(self.owned[number]):
-                rest = self.row_maps[index].term.term_ids([tokens[slot]])[1:]
-                if rest or ends[row] > last:
-                    kept = min(ends[row], last)
-                    longer[row] = (kept, rest[: last - kept])
-            read = [kept + len(rest) for kept, rest in longer.values()]
-            self.grow(lane, 1 + max([*ends, *read], default=0))
-            if longer:
-                lane.rows.rewrite(longer)
-
-    def grow(self, lane: Any, tokens: int) -> None:
-        """Make sure that a lane has room for texts of so many tokens."""
-        if tokens > lane.rows.capacity:
-            lane.grow(2 * tokens)
-
-    def see(self, slot: int, answer: Sequence[int]) -> None:
-        """Note which tokens a slot's prompts and its answer have in them."""
-        if self.seen is None:
-            return
+    def start(self, slot: int, answer: Sequence[int], search_score: float) -> Start:
+        """What a slot goes on from that has this answer."""
+        if self.state.seen is None:
+            return Start(search_score, ())
         prompts = zip(self.bound.terms, self.requests[slot].prompts, strict=True)
         read = [*answer, *(token for term, ids in prompts for token in term.formula_ids(ids))]
-        self.seen[slot] = False
-        self.seen[slot, [token for token in read if token < self.bound.vocabulary]] = True
+        return Start(search_score, [token for token in read if token < self.bound.vocabulary])
+
+    def changed(self) -> None:
+        """What the devices have of the slots is not what the host has."""
+        self.stale, self.prepared = True, None
 
     def prompt_length(self, number: int, slot: int) -> int:
         """Tokens that a row of a row map read before the answer."""
         read = self.row_maps[number].prompt(self.requests[slot])
         return 0 if isinstance(read, str) else len(read)
 
-    def _reserve(self) -> None:
-        """Room for the slots, in every lane too."""
-        for lane_rows in self._reserve_lanes():
-            self._owners.append(torch.zeros(lane_rows, dtype=torch.long, device=self.device))
-        for row_map in self.row_maps:
-            row_map.reserve(self.most, self.device)
+    def changes(self) -> Changes:
+        """What the host has changed, to be copied to the device; then comes ``moved``."""
+        if not self.stale:
+            return []
+        self.stale = False
+        host, used = self.state.mirror.host, slice(self.width)
+        owners: list[int] = []
+        for on_device, owned in zip(self._owners, self.owned, strict=True):
+            owners += [slot for _, slot in owned] + [0] * (len(on_device) - len(owned))
+        fill(host.owners, owners)
+        idle = [None] * (self.width - self.count)
+        held = [[*row_map.held, *idle] for row_map in self.row_maps]
+        fill(host.rows[:, used], [[row or 0 for row in rows] for rows in held])
+        fill(host.present[:, used], [[row is not None for row in rows] for rows in held])
+        return self.state.changes(self.requests)
+
+    def moved(self) -> None:
+        """Do on the device what follows from changes that are there."""
+        self.state.move()
+        if self.unread is not None:
+            (row_map, tokens), *others = self._hidden()
+            torch.logical_and(row_map.present[:, None], tokens, out=self.unread)
+            for row_map, tokens in others:
+                self.unread |= row_map.present[:, None] & tokens
+
+    def _reserve(self, lane_rows: list[int], track_seen: bool) -> None:
+        """Room for the slots, whose rows are so many in each lane."""
+        bound, row_maps = self.bound, self.row_maps
+        self.state = state = SlotState(
+            self.device, self.most, len(bound.plan.scalars), sum(lane_rows), len(row_maps),
+            bound.vocabulary if track_seen else 0, bound.searches_by_language,
+        )  # fmt: skip
+        device = state.mirror.device
+        self.values, self.temperatures = device.values, device.temperatures
+        self.keys, self.steps, self.processed = device.keys, device.steps, device.processed
+        self.search_score, self.seen = state.search_score, state.seen
+        self._owners: Sequence[Tensor] = device.owners.split(lane_rows)
+        self.owners: list[Tensor] = [owners[:0] for owners in self._owners]
+        for row_map, rows, present in zip(row_maps, device.rows, device.present, strict=True):
+            row_map.reserve(rows, present)
 
     def _reserve_lanes(self) -> list[int]:
         """Room in every lane, for all its terms and the candidates of its stage: rows of each."""
-        reserved = []
+        reserved, self.paged = [], []
         for number, lane in enumerate(self.bound.lanes):
-            rows = self.most * sum(term.lane == number for term in self.bound.all_terms)
-            more = number in self.token_columns  # where the next one goes
-            lane.reserve(rows, self.capacity + more)
+            each = sum(term.lane == number for term in self.bound.all_terms)
+            rows, more = self.most * each, number in self.token_columns  # where the next one goes
+            lane.reserve(rows, self.capacity + more, self.tokens * each)
             lane.use_buckets(self.bucketed)
             reserved.append(rows)
+            if lane.all_pages is not None:
+                terms = [term for term in self.bound.all_terms if term.lane == number]
+                self.paged.append((lane, not all(term.language for term in terms)))
         return reserved
 
-    def _release_rows(self, slot: int) -> None:
+    def _release_rows(self, slot: int, answer: Sequence[int]) -> None:
         for row_map in self.row_maps:
             row, lane = row_map.held[slot], row_map.term.lane
             if row is None:
                 continue
-            last = self.bound.lanes[lane].release(row)
+            text = row_map.text(self.requests[slot], answer) if answer else ()
+            last = self.bound.lanes[lane].release(row, text)
             owner = self.owned[lane][row] = self.owned[lane][last]
             self.owned[lane].pop()
             if last != row:
@@ -267,30 +345,32 @@ class Batch:
             row_map.held[slot] = None
 
     def _settle(self) -> None:
-        for lane, owned in enumerate(self.owned):
-            slots = [slot for _, slot in owned]
-            idle = self.bound.lanes[lane].rows.width - len(slots)
-            self.owners[lane] = filled(self._owners[lane], slots + [0] * idle)
+        for number, owners in enumerate(self._owners):
+            self.owners[number] = owners[: self.bound.lanes[number].rows.width]
         for row_map in self.row_maps:
             lane = row_map.term.lane
             lane_width = self.bound.lanes[lane].rows.width
             row_map.settle(len(self.owned[lane]), lane_width, self.width)
-        hidden = [
-            row_map.present[:, None] & (at.absent if row_map.term.address else at.unreadable)
-            for row_map in self.row_maps
-            if row_map.live and (at := self.token_columns.get(row_map.term.lane))
-        ]
-        self.unread = None
-        if hidden and self._unread is not None:
-            self.unread = self._unread[: self.width].copy_(torch.stack(hidden).any(dim=0))
+        self.unread = self._unread[: self.width] if self._hidden() else None
+        if self.paged:
+            wide = (widest(self.bound.plan, request) for request in self.requests)
+            self.widest = max(wide, default=0)
         values = [request.values for request in self.requests]
         self.numbers = numbers_of(self.values[: self.width], values)
-        self.prepared = None
+        self.changed()
         self.samples = any(request.temperature > 0 for request in self.requests)
         asking = [request for request in self.requests if request.logprobs]
         self.logprobs = bool(asking)
         self.any_processed = any(request.logprobs_mode == PROCESSED for request in asking)
         self.top_logprobs = max((request.top_logprobs for request in asking), default=0)
+
+    def _hidden(self) -> list[tuple[RowMap, Tensor]]:
+        """The tokens that a row with such a model cannot be given, per row map."""
+        return [
+            (row_map, at.absent if row_map.term.address else at.unreadable)
+            for row_map in self.row_maps
+            if row_map.live and (at := self.token_columns.get(row_map.term.lane))
+        ]
 
 
 def _row_maps(bound: Bound) -> list[RowMap]:

@@ -12,13 +12,16 @@ from torch import Tensor
 
 @dataclass
 class RunStats:
-    """What a run has done so far, without reading prompts.
+    """What a run has done so far.
 
     Attributes:
         steps: tokens of the longest row, if no row waited for another.
         tokens: drawn, over all rows.
-        seconds: in steps.
+        seconds: in steps, without reading prompts.
         bytes_read: weights and caches that the steps had to read.
+        prompt_tokens: of all prompts, over all rows of all lanes.
+        cached_tokens: of these, found in prefix caches.
+        preempted: how often a request had to wait again, for others needed its memory.
         mapped: for each model of another vocabulary, its name and ``(2,)``: the probability that it
             gave to the formula's tokens, summed, and of how many distributions.
     """
@@ -27,6 +30,9 @@ class RunStats:
     tokens: int = 0
     seconds: float = 0.0
     bytes_read: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    preempted: int = 0
     mapped: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -38,6 +44,11 @@ class RunStats:
         self.steps += 1
         self.tokens += tokens
         self.bytes_read += bytes_read
+
+    def add_prompts(self, tokens: int, cached: int) -> None:
+        """Count prompts of so many tokens, of which so many were found in a prefix cache."""
+        self.prompt_tokens += tokens
+        self.cached_tokens += cached
 
     def mapped_shares(self) -> dict[str, float]:
         """The share of each model's probability on the formula's tokens; synchronizes the device.
@@ -53,6 +64,14 @@ class RunStats:
         times = self.seconds * bandwidth / self.bytes_read
         each = f"{self.seconds / self.steps * 1e3:.3g} ms a step, {times:.3g} times its floor"
         return f"{many}, prompts left out: {each}"
+
+    def prompts(self, enable_prefix_caching: bool) -> str:
+        """One line: the tokens of prompts, and what was not read again."""
+        many = f"{self.prompt_tokens:,} tokens"
+        if not enable_prefix_caching:
+            return f"{many}; prefix caching is off"
+        share = self.cached_tokens / max(1, self.prompt_tokens)
+        return f"{many}, {self.cached_tokens:,} of them ({share:.0%}) from the prefix cache"
 
 
 @cache

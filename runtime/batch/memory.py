@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from ...formula.scalar import parameters
 from ...formula.words.stages import Rerank
 from ...models import ModelError
 from ...models.footprint import Footprint
+from ...models.kernels.live_attention import CHUNK as PAGE
 from ...models.lanes.prefill import CHUNK
 from ..binding.bound import Bound
 from .cost import si_bytes
@@ -29,13 +30,19 @@ def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
     return rows * tokens * _token_bytes(bound, _footprints(bound))
 
 
-def work_bytes(bound: Bound, footprints: Mapping[int, Footprint], slots: int, capacity: int) -> int:
+def work_bytes(
+    bound: Bound,
+    footprints: Mapping[int, Footprint],
+    slots: int,
+    capacity: int,
+    room_for_copies: bool = True,
+) -> int:
     """The most memory that these lanes need at any moment, apart from weights and caches.
 
     Either a lane reads a chunk of prompts, or every lane's logits are in memory and the last lane
-    runs.
+    runs; by then, what was read has been copied for others that begin alike.
     """
-    prefill = step = kept = 0
+    prefill = step = kept = copies = own = 0
     raw, scores = unnormalised(bound.plan), VECTORS * slots
     for number, footprint in footprints.items():
         rows = slots * _rows_per_request(bound, number)
@@ -43,49 +50,132 @@ def work_bytes(bound: Bound, footprints: Mapping[int, Footprint], slots: int, ca
         step = max(step, footprint.work_bytes(rows * _queries(bound, number), capacity))
         terms = {bound_term.term for bound_term in bound.terms if bound_term.lane == number}
         kept += rows * bool(terms)  # what follows the prompts
+        own = min(rows * capacity * footprint.token_bytes, footprint.kept_bytes)
+        copies += own
         scores += rows * (bool(terms) + bool(terms - raw))
     vector = bound.vocabulary * SCORE_BYTES
-    return max(prefill + kept * vector, scores * vector + step)
+    if not room_for_copies:
+        copies = own = 0
+    before_last = copies - own  # of the lanes whose prompts are read before the last one's
+    return max(prefill + kept * vector + before_last, scores * vector + step + copies)
 
 
 def peak_bytes(bound: Bound, slots: int, capacity: int) -> tuple[int, int, int]:
     """Bytes of weights, of caches, and of work at its most, for so many rows of so many tokens."""
     footprints = _footprints(bound)
-    memory = dict(pair for each in footprints.values() for pair in each.memory.items())
-    caches = slots * capacity * _token_bytes(bound, footprints)
-    return sum(memory.values()), caches, work_bytes(bound, footprints, slots, capacity)
+    caches = slots * capacity * _token_bytes(bound, footprints) + _scratch(bound, footprints)
+    return _held(footprints), caches, work_bytes(bound, footprints, slots, capacity)
 
 
-def check_room(bound: Bound, slots: int, capacity: int) -> None:
-    """Refuse a batch that cannot fit, before anything is allocated.
+def fitting_tokens(bound: Bound, utilization: float, slots: int, capacity: int) -> int | None:
+    """How many tokens fit, over all requests: each of them in every row that a request has.
 
-    The caches of an earlier batch count as free: this one replaces them.
+    Weights, caches and work take at most this share of a GPU's memory; of several GPUs, the one
+    that is full first counts.
+
+    Args:
+        utilization: the share.
+        slots: rows at once, and ``capacity``, tokens of each, by which the work is counted.
+
+    Returns:
+        None where no GPU holds a cache.
+    """
+    fits = []
+    for device, footprints in _parts(bound).items():
+        token_bytes = _token_bytes(bound, footprints)
+        if device.type == "cuda" and token_bytes:
+            work = work_bytes(bound, footprints, slots, capacity)
+            held = _held(footprints) + _scratch(bound, footprints)
+            free = utilization * total_bytes(device) - held - work
+            fits.append(max(0, int(free // token_bytes)))
+    return min(fits, default=None)
+
+
+def gpu_memory(bound: Bound) -> list[int]:
+    """The memory of each GPU that a plan runs on, whoever uses it."""
+    return [total_bytes(device) for device in _parts(bound) if device.type == "cuda"]
+
+
+def room(
+    bound: Bound,
+    slots: int,
+    capacity: int,
+    utilization: float,
+    tokens: int,
+    share: float = 1.0,
+) -> int:
+    """Tokens of all requests at once that lanes with pages have room for, before any is allocated.
+
+    The caches of an earlier batch count as free: this one replaces them, unless its lanes keep the
+    pages that they have.
+
+    Args:
+        slots: rows at once, and ``capacity``, tokens of each.
+        utilization: the share of a GPU's memory that may be taken.
+        tokens: all that the requests could need.
+        share: of what is free then that pages may take, beyond those of one text.
 
     Raises:
-        ModelError: says how many bytes there are, and how many rows would fit.
+        ModelError: rows side by side, or a single text in pages, do not fit; says how many bytes
+            there are.
     """
-    for device in dict.fromkeys(lane.device for lane in bound.lanes):
-        footprints = _footprints(bound, device)
-        per_row = capacity * _token_bytes(bound, footprints)
+    for device, footprints in _parts(bound).items():
         free = free_bytes(device)
-        if free is None or per_row == 0:
+        if free is None or not _token_bytes(bound, footprints):
             continue
-        free += sum(footprint.cache_bytes for footprint in footprints.values())
-        needed = partial(_needed, bound, footprints, capacity)
+        kept = {i: each for i, each in footprints.items() if bound.lanes[i].keeps_pages}
+        new = {i: each for i, each in footprints.items() if i not in kept}
+        free += sum(footprint.cache_bytes for footprint in new.values())
+        if device.type == "cuda":
+            free -= int((1 - utilization) * total_bytes(device))
+        for number, each in kept.items():
+            all_rows = each.token_bytes * _rows_per_request(bound, number)
+            tokens = min(tokens, each.cache_bytes // all_rows)
+        paged = {i: each for i, each in new.items() if bound.lanes[i].is_paged}
+        fixed = {i: each for i, each in new.items() if i not in paged}
+        needed = partial(_needed, bound, footprints, fixed, paged, capacity)
         if needed(slots) > free:
-            fits = bisect_right(range(slots), free, key=needed) - 1
-            cure = f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens"
-            work = needed(slots) - per_row * slots
-            need = f"{si_bytes(per_row * slots)} of caches and {si_bytes(work)} to work in"
-            problem = f"{slots} rows of {capacity} tokens need {need}"
-            problem += f", and {si_bytes(free)} are free on {device}"
-            raise ModelError(problem, cure, topic="memory")
+            who = f"{slots} rows of {capacity} tokens need"
+            if not fixed:  # in pages, of which there are enough for one text
+                who = f"one text of {capacity} tokens, and a step of {slots}, need"
+            raise _too_much(bound, footprints, slots, capacity, who, needed, free, str(device))
+        if page_bytes := _token_bytes(bound, paged):
+            more = int(share * (free - needed(slots))) // page_bytes
+            tokens = min(tokens, capacity + more // PAGE * PAGE)
+    return tokens
 
 
-def _needed(bound: Bound, footprints: Mapping[int, Footprint], capacity: int, rows: int) -> int:
-    """Bytes of caches and work for so many rows."""
-    caches = rows * capacity * _token_bytes(bound, footprints)
-    return caches + work_bytes(bound, footprints, rows, capacity)
+def _needed(
+    bound: Bound,
+    footprints: Mapping[int, Footprint],
+    fixed: Mapping[int, Footprint],
+    paged: Mapping[int, Footprint],
+    capacity: int,
+    rows: int,
+) -> int:
+    """Bytes for so many rows: of rows side by side, of one text in pages, and of work."""
+    caches = capacity * (rows * _token_bytes(bound, fixed) + _token_bytes(bound, paged))
+    caches += _scratch(bound, paged)
+    return caches + work_bytes(bound, footprints, rows, capacity, room_for_copies=False)
+
+
+def _too_much(
+    bound: Bound,
+    footprints: Mapping[int, Footprint],
+    slots: int,
+    capacity: int,
+    who: str,
+    needed: Callable[[int], int],
+    free: int,
+    device: str,
+) -> ModelError:
+    fits = bisect_right(range(slots), free, key=needed) - 1
+    cure = f"batch_size={fits} fits" if fits > 0 else "give fewer max_new_tokens"
+    work = work_bytes(bound, footprints, slots, capacity, room_for_copies=False)
+    need = f"{si_bytes(needed(slots) - work)} of caches and {si_bytes(work)} to work in"
+    return ModelError(
+        f"{who} {need}, and {si_bytes(free)} are free on {device}", cure, topic="memory"
+    )
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -100,6 +190,11 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
+def total_bytes(device: torch.device) -> int:
+    """Bytes of a GPU's memory, in use or free."""
+    return int(torch.cuda.mem_get_info(device)[1])
+
+
 def _queries(bound: Bound, number: int) -> int:
     """Tokens that one row of a lane reads in a step, at most."""
     address = next(term.address for term in bound.all_terms if term.lane == number)
@@ -112,15 +207,40 @@ def candidates(plan: Plan, stage: Rerank, unknown: int) -> int:
     return unknown if parameters(stage.k.expression) else int(plan.value(stage.k, {}))
 
 
-def _footprints(bound: Bound, device: torch.device | None = None) -> dict[int, Footprint]:
-    """The costs of the lanes, or of those on one device, by their numbers."""
-    lanes = enumerate(bound.lanes)
-    return {i: lane.footprint() for i, lane in lanes if device in (None, lane.device)}
+def _footprints(bound: Bound) -> dict[int, Footprint]:
+    """The costs of the lanes, by their numbers."""
+    return {number: lane.footprint() for number, lane in enumerate(bound.lanes)}
+
+
+def _parts(bound: Bound) -> dict[torch.device, dict[int, Footprint]]:
+    """The same on each device that they run or lie on; shapes alone, on the default device."""
+    parts: dict[torch.device, dict[int, Footprint]] = {}
+    for number, footprint in _footprints(bound).items():
+        device = bound.lanes[number].device
+        if device.type == "meta":
+            parts.setdefault(torch.device(bound.device), {})[number] = footprint
+            continue
+        held = (each.device for each in footprint.memory.values())
+        for each in dict.fromkeys((device, *footprint.layers, *held)):
+            parts.setdefault(each, {})[number] = footprint.on(each)
+    return parts
+
+
+def _held(footprints: Mapping[int, Footprint]) -> int:
+    """Bytes of the lanes' weights, each object once."""
+    memory = {key: held for each in footprints.values() for key, held in each.memory.items()}
+    return sum(held.size for held in memory.values())
 
 
 def _token_bytes(bound: Bound, footprints: Mapping[int, Footprint]) -> int:
     """Bytes of cache that one token of one request takes, in all rows of these lanes."""
     return sum(each.token_bytes * _rows_per_request(bound, i) for i, each in footprints.items())
+
+
+def _scratch(bound: Bound, footprints: Mapping[int, Footprint]) -> int:
+    """Bytes of the page that belongs to nobody, of each lane that has pages."""
+    paged = [each for number, each in footprints.items() if bound.lanes[number].is_paged]
+    return PAGE * sum(each.token_bytes for each in paged)
 
 
 def _rows_per_request(bound: Bound, number: int) -> int:

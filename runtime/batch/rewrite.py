@@ -5,13 +5,15 @@ A row goes on as a copy of another, from an earlier token, or from an answer tha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .batch import Batch
+from .changes import upload_changes
 
 
 class Rewrite(NamedTuple):
@@ -38,9 +40,8 @@ def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
     moved = [(source, slot) for slot, source in enumerate(sources) if source != slot]
     if not moved:
         return
-    origins, targets = map(list, zip(*moved, strict=True))
-    for tensor in filter(torch.is_tensor, [batch.steps, batch.search_score, batch.seen]):
-        tensor[targets] = tensor[origins]
+    batch.state.copy(sources)
+    batch.changed()
     rows: list[list[tuple[int, int]]] = [[] for _ in batch.bound.lanes]
     for row_map in batch.row_maps:
         for source, slot in moved:
@@ -56,12 +57,9 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
     """Go on from other answers than those that were drawn, in these slots."""
     if not rewrites:
         return
-    slots, (answers, _, keys, scores) = list(rewrites), zip(*rewrites.values(), strict=True)
-    batch.steps[slots] = torch.tensor([*map(len, answers)], device=batch.device)
-    batch.keys[slots] = torch.tensor(keys, dtype=torch.int32, device=batch.device)
-    batch.search_score[slots] = torch.tensor(scores, device=batch.device)
-    for slot, answer in zip(slots, answers, strict=True):
-        batch.see(slot, answer)
+    for slot, (answer, _, key, score) in rewrites.items():
+        batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, score))
+    batch.changed()
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}
         for row, (number, slot) in enumerate(owned):
@@ -71,6 +69,32 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
                 unread = term.term_ids(change.tokens[change.read :])
                 texts[row] = (batch.prompt_length(number, slot) + len(read), unread)
         lane.rows.rewrite(texts)
+
+
+def read_on(batch: Batch, tokens: Sequence[int]) -> None:
+    """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
+
+    A step has given them the first. A row that would leave its model's positions is over.
+    """
+    for number in batch.token_columns:
+        lane, last = batch.bound.lanes[number], (batch.bound.positions or sys.maxsize) - 1
+        longer: dict[int, tuple[int, Sequence[int]]] = {}
+        ends = lane.rows.counts()[1]
+        for row, (index, slot) in enumerate(batch.owned[number]):
+            rest = batch.row_maps[index].term.term_ids([tokens[slot]])[1:]
+            if rest or ends[row] > last:
+                kept = min(ends[row], last)
+                longer[row] = (kept, rest[: last - kept])
+        read = [kept + len(rest) for kept, rest in longer.values()]
+        grow(lane, 1 + max([*ends, *read], default=0))
+        if longer:
+            lane.rows.rewrite(longer)
+
+
+def grow(lane: Any, tokens: int, rows: int = 1) -> None:
+    """Make sure that a lane has room for texts of so many tokens, in so many rows at once."""
+    if tokens > lane.rows.capacity:
+        lane.grow(2 * tokens, tokens=2 * tokens * rows)
 
 
 def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
@@ -83,6 +107,7 @@ def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
         row: (batch.prompt_length(number, slot) + lengths[slot], ())
         for row, (number, slot) in enumerate(owned)
     })  # fmt: skip
+    upload_changes([batch])
     rows = reward_lane.rows.width
     nothing = torch.zeros(rows, 0, dtype=torch.long, device=batch.device)
     rewards = {lane: reward_lane.rewards(nothing)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...formula import Plan
 from ..binding.bound_term import BoundTerm
 from ..requests.request import Reading, Request
 
@@ -15,6 +16,7 @@ class RowMap:
     """One bound term's rows: which row of its lane each slot has.
 
     Attributes:
+        held: per slot in use, its row, or None.
         number: of the term among those of the scores, or of its stage.
         needs: whether a request needs the term at all.
         source: names the term where its model gives NaN.
@@ -31,29 +33,33 @@ class RowMap:
         if term.language:
             self.source = ("term" if term.address is None else "search", number)
         self.held: list[int | None] = []
-        self.rows = self.present = self._rows = self._present = torch.empty(0)
+        self.rows = self.present = torch.empty(0)
         self.live = self.is_identity = False
 
-    def reserve(self, slots: int, device: torch.device) -> None:
-        """Make room for so many slots; a step that is recorded reads from here again."""
-        self._rows = torch.zeros(slots, dtype=torch.long, device=device)
-        self._present = torch.zeros(slots, dtype=torch.bool, device=device)
+    def reserve(self, rows: Tensor, present: Tensor) -> None:
+        """Have room for all slots; a step that is recorded reads from here again."""
+        self._all = rows, present
 
     def settle(self, lane_rows: int, lane_width: int, width: int) -> None:
-        """Make the tensors after the slots have changed: ``width`` of them, with idle ones."""
+        """Work out what follows of the slots: ``width`` of them, with idle ones."""
         self.live = any(row is not None for row in self.held)
         self.is_identity = width == lane_width and self.held == list(range(lane_rows))
-        idle = width - len(self.held)
-        self.rows = filled(self._rows, [row or 0 for row in self.held] + [0] * idle)
-        present = [row is not None for row in self.held] + [False] * idle
-        self.present = filled(self._present, present)
+        self.rows, self.present = (tensor[:width] for tensor in self._all)
 
     def prompt(self, request: Request) -> Reading:
         """What the term reads of a request before the answer."""
         address = self.term.address
         return (request.prompts if address is None else request.rewards[address])[self.number]
 
+    def text(self, request: Request, answer: Sequence[int]) -> Reading:
+        """What the term has read of a request and its answer; of text, what comes before that."""
+        prompt = self.prompt(request)
+        if not answer or isinstance(prompt, str):
+            return prompt
+        return [*prompt, *self.term.term_ids(answer)]
 
-def filled(buffer: Tensor, values: Sequence[int]) -> Tensor:
-    """The beginning of a buffer, with these values in it."""
-    return buffer[: len(values)].copy_(torch.tensor(values, dtype=buffer.dtype))
+
+def widest(plan: Plan, request: Request) -> int:
+    """Cache positions that the candidates of a request take, at most."""
+    columns = [plan.columns[stage.k] for _, stage in plan.reranks]
+    return max((int(request.values[column]) + 1 for column in columns), default=0)

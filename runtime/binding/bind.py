@@ -140,6 +140,9 @@ class _Binder:
             shares = self.pool.together and kind == SCORES
             self.lanes[key] = self.pool.view((*key, width), lane) if shares else lane()
             self.lane_names[key] = []
+        owners = [self.models[each].spec for each in (name, model.base) if each in self.models]
+        if any(spec.model is not None for spec in owners):
+            self.lanes[key].weights_may_change = True
         if name not in self.lane_names[key]:
             self.lane_names[key].append(name)
         return BoundTerm(

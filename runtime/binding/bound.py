@@ -79,12 +79,24 @@ class Bound:
         terms = sorted(self.all_terms, key=lambda bound_term: self.plan.spans[bound_term.term])
         return tuple(dict.fromkeys(term.term.model for term in terms if term.reads_raw_text))
 
+    def forget_changing(self) -> None:
+        """Find nothing again of models whose weights somebody may have changed."""
+        for lane in self.lanes:
+            if lane.weights_may_change:
+                lane.forget_prefixes()
+
     @property
     def search_lanes(self) -> set[int]:
         """The lanes of a search's rewards alone: fed every token, and read now and then."""
         address, _ = self.plan.search or (None, None)
         others = {term.lane for term in self.all_terms if term.language or term.address != address}
         return {term.lane for term in self.all_terms} - others
+
+    @property
+    def searches_by_language(self) -> bool:
+        """Whether language models value the texts of a search."""
+        search = self.plan.search
+        return search is not None and self.rewards[search[0]][0].language
 
     @property
     def conditional(self) -> list[BoundTerm]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...formula import Term
 from ..batch.batch import Batch
+from ..batch.rewrite import grow
 from ..batch.row_map import RowMap
 from ..scores.context import Context, Reading, numbers_of
 from ..scores.logprobs import Logits
@@ -56,7 +57,8 @@ class Chunk:
     def context(self) -> Context:
         """What the step knows, a row per position."""
         batch, owner, bound = self.batch, self.owner, self.step.bound
-        values = batch.values[: batch.count][owner]
+        prepared = batch.prepared or self.step.prepare(batch)
+        values = prepared.values[owner]
         terms: dict[Term, Reading] = {
             row_map.term.term: partial(self._read, row_map) if row_map.live else Context.zeros
             for row_map in batch.row_maps
@@ -65,7 +67,7 @@ class Chunk:
         rows = [batch.requests[slot].values for slot in self._slots]
         return Context(
             values, numbers_of(values, rows), bound.plan.columns, terms,
-            batch.steps[: batch.count][owner] + self.ahead, bound.vocabulary,
+            prepared.steps[owner] + self.ahead, bound.vocabulary,
             bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread[owner], texts=self._texts,
         )  # fmt: skip
@@ -73,7 +75,8 @@ class Chunk:
     def commit(self) -> None:
         """Go on behind the last position of each text."""
         batch = self.batch
-        batch.steps[: batch.count] += torch.tensor(self.counts, device=batch.device)
+        batch.state.go_on(self.counts)
+        batch.changed()
         if batch.seen is not None and self._first is not None:
             batch.seen[: batch.count] |= self._first < max(self.counts)
 
@@ -100,7 +103,7 @@ class Chunk:
             self._after[row_map.number] = after
         for number, rewritten in texts.items():
             lane = self.step.bound.lanes[number]
-            self.batch.grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
+            grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
             if any(ids for _, ids in rewritten.values()):
                 lane.rows.rewrite(rewritten)
 
@@ -138,7 +141,7 @@ class Chunk:
         texts = []
         for slot, row_map in enumerate(text_owners(self.batch)):
             rows, row = self.step.bound.lanes[row_map.term.lane].rows, row_map.held[slot]
-            read = rows.texts[row, : rows.counts()[1][row]]
+            read = rows.text(row)
             for after in self._after[row_map.number][slot]:
                 texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts

@@ -91,7 +91,7 @@ class StepGraphs:
             kept = self._kept[key]
             return Drawn(sources, kept[0].copy_(results[0]), kept[1].copy_(results[1]))
 
-        counts = [*(lane.rows for lane in step.bound.lanes), step]
+        counts = [*(lane.rows for lane in step.bound.lanes), step, batch.state]
         return Work(run, lambda drawn: drawn[1:], counts, lambda: _state(batch), TOLERANCE)
 
     @property
@@ -135,8 +135,8 @@ def _language_lanes(bound: Bound) -> Mapping[int, Any]:
 
 def _state(batch: Batch) -> list[Tensor]:
     """The tensors that what follows the forwards adds to."""
-    tensors = [batch.steps, batch.search_score]
-    tensors += [] if batch.seen is None else [batch.seen]
+    kept = (batch.steps, batch.search_score, batch.seen)
+    tensors = [tensor for tensor in kept if tensor is not None]
     tensors += [columns.share for columns in batch.token_columns.values()]
     for lane in batch.bound.lanes:
         tensors += lane.rows.changing

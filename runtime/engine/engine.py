@@ -19,9 +19,15 @@ from ...errors import StateError
 from ...formula.nodes import Staged, walk
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
+from ...models.cache_config import CacheConfig
+from ...models.errors import OutOfPages
 from ..batch.batch import Batch
+from ..batch.changes import upload_changes
 from ..batch.cost import RunStats
-from ..batch.memory import check_room
+from ..batch.memory import room
+from ..batch.pages import extend
+from ..batch.rewrite import read_on
+from ..batch.row_map import widest
 from ..binding.bound import Bound
 from ..requests.answer import Answer
 from ..requests.request import Request
@@ -75,6 +81,7 @@ class Engine:
         bound: the plan and its lanes.
         capture: replay repeated steps as CUDA graphs, where all lanes are on a GPU.
         pool: memory for recordings to share with other engines, no two of which run at once.
+        cache: how its caches are used; left out, by the defaults.
 
     Attributes:
         claim: of whoever came last, who alone may go on.
@@ -83,12 +90,21 @@ class Engine:
             behind. A row whose last token it does not know yet draws one more, which is dropped.
     """
 
-    def __init__(self, bound: Bound, capture: bool = True, pool: Any = None) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        capture: bool = True,
+        pool: Any = None,
+        cache: CacheConfig | None = None,
+    ) -> None:
         gpu = on_gpu(bound)
+        self.cache = cache or CacheConfig()
         captures = capture and gpu and bound.term_parallel is None
         self.bound, self.step, self.stats = bound, Step(bound, not captures), RunStats()
+        self._share_prefixes(True)
         self.graphs = StepGraphs(self.step, captures, pool)
         self._batch: Batch | None = None  # whose memory recordings work on
+        self._asked = 0  # tokens that it was to have; there may be fewer
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead = int(gpu and not mapped)
         self.claim: object = None
@@ -97,16 +113,43 @@ class Engine:
         stages = [*bound.plan.stages, *(stage for node in staged for stage in node.stages)]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
 
-    def begin(self, requests: Sequence[Request], slots: int, record: bool = False) -> Batch:
+    def begin(
+        self,
+        requests: Sequence[Request],
+        slots: int,
+        record: bool = False,
+        slots_of: Sequence[int] = (),
+    ) -> Batch:
         """Empty slots for these requests; whatever ran before can run no more.
 
-        With ``record``, steps may be recorded; otherwise the caller looks at scores.
+        Args:
+            requests: whose texts there is room for.
+            slots: at most.
+            record: whether steps may be recorded; otherwise the caller looks at scores.
+            slots_of: how many each request takes; left out, one.
         """
         self.claimed()
         if self.bound.term_parallel is not None:
             self.bound.term_parallel.check_alike((slots, requests))
-        longest = max(request.longest + request.max_new_tokens for request in requests)
-        return self.empty(slots, longest + max(map(self.widest, requests)), record)
+        self.bound.forget_changing()
+        self._share_prefixes(len(requests) > 1)
+        plan = self.bound.plan
+        wide = max(widest(plan, request) for request in requests)  # a step has as many in each row
+        lengths = sorted(
+            request.longest + request.max_new_tokens + wide
+            for request, count in zip(requests, slots_of or [1] * len(requests), strict=True)
+            for _ in range(count)
+        )
+        return self.empty(slots, lengths[-1], record, lengths[-slots:])
+
+    def _share_prefixes(self, several: bool) -> None:
+        """Have lanes find what was read before; not for one request, where they forget it again.
+
+        Processes that step together read alike, whatever each has read.
+        """
+        on = self.cache.enable_prefix_caching and self.bound.term_parallel is None
+        for lane in self.bound.lanes:
+            lane.shares_prefixes = on and (several or not lane.weights_may_change)
 
     @contextmanager
     def turn(self, claim: object = None) -> Iterator[None]:
@@ -134,19 +177,37 @@ class Engine:
         self.claim = object()
         return self.claim
 
-    def empty(self, slots: int, tokens: int, record: bool = True) -> Batch:
+    def empty(
+        self,
+        slots: int,
+        tokens: int,
+        record: bool = True,
+        lengths: Sequence[int] = (),
+        share: float = 1.0,
+    ) -> Batch:
         """Empty slots for texts of so many tokens, candidates among them.
 
         Where steps are recorded, the memory of the last batch serves again if it is enough.
 
+        Args:
+            slots, tokens: at most.
+            record: whether steps may be recorded.
+            lengths: of the longest texts that may have slots together; left out, all are as long.
+            share: of the free memory that new pages may take; the rest is for lanes to come.
+
         Raises:
             ModelError: more than there is memory for.
         """
-        unit, record = GPU_MEASURE if self.graphs.on else MEASURE, record and self.graphs.on
-        capacity, batch = -(-tokens // unit) * unit, self._batch
-        if batch is None or slots > batch.most or capacity > batch.capacity:
-            check_room(self.bound, slots, capacity)
-            batch = Batch(self.bound, slots, capacity, self._track_seen)
+        capacity, batch = self._capacity(tokens), self._batch
+        record = record and self.graphs.on
+        if self.bound.term_parallel is not None:
+            lengths = ()  # so that no process waits for pages that another has
+        most = sum(-(-each // GPU_MEASURE) * GPU_MEASURE for each in lengths or [capacity] * slots)
+        if batch is None or not batch.has_room(slots, capacity) or most > self._asked:
+            self._asked = _in_steps(most) if self.graphs.on else most
+            utilization = self.cache.gpu_memory_utilization
+            fits = room(self.bound, slots, capacity, utilization, self._asked, share)
+            batch = Batch(self.bound, slots, capacity, self._track_seen, fits)
             self._batch = batch if self.graphs.on else None
         if self.graphs.on:
             batch.restart(slots, record)
@@ -156,10 +217,13 @@ class Engine:
         ]
         return batch
 
-    def widest(self, request: Request) -> int:
-        """Cache positions that the candidates of a request take, at most."""
-        columns = [self.bound.plan.columns[stage.k] for _, stage in self.bound.plan.reranks]
-        return max((int(request.values[column]) + 1 for column in columns), default=0)
+    def _capacity(self, tokens: int) -> int:
+        """Tokens of a text to have room for. In pages, that costs a table's entries."""
+        if not self.graphs.on:
+            return -(-tokens // MEASURE) * MEASURE
+        if all(lane.is_paged for lane in self.bound.lanes):
+            return _in_steps(tokens)
+        return -(-tokens // GPU_MEASURE) * GPU_MEASURE
 
     def collect(self, pending: PendingStep) -> tuple[list[int], dict[int, FormulaError]]:
         """The tokens of a launched step, once they are known; and an error per slot that has one.
@@ -175,7 +239,7 @@ class Engine:
             positions = [(row, at - 1) for row, at in zip(pending.requests, steps, strict=True)]
             errors = self.errors(batch, positions, wrong, pending.sources)
         if batch.token_columns:
-            batch.read_on(tokens)
+            read_on(batch, tokens)
         rows = pending.results[3 : 3 + pending.logprobs, :used]
         top = pending.top_logprobs
         batch.logprobs_drawn = token_logprobs(rows, top) if pending.logprobs else []
@@ -201,14 +265,25 @@ class Engine:
         return errors
 
 
+def _in_steps(tokens: int) -> int:
+    """As many tokens or a quarter more, so that runs of growing texts seldom need other memory."""
+    unit = max(GPU_MEASURE, 1 << (tokens - 1).bit_length() >> 3)
+    return -(-tokens // unit) * unit
+
+
 @torch.no_grad()
 def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
     """Launch a step of each, all of them together, and the copy of the results to the host."""
-    parts, read, recorded = [], [], False
+    parts, batches, read, recorded = [], [], [], False
     for engine, batch, _ in scheduled:
         parts.append((engine.step, batch))
+        batches.append(batch)
+        if batch.paged and (lacking := sum(extend(batch).values())):
+            problem = f"the next step takes {lacking} pages of the cache more than there are"
+            raise OutOfPages(problem, "shorten the prompt, or ask for fewer tokens", topic="memory")
         read.append(engine.step.bytes_read)
         recorded |= engine.graphs.on
+    upload_changes(batches)
     if recorded:
         drawn = [engine.graphs.draw(batch) for engine, batch, _ in scheduled]
     else:  # plans that share lanes draw together

@@ -20,6 +20,7 @@ from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
+from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap
 from ..binding.bound import Bound
 from ..scores.context import Context, Reading, Rewarder
@@ -167,10 +168,11 @@ class Step:
         if prepared.seen is not None:
             prepared.seen.scatter_(1, tokens[:, None], True)
         prepared.steps.add_(1)
+        batch.state.taken += 1
 
     def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
         """Commit the drawn tokens, and gather what the host needs to know."""
-        if context.search_terms:
+        if batch.search_score is not None:
             self._add_search_scores(batch, context, drawn.tokens)
         self.commit(batch, context, drawn.tokens)
         rows = [drawn.tokens, alarms(context, drawn.scores), batch.prepared.steps]
@@ -181,7 +183,8 @@ class Step:
         return Drawn(list(context.broken), results, drawn.scores)
 
     def prepare(self, batch: Batch) -> Prepared:
-        """Work out what holds until the batch's slots change."""
+        """Work out what holds until the batch's slots change, once the devices have the change."""
+        upload_changes([batch])
         used, lanes = slice(batch.width), self.bound.lanes
         live = [row_map for row_map in batch.row_maps if row_map.live]
         rewarders: dict[StageAddress, Rewarder] = {}
@@ -259,7 +262,8 @@ class Step:
 
     def _add_search_scores(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Add the drawn tokens' scores, by the models of a search, to the rows' sums."""
-        assert self._search is not None
+        assert self._search is not None and batch.search_score is not None
+        batch.state.score_before.copy_(batch.search_score)
         for row_map, scores in context.search_terms:
             coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
             score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]

@@ -9,8 +9,9 @@ from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
+from ...models.cache_config import CacheConfig
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
-from ..batch.memory import cache_bytes, peak_bytes
+from ..batch.memory import cache_bytes, fitting_tokens, gpu_memory, peak_bytes
 from ..binding.bound import Bound, reward_stages
 from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
@@ -37,9 +38,11 @@ class Report:
         params: Mapping[str, float],
         stats: RunStats | None = None,
         graphs: StepGraphs | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         self._bound, self._params = bound, params
         self._stats, self._graphs = stats or RunStats(), graphs
+        self._cache = cache or CacheConfig()
         self.formula = bound.plan.formula
         self.search = bound.plan.search[1].name if bound.plan.search else None
         search_lanes = bound.search_lanes
@@ -92,6 +95,7 @@ class Report:
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
             f"memory      {si_bytes(weights + caches + work)}: {si_bytes(weights)} of weights, "
             f"{si_bytes(caches)} of caches, {si_bytes(work)} to work in",
+            *self._fitting(batch_size, context),
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
         if bound.term_parallel is not None:
@@ -99,6 +103,9 @@ class Report:
         lines += _on_gpu(bound, self._graphs)
         if self._stats.seconds:  # a service times no formula by itself
             lines.append(f"last run    {self._stats.summary(measured)}")
+        if self._stats.prompt_tokens:
+            prompts = self._stats.prompts(self._cache.enable_prefix_caching)
+            lines.append(f"prompts     {prompts}")
         for name, share in self._stats.mapped_shares().items():
             probability = f"{share:.1%} of align({name})'s probability"
             lines.append(f"mapped      {probability} went to the formula's tokens")
@@ -115,6 +122,18 @@ class Report:
             if parameters(scalar.expression) <= self._params.keys():
                 rows *= int(plan.value(scalar, self._params))
         return rows
+
+    def _fitting(self, batch_size: int, context: int) -> list[str]:
+        """What fits into the memory of GPUs; nothing of a CPU."""
+        share, rows = self._cache.gpu_memory_utilization, self._rows()
+        tokens = fitting_tokens(self._bound, share, batch_size * rows, context)
+        if tokens is None:
+            return []
+        memory = gpu_memory(self._bound)
+        each = f" on each of {len(memory)} GPUs" if len(memory) > 1 else ""
+        requests = _count(tokens // (rows * context), "request")
+        where = f"{100 * share:.3g}% of {si_bytes(min(memory))}{each}"
+        return [f"fits        {tokens:,} tokens in {where}: {requests} of {context} tokens"]
 
     def _parameters(self) -> list[str]:
         params, names = self._params, sorted(self._bound.plan.params)

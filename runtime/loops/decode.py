@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..batch.pages import check_it_fits
 from ..engine.engine import Engine
 from ..requests.answer import Answer
 from ..requests.request import Request
@@ -21,13 +22,16 @@ def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[
 
     Raises:
         FormulaError: NaN, or a step in which every token is excluded.
+        OutOfPages: a request would not fit if it were alone.
         StateError: another run has begun on the same engine.
     """
     kind = scheduler_of(engine)
     each = [kind.slots_of(engine, request) for request in requests]
     with engine.turn():
-        batch = engine.begin(requests, max(min(slots, sum(each)), *each), record=True)
+        batch = engine.begin(requests, max(min(slots, sum(each)), *each), True, each)
         scheduler, claim = kind(engine, batch), engine.claim
+        for request, rows in zip(requests, each, strict=True):
+            check_it_fits(batch, request, rows)
     scheduler.waiting.extend(sorted(requests, key=lambda request: -len(request.prompts[0])))
     while scheduler.busy:
         with engine.turn(claim):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...models import ModelError
-from ..batch.rewrite import Rewrite, copy_slots, rewrite
+from ..batch.changes import upload_changes
+from ..batch.rewrite import Rewrite, copy_slots, grow, rewrite
 from ..binding.bound import Bound
 from ..engine.engine import MEASURE, Engine
 from ..requests.request import Request, check_ids
@@ -49,6 +50,7 @@ class ExternalRows:
 
     def owners(self, lane: int) -> Tensor:
         """``(rows of the lane,)`` the external row that each belongs to."""
+        upload_changes([self._batch])
         return self._batch.owners[lane]
 
     @torch.no_grad()
@@ -124,7 +126,8 @@ class ExternalRows:
             return
         more = max(self._room, tokens - self._room, MEASURE)
         for lane in self._bound.lanes:
-            lane.grow(lane.rows.capacity + more)
+            capacity = lane.rows.capacity + more
+            lane.grow(capacity, tokens=lane.rows.count * capacity)
         self._room += more
 
     def _make_room_in_other_vocabularies(self, answers: Sequence[Ids]) -> None:
@@ -134,7 +137,7 @@ class ExternalRows:
                 lane = self._bound.lanes[term.lane]
                 pairs = zip(prompts, answers, strict=True)
                 longest = max(len(ids) + len(term.term_ids(answer)) for ids, answer in pairs)
-                self._batch.grow(lane, longest + 1)
+                grow(lane, longest + 1, lane.rows.count)
 
     def _prompts(self) -> list[Sequence[Sequence[int]]]:
         """Per term, what each row read before its answer."""

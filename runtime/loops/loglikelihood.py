@@ -8,7 +8,7 @@ are read a token at a time, side by side.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...models.lanes.prefill import CHUNK
 from ..batch.batch import Batch
+from ..batch.pages import pages_to_end
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..progress import progress_bar
@@ -145,7 +146,7 @@ class LoglikelihoodLoop:
         texts: list[_Text] = []  # per slot
         while waiting or texts:
             with self.engine.turn(claim):
-                joining = [waiting.popleft() for _ in range(min(batch.room, len(waiting)))]
+                joining = _that_fit(batch, texts, waiting)
                 if joining:
                     batch.admit([text.request for text in joining])
                     batch.read(math.inf)
@@ -185,6 +186,20 @@ class LoglikelihoodLoop:
         context, scores = scored(self.engine, batch, done, next_tokens)
         _keep(texts, list(enumerate(done)), scores)
         commit(self.engine, batch, context, tokens)
+
+
+def _that_fit(batch: Batch, texts: Sequence[_Text], waiting: deque[_Text]) -> list[_Text]:
+    """Take texts that wait, as many as there are slots and pages for beside those being read."""
+    taken, joining = Counter[int](), list[_Text]()
+    for text in texts:
+        taken.update(pages_to_end(batch, text.request, text.read))
+    while waiting and len(joining) < batch.room:
+        taken.update(pages_to_end(batch, waiting[0].request, waiting[0].read))
+        full = any(count > batch.bound.lanes[lane].all_pages for lane, count in taken.items())
+        if full and (texts or joining):
+            break
+        joining.append(waiting.popleft())
+    return joining
 
 
 def _keep(texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor) -> None:

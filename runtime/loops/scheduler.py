@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import count
 from typing import TypeAlias
 
 from ..batch.batch import Batch
-from ..batch.rewrite import Rewrite, rewrite
+from ..batch.pages import Pages, extend, has_rows, pages_to_begin, spare_pages
+from ..batch.prompt_counts import count_prompts
 from ..engine.engine import Engine, PendingStep, ScheduledBatch, launch
 from ..requests.answer import Answer, answer_to
 from ..requests.request import Request
 
 # How far a request has come: its answer; of a search, which begins again, the steps it has taken.
 Progress: TypeAlias = Answer | int
+_turns = count()  # of all requests of the process, in the order in which they got slots
 
 
 class Scheduler:
@@ -37,6 +40,9 @@ class Scheduler:
         self._answers: list[Answer] = []  # one per slot
         self.pending: deque[PendingStep] = deque()
         self._dropped: list[Request] = []  # they leave as soon as they have a slot
+        self._arriving: list[Request] = []  # whose prompts are being read
+        self._preempted: dict[int, Answer] = {}  # by the requests' ids
+        self._turns: dict[int, int] = {}  # of those with slots: who came in first, by their ids
 
     @property
     def busy(self) -> bool:
@@ -54,26 +60,97 @@ class Scheduler:
         """Slots that a request takes."""
         return 1
 
+    def admissible(self, requests: Sequence[Request], free: int) -> list[Request]:
+        """The first of these that may be let in now, by so many free slots and by free pages."""
+        spare, chosen = spare_pages(self.batch), list[Request]()
+        for request in requests:
+            free -= self.slots_of(self._engine, request)
+            answer = self._preempted.get(id(request))
+            if free < 0 or (answer is not None and len(answer.tokens) < answer.drawn):
+                break  # the last token of a preempted one is still on its way
+            needed = self._pages_to_begin(request)
+            if any(pages > spare[lane] for lane, pages in needed.items()):
+                break
+            spare = {lane: pages - needed.get(lane, 0) for lane, pages in spare.items()}
+            chosen.append(request)
+        return chosen
+
     def admit(self, free: int) -> int:
         """Let waiting requests in, in their order; how many of so many free slots they take."""
-        room = min(free, self.batch.room)
-        joining = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
-        if joining:
-            self.batch.admit(joining)
-        return len(joining)
+        if self.batch.arriving is not None:
+            return 0
+        self._arriving = self.admissible(self.waiting, min(free, self.batch.room))
+        for _ in self._arriving:
+            self.waiting.popleft()
+        if self._arriving:
+            self._turns |= {id(request): next(_turns) for request in self._arriving}
+            self._let_in(self._arriving)
+        return sum(self.slots_of(self._engine, request) for request in self._arriving)
+
+    def _let_in(self, requests: Sequence[Request]) -> None:
+        drawn = {key: answer.tokens for key, answer in self._preempted.items()}
+        self.batch.admit(requests, drawn)
+
+    def _pages_to_begin(self, request: Request) -> Pages:
+        answer = self._preempted.get(id(request))
+        return pages_to_begin(self.batch, request, answer.tokens if answer else ())
 
     def read(self, most: float | None = None) -> int:
         """Read prompts of the requests that were let in, as ``Batch.read``."""
         read = self.batch.read(most)
         if self.batch.arriving is None:
-            now, joined = time.perf_counter(), self.batch.requests[len(self._answers) :]
-            for request in joined:
-                self._answers.append(answer_to(request, self._engine.bound, now))
+            now, first = time.perf_counter(), len(self._answers)
+            for slot, request in enumerate(self.batch.requests[first:], first):
+                answer = self._preempted.pop(id(request), None)
+                cached = count_prompts(self.batch, slot, self._engine.stats)
+                if answer is None:
+                    answer = answer_to(request, self._engine.bound, now)
+                    answer.cached_tokens = cached
+                self._answers.append(answer)
                 if any(dropped is request for dropped in self._dropped):
                     self._answers[-1].finish_reason = "cancelled"
             self._dropped.clear()
+            self._arriving = []
             self._leave()
         return read
+
+    def preemptible(self, pools: Container[int]) -> list[tuple[int, Request]]:
+        """Who has pages of these pools, or gets them; and in which turn they came."""
+        requests = [*self._with_slots(pools)]
+        if any(lane.pool in pools for lane, _ in self.batch.paged):
+            requests += self._arriving
+        return [(self._turns[id(request)], request) for request in requests]
+
+    def _with_slots(self, pools: Container[int]) -> Sequence[Request]:
+        slots = range(self.batch.count)
+        return [self.batch.requests[slot] for slot in slots if has_rows(self.batch, slot, pools)]
+
+    def preempt(self, request: Request) -> None:
+        """Have a request wait again, first of all; it goes on later from where it was.
+
+        Where prompts are being read, those of all who came with it wait instead.
+        """
+        if self._arriving:
+            self._abandon()
+        else:
+            self._take_from_slots(request)
+            self.waiting.appendleft(request)
+            self._engine.stats.preempted += 1
+
+    def _abandon(self) -> None:
+        """Have those whose prompts are being read wait again, but for those who were let go."""
+        self.batch.abandon()
+        dropped = {id(request) for request in self._dropped}
+        self.waiting.extendleft(each for each in self._arriving[::-1] if id(each) not in dropped)
+        for request in self._dropped:
+            self.withdraw(request)
+        self._arriving = []
+        self._dropped.clear()
+
+    def _take_from_slots(self, request: Request) -> None:
+        slot = next(i for i, answer in enumerate(self._answers) if answer.request is request)
+        answer = self._preempted[id(request)] = self._answers[slot]
+        self.batch.finish([slot], self._answers, answers={slot: answer.tokens})
 
     def schedule(self) -> ScheduledBatch | None:
         """The rows that take the next step; None where there are none."""
@@ -104,8 +181,18 @@ class Scheduler:
                         answer.top_logprobs.append(dict(best))
                     answer.add(tokens[slot])
                 updated.append(answer)
+                if answer.finish_reason is not None:
+                    self._no_more(answer.request)
         self._leave()
         return updated
+
+    def _no_more(self, request: Request) -> None:
+        """A request that was preempted has ended, by the token that was still on its way."""
+        if id(request) in self._preempted:
+            self.withdraw(request)
+            waiting = [each for each in self.waiting if each is not request]
+            self.waiting.clear()
+            self.waiting.extend(waiting)
 
     def step(self) -> list[Answer]:
         """All three beats, for those who drive one scheduler: the answers that got a token.
@@ -131,6 +218,7 @@ class Scheduler:
         for position, waiting in enumerate(self.waiting):
             if waiting is request:
                 del self.waiting[position]
+                self.withdraw(request)
                 return
         known = [*self._answers, *(each for pending in self.pending for each in pending.answers)]
         known = [answer for answer in known if answer.request is request]
@@ -139,29 +227,35 @@ class Scheduler:
         self._dropped += [] if known else [request]  # its prompt is being read
         self._leave()
 
+    def withdraw(self, request: Request) -> None:
+        """Forget how far a request came that was preempted, for it will not go on."""
+        answer = self._preempted.pop(id(request), None)
+        if answer is not None and answer.finish_reason is None:
+            answer.finish_reason = "cancelled"  # also where a token is still on its way
+        self._turns.pop(id(request), None)
+
     def interrupt(self) -> dict[int, Progress]:
         """Take all requests out after a step that failed; how far each came, by its id.
 
         Those whose prompts were being read are left out. The batch is not to be used any more.
         """
         progress: dict[int, Progress] = {id(answer.request): answer for answer in self._answers}
-        self._answers = []
+        self._answers, self._arriving = [], []
+        for answer in self._preempted.values():
+            answer.drawn = len(answer.tokens)  # none is on its way any more
         for queue in (self.waiting, self.pending, self._dropped):
             queue.clear()
-        if self.batch.arriving is not None:
-            self.batch.arriving.close()
+        self.batch.abandon()
         return progress
 
     def resume(self, requests: Sequence[Request], progress: Mapping[int, Progress]) -> None:
         """Let requests into an empty batch again, each with what it had drawn."""
+        for request in requests:
+            known = progress.get(id(request))
+            if isinstance(known, Answer):
+                known.drawn = len(known.tokens)
+                self._preempted[id(request)] = known
         self._read_at_once(requests)
-        self._answers = [self.answer(request, progress) for request in self.batch.requests]
-        rewrites = {}
-        for slot, answer in enumerate(self._answers):
-            answer.drawn = len(answer.tokens)
-            if answer.tokens:
-                rewrites[slot] = Rewrite(answer.tokens, 0, answer.request.key, 0.0)
-        rewrite(self.batch, rewrites)
 
     def answer(self, request: Request, progress: Mapping[int, Progress]) -> Answer:
         """The answer of a request so far."""
@@ -181,17 +275,37 @@ class Scheduler:
         for slot, answer in enumerate(self._answers):
             if answer.finish_reason is not None or answer.drawn >= answer.request.max_new_tokens:
                 over.append(slot)
+        for slot in over:
+            self._turns.pop(id(self._answers[slot].request), None)
         if over:
-            self.batch.finish(over, self._answers)
+            known = {slot: self._answers[slot].tokens for slot in over}
+            self.batch.finish(over, self._answers, answers=known)
 
 
 def run(schedulers: Sequence[Scheduler]) -> None:
-    """Launch a step of the rows of all schedulers, together."""
-    scheduled = {}
+    """Launch a step of the rows of all schedulers, together; some may have to wait again."""
+    scheduled, paged = dict[Scheduler, ScheduledBatch](), list[Batch]()
     for scheduler in schedulers:
         batch = scheduler.schedule()
         if batch is not None:
             scheduled[scheduler] = batch
+    if paged := [each.batch for each in scheduled.values() if each.batch.paged]:
+        while pools := {pool for batch in paged for pool in extend(batch)}:
+            if not _preempt_youngest(schedulers, pools):
+                break
+        scheduled = {each: batch for each, batch in scheduled.items() if batch.batch.count}
     if scheduled:
         for scheduler, pending in zip(scheduled, launch([*scheduled.values()]), strict=True):
             scheduler.pending.append(pending)
+
+
+def _preempt_youngest(schedulers: Sequence[Scheduler], pools: Container[int]) -> bool:
+    """Have the request wait again that came in last, of those with pages of pools that lack some.
+
+    False where there is one alone, which has all there are.
+    """
+    turns = [(*turn, each) for each in schedulers for turn in each.preemptible(pools)]
+    if len(turns) > 1:
+        _, request, scheduler = max(turns, key=lambda turn: turn[0])
+        scheduler.preempt(request)
+    return len(turns) > 1

@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ...grammar import FormulaError
 from ..batch.batch import Batch
+from ..batch.changes import upload_changes
+from ..batch.pages import Pages, has_rows
+from ..batch.prompt_counts import count_prompts
 from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
 from ..engine.candidate_rewards import labelled
 from ..engine.engine import Engine, ScheduledBatch
@@ -38,7 +41,6 @@ class SearchScheduler(Scheduler):
         self._address, self._stage = engine.bound.plan.search
         self._groups: dict[Group, Request] = {}
         self._joining: dict[Group, Request] = {}  # whose prompts are being read
-        self._before = torch.empty(0)  # the search scores before the step
         self._taken: Counter[int] = Counter()  # steps, by the ids of the requests
         self._owed: dict[int, int] = {}  # the same, of those that began again
 
@@ -50,18 +52,25 @@ class SearchScheduler(Scheduler):
     def busy(self) -> bool:
         return bool(self.waiting or self._joining or self._groups)
 
-    def admit(self, free: int) -> int:
-        room = min(free, self.batch.room)
-        answers: list[Answer] = []
-        while self.waiting:
-            group = group_of(self.waiting[0], self._engine.bound)
-            if len(answers) + len(group.answers) > room:
-                break
-            self._joining[group] = self.waiting.popleft()
-            answers += group.answers
-        if answers:
-            self.batch.admit([answer.request for answer in answers])
-        return len(answers)
+    def _let_in(self, requests: Sequence[Request]) -> None:
+        self._joining = {group_of(request, self._engine.bound): request for request in requests}
+        answers = [answer for group in self._joining for answer in group.answers]
+        self.batch.admit([answer.request for answer in answers])
+
+    def _pages_to_begin(self, request: Request) -> Pages:
+        """Those of its prompts, which are read once, and what each other row has of its own."""
+        pages = super()._pages_to_begin(request)
+        more = self.slots_of(self._engine, request) - 1
+        for row_map in self.batch.row_maps:
+            if row_map.term.lane in pages and row_map.needs(request):
+                lane, tokens = (
+                    self.batch.bound.lanes[row_map.term.lane],
+                    len(row_map.prompt(request)),
+                )
+                pages[row_map.term.lane] += more * (
+                    lane.pages_of(tokens + 1) - lane.shared_pages(tokens)
+                )
+        return pages
 
     def read(self, most: float | None = None) -> int:
         read = self.batch.read(most)
@@ -70,18 +79,36 @@ class SearchScheduler(Scheduler):
             for group in self._joining:
                 for answer in (*group.answers, group.best):
                     answer.started = now
+                for slot, answer in zip(self._slots(group), group.answers, strict=True):
+                    cached = count_prompts(self.batch, slot, self._engine.stats)
+                    if answer is group.answers[0]:
+                        group.best.cached_tokens = cached
+                    answer.cached_tokens = cached
             self._groups, self._joining = self._groups | self._joining, {}
+            self._arriving = []
             for request in self._dropped:
                 self.drop(request)
             self._dropped.clear()
         return read
+
+    def _with_slots(self, pools: Container[int]) -> Sequence[Request]:
+        firsts = {self._slots(group)[0]: request for group, request in self._groups.items()}
+        return [each for slot, each in firsts.items() if has_rows(self.batch, slot, pools)]
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        self._joining = {}
+
+    def _take_from_slots(self, request: Request) -> None:
+        """It begins again, and will draw the same."""
+        groups = [group for group, known in self._groups.items() if known is request]
+        self._ended(groups)
 
     def schedule(self) -> ScheduledBatch | None:
         """The rows that take the next step, once the groups that are due have selected theirs."""
         self._select()
         if not self._groups:
             return None
-        self._before = self.batch.search_score[: self.batch.count].clone()
         return ScheduledBatch(self._engine, self.batch)
 
     def postprocess(self, ahead: int | None = None) -> list[Answer]:
@@ -101,7 +128,8 @@ class SearchScheduler(Scheduler):
                     unsure = [self.batch.unsure[slot] for slot in slots]
                     rows = group.take([tokens[slot] for slot in slots], unsure)
                     still += [slots[row] for row in rows]
-            self.batch.search_score[still] = self._before[still]
+            if still and self.batch.search_score is not None:
+                self.batch.search_score[still] = self.batch.state.score_before[still]
             self._taken.update(map(id, self._groups.values()))
             self._select()
         over = [group for group in self._groups if group.over or group.best.error is not None]
@@ -139,7 +167,8 @@ class SearchScheduler(Scheduler):
 
         The answer has ``length`` tokens; ``scores`` are what each added, by language models.
         """
-        self.batch.search_score[0] = sum(score or 0.0 for score in scores)
+        if self.batch.search_score is not None:
+            self.batch.search_score[0] = sum(score or 0.0 for score in scores)
         value = float(self._values([length])[0])
         if math.isnan(value):
             raise self._nan()
@@ -151,6 +180,7 @@ class SearchScheduler(Scheduler):
         for group in groups:
             request = group.best.request = self._groups.pop(group)
             self._taken.pop(id(request), None)
+            self._turns.pop(id(request), None)
             self._owed.pop(id(request), None)
         self.batch.finish(slots)
         return [group.best for group in groups]
@@ -185,7 +215,8 @@ class SearchScheduler(Scheduler):
     def _values(self, lengths: Sequence[int]) -> Tensor:
         """``(slots,)`` the value of every text so far."""
         batch, r = self.batch, self._stage.r
-        if self._engine.bound.rewards[self._address][0].language:
+        upload_changes([batch])
+        if batch.search_score is not None:
             return batch.search_score[: batch.count]
         total = torch.zeros(batch.width, device=batch.device)
         used = slice(batch.width)

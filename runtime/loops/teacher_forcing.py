@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..batch.batch import Batch
+from ..batch.rewrite import read_on
 from ..engine.engine import Engine, Positions
 from ..engine.step import alarms
 from ..requests.request import Request
@@ -55,7 +56,7 @@ def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]
     """Go on with one token per slot, whatever the scores were."""
     engine.step.commit(batch, context, torch.tensor(tokens, device=batch.device))
     if batch.token_columns:
-        batch.read_on(tokens)
+        read_on(batch, tokens)
 
 
 @torch.no_grad()

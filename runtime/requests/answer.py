@@ -19,6 +19,8 @@ class Answer:
         drawn: how many tokens, with those that are not copied to the host yet.
         finish_reason: None until the end; then as in a completion, or ``"cancelled"``, or
             ``"error"`` with its ``error``.
+        cached_tokens: of its ``prompt_tokens``, how many were in the prefix cache when it was let
+            in.
     """
 
     request: Request
@@ -30,7 +32,13 @@ class Answer:
     drawn: int = 0
     finish_reason: str | None = None
     error: Exception | None = None
+    cached_tokens: int = 0
     _read: Sequence[int] = ()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the longest prompt among the formula's terms, that of ``longest_term``."""
+        return len(self.request.prompts[self.request.longest_term])
 
     def add(self, token: int) -> None:
         """Append the next token, and check whether it is the last."""
@@ -98,6 +106,7 @@ class Answer:
             dict(request.params), now - self.started, request.prompt,
             self.logprobs if request.logprobs else None,
             self.top_logprobs if request.top_logprobs else None,
+            cached_tokens=self.cached_tokens,
         )  # fmt: skip
 
     def _read_text(self) -> None:

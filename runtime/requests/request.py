@@ -53,6 +53,11 @@ class Request:
     logprobs_mode: str = RAW
 
     @property
+    def longest_term(self) -> int:
+        """The term of the scores with the longest prompt, by its index; the first of such."""
+        return max(range(len(self.prompts)), key=lambda term: len(self.prompts[term]))
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt; text is none, for no cache holds it as such."""
         read = [*self.prompts, *(prompt for each in self.rewards.values() for prompt in each)]
@@ -71,6 +76,8 @@ class Completion:
         params: the parameters' values for this row.
         seconds: from the row's admission to its end.
         prompt: of the caller.
+        cached_tokens: of the longest prompt among the formula's terms, how many tokens were found
+            in the prefix cache, and not read again.
         logprobs: of each token under the formula with its own stages, as ``loglikelihood`` gives
             them; with ``processed_logprobs``, in what it was drawn from, which at temperature 0 is
             that token alone: 0. None unless requested.
@@ -84,6 +91,7 @@ class Completion:
     params: dict[str, float]
     seconds: float
     prompt: Any = field(default=None, repr=False)
+    cached_tokens: int = field(default=0, repr=False, kw_only=True)
     logprobs: list[float] | None = field(default=None, repr=False)
     top_logprobs: list[dict[int, float]] | None = field(default=None, repr=False)
 

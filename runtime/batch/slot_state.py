@@ -1,0 +1,183 @@
+"""How far the slots of a batch are: their noise, their steps, and what only the device knows.
+
+Steps are counted on both sides, so that the host can write them again. A text's score in a search
+and the tokens that it has seen are on the device alone: when slots change, each takes over what
+another had, or starts with what the host says. All changes between two steps are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ...models.upload import Changes, Mirror, fill
+from ..requests.request import PROCESSED, Request
+
+
+class Start(NamedTuple):
+    """What a slot starts with.
+
+    Attributes:
+        search_score: the sum of its text's scores by the models of a search.
+        tokens: that its prompts and its answer have in them, where a stage needs them.
+    """
+
+    search_score: float
+    tokens: Sequence[int]
+
+
+Origin: TypeAlias = "int | Start"  # the slot whose scores and tokens a slot takes over, or its own
+
+
+class SlotState:
+    """The slots in use, which are numbered as in the batch.
+
+    Args:
+        device: where steps run.
+        slots: how many there are at most.
+        scalars: numbers of each.
+        lane_rows: of all lanes.
+        row_maps: how many.
+        vocabulary: tokens to tell apart in ``seen``; 0 where no stage needs it.
+        scored: whether language models value the texts of a search.
+
+    Attributes:
+        mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
+        search_score: ``(slots,)`` float32, each text's sum of scores by the models of a search, or
+            None; and ``score_before`` the last step.
+        seen: ``(slots, V)`` bool, the tokens of each text, or None.
+        taken: steps that have been launched, by which the device has counted on; ``mark`` and the
+            others are those of ``HostCounts``.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        slots: int,
+        scalars: int,
+        lane_rows: int,
+        row_maps: int,
+        vocabulary: int,
+        scored: bool,
+    ) -> None:
+        self._slots, self.taken = slots, 0
+        self.mirror = Mirror(
+            device,
+            values=((slots, scalars), torch.float32),
+            temperatures=((slots,), torch.float32),
+            keys=((slots, 2), torch.int32),
+            steps=((slots,), torch.long),
+            processed=((slots,), torch.bool),
+            owners=((lane_rows,), torch.long),
+            rows=((row_maps, slots), torch.long),
+            present=((row_maps, slots), torch.bool),
+        )
+        self.search_score: Tensor | None = None
+        self.seen: Tensor | None = None
+        self._on_device: list[Tensor] = []  # behind the slots is room for what others start with
+        self.score_before = torch.zeros(slots * scored, device=device)
+        if scored:
+            self._on_device.append(torch.zeros(2 * slots, device=device))
+            self.search_score = self._on_device[-1][:slots]
+        if vocabulary:
+            size = 2 * slots, vocabulary
+            self._on_device.append(torch.zeros(size, dtype=torch.bool, device=device))
+            self.seen = self._on_device[-1][:slots]
+        self._moves = torch.zeros(2 * slots, dtype=torch.long, device=device)
+        self._moving = self._moves[:0].view(2, 0)  # to which slots, and from where
+        self.clear()
+
+    def clear(self) -> None:
+        """No slot is in use any more."""
+        self._keys: list[tuple[int, int]] = []
+        self._first: list[int] = []  # of the steps taken, a slot's first
+        self._origins: list[Origin] = []
+
+    def join(self, key: tuple[int, int], start: Start) -> None:
+        """Another slot, with this noise."""
+        self._keys.append(key)
+        self._first.append(self.taken)
+        self._origins.append(start)
+
+    def leave(self, slot: int) -> None:
+        """Free a slot; the last takes its place."""
+        lists: list[list[Any]] = [self._keys, self._first, self._origins]
+        for values in lists:
+            values[slot] = values[-1]
+            values.pop()
+
+    def copy(self, sources: Sequence[int]) -> None:
+        """Make each slot what its source was; its noise stays its own."""
+        self._first = [self._first[source] for source in sources]
+        self._origins = [self._origins[source] for source in sources]
+
+    def rewrite(self, slot: int, key: tuple[int, int], drawn: int, start: Start) -> None:
+        """Let a slot go on with other noise, after so many tokens."""
+        self._keys[slot], self._origins[slot] = key, start
+        self._first[slot] = self.taken - drawn
+
+    def go_on(self, counts: Sequence[int]) -> None:
+        """Count so many tokens more in each slot."""
+        self._first = [first - count for first, count in zip(self._first, counts, strict=True)]
+
+    def changes(self, requests: Sequence[Request]) -> Changes:
+        """What to copy to the device, before ``move``: all of the mirror, written anew."""
+        host, self.mirror.stale = self.mirror.host, True
+        fill(host.values, [request.values for request in requests])
+        fill(host.temperatures, [request.temperature for request in requests])
+        fill(host.processed, [request.logprobs_mode == PROCESSED for request in requests])
+        fill(host.keys, self._keys)
+        fill(host.steps, [self.taken - first for first in self._first])
+        return [*self.mirror.changes(), *self._moved()]
+
+    def _moved(self) -> Changes:
+        """Which slots take over what others had, and what others start with."""
+        moved = [(slot, origin) for slot, origin in enumerate(self._origins) if origin != slot]
+        self._origins = [*range(len(self._origins))]
+        if not moved or not self._on_device:
+            return []
+        starts = [origin for _, origin in moved if isinstance(origin, Start)]
+        behind = iter(range(self._slots, self._slots + len(starts)))
+        sources = [next(behind) if isinstance(each, Start) else each for _, each in moved]
+        numbers = self._moves[: 2 * len(moved)]
+        self._moving = numbers.view(2, len(moved))
+        changes = [(numbers, torch.tensor([*(slot for slot, _ in moved), *sources]))]
+        for tensor in self._on_device:
+            room = tensor[self._slots : self._slots + len(starts)]
+            changes.append((room, _scores(starts) if tensor.dim() == 1 else _seen(starts, room)))
+        return changes
+
+    def move(self) -> None:
+        """Let what the device knows follow its slots: two launches a tensor."""
+        if self._moving.numel():
+            targets, sources = self._moving
+            for tensor in self._on_device:
+                tensor.index_copy_(0, targets, tensor.index_select(0, sources))
+            self._moving = self._moves[:0].view(2, 0)
+
+    def mark(self) -> int:
+        return self.taken
+
+    def rewind(self, mark: int) -> None:
+        self.taken = mark
+
+    def progress(self, mark: int) -> int:
+        return self.taken - mark
+
+    def advance(self, progress: int) -> None:
+        self.taken += progress
+
+
+def _scores(starts: Sequence[Start]) -> Tensor:
+    return torch.tensor([start.search_score for start in starts])
+
+
+def _seen(starts: Sequence[Start], room: Tensor) -> Tensor:
+    """A row of the vocabulary for each, with its tokens marked."""
+    rows, width = torch.zeros(room.shape, dtype=torch.bool), room.shape[1]
+    marks = [row * width + token for row, start in enumerate(starts) for token in start.tokens]
+    rows.view(-1)[marks] = True
+    return rows
