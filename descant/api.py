@@ -13,6 +13,7 @@ from .formula import Names, Plan, make_plan
 from .grammar import did_you_mean
 from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
+from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
 from .runtime import Decoder, TermParallel, bind
 
@@ -26,6 +27,8 @@ def compile(
     dtype: Any = None,
     device: Any = None,
     capture: bool = True,
+    enable_prefix_caching: bool = True,
+    gpu_memory_utilization: float = 0.9,
     parallel: str | None = None,
     **others: Any,
 ) -> Decoder:
@@ -41,6 +44,9 @@ def compile(
         device: of models that name none; left out, the GPU if there is one.
         capture: on a GPU, replay repeated steps as CUDA graphs; the plan says what is recorded, and
             what is not and why. Without, ``where`` skips models that no row needs, and waits.
+        enable_prefix_caching: keep what was read of a text, for prompts that begin with the same
+            tokens; no token of an answer depends on it.
+        gpu_memory_utilization: the share of a GPU's memory that may be taken, above 0, at most 1.
         parallel: ``"terms"``: each of the processes that ``torchrun`` or ``accelerate launch`` has
             started holds some of the models, and all of them give the same answers.
 
@@ -52,6 +58,7 @@ def compile(
             at its span.
         ModelError: a declaration or a checkpoint that cannot be read.
         TypeError: an unknown argument, and where it belongs.
+        ValueError: a share of memory, or a way of ``parallel``, that there is not.
 
     >>> import descant
     >>> base, arm = (descant.TableModel.random(vocabulary=8, seed=seed) for seed in (1, 2))
@@ -60,6 +67,7 @@ def compile(
     [5, 4, 0, 5]
     """
     _refuse(others)
+    cache = CacheConfig(enable_prefix_caching, gpu_memory_utilization)
     specs = declared(models)
     plan = plan_of(formula, specs, params, prompts)
     word, default = where(dtype, device)
@@ -67,7 +75,7 @@ def compile(
     if term_parallel is not None:
         default = str(term_parallel.device)
     bound = bind(plan, specs, word, default, term_parallel=term_parallel)
-    return Decoder(bound, params, capture)
+    return Decoder(bound, params, capture, cache=cache)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:

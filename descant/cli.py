@@ -26,7 +26,9 @@ from .options import (
     Formats,
     FormulaName,
     Many,
+    MemoryUtilization,
     Overrides,
+    PrefixCaching,
     RunFilePath,
     Word,
     many,
@@ -131,6 +133,8 @@ def run(
     prompt: Annotated[Many, many(PROMPT, "Instead of the file's data")] = None,
     chat: Chat = False,
     capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
     output: Annotated[
         File, option("The folder for completions.jsonl.", "the file's output")
     ] = None,
@@ -143,7 +147,11 @@ def run(
     from .runs.processes import prints
     from .runs.run import compiled, of_one_formula, run_to_folder
 
-    run_file = of_one_formula(read_run_file(file, set_ or [], capture), formula)
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
+    run_file = of_one_formula(run_file, formula)
     _check_chat(chat and not prompt, "--prompt")
     if prompt:
         prompts = [command_line_prompt(argument, chat) for argument in prompt]
@@ -171,6 +179,8 @@ def sweep(
     file: RunFilePath,
     set_: Overrides = None,
     capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
     output: Annotated[File, option("The run's folder.", "the file's output")] = None,
     format_: Formats = None,
 ) -> None:
@@ -182,7 +192,10 @@ def sweep(
     from .inputs.runfile import read_run_file
     from .sweep import swept
 
-    run_file = read_run_file(file, set_ or [], capture)
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
     folder = _folder(file, output, run_file.output)
     swept(run_file, folder, console.for_tables())
     _print_files(export(folder, format_ or [], by_point=True))
@@ -221,6 +234,8 @@ def inspect(
     set_: Overrides = None,
     formula: FormulaName = None,
     capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
     top: Annotated[int, option("Candidates per token.", min=1)] = 10,
     base: Annotated[
         Word, option("Whose own choice is compared.", "the first", metavar="TERM")
@@ -238,7 +253,11 @@ def inspect(
     from .runs.run import of_one_formula
     from .show.inspection import inspected, table, write
 
-    run_file = of_one_formula(read_run_file(file, set_ or [], capture), formula)
+    run_file = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
+    run_file = of_one_formula(run_file, formula)
     inspection = inspected(run_file, command_line_prompt(prompt, chat), top, base)
     console.for_tables().print(table(inspection))
     _print_files(write(inspection, output or Path(run_file.output or "runs/inspect")))

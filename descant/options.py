@@ -40,6 +40,20 @@ Capture = Annotated[
         "--capture/--no-capture", " /--enforce-eager",
     ),
 ]  # fmt: skip
+PrefixCaching = Annotated[
+    bool | None,
+    option(
+        "Keep what was read, for prompts that begin alike.", "the file's, else on",
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+    ),
+]  # fmt: skip
+MemoryUtilization = Annotated[
+    float | None,
+    option(
+        "The share of a GPU's memory that may be taken.", "the file's, else 0.9",
+        "--gpu-memory-utilization", metavar="SHARE",
+    ),
+]  # fmt: skip
 FormulaName = Annotated[
     Word, option("Which of the file's formulas, if several.", "", "--formula", metavar="NAME")
 ]

@@ -7,23 +7,34 @@ harness' own. This module is light; ``model`` holds the model.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
 from ..extras import MissingExtra
-from ..options import Capture, RunFilePath
+from ..options import Capture, MemoryUtilization, PrefixCaching, RunFilePath
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def evaluate(context: typer.Context, file: RunFilePath, capture: Capture = None) -> None:
+def evaluate(
+    context: typer.Context,
+    file: RunFilePath,
+    capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
+) -> None:
     """The formula on tasks of lm-evaluation-harness; all other options are those of lm_eval run.
 
     descant eval RUN.yaml --tasks hellaswag --batch_size 8 --model_args a=0.7
     """
     from ..inputs.runfile import RunFileError, read_run_file
 
-    read_run_file(file)  # its mistakes are reported before the harness loads its tasks
+    keys: dict[str, Any] = {
+        "capture": capture, "enable_prefix_caching": enable_prefix_caching,
+        "gpu_memory_utilization": gpu_memory_utilization,
+    }  # fmt: skip
+    read_run_file(file, **keys)  # mistakes are reported before the harness loads its tasks
     if any(argument.split("=")[0] in ("--model", "-M") for argument in context.args):
         raise RunFileError("descant eval takes a run file as its model; leave --model out")
     try:
@@ -33,7 +44,8 @@ def evaluate(context: typer.Context, file: RunFilePath, capture: Capture = None)
     from . import model as evaluation  # noqa: F401  the import registers the model
 
     model = ["--model", "descant", "--model_args", f"pretrained={file}"]
-    model += [] if capture is None else ["--model_args", f"capture={capture}"]
+    for key, value in keys.items():
+        model += [] if value is None else ["--model_args", f"{key}={value}"]
     argv, sys.argv = sys.argv, ["descant eval", "run", *model, *context.args]
     try:
         cli_evaluate()

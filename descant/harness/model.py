@@ -54,7 +54,8 @@ class DescantLM(TemplateLM):
         max_batch_size: without effect: memory is checked before anything is decoded.
         max_length: tokens of a text; left out, the most that all models can read.
         dtype: of models of the run file that name none, and ``device`` alike.
-        capture: the run file's key of that name; left out, the file's.
+        capture: the run file's key of that name; left out, the file's. So are
+            ``enable_prefix_caching`` and ``gpu_memory_utilization``.
         device: see ``dtype``; ``cuda:0``, the harness' default, counts as left out.
         max_gen_toks: new tokens where a task sets none.
         add_bos_token: as for the ``hf`` model: whether texts begin with special tokens; left out,
@@ -82,6 +83,8 @@ class DescantLM(TemplateLM):
         dtype: str | None = None,
         device: str | None = None,
         capture: bool | None = None,
+        enable_prefix_caching: bool | None = None,
+        gpu_memory_utilization: float | None = None,
         max_gen_toks: int = 256,
         add_bos_token: bool | None = None,
         prefix_token_id: int | None = None,
@@ -90,16 +93,21 @@ class DescantLM(TemplateLM):
         **params: float,
     ) -> None:
         super().__init__()
+        keys: dict[str, Any] = {
+            "capture": capture, "enable_prefix_caching": enable_prefix_caching,
+            "gpu_memory_utilization": gpu_memory_utilization,
+        }  # fmt: skip
+        own = {"formula": formula, "dtype": dtype, **keys}
         if isinstance(pretrained, (str, Path)):
-            run = read_run_file(pretrained, capture=capture)
+            run = read_run_file(pretrained, **keys)
             run = of_one_formula(run, formula, "formula=… in model_args")
             where = {"dtype": dtype or run.dtype, "device": run.device}
             if device not in UNSET:
                 where["device"] = device
             pretrained = compiled(run.model_copy(update=where))
-        elif formula is not None or dtype is not None or capture is not None:
-            names = "formula, dtype and capture"
-            raise ArgumentError(f"{names} are for a run file; a decoder has its own")
+        elif names := [name for name, value in own.items() if value is not None]:
+            problem = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} for a run file"
+            raise ArgumentError(f"{problem}; a decoder has its own")
         self.decoder, self.tokenizer = pretrained, pretrained.tokenizer
         if self.tokenizer is None:
             raise ArgumentError("the harness gives text, and these models have no tokenizer")

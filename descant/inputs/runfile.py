@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from ..errors import quoted
 from ..formula.words.signature import MOST
 from ..grammar import did_you_mean, nearest
+from ..models.cache_config import CacheConfig
 from ..models.checkpoint.spec import ModelSpec
 from .grid import Point, points_of
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
@@ -35,9 +36,9 @@ class RunFileError(SettingsError):
 class RunFile(Strict):
     """A run file. ``descant sweep`` alone reads the keys from ``sweep`` on, but for ``merge``.
 
-    With ``capture``, steps on a GPU are recorded as CUDA graphs, as ``compile`` takes it. With
-    ``parallel: terms``, each process holds some of the models and all decode the same rows;
-    without it, the processes of a sweep divide its prompts.
+    ``capture``, ``enable_prefix_caching`` and ``gpu_memory_utilization`` are as ``compile`` takes
+    them. With ``parallel: terms``, each process holds some of the models and all decode the same
+    rows; without it, the processes of a sweep divide its prompts.
     """
 
     formula: str = ""
@@ -48,6 +49,8 @@ class RunFile(Strict):
     dtype: str | None = None
     device: str | None = None
     capture: bool = True
+    enable_prefix_caching: bool = True
+    gpu_memory_utilization: float = 0.9
     parallel: Literal["terms"] | None = None
     generate: Generate = Generate()
     data: Data | None = None
@@ -72,6 +75,7 @@ class RunFile(Strict):
     def _check(self) -> RunFile:
         if bool(self.formula) == bool(self.formulas):
             raise ValueError("give a formula, or formulas: {name: formula, …}")
+        _ = self.cache  # which checks its values
         for name in self.points[0]:
             if (name == TEMPERATURE) == (name in self.params):
                 raise ValueError(_wrong_sweep(name, self.params))
@@ -100,6 +104,11 @@ class RunFile(Strict):
             needed = ", ".join(plain) or "the objectives, of which there are none"
             raise ValueError(f"front.reference: give a number for each of {needed}")
         return self
+
+    @property
+    def cache(self) -> CacheConfig:
+        """How caches are used."""
+        return CacheConfig(self.enable_prefix_caching, self.gpu_memory_utilization)
 
     @property
     def named(self) -> dict[str, str]:
@@ -163,15 +172,13 @@ def _wrong_sweep(name: str, params: Mapping[str, float]) -> str:
     return f"sweep.{name} is no parameter; {cure}"
 
 
-def read_run_file(
-    path: str | Path, overrides: Sequence[str] = (), capture: bool | None = None
-) -> RunFile:
+def read_run_file(path: str | Path, overrides: Sequence[str] = (), **keys: Any) -> RunFile:
     """Read and validate a run file.
 
     Args:
         path: the file; relative paths of models and data that exist next to it start there.
         overrides: ``key=value`` each, as ``--set`` takes them.
-        capture: the key of that name; None leaves the file's.
+        keys: by their names, as options of the command line give them; None leaves the file's.
 
     Raises:
         RunFileError: no such file, not YAML, or not a run file; names the key and what to write.
@@ -179,9 +186,9 @@ def read_run_file(
     file, content = Path(path), _KIND.read(path)
     for override in overrides:
         _KIND.override(content, override)
+    content |= {key: value for key, value in keys.items() if value is not None}
     content = _with_environment(content, str(file))
-    run = _with_paths(file.parent, validated(content, str(file)))
-    return run if capture is None else run.model_copy(update={"capture": capture})
+    return _with_paths(file.parent, validated(content, str(file)))
 
 
 _KIND = FileKind(

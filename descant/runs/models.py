@@ -69,7 +69,9 @@ class Models:
                 if hasattr(lane, "adapters"):
                     lane.adapters.close()
 
-        return Decoder(bound, self.run.params, self.run.capture, self.raw_text), close
+        run = self.run
+        decoder = Decoder(bound, run.params, run.capture, self.raw_text, cache=run.cache)
+        return decoder, close
 
     def keep(self, names: Iterable[str]) -> None:
         """Release the weights that none of these models uses."""

@@ -26,6 +26,8 @@ _LATER = (
     "tables",
     "parallel",
     "capture",
+    "enable_prefix_caching",
+    "gpu_memory_utilization",
 )  # may change when a run resumes
 _SHOWN = 3  # differences that a message names
 

@@ -6,6 +6,7 @@ A run that is killed resumes without a lost or a doubled line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,6 +71,7 @@ def compiled(run: RunFile) -> Decoder:
     return compile(
         run.formula, run.models, params=run.params, prompts=run.prompts,
         dtype=run.dtype, device=run.device, capture=run.capture, parallel=run.parallel,
+        **asdict(run.cache),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import require
-from ..options import Capture, Overrides, RunFilePath
+from ..options import Capture, MemoryUtilization, Overrides, PrefixCaching, RunFilePath
 from .protocol.limits import Limits
 
 KEY = "DESCANT_API_KEY"
@@ -30,6 +30,8 @@ def serve(
     file: RunFilePath,
     set_: Overrides = None,
     capture: Capture = None,
+    enable_prefix_caching: PrefixCaching = None,
+    gpu_memory_utilization: MemoryUtilization = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, _min(0, "0 takes a free one.", max=65535)] = 8000,
     slots: Annotated[
@@ -62,7 +64,10 @@ def serve(
     """The formulas of a run file behind OpenAI's HTTP interface, and a playground."""
     from ..inputs.runfile import RunFileError, read_run_file
 
-    run = read_run_file(file, set_ or [], capture)
+    run = read_run_file(
+        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
     require("descant serve", "fastapi", "prometheus_client", "uvicorn")
     from .frontend.server import Server
     from .http.process import serve as serve_http

@@ -118,7 +118,7 @@ def plan_report(*arguments: Any) -> Report:
     from ..runtime import Report
 
     plan = PlanArguments(*arguments)
-    return Report(plan.bound(), plan.params)
+    return Report(plan.bound(), plan.params, cache=plan.run.cache if plan.run else None)
 
 
 def _pairs(options: Sequence[str], option: str, kind: type, what: str) -> dict[str, Any]:

@@ -25,6 +25,12 @@ class Metrics:
         self.requests = Counter("requests", "Requests that have ended.", ends, **common)
         text = "Tokens of prompts that were admitted."
         self.prompt_tokens = Counter("prompt_tokens", text, **common)
+        text = "Tokens of prompts that were looked up in prefix caches, in all lanes."
+        self.cache_queries = Counter("prefix_cache_queries", text, **common)
+        text = "Tokens of prompts that were found there."
+        self.cache_hits = Counter("prefix_cache_hits", text, **common)
+        text = "Rows that had to wait again, for others needed their memory."
+        self.preemptions = Counter("preemptions", text, **common)
         self.generated_tokens = Counter("generated_tokens", "Tokens that were drawn.", **common)
         self.waiting = Gauge("rows_waiting", "Rows without a slot.", **common)
         self.running = Gauge("slots_in_use", "Slots that are decoding.", **common)
@@ -42,6 +48,9 @@ class Metrics:
         self.waiting.set(counts.waiting)
         self.running.set(counts.running)
         self.generated_tokens.inc(counts.tokens)
+        self.cache_queries.inc(counts.prefix_cache_queries)
+        self.cache_hits.inc(counts.prefix_cache_hits)
+        self.preemptions.inc(counts.preempted)
         if counts.seconds is not None:
             self.step.observe(counts.seconds)
         for seconds in counts.first_token:

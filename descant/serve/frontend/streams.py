@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from ..protocol.answers import usage
 from ..protocol.errors import NO_RETRY, ApiError, failed_row
 from ..protocol.messages import RowUpdate
 
@@ -51,12 +52,13 @@ class Stream:
         arrival_time: its start, on ``time.perf_counter``.
         number: of its ``Submit``.
         rows: those queued, of which ``running`` have not ended.
-        prompt_tokens: of the rows.
+        prompt_tokens: of the prompts, of which ``cached_tokens`` were in the prefix cache.
     """
 
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
-        self.number = self.rows = self.running = self.prompt_tokens = 0
+        self.number = self.rows = self.running = 0
+        self.prompt_tokens = self.cached_tokens = 0
         self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop, put = asyncio.get_running_loop(), self.queue.put_nowait
         self.timer = loop.call_at(self.deadline.time, put, self.deadline.error)
@@ -74,4 +76,9 @@ class Stream:
             if update.error is not None:
                 raise failed_row(update.error)
             self.running -= update.finish_reason is not None
+            self.cached_tokens += update.cached_tokens
             yield update
+
+    def usage(self, completion_tokens: int) -> dict[str, Any]:
+        """The counts of tokens as OpenAI writes them, once every row has ended."""
+        return usage(self.prompt_tokens, completion_tokens, self.cached_tokens)

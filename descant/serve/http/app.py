@@ -16,7 +16,7 @@ from ..frontend.metrics import CONTENT_TYPE
 from ..frontend.server import DecodeRequest, Server
 from ..frontend.streams import Stream
 from ..protocol import errors
-from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head, usage
+from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
 from . import playground
 from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
@@ -108,7 +108,7 @@ async def _complete(
             return _EventStream(events, stack.pop_all(), stream.deadline.time + GRACE)
         rows = [update async for update in stream.updates() if update.finish_reason]
         tokens = sum(len(update.token_ids) for update in rows)
-        return JSONResponse(shape.response(rows, usage(stream.prompt_tokens, tokens)))
+        return JSONResponse(shape.response(rows, stream.usage(tokens)))
 
 
 class _EventStream(StreamingResponse):
@@ -136,7 +136,7 @@ async def _events(
             tokens += len(update.token_ids)
             yield event(shape.chunk([shape.choice(update, streamed=True)], more))
         if with_usage:
-            yield event(shape.chunk([], {"usage": usage(stream.prompt_tokens, tokens)}))
+            yield event(shape.chunk([], {"usage": stream.usage(tokens)}))
     except errors.ApiError as error:
         yield event(error.body())
         outcome = outcome_of(error.status)

@@ -15,12 +15,13 @@ from .messages import RowUpdate
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The counts of tokens."""
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+    """The counts of tokens; those cached are of the prompts."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
 
 
@@ -57,7 +58,7 @@ class CompletionFormat:
         self._lengths: dict[int, int] = {}  # characters of the text so far, by row
         self._characters: dict[int, codecs.IncrementalDecoder] = {}
 
-    def response(self, rows: Sequence[RowUpdate], counts: dict[str, int]) -> dict[str, Any]:
+    def response(self, rows: Sequence[RowUpdate], counts: dict[str, Any]) -> dict[str, Any]:
         """The complete response, from the only update of every row."""
         choices = [self.choice(update) for update in sorted(rows, key=lambda update: update.row)]
         return {**self._fields, "choices": choices, "usage": counts}

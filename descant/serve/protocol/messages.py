@@ -122,7 +122,7 @@ Command = Start | Compile | Forget | Submit | Cancel | ScoreJob | PlanJob | Insp
 
 @dataclass(frozen=True)
 class Queued:
-    """The reply to ``Submit``: the number of rows, and the tokens of their prompts."""
+    """The reply to ``Submit``: the number of rows, and the tokens of the prompts."""
 
     rows: int
     prompt_tokens: int
@@ -168,6 +168,8 @@ class RowUpdate:
             log-probability.
         finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
+        cached_tokens: with the last update of one row of each prompt, how many of the prompt's
+            tokens were in the prefix cache.
     """
 
     row: int
@@ -179,6 +181,7 @@ class RowUpdate:
     top_logprobs: Sequence[Sequence[tuple[str, bytes, float]]] = ()
     finish_reason: str | None = None
     error: Exception | None = None
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -192,6 +195,9 @@ class StepCounts:
         tokens: generated in it.
         first_token: seconds from the arrival of a request to the first token of each row.
         next_token: seconds since the last token, for each row that got another.
+        prefix_cache_queries: tokens of prompts that were looked up in prefix caches.
+        prefix_cache_hits: of these, found there.
+        preempted: rows that had to wait again, for others needed their memory.
     """
 
     waiting: int = 0
@@ -200,6 +206,9 @@ class StepCounts:
     tokens: int = 0
     first_token: list[float] = field(default_factory=list)
     next_token: list[float] = field(default_factory=list)
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    preempted: int = 0
 
 
 @dataclass(frozen=True)

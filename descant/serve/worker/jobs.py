@@ -50,6 +50,7 @@ class Jobs:
         self.service: Service = Service(
             run.models, prompts=run.prompts, slots=limits.slots,
             max_model_len=limits.max_model_len, dtype=dtype, device=device, capture=run.capture,
+            cache=run.cache,
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from operator import sub
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,12 @@ class DecodeLoop:
                 raise ArgumentError("the formula's models have no tokenizer")
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
-                for request in self._service.submit(decoder, prompt, **arguments):
-                    rows.append(PendingRow(request, number, command, len(rows)))
+                requests = self._service.submit(decoder, prompt, **arguments)
+                for request in requests:
+                    first = request is requests[0]
+                    rows.append(PendingRow(request, number, command, len(rows), first))
                 check_room(request, command.arguments.get("max_new_tokens", 0))
-                tokens += max(len(ids) for ids in request.prompts if not isinstance(ids, str))
+                tokens += len(request.prompts[request.longest_term])
         except Exception as error:
             for row in rows:
                 self._service.cancel(row.request)
@@ -158,11 +161,15 @@ class DecodeLoop:
             self._running_jobs.append((number, job))
 
     def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self._service.prefix_cache_counts()
+        preempted = self._service.preempted
         answers = self._service.step()
         self._failures = {id(error): portable(error) for error in self._service.failures}
         now = time.perf_counter()
         counts.seconds = now - start
+        after = self._service.prefix_cache_counts()
+        counts.prefix_cache_queries, counts.prefix_cache_hits = map(sub, after, before)
+        counts.preempted = self._service.preempted - preempted
         updates = []
         for answer in answers:
             if (row := self._rows.get(id(answer.request))) is None:

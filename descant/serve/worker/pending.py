@@ -23,6 +23,7 @@ class PendingRow:
         command: the number of its ``Submit``.
         submit: the command itself.
         number: of the row in its request.
+        counts_prompt: whether it is the one of its prompt's rows that usage counts.
         sent_tokens: in updates.
         counted_tokens: in the metrics.
         last_token_time: when the last of these came.
@@ -32,6 +33,7 @@ class PendingRow:
     command: int
     submit: Submit
     number: int
+    counts_prompt: bool = True
     sent_tokens: int = 0
     counted_tokens: int = 0
     last_token_time: float = 0.0
@@ -51,7 +53,11 @@ class PendingRow:
         tokens, token_bytes = zip(*shown, strict=True) if shown else ((), ())
         best = answer.shown_best(self.sent_tokens) if with_logprobs else []
         self.sent_tokens += len(ids)
-        return RowUpdate(self.number, text, ids, logprobs, tokens, token_bytes, best, reason)
+        cached = answer.cached_tokens if reason and self.counts_prompt else 0
+        return RowUpdate(
+            self.number, text, ids, logprobs, tokens, token_bytes, best, reason,
+            cached_tokens=cached,
+        )  # fmt: skip
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
         """Count the new tokens and their times."""
