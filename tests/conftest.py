@@ -18,9 +18,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are too small to s
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked ``pages`` runs twice: with rows side by side, and with pages of 16."""
+    if metafunc.definition.get_closest_marker("pages") is not None:
+        metafunc.parametrize("page_size", [None, 16], ids=["rows", "pages"], indirect=True)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     real_models.mark_real(items)
+    items[:] = [item for item in items if not _only_side_by_side(item)]
+
+
+def _only_side_by_side(item: pytest.Item) -> bool:
+    """Whether a test with pages has other arguments than its mark asks for: one seed of three."""
+    mark, call = item.get_closest_marker("pages"), getattr(item, "callspec", None)
+    if mark is None or call is None or not call.params["page_size"]:
+        return False
+    return any(call.params[name] != value for name, value in mark.kwargs.items())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -98,6 +113,34 @@ def demo_models() -> dict[str, Any]:
     from descant.demo import models
 
     return models()
+
+
+@pytest.fixture(autouse=True)
+def page_size(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[int | None]:
+    """Positions of a page, where the test is marked ``pages``; a lane looks when it reserves.
+
+    Such a test puts texts in pages, or has no use for the mark.
+    """
+    size: int | None = getattr(request, "param", None)
+    if size is None:
+        yield None
+        return
+    from descant.models.cache.blocks.paged import PagedBlocks
+    from descant.models.lanes.transformers_lane import TransformersLane
+
+    texts: list[int] = []
+    make = PagedBlocks.make
+
+    def noted(blocks: PagedBlocks, key: Any, tokens: Any) -> Any:
+        texts.append(len(tokens))
+        return make(blocks, key, tokens)
+
+    monkeypatch.setattr(PagedBlocks, "make", noted)
+    monkeypatch.setattr(TransformersLane, "page_size", size)
+    yield size
+    assert texts, "no text was in pages"
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 from descant.models import cuda_graph
 from descant.models.cache.kv_cache import RowCache
 from descant.models.kernels import noise
+from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.upload import Mirror
 from descant.runtime.engine import engine as engines
 from descant.runtime.engine import sampler
 from descant.runtime.scores import logprobs, stages
@@ -105,15 +107,19 @@ class Tape:
 def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """As on a GPU: what is called in this test records its steps, and attends by live lengths.
 
+    What the host writes is in other memory than what steps read.
+
     Returns:
         What makes the lanes of a decoder go without masks.
     """
     Tape.made = []
     monkeypatch.setattr(cuda_graph, "CudaGraph", Tape)
+    monkeypatch.setattr(Mirror, "on_host", lambda device: False)
     monkeypatch.setattr(engines, "on_gpu", lambda bound: True)
     copied = lambda drawn: [(each.results.clone(), None) for each in drawn]  # noqa: E731
     monkeypatch.setattr(engines, "to_host", copied)
     monkeypatch.setattr(RowCache, "clear", lambda self: None)
+    monkeypatch.setattr(TransformersLane, "page_size", 16)  # so that texts have several
     for module in (logprobs, sampler):
         monkeypatch.setattr(module, "best", lambda scores: scores.argmax(dim=-1))
     for module in (logprobs, stages):
@@ -125,8 +131,11 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         for lane in decoder.session.bound.lanes:
             lane = getattr(lane, "lane", lane)
             lane.exact_length = False
-            if on and hasattr(lane, "live"):
-                lane.live.why_masked = lane.live.why_chunks_masked = None
+            if hasattr(lane, "live"):
+                if on:
+                    lane.live.why_masked = lane.live.why_chunks_masked = None
+                else:
+                    lane.page_size = 0
         return decoder
 
     return live

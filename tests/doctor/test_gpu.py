@@ -101,8 +101,8 @@ def test_what_no_query_sees_is_not_read(monkeypatch) -> None:
     """A kernel that reads one key too many is found."""
     right = live_attention.live_attention
 
-    def one_more(query, key, value, *places, **options):
-        return right(query, key, value, *(place + 1 for place in places), **options)
+    def one_more(query, key, value, tables, *places, **options):
+        return right(query, key, value, tables, *(place + 1 for place in places), **options)
 
     monkeypatch.setattr(live_attention, "live_attention", one_more)
     [finding] = kernels.live("float32", "a token, grouped heads", "cpu")
@@ -121,6 +121,17 @@ def test_neighbours_that_change_a_bit_are_found(monkeypatch) -> None:
     assert finding.state == BROKEN and "rows of 1, 256, 513, 1900 tokens" in finding.message
 
 
+def test_pages_that_change_a_bit_are_found(monkeypatch) -> None:
+    right = live_attention.live_attention
+
+    def of_the_pages(query, key, *arguments):
+        return right(query, key, *arguments) * (1 + (key.shape[2] < 64) * 2**-7)
+
+    monkeypatch.setattr(live_attention, "live_attention", of_the_pages)
+    [finding] = kernels.bits("cpu")
+    assert finding.state == BROKEN and "alone or in other pages" in finding.message
+
+
 def test_draws_are_held_against_torch(monkeypatch) -> None:
     [finding] = kernels.sampled_tokens(1000, "cpu")
     assert (finding.state, finding.data["below"]) == (OK, 0)
@@ -136,9 +147,7 @@ def test_a_chunk_is_held_against_a_mask(name, monkeypatch) -> None:
     [finding] = kernels.chunk("bfloat16", name, "cpu")
     assert finding.state == OK and finding.data["apart"] > 0
     right = chunk_varlen.varlen_chunk
-    monkeypatch.setattr(
-        chunk_varlen, "varlen_chunk", lambda q, k, v, start, window: right(q, k, v, start, 0) * 1.1
-    )
+    monkeypatch.setattr(chunk_varlen, "varlen_chunk", lambda *given: right(*given[:-1], 0) * 1.1)
     [finding] = kernels.chunk("bfloat16", name, "cpu")
     assert finding.state == BROKEN
 

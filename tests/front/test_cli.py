@@ -56,6 +56,8 @@ OPTIONS = [
         ("--formula", ["explain", "inspect", "run"]),
         ("--no-capture", ["eval", "inspect", "run", "serve", "sweep"]),
         ("--enforce-eager", ["eval", "inspect", "run", "serve", "sweep"]),
+        ("--no-enable-prefix-caching", ["eval", "inspect", "run", "serve", "sweep"]),
+        ("--gpu-memory-utilization", ["eval", "inspect", "run", "serve", "sweep"]),
         ("--format", ["run", "sweep"]),
     ],
 )

@@ -294,6 +294,7 @@ def cases() -> list[Any]:
     ]
 
 
+@pytest.mark.pages(seed=0)
 @pytest.mark.parametrize(("row", "seed"), cases())
 def test_the_formula_is_the_rule(zoo, compiled, clf, far, row, seed) -> None:
     values = row.values or [{}] * len(PROMPTS)

@@ -22,6 +22,7 @@ QUESTIONS = [
     "vocabulary",
     "two-reward-models",
     "negative-prompts",
+    "system-prompts",
     "per-request-weights",
     "gptq",
     "tokenizers",

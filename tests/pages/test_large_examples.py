@@ -68,8 +68,13 @@ def test_it_runs_with_tiny_models(run, zoo, tmp_path) -> None:
 
 
 def test_the_arm_and_the_reward_count(run, zoo) -> None:
-    """With the guiding weights at zero, the base alone: other tokens than with them."""
+    """With the guiding weights at zero, the base alone: other tokens than with them.
+
+    In float32: in 16 bits, what was read in other company differs by as much as two tokens may.
+    """
     small = tiny(run, zoo)
+    exact = {name: spec.model_copy(update={"dtype": None}) for name, spec in small.models.items()}
+    small = small.model_copy(update={"models": exact})
     decoder = compiled(small)
     arguments = {"max_new_tokens": 6, "temperature": 0.0}
     prompt = "How do I boil eggs?"

@@ -22,6 +22,7 @@ class Launch:
         written: bytes that it writes.
         flops: its arithmetic, where that is more than a few operations per number.
         blocks: thread blocks, of a kernel of our own.
+        prompt: whether it reads a prompt.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Launch:
     written: int = 0
     flops: int = 0
     blocks: int | None = None
+    prompt: bool = False
 
     @property
     def bytes(self) -> int:
@@ -45,7 +47,7 @@ class Launch:
 
 @dataclass
 class Step:
-    """What happened from one launch of a step to the next, or in one recording.
+    """What happened until the next step, whose changes are uploaded here; or in one recording.
 
     Attributes:
         live: bytes of caches that the texts in it have.

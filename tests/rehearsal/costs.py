@@ -80,6 +80,9 @@ def cost(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) ->
         return Cost([(given[0], written), *read[1:]], written, kind="copy")
     if name in SCATTER:
         return Cost(read[1:], extent(given[-1]), kind="copy")
+    if name == "_foreach_copy_":  # one kernel for all, or so many as torch packs into one
+        written = sum(map(extent, tensors(args[0])))
+        return Cost([(each, extent(each)) for each in tensors(args[1])], written, kind="copy")
     if name in OVER:
         read = read[1:]
     flops = arithmetic(func, args, kwargs, out)

@@ -7,6 +7,7 @@ they become operations.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import costs
-from .account import Launch, Step
+from .account import ATTENTION, Launch, Step
 from .calls import Calls
 from .costs import Cost, Declared
 from .memory import CACHES, WEIGHTS, Memory
@@ -48,12 +49,13 @@ class Device:
         step: the account that is being written.
         answer: what a question about numbers is answered; every number is 0.
         lengths: the tokens in the cache of each row of the forward that runs.
+        prompts: whether prompts are being read.
         guarded: whether a call is under way that takes its tensor's device for the current one.
     """
 
     def __init__(self, declared: Mapping[str, Declared] | None = None) -> None:
         self.step, self.memory = Step(), Memory()
-        self.answer, self.guarded = True, False
+        self.answer, self.guarded, self.prompts = True, False, False
         self.declared: dict[str, Declared] = {**VARIABLE_LENGTH, **(declared or {})}
         self.lengths: list[int] = []
         self._stack = ExitStack()
@@ -94,7 +96,8 @@ class Device:
                 part // cost.launches + (part % cost.launches) * (not number) for part in parts
             ]
             blocks = None if cost.blocks is None else cost.blocks // cost.launches
-            self.step.launches.append(Launch(name, line, cost.kind, *share, blocks))
+            launch = Launch(name, line, cost.kind, *share, blocks, self.prompts)
+            self.step.launches.append(launch)
 
     def wait(self) -> None:
         """Write down that the host waits here."""
@@ -227,11 +230,15 @@ def _nested(number: Any, shape: list[int]) -> Any:
 
 
 def _variable_length(
-    lengths: list[int], query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
-) -> Cost:
-    """``torch.nn.attention.varlen``: ``(tokens, heads, size)`` each; all keys count as read."""
-    turned = [each.transpose(0, 1) for each in (query, key, value)]
-    return costs.attention(*turned, None, query)
+    lengths: list[int], query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Any,
+    max_q: int, max_k: int, *settings: Any,
+) -> Cost:  # fmt: skip
+    """``torch.nn.attention.varlen`` over pages: every text reads what the longest has."""
+    each = [math.prod(pool.shape[2:]) * pool.itemsize for pool in (key, value)]  # of a key
+    keys = (len(cu_seq_q) - 1) * max_k
+    read = [(key, keys * each[0]), (value, keys * each[1]), (query, costs.extent(query))]
+    flops = 2 * query.numel() * max_k * (1 + value.shape[3] // key.shape[3])
+    return Cost(read, costs.extent(query), flops, kind=ATTENTION)
 
 
 VARIABLE_LENGTH: dict[str, Declared] = {"torch_attn::_varlen_attn": _variable_length}

@@ -7,7 +7,6 @@ begins, and which lane's forward is running.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -26,12 +25,12 @@ from descant.models.cache.live import LiveAttention
 from descant.models.kernels import draw, live_attention
 from descant.models.kernels.first_use import FirstUse
 from descant.models.lanes import lora as lanes_lora
+from descant.models.lanes.prefill import PrefillLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.recordings import Recordings
 from descant.runtime.batch.memory import peak_bytes
 from descant.runtime.binding import bind
 from descant.runtime.engine import engine
-from descant.runtime.loops import scheduler  # noqa: F401  launches steps by the function's name
 
 from . import models
 from .account import ATTENTION, Step
@@ -44,7 +43,7 @@ PLENTY = 10**15  # bytes: whether there is room is not what is rehearsed
 
 @contextmanager
 def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[None]:
-    """Everything replaced; ``begin`` is told of each step, by its lanes, before it is launched."""
+    """Everything replaced; ``begin`` is told of each step, by its lanes, when it begins."""
     with ExitStack() as stack:
         for one in (*_driver(device), *_graphs(device), *_launches(begin), *_lanes(device)):
             stack.enter_context(one)
@@ -54,15 +53,18 @@ def patched(device: Device, begin: Callable[[Sequence[Any]], None]) -> Iterator[
 def declared_costs() -> dict[str, Declared]:
     """What descant's own operations say that they cost, by their qualified names."""
 
-    def attends(lengths: list[int], query: Any, key: Any, value: Any, *more: Any) -> Cost:
+    def attends(
+        lengths: list[int], query: Any, key: Any, value: Any, tables: Any, *more: Any
+    ) -> Cost:
         """The rows of the lane that runs, and idle ones of one token each."""
         n, _, q, _ = query.shape
         window, ahead = more[3], q - 1  # candidates, behind the text
         ends = [*(length + ahead for length in lengths), *[1] * (n - len(lengths))][:n]
         firsts = [max(0, end - q) for end in ends]
-        shape, groups, capacity = query.shape, key.shape[1], key.shape[2]
+        groups, page = key.shape[1:3]
+        room = tables.shape[1] * page
         said = live_attention.cost(
-            shape, groups, query.itemsize, ends, capacity, firsts, window, value.shape[3]
+            query.shape, groups, query.itemsize, ends, room, firsts, window, value.shape[3], page
         )
         halves = said.cached // 2
         read = [(key, halves), (value, said.cached - halves), (query, said.read - said.cached)]
@@ -89,7 +91,13 @@ def weights(lane: Any) -> list[Tensor]:
 
 def caches(lane: Any) -> list[Tensor]:
     """Its keys and values."""
-    return list(lane._cache._tensors())
+    return list(lane.blocks.cache._tensors())
+
+
+def page_bytes(decoder: Any) -> int:
+    """Bytes of the smallest page of a decoder's lanes."""
+    lanes = lanes_of(decoder.session.bound)
+    return min(lane.blocks.cache.page_bytes for lane in lanes)
 
 
 def live_bytes(lane: Any) -> int:
@@ -175,17 +183,15 @@ def _graphs(device: Device) -> Iterator[Any]:
 
 
 def _launches(begin: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
-    """Where a step begins, wherever the function that launches it is known by name."""
-    launch = engine.launch
+    """Where a step begins: all that has changed since the last one is on the devices."""
+    upload_changes = engine.upload_changes
 
-    @wraps(launch)
-    def begun(scheduled: Sequence[Any]) -> Any:
-        begin([lane for one in scheduled for lane in lanes_of(one.engine.bound)])
-        return launch(scheduled)
+    @wraps(upload_changes)
+    def begun(batches: Sequence[Any]) -> None:
+        upload_changes(batches)
+        begin([lane for batch in batches for lane in lanes_of(batch.bound)])
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("descant.") and getattr(module, "launch", None) is launch:
-            yield patch.object(module, "launch", begun)
+    yield patch.object(engine, "upload_changes", begun)
 
 
 def _lanes(device: Device) -> Iterator[Any]:
@@ -200,6 +206,22 @@ def _lanes(device: Device) -> Iterator[Any]:
         finally:
             device.lengths = before
 
+    prefill = PrefillLane._prefill
+
+    @wraps(prefill)
+    def reading(self: Any, *args: Any) -> Iterator[int]:
+        """Between two forwards, others may step."""
+        forwards = prefill(self, *args)
+        while True:
+            device.prompts = True
+            try:
+                tokens = next(forwards, None)
+            finally:
+                device.prompts = False
+            if tokens is None:
+                return
+            yield tokens
+
     add = lanes_lora.Adapters.add
 
     def adding(self: Any, name: str, folder: str | Path) -> int:
@@ -211,6 +233,7 @@ def _lanes(device: Device) -> Iterator[Any]:
             return add(self, name, folder)
 
     yield patch.object(TransformersLane, "_forward", watched)
+    yield patch.object(PrefillLane, "_prefill", reading)
     yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
     yield patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel())  # likewise
     yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -87,7 +88,7 @@ class Rehearsal:
     ) -> list[Step]:  # fmt: skip
         """The first steps of prompts of these lengths, in caches of ``room`` tokens.
 
-        A text may stand for a length. Prompts of one length are the same, and so are read once,
+        A text may stand for a length. Prompts are alike as far as they go, and are read once,
         unless ``distinct`` is true. The other settings are those of ``generate``.
         """
         longest = max(_TEXT if isinstance(length, str) else length for length in lengths)
@@ -97,23 +98,41 @@ class Rehearsal:
             self._decode(decoder, lengths, **settings)
         return self.accounts[:count]
 
-    def run(self, decoder: Any, lengths: Sequence[int], tokens: int, **settings: Any) -> list[Step]:
-        """All steps of prompts of these lengths, until each has so many tokens."""
+    def run(
+        self, decoder: Any, lengths: Sequence[int], tokens: int | Sequence[int], **settings: Any
+    ) -> list[Step]:
+        """All steps of prompts of these lengths, until each has so many tokens, or each its own.
+
+        The longest go first; where there are fewer ``slots``, the others wait.
+        """
         self._most = sys.maxsize
         self._decode(decoder, lengths, max_new_tokens=tokens, **settings)
         return self.accounts
 
     def _decode(
-        self, decoder: Any, lengths: Sequence[int | str], distinct: bool = False, **settings: Any
+        self,
+        decoder: Any,
+        lengths: Sequence[int | str],
+        max_new_tokens: int | Sequence[int],
+        slots: int = 0,
+        distinct: bool = False,
+        **settings: Any,
     ) -> None:
         self.done, self.device.step = [], Step()
-        last = [5 + distinct * row for row in range(len(lengths))]
+        first = [5 + distinct * row for row in range(len(lengths))]
         prompts = [
-            n if isinstance(n, str) else [3] * (n - 1) + [token]
-            for n, token in zip(lengths, last, strict=True)
+            n if isinstance(n, str) else [token] + [3] * (n - 1)
+            for n, token in zip(lengths, first, strict=True)
         ]
-        requests = decoder.session.builder.requests(prompts, **{"eos_token_id": [], **settings})
-        for _ in decoder.session.decode(requests, len(prompts)):
+        tokens, settings = max_new_tokens, {"eos_token_id": [], **settings}
+        most = [tokens] * len(prompts) if isinstance(tokens, int) else tokens
+        requests = [
+            replace(request, max_new_tokens=most[request.index])
+            for request in decoder.session.builder.requests(
+                prompts, max_new_tokens=max(most), **settings
+            )
+        ]
+        for _ in decoder.session.decode(requests, slots or len(prompts)):
             pass
 
     def _begin(self, lanes: Sequence[Any]) -> None:

@@ -16,7 +16,7 @@ from rehearsal.memory import CACHES
 from rehearsal.patches import declared_costs
 
 LENGTHS = (1900, 256, 256, 17)
-GROUPS, EACH, SIZE, CAPACITY = 8, 4, 128, 2048
+GROUPS, EACH, SIZE, CAPACITY, PAGE = 8, 4, 128, 2048, 256
 
 
 def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -28,8 +28,10 @@ def test_live_attention_reads_what_torch_would_row_by_row(q) -> None:
     declared = declared_costs()
     with Device(declared) as device:
         query, at = on_gpu(len(LENGTHS), GROUPS * EACH, q, SIZE), on_gpu(len(LENGTHS), q)
-        keys, values = (on_gpu(len(LENGTHS), CAPACITY, GROUPS, SIZE).transpose(1, 2) for _ in "kv")
-        device.memory.label([keys, values], CACHES)
+        tables = on_gpu(len(LENGTHS), CAPACITY // PAGE, dtype=torch.int32)
+        pools = [on_gpu(tables.numel(), PAGE, GROUPS, SIZE) for _ in "kv"]
+        keys, values = (pool.view(-1, CAPACITY, GROUPS, SIZE).transpose(1, 2) for pool in pools)
+        device.memory.label(pools, CACHES)
         with device.into(Step()) as torchs:
             folded = query.reshape(len(LENGTHS), GROUPS, EACH * q, SIZE)
             for row, length in enumerate(LENGTHS):
@@ -38,7 +40,8 @@ def test_live_attention_reads_what_torch_would_row_by_row(q) -> None:
         device.lengths = [*LENGTHS]
         positions = at.long()
         with device.into(Step()) as own:
-            live_attention(query, keys, values, positions, positions)
+            paged = (pool.transpose(1, 2) for pool in pools)
+            live_attention(query, *paged, tables, positions, positions)
     [read, least] = (sum(launch.caches for launch in step.launches) for step in (own, torchs))
     assert least <= read <= 1.1 * least
     [done, needed] = (sum(launch.flops for launch in step.launches) for step in (own, torchs))
@@ -47,14 +50,19 @@ def test_live_attention_reads_what_torch_would_row_by_row(q) -> None:
 
 
 def test_attention_of_variable_lengths_is_one_launch() -> None:
+    """It reads what two texts have, and not the pool."""
     with Device() as device:
-        query, ends = on_gpu(100, 8, 64), on_gpu(3, dtype=torch.int32)
-        keys, values = on_gpu(300, 8, 64), on_gpu(300, 8, 64)
+        query, ends = on_gpu(100, 16, 64), on_gpu(3, dtype=torch.int32)
+        keys, values = (on_gpu(20, PAGE, 8, 64) for _ in "kv")
         device.memory.label([keys, values], CACHES)
-        varlen_attn(query, keys, values, ends, ends, 60, 200)
+        varlen_attn(
+            query, keys, values, ends, ends, 50, 200, enable_gqa=True,
+            seqused_k=on_gpu(2, dtype=torch.int32), block_table=on_gpu(2, 4, dtype=torch.int32),
+        )  # fmt: skip
     [launch] = device.step.launches
-    assert (launch.kind, launch.caches) == ("attention", 2 * keys.nbytes)
-    assert launch.flops == 4 * query.numel() * 300
+    of_a_key = 8 * 64 * 2
+    assert (launch.kind, launch.caches) == ("attention", 2 * 200 * 2 * of_a_key)
+    assert launch.flops == 4 * query.numel() * 200
 
 
 @pytest.mark.parametrize("rows", [1, 64])

@@ -62,12 +62,12 @@ def test_what_cannot_be_recorded(monkeypatch, fault) -> None:
 
 def test_a_read_of_the_cache(monkeypatch) -> None:
     def fault(lane: Any, out: Any) -> None:
-        lane._cache.layers[0].keys.sum()
+        lane.blocks.cache.layers[0].keys.sum()
 
     clean, broken, _ = planted(monkeypatch, fault, capture=False)
     more = sum(launch.caches for launch in broken.launches)
     more -= sum(launch.caches for launch in clean.launches)
-    assert more == 2 * 16 * 2 * 128  # one layer's keys: heads, size, bytes and capacity
+    assert more == 2 * 16 * 2 * 2 * 256  # one layer's keys: heads, size, bytes, and two pages
 
 
 def test_a_launch(monkeypatch) -> None:

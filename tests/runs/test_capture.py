@@ -47,9 +47,9 @@ def test_a_run_file_says_it(tmp_path) -> None:
     file = written(tmp_path, **ONE)
     assert read_run_file(file).capture
     assert not read_run_file(file, ["capture=false"]).capture
-    assert not read_run_file(file, (), False).capture
+    assert not read_run_file(file, capture=False).capture
     file = written(tmp_path, **ONE, capture=False)
-    assert not read_run_file(file).capture and read_run_file(file, (), True).capture
+    assert not read_run_file(file).capture and read_run_file(file, capture=True).capture
     with pytest.raises(RunFileError, match="capture must be true or false"):
         read_run_file(written(tmp_path, **ONE, capture="sometimes"))
 
@@ -57,7 +57,7 @@ def test_a_run_file_says_it(tmp_path) -> None:
 def test_a_flag_is_no_parameter(tmp_path) -> None:
     params = {"a": 0.5, "capture": 2}
     file = written(tmp_path, **ONE, params=params)
-    run = read_run_file(file, (), False)
+    run = read_run_file(file, capture=False)
     assert run.params == params and not run.capture
 
 
@@ -126,7 +126,7 @@ def test_the_harness(captured, tmp_path) -> None:
         captured.clear()
         DescantLM(str(file), **options)
         assert captured == [on]
-    with pytest.raises(ValueError, match="formula, dtype and capture are for a run file"):
+    with pytest.raises(ValueError, match="capture is for a run file; a decoder has"):
         DescantLM(compiled(read_run_file(file)), capture=True)
 
 

@@ -73,6 +73,7 @@ def settings(seed: int, **more: Any) -> dict[str, Any]:
             "params": {"a": 0.5}, **more}  # fmt: skip
 
 
+@pytest.mark.pages(ahead=1)
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_neighbours_of_a_poisoned_prompt_draw_what_they_would_alone(specs, ahead) -> None:
     service = Service(specs, slots=12, max_model_len=96)
@@ -119,6 +120,7 @@ def test_a_row_that_fails_in_the_middle_fails_alone(specs) -> None:
             assert answer.error is None and answer.tokens == expected[number]
 
 
+@pytest.mark.pages
 def test_a_search_that_fails_in_the_middle_fails_alone(specs) -> None:
     service = Service(specs, slots=8, max_model_len=96)
     search, plain = service.decoder("base | best_of(rm, n=2)"), service.decoder("arm")

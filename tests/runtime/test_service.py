@@ -70,6 +70,7 @@ def offline(specs, formulas: list[str], requests: Any) -> list[list[int]]:
     ]
 
 
+@pytest.mark.pages(ahead=1)
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_every_answer_is_that_of_the_formula_alone(specs, ahead) -> None:
     requests = asked(60, len(FORMULAS))
@@ -162,6 +163,7 @@ def test_rows_of_several_vocabularies_are_drawn_in_one_step() -> None:
     assert [found[seed_key(seed)] for seed in range(4)] == expected
 
 
+@pytest.mark.pages
 def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
     service = served(specs, slots=2)
     plain, search = service.decoder("base + arm"), service.decoder("base | best_of(rm, n=2)")
@@ -220,6 +222,7 @@ def test_what_goes_wrong_in_one_row_ends_that_row_alone() -> None:
     assert "base gave NaN for row 0, token 2" in str(wrong.error)
 
 
+@pytest.mark.pages
 def test_a_row_after_one_that_went_wrong_reads_nothing_of_it(zoo, specs) -> None:
     """Keys and values that are not finite are gone before the row is used again."""
     service = served(specs, slots=1)
@@ -229,8 +232,8 @@ def test_a_row_after_one_that_went_wrong_reads_nothing_of_it(zoo, specs) -> None
     service.submit(decoder, [5] * 70, max_new_tokens=2, eos_token_id=[])
     service.step()
     lane = decoder.session.bound.lanes[0].lane
-    for layer in lane._cache.layers:
-        layer.keys[0], layer.values[0] = torch.nan, torch.nan
+    for layer in lane.blocks.cache.layers:
+        layer.keys[:], layer.values[:] = torch.nan, torch.nan
     assert run(service)[0].finish_reason == "error"
     service.submit(decoder, [7, 7, 7], **settings)
     assert run(service)[0].tokens == expected

@@ -128,7 +128,9 @@ def test_judges_share_weights_and_leave_them_as_they_were(tmp_path):
     close()
     [model] = models.loaded.values()
     assert not any(module._forward_hooks for module in model.modules())
-    assert base.loglikelihood(PROMPTS[0], [5, 6]) == before
+    [again], [first] = base.loglikelihood(PROMPTS[0], [5, 6]), before
+    assert again.logprobs == pytest.approx(first.logprobs)  # the prompt is not read again
+    assert again.greedy == first.greedy
 
 
 def test_a_search_has_no_logprobs():

@@ -118,7 +118,7 @@ def test_rows_say_what_the_model_says_alone(family, apart, monkeypatch) -> None:
     monkeypatch.setattr(rows_file, "RUN", 0 if apart else 1 << 30)
     difference, lane = said_by_rows(families.model(family))
     assert difference < EXACT
-    reserved = sum(tensor.nbytes for tensor in lane._cache._tensors())
+    reserved = sum(tensor.nbytes for tensor in lane.blocks.cache._tensors())
     assert lane.footprint().token_bytes * len(LENGTHS) * CAPACITY == reserved
     assert 0 < lane.footprint().cache_bytes <= reserved
 

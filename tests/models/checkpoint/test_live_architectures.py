@@ -34,6 +34,7 @@ def live(monkeypatch) -> list[TransformersLane]:
         init(self, *arguments, **settings)
         self.exact_length, self.live = False, LiveAttention(torch.device("cuda"), self.dtype)
         self.footprint()  # which considers what the model asks for
+        self.page_size = 0 if self.live.why_masked else PAGE
         made.append(self)
 
     def any_dtype(size: int, value_size: int, dtype: Any, capability: Any) -> str | None:
@@ -46,6 +47,7 @@ def live(monkeypatch) -> list[TransformersLane]:
     return made
 
 
+PAGE = 8  # so that texts have several
 COPIES = "it copies keys or values"
 CODE = "its attention is not torch's scaled dot products"
 MASKED = {

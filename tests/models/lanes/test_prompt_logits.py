@@ -82,10 +82,10 @@ def test_they_are_those_of_the_ordinary_step(family, prompts, monkeypatch) -> No
     assert lane.ready and lane.rows.backlog < 0
     found = lane.logits()
     check(lane, found)
-    cached = [tensor.clone() for tensor in lane._cache._tensors()]
+    cached = [tensor.clone() for tensor in lane.blocks.cache._tensors()]
     lane.rows.next_logits = None
     torch.testing.assert_close(lane.logits(), found, atol=2e-4, rtol=1e-4)
-    for tensor, read in zip(lane._cache._tensors(), cached, strict=True):
+    for tensor, read in zip(lane.blocks.cache._tensors(), cached, strict=True):
         torch.testing.assert_close(tensor, read, atol=2e-4, rtol=1e-4)
     for step in range(2):
         lane.feed(torch.tensor([*range(5 + step, 5 + step + lane.rows.count)]))

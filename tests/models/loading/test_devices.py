@@ -108,7 +108,7 @@ def test_terms_of_three_types_meet_in_float32(zoo) -> None:
     for name, dtype in types.items():
         lane = lanes[name]
         assert lane.dtype == getattr(torch, dtype)
-        cache = next(tensor for tensor in lane._cache._tensors())
+        cache = next(tensor for tensor in lane.blocks.cache._tensors())
         assert cache.dtype == getattr(torch, dtype)
 
 

@@ -11,6 +11,7 @@ import transformers
 from peak import Peak
 
 import descant
+from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.batch import memory
 from descant.runtime.engine.engine import ScheduledBatch, launch
 from descant.runtime.loops.teacher_forcing import teacher_forced
@@ -29,7 +30,7 @@ def test_caches_are_as_large_as_the_plan_says(compiled, formula) -> None:
     decoding = session.decode(requests, 3)
     next(decoding)
     capacity = bound.lanes[0].rows.capacity
-    tensors = [tensor for lane in bound.lanes for tensor in lane._cache._tensors()]
+    tensors = [tensor for lane in bound.lanes for tensor in lane.blocks.cache._tensors()]
     reserved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert reserved == memory.cache_bytes(bound, 3, capacity)
     assert 0 < sum(lane.footprint().cache_bytes for lane in bound.lanes) <= reserved
@@ -63,6 +64,34 @@ def test_a_batch_that_cannot_fit_is_refused_before_anything_is_allocated(
     fresh = compiled("base + 0.5*arm")
     with pytest.raises(descant.ModelError, match="give fewer max_new_tokens"):
         fresh.generate(PROMPTS, **settings)
+
+
+def test_what_fits_in_pages_is_refused_by_one_text_and_by_what_a_step_works_in(
+    compiled, monkeypatch
+) -> None:
+    monkeypatch.setattr(TransformersLane, "page_size", 16)
+    decoder = compiled("base + 0.5*arm")
+    bound = decoder.session.bound
+    footprints = dict(enumerate(lane.footprint() for lane in bound.lanes))
+    scratch = sum(memory.PAGE * footprint.token_bytes for footprint in footprints.values())
+
+    def fits(rows: int) -> int:
+        work = memory.work_bytes(bound, footprints, rows, 32, room_for_copies=False)
+        return memory.cache_bytes(bound, 1, 32) + scratch + work
+
+    settings = {"max_new_tokens": 5, "eos_token_id": []}
+    expected = [one.token_ids for one in decoder.generate(PROMPTS, **settings)]
+    for least, cure in ((fits(2), "batch_size=2 fits"), (fits(1) - 1, "give fewer max_new_tokens")):
+        tight = compiled("base + 0.5*arm")
+        monkeypatch.setattr(memory, "free_bytes", lambda device, least=least: least)
+        said = r"one text of 32 tokens, and a step of 3, need .* of caches and .* are free on cpu"
+        with pytest.raises(descant.ModelError, match=f"{said}\n{cure}"):
+            tight.generate(PROMPTS, **settings)
+        assert all(lane.footprint().cache_bytes == 0 for lane in tight.session.bound.lanes)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: fits(3))
+    tight = compiled("base + 0.5*arm")
+    assert [one.token_ids for one in tight.generate(PROMPTS, **settings)] == expected
+    assert all(lane.all_pages == 2 for lane in tight.session.bound.lanes)
 
 
 SHAPES = {
@@ -145,6 +174,23 @@ def test_what_the_last_run_read(compiled) -> None:
     assert "last run    12 tokens in 4 steps" in str(decoder.plan)
     decoder.generate(PROMPTS[0], max_new_tokens=2, eos_token_id=[])
     assert "last run    2 tokens in 2 steps" in str(decoder.plan)
+
+
+def test_prompts_that_were_read(compiled) -> None:
+    """A line where there were any: how many tokens, and how many a prefix cache had."""
+    decoder, off = compiled("base"), compiled("base", enable_prefix_caching=False)
+    for one in (decoder, off):
+        stats = one.session.engine.stats
+        stats.clear()
+        assert "prompts  " not in str(one.plan)
+        stats.add_prompts(1000, 900)
+        stats.add_prompts(234, 87)
+        assert (stats.prompt_tokens, stats.cached_tokens) == (1234, 987)
+    says = "\nprompts     1,234 tokens, 987 of them (80%) from the prefix cache"
+    assert says in str(decoder.plan)
+    assert "\nprompts     1,234 tokens; prefix caching is off" in str(off.plan)
+    decoder.session.engine.claimed()  # another run
+    assert "prompts  " not in str(decoder.plan)
 
 
 def test_a_search_multiplies_rows_and_judges_now_and_then(compiled) -> None:

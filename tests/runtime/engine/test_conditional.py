@@ -163,6 +163,7 @@ def entropy_of(scores: torch.Tensor) -> float:
     return -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(
     ("formula", "rule", "values"), CONDITIONAL, ids=[one[0] for one in CONDITIONAL]
 )
@@ -211,6 +212,7 @@ RERANKS: list[tuple[str, Rule]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(("formula", "rule"), RERANKS, ids=[one[0] for one in RERANKS])
 def test_every_way_to_rerank_is_full_recompute(zoo, compiled, formula, rule) -> None:
     hold(compiled, zoo, formula, rule, W)

@@ -18,6 +18,7 @@ def total(candidate) -> float:
     return sum(one for one in candidate.contributions if one is not None)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_terms_rewards_and_the_base_alone(zoo, compiled, temperature) -> None:
     decoder = compiled("base + 0.5*arm - 0.25*arm2 | rerank(rm, k=5, w=1.5)")

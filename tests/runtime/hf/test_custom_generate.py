@@ -138,6 +138,7 @@ def test_a_formula_is_what_plain_models_give(zoo, base, decoder) -> None:
     assert new(found.sequences, given) == done
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(
     "formula",
     [

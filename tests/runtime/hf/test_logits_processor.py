@@ -12,6 +12,7 @@ from generate_batches import PROMPTS, Plain, inputs, new, unpadded
 
 import descant
 from descant import FormulaProcessor
+from descant.models.lanes.transformers_lane import TransformersLane
 
 FORMULAS = [
     "base + 0.5*arm - 0.25*arm2",
@@ -50,6 +51,18 @@ def test_generate_with_it_is_the_decoders_own(compiled, base, formula) -> None:
     assert new(found, given) == done
 
 
+def test_rows_outgrow_the_pages_that_they_began_with(compiled, base, monkeypatch) -> None:
+    monkeypatch.setattr(TransformersLane, "page_size", 16)
+    monkeypatch.setattr("descant.runtime.engine.engine.GPU_MEASURE", 16)
+    decoder = compiled(FORMULAS[0], models={"base": base})
+    given, ids = inputs(), unpadded(inputs())
+    settings = {"max_new_tokens": 100, "eos_token_id": EOS}
+    found = base.generate(**given, logits_processor=[processor(decoder, given)], **settings)
+    done = [one.token_ids for one in decoder.generate(ids, **settings)]
+    assert new(found, given) == done and max(map(len, done)) == 100
+
+
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", FORMULAS[:2] + OTHERS[:1])
 def test_scores_of_samples_are_the_formulas(compiled, base, formula) -> None:
     decoder = compiled(formula, models={"base": base})
@@ -68,6 +81,7 @@ def test_scores_of_samples_are_the_formulas(compiled, base, formula) -> None:
         torch.testing.assert_close(mine.log_softmax(-1), plain, atol=close, rtol=0)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("sampled", [False, True])
 def test_beams_are_exchanged_with_what_was_read(compiled, zoo, base, sampled) -> None:
     decoder = compiled("base + 0.5*arm - 0.25*arm2", models={"base": base})
@@ -87,6 +101,7 @@ def test_beams_are_exchanged_with_what_was_read(compiled, zoo, base, sampled) ->
     assert greedy.tolist() != found[::2].tolist()  # the beams did search
 
 
+@pytest.mark.pages
 def test_beams_with_a_reward_keep_their_rewards(compiled, base) -> None:
     """With all of a model's choices reranked, every beam's scores are those of its text alone."""
     decoder = compiled("base | rerank(rm, k=5, w=1.0)", models={"base": base})

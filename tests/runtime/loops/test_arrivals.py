@@ -48,6 +48,7 @@ def small_chunks(monkeypatch, size: int) -> None:
     monkeypatch.setattr(batch_module, "CHUNK", size)
 
 
+@pytest.mark.pages(chunk=16, ahead=1)
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("chunk", [4, 16, 2048])
 @pytest.mark.parametrize("formula", FORMULAS)

@@ -46,6 +46,7 @@ def given(formula: str, values: object) -> dict[str, object]:
     return {"a": values} if "a*" in formula or "=a" in formula else {}
 
 
+@pytest.mark.pages(temperature=0.8)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_batch_gives_each_row_what_it_gets_alone(compiled, formula, temperature) -> None:
@@ -61,6 +62,7 @@ def test_a_batch_gives_each_row_what_it_gets_alone(compiled, formula, temperatur
         assert found.params == alone.params == one
 
 
+@pytest.mark.pages(batch_size=2)
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize(
     "formula", ["base + a*arm", "gpt2 + a*lora_gpt2", "base | rerank(rm, k=5, w=a)"]
@@ -79,6 +81,7 @@ def test_rows_that_end_and_rows_that_wait_change_nothing(compiled, formula, batc
         assert one.finish_reason == ("length" if at is None else "eos")
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", ["base + 0.5*gpt2 | rerank(rm, k=4, w=1)", "mistral - 0.5*opt"])
 def test_a_prompt_read_in_pieces_is_the_same_prompt(compiled, monkeypatch, formula) -> None:
     decoder = compiled(formula)
@@ -166,6 +169,7 @@ def test_a_weight_of_zero_is_greedy(compiled, formula, same) -> None:
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_scores_are_what_generate_chose_from(compiled, formula) -> None:
     decoder = compiled(formula, params=given(formula, 0.5) or None)
@@ -178,6 +182,7 @@ def test_scores_are_what_generate_chose_from(compiled, formula) -> None:
         assert scores[:-1].argmax(dim=-1).tolist() == found.token_ids
 
 
+@pytest.mark.pages
 def test_scores_equal_full_recompute(zoo, compiled) -> None:
     decoder = compiled("base + 0.5*arm - 0.25*lora4")
     made = [9, 200, 33, 4, 77]

@@ -64,6 +64,7 @@ def agree(found: Any, rows: torch.Tensor, ids: list[int]) -> None:
     assert found.is_greedy == all(found.greedy)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_in_batches_as_one_by_one(compiled, monkeypatch, formula) -> None:
     """However many places of a text are read at once."""
@@ -117,6 +118,7 @@ def test_against_plain_transformers(zoo, compiled) -> None:
             assert one.logprobs[i] == pytest.approx(said, abs=1e-4)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("floats", [1, 2**14])
 def test_models_that_read_several_tokens_for_one(monkeypatch, floats) -> None:
     monkeypatch.setattr(teacher, "FLOATS", floats)

@@ -37,6 +37,7 @@ CASES = [
 ]
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize(("formula", "beams", "samples", "length"), CASES)
 def test_the_plain_rule(zoo, compiled, formula, beams, samples, length):
     decoder = compiled(formula)
@@ -122,6 +123,7 @@ def test_a_segment_is_accepted_as_often_as_the_rule_says():
         assert accepted == pytest.approx(chance, abs=0.03)
 
 
+@pytest.mark.pages
 def test_what_is_rejected_leaves_no_trace(compiled):
     """Stages that look at the text, reranking and sides of a condition go back as well."""
     for head in (
@@ -178,6 +180,7 @@ def test_scores_with_nan_in_a_search_are_named(zoo, compiled):
             compiled(formula, models=models).generate([1, 5], max_new_tokens=6, seed=0)
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", [formula for formula, *_ in CASES])
 def test_neighbours_do_not_matter(compiled, formula):
     decoder = compiled(formula)

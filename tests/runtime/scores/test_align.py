@@ -85,6 +85,7 @@ def test_the_order_of_a_vocabulary_means_nothing(both, formula, temperature) -> 
         assert alone.token_ids == one.token_ids
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("formula", SCORED)
 def test_scores_along_a_text_are_the_same(both, formula) -> None:
     plainly, aligned = both(formula)

@@ -135,6 +135,7 @@ FORMULAS = [
 ]
 
 
+@pytest.mark.pages(name="l")
 @pytest.mark.parametrize("name", ["l", "bytes"])
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_row_is_what_it_is_alone(formula, name) -> None:
