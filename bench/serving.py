@@ -203,10 +203,10 @@ def _percentile(values: Sequence[float], share: int) -> float:
 
 
 @contextmanager
-def serving(slots: int, *more: str) -> Iterator[tuple[str, int]]:
+def serving(slots: int, *more: str, file: Path = FILE) -> Iterator[tuple[str, int]]:
     """A server's address and its process's number; ``more`` are options of ``descant serve``."""
     command = [
-        sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0", "--slots", str(slots),
+        sys.executable, "-m", "descant", "serve", str(file), "--port", "0", "--slots", str(slots),
         "--max-model-len", "256", "--log-level", "info", *more,
     ]  # fmt: skip
     process = subprocess.Popen(
