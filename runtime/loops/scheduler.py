@@ -284,7 +284,7 @@ class Scheduler:
 
 def run(schedulers: Sequence[Scheduler]) -> None:
     """Launch a step of the rows of all schedulers, together; some may have to wait again."""
-    scheduled, paged = dict[Scheduler, ScheduledBatch](), list[Batch]()
+    scheduled: dict[Scheduler, ScheduledBatch] = {}
     for scheduler in schedulers:
         batch = scheduler.schedule()
         if batch is not None:
