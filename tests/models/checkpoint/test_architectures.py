@@ -27,7 +27,7 @@ from descant.models.checkpoint.architectures import REWARDS, TERMS, check_archit
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
-rows_file = importlib.import_module("descant.models.cache.rows")
+window_file = importlib.import_module("descant.models.cache.window")
 LENGTHS = (21, 5, 1, 13)  # the first is longer than any window here, and than a chunk of prefill
 STEPS, CAPACITY = 4, 64
 EXACT, WRONG = 1e-5, 1e-3
@@ -115,7 +115,7 @@ def judged_by_rows(model: Any, reads_all: bool) -> float:
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "in runs"])
 def test_rows_say_what_the_model_says_alone(family, apart, monkeypatch) -> None:
     monkeypatch.setattr(lane_file, "CHUNK", 24)  # 6 tokens of every row at a time
-    monkeypatch.setattr(rows_file, "RUN", 0 if apart else 1 << 30)
+    monkeypatch.setattr(window_file, "RUN", 0 if apart else 1 << 30)
     difference, lane = said_by_rows(families.model(family))
     assert difference < EXACT
     reserved = sum(tensor.nbytes for tensor in lane.blocks.cache._tensors())
