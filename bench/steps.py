@@ -25,7 +25,7 @@ from transformers import DynamicCache
 import descant
 from descant.bench import shapes
 from descant.bench.measure import about
-from descant.runtime.engine.engine import ScheduledBatch, launch
+from descant.runtime.engine.launch import ScheduledBatch, launch
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
 FORMULA, PROMPT, STEPS, RUNS, WARM = "base + 0.5*arm_1 + 0.5*arm_2", 32, 60, 5, 4
@@ -41,7 +41,7 @@ def ours(decoder: Any, prompts: Tensor) -> Callable[[], object]:
     batch = engine.begin(requests, len(requests))
     batch.admit(requests)
     batch.read(math.inf)
-    return lambda: engine.collect(launch([ScheduledBatch(engine, batch)])[0])
+    return lambda: launch([ScheduledBatch(engine, batch)])[0].collected(engine.errors)
 
 
 def bare(models: list[Any], prompts: Tensor) -> Callable[[], object]:
