@@ -94,6 +94,13 @@ class RuleReward(TableLane):
         before = self.rows.tokens_at(self.rows.last_positions(2))[:, 0]
         return self.table[last[:, None], candidates][..., None], self.table[before, last][:, None]
 
+    def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """``(rows, positions, k)`` to ``(rows, positions, k, 1)``, and ``(rows, positions, 1)``."""
+        ends = self.rows.last_positions(1) - after
+        before, last = (self.rows.tokens_at((ends - back).clamp(min=0)) for back in (1, 0))
+        rewards, of_texts = self.table[last[..., None], candidates], self.table[before, last]
+        return rewards[..., None], of_texts[..., None]
+
     def plan_line(self, candidates: str) -> str:
         return f"table, {candidates} looked up"
 

@@ -1,11 +1,20 @@
-"""Lists that hold an item of each row."""
+"""Lists that hold an item of each row, and the rows that something is done to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
 
 Item = TypeVar("Item")
+
+
+class Growing(NamedTuple):
+    """Rows whose texts get a token, as the host knows, and of those fed ``(rows,)`` bool, which."""
+
+    rows: Sequence[int]
+    mask: Tensor | None = None
 
 
 def swap_remove(items: list[Item], row: int) -> Item:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..upload import Changes
+from .row_items import Growing
 from .rows import Rows
 
 
@@ -69,5 +70,5 @@ class RowLane:
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self.rows.copy(sources, targets)
 
-    def feed(self, tokens: Tensor) -> None:
-        self.rows.feed(tokens)
+    def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
+        self.rows.feed(tokens, growing)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from ..recordings import bucket
 from ..upload import Changes, Mirror, upload
-from .row_items import copy_items, swap_remove
+from .row_items import Growing, copy_items, swap_remove
 from .window import Run, runs_of_lengths
 
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
@@ -224,8 +224,10 @@ class Rows:
         texts = self.texts[self.places[: self.count]].tolist()
         return [text[:end] for text, end in zip(texts, self._ends, strict=True)]
 
-    def feed(self, tokens: Tensor) -> None:
-        """Add ``(rows,)`` tokens to the texts."""
+    def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
+        """Add ``(rows,)`` tokens to the texts, or to those that are ``growing``."""
+        if growing is not None:
+            return self.feed_rows(tokens, self.index[: self.width, 0], *growing)
         if self.stale:
             self.flush()
         used = slice(self.width)
@@ -237,15 +239,19 @@ class Rows:
         self.version += 1
         self.next_logits = None
 
-    def feed_rows(self, tokens: Tensor, index: Tensor, rows: Sequence[int]) -> None:
+    def feed_rows(
+        self, tokens: Tensor, index: Tensor, rows: Sequence[int], mask: Tensor | None = None
+    ) -> None:
         """Add a token to the texts of some rows: ``rows`` on the host, ``index`` on the device.
 
-        The latter may have the last row in it, which is idle, any number of times.
+        The latter may have the idle last row in it any number of times, and rows that stay as they
+        are: where the ``mask`` is false.
         """
         if self.stale:
             self.flush()
         self.texts[self.places[index], self.ends[index]] = tokens.to(self.device)
-        self.ends.index_add_(0, index, self.active[index])
+        more = self.active[index] if mask is None else self.active[index] * mask.to(self.device)
+        self.ends.index_add_(0, index, more)
         self.fed(rows)
 
     def fed(self, rows: Sequence[int]) -> None:
@@ -324,7 +330,8 @@ class Rows:
         for row, (kept, new) in texts.items():
             self._write_text(self._places[row], kept, new)
             self._ends[row] = kept + len(new)
-            crossed = self.crosses(kept, self._lengths[row])
+            # What was read at a limit may have the keys of a longer text.
+            crossed = self.crosses(kept, self._lengths[row] + 1)
             self._lengths[row] = 0 if crossed else min(self._lengths[row], kept)
         self._write_counts()
         self._changed()

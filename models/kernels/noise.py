@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_WORD = 0xFFFFFFFF
+
 
 def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
     """Standard Gumbel noise: adding it to log-probabilities and taking the best is sampling.
@@ -24,14 +26,24 @@ def gumbel(keys: Tensor, steps: Tensor, vocabulary: int) -> Tensor:
     Returns:
         ``(slots, vocabulary)`` float32, never infinite.
     """
-    bits = torch.empty(len(keys), vocabulary, dtype=torch.int32, device=keys.device)
     tokens = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
-    words = (bits, keys, steps.to(torch.int32), tokens)
-    # On a CPU, arrays are several times faster at many small operations.
-    _write(*(word.numpy() if word.device.type == "cpu" else word for word in words))
-    # 23 bits and a half fit float32 exactly; a 24th would round up to 1, and so to infinity.
-    uniform = bits.float().add_(0.5).mul_(2.0**-23)
-    return uniform.log_().neg_().log_().neg_()
+    return _uniform(keys, steps, tokens).log_().neg_().log_().neg_()
+
+
+def uniform(keys: Tensor, steps: Tensor) -> Tensor:
+    """``(slots, 1)`` float32 above 0 and below 1: of a step itself, as if it were the token -1.
+
+    The same bits on any device. The arguments are those of ``gumbel``.
+    """
+    return _uniform(keys, steps, torch.full((1,), -1, dtype=torch.int32, device=keys.device))
+
+
+def uniform_on_host(key: tuple[int, int], step: int) -> float:
+    """``uniform`` of one row, in Python's numbers: where no tensor is to be asked."""
+    first, second = key[0] & _WORD, key[1] & _WORD
+    x = _scrambled(first ^ _scrambled(step + second & _WORD)) ^ _scrambled(_WORD)
+    x = _scrambled(_scrambled(x) + second & _WORD)
+    return ((x >> 9) + 0.5) * 2.0**-23
 
 
 def noisy(scores: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
@@ -47,6 +59,16 @@ def noisy(scores: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> 
     return torch.where(warm > 0, scores / warm + noise, scores)
 
 
+def _uniform(keys: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
+    """``(slots, tokens)`` float32 above 0 and below 1."""
+    bits = torch.empty(len(keys), len(tokens), dtype=torch.int32, device=keys.device)
+    words = (bits, keys, steps.to(torch.int32), tokens)
+    # On a CPU, arrays are several times faster at many small operations.
+    _write(*(word.numpy() if word.device.type == "cpu" else word for word in words))
+    # 23 bits and a half fit float32 exactly; a 24th would round up to 1, and so to infinity.
+    return bits.float().add_(0.5).mul_(2.0**-23)
+
+
 def _write(bits: Any, keys: Any, steps: Any, tokens: Any) -> None:
     """Fill ``(slots, vocabulary)`` words with 23 random bits; tensors or arrays, of int32."""
     first = _scramble(keys[:, 0] ^ _scramble(steps + keys[:, 1]))
@@ -57,6 +79,13 @@ def _write(bits: Any, keys: Any, steps: Any, tokens: Any) -> None:
     bits = _scramble(bits)
     bits >>= 9
     bits &= 0x7FFFFF
+
+
+def _scrambled(x: int) -> int:
+    """``_scramble`` of one word, without a sign."""
+    x = (x ^ x >> 16) * 0x85EBCA6B & _WORD
+    x = (x ^ x >> 13) * 0xC2B2AE35 & _WORD
+    return x ^ x >> 16
 
 
 def _scramble(x: Any) -> Any:

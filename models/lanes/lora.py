@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..adapters.lora import read_adapter
 from ..adapters.placed import PlacedLayer, placed
+from ..adapters.row_hooks import ForwardRows, Stacked, hook, stacked
 from ..footprint import Held, compute_dtype, execution_device
-from .lora_hooks import ForwardRows, Stacked, hook, stacked
 
 
 class Adapters:

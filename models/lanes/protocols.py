@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cache.live import LiveAttention
+from ..cache.row_items import Growing
 from ..cache.rows import Join, Rows
 from ..footprint import Footprint
 from ..recordings import Recordings
@@ -166,5 +167,43 @@ class LanguageLane(Lane, Protocol):
     def logits_of_last(self, tokens: int) -> Tensor:
         """Every row reads its unread tokens: ``(rows, tokens, V)`` after its text's last tokens."""
 
-    def feed(self, tokens: Tensor) -> None:
-        """``(rows,)`` tokens to be read at the next step."""
+    def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
+        """``(rows,)`` tokens to be read at the next step, by all rows or those ``growing``."""
+
+
+class RewardLane(Lane, Protocol):
+    """A lane of a reward model."""
+
+    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rewards of each row's text followed by each of ``(rows, k)`` candidates.
+
+        Returns:
+            ``(rows, k, labels)`` float32; and ``(rows, labels)``, those of the texts themselves,
+            where that costs nothing more.
+        """
+
+    def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """The same at several positions of each text, which stays as it is.
+
+        Every row reads its unread tokens. None of the candidates is kept.
+
+        Args:
+            candidates: ``(rows, positions, k)``.
+            after: ``(rows, positions)`` int64, how many tokens of the text come after each
+                position: its candidates follow the text without them. A row with fewer positions
+                repeats one.
+            most: no position has more tokens after it, and at least one comes before.
+
+        Returns:
+            ``(rows, positions, k, labels)`` float32; and ``(rows, positions, labels)``, those of
+            the texts up to each position.
+        """
+
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """Go on with ``(rows,)`` tokens; ``choice``, their indices in the last ``rewards``."""
+
+    def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
+        """``(rows,)`` tokens to be read with the next candidates, as of a language lane."""
+
+    def plan_line(self, candidates: str) -> str:
+        """How candidates are scored, for the plan."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,9 +32,15 @@ class RemoteLane(TransformersLane):
         self.reserve(0, 0)
 
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        zeros = partial(torch.zeros_like, device=self.device)
         rewards, of_texts = super().rewards(candidates)
-        return zeros(rewards), None if of_texts is None else zeros(of_texts)
+        return self._zeros(rewards), None if of_texts is None else self._zeros(of_texts)
+
+    def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        rewards, of_texts = super().rewards_along(candidates, after, most)
+        return self._zeros(rewards), self._zeros(of_texts)
+
+    def _zeros(self, outputs: Tensor) -> Tensor:
+        return torch.zeros_like(outputs, device=self.device)
 
     def footprint(self) -> Footprint:
         return replace(super().footprint(), cache_bytes=0, memory={}, work=())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cache.live import LiveAttention
-from ..cache.row_items import swap_remove
+from ..cache.row_items import Growing, swap_remove
 from ..cache.rows import Join
 from ..footprint import Footprint
 from ..recordings import Recordings, bucket
@@ -274,10 +274,16 @@ class LaneView:
         self._update_index()
         return self.shared.logits(self)
 
-    def feed(self, tokens: Tensor) -> None:
+    def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
         self._update_index()
-        self.lane.rows.feed_rows(tokens, self.targets, self.lane_rows)
+        rows, mask = growing or (range(len(self.lane_rows)), None)
+        own = [self.lane_rows[row] for row in rows]
+        self.lane.rows.feed_rows(tokens, self.targets, own, mask)
         self.shared.invalidate(self)
+
+    def logits_of_last(self, tokens: int) -> Tensor:
+        self._update_index()
+        return self.lane.logits_of_last(tokens).index_select(0, self.index)
 
     def changes(self) -> Changes:
         """What the host has changed of the rows' numbers, and of the lane's own rows."""

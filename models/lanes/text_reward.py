@@ -74,21 +74,33 @@ class TextRewardLane(RowLane):
         swap_remove(self._prompts, row)
         return super().release(row)
 
-    @torch.no_grad()
     def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, k)`` candidates to ``(rows, k, labels)`` rewards, and those of the texts."""
+        after = torch.zeros(len(candidates), 1, dtype=torch.long)
+        rewards, of_texts = self.rewards_along(candidates[:, None], after, 0)
+        return rewards[:, 0], of_texts[:, 0]
+
+    @torch.no_grad()
+    def rewards_along(self, candidates: Tensor, after: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """As the protocol's; texts of a row that are the same are scored once."""
         texts: list[list[str]] = []
-        index: list[int] = []  # of each row's text and candidates in the distinct texts
-        first, options = 0, candidates.tolist()
-        for prompt, ids, row in zip(self._prompts, self.rows.all_texts(), options, strict=True):
-            continued = self._continuation.texts(ids, row)
-            distinct = {text: i for i, text in enumerate(dict.fromkeys(continued), first)}
-            index += [distinct[text] for text in continued]
+        index: list[int] = []  # of every text in the distinct ones
+        first, rows = (
+            0,
+            zip(self.rows.all_texts(), candidates.tolist(), after.tolist(), strict=True),
+        )
+        for prompt, (ids, options, behind) in zip(self._prompts, rows, strict=True):
+            pairs = zip(options, behind, strict=True)
+            continued = [self._continuation.texts(ids[: len(ids) - cut], row) for row, cut in pairs]
+            longest = continued[behind.index(min(behind))][0]  # from which a cache goes on
+            every = [text for position in continued for text in position]
+            distinct = {text: i for i, text in enumerate(dict.fromkeys((longest, *every)), first)}
+            index += [distinct[text] for text in every]
             first += len(distinct)
             texts.append([with_response(prompt, text) for text in distinct])
         outputs = self._outputs(self._encoded(texts))[index]
-        outputs = outputs.view(len(texts), candidates.shape[1] + 1, -1)
-        return outputs[:, 1:], outputs[:, 0]
+        outputs = outputs.view(*candidates.shape[:2], candidates.shape[2] + 1, -1)
+        return outputs[:, :, 1:], outputs[:, :, 0]
 
     def _outputs(self, rows: Sequence[Sequence[Encoding]]) -> Tensor:
         """``(texts, labels)`` of every row's texts, row after row."""

@@ -32,12 +32,6 @@ class TokenTreeLane(TransformersLane):
     rows_scored, tokens_run = 0, 0
     page_size = 0  # how long branches are is known when they are read
 
-    def ensure_capacity(self, tokens: int) -> None:
-        """Make room for so many tokens in every row."""
-        if tokens > self.rows.capacity:
-            capacity = -(-max(tokens, self.rows.capacity * 5 // 4) // 32) * 32
-            self.grow(capacity)
-
     @torch.no_grad()
     def outputs(self, texts: Sequence[Sequence[Ids]]) -> Tensor:
         """The rewards of whole texts; nothing that the cache holds is run again.

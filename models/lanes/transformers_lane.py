@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
 from ..cache.survey import LayerShape, Survey
 from ..cache.window import Run, Window
-from ..checkpoint.reward_head import Head
 from ..eval_mode import evaluating
 from ..footprint import (
     Footprint,
@@ -33,15 +32,15 @@ from ..footprint import (
 )
 from ..recordings import Recordings, Work
 from . import prefill
+from .candidates import CandidateLane
 from .lora import Adapters
-from .prefill import PrefillLane
 
 _APART = "its weights are on several devices, or moved"
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-class TransformersLane(PrefillLane):
+class TransformersLane(CandidateLane):
     """A lane over a transformers model.
 
     Args:
@@ -148,6 +147,13 @@ class TransformersLane(PrefillLane):
         if tokens == 1 and self.rows.next_logits is not None:
             return self.rows.next_logits[:, None]
         self._make_room(0)
+        if self.recordings is not None and self.rows.bucketed and not self._limits:
+            self._catch_up(leave=tokens)
+            work = Work(
+                partial(self._read_last_into_buffer, tokens), lambda logits: [logits], [self.rows],
+                tolerance=TOLERANCE.get(self.dtype, 1e-3),
+            )  # fmt: skip
+            return self.recordings.run((tokens, self.graph_key(tokens)), work)
         positions = self.rows.last_positions(tokens)
         ids = self.rows.tokens_at(positions)
         early = self._before_limit(ids, positions)
@@ -161,6 +167,17 @@ class TransformersLane(PrefillLane):
             (positions < self.rows.limits[0])[..., None].to(logits.device), early, logits
         )
 
+    def _read_last_into_buffer(self, tokens: int) -> Tensor:
+        """The same, where recordings look for them; of a bucket of rows."""
+        positions = self.rows.last_positions(tokens)
+        ids, key = self.rows.tokens_at(positions), (tokens, self.rows.width)
+        out = self._step(ids, positions, positions, self.rows.longest)
+        self.rows.mark_cached()
+        logits = out.logits[..., : self.vocabulary]
+        if key not in self.last_logits:
+            self.last_logits[key] = torch.empty_like(logits)
+        return self.last_logits[key].copy_(logits)
+
     def _before_limit(self, ids: Tensor, positions: Tensor) -> Tensor | None:
         """Logits of the same tokens as in ``logits_of_last``, as long as texts are short.
 
@@ -173,70 +190,6 @@ class TransformersLane(PrefillLane):
         lengths = self.rows.ends[: self.rows.width] + (1 - tokens)
         out = self._step(ids, positions, positions, self.rows.longest, lengths=lengths)
         return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def rewards(self, candidates: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reward of each row's text followed by each of ``(rows, k)`` candidates.
-
-        Candidates are queries over a shared prefix in one forward: all at one position of the text,
-        each at a cache position of its own after the row's end.
-
-        Returns:
-            ``(rows, k, labels)`` float32, read at the candidates' own positions whatever the
-            padding token is; and ``(rows, labels)``, the reward of the text itself, where its last
-            token was read in the same forward.
-        """
-        count, k = candidates.shape
-        self._make_room(k)
-        ends = self.rows.ends[:count, None]
-        tokens, positions = candidates.to(self.device), ends.expand(count, k).contiguous()
-        cache_positions = ends + torch.arange(k, device=self.device)
-        own = self._own_rewards() if not self._reads_all else None
-        self._catch_up(ahead=1)
-        if not self._reads_all:
-            last, at = self.rows.unread(1)
-            tokens, positions = torch.cat((last, tokens), dim=1), torch.cat((at, positions), dim=1)
-            cache_positions = torch.cat((at, cache_positions), dim=1)
-        end = self.rows.longest + k
-        out = self._step(tokens, positions, cache_positions, end, backbone=True)
-        rewards = self.head(out.last_hidden_state)
-        if self._reads_all:
-            return rewards, None
-        self.rows.mark_cached()
-        return rewards[:, 1:], rewards[:, 0] if own is None else own
-
-    def _own_rewards(self) -> Tensor | None:
-        """The rewards of the texts, where a candidate makes one longer than its frequencies."""
-        if not any(self.rows.crosses(end, end + 1) for end in self.rows.counts()[1]):
-            return None
-        self._catch_up()
-        tokens, positions = self.rows.unread(1)
-        out = self._step(tokens, positions, positions, self.rows.longest, backbone=True)
-        return self.head(out.last_hidden_state)[:, 0]
-
-    @torch.no_grad()
-    def keep(self, choice: Tensor, tokens: Tensor) -> None:
-        """Move the chosen candidates' keys and values to their rows' ends.
-
-        Args:
-            choice: ``(rows,)`` indices into the candidates of the last ``rewards``.
-            tokens: ``(rows,)`` the candidates themselves.
-        """
-        used = slice(self.rows.width)
-        ends = self.rows.ends[used, None]
-        source = ends + choice[:, None].to(self.device)
-        self.blocks.move_tokens(source, ends)
-        self.rows.feed(tokens)
-        self.rows.mark_cached()
-
-    @cached_property
-    def head(self) -> Head:
-        """The head of a reward model."""
-        return Head(self.model)
-
-    def plan_line(self, candidates: str) -> str:
-        """How candidates are scored, for the plan."""
-        return f"tree, {candidates} in one forward over the cached text"
 
     @torch.no_grad()
     def catch_up(self) -> None:

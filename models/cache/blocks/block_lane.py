@@ -33,7 +33,8 @@ class BlockLane(RowLane):
             page on a GPU whose attention reads tables, and 0 elsewhere.
         shares_prefixes: whether what was read is found again.
         recordings: of forwards, once ``record`` was called.
-        kept_logits: ``(rows, V)`` float32, where recordings write and find logits.
+        kept_logits: ``(rows, V)`` float32, where recordings write and find logits; and
+            ``last_logits``, ``(rows, tokens, V)`` by tokens and rows, after the last of texts.
         memory: another whenever rows or logits are in other memory.
     """
 
@@ -44,6 +45,7 @@ class BlockLane(RowLane):
     live: LiveAttention
     recordings: Recordings[Tensor] | None = None
     kept_logits: Tensor
+    last_logits: dict[tuple[int, int], Tensor]
     blocks: BlockManager[Any]
     _reads_all: bool
     _limits: Sequence[int]
@@ -219,7 +221,7 @@ class BlockLane(RowLane):
 
     def _moved(self) -> None:
         """Rows and logits are in other memory than before."""
-        self.kept_logits = torch.empty(0)
+        self.kept_logits, self.last_logits = torch.empty(0), {}
         self.memory += 1
         if self.recordings is not None:
             self.recordings.clear()

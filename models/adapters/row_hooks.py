@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..adapters.placed import PlacedLayer
+from .placed import PlacedLayer
 
 
 @dataclass
