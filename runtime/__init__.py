@@ -2,6 +2,7 @@
 
 from .binding.bind import bind
 from .binding.bound import Bound
+from .binding.draft import DraftBinder
 from .binding.term_parallel import TermParallel
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
@@ -15,6 +16,7 @@ __all__ = [
     "Bound",
     "Completion",
     "Decoder",
+    "DraftBinder",
     "Inspection",
     "Likelihood",
     "Report",

@@ -15,6 +15,7 @@ from ..models import Prompt, ids_of, prompt_of
 from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
+from .binding.draft import DraftBinder, drafting
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
@@ -26,8 +27,8 @@ from .loops.teacher_forcing import scores_along
 from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
-from .requests.per_row import at_least_one
-from .requests.request import RAW, Completion, Request, check_ids
+from .requests.per_row import at_least_one, draft_of
+from .requests.request import ADAPTIVE, RAW, Completion, Request, check_ids
 from .session import Session
 
 _log = logging.getLogger("descant")
@@ -51,11 +52,14 @@ class Decoder:
         raw_text: RawTextLog | None = None,
         graph_pool: Any = None,
         cache: CacheConfig | None = None,
+        draft_binder: DraftBinder | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
-        self._builder = RequestBuilder(bound, self._params, raw_text)
+        self._raw_text, self._draft_binder = raw_text or RawTextLog(), draft_binder
+        self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
         self.session = Session(bound, engine, self._builder, partial(decode, engine))
+        self._drafting: dict[str, Session] = {}
         self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
@@ -76,6 +80,9 @@ class Decoder:
         logprobs: bool = False,
         top_logprobs: int = 0,
         logprobs_mode: str = RAW,
+        draft: str | None = None,
+        draft_length: int | str = ADAPTIVE,
+        sample_components: bool = False,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -102,6 +109,14 @@ class Decoder:
             top_logprobs: and how likely so many of the best tokens were in its place.
             logprobs_mode: ``"raw_logprobs"``, as above; ``"processed_logprobs"``: in what was drawn
                 from, with the request's temperature, where at temperature 0 all are 0.
+            draft: who proposes tokens, for the formula to verify several at once: any formula over
+                the declared models; ``"prompt"``: the tokens that followed the same last ones
+                before; ``"auto"``: whichever pays, or none. The answer is the same without.
+            draft_length: tokens that are proposed at once, at most; or ``"adaptive"``: per request,
+                by how many of them were drawn so far.
+            sample_components: for a formula that is one ``mix``, at temperature 1, which it is then
+                if left out: each row and step draws one component by its weight, and only what
+                that needs is run. The same distribution, other tokens than without.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -117,8 +132,9 @@ class Decoder:
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
-            stop_strings=stop_strings, eos_token_id=eos_token_id, batch_size=batch_size,
-            progress=progress, **others,
+            sample_components=sample_components, stop_strings=stop_strings,
+            eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
+            batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip
         return [completion for _, completion in sorted(completed, key=lambda pair: pair[0])]
 
@@ -131,7 +147,8 @@ class Decoder:
         """
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
         at_least_one("batch_size", batch_size)
-        return self._completed(self._builder.requests(prompts, **arguments), batch_size, progress)
+        session, requests = self._requests(prompts, arguments)
+        return self._completed(session, requests, batch_size, progress)
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
         """Complete one prompt, yielding text as it comes; the arguments are those of ``generate``.
@@ -141,14 +158,46 @@ class Decoder:
         """
         arguments.pop("progress", None)
         refuse_search(self._bound, "stream", "its answer is known when the search has ended")
-        return self._pieces(self._request("stream", prompt, arguments))
+        return self._pieces(*self._request("stream", prompt, arguments))
 
-    def _request(self, verb: str, prompt: Prompt, arguments: Mapping[str, Any]) -> Request:
-        """The request of a verb that takes one row."""
-        requests = self._builder.requests(prompt, **arguments)
+    def _requests(
+        self, prompts: Any, arguments: Mapping[str, Any]
+    ) -> tuple[Session, list[Request]]:
+        """The requests of a call, and what decodes them: where tokens are drafted, another."""
+        others = {k: v for k, v in arguments.items() if k not in ("draft", "draft_length")}
+        draft = draft_of(arguments.get("draft"), arguments.get("draft_length"))
+        if draft is None:
+            return self.session, self._builder.requests(prompts, **others)
+        session = self._drafting_session(draft.source)
+        return session, session.builder.requests(prompts, draft=draft, **others)
+
+    def _request(
+        self, verb: str, prompt: Prompt, arguments: Mapping[str, Any]
+    ) -> tuple[Session, Request]:
+        """The request of a verb that takes one row, and what decodes it."""
+        session, requests = self._requests(prompt, arguments)
         if len(requests) != 1:
             raise ArgumentError(f"{verb} takes one prompt, and this is {len(requests)} rows")
-        return requests[0]
+        return session, requests[0]
+
+    @property
+    def lanes(self) -> list[Any]:
+        """The lanes of the formula, and of what has drafted for it."""
+        sessions = [self.session, *self._drafting.values()]
+        return list({id(lane): lane for each in sessions for lane in each.bound.lanes}.values())
+
+    def _drafting_session(self, source: str) -> Session:
+        """What decodes with drafts of this source, over the same weights and lanes.
+
+        Raises:
+            FormulaError, ModelError, ArgumentError: there can be no such draft.
+        """
+        if source not in self._drafting:
+            bound = drafting(self._bound, source, self._draft_binder)
+            engine = self.session.engine.for_drafting(bound)
+            builder = RequestBuilder(bound, self._params, self._raw_text)
+            self._drafting[source] = Session(bound, engine, builder, partial(decode, engine))
+        return self._drafting[source]
 
     def scores(
         self,
@@ -252,11 +301,15 @@ class Decoder:
             ValueError: no such term, more than one row, or arguments that do not fit together.
         """
         arguments = {k: v for k, v in arguments.items() if k not in ("progress", "batch_size")}
+        if arguments.get("sample_components"):
+            problem = "inspect says why the whole mixture chooses a token"
+            raise ArgumentError(f"{problem}; leave sample_components out")
         ids = None if token_ids is None else ids_of(token_ids, "completion")
         if ids is not None:
             check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
-        request = self._request("inspect", prompt, arguments)
+        arguments = {k: v for k, v in arguments.items() if k not in ("draft", "draft_length")}
+        _, request = self._request("inspect", prompt, arguments)
         if ids is not None and (room := request.max_new_tokens) < len(ids):
             raise ArgumentError(
                 f"the completion has {len(ids)} tokens, and there is room for {room}"
@@ -264,10 +317,10 @@ class Decoder:
         return inspecting(self.session, request, base, n, ids)
 
     def _completed(
-        self, requests: Sequence[Request], batch_size: int, progress: bool | None
+        self, session: Session, requests: Sequence[Request], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[int, Completion]]:
         with progress_bar(len(requests), "row", "decoding", progress) as bar:
-            for answers in self.session.decode(requests, batch_size) if requests else ():
+            for answers in session.decode(requests, batch_size) if requests else ():
                 for answer in answers:
                     if answer.finish_reason:
                         yield answer.request.index, answer.completion(time.perf_counter())
@@ -283,10 +336,12 @@ class Decoder:
                     "the rest is lost", name, 100 * share,
                 )  # fmt: skip
 
-    def _pieces(self, request: Request) -> Iterator[Any]:
-        for [answer] in self.session.decode([request], 1):
+    def _pieces(self, session: Session, request: Request) -> Iterator[Any]:
+        shown = 0
+        for [answer] in session.decode([request], 1):
             if self.tokenizer is None:
-                yield answer.tokens[-1]
+                yield from answer.tokens[shown:]
+                shown = len(answer.tokens)
             elif piece := answer.take():
                 yield piece
         self._warn()

@@ -26,6 +26,7 @@ from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
+from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .engine import engine as engines
@@ -33,11 +34,12 @@ from .loops.decode import scheduler_of
 from .loops.recovery import Recovery
 from .loops.scheduler import Progress, Scheduler, run
 from .requests.answer import Answer
-from .requests.per_row import at_least_one
+from .requests.per_row import at_least_one, served_draft
 from .requests.request import Request
 from .warm_up import record_steps
 
 WIDE = 64  # candidates, where their number is a parameter
+DRAFTED = 16  # tokens of a draft, at most
 SHARE = 0.5  # of free memory, for the pages of a formula's lanes, where others may come
 
 
@@ -47,16 +49,21 @@ class Served(Decoder):
     Attributes:
         scheduler: its requests on their way.
         wide: candidates that a request may have, at most.
+        draft: who proposes its tokens, if anybody.
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int = 0
-    ) -> None:
+        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int,
+        draft: str | None,
+    ) -> None:  # fmt: skip
         pool = service.graph_pool(bound)
         super().__init__(bound, params, service.capture, service.raw_text, pool, service.cache)
-        self.session.engine.step.own_stages -= fields
+        engine, self.draft = self.session.engine, draft
+        engine.step.own_stages -= fields
         self._service = service
-        self.session.engine.served = True
+        engine.served = True
+        if draft is not None:
+            engine.starts_drafting()
         counts = (candidates(bound.plan, stage, WIDE) for _, stage in bound.plan.reranks)
         self.wide = max(counts, default=0)
         engine = self.session.engine
@@ -69,6 +76,8 @@ class Served(Decoder):
     def _empty_batch(self) -> Batch:
         service, engine = self._service, self.session.engine
         tokens = service.max_model_len + self.wide + 1
+        if self.draft is not None:
+            tokens += 1 + DRAFTED + DRAFTED * (self.wide + 1)
         return engine.empty(service.slots, tokens, share=service.share_of(self.session.bound))
 
     def alone(self) -> Decoder:
@@ -79,7 +88,8 @@ class Served(Decoder):
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
         """The requests of one prompt, checked; arguments and errors are those of ``generate``."""
-        requests: list[Request] = self.session.builder.requests(prompt, **arguments)
+        draft, others = served_draft(arguments, self.draft, DRAFTED)
+        requests: list[Request] = self.session.builder.requests(prompt, draft=draft, **others)
         for request in requests:
             self._check(request)
         return requests
@@ -154,12 +164,14 @@ class Service:
         self.failures: list[Exception] = []
 
     def decoder(
-        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0
-    ) -> Served:
+        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
+        draft: str | None = None,
+    ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
         Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
-        stages are of requests, and none of ``raw_logprobs``.
+        stages are of requests, and none of ``raw_logprobs``. A ``draft``, as in ``generate``,
+        proposes the tokens of all its requests that do not say ``draft=None``.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -169,7 +181,11 @@ class Service:
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        decoder = Served(self.bound(plan, together=True), params or {}, self, fields)
+        bound = self.bound(plan, together=True)
+        if draft is not None:
+            binder = DraftBinder(self.specs, names, self._dtype, self._device, self._pool)
+            bound = drafting(bound, draft, binder)
+        decoder = Served(bound, params or {}, self, fields, draft)
         self._decoders.append(decoder)
         return decoder
 
@@ -276,6 +292,12 @@ class Service:
     def preempted(self) -> int:
         """How often a request of its formulas had to wait again, for others needed its memory."""
         return sum(decoder.session.engine.stats.preempted for decoder in self._decoders)
+
+    def draft_counts(self) -> tuple[int, int, int]:
+        """Drafts that were verified, their tokens, and how many of these were accepted."""
+        stats = [decoder.session.engine.stats for decoder in self._decoders]
+        counts = [(0, 0, 0), *((each.rounds, each.drafted, each.accepted) for each in stats)]
+        return tuple(map(sum, zip(*counts, strict=True)))  # type: ignore[return-value]
 
     def step(self) -> list[Answer]:
         """Let requests in, and draw a token for every slot.

@@ -92,13 +92,18 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(zoo: Any) -> Callable[..., Any]:
-    """``compiled(formula, **more)``: a decoder over the tiny checkpoints that the formula names."""
+    """``compiled(formula, **more)``: a decoder over the tiny checkpoints that the formula names.
+
+    And those that a ``draft`` names.
+    """
     from checkpoints import LORA, MODELS
 
     import descant
 
-    def make(formula: str, models: dict[str, Any] | None = None, **more: Any) -> Any:
-        named = set(re.findall(r"[A-Za-z_]\w*", formula)) - set(models or ())
+    def make(
+        formula: str, models: dict[str, Any] | None = None, draft: str = "", **more: Any
+    ) -> Any:
+        named = set(re.findall(r"[A-Za-z_]\w*", f"{formula} {draft}")) - set(models or ())
         adapters = {name: zoo.adapter(name) for name in named & set(LORA)}
         bases = {spec["on"] for spec in adapters.values()} - set(models or ())
         folders = {name: zoo.path(name) for name in (named & set(MODELS)) | bases}

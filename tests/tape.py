@@ -23,7 +23,7 @@ from descant.models.kernels import noise
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.upload import Mirror
 from descant.runtime.engine import engine as engines
-from descant.runtime.engine import sampler
+from descant.runtime.engine import launch, sampler
 from descant.runtime.scores import logprobs, stages
 
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
@@ -117,14 +117,14 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(Mirror, "on_host", lambda device: False)
     monkeypatch.setattr(engines, "on_gpu", lambda bound: True)
     copied = lambda drawn: [(each.results.clone(), None) for each in drawn]  # noqa: E731
-    monkeypatch.setattr(engines, "to_host", copied)
+    monkeypatch.setattr(launch, "to_host", copied)
     monkeypatch.setattr(RowCache, "clear", lambda self: None)
     monkeypatch.setattr(TransformersLane, "page_size", 16)  # so that texts have several
     for module in (logprobs, sampler):
         monkeypatch.setattr(module, "best", lambda scores: scores.argmax(dim=-1))
     for module in (logprobs, stages):
         monkeypatch.setattr(module, "ascending", lambda scores: scores.sort(dim=-1).values)
-    monkeypatch.setattr(noise, "gumbel", _gumbel)
+    monkeypatch.setattr(noise, "_uniform", _uniform)
     monkeypatch.setattr(varlen, "varlen_attn", documented)
 
     def live(decoder: Any, on: bool = True) -> Any:
@@ -141,11 +141,8 @@ def on_tape(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return live
 
 
-def _gumbel(keys: torch.Tensor, steps: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """``noise.gumbel`` as it is on a GPU: by torch's operations."""
-    bits = torch.empty(len(keys), vocabulary, dtype=torch.int32)
-    noise._write(
-        bits, keys.clone(), steps.to(torch.int32), torch.arange(vocabulary, dtype=torch.int32)
-    )
-    uniform = bits.float().add_(0.5).mul_(2.0**-23)
-    return uniform.log_().neg_().log_().neg_()
+def _uniform(keys: torch.Tensor, steps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """``noise._uniform`` as it is on a GPU: by torch's operations."""
+    bits = torch.empty(len(keys), len(tokens), dtype=torch.int32)
+    noise._write(bits, keys.clone(), steps.to(torch.int32), tokens)
+    return bits.float().add_(0.5).mul_(2.0**-23)

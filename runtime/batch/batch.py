@@ -15,8 +15,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ...formula import Plan, Term
-from ...formula.algebra.liveness import needed
 from ...formula.words.stages import Rerank
 from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
@@ -25,6 +23,7 @@ from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request
 from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
+from .needs import needs_reward, needs_term, needs_to_draft
 from .row_map import RowMap, widest
 from .slot_state import SlotState, Start
 
@@ -44,18 +43,19 @@ class Batch:
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
         state: how far each slot is; ``search_score`` and ``seen`` are its.
-        unsure: per slot, whether the last step's scores were unsure; known on the host.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
-            many of the best; ``logprobs_drawn``, per slot, those of the last one.
+            many of the best.
         processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
             any in use.
+        by_component: whether any in use draws components of the final mixture; and ``drawn``, how
+            many have drawn each in this step: parts of the mixture, or -1 for all of it.
         mirrored: whether any device has memory of its own.
         stale: whether the devices do not have yet what the host has.
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
             its row map and its slot.
         paged: the lanes whose rows share pages, and whether they score candidates; and ``widest``,
             how many of these a row has at most.
-        prepared: what a step keeps between two changes of the slots.
+        prepared: by steps, what each keeps between two changes of the slots.
         bucketed: whether there are idle slots, and ``width``, how many slots with them.
         token_columns: per lane of another vocabulary, where the formula's tokens are in it.
         unread: ``(slots, V)`` bool, the tokens that some model of a row cannot read, or that one
@@ -83,12 +83,10 @@ class Batch:
             self._unread = torch.zeros(size, dtype=torch.bool, device=self.device)
         self.samples = self.logprobs = self.any_processed = False
         self.top_logprobs = 0
-        self.logprobs_drawn: list[Any] = []
-        self.unsure: list[int] = []
         self.requests: list[Request] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
         self.numbers: list[ScalarColumn] = []
-        self.prepared: Any = None
+        self.prepared: dict[Any, Any] = {}
         self.stale = False
         self.arriving: Generator[int] | None = None
         self.promised = 0  # slots of the requests that arrive
@@ -109,7 +107,7 @@ class Batch:
         self.slots, self.bucketed, self.count = slots, bucketed, 0
         self.requests, self.owned = [], [[] for _ in self.bound.lanes]
         self.arriving, self.promised, self._pending = None, 0, 0
-        self.logprobs_drawn, self.unsure, self.numbers, self.prepared = [], [], [], None
+        self.numbers, self.prepared = [], {}
         for row_map in self.row_maps:
             row_map.held = []
         for columns_of_lane in self.token_columns.values():
@@ -269,7 +267,7 @@ class Batch:
 
     def changed(self) -> None:
         """What the devices have of the slots is not what the host has."""
-        self.stale, self.prepared = True, None
+        self.stale, self.prepared = True, {}
 
     def prompt_length(self, number: int, slot: int) -> int:
         """Tokens that a row of a row map read before the answer."""
@@ -305,7 +303,7 @@ class Batch:
         """Room for the slots, whose rows are so many in each lane."""
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
-            self.device, self.most, len(bound.plan.scalars), sum(lane_rows), len(row_maps),
+            self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
             bound.vocabulary if track_seen else 0, bound.searches_by_language,
         )  # fmt: skip
         device = state.mirror.device
@@ -359,6 +357,8 @@ class Batch:
         self.numbers = numbers_of(self.values[: self.width], values)
         self.changed()
         self.samples = any(request.temperature > 0 for request in self.requests)
+        self.by_component = any(request.sample_components for request in self.requests)
+        self.drawn: Mapping[int, int] = {}
         asking = [request for request in self.requests if request.logprobs]
         self.logprobs = bool(asking)
         self.any_processed = any(request.logprobs_mode == PROCESSED for request in asking)
@@ -374,22 +374,16 @@ class Batch:
 
 
 def _row_maps(bound: Bound) -> list[RowMap]:
-    """A row map per term, in the plan's order, then one per reward model of each stage."""
+    """A row map per term, in the plan's order, per reward model of each stage, and of drafts."""
     plan, columns = bound.plan, bound.plan.columns
     row_maps = [
-        RowMap(term, i, partial(_is_needed, plan, term.term)) for i, term in enumerate(bound.terms)
+        RowMap(term, i, partial(needs_term, plan, term.term)) for i, term in enumerate(bound.terms)
     ]
     for address, stage, reward in reward_stages(plan):
         weights = [columns[stage.w]] if isinstance(stage, Rerank) else []
         for i, (coefficient, _) in enumerate(reward.parts):
-            needs = partial(_is_weighed, [columns[coefficient], *weights])
+            needs = partial(needs_reward, [columns[coefficient], *weights])
             row_maps.append(RowMap(bound.rewards[address][i], i, needs))
+    for i, term in enumerate(bound.draft_terms):
+        row_maps.append(RowMap(term, i, partial(needs_to_draft, bound, i), only_draft=True))
     return row_maps
-
-
-def _is_needed(plan: Plan, term: Term, request: Request) -> bool:
-    return term in needed(plan, plan.scores, request.values)
-
-
-def _is_weighed(columns: Sequence[int], request: Request) -> bool:
-    return all(request.values[column] != 0 for column in columns)

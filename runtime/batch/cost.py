@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -21,7 +22,12 @@ class RunStats:
         bytes_read: weights and caches that the steps had to read.
         prompt_tokens: of all prompts, over all rows of all lanes.
         cached_tokens: of these, found in prefix caches.
+        rounds: of drafts that were verified.
+        drafted: tokens that were proposed, and ``accepted``, how many of them were drawn.
+        forwards: of each lane in the steps and rounds, by the names of its models; filled where
+            tokens are drafted.
         preempted: how often a request had to wait again, for others needed its memory.
+        components: of the final mixture, how often each was drawn, by its number.
         mapped: for each model of another vocabulary, its name and ``(2,)``: the probability that it
             gave to the formula's tokens, summed, and of how many distributions.
     """
@@ -32,7 +38,12 @@ class RunStats:
     bytes_read: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    forwards: dict[str, int] = field(default_factory=dict)
     preempted: int = 0
+    components: Counter[int] = field(default_factory=Counter)
     mapped: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def clear(self) -> None:
@@ -50,6 +61,12 @@ class RunStats:
         self.prompt_tokens += tokens
         self.cached_tokens += cached
 
+    def add_round(self, drafted: int, accepted: int) -> None:
+        """Count one round, in which so many tokens were drafted, and so many of them accepted."""
+        self.rounds += 1
+        self.drafted += drafted
+        self.accepted += accepted
+
     def mapped_shares(self) -> dict[str, float]:
         """The share of each model's probability on the formula's tokens; synchronizes the device.
 
@@ -64,6 +81,20 @@ class RunStats:
         times = self.seconds * bandwidth / self.bytes_read
         each = f"{self.seconds / self.steps * 1e3:.3g} ms a step, {times:.3g} times its floor"
         return f"{many}, prompts left out: {each}"
+
+    def draft_summary(self) -> str:
+        """One line: what was drafted, how much of it was kept, and forwards per token.
+
+        Forwards are those of the lanes over the tokens of all rows, which share them.
+        """
+        share = self.accepted / max(1, self.drafted)
+        rounds = f"{self.rounds:,} round{'' if self.rounds == 1 else 's'}"
+        line = f"{self.drafted:,} tokens in {rounds}, {self.accepted:,} of them ({share:.0%}) kept"
+        each = [
+            f"{forwards / max(1, self.tokens):.2g} forwards of {name}"
+            for name, forwards in self.forwards.items()
+        ]
+        return f"{line}; per token {', '.join(each)}" if each else line
 
     def prompts(self, enable_prefix_caching: bool) -> str:
         """One line: the tokens of prompts, and what was not read again."""

@@ -47,15 +47,19 @@ def pages_to_end(batch: Batch, request: Request, answer: Sequence[int]) -> Pages
     return needed
 
 
-def extend(batch: Batch) -> Pages:
+def extend(batch: Batch, drafted: int = 0) -> Pages:
     """Room for the next token of every row, and its candidates; or how many pages pools lack.
 
     The models of a search read what is drawn at once.
+
+    Args:
+        batch: its rows.
+        drafted: tokens that come before the next one, at most, each with candidates of its own.
     """
     lacking: Pages = {}
-    ahead = max(batch.widest, int(batch.bound.plan.search is not None))
+    ahead = max(batch.widest * (1 + drafted), int(batch.bound.plan.search is not None))
     for lane, ranks in batch.paged:
-        if pages := lane.extend(ahead * ranks):
+        if pages := lane.extend(drafted + ahead * ranks):
             lacking[lane.pool] = pages
     return lacking
 

@@ -14,7 +14,7 @@ def count_prompts(batch: Batch, slot: int, stats: RunStats) -> int:
         if row is not None and not isinstance(prompt, str):
             cached = batch.bound.lanes[row_map.term.lane].cached_tokens(row)
             stats.add_prompts(len(prompt), cached)
-            if row_map.term.address is None:
+            if row_map.term.address is None and not row_map.only_draft:
                 cached_of_terms[row_map.number] = cached
     longest = max(cached_of_terms, key=lambda term: len(request.prompts[term]), default=None)
     return 0 if longest is None else cached_of_terms[longest]

@@ -6,14 +6,14 @@ A row goes on as a copy of another, from an earlier token, or from an answer tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .changes import upload_changes
+from .row_map import RowMap
+from .slot_state import SlotState, Start
 
 
 class Rewrite(NamedTuple):
@@ -32,7 +32,29 @@ class Rewrite(NamedTuple):
     search_score: float
 
 
-def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
+class SlotRows(Protocol):
+    """A batch, as far as the texts of its slots go; attributes are those of ``Batch``."""
+
+    bound: Any
+    device: torch.device
+    row_maps: list[RowMap]
+    owned: list[list[tuple[int, int]]]
+    token_columns: dict[int, Any]
+    state: SlotState
+    seen: Tensor | None
+    stale: bool
+
+    def changed(self) -> None:
+        """What the devices have of the slots is not what the host has."""
+
+    def start(self, slot: int, answer: Sequence[int], search_score: float) -> Start:
+        """What a slot goes on from that has this answer."""
+
+    def prompt_length(self, number: int, slot: int) -> int:
+        """Tokens that a row of a row map read before the answer."""
+
+
+def copy_slots(batch: SlotRows, sources: Sequence[int]) -> None:
     """Make each slot i what slot ``sources[i]`` was; its noise stays its own.
 
     Slot and source must be rows of one request's values.
@@ -53,7 +75,7 @@ def copy_slots(batch: Batch, sources: Sequence[int]) -> None:
             lane.copy_rows(*map(list, zip(*pairs, strict=True)))
 
 
-def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
+def rewrite(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     """Go on from other answers than those that were drawn, in these slots."""
     if not rewrites:
         return
@@ -71,16 +93,23 @@ def rewrite(batch: Batch, rewrites: Mapping[int, Rewrite]) -> None:
         lane.rows.rewrite(texts)
 
 
-def read_on(batch: Batch, tokens: Sequence[int]) -> None:
+def read_on(batch: SlotRows, tokens: Sequence[int], slots: Container[int] | None = None) -> None:
     """Give the lanes of other vocabularies the rest of what they read for the drawn tokens.
 
     A step has given them the first. A row that would leave its model's positions is over.
+
+    Args:
+        batch: its rows.
+        tokens: drawn, one per slot.
+        slots: that have been given one; left out, all.
     """
     for number in batch.token_columns:
         lane, last = batch.bound.lanes[number], (batch.bound.positions or sys.maxsize) - 1
         longer: dict[int, tuple[int, Sequence[int]]] = {}
         ends = lane.rows.counts()[1]
         for row, (index, slot) in enumerate(batch.owned[number]):
+            if slots is not None and slot not in slots:
+                continue
             rest = batch.row_maps[index].term.term_ids([tokens[slot]])[1:]
             if rest or ends[row] > last:
                 kept = min(ends[row], last)
@@ -91,27 +120,46 @@ def read_on(batch: Batch, tokens: Sequence[int]) -> None:
             lane.rows.rewrite(longer)
 
 
+def append(batch: SlotRows, tokens: Sequence[Sequence[int]]) -> None:
+    """Add tokens to the texts of every slot, for all its models to read."""
+    for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
+        texts, ends = dict[int, tuple[int, Sequence[int]]](), lane.rows.counts()[1]
+        for row, (number, slot) in enumerate(owned):
+            if tokens[slot]:
+                texts[row] = ends[row], batch.row_maps[number].term.term_ids(tokens[slot])
+        if texts:
+            grow(lane, max(end + len(ids) for end, ids in texts.values()))
+            lane.rows.rewrite(texts)
+
+
+def replace_drafted(
+    batch: SlotRows, drafted: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+) -> None:
+    """Go on in every slot with the tokens that were drawn, in place of those that were drafted.
+
+    Nothing is copied: lengths move back to where the two agree.
+
+    Args:
+        batch: its rows, whose texts end in what was drafted.
+        drafted: per slot; where no model has another vocabulary, how many is enough.
+        tokens: per slot, the first of those drafted and one more; or none, to stay where it was.
+    """
+    for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
+        texts, ends = dict[int, tuple[int, Sequence[int]]](), lane.rows.counts()[1]
+        for row, (number, slot) in enumerate(owned):
+            term, kept = batch.row_maps[number].term, tokens[slot][:-1]
+            read = len(term.term_ids(kept)) - len(term.term_ids(drafted[slot]))
+            texts[row] = ends[row] + read, term.term_ids(tokens[slot][-1:])
+        lane.rows.rewrite(texts)
+    batch.state.go_on([len(each) for each in tokens])
+    batch.stale = True
+    if batch.seen is not None:
+        places = [(slot, token) for slot, each in enumerate(tokens) for token in each]
+        slots, seen = torch.tensor(places, device=batch.device).view(-1, 2).unbind(1)
+        batch.seen[slots, seen] = True
+
+
 def grow(lane: Any, tokens: int, rows: int = 1) -> None:
     """Make sure that a lane has room for texts of so many tokens, in so many rows at once."""
     if tokens > lane.rows.capacity:
         lane.grow(2 * tokens, tokens=2 * tokens * rows)
-
-
-def text_rewards(batch: Batch, lane: int, lengths: Sequence[int]) -> Tensor:
-    """``(rows, labels)`` of a reward lane: its texts so far, each cut to what was answered.
-
-    Per slot, the answer has ``lengths`` tokens; whatever was drawn after them is dropped.
-    """
-    owned, reward_lane = batch.owned[lane], batch.bound.lanes[lane]
-    reward_lane.rows.rewrite({
-        row: (batch.prompt_length(number, slot) + lengths[slot], ())
-        for row, (number, slot) in enumerate(owned)
-    })  # fmt: skip
-    upload_changes([batch])
-    rows = reward_lane.rows.width
-    nothing = torch.zeros(rows, 0, dtype=torch.long, device=batch.device)
-    rewards = {lane: reward_lane.rewards(nothing)}
-    if batch.bound.term_parallel is not None:
-        rewards = batch.bound.term_parallel.all_reduce_rewards(rewards)
-    outputs: Tensor = rewards[lane][1]
-    return outputs

@@ -19,6 +19,7 @@ class RowMap:
         held: per slot in use, its row, or None.
         number: of the term among those of the scores, or of its stage.
         needs: whether a request needs the term at all.
+        only_draft: whether only drafts have the term; ``number`` is among those.
         source: names the term where its model gives NaN.
         rows: ``(slots,)`` int64; a slot without a row points at row 0, with the weight 0.
         present: ``(slots,)`` bool, whether the slot has a row.
@@ -27,11 +28,19 @@ class RowMap:
             gathered.
     """
 
-    def __init__(self, term: BoundTerm, number: int, needs: Callable[[Request], bool]) -> None:
-        self.term, self.number, self.needs = term, number, needs
+    def __init__(
+        self,
+        term: BoundTerm,
+        number: int,
+        needs: Callable[[Request], bool],
+        only_draft: bool = False,
+    ) -> None:
+        self.term, self.number, self.needs, self.only_draft = term, number, needs, only_draft
         self.source: tuple[str, object] = ("stage", term.address)
         if term.language:
             self.source = ("term" if term.address is None else "search", number)
+        if only_draft:
+            self.source = ("draft", number)
         self.held: list[int | None] = []
         self.rows = self.present = torch.empty(0)
         self.live = self.is_identity = False
@@ -49,6 +58,8 @@ class RowMap:
     def prompt(self, request: Request) -> Reading:
         """What the term reads of a request before the answer."""
         address = self.term.address
+        if self.only_draft:
+            return request.draft_prompts[self.number]
         return (request.prompts if address is None else request.rewards[address])[self.number]
 
     def text(self, request: Request, answer: Sequence[int]) -> Reading:
@@ -57,6 +68,15 @@ class RowMap:
         if not answer or isinstance(prompt, str):
             return prompt
         return [*prompt, *self.term.term_ids(answer)]
+
+
+def ahead(plan: Plan, request: Request) -> int:
+    """Cache positions that a step of a request takes behind its text, at most."""
+    candidates = widest(plan, request)
+    if request.draft is None:
+        return candidates
+    longest = request.draft.longest
+    return 1 + longest + (1 + longest) * candidates
 
 
 def widest(plan: Plan, request: Request) -> int:

@@ -71,6 +71,8 @@ class SlotState:
             keys=((slots, 2), torch.int32),
             steps=((slots,), torch.long),
             processed=((slots,), torch.bool),
+            proposed=((slots,), torch.long),
+            by_component=((slots,), torch.bool),
             owners=((lane_rows,), torch.long),
             rows=((row_maps, slots), torch.long),
             present=((row_maps, slots), torch.bool),
@@ -119,9 +121,18 @@ class SlotState:
         self._keys[slot], self._origins[slot] = key, start
         self._first[slot] = self.taken - drawn
 
+    def propose(self, counts: Sequence[int]) -> None:
+        """Say how many tokens are drafted in each slot; the device has it with the next changes."""
+        self.mirror.host.proposed.zero_()
+        fill(self.mirror.host.proposed, counts)
+
     def go_on(self, counts: Sequence[int]) -> None:
         """Count so many tokens more in each slot."""
         self._first = [first - count for first, count in zip(self._first, counts, strict=True)]
+
+    def noise(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """The key of each slot, and how many tokens it has drawn, as the device has it now."""
+        return self._keys, [self.taken - first for first in self._first]
 
     def changes(self, requests: Sequence[Request]) -> Changes:
         """What to copy to the device, before ``move``: all of the mirror, written anew."""
@@ -129,8 +140,10 @@ class SlotState:
         fill(host.values, [request.values for request in requests])
         fill(host.temperatures, [request.temperature for request in requests])
         fill(host.processed, [request.logprobs_mode == PROCESSED for request in requests])
-        fill(host.keys, self._keys)
-        fill(host.steps, [self.taken - first for first in self._first])
+        fill(host.by_component, [request.sample_components for request in requests])
+        keys, steps = self.noise()
+        fill(host.keys, keys)
+        fill(host.steps, steps)
         return [*self.mirror.changes(), *self._moved()]
 
     def _moved(self) -> Changes:

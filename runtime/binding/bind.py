@@ -53,25 +53,37 @@ def bind(
         ModelError: a checkpoint that cannot be read.
     """
     checked = CheckedModels(plan, specs, dtype, device)
-    return _Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
+    return Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
 
 
 @dataclass
-class _Binder:
+class Binder:
+    """Binds one plan of checked models; other arguments are those of ``bind``.
+
+    Attributes:
+        existing: a bound plan whose lanes come first, and serve this one too.
+    """
+
     checked: CheckedModels
     skeleton: bool
     term_parallel: TermParallel | None
     pool: WeightPool
+    existing: Bound | None = None
 
     def __post_init__(self) -> None:
         self.owners: dict[tuple[Any, ...], int] = {}  # weights: the rank that holds them
         self.lanes: dict[tuple[Any, ...], Any] = {}
         self.lane_names: dict[tuple[Any, ...], list[str]] = {}
+        if self.existing is not None:
+            keys, names = self.existing.lane_keys, self.existing.lane_names
+            self.lanes = dict(zip(keys, self.existing.lanes, strict=True))
+            self.lane_names = {k: n.split(" + ") for k, n in zip(keys, names, strict=True)}
         self.untested: list[str] = []  # notes about models of families that no test covers
         self.models, self.descriptions = self.checked.models, self.checked.descriptions
         self.split = [name for name, model in self.models.items() if model.spec.tp_plan]
 
     def bind(self) -> Bound:
+        """Load what is missing, and group it by shared weights; errors are those of ``bind``."""
         checked, plan = self.checked, self.checked.plan
         if self.term_parallel is not None:
             self._assign_ranks(self.term_parallel)
@@ -111,6 +123,8 @@ class _Binder:
             positions=min(limits, default=None),
             notes=(*plan.dropped, *_kept(plan), *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
+            lane_keys=tuple(self.lanes),
+            described=tuple(self.descriptions[name] for name in plan.models if name in language),
         )
         if self.term_parallel is not None:
             models = {term.lane: term.term.model for term in bound.all_terms}

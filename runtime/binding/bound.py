@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-from ...formula import Plan, Read, Stage
+from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always
 from ...formula.nodes import StageAddress
+from ...models.checkpoint.description import Description
 from ...models.text.detokenizer import Detokenizer
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
@@ -31,6 +33,9 @@ class Bound:
         positions: the longest text that every model can read, or None.
         notes: a line for each thing that was dropped, cut or left alone.
         term_parallel: the processes that share the lanes; None for one process.
+        lane_keys: for each lane, what tells it from others.
+        described: the models whose tokens are the formula's.
+        draft_plans: others over the same lanes, which may propose tokens of this one.
     """
 
     plan: Plan
@@ -45,11 +50,43 @@ class Bound:
     positions: int | None
     notes: tuple[str, ...] = field(default=())
     term_parallel: TermParallel | None = None
+    lane_keys: tuple[tuple[Any, ...], ...] = ()
+    described: tuple[Description, ...] = ()
+    draft_plans: tuple[Bound, ...] = ()
+
+    @property
+    def own_terms(self) -> tuple[BoundTerm, ...]:
+        """The terms of the scores, then those of every stage."""
+        return (*self.terms, *(term for terms in self.rewards.values() for term in terms))
 
     @property
     def all_terms(self) -> tuple[BoundTerm, ...]:
-        """The terms of the scores, then those of every stage."""
-        return (*self.terms, *(term for terms in self.rewards.values() for term in terms))
+        """The plan's own terms, then those that only drafts have."""
+        return (*self.own_terms, *self.draft_terms)
+
+    @cached_property
+    def draft_terms(self) -> tuple[BoundTerm, ...]:
+        """The terms that only drafts have."""
+        own = {term.term for term in self.terms}
+        others = {term.term: term for draft in self.draft_plans for term in draft.terms}
+        return tuple(bound_term for term, bound_term in others.items() if term not in own)
+
+    @cached_property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The numbers of the plan, and then those of each draft."""
+        others = (scalar for draft in self.draft_plans for scalar in draft.plan.scalars)
+        return (*self.plan.scalars, *others)
+
+    @cached_property
+    def first_scalars(self) -> list[int]:
+        """Per draft plan, the column of its first number among those of a request."""
+        counts = [len(each.plan.scalars) for each in (self, *self.draft_plans)]
+        return [*accumulate(counts)][:-1]
+
+    @property
+    def mapped(self) -> list[Term]:
+        """The terms of the scores whose models have another vocabulary."""
+        return [each.term for each in self.terms if each.token_map is not None]
 
     @cached_property
     def detokenizer(self) -> Detokenizer | None:
@@ -76,7 +113,7 @@ class Bound:
     @property
     def raw_text_models(self) -> tuple[str, ...]:
         """The models whose tokenizers have a chat template that a text prompt goes past."""
-        terms = sorted(self.all_terms, key=lambda bound_term: self.plan.spans[bound_term.term])
+        terms = sorted(self.own_terms, key=lambda bound_term: self.plan.spans[bound_term.term])
         return tuple(dict.fromkeys(term.term.model for term in terms if term.reads_raw_text))
 
     def forget_changing(self) -> None:

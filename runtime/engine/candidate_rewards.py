@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...models.lanes.protocols import RewardLane
 from ..batch.row_map import RowMap
 from ..binding.term_parallel import TermParallel
 
@@ -27,7 +28,7 @@ class CandidateRewards:
     """
 
     row_maps: Sequence[RowMap]
-    lanes: Mapping[int, Any]
+    lanes: Mapping[int, RewardLane]
     owners: Sequence[Tensor]
     moves: bool
     count: Callable[[Sequence[int]], None]
@@ -36,7 +37,7 @@ class CandidateRewards:
     def rewards(self, candidates: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         self.count([*self.lanes])
         outputs = {
-            number: lane.rewards(candidates[self.owners[number]])
+            number: self._of_lane(lane, self.owners[number], candidates)
             for number, lane in self.lanes.items()
         }
         if self.term_parallel is not None:
@@ -49,9 +50,14 @@ class CandidateRewards:
                 texts.append(rewards[-1][:, 0])
                 continue
             candidate, text = outputs[row_map.term.lane]
-            rewards.append(labelled(candidate, row_map))
-            texts.append(None if text is None else labelled(text, row_map))
+            rewards.append(self._of_rows(candidate, row_map))
+            texts.append(None if text is None else self._of_rows(text, row_map))
         return rewards, texts
+
+    def along(self, owner: Tensor, ahead: Tensor, after: Tensor, positions: int) -> PositionRewards:
+        """The same models over positions of the slots' texts."""
+        own = self.row_maps, self.lanes, self.owners, self.moves, self.count, self.term_parallel
+        return PositionRewards(*own, owner, ahead, after, positions)
 
     def keep(self, choice: Tensor, tokens: Tensor) -> None:
         for number, lane in self.lanes.items():
@@ -60,6 +66,51 @@ class CandidateRewards:
                 lane.keep(choice[owners], tokens[owners])
             else:
                 lane.feed(tokens[owners])
+
+    def _of_lane(
+        self, lane: RewardLane, owners: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        return lane.rewards(candidates[owners])
+
+    def _of_rows(self, outputs: Tensor, row_map: RowMap) -> Tensor:
+        return labelled(outputs, row_map)
+
+
+@dataclass
+class PositionRewards(CandidateRewards):
+    """The same where the rows of a step are positions of the slots' texts, slot after slot.
+
+    Attributes:
+        owner, ahead: ``(N,)`` int64, the slot of each row, and which of its positions it is; those
+            of a slot are numbered from 0, and adjacent.
+        after: ``(N,)`` int64, how many of the formula's tokens come after each in its text.
+        positions: of a slot, at most; no position has as many tokens after it.
+    """
+
+    owner: Tensor
+    ahead: Tensor
+    after: Tensor
+    positions: int
+
+    def keep(self, choice: Tensor, tokens: Tensor) -> None:
+        """Nothing: whoever compares the tokens goes on with the texts."""
+
+    @cached_property
+    def _grid(self) -> Tensor:
+        """``(slots, positions)`` the row of each position; a slot's last one is repeated."""
+        slots = len(self.row_maps[0].rows)
+        grid = torch.zeros(slots, self.positions, dtype=torch.long, device=self.owner.device)
+        grid[self.owner, self.ahead] = torch.arange(len(self.owner), device=self.owner.device)
+        return grid.cummax(dim=1).values
+
+    def _of_lane(
+        self, lane: RewardLane, owners: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        rows = self._grid[owners]
+        return lane.rewards_along(candidates[rows], self.after[rows], self.positions - 1)
+
+    def _of_rows(self, outputs: Tensor, row_map: RowMap) -> Tensor:
+        return labelled(outputs, row_map)[self.owner, self.ahead]
 
 
 def labelled(outputs: Tensor, row_map: RowMap) -> Tensor:

@@ -1,4 +1,4 @@
-"""A chunked step: the next positions of given texts, each of them a row of one step.
+"""A chunked step: several positions of every text, each of them a row of one step.
 
 What a row of the batch is to a step that draws, a position of a text is here: it has the numbers of
 its slot, and has read the text up to there.
@@ -6,132 +6,201 @@ its slot, and has read the text up to there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import accumulate
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...formula import Term
+from ...formula import Scalar, Term
 from ..batch.batch import Batch
-from ..batch.rewrite import grow
 from ..batch.row_map import RowMap
+from ..batch.texts import formula_text, text_owners
+from ..binding.bound import Bound
 from ..scores.context import Context, Reading, numbers_of
 from ..scores.logprobs import Logits
-from .step import Step, formula_text, text_owners
+
+
+class PlanStep(Protocol):
+    """A plan's step, as far as it knows its terms."""
+
+    bound: Bound
+    columns: dict[Scalar, int]
+    syncs: bool
+
+    def prepare(self, batch: Batch) -> Any:
+        """What holds until the slots of a batch change."""
+
+    def count(self, lanes: Sequence[int]) -> None:
+        """Count a forward of each."""
+
+    def term_scores(
+        self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
+    ) -> Tensor:
+        """One term's scores."""
 
 
 @dataclass
 class Chunk:
-    """Positions of the texts in a batch, side by side.
+    """The last positions of the texts in a batch, side by side.
+
+    The lanes' texts go up to the last position already; what of them is unread is read here.
 
     Attributes:
         step: of the plan.
-        batch: its slots; the lanes' texts go as far as the chunk before this one.
-        read: per slot, what is read after the prompt, all of it.
-        done: per slot, the positions that came before.
-        counts: per slot, the positions of this chunk; position ``i`` has read ``i`` tokens.
+        batch: its slots.
+        counts: per slot, its positions; position ``i`` has read ``i`` tokens more than the first.
+        tokens: per slot, those that are read after each position. Without one after the last, its
+            ``count - 1`` are all that is needed.
+        drafted: per lane that has drafted, its logits: in order, for each position but the last of
+            the longest slot.
+        keys, steps, temperatures, processed: of the batch, ``(width, …)``, a row per position; and
+            ``samples``, ``any_processed`` and ``top_logprobs`` are the batch's.
     """
 
-    step: Step
+    step: PlanStep
     batch: Batch
-    read: Sequence[Sequence[int]]
-    done: Sequence[int]
     counts: Sequence[int]
+    tokens: Sequence[Sequence[int]]
+    drafted: Mapping[int, Sequence[Logits]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        texts = list(zip(self.read, self.done, self.counts, strict=True))
-        self._new = [ids[at : at + count] for ids, at, count in texts]  # fed at the next position
-        self._unread = [ids[max(at - 1, 0) : at + count - 1] for ids, at, count in texts]
-        slots = [(slot, i) for slot, count in enumerate(self.counts) for i in range(count)]
-        self._slots = [slot for slot, _ in slots]
-        self.owner, self.ahead = torch.tensor(slots, device=self.batch.device).unbind(1)
-        self._after: dict[int, list[list[int]]] = {}  # per term and slot: see ``_feed``
-        self._widths: dict[int, int] = {}
-        self._outputs: dict[int, Tensor] = {}
+        self.slots = [slot for slot, count in enumerate(self.counts) for _ in range(count)]
+        self.owner, self.ahead, self.after = _places(tuple(self.counts), self.batch.device)
+        batch, owner = self.batch, self.owner
+        if self.step not in batch.prepared:
+            self.step.prepare(batch)  # the devices have all changes then
+        self.keys = batch.keys.index_select(0, owner)
+        self.steps = batch.steps.index_select(0, owner) + self.ahead
+        self.temperatures = batch.temperatures.index_select(0, owner)
+        self.processed = batch.processed.index_select(0, owner)
+        self.samples, self.any_processed = batch.samples, batch.any_processed
+        self.top_logprobs = batch.top_logprobs
+        self._lane_logits: dict[int, Tensor] = {}
         self._first: Tensor | None = None
-        self._feed()
+        self._columns, self._widths = self._mapped_columns()
+
+    @property
+    def width(self) -> int:
+        """Rows of the step: positions of all slots."""
+        return len(self.slots)
+
+    def of(self, step: PlanStep) -> Chunk:
+        """The same positions in another plan's step, over the same logits."""
+        other = copy(self)
+        other.step = step
+        return other
 
     def context(self) -> Context:
         """What the step knows, a row per position."""
         batch, owner, bound = self.batch, self.owner, self.step.bound
-        prepared = batch.prepared or self.step.prepare(batch)
-        values = prepared.values[owner]
+        prepared = batch.prepared.get(self.step) or self.step.prepare(batch)
+        values = prepared.values.index_select(0, owner)
         terms: dict[Term, Reading] = {
             row_map.term.term: partial(self._read, row_map) if row_map.live else Context.zeros
             for row_map in batch.row_maps
             if row_map.term.address is None
         }
-        rows = [batch.requests[slot].values for slot in self._slots]
+        where = owner, self.ahead, self.after, max(self.counts)
+        rewarders = {at: each.along(*where) for at, each in prepared.rewarders.items()}
+        search = [(row_map, partial(self._read, row_map)) for row_map, _ in prepared.search_terms]
+        rows = [batch.requests[slot].values for slot in self.slots]
         return Context(
-            values, numbers_of(values, rows), bound.plan.columns, terms,
-            prepared.steps[owner] + self.ahead, bound.vocabulary,
-            bound.vocabulary + bool(batch.token_columns), self._seen(),
-            None if batch.unread is None else batch.unread[owner], texts=self._texts,
+            values, numbers_of(values, rows), self.step.columns, terms, self.steps,
+            bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
+            None if batch.unread is None else batch.unread.index_select(0, owner),
+            rewarders, search, texts=self._texts, syncs=self.step.syncs,
         )  # fmt: skip
 
     def commit(self) -> None:
-        """Go on behind the last position of each text."""
+        """Go on behind the last position of each text, with the token after it."""
         batch = self.batch
         batch.state.go_on(self.counts)
         batch.changed()
         if batch.seen is not None and self._first is not None:
             batch.seen[: batch.count] |= self._first < max(self.counts)
 
-    def _feed(self) -> None:
-        """Give every lane what its rows have to read up to the last position.
+    def _mapped_columns(self) -> tuple[dict[int, Tensor], dict[int, int]]:
+        """Per row map of another vocabulary, the tokens of its text behind each position.
 
-        A term of another vocabulary reads several tokens for one; ``_after`` says how much of its
-        text comes after each position.
+        Such a model reads several tokens for one. And per lane, the tokens that it gives logits of.
         """
-        texts: dict[int, dict[int, tuple[int, Sequence[int]]]] = {}
-        for row_map in self.batch.row_maps:
-            if row_map.term.address is not None:
+        columns, widths = dict[int, Tensor](), dict[int, int]()
+        most = max(self.counts)
+        for index, row_map in enumerate(self.batch.row_maps):
+            lane, term = row_map.term.lane, row_map.term
+            if term.token_map is None:
+                widths[lane] = max(widths.get(lane, 0), most)
                 continue
-            lane, after = row_map.term.lane, []
-            ends = self.step.bound.lanes[lane].rows.counts()[1]
-            for row, ids, count in zip(row_map.held, self._unread, self.counts, strict=True):
-                own = [len(row_map.term.term_ids([token])) for token in ids[len(ids) + 1 - count :]]
-                after.append([*accumulate(reversed(own), initial=0)][::-1])
-                if row is None:
-                    after[-1] = [0] * count
-                    continue
-                texts.setdefault(lane, {})[row] = (ends[row], row_map.term.term_ids(ids))
-                self._widths[lane] = max(self._widths.get(lane, 0), after[-1][0] + 1)
-            self._after[row_map.number] = after
-        for number, rewritten in texts.items():
-            lane = self.step.bound.lanes[number]
-            grow(lane, max(end + len(ids) for end, ids in rewritten.values()))
-            if any(ids for _, ids in rewritten.values()):
-                lane.rows.rewrite(rewritten)
+            after: list[int] = []
+            for row, ids, count in zip(row_map.held, self.tokens, self.counts, strict=True):
+                own = [len(term.term_ids([token])) for token in ids[: count - 1]]
+                behind = [*accumulate(reversed(own), initial=0)][::-1]
+                after += behind if row is not None else [0] * count
+            columns[index] = torch.tensor(after, device=self.batch.device)
+            widths[lane] = max(widths.get(lane, 0), 1 + max(after, default=0))
+        return columns, widths
+
+    def _after(self, row_map: RowMap) -> Tensor:
+        """``(width,)`` int64, tokens of a row map's texts behind each position."""
+        return self._columns.get(self.batch.row_maps.index(row_map), self.after)
 
     def _read(self, row_map: RowMap, context: Context) -> Tensor:
         """One term's scores; its lane runs when the first of its terms is needed."""
-        lane, key = row_map.term.lane, ("term", row_map.number)
-        if lane not in self._outputs:
-            runs, width = self.step.bound.lanes[lane], self._widths[lane]
-            self.step.forwards[lane] += width > 1 or not runs.ready
-            self._outputs[lane] = runs.logits_of_last(width)
+        key = ("term", row_map)
         if key not in context.logits:
-            after = [behind for texts in self._after[row_map.number] for behind in texts]
-            columns = self._widths[lane] - 1 - torch.tensor(after, device=self.owner.device)
-            outputs = self._outputs[lane]
-            rows = row_map.rows[self.owner].to(outputs.device)
-            picked = outputs[rows, columns.to(outputs.device)].float().to(self.batch.device)
-            token_columns = self.batch.token_columns.get(lane)
-            context.logits[key] = Logits(picked, context.width, token_columns)
+            rows = row_map.rows.index_select(0, self.owner)
+            drafted = self.drafted.get(row_map.term.lane)
+            context.logits[key] = (
+                self._read_text(row_map, rows, context)
+                if drafted is None
+                else self._drafted(row_map, rows, drafted, context)
+            )
         return self.step.term_scores(context.logits[key], row_map, context, self.owner)
 
+    def _read_text(self, row_map: RowMap, rows: Tensor, context: Context) -> Logits:
+        """A term's logits of every position, by one forward of its lane."""
+        number = row_map.term.lane
+        width, lane = self._widths[number], self.step.bound.lanes[number]
+        if number not in self._lane_logits:
+            if width > 1 or not lane.ready:
+                self.step.count([number])
+            self._lane_logits[number] = lane.logits_of_last(width)
+        logits = self._lane_logits[number]
+        columns = width - 1 - self._after(row_map)
+        picked = logits[rows.to(logits.device), columns.to(logits.device)].float()
+        token_columns = self.batch.token_columns.get(number)
+        return Logits(picked.to(self.batch.device), context.width, token_columns)
+
+    def _drafted(
+        self, row_map: RowMap, rows: Tensor, drafted: Sequence[Logits], context: Context
+    ) -> Logits:
+        """The same, of a lane that has drafted: only the last position is read."""
+        number = row_map.term.lane
+        key = ("drafted", number)
+        if key not in context.logits:
+            lane = self.step.bound.lanes[number]
+            if lane.forward():
+                self.step.count([number])
+            token_columns = self.batch.token_columns.get(number)
+            last = Logits(lane.logits().to(self.batch.device), context.width, token_columns)
+            context.logits[key] = Logits.joined([*drafted, last])
+        joined: Logits = context.logits[key]
+        lane_rows = len(joined.raw) // (len(drafted) + 1)
+        return joined.selected(self.ahead * lane_rows + rows)
+
     def _seen(self) -> Tensor | None:
-        """``(positions, V)`` the tokens that were read before each, where a stage needs them."""
+        """``(width, V)`` the tokens that were read before each, where a stage needs them."""
         batch = self.batch
         if batch.seen is None:
             return None
         shape = (batch.count, self.step.bound.vocabulary)
         self._first = torch.full(shape, max(self.counts), device=batch.device)
-        for first, ids in zip(self._first, self._new, strict=True):
+        for first, ids in zip(self._first, self.tokens, strict=True):
             where = torch.arange(len(ids), device=batch.device)
             first.scatter_reduce_(0, torch.tensor(ids, dtype=torch.long).to(where), where, "amin")
         return batch.seen[self.owner] | (self._first[self.owner] < self.ahead[:, None])
@@ -139,9 +208,18 @@ class Chunk:
     def _texts(self) -> list[Tensor]:
         """Per position, the ids that the first of its terms has read."""
         texts = []
+        starts = [0, *accumulate(self.counts)]
         for slot, row_map in enumerate(text_owners(self.batch)):
             rows, row = self.step.bound.lanes[row_map.term.lane].rows, row_map.held[slot]
             read = rows.text(row)
-            for after in self._after[row_map.number][slot]:
+            for after in self._after(row_map)[starts[slot] : starts[slot + 1]].tolist():
                 texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts
+
+
+@lru_cache(maxsize=64)  # of tensors that a device reads again and again
+def _places(counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``(width,)`` int64 each: a position's slot, its number, and how many come after it."""
+    places = [(slot, i, count - 1 - i) for slot, count in enumerate(counts) for i in range(count)]
+    owner, ahead, after = torch.tensor(places, device=device).unbind(1)
+    return owner, ahead, after

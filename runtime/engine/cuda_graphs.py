@@ -162,7 +162,7 @@ def key_of(batch: Batch) -> Hashable:
     bound = batch.bound
     columns = [bound.plan.columns[stage.k] for _, stage in bound.plan.reranks]
     ahead = 1 + max((int(batch.numbers[column].most) for column in columns), default=0)
-    numbers = zip(bound.plan.scalars, batch.numbers, strict=True)
+    numbers = zip(bound.scalars, batch.numbers, strict=True)
     language, search_lanes = _language_lanes(bound), bound.search_lanes
     lanes: list[Hashable] = []
     for number, lane in enumerate(bound.lanes):
@@ -179,6 +179,6 @@ def key_of(batch: Batch) -> Hashable:
     ]
     batch_key = (
         batch.width, batch.samples, batch.logprobs, batch.top_logprobs, batch.any_processed,
-        batch.unread is not None,
+        batch.unread is not None, tuple(sorted(batch.drawn)),
     )  # fmt: skip
     return batch_key, tuple(lanes), tuple(rows), tuple(decided)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..requests.request import TokenLogprobs
 from ..scores.logprobs import log_softmax
 
 
@@ -22,13 +23,6 @@ class AskedRows(Protocol):
     @property
     def width(self) -> int:
         """How many rows, with idle ones."""
-
-
-class TokenLogprobs(NamedTuple):
-    """What one slot's drawn token was worth: its log-probability, and those of the best tokens."""
-
-    logprob: float
-    top: list[tuple[int, float]]
 
 
 def logprob_rows(own: Tensor, masked: Tensor, batch: AskedRows, tokens: Tensor) -> list[Tensor]:

@@ -16,18 +16,22 @@ import torch
 from torch import Tensor
 
 from ...formula import Term
+from ...formula.algebra.components import components, terms_of
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap
+from ..batch.texts import texts_of
 from ..binding.bound import Bound
+from ..scores.components import ALL
 from ..scores.context import Context, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer
 from ..scores.stages import chain, commit, moves_winner
 from .candidate_rewards import CandidateRewards
+from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
 from .sampler import Draw, Drawn, draw
 from .streams import in_turn
@@ -42,7 +46,8 @@ class Prepared(NamedTuple):
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
         terms: what gives each term's scores.
-        certain: the lanes that run in every step, and ``forwards``, what runs them.
+        certain: the lanes that run in every step, or in this one, where rows draw components of a
+            mixture; and ``forwards``, what runs them.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
             another vocabulary, the first token that it reads for each.
     """
@@ -62,26 +67,35 @@ class Prepared(NamedTuple):
 class Step:
     """One bound plan's step.
 
+    Args:
+        bound: the plan and its lanes.
+        syncs: whether a step may ask the device which sides of a condition are needed.
+        first_scalar: where the plan's numbers begin among those of a batch.
+
     Attributes:
         forwards: per lane, how often it has run.
         footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
         unnormalised: the terms that are read as raw logits.
         own_stages: how many of the plan's stages are the formula's; what follows is of requests.
-        syncs: whether a step may ask the device which sides of a condition are needed.
+        columns: of the plan's numbers among those of a batch.
+        syncs: as given; not where processes share the lanes.
         run_forwards: how lanes run that do not wait for each other.
     """
 
-    def __init__(self, bound: Bound, syncs: bool = True) -> None:
+    def __init__(self, bound: Bound, syncs: bool = True, first_scalar: int = 0) -> None:
         self.bound, self._plan = bound, bound.plan
+        own_columns = bound.plan.columns.items()
+        self.columns = {scalar: first_scalar + column for scalar, column in own_columns}
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
         self.own_stages = len(bound.plan.stages)
         self.syncs, self.run_forwards = syncs and bound.term_parallel is None, in_turn
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
-        self._certain = {term.lane for term in bound.all_terms if term.language} - conditional
-        self._scores = scorer(bound.plan.scores, bound.plan.columns)
+        self._certain = {term.lane for term in bound.own_terms if term.language} - conditional
+        self._scores = scorer(bound.plan.scores, self.columns)
+        self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
 
     def draw(self, batch: Batch, forwarded: bool = False) -> Drawn:
@@ -89,8 +103,12 @@ class Step:
         return draw_together([(self, batch)], forwarded)[0]
 
     def forward(self, batch: Batch) -> None:
-        """Run the lanes that every step needs, so that their logits are there."""
-        prepared: Prepared = batch.prepared or self.prepare(batch)
+        """Run the lanes that this step needs, so that their logits are there."""
+        prepared: Prepared = batch.prepared.get(self) or self.prepare(batch)
+        if batch.by_component:
+            lanes = self._running(batch, self._components.lanes(batch))
+            forwards = [self.bound.lanes[lane].forward for lane in lanes]
+            batch.prepared[self] = prepared = prepared._replace(certain=lanes, forwards=forwards)
         ran = []
         for lane, new in zip(prepared.certain, self.run_forwards(prepared.forwards), strict=True):
             ran += [lane] if new else []
@@ -98,10 +116,10 @@ class Step:
 
     def context(self, batch: Batch, next_tokens: Tensor | None = None) -> Context:
         """What the step knows before a lane has run; ``next_tokens`` are those of ``Context``."""
-        prepared: Prepared = batch.prepared or self.prepare(batch)
+        prepared: Prepared = batch.prepared.get(self) or self.prepare(batch)
         vocabulary = self.bound.vocabulary
         return Context(
-            prepared.values, batch.numbers, self._plan.columns, prepared.terms, prepared.steps,
+            prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
         )  # fmt: skip
@@ -113,7 +131,7 @@ class Step:
         """
         if not forwarded:
             self.forward(batch)
-        prepared: Prepared = batch.prepared
+        prepared: Prepared = batch.prepared[self]
         outputs = []
         for number in prepared.certain:
             outputs.append(self.bound.lanes[number].logits())
@@ -122,11 +140,15 @@ class Step:
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
+        if batch.by_component:
+            self._components.tell(batch, context)
         return self.combined(context)
 
     def combined(self, context: Context) -> Tensor:
         """``(slots, V)`` the formula and its stages, over logits that are there or come."""
-        head = self._scores(context)[:, : context.vocabulary]
+        by_component = context.components is not None
+        scores = self._components.scores if by_component else self._scores
+        head = scores(context)[:, : context.vocabulary]
         if context.unreadable is not None:
             head = head.masked_fill(context.unreadable, -torch.inf)
         if isinstance(self._search, Reject):
@@ -159,7 +181,7 @@ class Step:
 
     def commit(self, batch: Batch, context: Context, tokens: Tensor) -> None:
         """Hand the chosen tokens to the stages and the lanes."""
-        prepared: Prepared = batch.prepared
+        prepared: Prepared = batch.prepared[self]
         for address, stage in self._plan.reranks:
             commit(stage, address, tokens, context)
         for lane, owners, reads in prepared.feeds:
@@ -173,9 +195,10 @@ class Step:
     def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
         """Commit the drawn tokens, and gather what the host needs to know."""
         if batch.search_score is not None:
-            self._add_search_scores(batch, context, drawn.tokens)
+            batch.state.score_before.copy_(batch.search_score)
+            batch.search_score[: batch.width] += self.search_scores(context, drawn.tokens)
         self.commit(batch, context, drawn.tokens)
-        rows = [drawn.tokens, alarms(context, drawn.scores), batch.prepared.steps]
+        rows = [drawn.tokens, alarms(context, drawn.scores), context.steps]
         if batch.logprobs:
             assert context.own is not None
             rows += logprob_rows(context.own, masked, batch, drawn.tokens)
@@ -204,21 +227,37 @@ class Step:
             for row_map in batch.row_maps
             if row_map.term.address is None
         }
-        search = [row_map for row_map in live if row_map.term.address and row_map.term.language]
-        certain = sorted({row_map.term.lane for row_map in live} & self._certain)
+        search = [
+            each for each in live if each.term.address and each.term.language and self._search
+        ]
+        certain = self._running(batch, self._certain)
         feeds = []
         for lane in _fed(batch):
             if batch.owners[lane].numel():
                 columns = batch.token_columns.get(lane)
                 reads_first = None if columns is None else columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
-        prepared = batch.prepared = Prepared(
+        prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
             terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(_texts, weakref.proxy(batch)), certain,
+            partial(texts_of, weakref.proxy(batch)), certain,
             [lanes[lane].forward for lane in certain], feeds,
         )  # fmt: skip
         return prepared
+
+    def _running(self, batch: Batch, lanes: set[int]) -> list[int]:
+        """Those of some lanes that any row of the batch has a row in."""
+        return sorted({row_map.term.lane for row_map in batch.row_maps if row_map.live} & lanes)
+
+    def _component_sampler(self) -> ComponentSampler:
+        """What draws components of the final mixture; nobody asks it where there is none."""
+        lanes, scores, columns = {ALL: self._certain}, {ALL: self._scores}, []
+        for number, (weight, part) in enumerate(components(self._plan)):
+            terms = terms_of(part, certain=self.syncs)
+            lanes[number] = {term.lane for term in self.bound.terms if term.term in terms}
+            scores[number] = scorer(part, self._plan.columns)
+            columns.append(self._plan.columns[weight])
+        return ComponentSampler(columns, lanes, scores)
 
     def _read(
         self,
@@ -260,14 +299,21 @@ class Step:
             self.forwards[lane] += forwards
             self.bytes_read += forwards * (footprint.weight_bytes + footprint.token_bytes * tokens)
 
-    def _add_search_scores(self, batch: Batch, context: Context, tokens: Tensor) -> None:
-        """Add the drawn tokens' scores, by the models of a search, to the rows' sums."""
-        assert self._search is not None and batch.search_score is not None
-        batch.state.score_before.copy_(batch.search_score)
+    def search_scores(
+        self, context: Context, tokens: Tensor, owner: Tensor | None = None
+    ) -> Tensor:
+        """``(rows,)`` float32, the drawn tokens' scores by the models of a search.
+
+        With ``owner``, the slot of each row of the context.
+        """
+        assert self._search is not None
+        total = torch.zeros_like(context.values[:, 0])
         for row_map, scores in context.search_terms:
             coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
             score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]
-            batch.search_score[: batch.width] += torch.where(row_map.present, score, 0.0)
+            present = row_map.present if owner is None else row_map.present[owner]
+            total += torch.where(present, score, 0.0)
+        return total
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) -> list[Drawn]:
@@ -295,29 +341,6 @@ def alarms(context: Context, best: Tensor) -> Tensor:
     """
     wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
     return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
-
-
-def text_owners(batch: Batch) -> list[RowMap]:
-    """Per slot, the row map of the first of its terms as written; aligned ones come last."""
-    spans = batch.bound.plan.spans
-    row_maps = [row_map for row_map in batch.row_maps if row_map.term.address is None]
-    row_maps.sort(key=lambda each: (each.term.token_map is not None, spans[each.term.term]))
-    slots = range(batch.count)
-    return [next(each for each in row_maps if each.held[slot] is not None) for slot in slots]
-
-
-def formula_text(row_map: RowMap, ids: Tensor) -> Tensor:
-    """Ids that a term has read, as the formula's tokens."""
-    aligned = row_map.term.token_map is not None
-    return ids.new_tensor(row_map.term.formula_ids(ids.tolist())) if aligned else ids
-
-
-def _texts(batch: Batch) -> list[Tensor]:
-    """Per slot, the ids that the first of its terms has read."""
-    return [
-        formula_text(row_map, batch.bound.lanes[row_map.term.lane].rows.text(row_map.held[slot]))
-        for slot, row_map in enumerate(text_owners(batch))
-    ]
 
 
 def _fed(batch: Batch) -> set[int]:

@@ -17,6 +17,8 @@ from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
 from ..engine.cuda_graphs import StepGraphs
 from ..scores.stages import moves_winner
+from .component_report import component_lines, drawn_line
+from .draft_gains import draft_gains
 
 _CONTEXT = 512  # tokens of context for which cache bytes are stated
 
@@ -92,7 +94,9 @@ class Report:
             "",
             f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
+            *component_lines(bound, self._params, batch_size),
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
+            *(f"drafts      {gain.line()}" for gain in draft_gains(bound)),
             f"memory      {si_bytes(weights + caches + work)}: {si_bytes(weights)} of weights, "
             f"{si_bytes(caches)} of caches, {si_bytes(work)} to work in",
             *self._fitting(batch_size, context),
@@ -106,6 +110,10 @@ class Report:
         if self._stats.prompt_tokens:
             prompts = self._stats.prompts(self._cache.enable_prefix_caching)
             lines.append(f"prompts     {prompts}")
+        if self._stats.rounds:
+            lines.append(f"drafted     {self._stats.draft_summary()}")
+        if self._stats.components:
+            lines.append(drawn_line(bound, self._stats.components))
         for name, share in self._stats.mapped_shares().items():
             probability = f"{share:.1%} of align({name})'s probability"
             lines.append(f"mapped      {probability} went to the formula's tokens")

@@ -40,6 +40,9 @@ def generate_with(
     params: Mapping[str, float | Sequence[float]] | None = None,
     seed: int | Sequence[int] | None = None,
     prompts: Sequence[Any] | None = None,
+    sample_components: bool = False,
+    draft: Any = None,
+    draft_length: Any = None,
     **model_kwargs: Any,
 ) -> Any:
     """The decoding loop of ``model.generate(…, custom_generate=decoder)``.
@@ -59,6 +62,7 @@ def generate_with(
             out, seeds are drawn from torch's global generator.
         prompts: that the models read instead of ``input_ids``, one per prompt: text or chat
             messages, each model by its own template. Answers still follow ``input_ids``.
+        sample_components, draft, draft_length: not honoured.
         **model_kwargs: the mask, and what else ``generate`` prepares for a model.
 
     Returns:
@@ -74,6 +78,12 @@ def generate_with(
     bound = session.bound
     if synced_gpus:
         raise ArgumentError("synced_gpus is for one model split over processes; leave it out")
+    if sample_components:
+        problem = "sample_components=True has scores of one component, and processors take those of"
+        raise ArgumentError(f"{problem} the mixture; call decoder.generate, or leave it out")
+    if draft is not None or draft_length is not None:
+        problem = "draft is not for transformers' loop, whose processors look at one step at a time"
+        raise ArgumentError(f"{problem}; call decoder.generate, or leave it out")
     hooks = logits_processor, stopping_criteria, generation_config
     call = generate_request(bound, model, input_ids, *hooks, prompts, model_kwargs)
     rows = len(session.builder.rows(call.prompts, params))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...models.lanes.prefill import CHUNK
 from ..batch.batch import Batch
 from ..batch.pages import pages_to_end
+from ..batch.rewrite import append
 from ..engine.chunked_step import Chunk
 from ..engine.engine import Engine
 from ..progress import progress_bar
@@ -168,8 +169,13 @@ class LoglikelihoodLoop:
         lane_rows = max(lane.rows.count for lane in self.bound.lanes)
         most = max(1, min(CHUNK, FLOATS // self._width) // lane_rows)
         counts = [min(text.left, most) for text in texts]
-        read, done = [text.read for text in texts], [text.done for text in texts]
-        chunk = Chunk(self.engine.step, batch, read, done, counts)
+        done = [text.done for text in texts]
+        unread, after = list[Sequence[int]](), list[Sequence[int]]()
+        for text, count in zip(texts, counts, strict=True):
+            unread.append(text.read[max(text.done - 1, 0) : text.done + count - 1])
+            after.append(text.read[text.done : text.done + count])
+        append(batch, unread)
+        chunk = Chunk(self.engine.step, batch, counts, after)
         context = chunk.context()
         scores = self.engine.step.combined(context)
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]

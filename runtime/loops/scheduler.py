@@ -16,9 +16,13 @@ from typing import TypeAlias
 from ..batch.batch import Batch
 from ..batch.pages import Pages, extend, has_rows, pages_to_begin, spare_pages
 from ..batch.prompt_counts import count_prompts
-from ..engine.engine import Engine, PendingStep, ScheduledBatch, launch
+from ..engine.drafting import Proposal
+from ..engine.engine import Engine
+from ..engine.launch import ScheduledBatch, launch
+from ..engine.pending import PendingStep
 from ..requests.answer import Answer, answer_to
 from ..requests.request import Request
+from .speculation.speculation import Speculation
 
 # How far a request has come: its answer; of a search, which begins again, the steps it has taken.
 Progress: TypeAlias = Answer | int
@@ -42,6 +46,7 @@ class Scheduler:
         self._dropped: list[Request] = []  # they leave as soon as they have a slot
         self._arriving: list[Request] = []  # whose prompts are being read
         self._preempted: dict[int, Answer] = {}  # by the requests' ids
+        self._speculation = Speculation(engine)
         self._turns: dict[int, int] = {}  # of those with slots: who came in first, by their ids
 
     @property
@@ -154,7 +159,17 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch | None:
         """The rows that take the next step; None where there are none."""
-        return ScheduledBatch(self._engine, self.batch, self._answers) if self._answers else None
+        if not self._answers:
+            return None
+        proposal = None
+        if self._engine.drafting:
+            rooms = [each.request.max_new_tokens - len(each.tokens) for each in self._answers]
+            proposal = self._speculation.proposal(self._answers, rooms)
+        return ScheduledBatch(self._engine, self.batch, self._answers, proposal)
+
+    def undrafted(self) -> Proposal | None:
+        """The next step, without the tokens that were proposed for it."""
+        return self._speculation.withdrawn(self.batch.count)
 
     def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The answers that got a token, or an error, in the oldest step; those over leave.
@@ -167,19 +182,24 @@ class Scheduler:
         if len(self.pending) <= ahead:
             return []
         pending = self.pending.popleft()
-        tokens, errors = self._engine.collect(pending)
-        logprobs, updated = self.batch.logprobs_drawn, []
-        for slot in dict.fromkeys((*errors, *range(len(tokens)))):
+        collected, updated = pending.collected(self._engine.errors), []
+        if pending.verified is not None:
+            pending.verified.settle(self.batch, collected.tokens)
+            self._engine.stats.tokens += sum(map(len, collected.tokens))
+        if self._engine.drafting:
+            self._speculation.record(collected.tokens, collected.observed)
+        for slot in dict.fromkeys((*collected.errors, *range(len(collected.tokens)))):
             answer = pending.answers[slot]
             if answer.finish_reason is None:
-                if slot in errors:
-                    answer.fail(errors[slot])
+                own = collected.tokens[slot]
+                if len(own) == 1 and not collected.logprobs:
+                    answer.add(own[0])
                 else:
-                    if logprobs:
-                        answer.logprobs.append(logprobs[slot].logprob)
-                        best = logprobs[slot].top[: answer.request.top_logprobs]
-                        answer.top_logprobs.append(dict(best))
-                    answer.add(tokens[slot])
+                    answer.extend(own, collected.logprobs[slot] if collected.logprobs else ())
+                if pending.verified is not None:
+                    answer.drawn = len(answer.tokens)
+                if slot in collected.errors and answer.finish_reason is None:
+                    answer.fail(collected.errors[slot])
                 updated.append(answer)
                 if answer.finish_reason is not None:
                     self._no_more(answer.request)
@@ -289,6 +309,10 @@ def run(schedulers: Sequence[Scheduler]) -> None:
         batch = scheduler.schedule()
         if batch is not None:
             scheduled[scheduler] = batch
+    for scheduler, each in scheduled.items():
+        longest = max(each.proposal.counts) if each.proposal and each.batch.paged else 0
+        if longest and extend(each.batch, longest):  # nobody has to wait for a draft
+            scheduled[scheduler] = each._replace(proposal=scheduler.undrafted())
     if paged := [each.batch for each in scheduled.values() if each.batch.paged]:
         while pools := {pool for batch in paged for pool in extend(batch)}:
             if not _preempt_youngest(schedulers, pools):

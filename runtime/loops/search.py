@@ -22,9 +22,12 @@ from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.pages import Pages, has_rows
 from ..batch.prompt_counts import count_prompts
-from ..batch.rewrite import Rewrite, copy_slots, rewrite, text_rewards
+from ..batch.rewrite import Rewrite, copy_slots, rewrite
+from ..batch.text_rewards import text_rewards
 from ..engine.candidate_rewards import labelled
-from ..engine.engine import Engine, ScheduledBatch
+from ..engine.engine import Engine
+from ..engine.launch import ScheduledBatch
+from ..engine.pending import PendingStep
 from ..requests.answer import Answer
 from ..requests.request import Request
 from .scheduler import Progress, Scheduler
@@ -109,7 +112,15 @@ class SearchScheduler(Scheduler):
         self._select()
         if not self._groups:
             return None
-        return ScheduledBatch(self._engine, self.batch)
+        answers: list[Answer] = [None] * self.batch.count  # type: ignore[list-item]
+        rooms = [0] * self.batch.count
+        for group in self._groups:
+            own = group.rooms if group.best.error is None else [0] * len(group.answers)
+            rows = zip(self._slots(group), group.answers, own, strict=True)
+            for slot, answer, room in rows:
+                answers[slot], rooms[slot] = answer, room
+        proposal = self._speculation.proposal(answers, rooms)
+        return ScheduledBatch(self._engine, self.batch, (), proposal)
 
     def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The best answers of the requests that have ended, or their errors.
@@ -117,23 +128,32 @@ class SearchScheduler(Scheduler):
         A row that has ended draws on until its request has, and none of that counts.
         """
         if self.pending:
-            tokens, errors = self._engine.collect(self.pending.popleft())
-            still: list[int] = []
-            for group in self._groups:
-                slots = self._slots(group)
-                error = next((errors[slot] for slot in errors if slot in slots), None)
-                if error is not None:
-                    group.best.fail(error)
-                elif group.best.error is None:
-                    unsure = [self.batch.unsure[slot] for slot in slots]
-                    rows = group.take([tokens[slot] for slot in slots], unsure)
-                    still += [slots[row] for row in rows]
-            if still and self.batch.search_score is not None:
-                self.batch.search_score[still] = self.batch.state.score_before[still]
+            self._take(self.pending.popleft())
             self._taken.update(map(id, self._groups.values()))
             self._select()
         over = [group for group in self._groups if group.over or group.best.error is not None]
         return self._ended(over)
+
+    def _take(self, pending: PendingStep) -> None:
+        """Give the groups the tokens of a step, and go on with those that they take."""
+        tokens, errors, _, unsure, observed = pending.collected(self._engine.errors)
+        self._speculation.record(tokens, observed)
+        taken: list[Sequence[int]] = [()] * len(tokens)
+        for group in self._groups:
+            slots = self._slots(group)
+            error = next((errors[slot] for slot in errors if slot in slots), None)
+            if error is not None:
+                group.best.fail(error)
+            elif group.best.error is None:
+                rows = [tokens[slot] for slot in slots], [unsure[slot] for slot in slots]
+                for slot, count in zip(slots, group.take(*rows), strict=True):
+                    taken[slot] = tokens[slot][:count]
+        if pending.verified is not None:
+            pending.verified.settle(self.batch, taken)
+            self._engine.stats.tokens += sum(map(len, taken))
+        elif self.batch.search_score is not None:
+            still = [slot for slot, each in enumerate(taken) if not each]
+            self.batch.search_score[still] = self.batch.state.score_before[still]
 
     def drop(self, request: Request) -> None:
         groups = [group for group, known in self._groups.items() if known is request]

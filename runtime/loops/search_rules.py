@@ -20,6 +20,7 @@ from ..requests.request import Request
 from ..scores.noise import coin, seed_key
 
 Move = tuple[Sequence[int], Sequence[Rewrite]]  # per row: whose answer, and where it is rewritten
+Rows = Sequence[Sequence[int]]
 
 
 class Group(Protocol):
@@ -39,8 +40,12 @@ class Group(Protocol):
     def over(self) -> bool:
         """Whether the request is answered."""
 
-    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        """A token per row, and whether its scores were unsure; the rows that stand still."""
+    @property
+    def rooms(self) -> list[int]:
+        """Tokens that each row may take before the next selection; 0 where it stands still."""
+
+    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
+        """Tokens per row, and whether the scores of each were unsure; how many each row takes."""
 
     def select(self, values: Sequence[float]) -> Move:
         """What each row goes on with, given the value of its answer."""
@@ -79,24 +84,33 @@ class Blocks:
     def __init__(self, answers: list[Answer], beams: int, length: int) -> None:
         self.answers, self.beams, self.length = answers, beams, length
         self.best = answers[0]
-        self.steps, self.due = 0, False
+        self.end, self.due = length, False  # of the block, in tokens of an answer
 
     @property
     def over(self) -> bool:
         return all(answer.finish_reason for answer in self.answers)
 
-    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        ended = [i for i, answer in enumerate(self.answers) if answer.finish_reason]
-        for answer, token in zip(self.answers, tokens, strict=True):
-            if not answer.finish_reason:
-                answer.add(token)
-        self.steps += 1
-        self.due = self.over or self.steps % self.length == 0
-        return ended
+    @property
+    def rooms(self) -> list[int]:
+        return [
+            0
+            if each.finish_reason
+            else min(self.end, each.request.max_new_tokens) - len(each.tokens)
+            for each in self.answers
+        ]
+
+    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
+        taken = []
+        for answer, drawn, room in zip(self.answers, tokens, self.rooms, strict=True):
+            before = len(answer.tokens)
+            answer.extend(drawn[:room])
+            taken.append(len(answer.tokens) - before)
+        self.due = not any(self.rooms)
+        return taken
 
     def select(self, values: Sequence[float]) -> Move:
         """The best beams, repeated; a text that was drawn twice counts once."""
-        self.due = False
+        self.due, self.end = False, self.end + self.length
         order = sorted(range(len(values)), key=lambda i: -values[i])
         self.best = self.answers[order[0]]
         if self.over:
@@ -157,18 +171,31 @@ class Segments:
     def over(self) -> bool:
         return self.best.finish_reason is not None
 
-    def take(self, tokens: Sequence[int], unsure: Sequence[int]) -> list[int]:
-        started, still = len(self.best.tokens), []
-        for i, answer in enumerate(self.answers):
-            drawn = len(answer.tokens) - started
-            self._held[i] |= drawn >= self._rule.shortest and bool(unsure[i])
-            if self._held[i]:
-                still.append(i)
-                continue
-            answer.add(tokens[i])
-            self._held[i] = bool(answer.finish_reason) or drawn + 1 >= self._rule.longest
+    @property
+    def rooms(self) -> list[int]:
+        end = len(self.best.tokens) + self._rule.longest
+        return [
+            0 if held else math.ceil(min(end, each.request.max_new_tokens)) - len(each.tokens)
+            for each, held in zip(self.answers, self._held, strict=True)
+        ]
+
+    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
+        taken = [self._taken(i, *row) for i, row in enumerate(zip(tokens, unsure, strict=True))]
         self.due = all(self._held)
-        return still
+        return taken
+
+    def _taken(self, i: int, tokens: Sequence[int], unsure: Sequence[int]) -> int:
+        """Have a row take tokens up to the end of its segment; how many."""
+        answer, started = self.answers[i], len(self.best.tokens)
+        before = len(answer.tokens)
+        for token, is_unsure in zip(tokens, unsure, strict=True):
+            drawn = len(answer.tokens) - started
+            self._held[i] |= drawn >= self._rule.shortest and bool(is_unsure)
+            if self._held[i]:
+                break
+            answer.add(token)
+            self._held[i] = bool(answer.finish_reason) or drawn + 1 >= self._rule.longest
+        return len(answer.tokens) - before
 
     def select(self, values: Sequence[float]) -> Move:
         """The first answer that is accepted, in every row; or new noise for all of them."""

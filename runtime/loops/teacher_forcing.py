@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..batch.batch import Batch
 from ..batch.rewrite import read_on
-from ..engine.engine import Engine, Positions
+from ..engine.engine import Engine
+from ..engine.pending import Positions
 from ..engine.step import alarms
 from ..requests.request import Request
 from ..scores.context import Context, Record

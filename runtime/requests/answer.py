@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ..binding.bound import Bound
 from .answer_text import AnswerText
-from .request import Completion, Request
+from .request import Completion, Request, TokenLogprobs
 
 
 @dataclass(eq=False)
@@ -36,9 +36,25 @@ class Answer:
     _read: Sequence[int] = ()
 
     @property
+    def read_by_others(self) -> Sequence[int]:
+        """For each of the request's ``rooms``, the tokens of the answer that its term has read."""
+        return self._read or [0] * len(self.request.rooms)
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of the longest prompt among the formula's terms, that of ``longest_term``."""
         return len(self.request.prompts[self.request.longest_term])
+
+    def extend(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
+        """Append tokens, each with its log-probabilities if there are any, up to the last."""
+        for number, token in enumerate(tokens):
+            if self.finish_reason is not None:
+                return
+            if logprobs:
+                own = logprobs[number]
+                self.logprobs.append(own.logprob)
+                self.top_logprobs.append(dict(own.top[: self.request.top_logprobs]))
+            self.add(token)
 
     def add(self, token: int) -> None:
         """Append the next token, and check whether it is the last."""
@@ -117,7 +133,7 @@ class Answer:
     def _full(self, token: int) -> bool:
         """Whether a term that reads tokens as several of its own has no room left."""
         rooms = self.request.rooms
-        pairs = zip(self._read or [0] * len(rooms), rooms, strict=True)
+        pairs = zip(self.read_by_others, rooms, strict=True)
         self._read = [read + len(reads[token]) for read, (reads, _) in pairs]
         return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
 

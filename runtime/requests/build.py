@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ArgumentError
+from ...formula import Plan
 from ...formula.algebra.liveness import needed
 from ...grammar import Span
 from ...models import ModelError, is_ids
@@ -16,6 +17,7 @@ from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
+from .by_component import check_sample_components
 from .hints import refuse
 from .per_row import (
     Row,
@@ -28,7 +30,7 @@ from .per_row import (
     stop_strings_of,
     temperature_of,
 )
-from .request import RAW, Request, check_ids
+from .request import RAW, DraftOptions, Request, check_ids
 
 _log = logging.getLogger("descant")
 
@@ -68,6 +70,8 @@ class RequestBuilder:
         logprobs: bool = False,
         top_logprobs: int = 0,
         logprobs_mode: str = RAW,
+        draft: DraftOptions | None = None,
+        sample_components: bool = False,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -88,11 +92,17 @@ class RequestBuilder:
             "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
             "eos": eos_of(eos_token_id, self._bound.vocabulary), 
             **logprobs_of(logprobs, top_logprobs, logprobs_mode, self._bound.vocabulary),
+            "draft": draft,
         }  # fmt: skip
         if logprobs:
             refuse_search(self._bound, "logprobs", "its answer is chosen among several")
         heats = per_row(temperature, len(rows), "temperature")
+        if sample_components and temperature is None and do_sample is None:
+            do_sample = True
         temperatures = [temperature_of(heat, do_sample) for heat in heats]
+        others_asked = logprobs, draft is not None
+        if check_sample_components(self._bound, sample_components, temperatures, *others_asked):
+            settings["sample_components"] = True
         requests: list[Request] = []
         for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
             settings["temperature"] = heat
@@ -129,6 +139,8 @@ class RequestBuilder:
         logprobs: bool = False,
         top_logprobs: int = 0,
         logprobs_mode: str = RAW,
+        draft: DraftOptions | None = None,
+        sample_components: bool = False,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -141,10 +153,9 @@ class RequestBuilder:
         bound, plan = self._bound, self._bound.plan
         if stops and bound.tokenizer is None:
             raise ArgumentError("stop_strings need a tokenizer; give tokenizer: … with the model")
-        values = plan.values(params)
-        for scalar, value in zip(plan.scalars, values, strict=True):
-            if scalar.limits.tokens:
-                check_count(plan, scalar.what, scalar.span, value, bound.vocabulary)
+        values = []
+        for each in (plan, *(draft_plan.plan for draft_plan in bound.draft_plans)):
+            values += checked_values(each, params, bound.vocabulary)
         if not needed(plan, plan.scores, values):
             problem = "every coefficient is 0 for these parameters, so that nothing decides"
             raise plan.error(problem, Span(0, len(plan.source)))
@@ -155,9 +166,20 @@ class RequestBuilder:
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
-            top_logprobs, logprobs_mode,
+            top_logprobs, logprobs_mode, draft,
+            [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
+            sample_components,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
+
+
+def checked_values(plan: Plan, params: Mapping[str, float], vocabulary: int) -> list[float]:
+    """A plan's numbers for one request; errors are those of ``Plan.values``."""
+    values = plan.values(params)
+    for scalar, value in zip(plan.scalars, values, strict=True):
+        if scalar.limits.tokens:
+            check_count(plan, scalar.what, scalar.span, value, vocabulary)
+    return values
 
 
 def refuse_search(bound: Bound, verb: str, why: str) -> None:

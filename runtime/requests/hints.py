@@ -12,7 +12,8 @@ from ...grammar import did_you_mean
 OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
-    "logprobs_mode", "batch_size", "progress",
+    "logprobs_mode", "draft", "draft_length", "sample_components", "batch_size",
+    "progress",
 )  # fmt: skip
 STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
 _SAME = {  # by our name, theirs
@@ -22,6 +23,7 @@ _SAME = {  # by our name, theirs
     "eos_token_id": ("stop_token_ids",),
     "prompts": ("inputs", "input_ids", "text_inputs", "messages", "sentences"),
     "seed": ("generator",),
+    "draft_length": ("num_assistant_tokens", "num_speculative_tokens"),
 }
 _CURES = {
     "a row is one text; write a search in the formula: … | blockwise(r, beams=…)": (
@@ -36,8 +38,13 @@ _CURES = {
     ),
     "leave it out; every model keeps its own cache": ("use_cache", "past_key_values"),
     "leave it out; a formula has no such way to decode": (
-        "assistant_model", "assistant_tokenizer", "prompt_lookup_num_tokens", "penalty_alpha",
-        "dola_layers", "synced_gpus", "output_attentions", "output_hidden_states",
+        "penalty_alpha", "dola_layers", "synced_gpus", "output_attentions", "output_hidden_states",
+    ),
+    'declare it among the models, and name it: draft="small"': (
+        "assistant_model", "assistant_tokenizer", "speculative_config", "speculative_model",
+    ),
+    'write draft="prompt", and how many as draft_length': (
+        "prompt_lookup_num_tokens", "max_matching_ngram_size",
     ),
     "write for piece in decoder.stream(prompt, …)": ("streamer", "stream"),
     "give logprobs=True, or ask decoder.scores(prompt, token_ids)": (

@@ -11,7 +11,7 @@ from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
-from .request import PROCESSED, RAW
+from .request import ADAPTIVE, AUTO, LONGEST, PROCESSED, PROMPT, RAW, DraftOptions
 
 _MORE = page_link("per-request-weights")
 MODES = (RAW, PROCESSED)
@@ -154,3 +154,57 @@ def logprobs_of(logprobs: bool, top: int, mode: str, vocabulary: int) -> dict[st
     if top and not logprobs:
         raise ArgumentError("top_logprobs come with logprobs=True")
     return {"logprobs": logprobs, "top_logprobs": top, "logprobs_mode": mode}
+
+
+def draft_of(draft: Any, draft_length: Any) -> DraftOptions | None:
+    """The options of a call, checked; None without a draft.
+
+    Raises:
+        ArgumentError: no text, or no length; a length without a draft.
+    """
+    length = None if draft_length in (None, ADAPTIVE) else _draft_length(draft_length)
+    if draft is None:
+        if length is not None:
+            raise ArgumentError("draft_length says how many tokens draft proposes; give draft, too")
+        return None
+    if not isinstance(draft, str):
+        if hasattr(draft, "node"):  # an expression of descant.lang
+            return DraftOptions(str(draft), length)
+        cure = f'give a formula over the declared models, "{PROMPT}" or "{AUTO}"'
+        raise ArgumentError(f"draft is {quoted(draft)}; {cure}")
+    return DraftOptions(draft.strip(), length)
+
+
+def served_draft(
+    arguments: Mapping[str, Any], own: str | None, most: int
+) -> tuple[DraftOptions | None, dict[str, Any]]:
+    """The draft of a request where drafts are served, and the other arguments.
+
+    Args:
+        arguments: of the request.
+        own: who drafts there, also for requests that do not say.
+        most: tokens of a draft.
+
+    Raises:
+        ArgumentError: as ``draft_of``; another draft, or a longer one.
+    """
+    others = {k: v for k, v in arguments.items() if k not in ("draft", "draft_length")}
+    options = draft_of(arguments.get("draft", own), arguments.get("draft_length"))
+    if options is None:
+        return None, others
+    if options.source != own:
+        problem = f"draft is {options.source}, and {own or 'nobody'} drafts for this decoder"
+        raise ArgumentError(f"{problem}; ask the service for one with this draft")
+    if options.longest > most:
+        raise ArgumentError(f"draft_length is {options.longest}; here it is at most {most}")
+    return options, others
+
+
+def _draft_length(value: Any) -> int:
+    if isinstance(value, str):
+        problem = f"draft_length is {quoted(value)}"
+        raise ArgumentError(f'{problem}; it is a whole number, or "{ADAPTIVE}"')
+    if not 1 <= (length := integer("draft_length", value)) <= LONGEST:
+        cure = "leave draft out to decode without" if length == 0 else "give fewer"
+        raise ArgumentError(f"draft_length is {length}; it is 1 to {LONGEST}: {cure}")
+    return length

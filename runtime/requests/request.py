@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
 
 Reading: TypeAlias = "Sequence[int] | str"
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
+PROMPT, AUTO = "prompt", "auto"  # never read as models' names
+ADAPTIVE = "adaptive"
+LONGEST = 64  # tokens of a draft
+MOST_ADAPTIVE = 8  # where their number is adapted
+
+
+@dataclass(frozen=True)
+class DraftOptions:
+    """How a request is drafted.
+
+    Attributes:
+        source: ``"prompt"``, ``"auto"`` or a formula.
+        length: tokens that are proposed at once, at most; None for as many as pay.
+    """
+
+    source: str
+    length: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens that are proposed at once, at most."""
+        return MOST_ADAPTIVE if self.length is None else self.length
 
 
 @dataclass(frozen=True)
@@ -22,7 +44,7 @@ class Request:
         prompt: of the caller.
         prompts: per term of the scores, the ids that it reads.
         rewards: per stage and reward model, the ids, or the text, that it reads.
-        values: the plan's numbers for this row.
+        values: the plan's numbers for this row, and those of its draft plans.
         params: the parameters' values.
         temperature: 0 takes the best token.
         key: of its noise (``noise.seed_key``).
@@ -34,6 +56,10 @@ class Request:
         logprobs: whether to return its tokens' log-probabilities.
         top_logprobs: how many of the most likely tokens to return with each.
         logprobs_mode: of what: the formula with its own stages, or what tokens are drawn from.
+        draft: who proposes its tokens; None where nobody does.
+        draft_prompts: per term that only drafts have, the ids that it reads.
+        sample_components: whether each step draws one component of the final mixture, and the token
+            from that alone.
     """
 
     index: int
@@ -51,6 +77,9 @@ class Request:
     logprobs: bool = False
     top_logprobs: int = 0
     logprobs_mode: str = RAW
+    draft: DraftOptions | None = None
+    draft_prompts: Sequence[Sequence[int]] = ()
+    sample_components: bool = False
 
     @property
     def longest_term(self) -> int:
@@ -62,6 +91,18 @@ class Request:
         """Tokens of the longest prompt; text is none, for no cache holds it as such."""
         read = [*self.prompts, *(prompt for each in self.rewards.values() for prompt in each)]
         return max(len(prompt) for prompt in read if not isinstance(prompt, str))
+
+    @property
+    def longest_read(self) -> int:
+        """The same, with the prompts of terms that only drafts have."""
+        return max(self.longest, *map(len, self.draft_prompts), 0)
+
+
+class TokenLogprobs(NamedTuple):
+    """What a drawn token was worth: its log-probability, and those of the best tokens."""
+
+    logprob: float
+    top: list[tuple[int, float]]
 
 
 @dataclass

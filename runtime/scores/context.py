@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -107,6 +107,9 @@ class Context:
         candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
         record: what the stages did, for an explanation.
+        components: ``(rows, 1)`` int64, the part of the final mixture that each row has drawn, or
+            -1 for all of it; and ``drawn``, on the host, those that any has. None where all rows
+            have all of it.
     """
 
     values: Tensor
@@ -131,6 +134,8 @@ class Context:
     candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
     broken: dict[tuple[str, object], Tensor] = field(default_factory=dict)
     record: Record | None = None
+    components: Tensor | None = None
+    drawn: Collection[int] = ()
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

@@ -9,6 +9,7 @@ probability of whatever the formula has no token for. It is never drawn, and sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -79,8 +80,23 @@ class Logits:
         if token_columns is not None:
             logits = token_columns.mapped(logits)
         elif logits.shape[1] < width:
-            logits = pad(logits, (0, 1), value=-torch.inf)
+            logits = pad(logits, (0, width - logits.shape[1]), value=-torch.inf)
         self.raw = logits
+
+    @classmethod
+    def joined(cls, parts: Sequence[Logits]) -> Logits:
+        """The rows of several, one after the other."""
+        logits = cls.__new__(cls)
+        logits.raw = torch.cat([part.raw for part in parts])
+        logits.broken = torch.cat([part.broken for part in parts])
+        return logits
+
+    def selected(self, rows: Tensor) -> Logits:
+        """The logits of some rows, by their numbers."""
+        logits = Logits.__new__(Logits)
+        logits.raw = self.raw.index_select(0, rows)
+        logits.broken = self.broken.index_select(0, rows)
+        return logits
 
     @cached_property
     def logprobs(self) -> Tensor:

@@ -30,7 +30,7 @@ from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.recordings import Recordings
 from descant.runtime.batch.memory import peak_bytes
 from descant.runtime.binding import bind
-from descant.runtime.engine import engine
+from descant.runtime.engine import launch
 
 from . import models
 from .account import ATTENTION, Step
@@ -184,14 +184,14 @@ def _graphs(device: Device) -> Iterator[Any]:
 
 def _launches(begin: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
     """Where a step begins: all that has changed since the last one is on the devices."""
-    upload_changes = engine.upload_changes
+    upload_changes = launch.upload_changes
 
     @wraps(upload_changes)
     def begun(batches: Sequence[Any]) -> None:
         upload_changes(batches)
         begin([lane for batch in batches for lane in lanes_of(batch.bound)])
 
-    yield patch.object(engine, "upload_changes", begun)
+    yield patch.object(launch, "upload_changes", begun)
 
 
 def _lanes(device: Device) -> Iterator[Any]:

@@ -126,13 +126,9 @@ class Rehearsal:
         ]
         tokens, settings = max_new_tokens, {"eos_token_id": [], **settings}
         most = [tokens] * len(prompts) if isinstance(tokens, int) else tokens
-        requests = [
-            replace(request, max_new_tokens=most[request.index])
-            for request in decoder.session.builder.requests(
-                prompts, max_new_tokens=max(most), **settings
-            )
-        ]
-        for _ in decoder.session.decode(requests, slots or len(prompts)):
+        session, requests = decoder._requests(prompts, {"max_new_tokens": max(most), **settings})
+        requests = [replace(each, max_new_tokens=most[each.index]) for each in requests]
+        for _ in session.decode(requests, slots or len(prompts)):
             pass
 
     def _begin(self, lanes: Sequence[Any]) -> None:

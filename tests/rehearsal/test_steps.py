@@ -90,3 +90,16 @@ def test_weights_are_read_once(formula) -> None:
     step = rehearsed(formula)[0]
     read = sum(launch.weights for launch in step.launches)
     assert 0.98 * step.weights <= read <= 1.02 * step.weights
+
+
+def test_the_host_knows_which_components_run() -> None:
+    """Nothing is uploaded, and nobody waits; a step reads the weights of what it runs."""
+    with Rehearsal() as gpu:
+        decoder = gpu.compile("mix(0.5: m, 0.5: x)", models(gpu), capture=True)
+        steps = gpu.steps(decoder, [40], 24, room=256, sample_components=True, seed=3)
+    modes = [step.mode for step in steps]
+    assert modes[:1] == ["eager"] and modes.count("recorded") >= 2
+    assert {step.mode for step in steps[-6:]} == {"replayed"}
+    for step in steps:
+        assert (len(step.h2d), len(step.d2h), len(step.waits)) == (0, 1, 0)
+        assert not step.stalls

@@ -13,7 +13,7 @@ from peak import Peak
 import descant
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.batch import memory
-from descant.runtime.engine.engine import ScheduledBatch, launch
+from descant.runtime.engine.launch import ScheduledBatch, launch
 from descant.runtime.loops.teacher_forcing import teacher_forced
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13]]
@@ -230,7 +230,7 @@ def test_what_a_step_made_is_gone_when_it_ends(compiled, formula) -> None:
     try:
         with Peak() as peak:
             for _ in range(6):
-                engine.collect(launch([ScheduledBatch(engine, batch)])[0])
+                launch([ScheduledBatch(engine, batch)])[0].collected(engine.errors)
                 held.append(peak.now)
     finally:
         gc.enable()

@@ -24,6 +24,7 @@ CASES = {
     "weights a row": ("base + a*arm + (1-a)*strong", {**SAMPLED, "params": {"a": [0, 1, 0.5, 2]}}),
     "adapters": ("base + 0.5*lora4 - 0.2*lora8 + arm", SAMPLED),
     "no sum": ("mix(0.5: base, 0.5: arm) - 0.2*top_k(gpt2, 50)", SAMPLED),
+    "components": ("mix(0.5: base + arm, 0.5: gpt2)", {**SAMPLED, "sample_components": True}),
     "a condition": ("where(entropy(base) > 4, arm, base) + 0.5*gpt2", SAMPLED),
     "rewards": ("base + arm | rerank(0.7*rm + 0.3*rm2, k=5, w=1.5)", GREEDY),
     "rewards read again": ("(base | rerank(rm, k=4, norm=prefix)) + 0.5*arm", SAMPLED),

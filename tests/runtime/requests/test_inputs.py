@@ -216,6 +216,7 @@ def test_a_formula_divides_by_nothing_smaller_either(compiled, formula) -> None:
         ({"top_logprobs": 2}, "top_logprobs come with logprobs=True"),
         ({"logprobs": True, "top_logprobs": 301}, "top_logprobs is 301; it is 0 to 300"),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs is -1"),
+        ({"sample_components": 1}, "sample_components is 1, and it is true or false"),
         ({"logprobs_mode": "raw_logits"}, "logprobs_mode is 'raw_logits'; .*decoder.scores"),
         ({"logprobs_mode": "raw"}, "logprobs_mode is 'raw'; it is raw_logprobs or processed"),
     ],

@@ -1,0 +1,30 @@
+"""Which terms a request needs, by its numbers: those behind no coefficient of 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...formula import Plan, Term
+from ...formula.algebra.liveness import needed
+from ..requests.request import Request
+
+
+def needs_term(plan: Plan, term: Term, request: Request) -> bool:
+    """Whether a request needs a term of the scores."""
+    return term in needed(plan, plan.scores, request.values)
+
+
+def needs_reward(columns: Sequence[int], request: Request) -> bool:
+    """Whether a request weighs a reward model: none of these numbers is 0."""
+    return all(request.values[column] != 0 for column in columns)
+
+
+def needs_to_draft(bound: Any, number: int, request: Request) -> bool:
+    """Whether a request needs a term that only drafts have; none that cannot read its prompt."""
+    term, length = bound.draft_terms[number].term, len(request.draft_prompts[number])
+    for draft, first in zip(bound.draft_plans, bound.first_scalars, strict=True):
+        plan = draft.plan
+        if term in needed(plan, plan.scores, request.values[first:]):
+            return draft.positions is None or length < draft.positions
+    return False

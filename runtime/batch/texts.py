@@ -1,0 +1,39 @@
+"""What the rows of a batch have read, as the formula's tokens."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class HasTexts(Protocol):
+    """A batch, as far as its texts go."""
+
+    bound: Any
+    row_maps: list[Any]
+    count: int
+
+
+def text_owners(batch: HasTexts) -> list[Any]:
+    """Per slot, the row map of the first of its terms as written; aligned ones come last."""
+    spans = batch.bound.plan.spans
+    row_maps = [each for each in batch.row_maps if each.term.address is None]
+    row_maps = [each for each in row_maps if not each.only_draft]
+    row_maps.sort(key=lambda each: (each.term.token_map is not None, spans[each.term.term]))
+    slots = range(batch.count)
+    return [next(each for each in row_maps if each.held[slot] is not None) for slot in slots]
+
+
+def formula_text(row_map: Any, ids: Tensor) -> Tensor:
+    """Ids that a term has read, as the formula's tokens."""
+    aligned = row_map.term.token_map is not None
+    return ids.new_tensor(row_map.term.formula_ids(ids.tolist())) if aligned else ids
+
+
+def texts_of(batch: HasTexts) -> list[Tensor]:
+    """Per slot, the ids that the first of its terms has read."""
+    return [
+        formula_text(row_map, batch.bound.lanes[row_map.term.lane].rows.text(row_map.held[slot]))
+        for slot, row_map in enumerate(text_owners(batch))
+    ]

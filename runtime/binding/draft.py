@@ -1,0 +1,109 @@
+"""Drafts of a bound plan: cheaper plans over the same lanes, whose tokens it verifies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from ...errors import ArgumentError
+from ...formula import Linear, Names, Plan, Read, Scalar, Term, make_plan
+from ...formula.algebra.drafting import why_no_draft
+from ...formula.scalar import Constant
+from ...formula.words.stages import Rerank, Search
+from ...grammar import Span
+from ...models import ModelError, ModelSpec
+from ...models.text.vocabulary import common_vocabulary
+from .bind import Binder
+from .bound import Bound
+from .checks import CheckedModels
+from .weight_pool import WeightPool
+
+
+@dataclass
+class DraftBinder:
+    """Binds drafts of formulas over declared models, by what these were declared with.
+
+    Attributes:
+        specs: every declared model; those that only drafts have are loaded when one first does.
+        names: that a formula may use.
+        dtype, device: of models that name none.
+        pool: the weights in memory.
+    """
+
+    specs: Mapping[str, ModelSpec]
+    names: Names
+    dtype: str | None
+    device: str
+    pool: WeightPool = field(default_factory=WeightPool)
+    skeleton: bool = False
+
+    def with_draft(self, bound: Bound, draft: str) -> Bound:
+        """The same plan, with a draft over its lanes and over those that it needs besides.
+
+        Raises:
+            FormulaError: the draft is no formula, or none that can draft for this plan.
+            ModelError: a checkpoint that cannot be read.
+        """
+        plan = make_plan(draft, self.names)
+        if (why := why_no_draft(plan)) is not None:
+            raise why
+        checked = CheckedModels(plan, self.specs, self.dtype, self.device)
+        models = {term.model for term in plan.terms}
+        try:
+            common_vocabulary([*bound.described, *(checked.descriptions[each] for each in models)])
+        except ModelError as error:
+            raise checked.at(error) from None
+        checked.size = min(checked.size, bound.vocabulary)
+        own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
+        return replace(
+            bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,
+            draft_plans=(replace(own, vocabulary=bound.vocabulary),),
+        )  # fmt: skip
+
+
+def drafting(bound: Bound, source: str, binder: DraftBinder | None) -> Bound:
+    """A plan with the drafts that a source asks for.
+
+    Raises:
+        ArgumentError: the plan can have none.
+        FormulaError, ModelError: as ``DraftBinder.with_draft``.
+    """
+    refuse_draft(bound)
+    if source == "prompt":
+        return bound
+    if source == "auto":
+        return with_own_terms(bound)
+    if binder is None:
+        raise ArgumentError(f"{source} cannot draft here: no models are declared")
+    return binder.with_draft(bound, source)
+
+
+def with_own_terms(bound: Bound) -> Bound:
+    """The same plan, each of whose terms may draft for it, alone and with the formula's stages."""
+    chosen = (Rerank, Search)
+    stages = tuple(stage for stage in bound.plan.stages if not isinstance(stage, chosen))
+    plans = tuple(
+        replace(bound, plan=_alone(term.term, stages), terms=(term,), rewards={}, draft_plans=())
+        for term in bound.terms
+        if term.token_map is None
+    )
+    return replace(bound, draft_plans=plans)
+
+
+def refuse_draft(bound: Bound) -> None:
+    """Refuse drafts of a plan that cannot have any.
+
+    Raises:
+        ArgumentError: says why.
+    """
+    if bound.term_parallel is not None:
+        problem = "draft is not for processes that share a formula's models"
+        raise ArgumentError(f'{problem}; leave draft out, or parallel="terms"')
+
+
+def _alone(term: Term, stages: tuple[Any, ...]) -> Plan:
+    one = Scalar(Constant(Fraction(1)), "a coefficient")
+    text = str(term)
+    return Plan(Linear(((one, Read(term)),)), stages, text, text, {term: Span(0, len(text))})

@@ -1,0 +1,137 @@
+"""Drafting: a cheaper plan takes steps of its own, and proposes what it draws.
+
+Its tokens are drawn with the noise of the rows, as the formula's are, so that they often agree. All
+lanes are fed with them; those that ran keep their logits for the verification. Nothing waits for
+the host, where it need not know the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ...models.cache.row_items import Growing
+from ...models.upload import Mirror
+from ..batch.batch import Batch
+from ..batch.rewrite import append, read_on
+from ..scores.context import Context
+from ..scores.logprobs import Logits
+from .sampler import draw
+
+
+class DraftStep(Protocol):
+    """The step of a draft plan."""
+
+    def context(self, batch: Batch) -> Context:
+        """What the step knows before a lane has run."""
+
+    def scores(self, batch: Batch, context: Context) -> Tensor:
+        """``(slots, V)``."""
+
+
+class Proposal(NamedTuple):
+    """Tokens to draft in the slots of a batch, before one step verifies them.
+
+    Attributes:
+        counts: per slot, how many.
+        tokens: the same, where the host knows them.
+        plan: of the engine's draft plans, the one that draws them.
+        observes: whether to tell what each draft plan would have drawn at the first position.
+    """
+
+    counts: Sequence[int]
+    tokens: Sequence[Sequence[int]] | None = None
+    plan: int = 0
+    observes: bool = False
+
+
+@dataclass
+class Draft:
+    """Tokens that are proposed for the slots of a batch; the lanes' texts have them.
+
+    Attributes:
+        counts: per slot, how many.
+        tokens: the same, as far as the host knows them; else 0 for each.
+        on_device: ``(most, slots)`` int64, where they were drawn; None where the host knows them.
+        logits: per lane that ran for each of them, what it gave before each.
+    """
+
+    counts: Sequence[int]
+    tokens: Sequence[Sequence[int]]
+    on_device: Tensor | None = None
+    logits: Mapping[int, Sequence[Logits]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Tokens of all slots."""
+        return sum(self.counts)
+
+
+def proposed(batch: Batch, tokens: Sequence[Sequence[int]]) -> Draft:
+    """A draft of tokens that the host knows."""
+    append(batch, tokens)
+    return Draft([len(each) for each in tokens], tokens)
+
+
+def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
+    """Draw so many tokens per slot by the step of a draft plan.
+
+    The batch has been told of the counts (``SlotState.propose``), and its device too.
+    """
+    most, logits, drawn_tokens = max(counts), dict[int, list[Logits]](), list[Tensor]()
+    seen = None if batch.seen is None else batch.seen[: batch.width].clone()
+    steps = batch.steps[: batch.width]
+    known = _is_known(batch)
+    for number in range(most):
+        context = step.context(batch)
+        context.seen = seen
+        scores = step.scores(batch, context)
+        [(tokens, _)] = draw([batch], [scores])
+        for lane, each in context.logits.items():
+            if batch.bound.lanes[lane].rows.bucketed:  # the next forward writes there again
+                each.raw = each.raw.clone()
+            logits.setdefault(lane, []).append(each)
+        drawn_tokens.append(tokens)
+        growing = {slot for slot, count in enumerate(counts) if count > number}
+        _feed(batch, tokens, growing, number)
+        if batch.token_columns:
+            read_on(batch, tokens.tolist(), growing)
+        if seen is not None:
+            seen.scatter_(1, tokens[:, None], True)
+        steps.add_(1)
+    steps.sub_(most)
+    own = {lane: each for lane, each in logits.items() if len(each) == most}
+    on_device = torch.stack(drawn_tokens)
+    if not known:
+        return Draft(counts, [[0] * count for count in counts], on_device, own)
+    columns = zip(*on_device.tolist(), strict=True)
+    ids = [list(column[:count]) for column, count in zip(columns, counts, strict=False)]
+    return Draft(counts, ids, None, own)
+
+
+def _is_known(batch: Batch) -> bool:
+    """Whether the host has to know drafted tokens, or does so without waiting."""
+    on_host = Mirror.on_host(batch.device)
+    return on_host or batch.seen is not None or bool(batch.token_columns)
+
+
+def _feed(batch: Batch, tokens: Tensor, growing: Collection[int], number: int) -> None:
+    """Add a drafted token to the texts of all lanes, in these slots."""
+    every = len(growing) == batch.width
+    mask = None if every else batch.state.mirror.device.proposed[: batch.width] > number
+    for lane_number, lane in enumerate(batch.bound.lanes):
+        owners = batch.owners[lane_number]
+        if not owners.numel():
+            continue
+        fed, columns = tokens[owners], batch.token_columns.get(lane_number)
+        fed = fed if columns is None else columns.reads[fed]
+        if mask is None:
+            lane.feed(fed)
+        else:
+            owned = enumerate(batch.owned[lane_number])
+            rows = [row for row, (_, slot) in owned if slot in growing]
+            lane.feed(fed, Growing(rows, mask[owners]))

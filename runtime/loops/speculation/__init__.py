@@ -1,0 +1,1 @@
+"""Drafts: who proposes the next tokens of a batch, and how many."""
