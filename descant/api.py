@@ -15,7 +15,7 @@ from .lang import Expression
 from .models import ModelError, ModelSpec, make_spec
 from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
-from .runtime import Decoder, TermParallel, bind
+from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
 
 
 def compile(
@@ -74,8 +74,10 @@ def compile(
     term_parallel = term_parallel_of(parallel, default)
     if term_parallel is not None:
         default = str(term_parallel.device)
-    bound = bind(plan, specs, word, default, term_parallel=term_parallel)
-    return Decoder(bound, params, capture, cache=cache)
+    pool, names = WeightPool(), names_of(specs, params, prompts)
+    bound = bind(plan, specs, word, default, term_parallel=term_parallel, pool=pool)
+    binder = DraftBinder(specs, names, word, default, pool)
+    return Decoder(bound, params, capture, cache=cache, draft_binder=binder)
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:
@@ -106,11 +108,20 @@ def plan_of(
     prompts: Mapping[str, str] | None = None,
 ) -> Plan:
     """The checked plan of a formula; loads nothing."""
-    names = Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}))
+    names = names_of(specs, params, prompts)
     plan = make_plan(formula if isinstance(formula, str) else str(formula), names)
     if params is not None and plan.params:
         plan.values(dict(params))
     return plan
+
+
+def names_of(
+    specs: Mapping[str, ModelSpec],
+    params: Mapping[str, float] | None,
+    prompts: Mapping[str, str] | None,
+) -> Names:
+    """The names that a formula may use."""
+    return Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}))
 
 
 def where(dtype: Any, device: Any) -> tuple[str | None, str]:

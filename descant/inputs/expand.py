@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ..api import declared, plan_of
 from ..errors import DescantError
 from ..formula import Plan
+from ..formula.algebra.components import why_no_components
+from ..formula.algebra.drafting import why_no_draft
 from .grid import Point
 from .linear import Sum
 from .prompts import Item
 from .runfile import TEMPERATURE, RunFile, RunFileError
+from .sections import AUTO, PROMPT
 
 if TYPE_CHECKING:
     from ..runtime import Completion
@@ -113,9 +116,12 @@ def settings_of(run: RunFile) -> list[Setting]:
     specs = declared(run.models)
     # Before it is merged, any of its parts stands for a merged adapter.
     specs |= {name: run.models[merged.names[0]] for name, merged in sums.items()}
+    drafting_models(run, specs)
     settings = []
     for name, text in run.named.items():
         plan = plan_of(text, specs, run.params, run.prompts)
+        if run.generate.sample_components and (error := why_no_components(plan)) is not None:
+            raise error
         merges = {merged: sums[merged] for merged in plan.models if merged in sums}
         known = plan.params.union({TEMPERATURE}, *(part.params for part in merges.values()))
         points = [{k: v for k, v in point.items() if k in known} for point in run.points]
@@ -125,6 +131,21 @@ def settings_of(run: RunFile) -> list[Setting]:
         index = tuple(own.index(point) for point in points)
         settings.append(Setting(name, text, plan, tuple(own), index, merges))
     return settings
+
+
+def drafting_models(run: RunFile, specs: Mapping[str, Any]) -> set[str]:
+    """The models that draft, of those declared.
+
+    Raises:
+        FormulaError: the draft is no formula over them.
+    """
+    draft = run.generate.draft
+    if draft is None or draft in (PROMPT, AUTO):
+        return set()
+    plan = plan_of(draft, specs, run.params, run.prompts)
+    if (error := why_no_draft(plan)) is not None:
+        raise error
+    return set(plan.models)
 
 
 def without_temperature(point: Point) -> Point:

@@ -95,6 +95,12 @@ class RunFile(Strict):
         if raw and self.has_kl:
             cure = "write logprobs_mode: processed_logprobs, or leave logprobs out"
             raise ValueError(f"a kl is of what was drawn from, and so are these logprobs; {cure}")
+        if self.generate.sample_components:
+            if self.has_kl:
+                cure = "leave out sample_components, or the kl"
+                raise ValueError(f"a kl is of the whole mixture, and one component is run; {cure}")
+            if any(point.get(TEMPERATURE, 1) != 1 for point in self.points):
+                raise ValueError("sweep.temperature: sample_components: true is for temperature 1")
         if twice := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(twice))} is declared under models and under merge")
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,8 @@ from ..formula.words.signature import MOST
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
+LONGEST_DRAFT = 64  # tokens, as in ``generate``; and so are these two words
+PROMPT, AUTO = "prompt", "auto"
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
 
 
@@ -57,12 +59,26 @@ class Generate(Strict):
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0)
     logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] = "raw_logprobs"
+    sample_components: bool = False
+    draft: str | None = None  # a formula over the declared models, or "prompt", or "auto"
+    draft_length: Annotated[int, Field(ge=1, le=LONGEST_DRAFT)] | Literal["adaptive"] = "adaptive"
     batch_size: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
     def _check_top(self) -> Generate:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs come with logprobs: true")
+        if self.sample_components:
+            if self.do_sample is False or self.temperature not in (None, 1):
+                raise ValueError("sample_components: true is for temperature 1; leave that out")
+            if self.logprobs:
+                why = "logprobs are of the whole mixture, and one component is run"
+                raise ValueError(f"{why} with sample_components: true; leave one of them out")
+            if self.draft is not None:
+                why = "a draft is verified by the whole mixture, and one component is run"
+                raise ValueError(f"{why} with sample_components: true; leave one of them out")
+        if self.draft is None and self.draft_length != "adaptive":
+            raise ValueError("draft_length says how many tokens draft proposes; give draft, too")
         return self
 
 

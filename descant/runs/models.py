@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ..api import declared, plan_of, term_parallel_of, where
+from ..api import declared, names_of, plan_of, term_parallel_of, where
 from ..inputs.expand import Setting, without_temperature
 from ..inputs.runfile import RunFile
 from ..models import ModelSpec, resolve, with_bases
@@ -13,7 +13,7 @@ from ..models.checkpoint.description import Description
 from ..models.loading.declared import describe_declared
 from ..models.text.chat import RawTextLog
 from ..results.folder import MERGED
-from ..runtime import Decoder, TermParallel, WeightPool, bind
+from ..runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
 from .merge import merged_adapter
 
 
@@ -59,18 +59,23 @@ class Models:
     def _bound(
         self, text: str, specs: Mapping[str, ModelSpec], term_parallel: TermParallel | None
     ) -> tuple[Decoder, Callable[[], None]]:
-        specs = with_bases(specs, {**self.specs, **specs})
+        known = {**self.specs, **specs}
+        specs = with_bases(specs, known)
         plan = plan_of(text, specs, self.run.params, self.run.prompts)
         device = str(term_parallel.device) if term_parallel else self.device
         bound = bind(plan, specs, self.dtype, device, term_parallel=term_parallel, pool=self.pool)
 
         def close() -> None:
-            for lane in bound.lanes:
+            for lane in decoder.lanes:
                 if hasattr(lane, "adapters"):
                     lane.adapters.close()
 
         run = self.run
-        decoder = Decoder(bound, run.params, run.capture, self.raw_text, cache=run.cache)
+        names = names_of(known, run.params, run.prompts)
+        decoder = Decoder(
+            bound, run.params, run.capture, self.raw_text, cache=run.cache,
+            draft_binder=DraftBinder(known, names, self.dtype, device, self.pool),
+        )  # fmt: skip
         return decoder, close
 
     def keep(self, names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -26,12 +27,24 @@ _CertificateFile = Annotated[
 ]
 
 
+def _draft(draft: str | None, length: str | None) -> list[str]:
+    """The options as changes of the run file."""
+    values = {"draft": json.dumps(draft) if draft is not None else None, "draft_length": length}
+    return [f"generate.{name}={value}" for name, value in values.items() if value is not None]
+
+
 def serve(
     file: RunFilePath,
     set_: Overrides = None,
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,
     gpu_memory_utilization: MemoryUtilization = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Who proposes tokens: a formula, prompt, or auto.")
+    ] = None,
+    draft_length: Annotated[
+        str | None, typer.Option(help="How many at once, at most; or adaptive.", metavar="N")
+    ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, _min(0, "0 takes a free one.", max=65535)] = 8000,
     slots: Annotated[
@@ -65,8 +78,8 @@ def serve(
     from ..inputs.runfile import RunFileError, read_run_file
 
     run = read_run_file(
-        file, set_ or [], capture=capture, enable_prefix_caching=enable_prefix_caching,
-        gpu_memory_utilization=gpu_memory_utilization,
+        file, [*(set_ or []), *_draft(draft, draft_length)], capture=capture,
+        enable_prefix_caching=enable_prefix_caching, gpu_memory_utilization=gpu_memory_utilization,
     )  # fmt: skip
     require("descant serve", "fastapi", "prometheus_client", "uvicorn")
     from .frontend.server import Server

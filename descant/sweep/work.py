@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import reading, replace
-from ..inputs.expand import Key, Setting, rows_of, rows_of_rank, settings_of
+from ..inputs.expand import Key, Setting, drafting_models, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
 from ..inputs.runfile import RunFile, RunFileError
 from ..results.folder import COMPLETIONS, META, Journal
@@ -89,6 +89,7 @@ def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
 def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
     """The models of some formulas and of the scores."""
     scores = {score.model for score in (run.score or {}).values() if score.model}
+    scores |= drafting_models(run, run.models)
     return scores.union(*(declared_models(run, setting) for setting in settings))
 
 

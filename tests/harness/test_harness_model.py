@@ -189,6 +189,20 @@ def test_draws_have_a_seed(compiled) -> None:
         DescantLM(decoder).generate_until(full)
 
 
+def test_components_are_drawn_where_a_task_asks_for_it(compiled) -> None:
+    decoder, seeds = compiled("mix(0.6: base, 0.4: arm)"), [0, 1, 2]
+    draw = {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
+    task = asked("generate_until", *[("the river", {**draw, "sample_components": True})] * 3)
+    found = DescantLM(decoder).generate_until(task, disable_tqdm=True)
+    settings = {"max_new_tokens": 8, "stop_strings": ["\n"], "seed": seeds}
+    expected = decoder.generate(["the river"] * 3, sample_components=True, **settings)
+    assert found == [one.text for one in expected]
+    cold = {**draw, "do_sample": False, "sample_components": True}
+    greedy = asked("generate_until", ("x", cold))
+    with pytest.raises(ValueError, match="at temperature 1, and not at 0"):
+        DescantLM(decoder).generate_until(greedy, disable_tqdm=True)
+
+
 def test_a_search_has_answers_and_no_likelihood(compiled) -> None:
     model = DescantLM(compiled("base | best_of(rm, n=3)"), batch_size=2)
     [made] = model.generate_until(

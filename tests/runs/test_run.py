@@ -84,6 +84,10 @@ def test_lines_have_the_logprobs_that_are_asked_for(run, tmp_path):
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"max_new_tokens": True}, "true and false are no numbers"),
         ({"logprobs": True}, "a kl is of what was drawn from"),
+        ({"sample_components": True}, "a kl is of the whole mixture, .* leave out sample_comp"),
+        ({"sample_components": True, "temperature": 0.5}, "is for temperature 1; leave that out"),
+        ({"sample_components": True, "do_sample": False}, "is for temperature 1; leave that out"),
+        ({"sample_components": True, "logprobs": True}, "logprobs are of the whole mixture"),
     ],
 )
 def test_generate_takes_no_other_kinds(run, generate, says):

@@ -238,12 +238,12 @@ def test_a_merged_model_scores_nothing(tmp_path: Path) -> None:
 
 
 def test_what_breaks_in_the_middle_keeps_what_is_finished(tmp_path: Path, monkeypatch) -> None:
-    from descant.runtime.engine import engine
+    from descant.runtime.engine import launch as launching
 
     only = {"sweep": None, "front": None, "score": None}
     generate = {"max_new_tokens": 6, "temperature": 1.0, "batch_size": 1}
     run, out = run_of(tmp_path, **only, generate=generate), tmp_path / "out"
-    decoder, launch, steps = compiled(run), engine.launch, []
+    decoder, launch, steps = compiled(run), launching.launch, []
 
     def fails(scheduled: Any) -> Any:
         steps.append(1)

@@ -48,6 +48,8 @@ WRONG = [
     (TEXT, {"prompt": "x", "logprobs": 21}, "logprobs", "at most 20"),
     (TEXT, {"prompt": "x", "logprobs": True}, "logprobs", "a whole number"),
     (TEXT, {"prompt": "x", "logprobs_mode": "raw_logits"}, "logprobs_mode", "raw_logprobs"),
+    (TEXT, {"prompt": "x", "sample_components": 2}, "sample_components", "true or false"),
+    (TEXT, {"prompt": "x", "sample_components": True}, "sample_components", "no single mix"),
     (TEXT, {"prompt": "x", "presence_penalty": 0.5}, "presence_penalty", "repetition_penalty"),
     (TEXT, {"prompt": "x", "top_k": 5}, "top_k", "… | top_k(k)"),
     (TEXT, {"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias", "leave it out"),

@@ -6,6 +6,8 @@ import asyncio
 import random
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from descant.demo import PROMPTS
@@ -98,6 +100,61 @@ def test_stop_strings(served, offline) -> None:
     same(found.choices, offline("base", EGGS, max_new_tokens=24, stop_strings=[stop, "\0"]))
     assert found.choices[0].finish_reason == "stop"
     assert found.choices[0].text == text[: text.index(stop)]
+
+
+def test_components_are_sampled(served, offline) -> None:
+    formula = "mix(0.5: base + 2*arm_help, 0.5: base + 2*arm_harm)"
+    settings = {"max_tokens": 60, "seed": 7, "extra_body": {**IDS, "sample_components": True}}
+    found = served.client().completions.create(model=formula, prompt=EGGS, **settings)
+    expected = offline(formula, EGGS, max_new_tokens=60, seed=7, sample_components=True)
+    same(found.choices, expected)
+    plain = offline(formula, EGGS, max_new_tokens=60, seed=7, temperature=1.0)
+    assert [one.token_ids for one in plain] != [one.token_ids for one in expected]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize("formula", ["arms", "best", "base + 0.5*arm_harm"])
+def test_a_draft_changes_no_token(served, offline, formula, temperature) -> None:
+    for draft in ("base", "base | top_k(30)", "prompt", "auto", None):
+        body = {**IDS, "draft": draft} | ({"draft_length": 3} if draft else {})
+        settings = {"max_tokens": 20, "seed": 7, "temperature": temperature, "extra_body": body}
+        found = served.client().completions.create(model=formula, prompt=EGGS, **settings)
+        own = {"max_new_tokens": 20, "seed": 7, "temperature": temperature}
+        same(found.choices, offline(formula, EGGS, **own))
+
+
+def test_a_drafted_stream_adds_up_and_is_counted(served, offline) -> None:
+    settings = {"max_tokens": 24, "seed": 7, "temperature": 0.8, "top_p": 0.9, "logprobs": 1}
+    body = {"draft": "base", "draft_length": 4}
+    client = served.client()
+    plain = client.completions.create(model="arms", prompt=EGGS, **settings)
+    stream = client.completions.create(
+        model="arms", prompt=EGGS, stream=True, extra_body=body, **settings
+    )
+    parts = [part.choices[0] for part in stream]
+    assert "".join(part.text for part in parts) == plain.choices[0].text
+    logprobs = [x for part in parts if part.logprobs for x in part.logprobs.token_logprobs]
+    assert logprobs == pytest.approx(plain.choices[0].logprobs.token_logprobs, abs=1e-4)
+    text = httpx.get(f"{served.url}/metrics").text
+    counts = dict(line.split(" ") for line in text.splitlines() if line.startswith("descant_spec"))
+    drafted = float(counts["descant_spec_decode_num_draft_tokens_total"])
+    accepted = float(counts["descant_spec_decode_num_accepted_tokens_total"])
+    assert 0 < accepted <= drafted and float(counts["descant_spec_decode_num_drafts_total"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "param"),
+    [
+        ({"draft": "bsae"}, "bsae is not declared", "draft"),
+        ({"draft": "base | best_of(reward_help, n=2)"}, "chooses among texts", None),
+        ({"draft_length": 3}, "give draft, too", "draft_length"),
+        ({"draft": "base", "draft_length": 17}, "16", "draft_length"),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(served, body, said, param) -> None:
+    with pytest.raises(openai.BadRequestError, match=said) as found:
+        served.client().completions.create(model="arms", prompt=EGGS, extra_body=body)
+    assert param is None or found.value.param == param
 
 
 @pytest.mark.parametrize("formula", ["arms", "best", "base + 0.5*arm_harm | min_p(0.01)"])

@@ -7,6 +7,7 @@ import logging
 import math
 import multiprocessing
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,53 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_doubled(whole, tmp_pat
     sweep(run, out)
     assert lines(out) == lines(expected)
     assert lines(out, "scores") == lines(expected, "scores")
+
+
+def test_components_are_the_same_after_a_stop(tmp_path):
+    generate = {"max_new_tokens": 12, "num_return_sequences": 2, "sample_components": True}
+    changes = {"score": None, "front": None, "generate": generate}
+    run = run_of(tmp_path, formula="mix(1-a: base + arm_help, a: base + arm_harm)", **changes)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    sweep(run, whole)
+    shutil.copytree(whole, out)
+    text = (out / "completions.jsonl").read_bytes()
+    (out / "completions.jsonl").write_bytes(text[: len(text) // 3])
+    sweep(run, out)
+    assert lines(out) == lines(whole)
+    heated = generate | {"temperature": 0.5}
+    with pytest.raises(RunFileError, match="sample_components: true is for temperature 1"):
+        run_of(tmp_path, **{**changes, "generate": heated})
+    with pytest.raises(RunFileError, match="sample_components: true is for temperature 1"):
+        run_of(tmp_path, **changes, sweep={"temperature": [0.5, 1]})
+    with pytest.raises(descant.FormulaError, match="this is no single mix"):
+        sweep(run_of(tmp_path, **changes), out)
+
+
+@pytest.mark.parametrize("draft", ["arm_help", "base | top_k(40)", "prompt", "auto"])
+def test_a_drafted_sweep_is_the_same_also_after_a_stop(tmp_path, draft):
+    generate = {"max_new_tokens": 12, "num_return_sequences": 2, "temperature": 0.8}
+    changes = {"score": None, "front": None}
+    sweep(run_of(tmp_path, **changes, generate=generate), plain := tmp_path / "plain")
+    drafted = run_of(tmp_path, **changes, generate=generate | {"draft": draft, "draft_length": 3})
+    sweep(drafted, out := tmp_path / "out")
+    assert lines(out) == lines(plain)
+    text = (out / "completions.jsonl").read_bytes()
+    (out / "completions.jsonl").write_bytes(text[: len(text) // 3])
+    sweep(drafted, out)
+    assert lines(out) == lines(plain)
+
+
+def test_a_draft_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path):
+    changes = {"score": None, "front": None}
+    for generate, message in (
+        ({"draft": "arm_hlep"}, "did you mean arm_help"),
+        ({"draft": "arm_help", "draft_length": 0}, "draft_length must be at least 1"),
+        ({"draft": "arm_help", "draft_length": "some"}, "'adaptive'"),
+        ({"draft_length": 3}, "give draft, too"),
+        ({"draft": "base", "sample_components": True}, "leave one of them out"),
+    ):
+        with pytest.raises(descant.DescantError, match=message):
+            settings_of(run_of(tmp_path, **changes, generate=generate))
 
 
 @pytest.mark.slow

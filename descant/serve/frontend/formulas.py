@@ -13,15 +13,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...formula import Names, make_plan
+from ...formula.algebra.drafting import why_no_draft
 from ...formula.words.stages import STAGES, Search, Stage
-from ...grammar import Argument, Call, Name, Pipeline, parse, text
+from ...grammar import (
+    Argument,
+    Call,
+    FormulaError,
+    Name,
+    Pipeline,
+    did_you_mean,
+    parse,
+    text,
+)
 from ...inputs.runfile import RunFile
+from ...inputs.sections import AUTO, PROMPT
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
 from .worker_link import WorkerLink
+
+WORDS = (PROMPT, AUTO)  # drafts that are no formulas
+Key: TypeAlias = tuple[str, frozenset[str], str | None]  # formula, parameters, draft
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,13 @@ class FormulaRef:
         model: a name, or a formula.
         params: the request's own values.
         sampled: add stages of temperature and top_p, whose values are in ``params``.
+        draft: who proposes its tokens, as ``Compile`` has it.
     """
 
     model: str
     params: Mapping[str, float]
     sampled: bool = False
+    draft: str | None = None
 
 
 @dataclass
@@ -60,7 +76,7 @@ class FormulaCache:
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
         self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
-        self._entries: OrderedDict[tuple[str, frozenset[str]], _Entry] = OrderedDict()
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._numbers = count(1)
 
     def compile_named(self) -> list[Compile]:
@@ -69,19 +85,21 @@ class FormulaCache:
         Raises:
             FormulaError: anything wrong with one, before any process is started.
         """
-        commands, run = [], self._run
+        commands, run, draft = [], self._run, self._run.generate.draft
         names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
         for formula in run.named.values():
             make_plan(formula, names)
-            key = self._key(formula, {})
+            key = self._key(formula, {}, draft)
             if key not in self._entries:
-                self._entries[key] = _Entry(next(self._numbers), None)
-                commands.append(Compile(self._entries[key].number, formula, run.params))
+                number = next(self._numbers)
+                self._entries[key] = _Entry(number, None)
+                commands.append(Compile(number, formula, run.params, draft=draft))
         return commands
 
     def number(self, name: str) -> int:
         """The number of a formula of the run file."""
-        return self._entries[self._key(self._run.named[name], {})].number
+        draft = self._run.generate.draft
+        return self._entries[self._key(self._run.named[name], {}, draft)].number
 
     @asynccontextmanager
     async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
@@ -96,16 +114,20 @@ class FormulaCache:
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self._run.named:
             params |= ref.params
-        fields = 0
+        fields, draft = 0, ref.draft
         if ref.sampled:
             fields = len(self.sampling)
             params |= dict.fromkeys(self.sampling, 1.0)
             formula = with_sampling(_parsed(formula), *self.sampling)
-        key = self._key(formula, params)
+            if draft is not None and draft not in WORDS:  # the more alike, the more is accepted
+                draft = with_sampling(_parsed(draft), *self.sampling)
+        key = self._key(formula, params, draft)
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
-            task = asyncio.ensure_future(self._link.call(Compile(number, formula, params, fields)))
+            task = asyncio.ensure_future(
+                self._link.call(Compile(number, formula, params, fields, draft))
+            )
             entry = self._entries[key] = _Entry(number, task)
 
             def drop_if_failed(task: asyncio.Future[None]) -> None:
@@ -124,6 +146,28 @@ class FormulaCache:
             entry.uses -= 1
             self._evict()
 
+    def checked_draft(self, draft: str | None) -> str | None:
+        """A request's draft: the run file's, one of its models, or a formula where those are taken.
+
+        Raises:
+            ApiError: it is none of these, or no formula over the declared models.
+        """
+        run = self._run
+        known = {PROMPT, AUTO, *run.models, run.generate.draft}
+        if draft is None or draft in WORDS:
+            return draft
+        if draft not in known and not self._allow_formulas:
+            cure = did_you_mean(draft[:100], [each for each in known if each])
+            raise errors.invalid_value(f"there is no draft {draft[:100]!r} here; {cure}", "draft")
+        try:
+            names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
+            error = why_no_draft(make_plan(draft, names))
+        except FormulaError as wrong:
+            error = wrong
+        if error is not None:
+            raise errors.wrong_formula(error, "draft")
+        return draft
+
     def _formula(self, model: str) -> str:
         if model in self._run.named:
             return self._run.named[model]
@@ -131,9 +175,11 @@ class FormulaCache:
             return model
         raise errors.unknown_model(model, self._run.named)
 
-    def _key(self, formula: str, params: Mapping[str, float]) -> tuple[str, frozenset[str]]:
+    def _key(self, formula: str, params: Mapping[str, float], draft: str | None) -> Key:
         """The cache's key; the values of parameters come with each request."""
-        return text(_parsed(formula)), frozenset(params) | frozenset(self._run.params)
+        if draft is not None and draft not in WORDS:
+            draft = text(_parsed(draft))
+        return text(_parsed(formula)), frozenset(params) | frozenset(self._run.params), draft
 
     def _evict(self) -> None:
         """Forget unused formulas, the least recently used first, while there are too many."""

@@ -31,6 +31,12 @@ class Metrics:
         self.cache_hits = Counter("prefix_cache_hits", text, **common)
         text = "Rows that had to wait again, for others needed their memory."
         self.preemptions = Counter("preemptions", text, **common)
+        texts = (
+            ("num_drafts", "Batches of drafts that were verified."),
+            ("num_draft_tokens", "Tokens that drafts have proposed."),
+            ("num_accepted_tokens", "Of these, those that were drawn."),
+        )
+        self.spec_decode = [Counter(f"spec_decode_{n}", text, **common) for n, text in texts]
         self.generated_tokens = Counter("generated_tokens", "Tokens that were drawn.", **common)
         self.waiting = Gauge("rows_waiting", "Rows without a slot.", **common)
         self.running = Gauge("slots_in_use", "Slots that are decoding.", **common)
@@ -51,6 +57,8 @@ class Metrics:
         self.cache_queries.inc(counts.prefix_cache_queries)
         self.cache_hits.inc(counts.prefix_cache_hits)
         self.preemptions.inc(counts.preempted)
+        for counter, more in zip(self.spec_decode, counts.spec_decode, strict=True):
+            counter.inc(more)
         if counts.seconds is not None:
             self.step.observe(counts.seconds)
         for seconds in counts.first_token:

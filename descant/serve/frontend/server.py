@@ -19,7 +19,7 @@ from ...models import ModelError
 from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
-from ..protocol.schema import ChatRequest, CompletionRequest
+from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
 from .formulas import FormulaCache, FormulaRef
 from .metrics import Metrics
 from .streams import Stream
@@ -56,6 +56,10 @@ class Server:
             names = ", ".join(run.merge)
             problem = f"merge ({names}) is read by descant sweep; serve one merged adapter"
             raise RunFileError(problem)
+        length = run.generate.draft_length
+        if isinstance(length, int) and length > SERVED_LENGTH:
+            problem = f"generate.draft_length is {length}; a server drafts at most {SERVED_LENGTH}"
+            raise RunFileError(f"{problem} tokens")
         self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
@@ -119,7 +123,9 @@ class Server:
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
                 except FormulaError as error:
-                    raise errors.wrong_formula(error, "params") from None
+                    asked = "sample_components" in error.problem
+                    field = "sample_components" if asked else "params"
+                    raise errors.wrong_formula(error, field) from None
                 except DescantError as error:
                     raise errors.invalid_value(error) from None
                 yield stream
@@ -202,10 +208,24 @@ class Server:
             "logprobs": body.with_logprobs,
             "top_logprobs": body.best,
             "logprobs_mode": self.setting("logprobs_mode", body.logprobs_mode) or "raw_logprobs",
+            "sample_components": bool(self.setting("sample_components", body.sample_components)),
         }
         if tokens is not None:
             arguments["max_new_tokens"] = min(tokens, most)
-        return FormulaRef(body.model, params, sampled), arguments
+        draft = None if body.sample_components else self.run.generate.draft
+        if "draft" in body.model_fields_set:
+            draft = self.formulas.checked_draft(body.draft)
+        if draft is not None:
+            length = self.setting("draft_length", body.draft_length) or "adaptive"
+            arguments["draft_length"] = length  # the formula that is compiled has the draft
+        elif body.draft_length not in (None, "adaptive"):
+            problem = "draft_length says how many tokens draft proposes; give draft, too"
+            raise errors.invalid_value(problem, "draft_length")
+        return FormulaRef(body.model, params, sampled, draft), arguments
+
+    def formula_ref(self, model: str, params: Mapping[str, float]) -> FormulaRef:
+        """A formula with the run file's draft, for those who do not decode it."""
+        return FormulaRef(model, params, draft=self.run.generate.draft)
 
     def setting(self, name: str, value: Any = None) -> Any:
         """A request's value, else the run file's of ``generate``; None where neither has one."""

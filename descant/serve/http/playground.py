@@ -18,7 +18,6 @@ from ...errors import DescantError
 from ...formula import Names
 from ...formula.words.signature import MOST
 from ...grammar import FormulaError
-from ..frontend.formulas import FormulaRef
 from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
@@ -116,7 +115,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/playground/plan")
     async def plan(body: PlanRequest) -> dict[str, str]:
-        async with server.formulas.use(FormulaRef(body.model, body.params)) as formula:
+        async with server.formulas.use(server.formula_ref(body.model, body.params)) as formula:
             return {"plan": await server.link.call(PlanJob(formula))}
 
     @routes.post("/playground/inspect", response_model=None)
@@ -134,7 +133,8 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
     prompt = [message.plain() for message in body.messages] if body.messages else body.prompt
     arguments = body.model_dump(include={"params", "seed", "temperature", "token_ids"})
     arguments["n"] = CANDIDATES
-    async with server.formulas.use(FormulaRef(body.model, body.params)) as formula, lock:
+    ref = server.formula_ref(body.model, body.params)
+    async with server.formulas.use(ref) as formula, lock:
         try:
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
             return reply

@@ -23,12 +23,14 @@ class Compile:
         text: the formula.
         params: its parameters, with their values where a request gives none.
         fields: how many of its last stages are fields of requests.
+        draft: who proposes its tokens: a formula, ``"prompt"``, ``"auto"`` or nobody.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
     fields: int = 0
+    draft: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class StepCounts:
         prefix_cache_queries: tokens of prompts that were looked up in prefix caches.
         prefix_cache_hits: of these, found there.
         preempted: rows that had to wait again, for others needed their memory.
+        spec_decode: drafts that were verified, their tokens, and how many of these were accepted.
     """
 
     waiting: int = 0
@@ -209,6 +212,7 @@ class StepCounts:
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
     preempted: int = 0
+    spec_decode: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)

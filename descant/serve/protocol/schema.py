@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
+MAX_DRAFT = 4096  # characters
+SERVED_LENGTH = 16  # tokens of a draft
 MAX_FIELDS = 128  # of an object: none here has so many
 _SEED = 2**63
 
@@ -79,6 +81,10 @@ class GenerationRequest(Body):
         model: a formula's name, or a formula where the server allows them.
         params: values of the formula's parameters.
         logprobs_mode: of what log-probabilities are, as vLLM names them.
+        sample_components: whether each step draws one component of a mixture, and runs that alone.
+        draft: who proposes tokens: a formula over the declared models, ``prompt`` or ``auto``; null
+            where nobody does.
+        draft_length: how many at once, at most; or ``adaptive``.
         return_token_ids: each choice has its ``token_ids``, as in vLLM.
         user, safety_identifier, prompt_cache_key: accepted and not read.
     """
@@ -92,6 +98,9 @@ class GenerationRequest(Body):
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     logprobs: int | None = None
     logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] | None = None
+    sample_components: bool | None = None
+    draft: Annotated[str, Field(max_length=MAX_DRAFT)] | None = None
+    draft_length: Annotated[int, Field(ge=1, le=SERVED_LENGTH)] | Literal["adaptive"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None

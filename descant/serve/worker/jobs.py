@@ -94,7 +94,8 @@ class Jobs:
         return [name for name in self._declared[0] if is_reward_model(name, *self._declared)]
 
     def _compile(self, command: Compile) -> Served:
-        decoder = self.service.decoder(command.text, command.params, command.fields)
+        options = command.fields, command.draft
+        decoder = self.service.decoder(command.text, command.params, *options)
         self.formulas[command.formula] = decoder
         return decoder
 

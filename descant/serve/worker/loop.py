@@ -162,7 +162,7 @@ class DecodeLoop:
 
     def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
         start, before = time.perf_counter(), self._service.prefix_cache_counts()
-        preempted = self._service.preempted
+        preempted, drafted = self._service.preempted, self._service.draft_counts()
         answers = self._service.step()
         self._failures = {id(error): portable(error) for error in self._service.failures}
         now = time.perf_counter()
@@ -170,6 +170,8 @@ class DecodeLoop:
         after = self._service.prefix_cache_counts()
         counts.prefix_cache_queries, counts.prefix_cache_hits = map(sub, after, before)
         counts.preempted = self._service.preempted - preempted
+        rounds, tokens, accepted = map(sub, self._service.draft_counts(), drafted)
+        counts.spec_decode = rounds, tokens, accepted
         updates = []
         for answer in answers:
             if (row := self._rows.get(id(answer.request))) is None:

@@ -68,7 +68,7 @@ class PendingRow:
         if self.counted_tokens == 0:
             counts.first_token.append(now - self.submit.arrival_time)
         else:
-            counts.next_token.append((now - self.last_token_time) / new)
+            counts.next_token += [(now - self.last_token_time) / new] * new
         self.counted_tokens, self.last_token_time = len(answer.tokens), now
 
 
