@@ -163,13 +163,17 @@ class Scheduler:
             return None
         proposal = None
         if self._engine.drafting:
-            rooms = [each.request.max_new_tokens - len(each.tokens) for each in self._answers]
-            proposal = self._speculation.proposal(self._answers, rooms)
+            proposal = self._speculation.proposal(*self._in_slots())
         return ScheduledBatch(self._engine, self.batch, self._answers, proposal)
 
     def undrafted(self) -> Proposal | None:
-        """The next step, without the tokens that were proposed for it."""
-        return self._speculation.withdrawn(self.batch.count)
+        """The next step of those who have slots now, without tokens that were proposed for it."""
+        return self._speculation.withdrawn(self._in_slots()[0])
+
+    def _in_slots(self) -> tuple[list[Answer], list[int]]:
+        """The answer of each slot, and how many tokens it may take now, at most."""
+        rooms = [each.request.max_new_tokens - len(each.tokens) for each in self._answers]
+        return self._answers, rooms
 
     def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The answers that got a token, or an error, in the oldest step; those over leave.
@@ -309,18 +313,35 @@ def run(schedulers: Sequence[Scheduler]) -> None:
         batch = scheduler.schedule()
         if batch is not None:
             scheduled[scheduler] = batch
-    for scheduler, each in scheduled.items():
-        longest = max(each.proposal.counts) if each.proposal and each.batch.paged else 0
-        if longest and extend(each.batch, longest):  # nobody has to wait for a draft
-            scheduled[scheduler] = each._replace(proposal=scheduler.undrafted())
-    if paged := [each.batch for each in scheduled.values() if each.batch.paged]:
-        while pools := {pool for batch in paged for pool in extend(batch)}:
+    if paged := [each for each in scheduled.values() if each.batch.paged]:
+        rows = sum(each.batch.count for each in paged)
+        last = any(each.proposal and each.batch.bound.plan.search for each in paged)
+        while pools := {pool for each in paged for pool in extend(each.batch, int(last))}:
             if not _preempt_youngest(schedulers, pools):
                 break
         scheduled = {each: batch for each, batch in scheduled.items() if batch.batch.count}
+        fewer = sum(each.batch.count for each in paged) < rows
+        if fewer or _lacks_pages([*scheduled.values()]):  # nobody has to wait for a draft
+            for scheduler, each in scheduled.items():
+                scheduled[scheduler] = each._replace(proposal=scheduler.undrafted())
     if scheduled:
         for scheduler, pending in zip(scheduled, launch([*scheduled.values()]), strict=True):
             scheduler.pending.append(pending)
+
+
+def _lacks_pages(scheduled: Sequence[ScheduledBatch]) -> bool:
+    """Whether there are too few pages for what is drafted, and read with it.
+
+    Rounds of drafts come last: they read what the others have drawn in the same step.
+    """
+    if not any(each.proposal for each in scheduled):
+        return False
+    lacking = [
+        extend(each.batch, max(each.proposal.counts) if each.proposal else 1)
+        for each in scheduled
+        if each.batch.paged
+    ]
+    return any(lacking)
 
 
 def _preempt_youngest(schedulers: Sequence[Scheduler], pools: Container[int]) -> bool:

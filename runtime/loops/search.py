@@ -112,6 +112,10 @@ class SearchScheduler(Scheduler):
         self._select()
         if not self._groups:
             return None
+        proposal = self._speculation.proposal(*self._in_slots())
+        return ScheduledBatch(self._engine, self.batch, (), proposal)
+
+    def _in_slots(self) -> tuple[list[Answer], list[int]]:
         answers: list[Answer] = [None] * self.batch.count  # type: ignore[list-item]
         rooms = [0] * self.batch.count
         for group in self._groups:
@@ -119,8 +123,7 @@ class SearchScheduler(Scheduler):
             rows = zip(self._slots(group), group.answers, own, strict=True)
             for slot, answer, room in rows:
                 answers[slot], rooms[slot] = answer, room
-        proposal = self._speculation.proposal(answers, rooms)
-        return ScheduledBatch(self._engine, self.batch, (), proposal)
+        return answers, rooms
 
     def postprocess(self, ahead: int | None = None) -> list[Answer]:
         """The best answers of the requests that have ended, or their errors.

@@ -23,6 +23,8 @@ FORMULAS = [  # and who drafts for them
     ("base + a*lora4", "prompt"),
     ("base + a*arm", "auto"),
     ("where(entropy(base) > 4, base + a*arm, base) | repetition_penalty(1.2)", "base"),
+    ("base | best_of(rm, n=2)", "base"),
+    ("base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)", "base"),
 ]
 
 
@@ -54,7 +56,7 @@ def expected(specs) -> list[list[int]]:
     ]
 
 
-def tokens_of(service: Service) -> list[list[int]]:
+def tokens_of(service: Service, fails: bool = False) -> list[list[int]]:
     """What the requests draw, which come at random."""
     decoders = [service.decoder(text, {"a": 0.5}, draft=draft) for text, draft in FORMULAS]
     generator, waiting = random.Random(1), list(enumerate(asked(50)))
@@ -68,8 +70,11 @@ def tokens_of(service: Service) -> list[list[int]]:
                     settings["draft_length"] = generator.choice(["adaptive", 1, 3, 16])
                 [request] = service.submit(decoders[which], prompt, **settings)
                 submitted[id(request)] = number, request
-        for answer in service.step():
+        updated = service.step()
+        assert fails or not service.failures
+        for answer in updated:
             if answer.finish_reason:
+                assert answer.error is None
                 found[submitted[id(answer.request)][0]] = answer.tokens
     return [found[number] for number in range(50)]
 
@@ -94,23 +99,22 @@ def test_where_pages_lack_too(specs, expected, monkeypatch) -> None:
 @pytest.mark.pages
 def test_after_steps_that_fail(specs, expected, monkeypatch) -> None:
     """The rows are read again, without what was drafted when the step failed."""
-    original, calls = Service._draw, [0]
+    original, forward, calls = Service.step, TransformersLane._forward, [0]
 
-    def failing(self: Service, updated: Any, ahead: int | None = None) -> None:
+    def failing(self: Service) -> Any:
         calls[0] += 1
         if calls[0] % 9 == 0:
-            forward = TransformersLane._forward
 
             def once(*arguments: Any, **options: Any) -> Any:
                 monkeypatch.setattr(TransformersLane, "_forward", forward)
                 raise RuntimeError("a device that has a bad moment")
 
             monkeypatch.setattr(TransformersLane, "_forward", once)
-        original(self, updated, ahead)
+        return original(self)
 
-    monkeypatch.setattr(Service, "_draw", failing)
+    monkeypatch.setattr(Service, "step", failing)
     service = Service(specs, slots=5, max_model_len=128)
-    assert tokens_of(service) == expected
+    assert tokens_of(service, fails=True) == expected
     assert calls[0] > 18 and service.draft_counts()[2] > 20
 
 

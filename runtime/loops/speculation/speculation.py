@@ -98,6 +98,7 @@ class Speculation:
             answers: per slot.
             rooms: tokens that each may take now, at most.
         """
+        self._pending = None  # a step that failed leaves one
         sources = [each.request.draft.source for each in answers if each.request.draft]
         if not sources:
             return None
@@ -110,11 +111,16 @@ class Speculation:
             proposal = _nothing(len(answers))  # of which rows may stand still
         return proposal
 
-    def withdrawn(self, slots: int) -> Proposal | None:
-        """What is left of a proposal for which there is no room: an ordinary step."""
-        if self._pending is not None:
-            self._pending.name, self._pending.counts = None, ()
-        return _nothing(slots) if self._bound.plan.search is not None else None
+    def withdrawn(self, answers: Sequence[Answer]) -> Proposal | None:
+        """What is left of a proposal for which there is no room: an ordinary step.
+
+        The answers, one per slot, may be fewer than before.
+        """
+        if self._pending is None:
+            return None
+        rows = [self._rows[id(answer.request)] for answer in answers]
+        self._pending = _Pending(time.perf_counter(), rows, is_first=True)  # its time is no measure
+        return None if self._bound.plan.search is None else _nothing(len(answers))
 
     def record(self, tokens: Sequence[Sequence[int]], observed: Sequence[Sequence[int]]) -> None:
         """Note what the last step has drawn.
