@@ -19,6 +19,7 @@ from ..inputs.runfile import read_run_file
 from ..models.text.templates import rendered
 from ..runs.run import compiled, of_one_formula
 from ..runtime.progress import progress_bar
+from ..runtime.requests.request import ADAPTIVE
 
 try:
     import lm_eval.models  # noqa: F401  it lists the harness's own models, before ours is there
@@ -65,6 +66,8 @@ class DescantLM(TemplateLM):
             with the formula's system prompts, as in ``generate``. Otherwise all models read the
             context unchanged, as the same tokens.
         seed: of the noise, where a task samples.
+        draft, draft_length: of generation, as for ``generate``, where a task has no draft of its
+            own in its gen_kwargs; no answer depends on it.
         **params: the formula's parameters, for every request.
 
     Raises:
@@ -90,6 +93,8 @@ class DescantLM(TemplateLM):
         prefix_token_id: int | None = None,
         templates: bool = False,
         seed: int = 0,
+        draft: str | None = None,
+        draft_length: int | str = ADAPTIVE,
         **params: float,
     ) -> None:
         super().__init__()
@@ -116,8 +121,9 @@ class DescantLM(TemplateLM):
         self.max_length = max_length or pretrained.max_length or LENGTH
         self.max_gen_toks, self.add_bos_token = max_gen_toks, add_bos_token
         self._prefix = prefix_token_id
+        self._drafting = {"draft": draft, "draft_length": draft_length}
         # Fail at once instead of after the first task.
-        self.decoder.generate([], params=self.params)
+        self.decoder.generate([], params=self.params, **self._drafting)
         if not self.templates:
             try:
                 self.decoder.rendered([self.prefix_token_id])
@@ -286,6 +292,8 @@ class DescantLM(TemplateLM):
         if room < 1:
             problem = f"max_gen_toks is {new} and texts have at most {self.max_length} tokens"
             raise ArgumentError(f"{problem}; give a smaller max_gen_toks in gen_kwargs")
+        if "draft" not in options:
+            options = {**self._drafting, **options}
         return {**settings, **options}, room
 
     def _prompt(self, context: str, room: int | None = None) -> Any:

@@ -203,6 +203,31 @@ def test_components_are_drawn_where_a_task_asks_for_it(compiled) -> None:
         DescantLM(decoder).generate_until(greedy, disable_tqdm=True)
 
 
+@pytest.mark.parametrize("draft", ["arm", "base | top_k(9)", "prompt", "auto"])
+def test_drafts_change_no_answer(compiled, draft) -> None:
+    draw = {"until": ["e"], "do_sample": True, "temperature": 0.7, "max_gen_toks": 12}
+    tasks = [draw, {**draw, "do_sample": False}, {**draw, "draft": draft, "draft_length": 2}]
+    requests = [asked("generate_until", *[("the river", task)] * 3) for task in tasks[:2]]
+    decoder, plain = compiled("base + 0.5*arm"), DescantLM(compiled("base + 0.5*arm"), batch_size=2)
+    model = DescantLM(decoder, batch_size=2, draft=draft, draft_length=3)
+    for each in requests:
+        assert model.generate_until(each, True) == plain.generate_until(each, True)
+    pairs = asked("loglikelihood", *PAIRS)
+    assert model.loglikelihood(pairs, True) == plain.loglikelihood(pairs, True)
+    assert "drafted  " not in str(decoder.plan)
+    own = DescantLM(decoder, batch_size=2)
+    said = own.generate_until(asked("generate_until", *[("the river", tasks[2])] * 3), True)
+    assert said == plain.generate_until(requests[0], True)
+    assert ("drafted  " in str(decoder.plan)) or draft in ("prompt", "auto")
+
+
+def test_drafts_that_cannot_be_are_refused_at_once(compiled) -> None:
+    with pytest.raises(descant.FormulaError, match="did you mean arm"):
+        DescantLM(compiled("base + 0.5*arm"), draft="armm")
+    with pytest.raises(ValueError, match="give draft, too"):
+        DescantLM(compiled("base"), draft_length=3)
+
+
 def test_a_search_has_answers_and_no_likelihood(compiled) -> None:
     model = DescantLM(compiled("base | best_of(rm, n=3)"), batch_size=2)
     [made] = model.generate_until(
