@@ -31,15 +31,38 @@ class PlanArguments(NamedTuple):
 
     def bound(self) -> Bound:
         """The plan, bound to the shapes of its models."""
-        from ..api import declared, plan_of, where
+        from ..api import declared, plan_of
         from ..models import with_bases
         from ..runtime import bind
 
         specs = declared(self.models)
         plan = plan_of(self.formula, specs, self.params, self.prompts)
         needed = specs if self.run else with_bases(plan.models, specs)
-        dtype, device = where(self.run and self.run.dtype, self.run and self.run.device)
-        return bind(plan, needed, dtype, device, skeleton=True)
+        return bind(plan, needed, *self._where(), skeleton=True)
+
+    def report(self) -> Report:
+        """What the plan costs, with the draft of the run file."""
+        from ..api import declared, names_of
+        from ..runtime import DraftBinder, Report
+        from ..runtime.binding.draft import drafting
+        from ..runtime.requests.per_row import draft_of
+        from ..runtime.requests.request import AUTO
+
+        bound = drafted = self.bound()
+        generate = self.run and self.run.generate
+        draft = draft_of(generate.draft, generate.draft_length) if generate else None
+        if draft is not None and draft.source != AUTO:
+            specs = declared(self.models)
+            names = names_of(specs, self.params, self.prompts)
+            binder = DraftBinder(specs, names, *self._where(), skeleton=True)
+            drafted = drafting(bound, draft.source, binder)
+        cache = self.run.cache if self.run else None
+        return Report(bound, self.params, cache=cache, draft=draft, drafted=drafted)
+
+    def _where(self) -> tuple[str | None, str]:
+        from ..api import where
+
+        return where(self.run and self.run.dtype, self.run and self.run.device)
 
 
 @dataclass(frozen=True)
@@ -115,10 +138,7 @@ def plan_report(*arguments: Any) -> Report:
 
     Its arguments are those of ``PlanArguments``.
     """
-    from ..runtime import Report
-
-    plan = PlanArguments(*arguments)
-    return Report(plan.bound(), plan.params, cache=plan.run.cache if plan.run else None)
+    return PlanArguments(*arguments).report()
 
 
 def _pairs(options: Sequence[str], option: str, kind: type, what: str) -> dict[str, Any]:

@@ -106,10 +106,7 @@ class Binder:
             if name not in checked.reads_text and description.positions
         ]
         used = {term.model for term in plan.spans} | {spec.on for spec in checked.specs.values()}
-        unused = (
-            f"{name} is declared and not in the formula: not loaded"
-            for name in sorted(checked.specs.keys() - used)
-        )
+        unused = (unused_note(name) for name in sorted(checked.specs.keys() - used))
         bound = Bound(
             plan=plan,
             terms=tuple(by_term[term] for term in plan.terms),
@@ -246,3 +243,8 @@ def _kept(plan: Plan) -> list[str]:
         return []
     numbers = "a number is" if plan.kept == 1 else f"{plan.kept} numbers are"
     return [f"{numbers} worked out as written: to multiply out all of them is too much work"]
+
+
+def unused_note(name: str) -> str:
+    """The line of a plan on a model that it does not load."""
+    return f"{name} is declared and not in the formula: not loaded"

@@ -130,6 +130,11 @@ class Bound:
         return {term.lane for term in self.all_terms} - others
 
     @property
+    def draft_lanes(self) -> set[int]:
+        """The lanes that only drafts run."""
+        return {term.lane for term in self.draft_terms} - {term.lane for term in self.own_terms}
+
+    @property
     def searches_by_language(self) -> bool:
         """Whether language models value the texts of a search."""
         search = self.plan.search

@@ -15,7 +15,7 @@ from ...formula.words.stages import Rerank, Search
 from ...grammar import Span
 from ...models import ModelError, ModelSpec
 from ...models.text.vocabulary import common_vocabulary
-from .bind import Binder
+from .bind import Binder, unused_note
 from .bound import Bound
 from .checks import CheckedModels
 from .weight_pool import WeightPool
@@ -57,8 +57,10 @@ class DraftBinder:
             raise checked.at(error) from None
         checked.size = min(checked.size, bound.vocabulary)
         own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
+        used = {unused_note(name) for name in models}
         return replace(
             bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,
+            notes=tuple(note for note in bound.notes if note not in used),
             draft_plans=(replace(own, vocabulary=bound.vocabulary),),
         )  # fmt: skip
 

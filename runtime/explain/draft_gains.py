@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..binding.bound import Bound
 from ..loops.speculation.draft_length import LONGEST, RoundCosts, best_length, expected_tokens
-from ..loops.speculation.lane_costs import term_costs
+from ..loops.speculation.lane_costs import draft_costs, prompt_costs, term_costs
+from ..requests.request import AUTO, PROMPT, DraftOptions
 
 ACCEPTANCES = (0.7, 0.8, 0.9)  # at which gains are stated
 _LEAST = 1.05  # a gain at the highest of them that is worth a line
@@ -20,10 +21,12 @@ class DraftGain:
     Attributes:
         draft: as ``generate`` takes it.
         costs: of its rounds.
+        length: tokens that are drafted, where it was asked for; None for as many as pay.
     """
 
     draft: str
     costs: RoundCosts
+    length: int | None = None
 
     def speedup(self, acceptance: float, length: int) -> float:
         """Tokens per time over those of ordinary steps.
@@ -44,7 +47,11 @@ class DraftGain:
 
     def line(self) -> str:
         """``by base, 4 tokens ahead: 1.3, 1.6 and 2.0 times as fast …``"""
-        length = self.best_length(ACCEPTANCES[1]) or self.best_length(ACCEPTANCES[-1])
+        lengths = map(self.best_length, ACCEPTANCES[1:])
+        length = self.length or next(filter(None, lengths), 0)
+        if not length:
+            problem = f"no gain at an acceptance of {ACCEPTANCES[-1]} or less"
+            return f"by {self.draft}: {problem} (computed from bytes)"
         *first, last = (f"{self.speedup(rate, length):.1f}" for rate in ACCEPTANCES)
         *rates, highest = map(str, ACCEPTANCES)
         tokens = f"{length} token{'' if length == 1 else 's'} ahead"
@@ -54,8 +61,20 @@ class DraftGain:
         )
 
 
-def draft_gains(bound: Bound) -> list[DraftGain]:
-    """Drafts by a single term of the formula that promise a gain, the best two, the best first."""
+def draft_gains(bound: Bound, draft: DraftOptions | None = None) -> list[DraftGain]:
+    """What a draft promises that was asked for, which has the first of the draft plans.
+
+    Where none was, or any: drafts by a single term of the formula that promise a gain, the best
+    two, the best first.
+    """
+    if draft is not None and draft.source != AUTO:
+        longest = max(LONGEST, draft.longest)
+        if draft.source == PROMPT:
+            name, costs = "prompt lookup", prompt_costs(bound, longest=longest)
+        else:
+            [plan] = bound.draft_plans
+            name, costs = plan.plan.formula, draft_costs(bound, plan, longest=longest)
+        return [DraftGain(name, costs, draft.length)] if costs.step else []
     gains = [DraftGain(str(bound_term.term), costs) for bound_term, costs in term_costs(bound)]
     worth = [gain for gain in gains if gain.best(ACCEPTANCES[-1]) >= _LEAST]
     return sorted(worth, key=lambda gain: -gain.best(ACCEPTANCES[-1]))[:_LINES]

@@ -16,6 +16,7 @@ from ..binding.bound import Bound, reward_stages
 from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
 from ..engine.cuda_graphs import StepGraphs
+from ..requests.request import DraftOptions
 from ..scores.stages import moves_winner
 from .component_report import component_lines, drawn_line
 from .draft_gains import draft_gains
@@ -31,6 +32,8 @@ class Report:
         bytes_per_step: weights that one step reads, once per distinct set.
         forwards: forwards per token, without those of a search's rewards.
         notes: what was dropped, cut or left alone.
+        draft: what it is drafted by, where that is known before a run; and ``drafted``, the same
+            plan with that draft.
         search: the name of the search that the formula ends in, or None.
     """
 
@@ -41,8 +44,11 @@ class Report:
         stats: RunStats | None = None,
         graphs: StepGraphs | None = None,
         cache: CacheConfig | None = None,
+        draft: DraftOptions | None = None,
+        drafted: Bound | None = None,
     ) -> None:
         self._bound, self._params = bound, params
+        self.draft, self.drafted = draft, drafted or bound
         self._stats, self._graphs = stats or RunStats(), graphs
         self._cache = cache or CacheConfig()
         self.formula = bound.plan.formula
@@ -51,7 +57,7 @@ class Report:
         steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
         self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
         self.forwards, self._search_forwards = len(steady), len(search_lanes)
-        self.notes = (*bound.notes, *_raw_text(bound))
+        self.notes = (*self.drafted.notes, *_raw_text(bound))
 
     def __repr__(self) -> str:
         return self.text()
@@ -74,7 +80,8 @@ class Report:
         bound, device = self._bound, self._bound.device
         measured = bandwidth or copy_bandwidth(device)
         floor = self.floor(measured, batch_size, context)
-        weights, caches, work = peak_bytes(bound, batch_size * self._rows(), context)
+        weights, held, work = peak_bytes(self.drafted, batch_size * self._rows(), context)
+        _, caches, _ = peak_bytes(bound, batch_size * self._rows(), context)
         source = "given" if bandwidth else "measured copy bandwidth"
         lines = [f"formula     {self.formula}", *self._parameters(), ""]
         lines += _table(("term", "coefficient", "lane", "reads"), self._terms())
@@ -96,9 +103,9 @@ class Report:
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             *component_lines(bound, self._params, batch_size),
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
-            *(f"drafts      {gain.line()}" for gain in draft_gains(bound)),
-            f"memory      {si_bytes(weights + caches + work)}: {si_bytes(weights)} of weights, "
-            f"{si_bytes(caches)} of caches, {si_bytes(work)} to work in",
+            *(f"drafts      {gain.line()}" for gain in draft_gains(self.drafted, self.draft)),
+            f"memory      {si_bytes(weights + held + work)}: {si_bytes(weights)} of weights, "
+            f"{si_bytes(held)} of caches, {si_bytes(work)} to work in",
             *self._fitting(batch_size, context),
             f"vocabulary  {bound.vocabulary} tokens; ends at {sorted(bound.eos) or 'no token'}",
         ]
@@ -121,7 +128,7 @@ class Report:
 
     def peak_bytes(self, batch_size: int = 1, context: int = _CONTEXT) -> int:
         """Bytes that so many requests at once hold at most, of so many tokens with the answer."""
-        return sum(peak_bytes(self._bound, batch_size * self._rows(), context))
+        return sum(peak_bytes(self.drafted, batch_size * self._rows(), context))
 
     def _rows(self) -> int:
         """Rows of a request; 1 for a search of which they depend on a parameter without a value."""
@@ -134,7 +141,7 @@ class Report:
     def _fitting(self, batch_size: int, context: int) -> list[str]:
         """What fits into the memory of GPUs; nothing of a CPU."""
         share, rows = self._cache.gpu_memory_utilization, self._rows()
-        tokens = fitting_tokens(self._bound, share, batch_size * rows, context)
+        tokens = fitting_tokens(self.drafted, share, batch_size * rows, context)
         if tokens is None:
             return []
         memory = gpu_memory(self._bound)
@@ -199,7 +206,7 @@ class Report:
         return (str(term), coefficient, _letter(bound_term.lane), reads)
 
     def _lanes(self) -> list[tuple[str, ...]]:
-        bound = self._bound
+        bound = self.drafted
         lines: list[tuple[str, ...]] = []
         many = "".join(f"{number}*" for number in _samples(bound.plan))
         for number, lane in enumerate(bound.lanes):
@@ -207,6 +214,7 @@ class Report:
             address = bound_terms[0].address
             stage = dict(bound.plan.reranks).get(address) if address is not None else None
             queries = f"{stage.k} candidates" if stage else "1 token"
+            queries = "1 draft token" if number in bound.draft_lanes else queries
             if stage and not moves_winner(address, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"
             footprint = lane.footprint()

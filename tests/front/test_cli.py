@@ -13,6 +13,7 @@ from sweeps import written
 
 from descant.cli import app
 from descant.demo import models
+from descant.grammar import FormulaError
 from descant.inputs.runfile import RunFileError
 from descant.show.explain import ExplainRequest, explained
 
@@ -117,6 +118,34 @@ def test_explain_reads_a_run_file_as_the_others_do(tmp_path):
     ):
         with pytest.raises(RunFileError, match=says):
             explained(said)
+
+
+def test_explain_says_what_the_draft_of_a_run_file_promises(tmp_path):
+    """With a line for a model that only drafts, which no step of the formula runs."""
+
+    def plan(**generate) -> str:
+        given = {"formula": "base + a*arm_help", "generate": generate}
+        return explained(ExplainRequest(str(written(tmp_path, **given))))
+
+    def drafts(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("drafts ")]
+
+    plain = plan()
+    own = plan(draft="arm_help", draft_length=12)
+    assert [line.split(":")[0] for line in drafts(own)] == [
+        "drafts      by arm_help, 12 tokens ahead"
+    ]
+    other = plan(draft="small_help - 0.5*base")
+    assert len(drafts(other)) == 1 and "by small_help - 0.5*base" in other
+    assert "1 draft token" in other and "1 draft token" not in plain + own
+    note = "small_help is declared and not in the formula: not loaded"
+    assert note in plain + own and note not in other
+    [step] = [line for line in plain.splitlines() if line.startswith("per token ")]
+    assert all(step in text for text in (own, other, plan(draft="prompt"), plan(draft="auto")))
+    assert "by prompt lookup, " in plan(draft="prompt")
+    assert drafts(plan(draft="auto")) == drafts(plain)
+    with pytest.raises(FormulaError, match="did you mean arm_help"):
+        plan(draft="arm_hlep")
 
 
 def test_run_takes_one_formula(tmp_path):

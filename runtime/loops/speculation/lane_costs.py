@@ -82,18 +82,21 @@ def lanes_of_steps(bound: Bound, measured: bool = False) -> dict[int, LaneCost]:
     return {number: _lane_cost(bound, number, measured) for number in sorted(numbers)}
 
 
-def draft_costs(bound: Bound, draft: Bound, rows: int = 1, measured: bool = False) -> RoundCosts:
+def draft_costs(
+    bound: Bound, draft: Bound, rows: int = 1, measured: bool = False, longest: int = LONGEST
+) -> RoundCosts:
     """The costs of rounds that a draft plan over the same lanes drafts.
 
     Args:
         bound: the formula, and ``draft``, one of its draft plans.
         rows: in the batch.
         measured: whether to count what is known of CPUs beside bytes.
+        longest: the longest draft.
     """
     lanes, drafting = lanes_of_steps(bound, measured), {term.lane for term in draft.terms}
     own = {place for place, number in enumerate(lanes) if number in drafting}
     others = [_lane_cost(bound, number, measured) for number in sorted(drafting - lanes.keys())]
-    return round_costs(list(lanes.values()), own, others, rows=rows)
+    return round_costs(list(lanes.values()), own, others, rows=rows, longest=longest)
 
 
 def term_costs(bound: Bound, measured: bool = False) -> list[tuple[BoundTerm, RoundCosts]]:
@@ -119,6 +122,8 @@ def _lane_cost(bound: Bound, number: int, measured: bool) -> LaneCost:
     return LaneCost(lane.footprint().weight_bytes, on_cpu=measured and lane.device.type == "cpu")
 
 
-def prompt_costs(bound: Bound, rows: int = 1, measured: bool = False) -> RoundCosts:
+def prompt_costs(
+    bound: Bound, rows: int = 1, measured: bool = False, longest: int = LONGEST
+) -> RoundCosts:
     """The costs of rounds that prompt lookup drafts; arguments are those of ``draft_costs``."""
-    return round_costs(list(lanes_of_steps(bound, measured).values()), rows=rows)
+    return round_costs(list(lanes_of_steps(bound, measured).values()), rows=rows, longest=longest)
