@@ -168,7 +168,7 @@ class Decoder:
         draft = draft_of(arguments.get("draft"), arguments.get("draft_length"))
         if draft is None:
             return self.session, self._builder.requests(prompts, **others)
-        session = self._drafting_session(draft.source)
+        session = self.drafting_session(draft.source)
         return session, session.builder.requests(prompts, draft=draft, **others)
 
     def _request(
@@ -186,7 +186,7 @@ class Decoder:
         sessions = [self.session, *self._drafting.values()]
         return list({id(lane): lane for each in sessions for lane in each.bound.lanes}.values())
 
-    def _drafting_session(self, source: str) -> Session:
+    def drafting_session(self, source: str) -> Session:
         """What decodes with drafts of this source, over the same weights and lanes.
 
         Raises:

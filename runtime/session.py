@@ -31,3 +31,6 @@ class HasSession(Protocol):
     """A decoder, as transformers' loops see it."""
 
     session: Session
+
+    def drafting_session(self, source: str) -> Session:
+        """What decodes with drafts of a source."""

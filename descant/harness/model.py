@@ -121,7 +121,7 @@ class DescantLM(TemplateLM):
         self.max_length = max_length or pretrained.max_length or LENGTH
         self.max_gen_toks, self.add_bos_token = max_gen_toks, add_bos_token
         self._prefix = prefix_token_id
-        self._drafting = {"draft": draft, "draft_length": draft_length}
+        self._drafting: dict[str, Any] = {"draft": draft, "draft_length": draft_length}
         # Fail at once instead of after the first task.
         self.decoder.generate([], params=self.params, **self._drafting)
         if not self.templates:

@@ -8,7 +8,7 @@ the host, where it need not know the tokens.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -70,6 +70,14 @@ class Draft:
         """Tokens of all slots."""
         return sum(self.counts)
 
+    def on_host(self) -> Draft:
+        """The same, where the host knows the tokens."""
+        if self.on_device is None:
+            return self
+        columns = zip(*self.on_device.tolist(), strict=True)
+        ids = [list(each[:count]) for each, count in zip(columns, self.counts, strict=False)]
+        return replace(self, tokens=ids, on_device=None)
+
 
 def proposed(batch: Batch, tokens: Sequence[Sequence[int]]) -> Draft:
     """A draft of tokens that the host knows."""
@@ -105,12 +113,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         steps.add_(1)
     steps.sub_(most)
     own = {lane: each for lane, each in logits.items() if len(each) == most}
-    on_device = torch.stack(drawn_tokens)
-    if not known:
-        return Draft(counts, [[0] * count for count in counts], on_device, own)
-    columns = zip(*on_device.tolist(), strict=True)
-    ids = [list(column[:count]) for column, count in zip(columns, counts, strict=False)]
-    return Draft(counts, ids, None, own)
+    draft = Draft(counts, [[0] * count for count in counts], torch.stack(drawn_tokens), own)
+    return draft.on_host() if known else draft
 
 
 def _is_known(batch: Batch) -> bool:

@@ -186,7 +186,7 @@ def verified(
     if batch.logprobs:
         assert context.own is not None
         rows += logprob_rows(context.own, masked, chunk, tokens)
-    rows += [*context.unsure, *(_drawn_by(each, chunk, context) for each in others)]
+    rows += [*context.unsure, *(drawn_by(each, chunk, context) for each in others)]
     results = torch.stack(rows)
     search_scores = None
     if batch.search_score is not None:
@@ -195,7 +195,7 @@ def verified(
     return Verified(draft, chunk, drawn, steps, search_scores, len(others))
 
 
-def _drawn_by(step: Step, chunk: Chunk, context: Context) -> Tensor:
+def drawn_by(step: Step, chunk: Chunk, context: Context) -> Tensor:
     """``(width,)`` int64, what a draft plan draws from the same logits."""
     own = chunk.of(step)
     its_context = own.context()

@@ -16,8 +16,10 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper
 
 from ...errors import ArgumentError
+from ..loops.drafted_rows import DraftedRows
 from ..loops.external import ExternalRows
 from ..requests.answer import Answer
+from ..requests.per_row import draft_of
 from ..requests.request import Request
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
@@ -41,8 +43,8 @@ def generate_with(
     seed: int | Sequence[int] | None = None,
     prompts: Sequence[Any] | None = None,
     sample_components: bool = False,
-    draft: Any = None,
-    draft_length: Any = None,
+    draft: str | None = None,
+    draft_length: int | str | None = None,
     **model_kwargs: Any,
 ) -> Any:
     """The decoding loop of ``model.generate(…, custom_generate=decoder)``.
@@ -62,7 +64,10 @@ def generate_with(
             out, seeds are drawn from torch's global generator.
         prompts: that the models read instead of ``input_ids``, one per prompt: text or chat
             messages, each model by its own template. Answers still follow ``input_ids``.
-        sample_components, draft, draft_length: not honoured.
+        sample_components: not honoured.
+        draft, draft_length: who proposes tokens, and how many, as for ``Decoder.generate``. The
+            rows of a call step together, so that processors see them all: as far as each of them
+            draws what was drafted for it.
         **model_kwargs: the mask, and what else ``generate`` prepares for a model.
 
     Returns:
@@ -74,16 +79,14 @@ def generate_with(
         ValueError: something that a formula cannot honour, by its name.
         FormulaError, ModelError: as ``Decoder.generate``.
     """
-    session = decoder.session
+    options = draft_of(draft, draft_length)
+    session = decoder.drafting_session(options.source) if options else decoder.session
     bound = session.bound
     if synced_gpus:
         raise ArgumentError("synced_gpus is for one model split over processes; leave it out")
     if sample_components:
         problem = "sample_components=True has scores of one component, and processors take those of"
         raise ArgumentError(f"{problem} the mixture; call decoder.generate, or leave it out")
-    if draft is not None or draft_length is not None:
-        problem = "draft is not for transformers' loop, whose processors look at one step at a time"
-        raise ArgumentError(f"{problem}; call decoder.generate, or leave it out")
     hooks = logits_processor, stopping_criteria, generation_config
     call = generate_request(bound, model, input_ids, *hooks, prompts, model_kwargs)
     rows = len(session.builder.rows(call.prompts, params))
@@ -95,9 +98,11 @@ def generate_with(
         seed = drawn * (len(call.prompts) // len(drawn))
         seed = seed if bound.term_parallel is None else bound.term_parallel.broadcast(seed)
     temperature = _temperature(call) if bound.plan.search else 0.0
+    if options and not bound.plan.search:
+        temperature = _of_noise(call)
     requests = session.builder.requests(
         call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=(),
-        temperature=temperature, num_return_sequences=call.repeats,
+        temperature=temperature, num_return_sequences=call.repeats, draft=options,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)
@@ -118,7 +123,11 @@ class _Loop:
         keys = [request.key for request in requests]
         self._keys = torch.tensor(keys, dtype=torch.int32, device=call.ids.device)
         self._answers = [Answer(request, None, time.perf_counter()) for request in requests]
-        self._external = ExternalRows(session.bound, requests)
+        self._external = (
+            DraftedRows(session.bound, requests, session.engine.stats)
+            if session.engine.drafting
+            else ExternalRows(session.bound, requests)
+        )
         self._slots = list(range(len(requests)))  # per slot in use, the row
         self._ended = [False] * len(requests)  # rows that draw no more
         config = call.config
@@ -132,15 +141,24 @@ class _Loop:
         done = torch.zeros(len(self._ids), dtype=torch.bool, device=self._ids.device)
         while not bool(done.all()):
             with self._engine.turn(self._claim):
-                done = done | self._step()
-                self._advance(done.tolist())
+                done = self._round(done)
         if self._streamer is not None:
             self._streamer.end()
         return output_of(self._call, self._ids, self._scores, self._logits)
 
-    def _step(self) -> Tensor:
+    def _round(self, done: Tensor) -> Tensor:
+        """Draw a token for every row, or several that were drafted; which rows have ended."""
+        answers = [self._answers[row] for row in self._slots]
+        for scores in self._external.positions(answers, self._has_ended):
+            done = done | self._step(scores)
+            self._end(done.tolist())
+        if not bool(done.all()):
+            self._advance()
+        return done
+
+    def _step(self, scores: Tensor) -> Tensor:
         """Draw a token for every row; ``(rows,)`` bool, which of them end with it."""
-        logits = self._formula()
+        logits = self._formula(scores)
         if self._logits is not None:
             self._logits.append(logits.clone())
         scores = self._call.processors(self._ids, logits)
@@ -162,12 +180,13 @@ class _Loop:
         """Per row, whether its answer has as many tokens as it may."""
         return [answer.finish_reason is not None for answer in self._answers]
 
-    def _formula(self) -> Tensor:
+    def _formula(self, scores: Tensor) -> Tensor:
         """``(rows, width)`` the formula's scores; 0 for the rows that have ended."""
-        scores = self._external.scores().to(self._ids.device)
+        scores = scores.to(self._ids.device)
         padded = scores.new_zeros(len(self._ids), max(self._call.width, scores.shape[1]))
         padded[:, scores.shape[1] :] = -torch.inf
-        padded[self._slots, : scores.shape[1]] = scores
+        slots = {row: slot for slot, row in enumerate(self._slots) if not self._ended[row]}
+        padded[list(slots), : scores.shape[1]] = scores[list(slots.values())]
         return padded
 
     def _drawn(self, scores: Tensor) -> Tensor:
@@ -186,17 +205,21 @@ class _Loop:
         tokens = best(scores)
         return tokens if bool(active.all()) else torch.where(active, tokens, self._call.pad or 0)
 
-    def _advance(self, done: Sequence[bool]) -> None:
-        """Feed the tokens to the models, and release the rows that have ended."""
+    def _has_ended(self, slot: int) -> bool:
+        return self._ended[self._slots[slot]]
+
+    def _end(self, done: Sequence[bool]) -> None:
+        """Note which rows draw no more."""
         ended = [d and (f or self._call.ends) for d, f in zip(done, self._full, strict=True)]
-        if all(done):
-            return
-        if any(ended):
+        self._ended = [*done] if all(done) else ended
+        if any(ended) and not all(done):
             check_padding(self._call)
+
+    def _advance(self) -> None:
+        """Feed the tokens to the models, and release the rows that have ended."""
         self._external.advance([list(self._answers[row].tokens) for row in self._slots])
-        leave = [slot for slot, row in enumerate(self._slots) if ended[row]]
+        leave = [slot for slot, row in enumerate(self._slots) if self._ended[row]]
         self._external.finish(leave, self._slots)
-        self._ended = ended
 
 
 def check_padding(call: GenerateRequest) -> None:
@@ -224,6 +247,14 @@ def output_of(
 
     steps = (None if kept is None else tuple(kept) for kept in (scores, logits))
     return GenerateDecoderOnlyOutput(ids, *steps)
+
+
+def _of_noise(call: GenerateRequest) -> float:
+    """The temperature of the call, by its own processor; drafts are drawn at the same."""
+    if not call.config.do_sample:
+        return 0.0
+    warpers = [each for each in call.processors if isinstance(each, TemperatureLogitsWarper)]
+    return next((float(each.temperature) for each in warpers), 1.0)
 
 
 def _temperature(call: GenerateRequest) -> float:

@@ -6,7 +6,7 @@ not read again. Nothing is drawn in here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..batch.changes import upload_changes
 from ..batch.rewrite import Rewrite, copy_slots, grow, rewrite
 from ..binding.bound import Bound
 from ..engine.engine import MEASURE, Engine
+from ..requests.answer import Answer
 from ..requests.request import Request, check_ids
 from ..scores.context import Context
 from .teacher_forcing import commit, scored
@@ -63,6 +64,20 @@ class ExternalRows:
         self._scored = scored(self._engine, self._batch, list(map(len, self.answers)))
         return self._scored[1]
 
+    def positions(
+        self, answers: Sequence[Answer], has_ended: Callable[[int], bool]
+    ) -> Iterator[Tensor]:
+        """The scores of the next token, and of those after it, if they are known before it is.
+
+        Args:
+            answers: per row; before the next scores, the caller adds the token that it has picked.
+            has_ended: of a row, whether the caller wants no more of it; asked after each.
+
+        Yields:
+            As ``scores``.
+        """
+        yield self.scores()
+
     @torch.no_grad()
     def advance(self, answers: Sequence[Ids]) -> None:
         """Go on from these answers, one per row, whatever the rows have read.
@@ -90,8 +105,9 @@ class ExternalRows:
         excluded = scores.gather(1, ids[:, None])[:, 0] == -torch.inf
         commit(self._engine, batch, context, tokens)
         # A reward model is moved to the chosen candidate, and this was none: it reads it anew.
+        keys = [request.key for request in batch.requests]
         rewrites = {
-            row: Rewrite([*self.answers[row], tokens[row]], len(self.answers[row]), (0, 0), 0.0)
+            row: Rewrite([*self.answers[row], tokens[row]], len(self.answers[row]), keys[row], 0.0)
             for row, is_excluded in enumerate(excluded.tolist())
             if is_excluded
         }
@@ -103,8 +119,9 @@ class ExternalRows:
         self._make_room_in_other_vocabularies(answers)
         sources = [self._source(row, answer) for row, answer in enumerate(answers)]
         copy_slots(self._batch, sources)
+        keys = [request.key for request in self._batch.requests]
         rewrites = {
-            row: Rewrite(answer, _shared(answer, self.answers[source]), (0, 0), 0.0)
+            row: Rewrite(answer, _shared(answer, self.answers[source]), keys[row], 0.0)
             for row, (answer, source) in enumerate(zip(answers, sources, strict=True))
             if answer != self.answers[source]
         }

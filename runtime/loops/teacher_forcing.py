@@ -7,21 +7,45 @@ explanations, log-likelihoods, and rows whose tokens a caller picks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ...grammar import FormulaError
 from ..batch.batch import Batch
 from ..batch.rewrite import read_on
-from ..engine.engine import Engine
 from ..engine.pending import Positions
-from ..engine.step import alarms
+from ..engine.sampler import Source
+from ..engine.step import Step, alarms
 from ..requests.request import Request
 from ..scores.context import Context, Record
 
 
+class Stepping(Protocol):
+    """An engine, as far as somebody else chooses its tokens."""
+
+    step: Step
+
+    @property
+    def claim(self) -> object:
+        """Of whoever came last, who alone may go on."""
+
+    def begin(self, requests: Sequence[Request], slots: int) -> Batch:
+        """Empty slots for these requests."""
+
+    def turn(self, claim: object = None) -> AbstractContextManager[None]:
+        """Have the lanes to oneself."""
+
+    def errors(
+        self, batch: Batch, rows: Positions, alarms: Sequence[int], sources: Sequence[Source]
+    ) -> dict[int, FormulaError]:
+        """An error per row with an alarm."""
+
+
 def scored(
-    engine: Engine,
+    engine: Stepping,
     batch: Batch,
     steps: Sequence[int],
     next_tokens: Tensor | None = None,
@@ -45,7 +69,9 @@ def scored(
     return context, scores
 
 
-def check(engine: Engine, batch: Batch, context: Context, scores: Tensor, rows: Positions) -> None:
+def check(
+    engine: Stepping, batch: Batch, context: Context, scores: Tensor, rows: Positions
+) -> None:
     """Raise the first error of scores ``(rows, V)``, where they hold NaN or exclude every token."""
     wrong = alarms(context, scores.amax(dim=-1)).tolist()
     if any(wrong):
@@ -53,7 +79,7 @@ def check(engine: Engine, batch: Batch, context: Context, scores: Tensor, rows: 
         raise next(iter(errors.values()))
 
 
-def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]) -> None:
+def commit(engine: Stepping, batch: Batch, context: Context, tokens: Sequence[int]) -> None:
     """Go on with one token per slot, whatever the scores were."""
     engine.step.commit(batch, context, torch.tensor(tokens, device=batch.device))
     if batch.token_columns:
@@ -62,7 +88,7 @@ def commit(engine: Engine, batch: Batch, context: Context, tokens: Sequence[int]
 
 @torch.no_grad()
 def teacher_forced(
-    engine: Engine, request: Request, tokens: Sequence[int], record: bool = False
+    engine: Stepping, request: Request, tokens: Sequence[int], record: bool = False
 ) -> Iterator[tuple[Batch, Context, Tensor]]:
     """Read a request's given tokens but for the last, one after the other, whatever the scores are.
 
@@ -89,7 +115,7 @@ def teacher_forced(
                 commit(engine, batch, context, [token])
 
 
-def scores_along(engine: Engine, request: Request, tokens: Sequence[int]) -> Tensor:
+def scores_along(engine: Stepping, request: Request, tokens: Sequence[int]) -> Tensor:
     """Scores before each of the given tokens and after the last.
 
     Returns:
