@@ -12,12 +12,11 @@ from ..api import declared, plan_of
 from ..errors import DescantError
 from ..formula import Plan
 from ..formula.algebra.components import why_no_components
-from ..formula.algebra.drafting import why_no_draft
+from ..formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from .grid import Point
 from .linear import Sum
 from .prompts import Item
 from .runfile import TEMPERATURE, RunFile, RunFileError
-from .sections import AUTO, PROMPT
 
 if TYPE_CHECKING:
     from ..runtime import Completion

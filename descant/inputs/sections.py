@@ -14,12 +14,11 @@ from pydantic import (
     model_validator,
 )
 
+from ..formula.algebra.drafting import LONGEST_DRAFT
 from ..formula.words.signature import MOST
 
 FREE = ("length", "distinct_1", "distinct_2", "rep_2", "rep_3", "rep_4", "diversity")
 COSTS = ("tokens", "seconds", "tokens_per_second")
-LONGEST_DRAFT = 64  # tokens, as in ``generate``; and so are these two words
-PROMPT, AUTO = "prompt", "auto"
 FORMULA = "formula"  # a table's other axis next to swept names; the name of a formula without one
 
 

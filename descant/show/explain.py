@@ -46,7 +46,7 @@ class PlanArguments(NamedTuple):
         from ..runtime import DraftBinder, Report
         from ..runtime.binding.draft import drafting
         from ..runtime.requests.per_row import draft_of
-        from ..runtime.requests.request import AUTO
+        from ..formula.algebra.drafting import AUTO
 
         bound = drafted = self.bound()
         generate = self.run and self.run.generate

@@ -8,6 +8,9 @@ from typing import Any
 from ...grammar import Call, FormulaError, Name, Node, Span, parse
 from ..plan import Plan
 
+PROMPT, AUTO = "prompt", "auto"  # drafts that are no formulas, and never models' names
+LONGEST_DRAFT = 64  # tokens
+
 
 def why_no_draft(plan: Plan) -> FormulaError | None:
     """Why a plan cannot draft, or None.

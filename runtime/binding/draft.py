@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...formula import Linear, Names, Plan, Read, Scalar, Term, make_plan
-from ...formula.algebra.drafting import why_no_draft
+from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.scalar import Constant
 from ...formula.words.stages import Rerank, Search
 from ...grammar import Span
@@ -73,9 +73,9 @@ def drafting(bound: Bound, source: str, binder: DraftBinder | None) -> Bound:
         FormulaError, ModelError: as ``DraftBinder.with_draft``.
     """
     refuse_draft(bound)
-    if source == "prompt":
+    if source == PROMPT:
         return bound
-    if source == "auto":
+    if source == AUTO:
         return with_own_terms(bound)
     if binder is None:
         raise ArgumentError(f"{source} cannot draft here: no models are declared")

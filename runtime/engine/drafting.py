@@ -18,6 +18,7 @@ from ...models.cache.row_items import Growing
 from ...models.upload import Mirror
 from ..batch.batch import Batch
 from ..batch.rewrite import append, read_on
+from ..binding.bound import Bound
 from ..scores.context import Context
 from ..scores.logprobs import Logits
 from .sampler import draw
@@ -25,6 +26,8 @@ from .sampler import draw
 
 class DraftStep(Protocol):
     """The step of a draft plan."""
+
+    bound: Bound
 
     def context(self, batch: Batch) -> Context:
         """What the step knows before a lane has run."""
@@ -58,17 +61,15 @@ class Draft:
         tokens: the same, as far as the host knows them; else 0 for each.
         on_device: ``(most, slots)`` int64, where they were drawn; None where the host knows them.
         logits: per lane that ran for each of them, what it gave before each.
+        formula: that drew them, and ``broken``, ``(most, slots)`` bool, where its scores were NaN.
     """
 
     counts: Sequence[int]
     tokens: Sequence[Sequence[int]]
     on_device: Tensor | None = None
     logits: Mapping[int, Sequence[Logits]] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Tokens of all slots."""
-        return sum(self.counts)
+    formula: str = ""
+    broken: Tensor | None = None
 
     def on_host(self) -> Draft:
         """The same, where the host knows the tokens."""
@@ -90,7 +91,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 
     The batch has been told of the counts (``SlotState.propose``), and its device too.
     """
-    most, logits, drawn_tokens = max(counts), dict[int, list[Logits]](), list[Tensor]()
+    most, logits = max(counts), dict[int, list[Logits]]()
+    drawn_tokens, broken = list[Tensor](), list[Tensor]()
     seen = None if batch.seen is None else batch.seen[: batch.width].clone()
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
@@ -98,12 +100,13 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         context = step.context(batch)
         context.seen = seen
         scores = step.scores(batch, context)
-        [(tokens, _)] = draw([batch], [scores])
+        [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
             if batch.bound.lanes[lane].rows.bucketed:  # the next forward writes there again
                 each.raw = each.raw.clone()
             logits.setdefault(lane, []).append(each)
         drawn_tokens.append(tokens)
+        broken.append(best.isnan())
         growing = {slot for slot, count in enumerate(counts) if count > number}
         _feed(batch, tokens, growing, number)
         if batch.token_columns:
@@ -113,7 +116,9 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         steps.add_(1)
     steps.sub_(most)
     own = {lane: each for lane, each in logits.items() if len(each) == most}
-    draft = Draft(counts, [[0] * count for count in counts], torch.stack(drawn_tokens), own)
+    unknown, on_device = [[0] * count for count in counts], torch.stack(drawn_tokens)
+    formula = step.bound.plan.formula
+    draft = Draft(counts, unknown, on_device, own, formula, torch.stack(broken))
     return draft.on_host() if known else draft
 
 

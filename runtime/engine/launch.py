@@ -7,8 +7,10 @@ draws after the last that is kept is kept too, so that every step gives one toke
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -31,7 +33,8 @@ from .pending import PendingStep
 from .sampler import Drawn, draw
 from .step import Step, alarms, draw_together
 
-NONE = -1  # in place of a drafted token, where there is none
+NONE, BROKEN = -1, -2  # in place of a drafted token: there is none, or scores were NaN
+_log = logging.getLogger("descant")
 Copied: TypeAlias = tuple[Tensor, torch.cuda.Event | None]  # None where it is there at once
 
 
@@ -73,6 +76,8 @@ class Verified:
         Args:
             tokens, wrong, following: of the results, their first three rows.
         """
+        if BROKEN in following:
+            _warn_of_nan(self.draft.formula)
         rows, row = list[list[int]](), 0
         for count in self.chunk.counts:
             own = range(row, row + count)
@@ -206,11 +211,22 @@ def drawn_by(step: Step, chunk: Chunk, context: Context) -> Tensor:
 def _drafted_next(chunk: Chunk, draft: Draft) -> Tensor:
     """``(width,)`` int64, the drafted token that follows each position."""
     if draft.on_device is None:
-        following = [[*tokens, NONE] for tokens in draft.tokens]
-        return torch.tensor([*chain(*following)], device=chunk.batch.device)
-    last = torch.full_like(draft.on_device[:1], NONE)
-    drafted = torch.cat((draft.on_device, last))[chunk.ahead, chunk.owner]
-    return torch.where(chunk.after > 0, drafted, NONE)
+        tokens = [[*tokens, NONE] for tokens in draft.tokens]
+        following = torch.tensor([*chain(*tokens)], device=chunk.batch.device)
+    else:
+        last = torch.full_like(draft.on_device[:1], NONE)
+        following = torch.cat((draft.on_device, last))[chunk.ahead, chunk.owner]
+    if draft.broken is not None:
+        never = torch.zeros_like(draft.broken[:1])
+        broken = torch.cat((draft.broken, never))[chunk.ahead, chunk.owner]
+        following = torch.where(broken, BROKEN, following)
+    return torch.where(chunk.after > 0, following, NONE)
+
+
+@lru_cache(maxsize=64)
+def _warn_of_nan(formula: str) -> None:
+    """Say so, once for each draft: its tokens are never drawn, and cost their time."""
+    _log.warning("draft=%r gives NaN: none of its tokens is kept; check its weights", formula)
 
 
 def to_host(drawn: Sequence[Drawn]) -> list[Copied]:

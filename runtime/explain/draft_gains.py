@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...formula.algebra.drafting import AUTO, PROMPT
 from ..binding.bound import Bound
 from ..loops.speculation.draft_length import LONGEST, RoundCosts, best_length, expected_tokens
 from ..loops.speculation.lane_costs import draft_costs, prompt_costs, term_costs
-from ..requests.request import AUTO, PROMPT, DraftOptions
+from ..requests.request import DraftOptions
 
 ACCEPTANCES = (0.7, 0.8, 0.9)  # at which gains are stated
 _LEAST = 1.05  # a gain at the highest of them that is worth a line

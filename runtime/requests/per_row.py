@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ...errors import ArgumentError, quoted
+from ...formula.algebra.drafting import AUTO, LONGEST_DRAFT, PROMPT
 from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
-from .request import ADAPTIVE, AUTO, LONGEST, PROCESSED, PROMPT, RAW, DraftOptions
+from .request import ADAPTIVE, PROCESSED, RAW, DraftOptions
 
 _MORE = page_link("per-request-weights")
 MODES = (RAW, PROCESSED)
@@ -204,7 +205,7 @@ def _draft_length(value: Any) -> int:
     if isinstance(value, str):
         problem = f"draft_length is {quoted(value)}"
         raise ArgumentError(f'{problem}; it is a whole number, or "{ADAPTIVE}"')
-    if not 1 <= (length := integer("draft_length", value)) <= LONGEST:
+    if not 1 <= (length := integer("draft_length", value)) <= LONGEST_DRAFT:
         cure = "leave draft out to decode without" if length == 0 else "give fewer"
-        raise ArgumentError(f"draft_length is {length}; it is 1 to {LONGEST}: {cure}")
+        raise ArgumentError(f"draft_length is {length}; it is 1 to {LONGEST_DRAFT}: {cure}")
     return length

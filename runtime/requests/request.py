@@ -11,10 +11,8 @@ from ...formula.nodes import StageAddress
 
 Reading: TypeAlias = "Sequence[int] | str"
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
-PROMPT, AUTO = "prompt", "auto"  # never read as models' names
 ADAPTIVE = "adaptive"
-LONGEST = 64  # tokens of a draft
-MOST_ADAPTIVE = 8  # where their number is adapted
+MOST_ADAPTIVE = 8  # tokens of a draft, where their number is adapted
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ import pytest
 from servers import FILE, listening
 
 from descant.inputs.runfile import RunFileError, read_run_file
+from descant.runtime import service
 from descant.serve.frontend.server import Server
+from descant.serve.protocol import schema
 from descant.serve.protocol.limits import Limits
 
 ASKED: dict[str, Any] = {
@@ -123,3 +125,8 @@ def test_a_default_that_is_too_long_is_refused_at_once() -> None:
     run = read_run_file(FILE, ["generate.draft=base", "generate.draft_length=40"])
     with pytest.raises(RunFileError, match="draft_length is 40; a server drafts at most 16"):
         Server(run)
+
+
+def test_the_limit_is_the_services_own() -> None:
+    """The front door says it again, for it loads no torch."""
+    assert schema.SERVED_LENGTH == service.DRAFTED

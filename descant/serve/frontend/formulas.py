@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, TypeAlias
 
 from ...formula import Names, make_plan
-from ...formula.algebra.drafting import why_no_draft
+from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.words.stages import STAGES, Search, Stage
 from ...grammar import (
     Argument,
@@ -29,7 +29,6 @@ from ...grammar import (
     text,
 )
 from ...inputs.runfile import RunFile
-from ...inputs.sections import AUTO, PROMPT
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
 from .worker_link import WorkerLink

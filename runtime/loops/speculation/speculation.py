@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+from ....formula.algebra.drafting import AUTO, PROMPT
 from ...batch.cost import RunStats
 from ...binding.bound import Bound
 from ...engine.drafting import Proposal
 from ...requests.answer import Answer
-from ...requests.request import AUTO, PROMPT, Request
+from ...requests.request import Request
 from .auto import AutoDraft
 from .caps import can_draft, most_drafted, readable
 from .draft_length import Acceptance, AdaptiveLength, RoundCosts

@@ -8,17 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoints import EOS
+from ragged import PROMPTS, VALUES
 from reference_rules import args, genarm, plain, weak_to_strong
 
-PROMPTS = [
-    "the river",
-    "a",
-    "def add(one, two): return",
-    "stone é",
-    "the quick brown fox jumps over the lazy dog; the dog",
-    "x = 1\n",
-    "to the sea and on",
-]
 FORMULAS = [
     "base",
     "base + a*arm",
@@ -33,7 +25,6 @@ FORMULAS = [
     "gpt2 + arm | rerank(rm, k=3, w=a) | rerank(a*rm2 - rm, k=2, w=1)",
     "base + a*arm | repetition_penalty(1.3) | top_k(20) | top_p(0.9)",
 ]
-VALUES = [0.5, 0.0, 1.5, -0.5, 0.25, 1.0, 0.0]
 
 
 def ids(text: str) -> list[int]:

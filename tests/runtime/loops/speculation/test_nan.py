@@ -7,6 +7,7 @@ import torch
 
 import descant
 from descant import FormulaError
+from descant.runtime.engine.launch import _warn_of_nan
 
 V = 17
 
@@ -80,3 +81,17 @@ def test_a_draft_by_a_broken_checkpoint(compiled) -> None:
     plain = decoder.generate(prompts, max_new_tokens=9)
     found = decoder.generate(prompts, max_new_tokens=9, draft="broken", draft_length=3)
     assert [one.token_ids for one in found] == [one.token_ids for one in plain]
+
+
+def test_a_draft_that_is_nan_is_named_once(caplog) -> None:
+    _warn_of_nan.cache_clear()
+    models = {"x": descant.TableModel.random(V, seed=1), "broken": successors(1, nan=0, first=0)}
+    models["broken"].table.fill_(float("nan"))
+    decoder = descant.compile("x", models)
+    for _ in range(2):
+        decoder.generate([[1], [2]], max_new_tokens=8, draft="broken", draft_length=3)
+    said = [each.getMessage() for each in caplog.records if "NaN" in each.getMessage()]
+    assert said == ["draft='broken' gives NaN: none of its tokens is kept; check its weights"]
+    caplog.clear()
+    decoder.generate([[1], [2]], max_new_tokens=8, draft="x", draft_length=3)
+    assert not [each for each in caplog.records if "NaN" in each.getMessage()]
