@@ -43,10 +43,10 @@ class PlanArguments(NamedTuple):
     def report(self) -> Report:
         """What the plan costs, with the draft of the run file."""
         from ..api import declared, names_of
+        from ..formula.algebra.drafting import AUTO
         from ..runtime import DraftBinder, Report
         from ..runtime.binding.draft import drafting
         from ..runtime.requests.per_row import draft_of
-        from ..formula.algebra.drafting import AUTO
 
         bound = drafted = self.bound()
         generate = self.run and self.run.generate
