@@ -3,8 +3,9 @@
 import pytest
 from doc_pages import Page
 
+from descant.formula.algebra.drafting import LONGEST_DRAFT
 from descant.runtime.loops.speculation.draft_length import expected_tokens
-from descant.runtime.requests.request import LONGEST, MOST_ADAPTIVE
+from descant.runtime.requests.request import MOST_ADAPTIVE
 from descant.serve.protocol.schema import SERVED_LENGTH
 
 PAGE = Page("docs/speculation.md")
@@ -17,7 +18,7 @@ def test_its_block_prints_what_the_page_shows():
 
 def test_the_lengths_are_the_codes_own():
     [row] = [line for line in PAGE.text.splitlines() if line.startswith("| `draft_length` ")]
-    assert f"1 to {LONGEST} ({SERVED_LENGTH} in a server)" in row
+    assert f"1 to {LONGEST_DRAFT} ({SERVED_LENGTH} in a server)" in row
     assert f"up to {MOST_ADAPTIVE} |" in row
 
 
