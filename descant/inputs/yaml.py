@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from ..errors import DescantError, quoted
@@ -93,6 +93,10 @@ def _count(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     known[id(node)] = _OPEN
     inner: list[Node] = node.value if isinstance(node, SequenceNode) else []
     if isinstance(node, MappingNode):
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode):
+                where = _position(key.start_mark)
+                raise YamlError(f"has a key that is a list or a mapping at {where}: write a name")
         inner = [part for pair in node.value for part in pair]
     sizes = [_count(part, known) for part in inner]
     count = 1 + sum(values for values, _ in sizes)
