@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...formula import Scalar, Term
+from ...formula import Term
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap
 from ..batch.texts import formula_text, text_owners
 from ..binding.bound import Bound
-from ..scores.context import Context, Reading, numbers_of
+from ..scores.context import Columns, Context, Reading, numbers_of
 from ..scores.logprobs import Logits
 
 
@@ -29,7 +29,7 @@ class PlanStep(Protocol):
     """A plan's step, as far as it knows its terms."""
 
     bound: Bound
-    columns: dict[Scalar, int]
+    columns: Columns
     syncs: bool
 
     def prepare(self, batch: Batch) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import StateError
 from ...formula import Plan
-from ...formula.nodes import Staged, walk
+from ...formula.nodes import Staged
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig
@@ -88,7 +88,7 @@ class Engine:
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead, self.drafting = int(gpu and not mapped), False
         plans = [bound.plan, *(draft.plan for draft in bound.draft_plans)]
-        staged = [n for plan in plans for n in walk(plan.scores) if isinstance(n, Staged)]
+        staged = [n for plan in plans for n in plan.nodes if isinstance(n, Staged)]
         chains: list[Plan | Staged] = [*plans, *staged]
         stages = [stage for each in chains for stage in each.stages]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
@@ -246,7 +246,11 @@ class Engine:
             if alarm == len(sources) + 1:
                 what = "the scores are NaN"
             elif alarm <= len(sources):
-                maps = [each for each in batch.row_maps if each.source == sources[alarm - 1]]
+                kind, source = sources[alarm - 1]
+                if kind == "number":
+                    errors[row] = plan.number_error(source, where)
+                    continue
+                maps = [each for each in batch.row_maps if each.source == (kind, source)]
                 what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
                 span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.shift_invariance import unnormalised
-from ...formula.nodes import StageAddress, short_text, walk
+from ...formula.nodes import StageAddress, numbers, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
 from ...models.cache_config import CacheConfig
@@ -236,6 +236,11 @@ def _coefficients(plan: Plan, term: Term) -> str:
             coefficients.append(str(coefficient))
         elif any(inner == Read(term) for inner in walk(part)):
             coefficients.append(f"{coefficient} in {short_text(part)}")
+    if not coefficients:  # the term is there for a number of the state alone
+        held = [number for node in (*plan.nodes, *plan.stages) for number in numbers(node)]
+        for state in dict.fromkeys(state for number in held for state in number.states):
+            if any(inner == Read(term) for scores in state.of for inner in walk(scores)):
+                coefficients.append(f"in {state.name}(…)")
     return " and ".join(dict.fromkeys(coefficients))
 
 
