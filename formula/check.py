@@ -336,4 +336,3 @@ class Checker(ConditionChecker):
         if not (yield self.is_scores(node)):
             problem = f"{what} takes scores, and {text(node)} is a number"
             raise self.error(problem, node.span, "write a model, or a formula over models")
-

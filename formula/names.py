@@ -21,6 +21,11 @@ NONE = "none"
 RESERVED = frozenset(("step", "thinking", "answer_length", NONE, "and", "or", "not"))
 
 
+def is_word(name: str) -> bool:
+    """Whether a name means something in the language itself, stages apart."""
+    return any(name in words for words in (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE))
+
+
 @dataclass(frozen=True)
 class Names:
     """Every name that a formula may use.
@@ -55,8 +60,7 @@ class Names:
     def is_model(self, name: str) -> bool:
         """Whether the name is (or, where models are open, can be) a model's."""
         if self.models is None:
-            words = (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE)
-            return name not in self.params and not any(name in each for each in words)
+            return name not in self.params and not is_word(name)
         return name in self.models
 
     def all(self) -> set[str]:

@@ -6,7 +6,6 @@ The text is a formula again, with like terms collected; a long system prompt is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ..grammar.literals import write_string
 from ..grammar.unrolled import Steps, unrolled

@@ -196,7 +196,6 @@ class _Writer:
         text = self._text(symbol, 2) + f"**{abs(power)}" * (power != -1)
         return "1/" * (power < 0) + text, Apply("**", (symbol, Constant(Fraction(power))))
 
-
     def _product(self, number: Fraction, factors: list[_Written]) -> _Written:
         """A number times factors, the number first."""
         factors = sorted(factors, key=self._order)

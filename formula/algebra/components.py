@@ -54,7 +54,7 @@ def why_no_components(plan: Plan, mapped: Sequence[Term] = ()) -> FormulaError |
         problem = "sample_components=True runs one component, and reward models judge in each step"
         return plan.error(problem, everything, f"leave rerank out, or {LEAVE}")
     if varying := next((weight for weight, _ in components(plan) if weight.states), None):
-        problem = f"sample_components=True draws by weights that are known before a step, not by"
+        problem = "sample_components=True draws by weights that are known before a step, not by"
         cure = f"weigh the components by numbers or parameters, or {LEAVE}"
         return plan.error(f"{problem} {varying}", varying.span, cure)
     for term in mapped:

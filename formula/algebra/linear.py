@@ -36,7 +36,9 @@ from .value import Value, added, constant, multiplied, powered, symbol
 EXPONENT = 64  # the largest power of a parameter
 SIZE = 60_000  # numbers, parameters and operations in all coefficients of a formula together
 ROOM = SIZE // 3  # of them, for what is multiplied out; what is inside functions counts again
-STATE_TEXT = 10_000  # characters of a number of the state: one in another is written again and again
+STATE_TEXT = (
+    10_000  # characters of a number of the state: one in another is written again and again
+)
 ONE = constant(1)
 
 Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score

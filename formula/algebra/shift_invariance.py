@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..nodes import Node, Read, Staged, of_states, weighted_children
+from ..nodes import Read, Staged, of_states, weighted_children
 from ..plan import Plan
 from ..terms import Term
 from ..words.operators import Operator

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import StateError
 from ...formula import Plan
-from ...formula.nodes import Staged
+from ...formula.nodes import Scalar, Staged
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig
@@ -247,7 +247,7 @@ class Engine:
                 what = "the scores are NaN"
             elif alarm <= len(sources):
                 kind, source = sources[alarm - 1]
-                if kind == "number":
+                if isinstance(source, Scalar):
                     errors[row] = plan.number_error(source, where)
                     continue
                 maps = [each for each in batch.row_maps if each.source == (kind, source)]

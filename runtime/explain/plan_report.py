@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.shift_invariance import unnormalised
-from ...formula.nodes import StageAddress, numbers, short_text, walk
+from ...formula.nodes import StageAddress, of_states, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
 from ...models.cache_config import CacheConfig
@@ -237,10 +237,10 @@ def _coefficients(plan: Plan, term: Term) -> str:
         elif any(inner == Read(term) for inner in walk(part)):
             coefficients.append(f"{coefficient} in {short_text(part)}")
     if not coefficients:  # the term is there for a number of the state alone
-        held = [number for node in (*plan.nodes, *plan.stages) for number in numbers(node)]
-        for state in dict.fromkeys(state for number in held for state in number.states):
-            if any(inner == Read(term) for scores in state.of for inner in walk(scores)):
-                coefficients.append(f"in {state.name}(…)")
+        for node in (*plan.nodes, *plan.stages):
+            for number, scores in of_states(node):
+                if any(inner == Read(term) for inner in walk(scores)):
+                    coefficients.append(f"in {number.what}")
     return " and ".join(dict.fromkeys(coefficients))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, numbers
+from ...formula.nodes import Condition, Linear, Read, Scalar, Staged, numbers
 from ...formula.scalar import Constant
 from ...formula.terms import Term
 from ...formula.words import operators as words

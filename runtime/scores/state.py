@@ -143,7 +143,7 @@ def bounds(limits: Limits, vocabulary: int) -> tuple[float, float]:
 
 
 def kl(logprobs: Tensor, others: Tensor) -> Tensor:
-    """``(slots, V)`` log-probabilities, twice, to ``(slots, 1)`` nats; infinity for what q lacks."""
+    """``(slots, V)`` log-probabilities, twice, to ``(slots, 1)`` nats; infinity where q is 0."""
     terms = logprobs.exp() * (logprobs - others)
     terms = torch.where(logprobs == -torch.inf, 0.0, terms)
     return terms.sum(dim=-1, keepdim=True).clamp_(min=0)

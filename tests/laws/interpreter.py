@@ -119,7 +119,7 @@ class World:
                 return self._is_number(left) and self._is_number(right)
             case Call(function, arguments):
                 known = function.name in ("max", "min", "abs", "sqrt", "exp")
-                return function.name in STATE or known and self._is_number(arguments[0].value)
+                return function.name in STATE or (known and self._is_number(arguments[0].value))
         return isinstance(node, Number)
 
     def _added(self, parts: Sum) -> Scores:

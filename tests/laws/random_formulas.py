@@ -109,7 +109,8 @@ stages = st.one_of(
     st.builds(lambda k: call("top_k", k=Binary("+", Name("step"), k)), of(1, 3)),
     st.builds(
         lambda x, t: call("temperature", t=Binary("+", t, call("entropy", Name(x)))),
-        st.sampled_from(MODELS), of("1/2", 1),
+        st.sampled_from(MODELS),
+        of("1/2", 1),
     ),
     st.builds(lambda p: call("min_p", p=p), of(0, "1/20", "3/10", 1)),
     st.builds(lambda t: call("temperature", t=t), of("1/2", 1, 2)),
