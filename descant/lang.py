@@ -73,13 +73,21 @@ class Expression:
 
     def __matmul__(self, prompt: str | Expression | None) -> Expression:
         """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name."""
-        if not isinstance(self.node, tree.Name):
+        if not isinstance(self.node, tree.Name | tree.Added):
             cure = f"write (model @ …) in brackets, not {self} @ …"
             raise ArgumentTypeError(f"a prompt follows a model: {cure}")
         node = tree.Name("none") if prompt is None else _node(prompt)
         if not isinstance(node, (tree.Name, tree.Text)):
             raise ArgumentTypeError(f"{prompt} is not the name of a prompt")
         return Expression(tree.Prompted(self.node, node))
+
+    def __getitem__(self, additions: Expression) -> Expression:
+        """``model("base")[0.5*model("arm")]``: its weights with others added to them."""
+        if not isinstance(self.node, tree.Name):
+            raise ArgumentTypeError(f"brackets follow a model, and {self} is none")
+        return Expression(tree.Added(self.node, _node(additions)))
+
+    __iter__ = None  # or Python would look for items one by one
 
     def __or__(self, other: Any) -> Expression:
         """A stage on the right continues the chain; two conditions are joined by or."""

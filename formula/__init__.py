@@ -5,9 +5,10 @@ file, when the first formula is planned; it never imports torch.
 """
 
 from .names import Names
-from .nodes import Linear, Read, Scalar
+from .nodes import Linear, Read
 from .plan import Plan
 from .planner import make_plan
+from .scalar import Scalar
 from .terms import Term
 from .words.stages import STAGES, Stage
 

@@ -8,7 +8,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary, text
+from ..grammar import (
+    Added,
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Text,
+    Tuple,
+    Unary,
+    text,
+)
 from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
@@ -69,8 +82,11 @@ class Checker(ConditionChecker):
                 return False
             case Name():
                 return self._name(node)
+            case Added():
+                yield self._added(node)
+                return True
             case Prompted():
-                return self._prompted(node)
+                return bool((yield self._prompted(node)))
             case Unary() | Binary() if node.op in CONDITIONS:
                 what, cure = "condition", "a condition goes first in where(condition, x, y)"
             case Unary():
@@ -147,8 +163,46 @@ class Checker(ConditionChecker):
             cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
         raise self.error(f"{name} {problem}", node.span, cure)
 
-    def _prompted(self, node: Prompted) -> bool:
+    def _added(self, node: Added) -> Steps[None]:
+        """Check what is added to a model's weights."""
         if not self._name(node.model):
+            problem = f"{node.model.name} is a parameter, and only a model has weights to add to"
+            raise self.error(problem, node.model.span)
+        yield self._addition(node.additions)
+
+    def _addition(self, node: Node) -> Steps[None]:
+        """Check a sum of declared names, each times a number that is known before a step."""
+        match node:
+            case Unary("-" | "+", operand):
+                yield self._addition(operand)
+                return
+            case Binary("+" | "-", left, right):
+                yield self._addition(left)
+                yield self._addition(right)
+                return
+            case Binary("*" | "/", left, right):
+                if (yield self.is_scores(left)) and not (yield self.is_scores(right)):
+                    number, what = right, left
+                elif node.op == "*" and (yield self.is_scores(right)):
+                    number, what = left, right
+                else:
+                    yield self.is_scores(node)  # an error of its own, if it is one
+                    number = what = node
+                if what is not node:
+                    yield self.scalar(number, "a weight in brackets", static=True)
+                    yield self._addition(what)
+                    return
+            case Name():
+                if self._name(node):
+                    return
+        problem = f"{text(node)} is not an adapter or a steering vector"
+        cure = "write a sum of those, each times a number: base[0.5*arm + 2*honest]"
+        raise self.error(problem, node.span, cure)
+
+    def _prompted(self, node: Prompted) -> Steps[bool]:
+        if isinstance(node.model, Added):
+            yield self._added(node.model)
+        elif not self._name(node.model):
             problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
             raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):
@@ -289,7 +343,7 @@ class Checker(ConditionChecker):
                 yield self.scores(node, what)
             case "model":
                 scores = yield self.is_scores(node)
-                if not scores or not isinstance(node, (Name, Prompted)):
+                if not scores or not isinstance(node, (Name, Added, Prompted)):
                     cure = "around each model of another vocabulary, and the rest outside"
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")

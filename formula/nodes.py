@@ -7,44 +7,15 @@ that a number of the state is of are below the node that holds the number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-from ..grammar import Span
 from ..grammar.frozen import Frozen
-from .scalar import Expression, StateNumber, known_parts, show, state_numbers
+from .scalar import Scalar
 from .terms import Term
 from .words.operators import Operator
-from .words.signature import UNLIMITED, Limits, Signature
+from .words.signature import Signature
 from .words.stages import Stage
-
-
-@dataclass(frozen=True)
-class Scalar(Frozen):
-    """One number that a row needs: a coefficient or an argument.
-
-    Attributes:
-        states: the numbers of the state in it: with any, it is another in each step.
-        known: numbers in such a one that are known before the step.
-    """
-
-    expression: Expression
-    what: str
-    limits: Limits = UNLIMITED
-    span: Span = field(default=Span(0, 0), compare=False, repr=False)
-
-    def __str__(self) -> str:
-        return show(self.expression)
-
-    @cached_property
-    def states(self) -> tuple[StateNumber, ...]:
-        return tuple(state_numbers(self.expression))
-
-    @cached_property
-    def known(self) -> tuple[Scalar, ...]:
-        parts = known_parts(self.expression) if self.states else []
-        return tuple(Scalar(part, show(part), span=self.span) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -140,6 +111,8 @@ def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
 def numbers(node: Node | Stage) -> Iterator[Scalar]:
     """The numbers that a node or a stage itself holds, and those known before a step in them."""
     match node:
+        case Read(term):
+            yield from (number for number, _ in term.additions)
         case Staged():
             for stage in node.stages:
                 yield from numbers(stage)

@@ -16,8 +16,8 @@ from numbers import Real
 from ..errors import quoted
 from ..grammar import FormulaError, Span
 from ..grammar.errors import Marked
-from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, of_states, walk
-from .scalar import evaluate, parameters
+from .nodes import Linear, Node, Read, StageAddress, Staged, numbers, of_states, walk
+from .scalar import Scalar, evaluate, parameters
 from .terms import Term
 from .words.signature import MOST, Signature
 from .words.stages import Rerank, Search, Stage
@@ -100,7 +100,9 @@ class Plan(Marked):
         """Every distinct number; its index is its column in the tensor of values."""
         inner = (scalar for node in self.nodes for scalar in numbers(node))
         outer = (scalar for stage in self.stages for scalar in numbers(stage))
-        return tuple(dict.fromkeys([*inner, *outer]))
+        judges = (*self.rewards, *self.search_terms)
+        added = (number for term in judges for number, _ in term.additions)
+        return tuple(dict.fromkeys([*inner, *outer, *added]))
 
     @cached_property
     def columns(self) -> Mapping[Scalar, int]:
@@ -109,7 +111,7 @@ class Plan(Marked):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the models that must be loaded, in order of writing."""
+        """The names of the models whose weights are loaded, in order of writing."""
         terms = sorted(
             (*self.terms, *self.rewards, *self.search_terms), key=lambda term: self.spans[term]
         )

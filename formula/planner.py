@@ -17,9 +17,9 @@ from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
 from .check import Checker
 from .names import Names
-from .nodes import Atom, Condition, Linear, Predicate, Scalar, Staged
+from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan
-from .scalar import Constant, parameters
+from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Mean
 from .words.signature import UNLIMITED, Limits, Signature
@@ -63,7 +63,10 @@ class _Planner:
         plan = Plan(scores, stages, text(tree), self.checker.source, spans)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
-        dropped = tuple(f"{term} has the coefficient 0: not loaded, not run" for term in unused)
+        dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]
+        added = {name for term in used for _, name in term.additions}
+        left_out = (name for name in self.collector.left_out if name not in {*added, *plan.models})
+        dropped += [f"{name} has the weight 0: not loaded, not added" for name in left_out]
         if all(term.aligned for term in plan.terms):
             problem = "every model here is aligned, and none says which tokens there are"
             cure = "leave align out around the model whose vocabulary it is to be"
@@ -73,7 +76,7 @@ class _Planner:
             for scalar in plan.scalars
         ])  # fmt: skip
         expander = self.collector.expander
-        return replace(plan, dropped=dropped, kept=expander.kept, work=expander.work)
+        return replace(plan, dropped=tuple(dropped), kept=expander.kept, work=expander.work)
 
     def _build(self, node: Call | Pipeline) -> Steps[Atom]:
         """The operator or the staged formula of a checked node."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from ..grammar.literals import write_string
 from ..grammar.unrolled import Steps, unrolled
-from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, numbers
-from .scalar import added, show
+from .nodes import Linear, Node, Predicate, Read, Staged, numbers
+from .scalar import Scalar, added, show
 from .words.operators import STAGED
 from .words.signature import Signature
 from .words.stages import Stage

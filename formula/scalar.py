@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import TypeAlias
 
+from ..grammar import Span
 from ..grammar.frozen import Frozen, shown
 from ..grammar.unrolled import Steps, unrolled
+from .words.signature import UNLIMITED, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,34 @@ class Apply(Frozen):
 
 
 Expression: TypeAlias = Constant | Parameter | StateNumber | Apply
+
+
+@dataclass(frozen=True)
+class Scalar(Frozen):
+    """One number that a row needs: a coefficient or an argument.
+
+    Attributes:
+        states: the numbers of the state in it: with any, it is another in each step.
+        known: numbers in such a one that are known before the step.
+    """
+
+    expression: Expression
+    what: str
+    limits: Limits = UNLIMITED
+    span: Span = field(default=Span(0, 0), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return show(self.expression)
+
+    @cached_property
+    def states(self) -> tuple[StateNumber, ...]:
+        return tuple(state_numbers(self.expression))
+
+    @cached_property
+    def known(self) -> tuple[Scalar, ...]:
+        parts = known_parts(self.expression) if self.states else []
+        return tuple(Scalar(part, show(part), span=self.span) for part in parts)
+
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "+": lambda *xs: math.fsum(xs),

@@ -8,6 +8,7 @@ from .errors import FormulaError, did_you_mean, nearest
 from .parse import parse
 from .text import text
 from .tree import (
+    Added,
     Argument,
     Binary,
     Call,
@@ -23,6 +24,7 @@ from .tree import (
 )
 
 __all__ = [
+    "Added",
     "Argument",
     "Binary",
     "Call",

@@ -119,11 +119,27 @@ def _at_or_bar(stop: Stop) -> Mistake | None:
         case _, "@":
             cure = "write one model's name before it, as in base@child"
             return "@ has no model's name on its left", 0, 0, cure
-        case "|", "" | ")" | "," | "|":
+        case "|", "" | ")" | "]" | "," | "|" | ":" | ";" | "=":
             return "| has no stage on its right", -1, -1, _STAGE
         case "|", word:
             what = {"NUMBER": "a number", "STRING": "a string"}.get(stop.kind(0), word)
             return f"after | comes a stage, not {what}", 0, 0, _STAGE
+    return None
+
+
+def _bracket(stop: Stop) -> Mistake | None:
+    """A [ that follows no model's name, or has nothing in it."""
+    match stop.word(-1), stop.word(0):
+        case "[", "]":
+            return "nothing is added in these brackets", -1, 0, "write what, as in base[0.5*arm]"
+        case _, "[" if stop.word(-2) == "@":
+            cure = f"write the brackets before @: {stop.shown(-3)}[…]@{stop.shown(-1)}"
+            return "what is added comes before the prompt", 0, 0, cure
+        case "]", "[":
+            return "a model has one pair of brackets", 0, 0, "write one sum: base[0.5*arm + honest]"
+        case _, "[":
+            cure = "a model's name comes before it, as in base[0.5*arm]; no value can be indexed"
+            return "[ has no model's name on its left", 0, 0, cure
     return None
 
 
@@ -161,7 +177,7 @@ def _semicolon(stop: Stop) -> Mistake | None:
         case _, ";":
             return "; comes once, before the first weighted argument", 0, 0, cure
     semicolon = stop.back_to((";",))
-    unweighted = stop.word(0) in (")", ",", "=") or not stop.finished
+    unweighted = stop.word(0) in (")", ",", "=", "|") or not stop.finished
     if semicolon is None or stop.back_to((":",)) is not None or not unweighted:
         return None
     return "; comes only before an argument with a weight", semicolon, semicolon, cure
@@ -218,4 +234,14 @@ def _separator(stop: Stop) -> Mistake | None:
     return None
 
 
-_CASES = (_doubled, _glued, _borrowed, _at_or_bar, _next_operator, _semicolon, _operand, _separator)
+_CASES = (
+    _doubled,
+    _glued,
+    _borrowed,
+    _bracket,
+    _at_or_bar,
+    _next_operator,
+    _semicolon,
+    _operand,
+    _separator,
+)

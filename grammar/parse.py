@@ -17,8 +17,9 @@ from .characters import bad_character
 from .errors import FormulaError
 from .literals import read_number, read_string
 from .mistakes import bad_token
-from .stop import fit
+from .stop import CLOSED_BY, fit
 from .tree import (
+    Added,
     Argument,
     Binary,
     Call,
@@ -102,21 +103,28 @@ def language() -> Lark:
 
 
 def _check_parentheses(tokens: Sequence[Token]) -> None:
-    """Every parenthesis has its partner, and no more than ``PARENTHESES`` are open at once."""
+    """Every parenthesis and bracket has its partner, and few are open at once."""
     opened: list[Token] = []
     for token in tokens:
-        if token == "(":
+        if token in CLOSED_BY:
             opened.append(token)
             if len(opened) > PARENTHESES:
                 problem = f"a formula may have at most {PARENTHESES} parentheses inside each other"
                 _refuse(problem, _span([token]), "write a flatter formula")
-        elif token == ")":
+        elif token in CLOSED_BY.values():
+            what = "parenthesis" if token == ")" else "bracket"
+            own = "(" if token == ")" else "["
             if not opened:
-                cure = "remove it, or write its ( further left"
-                _refuse("this parenthesis closes nothing", _span([token]), cure)
+                cure = f"remove it, or write its {own} further left"
+                _refuse(f"this {what} closes nothing", _span([token]), cure)
+            if opened[-1] != own:
+                cure = f"write {CLOSED_BY[str(opened[-1])]} before it, or {own} further left"
+                _refuse(f"this {what} closes {opened[-1]}", _span([token]), cure)
             opened.pop()
     if opened:
-        _refuse("this parenthesis is never closed", _span(opened[-1:]), "write its ) further right")
+        what = "parenthesis" if opened[-1] == "(" else "bracket"
+        cure = f"write its {CLOSED_BY[str(opened[-1])]} further right"
+        _refuse(f"this {what} is never closed", _span(opened[-1:]), cure)
 
 
 class _Piece(NamedTuple):
@@ -144,9 +152,15 @@ class _Builder:
     def bare(self, children: list[Token]) -> _Piece:
         return _leaf(Call(_name(children[0]), (), _span(children)))
 
-    def prompted(self, children: list[Token]) -> _Piece:
+    def added(self, children: list[Any]) -> _Piece:
+        return _around(Added(_name(children[0]), children[2].node, _span(children)), children)
+
+    def prompted(self, children: list[Any]) -> _Piece:
         model, _, prompt = children
         value = _name(prompt) if prompt.type == "NAME" else _text(prompt)
+        if isinstance(model, _Piece):
+            node = Prompted(model.node, value, _span(children))
+            return _Piece(node, *node.span, model.nesting, model.depth + 1)
         return _leaf(Prompted(_name(model), value, _span(children)))
 
     def group(self, children: list[Any]) -> _Piece:

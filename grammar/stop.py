@@ -21,6 +21,8 @@ BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
 SEPARATORS = (",", ";", ":", "=")  # of arguments, tuple items and formulas
 AROUND_COMPARISON = (*SEPARATORS, "and", "or", "not", "|")
 OPERANDS = ("NAME", "NUMBER", "STRING")
+CLOSED_BY = {"(": ")", "[": "]"}
+DEEPER = {"(": 1, "[": 1, ")": -1, "]": -1}
 
 
 def fit(word: str) -> str:
@@ -67,13 +69,15 @@ class Stop:
     @property
     def finished(self) -> bool:
         """A value ends just before it, so that an operator could come."""
-        return self.kind(-1) in OPERANDS or self.word(-1) == ")"
+        return self.kind(-1) in OPERANDS or self.word(-1) in (")", "]")
 
     @property
     def in_call(self) -> bool:
         """The innermost open bracket is that of a call."""
         _, opened = self._leftwards()
-        return opened is not None and self.kind(opened - 1) == "NAME"
+        if opened is None or self.word(opened) != "(":
+            return False
+        return self.kind(opened - 1) == "NAME"
 
     @property
     def after_stage(self) -> bool:
@@ -95,7 +99,7 @@ class Stop:
         """The last token of the comparison around it; 0 where nothing follows."""
         at, depth = 1, 0
         while depth or self.word(at) not in (*AROUND_COMPARISON, *COMPARISONS, ""):
-            depth += {"(": 1, ")": -1}.get(self.word(at), 0)
+            depth += DEEPER.get(self.word(at), 0)
             if depth < 0:
                 break
             at += 1
@@ -110,10 +114,10 @@ class Stop:
         depth = 0
         for at in range(-1, -self.index - 1, -1):
             word = self.word(at)
-            depth += {")": 1, "(": -1}.get(word, 0)
+            depth -= DEEPER.get(word, 0)
             if depth < 0:
                 return offsets, at
-            if depth == 0 and word != "(":
+            if depth == 0 and word not in CLOSED_BY:
                 offsets.append(at)
         return offsets, None
 

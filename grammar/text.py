@@ -14,7 +14,20 @@ from typing import NamedTuple, TypeAlias
 from ..errors import ArgumentError
 from .literals import write_number, write_string
 from .parse import language
-from .tree import Argument, Binary, Call, Name, Node, Number, Pipeline, Prompted, Text, Tuple, Unary
+from .tree import (
+    Added,
+    Argument,
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Prompted,
+    Text,
+    Tuple,
+    Unary,
+)
 
 TIGHT = ("*", "/", "**")  # operators written without spaces around them
 
@@ -101,9 +114,11 @@ def _written(node: Node) -> tuple[list[_Part], str]:
             return [write_string(value)], "atom"
         case Name(name):
             return [name], "atom"
+        case Added(model, additions):
+            return [f"{model.name}[", (additions, form("added")[1]), "]"], "added"
         case Prompted(model, prompt):
             value = prompt.name if isinstance(prompt, Name) else write_string(prompt.value)
-            return [f"{model.name}@{value}"], "prompted"
+            return [*_written(model)[0], f"@{value}"], "prompted"
         case Unary(op, operand):
             rule, below = form("unary", op)
             return [f"{op} " if op.isalpha() else op, (operand, below)], rule

@@ -52,10 +52,19 @@ class Name(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
+class Added(Frozen):
+    """``base[0.5*arm + honest]``: a model's weights with others added to them."""
+
+    model: Name
+    additions: Node
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompted(Frozen):
     """``chat@child``, ``chat@"You are a child."``, ``chat@none``: a model under another prompt."""
 
-    model: Name
+    model: Name | Added
     prompt: Name | Text
     span: Span = _span()
 
@@ -124,4 +133,4 @@ def left_spine(node: Node) -> tuple[Node, list[Binary]]:
     return node, chain[::-1]
 
 
-Node: TypeAlias = Number | Text | Name | Prompted | Unary | Binary | Tuple | Call | Pipeline
+Node: TypeAlias = Number | Text | Name | Added | Prompted | Unary | Binary | Tuple | Call | Pipeline

@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import Any
 
 from ...grammar import FormulaError, Span
-from ..nodes import Linear, Node, Read, Scalar, walk
+from ..nodes import Linear, Node, Read, walk
 from ..plan import Plan
-from ..scalar import Constant
+from ..scalar import Constant, Scalar
 from ..terms import Term
 from ..words.operators import Mix
 from .liveness import always

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from ...grammar import (
+    Added,
     Argument,
     Binary,
     Call,
@@ -24,9 +25,19 @@ from ...grammar.errors import Marked
 from ...grammar.frozen import Frozen, shown
 from ...grammar.unrolled import Steps
 from ..names import NONE, STATE, Names
-from ..nodes import Atom, Linear, Read, Scalar, short_text
+from ..nodes import Atom, Linear, Read, short_text
 from ..printer import written
-from ..scalar import Apply, Constant, Expression, Parameter, StateNumber, below, evaluate, show
+from ..scalar import (
+    Apply,
+    Constant,
+    Expression,
+    Parameter,
+    Scalar,
+    StateNumber,
+    below,
+    evaluate,
+    show,
+)
 from ..terms import Term
 from ..words.operators import Align
 from ..words.signature import Limits
@@ -49,6 +60,7 @@ class Collector(Marked):
 
     Attributes:
         spans: where each term was first written.
+        left_out: where each name was first written that is added 0 times to a model's weights.
         expander: multiplies out the coefficients, and counts the work.
     """
 
@@ -61,6 +73,7 @@ class Collector(Marked):
     ) -> None:
         """Collect over ``names``; ``build`` makes the atom of a node."""
         self.spans: dict[Term, Span] = {}
+        self.left_out: dict[str, Span] = {}
         self.expander = Expander()
         self.source, self._names = source, names
         self._is_scores, self._build = is_scores, build
@@ -136,26 +149,60 @@ class Collector(Marked):
 
     def _atom(self, node: Node) -> Steps[Atom]:
         match node:
-            case Name() | Prompted():
-                term = self._term(node)
-            case Call(Name(Align.name), (Argument(Name() | Prompted() as inner),)):
-                term = replace(self._term(inner), aligned=True)
+            case Name() | Added() | Prompted():
+                term = yield self._term(node)
+            case Call(Name(Align.name), (Argument(Name() | Added() | Prompted() as inner),)):
+                term = replace((yield self._term(inner)), aligned=True)
             case _:
                 atom: Atom = yield self._build(node)
                 return atom
         self.spans.setdefault(term, node.span)
         return Read(term)
 
-    def _term(self, node: Name | Prompted) -> Term:
+    def _term(self, node: Name | Added | Prompted) -> Steps[Term]:
         if isinstance(node, Name):
             return Term(node.name)
+        if isinstance(node, Added):
+            return Term(node.model.name, additions=(yield self._additions(node)))
+        term = yield self._term(node.model)
         match node.prompt:
             case Text(value):
-                return Term(node.model.name, system=value)
+                return replace(term, system=value)
             case Name(name) if name == NONE:
-                return Term(node.model.name, alone=True)
+                return replace(term, alone=True)
             case Name(name):
-                return Term(node.model.name, system=self._names.prompts[name])
+                return replace(term, system=self._names.prompts[name])
+
+    def _additions(self, node: Added) -> Steps[tuple[tuple[Scalar, str], ...]]:
+        """What is added to a model's weights, like names together, without what cancels out."""
+        parts: dict[str, tuple[list[Value], Span]] = {}
+        yield self._add(node.additions, ONE, parts)
+        additions: list[tuple[Scalar, str]] = []
+        for name in sorted(parts):
+            values, span = parts[name]
+            value = added(values)
+            if value.is_zero:
+                self.left_out.setdefault(name, span)
+                continue
+            what = f"the weight of {name} in {node.model.name}[…]"
+            additions.append((Scalar(self._simplified(value, span), what, span=span), name))
+        return tuple(additions)
+
+    def _add(self, node: Node, by: Value, out: dict[str, tuple[list[Value], Span]]) -> Steps[None]:
+        """Add ``by`` times what is in brackets."""
+        match node:
+            case Name(name):
+                out.setdefault(name, ([], node.span))[0].append(by)
+            case Unary(op, operand):
+                yield self._add(operand, -by if op == "-" else by, out)
+            case Binary("+" | "-" as op, left, right):
+                yield self._add(left, by, out)
+                yield self._add(right, -by if op == "-" else by, out)
+            case Binary(op, left, right):
+                number, what = (right, left) if self._is_scores(left) else (left, right)
+                value = yield self._scalar(number)
+                value = self._inverse(value, number.span) if op == "/" else value
+                yield self._add(what, self._checked(multiplied(by, value), node.span), out)
 
     def _scalar(self, node: Node) -> Steps[Value]:
         """A number, as it is written, with constants worked out."""

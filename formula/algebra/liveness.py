@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...grammar.unrolled import Steps, unrolled
-from ..nodes import Node, Read, Scalar, of_states, weighted_children
+from ..nodes import Node, Read, of_states, weighted_children
 from ..plan import Plan
+from ..scalar import Scalar
 from ..terms import Term
 from ..words.operators import Where
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ...errors import StateError
 from ...formula import Plan
-from ...formula.nodes import Scalar, Staged
+from ...formula.nodes import Staged
+from ...formula.scalar import Scalar
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...formula.nodes import Scalar, StageAddress, Staged
-from ...formula.scalar import StateNumber
+from ...formula.nodes import StageAddress, Staged
+from ...formula.scalar import Scalar, StateNumber
 from ...formula.terms import Term
 from ...formula.words.signature import MOST
 

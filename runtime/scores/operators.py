@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...formula.nodes import Condition, Linear, Read, Scalar, Staged, numbers
-from ...formula.scalar import Constant
+from ...formula.nodes import Condition, Linear, Read, Staged, numbers
+from ...formula.scalar import Constant, Scalar
 from ...formula.terms import Term
 from ...formula.words import operators as words
 from ...grammar.unrolled import Steps, unrolled

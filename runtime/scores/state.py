@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ...formula.nodes import Node, Scalar, numbers
-from ...formula.scalar import Apply, Constant, Expression, StateNumber
+from ...formula.nodes import Node, numbers
+from ...formula.scalar import Apply, Constant, Expression, Scalar, StateNumber
 from ...formula.words.signature import LEAST, MOST, Limits
 from ...grammar.unrolled import Steps
 from .context import Columns, Context, Reading, ScalarColumn

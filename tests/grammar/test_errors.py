@@ -116,7 +116,7 @@ def check_wording(formula: str) -> None:
         assert "language reference" not in found.cure, "no case words this mistake"
 
 
-PIECES = ["a", "f(", "0.5", "7b", '"s"', "'", *"+-*/<>|(),;:=@.#&[", "**", "<=", "and", "not", "é"]
+PIECES = ["a", "f(", "0.5", "7b", '"s"', "'", *"+-*/<>|(),;:=@.#&[]", "**", "<=", "and", "not", "é"]
 
 
 @settings(max_examples=400, deadline=None)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from descant.grammar import (
+    Added,
     Argument,
     Binary,
     Call,
@@ -72,7 +73,8 @@ def _calls(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Call:
 
 @st.composite
 def _grown(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Node:
-    match draw(st.sampled_from(["binary", "binary", "unary", "call", "tuple", "pipeline"])):
+    kinds = ["binary", "binary", "unary", "call", "tuple", "added", "pipeline"]
+    match draw(st.sampled_from(kinds)):
         case "binary":
             return Binary(draw(st.sampled_from(BINARY)), draw(parts), draw(parts))
         case "unary":
@@ -81,6 +83,9 @@ def _grown(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Node:
             return draw(_calls(parts))
         case "tuple":
             return Tuple(tuple(draw(st.lists(parts, min_size=2, max_size=3))))
+        case "added":
+            added = Added(draw(names), draw(parts))
+            return Prompted(added, draw(names | strings)) if draw(st.booleans()) else added
     stages = draw(st.lists(_calls(parts), min_size=1, max_size=3))
     return Pipeline(draw(parts), tuple(stages))
 
@@ -105,6 +110,8 @@ def nodes(tree: Node) -> Iterator[Node]:
         node = todo.pop()
         yield node
         match node:
+            case Added(model, additions):
+                todo += [model, additions]
             case Prompted(model, prompt):
                 todo += [model, prompt]
             case Unary(_, operand):
