@@ -14,6 +14,7 @@ from ledger import check_store, check_tree
 from descant.models.cache.blocks import store as stores
 from descant.models.cache.blocks.store import PAGE, PrefixStore
 from descant.models.cache.kv_cache import RowCache
+from descant.models.combinations import BARE
 
 PAGE_BYTES = PAGE * sum(shape.numbers for shape in SHAPES) * 8
 TEXT = [1 + i % 5 for i in range(300)]
@@ -142,12 +143,12 @@ def test_what_was_loaded_and_not_read_survives_a_larger_cache() -> None:
     lane, text = ChainLane(0, reads_all=True), TEXT[:64]
     for _ in range(2):
         lane.reserve(2, 96)
-        for _ in (reading := lane.admit([text], [0])):
+        for _ in (reading := lane.admit([text], [BARE])):
             pass
         del reading
         lane.discard()
     lane.reserve(2, 96)
-    reading = lane.admit([text], [0])
+    reading = lane.admit([text], [BARE])
     with pytest.raises(StopIteration) as end:
         next(reading)
     end.value.value()

@@ -1,0 +1,117 @@
+"""Steering vectors: a direction per decoder layer, added to that layer's output.
+
+(Contrastive activation addition: Rimsky et al. 2024, arXiv:2312.06681; representation engineering:
+Zou et al. 2023, arXiv:2310.01405.) Layers are counted from 0, and a layer's output is the residual
+stream after it: ``h_l += w v_l``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from .row_hooks import ForwardRows
+
+ANSWER, ALL = "answer", "all"  # which tokens a vector steers
+_MADE_FOR = "give the base that it was made for"
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A steering vector of a model.
+
+    Attributes:
+        name: as declared.
+        directions: ``(hidden,)`` float32 on the CPU, by decoder layer.
+        answer: whether it steers the answer alone: the positions after the prompt.
+    """
+
+    name: str
+    directions: Mapping[int, Tensor]
+    answer: bool
+
+    def same(self, other: Vector) -> bool:
+        """Whether another is the same, with the same numbers."""
+        mine, others = self.directions, other.directions
+        if (self.name, self.answer, mine.keys()) != (other.name, other.answer, others.keys()):
+            return False
+        return all(torch.equal(mine[layer], others[layer]) for layer in mine)
+
+
+def fitting(name: str, model: Any, directions: Mapping[int, Any], tokens: str) -> Vector:
+    """A vector that fits a model.
+
+    Args:
+        name: as declared.
+        model: a transformers model.
+        directions: ``(hidden,)`` by decoder layer.
+        tokens: ``answer`` or ``all``.
+
+    Raises:
+        ModelError: another width than the model's, a layer that it does not have, a number that is
+            not finite.
+    """
+    layers, width = decoder_layers(name, model), int(model.config.get_text_config().hidden_size)
+    floats = {}
+    for layer, direction in sorted(directions.items()):
+        if not 0 <= layer < len(layers):
+            problem = f"it has a direction for layer {layer}, and there are {len(layers)}, from 0"
+            raise _unfit(name, problem)
+        direction = torch.as_tensor(direction).detach().to("cpu", torch.float32)
+        if direction.shape != (width,):
+            shape = direction.shape[0] if direction.ndim == 1 else tuple(direction.shape)
+            raise _unfit(name, f"layer {layer} is {width} wide, the vector's is {shape}")
+        if not direction.isfinite().all():
+            problem = f"the vector {name} has a number for layer {layer} that is not finite"
+            raise ModelError(problem, "make it again", name)
+        floats[layer] = direction
+    if not floats:
+        raise ModelError(f"the vector {name} has no direction", "give one for a layer", name)
+    return Vector(name, floats, tokens == ANSWER)
+
+
+def decoder_layers(name: str, model: Any) -> nn.ModuleList:
+    """A model's decoder layers, in their order.
+
+    Raises:
+        ModelError: they are not found; names the vector that needs them.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    for network in (decoder, model.base_model):
+        for module in network.modules() if network is not None else ():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return module
+    problem = f"the vector {name} is on a {type(model).__name__}, whose layers are not known here"
+    raise ModelError(problem, "steer another model", name)
+
+
+def stacked(vectors: Sequence[Vector], layer: int, device: torch.device) -> Tensor:
+    """``(vectors, hidden)`` float32, what each adds to a layer; at least one adds anything."""
+    directions = [vector.directions.get(layer) for vector in vectors]
+    zeros = torch.zeros_like(next(each for each in directions if each is not None))
+    return torch.stack([zeros if each is None else each for each in directions]).to(device)
+
+
+def hook(directions: Tensor, rows: ForwardRows) -> Any:
+    """A forward hook of one decoder layer; it leaves the output alone where no row is steered."""
+
+    def steer(module: nn.Module, args: Any, output: Any) -> Any:
+        if (weights := rows.steering) is None:
+            return None
+        hidden = output if isinstance(output, Tensor) else output[0]
+        added = weights.to(directions.device) @ directions
+        # In float32, and rounded once; what the layer gave may be of use to others as it is.
+        steered = torch.add(hidden, added.to(hidden.device), out=torch.empty_like(hidden))
+        return steered if isinstance(output, Tensor) else (steered, *output[1:])
+
+    return steer
+
+
+def _unfit(name: str, what: str) -> ModelError:
+    return ModelError(f"the vector {name} does not fit its base: {what}", _MADE_FOR, name)
