@@ -8,7 +8,7 @@ brings it to the device before the next step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -354,7 +354,7 @@ class Rows:
         self.texts[places[0]] = self.texts[places[1]]
         numbers = self._mirror.host.numbers
         numbers[:3, list(targets)] = numbers[:3, list(sources)]
-        for values in (self._lengths, self._ends, self.combinations):
+        for values in self._per_row:
             copy_items(values, sources, targets)
         self._write_counts()
         self._written()
@@ -367,10 +367,15 @@ class Rows:
         if self.pages:
             host.tables[row] = host.tables[last]
             host.tables[last] = 0
-        for values in (self._lengths, self._ends, self.combinations, self._places):
+        for values in (*self._per_row, self._places):
             swap_remove(values, row)
         self._written()
         return last
+
+    @property
+    def _per_row(self) -> Sequence[list[Any]]:
+        """What the host knows of each row's text."""
+        return self._lengths, self._ends, self.combinations
 
     def _write_text(self, place: int, start: int, tokens: Sequence[int]) -> None:
         if place in self._unsent:

@@ -12,7 +12,7 @@ from ..errors import ModelError
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
-ADDED = ("adapter", "vector")  # sources of what is added to another model's weights
+ADDED = {"adapter": "an adapter", "vector": "a vector"}  # sources on another model's weights
 RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
@@ -107,19 +107,19 @@ class ModelSpec(BaseModel):
         if len(sources) != 1:
             here = " and ".join(sources) or "none of them"
             raise ValueError(f"give exactly one of path, model, adapter and vector; here: {here}")
-        kind = "a vector" if self.vector is not None else "an adapter"
-        written = f"{kind.split()[1]}: …, on: base"
-        is_added = sources[0] in ADDED
-        if is_added != (self.on is not None):
+        kind, added = ADDED.get(sources[0], "an adapter"), sources[0] in ADDED
+        if added != (self.on is not None):
+            written = f"{kind.split()[1]}: …, on: base"
             raise ValueError(f"{kind} needs the model that it goes on: {written}")
-        if self.merge and self.adapter is None:
-            raise ValueError("merge: true is of an adapter: adapter: …, on: base, merge: true")
-        if self.tokens and self.vector is None:
-            option = f"tokens: {self.tokens}"
-            raise ValueError(f"{option} is of a vector: vector: …, on: base, {option}")
+        tokens = f"tokens: {self.tokens}"
+        own = (("merge: true", self.merge, "adapter"), (tokens, self.tokens, "vector"))
+        for option, is_set, source in own:
+            if is_set and source not in sources:
+                written = f"{source}: …, on: base, {option}"
+                raise ValueError(f"{option} is of {ADDED[source]}: {written}")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
         for key in (*loading, *placement, "tokenizer"):
-            if is_added and getattr(self, key) is not None:
+            if added and getattr(self, key) is not None:
                 raise ValueError(f"{kind} takes its base's {key}; say it there")
         for key in ("revision", *loading, *placement):
             if self.model is not None and getattr(self, key) is not None:

@@ -6,7 +6,7 @@ are read in turn, so that the second finds what the first has read.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -238,7 +238,7 @@ def _in_turn(
     Args:
         known: how many tokens of each were read before. One that has waited for nothing is read.
     """
-    now, later, begun = list[_Prompt](), list[_Prompt](), set[Pair]()
+    now, later, begun = list[_Prompt](), list[_Prompt](), set[Hashable]()
     for prompt, cached in zip(prompts, known, strict=True):
         grown, prompt.cached = cached > prompt.cached, cached
         shared = prompt.ids[: prompt.combination.shared]

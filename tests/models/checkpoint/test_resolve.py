@@ -19,7 +19,7 @@ VALUES = {
 def test_a_model_with_weights_of_its_own_is_itself() -> None:
     spec = ModelSpec(path="org/rm", label="good", read="text")
     model = resolve("rm", {"rm": spec})
-    assert (model.name, model.base, model.spec, model.adapter) == ("rm", "rm", spec, None)
+    assert (model.name, model.base, model.spec, model.addition) == ("rm", "rm", spec, None)
 
 
 @pytest.mark.parametrize("key", OWN)
@@ -34,7 +34,7 @@ def test_an_adapter_has_its_own_value_or_its_base_s(key) -> None:
     plain, own = resolve("plain", specs), resolve("own", specs)
     assert plain.spec == base
     assert own.spec == base.model_copy(update={key: two})
-    assert (own.base, own.adapter) == ("rm", specs["own"])
+    assert (own.base, own.addition) == ("rm", specs["own"])
     assert specs["rm"] == base
 
 

@@ -189,7 +189,7 @@ class TestOutOfPages:
         blocks.drop(0)
         blocks.rows.release(0)
         blocks.make([1] * 32, BARE)
-        assert blocks._tree.find(0, text) == (32, pages[:2])
+        assert blocks._tree.find(BARE.key, text) == (32, pages[:2])
 
     def test_a_row_goes_back_once(self) -> None:
         blocks, text = self.blocks(), [*range(3, 43)]
