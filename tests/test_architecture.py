@@ -203,6 +203,7 @@ PLAIN = {
     "models/adapters/lora.py": 2,
     "models/checkpoint/description.py": 3,
     "models/checkpoint/files.py": 2,
+    "models/checkpoint/gguf_header.py": 5,
     "models/checkpoint/spec.py": 7,
     "models/text/inputs.py": 1,
     "runtime/loops/search_rules.py": 1,
