@@ -197,6 +197,7 @@ PLAIN = {
     "descant/serve/http/playground.py": 1,
     "descant/serve/protocol/schema.py": 11,
     "descant/serve/worker/jobs.py": 1,
+    "descant/train/states/recipe.py": 5,
     "descant/train/trainfile.py": 8,
     "formula/printer.py": 1,
     "formula/scalar.py": 1,

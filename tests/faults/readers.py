@@ -94,7 +94,7 @@ def run_file(file: Path) -> Any:
 
 
 def train_file(file: Path) -> Any:
-    from descant.train.trainfile import read_train_file
+    from descant.train import read_train_file
 
     return read_train_file("dpo", file)
 
