@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .decoder_layers import decoder_layers
 from .row_hooks import ForwardRows
 
 ANSWER, ALL = "answer", "all"  # which tokens a vector steers
-_MADE_FOR = "give the base that it was made for"
 
 
 @dataclass(frozen=True)
@@ -43,52 +43,29 @@ class Vector:
         return all(torch.equal(mine[layer], others[layer]) for layer in mine)
 
 
-def fitting(name: str, model: Any, directions: Mapping[int, Any], tokens: str) -> Vector:
+def fitting(name: str, model: Any, directions: Mapping[int, Tensor], tokens: str) -> Vector:
     """A vector that fits a model.
 
     Args:
         name: as declared.
         model: a transformers model.
-        directions: ``(hidden,)`` by decoder layer.
+        directions: ``(hidden,)`` by decoder layer, as ``read_vector`` gives them.
         tokens: ``answer`` or ``all``.
 
     Raises:
-        ModelError: another width than the model's, a layer that it does not have, a number that is
-            not finite.
+        ModelError: another width than the model's, or a layer that it does not have.
     """
-    layers, width = decoder_layers(name, model), int(model.config.get_text_config().hidden_size)
-    floats = {}
-    for layer, direction in sorted(directions.items()):
-        if not 0 <= layer < len(layers):
-            problem = f"it has a direction for layer {layer}, and there are {len(layers)}, from 0"
-            raise _unfit(name, problem)
-        direction = torch.as_tensor(direction).detach().to("cpu", torch.float32)
-        if direction.shape != (width,):
-            shape = direction.shape[0] if direction.ndim == 1 else tuple(direction.shape)
-            raise _unfit(name, f"layer {layer} is {width} wide, the vector's is {shape}")
-        if not direction.isfinite().all():
-            problem = f"the vector {name} has a number for layer {layer} that is not finite"
-            raise ModelError(problem, "make it again", name)
-        floats[layer] = direction
-    if not floats:
-        raise ModelError(f"the vector {name} has no direction", "give one for a layer", name)
-    return Vector(name, floats, tokens == ANSWER)
-
-
-def decoder_layers(name: str, model: Any) -> nn.ModuleList:
-    """A model's decoder layers, in their order.
-
-    Raises:
-        ModelError: they are not found; names the vector that needs them.
-    """
-    count = model.config.get_text_config().num_hidden_layers
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    for network in (decoder, model.base_model):
-        for module in network.modules() if network is not None else ():
-            if isinstance(module, nn.ModuleList) and len(module) == count:
-                return module
-    problem = f"the vector {name} is on a {type(model).__name__}, whose layers are not known here"
-    raise ModelError(problem, "steer another model", name)
+    count, width = len(decoder_layers(name, model)), model.config.get_text_config().hidden_size
+    for layer, direction in directions.items():
+        if layer >= count:
+            problem = f"it has a direction for layer {layer}, and its base has {count}, from 0"
+        elif len(direction) != width:
+            problem = f"its directions are {len(direction)} wide, its base is {width}"
+        else:
+            continue
+        problem = f"the vector {name} does not fit its base: {problem}"
+        raise ModelError(problem, "give the base that it was made for", name)
+    return Vector(name, directions, tokens == ANSWER)
 
 
 def stacked(vectors: Sequence[Vector], layer: int, device: torch.device) -> Tensor:
@@ -111,7 +88,3 @@ def hook(directions: Tensor, rows: ForwardRows) -> Any:
         return steered if isinstance(output, Tensor) else (steered, *output[1:])
 
     return steer
-
-
-def _unfit(name: str, what: str) -> ModelError:
-    return ModelError(f"the vector {name} does not fit its base: {what}", _MADE_FOR, name)

@@ -72,7 +72,7 @@ class Rows:
         self.device, self.pending, self.limits, self.bucketed = device, pending, limits, bucketed
         self._lengths: list[int] = []  # what the host counts, and knows, of the rows in use
         self._ends: list[int] = []
-        self.combinations: list[Combination] = []
+        self.combinations: list[Any] = []  # ``Combination``
         self.parts = 0
         self._places: list[int] = []
         self.count = self.total = self.width = self.version = 0
@@ -354,7 +354,7 @@ class Rows:
         self.texts[places[0]] = self.texts[places[1]]
         numbers = self._mirror.host.numbers
         numbers[:3, list(targets)] = numbers[:3, list(sources)]
-        for values in self._per_row:
+        for values in (self._lengths, self._ends, self.combinations):
             copy_items(values, sources, targets)
         self._write_counts()
         self._written()
@@ -367,15 +367,10 @@ class Rows:
         if self.pages:
             host.tables[row] = host.tables[last]
             host.tables[last] = 0
-        for values in (*self._per_row, self._places):
+        for values in (self._lengths, self._ends, self.combinations, self._places):
             swap_remove(values, row)
         self._written()
         return last
-
-    @property
-    def _per_row(self) -> Sequence[list[Any]]:
-        """What the host knows of each row's text."""
-        return self._lengths, self._ends, self.combinations
 
     def _write_text(self, place: int, start: int, tokens: Sequence[int]) -> None:
         if place in self._unsent:

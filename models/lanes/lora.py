@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import steering
+from ..adapters.decoder_layers import decoder_layers
 from ..adapters.lora import read_adapter
 from ..adapters.placed import PlacedLayer, placed
 from ..adapters.row_hooks import ForwardRows, Stacked, hook, stacked
-from ..adapters.steering import ANSWER, Vector, decoder_layers, fitting
+from ..adapters.steering import ANSWER, Vector, fitting
+from ..adapters.vector_files import read_vector
 from ..combinations import BARE, LAYERS, STREAM, Chosen, Combination, CombinationTable
 from ..errors import ModelError
 from ..footprint import Held, compute_dtype, execution_device
@@ -71,12 +73,13 @@ class Adapters:
             tokens: ``answer`` steers the positions after a row's prompt, ``all`` every position.
 
         Raises:
-            ModelError: it does not fit the model, or steers answers where none are known.
+            ModelError: no vector, one that does not fit the model, or that steers answers where
+                none are known.
         """
         if tokens == ANSWER and not self._knows_answers:
             problem = f"the vector {name} steers answers alone, and its base reads texts in full"
             raise ModelError(problem, "say tokens: all with it", name)
-        vector = fitting(name, self._model, directions, tokens)
+        vector = fitting(name, self._model, read_vector(name, directions), tokens)
         for number, (_, loaded) in enumerate(self._loaded, 1):
             if isinstance(loaded, Vector) and loaded.same(vector):
                 return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ..adapters.fields import check_merge, check_row
 from ..adapters.lora import adapter_folder, read_config
 from ..adapters.merged import merged
 from ..adapters.steering import ANSWER
+from ..adapters.vector_files import read_vector
 from ..checkpoint.description import Description, describe
 from ..checkpoint.files import folder_identity
 from ..checkpoint.resolve import ResolvedModel
@@ -77,11 +77,7 @@ def add_declared(model: ResolvedModel, adapters: Adapters) -> int:
     assert addition is not None
     if addition.vector is None:
         return adapters.add(model.name, _folder(model))
-    directions = addition.vector
-    if not isinstance(directions, Mapping):
-        from ..adapters.vector_files import read_vector
-
-        directions = read_vector(model.name, directions, addition.revision)
+    directions = read_vector(model.name, addition.vector, addition.revision)
     return adapters.add_vector(model.name, directions, addition.tokens or ANSWER)
 
 
