@@ -75,13 +75,20 @@ def stacked(vectors: Sequence[Vector], layer: int, device: torch.device) -> Tens
     return torch.stack([zeros if each is None else each for each in directions]).to(device)
 
 
-def hook(directions: Tensor, rows: ForwardRows) -> Any:
-    """A forward hook of one decoder layer; it leaves the output alone where no row is steered."""
+def hook(name: str, directions: Tensor, rows: ForwardRows) -> Any:
+    """A forward hook of one decoder layer; it leaves the output alone where no row is steered.
+
+    Args:
+        name: of a vector, for a layer that gives something else than hidden states.
+    """
 
     def steer(module: nn.Module, args: Any, output: Any) -> Any:
         if (weights := rows.steering) is None:
             return None
         hidden = output if isinstance(output, Tensor) else output[0]
+        if hidden.dim() != 3:
+            problem = f"the vector {name} is on layers that give more than hidden states"
+            raise ModelError(problem, "steer another model", name)
         added = weights.to(directions.device) @ directions
         # In float32, and rounded once; what the layer gave may be of use to others as it is.
         steered = torch.add(hidden, added.to(hidden.device), out=torch.empty_like(hidden))

@@ -245,9 +245,10 @@ class Adapters:
             self._hooks.append(modules[path].register_forward_hook(added))
         if not self._directions:
             return
-        layers = decoder_layers(self._loaded[-1][0], self._model)
+        name = next(name for name, item in self._loaded if isinstance(item, Vector))
+        layers = decoder_layers(name, self._model)
         for layer, directions in self._directions.items():
-            steer = steering.hook(directions, self._rows)
+            steer = steering.hook(name, directions, self._rows)
             # Whoever else looks at what a layer gives is to see it steered.
             self._hooks.append(layers[layer].register_forward_hook(steer, prepend=True))
 
