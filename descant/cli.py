@@ -279,7 +279,7 @@ app.command()(serve)
 @app.command()
 @resumable()
 def train(
-    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft")],
+    method: Annotated[str, Argument(metavar="arm|dpo|reward|sft|vector|probe")],
     recipe: Annotated[File, Argument(metavar="RECIPE.yaml")] = None,
     model: Annotated[Word, option("The checkpoint to begin with.", "the file's")] = None,
     data: Annotated[Word, option("A file, or the name of a dataset.", "the file's")] = None,
@@ -288,13 +288,15 @@ def train(
         Many, many("KEY=VALUE", "A training argument or a dotted key, over the file's", "", "--set")
     ] = None,
 ) -> None:
-    """Train a model: an autoregressive reward model, an expert, a reward model."""
-    from .train import read_train_file
+    """Train a model: an autoregressive reward model, an expert, a reward model.
+
+    vector measures a steering vector from pairs, and probe fits a linear head to labelled texts:
+    both read a model's hidden states once, and change no weights.
+    """
+    from .train.command import read_train_file, run_train_file
 
     train_file = read_train_file(method, recipe, set_ or [], model=model, data=data, output=output)
-    from .train.loop import train as fit
-
-    fit(train_file, lambda line: console.print(line))
+    run_train_file(train_file, lambda line: console.print(line))
 
 
 app.command()(bench)

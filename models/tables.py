@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from .cache.row_lane import RowLane
 from .cache.rows import Join
+from .combinations import Combination
 from .footprint import Footprint, Held
 
 
@@ -43,11 +44,11 @@ class TableLane(RowLane):
         return lane
 
     def admit(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], combinations: Sequence[Combination]
     ) -> Generator[int, None, Join]:
         yield from ()
         cached = [len(ids) for ids in prompts]
-        return lambda: self.rows.admit(prompts, cached, adapters)
+        return lambda: self.rows.admit(prompts, cached, combinations)
 
     def footprint(self) -> Footprint:
         """The table; a forward works in one row of it per token."""

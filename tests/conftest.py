@@ -138,9 +138,9 @@ def page_size(
     texts: list[int] = []
     make = PagedBlocks.make
 
-    def noted(blocks: PagedBlocks, key: Any, tokens: Any) -> Any:
+    def noted(blocks: PagedBlocks, tokens: Any, combination: Any) -> Any:
         texts.append(len(tokens))
-        return make(blocks, key, tokens)
+        return make(blocks, tokens, combination)
 
     monkeypatch.setattr(PagedBlocks, "make", noted)
     monkeypatch.setattr(TransformersLane, "page_size", size)

@@ -202,7 +202,9 @@ _KIND = FileKind(
     {"models.*": "path", "score.*": "reward"}, ("params", "parameter"),
 )  # fmt: skip
 validated = _KIND.validated
-_PATHS = {"models": ("path", "adapter"), "data": ("path", "name"), "score": ("coherence",)}
+_PATHS = {
+    "models": ("path", "adapter", "vector"), "data": ("path", "name"), "score": ("coherence",),
+}  # fmt: skip
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 
 

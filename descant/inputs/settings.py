@@ -99,6 +99,7 @@ class FileKind(Generic[M]):
         parent[path[-1]] = value
 
 
-def relative_to(folder: Path, path: str | None) -> str | None:
-    """A path in a folder, where it exists there; else the path as it is."""
-    return str(folder / path) if path and (folder / path).exists() else path
+def relative_to(folder: Path, path: Any) -> Any:
+    """A path in a folder, where it exists there; else the path, or what is none, as it is."""
+    is_path = isinstance(path, str) and path
+    return str(folder / path) if is_path and (folder / path).exists() else path

@@ -13,11 +13,11 @@ from typing import Any
 from ..api import declared, where
 from ..errors import ArgumentError
 from ..models import ModelSpec, prompt_of, render_text
-from ..models.adapters.lora import adapter_folder
 from ..models.checkpoint.labels import choose_label
 from ..models.checkpoint.reward_head import OWN_POSITIONS
+from ..models.combinations import BARE
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
-from ..models.loading.declared import load_declared
+from ..models.loading.declared import add_declared, load_declared
 from ..models.loading.value_head import with_value_head
 from ..models.text.chat import RawTextLog, reads_raw_text
 from ..models.text.full_text import encode_texts, with_response
@@ -80,7 +80,7 @@ class RewardScorer:
         raw_text: RawTextLog | None = None,
     ) -> None:
         resolved, description = reward_model(name, specs, dtype, device)
-        spec, adapter, key = resolved.spec, resolved.adapter, description.weights
+        spec, key = resolved.spec, description.weights
         if key not in loaded:
             loaded[key] = load_declared(description, resolved, dtype, device)
         model = loaded[key]
@@ -95,10 +95,10 @@ class RewardScorer:
         self._positions = min((limit for limit in limits if limit), default=None)
         self._size = description.size
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
-        self._adapter = 0  # the model without an adapter
-        if adapter is not None and not resolved.merged:
-            folder = adapter_folder(adapter.adapter, adapter.revision)
-            self._adapter = self._classifier.adapters.add(name, folder)
+        self._added = BARE
+        if resolved.addition is not None and not resolved.merged:
+            number = add_declared(resolved, self._classifier.adapters)
+            self._added = self._classifier.adapters.combination([(number, 1.0)])
 
     def scores(self, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
         """One reward per prompt and text.
@@ -115,9 +115,9 @@ class RewardScorer:
         pairs = zip(prompts, texts, strict=True)
         full = [with_response(render(prompt, None), text) for prompt, text in pairs]
         encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
-        outputs = self._classifier.outputs(encodings, [self._adapter] * len(encodings))
+        outputs = self._classifier.outputs(encodings, [self._added] * len(encodings))
         return [float(reward) for reward in outputs[:, self._label or 0]]
 
     def close(self) -> None:
-        """Remove the adapters from the model in memory."""
+        """Remove what is added from the model in memory."""
         self._classifier.adapters.close()

@@ -21,8 +21,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from .. import disk
+from .folder import CHECKPOINTS
 
-CHECKPOINTS, MANIFEST, STATE = "checkpoint-*", "manifest.json", "trainer_state.json"
+MANIFEST, STATE = "manifest.json", "trainer_state.json"
 _UNREAD = {MANIFEST, "README.md", "training_args.bin"}  # by a resume
 _SHARDED = "model.safetensors.index.json"
 

@@ -57,6 +57,7 @@ class Encoder:
         max_length: tokens of prompt and response together.
         drop: drop what is longer; else keep its start.
         size: rows of the model's embeddings, where known.
+        ended: end a response with an end of text.
     """
 
     spec: ModelSpec
@@ -65,6 +66,7 @@ class Encoder:
     max_length: int
     drop: bool = False
     size: int | None = None
+    ended: bool = True
 
     def rows(self, examples: Iterable[Example], counts: Counts) -> list[Row]:
         """One row per example: a text, or a pair where there are two responses.
@@ -99,19 +101,22 @@ class Encoder:
         return rows[0] | {REJECTED + key: ids for row in rows[1:] for key, ids in row.items()}
 
     def _side(self, prompt: Any, answer: str) -> tuple[Ids, Ids]:
-        """The ids of a prompt and of a response, which ends with an end of text."""
+        """The ids of a prompt and of a response."""
         if prompt is None:
-            return [], self._closed(text_ids(self.tokenizer, answer), self._end)
+            return [], self._closed(text_ids(self.tokenizer, answer), special=True)
         prompt_ids = render(_NAME, self.spec, self.tokenizer, prompt, None)
         text = render_text(_NAME, self.spec, self.tokenizer, self.tokenizer, prompt, None)
         ids = text_ids(self.tokenizer, text + answer, text.special)
         response = ids[len(prompt_ids) :]
         if ids[: len(prompt_ids)] != prompt_ids:  # a token spans the border; in decoding none does
             response = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        return prompt_ids, self._closed(response, self._end if text.special else self._end_of_turn)
+        return prompt_ids, self._closed(response, text.special)
 
-    def _closed(self, ids: list[int], closing: list[int]) -> list[int]:
-        """Ids with an end, unless they have it."""
+    def _closed(self, ids: list[int], special: bool) -> list[int]:
+        """Ids with an end, unless they have it: of text, or of the template's turn."""
+        if not self.ended:
+            return ids
+        closing = self._end if special else self._end_of_turn
         return ids if ids[-len(closing) :] == closing else ids + closing
 
     @cached_property

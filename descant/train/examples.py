@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..inputs.formats import DataError, Fault, Row
 from .trainfile import Data, TrainFileError
 
 Message = Mapping[str, str]
+Label = bool | int | str
 TURN = re.compile(r"\n\n(Human|Assistant):")
 _KEYS = ("role", "content")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -29,14 +30,16 @@ class Example:
     Attributes:
         prompt: text or chat messages; None where ``chosen`` is a whole text to learn.
         chosen: the response, or the better one.
-        rejected: the worse one; None for ``sft``.
+        rejected: the worse one; None for ``sft`` and ``probe``.
         where: the file and line, or the dataset and row.
+        label: of ``probe``: what the text is.
     """
 
     prompt: str | Sequence[Message] | None
     chosen: str
     rejected: str | None
     where: str
+    label: Label | None = None
 
 
 def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[Example], int]:
@@ -47,10 +50,11 @@ def read_examples(data: Data, method: str, *, chat: bool = False) -> tuple[list[
     ``prompt, response_0, response_1`` with ``better_response_id`` or ``safer_response_id``
     (PKU-SafeRLHF). ``sft`` learns the chosen response of any of these, and reads ``prompt,
     completion``, ``messages`` (it learns the last one) and ``text`` (it learns all of it).
+    ``probe`` reads these three, with a ``label``.
 
     Args:
         data: where they are; ``bad_rows`` decides what happens to unusable ones.
-        method: ``sft`` needs no rejected response.
+        method: ``sft`` and ``probe`` need no rejected response.
         chat: split the texts of HH-RLHF into messages, for a template to render.
 
     Returns:
@@ -88,6 +92,8 @@ def example_of(
     """
     if not isinstance(row, Mapping):
         raise Fault("is not a mapping of columns")
+    if method == "probe":
+        return replace(_one_response(row, where, chat), label=_label(row))
     prompt: str | Sequence[Message]
     if "response_0" in row and "response_1" in row:
         prompt, chosen, rejected = _by_verdict(row, dimension)
@@ -176,6 +182,13 @@ def _one_response(row: Mapping[str, Any], where: str, chat: bool) -> Example:
         return Example(None, _text(row, "text", filled=True), None, where)
     problem = "has neither prompt and completion, nor messages, nor text, nor chosen and rejected"
     raise Fault(f"{problem}; it has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def _label(row: Mapping[str, Any]) -> Label:
+    label = row.get("label")
+    if not isinstance(label, Label) or label == "":
+        raise Fault(f"label is {'missing' if label is None else 'neither text nor a whole number'}")
+    return label
 
 
 def _text(row: Mapping[str, Any], column: str, *, filled: bool = False) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,22 +20,19 @@ from transformers import IntervalStrategy, Trainer, TrainingArguments, set_seed
 
 from .. import disk
 from ..extras import MissingExtra
-from ..inputs.yaml import YamlError, dump_yaml, load_yaml
 from ..models import ModelError
 from ..models.checkpoint.description import Description
-from ..results.lock import is_lock, writing
 from ..runs.provenance import revision
-from ..runs.resume import differences
 from .batches import Collator, Row
-from .checkpoints import CHECKPOINTS, MissedEvaluation, newest_complete
+from .checkpoints import MissedEvaluation, newest_complete
 from .encode import Counts, Encoder, shortened
 from .examples import read_examples
+from .folder import claim, held
 from .model import description_of, model_of
-from .record import RECORD, draw_curve, versions, write_record
+from .record import draw_curve, versions, write_record
 from .trainers import TRAINERS, Finite
 from .trainfile import ONLY_OF, TrainFile, TrainFileError
 
-RESOLVED = "train.yaml"
 LENGTH = 1024
 Rows: TypeAlias = dict[str, list[Row]]  # of "train" and perhaps "eval"
 OURS: dict[str, Any] = {
@@ -70,16 +67,7 @@ def train(recipe: TrainFile, say: Callable[[str], None] = print) -> Trained:
         ModelError: the checkpoint cannot be trained this way.
     """
     arguments, folder = training_arguments(recipe), Path(recipe.output)
-    if folder.exists() and not folder.is_dir():
-        raise TrainFileError(f"{folder} is a file, and the output is a folder; give another")
-    foreign = folder.is_dir() and not (folder / RESOLVED).is_file()
-    if foreign and not all(is_lock(f) or f.name.startswith(disk.NEW) for f in folder.iterdir()):
-        raise TrainFileError(f"{folder} holds other files and no {RESOLVED}; give another output")
-    with disk.resumable(), ExitStack() as held:
-        if PartialState().is_main_process:
-            disk.make_folder(folder)
-            held.enter_context(writing(folder))
-        PartialState().wait_for_everyone()
+    with held(folder):
         return _train(recipe, arguments, folder, say)
 
 
@@ -89,7 +77,7 @@ def _train(
     start = time.perf_counter()
     is_first = PartialState().is_main_process
     log = say if is_first else lambda line: None
-    _claim(recipe, folder)
+    claim(folder, resolved(recipe))
     description = description_of(recipe)
     rows, counts = _data(recipe, description, arguments)
     for part, count in counts.items():
@@ -159,33 +147,6 @@ def resolved(recipe: TrainFile) -> dict[str, Any]:
         if recipe.method not in methods:
             content.pop(key)
     return content | {"too_long": _too_long(recipe)}
-
-
-def _claim(recipe: TrainFile, folder: Path) -> None:
-    """Check that the folder is free, or this training's own."""
-    content, file = resolved(recipe), folder / RESOLVED
-    exists, done = file.is_file(), (folder / RECORD).exists() or any(folder.glob(CHECKPOINTS))
-    changed = exists and _changed(file, content)
-    if changed and done:
-        cure = "give another output, or remove the folder to begin again"
-        raise TrainFileError(f"{folder} holds another training: {changed}; {cure}")
-    if (folder / RECORD).exists():
-        raise TrainFileError(f"{folder} is trained already; give another output to train again")
-    PartialState().wait_for_everyone()
-    if PartialState().is_main_process and (changed or not exists):
-        disk.replace(file, dump_yaml(content))
-    PartialState().wait_for_everyone()
-
-
-def _changed(file: Path, content: dict[str, Any]) -> str:
-    """How a training differs from the one in a folder."""
-    try:
-        with disk.reading(file):
-            text = file.read_text(encoding="utf-8")
-        before = load_yaml(text)
-    except (YamlError, UnicodeDecodeError) as error:
-        return f"{file.name} {error}"
-    return differences(before if isinstance(before, dict) else {}, content)
 
 
 def _data(

@@ -15,6 +15,7 @@ from ..extras import require
 from ..models import ModelError
 from ..models.checkpoint.description import SCORES, Description, describe
 from ..models.checkpoint.hub import hub_error
+from ..models.checkpoint.spec import ModelSpec
 from ..models.loading.quantized import check_packages, method_of, quantization_config
 from ..models.loading.unpack import weights_source
 from .trainfile import TrainFile, TrainFileError
@@ -26,23 +27,33 @@ def description_of(recipe: TrainFile) -> Description:
     Raises:
         ModelError: it cannot, or cannot be read.
     """
-    description = describe("the model", recipe.model, None, None)
-    path = recipe.model.path
-    if description.tokenizer is None:
-        raise ModelError(f"{path} has no tokenizer", "name one with model.tokenizer")
-    if recipe.method != "reward" and description.kind != SCORES:
-        problem = f"{path} is a classifier, and {recipe.method} trains a language model"
-        raise ModelError(problem, "write descant train reward, or give another model")
-    if recipe.max_length and description.positions and recipe.max_length > description.positions:
-        longest = description.positions
-        problem = f"max_length is {recipe.max_length}, and {path} reads {longest} tokens"
-        raise ModelError(problem, f"write max_length: {longest} or less")
+    description = described(recipe.method, recipe.model, recipe.max_length)
     if method := method_of(description.config):
         check_packages("the model", method)
         if recipe.lora is None or recipe.method == "reward":
-            problem = f"{path} is quantised, and packed weights do not learn"
+            problem = f"{recipe.model.path} is quantised, and packed weights do not learn"
             cure = "give plain weights" if recipe.method == "reward" else "give lora"
             raise ModelError(problem, cure)
+    return description
+
+
+def described(method: str, spec: ModelSpec, max_length: int | None) -> Description:
+    """The checkpoint's description, if it reads what a method needs.
+
+    Raises:
+        ModelError: it does not, or cannot be read.
+    """
+    description = describe("the model", spec, None, None)
+    path = spec.path
+    if description.tokenizer is None:
+        raise ModelError(f"{path} has no tokenizer", "name one with model.tokenizer")
+    if method != "reward" and description.kind != SCORES:
+        problem = f"{path} is a classifier, and {method} is for a language model"
+        raise ModelError(problem, "write descant train reward, or give another model")
+    if max_length and description.positions and max_length > description.positions:
+        longest = description.positions
+        problem = f"max_length is {max_length}, and {path} reads {longest} tokens"
+        raise ModelError(problem, f"write max_length: {longest} or less")
     return description
 
 

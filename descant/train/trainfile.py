@@ -1,4 +1,4 @@
-"""Train files: what to train, on which data, and how. Reading one executes nothing.
+"""Train files: what to train, on which data, and how. No file is read here.
 
 Names are those of TRL, peft and transformers. ``training`` is passed to transformers'
 ``TrainingArguments`` unchanged.
@@ -7,21 +7,19 @@ Names are those of TRL, peft and transformers. ``training`` is passed to transfo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from ..grammar import did_you_mean
 from ..inputs.sections import Rows, Strict
-from ..inputs.settings import FileKind, SettingsError, relative_to
+from ..inputs.settings import SettingsError
 from ..models.checkpoint.spec import ModelSpec
 from ..models.invalid import explain
 
 Method: TypeAlias = Literal["arm", "dpo", "reward", "sft"]
-METHODS = get_args(Method)
 PATHS = ("model", "data", "eval_data")  # sections for which a text is short for their path
 ONLY_OF = {"beta": ("arm", "dpo"), "length_normalization": ("arm",), "prefixes": ("reward",)}
 _OURS = {
@@ -30,7 +28,8 @@ _OURS = {
     "resume_from_checkpoint": "the same command resumes where it stopped",
     "label_smoothing_factor": "the losses are the published ones",
 }
-_UNTRAINED = ("adapter", "on", "model", "label", "read", "device", "device_map", "tp_plan")
+NO_BASE = ("adapter", "on", "model", "label", "read", "tp_plan")  # what no base of a training has
+_UNTRAINED = (*NO_BASE, "device", "device_map")
 
 
 class TrainFileError(SettingsError):
@@ -100,10 +99,7 @@ class TrainFile(Strict):
     @model_validator(mode="before")
     @classmethod
     def _paths(cls, value: Any) -> Any:
-        """``model: org/name`` is short for ``model: {path: …}``; so with the data."""
-        if not isinstance(value, dict):
-            return value
-        return value | {k: {"path": value[k]} for k in PATHS if isinstance(value.get(k), str)}
+        return with_paths(value)
 
     @model_validator(mode="after")
     def _checked(self) -> TrainFile:
@@ -138,6 +134,13 @@ class TrainFile(Strict):
                 raise ValueError(f"training.{key} is {value}, and must be a finite number")
 
 
+def with_paths(value: Any) -> Any:
+    """``model: org/name`` is short for ``model: {path: …}``; so with the data."""
+    if not isinstance(value, dict):
+        return value
+    return value | {k: {"path": value[k]} for k in PATHS if isinstance(value.get(k), str)}
+
+
 @cache
 def training_fields() -> dict[str, Any]:
     """The fields of transformers' ``TrainingArguments``, and the types of numbers and flags."""
@@ -150,46 +153,3 @@ def training_fields() -> dict[str, Any]:
     options = [item for item in fields(TrainingArguments) if item.init]
     names = {item.name: str(getattr(item.type, "__name__", item.type)) for item in options}
     return {key: types.get(name, Any) for key, name in names.items()}
-
-
-def read_train_file(
-    method: str, path: str | Path | None, overrides: Sequence[str] = (), **values: str | None
-) -> TrainFile:
-    """Read and validate a train file, or make one from the command line alone.
-
-    Args:
-        method: the command's; a file of another method is refused.
-        path: the file; relative paths that exist beside it are found there.
-        overrides: ``key=value`` each: a dotted key, or the bare name of a training argument.
-        **values: ``model``, ``data`` and ``output``, over the file's.
-
-    Raises:
-        TrainFileError: no such file, not YAML, or not a train file; names the key.
-    """
-    if method not in METHODS:
-        raise TrainFileError(f"there is no method {method}; {did_you_mean(method, METHODS)}")
-    content = {} if path is None else _KIND.read(path)
-    if content.setdefault("method", method) != method:
-        other = content["method"]
-        raise TrainFileError(f"{path} is for {other}: write descant train {other} {path}")
-    content |= {key: value for key, value in values.items() if value is not None}
-    for override in overrides:
-        _KIND.override(content, override, training_fields)
-    missing = [key for key in ("model", "data", "output") if key not in content]
-    if missing:
-        raise TrainFileError(f"{path or 'the command'} has no {missing[0]}; give --{missing[0]}")
-    recipe = _KIND.validated(content, str(path or "descant train"))
-    if path is None:
-        return recipe
-    update = {
-        key: section.model_copy(update={"path": relative_to(Path(path).parent, section.path)})
-        for key in PATHS
-        if (section := getattr(recipe, key))
-    }
-    return recipe.model_copy(update=update)
-
-
-_KIND = FileKind(
-    "train file", TrainFile, ("model", "data"), TrainFileError,
-    dict.fromkeys(PATHS, "path"), ("training", "training argument"),
-)  # fmt: skip

@@ -1,14 +1,15 @@
-"""What adapters add to a module's output, row by row: hooks that read the chosen rows' masks.
+"""What LoRA adapters add to a module's output, row by row: hooks that read the rows' weights.
 
-The adapters of a module are stacked, ``A`` as (adapters x rank, in) and ``B`` as
-(out, adapters x rank); a row's mask keeps the columns of its own adapter. Two matrix products, no
-loop over adapters, no gathered weights.
+The adapters of a module are stacked, ``A`` as (columns, in) and ``B`` as (out, columns), with a
+column for each rank of each adapter. A row multiplies each column by its number of that adapter:
+two matrix products, no loop over adapters, no gathered weights. The output is
+``(1 + sum w_i (gain_i - 1)) * bare + sum w_i shift_i + sum w_i B_i A_i x``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,15 +21,19 @@ from .placed import PlacedLayer
 
 @dataclass
 class ForwardRows:
-    """The adapters of the rows of the forward that runs now; None where it is of bare weights.
+    """What the rows add in the forward that runs now; None where they add nothing.
 
     Attributes:
-        numbers: ``(rows,)``, 0 for none.
-        mask: ``(rows, 1, adapters x rank)``, 1 for the columns of a row's own adapter.
+        weights: ``(rows, adapters)`` float32.
+        columns: ``(rows, 1, columns)`` float32 for each layout of columns: a row's number of the
+            adapter that each column is of.
+        steering: ``(rows, positions, vectors)`` float32, a row's number of each vector where that
+            steers; or of one position, for all.
     """
 
-    numbers: Tensor | None = None
-    mask: Tensor | None = None
+    weights: Tensor | None = None
+    columns: list[Tensor] = field(default_factory=list)
+    steering: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,17 @@ class Stacked:
     """Every adapter's part of one module.
 
     Attributes:
-        a, b: ``(adapters x rank, in)`` and ``(out, adapters x rank)``; A is transposed for an
-            embedding. None where there are biases alone.
-        gain, shift: ``(1 + adapters, out)``, of the bare output too; None where all are 1 and 0.
+        a, b: ``(columns, in)`` and ``(out, columns)``; A is transposed for an embedding. None where
+            there are biases alone.
+        owners: the index of the adapter that each column is of.
+        gain, shift: ``(adapters, out)``: DoRA's scale of the bare output less 1, and what is added
+            to it; None where all are 0.
         embedding: whether A is looked up by token.
     """
 
     a: Tensor | None
     b: Tensor | None
+    owners: tuple[int, ...]
     gain: Tensor | None
     shift: Tensor | None
     embedding: bool
@@ -63,61 +71,59 @@ class Stacked:
         return self.parts[0].device
 
 
-def stacked(layers: Sequence[PlacedLayer | None], rank: int, like: Tensor) -> Stacked:
+def stacked(layers: Sequence[PlacedLayer | None], like: Tensor) -> Stacked:
     """The adapters' parts of one module as one, with the device and type of ``like``."""
     present = [layer for layer in layers if layer is not None]
-    pairs = [None if x is None or x.a is None or x.b is None else (x.a, x.b) for x in layers]
+    factors = [
+        (index, layer.a, layer.b)
+        for index, layer in enumerate(layers)
+        if layer is not None and layer.a is not None and layer.b is not None
+    ]
     embedding = any(layer.embedding for layer in present)
-    a = b = gain = shift = None
-    if any(pair is not None for pair in pairs):
-        a, b = _stacked_pairs(pairs, rank, like)
+    a = b = None
+    if factors:
+        a = torch.cat([a for _, a, _ in factors]).to(like)
         a = a.T.contiguous() if embedding else a
-    if any(layer.gain is not None or layer.shift is not None for layer in present):
-        exact = torch.promote_types(like.dtype, torch.float32)  # 1 + 2**-9 is 1 in bfloat16
-        size = next(len(x) for p in present for x in (p.b, p.shift) if x is not None)
-        gain, shift = torch.ones(1 + len(layers), size), torch.zeros(1 + len(layers), size)
-        for number, layer in enumerate(layers, 1):
-            if layer is not None and layer.gain is not None:
-                gain[number] = layer.gain
-            if layer is not None and layer.shift is not None:
-                shift[number] = layer.shift
-        gain, shift = gain.to(like.device, exact), shift.to(like.device, exact)
-    return Stacked(a, b, gain, shift, embedding)
+        b = torch.cat([b for _, _, b in factors], dim=1).to(like)
+    owners = tuple(index for index, a, _ in factors for _ in range(len(a)))
+    gains = [None if x is None or x.gain is None else x.gain - 1 for x in layers]
+    shifts = [None if layer is None else layer.shift for layer in layers]
+    return Stacked(a, b, owners, _rows(gains, like), _rows(shifts, like), embedding)
 
 
-def _stacked_pairs(
-    pairs: Sequence[tuple[Tensor, Tensor] | None], rank: int, like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``(adapters x rank, in)`` and ``(out, adapters x rank)``; zeros for an adapter without."""
-    a, b = next(pair for pair in pairs if pair is not None)
-    stacked_a = torch.zeros(len(pairs), rank, a.shape[1])
-    stacked_b = torch.zeros(len(pairs), rank, b.shape[0])
-    for number, pair in enumerate(pairs):
-        if pair is not None:
-            stacked_a[number, : len(pair[0])] = pair[0]
-            stacked_b[number, : len(pair[0])] = pair[1].T
-    return stacked_a.flatten(0, 1).to(like), stacked_b.flatten(0, 1).T.contiguous().to(like)
+def _rows(parts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """``(adapters, out)``, zeros for an adapter without; None where no adapter has any."""
+    first = next((part for part in parts if part is not None), None)
+    if first is None:
+        return None
+    exact = torch.promote_types(like.dtype, torch.float32)  # 1 + 2**-9 is 1 in bfloat16
+    rows = [torch.zeros_like(first) if part is None else part for part in parts]
+    return torch.stack(rows).to(like.device, exact)
 
 
-def hook(parts: Stacked, rows: ForwardRows) -> Any:
-    """A forward hook of one module; it leaves the output of bare weights alone."""
-    if parts.gain is None and not parts.embedding:
-        return _plain_hook(parts, rows)
-    return _full_hook(parts, rows)
+def hook(parts: Stacked, layout: int, rows: ForwardRows) -> Any:
+    """A forward hook of one module; it leaves the output of bare weights alone.
+
+    Args:
+        layout: the index of its columns among those of ``ForwardRows``.
+    """
+    if parts.gain is None and parts.shift is None and not parts.embedding:
+        return _plain_hook(parts, layout, rows)
+    return _full_hook(parts, layout, rows)
 
 
-def _plain_hook(parts: Stacked, rows: ForwardRows) -> Any:
+def _plain_hook(parts: Stacked, layout: int, rows: ForwardRows) -> Any:
     a, b = parts.a, parts.b
     assert a is not None and b is not None
 
     def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        mask = rows.mask
-        if mask is None:
+        if rows.weights is None:
             return None
+        columns = rows.columns[layout]
         # The layer's own device and dtype: a base may span devices or mix types.
         low = functional.linear(args[0].to(a), a)
         # By row again: OPT's feed-forward layers flatten rows and positions.
-        low.view(mask.shape[0], -1, low.shape[-1]).mul_(mask.to(a))
+        low.view(columns.shape[0], -1, low.shape[-1]).mul_(columns.to(a.device))
         if (output.dtype, output.device) != (b.dtype, b.device):
             return output + functional.linear(low, b).to(output)
         flat = output.reshape(-1, output.shape[-1])
@@ -126,21 +132,22 @@ def _plain_hook(parts: Stacked, rows: ForwardRows) -> Any:
     return add
 
 
-def _full_hook(parts: Stacked, rows: ForwardRows) -> Any:
+def _full_hook(parts: Stacked, layout: int, rows: ForwardRows) -> Any:
     """With gains and shifts, and for embeddings."""
 
     def change(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if rows.numbers is None or rows.mask is None:
+        if (weights := rows.weights) is None:
             return None
-        changed = output.reshape(len(rows.numbers), -1, output.shape[-1])
-        if parts.gain is not None and parts.shift is not None:
-            numbers = rows.numbers.to(parts.gain.device)
-            changed = changed * parts.gain[numbers, None] + parts.shift[numbers, None]
+        changed = output.reshape(len(weights), -1, output.shape[-1])
+        if parts.gain is not None:
+            changed = changed * (1 + weights.to(parts.gain) @ parts.gain)[:, None]
+        if parts.shift is not None:
+            changed = changed + (weights.to(parts.shift) @ parts.shift)[:, None]
         if parts.a is not None and parts.b is not None:
             read = functional.embedding if parts.embedding else _linear
             low = read(args[0], parts.a)
-            low = low.view(len(rows.numbers), -1, low.shape[-1]) * rows.mask.to(low)
-            more = functional.linear(low, parts.b)
+            low = low.view(len(weights), -1, low.shape[-1])
+            more = functional.linear(low.mul_(rows.columns[layout].to(low.device)), parts.b)
             if parts.embedding and hasattr(module, "embed_scale"):  # Gemma's, in the layer's type
                 more = more * torch.as_tensor(module.embed_scale, dtype=more.dtype)
             changed = changed + more.to(changed)

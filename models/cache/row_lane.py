@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..combinations import Combination
 from ..upload import Changes
 from .row_items import Growing
 from .rows import Rows
@@ -52,7 +53,7 @@ class RowLane:
     def shared_pages(self, tokens: int) -> int:
         return 0
 
-    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
         return 0
 
     def cached_tokens(self, row: int) -> int:

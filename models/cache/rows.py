@@ -8,12 +8,13 @@ brings it to the device before the next step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..combinations import Chosen, Combination, parts_of
 from ..recordings import bucket
 from ..upload import Changes, Mirror, upload
 from .row_items import Growing, copy_items, swap_remove
@@ -23,7 +24,7 @@ Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prom
 
 
 class Rows:
-    """Texts, lengths and adapters of the rows in use, on the device and on the host.
+    """Texts, lengths and combinations of the rows in use, on the device and on the host.
 
     A row's text has ``ends`` tokens, of which the first ``lengths`` are in the cache. The tokens
     between are unread: one, or more where the lane did not run for some steps.
@@ -43,12 +44,13 @@ class Rows:
             their numbers; ``places``, ``(rows + 1,)`` int64, says where that is.
         lengths: ``(rows + 1,)`` int64, tokens in each row's cache. The last row is always idle.
         ends: ``(rows + 1,)`` int64, tokens in each row's text.
-        adapters: ``(rows + 1,)`` int64, 0 for the bare weights.
+        adapters: ``(rows + 1,)`` int64, the slots of their combinations, 0 for the bare weights.
         active: ``(rows + 1,)`` int64, 1 where a row is in use.
         tables: ``(rows + 1, pages)`` int32, the pages that each row's keys and values are in, one
             after the other; the scratch page of nobody where it has none.
         index: ``(rows + 1, 1)`` int64, the rows' own numbers.
         most: how many rows there is room for.
+        combinations: of the rows in use, and ``parts``, what any of them has.
         count: rows in use, and ``total``, the tokens of their texts together.
         width: rows of a forward: those in use, and the idle ones of their bucket.
         version: another after each change of a text, or of which rows are in use.
@@ -70,7 +72,8 @@ class Rows:
         self.device, self.pending, self.limits, self.bucketed = device, pending, limits, bucketed
         self._lengths: list[int] = []  # what the host counts, and knows, of the rows in use
         self._ends: list[int] = []
-        self._adapters: list[int] = []
+        self.combinations: list[Any] = []  # ``Combination``
+        self.parts = 0
         self._places: list[int] = []
         self.count = self.total = self.width = self.version = 0
         self.next_logits: Tensor | None = None
@@ -81,11 +84,8 @@ class Rows:
     def _reserve(self, rows: int, capacity: int, pages: int) -> None:
         """Room for what is known of so many rows, all of them idle."""
         self.most, self.capacity, self.pages = rows, capacity, pages
-        shapes = {"numbers": (5, rows + 1), "tables": (rows + 1, pages)}
-        dtypes = {"numbers": torch.long, "tables": torch.int32}
-        self._mirror = Mirror(
-            self.device, **{name: (shapes[name], dtypes[name]) for name in shapes}
-        )
+        fields = ((5, rows + 1), torch.long), ((rows + 1, pages), torch.int32)
+        self._mirror = Mirror(self.device, numbers=fields[0], tables=fields[1])
         numbers, self.tables = self._mirror.device.numbers, self._mirror.device.tables
         self.lengths, self.ends, self.adapters, self.active, self.places = numbers.unbind(0)
         self._idle = torch.tensor([0, 1, 0, 0, rows])  # what the five are of an idle row
@@ -134,19 +134,19 @@ class Rows:
         return max((end - length for end, length in pairs), default=0) - self.pending
 
     @property
-    def adapted(self) -> bool:
-        """Whether any row in use has an adapter."""
-        return any(self._adapters)
+    def chosen(self) -> Chosen | None:
+        """What the rows of a forward add to its weights; None where all are bare."""
+        return Chosen(self.adapters[: self.width], self.parts) if self.parts else None
 
     def admit(
-        self, texts: Sequence[Sequence[int]], cached: Sequence[int], adapters: Sequence[int]
+        self, texts: Sequence[Sequence[int]], cached: Sequence[int], added: Sequence[Combination]
     ) -> range:
         """The numbers of new rows, at the end of those in use.
 
         Args:
             texts: the token ids of each.
             cached: how many of its tokens are in the cache.
-            adapters: for each, 0 or the number of an adapter.
+            added: what each adds to its weights.
         """
         first, ends = self.count, [len(text) for text in texts]
         taken = set(self._places)
@@ -155,11 +155,11 @@ class Rows:
         for place, text in zip(places, texts, strict=True):
             self._write_text(place, 0, text)
         new = slice(first, first + len(texts))
-        numbers = [[*cached], ends, [*adapters], [1] * len(texts), places]
+        numbers = [[*cached], ends, [each.slot for each in added], [1] * len(texts), places]
         self._mirror.host.numbers[:, new] = torch.tensor(numbers)
         self._lengths += cached
         self._ends += ends
-        self._adapters += adapters
+        self.combinations += added
         self._places += places
         self._written()
         return range(new.start, new.stop)
@@ -315,7 +315,7 @@ class Rows:
 
     def clear(self) -> None:
         """Make every row idle, over the same memory."""
-        self._lengths, self._ends, self._adapters, self._places = [], [], [], []
+        self._lengths, self._ends, self.combinations, self._places = [], [], [], []
         self._unsent = {}
         self._mirror.host.numbers[:] = self._idle[:, None]
         self._mirror.host.tables.zero_()
@@ -354,7 +354,7 @@ class Rows:
         self.texts[places[0]] = self.texts[places[1]]
         numbers = self._mirror.host.numbers
         numbers[:3, list(targets)] = numbers[:3, list(sources)]
-        for values in (self._lengths, self._ends, self._adapters):
+        for values in (self._lengths, self._ends, self.combinations):
             copy_items(values, sources, targets)
         self._write_counts()
         self._written()
@@ -367,7 +367,7 @@ class Rows:
         if self.pages:
             host.tables[row] = host.tables[last]
             host.tables[last] = 0
-        for values in (self._lengths, self._ends, self._adapters, self._places):
+        for values in (self._lengths, self._ends, self.combinations, self._places):
             swap_remove(values, row)
         self._written()
         return last
@@ -389,7 +389,7 @@ class Rows:
         self.stale = True
 
     def _written(self) -> None:
-        self.stale = True
+        self.stale, self.parts = True, parts_of(self.combinations)
         self._changed()
 
     def _changed(self) -> None:

@@ -291,14 +291,15 @@ def _merge(parts: tuple[str, ...], path: str) -> None:
         writer.add_key_value(key, field.contents(), field.types[0], sub_type=item)
     for file in opened:
         for tensor in file.tensors:
-            writer.add_tensor(tensor.name, _told(tensor.data), raw_dtype=tensor.tensor_type)
+            data = with_checked_writes(tensor.data)
+            writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _told(values: Any) -> Any:
+def with_checked_writes(values: Any) -> Any:
     """An array whose ``tofile`` fails where the disk does: numpy's own would leave zeros there."""
     kind = type(values)
 

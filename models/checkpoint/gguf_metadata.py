@@ -17,6 +17,7 @@ import transformers
 from tokenizers import pre_tokenizers
 
 from ..errors import ModelError, first_line
+from .gguf_header import check_header
 
 # What a key of the architecture says, where the configuration has it.
 _CONFIG: dict[str, Callable[[Any], Any]] = {
@@ -65,6 +66,7 @@ def metadata_of(name: str, path: str) -> dict[str, Any]:
     import gguf
 
     try:
+        check_header(path)
         header = gguf.GGUFReader(path)
         metadata: dict[str, Any] = {
             key: field.contents()

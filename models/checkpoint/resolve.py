@@ -8,37 +8,43 @@ from dataclasses import dataclass
 from ..errors import ModelError
 from .spec import ModelSpec
 
-OWN = ("template", "system", "prefix", "label", "read")  # what an adapter may set for itself
+OWN = ("template", "system", "prefix", "label", "read")  # what one on a base may set for itself
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A declared model: its weights, its adapter, and how it reads.
+    """A declared model: its weights, what is added to them, and how it reads.
 
     Attributes:
         name: as declared.
-        base: the declared name of the weights: the model's own, or the one its adapter is on.
-        spec: the declaration of the weights. Where an adapter sets a template, system prompt,
-            prefix, label or read mode of its own, the spec has the adapter's.
-        adapter: the declaration of the adapter, a row's or one to merge; None where there is none.
+        base: the declared name of the weights: the model's own, or what it is declared ``on``.
+        spec: the declaration of the weights. Where an adapter or a vector sets a template, system
+            prompt, prefix, label or read mode of its own, the spec has that.
+        addition: the declaration of the adapter, a row's or one to merge, or of the steering
+            vector; None where there is none.
     """
 
     name: str
     base: str
     spec: ModelSpec
-    adapter: ModelSpec | None = None
+    addition: ModelSpec | None = None
 
     @property
     def merged(self) -> bool:
-        """Whether the adapter is merged into a copy of the base: weights of its own."""
-        return self.adapter is not None and self.adapter.merge
+        """Whether an adapter is merged into a copy of the base: weights of its own."""
+        return self.addition is not None and self.addition.merge
+
+    @property
+    def kind(self) -> str:
+        """What is added, for messages."""
+        return _kind(self.addition or self.spec)
 
 
 def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
-    """A declared model, or an adapter together with its base.
+    """A declared model, or an adapter or a vector together with its base.
 
     Raises:
-        ModelError: an adapter whose base is not declared, or is itself an adapter.
+        ModelError: the base is not declared, or is itself on another model.
 
     >>> specs = {"rm": ModelSpec(path="org/rm", label="good", template="{prompt}"),
     ...          "kind": ModelSpec(adapter="org/kind", on="rm", label="kind")}
@@ -51,16 +57,21 @@ def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
         return ResolvedModel(name, name, declared)
     base = specs.get(declared.on)
     if base is None or base.on is not None:
-        problem = "is not declared" if base is None else "is itself an adapter"
-        problem = f"the adapter {name} is on {declared.on}, which {problem}"
-        cure = "an adapter goes on a declared model with weights of its own"
+        kind = _kind(declared)
+        problem = "is not declared" if base is None else f"is itself {_kind(base)}"
+        problem = f"the {kind.split()[-1]} {name} is on {declared.on}, which {problem}"
+        cure = f"{kind} goes on a declared model with weights of its own"
         raise ModelError(problem, cure, name)
     own = {key: getattr(declared, key) for key in OWN if getattr(declared, key) is not None}
     return ResolvedModel(name, declared.on, base.model_copy(update=own), declared)
 
 
+def _kind(spec: ModelSpec) -> str:
+    return "an adapter" if spec.adapter is not None else "a vector"
+
+
 def with_bases(names: Iterable[str], specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
-    """The specs of these models, and of the declared bases of the adapters among them."""
+    """The specs of these models, and of the declared bases of those among them that are on one."""
     chosen = {name: specs[name] for name in names}
     bases = {spec.on for spec in chosen.values() if spec.on is not None}
     return chosen | {name: specs[name] for name in bases if name in specs}

@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
+ADDED = {"adapter": "an adapter", "vector": "a vector"}  # sources on another model's weights
 RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
@@ -27,7 +28,8 @@ RENAMED = {  # options of other libraries, and what to write
 class ModelSpec(BaseModel):
     """A declared model.
 
-    Exactly one of ``path``, ``model`` and ``adapter`` (with ``on``) says where the weights are.
+    Exactly one of ``path``, ``model``, and ``adapter`` or ``vector`` (with ``on``) says where the
+    weights are.
 
     Attributes:
         path: a folder, a ``.gguf`` file or a hub id; ``revision`` pins it.
@@ -36,6 +38,11 @@ class ModelSpec(BaseModel):
             now, and its mode is as before after every forward.
         adapter: a folder or hub id of an adapter as peft stores it, on the declared model named
             by ``on``: LoRA, as rows of that model's forward.
+        vector: a steering vector on the declared model named by ``on``: a ``.safetensors`` or
+            ``.gguf`` file, a folder with one or a hub id; or, in memory, a mapping of decoder
+            layers, from 0, to directions, each as wide as the model.
+        tokens: which tokens a vector steers: ``answer`` (the default), the positions after the
+            prompt; ``all``, every position.
         merge: merge the adapter, of any kind that peft can merge, into a copy of that model:
             weights of its own.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
@@ -67,6 +74,8 @@ class ModelSpec(BaseModel):
     model: Any = None
     adapter: str | None = None
     on: str | None = None
+    vector: Any = None
+    tokens: Literal["answer", "all"] | None = None
     merge: bool = False
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     device: str | None = None
@@ -94,18 +103,24 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        sources = [key for key in ("path", "model", "adapter") if getattr(self, key) is not None]
+        sources = [key for key in ("path", "model", *ADDED) if getattr(self, key) is not None]
         if len(sources) != 1:
-            present = " and ".join(sources) or "none of them"
-            raise ValueError(f"give exactly one of path, model and adapter; here: {present}")
-        if (self.adapter is None) != (self.on is None):
-            raise ValueError("an adapter needs the model that it goes on: adapter: …, on: base")
-        if self.merge and self.adapter is None:
-            raise ValueError("merge: true is of an adapter: adapter: …, on: base, merge: true")
+            here = " and ".join(sources) or "none of them"
+            raise ValueError(f"give exactly one of path, model, adapter and vector; here: {here}")
+        kind, added = ADDED.get(sources[0], "an adapter"), sources[0] in ADDED
+        if added != (self.on is not None):
+            written = f"{kind.split()[1]}: …, on: base"
+            raise ValueError(f"{kind} needs the model that it goes on: {written}")
+        tokens = f"tokens: {self.tokens}"
+        own = (("merge: true", self.merge, "adapter"), (tokens, self.tokens, "vector"))
+        for option, is_set, source in own:
+            if is_set and source not in sources:
+                written = f"{source}: …, on: base, {option}"
+                raise ValueError(f"{option} is of {ADDED[source]}: {written}")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
         for key in (*loading, *placement, "tokenizer"):
-            if self.adapter is not None and getattr(self, key) is not None:
-                raise ValueError(f"an adapter takes its base's {key}; say it there")
+            if added and getattr(self, key) is not None:
+                raise ValueError(f"{kind} takes its base's {key}; say it there")
         for key in ("revision", *loading, *placement):
             if self.model is not None and getattr(self, key) is not None:
                 raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..cache.rope import length_limits
 from ..checkpoint.reward_head import OWN_CODE, OWN_POSITIONS, Head, rewards_of
+from ..combinations import Combination, chosen
 from ..errors import ModelError
 from ..eval_mode import evaluating
 from ..text.full_text import Encoding
@@ -27,21 +28,20 @@ class BatchClassifier:
 
     def __init__(self, name: str, model: Any, tokenizer: Any, reason: str) -> None:
         self.name, self.model, self._tokenizer = name, model, tokenizer
-        self.adapters = Adapters(model)
+        self.adapters = Adapters(model, knows_answers=False)
         self._head = Head(model) if reason == OWN_POSITIONS else None
         self._own_code = reason == OWN_CODE
         self._limits = length_limits(model.config)
         self.device: torch.device = model.get_input_embeddings().weight.device
 
     @torch.no_grad()
-    def outputs(self, texts: Sequence[Encoding], adapters: Sequence[int]) -> Tensor:
+    def outputs(self, texts: Sequence[Encoding], combinations: Sequence[Combination]) -> Tensor:
         """``(texts, labels)`` float32 rewards, in the order of the texts."""
         rewards: list[Tensor] = [torch.empty(0)] * len(texts)
         for group in self._groups([len(text["input_ids"]) for text in texts]):
             inputs = self._padded([texts[i] for i in group])
-            numbers = [adapters[i] for i in group]
-            chosen = torch.tensor(numbers, device=self.device) if any(numbers) else None
-            with evaluating(self.model.modules()), self.adapters.chosen(chosen):
+            rows = chosen([combinations[i] for i in group], self.device)
+            with evaluating(self.model.modules()), self.adapters.chosen(rows):
                 outputs = self._forward(inputs)
             for i, reward in zip(group, outputs, strict=True):
                 rewards[i] = reward

@@ -1,39 +1,55 @@
-"""LoRA adapters as rows: every adapter of one base in the same forward."""
+"""What rows add to the weights of one model: LoRA adapters and steering vectors, in one forward."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial, reduce
+from math import isfinite
+from operator import or_
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
+from ..adapters import steering
+from ..adapters.decoder_layers import decoder_layers
 from ..adapters.lora import read_adapter
 from ..adapters.placed import PlacedLayer, placed
 from ..adapters.row_hooks import ForwardRows, Stacked, hook, stacked
+from ..adapters.steering import ANSWER, Vector, fitting
+from ..adapters.vector_files import read_vector
+from ..combinations import BARE, LAYERS, STREAM, Chosen, Combination, CombinationTable
+from ..errors import ModelError
 from ..footprint import Held, compute_dtype, execution_device
+from ..upload import Changes, upload
 
 
 class Adapters:
-    """The adapters on one model, which stays as it is: hooks add what adapters add.
+    """The adapters and vectors on one model, which stays as it is: hooks add what they add.
+
+    Args:
+        model: a transformers model.
+        knows_answers: whether forwards know where a row's answer begins.
 
     Attributes:
-        version: another after each change of what is loaded.
+        version: another after each change of what is loaded, or of where combinations are.
         closed: how often all were taken off; numbers begin again then.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self.version, self.closed = model, 0, 0
-        self._loaded: list[Mapping[str, PlacedLayer]] = []
-        self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
-        self._stacked: dict[str, Stacked] = {}
+    def __init__(self, model: nn.Module, knows_answers: bool = True) -> None:
+        self._model, self._knows_answers = model, knows_answers
+        self.closed = self._changes = 0
         self._hooks: list[Any] = []
         weakref.finalize(self, _remove, self._hooks)
-        self._owner, self._dtype = torch.empty(0), torch.float32
         self._rows = ForwardRows()  # all that hooks hold: the model outlives the decoder
+        device = execution_device(model.get_input_embeddings())  # type: ignore[operator]
+        self._device = torch.device("cpu") if device.type == "meta" else device
+        self._begin()
 
     def add(self, name: str, folder: str | Path) -> int:
         """The number of a LoRA adapter, from 1; read from peft's folder where it is not loaded.
@@ -43,53 +59,198 @@ class Adapters:
         """
         key = (name, str(folder))
         if key not in self._numbers:
-            self._loaded.append(placed(name, self._model, read_adapter(name, Path(folder))))
-            self._numbers[key] = len(self._loaded)
+            layers = placed(name, self._model, read_adapter(name, Path(folder)))
+            self._numbers[key] = self._number(name, layers)
             self._stack()
+            self._register()
         return self._numbers[key]
+
+    def add_vector(self, name: str, directions: Mapping[int, Any], tokens: str = ANSWER) -> int:
+        """The number of a steering vector, from 1; one with the same numbers is loaded once.
+
+        Args:
+            directions: ``(hidden,)`` by decoder layer.
+            tokens: ``answer`` steers the positions after a row's prompt, ``all`` every position.
+
+        Raises:
+            ModelError: no vector, one that does not fit the model, or that steers answers where
+                none are known.
+        """
+        if tokens == ANSWER and not self._knows_answers:
+            problem = f"the vector {name} steers answers alone, and its base reads texts in full"
+            raise ModelError(problem, "say tokens: all with it", name)
+        vector = fitting(name, self._model, read_vector(name, directions), tokens)
+        for number, (_, loaded) in enumerate(self._loaded, 1):
+            if isinstance(loaded, Vector) and loaded.same(vector):
+                return number
+        number = self._number(name, vector)
+        self._steer()
+        self._register()
+        return number
+
+    def combination(self, weights: Sequence[tuple[int, float]], start: int = 0) -> Combination:
+        """What a row adds: the sum of adapters and vectors, each times a number.
+
+        Args:
+            weights: pairs of the number of an adapter or vector, and what it is multiplied by in
+                float32. The numbers of one are summed; those that are 0 are left out.
+            start: the position in the row's text at which the answer begins.
+
+        Raises:
+            ModelError: a number that is not finite.
+        """
+        sums = defaultdict[int, float](float)
+        for number, weight in weights:
+            sums[number] += weight
+        rounded = torch.tensor([*sums.values()], dtype=torch.float32).tolist()
+        pairs = tuple(sorted(pair for pair in zip(sums, rounded, strict=True) if pair[1] != 0))
+        if not pairs:
+            return BARE
+        items = {number: self._loaded[number - 1] for number, _ in pairs}
+        for number, weight in pairs:
+            if not isfinite(weight):
+                name = items[number][0]
+                problem = f"{name} is to be added {sums[number]:g} times"
+                raise ModelError(problem, "give it a finite number", name)
+        answer = {n for n, (_, item) in items.items() if isinstance(item, Vector) and item.answer}
+        key = pairs, start if answer else 0
+        if (known := self._known.get(key)) is None:
+            of_prompt = tuple(pair for pair in pairs if pair[0] not in answer)
+            parts = (STREAM if isinstance(item, Vector) else LAYERS for _, item in items.values())
+            columns = [(number - 1, weight) for number, weight in pairs]
+            known = self._known[key] = Combination(
+                (self.closed, of_prompt) if of_prompt else BARE.key,
+                reduce(or_, parts),
+                start if answer else None,
+                partial(self._table.take, columns, start),
+            )
+        return known
+
+    @property
+    def version(self) -> Hashable:
+        return self._changes, self._table.moved
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the stacked weights."""
-        return sum(parts.nbytes for parts in self._stacked.values())
+        """Bytes of what is loaded."""
+        return sum(each.nbytes for each in self._held)
 
     @property
     def memory(self) -> dict[int, Held]:
         """The same, as in ``Footprint.memory``."""
-        return {id(each): Held(each.device, each.nbytes) for each in self._stacked.values()}
+        return {id(each): Held(each.device, each.nbytes) for each in self._held}
+
+    @property
+    def _held(self) -> list[Stacked | Tensor]:
+        return [*self._stacked.values(), *self._directions.values()]
+
+    def changes(self) -> Changes:
+        """What the host has written of combinations, for the device."""
+        return self._table.changes()
+
+    def flush(self) -> None:
+        """Copy it, where nobody has collected it before."""
+        if self._table.stale:
+            upload(self.changes())
 
     def close(self) -> None:
         """Remove the hooks from the model, for others that use it."""
-        _remove(self._hooks)
-        self._loaded, self._stacked, self._numbers = [], {}, {}
-        self.version += 1
         self.closed += 1
+        self._begin()
 
     @contextmanager
-    def chosen(self, numbers: Tensor | None) -> Iterator[None]:
-        """During this context, rows go through their adapters: ``(rows,)`` numbers, or none."""
-        if numbers is not None and self._loaded:
-            self._rows.numbers = numbers
-            self._rows.mask = (numbers[:, None] == self._owner)[:, None].to(self._dtype)
+    def chosen(self, chosen: Chosen | None, positions: Tensor | None = None) -> Iterator[None]:
+        """During this context, rows go through what they add.
+
+        Args:
+            chosen: the combinations of the rows; None where all are bare.
+            positions: ``(rows, q)`` in their texts; None where no answer is known.
+        """
+        rows = self._rows
+        if chosen is not None and self._loaded:
+            self.flush()
+            weights = self._table.weights.index_select(0, chosen.slots)
+            if chosen.parts & LAYERS:
+                rows.weights = weights.index_select(1, self._adapters)
+                rows.columns = [weights.index_select(1, owners)[:, None] for owners in self._owners]
+            if chosen.parts & STREAM:
+                rows.steering = weights.index_select(1, self._vectors)[:, None]
+                if self._everywhere is not None and positions is not None:
+                    starts = self._table.starts.index_select(0, chosen.slots)
+                    in_answer = positions >= starts[:, None]
+                    rows.steering = rows.steering * (in_answer[..., None] | self._everywhere)
         try:
             yield
         finally:
-            self._rows.numbers = self._rows.mask = None
+            rows.weights, rows.columns, rows.steering = None, [], None
+
+    def _begin(self) -> None:
+        """Nothing is loaded."""
+        _remove(self._hooks)
+        self._loaded: list[tuple[str, Mapping[str, PlacedLayer] | Vector]] = []
+        self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
+        self._stacked: dict[str, Stacked] = {}
+        self._directions: dict[int, Tensor] = {}
+        self._known = WeakValueDictionary[Hashable, Combination]()
+        self._table = CombinationTable(self._device)
+        self._layouts: dict[tuple[int, ...], int] = {}
+        self._owners: list[Tensor] = []
+        self._adapters = self._vectors = torch.empty(0, dtype=torch.long)
+        self._everywhere: Tensor | None = None
+        self._changes += 1
+
+    def _number(self, name: str, loaded: Mapping[str, PlacedLayer] | Vector) -> int:
+        self._loaded.append((name, loaded))
+        self._table.widen(len(self._loaded))
+        self._changes += 1
+        return len(self._loaded)
 
     def _stack(self) -> None:
-        _remove(self._hooks)
-        self.version += 1
-        layers = [layer for adapter in self._loaded for layer in adapter.values()]
-        rank = max((len(layer.a) for layer in layers if layer.a is not None), default=0)
-        modules, self._dtype = dict(self._model.named_modules()), compute_dtype(self._model)
-        self._stacked = {}
-        for path in sorted({path for adapter in self._loaded for path in adapter}):
-            like = torch.empty(0, device=execution_device(modules[path]), dtype=self._dtype)
-            parts = stacked([adapter.get(path) for adapter in self._loaded], rank, like)
+        """Put the adapters of each module together."""
+        columns = [i for i, (_, item) in enumerate(self._loaded) if not isinstance(item, Vector)]
+        adapters = [item for _, item in self._loaded if not isinstance(item, Vector)]
+        modules, dtype = dict(self._model.named_modules()), compute_dtype(self._model)
+        self._stacked, self._layouts = {}, {}
+        for path in sorted({path for adapter in adapters for path in adapter}):
+            like = torch.empty(0, device=execution_device(modules[path]), dtype=dtype)
+            parts = stacked([adapter.get(path) for adapter in adapters], like)
             self._stacked[path] = parts
-            self._hooks.append(modules[path].register_forward_hook(hook(parts, self._rows)))
-        numbers = torch.arange(1, len(self._loaded) + 1).repeat_interleave(rank)
-        self._owner = numbers.to(execution_device(self._model.get_input_embeddings()))  # type: ignore[operator]
+            self._layouts.setdefault(parts.owners, len(self._layouts))
+        self._adapters = torch.tensor(columns, device=self._device)
+        self._owners = [
+            torch.tensor([columns[i] for i in owners], dtype=torch.long, device=self._device)
+            for owners in self._layouts
+        ]
+
+    def _steer(self) -> None:
+        """Put the vectors of each layer together."""
+        columns = [i for i, (_, item) in enumerate(self._loaded) if isinstance(item, Vector)]
+        vectors = [item for _, item in self._loaded if isinstance(item, Vector)]
+        layers = decoder_layers(vectors[0].name, self._model)
+        self._directions = {
+            layer: steering.stacked(vectors, layer, execution_device(layers[layer]))
+            for layer in sorted({layer for vector in vectors for layer in vector.directions})
+        }
+        self._vectors = torch.tensor(columns, device=self._device)
+        if any(vector.answer for vector in vectors):
+            everywhere = [not vector.answer for vector in vectors]
+            self._everywhere = torch.tensor(everywhere, device=self._device)
+
+    def _register(self) -> None:
+        """Put hooks on every module that has parts."""
+        _remove(self._hooks)
+        modules = dict(self._model.named_modules())
+        for path, parts in self._stacked.items():
+            added = hook(parts, self._layouts[parts.owners], self._rows)
+            self._hooks.append(modules[path].register_forward_hook(added))
+        if not self._directions:
+            return
+        name = next(name for name, item in self._loaded if isinstance(item, Vector))
+        layers = decoder_layers(name, self._model)
+        for layer, directions in self._directions.items():
+            steer = steering.hook(name, directions, self._rows)
+            # Whoever else looks at what a layer gives is to see it steered.
+            self._hooks.append(layers[layer].register_forward_hook(steer, prepend=True))
 
 
 def _remove(hooks: list[Any]) -> None:

@@ -6,7 +6,7 @@ are read in turn, so that the second finds what the first has read.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -17,10 +17,11 @@ from torch import Tensor
 from ..cache.blocks.block_lane import BlockLane
 from ..cache.rows import Join
 from ..cache.window import Window
+from ..combinations import Chosen, Combination, parts_of
 from ..upload import Changes, staged, upload
 from .prompt_logits import gives_logits, of_rows
 
-Pair: TypeAlias = tuple[tuple[int, ...], int]  # a prompt and the number of its adapter
+Pair: TypeAlias = tuple[tuple[int, ...], Combination]  # a prompt, and what its row adds
 CHUNK = 2048  # prompt tokens of all rows in one forward
 PADDING = 512  # tokens of padding in one forward; with more, there are two
 ALIKE = 64  # tokens that two prompts begin with alike; with more, one is read before the other
@@ -31,14 +32,14 @@ class _Group(NamedTuple):
 
     Attributes:
         texts: ``(n, longest)`` token ids from there on, with zeros after the end of each.
-        lengths: ``(n,)`` of the whole texts, and ``adapters``, their numbers.
+        lengths: ``(n,)`` of the whole texts, and ``slots``, of their combinations.
         tables: as of the blocks.
     """
 
     prompts: Sequence[_Prompt]
     texts: Tensor
     lengths: Tensor
-    adapters: Tensor
+    slots: Tensor
     tables: Tensor
 
 
@@ -47,19 +48,19 @@ class _Prompt:
     """A prompt that is being read.
 
     Attributes:
-        ids: its tokens, and ``adapter``, the number of its adapter.
+        ids: its tokens, and ``combination``, what its row adds to the weights.
         block: where its keys and values go.
         cached: how many of its tokens were read before; -1 as long as nobody has looked.
     """
 
     ids: tuple[int, ...]
-    adapter: int
+    combination: Combination
     block: Any
     cached: int = -1
 
     @property
     def pair(self) -> Pair:
-        return self.ids, self.adapter
+        return self.ids, self.combination
 
 
 class PrefillLane(BlockLane):
@@ -69,19 +70,18 @@ class PrefillLane(BlockLane):
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], combinations: Sequence[Combination]
     ) -> Generator[int, None, Join]:
         """Take room for prompts of a token at least; what reads each text once.
 
         Raises:
             OutOfPages: there is none for all of them.
         """
-        pairs = [(tuple(ids), adapter) for ids, adapter in zip(prompts, adapters, strict=True)]
+        texts = map(tuple, prompts)
+        pairs: list[Pair] = [*zip(texts, combinations, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
         try:
-            made = [
-                _Prompt(*pair, self.blocks.make(self._key(pair[1]), pair[0])) for pair in distinct
-            ]
+            made = [_Prompt(*pair, self.blocks.make(*pair)) for pair in distinct]
         except BaseException:
             self.discard()
             raise
@@ -131,7 +131,7 @@ class PrefillLane(BlockLane):
         on_host = (
             _padded([prompt.ids[first:] for prompt in prompts]),
             torch.tensor([len(prompt.ids) for prompt in prompts]),
-            torch.tensor([prompt.adapter for prompt in prompts]),
+            torch.tensor([prompt.combination.slot for prompt in prompts]),
             self.blocks.tables([prompt.block for prompt in prompts]),
         )
         on_device, changes = staged(self.device, *on_host)
@@ -150,13 +150,14 @@ class PrefillLane(BlockLane):
             logits: gets ``(V,)`` what follows each; they have one length. Where it is None, the
                 next step reads their last tokens.
         """
-        prompts, texts, lengths, numbers, tables = group
+        prompts, texts, lengths, slots, tables = group
         first, unread = prompts[0].cached, self.rows.pending if logits is None else 0
         longest = len(prompts[0].ids) - unread
         blocks = [prompt.block for prompt in prompts]
         if self._unsent:
             upload(self.changes())  # where nobody has collected them before
-        adapters = numbers if any(prompt.adapter for prompt in prompts) else None
+        parts = parts_of([prompt.combination for prompt in prompts])
+        chosen = Chosen(slots, parts) if parts else None
         size = max(1, CHUNK // len(prompts))
         live = self.rows.pages > 0 and self.live.takes_chunks
         for start in range(first, longest, size):
@@ -167,9 +168,9 @@ class PrefillLane(BlockLane):
             window = Window(positions, end, start=start, tables=tables, live=live)
             window = self.blocks.window(window, blocks)
             if logits is None or end < longest:
-                self._forward(chunk, positions, window, adapters, backbone=True, lengths=lengths)
+                self._forward(chunk, positions, window, chosen, backbone=True, lengths=lengths)
             else:
-                what = chunk, positions, window, adapters
+                what = chunk, positions, window, chosen
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
                 last = out.logits[:, -1, : self.vocabulary].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
@@ -212,15 +213,15 @@ class PrefillLane(BlockLane):
     def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:
         """The numbers of new rows, whose texts were read but for what the next step reads."""
         unread = self.rows.pending if logits is None else 0
-        texts, adapters = zip(*pairs, strict=True)
-        return self.rows.admit(texts, [len(ids) - unread for ids in texts], adapters)
+        texts, combinations = zip(*pairs, strict=True)
+        return self.rows.admit(texts, [len(ids) - unread for ids in texts], combinations)
 
     def _forward(
         self,
         tokens: Tensor,
         positions: Tensor,
         window: Window,
-        adapters: Tensor | None,
+        chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
         **options: Any,
@@ -237,11 +238,12 @@ def _in_turn(
     Args:
         known: how many tokens of each were read before. One that has waited for nothing is read.
     """
-    now, later, begun = list[_Prompt](), list[_Prompt](), set[Pair]()
+    now, later, begun = list[_Prompt](), list[_Prompt](), set[Hashable]()
     for prompt, cached in zip(prompts, known, strict=True):
         grown, prompt.cached = cached > prompt.cached, cached
-        beginning = prompt.ids[: cached + ALIKE], prompt.adapter
-        if grown and beginning in begun and len(prompt.ids) > cached + ALIKE:
+        shared = prompt.ids[: prompt.combination.shared]
+        beginning = shared[: cached + ALIKE], prompt.combination.key
+        if grown and beginning in begun and len(shared) > cached + ALIKE:
             later.append(prompt)
         else:
             begun.add(beginning)

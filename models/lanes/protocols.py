@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cache.live import LiveAttention
 from ..cache.row_items import Growing
 from ..cache.rows import Join, Rows
+from ..combinations import Combination
 from ..footprint import Footprint
 from ..recordings import Recordings
 from ..upload import Changes
@@ -52,10 +53,16 @@ class Lane(Protocol):
     def use_buckets(self, on: bool) -> None:
         """Run idle rows too, so that forwards have few sizes; where the lane can."""
 
-    def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
+    def admit(
+        self, prompts: Sequence[Any], combinations: Sequence[Combination]
+    ) -> Generator[int, None, Join]:
         """Take room for prompts; what reads them, yielding before each forward its tokens.
 
         Between forwards, rows in use may step and leave.
+
+        Args:
+            prompts: token ids, or text.
+            combinations: what each adds to the weights, of the lane's ``adapters``.
 
         Raises:
             OutOfPages: there is no room.
@@ -93,7 +100,7 @@ class Lane(Protocol):
     def shared_pages(self, tokens: int) -> int:
         """Those of them that copies of the text share, for they are full."""
 
-    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
         """Pages that a prompt, and one token more, takes of those that are free."""
 
     def extend(self, ahead: int) -> int:

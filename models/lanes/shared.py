@@ -7,7 +7,7 @@ where they are in the lane is kept here. The first view that needs logits runs o
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from torch import Tensor
 from ..cache.live import LiveAttention
 from ..cache.row_items import Growing, swap_remove
 from ..cache.rows import Join
+from ..combinations import Combination
 from ..footprint import Footprint
 from ..recordings import Recordings, bucket
 from ..upload import Changes, Mirror, upload
 from .protocols import LanguageLane
 
+Reading: TypeAlias = Generator[int, None, Join]
 CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache
 
 
@@ -192,11 +194,11 @@ class LaneView:
     def use_buckets(self, on: bool) -> None:
         """As the lane does for all views: by whether it is recorded."""
 
-    def admit(self, prompts: Sequence[Any], adapters: Sequence[int]) -> Generator[int, None, Join]:
+    def admit(self, prompts: Sequence[Any], added: Sequence[Combination]) -> Reading:
         """Read prompts, as a lane does. One view at a time."""
-        return self._read(self.lane.admit(prompts, adapters))
+        return self._read(self.lane.admit(prompts, added))
 
-    def _read(self, reading: Generator[int, None, Join]) -> Generator[int, None, Join]:
+    def _read(self, reading: Reading) -> Reading:
         self.shared.admitting = True
         join = yield from reading
 
@@ -224,8 +226,8 @@ class LaneView:
     def shared_pages(self, tokens: int) -> int:
         return self.lane.shared_pages(tokens)
 
-    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
-        return self.lane.pages_needed(tokens, adapter)
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
+        return self.lane.pages_needed(tokens, combination)
 
     def cached_tokens(self, row: int) -> int:
         return self.lane.cached_tokens(self.lane_rows[row])

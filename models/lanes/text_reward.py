@@ -19,6 +19,7 @@ from ..cache.row_items import copy_items, swap_remove
 from ..cache.row_lane import RowLane
 from ..cache.rows import Join
 from ..checkpoint.description import Description
+from ..combinations import Combination
 from ..footprint import Footprint, weights_footprint
 from ..text.full_text import Continuation, Encoding, encode_texts, with_response
 from .batch_classifier import BatchClassifier, max_tokens
@@ -49,22 +50,24 @@ class TextRewardLane(RowLane):
         super().reserve(rows, capacity)
         self._prompts: list[str] = []
 
-    def admit(self, prompts: Sequence[str], adapters: Sequence[int]) -> Generator[int, None, Join]:
+    def admit(
+        self, prompts: Sequence[str], combinations: Sequence[Combination]
+    ) -> Generator[int, None, Join]:
         """Take rendered prompts, as text, into new rows."""
-        join_prefilled = yield from self._prefill(prompts, adapters)
+        join_prefilled = yield from self._prefill(prompts, combinations)
 
         def join() -> Sequence[int]:
             numbers = join_prefilled()
             order = sorted(range(len(prompts)), key=numbers.__getitem__)
             empty: list[list[int]] = [[] for _ in prompts]
-            self.rows.admit(empty, [0] * len(prompts), [adapters[i] for i in order])
+            self.rows.admit(empty, [0] * len(prompts), [combinations[i] for i in order])
             self._prompts += [prompts[i] for i in order]
             return numbers
 
         return join
 
     def _prefill(
-        self, prompts: Sequence[str], adapters: Sequence[int]
+        self, prompts: Sequence[str], combinations: Sequence[Combination]
     ) -> Generator[int, None, Join]:
         """Read prompts into a cache, if there is one; what returns the numbers of their rows."""
         yield from ()
@@ -104,9 +107,9 @@ class TextRewardLane(RowLane):
 
     def _outputs(self, rows: Sequence[Sequence[Encoding]]) -> Tensor:
         """``(texts, labels)`` of every row's texts, row after row."""
-        adapters = self.rows.adapters[: len(rows)].tolist()
-        numbers = [number for number, texts in zip(adapters, rows, strict=True) for _ in texts]
-        outputs: Tensor = self._classifier.outputs([text for row in rows for text in row], numbers)
+        pairs = zip(self.rows.combinations, rows, strict=True)
+        each = [combination for combination, texts in pairs for _ in texts]
+        outputs: Tensor = self._classifier.outputs([text for row in rows for text in row], each)
         return outputs
 
     def _encoded(self, rows: Sequence[Sequence[str]]) -> list[list[Encoding]]:
@@ -144,18 +147,18 @@ class CachedTextLane(TextRewardLane):
     """A lane over a causal classifier that runs what its cache does not hold of each text."""
 
     def _make_classifier(self) -> TokenTreeLane:
-        return TokenTreeLane(self.model, self.description.size, reads_all=True)
+        return TokenTreeLane(self.model, self.description.size, reads_all=True, knows_answers=False)
 
     def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
         super().reserve(rows, capacity)
         self._classifier.reserve(rows, capacity)
 
     def _prefill(
-        self, prompts: Sequence[str], adapters: Sequence[int]
+        self, prompts: Sequence[str], combinations: Sequence[Combination]
     ) -> Generator[int, None, Join]:
         ids = [text["input_ids"] for [text] in self._encoded([[prompt] for prompt in prompts])]
         self._classifier.ensure_capacity(max(map(len, ids)))
-        join: Join = yield from self._classifier.admit(ids, adapters)
+        join: Join = yield from self._classifier.admit(ids, combinations)
         return join
 
     def release(self, row: int, text: Sequence[int] = ()) -> int:

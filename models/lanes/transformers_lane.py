@@ -21,6 +21,7 @@ from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
 from ..cache.survey import LayerShape, Survey
 from ..cache.window import Run, Window
+from ..combinations import Chosen
 from ..eval_mode import evaluating
 from ..footprint import (
     Footprint,
@@ -31,6 +32,7 @@ from ..footprint import (
     weights_footprint,
 )
 from ..recordings import Recordings, Work
+from ..upload import Changes
 from . import prefill
 from .candidates import CandidateLane
 from .lora import Adapters
@@ -48,6 +50,7 @@ class TransformersLane(CandidateLane):
         vocabulary: logits beyond this id are cut.
         reads_all: the cache always holds the whole text (a reward model whose winner is moved);
             otherwise the next step reads the last token, so that the first step is like any other.
+        knows_answers: whether a text begins with its prompt, and goes on with the answer.
 
     Attributes:
         exact_length: where all texts have one length, a step sees just that many keys, without a
@@ -57,12 +60,14 @@ class TransformersLane(CandidateLane):
 
     keeps_logits = True
 
-    def __init__(self, model: Any, vocabulary: int, reads_all: bool) -> None:
+    def __init__(
+        self, model: Any, vocabulary: int, reads_all: bool, knows_answers: bool = True
+    ) -> None:
         self.model, self.vocabulary, self._reads_all = model, vocabulary, reads_all
         self.config = model.config.get_text_config()
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
-        self.adapters = Adapters(model)
+        self.adapters = Adapters(model, knows_answers)
         self._modules = tuple(model.modules())
         self._limits = length_limits(model.config)
         self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
@@ -196,6 +201,13 @@ class TransformersLane(CandidateLane):
         """Read what came while the lane did not run, all but what the next step reads."""
         self._catch_up(ahead=int(self._reads_all))
 
+    def changes(self) -> Changes:
+        return [*super().changes(), *self.adapters.changes()]
+
+    def _make_room(self, ahead: int) -> None:
+        super()._make_room(ahead)
+        self.adapters.flush()
+
     def logits_key(self) -> Hashable:
         return self.rows.width
 
@@ -241,9 +253,6 @@ class TransformersLane(CandidateLane):
         work = forward_work(self.config, self.dtype)
         return replace(weights_footprint(self.model), token_bytes=token_bytes, work=work)
 
-    def _key(self, adapter: int) -> Hashable:
-        return self.adapters.closed, adapter
-
     @property
     def why_eager(self) -> str | None:
         if self._limits:
@@ -251,13 +260,13 @@ class TransformersLane(CandidateLane):
         return None if on_one_device(self.model) else _APART
 
     def graph_key(self, ahead: int) -> Hashable:
-        """Rows, whether any has an adapter, and, with masks, the parts of the cache that are seen.
+        """Rows, what any of them adds, and, with masks, the parts of the cache that are seen.
 
         Args:
             ahead: tokens that a row reads, its pending one among them.
         """
         rows = self.rows
-        key = rows.width, self.adapters.version if rows.adapted else 0
+        key = rows.width, rows.parts and (rows.parts, self.adapters.version)
         if self._goes_live(ahead - self._reads_all):
             return key
         seen = (rounded(rows.longest + more, rows.capacity) for more in (0, ahead - 1, ahead))
@@ -283,8 +292,6 @@ class TransformersLane(CandidateLane):
             starts: as in ``Window``, and ``same_length`` too.
             lengths: ``(rows,)`` of the texts that this is about; by default up to the last token.
         """
-        rows = slice(0, self.rows.width)
-        adapters = self.rows.adapters[rows] if self.rows.adapted else None
         capacity = self.rows.capacity
         live = not same_length and self._goes_live(tokens.shape[1])
         limit = end if same_length else capacity if live else rounded(end, capacity)
@@ -293,7 +300,7 @@ class TransformersLane(CandidateLane):
             cache_positions, limit, starts=starts, same_length=same_length, runs=runs, live=live
         )
         where = self.blocks.window(window)
-        return self._forward(tokens, positions, where, adapters, backbone, lengths)
+        return self._forward(tokens, positions, where, self.rows.chosen, backbone, lengths)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -307,7 +314,7 @@ class TransformersLane(CandidateLane):
         tokens: Tensor,
         positions: Tensor,
         window: Window,
-        adapters: Tensor | None,
+        chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
         **options: Any,
@@ -316,7 +323,8 @@ class TransformersLane(CandidateLane):
         network = self.model.base_model if backbone else self.model
         if window.live and (survey := self.live.first(window.start is not None)) is not None:
             window = replace(window, survey=survey)
-        with evaluating(self._modules), self.adapters.chosen(adapters), ExitStack() as rules:
+        with evaluating(self._modules), ExitStack() as rules:
+            rules.enter_context(self.adapters.chosen(chosen, positions))
             for rule in self._rules:
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1

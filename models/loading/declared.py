@@ -1,4 +1,4 @@
-"""Declared models, described and loaded: a base, and what an adapter makes of it."""
+"""Declared models, described and loaded: a base, and what an adapter or a vector makes of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 from ..adapters.fields import check_merge, check_row
 from ..adapters.lora import adapter_folder, read_config
 from ..adapters.merged import merged
+from ..adapters.steering import ANSWER
+from ..adapters.vector_files import read_vector
 from ..checkpoint.description import Description, describe
 from ..checkpoint.files import folder_identity
 from ..checkpoint.resolve import ResolvedModel
 from ..errors import ModelError
+from ..lanes.lora import Adapters
 from .load import load_model
 from .quantized import method_of
 
@@ -27,7 +30,7 @@ def describe_declared(model: ResolvedModel, dtype: str | None, device: str | Non
     if description.config is None and model.merged:
         problem = f"{model.name} is an adapter on a table, which has no layers"
         raise ModelError(problem, "", model.name)
-    if model.adapter is None or description.config is None:
+    if model.addition is None or model.addition.adapter is None or description.config is None:
         return description
     name, folder = model.name, _folder(model)
     config = read_config(name, folder)
@@ -64,6 +67,20 @@ def load_declared(
     return merged(model.name, base, _folder(model), in_memory=model.spec.model is not None)
 
 
+def add_declared(model: ResolvedModel, adapters: Adapters) -> int:
+    """Load what a declared model adds to the rows of its base; its number there.
+
+    Raises:
+        ModelError: it cannot be read, does not fit, or is more than rows can have.
+    """
+    addition = model.addition
+    assert addition is not None
+    if addition.vector is None:
+        return adapters.add(model.name, _folder(model))
+    directions = read_vector(model.name, addition.vector, addition.revision)
+    return adapters.add_vector(model.name, directions, addition.tokens or ANSWER)
+
+
 def _folder(model: ResolvedModel) -> Path:
-    assert model.adapter is not None
-    return Path(adapter_folder(model.adapter.adapter, model.adapter.revision))
+    assert model.addition is not None
+    return Path(adapter_folder(model.addition.adapter, model.addition.revision))

@@ -142,9 +142,12 @@ class Batch:
                     if row_map.term.lane == number and row_map.needs(request)
                 ]
                 prompts = [self.row_maps[index].text(requests[i], drawn[i]) for index, i in owners]
-                adapters = [self.row_maps[index].term.adapter for index, _ in owners]
+                combinations = [
+                    self.row_maps[index].combination(self.bound.plan, lane, requests[i])
+                    for index, i in owners
+                ]
                 if prompts:
-                    arrivals.append((number, owners, lane.admit(prompts, adapters)))
+                    arrivals.append((number, owners, lane.admit(prompts, combinations)))
         except BaseException:
             for lane in self.bound.lanes:
                 lane.discard()

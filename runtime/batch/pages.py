@@ -31,7 +31,8 @@ def pages_to_begin(batch: Batch, request: Request, answer: Sequence[int] = ()) -
     for row_map in _paged(batch):
         if row_map.needs(request):
             lane, text = batch.bound.lanes[row_map.term.lane], row_map.text(request, answer)
-            pages = lane.pages_needed(text, row_map.term.adapter)
+            combination = row_map.combination(batch.bound.plan, lane, request)
+            pages = lane.pages_needed(text, combination)
             needed[row_map.term.lane] = needed.get(row_map.term.lane, 0) + pages
     return needed
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...formula import Plan
+from ...models.combinations import BARE, Combination
 from ..binding.bound_term import BoundTerm
 from ..requests.request import Reading, Request
 
@@ -61,6 +63,19 @@ class RowMap:
         if self.only_draft:
             return request.draft_prompts[self.number]
         return (request.prompts if address is None else request.rewards[address])[self.number]
+
+    def combination(self, plan: Plan, lane: Any, request: Request) -> Combination:
+        """What the term's row adds to its lane's weights."""
+        if not self.term.additions:
+            return BARE
+        weights = [
+            (loaded, 1.0 if number is None else float(request.values[plan.columns[number]]))
+            for number, loaded in self.term.additions
+        ]
+        prompt = self.prompt(request)
+        start = 0 if isinstance(prompt, str) else len(prompt)
+        combination: Combination = lane.adapters.combination(weights, start)
+        return combination
 
     def text(self, request: Request, answer: Sequence[int]) -> Reading:
         """What the term has read of a request and its answer; of text, what comes before that."""

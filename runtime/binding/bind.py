@@ -11,11 +11,10 @@ from ...formula import Plan, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
-from ...models.adapters.lora import adapter_folder
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.lanes.remote import RemoteLane
 from ...models.lanes.transformers_lane import TransformersLane
-from ...models.loading.declared import load_declared
+from ...models.loading.declared import add_declared, load_declared
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
@@ -161,7 +160,7 @@ class Binder:
             spec=model.spec,
             tokenizer=description.tokenizer,
             lane=list(self.lanes).index(key),
-            adapter=self._adapter(model, self.lanes[key]),
+            additions=self._additions(model, self.lanes[key]),
             address=address,
             language=kind == SCORES,
             label=checked.label(model, stage) if kind == REWARD else None,
@@ -200,18 +199,18 @@ class Binder:
             return RemoteLane(model, width, reads_all, self.checked.device)
         return TransformersLane(model, width, reads_all)
 
-    def _adapter(self, model: ResolvedModel, lane: Any) -> int:
-        """The number of a model's adapter on its lane; 0 for a model with weights of its own."""
+    def _additions(self, model: ResolvedModel, lane: Any) -> tuple[tuple[Any, int], ...]:
+        """What a model's rows add to the weights of its lane: an adapter, a vector, or nothing."""
         name, base = model.name, model.base
-        if model.adapter is None or model.merged:
-            return 0
+        if model.addition is None or model.merged:
+            return ()
         if model.spec.tp_plan:
-            problem = f"{name} is an adapter on {base}, whose layers are split over processes"
+            problem = f"{name} is {model.kind} on {base}, whose layers are split over processes"
             raise self.checked.at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
         if not hasattr(lane, "adapters"):
-            raise ModelError(f"{name} is an adapter on a table, which has no layers", "", name)
-        files = partial(adapter_folder, model.adapter.adapter, model.adapter.revision)
-        return self.checked.marked(name, lambda: int(lane.adapters.add(name, files())))
+            raise ModelError(f"{name} is {model.kind} on a table, which has no layers", "", name)
+        loaded = self.checked.marked(name, partial(add_declared, model, lane.adapters))
+        return ((None, loaded),)
 
     def _is_remote(self, description: Description) -> bool:
         """Whether another process holds a model's weights."""

@@ -23,7 +23,8 @@ class BoundTerm:
         spec: the declaration; an adapter's own words where it has them, else its base's.
         tokenizer: the model's own, or None.
         lane: the lane's index in ``Bound.lanes``.
-        adapter: 0 for the bare weights, or the adapter's number on the lane.
+        additions: what its rows add to the weights: pairs of a number of the plan, or None for 1,
+            and of what it multiplies, by its number on the lane.
         address: of the stage that uses it; None for a term of the scores.
         language: whether its lane gives scores; otherwise it gives rewards.
         label: for a reward, which of its head's outputs it is; None for the only one.
@@ -37,7 +38,7 @@ class BoundTerm:
     spec: ModelSpec
     tokenizer: Any
     lane: int
-    adapter: int
+    additions: tuple[tuple[Any, int], ...] = ()
     address: StageAddress | None = None
     language: bool = True
     label: int | None = None

@@ -185,7 +185,7 @@ def with_external_lane(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
 
     def moved(bound_term: BoundTerm) -> BoundTerm:
         if bound_term is replaced:
-            return replace(bound_term, lane=len(used), adapter=0)
+            return replace(bound_term, lane=len(used), additions=())
         return replace(bound_term, lane=used.index(bound_term.lane))
 
     changed = replace(

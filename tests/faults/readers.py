@@ -94,7 +94,7 @@ def run_file(file: Path) -> Any:
 
 
 def train_file(file: Path) -> Any:
-    from descant.train.trainfile import read_train_file
+    from descant.train import read_train_file
 
     return read_train_file("dpo", file)
 
@@ -103,6 +103,27 @@ def prompt(file: Path) -> Any:
     from descant.inputs.prompts import command_line_prompt
 
     return command_line_prompt(str(file), chat=False)
+
+
+def vector(name: str) -> Make:
+    """A steering vector of two layers, in the format that a name ends with."""
+
+    def make(folder: Path) -> Path:
+        if name.endswith(".gguf"):
+            pytest.importorskip("gguf", reason="pip install descant[gguf]")
+        from descant.models.adapters.vector_files import write_vector
+
+        directions = {1: [0.5, -2.0, 1.0], 3: [4.0, 1.5, -0.25]}
+        write_vector(folder / name, directions, {"model_hint": "llama"})
+        return folder / name
+
+    return make
+
+
+def steering(file: Path) -> Any:
+    from descant.models.adapters.vector_files import read_vector
+
+    return {layer: tensor.tolist() for layer, tensor in read_vector(SUSPECT, str(file)).items()}
 
 
 FILES = [
@@ -121,6 +142,8 @@ FILES = [
     Reader("pairs in JSONL", file_of("a.jsonl", lines(PAIRS)), examples, lines=True),
     Reader("pairs in JSON", file_of("a.json", PAIRS), examples),
     Reader("pairs in CSV", file_of("a.csv", table(PAIRS, ",")), examples, lines=True),
+    Reader("a steering vector", vector("v.safetensors"), steering, text=False),
+    Reader("a steering vector in GGUF", vector("v.gguf"), steering, text=False),
 ]  # fmt: skip
 
 

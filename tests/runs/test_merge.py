@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoints import fresh
+from combined import rows_of
 from peft import PeftModel
 from trained_adapters import config_of, trained
 
@@ -24,7 +25,7 @@ def added(model, adapters: Adapters, number: int) -> dict[str, torch.Tensor]:
     for path, module in model.named_modules():
         if path.startswith("model.layers") and hasattr(module, "in_features"):
             hidden = torch.randn(1, 3, module.in_features)
-            with adapters.chosen(torch.tensor([number])):
+            with adapters.chosen(rows_of(adapters, number)):
                 outputs[path] = module(hidden) - module.forward(hidden)
     return outputs
 
@@ -44,7 +45,7 @@ def test_a_merge_is_the_sum_of_its_terms(zoo, tmp_path) -> None:
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
 
     ids = torch.tensor([[1, 17, 30, 9]])
-    with adapters.chosen(torch.tensor([1])):
+    with adapters.chosen(rows_of(adapters, 1)):
         logits = model(ids).logits
     peft = PeftModel.from_pretrained(fresh(zoo.path("base")), folder).eval()
     torch.testing.assert_close(logits, peft(ids).logits, rtol=1e-4, atol=1e-5)
@@ -73,9 +74,9 @@ def test_a_merge_of_biases_embeddings_and_heads(zoo, tmp_path) -> None:
         bare = module(inputs)
         expected = bare.clone()
         for name, own in numbers.items():
-            with adapters.chosen(torch.tensor([own])):
+            with adapters.chosen(rows_of(adapters, own)):
                 expected += weights[name] * (module(inputs) - bare)
-        with adapters.chosen(torch.tensor([number])):
+        with adapters.chosen(rows_of(adapters, number)):
             torch.testing.assert_close(module(inputs), expected, rtol=1e-4, atol=1e-5, msg=path)
 
 

@@ -166,7 +166,7 @@ def test_formulas_load_what_was_trained(trained: Any, zoo: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "kind", "says"),
     [
-        ({"on": "rm"}, ModelError, "is a classifier, and arm trains a language model"),
+        ({"on": "rm"}, ModelError, "is a classifier, and arm is for a language model"),
         ({"max_length": 1000}, ModelError, "reads 128 tokens\nwrite max_length: 128 or less"),
         ({"model": "/no/such"}, ModelError, "there is no folder /no/such"),
         ({"lora": {"target_modules": ["nowhere"]}}, TrainFileError, "lora: "),
@@ -213,8 +213,8 @@ def test_several_devices_need_a_launcher(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """transformers would split a batch over all GPUs of one process, and multiply it."""
     from transformers import TrainingArguments
 
+    from descant.train import read_train_file
     from descant.train.loop import training_arguments
-    from descant.train.trainfile import read_train_file
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: self._n_gpu or 4))
     said = read_train_file("arm", None, model="a", data="b.jsonl", output=str(tmp_path))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...combinations import Combination
 from ...errors import OutOfPages
 from ...footprint import Footprint, on_one_device
 from ...kernels.live_attention import CHUNK
@@ -151,8 +152,8 @@ class BlockLane(RowLane):
     def shared_pages(self, tokens: int) -> int:
         return 0 if self._limits else max(0, self.blocks.pages_of(tokens + 1) - 1)
 
-    def pages_needed(self, tokens: Sequence[int], adapter: int) -> int:
-        return self.blocks.pages_needed(self._key(adapter), tokens)
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
+        return self.blocks.pages_needed(tokens, combination)
 
     def cached_tokens(self, row: int) -> int:
         cached: int = self.blocks.held[row].cached
@@ -180,10 +181,6 @@ class BlockLane(RowLane):
     def _goes_live(self, queries: int) -> bool:
         """Whether a step of so many queries per row attends by live lengths."""
         return self.rows.pages > 0 and self.live.takes(queries)
-
-    def _key(self, adapter: int) -> Hashable:
-        """What sets a text apart beside its tokens: the adapter that reads it."""
-        return adapter
 
     @property
     def kept_bytes(self) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...combinations import Combination
 from ..kv_cache import RowCache
 from ..row_items import swap_remove
 from ..rows import Rows
@@ -21,13 +22,13 @@ class RowBlock:
 
     Attributes:
         row: its number; -1 as long as nothing is in it.
-        key: what sets its text apart, beside its tokens.
+        combination: whose keys they are.
         length: tokens of its text when it was made.
         cached: tokens of its prompt that were read before.
     """
 
     row: int
-    key: Hashable
+    combination: Combination
     length: int
     cached: int = 0
 
@@ -58,26 +59,31 @@ class ContiguousBlocks:
     def shares(self) -> bool:
         return self._store is not None
 
-    def make(self, key: Hashable, tokens: Sequence[int]) -> RowBlock:
+    def make(self, tokens: Sequence[int], combination: Combination) -> RowBlock:
         if not self._made:
             self._first, self._placed = len(self.held), 0
-        block = RowBlock(-1, key, len(tokens))
+        block = RowBlock(-1, combination, len(tokens))
         self._made.append(block)
         return block
 
     def known(self, block: RowBlock, tokens: Sequence[int]) -> int:
-        return self._store.find(block.key, tokens) if self._store is not None else 0
+        if self._store is None:
+            return 0
+        own = block.combination
+        return self._store.find(own.key, tokens[: own.shared])
 
     def share(self, block: RowBlock, tokens: Sequence[int]) -> int:
         block.row = self._first + self._placed  # adjacent rows are read in one forward
         self._placed += 1
         if self._store is None:
             return 0
-        return self._store.load(block.key, tokens, self.cache, block.row)
+        own = block.combination
+        return self._store.load(own.key, tokens[: own.shared], self.cache, block.row)
 
     def keep(self, block: RowBlock, tokens: Sequence[int]) -> None:
         if self._store is not None:
-            self._store.save(block.key, tokens, self.cache, block.row)
+            own = block.combination
+            self._store.save(own.key, tokens[: own.shared], self.cache, block.row)
 
     def join(self, blocks: Sequence[RowBlock]) -> Sequence[RowBlock]:
         first, end = len(self.held), len(self.held) + len(blocks)
@@ -98,7 +104,7 @@ class ContiguousBlocks:
         first = len(self.held)
         targets = range(first, first + len(sources))
         self.held += [
-            RowBlock(row, self.held[source].key, 0)
+            RowBlock(row, self.held[source].combination, 0)
             for row, source in zip(targets, sources, strict=True)
         ]
         self.cache.copy_rows(sources, targets, self._rows.longest)
@@ -108,9 +114,9 @@ class ContiguousBlocks:
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self.cache.copy_rows(sources, targets, self._rows.longest)
-        keys = [self.held[source].key for source in sources]
-        for target, key in zip(targets, keys, strict=True):
-            self.held[target].key = key
+        combinations = [self.held[source].combination for source in sources]
+        for target, combination in zip(targets, combinations, strict=True):
+            self.held[target].combination = combination
 
     def rewind(self, row: int, length: int) -> None:
         """Nothing: what counts of a row is what its length says."""
@@ -129,7 +135,7 @@ class ContiguousBlocks:
     def pages_of(self, tokens: int) -> int:
         return 0
 
-    def pages_needed(self, key: Hashable, tokens: Sequence[int]) -> int:
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
         return 0
 
     def clear(self) -> None:

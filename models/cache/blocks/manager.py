@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from ...combinations import Combination
 from ..window import Window
 
 Block = TypeVar("Block")
@@ -42,12 +43,13 @@ class BlockManager(Protocol, Generic[Block]):
     def all_pages(self) -> int | None:
         """Pages that there are."""
 
-    def make(self, key: Hashable, tokens: Sequence[int]) -> Block:
+    def make(self, tokens: Sequence[int], combination: Combination) -> Block:
         """A block with room for a text.
 
         Args:
-            key: what sets the text apart from others with the same tokens.
             tokens: of the text.
+            combination: what sets it apart from others with the same tokens, and how much of it
+                may be shared.
 
         Raises:
             OutOfPages: there is no room.
@@ -86,7 +88,7 @@ class BlockManager(Protocol, Generic[Block]):
     def pages_of(self, tokens: int) -> int:
         """Pages that a text of so many tokens takes."""
 
-    def pages_needed(self, key: Hashable, tokens: Sequence[int]) -> int:
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
         """Pages that a block for a text, and one token more, takes of those that are free."""
 
     def clear(self) -> None:

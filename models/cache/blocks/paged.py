@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...combinations import Combination
 from ...errors import OutOfPages
 from ..row_items import swap_remove
 from ..rows import Rows
 from ..window import Window
 from .paged_cache import PagedCache
-from .prefix_tree import PrefixTree
+from .prefix_tree import Prefix, PrefixTree
 
 CURE = "decode fewer rows at once"
 
@@ -23,13 +24,13 @@ class PageBlock:
     """The pages of a row, one after the other.
 
     Attributes:
-        key: what sets its text apart, beside its tokens.
+        combination: whose keys they are.
         length: tokens of the text that they were known to hold last.
         cached: tokens of its prompt that were read before.
     """
 
     pages: list[int]
-    key: Hashable
+    combination: Combination
     length: int = 0
     cached: int = 0
 
@@ -78,11 +79,11 @@ class PagedBlocks:
             self.cache.grow(pages + 1)
             self._pages.grow(pages + 1)
 
-    def make(self, key: Hashable, tokens: Sequence[int]) -> PageBlock:
-        block = PageBlock([], key)
+    def make(self, tokens: Sequence[int], combination: Combination) -> PageBlock:
+        block = PageBlock([], combination)
         self._made.append(block)
         if self.shares:  # whole pages, so that as few as can be are taken
-            found, pages = self._tree.find(key, tokens[:-1])
+            found, pages = self._find(combination, tokens[:-1])
             block.pages = [*pages[: found // self._size]]
             self._pages.hold(block.pages)
         if lacking := self._reach(block, len(tokens)):
@@ -91,12 +92,12 @@ class PagedBlocks:
         return block
 
     def known(self, block: PageBlock, tokens: Sequence[int]) -> int:
-        return self._tree.find(block.key, tokens).tokens if self.shares else 0
+        return self._find(block.combination, tokens).tokens if self.shares else 0
 
     def share(self, block: PageBlock, tokens: Sequence[int]) -> int:
         if not self.shares:
             return 0
-        found, pages = self._tree.find(block.key, tokens)
+        found, pages = self._find(block.combination, tokens)
         self._pages.hold(pages)
         own, block.pages = block.pages, [*pages, *block.pages[len(pages) :]]
         self._pages.release(reversed(own[: len(pages)]))
@@ -114,7 +115,8 @@ class PagedBlocks:
     def keep(self, block: PageBlock, tokens: Sequence[int]) -> None:
         block.length = max(block.length, len(tokens))
         if self.shares:
-            self._tree.insert(block.key, tokens, block.pages)
+            shared = tokens[: block.combination.shared]
+            self._tree.insert(block.combination.key, shared, block.pages)
 
     def join(self, blocks: Sequence[PageBlock]) -> Sequence[PageBlock]:
         self._made = []
@@ -191,11 +193,11 @@ class PagedBlocks:
     def forget(self) -> None:
         self._tree.clear()
 
-    def pages_needed(self, key: Hashable, tokens: Sequence[int]) -> int:
+    def pages_needed(self, tokens: Sequence[int], combination: Combination) -> int:
         """Pages that a new text takes of those that are free now, with one token more."""
         needed = self.pages_of(len(tokens) + 1)
         if self.shares:
-            found, pages = self._tree.find(key, tokens)
+            found, pages = self._find(combination, tokens)
             needed -= sum(self._pages.in_use(page) for page in pages[: found // self._size])
         return needed
 
@@ -216,6 +218,10 @@ class PagedBlocks:
         tables = self.rows.tables[: self.rows.width]
         self.cache.move_tokens(self._places(source, tables), self._places(target, tables))
 
+    def _find(self, combination: Combination, tokens: Sequence[int]) -> Prefix:
+        """The longest beginning of a text that was read before, of what may be shared."""
+        return self._tree.find(combination.key, tokens[: combination.shared])
+
     def _places(self, positions: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
         """Page and offset of cache positions ``(n, q)``; beyond a row's pages, the scratch page."""
         return tables.gather(1, positions // self._size).long(), positions % self._size
@@ -231,7 +237,7 @@ class PagedBlocks:
         block = self.held[source]
         block.length = max(block.length, length)  # before that, it may no longer write
         shared = 0 if self.rows.limits else length // self._size  # its own, if they change
-        forked = PageBlock(block.pages[:shared], block.key, length)
+        forked = PageBlock(block.pages[:shared], block.combination, length)
         self._pages.hold(forked.pages)
         for page in block.pages[shared : self.pages_of(length)]:
             self._add_copy(page, forked)

@@ -41,7 +41,7 @@ class _Node:
 
 
 class PrefixTree:
-    """Texts by what sets them apart beside their tokens: the adapter that read them.
+    """Texts by what sets them apart beside their tokens: the combination that read them.
 
     Args:
         size: tokens of a page, a multiple of ``UNIT``.

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from checkpoints import fresh
+from combined import rows_of
 from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from trained_adapters import IDS, config_of, logprobs, trained, with_peft
@@ -100,8 +101,8 @@ def test_a_row_is_what_peft_makes_of_it(zoo, adapter, field, base, options) -> N
         other = adapter(base, use_dora=True, target_modules=["v_proj", "up_proj"])
     model = fresh(path)
     adapters = Adapters(model)
-    numbers = torch.tensor([adapters.add("one", folder), 0, adapters.add("other", other)])
-    with adapters.chosen(numbers):
+    numbers = adapters.add("one", folder), 0, adapters.add("other", other)
+    with adapters.chosen(rows_of(adapters, *numbers)):
         found = logprobs(model, torch.tensor([IDS] * 3))
     bare = logprobs(fresh(path), torch.tensor([IDS]))[0]
     expected = torch.stack([with_peft(path, folder), bare, with_peft(path, other)])
@@ -124,9 +125,8 @@ def test_a_sum_is_what_peft_makes_of_it_or_refused(
         return
     model = fresh(zoo.path(base))
     adapters = Adapters(model)
-    with adapters.chosen(
-        torch.tensor([adapters.add("a", merged_adapter(parts, weights, tmp_path))])
-    ):
+    number = adapters.add("a", merged_adapter(parts, weights, tmp_path))
+    with adapters.chosen(rows_of(adapters, number)):
         found = logprobs(model, torch.tensor([IDS]))[0]
     torch.testing.assert_close(found, with_peft(zoo.path(base), folder), rtol=1e-5, atol=2e-5)
 
@@ -138,7 +138,7 @@ def test_a_configuration_without_alpha_has_that_of_peft(zoo, tmp_path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 4}))
     model = fresh(zoo.path("base"))
     adapters = Adapters(model)
-    with adapters.chosen(torch.tensor([adapters.add("a", folder)])):
+    with adapters.chosen(rows_of(adapters, adapters.add("a", folder))):
         found = logprobs(model, torch.tensor([IDS]))[0]
     expected = with_peft(zoo.path("base"), str(folder))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -159,7 +159,7 @@ def test_an_embedding_that_is_scaled(tmp_path, dora, dtype) -> None:
     folder = trained(base, options, tmp_path / "a", size=0.3)
     model = fresh(base).to(dtype)
     adapters, ids = Adapters(model), torch.tensor([IDS])
-    with torch.no_grad(), adapters.chosen(torch.tensor([adapters.add("a", folder)])):
+    with torch.no_grad(), adapters.chosen(rows_of(adapters, adapters.add("a", folder))):
         found = model.get_input_embeddings()(ids)
     own = peft.PeftModel.from_pretrained(fresh(base).to(dtype), folder).get_input_embeddings()
     limit = 1e-5 if dtype == torch.float32 else 0.02
@@ -212,7 +212,7 @@ def test_dora_keeps_its_magnitude_in_half_precision(zoo, adapter) -> None:
     layer = model.model.layers[0].self_attn.q_proj
     adapters = Adapters(model)
     hidden = torch.randn(1, 200, 32, dtype=torch.bfloat16)
-    with adapters.chosen(torch.tensor([adapters.add("dora", folder)])):
+    with adapters.chosen(rows_of(adapters, adapters.add("dora", folder))):
         found = layer(hidden).float()
     bare = layer(hidden).float()
     assert ((found / bare).mean() - 1.003).abs() < 5e-4
@@ -330,7 +330,7 @@ def test_what_was_converted_to_plain_lora_is_a_row(zoo, tmp_path, init) -> None:
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
     base = fresh(path)
     adapters = Adapters(base)
-    with torch.no_grad(), adapters.chosen(torch.tensor([adapters.add("a", folder)])):
+    with torch.no_grad(), adapters.chosen(rows_of(adapters, adapters.add("a", folder))):
         found = logprobs(base, torch.tensor([IDS]))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
 

@@ -24,6 +24,7 @@ from transformers import CONFIG_MAPPING
 import descant
 from descant.models.cache import masks
 from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
+from descant.models.combinations import BARE
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
@@ -48,7 +49,7 @@ def texts() -> list[list[int]]:
 
 def admitted(lane: TransformersLane, prompts: Sequence[Sequence[int]]) -> list[int]:
     lane.reserve(len(prompts), CAPACITY)
-    reading = lane.admit(prompts, [0] * len(prompts))
+    reading = lane.admit(prompts, [BARE] * len(prompts))
     while True:
         try:
             next(reading)

@@ -194,10 +194,16 @@ def test_an_adapter_on_what_is_not_there(zoo) -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ({}, "exactly one of path, model and adapter; here: none of them"),
+        ({}, "exactly one of path, model, adapter and vector; here: none of them"),
         ({"path": "x", "adapter": "y", "on": "z"}, "here: path and adapter"),
         ({"adapter": "y"}, "an adapter needs the model that it goes on"),
         ({"path": "x", "on": "z"}, "an adapter needs the model that it goes on"),
+        ({"adapter": "x", "vector": "y", "on": "z"}, "here: adapter and vector"),
+        ({"vector": {0: [1.0]}}, "a vector needs the model that it goes on: vector: …, on: base"),
+        ({"vector": "y", "on": "z", "dtype": "float32"}, "a vector takes its base's dtype"),
+        ({"vector": "y", "on": "z", "merge": True}, "merge: true is of an adapter: adapter: …"),
+        ({"path": "x", "tokens": "all"}, "tokens: all is of a vector: vector: …, on: base, tokens"),
+        ({"vector": "y", "on": "z", "tokens": "some"}, "tokens"),
         ({"path": "x", "dtpe": "float32"}, "there is no option dtpe; did you mean dtype?"),
         ({"path": "x", "dtype": "float64"}, "dtype"),
         ({"path": "x", "read": "aloud"}, "read"),

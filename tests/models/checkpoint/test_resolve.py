@@ -19,7 +19,7 @@ VALUES = {
 def test_a_model_with_weights_of_its_own_is_itself() -> None:
     spec = ModelSpec(path="org/rm", label="good", read="text")
     model = resolve("rm", {"rm": spec})
-    assert (model.name, model.base, model.spec, model.adapter) == ("rm", "rm", spec, None)
+    assert (model.name, model.base, model.spec, model.addition) == ("rm", "rm", spec, None)
 
 
 @pytest.mark.parametrize("key", OWN)
@@ -34,7 +34,7 @@ def test_an_adapter_has_its_own_value_or_its_base_s(key) -> None:
     plain, own = resolve("plain", specs), resolve("own", specs)
     assert plain.spec == base
     assert own.spec == base.model_copy(update={key: two})
-    assert (own.base, own.adapter) == ("rm", specs["own"])
+    assert (own.base, own.addition) == ("rm", specs["own"])
     assert specs["rm"] == base
 
 
@@ -60,3 +60,22 @@ def test_an_adapter_needs_a_base_with_weights() -> None:
         resolve("high", specs)
     assert list(with_bases(["arm"], specs)) == ["arm", "base"]
     assert list(with_bases(["lost"], specs)) == ["lost"]
+
+
+def test_a_vector_is_on_a_model_as_an_adapter_is() -> None:
+    specs = {
+        "base": ModelSpec(path="org/base", system="Be kind."),
+        "arm": ModelSpec(adapter="org/arm", on="base"),
+        "calm": ModelSpec(vector={3: [0.5]}, on="base", tokens="all", prefix="x"),
+        "lost": ModelSpec(vector="calm.safetensors", on="arm"),
+        "high": ModelSpec(adapter="org/arm", on="calm"),
+    }
+    calm = resolve("calm", specs)
+    assert (calm.base, calm.addition, calm.kind) == ("base", specs["calm"], "a vector")
+    assert calm.spec == specs["base"].model_copy(update={"prefix": "x"}) and not calm.merged
+    assert resolve("arm", specs).kind == "an adapter"
+    with pytest.raises(ModelError, match="the vector lost is on arm, which is itself an adapter"):
+        resolve("lost", specs)
+    with pytest.raises(ModelError, match="the adapter high is on calm, which is itself a vector"):
+        resolve("high", specs)
+    assert with_bases(["calm"], specs).keys() == {"calm", "base"}

@@ -27,6 +27,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import descant
 from descant.models.cache.rope import length_limits
+from descant.models.combinations import BARE
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
 LIMIT = 14  # texts of 21, 5, 1 and 13 tokens: one is beyond it, and one grows beyond it
@@ -226,7 +227,7 @@ def test_a_reward_of_text_across_the_limit() -> None:
     lane_type = importlib.import_module("descant.models.lanes.token_tree").TokenTreeLane
     lane = lane_type(model, families.V, reads_all=True)
     lane.reserve(2, 64)
-    lane.rows.admit([[5], [6]], [0, 0], [0, 0])
+    lane.rows.admit([[5], [6]], [0, 0], [BARE] * 2)
     base = texts()[0]
     rows = [
         [base[:12], base[:13], [*base[:11], 9, 8, 7, 6]],

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, LlamaForCausalLM
 
 import descant
+from descant.models.combinations import BARE
 from descant.models.lanes.shared import SharedLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.decoder import Decoder
@@ -37,7 +38,7 @@ def admitted(lane: Any, prompts: Sequence[Sequence[int]], room: int = 8) -> Any:
     if not lane.rows.count:
         lane.reserve(room, CAPACITY)
     first = lane.rows.count
-    reading = lane.admit(prompts, [0] * len(prompts))
+    reading = lane.admit(prompts, [BARE] * len(prompts))
     while True:
         try:
             next(reading)
@@ -224,7 +225,7 @@ def test_views_of_one_lane() -> None:
 
 
 def read(view: Any, prompts: Sequence[Sequence[int]]) -> None:
-    reading = view.admit(prompts, [0] * len(prompts))
+    reading = view.admit(prompts, [BARE] * len(prompts))
     while True:
         try:
             next(reading)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import descant
 from descant.models.cache import window as window_file
+from descant.models.combinations import BARE
 from descant.models.lanes.remote import RemoteLane
 from descant.models.lanes.token_tree import TokenTreeLane
 from descant.models.lanes.transformers_lane import TransformersLane
@@ -64,9 +65,9 @@ def lane_of(
     return lane
 
 
-def admit(lane: Any, prompts: Sequence[Any], adapters: Sequence[int] = ()) -> list[Any]:
+def admit(lane: Any, prompts: Sequence[Any], added: Sequence[Any] = ()) -> list[Any]:
     """Prompts in new rows; the prompts by row."""
-    reading = lane.admit(prompts, adapters or [0] * len(prompts))
+    reading = lane.admit(prompts, added or [BARE] * len(prompts))
     while True:
         try:
             next(reading)
@@ -233,8 +234,9 @@ def test_rows_have_their_adapters(zoo) -> None:
     for page_size in (0, 16):
         lane = lane_of(copy.deepcopy(model), False, page_size)
         number = lane.adapters.add("lora_rm", zoo.path("lora_rm"))
+        tuning = lane.adapters.combination([(number, 1.0)])
         prompts = texts_of(13, 8, 5)
-        assert admit(lane, prompts, [number, 0, number]) == prompts
+        assert admit(lane, prompts, [tuning, BARE, tuning]) == prompts
         add(lane, prompts, texts_of(3, 3, 1))
         score(lane, prompts, [4, 4, 2], options(3, 4, 3), [tuned, model, tuned])
 

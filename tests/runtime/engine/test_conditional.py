@@ -17,6 +17,7 @@ from checkpoints import BOS, LORA, MODELS, fresh, tokenizer
 from reference_rules import plain
 
 import descant
+from descant.models.combinations import BARE
 
 PROMPTS = ["the river", "a", "def add(one, two): return", "stone é", "to the sea and on"]
 MADE = [9, 200, 33, 4, 77, 250]
@@ -341,7 +342,7 @@ def test_two_equal_reranks_ask_once(zoo, compiled) -> None:
 
 def join(lane, prompt) -> None:
     """Read a prompt into a new row."""
-    reading = lane.admit([prompt], [0])
+    reading = lane.admit([prompt], [BARE])
     while True:
         try:
             next(reading)

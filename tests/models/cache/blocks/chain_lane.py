@@ -1,4 +1,4 @@
-"""A lane without weights: what a token's key is depends on the adapter and on all tokens before it.
+"""A lane without weights: what a token's key is depends on what is added and on all tokens before.
 
 Keys are whole numbers in a chain, each made of the one before, which is looked up in the cache as
 attention looks it up. A key of another text, or of another row, shows in every number after it.
@@ -8,6 +8,7 @@ All else is a lane of transformers: its rows, its memory, how it reads prompts a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from descant.models.cache.blocks.paged import PagedBlocks
 from descant.models.cache.blocks.paged_cache import side_by_side
 from descant.models.cache.live import LiveAttention
 from descant.models.cache.survey import LayerShape, Survey
+from descant.models.combinations import Chosen, Combination
 from descant.models.footprint import Footprint
 from descant.models.lanes.transformers_lane import TransformersLane
 
@@ -27,9 +29,20 @@ PRIME, LARGEST, V = 2**31 - 1, 65521, 5
 CPU = torch.device("cpu")
 
 
-def first(adapter: Any) -> Any:
+@cache
+def combination(added: int) -> Combination:
+    """What is added: an adapter, 0 or 1, and twice the start of the answers that are steered."""
+    return Combination(added % 2, int(added > 0), added // 2 or None, lambda combination: added)
+
+
+def first(added: Any) -> Any:
     """What stands before the first token."""
-    return 1009 + 7919 * adapter
+    return 1009 + 7919 * (added % 2)
+
+
+def steered(added: Any, token: Any, position: Any) -> Any:
+    """What a token counts as at its position."""
+    return token + 100 * ((position >= added // 2) & (added > 1))
 
 
 def after(number: Any, token: Any) -> Any:
@@ -37,14 +50,15 @@ def after(number: Any, token: Any) -> Any:
     return (number * 48271 + token * 69621 + 12345) % PRIME
 
 
-def chain(adapter: int, tokens: Sequence[int]) -> list[int]:
+def chain(added: int, tokens: Sequence[int]) -> list[int]:
     """The number of each token of a text."""
-    return [*accumulate(tokens, after, initial=first(adapter))][1:]
+    counted = [steered(added, token, position) for position, token in enumerate(tokens)]
+    return [*accumulate(counted, after, initial=first(added))][1:]
 
 
-def said(adapter: int, tokens: Sequence[int]) -> int:
+def said(added: int, tokens: Sequence[int]) -> int:
     """What the lane says after a text."""
-    return sum(chain(adapter, tokens)) % LARGEST
+    return sum(chain(added, tokens)) % LARGEST
 
 
 def logits_of(number: Tensor | int) -> Tensor:
@@ -65,16 +79,13 @@ class ChainLane(TransformersLane):
         self.page_size, self.shares_prefixes, self._reads_all = page_size, shares, reads_all
         self.model, self.vocabulary = nn.Linear(1, 1), V
         self.device, self.dtype, self.exact_length = CPU, torch.float64, True
-        self.adapters: Any = SimpleNamespace(version=0)
+        self.adapters: Any = SimpleNamespace(version=0, changes=list, flush=list)
         self.live = LiveAttention(CPU, self.dtype)
         self._limits, self._rules = [], []
         self._survey, self._footprint = (8, Survey(shapes=SHAPES)), Footprint(8)
         self._gives_logits = not reads_all
         self.head: Any = lambda states: states.float()
         self.reserve(0, 0)
-
-    def _key(self, adapter: int) -> int:
-        return adapter
 
     def _reserve_pages(self, *arguments: Any) -> None:
         super()._reserve_pages(*arguments)
@@ -86,7 +97,7 @@ class ChainLane(TransformersLane):
         tokens: Tensor,
         positions: Tensor,
         window: Any,
-        adapters: Tensor | None,
+        chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
         **options: Any,
@@ -94,11 +105,12 @@ class ChainLane(TransformersLane):
         self.blocks.cache.see(window)
         known = self._known(tokens, window)
         rows = torch.arange(len(tokens))
-        start = first(torch.zeros_like(rows) if adapters is None else adapters)
+        added = torch.zeros_like(rows) if chosen is None else chosen.slots
+        start = first(added)
         numbers = torch.zeros_like(tokens)
         for query, (token, at) in enumerate(zip(tokens.T, positions.T, strict=True)):
             one_before = torch.where(at > 0, known[rows, (at - 1).clamp(min=0)], start)
-            numbers[:, query] = after(one_before, token)
+            numbers[:, query] = after(one_before, steered(added, token, at))
             known[rows, window.cache_positions[:, query]] = numbers[:, query]
         self._write(numbers)
         sums = torch.nn.functional.pad(known.cumsum(1), (1, 0)).gather(1, positions)
@@ -138,9 +150,9 @@ class ChainLane(TransformersLane):
         ]  # type: ignore[misc]
 
 
-def expected(adapter: int, tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def expected(added: int, tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """What ``held`` is to be, of a text."""
-    numbers = torch.tensor([chain(adapter, tokens)], dtype=torch.long)
+    numbers = torch.tensor([chain(added, tokens)], dtype=torch.long)
     return [
         (
             states(numbers, shape.key_size, shape.groups, layer)[0],

@@ -12,6 +12,7 @@ import torch
 from ledger import check_memory
 from tiny_architectures import V
 
+from descant.models.combinations import BARE
 from descant.models.errors import OutOfPages
 from descant.models.lanes import prefill
 from descant.models.lanes.transformers_lane import TransformersLane
@@ -32,7 +33,7 @@ def lane_of(model: Any, page_size: int, tokens: int | None = None) -> Transforme
 
 
 def admit(lane: TransformersLane, prompts: Sequence[Sequence[int]]) -> None:
-    reading = lane.admit(prompts, [0] * len(prompts))
+    reading = lane.admit(prompts, [BARE] * len(prompts))
     while True:
         try:
             next(reading)

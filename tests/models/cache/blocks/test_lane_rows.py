@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from combined import of_slot
 
 from descant.models.cache.rows import Rows
+from descant.models.combinations import BARE
 from descant.models.upload import Mirror
 
 CPU = torch.device("cpu")
@@ -36,14 +38,14 @@ def on_device(rows: Rows) -> list[tuple[list[int], int, int]]:
 
 
 def test_rows_come_go_and_keep_their_places(rows) -> None:
-    rows.admit([[1, 2], [3], [4, 5, 6]], [1, 0, 2], [0, 2, 1])
+    rows.admit([[1, 2], [3], [4, 5, 6]], [1, 0, 2], [BARE, of_slot(2), of_slot(1)])
     places = [*rows._places]
     assert len({*places}) == 3
     assert rows.release(0) == 2
     rows.flush()
     assert on_device(rows) == [([4, 5, 6], 2, 1), ([3], 0, 2)]
     assert rows._places == [places[2], places[1]], "no text has moved"
-    rows.admit([[7, 8]], [1], [0])
+    rows.admit([[7, 8]], [1], [BARE])
     rows.flush()
     assert rows._places[2] not in rows._places[:2]
     assert on_device(rows)[2] == ([7, 8], 1, 0) and rows.active.tolist() == [1, 1, 1, 0, 0]
@@ -53,7 +55,7 @@ def test_rows_come_go_and_keep_their_places(rows) -> None:
 
 
 def test_the_device_knows_when_it_is_told(rows, apart) -> None:
-    rows.admit([[1, 2]], [1], [0])
+    rows.admit([[1, 2]], [1], [BARE])
     rows.set_pages(0, [2, 1])
     assert rows.stale and rows.tables[0].tolist() == ([0, 0, 0] if apart else [2, 1, 0])
     assert len(rows.changes()) == (2 if apart else 0) and not rows.stale
@@ -61,9 +63,9 @@ def test_the_device_knows_when_it_is_told(rows, apart) -> None:
 
 
 def test_a_place_that_is_taken_again_before_the_first_text_was_sent(rows) -> None:
-    rows.admit([[1] * 10], [9], [0])
+    rows.admit([[1] * 10], [9], [BARE])
     rows.release(0)
-    rows.admit([[2, 3]], [1], [0])
+    rows.admit([[2, 3]], [1], [BARE])
     rows.rewrite({0: (1, [4, 5])})
     rows.rewrite({0: (2, [6])})
     rows.flush()
@@ -71,7 +73,7 @@ def test_a_place_that_is_taken_again_before_the_first_text_was_sent(rows) -> Non
 
 
 def test_tables_move_with_their_rows(rows) -> None:
-    rows.admit([[1], [2], [3]], [0, 0, 0], [0, 0, 0])
+    rows.admit([[1], [2], [3]], [0, 0, 0], [BARE, BARE, BARE])
     for row, pages in enumerate(([1], [2, 3], [4, 5, 6])):
         rows.set_pages(row, pages)
     rows.set_pages(2, [6])
@@ -84,21 +86,21 @@ def test_tables_move_with_their_rows(rows) -> None:
 
 
 def test_room_for_more_keeps_what_there_is(rows) -> None:
-    rows.admit([[1, 2], [3, 4, 5]], [2, 0], [1, 0])
+    rows.admit([[1, 2], [3, 4, 5]], [2, 0], [of_slot(1), BARE])
     rows.set_pages(1, [5, 4])
     rows.grow(20, 6, 5)
     rows.flush()
     assert on_device(rows) == [([1, 2], 2, 1), ([3, 4, 5], 0, 0)]
     assert rows.tables.shape == (7, 5) and rows.tables[1].tolist() == [5, 4, 0, 0, 0]
     assert (rows.most, rows.capacity, rows.pages) == (6, 20, 5)
-    rows.admit([[token] * 20 for token in range(4)], [0] * 4, [0] * 4)
+    rows.admit([[token] * 20 for token in range(4)], [0] * 4, [BARE] * 4)
     assert len({*rows._places}) == 6 and rows.all_texts()[2:] == [[t] * 20 for t in range(4)]
     rows.grow(10)
     assert rows.capacity == 20, "it never shrinks"
 
 
 def test_a_step_on_the_device_goes_on_from_what_the_host_wrote(rows) -> None:
-    rows.admit([[1, 2], [3]], [1, 0], [0, 0])
+    rows.admit([[1, 2], [3]], [1, 0], [BARE, BARE])
     tokens, positions = rows.unread(1)
     assert tokens[:2].tolist() == [[2], [3]] and positions[:2].tolist() == [[1], [0]]
     rows.mark_cached()
@@ -110,14 +112,14 @@ def test_a_step_on_the_device_goes_on_from_what_the_host_wrote(rows) -> None:
 
 
 def test_copies_and_permutations(rows) -> None:
-    rows.admit([[1], [2, 2], [3, 3, 3]], [0, 1, 2], [0, 1, 2])
+    rows.admit([[1], [2, 2], [3, 3, 3]], [0, 1, 2], [BARE, of_slot(1), of_slot(2)])
     rows.copy([1, 2, 1], [0, 1, 2])
     rows.flush()
     assert on_device(rows) == [([2, 2], 1, 1), ([3, 3, 3], 2, 2), ([2, 2], 1, 1)]
 
 
 def test_what_is_shorter_is_not_longer_again(rows) -> None:
-    rows.admit([[1, 2, 3]], [2], [0])
+    rows.admit([[1, 2, 3]], [2], [BARE])
     version = rows.version
     rows.shorten(0, 2)
     assert rows.version == version
@@ -129,4 +131,4 @@ def test_what_is_shorter_is_not_longer_again(rows) -> None:
 
 def test_there_is_no_room_for_more_rows_than_there_are(rows) -> None:
     with pytest.raises(ValueError):
-        rows.admit([[1]] * 5, [0] * 5, [0] * 5)
+        rows.admit([[1]] * 5, [0] * 5, [BARE] * 5)

@@ -10,6 +10,7 @@ from descant.models.cache.blocks.paged_cache import PagedCache, side_by_side
 from descant.models.cache.rows import Rows
 from descant.models.cache.survey import LayerShape
 from descant.models.cache.window import Window
+from descant.models.combinations import BARE
 from descant.models.errors import OutOfPages
 
 SHAPES = [LayerShape(2, 3, 3), LayerShape(1, 4, 2), LayerShape(3, 1, 5)]  # none like another
@@ -101,8 +102,8 @@ def test_tokens_move_within_their_rows() -> None:
     rows = Rows(3, 48, CPU, pages=3)
     blocks = PagedBlocks(rows, cache(), shares=False)
     texts = [[1] * 20, [2] * 33]
-    made = [blocks.make(0, text) for text in texts]
-    rows.admit(texts, [20, 33], [0, 0])
+    made = [blocks.make(text, BARE) for text in texts]
+    rows.admit(texts, [20, 33], [BARE] * 2)
     blocks.join(made)
     rows.flush()
     pool = blocks.cache
@@ -125,8 +126,8 @@ class TestOutOfPages:
         return PagedBlocks(Rows(4, 96, CPU, pages=6), cache(pages))
 
     def read(self, blocks: PagedBlocks, text: list[int]) -> None:
-        block = blocks.make(0, text)
-        blocks.rows.admit([text], [len(text)], [0])
+        block = blocks.make(text, BARE)
+        blocks.rows.admit([text], [len(text)], [BARE])
         blocks.share(block, text)
         blocks.keep(block, text)
         blocks.join([block])
@@ -135,7 +136,7 @@ class TestOutOfPages:
         blocks = self.blocks()
         self.read(blocks, [1] * 40)
         with pytest.raises(OutOfPages, match="of 70 tokens takes 2 pages more than are free, of 6"):
-            blocks.make(0, [2] * 70)
+            blocks.make([2] * 70, BARE)
         assert blocks.free_pages == 3
         blocks.discard()
         assert blocks.free_pages == 3 and not blocks._made
@@ -144,7 +145,7 @@ class TestOutOfPages:
         blocks = self.blocks()
         self.read(blocks, [1] * 40)
         with pytest.raises(OutOfPages):
-            blocks.make(0, [1] * 32 + [2] * 64)
+            blocks.make([1] * 32 + [2] * 64, BARE)
         assert blocks._made[0].pages == blocks.held[0].pages[:2]
         blocks.discard()
         blocks.drop(0)
@@ -155,7 +156,7 @@ class TestOutOfPages:
         blocks = self.blocks(pages=5)
         text = [*range(3, 40)]
         self.read(blocks, text)
-        block = blocks.make(0, [*text[:32], 1])
+        block = blocks.make([*text[:32], 1], BARE)
         assert block.pages[:2] == blocks.held[0].pages[:2] and blocks.free_pages == 0
         blocks.forget()
         with pytest.raises(OutOfPages, match="has lost the pages that it shared"):
@@ -168,7 +169,7 @@ class TestOutOfPages:
         blocks = self.blocks()
         text = [*range(3, 40)]
         self.read(blocks, text)
-        block = blocks.make(0, [*text[:32], 1])
+        block = blocks.make([*text[:32], 1], BARE)
         blocks.forget()
         assert blocks.share(block, [*text[:32], 1]) == 0
         assert not {*block.pages} & {*blocks.held[0].pages} and blocks.free_pages == 0
@@ -177,7 +178,7 @@ class TestOutOfPages:
         """All of the text is known, and its last token is read again: in a page of its own."""
         blocks, text = self.blocks(pages=4), [*range(3, 35)]
         self.read(blocks, text)
-        block = blocks.make(0, text)
+        block = blocks.make(text, BARE)
         assert block.pages[0] == blocks.held[0].pages[0] and blocks.free_pages == 0
         assert blocks.share(block, text[:-1]) == 16 and blocks.free_pages == 0
 
@@ -187,8 +188,8 @@ class TestOutOfPages:
         pages = blocks.held[0].pages
         blocks.drop(0)
         blocks.rows.release(0)
-        blocks.make(0, [1] * 32)
-        assert blocks._tree.find(0, text) == (32, pages[:2])
+        blocks.make([1] * 32, BARE)
+        assert blocks._tree.find(BARE.key, text) == (32, pages[:2])
 
     def test_a_row_goes_back_once(self) -> None:
         blocks, text = self.blocks(), [*range(3, 43)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from chain_lane import SHAPES, ChainLane, expected
+from chain_lane import SHAPES, ChainLane, combination, expected
 from ledger import check_store, check_tree
 
 from descant.models.cache.blocks import store as stores
@@ -142,12 +142,12 @@ def test_what_was_loaded_and_not_read_survives_a_larger_cache() -> None:
     lane, text = ChainLane(0, reads_all=True), TEXT[:64]
     for _ in range(2):
         lane.reserve(2, 96)
-        for _ in (reading := lane.admit([text], [0])):
+        for _ in (reading := lane.admit([text], [combination(0)])):
             pass
         del reading
         lane.discard()
     lane.reserve(2, 96)
-    reading = lane.admit([text], [0])
+    reading = lane.admit([text], [combination(0)])
     with pytest.raises(StopIteration) as end:
         next(reading)
     end.value.value()

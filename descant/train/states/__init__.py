@@ -1,0 +1,1 @@
+"""What is learnt from a model's hidden states, in one pass: steering vectors and probes."""
