@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ...disk import written
@@ -145,7 +145,9 @@ def write_vector(
             _write_gguf(partial_file, tensors, texts)
         else:
             # One key: safetensors writes several in any order, and a file is to be the same again.
-            save_file(tensors, partial_file, {"vector": json.dumps(texts, sort_keys=True)})
+            # As bytes: its save_file leaves a file of its own behind where it is killed.
+            about = {"vector": json.dumps(texts, sort_keys=True)}
+            partial_file.write_bytes(save(tensors, about))
 
 
 def _of_folder(name: str, folder: Path) -> str:
