@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from checkpoints import CHAT, EOS, tokenizer
 from command_line import command
+from huggingface_hub import cached_assets_path
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -193,6 +195,30 @@ def test_a_text_ends_with_its_answer(zoo: Any, template: str | None) -> None:
         assert tokenizer().decode(chosen["input_ids"]).endswith(" goes on")
         assert tokenizer().decode(rejected["input_ids"]).endswith(" sleeps")
         assert EOS not in chosen["input_ids"]
+
+
+def test_a_gguf_file_is_a_base(
+    zoo: Any, vector: Vector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf_files = pytest.importorskip("gguf_files", reason="pip install descant[gguf]")
+    assets = partial(cached_assets_path, assets_dir=tmp_path / "assets")
+    monkeypatch.setattr("descant.models.checkpoint.gguf.cached_assets_path", assets)
+    file = gguf_files.write(tmp_path / "m.gguf", zoo.model("base"), tokenizer())
+    close(vector(model=str(file)).directions, vector(output="plain").directions)
+
+
+def test_a_base_that_lies_on_the_disk(zoo: Any, vector: Vector) -> None:
+    spec = {"path": zoo.path("base"), "device_map": {"": "disk"}}
+    close(vector(model=spec).directions, vector(output="plain").directions)
+
+
+def test_a_base_is_read_in_its_own_type(zoo: Any, vector: Vector) -> None:
+    """As a formula reads it; what is written is float32."""
+    done = vector(model={"path": zoo.path("base"), "dtype": "bfloat16"})
+    plain = vector(output="plain")
+    for layer, direction in done.directions.items():
+        off = (direction - plain.directions[layer]).abs().max() / direction.abs().max()
+        assert direction.dtype == torch.float32 and 1e-4 < float(off) < 0.05
 
 
 def test_it_steers(vector: Vector) -> None:
