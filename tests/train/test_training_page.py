@@ -27,8 +27,8 @@ def test_the_snippet_runs() -> None:
     assert lines[-1] != plain.generate(prompt, max_new_tokens=8)[0].text
     assert of_vector.splitlines() == [
         "pairs: 16 of 16 rows used",
-        f"{space['folder']}/vector/vector.safetensors: 3 layers; layer 1 tells 100.0% of the pairs "
-        "apart",
+        f"{space['folder']}/vector/vector.safetensors: 3 layers, each of which tells 100.0% of the "
+        "pairs apart",
         "[(1, 1.0), (2, 1.0), (3, 1.0)]",
         "[1, 2, 3] torch.Size([128])",
     ]

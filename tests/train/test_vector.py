@@ -335,7 +335,7 @@ def test_the_command(zoo: Any, data: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "pairs: 24 of 24 rows used" in found.stdout
-    assert f"{tmp_path / 'calm' / 'vector.safetensors'}: 2 layers; layer" in found.stdout
+    assert f"{tmp_path / 'calm' / 'vector.safetensors'}: 2 layers, each of w" in found.stdout
     assert [*read_vector("calm", tmp_path / "calm")] == [0, 1]
     wrong = command(
         "train", "vector", "--model", "a", "--data", "b", "--output", tmp_path / "x",
