@@ -118,6 +118,17 @@ class Plan(Marked):
         return tuple(dict.fromkeys(term.model for term in terms))
 
     @cached_property
+    def added(self) -> tuple[str, ...]:
+        """The names of what is added to weights, adapters and steering vectors."""
+        terms = (*self.terms, *self.rewards, *self.search_terms)
+        return tuple(sorted({name for term in terms for _, name in term.additions}))
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Every declared model that takes part, by its weights or added to others."""
+        return *self.models, *(name for name in self.added if name not in self.models)
+
+    @cached_property
     def params(self) -> frozenset[str]:
         """The parameters that any number depends on."""
         return frozenset().union(*(parameters(scalar.expression) for scalar in self.scalars))

@@ -121,7 +121,7 @@ def settings_of(run: RunFile) -> list[Setting]:
         plan = plan_of(text, specs, run.params, run.prompts)
         if run.generate.sample_components and (error := why_no_components(plan)) is not None:
             raise error
-        merges = {merged: sums[merged] for merged in plan.models if merged in sums}
+        merges = {merged: sums[merged] for merged in plan.declared if merged in sums}
         known = plan.params.union({TEMPERATURE}, *(part.params for part in merges.values()))
         points = [{k: v for k, v in point.items() if k in known} for point in run.points]
         for point in points:
@@ -144,7 +144,7 @@ def drafting_models(run: RunFile, specs: Mapping[str, Any]) -> set[str]:
     plan = plan_of(draft, specs, run.params, run.prompts)
     if (error := why_no_draft(plan)) is not None:
         raise error
-    return set(plan.models)
+    return set(plan.declared)
 
 
 def without_temperature(point: Point) -> Point:

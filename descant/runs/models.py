@@ -38,7 +38,7 @@ class Models:
 
         Also returns a function that releases its adapters.
         """
-        specs = {name: self.specs[name] for name in setting.plan.models if name in self.specs}
+        specs = {name: self.specs[name] for name in setting.plan.declared if name in self.specs}
         for name, weights in merges_at(self.run, setting, point).items():
             parts = {part: self.specs[part] for part in weights}
             folder = merged_adapter(parts, weights, self._folder / MERGED)
@@ -98,5 +98,5 @@ def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str,
 
 def declared_models(run: RunFile, setting: Setting) -> list[str]:
     """The declared models that a formula reads, by itself and by its merged adapters."""
-    names = [name for name in setting.plan.models if name in run.models]
+    names = [name for name in setting.plan.declared if name in run.models]
     return names + [part for merged in setting.merges.values() for part in merged.names]

@@ -37,7 +37,7 @@ class PlanArguments(NamedTuple):
 
         specs = declared(self.models)
         plan = plan_of(self.formula, specs, self.params, self.prompts)
-        needed = specs if self.run else with_bases(plan.models, specs)
+        needed = specs if self.run else with_bases(plan.declared, specs)
         return bind(plan, needed, *self._where(), skeleton=True)
 
     def report(self) -> Report:

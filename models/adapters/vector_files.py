@@ -9,6 +9,7 @@ adds it, as we do, to that of layer N. No base model is needed here.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ...disk import written
@@ -125,8 +126,9 @@ def write_vector(
     Args:
         path: the file; an earlier one is replaced.
         directions: of decoder layers, counted from 0; ``(hidden,)`` each, written as float32.
-        metadata: texts about it. A GGUF file has ``model_hint``, its base's kind, under
-            llama.cpp's name for it and the others under ``descant.``.
+        metadata: texts about it: a JSON object under ``vector`` in a safetensors file's metadata.
+            A GGUF file has ``model_hint``, its base's kind, under llama.cpp's name for it and the
+            others under ``descant.``.
 
     Raises:
         ModelError: directions that ``read_vector`` would refuse, or no package for GGUF.
@@ -142,7 +144,10 @@ def write_vector(
         if is_gguf(file):
             _write_gguf(partial_file, tensors, texts)
         else:
-            save_file(tensors, partial_file, {"format": "pt", **texts})
+            # One key: safetensors writes several in any order, and a file is to be the same again.
+            # As bytes: its save_file leaves a file of its own behind where it is killed.
+            about = {"vector": json.dumps(texts, sort_keys=True)}
+            partial_file.write_bytes(save(tensors, about))
 
 
 def _of_folder(name: str, folder: Path) -> str:

@@ -143,8 +143,7 @@ class Batch:
                 ]
                 prompts = [self.row_maps[index].text(requests[i], drawn[i]) for index, i in owners]
                 combinations = [
-                    self.row_maps[index].combination(self.bound.plan, lane, requests[i])
-                    for index, i in owners
+                    self.row_maps[index].combination(self.bound, requests[i]) for index, i in owners
                 ]
                 if prompts:
                     arrivals.append((number, owners, lane.admit(prompts, combinations)))

@@ -31,7 +31,7 @@ def pages_to_begin(batch: Batch, request: Request, answer: Sequence[int] = ()) -
     for row_map in _paged(batch):
         if row_map.needs(request):
             lane, text = batch.bound.lanes[row_map.term.lane], row_map.text(request, answer)
-            combination = row_map.combination(batch.bound.plan, lane, request)
+            combination = row_map.combination(batch.bound, request)
             pages = lane.pages_needed(text, combination)
             needed[row_map.term.lane] = needed.get(row_map.term.lane, 0) + pages
     return needed

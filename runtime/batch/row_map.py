@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...formula import Plan
 from ...models.combinations import BARE, Combination
+from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
 from ..requests.request import Reading, Request
 
@@ -64,16 +64,17 @@ class RowMap:
             return request.draft_prompts[self.number]
         return (request.prompts if address is None else request.rewards[address])[self.number]
 
-    def combination(self, plan: Plan, lane: Any, request: Request) -> Combination:
+    def combination(self, bound: Bound, request: Request) -> Combination:
         """What the term's row adds to its lane's weights."""
         if not self.term.additions:
             return BARE
         weights = [
-            (loaded, 1.0 if number is None else float(request.values[plan.columns[number]]))
+            (loaded, 1.0 if number is None else request.values[bound.columns[number]])
             for number, loaded in self.term.additions
         ]
         prompt = self.prompt(request)
         start = 0 if isinstance(prompt, str) else len(prompt)
+        lane = bound.lanes[self.term.lane]
         combination: Combination = lane.adapters.combination(weights, start)
         return combination
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...formula import Plan, Term
+from ...formula import Plan, Scalar, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
@@ -104,7 +104,8 @@ class Binder:
             for name, description in self.descriptions.items()
             if name not in checked.reads_text and description.positions
         ]
-        used = {term.model for term in plan.spans} | {spec.on for spec in checked.specs.values()}
+        bases = (spec.on for spec in checked.specs.values())
+        used = {*(term.model for term in plan.spans), *plan.added, *bases}
         unused = (unused_note(name) for name in sorted(checked.specs.keys() - used))
         bound = Bound(
             plan=plan,
@@ -160,7 +161,7 @@ class Binder:
             spec=model.spec,
             tokenizer=description.tokenizer,
             lane=list(self.lanes).index(key),
-            additions=self._additions(model, self.lanes[key]),
+            additions=self._additions(term, model, self.lanes[key], key),
             address=address,
             language=kind == SCORES,
             label=checked.label(model, stage) if kind == REWARD else None,
@@ -199,18 +200,33 @@ class Binder:
             return RemoteLane(model, width, reads_all, self.checked.device)
         return TransformersLane(model, width, reads_all)
 
-    def _additions(self, model: ResolvedModel, lane: Any) -> tuple[tuple[Any, int], ...]:
-        """What a model's rows add to the weights of its lane: an adapter, a vector, or nothing."""
+    def _additions(
+        self, term: Term, model: ResolvedModel, lane: Any, key: tuple[Any, ...]
+    ) -> tuple[tuple[Scalar | None, int], ...]:
+        """What a term's rows add to the weights of its lane: adapters and vectors, with weights.
+
+        That is what the term says in brackets; or the adapter or vector that its model is itself.
+        """
+        additions: list[tuple[Scalar | None, int]] = []
+        if model.addition is not None and not model.merged:
+            action = partial(self._loaded, model, lane)
+            additions.append((None, self.checked.marked(model.name, action)))
+        for number, name in term.additions:
+            action = partial(self._loaded, self.checked.additions[name], lane)
+            additions.append((number, self.checked.marked_at(number.span, action)))
+            if name not in self.lane_names[key]:
+                self.lane_names[key].append(name)
+        return tuple(additions)
+
+    def _loaded(self, model: ResolvedModel, lane: Any) -> int:
+        """The number on a lane of an adapter or a vector, loaded where it is not yet."""
         name, base = model.name, model.base
-        if model.addition is None or model.merged:
-            return ()
         if model.spec.tp_plan:
             problem = f"{name} is {model.kind} on {base}, whose layers are split over processes"
-            raise self.checked.at(ModelError(problem, f"leave tp_plan out of {base}", name), name)
+            raise ModelError(problem, f"leave tp_plan out of {base}", name)
         if not hasattr(lane, "adapters"):
             raise ModelError(f"{name} is {model.kind} on a table, which has no layers", "", name)
-        loaded = self.checked.marked(name, partial(add_declared, model, lane.adapters))
-        return ((None, loaded),)
+        return add_declared(model, lane.adapters)
 
     def _is_remote(self, description: Description) -> bool:
         """Whether another process holds a model's weights."""

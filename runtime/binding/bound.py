@@ -83,6 +83,14 @@ class Bound:
         counts = [len(each.plan.scalars) for each in (self, *self.draft_plans)]
         return [*accumulate(counts)][:-1]
 
+    @cached_property
+    def columns(self) -> dict[Scalar, int]:
+        """The column of each number, of the plan and its drafts, among those of a request."""
+        columns: dict[Scalar, int] = {}
+        for column, scalar in enumerate(self.scalars):
+            columns.setdefault(scalar, column)
+        return columns
+
     @property
     def mapped(self) -> list[Term]:
         """The terms of the scores whose models have another vocabulary."""

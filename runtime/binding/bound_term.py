@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...formula import Term
+from ...formula import Scalar, Term
 from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
 from ...models.text.chat import reads_raw_text
@@ -38,7 +38,7 @@ class BoundTerm:
     spec: ModelSpec
     tokenizer: Any
     lane: int
-    additions: tuple[tuple[Any, int], ...] = ()
+    additions: tuple[tuple[Scalar | None, int], ...] = ()
     address: StageAddress | None = None
     language: bool = True
     label: int | None = None

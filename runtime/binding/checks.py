@@ -35,6 +35,7 @@ class CheckedModels:
 
     Attributes:
         models: whose weights each name uses, and how it reads.
+        additions: the adapters and vectors that terms add to their weights, by name.
         descriptions: of their checkpoints, by name.
         shared: the tokenizer of the formula's tokens.
         size: tokens of the shared vocabulary.
@@ -56,6 +57,8 @@ class CheckedModels:
         self.reads_text: set[str] = set()
         self.token_maps: dict[str, TokenMap] = {}
         self.models = {name: resolve(name, specs) for name in plan.models}
+        self.additions = {name: resolve(name, specs) for name in plan.added}
+        self._check_additions()
         self.descriptions = {name: self._describe(name) for name in plan.models}
         self.rowless = {
             name: tokens_without_rows(each.tokenizer, each.size)
@@ -84,6 +87,14 @@ class CheckedModels:
         except ModelError as error:
             raise self.at(error, name) from error.__cause__
 
+    def marked_at(self, span: Span, action: Callable[[], T]) -> T:
+        """Call the action; mark the error that it raises at this place in the formula."""
+        try:
+            return action()
+        except ModelError as error:
+            problem, cure = error.problem, error.cure
+            raise self.plan.error(problem, span, cure, error.more) from error.__cause__
+
     def at(self, error: ModelError, name: str = "") -> FormulaError | ModelError:
         """The error, marked in the formula where its model, or the model of this name, stands."""
         for term, span in self.plan.spans.items():
@@ -106,6 +117,33 @@ class CheckedModels:
         label, description = getattr(stage, "label", None), self.descriptions[model.name]
         label = model.spec.label if label is None else label
         return self.marked(model.name, partial(choose_label, description, label))
+
+    def _check_additions(self) -> None:
+        """Refuse what cannot be added to a term's weights, marked where it stands in brackets."""
+        plan = self.plan
+        for term in (*plan.terms, *plan.rewards, *plan.search_terms):
+            if term.additions and (model := self.models[term.model]).addition is not None:
+                problem = f"{term.model} is {model.kind} itself, and not weights to add to"
+                name = term.additions[0][1]
+                cure = f"write {model.base}[{term.model} + {name}]"
+                raise plan.error(problem, plan.spans[term], cure)
+            for number, name in term.additions:
+                added = self.additions[name]
+                if added.addition is None:
+                    problem = f"{name} has weights of its own, and is not added to others"
+                    cure = f"declare it as an adapter or a vector, on: {term.model}; or write "
+                    cure += f"{term.model} + {name}, a sum of scores"
+                elif added.base != term.model:
+                    problem = f"{name} is on {added.base}, not on {term.model}"
+                    cure = f"write {added.base}[…], or declare {name} on {term.model}"
+                elif added.merged:
+                    problem = f"{name} is merged: weights of its own, which are not added to others"
+                    cure = f"leave merge: true out of {name}"
+                else:
+                    checked = partial(describe_declared, added, self.dtype, self.device)
+                    self.marked_at(number.span, checked)
+                    continue
+                raise plan.error(problem, number.span, cure)
 
     def _check_kinds(self) -> None:
         plan = self.plan

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import ArgumentError
 from ...formula import Linear, Names, Plan, Read, Scalar, Term, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
+from ...formula.nodes import of_states
 from ...formula.scalar import Constant
 from ...formula.words.stages import Rerank, Search
 from ...grammar import Span
@@ -85,7 +86,11 @@ def drafting(bound: Bound, source: str, binder: DraftBinder | None) -> Bound:
 def with_own_terms(bound: Bound) -> Bound:
     """The same plan, each of whose terms may draft for it, alone and with the formula's stages."""
     chosen = (Rerank, Search)
-    stages = tuple(stage for stage in bound.plan.stages if not isinstance(stage, chosen))
+    stages = tuple(
+        stage
+        for stage in bound.plan.stages
+        if not isinstance(stage, chosen) and not any(of_states(stage))
+    )
     plans = tuple(
         replace(bound, plan=_alone(term.term, stages), terms=(term,), rewards={}, draft_plans=())
         for term in bound.terms

@@ -132,6 +132,17 @@ def trained(method: str, *sets: str) -> tuple[str, ...]:
     return (method, "--model", "base", "--data", "pairs.jsonl", "--output", "out", *words)
 
 
+def labelled(folder: Path) -> None:
+    training(folder)
+    rows = [{"text": f"{i}: {'the river' if i % 2 else 'a dog'}", "label": i % 2} for i in range(9)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def measured(method: str, *sets: str) -> tuple[str, ...]:
+    words = (word for one in sets for word in ("--set", one))
+    return (method, "--model", "base", "--data", "pairs.jsonl", "--output", "out", *words)
+
+
 def packed(folder: Path) -> None:
     import gguf_files
     import torch
@@ -191,6 +202,8 @@ def cases() -> dict[str, Case]:
                            slow=True),
         "train reward": Case("train", trained("reward", "lora.r=2", "eval_share=0.3"), training,
                              resumes=True, slow=True),
+        "train vector": Case("train", measured("vector", "layers=0-1"), training, resumes=True),
+        "train probe": Case("train", measured("probe", "layer=1"), labelled, resumes=True),
         "inspect": Case("inspect", ("run.yaml", "How?", "--output", "out"), run_file),
         "report": Case("report", ("out",), finished),
         "compare": Case("compare", ("one", "two", "--by", "reward_help", "--output", "v.json"),

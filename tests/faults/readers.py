@@ -30,8 +30,13 @@ TRAIN = {
     "lora": {"r": 4, "target_modules": ["q_proj"]}, "training": {"learning_rate": 1e-4},
     "output": "out",
 }  # fmt: skip
+VECTOR = {
+    "method": "vector", "model": "org/base", "data": {"path": "pairs.jsonl"}, "layers": [3, 8],
+    "direction": "mean", "tokens": "last", "normalize": True, "batch_size": 4, "output": "out",
+}  # fmt: skip
 ROWS = [{"id": i, "prompt": f"What is {i}, naïve one?"} for i in range(40)]
 PAIRS = [{"prompt": "Why?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(20)]
+LABELLED = [{"text": f"It is {i}.", "label": i % 2} for i in range(20)]
 CHAT = [{"role": "user", "content": "a small stone"}]
 IDS = [1, 50, 60]
 Make = Callable[[Path], Path]
@@ -99,6 +104,20 @@ def train_file(file: Path) -> Any:
     return read_train_file("dpo", file)
 
 
+def vector_train_file(file: Path) -> Any:
+    from descant.train import read_train_file
+
+    return read_train_file("vector", file)
+
+
+def labelled(file: Path) -> Any:
+    from descant.train.examples import read_examples
+    from descant.train.trainfile import Data
+
+    found, _ = read_examples(Data(path=str(file)), "probe")
+    return [(example.chosen, example.label) for example in found]
+
+
 def prompt(file: Path) -> Any:
     from descant.inputs.prompts import command_line_prompt
 
@@ -142,6 +161,8 @@ FILES = [
     Reader("pairs in JSONL", file_of("a.jsonl", lines(PAIRS)), examples, lines=True),
     Reader("pairs in JSON", file_of("a.json", PAIRS), examples),
     Reader("pairs in CSV", file_of("a.csv", table(PAIRS, ",")), examples, lines=True),
+    Reader("a vector's train file", file_of("train.yaml", VECTOR), vector_train_file, keys=True),
+    Reader("labelled rows in JSONL", file_of("a.jsonl", lines(LABELLED)), labelled, lines=True),
     Reader("a steering vector", vector("v.safetensors"), steering, text=False),
     Reader("a steering vector in GGUF", vector("v.gguf"), steering, text=False),
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ...models.adapters.decoder_layers import decoder_layers, layer_outputs
 from ...models.checkpoint.description import Description
+from ...models.footprint import execution_device
 from ...models.loading.load import load_model
 from ..batches import REJECTED, Row, pad
 from ..encode import Counts, Encoder
@@ -124,7 +125,7 @@ class HiddenStates:
                 picked[layer] = sums / weights.sum(1)
             picked[layer] = picked[layer].cpu()
 
-        device = self._model.get_input_embeddings().weight.device
+        device = execution_device(self._model.get_input_embeddings())
         with layer_outputs("the model", self._model, layers, take):
             self._model.base_model(
                 input_ids=rows["input_ids"].to(device),

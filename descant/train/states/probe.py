@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -93,7 +93,7 @@ def _train_probe(recipe: ProbeFile, folder: Path, say: Callable[[str], None]) ->
         "labels": labels, "descant": __version__,
     }  # fmt: skip
     with disk.written(folder / HEAD) as partial:
-        save_file({"weight": weight.contiguous(), "bias": bias}, partial, {"format": "pt"})
+        partial.write_bytes(save({"weight": weight.contiguous(), "bias": bias}))
     disk.replace(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     write_record(folder, {
         "recipe": content,
@@ -119,12 +119,23 @@ def _examples(recipe: ProbeFile) -> tuple[dict[str, list[Example]], dict[str, Co
     if recipe.eval_data is not None:
         parts["eval"] = read(recipe.eval_data)
     elif recipe.eval_share:
-        pool, bad = parts["train"]
-        Random(recipe.seed).shuffle(pool)
-        cut = max(1, round(len(pool) * recipe.eval_share))
-        parts = {"train": (pool[cut:], bad), "eval": (pool[:cut], 0)}
+        good, bad = parts["train"]
+        fitted, held_out = _divided(good, recipe.eval_share, Random(recipe.seed))
+        parts = {"train": (fitted, bad), "eval": (held_out, 0)}
     counts = {part: Counts(rows=len(good) + bad, bad=bad) for part, (good, bad) in parts.items()}
     return {part: good for part, (good, _) in parts.items()}, counts
+
+
+def _divided(
+    examples: list[Example], share: float, rng: Random
+) -> tuple[list[Example], list[Example]]:
+    """Hold out a share of each label's rows, at least one."""
+    groups: dict[str, list[Example]] = {}
+    for example in rng.sample(examples, len(examples)):
+        groups.setdefault(_key(example.label), []).append(example)
+    cuts = {key: max(1, round(len(group) * share)) for key, group in groups.items()}
+    fitted = [example for key, group in groups.items() for example in group[cuts[key] :]]
+    return fitted, [example for key, group in groups.items() for example in group[: cuts[key]]]
 
 
 def _labels(positive: Label | None, parts: dict[str, list[Example]]) -> list[Label]:

@@ -92,7 +92,8 @@ class ProbeFile(StatesFile):
         layer: the decoder layer whose output it reads, counted from 0.
         positive: the label that it gives high numbers; 1 or true if left out.
         l2: the penalty ``l2/2 |w|^2`` beside the sum of the losses, on standardised states.
-        eval_data: labelled rows to measure on; else ``eval_share`` of ``data``, drawn by ``seed``.
+        eval_data: labelled rows to measure on; else ``eval_share`` of each label's rows in
+            ``data``, drawn by ``seed``.
     """
 
     method: Literal["probe"] = "probe"

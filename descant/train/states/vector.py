@@ -84,9 +84,10 @@ def _train_vector(recipe: VectorFile, folder: Path, say: Callable[[str], None]) 
         "git": revision(),
         "seconds": round(time.perf_counter() - start, 3),
     })  # fmt: skip
-    best = max(measures, key=lambda row: row["separated"])
-    share = f"layer {best['layer']} tells {best['separated']:.1%} of the pairs apart"
-    say(f"{file}: {len(layers)} layers; {share}")
+    shares = sorted((row["separated"], row["layer"]) for row in measures)
+    ends = [f"{share:.1%} (layer {layer})" for share, layer in (shares[0], shares[-1])]
+    said = f"{shares[0][0]:.1%}" if shares[0][0] == shares[-1][0] else " to ".join(ends)
+    say(f"{file}: {len(layers)} layers, each of which tells {said} of the pairs apart")
     return TrainedVector(file, directions, measures, counts)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -196,6 +197,15 @@ def test_a_file_that_is_cut_short_is_named(tmp_path, kept) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     assert f"the GGUF file {file} of m is cut short or corrupt" in refused(file)
+
+
+def test_an_array_that_counts_beyond_the_file_ends_at_once(tmp_path) -> None:
+    """The gguf package reads on for ever behind the end."""
+    file = gguf_files.write(tmp_path / "m.gguf", seeded(llama), tokenizer())
+    content = file.read_bytes()
+    at = content.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 8
+    file.write_bytes(content[:at] + struct.pack("<Q", 1 << 60) + content[at + 8 :])
+    assert "cut short or corrupt (its arrays have more than 4,194,304 elem" in refused(file)
 
 
 def test_what_is_no_gguf_file_is_named(tmp_path) -> None:
