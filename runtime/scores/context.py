@@ -76,6 +76,20 @@ class Record:
     rewards: dict[StageAddress, tuple[Tensor, list[Tensor], Tensor]] = field(default_factory=dict)
 
 
+class RowStates(NamedTuple):
+    """The states that processors keep for a row, by the texts that its request has come to.
+
+    Attributes:
+        states: per stage, by the tokens drawn and by the text, the state after that text.
+        drawn: how many tokens the row has drawn.
+        goes_back: whether it may go on from a text long before this one.
+    """
+
+    states: dict[StageAddress, dict[int, dict[tuple[int, ...], Any]]]
+    drawn: int
+    goes_back: bool
+
+
 @dataclass
 class Context:
     """Everything that a step's operators and stages may look at besides scores.
@@ -95,6 +109,7 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
+        states: per slot, the states of its processors; None in a draft, which goes without.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
@@ -136,6 +151,7 @@ class Context:
     record: Record | None = None
     components: Tensor | None = None
     drawn: Collection[int] = ()
+    states: Callable[[], list[RowStates]] | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:
