@@ -115,7 +115,7 @@ class RowProcessor:
 
     def __call__(self, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
         """``(slots, V)`` scores of all rows; idle slots, which come last, keep theirs."""
-        texts, rows = context.texts(), scores.split(1)
+        texts, rows = context.texts(), torch.split(scores, 1)
         if not self.keeps_state:
             call = self._stateless(scores)
             with self._lock:  # one that draws seeds itself first

@@ -201,8 +201,9 @@ def test_a_draft_changes_no_token(compiled, base, turns, draft) -> None:
     for settings in ({}, {"temperature": 0.8, "seed": 5}):
         decoder = compiled("base | turns()", draft=draft)
         expected = [plain(base, each, Turns(), **settings) for each in PROMPTS]
-        assert tokens(decoder, draft=draft, draft_length=3, **settings) == expected
-    assert decoder.session.engine.stats is not None
+        assert tokens(decoder, draft=draft, draft_length=8, **settings) == expected
+        if draft.startswith("base"):
+            assert decoder.session.engine.stats.rounds
 
 
 SEARCHES = [
@@ -212,9 +213,20 @@ SEARCHES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("draft", [None, "base"])
+class Keeps(LogitsProcessor):
+    """Keeps what it is given, and looks at it again."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def __call__(self, ids: Any, scores: Any) -> Any:
+        self.given.append((ids, scores))
+        return scores + 0.2 * sum(old.roll(int(text.sum())) for text, old in self.given)
+
+
+@pytest.mark.parametrize(("kind", "draft"), [(Turns, None), (Turns, "base"), (Keeps, None)])
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_state_follows_a_search(compiled, search, draft) -> None:
+def test_a_state_follows_a_search(compiled, search, kind, draft) -> None:
     """A row that goes on as another, or from before: as with a function of the whole text.
 
     It makes the state anew from the scores of every beginning of the text.
@@ -226,12 +238,12 @@ def test_a_state_follows_a_search(compiled, search, draft) -> None:
         text = tuple(ids[0].tolist())
         known[text] = scores.clone()
         start = next(n for n in range(len(text) + 1) if text[:n] in starts)
-        processor = Turns()
+        processor = kind()
         for end in range(start, len(text) + 1):
             out = processor(ids[:, :end], known[text[:end]].clone())
         return out
 
-    descant.logits_processor("turns", Turns())
+    descant.logits_processor("turns", kind())
     descant.logits_processor("anew", anew)
     settings = {"temperature": 0.9, "seed": 8, "max_new_tokens": 14, "eos_token_id": [2, 40, 41]}
     if draft:
