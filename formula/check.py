@@ -30,7 +30,7 @@ from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
-from .words.stages import STAGES, Search, Stage
+from .words.stages import STAGES, Stage
 
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
@@ -103,9 +103,8 @@ class Checker(ConditionChecker):
             case Pipeline():
                 yield self.scores(node.head, "a stage")
                 for stage in node.stages:
-                    if issubclass((yield self.stage(stage)), Search):
-                        name = stage.function.name
-                        problem = f"{name} searches over whole texts, and this is scores"
+                    if why := (yield self.stage(stage)).why_last:
+                        problem = f"{stage.function.name} {why}"
                         raise self.error(problem, stage.span, "put it at the end of the formula")
                 return True
             case Text():
