@@ -30,7 +30,7 @@ from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
-from .words.stages import STAGES, Stage
+from .words.stages import STAGES, Search, Stage
 
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
