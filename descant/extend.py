@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .errors import ArgumentError
 from .formula import STAGES, Stage
-from .formula.names import RESERVED, SCALAR_FUNCTIONS
+from .formula.names import SCALAR_FUNCTIONS, is_word
 from .formula.nodes import StageAddress
 from .formula.scalar import FUNCTIONS
 from .formula.words.signature import number
@@ -152,5 +152,5 @@ def _register(name: str, doc: str | None, parameters: Parameters, changed: Chang
 def _free(name: str) -> None:
     if not (name.isidentifier() and name.isascii()):
         raise ArgumentError(f"{name!r} is not a name; a name is letters, digits and underscores")
-    if name in RESERVED or name in STAGES or name in SCALAR_FUNCTIONS:
+    if is_word(name) or name in STAGES:
         raise ArgumentError(f"{name} is a word of the language already")

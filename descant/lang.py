@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import ArgumentError, ArgumentTypeError
 from .formula import STAGES
-from .formula.names import SCALAR_FUNCTIONS
+from .formula.names import SCALAR_FUNCTIONS, STATE
 from .formula.words.operators import OPERATORS, STAGED
 from .grammar import parse, text, tree
 
@@ -160,7 +160,7 @@ def _call(name: str) -> Callable[..., Expression]:
     return call
 
 
-_CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, "entropy", "max_prob")
+_CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, *(name for name, of in STATE.items() if of))
 for _name in _CALLS:
     globals()[_name] = _call(_name)
 __all__ = ["Expression", "model", "param", "prompt", "step", *_CALLS]

@@ -13,13 +13,13 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import NONE, SCALAR_FUNCTIONS, STATE, Names
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
-from .words.stages import STAGES, Stage
+from .words.stages import STAGES, Search, Stage
 
-KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED}
+KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
@@ -97,27 +97,48 @@ class Checker(ConditionChecker):
                 what, cure = "pair", "pairs are written as arguments, as in clamp=(0, 1)"
         raise self.error(f"a {what} stands where scores are expected", node.span, cure)
 
-    def scalar(self, node: Node, what: str) -> Steps[None]:
-        """Check that a node is a number made of numbers and parameters."""
+    def scalar(self, node: Node, what: str, static: bool = False) -> Steps[None]:
+        """Check that a node is a number; ``static``: one that is known before a step."""
         if (yield self.is_scores(node)):
             problem = f"{what} takes a number, and {text(node)} is a model"
             raise self.error(problem, node.span, "write a number or a declared parameter")
+        if static:
+            self._known_before(node, what)
+
+    def _known_before(self, node: Node, what: str) -> None:
+        if state := self._state_in(node):
+            problem = f"{what} is needed before a step, and {text(state)} is known within it"
+            raise self.error(problem, state.span, "write a number or a declared parameter")
+
+    def _state_in(self, node: Node) -> Node | None:
+        """The first number of the state in a checked expression."""
+        todo = [node]
+        while todo:
+            match todo.pop():
+                case Name(name) as found if name not in self.names.params and name in STATE:
+                    return found
+                case Call(function) as found if function.name in STATE:
+                    return found
+                case Call(function, arguments) if function.name in SCALAR_FUNCTIONS:
+                    todo += [argument.value for argument in reversed(arguments)]
+                case Unary(_, operand):
+                    todo.append(operand)
+                case Binary(_, left, right):
+                    todo += [right, left]
+        return None
 
     def _name(self, node: Name) -> bool:
         name = node.name
-        if name in self.names.params:
+        if name in self.names.params or STATE.get(name) == 0:
             return False
-        if name in STATE:
-            problem = "is a scalar of the state, which only a condition can look at"
-            cure = f"write where({_COMPARED[name]}, x, y)"
-        elif name == NONE:
+        if self.names.is_model(name):
+            return True
+        if name == NONE:
             problem, cure = "is not a model", "model@none is a model that sees no prompt"
         elif name in KNOWN:
             problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
         elif name in STAGES:
             problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
-        elif self.names.is_model(name):
-            return True
         elif name in self.names.prompts:
             problem, cure = "is a prompt", f"a prompt follows a model: base@{name}"
         else:
@@ -163,10 +184,15 @@ class Checker(ConditionChecker):
     def _call(self, node: Call) -> Steps[bool]:
         name = node.function.name
         if name in STATE:
-            return self._name(node.function)
+            yield self._state(node)
+            return False
         if name in SCALAR_FUNCTIONS and not (yield self._takes_scores(node)):
             for value in self.plain_arguments(node):
                 yield self.scalar(value, name)
+                if name not in IN_A_STEP and (state := self._state_in(value)):
+                    problem = f"{name} is worked out before a step, and {text(state)} within it"
+                    cure = f"of the state there are {', '.join(sorted(IN_A_STEP))}"
+                    raise self.error(problem, state.span, cure)
             return False
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
@@ -180,6 +206,19 @@ class Checker(ConditionChecker):
             cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
             raise self.error(f"there is no operator {name}", node.function.span, cure)
         return True
+
+    def _state(self, node: Call) -> Steps[None]:
+        """Check a number of the state: as many scores as it is of."""
+        name = node.function.name
+        if (count := STATE[name]) == 0:
+            raise self.error(f"{name} takes no arguments", node.span, f"write {name}")
+        usage = f"write {name}({', '.join(('base', 'arm')[:count])})"
+        plain = all(each.name is None and each.weight is None for each in node.arguments)
+        if not plain or len(node.arguments) != count:
+            what = "scores" if count == 1 else "two scores"
+            raise self.error(f"{name} takes {what}", node.span, usage)
+        for argument in node.arguments:
+            yield self.scores(argument.value, name)
 
     def _takes_scores(self, node: Call) -> Steps[bool]:
         """Whether max or min is over scores; both in one call is an error."""
@@ -241,9 +280,10 @@ class Checker(ConditionChecker):
 
     def _argument(self, cls: type[Signature], key: str, node: Node, item: Any) -> Steps[None]:
         what = f"{key} of {cls.name}"
+        static = issubclass(cls, Search) or item.get("static", False)
         match item["kind"]:
             case "number":
-                yield self.scalar(node, what)
+                yield self.scalar(node, what, static)
             case "scores":
                 yield self.scores(node, what)
             case "model":
@@ -260,6 +300,8 @@ class Checker(ConditionChecker):
                     cure = f"write {cls.name}(reward, …) with a declared reward model"
                     raise self.error(problem, node.span, cure)
                 yield self._reward(node)
+                if static:
+                    self._known_before(node, f"{what} judges whole texts: a number in it")
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])
@@ -293,6 +335,3 @@ class Checker(ConditionChecker):
         if not (yield self.is_scores(node)):
             problem = f"{what} takes scores, and {text(node)} is a number"
             raise self.error(problem, node.span, "write a model, or a formula over models")
-
-
-_COMPARED = {"step": "step < 2", "entropy": "entropy(base) > 1", "max_prob": "max_prob(base) < 0.4"}

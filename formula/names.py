@@ -13,9 +13,17 @@ SCALAR_FUNCTIONS = {
     **dict.fromkeys(("exp", "log", "sqrt", "abs"), (1, 1)),
     **dict.fromkeys(("min", "max"), (2, 64)),
 }
-STATE = frozenset(("step", "entropy", "max_prob"))  # in conditions; all but step are of scores
+IN_A_STEP = frozenset(SCALAR_FUNCTIONS)  # these may be of numbers of the state; extensions may not
+# Numbers of the state, and how many scores each is of.
+STATE = {"step": 0, "entropy": 1, "max_prob": 1, "kl": 2, "js": 2}
 NONE = "none"
-RESERVED = frozenset((*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE, NONE, "and", "or", "not"))
+# What is never a declared name. Other words of the language are words before a parenthesis alone.
+RESERVED = frozenset(("step", "thinking", "answer_length", NONE, "and", "or", "not"))
+
+
+def is_word(name: str) -> bool:
+    """Whether a name means something in the language itself, stages apart."""
+    return any(name in words for words in (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE))
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Names:
     def is_model(self, name: str) -> bool:
         """Whether the name is (or, where models are open, can be) a model's."""
         if self.models is None:
-            return name not in RESERVED and name not in self.params
+            return name not in self.params and not is_word(name)
         return name in self.models
 
     def all(self) -> set[str]:

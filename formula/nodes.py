@@ -1,17 +1,19 @@
 """The nodes of a plan, frozen, and how to walk over them.
 
-A node holds its numbers; every distinct one is a column of the runtime's tensor of values.
+A node holds its numbers; every distinct one is a column of the runtime's tensor of values. Scores
+that a number of the state is of are below the node that holds the number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from ..grammar import Span
 from ..grammar.frozen import Frozen
-from .scalar import Expression, show
+from .scalar import Expression, StateNumber, known_parts, show, state_numbers
 from .terms import Term
 from .words.operators import Operator
 from .words.signature import UNLIMITED, Limits, Signature
@@ -20,7 +22,12 @@ from .words.stages import Stage
 
 @dataclass(frozen=True)
 class Scalar(Frozen):
-    """One number that a row needs: a coefficient or an argument."""
+    """One number that a row needs: a coefficient or an argument.
+
+    Attributes:
+        states: the numbers of the state in it: with any, it is another in each step.
+        known: numbers in such a one that are known before the step.
+    """
 
     expression: Expression
     what: str
@@ -29,6 +36,15 @@ class Scalar(Frozen):
 
     def __str__(self) -> str:
         return show(self.expression)
+
+    @cached_property
+    def states(self) -> tuple[StateNumber, ...]:
+        return tuple(state_numbers(self.expression))
+
+    @cached_property
+    def known(self) -> tuple[Scalar, ...]:
+        parts = known_parts(self.expression) if self.states else []
+        return tuple(Scalar(part, show(part), span=self.span) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -55,16 +71,8 @@ class Staged(Frozen):
 
 
 @dataclass(frozen=True)
-class State(Frozen):
-    """A scalar of the state: ``step``, or ``entropy`` or ``max_prob`` of scores."""
-
-    name: str
-    of: Scores | None = None
-
-
-@dataclass(frozen=True)
 class Predicate(Frozen):
-    """A condition, or arithmetic inside one: an operator of the grammar over one or two values."""
+    """A condition: two numbers compared, or one or two conditions joined."""
 
     op: str
     parts: tuple[Condition, ...]
@@ -72,14 +80,17 @@ class Predicate(Frozen):
 
 Atom: TypeAlias = Read | Staged | Operator  # what a coefficient can stand before
 Scores: TypeAlias = Linear | Atom
-Condition: TypeAlias = Predicate | State | Scalar
-Node: TypeAlias = Scores | Predicate | State
+Condition: TypeAlias = Predicate | Scalar
+Node: TypeAlias = Scores | Predicate
 StageAddress: TypeAlias = "tuple[Staged | None, int]"  # of a stage: in which chain, and where in it
 
 
 def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterator[Node]:
-    """A node and everything below it, without rewards and what a ``value`` of 0 multiplies."""
-    todo = [node]
+    """A node and everything below it, without rewards and what a ``value`` of 0 multiplies.
+
+    What a number of the state is of comes once, however often that is written.
+    """
+    todo, visited = [node], set[int]()
     while todo:
         each = todo.pop()
         yield each
@@ -88,16 +99,25 @@ def walk(node: Node, value: Callable[[Scalar], float] = lambda _: 1.0) -> Iterat
             for number, child in weighted_children(each)
             if number is None or value(number) != 0
         ]
+        for number, child in of_states(each):
+            if id(child) not in visited and value(number) != 0:
+                visited.add(id(child))
+                inner.append(child)
         todo += reversed(inner)
 
 
-def children(node: Node) -> Iterator[Node]:
-    """The nodes directly below a node, without numbers and rewards."""
-    yield from (child for _, child in weighted_children(node))
+def of_states(node: Node | Stage) -> Iterator[tuple[Scalar, Node]]:
+    """What the numbers of the state in a node's own numbers are of, each with that number."""
+    for number in numbers(node):
+        for state in number.states:
+            yield from ((number, scores) for scores in state.of)  # type: ignore[misc]
 
 
 def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
-    """The same, each with its coefficient; where that is 0, the child is not needed."""
+    """The nodes directly below a node, without numbers and rewards, each with its coefficient.
+
+    Where that is 0, the child is not needed.
+    """
     match node:
         case Linear():
             yield from node.parts
@@ -105,8 +125,6 @@ def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
             yield None, node.head
         case Predicate():
             yield from ((None, part) for part in node.parts if not isinstance(part, Scalar))
-        case State(of=of) if of is not None:
-            yield None, of
         case Operator():
             for key, item in type(node).arguments().items():
                 value = getattr(node, key)
@@ -120,7 +138,7 @@ def weighted_children(node: Node) -> Iterator[tuple[Scalar | None, Node]]:
 
 
 def numbers(node: Node | Stage) -> Iterator[Scalar]:
-    """The numbers that a node or a stage itself holds."""
+    """The numbers that a node or a stage itself holds, and those known before a step in them."""
     match node:
         case Staged():
             for stage in node.stages:
@@ -146,6 +164,7 @@ def _held(value: Any) -> Iterator[Scalar]:
     match value:
         case Scalar():
             yield value
+            yield from value.known
         case Linear():
             yield from numbers(value)
         case tuple():

@@ -14,9 +14,9 @@ from functools import cached_property
 from numbers import Real
 
 from ..errors import quoted
-from ..grammar import Span
+from ..grammar import FormulaError, Span
 from ..grammar.errors import Marked
-from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, walk
+from .nodes import Linear, Node, Read, Scalar, StageAddress, Staged, numbers, of_states, walk
 from .scalar import evaluate, parameters
 from .terms import Term
 from .words.signature import MOST, Signature
@@ -51,14 +51,25 @@ class Plan(Marked):
     work: int = field(default=0, compare=False)
 
     @cached_property
+    def roots(self) -> tuple[Node, ...]:
+        """The scores, and each that a number of the state in a stage is of."""
+        below = (scores for stage in self.stages for _, scores in of_states(stage))
+        return self.scores, *dict.fromkeys(below)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """The scores and everything below, what the stages' numbers are of too."""
+        return tuple(node for scores in self.roots for node in walk(scores))
+
+    @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the scores; a term has the same index here and in every list of rows."""
-        return _sorted(node.term for node in walk(self.scores) if isinstance(node, Read))
+        return _sorted(node.term for node in self.nodes if isinstance(node, Read))
 
     @cached_property
     def all_stages(self) -> tuple[tuple[StageAddress, Stage], ...]:
         """Every stage, and its address: those in parentheses first."""
-        nested = dict.fromkeys(node for node in walk(self.scores) if isinstance(node, Staged))
+        nested = dict.fromkeys(node for node in self.nodes if isinstance(node, Staged))
         chains: list[tuple[Staged | None, tuple[Stage, ...]]] = [(n, n.stages) for n in nested]
         return tuple(
             ((owner, i), stage)
@@ -91,7 +102,7 @@ class Plan(Marked):
     @cached_property
     def scalars(self) -> tuple[Scalar, ...]:
         """Every distinct number; its index is its column in the tensor of values."""
-        inner = (scalar for node in walk(self.scores) for scalar in numbers(node))
+        inner = (scalar for node in self.nodes for scalar in numbers(node))
         outer = (scalar for stage in self.stages for scalar in numbers(stage))
         return tuple(dict.fromkeys([*inner, *outer]))
 
@@ -137,14 +148,22 @@ class Plan(Marked):
         Raises:
             FormulaError: bounds the wrong way round, or weights that are all 0.
         """
-        for node in (*self.running(self.scores, values), *self.stages):
+        for node in (*self.running(values), *self.stages):
             for signature in node.stages if isinstance(node, Staged) else (node,):
                 if isinstance(signature, Signature):
                     self._agree(signature, values)
 
-    def running(self, node: Node, values: Sequence[float]) -> Iterator[Node]:
-        """A node and everything below it, without what is multiplied by 0."""
-        return walk(node, lambda number: values[self.columns[number]])
+    def running(self, values: Sequence[float]) -> Iterator[Node]:
+        """The nodes, without what is multiplied by 0."""
+
+        def value(number: Scalar) -> float:
+            return values[self.columns[number]]
+
+        yield from walk(self.scores, value)
+        for stage in self.stages:
+            for number, scores in of_states(stage):
+                if value(number) != 0:
+                    yield from walk(scores, value)
 
     def _agree(self, signature: Signature, values: Sequence[float]) -> None:
         for key, item in signature.arguments().items():
@@ -161,12 +180,14 @@ class Plan(Marked):
                 )
 
     def value(self, scalar: Scalar, params: Mapping[str, float]) -> float:
-        """One number for one request.
+        """One number for one request; NaN where it is another in each step.
 
         Raises:
             FormulaError: it is not finite, or out of its limits.
         """
         value = evaluate(scalar.expression, params)
+        if scalar.states and math.isnan(value):
+            return value
         if not abs(value) <= MOST:
             used = sorted(parameters(scalar.expression))
             at = " at " * bool(used) + ", ".join(f"{name}={params[name]!r}" for name in used)
@@ -174,6 +195,12 @@ class Plan(Marked):
         if problem := scalar.limits.problem(value):
             raise self.error(f"{scalar.what} {problem}, not {value:g}", scalar.span)
         return value
+
+    def number_error(self, scalar: Scalar, where: str) -> FormulaError:
+        """The error of a number of the state that a step could not use; ``where``: which step."""
+        limits = scalar.limits.words or "a finite number"
+        problem = f"{scalar.what}, {scalar}, is not {limits} {where}"
+        return self.error(problem, scalar.span, "keep it in bounds with min(…) and max(…)")
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""

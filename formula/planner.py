@@ -13,11 +13,11 @@ from typing import Any
 
 from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
 from ..grammar.unrolled import Steps, unrolled
-from .algebra.conditions import CONDITIONS, has_state
+from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
 from .check import Checker
-from .names import STATE, Names
-from .nodes import Atom, Condition, Linear, Predicate, Scalar, Staged, State
+from .names import Names
+from .nodes import Atom, Condition, Linear, Predicate, Scalar, Staged
 from .plan import Plan
 from .scalar import Constant, parameters
 from .words.arguments import MatchedArguments
@@ -157,17 +157,10 @@ class _Planner:
         """A checked condition, or one side of a comparison in it."""
         made: Condition
         match node:
-            case Unary(op, operand) if op in CONDITIONS or has_state(node):
+            case Unary(op, operand) if op in CONDITIONS:
                 made = yield self._predicate(op, operand)
-            case Binary(op, left, right) if op in CONDITIONS or has_state(node):
+            case Binary(op, left, right) if op in CONDITIONS:
                 made = yield self._predicate(op, left, right)
-            case Call(function, arguments) if function.name in STATE:
-                made = State(function.name, (yield self.collector.linear(arguments[0].value)))
-            case Call(function, arguments) if has_state(node):
-                nodes = [argument.value for argument in arguments]
-                made = yield self._predicate(function.name, *nodes)
-            case Name("step"):
-                made = State("step")
             case _:
                 made = yield self._number(node, "a number in a condition")
         return made

@@ -6,12 +6,10 @@ The text is a formula again, with like terms collected; a long system prompt is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ..grammar.literals import write_string
 from ..grammar.unrolled import Steps, unrolled
-from .algebra.conditions import FUNCTIONS
-from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, State, numbers
+from .nodes import Linear, Node, Predicate, Read, Scalar, Staged, numbers
 from .scalar import added, show
 from .words.operators import STAGED
 from .words.signature import Signature
@@ -21,6 +19,11 @@ from .words.stages import Stage
 def written(node: Node | Stage | Scalar) -> str:
     """The text of a node, a stage or a number."""
     return unrolled(_written(node))
+
+
+def written_product(coefficient: Scalar, part: Node) -> str:
+    """The text of a part of a sum with its coefficient."""
+    return unrolled(_product(coefficient, part))
 
 
 def written_without_rewards(stage: Stage) -> str:
@@ -45,8 +48,6 @@ def _written(node: Node | Stage | Scalar) -> Steps[str]:
             )
         case Staged(head, stages):
             return f"({' | '.join((yield _all((head, *stages))))})"
-        case State(name, of):
-            return name if of is None else f"{name}({(yield _written(of))})"
         case Predicate():
             text: str = yield _predicate(node)
             return text
@@ -68,22 +69,11 @@ def _product(coefficient: Scalar, part: Node) -> Steps[str]:
 
 
 def _predicate(node: Predicate) -> Steps[str]:
-    if node.op in FUNCTIONS:
-        return f"{node.op}({', '.join((yield _all(node.parts)))})"
-    sides = []
+    sides: list[str] = []
     for part in node.parts:
-        sides.append((yield _side(part)))
-    if len(sides) == 1:
-        return f"{node.op}{' ' if node.op.isalpha() else ''}{sides[0]}"
-    return f" {node.op} ".join(sides)
-
-
-def _side(node: Any) -> Steps[str]:
-    if isinstance(node, Scalar):
-        return show(node.expression, 2)
-    bare = not isinstance(node, Predicate) or node.op in FUNCTIONS
-    text = yield _written(node)
-    return text if bare else f"({text})"
+        text = yield _written(part)
+        sides.append(text if isinstance(part, Scalar) else f"({text})")
+    return f"{node.op} {sides[0]}" if len(sides) == 1 else f" {node.op} ".join(sides)
 
 
 def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:

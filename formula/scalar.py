@@ -1,4 +1,4 @@
-"""Numbers with parameters in them: a simplified coefficient.
+"""Numbers with parameters and numbers of the state in them: a simplified coefficient.
 
 A small expression tree, printed and evaluated without sympy; no code is made from text.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
 
-from ..grammar.frozen import Frozen
+from ..grammar.frozen import Frozen, shown
 from ..grammar.unrolled import Steps, unrolled
 
 
@@ -30,6 +30,20 @@ class Parameter(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
+class StateNumber(Frozen):
+    """A number of the state, another per row and step: ``step``, ``entropy(x)``, ``kl(x, y)``.
+
+    Attributes:
+        of: the scores that it is of, as the plan has them.
+        text: as a reader would write it.
+    """
+
+    name: str
+    of: tuple[Frozen, ...] = ()
+    text: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Apply(Frozen):
     """``op`` over its arguments: ``+ * **`` or a scalar function."""
 
@@ -37,7 +51,7 @@ class Apply(Frozen):
     arguments: tuple[Expression, ...]
 
 
-Expression: TypeAlias = Constant | Parameter | Apply
+Expression: TypeAlias = Constant | Parameter | StateNumber | Apply
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "+": lambda *xs: math.fsum(xs),
@@ -53,7 +67,10 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 
 
 def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
-    """The value in double precision; NaN where there is none, as in a division by zero."""
+    """The value in double precision; NaN where there is none, as in a division by zero.
+
+    With numbers of the state in it, it is NaN too, but for what is 0 whatever they are.
+    """
     try:
         return unrolled(_value(expression, params))
     except (ArithmeticError, ValueError):
@@ -66,15 +83,38 @@ def _value(expression: Expression, params: Mapping[str, float]) -> Steps[float]:
             return float(value)
         case Parameter(name):
             return float(params[name])
+        case StateNumber():
+            return math.nan
         case Apply(op, arguments):
             values = []
             for argument in arguments:
                 values.append((yield _value(argument, params)))
+            if any(map(math.isnan, values)):
+                return 0.0 if op == "*" and 0 in values else math.nan
             return FUNCTIONS[op](*values)
 
 
+def state_numbers(expression: Expression) -> list[StateNumber]:
+    """The numbers of the state in an expression, each once, without those inside them."""
+    found = [each for each in below(expression) if isinstance(each, StateNumber)]
+    return list(dict.fromkeys(found))
+
+
+def known_parts(expression: Expression) -> list[Expression]:
+    """The largest parts of an expression that parameters alone decide, but for constants."""
+    found: list[Expression] = []
+    todo = [expression]
+    while todo:
+        each = todo.pop()
+        if state_numbers(each):
+            todo += each.arguments if isinstance(each, Apply) else ()
+        elif not isinstance(each, Constant):
+            found.append(each)
+    return list(dict.fromkeys(found))
+
+
 def parameters(expression: Expression) -> frozenset[str]:
-    """The names of the parameters in an expression."""
+    """The names of the parameters in an expression, without those in numbers of the state."""
     return frozenset(each.name for each in below(expression) if isinstance(each, Parameter))
 
 
@@ -98,12 +138,19 @@ def show(expression: Expression, inside: int = 0) -> str:
     return unrolled(_shown(expression, inside))
 
 
+def all_of_states(expression: Expression) -> str:
+    """What tells expressions apart whose texts are cut: everything that their numbers are of."""
+    return "".join(shown(each, {}) for each in state_numbers(expression))
+
+
 def _shown(expression: Expression, inside: int = 0) -> Steps[str]:
     match expression:
         case Constant(value):
             return _bracket(_number(value), inside > 0 and (value < 0 or "/" in _number(value)))
         case Parameter(name):
             return name
+        case StateNumber(text=text):
+            return text
         case Apply("+", arguments):
             parts = []
             for i, part in enumerate(arguments):

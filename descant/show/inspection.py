@@ -55,7 +55,8 @@ def table(inspection: Inspection) -> Table:
     rows.add_column("then")
     for choice in inspection.tokens:
         chosen = _candidate(choice, choice.id)
-        added = [_number(value) for value in chosen.contributions]
+        pairs = zip(chosen.contributions, choice.numbers, strict=True)
+        added = [_added(value, numbers) for value, numbers in pairs]
         other = _shown(_candidate(choice, choice.base)) if choice.changed else "the same"
         style = "bold" if choice.changed else ""
         cells = [str(choice.step + 1), _shown(chosen), f"{chosen.probability:.2f}", *added,
@@ -80,7 +81,9 @@ def _why(inspection: Inspection, choice: Choice) -> str:
 
 def _brief(name: str) -> str:
     """A part's name, without its arguments where it is long."""
-    return name if len(name) <= 16 or "(" not in name else f"{name[: name.index('(')]}(…)"
+    if len(name) <= 16 or "(" not in name:
+        return name
+    return f"{name[: name.index('(')]}(…){name[name.rindex(')') + 1 :]}"
 
 
 def _candidate(choice: Choice, token: int) -> Candidate:
@@ -89,6 +92,12 @@ def _candidate(choice: Choice, token: int) -> Candidate:
 
 def _shown(candidate: Candidate) -> str:
     return str(candidate.id) if candidate.text is None else repr(candidate.text)[1:-1]
+
+
+def _added(value: float | None, numbers: dict[str, float]) -> str:
+    """What a part added, and in parentheses its numbers of the state."""
+    states = ", ".join(f"{number:.3g}" for number in numbers.values())
+    return f"{_number(value)} ({states})" if states else _number(value)
 
 
 def _number(value: Any) -> str:

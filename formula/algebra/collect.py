@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
 
-from ..scalar import Apply, Constant, Expression, show
+from ..scalar import Apply, Constant, Expression, all_of_states, show, state_numbers
 from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 
 DIGITS = 4096  # bits of the largest exact number
@@ -46,7 +46,9 @@ class Expander:
             TooLong: it has too many terms.
         """
         if expression not in self._known:
-            symbols = sorted(symbols_of(expression), key=self._text)
+            symbols = sorted(
+                symbols_of(expression), key=lambda each: (self._text(each), all_of_states(each))
+            )
             done = expression if expression in symbols else self._expanded(expression, symbols)
             self.kept += done is None
             self._known[expression] = done or expression
@@ -155,6 +157,7 @@ class _Writer:
 
     def __init__(self, symbols: list[Expression], text: Callable[..., str]) -> None:
         self._symbols, self._text = symbols, text
+        self._of_states = any(map(state_numbers, symbols))
         self._factor = cache(self._new_factor)
 
     def quotient(self, top: Any, bottom: Any) -> Expression:
@@ -171,16 +174,16 @@ class _Writer:
                 total = self._sum(side)
                 factor = total if sign > 0 else Apply("**", (total, Constant(Fraction(-1))))
                 factors.append((show(factor), factor))
-        return _product(number, factors)[1]
+        return self._product(number, factors)[1]
 
     def _sum(self, polynomial: Any) -> Expression:
         parts = [
-            _product(_fraction(coefficient), self._factors(monomial, 1))
+            self._product(_fraction(coefficient), self._factors(monomial, 1))
             for monomial, coefficient in polynomial.terms()
         ]
         if len(parts) == 1:
             return parts[0][1]
-        parts.sort(key=lambda part: (not isinstance(part[1], Constant), part[0]))
+        parts.sort(key=lambda part: (not isinstance(part[1], Constant), *self._order(part)))
         return Apply("+", tuple(part for _, part in parts)) if parts else Constant(Fraction(0))
 
     def _factors(self, monomial: tuple[int, ...], sign: int) -> list[_Written]:
@@ -193,20 +196,23 @@ class _Writer:
         text = self._text(symbol, 2) + f"**{abs(power)}" * (power != -1)
         return "1/" * (power < 0) + text, Apply("**", (symbol, Constant(Fraction(power))))
 
+    def _product(self, number: Fraction, factors: list[_Written]) -> _Written:
+        """A number times factors, the number first."""
+        factors = sorted(factors, key=self._order)
+        if not factors:
+            return show(Constant(number)), Constant(number)
+        texts = [text for text, _ in factors]
+        if abs(number) != 1:
+            texts.insert(0, show(Constant(abs(number)), 1))
+        inner = tuple(factor for _, factor in factors)
+        text = "-" * (number < 0) + "*".join(texts)
+        if number != 1:
+            return text, Apply("*", (Constant(number), *inner))
+        return text, inner[0] if len(inner) == 1 else Apply("*", inner)
 
-def _product(number: Fraction, factors: list[_Written]) -> _Written:
-    """A number times factors, the number first."""
-    factors = sorted(factors, key=lambda factor: factor[0])
-    if not factors:
-        return show(Constant(number)), Constant(number)
-    texts = [text for text, _ in factors]
-    if abs(number) != 1:
-        texts.insert(0, show(Constant(abs(number)), 1))
-    inner = tuple(factor for _, factor in factors)
-    text = "-" * (number < 0) + "*".join(texts)
-    if number != 1:
-        return text, Apply("*", (Constant(number), *inner))
-    return text, inner[0] if len(inner) == 1 else Apply("*", inner)
+    def _order(self, part: _Written) -> tuple[str, str]:
+        """By the text, and where that is cut, by all that it stands for."""
+        return part[0], all_of_states(part[1]) if self._of_states else ""
 
 
 _Written: TypeAlias = tuple[str, Expression]

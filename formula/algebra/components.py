@@ -53,6 +53,10 @@ def why_no_components(plan: Plan, mapped: Sequence[Term] = ()) -> FormulaError |
     if plan.reranks:
         problem = "sample_components=True runs one component, and reward models judge in each step"
         return plan.error(problem, everything, f"leave rerank out, or {LEAVE}")
+    if varying := next((weight for weight, _ in components(plan) if weight.states), None):
+        problem = "sample_components=True draws by weights that are known before a step, not by"
+        cure = f"weigh the components by numbers or parameters, or {LEAVE}"
+        return plan.error(f"{problem} {varying}", varying.span, cure)
     for term in mapped:
         problem = f"sample_components=True takes no {term}: how much of its probability goes"
         why = "to the formula's tokens is known after its forward alone"

@@ -23,9 +23,10 @@ from ...grammar import (
 from ...grammar.errors import Marked
 from ...grammar.frozen import Frozen, shown
 from ...grammar.unrolled import Steps
-from ..names import NONE, Names
+from ..names import NONE, STATE, Names
 from ..nodes import Atom, Linear, Read, Scalar, short_text
-from ..scalar import Apply, Constant, Expression, Parameter, below, evaluate, show
+from ..printer import written
+from ..scalar import Apply, Constant, Expression, Parameter, StateNumber, below, evaluate, show
 from ..terms import Term
 from ..words.operators import Align
 from ..words.signature import Limits
@@ -35,6 +36,9 @@ from .value import Value, added, constant, multiplied, powered, symbol
 EXPONENT = 64  # the largest power of a parameter
 SIZE = 60_000  # numbers, parameters and operations in all coefficients of a formula together
 ROOM = SIZE // 3  # of them, for what is multiplied out; what is inside functions counts again
+STATE_TEXT = (
+    10_000  # characters of a number of the state: one in another is written again and again
+)
 ONE = constant(1)
 
 Sum = dict["Atom | None", tuple[list[Value], Span]]  # None for the number added to every score
@@ -159,8 +163,15 @@ class Collector(Marked):
         match node:
             case Number(number):
                 result = constant(number)
-            case Name(name):
+            case Name(name) if name in self._names.params:
                 result = self._symbol(Parameter(name))
+            case Name(name):
+                result = self._symbol(StateNumber(name, (), name))
+            case Call(function, arguments) if function.name in STATE:
+                of: list[Linear] = []
+                for argument in arguments:
+                    of.append((yield self.linear(argument.value)))
+                result = self._symbol(self._state(function.name, of, node.span))
             case Call(function, arguments):
                 inner: list[Expression] = []
                 for argument in arguments:
@@ -172,6 +183,13 @@ class Collector(Marked):
             case _:
                 result = yield self._binary(node)
         return result
+
+    def _state(self, name: str, of: list[Linear], span: Span) -> StateNumber:
+        text = f"{name}({', '.join(map(written, of))})"
+        if len(text) > STATE_TEXT:
+            problem = f"{name} is of too long a formula, once its like terms are collected"
+            raise self.error(problem, span, "write fewer terms")
+        return StateNumber(name, tuple(of), text)
 
     def _binary(self, node: Any) -> Steps[Value]:
         """A sum is collected over its whole spine, and so in one step."""

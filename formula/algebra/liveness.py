@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...grammar.unrolled import Steps, unrolled
-from ..nodes import Node, Read, Scalar, children
+from ..nodes import Node, Read, Scalar, of_states, weighted_children
 from ..plan import Plan
 from ..terms import Term
 from ..words.operators import Where
@@ -13,22 +13,32 @@ from ..words.operators import Where
 
 def always(node: Node) -> set[Node]:
     """The nodes that every step evaluates, whatever its conditions are."""
-    return unrolled(_always(node))
+    return unrolled(_always(node, {}))
 
 
-def _always(node: Node) -> Steps[set[Node]]:
+def _always(node: Node, known: dict[int, set[Node]]) -> Steps[set[Node]]:
+    """``known``: what was found below scores that numbers of the state are of, by their ids."""
     found = {node}
+    for _, scores in of_states(node):
+        if id(scores) not in known:
+            known[id(scores)] = yield _always(scores, known)
+        found |= known[id(scores)]
     if isinstance(node, Where):
         if not isinstance(node.condition, Scalar):
-            found |= yield _always(node.condition)
-        on_x: set[Node] = yield _always(node.x)
-        on_y: set[Node] = yield _always(node.y)
+            found |= yield _always(node.condition, known)
+        on_x: set[Node] = yield _always(node.x, known)
+        on_y: set[Node] = yield _always(node.y, known)
         return found | (on_x & on_y)
-    for child in children(node):
-        found |= yield _always(child)
+    for _, child in weighted_children(node):
+        found |= yield _always(child, known)
     return found
 
 
-def needed(plan: Plan, node: Node, values: Sequence[float]) -> set[Term]:
+def always_of(plan: Plan) -> set[Node]:
+    """The same of a plan: of its scores, and of what its stages' numbers are of."""
+    return set().union(*(always(scores) for scores in plan.roots))
+
+
+def needed_terms(plan: Plan, values: Sequence[float]) -> set[Term]:
     """The terms that a row with these values depends on: those behind no coefficient of 0."""
-    return {below.term for below in plan.running(node, values) if isinstance(below, Read)}
+    return {node.term for node in plan.running(values) if isinstance(node, Read)}

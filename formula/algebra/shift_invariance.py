@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..nodes import Node, Read, Staged, State, children
+from ..nodes import Read, Staged, of_states, weighted_children
 from ..plan import Plan
 from ..terms import Term
 from ..words.operators import Operator
@@ -21,25 +21,31 @@ def unnormalised(plan: Plan) -> frozenset[Term]:
 
     The terms of a search's reward are never among them: their sums are compared.
     """
-    return frozenset(plan.terms) - set(_exact(plan.scores, _free(plan.stages, True)))
+    return frozenset(plan.terms) - set(_exact(plan))
 
 
-def _exact(node: Node, free: bool) -> Iterator[Term]:
-    """The terms below that must be log-probabilities; ``free``: a shift of the node is harmless."""
-    todo = [(node, free)]
+def _exact(plan: Plan) -> Iterator[Term]:
+    """The terms that must be log-probabilities: where a shift of a node is not harmless.
+
+    A number of the state is of a softmax: a shift of what it is of is.
+    """
+    head, *of_stages = plan.roots
+    todo, visited = [(head, _free(plan.stages, True)), *((each, True) for each in of_stages)], set()
     while todo:
         each, free = todo.pop()
+        if (id(each), free) in visited:
+            continue
+        visited.add((id(each), free))
+        todo += [(scores, True) for _, scores in of_states(each)]
         match each:
             case Read(term):
                 if not free:
                     yield term
             case Staged(stages=stages):
                 free = _free(stages, free)
-            case State():
-                free = True  # an entropy or a probability is that of the softmax
             case Operator():
                 free = _free((each,), free)
-        todo += [(child, free) for child in children(each)]
+        todo += [(child, free) for _, child in weighted_children(each)]
 
 
 def _free(stages: Sequence[Stage | Operator], free: bool) -> bool:

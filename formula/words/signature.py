@@ -6,6 +6,7 @@ planner, the reports and the docs read them here, and nowhere else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import Enum
 from functools import partial
@@ -31,6 +32,13 @@ class Limits:
     integer: bool = False
     tokens: bool = False
     divides: bool = False
+
+    @property
+    def words(self) -> str:
+        """What a value must be; nothing where it is not limited."""
+        least = f"{'above' if self.above else 'at least'} {self.low:g}" * math.isfinite(self.low)
+        most = f"at most {self.high:g}" * math.isfinite(self.high)
+        return " and ".join(filter(None, (least, most)))
 
     def problem(self, value: float) -> str | None:
         """What is wrong with the value, or None."""
@@ -91,10 +99,13 @@ def _argument(kind: str, default: Any = MISSING, **more: Any) -> Any:
     return field(default=default, metadata={"kind": kind, **more})
 
 
-def number(default: float | None = None, **limits: Any) -> Any:
-    """A field that holds a number within ``Limits(**limits)``: a ``Scalar`` once planned."""
+def number(default: float | None = None, static: bool = False, **limits: Any) -> Any:
+    """A field that holds a number within ``Limits(**limits)``: a ``Scalar`` once planned.
+
+    One that is ``static`` is needed before a step: no number of the state may be in it.
+    """
     own = MISSING if default is None else default
-    return _argument("number", own, limits=Limits(**limits))
+    return _argument("number", own, limits=Limits(**limits), static=static)
 
 
 def choice(*options: str) -> Any:

@@ -33,7 +33,7 @@ class Rerank(Stage, name="rerank"):
 
     on_shift = Shift.PASSED
     reward: Any = reward()
-    k: Any = number(10, low=1, integer=True, tokens=True)
+    k: Any = number(10, static=True, low=1, integer=True, tokens=True)
     w: Any = number(1)
     norm: str = choice("none", "center", "minmax", "prefix")
     clamp: Any = pair()

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...formula import Plan, Term
-from ...formula.algebra.liveness import needed
+from ...formula.algebra.liveness import needed_terms
 from ..requests.request import Request
 
 
 def needs_term(plan: Plan, term: Term, request: Request) -> bool:
     """Whether a request needs a term of the scores."""
-    return term in needed(plan, plan.scores, request.values)
+    return term in needed_terms(plan, request.values)
 
 
 def needs_reward(columns: Sequence[int], request: Request) -> bool:
@@ -25,6 +25,6 @@ def needs_to_draft(bound: Any, number: int, request: Request) -> bool:
     term, length = bound.draft_terms[number].term, len(request.draft_prompts[number])
     for draft, first in zip(bound.draft_plans, bound.first_scalars, strict=True):
         plan = draft.plan
-        if term in needed(plan, plan.scores, request.values[first:]):
+        if term in needed_terms(plan, request.values[first:]):
             return draft.positions is None or length < draft.positions
     return False

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from ...formula import Plan, Read, Scalar, Stage, Term
-from ...formula.algebra.liveness import always
+from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
 from ...models.checkpoint.description import Description
 from ...models.text.detokenizer import Detokenizer
@@ -143,7 +143,7 @@ class Bound:
     @property
     def conditional(self) -> list[BoundTerm]:
         """The terms whose lanes some steps do not run, by a condition of the formula."""
-        certain = always(self.plan.scores)
+        certain = always_of(self.plan)
         lanes = {term.lane for term in self.terms if Read(term.term) in certain}
         terms = [term for term in self.terms if term.lane not in lanes]
         for address, _ in self.plan.reranks:

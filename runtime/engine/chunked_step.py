@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...formula import Scalar, Term
+from ...formula import Term
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap
 from ..batch.texts import formula_text, states_of, text_owners
 from ..binding.bound import Bound
-from ..scores.context import Context, Reading, RowStates, numbers_of
+from ..scores.context import Columns, Context, Reading, RowStates, numbers_of
 from ..scores.logprobs import Logits
 
 
@@ -29,7 +29,7 @@ class PlanStep(Protocol):
     """A plan's step, as far as it knows its terms."""
 
     bound: Bound
-    columns: dict[Scalar, int]
+    columns: Columns
     syncs: bool
     proposes: bool
     goes_back: bool
@@ -116,7 +116,7 @@ class Chunk:
             bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
-            states=None if self.step.proposes else self._states,
+            row_states=None if self.step.proposes else self._states,
         )  # fmt: skip
 
     def commit(self) -> None:

@@ -13,6 +13,7 @@ from threading import RLock
 from typing import Any
 
 from ...errors import StateError
+from ...formula.nodes import Scalar
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig
@@ -242,7 +243,11 @@ class Engine:
             if alarm == len(sources) + 1:
                 what = "the scores are NaN"
             elif alarm <= len(sources):
-                maps = [each for each in batch.row_maps if each.source == sources[alarm - 1]]
+                kind, source = sources[alarm - 1]
+                if isinstance(source, Scalar):
+                    errors[row] = plan.number_error(source, where)
+                    continue
+                maps = [each for each in batch.row_maps if each.source == (kind, source)]
                 what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
                 span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"

@@ -26,9 +26,9 @@ from ..batch.row_map import RowMap
 from ..batch.texts import states_of, texts_of
 from ..binding.bound import Bound
 from ..scores.components import ALL
-from ..scores.context import Context, Reading, Rewarder
+from ..scores.context import Columns, Context, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
-from ..scores.operators import scorer
+from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
@@ -91,7 +91,7 @@ class Step:
     ) -> None:
         self.bound, self._plan = bound, bound.plan
         own_columns = bound.plan.columns.items()
-        self.columns = {scalar: first_scalar + column for scalar, column in own_columns}
+        self.columns = Columns((scalar, first_scalar + each) for scalar, each in own_columns)
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
@@ -100,6 +100,7 @@ class Step:
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.own_terms if term.language} - conditional
         self._scores = scorer(bound.plan.scores, self.columns)
+        self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
         self.proposes, self.goes_back = proposes, self._search is not None
@@ -128,7 +129,7 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
-            states=None if self.proposes else partial(states_of, batch, self.goes_back),
+            row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -161,6 +162,8 @@ class Step:
         if isinstance(self._search, Reject):
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
+        if self._stage_numbers is not None:
+            context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
         context.own = chain(head, context, None, own)
         return chain(context.own, context, None, fields, len(own))
@@ -262,7 +265,7 @@ class Step:
         for number, (weight, part) in enumerate(components(self._plan)):
             terms = terms_of(part, certain=self.syncs)
             lanes[number] = {term.lane for term in self.bound.terms if term.term in terms}
-            scores[number] = scorer(part, self._plan.columns)
+            scores[number] = scorer(part, self.columns)
             columns.append(self._plan.columns[weight])
         return ComponentSampler(columns, lanes, scores)
 

@@ -6,21 +6,21 @@ again, and the step has recorded its stages. The only names and text are the for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...formula import Plan, Read, Scalar, Term
-from ...formula.nodes import Node, StageAddress, Staged, State, walk, weighted_children
-from ...formula.printer import written
+from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, walk, weighted_children
+from ...formula.printer import written, written_product
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
 from ..batch.batch import Batch
 from ..scores.context import Context
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
-from ..scores.operators import condition, evaluate
+from ..scores.operators import condition, evaluate, number_in
 from .token_choice import Candidate, Choice, EvaluatedCondition, Part
 
 Column = tuple[Tensor | None, Tensor | None]  # (V,) added scores; (V,) bool, excluded tokens
@@ -45,14 +45,18 @@ class Explainer:
             for address, stage in plan.reranks
             for number, (coefficient, read) in enumerate(stage.reward.parts)
         ]
-        sums = [_part(node, values[plan.columns[c]]) for c, node in plan.scores.parts]
+        sums = [_part(c, node, values[plan.columns[c]]) for c, node in plan.scores.parts]
+        self._numbers: list[Sequence[Scalar]] = [[c] for c, _ in plan.scores.parts]
         if (shift := plan.scores.shift) is not None:
-            sums.append(Part(str(shift), "number", values[plan.columns[shift]]))
+            value = None if shift.states else values[plan.columns[shift]]
+            sums.append(Part(str(shift), "number", value))
+            self._numbers.append([shift])
         self.parts = [*sums, *(Part(written(stage), "stage") for _, stage in self.stages)]
+        self._numbers += [list(numbers(stage)) for _, stage in self.stages]
 
     def choice(self, batch: Batch, context: Context, scores: Tensor, token: int) -> Choice:
         """Explain one step of one slot, by ``(1, V)`` final scores; its context has a record."""
-        reads, conditions = _evaluated(self.plan.scores, context)
+        reads, conditions = _evaluated(self.plan.roots, context)
         logprobs = [_read(term, context) if term in reads else None for term in self.terms]
         base, noise = _read(self.base, context), None
         score, warm = scores[0], float(batch.temperatures[0])
@@ -78,7 +82,13 @@ class Explainer:
         return Choice(
             int(batch.steps[0]), token, None, top, alone, token != alone, token != top,
             conditions, self._search_score(context, token), explained,
+            tuple(self._values(held, context) for held in self._numbers),
         )  # fmt: skip
+
+    def _values(self, held: Sequence[Scalar], context: Context) -> dict[str, float]:
+        """The numbers that are others in each step, by their text."""
+        varying = [number for number in held if number.states and context.runs(number)]
+        return {str(number): float(number_in(number, context)[0]) for number in varying}
 
     def _sums(self, context: Context) -> Iterator[Column]:
         for coefficient, part in self.plan.scores.parts:
@@ -86,9 +96,9 @@ class Explainer:
                 yield None, None
                 continue
             scores = context.tokens(evaluate(part, context))[0]
-            yield scores * context.number(coefficient)[0], scores == -torch.inf
+            yield scores * number_in(coefficient, context)[0], scores == -torch.inf
         if (shift := self.plan.scores.shift) is not None:
-            yield context.number(shift)[0].expand(context.vocabulary), None
+            yield number_in(shift, context)[0].expand(context.vocabulary), None
 
     def _stages(self, context: Context) -> Iterator[Column]:
         assert context.record is not None
@@ -174,10 +184,12 @@ class _Table:
         return list(zip(*values, strict=True)) if values else [()] * len(self._ids)
 
 
-def _part(node: Node, coefficient: float) -> Part:
+def _part(number: Scalar, node: Node, coefficient: float) -> Part:
     inner = [] if isinstance(node, Read) else walk(node)
     terms = tuple(dict.fromkeys(str(each.term) for each in inner if isinstance(each, Read)))
     kind = "operator" if isinstance(node, Operator | Staged) else "term"
+    if number.states:
+        return Part(written_product(number, node), kind, None, terms)
     return Part(written(node), kind, coefficient, terms)
 
 
@@ -185,13 +197,18 @@ def _read(term: Term, context: Context) -> Tensor:
     return context.tokens(context.terms[term](context))[0]
 
 
-def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[EvaluatedCondition, ...]]:
+def _evaluated(
+    roots: Sequence[Node], context: Context
+) -> tuple[set[Term], tuple[EvaluatedCondition, ...]]:
     """The terms and conditions that a step has evaluated."""
     terms: set[Term] = set()
     conditions: dict[Where, EvaluatedCondition] = {}
-    todo = [root]
+    todo, visited = [*roots], set[int]()
     while todo:
         node = todo.pop()
+        of = [scores for number, scores in of_states(node) if context.runs(number)]
+        todo += [scores for scores in of if id(scores) not in visited]
+        visited.update(map(id, of))
         if isinstance(node, Read):
             terms.add(node.term)
         elif isinstance(node, Where):
@@ -206,7 +223,12 @@ def _evaluated(root: Node, context: Context) -> tuple[set[Term], tuple[Evaluated
 
 def _condition(node: Where, context: Context) -> EvaluatedCondition:
     nodes = [] if isinstance(node.condition, Scalar) else walk(node.condition)
-    states = {written(s): float(condition(s, context)[0]) for s in nodes if isinstance(s, State)}
+    compared = [number for each in nodes for number in numbers(each)]
+    states = {
+        state.text: float(number_in(Scalar(state, state.text), context)[0])
+        for number in compared
+        for state in number.states
+    }
     holds = bool(condition(node.condition, context)[0])
     return EvaluatedCondition(written(node.condition), holds, states)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...formula import Plan, Term
-from ...formula.algebra.liveness import needed
+from ...formula.algebra.liveness import needed_terms
 from ...formula.printer import written
 from ...grammar import did_you_mean
 from ..loops.search import SearchScheduler
@@ -139,7 +139,7 @@ def base_of(plan: Plan, values: Sequence[float], name: str | None) -> Term:
     Raises:
         ValueError: no term of that name, or one that this row does not read.
     """
-    read = sorted(needed(plan, plan.scores, values), key=lambda term: plan.spans[term])
+    read = sorted(needed_terms(plan, values), key=lambda term: plan.spans[term])
     for term in read:
         if name is None or str(term) == name:
             return term

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.shift_invariance import unnormalised
-from ...formula.nodes import StageAddress, short_text, walk
+from ...formula.nodes import StageAddress, of_states, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import parameters
 from ...models.cache_config import CacheConfig
@@ -236,6 +236,11 @@ def _coefficients(plan: Plan, term: Term) -> str:
             coefficients.append(str(coefficient))
         elif any(inner == Read(term) for inner in walk(part)):
             coefficients.append(f"{coefficient} in {short_text(part)}")
+    if not coefficients:  # the term is there for a number of the state alone
+        for node in (*plan.nodes, *plan.stages):
+            for number, scores in of_states(node):
+                if any(inner == Read(term) for inner in walk(scores)):
+                    coefficients.append(f"in {number.what}")
     return " and ".join(dict.fromkeys(coefficients))
 
 

@@ -13,7 +13,7 @@ class Part:
         name: as the formula has it, like terms collected.
         kind: ``"term"``, ``"operator"`` (also a formula in parentheses), ``"number"`` or
             ``"stage"``.
-        coefficient: its factor; None for a stage.
+        coefficient: its factor; None for a stage, and where the factor is another in each step.
         terms: the terms in an operator.
     """
 
@@ -76,6 +76,7 @@ class Choice:
         search_score: the token's score by the language models of a search, or None.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
+        numbers: per part, its numbers of the state: by their text, their values in this step.
     """
 
     step: int
@@ -88,3 +89,4 @@ class Choice:
     conditions: tuple[EvaluatedCondition, ...]
     search_score: float | None
     candidates: tuple[Candidate, ...]
+    numbers: tuple[dict[str, float], ...] = ()

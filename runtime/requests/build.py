@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...formula import Plan
-from ...formula.algebra.liveness import needed
+from ...formula.algebra.liveness import needed_terms
 from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
@@ -156,7 +156,7 @@ class RequestBuilder:
         values = []
         for each in (plan, *(draft_plan.plan for draft_plan in bound.draft_plans)):
             values += checked_values(each, params, bound.vocabulary)
-        if not needed(plan, plan.scores, values):
+        if not needed_terms(plan, values):
             problem = "every coefficient is 0 for these parameters, so that nothing decides"
             raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):

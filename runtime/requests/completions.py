@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ArgumentError
-from ...formula.algebra.liveness import needed
+from ...formula.algebra.liveness import needed_terms
 from ...models import ModelError, ids_of, prompts_of
 from ...models.text.detokenizer import Detokenizer
 from ..binding.bound import Bound
@@ -49,7 +49,7 @@ def check_completion(bound: Bound, request: Request, ids: Sequence[int], read: i
     """
     check_ids(ids, bound.vocabulary, "completion", bound.tokenizer)
     for bound_term in bound.terms:
-        if bound_term.term in needed(bound.plan, bound.plan.scores, request.values):
+        if bound_term.term in needed_terms(bound.plan, request.values):
             cure = "generate never draws it, and nothing can be scored after it"
             bound_term.check(ids[:read], cure)
     for reads, room in request.rooms:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -11,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...formula.nodes import Scalar, StageAddress, Staged
+from ...formula.scalar import StateNumber
 from ...formula.terms import Term
+from ...formula.words.signature import MOST
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
@@ -26,6 +29,7 @@ class ScalarColumn(NamedTuple):
         splits: whether it may be 0 for some rows and not for others.
         positive: whether it is above 0 for every row, in float32 too.
         one: whether it is 1 for every row.
+        varies: whether it is another in each step, for any row; NaN until that is worked out.
     """
 
     values: Tensor
@@ -34,6 +38,7 @@ class ScalarColumn(NamedTuple):
     splits: bool
     positive: bool
     one: bool
+    varies: bool = False
 
 
 def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarColumn]:
@@ -41,12 +46,27 @@ def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarCo
     numbers = []
     for number, host in enumerate(zip(*rows, strict=True)):
         column = values[:, number : number + 1]
+        if any(map(math.isnan, host)):
+            numbers.append(ScalarColumn(column, MOST, False, True, False, False, True))
+            continue
         low, high = min(host), max(host)
         splits = low <= 0 <= high and low != high
         numbers.append(
             ScalarColumn(column, high, low == high == 0, splits, low > TINY, low == high == 1)
         )
     return numbers
+
+
+class Columns(dict[Scalar, int]):
+    """Where a plan's numbers are among those of a batch.
+
+    Attributes:
+        states: what gives each number of the state, ``(slots, 1)``, made once.
+    """
+
+    def __init__(self, columns: Iterable[tuple[Scalar, int]]) -> None:
+        super().__init__(columns)
+        self.states: dict[StateNumber, Reading] = {}
 
 
 Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which must not hold itself
@@ -109,7 +129,7 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
-        states: per slot, the states of its processors; None in a draft, which goes without.
+        row_states: per slot, the states of its processors; None in a draft, which goes without.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
@@ -117,6 +137,7 @@ class Context:
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
+        states: numbers of the state, once worked out: for which rows, as ``wanted``, and the value.
         own: ``(slots, V)`` what the formula's own stages gave, before any that a request adds.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
         candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
@@ -129,7 +150,7 @@ class Context:
 
     values: Tensor
     numbers: Sequence[ScalarColumn]
-    columns: Mapping[Scalar, int]
+    columns: Columns
     terms: Mapping[Term, Reading]
     steps: Tensor
     vocabulary: int
@@ -144,6 +165,7 @@ class Context:
     logits: dict[Any, Any] = field(default_factory=dict)
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
+    states: dict[StateNumber, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     own: Tensor | None = None
     unsure: list[Tensor] = field(default_factory=list)
     candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
@@ -151,7 +173,7 @@ class Context:
     record: Record | None = None
     components: Tensor | None = None
     drawn: Collection[int] = ()
-    states: Callable[[], list[RowStates]] | None = None
+    row_states: Callable[[], list[RowStates]] | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

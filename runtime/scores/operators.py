@@ -6,41 +6,49 @@ one place that asks the device is ``where``: it does not run the lanes of a side
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
 from functools import reduce, singledispatch
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...formula.nodes import Condition, Linear, Predicate, Read, Scalar, Staged, State
+from ...formula.nodes import Condition, Linear, Read, Scalar, Staged, numbers
 from ...formula.scalar import Constant
 from ...formula.terms import Term
 from ...formula.words import operators as words
 from ...grammar.unrolled import Steps, unrolled
-from .context import Context, Reading
-from .logprobs import LOWEST, entropy, from_up, log_softmax, parted
+from .context import Columns, Context, Reading
+from .logprobs import LOWEST, from_up, log_softmax, parted
 from .stages import chain
+from .state import Filler, filler, valuer, with_numbers
 
 LEAST = 1e-30  # powers closer to 0 than this have their limit's value
 FARTHEST = 1e3  # a constant beyond this would leave float32 no digits for the differences
 ONE = Constant(Fraction(1))
-Columns: TypeAlias = Mapping[Scalar, int]
 
 
 def scorer(node: Any, columns: Columns) -> Reading:
     """The function that gives a node's scores, ``(slots, V)``, which nobody may write to.
 
-    It calls itself for what is inside. To be of use in a deep caller, it takes at most two frames
+    It calls itself for what is inside. To be of use in a deep caller, it takes at most three frames
     of Python's stack for each operator of the formula inside another.
     """
     return unrolled(_scorer(node, columns))
 
 
-@singledispatch
 def _scorer(node: Any, columns: Columns) -> Steps[Reading]:
+    reading: Reading = yield _made(node, columns)
+    if not isinstance(node, Read | Staged):
+        reading = yield with_numbers(node, reading, columns, _scorer)
+    return reading
+
+
+@singledispatch
+def _made(node: Any, columns: Columns) -> Steps[Reading]:
+    """The same, over numbers that are there."""
     raise TypeError(f"no scores for {node}")
 
 
@@ -49,14 +57,30 @@ def evaluate(node: Any, context: Context) -> Tensor:
     return scorer(node, context.columns)(context)
 
 
-@_scorer.register
+def number_in(scalar: Scalar, context: Context) -> Tensor:
+    """``(slots, 1)`` a number's value in a step, for those who look into it."""
+    if not scalar.states or (scalar in context.columns and not context.known(scalar).varies):
+        return context.number(scalar)
+    value: Reading = unrolled(valuer(scalar, context.columns, _scorer))
+    return value(context)
+
+
+def stage_numbers(stages: Sequence[Any], columns: Columns) -> Filler | None:
+    """What fills in the numbers of a chain of stages that are others in each step."""
+    made: Filler | None = unrolled(
+        filler((each for stage in stages for each in numbers(stage)), columns, _scorer)
+    )
+    return made
+
+
+@_made.register
 def _(node: Read, columns: Columns) -> Steps[Reading]:
     yield from ()
     term = node.term
     return lambda context: context.terms[term](context)
 
 
-@_scorer.register
+@_made.register
 def _(node: Linear, columns: Columns) -> Steps[Reading]:
     """A token that any part with a non-zero coefficient excludes is excluded, whatever the sign."""
     (first, only), *more = node.parts
@@ -93,21 +117,26 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
     return scores
 
 
-@_scorer.register
+@_made.register
 def _(node: Staged, columns: Columns) -> Steps[Reading]:
     head = yield _scorer(node.head, columns)
+
+    def after(context: Context) -> Tensor:
+        before = context.tokens(head(context))
+        return context.padded(chain(before, context, node, node.stages))
+
+    after = yield with_numbers(node, after, columns, _scorer)
 
     def scores(context: Context) -> Tensor:
         if node not in context.staged:  # a reward model runs once, however often it is written
             with context.only(None):  # kept for every place where it is written
-                before = context.tokens(head(context))
-                context.staged[node] = context.padded(chain(before, context, node, node.stages))
+                context.staged[node] = after(context)
         return context.staged[node]
 
     return scores
 
 
-@_scorer.register
+@_made.register
 def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
     """Every part scored, every number looked up, then the operator's rule over them."""
     rule = _RULES[type(node)]
@@ -129,7 +158,7 @@ def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
     return scores
 
 
-@_scorer.register
+@_made.register
 def _(node: words.Mix, columns: Columns) -> Steps[Reading]:
     """Where every weight is 0, every token is excluded."""
     parts = yield _all_weighed(node.parts, columns)
@@ -145,7 +174,7 @@ def _(node: words.Mix, columns: Columns) -> Steps[Reading]:
     return scores
 
 
-@_scorer.register
+@_made.register
 def _(node: words.PowerMean, columns: Columns) -> Steps[Reading]:
     """``log (sum_i w_i exp(p x_i))^(1/p)``, by how far each power is from the largest of them.
 
@@ -187,7 +216,7 @@ def _(node: words.PowerMean, columns: Columns) -> Steps[Reading]:
     return scores
 
 
-@_scorer.register
+@_made.register
 def _(node: words.Where, columns: Columns) -> Steps[Reading]:
     """Rows that do not take the side in which this stands decide nothing about what is run."""
     holds_of = yield _conditioner(node.condition, columns)
@@ -267,37 +296,24 @@ def _weighed(number: Scalar, part: Any, columns: Columns) -> Steps[Reading]:
 
 def _conditioner(node: Condition, columns: Columns) -> Steps[Reading]:
     """What gives a condition as ``(slots, 1)`` bool, or one side of a comparison as float."""
-    match node:
-        case Scalar():
-            column = columns[node]
-            return lambda context: context.numbers[column].values
-        case State(name="step"):
-            return lambda context: context.steps[:, None].float()
-        case State(name=name, of=of):
-            scores = yield _scorer(of, columns)
+    if isinstance(node, Scalar):
+        if node.states:
+            reading: Reading = yield valuer(node, columns, _scorer)
+            return reading
+        column = columns[node]
+        return lambda context: context.numbers[column].values
+    sides: list[Reading] = []
+    for part in node.parts:
+        sides.append((yield _conditioner(part, columns)))
+    operation = _OPERATIONS[node.op]
 
-            def state(context: Context) -> Tensor:
-                logprobs = context.tokens(log_softmax(scores(context)))
-                if name == "max_prob":
-                    return logprobs.amax(dim=-1, keepdim=True).exp()
-                return entropy(logprobs)
+    def value(context: Context) -> Tensor:
+        values = []
+        for side in sides:
+            values.append(side(context))
+        return operation(*values)
 
-            return state
-        case Predicate(op, parts):
-            sides: list[Reading] = []
-            for part in parts:
-                sides.append((yield _conditioner(part, columns)))
-            operation = _OPERATIONS[op, min(len(parts), 2)]
-            if len(sides) == 1:
-                return lambda context: operation(sides[0](context))
-
-            def value(context: Context) -> Tensor:
-                values = []
-                for side in sides:
-                    values.append(side(context))
-                return reduce(operation, values)
-
-            return value
+    return value
 
 
 def condition(node: Condition, context: Context) -> Tensor:
@@ -305,22 +321,12 @@ def condition(node: Condition, context: Context) -> Tensor:
     return unrolled(_conditioner(node, context.columns))(context)
 
 
-_OPERATIONS: dict[tuple[str, int], Callable[..., Tensor]] = {
-    ("not", 1): torch.logical_not,
-    ("and", 2): torch.logical_and,
-    ("or", 2): torch.logical_or,
-    ("<", 2): torch.lt,
-    ("<=", 2): torch.le,
-    (">", 2): torch.gt,
-    (">=", 2): torch.ge,
-    ("+", 2): torch.add,
-    ("-", 2): torch.sub,
-    ("*", 2): torch.mul,
-    ("/", 2): torch.div,
-    ("**", 2): torch.pow,
-    ("-", 1): torch.neg,
-    ("+", 1): torch.positive,
-    **{(name, 1): getattr(torch, name) for name in ("abs", "exp", "log", "sqrt")},
-    ("max", 2): torch.maximum,
-    ("min", 2): torch.minimum,
+_OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "not": torch.logical_not,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "<": torch.lt,
+    "<=": torch.le,
+    ">": torch.gt,
+    ">=": torch.ge,
 }

@@ -85,8 +85,11 @@ def of_words() -> Iterator[Nesting]:
         yield Nesting(f"{name} of a", f"{name}(", f"{more})", NUMBER, (f"{SCORES}*", ""))
         around = ("where(", " < 1, base, arm)")
         yield Nesting(f"{name} of step", f"{name}(", f"{more})", "step", around)
-    for name in sorted(STATE - {"step"}):
-        yield Nesting(name, f"where({name}(", f") < 1, {SCORES}, arm)", SCORES)
+    for name, count in STATE.items():
+        if count:
+            more = ", arm" * (count - 1)
+            yield Nesting(name, f"where({name}(", f"{more}) < 1, {SCORES}, arm)", SCORES)
+            yield Nesting(f"{name} as a factor", f"{name}(", f"{more})*{SCORES}", SCORES)
 
 
 def _of_argument(cls: type[Signature], key: str, kind: str) -> Iterator[Nesting]:

@@ -20,7 +20,7 @@ from nestings import Nesting, of_grammar, of_words, placed
 import descant
 from descant import FormulaError, lang
 from descant.formula import Names, Plan, make_plan
-from descant.formula.algebra.liveness import always, needed
+from descant.formula.algebra.liveness import always, needed_terms
 from descant.formula.algebra.shift_invariance import unnormalised
 from descant.formula.printer import written
 from descant.grammar import parse, text
@@ -81,7 +81,7 @@ def planned(formula: str) -> Plan:
     assert len(values) == len([str(scalar) for scalar in plan.scalars])
     assert unnormalised(plan) <= set(plan.terms)
     assert plan.scores in always(plan.scores)
-    assert needed(plan, plan.scores, values) <= set(plan.terms)
+    assert needed_terms(plan, values) <= set(plan.terms)
     assert written(plan.scores)
     return plan
 

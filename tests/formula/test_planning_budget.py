@@ -20,7 +20,7 @@ from bench.planning import FAMILIES, NAMES, at_random
 from descant import FormulaError
 from descant.formula import Plan, make_plan
 from descant.formula.algebra import collect
-from descant.formula.algebra.liveness import always, needed
+from descant.formula.algebra.liveness import always, needed_terms
 from descant.formula.algebra.shift_invariance import unnormalised
 
 HANGS = 10  # seconds, of the wall's clock
@@ -146,9 +146,7 @@ def test_kept_and_collected_mean_the_same(without_a_budget, spellings) -> None:
                 value = expected[collected.columns[other]]
                 assert values[kept.columns[number]] == pytest.approx(value, rel=1e-9, abs=1e-9)
                 assert part == same
-            assert needed(kept, kept.scores, values) == needed(
-                collected, collected.scores, expected
-            )
+            assert needed_terms(kept, values) == needed_terms(collected, expected)
 
 
 @pytest.mark.parametrize(("one", "two"), DIFFERENT)

@@ -19,6 +19,7 @@ import mpmath
 from descant.grammar import Binary, Call, Name, Node, Number, Pipeline, Unary
 
 MODELS, REWARDS, PARAMS = ("base", "arm", "arm2"), ("rm", "rm2"), ("a", "b")
+STATE = ("entropy", "max_prob", "kl", "js")
 STAGED = ("top_k", "top_p", "min_p")
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 Table = Sequence[Sequence[float]]
@@ -82,19 +83,27 @@ class World:
                 return {node: Fraction(1)}
 
     def number(self, node: Node) -> Fraction:
-        """A number made of numbers and parameters, exactly."""
+        """A number made of numbers, parameters and numbers of the state, exactly."""
         match node:
             case Number(value):
                 return value
+            case Name("step"):
+                return Fraction(self.step)
             case Name(name):
                 return Fraction(self.params[name])
             case Unary(op, operand):
                 return -self.number(operand) if op == "-" else self.number(operand)
+            case Binary("**", left, right):
+                return Fraction(float(self.number(left)) ** float(self.number(right)))
             case Binary(op, left, right):
                 by = {"+": operator.add, "-": operator.sub, "*": operator.mul}.get(
                     op, operator.truediv
                 )
                 return by(self.number(left), self.number(right))
+            case Call(Name(name), arguments) if name in STATE:
+                return Fraction(self._state(name, [one.value for one in arguments]))
+            case Call(Name("sqrt" | "exp" as name), (one,)):
+                return Fraction(getattr(math, name)(self.number(one.value)))
             case Call(function, arguments):
                 values = [self.number(one.value) for one in arguments]
                 return {"max": max, "min": min, "abs": abs}[function.name](*values)
@@ -103,14 +112,14 @@ class World:
     def _is_number(self, node: Node) -> bool:
         match node:
             case Name(name):
-                return name in PARAMS
+                return name in (*PARAMS, "step")
             case Unary(_, operand):
                 return self._is_number(operand)
             case Binary(_, left, right):
                 return self._is_number(left) and self._is_number(right)
             case Call(function, arguments):
-                known = function.name in ("max", "min", "abs")
-                return known and self._is_number(arguments[0].value)
+                known = function.name in ("max", "min", "abs", "sqrt", "exp")
+                return function.name in STATE or (known and self._is_number(arguments[0].value))
         return isinstance(node, Number)
 
     def _added(self, parts: Sum) -> Scores:
@@ -124,6 +133,8 @@ class World:
             total = {t: v + float(by) * found[t] for t, v in total.items() if t in found}
             self.scale = max([self.scale, *(abs(float(by) * v) for v in found.values())])
             if len(found) < self.width:
+                if abs(by) < 1e-3:  # in float32 it may be 0, and excludes nothing then
+                    self._close(float(by))
                 masked.setdefault(frozenset(found), []).append(by)
         for together in masked.values():  # written apart, and perhaps one part all the same
             if len(together) > 1 and sum(together) == 0:
@@ -213,30 +224,34 @@ class World:
             case Binary("or", left, right):
                 return self._holds(left) | self._holds(right)
             case Binary(op, left, right):
-                one, two = self._state(left), self._state(right)
-                if isinstance(one, float) or isinstance(two, float):
-                    self._close(float(one) - float(two))
+                one, two = self.number(left), self.number(right)
+                if self._is_rounded(left) or self._is_rounded(right):
+                    self._close(float(one - two))
                 return bool(COMPARE[op](one, two))
         raise TypeError(node)
 
-    def _state(self, node: Node) -> Fraction | float:
+    def _is_rounded(self, node: Node) -> bool:
+        """Whether a number depends on probabilities."""
         match node:
-            case Name("step"):
-                return Fraction(self.step)
-            case Call(Name("entropy"), (of,)):
-                shares = _softmax(self.scores(of.value)).values()
-                return -math.fsum(p * math.log(p) for p in shares if p > 0)
-            case Call(Name("max_prob"), (of,)):
-                return max([0.0, *_softmax(self.scores(of.value)).values()])
-            case Call(Name("abs" | "max" | "min" as name), given):
-                by = {"abs": abs, "max": max, "min": min}[name]
-                return by(*(self._state(one.value) for one in given))
-            case Unary(op, operand):
-                return -self._state(operand) if op == "-" else self._state(operand)
-            case Binary(op, left, right):
-                by = {"+": operator.add, "-": operator.sub, "*": operator.mul}[op]
-                return by(self._state(left), self._state(right))
-        return self.number(node)
+            case Unary(_, operand):
+                return self._is_rounded(operand)
+            case Binary(_, left, right):
+                return self._is_rounded(left) or self._is_rounded(right)
+            case Call(Name(name), arguments):
+                return name in STATE or any(self._is_rounded(one.value) for one in arguments)
+        return False
+
+    def _state(self, name: str, of: Sequence[Node]) -> float:
+        p, *others = (_softmax(self.scores(node)) for node in of)
+        if name == "entropy":
+            return -math.fsum(x * math.log(x) for x in p.values() if x > 0)
+        if name == "max_prob":
+            return max([0.0, *p.values()])
+        [q] = others
+        if name == "kl":
+            return _divergence(p, q)
+        mean = {token: (p.get(token, 0.0) + q.get(token, 0.0)) / 2 for token in {*p, *q}}
+        return (_divergence(p, mean) + _divergence(q, mean)) / 2
 
     def _stage(self, stage: Call, found: Scores) -> Scores:
         name = stage.function.name
@@ -319,6 +334,11 @@ def _order(found: Scores) -> list[int]:
 
 def _scaled(parts: Sum, by: Fraction) -> Sum:
     return {part: coefficient * by for part, coefficient in parts.items()}
+
+
+def _divergence(p: Scores, q: Scores) -> float:
+    """Kullback and Leibler's, of distributions; q has every token of p."""
+    return math.fsum(x * math.log(x / q[token]) for token, x in p.items() if x > 0)
 
 
 def _log_softmax(found: Scores) -> Scores:

@@ -44,6 +44,24 @@ scalars = st.recursive(
     ),
     max_leaves=4,
 )
+of_models = (
+    st.builds(call, st.sampled_from(["entropy", "max_prob"]), st.sampled_from(MODELS).map(Name))
+    | st.builds(
+        call, st.sampled_from(["kl", "js"]), *[st.sampled_from(MODELS).map(Name) for _ in "xy"]
+    )
+    | st.builds(
+        lambda x, k: call("entropy", call("top_k", Name(x), Number(Fraction(k)))),
+        st.sampled_from(MODELS), st.integers(1, 5),
+    )
+    | st.just(Name("step"))
+)  # fmt: skip
+varying = (
+    of_models
+    | st.builds(Binary, st.sampled_from(["+", "-", "*"]), scalars, of_models)
+    | st.builds(Binary, st.sampled_from(["+", "-", "*"]), of_models, of_models)
+    | st.builds(lambda x, y: call("max", x, y), scalars, of_models)
+)
+factors = st.one_of(scalars, scalars, varying)
 weights = numbers | of(0) | st.sampled_from(PARAMS).map(lambda name: call("abs", Name(name)))
 
 
@@ -53,8 +71,8 @@ def sums_of(parts: st.SearchStrategy[Node], leaves: int = 8) -> st.SearchStrateg
         parts,
         lambda inner: (
             st.builds(Binary, st.sampled_from(["+", "-"]), inner, inner)
-            | st.builds(lambda by, node: Binary("*", by, node), scalars, inner)
-            | st.builds(lambda by, node: Binary("*", node, by), scalars, inner)
+            | st.builds(lambda by, node: Binary("*", by, node), factors, inner)
+            | st.builds(lambda by, node: Binary("*", node, by), factors, inner)
             | st.builds(lambda by, node: Binary("/", node, by), numbers, inner)
             | st.builds(Unary, st.just("-"), inner)
         ),
@@ -73,7 +91,7 @@ def reranks(draw: st.DrawFn) -> Call:
     given = {
         "reward": draw(sums(REWARDS, 3)),
         "k": draw(of(1, 2, 4, 11)),
-        "w": draw(of(0, 1, "3/2", -1) | st.sampled_from(PARAMS).map(Name)),
+        "w": draw(of(0, 1, "3/2", -1) | st.sampled_from(PARAMS).map(Name) | of_models),
     }
     if draw(st.booleans()):
         given["norm"] = Name(draw(st.sampled_from(["none", "center", "minmax", "prefix"])))
@@ -87,6 +105,13 @@ def reranks(draw: st.DrawFn) -> Call:
 stages = st.one_of(
     st.builds(lambda k: call("top_k", k=k), of(1, 2, 3, 5, 11)),
     st.builds(lambda p: call("top_p", p=p), of("1/10", "1/2", "9/10", 1)),
+    st.builds(lambda x: call("top_p", p=call("max_prob", Name(x))), st.sampled_from(MODELS)),
+    st.builds(lambda k: call("top_k", k=Binary("+", Name("step"), k)), of(1, 3)),
+    st.builds(
+        lambda x, t: call("temperature", t=Binary("+", t, call("entropy", Name(x)))),
+        st.sampled_from(MODELS),
+        of("1/2", 1),
+    ),
     st.builds(lambda p: call("min_p", p=p), of(0, "1/20", "3/10", 1)),
     st.builds(lambda t: call("temperature", t=t), of("1/2", 1, 2)),
     st.builds(lambda x: call("repetition_penalty", x=x), of("1/2", 1, "3/2")),

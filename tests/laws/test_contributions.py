@@ -42,6 +42,8 @@ def plainly(name: str, read: list[int]) -> torch.Tensor:
          {"a": 0.5, "b": 1}, 0.0, 11)  # fmt: skip
 @example(parse("2*(base | rerank(rm, k=3)) + arm | rerank(rm2 - rm, k=4, norm=center, keep=all)"),
          [1, 2], {"a": 0.5, "b": 1}, 1.0, 11)  # fmt: skip
+@example(parse("base + a*entropy(base)*arm - step | temperature(0.5 + js(base, arm2))"), [1],
+         {"a": 0.5, "b": 1}, 1.0, 4)  # fmt: skip
 @example(parse("base | repetition_penalty(1.5) | top_p(0.5)"), [1, 2], {"a": 1, "b": 1}, 1.0, 5)
 def test_what_was_added_is_the_score(tree, prompt, given_params, temperature, n) -> None:
     decoder = compiled(tree)
@@ -80,9 +82,11 @@ def terms_say_what_their_tables_say(found, choice, read: list[int]) -> None:
         for name, said in zip(found.terms, one.logprobs, strict=True):
             if said is not None:
                 assert said == pytest.approx(plainly(name, read)[one.id].item(), abs=1e-4)
-        for part, added in zip(found.parts, one.contributions, strict=True):
+        parts = zip(found.parts, one.contributions, choice.numbers, strict=True)
+        for part, added, numbers in parts:
             if part.kind == "term" and added is not None:
-                said = part.coefficient * plainly(part.name, read)[one.id].item()
+                [factor] = numbers.values() if part.coefficient is None else [part.coefficient]
+                said = factor * plainly(part.name.rpartition("*")[2], read)[one.id].item()
                 assert added == pytest.approx(said, abs=1e-4, rel=1e-5)
         for reward, said in zip(found.rewards, one.rewards, strict=True):
             if said is not None:

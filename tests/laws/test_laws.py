@@ -34,7 +34,10 @@ law = settings(
 
 # What a well-formed formula may still be refused for, and only that.
 UNDECIDED = ("cancels out", "every coefficient is 0")
-UNDEFINED = (*UNDECIDED, "the sum of the coefficients must be above 0", "every weight of")
+UNDEFINED = (
+    *UNDECIDED, "the sum of the coefficients must be above 0", "every weight of",
+    "is not above 0", "is not a finite number",
+)  # fmt: skip
 
 
 def compiled(tree: Node) -> descant.Decoder:
@@ -124,6 +127,16 @@ CORNERS = [
     ("top_k(base, 3) | rerank(rm, k=5, norm=center, keep=all)", 0, 0),
     ("top_k(base, 3) | rerank(rm, k=5, norm=minmax) | rerank(rm2, k=2, norm=prefix)", 0, 0),
     ("max((base | rerank(rm, k=3)), (arm | rerank(rm, k=3, keep=all)))", 0, 0),
+    ("(1 + js(base, arm))*base - js(base, arm)*arm", 0, 0), ("base + 0.9**step*arm", 0, 0),
+    ("base + a*entropy(base)*arm", 0, 0), ("base + a*entropy(base)*arm", -1, 0),
+    ("base + a*kl(base, arm)*top_p(arm, 0.5) - sqrt(entropy(arm))*arm2", 2, 0),
+    ("base*entropy(top_k(arm, 1)) + arm2 - entropy(top_k(arm, 1))*top_k(arm, 2)", 0, 0),
+    ("mix(max_prob(base): base, 1 - max_prob(base): arm)", 0, 0),
+    ("where(a < step, base + max_prob(arm)*arm, max_prob(arm)*arm2 + step)", 0.5, 0),
+    ("(base | temperature(exp(-step) + a) | top_k(2 + step)) + entropy(base + arm)*arm2", 1, 0),
+    ("mean(base + entropy(entropy(arm)*(base + arm))*arm)", 0, 0), ("2**-entropy(arm)*base", 0, 0),
+    ("base | rerank(entropy(base)*rm - step, k=4, w=max_prob(arm), clamp=(-step, 1))", 0, 0),
+    ("base | temperature(0.5 + 0.1*entropy(arm)) | top_p(max_prob(arm2))", 0, 0),
     ("(base | rerank(rm, k=4)) + 2*(base | rerank(rm, k=4)) | rerank(rm2, k=2)", 0, 0),
 ]  # fmt: skip
 

@@ -214,6 +214,22 @@ METHODS = {
         "where(max_prob(base) < c, arm, base)", each(c=(0.2, 0.3, 0.15)),
         lambda m, t, p: gates.nudging(m.base, m.arm, t.ids(), p["c"]),
     ),
+    "AdaCAD": Row(
+        "(1 + js(base, base@none))*base - js(base, base@none)*base@none", each(),
+        lambda m, t, p: gates.adacad(m.base, t.ids(), t.alone), shifted=True,
+    ),
+    "fading guidance": Row(
+        "base + g**step*arm", each(g=(0.9, 0.5, 1.5)),
+        lambda m, t, p: gates.fading(m.base, m.arm, t.ids(), len(t.made), p["g"]),
+    ),
+    "entropy-scaled guidance": Row(
+        "base + a*entropy(base)*arm", each(a=(1.0, 0.3, 0.0)),
+        lambda m, t, p: gates.entropy_scaled(m.base, m.arm, t.ids(), p["a"]),
+    ),
+    "entropy-set temperature": Row(
+        "base | temperature(l + a*entropy(base))", each(l=(0.5, 1.0, 0.1), a=(0.1, 0.5, 0.0)),
+        lambda m, t, p: gates.entropy_temperature(m.base, t.ids(), p["l"], p["a"]),
+    ),
     "ARGS": Row(
         "base | rerank(rm, k=k, w=w)", each(k=(10, 4, 1), w=(1.5, 5.0, 1.0)),
         lambda m, t, p: reranked(m, t, judged(m.rm), p["k"], p["w"]),

@@ -31,6 +31,8 @@ FORMULAS = {
     "rerank, all kept": "m | rerank(r, k=5, w=1, norm=center, keep=all)",
     "rerank, two rewards": "m + 0.5*a | rerank(0.5*r + 0.5*s, k=5)",
     "rerank inside": "(m | rerank(r, k=5, w=1.5)) + x",
+    "numbers of the state": "(1 + js(m, x))*m - js(m, x)*x | temperature(1 + 0.1*entropy(m))",
+    "numbers that fade": "m + 0.9**step*a - max_prob(x)*a",
     "align": "mix(0.5: m, 0.5: align(z))",
 }
 WHERE = {

@@ -50,7 +50,7 @@ function whyPart(found, note) {
 
 const promptText = (prompt) => typeof prompt === "string" ? prompt
   : Array.isArray(prompt) && prompt.every((one) => one && one.role) ? prompt.map((one) => `${one.role}: ${one.content}`).join("\n") : JSON.stringify(prompt);
-const brief = (name) => (name.length > 18 && name.includes("(") ? `${name.slice(0, name.indexOf("("))}(…)` : name);
+const brief = (name) => (name.length > 18 && name.includes("(") ? `${name.slice(0, name.indexOf("("))}(…)${name.slice(name.lastIndexOf(")") + 1)}` : name);
 const byId = (token, id) => token.candidates.find((one) => one.id === id);
 
 function reason(found, token) {
@@ -111,6 +111,11 @@ function tippedBars(found, token, chosen, against, other) {
       h("span", null, (value > 0 ? "+" : "") + fmt(value))])));
 }
 
+function statesOf(token, i) {
+  const values = Object.entries((token.numbers || [])[i] || {});
+  return values.length ? ` (${values.map(([name, value]) => `${brief(name)} = ${short(value)}`).join(", ")})` : "";
+}
+
 function candidatesTable(found, token) {
   const ends = found.parts.map((_, i) => token.candidates.reduce(([low, high], one) =>
     [Math.min(low, one.contributions[i] || 0), Math.max(high, one.contributions[i] || 0)], [0, 0]));
@@ -132,7 +137,7 @@ function candidatesTable(found, token) {
   return h("div", null, h("p", { class: "note" }, "What each part added to the score of each candidate: its coefficient times its log-probability, or what a stage changed."),
     h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "candidates" }, h("table", { class: "candidates" },
     h("thead", null, h("tr", null, head("#", true, "its rank by score"), head("candidate"), head("probability", true),
-      found.parts.map((part) => head(part.coefficient === null || part.coefficient === 1 || part.kind === "number" ? brief(part.name) : `${short(part.coefficient)} × ${brief(part.name)}`, true, part.name)),
+      found.parts.map((part, i) => head((part.coefficient === null || part.coefficient === 1 || part.kind === "number" ? brief(part.name) : `${short(part.coefficient)} × ${brief(part.name)}`) + statesOf(token, i), true, part.name)),
       head("score", true), noisy && head("noise", true, "added to score / temperature in drawing"), found.rewards.map((one) => head(`says ${one.name}`, true, one.stage)),
       inner.map(({ name }) => head(`log p, ${name}`, true)))), h("tbody", null, rows))));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....formula import Term
-from ....formula.algebra.liveness import needed
+from ....formula.algebra.liveness import needed_terms
 from ...binding.bound import Bound
 from ...requests.answer import Answer
 from ...requests.request import Request
@@ -14,8 +14,8 @@ from ...requests.request import Request
 def can_draft(bound: Bound, plan: int, request: Request) -> bool:
     """Whether a request has rows of all terms that a draft plan needs for it."""
     draft, first = bound.draft_plans[plan], bound.first_scalars[plan]
-    terms = needed(draft.plan, draft.plan.scores, request.values[first:])
-    own = needed(bound.plan, bound.plan.scores, request.values)
+    terms = needed_terms(draft.plan, request.values[first:])
+    own = needed_terms(bound.plan, request.values)
     others = {term.term for term in bound.draft_terms}
     return bool(terms) and terms <= own | others
 

@@ -222,7 +222,7 @@ def test_words_of_torch_and_paths_are_taken(tmp_path) -> None:
     ("names", "problem"),
     [
         ({"models": ["my model"]}, "cannot be written in a formula"),
-        ({"models": ["max"]}, "has the name of a built-in"),
+        ({"models": ["step"]}, "has the name of a built-in"),
         ({"models": ["base"], "params": {"base": 1}}, "both as a model and a parameter"),
         ({"models": ["base"], "prompts": {"none": "x"}}, "a prompt cannot be named none"),
     ],

@@ -52,6 +52,8 @@ FORMULAS = [
     "where(entropy(base) > 4, base + a*arm, arm - 0.3*base)",
     "where(step < 3, mix(0.5: base, 0.5: arm), base + arm)",
     "where(step < 3, base, arm)",
+    "(1 + js(base, arm))*base - a*js(base, arm)*arm | temperature(0.5 + 0.1*entropy(arm))",
+    "base + 0.9**step*arm + (base | top_p(max_prob(arm)))",
     "base | best_of(rm, n=2)",
     "base + a*arm | blockwise(arm - base, beams=2, samples=2, length=4)",
     "base | reject(rm, target=1, entropy=3, beta=0.1, retries=2)",
