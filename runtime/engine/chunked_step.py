@@ -116,7 +116,7 @@ class Chunk:
             bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
-            states=None if self.step.proposes else self._states,
+            row_states=None if self.step.proposes else self._states,
         )  # fmt: skip
 
     def commit(self) -> None:

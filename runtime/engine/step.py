@@ -129,7 +129,7 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
-            states=None if self.proposes else partial(states_of, batch, self.goes_back),
+            row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:

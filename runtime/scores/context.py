@@ -129,7 +129,7 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
-        states: per slot, the states of its processors; None in a draft, which goes without.
+        row_states: per slot, the states of its processors; None in a draft, which goes without.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
@@ -173,7 +173,7 @@ class Context:
     record: Record | None = None
     components: Tensor | None = None
     drawn: Collection[int] = ()
-    states: Callable[[], list[RowStates]] | None = None
+    row_states: Callable[[], list[RowStates]] | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

@@ -120,10 +120,10 @@ class RowProcessor:
             call = self._stateless(scores)
             with self._lock:  # one that draws seeds itself first
                 done = [call(ids[None], row) for ids, row in zip(texts, rows, strict=False)]
-        elif context.states is None:
+        elif context.row_states is None:
             return scores
         else:
-            own = zip(texts, rows, context.states(), strict=False)
+            own = zip(texts, rows, context.row_states(), strict=False)
             done = [self._called(states, address, ids, row) for ids, row, states in own]
         return torch.cat([*done, *rows[len(done) :]])
 
