@@ -104,6 +104,7 @@ class RunFile(Strict):
                 raise ValueError("sweep.temperature: sample_components: true is for temperature 1")
         if twice := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(twice))} is declared under models and under merge")
+        bases_of(self.merge, self.models, self.params)
         if self.generate.draft is not None:  # a formula, too
             draft = self._in_brackets(self.generate.draft)
             self.generate = self.generate.model_copy(update={"draft": draft})
