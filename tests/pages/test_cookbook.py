@@ -15,7 +15,7 @@ PAGE = Page("docs/cookbook.md")
 MODELS = re.findall(
     r"\w+",
     """base strong arm help harm expert anti amateur tuned ref aligned nudger x y z m1 m2
-    rm rm1 rm2 v cls value""",
+    rm rm1 rm2 v cls value chat honest shared""",
 )
 PARAMS = dict.fromkeys("abcghlstw", 0.5) | {"w1": 0.5, "w2": 0.5}
 PROMPTS = {"neg": "Be rude.", "bias": "Be biased."}
