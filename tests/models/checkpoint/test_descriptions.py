@@ -187,7 +187,7 @@ def test_an_adapter_on_what_is_not_there(zoo) -> None:
     with pytest.raises(ModelError, match="on b, which is itself an adapter"):
         descant.compile("a", models=two)
     table = {"a": {**adapter, "on": "t"}, "t": descant.TableModel.random(300, seed=1)}
-    with pytest.raises(ModelError, match="an adapter on a table"):
+    with pytest.raises(FormulaError, match="an adapter on a table"):
         descant.compile("a", models=table)
 
 
