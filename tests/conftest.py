@@ -150,11 +150,12 @@ def page_size(
 
 @pytest.fixture(autouse=True)
 def same_language() -> Iterator[None]:
-    """Forget the stages and functions that a test registers."""
+    """Forget the operators, stages and functions that a test registers."""
     from descant.formula import STAGES
     from descant.formula.names import SCALAR_FUNCTIONS
+    from descant.formula.words.operators import OPERATORS
 
-    before = [(known, set(known)) for known in (STAGES, SCALAR_FUNCTIONS)]
+    before = [(known, set(known)) for known in (OPERATORS, STAGES, SCALAR_FUNCTIONS)]
     yield
     for known, names in before:
         for name in set(known) - names:
