@@ -257,7 +257,8 @@ class Checker(ConditionChecker):
         else:
             known = self.names.is_model(name) or name in self.names.params
             cure = f"{name} takes no arguments" if known else did_you_mean(name, called())
-            raise self.error(f"there is no operator {name}", node.function.span, cure)
+            more = "" if known or cure.endswith("?") else EXTENDING
+            raise self.error(f"there is no operator {name}", node.function.span, cure, more)
         return True
 
     def _state(self, node: Call) -> Steps[None]:
