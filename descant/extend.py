@@ -209,7 +209,7 @@ def _register(
     """Make the class of a stage and enter it; ``changed`` gets a copy of the scores."""
     _free(name)
     fields = _fields(name, Stage, parameters)
-    cls = _made(name, doc, fields, Stage, own)
+    cls: type[Stage] = _made(name, doc, fields, Stage, own)
     cls.why_last = WHY_LAST * cls.keeps_state
     cls.register(name)
 
@@ -267,7 +267,7 @@ def _fields(name: str, base: type[Signature], parameters: Parameters) -> list[tu
     for parameter in parameters:
         key, default = parameter.name, parameter.default
         kind, *more = get_args(parameter.annotation) or [parameter.annotation]
-        if hasattr(base, key):
+        if hasattr(base, key) or key in base.__dataclass_fields__:
             raise ArgumentError(f"{key} of {name} is a word of its own; give it another name")
         if default is parameter.empty:
             default = None
@@ -307,7 +307,7 @@ def _made(
     """The class of a stage or an operator of one's own."""
     typed = [(key, Any, field) for key, _, field in fields]
     title = name.title().replace("_", "")
-    cls = make_dataclass(title, [*typed, ("span", Any, place())], bases=(base,), frozen=True)
+    cls: Any = make_dataclass(title, [*typed, ("span", Any, place())], bases=(base,), frozen=True)
     cls.__doc__ = (doc or "").strip().split("\n\n")[0]
     cls.own = own
     if isinstance(own, OwnFunction):

@@ -60,4 +60,4 @@ def _import(module: str, where: str, cure: str) -> None:
 
 
 def _package(entry: Any) -> str:
-    return entry.dist.name if entry.dist is not None else entry.module
+    return str(entry.dist.name if entry.dist is not None else entry.module)

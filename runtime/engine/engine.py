@@ -30,7 +30,10 @@ from .sampler import Source
 from .step import Step
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
-INFINITE = "an excluded token's score is -inf, and -inf - -inf is NaN: mask it there"
+INFINITE = (
+    "an excluded token has the score -inf, and minus that is no score: exclude it there too, "
+    "x.masked_fill(y == -math.inf, -math.inf)"
+)
 GPU_MEASURE = 256  # where recordings hold for one capacity
 
 
