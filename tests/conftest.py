@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,13 @@ def same_language() -> Iterator[None]:
     for known, names in before:
         for name in set(known) - names:
             del known[name]
+
+
+@pytest.fixture
+def own_words(same_language: None) -> Any:
+    """The words of tests/own_words.py, which its import registers."""
+    sys.modules.pop("own_words", None)
+    return import_module("own_words")
 
 
 @pytest.fixture(scope="module")
