@@ -37,7 +37,7 @@ from .formula.scalar import FUNCTIONS
 from .formula.words.operators import Operator
 from .formula.words.signature import Limits, Shift, Signature, number, place, scores
 from .runtime.scores.context import Context
-from .runtime.scores.own_functions import GIVEN, OwnFunction
+from .runtime.scores.own_functions import OFFERED, OwnFunction
 from .runtime.scores.processors import Processor, RowProcessor
 from .runtime.scores.stages import apply
 from .runtime.scores.trial import try_rows
@@ -242,23 +242,23 @@ def _own(
 ) -> tuple[OwnFunction, Parameters]:
     """What calls a function, and the parameters that a formula gives."""
     name, named = function.__name__, inspect.Parameter.KEYWORD_ONLY
-    given = [each.name for each in parameters if each.name in GIVEN and each.kind is named]
+    asked = [each.name for each in parameters if each.name in OFFERED and each.kind is named]
     for each in parameters:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD, each.POSITIONAL_ONLY):
             cure = "give each parameter a name, without *, ** and /"
             raise ArgumentError(f"{name} takes {each}, which a formula cannot write; {cure}")
-        if each.name in GIVEN and each.kind is not named:
+        if each.name in OFFERED and each.kind is not named:
             cure = f"put *, before it: def {name}(…, *, {each.name})"
             raise ArgumentError(f"{each.name} of {name} is given by name; {cure}")
-    if ("state" in given) != (state is not None):
+    if ("state" in asked) != (state is not None):
         problem = "takes a state, and none is made" if state is None else "takes no state"
         cure = f"write @descant.{kind}(state=make), and def {name}(…, *, state)"
         raise ArgumentError(f"{name} {problem}; {cure}")
     if state is not None and not callable(state):
         cure = "make is a function without arguments, such as lambda: torch.zeros(8)"
         raise ArgumentError(f"state= of {name} is called for every row; {cure}")
-    own = OwnFunction(kind, name, function, state, given)
-    return own, [each for each in parameters if each.name not in given]
+    own = OwnFunction(kind, name, function, state, asked)
+    return own, [each for each in parameters if each.name not in asked]
 
 
 def _fields(name: str, base: type[Signature], parameters: Parameters) -> list[tuple[str, str, Any]]:
@@ -312,7 +312,7 @@ def _made(
     cls.own = own
     if isinstance(own, OwnFunction):
         cls.keeps_state = own.make_state is not None
-        cls.why_eager = "looks at each row's own text or state" if own.given else ""
+        cls.why_eager = "looks at each row's own text or state" if own.asked else ""
     return cls
 
 

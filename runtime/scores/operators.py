@@ -183,12 +183,12 @@ def _own(node: words.Operator, columns: Columns) -> Steps[Reading]:
     source = ("own", node)
 
     def scores(context: Context) -> Tensor:
-        given = {}
+        inner = {}
         for name, part in parts.items():
-            given[name] = context.tokens(part(context))
+            inner[name] = context.tokens(part(context))
         values = {name: context.numbers[column].values for name, column in numbers.items()}
         needing = context.needing.get(node)
-        result = node.own(context, node, given, values, needing and needing.rows)
+        result = node.own(context, node, inner, values, needing and needing.rows)
         context.note(source, ~(result.amax(dim=-1) < torch.inf))
         return context.padded(result)
 

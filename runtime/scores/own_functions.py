@@ -19,7 +19,7 @@ from .context import Context
 from .row_states import RowStates
 
 Tensors: TypeAlias = Mapping[str, Tensor]  # arguments by their names
-GIVEN = ("state", "ids", "start")
+OFFERED = ("state", "ids", "start")
 
 
 class Rows(NamedTuple):
@@ -44,7 +44,7 @@ class OwnFunction:
         name: of it.
         function: takes scores and numbers by their names.
         state: makes the state of a row, or None.
-        given: those of ``GIVEN`` that it takes.
+        asked: those of ``OFFERED`` that it takes.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class OwnFunction:
         name: str,
         function: Callable[..., Any],
         state: Callable[[], Any] | None,
-        given: Sequence[str],
+        asked: Sequence[str],
     ) -> None:
         self._what, self._name, self._function = f"the {kind} {name}", name, function
-        self.make_state, self.given, self._copies = state, given, kind == "stage"
+        self.make_state, self.asked, self._copies = state, asked, kind == "stage"
 
     def __call__(
         self,
@@ -75,7 +75,7 @@ class OwnFunction:
             needing: per slot in use, whether it needs the result; left out, all do. A function that
                 is given rows is called for no others.
         """
-        if not self.given:
+        if not self.asked:
             return self.call(scores, numbers)[0]
         texts, starts = context.texts(), context.starts()
         states = context.states() if context.states and self.make_state else ()
@@ -112,9 +112,9 @@ class OwnFunction:
         rows = rows or Rows()
         first = next(iter(scores.values()))
         extra: dict[str, Any] = {}
-        if "ids" in self.given:
+        if "ids" in self.asked:
             extra["ids"] = list(rows.ids)
-        if "start" in self.given:
+        if "start" in self.asked:
             extra["start"] = list(rows.starts)
         if self.make_state is not None:
             extra["state"], objects = self._joined(rows.states, first.device)

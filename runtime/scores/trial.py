@@ -60,13 +60,13 @@ def _try(
     if function.make_state is not None:
         states = [[function.make_state() for _ in rows] for rows in ((0, 1), (0,), (1,))]
     for step in range(STEPS):
-        given, values = _drawn(scores, numbers, size, random)
+        inputs, values = _drawn(scores, numbers, size, random)
         ids = [torch.tensor([*text, *range(step)]) % size for text in TEXTS]
         found = []
         for which, rows in enumerate(((0, 1), (0,), (1,))):
             picked = torch.tensor(rows)
             out, states[which] = function.call(
-                {key: each[picked] for key, each in given.items()},
+                {key: each[picked] for key, each in inputs.items()},
                 {key: each[picked] for key, each in values.items()},
                 Rows(states[which], [ids[row] for row in rows], [len(TEXTS[row]) for row in rows]),
             )
@@ -78,10 +78,10 @@ def _drawn(
     scores: Sequence[str], numbers: Mapping[str, float], size: int, random: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Scores and numbers for two rows."""
-    given = {
+    inputs = {
         each: torch.randn(2, size, generator=random).mul_(2).log_softmax(-1) for each in scores
     }
-    return given, {each: torch.tensor([[value], [value]]) for each, value in numbers.items()}
+    return inputs, {each: torch.tensor([[value], [value]]) for each, value in numbers.items()}
 
 
 def _shift(
@@ -93,7 +93,7 @@ def _shift(
     on_shift: Shift,
 ) -> None:
     """Refuse a word on shifts that does not hold."""
-    given, values = _drawn(scores, numbers, size, torch.Generator().manual_seed(size))
+    inputs, values = _drawn(scores, numbers, size, torch.Generator().manual_seed(size))
 
     def called(shifted: str) -> Tensor:
         make = function.make_state
@@ -102,7 +102,7 @@ def _shift(
             [torch.tensor(text) % size for text in TEXTS],
             [len(text) for text in TEXTS],
         )
-        more = {key: each + 1.5 * (key == shifted) for key, each in given.items()}
+        more = {key: each + 1.5 * (key == shifted) for key, each in inputs.items()}
         return function.call(more, values, rows)[0]
 
     before = called("")
