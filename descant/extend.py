@@ -288,17 +288,21 @@ def _fields(name: str, base: type[Signature], parameters: Parameters) -> list[tu
     return fields
 
 
-def _tried(field: Any) -> float:
-    """A value that a number may have: its default, or one in the middle of its limits."""
-    if field.default is not MISSING:
-        return float(field.default)
+def _tried(field: Any) -> tuple[float, float]:
+    """Two values that a number may have: its default, or one in the middle; and another."""
     limits = field.metadata["limits"]
     low, high = limits.low, limits.high
-    if math.isfinite(low) and math.isfinite(high):
+    if field.default is not MISSING:
+        value = float(field.default)
+    elif math.isfinite(low) and math.isfinite(high):
         value = (low + high) / 2
     else:
         value = low + 1 if math.isfinite(low) else min(high - 1, 1.0)
-    return float(math.ceil(value)) if limits.integer else value
+    if limits.integer:
+        value = float(math.ceil(value))
+    others = (value + 1, value - 1) if limits.integer else (value / 2, value + 0.5, value - 0.5)
+    allowed = (each for each in others if each != value and limits.problem(each) is None)
+    return value, next(allowed, value)
 
 
 def _made(

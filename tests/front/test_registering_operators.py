@@ -182,6 +182,14 @@ def drawn(x, y):
     return x + torch.rand_like(x)
 
 
+def of_the_first(x, y, strength=1.0):
+    return x + strength[0] * y
+
+
+def of_the_first_whole(x, y, *, turns: Annotated[int, descant.Limits(low=1, high=4)]):
+    return x + turns.amax() * y
+
+
 def torn(x, y):
     return (x - 1).sqrt()
 
@@ -244,6 +252,8 @@ ZEROS = {"state": lambda: torch.zeros(1)}
         (whole, {}, "whole gives a row other scores beside another row than alone; treat each row"),
         (flipped, {}, "flipped gives a row other scores beside another row than alone"),
         (drawn, {}, "drawn gives a row other scores beside another .* draw nothing at random"),
+        (of_the_first, {}, "of_the_first gives a row other scores beside another row than alone"),
+        (of_the_first_whole, {}, "of_the_first_whole gives a row other scores beside another row"),
         (torn, {}, "torn gives NaN or infinity for finite scores"),
         (infinite, {}, "infinite gives NaN or infinity for finite scores"),
         (cut, {}, r"cut returned float32 \(2, 6\), not float32 scores \(2, 7\)"),
@@ -288,6 +298,12 @@ def test_one_size_alone_may_be_tried() -> None:
 
 @pytest.mark.parametrize("shift", ["passed", "absorbed"])
 def test_a_word_on_shifts_is_tried(shift) -> None:
+    @descant.operator(on_shift=shift)
+    def cut(x, y):
+        """Another number of tokens is excluded in each row."""
+        out = x.masked_fill(x < x.mean(-1, keepdim=True) - 1, -torch.inf) + 0 * y
+        return out if shift == "passed" else out.log_softmax(-1)
+
     with pytest.raises(ArgumentError, match="added to all of x changes own in other ways"):
 
         @descant.operator(on_shift=shift)

@@ -449,6 +449,58 @@ def test_a_loop_of_transformers_exchanges_rows(compiled, models, beams) -> None:
         assert together == [plain(rule, each, most=8) for each in prompts]
 
 
+def test_generate_of_transformers_decodes_with_a_state(compiled, models) -> None:
+    recall_operator("tensor")
+    base, arm = models
+    decoder = compiled("recall(base, arm)", models={"base": base, "arm": arm})
+    rule = recall_rule("tensor", models)
+    for prompt in PROMPTS[:2]:
+        out = base.generate(
+            torch.tensor([prompt]), custom_generate=decoder, max_new_tokens=6, do_sample=False
+        )
+        assert out[0, len(prompt) :].tolist() == plain(rule, prompt, most=6)
+
+
+def test_a_service_of_several_formulas_takes_a_failed_step_again(zoo, models) -> None:
+    """They share a lane; a step that fails in one of them is taken again with the same states."""
+    from descant.models import make_spec
+    from descant.runtime import Service
+
+    recall_operator("tensor")
+    failures: list[int] = []
+
+    @descant.operator(state=lambda: [0])
+    def fails(x, y, *, state):
+        for row in state:
+            row[0] += 1  # in place: what is kept is another
+        if not failures and max(row[0] for row in state) == 6 and len(x) > 2:
+            failures.append(len(x))
+            raise MemoryError("a chance")
+        return x + torch.tensor([[0.2 * (row[0] - 1)] for row in state]) * y, state
+
+    def rising(text: list[int], start: int, state: Any) -> Any:
+        x, y = (logprobs(model, text) for model in models)
+        return x + 0.2 * (len(text) - start) * y, None
+
+    names = "base", "arm"
+    specs = {name: make_spec(name, zoo.path(name)) for name in names}
+    service = Service(specs, slots=8, max_model_len=64)
+    rules = {"recall(base, arm)": recall_rule("tensor", models), "fails(base, arm)": rising}
+    more = {"max_new_tokens": MOST, "eos_token_id": [], "temperature": 0.0}
+    requests = {}
+    for formula in rules:
+        decoder = service.decoder(formula, {})
+        requests[formula] = [service.submit(decoder, prompt, **more)[0] for prompt in PROMPTS]
+    ended: dict[int, Any] = {}
+    while service.busy:
+        ended |= {id(each.request): each for each in service.step() if each.finish_reason}
+    assert failures and all(answer.error is None for answer in ended.values())
+    for formula, rule in rules.items():
+        found = [ended[id(request)].tokens for request in requests[formula]]
+        assert found == [plain(rule, each) for each in PROMPTS], formula
+        assert not any(request.states for request in requests[formula])
+
+
 def test_states_are_dropped_with_their_rows(compiled, monkeypatch) -> None:
     from descant.runtime.loops.scheduler import Scheduler
 
