@@ -26,13 +26,12 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
-KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
@@ -151,7 +150,7 @@ class Checker(ConditionChecker):
             return True
         if name == NONE:
             problem, cure = "is not a model", "model@none is a model that sees no prompt"
-        elif name in KNOWN:
+        elif name in called():
             problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
         elif name in STAGES:
             problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
@@ -257,8 +256,9 @@ class Checker(ConditionChecker):
             raise self.error(f"{name} is a stage, not an operator", node.span, cure)
         else:
             known = self.names.is_model(name) or name in self.names.params
-            cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
-            raise self.error(f"there is no operator {name}", node.function.span, cure)
+            cure = f"{name} takes no arguments" if known else did_you_mean(name, called())
+            more = "" if known or cure.endswith("?") else EXTENDING
+            raise self.error(f"there is no operator {name}", node.function.span, cure, more)
         return True
 
     def _state(self, node: Call) -> Steps[None]:

@@ -21,6 +21,11 @@ NONE = "none"
 RESERVED = frozenset(("step", "thinking", "answer_length", NONE, "and", "or", "not"))
 
 
+def called() -> set[str]:
+    """The words that stand before arguments where a term or a number may, one's own among them."""
+    return {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
+
+
 def is_word(name: str) -> bool:
     """Whether a name means something in the language itself, stages apart."""
     return any(name in words for words in (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE))

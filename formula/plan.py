@@ -19,6 +19,7 @@ from ..grammar.errors import Marked
 from .nodes import Linear, Node, Read, StageAddress, Staged, numbers, of_states, walk
 from .scalar import Scalar, evaluate, parameters
 from .terms import Term
+from .words.operators import Operator
 from .words.signature import MOST, Signature
 from .words.stages import Rerank, Search, Stage
 
@@ -60,6 +61,12 @@ class Plan(Marked):
     def nodes(self) -> tuple[Node, ...]:
         """The scores and everything below, what the stages' numbers are of too."""
         return tuple(node for scores in self.roots for node in walk(scores))
+
+    @cached_property
+    def stateful(self) -> tuple[Operator, ...]:
+        """The operators that keep a state: every step evaluates them."""
+        below = (node for node in self.nodes if isinstance(node, Operator) and node.keeps_state)
+        return tuple(dict.fromkeys(below))
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:

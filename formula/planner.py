@@ -11,7 +11,20 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
+from ..grammar import (
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Span,
+    Text,
+    Tuple,
+    Unary,
+    parse,
+    text,
+)
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
@@ -96,7 +109,7 @@ class _Planner:
             stage = yield self._stage(node)
             return Staged((yield self.collector.linear(node.arguments[0].value)), (stage,))
         cls, matched = OPERATORS[name], self.checker.matched[node]
-        values = yield self._fields(cls, matched)
+        values = yield self._fields(cls, matched, node.span)
         if cls is Mean:
             values["total"] = yield self.collector.total(matched.single["x"], node.span)
         atom: Atom = cls(**values)
@@ -104,12 +117,14 @@ class _Planner:
 
     def _stage(self, call: Call) -> Steps[Stage]:
         cls = STAGES[call.function.name]
-        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call])))
+        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call], call.span)))
         return stage
 
-    def _fields(self, cls: type[Signature], matched: MatchedArguments) -> Steps[dict[str, Any]]:
+    def _fields(
+        self, cls: type[Signature], matched: MatchedArguments, span: Span
+    ) -> Steps[dict[str, Any]]:
         """Every argument of a stage or an operator, as the plan holds it."""
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {} if cls.own is None else {"span": span}
         for key, item in cls.arguments().items():
             node, what = matched.single.get(key), f"{key} of {cls.name}"
             limits = item.metadata.get("limits", UNLIMITED)

@@ -19,10 +19,11 @@ from torch import Tensor
 from ...formula import Term
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap
-from ..batch.texts import formula_text, states_of, text_owners
+from ..batch.texts import formula_text, starts_of, states_of, text_owners
 from ..binding.bound import Bound
-from ..scores.context import Columns, Context, Reading, RowStates, numbers_of
+from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
+from ..scores.row_states import RowStates
 
 
 class PlanStep(Protocol):
@@ -116,7 +117,8 @@ class Chunk:
             bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
-            row_states=None if self.step.proposes else self._states,
+            starts=self._starts, row_states=None if self.step.proposes else self._states,
+            needing={node: self._along(each) for node, each in prepared.needing.items()},
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -219,8 +221,19 @@ class Chunk:
                 texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts
 
+    def _starts(self) -> list[int]:
+        """Per position, how many of those ids come before the answer."""
+        starts = starts_of(self.batch)
+        return [starts[slot] for slot in self.slots]
+
+    def _along(self, needing: Needing) -> Needing:
+        """The same rows, by position."""
+        mask = needing.mask
+        rows = [needing.rows[slot] for slot in self.slots]
+        return Needing(rows, None if mask is None else mask.index_select(0, self.owner))
+
     def _states(self) -> list[RowStates]:
-        """Per position, the states of its slot's processors."""
+        """Per position, the states of its slot's stages and operators."""
         slots = zip(states_of(self.batch, self.step.goes_back), self.counts, strict=True)
         return [
             row._replace(drawn=row.drawn + ahead) for row, count in slots for ahead in range(count)

@@ -19,14 +19,15 @@ from ...formula import Term
 from ...formula.algebra.components import components, terms_of
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress
+from ...formula.words.operators import Operator
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap
-from ..batch.texts import states_of, texts_of
+from ..batch.texts import starts_of, states_of, texts_of
 from ..binding.bound import Bound
 from ..scores.components import ALL
-from ..scores.context import Columns, Context, Reading, Rewarder
+from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
@@ -50,6 +51,7 @@ class Prepared(NamedTuple):
             mixture; and ``forwards``, what runs them.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
             another vocabulary, the first token that it reads for each.
+        needing: per operator with a state, the rows that need it.
     """
 
     values: Tensor
@@ -62,6 +64,7 @@ class Prepared(NamedTuple):
     certain: Sequence[int]
     forwards: Sequence[Callable[[], bool]]
     feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
+    needing: Mapping[Operator, Needing]
 
 
 class Step:
@@ -100,6 +103,7 @@ class Step:
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.own_terms if term.language} - conditional
         self._scores = scorer(bound.plan.scores, self.columns)
+        self._stateful = [(node, scorer(node, self.columns)) for node in bound.plan.stateful]
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
@@ -129,7 +133,9 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
+            starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
+            needing=prepared.needing,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -154,6 +160,9 @@ class Step:
 
     def combined(self, context: Context) -> Tensor:
         """``(slots, V)`` the formula and its stages, over logits that are there or come."""
+        for node, reading in self._stateful:  # whether or not a row takes their side of a where
+            if any(context.needing[node].rows):
+                reading(context)
         by_component = context.components is not None
         scores = self._components.scores if by_component else self._scores
         head = scores(context)[:, : context.vocabulary]
@@ -180,10 +189,7 @@ class Step:
             broken = broken & row_map.present[owner]
         elif gathers:
             broken = broken.index_select(0, row_map.rows) & row_map.present
-        if context.wanted is not None:
-            broken = broken & context.wanted[:, 0]
-        known = context.broken.get(row_map.source)
-        context.broken[row_map.source] = broken if known is None else broken | known
+        context.note(row_map.source, broken)
         exact = row_map.term.address is not None or context.next_tokens is not None
         raw = not exact and row_map.term.term in self.unnormalised
         scores = logits.raw if raw else logits.logprobs
@@ -251,9 +257,21 @@ class Step:
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
             terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
             partial(texts_of, weakref.proxy(batch)), certain,
-            [lanes[lane].forward for lane in certain], feeds,
+            [lanes[lane].forward for lane in certain], feeds, self._needing(batch),
         )  # fmt: skip
         return prepared
+
+    def _needing(self, batch: Batch) -> dict[Operator, Needing]:
+        """The rows that need each operator with a state: behind no coefficient of 0."""
+        if not self._stateful:
+            return {}
+        running = [{*self._plan.running(request.values)} for request in batch.requests]
+        needing, idle = {}, [False] * (batch.width - batch.count)
+        for node, _ in self._stateful:
+            rows = [node in nodes for nodes in running]
+            mask = None if all(rows) else torch.tensor([[each] for each in (*rows, *idle)])
+            needing[node] = Needing(rows, None if mask is None else mask.to(batch.device))
+        return needing
 
     def _running(self, batch: Batch, lanes: set[int]) -> list[int]:
         """Those of some lanes that any row of the batch has a row in."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
-from functools import reduce, singledispatch
+from functools import partial, reduce, singledispatch
 from typing import Any
 
 import torch
@@ -43,7 +43,17 @@ def _scorer(node: Any, columns: Columns) -> Steps[Reading]:
     reading: Reading = yield _made(node, columns)
     if not isinstance(node, Read | Staged):
         reading = yield with_numbers(node, reading, columns, _scorer)
+    if isinstance(node, words.Operator) and node.keeps_state:
+        return partial(_once, node, reading)
     return reading
+
+
+def _once(node: words.Operator, reading: Reading, context: Context) -> Tensor:
+    """The scores of an operator with a state, which no step changes twice, nor for some rows."""
+    if node not in context.staged:
+        with context.only(context.needing[node].mask):
+            context.staged[node] = reading(context)
+    return context.staged[node]
 
 
 @singledispatch
@@ -139,6 +149,9 @@ def _(node: Staged, columns: Columns) -> Steps[Reading]:
 @_made.register
 def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
     """Every part scored, every number looked up, then the operator's rule over them."""
+    if node.own is not None:
+        own: Reading = yield _own(node, columns)
+        return own
     rule = _RULES[type(node)]
     values = [getattr(node, item.name) for item in fields(node)]
     if isinstance(node, words.Max | words.Min):
@@ -154,6 +167,30 @@ def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
         for part in inner:
             arguments.append(part(context))
         return rule(context, *arguments, *[context.numbers[column].values for column in numbers])
+
+    return scores
+
+
+def _own(node: words.Operator, columns: Columns) -> Steps[Reading]:
+    """The same with a function of one's own, by the names of its parameters."""
+    parts, numbers = dict[str, Reading](), dict[str, int]()
+    for name in type(node).arguments():
+        value = getattr(node, name)
+        if isinstance(value, Scalar):
+            numbers[name] = columns[value]
+        else:
+            parts[name] = yield _scorer(value, columns)
+    source = ("own", node)
+
+    def scores(context: Context) -> Tensor:
+        inner = {}
+        for name, part in parts.items():
+            inner[name] = context.tokens(part(context))
+        values = {name: context.numbers[column].values for name, column in numbers.items()}
+        needing = context.needing.get(node)
+        result = node.own(context, node, inner, values, needing and needing.rows)
+        context.note(source, ~(result.amax(dim=-1) < torch.inf))
+        return context.padded(result)
 
     return scores
 

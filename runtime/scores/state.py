@@ -129,9 +129,7 @@ def _within(scalar: Scalar, value: Tensor, context: Context) -> Tensor:
     wrong = ~((value >= low - ROUNDING) & (value <= high + ROUNDING))
     if scalar.limits.above:
         wrong |= value <= low
-    wrong = wrong[:, 0] if context.wanted is None else (wrong & context.wanted)[:, 0]
-    before = context.broken.get(("number", scalar))
-    context.broken["number", scalar] = wrong if before is None else before | wrong
+    context.note(("number", scalar), wrong[:, 0])
     return value.clamp(low, high)
 
 
