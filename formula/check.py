@@ -26,13 +26,14 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, HeadName, Names
 from .words.arguments import MatchedArguments, match_arguments
-from .words.operators import OPERATORS, STAGED, Align
+from .words.operators import OPERATORS, STAGED, Align, Head
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
+DECLARE_HEAD = "declare one under models: {head: own, on: base, layer: 16}"
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
@@ -134,7 +135,7 @@ class Checker(ConditionChecker):
             match todo.pop():
                 case Name(name) as found if name not in self.names.params and name in STATE:
                     return found
-                case Call(function) as found if function.name in STATE:
+                case Call(function) as found if function.name in (*STATE, Head.name):
                     return found
                 case Call(function, arguments) if function.name in SCALAR_FUNCTIONS:
                     todo += [argument.value for argument in reversed(arguments)]
@@ -148,6 +149,9 @@ class Checker(ConditionChecker):
         name = node.name
         if name in self.names.params or STATE.get(name) == 0:
             return False
+        if name in self.names.heads:
+            cure = f"write head({self.names.heads[name].on}, {name})"
+            raise self.error(f"{name} is a head, and not a model", node.span, cure)
         if self.names.is_model(name):
             return True
         if name == NONE:
@@ -251,6 +255,8 @@ class Checker(ConditionChecker):
             return False
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
+            if name == Head.name:
+                return self._head(self.matched[node].single["v"]).scores
         elif name in STAGED:
             yield self._staged(node)
         elif name in STAGES:
@@ -345,8 +351,12 @@ class Checker(ConditionChecker):
                 scores = yield self.is_scores(node)
                 if not scores or not isinstance(node, (Name, Added, Prompted)):
                     cure = "around each model of another vocabulary, and the rest outside"
+                    if cls is Head:
+                        cure = "around each model, and what is done to its scores outside"
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
+            case "head":
+                self._head(node)
             case "condition":
                 yield self.condition(node)
             case "reward":
@@ -370,6 +380,17 @@ class Checker(ConditionChecker):
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
+
+    def _head(self, node: Node) -> HeadName:
+        """The declared head of this name."""
+        if isinstance(node, Name):
+            if node.name in self.names.heads:
+                return self.names.heads[node.name]
+            if not (node.name in self.names.params or self.names.is_model(node.name)):
+                cure = did_you_mean(node.name, self.names.heads)
+                raise self.error(f"no head is named {node.name}", node.span, cure or DECLARE_HEAD)
+        problem = f"head takes a declared head last, and {text(node)} is none"
+        raise self.error(problem, node.span, DECLARE_HEAD)
 
     def _reward(self, node: Node) -> Steps[None]:
         """Check that a reward expression only adds and scales reward models."""

@@ -27,6 +27,19 @@ def is_word(name: str) -> bool:
 
 
 @dataclass(frozen=True)
+class HeadName:
+    """A declared head: the model whose layers it reads.
+
+    Attributes:
+        on: that model's declared name.
+        scores: whether it gives scores; otherwise it gives one number.
+    """
+
+    on: str
+    scores: bool
+
+
+@dataclass(frozen=True)
 class Names:
     """Every name that a formula may use.
 
@@ -34,11 +47,13 @@ class Names:
         models: the declared models' names; ``None`` takes every other name for a model.
         params: the declared parameters' names.
         prompts: prompt names and their text.
+        heads: those of the models that are heads.
     """
 
     models: frozenset[str] | None = None
     params: frozenset[str] = frozenset()
     prompts: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, HeadName] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a name that a formula cannot spell, or that is ambiguous."""
