@@ -23,11 +23,12 @@ class Read(Frozen):
     """The log-probabilities (or, in a reward expression, the reward) of one term.
 
     With ``head``, a declared name, what that head gives of the term's row: log-probabilities too,
-    or one number, which a number of the state is of.
+    or, of one that ``is_number``, that number, which a number of the state is of.
     """
 
     term: Term
     head: str = ""
+    is_number: bool = False
 
     def __str__(self) -> str:
         return f"head({self.term}, {self.head})" if self.head else str(self.term)

@@ -66,13 +66,18 @@ class Plan(Marked):
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the scores; a term has the same index here and in every list of rows."""
-        return _sorted(node.term for node in self.nodes if isinstance(node, Read))
+        return _sorted(read.term for read in self.reads)
 
     @cached_property
-    def heads(self) -> tuple[Read, ...]:
-        """What heads read of terms, in the order of the terms and of the heads' names."""
-        reads = {node for node in self.nodes if isinstance(node, Read) and node.head}
+    def reads(self) -> tuple[Read, ...]:
+        """What is read of the terms' rows, by the models' own heads and by declared ones."""
+        reads = {node for node in self.nodes if isinstance(node, Read)}
         return tuple(sorted(reads, key=lambda read: (read.term.key, read.head)))
+
+    @property
+    def heads(self) -> tuple[Read, ...]:
+        """Those by declared heads."""
+        return tuple(read for read in self.reads if read.head)
 
     @cached_property
     def reranks(self) -> tuple[tuple[StageAddress, Rerank], ...]:

@@ -17,7 +17,7 @@ from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
 from .check import Checker
 from .names import Names
-from .nodes import Atom, Condition, Linear, Predicate, Read, Staged
+from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan
 from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
@@ -65,8 +65,7 @@ class _Planner:
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
         dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]
-        reads = {node for node in plan.nodes if isinstance(node, Read)}
-        unread = (head for head in self.collector.heads if head not in reads)
+        unread = (head for head in self.collector.heads if head not in plan.reads)
         dropped += [f"{head} has the coefficient 0: not worked out" for head in unread]
         added = {name for term in used for _, name in term.additions}
         left_out = (name for name in self.collector.left_out if name not in {*added, *plan.models})

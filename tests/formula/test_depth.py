@@ -79,7 +79,7 @@ def planned(formula: str) -> Plan:
         assert copied == plan and copied.spans == plan.spans
     values = plan.values(PARAMS)
     assert len(values) == len([str(scalar) for scalar in plan.scalars])
-    assert unnormalised(plan) <= set(plan.terms)
+    assert unnormalised(plan) <= set(plan.reads)
     assert plan.scores in always(plan.scores)
     assert needed_terms(plan, values) <= set(plan.terms)
     assert written(plan.scores)
