@@ -26,7 +26,7 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, HeadName, Names
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, DeclaredHead, Names
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align, Head
 from .words.signature import Signature
@@ -256,7 +256,7 @@ class Checker(ConditionChecker):
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
             if name == Head.name:
-                return self._head(self.matched[node].single["v"]).scores
+                return self._head(self.matched[node].single["v"]).gives_scores
         elif name in STAGED:
             yield self._staged(node)
         elif name in STAGES:
@@ -381,7 +381,7 @@ class Checker(ConditionChecker):
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
 
-    def _head(self, node: Node) -> HeadName:
+    def _head(self, node: Node) -> DeclaredHead:
         """The declared head of this name."""
         if isinstance(node, Name):
             if node.name in self.names.heads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..errors import ArgumentError
 from .words.operators import OPERATORS, STAGED
@@ -26,17 +27,16 @@ def is_word(name: str) -> bool:
     return any(name in words for words in (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE))
 
 
-@dataclass(frozen=True)
-class HeadName:
-    """A declared head: the model whose layers it reads.
+class DeclaredHead(Protocol):
+    """What a formula knows of a declared head."""
 
-    Attributes:
-        on: that model's declared name.
-        scores: whether it gives scores; otherwise it gives one number.
-    """
+    @property
+    def on(self) -> str:
+        """The declared model whose layers it reads."""
 
-    on: str
-    scores: bool
+    @property
+    def gives_scores(self) -> bool:
+        """Whether it gives scores; otherwise it gives one number."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Names:
     models: frozenset[str] | None = None
     params: frozenset[str] = frozenset()
     prompts: Mapping[str, str] = field(default_factory=dict)
-    heads: Mapping[str, HeadName] = field(default_factory=dict)
+    heads: Mapping[str, DeclaredHead] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a name that a formula cannot spell, or that is ambiguous."""

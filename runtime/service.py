@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
-from ..models import ModelError, ModelSpec, cuda_graph
+from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
@@ -177,7 +177,8 @@ class Service:
             FormulaError: anything wrong with the formula.
             ModelError: a checkpoint that cannot be read, or too little memory.
         """
-        names = Names(frozenset(self.specs), frozenset(params or ()), self.prompts)
+        heads = Heads(self.specs)
+        names = Names(frozenset(self.specs), frozenset(params or ()), self.prompts, heads)
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))

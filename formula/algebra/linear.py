@@ -163,7 +163,7 @@ class Collector(Marked):
 
     def head(self, model: Any, head: Any, span: Span) -> Steps[Read]:
         """What a declared head reads of a model's row."""
-        is_number = not self._names.heads[head.name].scores
+        is_number = not self._names.heads[head.name].gives_scores
         read = Read((yield self._term(model)), head.name, is_number)
         self.spans.setdefault(read.term, model.span)
         self.heads.setdefault(read, span)

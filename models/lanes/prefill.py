@@ -66,7 +66,7 @@ class _Prompt:
 class PrefillLane(BlockLane):
     """A lane's way into its rows."""
 
-    vocabulary: int
+    width: int  # columns of the logits, and of what heads give
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
@@ -172,7 +172,7 @@ class PrefillLane(BlockLane):
             else:
                 what = chunk, positions, window, chosen
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
-                last = out.logits[:, -1, : self.vocabulary].float()
+                last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
@@ -206,8 +206,8 @@ class PrefillLane(BlockLane):
             self.blocks.fork([of_pair[pair] for pair in repeats])
             for block, (ids, _) in zip(self.blocks.held[numbers.stop :], repeats, strict=True):
                 block.cached = len(ids) * self.blocks.shares  # it is read once for all
-        if logits is not None:
-            self.rows.next_logits = of_rows(logits, pairs, rows)
+        if logits is not None and all(len(each) == self.width for each in logits.values()):
+            self.rows.next_logits = of_rows(logits, pairs, rows)  # else a head came meanwhile
         return rows
 
     def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:

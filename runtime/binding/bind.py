@@ -12,6 +12,8 @@ from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
+from ...models.heads.declared import declared_head
+from ...models.heads.layer_heads import HeadColumns
 from ...models.lanes.remote import RemoteLane
 from ...models.lanes.transformers_lane import TransformersLane
 from ...models.loading.declared import add_declared, load_declared
@@ -105,7 +107,7 @@ class Binder:
             if name not in checked.reads_text and description.positions
         ]
         bases = (spec.on for spec in checked.specs.values())
-        used = {*(term.model for term in plan.spans), *plan.added, *bases}
+        used = {*(term.model for term in plan.spans), *plan.declared, *bases}
         unused = (unused_note(name) for name in sorted(checked.specs.keys() - used))
         bound = Bound(
             plan=plan,
@@ -162,6 +164,7 @@ class Binder:
             tokenizer=description.tokenizer,
             lane=list(self.lanes).index(key),
             additions=self._additions(term, model, self.lanes[key], key),
+            heads=self._heads(term, self.lanes[key]),
             address=address,
             language=kind == SCORES,
             label=checked.label(model, stage) if kind == REWARD else None,
@@ -217,6 +220,18 @@ class Binder:
             if name not in self.lane_names[key]:
                 self.lane_names[key].append(name)
         return tuple(additions)
+
+    def _heads(self, term: Term, lane: Any) -> dict[str, HeadColumns]:
+        """What reads a term's row besides its model's own head, by the heads' names."""
+        checked = self.checked
+        return {
+            read.head: checked.marked_at(
+                checked.plan.head_spans[read],
+                partial(lane.add_head, declared_head(read.head, checked.specs[read.head])),
+            )
+            for read in checked.plan.heads
+            if read.term == term
+        }
 
     def _loaded(self, model: ResolvedModel, lane: Any) -> int:
         """The number on a lane of an adapter or a vector, loaded where it is not yet."""

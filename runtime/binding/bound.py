@@ -152,7 +152,8 @@ class Bound:
     def conditional(self) -> list[BoundTerm]:
         """The terms whose lanes some steps do not run, by a condition of the formula."""
         certain = always_of(self.plan)
-        lanes = {term.lane for term in self.terms if Read(term.term) in certain}
+        read = {node.term for node in certain if isinstance(node, Read)}
+        lanes = {term.lane for term in self.terms if term.term in read}
         terms = [term for term in self.terms if term.lane not in lanes]
         for address, _ in self.plan.reranks:
             if address[0] is not None and address[0] not in certain:

@@ -251,9 +251,12 @@ class Engine:
                 if isinstance(source, Scalar):
                     errors[row] = plan.number_error(source, where)
                     continue
-                maps = [each for each in batch.row_maps if each.source == (kind, source)]
-                what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
-                span = plan.spans[maps[0].term.term]
+                if isinstance(source, Read):
+                    what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
+                else:
+                    maps = [each for each in batch.row_maps if each.source == (kind, source)]
+                    what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
+                    span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
             errors[row] = plan.error(f"{what} {where}", span, cure)
         return errors
