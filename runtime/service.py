@@ -126,8 +126,7 @@ class Service:
         prompts: system prompts by name, for ``model@name``.
         slots: rows that are decoded at once, over all formulas.
         max_model_len: tokens that a text may have, prompt and answer.
-        dtype: of models that name none.
-        device: of models that name none.
+        dtype, device: of models that name none.
         capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
         cache: how the caches of all formulas are used; left out, by the defaults.
 

@@ -23,10 +23,11 @@ from .own import Apply, own_head, trial
 
 
 class HeadColumns(NamedTuple):
-    """Where a head's outputs are among the columns behind the vocabulary."""
+    """Where a head's outputs are among the columns behind the vocabulary, and its layer."""
 
     start: int
     stop: int
+    layer: int
 
 
 class _Head(NamedTuple):
@@ -73,7 +74,7 @@ class LayerHeads:
         apply, weights = None, tuple[Tensor, ...]()
         if self._model.device.type != "meta":
             apply, weights = self._loaded(head)
-        columns = HeadColumns(self.width, self.width + width)
+        columns = HeadColumns(self.width, self.width + width, head.layer)
         self._heads[head.key] = _Head(head, columns, apply, weights)
         self.width += width
 

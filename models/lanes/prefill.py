@@ -66,7 +66,6 @@ class _Prompt:
 class PrefillLane(BlockLane):
     """A lane's way into its rows."""
 
-    width: int  # columns of the logits, and of what heads give
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
@@ -176,6 +175,11 @@ class PrefillLane(BlockLane):
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+
+    @property
+    def width(self) -> int:
+        """Columns of the logits, and of what heads give."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def _join(

@@ -151,12 +151,8 @@ class CheckedModels:
         for read in self.plan.heads:
             model, head = self.models[read.term.model], resolve(read.head, self.specs)
             if head.base != model.base:
-                problem = (
-                    f"{read.head} is on {head.base}, and {read.term} is {model.base}'s weights"
-                )
-                cure = (
-                    f"write head({head.base}, {read.head}), or declare {read.head} on {model.base}"
-                )
+                problem = f"{read.head} is on {head.base}, and {read.term} has other weights"
+                cure = f"write head({head.base}, {read.head}), or declare another on {model.base}"
                 raise self.plan.error(problem, self.plan.head_spans[read], cure)
 
     def _check_kinds(self) -> None:

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Any
 
 from ...errors import StateError
-from ...formula import Plan
+from ...formula import Plan, Read
 from ...formula.nodes import Staged
 from ...formula.scalar import Scalar
 from ...formula.words.stages import RepetitionPenalty

@@ -2,8 +2,8 @@
 
 They are of softmaxes: ``entropy(x) = -Σ p log p``, ``max_prob(x)``, ``kl(x, y) = Σ p (log p - log
 q)``, ``js(x, y)``, half the divergences of both from their mean (natural logarithms; Lin 1991, with
-equal weights). ``step`` counts the tokens that a row has drawn; ``head(x, v)`` is what a head of one
-output gives of a row.
+equal weights). ``step`` counts the tokens that a row has drawn; ``head(x, v)`` is what a head of
+one output gives of its row.
 """
 
 from __future__ import annotations
