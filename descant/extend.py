@@ -26,13 +26,15 @@ from torch import Tensor
 from .errors import ArgumentError
 from .formula import STAGES, Stage
 from .formula.names import SCALAR_FUNCTIONS, is_word
+from .formula.nodes import StageAddress
 from .formula.scalar import FUNCTIONS
 from .formula.words.signature import number
 from .runtime.scores.context import Context
+from .runtime.scores.processors import Processor, RowProcessor
 from .runtime.scores.stages import apply
 
 Parameters: TypeAlias = Sequence[inspect.Parameter]
-Change: TypeAlias = Callable[[Any, Tensor, Context], Tensor]  # of a stage's scores
+Change: TypeAlias = Callable[[Any, Tensor, Context, StageAddress], Tensor]  # of a stage's scores
 
 
 def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -51,7 +53,7 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if not parameters:
         raise ArgumentError(f"{function.__name__} takes no scores; give it a first parameter")
 
-    def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
+    def changed(stage: Any, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
         numbers = {item.name: context.number(getattr(stage, item.name)) for item in parameters[1:]}
         return function(scores, **numbers)
 
@@ -59,11 +61,31 @@ def stage(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return function
 
 
-def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -> None:
+def logits_processor(
+    name: str,
+    processor: Processor | None = None,
+    *,
+    factory: Callable[[], Processor] | None = None,
+) -> None:
     """Register a transformers ``LogitsProcessor`` as a stage without arguments.
 
-    It is called once per row, with the ``(1, L)`` ids that the formula's first term has read and
-    ``(1, V)`` scores: log-probabilities, not raw logits.
+    It is called once per row and step, with the ``(1, L)`` ids that the formula's first term has
+    read and ``(1, V)`` scores: log-probabilities, not raw logits. Each row has a state of its own,
+    which begins as the processor is now and follows the row's text wherever it goes: a batch gives
+    what each row gives alone, and the second call what the first gave. One that keeps a state
+    stands after the last bar, and not in parentheses; a draft goes without it. Its models and
+    tokenizers are shared by all rows, and what else it has is copied for every token, and kept as
+    long as the row may go back to it.
+
+    Args:
+        name: of the stage.
+        processor: an object, or a function that keeps no state.
+        factory: makes a processor for each row; for one that cannot be copied. Such a row cannot go
+            back: not in a search, and not with ``draft``.
+
+    Raises:
+        ValueError: the name is taken, or the processor is for more than rows of ids and scores
+            (an encoder's ids, guidance, audio codebooks, …); the message says what to write.
 
     >>> from transformers import NoRepeatNGramLogitsProcessor
     >>> import descant
@@ -71,12 +93,15 @@ def logits_processor(name: str, processor: Callable[[Tensor, Tensor], Tensor]) -
     >>> "no_repeat_trigram" in descant.formula.STAGES
     True
     """
+    by_row = RowProcessor(name, processor, factory)
 
-    def changed(stage: Any, scores: Tensor, context: Context) -> Tensor:
-        pairs = zip(context.texts(), scores[:, None], strict=True)
-        return torch.cat([processor(ids[None], row) for ids, row in pairs])
+    def changed(stage: Any, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+        return by_row(scores, context, address)
 
-    _register(name, type(processor).__doc__, (), changed)
+    cls = _register(name, by_row.doc, (), changed)
+    cls.why_eager = "is called on the host, row by row"
+    if by_row.keeps_state:
+        cls.why_last = "keeps a state, and a step may leave out what is in parentheses"
 
 
 def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
@@ -97,7 +122,7 @@ def scalar_function(function: Callable[..., float]) -> Callable[..., float]:
     return function
 
 
-def _register(name: str, doc: str | None, parameters: Parameters, changed: Change) -> None:
+def _register(name: str, doc: str | None, parameters: Parameters, changed: Change) -> type[Stage]:
     """Make the class of a stage and enter it; ``changed`` gets a copy of the scores."""
     _free(name)
     fields = []
@@ -114,12 +139,14 @@ def _register(name: str, doc: str | None, parameters: Parameters, changed: Chang
 
     @apply.register(cls)
     def run(stage: Any, scores: Tensor, context: Context, address: Any) -> Tensor:
-        result = changed(stage, scores.clone(), context)
+        result = changed(stage, scores.clone(), context, address)
         if result.shape != scores.shape:
             shapes = f"{tuple(result.shape)}, not {tuple(scores.shape)}"
             raise ArgumentError(f"the stage {name} returned {shapes}")
         excluded = scores == -torch.inf  # they stay excluded
         return result.float().masked_fill(excluded, -torch.inf)
+
+    return cls
 
 
 def _free(name: str) -> None:

@@ -104,9 +104,8 @@ class Checker(ConditionChecker):
             case Pipeline():
                 yield self.scores(node.head, "a stage")
                 for stage in node.stages:
-                    if issubclass((yield self.stage(stage)), Search):
-                        name = stage.function.name
-                        problem = f"{name} searches over whole texts, and this is scores"
+                    if why := (yield self.stage(stage)).why_last:
+                        problem = f"{stage.function.name} {why}"
                         raise self.error(problem, stage.span, "put it at the end of the formula")
                 return True
             case Text():

@@ -80,16 +80,20 @@ class Plan(Marked):
         return tuple(read for read in self.reads if read.head)
 
     @cached_property
-    def reranks(self) -> tuple[tuple[StageAddress, Rerank], ...]:
-        """Every stage that reranks, and its address: those in parentheses first."""
+    def all_stages(self) -> tuple[tuple[StageAddress, Stage], ...]:
+        """Every stage, and its address: those in parentheses first."""
         nested = dict.fromkeys(node for node in self.nodes if isinstance(node, Staged))
         chains: list[tuple[Staged | None, tuple[Stage, ...]]] = [(n, n.stages) for n in nested]
         return tuple(
             ((owner, i), stage)
             for owner, stages in [*chains, (None, self.stages)]
             for i, stage in enumerate(stages)
-            if isinstance(stage, Rerank)
         )
+
+    @cached_property
+    def reranks(self) -> tuple[tuple[StageAddress, Rerank], ...]:
+        """Every stage that reranks, and its address: those in parentheses first."""
+        return tuple((at, stage) for at, stage in self.all_stages if isinstance(stage, Rerank))
 
     @property
     def search(self) -> tuple[StageAddress, Search] | None:

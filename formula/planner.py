@@ -100,7 +100,9 @@ class _Planner:
             return Staged((yield self.collector.linear(node.arguments[0].value)), (stage,))
         cls, matched = OPERATORS[name], self.checker.matched[node]
         if cls is Head:
-            return (yield self.collector.head(matched.single["x"], matched.single["v"], node.span))
+            x, v = matched.single["x"], matched.single["v"]
+            read: Atom = yield self.collector.head(x, v, node.span)
+            return read
         values = yield self._fields(cls, matched)
         if cls is Mean:
             values["total"] = yield self.collector.total(matched.single["x"], node.span)

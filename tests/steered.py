@@ -5,7 +5,6 @@ Nothing here knows of descant. A text is read anew, alone, without a cache.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -71,10 +70,14 @@ def with_weights(base: str, weights: Mapping[str, float]) -> Any:
 
 
 @torch.no_grad()
-def with_peft(base: str, weights: Mapping[str, float]) -> Any:
-    """peft's own model with several LoRA adapters active together, the B of each times a number."""
+def with_peft(model: Any, weights: Mapping[str, float]) -> Any:
+    """A model under peft with several LoRA adapters active together, the B of each times a number.
+
+    Args:
+        model: peft puts its layers into it.
+        weights: by the folders of adapters.
+    """
     names = {f"a{number}": folder for number, folder in enumerate(weights)}
-    model = copy.deepcopy(fresh(base))
     for name, folder in names.items():
         if isinstance(model, peft.PeftModel):
             model.load_adapter(folder, adapter_name=name)

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..api import declared, plan_of
-from ..errors import DescantError
 from ..formula import Plan
 from ..formula.algebra.components import why_no_components
 from ..formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from .grid import Point
-from .linear import Sum
 from .prompts import Item
-from .runfile import TEMPERATURE, RunFile, RunFileError
+from .runfile import TEMPERATURE, RunFile
 
 if TYPE_CHECKING:
     from ..runtime import Completion
@@ -31,10 +29,9 @@ class Setting:
 
     name: str
     text: str
-    plan: Plan  # over the declared and the merged models
+    plan: Plan
     points: tuple[Point, ...]  # the values of the swept names that it depends on, per point
     point_index: tuple[int, ...]  # per point of the whole sweep, the index of the formula's own
-    merges: Mapping[str, Sum]  # the merged models that it reads
 
 
 @dataclass(frozen=True)
@@ -87,22 +84,6 @@ def key_of(record: Mapping[str, Any]) -> Key:
     return (record["formula"], record["point"], record["id"], record["sample"])
 
 
-def sums_of(run: RunFile) -> dict[str, Sum]:
-    """The run's merged models; only adapters on one declared model can be merged."""
-    sums: dict[str, Sum] = {}
-    for name, text in run.merge.items():
-        try:
-            sums[name] = Sum(text, run.models, run.params)
-        except DescantError as error:
-            raise RunFileError(f"merge.{name}: {error}") from None
-        specs = [run.models[part] for part in sums[name].names]
-        if any(spec.adapter is None for spec in specs) or len({spec.on for spec in specs}) != 1:
-            raise RunFileError(f"merge.{name}: only adapters on one model are merged")
-        if any(spec.merge for spec in specs):
-            raise RunFileError(f"merge.{name}: a sum is of adapters; leave out their merge: true")
-    return sums
-
-
 def settings_of(run: RunFile) -> list[Setting]:
     """Every formula of the run with its own points.
 
@@ -111,24 +92,20 @@ def settings_of(run: RunFile) -> list[Setting]:
     Raises:
         FormulaError: a formula is wrong; GridError, RunFileError: the sweep is.
     """
-    sums = sums_of(run)
     specs = declared(run.models)
-    # Before it is merged, any of its parts stands for a merged adapter.
-    specs |= {name: run.models[merged.names[0]] for name, merged in sums.items()}
     drafting_models(run, specs)
     settings = []
     for name, text in run.named.items():
         plan = plan_of(text, specs, run.params, run.prompts)
         if run.generate.sample_components and (error := why_no_components(plan)) is not None:
             raise error
-        merges = {merged: sums[merged] for merged in plan.declared if merged in sums}
-        known = plan.params.union({TEMPERATURE}, *(part.params for part in merges.values()))
+        known = plan.params | {TEMPERATURE}
         points = [{k: v for k, v in point.items() if k in known} for point in run.points]
         for point in points:
             plan.values({**run.params, **without_temperature(point)})
         own = [point for i, point in enumerate(points) if point not in points[:i]]
         index = tuple(own.index(point) for point in points)
-        settings.append(Setting(name, text, plan, tuple(own), index, merges))
+        settings.append(Setting(name, text, plan, tuple(own), index))
     return settings
 
 

@@ -16,6 +16,7 @@ from ..grammar import did_you_mean, nearest
 from ..models.cache_config import CacheConfig
 from ..models.checkpoint.spec import ModelSpec
 from .grid import Point, points_of
+from .merge import bases_of, with_brackets
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
 from .settings import FileKind, SettingsError, relative_to
 
@@ -103,6 +104,10 @@ class RunFile(Strict):
                 raise ValueError("sweep.temperature: sample_components: true is for temperature 1")
         if twice := set(self.merge) & set(self.models):
             raise ValueError(f"{', '.join(sorted(twice))} is declared under models and under merge")
+        bases_of(self.merge, self.models, self.params)
+        if self.generate.draft is not None:  # a formula, too
+            draft = self._in_brackets(self.generate.draft)
+            self.generate = self.generate.model_copy(update={"draft": draft})
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
             raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
         plain = sorted(name.removeprefix("-") for name in self.objectives)
@@ -118,8 +123,18 @@ class RunFile(Strict):
 
     @property
     def named(self) -> dict[str, str]:
-        """Every formula by its name; the only one, where it has none, is ``formula``."""
-        return self.formulas or {"formula": self.formula}
+        """Every formula by its name, with its merged models in brackets.
+
+        The only one, where it has no name, is ``formula``.
+        """
+        named = self.formulas or {"formula": self.formula}
+        return {name: self._in_brackets(formula) for name, formula in named.items()}
+
+    def _in_brackets(self, formula: str) -> str:
+        """A formula with the sums of merged models in the brackets of their bases."""
+        bases = bases_of(self.merge, self.models, self.params)
+        merges = ((name, bases[name], written) for name, written in self.merge.items())
+        return with_brackets(formula, tuple(merges))
 
     @property
     def points(self) -> list[Point]:

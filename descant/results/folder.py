@@ -18,7 +18,6 @@ from ..inputs.runfile import RunFile, RunFileError, validated
 from ..inputs.yaml import YamlError, load_yaml
 
 COMPLETIONS, SCORES, RESOLVED, META = "completions", "scores", "run.yaml", "meta.json"
-MERGED = "merged"  # the folder of its merged adapters
 Record = dict[str, Any]
 _SYNC = 1.0  # seconds between two syncs of a journal: each takes some ms, and lines come in bursts
 Fields = Mapping[str, tuple[type, ...]]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from ..api import declared, names_of, plan_of, term_parallel_of, where
-from ..inputs.expand import Setting, without_temperature
+from ..inputs.expand import Setting
 from ..inputs.runfile import RunFile
 from ..models import ModelSpec, resolve, with_bases
 from ..models.checkpoint.description import Description
 from ..models.loading.declared import describe_declared
 from ..models.text.chat import RawTextLog
-from ..results.folder import MERGED
 from ..runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
-from .merge import merged_adapter
 
 
 class Models:
     """The declared models, and the weights in memory.
 
-    ``device`` is that of models that name none where the run file names none either; merged
-    adapters go into the folder's ``merged``.
+    ``device`` is that of models that name none where the run file names none either.
     """
 
-    def __init__(self, run: RunFile, device: str | None, folder: Path) -> None:
-        self.run, self._folder = run, folder
+    def __init__(self, run: RunFile, device: str | None) -> None:
+        self.run = run
         self.dtype, self.device = where(run.dtype, run.device or device)
         self.specs = declared(run.models)
         self.pool = WeightPool()
@@ -33,17 +29,9 @@ class Models:
         self.plans: dict[str, str] = {}  # as printed, by formula
         self.raw_text = RawTextLog()  # of all formulas and scores
 
-    def decoder(self, setting: Setting, point: int) -> tuple[Decoder, Callable[[], None]]:
-        """A formula's decoder for the points with the merged adapters of this one.
-
-        Also returns a function that releases its adapters.
-        """
+    def decoder(self, setting: Setting) -> tuple[Decoder, Callable[[], None]]:
+        """A formula's decoder, and a function that releases its adapters."""
         specs = {name: self.specs[name] for name in setting.plan.declared if name in self.specs}
-        for name, weights in merges_at(self.run, setting, point).items():
-            parts = {part: self.specs[part] for part in weights}
-            folder = merged_adapter(parts, weights, self._folder / MERGED)
-            first = next(iter(parts.values()))
-            specs[name] = first.model_copy(update={"adapter": str(folder), "revision": None})
         term_parallel = term_parallel_of(self.run.parallel, self.device)
         decoder, close = self._bound(setting.text, specs, term_parallel)
         for key, model in list(self.loaded.items()):
@@ -90,13 +78,6 @@ class Models:
         return describe_declared(model, self.dtype, self.device)
 
 
-def merges_at(run: RunFile, setting: Setting, point: int) -> dict[str, dict[str, float]]:
-    """The weights of every merged model that a formula reads, at one of its points."""
-    values = {**run.params, **without_temperature(setting.points[point])}
-    return {name: part.weights(values) for name, part in setting.merges.items()}
-
-
 def declared_models(run: RunFile, setting: Setting) -> list[str]:
-    """The declared models that a formula reads, by itself and by its merged adapters."""
-    names = [name for name in setting.plan.declared if name in run.models]
-    return names + [part for merged in setting.merges.values() for part in merged.names]
+    """The declared models that a formula reads."""
+    return [name for name in setting.plan.declared if name in run.models]

@@ -15,7 +15,7 @@ from ..inputs.expand import Key, key_of
 from ..inputs.prompts import Item
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.yaml import dump_yaml
-from ..results.folder import COMPLETIONS, MERGED, RESOLVED, SCORES, Journal, Record, resolved_run
+from ..results.folder import COMPLETIONS, RESOLVED, SCORES, Journal, Record, resolved_run
 from ..results.lock import LOCK, check_free, writing
 from .processes import Process
 
@@ -62,7 +62,6 @@ def resumed(
                 check_free(folder / lock.name.removesuffix(LOCK).removeprefix("."))
             prepare(run, folder, sweeps=sweeps, free=free)
             gather(folder)
-            disk.remove_partial(folder / MERGED)
         process.wait()
         if not process.first:
             own = Journal(folder, COMPLETIONS, process.rank, process.count).file

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DescantError
 from ..grammar import FormulaError, did_you_mean
-from ..inputs.expand import Row, settings_of
+from ..inputs.expand import Row
 from ..inputs.prompts import read_items, readable
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import FORMULA
@@ -62,12 +61,6 @@ def compiled(run: RunFile) -> Decoder:
         problem = f"{world_size()} processes would all do the same; write parallel: terms in the"
         cure = "run file, or sweep: descant sweep divides the prompts among processes"
         raise RunFileError(f"{problem} {cure}")
-    if run.merge:  # at the parameters' own values
-        from .models import Models
-
-        [setting] = settings_of(run.model_copy(update={"sweep": None}))
-        with TemporaryDirectory() as folder:
-            return Models(run, None, Path(folder)).decoder(setting, 0)[0]
     return compile(
         run.formula, run.models, params=run.params, prompts=run.prompts,
         dtype=run.dtype, device=run.device, capture=run.capture, parallel=run.parallel,

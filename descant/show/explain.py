@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..inputs.expand import sums_of
 from ..inputs.prompts import command_line_prompt, read_items
 from ..inputs.runfile import RunFile, RunFileError, read_run_file
 from ..runs.run import of_one_formula
@@ -83,9 +82,7 @@ class ExplainRequest:
             run = read_run_file(self.formula, self.overrides)
             if self.name is not None:
                 run = of_one_formula(run, self.name)
-            # A merged adapter costs what any adapter does: one of its parts stands for it.
-            merged = {name: run.models[own.names[0]] for name, own in sums_of(run).items()}
-            specs, values = {**run.models, **merged, **models}, {**run.params, **params}
+            specs, values = {**run.models, **models}, {**run.params, **params}
             arguments = specs, values, run.prompts, run
             return {name: PlanArguments(text, *arguments) for name, text in run.named.items()}
         for option, value in (("--set", self.overrides), ("--formula", self.name)):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 from ..inputs.expand import Row, Setting, without_temperature
 from ..inputs.runfile import TEMPERATURE
-from ..runs.models import Models, merges_at
+from ..runs.models import Models
 from ..runs.run import Completed, decode_readable
 from ..runtime import Completion
 from ..runtime.progress import progress_bar
@@ -27,27 +26,19 @@ def decode(
     )  # fmt: skip
     tokens = 0
     with bar:
-        for group in _by_decoder(models, setting, rows):
-            for row, completion in _completed(models, setting, group):
-                tokens += len(completion.token_ids)
-                bar.update()
-                elapsed = bar.format_dict["elapsed"] or 1e-9
-                bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
-                yield row.record(completion, models.run)
-
-
-def _by_decoder(models: Models, setting: Setting, rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each decoder: all of them, or those whose merged adapters are the same."""
-    merges = [str(merges_at(models.run, setting, i)) for i in range(len(setting.points))]
-    ordered = sorted(rows, key=lambda row: merges[row.point])
-    return [list(group) for _, group in groupby(ordered, key=lambda row: merges[row.point])]
+        for row, completion in _completed(models, setting, rows):
+            tokens += len(completion.token_ids)
+            bar.update()
+            elapsed = bar.format_dict["elapsed"] or 1e-9
+            bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s", refresh=False)
+            yield row.record(completion, models.run)
 
 
 def _completed(
     models: Models, setting: Setting, rows: Sequence[Row]
 ) -> Iterator[tuple[Row, Completion]]:
     run = models.run
-    decoder, close = models.decoder(setting, rows[0].point)
+    decoder, close = models.decoder(setting)
     generate = run.generate.model_dump(exclude={"seed", "num_return_sequences"})
     swept_temperature = any(TEMPERATURE in row.params for row in rows)
     names = list(without_temperature(rows[0].params))

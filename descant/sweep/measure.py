@@ -69,9 +69,8 @@ def _check_tokens(model: str, models: Models, settings: Sequence[Setting]) -> No
     """Check that a model has the vocabulary of every formula."""
     for setting in settings:
         own = next(term.model for term in setting.plan.terms if not term.aligned)
-        parts = setting.merges[own].names if own in setting.merges else (own,)
         try:
-            common_vocabulary([models.description(parts[0]), models.description(model)])
+            common_vocabulary([models.description(own), models.description(model)])
         except ModelError as error:
             cure = "a likelihood needs the sampled tokens; a reward reads text"
             raise ModelError(error.problem, cure, model) from None

@@ -60,7 +60,7 @@ def sweep(run: RunFile, folder: Path) -> bool:
 def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
     run, process = work.run, work.process
     together = run.parallel is not None  # every process decodes every row
-    models = Models(run, process.device, work.folder)
+    models = Models(run, process.device)
     check_scores(run, models, work.settings)
     clock = _Clock(work, models)
     journal = work.journal(COMPLETIONS)

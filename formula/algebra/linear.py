@@ -174,7 +174,7 @@ class Collector(Marked):
             return Term(node.name)
         if isinstance(node, Added):
             return Term(node.model.name, additions=(yield self._additions(node)))
-        term = yield self._term(node.model)
+        term: Term = yield self._term(node.model)
         match node.prompt:
             case Text(value):
                 return replace(term, system=value)

@@ -6,7 +6,7 @@ What a stage does to scores lives in the runtime.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .signature import Shift, Signature, choice, label, number, pair, reward
 
@@ -15,9 +15,16 @@ STAGES: dict[str, type[Stage]] = {}
 
 @dataclass(frozen=True)
 class Stage(Signature):
-    """One step of the chain after the scores."""
+    """One step of the chain after the scores.
+
+    Attributes:
+        why_last: why it stands after the last bar of a formula alone, and not in parentheses.
+        why_eager: why a step with it cannot be recorded.
+    """
 
     table = STAGES
+    why_last: ClassVar[str] = ""
+    why_eager: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class Search(Stage):
     """
 
     on_shift = Shift.PASSED
+    why_last = "searches over whole texts, and this is scores"
     r: Any = reward()
 
 

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..recordings import bucket
+from .rows import Rows
+
+
+class RowView(Protocol):
+    """A view, as far as its rows go."""
+
+    @property
+    def lane(self) -> Any:
+        """The lane that is shared."""
+
+    @property
+    def shared(self) -> Any:
+        """Which views have logits of their texts."""
+
+    @property
+    def lane_rows(self) -> list[int]:
+        """The number in the lane of each of its rows."""
+
+    @property
+    def most(self) -> int:
+        """Rows that it may come to hold."""
 
 
 class ViewRows:
     """A view's rows, by its own numbers; what a batch needs of ``Rows``."""
 
-    def __init__(self, view: Any) -> None:
-        self._view, self._rows, self._lane_rows = view, view.lane.rows, view.lane_rows
+    def __init__(self, view: RowView) -> None:
+        self._view, self._lane_rows = view, view.lane_rows
+        self._rows: Rows = view.lane.rows
 
     @property
     def count(self) -> int:

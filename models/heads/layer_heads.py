@@ -134,15 +134,16 @@ class LayerHeads:
         state = trial(head.name, self._model, [head.layer])[head.layer]
         if head.is_own:
             return own_head(head.name, self._model), ()
+        weights: tuple[Tensor, ...]
         if isinstance(head.source, nn.Module):
             module, first = head.source, next(head.source.parameters(), state)
             apply: Apply = partial(_of_module, module, first.dtype, first.device)
-            weights = (*module.parameters(),)
+            weights = tuple(module.parameters())
         else:
             # A number is worked out in float32; a head of the vocabulary as the model's own is.
             dtype = state.dtype if head.gives_scores else torch.float32
-            pair = _weights(head)
-            weights = tuple(each.to(state.device, dtype) for each in pair if each is not None)
+            given = [each for each in _weights(head) if each is not None]
+            weights = tuple(each.to(state.device, dtype) for each in given)
             apply = partial(_linear, weights)
         if not all(each.isfinite().all() for each in weights):
             raise ModelError(f"the head {head.name} has numbers that are not finite", CURE)
@@ -181,4 +182,4 @@ def _weights(head: DeclaredHead) -> tuple[Tensor, Tensor | None]:
         return read["weight"], read.get("bias")
     weight, bias = source if isinstance(source, (tuple, list)) else (source, None)
     bias = None if bias is None else torch.as_tensor(bias).detach()
-    return torch.as_tensor(weight).detach().reshape(head.outputs, -1), bias
+    return torch.as_tensor(weight).detach().reshape(head.outputs or 1, -1), bias

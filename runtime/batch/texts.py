@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..scores.context import RowStates
+
 
 class HasTexts(Protocol):
     """A batch, as far as its texts go."""
@@ -13,6 +15,8 @@ class HasTexts(Protocol):
     bound: Any
     row_maps: list[Any]
     count: int
+    requests: list[Any]
+    state: Any
 
 
 def text_owners(batch: HasTexts) -> list[Any]:
@@ -36,4 +40,17 @@ def texts_of(batch: HasTexts) -> list[Tensor]:
     return [
         formula_text(row_map, batch.bound.lanes[row_map.term.lane].rows.text(row_map.held[slot]))
         for slot, row_map in enumerate(text_owners(batch))
+    ]
+
+
+def states_of(batch: HasTexts, goes_back: bool) -> list[RowStates]:
+    """Per slot, the states of its processors.
+
+    Args:
+        batch: its slots.
+        goes_back: whether any row may; those that are drafted may anyway.
+    """
+    return [
+        RowStates(request.states, drawn, goes_back or request.draft is not None)
+        for request, drawn in zip(batch.requests, batch.state.noise()[1], strict=True)
     ]

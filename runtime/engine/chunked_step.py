@@ -19,9 +19,9 @@ from torch import Tensor
 from ...formula import Read
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import formula_text, text_owners
+from ..batch.texts import formula_text, states_of, text_owners
 from ..binding.bound import Bound
-from ..scores.context import Columns, Context, Reading, numbers_of
+from ..scores.context import Columns, Context, Reading, RowStates, numbers_of
 from ..scores.logprobs import Logits
 
 
@@ -31,6 +31,8 @@ class PlanStep(Protocol):
     bound: Bound
     columns: Columns
     syncs: bool
+    proposes: bool
+    goes_back: bool
 
     def prepare(self, batch: Batch) -> Any:
         """What holds until the slots of a batch change."""
@@ -121,6 +123,7 @@ class Chunk:
             bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
+            row_states=None if self.step.proposes else self._states,
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -224,6 +227,13 @@ class Chunk:
             for after in self._after(row_map)[starts[slot] : starts[slot + 1]].tolist():
                 texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts
+
+    def _states(self) -> list[RowStates]:
+        """Per position, the states of its slot's processors."""
+        slots = zip(states_of(self.batch, self.step.goes_back), self.counts, strict=True)
+        return [
+            row._replace(drawn=row.drawn + ahead) for row, count in slots for ahead in range(count)
+        ]
 
 
 @lru_cache(maxsize=64)  # of tensors that a device reads again and again

@@ -149,6 +149,9 @@ def why_eager(bound: Bound) -> str | None:
         return "its models are shared out among processes"
     if len({lane.device for lane in bound.lanes}) > 1:
         return "its models are on several devices"
+    for _, stage in bound.plan.all_stages:
+        if stage.why_eager:
+            return f"{stage.name} {stage.why_eager}"
     language = _language_lanes(bound)
     for number, (lane, names) in enumerate(zip(bound.lanes, bound.lane_names, strict=True)):
         bound_by = not lane.keeps_logits if number in language else lane.why_eager is not None

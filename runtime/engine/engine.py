@@ -13,8 +13,7 @@ from threading import RLock
 from typing import Any
 
 from ...errors import StateError
-from ...formula import Plan, Read
-from ...formula.nodes import Staged
+from ...formula import Read
 from ...formula.scalar import Scalar
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
@@ -80,7 +79,7 @@ class Engine:
         self.bound, self.step, self.stats = bound, Step(bound, not captures), RunStats()
         self._share_prefixes(True)
         self.draft_steps = [
-            Step(draft, not captures, first)
+            Step(draft, not captures, first, proposes=True)
             for draft, first in zip(bound.draft_plans, bound.first_scalars, strict=True)
         ]
         self.graphs = StepGraphs(self.step, captures, pool)
@@ -89,9 +88,7 @@ class Engine:
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead, self.drafting = int(gpu and not mapped), False
         plans = [bound.plan, *(draft.plan for draft in bound.draft_plans)]
-        staged = [n for plan in plans for n in plan.nodes if isinstance(n, Staged)]
-        chains: list[Plan | Staged] = [*plans, *staged]
-        stages = [stage for each in chains for stage in each.stages]
+        stages = [stage for plan in plans for _, stage in plan.all_stages]
         self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
 
     @property

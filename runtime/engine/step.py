@@ -23,7 +23,7 @@ from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import texts_of
+from ..batch.texts import states_of, texts_of
 from ..binding.bound import Bound
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Reading, Rewarder
@@ -71,6 +71,7 @@ class Step:
         bound: the plan and its lanes.
         syncs: whether a step may ask the device which sides of a condition are needed.
         first_scalar: where the plan's numbers begin among those of a batch.
+        proposes: whether what it draws is only proposed.
 
     Attributes:
         forwards: per lane, how often it has run.
@@ -80,10 +81,14 @@ class Step:
         own_stages: how many of the plan's stages are the formula's; what follows is of requests.
         columns: of the plan's numbers among those of a batch.
         syncs: as given; not where processes share the lanes.
+        proposes: as given.
+        goes_back: whether a row may go on from any text that it had before.
         run_forwards: how lanes run that do not wait for each other.
     """
 
-    def __init__(self, bound: Bound, syncs: bool = True, first_scalar: int = 0) -> None:
+    def __init__(
+        self, bound: Bound, syncs: bool = True, first_scalar: int = 0, proposes: bool = False
+    ) -> None:
         self.bound, self._plan = bound, bound.plan
         own_columns = bound.plan.columns.items()
         self.columns = Columns((scalar, first_scalar + each) for scalar, each in own_columns)
@@ -98,6 +103,7 @@ class Step:
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
+        self.proposes, self.goes_back = proposes, self._search is not None
 
     def draw(self, batch: Batch, forwarded: bool = False) -> Drawn:
         """A token for every slot, committed; as ``draw_together``."""
@@ -123,6 +129,7 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
+            row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ not read again. Nothing is drawn in here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class ExternalRows:
     def __init__(self, bound: Bound, requests: Sequence[Request]) -> None:
         self._bound, self._engine = bound, Engine(bound, capture=False)
         self._engine.step.unnormalised = frozenset()  # the caller may look at every score
+        self._engine.step.goes_back = True
+        requests = _sharing_states(requests)
         self._batch = self._engine.begin(requests, len(requests))
         self._batch.admit(requests)
         while self._batch.arriving is not None:
@@ -133,7 +136,7 @@ class ExternalRows:
         read = {
             other: _shared(answer, self.answers[other])
             for other, request in enumerate(self._batch.requests)
-            if (request.prompt, request.values) == (own.prompt, own.values)
+            if _alike(request, own)
         }
         return max(read, key=lambda other: (read[other], other == row))
 
@@ -174,6 +177,20 @@ class ExternalRows:
                     problem = f"a text of {length} tokens is too long for {term.term}: the models "
                     problem += f"read at most {positions}"
                     raise ModelError(problem, "give fewer max_new_tokens", term.term.model)
+
+
+def _sharing_states(requests: Sequence[Request]) -> list[Request]:
+    """The same requests; those whose rows may be exchanged have the states of the first."""
+    shared = list[Request]()
+    for request in requests:
+        alike = (each for each in shared if _alike(each, request))
+        shared.append(replace(request, states=next(alike, request).states))
+    return shared
+
+
+def _alike(request: Request, other: Request) -> bool:
+    """Whether a row of one may go on as a row of the other."""
+    return (request.prompt, request.values) == (other.prompt, other.values)
 
 
 def _shared(first: Ids, second: Ids) -> int:

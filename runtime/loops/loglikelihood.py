@@ -155,6 +155,8 @@ class LoglikelihoodLoop:
                 score(batch, texts)
                 over = [slot for slot, text in enumerate(texts) if not text.left]
                 results = [result for slot in over for result in texts[slot].likelihoods()]
+                for slot in over:
+                    texts[slot].request.states.clear()
                 batch.finish(over, texts)
             yield from results
 

@@ -211,7 +211,8 @@ class Scheduler:
         return updated
 
     def _no_more(self, request: Request) -> None:
-        """A request that was preempted has ended, by the token that was still on its way."""
+        """A request has ended; one that was preempted, by the token that was still on its way."""
+        request.states.clear()
         if id(request) in self._preempted:
             self.withdraw(request)
             waiting = [each for each in self.waiting if each is not request]

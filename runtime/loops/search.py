@@ -202,6 +202,7 @@ class SearchScheduler(Scheduler):
         slots = [slot for group in groups for slot in self._slots(group)]
         for group in groups:
             request = group.best.request = self._groups.pop(group)
+            request.states.clear()
             self._taken.pop(id(request), None)
             self._turns.pop(id(request), None)
             self._owed.pop(id(request), None)

@@ -58,6 +58,8 @@ class Request:
         draft_prompts: per term that only drafts have, the ids that it reads.
         sample_components: whether each step draws one component of the final mixture, and the token
             from that alone.
+        states: what the formula's processors keep for its texts (``RowStates``); shared by its
+            rows in a search.
     """
 
     index: int
@@ -78,6 +80,9 @@ class Request:
     draft: DraftOptions | None = None
     draft_prompts: Sequence[Sequence[int]] = ()
     sample_components: bool = False
+    states: dict[StageAddress, dict[int, Any]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def longest_term(self) -> int:

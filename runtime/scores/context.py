@@ -95,6 +95,20 @@ class Record:
     rewards: dict[StageAddress, tuple[Tensor, list[Tensor], Tensor]] = field(default_factory=dict)
 
 
+class RowStates(NamedTuple):
+    """The states that processors keep for a row, by the texts that its request has come to.
+
+    Attributes:
+        states: per stage, by the tokens drawn and by the text, the state after that text.
+        drawn: how many tokens the row has drawn.
+        goes_back: whether it may go on from a text long before this one.
+    """
+
+    states: dict[StageAddress, dict[int, dict[tuple[int, ...], Any]]]
+    drawn: int
+    goes_back: bool
+
+
 @dataclass
 class Context:
     """Everything that a step's operators and stages may look at besides scores.
@@ -115,6 +129,7 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
+        row_states: per slot, the states of its processors; None in a draft, which goes without.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
@@ -122,7 +137,7 @@ class Context:
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, once evaluated.
-        states: numbers of the state, once worked out: for which rows, as ``wanted``, and the value.
+        state_numbers: those that are worked out: for which rows, as ``wanted``, and the value.
         own: ``(slots, V)`` what the formula's own stages gave, before any that a request adds.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
         candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
@@ -150,7 +165,7 @@ class Context:
     logits: dict[Any, Any] = field(default_factory=dict)
     wanted: Tensor | None = None
     staged: dict[Staged, Tensor] = field(default_factory=dict)
-    states: dict[StateNumber, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    state_numbers: dict[StateNumber, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     own: Tensor | None = None
     unsure: list[Tensor] = field(default_factory=list)
     candidates: dict[StageAddress, Tensor] = field(default_factory=dict)
@@ -158,6 +173,7 @@ class Context:
     record: Record | None = None
     components: Tensor | None = None
     drawn: Collection[int] = ()
+    row_states: Callable[[], list[RowStates]] | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

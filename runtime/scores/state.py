@@ -94,10 +94,10 @@ def _state(number: StateNumber, columns: Columns, scorer: Scorer) -> Steps[Readi
     rule = _RULES[number.name]
 
     def value(context: Context) -> Tensor:
-        rows, computed = context.states.get(number, (context.wanted, None))
+        rows, computed = context.state_numbers.get(number, (context.wanted, None))
         if computed is None or (rows is not None and rows is not context.wanted):
             computed = rule(*(context.tokens(log_softmax(part(context))) for part in parts))
-            context.states[number] = context.wanted, computed
+            context.state_numbers[number] = context.wanted, computed
         return computed
 
     return value

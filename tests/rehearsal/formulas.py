@@ -24,6 +24,7 @@ FORMULAS = {
     "no prompt": "1.5*m - 0.5*m@none",
     "prompts": 'm + 0.5*m@"You are a child."',
     "LoRA rows": "m + 0.5*a + 0.5*b",
+    "steered rows": "m + 0.5*v + 0.5*a",
     "top-k and top-p": "m | top_k(50) | top_p(0.9)",
     "penalty": "m | repetition_penalty(1.2)",
     "min-p": "m | min_p(0.1) | temperature(0.7)",
@@ -49,8 +50,8 @@ SEARCHES = {
 
 
 def models(gpu: Rehearsal) -> dict[str, Any]:
-    """What they name: m, x, y, and z of another vocabulary; a and b are adapters on m, r and s
-    reward models."""
+    """What they name: m, x, y, and z of another vocabulary; a and b are adapters on m and v a
+    vector, r and s reward models."""
     size = len(tokenizer())
 
     def language(own: Any) -> dict[str, Any]:
@@ -58,4 +59,5 @@ def models(gpu: Rehearsal) -> dict[str, Any]:
 
     named = {name: language(tokenizer()) for name in "mxy"} | {"z": language(OTHER)}
     adapters = {name: gpu.lora("m") for name in "ab"}
+    adapters["v"] = {"vector": {0: [0.5] * 64, 1: [0.25] * 64}, "on": "m"}
     return named | adapters | {name: gpu.reward_model("tiny", vocab_size=size) for name in "rs"}

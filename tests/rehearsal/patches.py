@@ -86,6 +86,7 @@ def weights(lane: Any) -> list[Tensor]:
     """All that a lane's forwards read beside caches: parameters and adapters."""
     stacked = lane.adapters._stacked.values()
     parts = [getattr(parts, field.name) for parts in stacked for field in fields(parts)]
+    parts += lane.adapters._directions.values()
     return [*lane.model.parameters(), *(part for part in parts if isinstance(part, Tensor))]
 
 

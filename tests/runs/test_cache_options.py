@@ -139,11 +139,11 @@ def test_another_value_of_a_flag_is_refused(name, tmp_path) -> None:
 
 
 def test_a_run_files_formulas(caches, tmp_path) -> None:
-    """Also where it reads merged adapters, which a sweep and a run make in another way."""
+    """In a run and in a sweep, which bind it each."""
     run = run_of(tmp_path, **ONE, **KEYS)
     compiled(run)
     [setting] = settings_of(run)
-    Models(run, "cpu", tmp_path).decoder(setting, 0)
+    Models(run, "cpu").decoder(setting)
     assert caches == [OTHER, OTHER]
     report = plan_report(run.formula, run.models, run.params, run.prompts, run)
     assert report._cache == OTHER  # of a plan that is explained

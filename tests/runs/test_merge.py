@@ -1,112 +1,85 @@
-"""A merge of adapters is the weighted sum of what each adds, whatever its ranks and scalings."""
+"""``merge:`` of a run file: each name stands for its base with the sum in brackets."""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from checkpoints import fresh
-from combined import rows_of
-from peft import PeftModel
-from trained_adapters import config_of, trained
 
-from descant.inputs.expand import sums_of
+import descant
+from descant.inputs.expand import settings_of
 from descant.inputs.runfile import RunFile, RunFileError
-from descant.models import ModelError, make_spec
-from descant.models.lanes.lora import Adapters
-from descant.runs.merge import merged_adapter
+from descant.runs.run import compiled
 
-WEIGHTS = {"patterns": 0.7, "lora8": -1.5, "lora4": 0.4}  # an alpha_pattern, rsLoRA, plain
-
-
-def added(model, adapters: Adapters, number: int) -> dict[str, torch.Tensor]:
-    """What an adapter adds to each linear layer's output, for fixed inputs."""
-    torch.manual_seed(0)
-    outputs = {}
-    for path, module in model.named_modules():
-        if path.startswith("model.layers") and hasattr(module, "in_features"):
-            hidden = torch.randn(1, 3, module.in_features)
-            with adapters.chosen(rows_of(adapters, number)):
-                outputs[path] = module(hidden) - module.forward(hidden)
-    return outputs
+MODELS = {
+    "base": "org/base",
+    "other": "org/other",
+    "help": {"adapter": "org/help", "on": "base"},
+    "harm": {"adapter": "org/harm", "on": "base"},
+    "calm": {"vector": "org/calm", "on": "base"},
+    "far": {"adapter": "org/far", "on": "other"},
+    "own": {"adapter": "org/own", "on": "base", "merge": True},
+}
 
 
-@torch.no_grad()
-def test_a_merge_is_the_sum_of_its_terms(zoo, tmp_path) -> None:
-    parts = {name: make_spec(name, zoo.adapter(name)) for name in WEIGHTS}
-    folder = merged_adapter(parts, WEIGHTS, tmp_path)
-    model = fresh(zoo.path("base"))
-    adapters = Adapters(model)
-    merged = added(model, adapters, adapters.add("merged", folder))
-    expected = {path: torch.zeros_like(output) for path, output in merged.items()}
-    for name, weight in WEIGHTS.items():
-        for path, output in added(model, adapters, adapters.add(name, zoo.path(name))).items():
-            expected[path] += weight * output
-    assert any(output.abs().max() > 0.01 for output in expected.values())
-    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
-
-    ids = torch.tensor([[1, 17, 30, 9]])
-    with adapters.chosen(rows_of(adapters, 1)):
-        logits = model(ids).logits
-    peft = PeftModel.from_pretrained(fresh(zoo.path("base")), folder).eval()
-    torch.testing.assert_close(logits, peft(ids).logits, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_merge_of_biases_embeddings_and_heads(zoo, tmp_path) -> None:
-    base = zoo.path("base")
-    options = {"bias": {"lora_bias": True}, "ends": {"target_modules": ["lm_head", "embed_tokens"]}}
-    parts, model = {}, fresh(base)
-    for name, more in options.items():
-        folder = trained(base, config_of("LORA", r=4, **more), tmp_path / name)
-        parts[name] = make_spec(name, {"adapter": folder, "on": "base"})
-    parts["lora4"] = make_spec("lora4", zoo.adapter("lora4"))
-    weights = {"bias": 0.5, "ends": -0.7, "lora4": 1.5}
-    adapters = Adapters(model)
-    numbers = {name: adapters.add(name, str(part.adapter)) for name, part in parts.items()}
-    number = adapters.add("merged", merged_adapter(parts, weights, tmp_path / "merged"))
-    torch.manual_seed(0)
-    for path, module in model.named_modules():
-        inputs = torch.tensor([[5, 9, 200]])
-        if hasattr(module, "in_features"):
-            inputs = torch.randn(1, 3, module.in_features)
-        elif not hasattr(module, "num_embeddings"):
-            continue
-        bare = module(inputs)
-        expected = bare.clone()
-        for name, own in numbers.items():
-            with adapters.chosen(rows_of(adapters, own)):
-                expected += weights[name] * (module(inputs) - bare)
-        with adapters.chosen(rows_of(adapters, number)):
-            torch.testing.assert_close(module(inputs), expected, rtol=1e-4, atol=1e-5, msg=path)
+def run_of(formula: str, soup: str = "(1-a)*help + a*harm", **more: object) -> RunFile:
+    return RunFile(formula=formula, models=MODELS, params={"a": 0.5}, merge={"soup": soup}, **more)
 
 
 @pytest.mark.parametrize(
-    ("base", "options", "problem"),
+    ("formula", "brackets"),
     [
-        ("base", {"use_dora": True}, "has DoRA on model.layers.0.self_attn.q_proj, which is no"),
-        ("qwen2", {"bias": "all"}, "has another bias than its base on model.layers.0.self_attn"),
-        ("base", {"modules_to_save": ["lm_head"]}, r"replaces whole modules \(modules_to_save\)"),
+        ("soup", "base[(1 - a)*help + a*harm]"),
+        ('2*soup@"Be kind." - a*base', '2*base[(1 - a)*help + a*harm]@"Be kind." - a*base'),
+        ("soup[2*calm]", "base[(1 - a)*help + a*harm + 2*calm]"),
+        ("base[soup - calm] + other", "base[(1 - a)*help + a*harm - calm] + other"),
+        ("where(entropy(soup) > 1, soup, base)",
+         "where(entropy(base[(1 - a)*help + a*harm]) > 1, base[(1 - a)*help + a*harm], base)"),
+        ("base | rerank(soup, k=3, norm=center)",
+         "base | rerank(base[(1 - a)*help + a*harm], k=3, norm=center)"),
+        ("mix(a: align(soup), 1-a: other)",
+         "mix(a: align(base[(1 - a)*help + a*harm]), 1 - a: other)"),
+        ("base + help", "base + help"),
+    ],
+)  # fmt: skip
+def test_a_merged_name_is_a_sum_in_brackets(formula, brackets) -> None:
+    assert run_of(formula).named == {"formula": brackets}
+
+
+def test_a_draft_has_merged_names_too() -> None:
+    run = run_of("base + soup", generate={"draft": "soup"})
+    assert run.generate.draft == "base[(1 - a)*help + a*harm]"
+
+
+def test_what_is_no_formula_keeps_its_own_error() -> None:
+    with pytest.raises(descant.FormulaError, match=r"(?s)\+ is followed by \*.*soup \+ \* base"):
+        settings_of(run_of("soup + * base"))
+
+
+@pytest.mark.parametrize(
+    ("soup", "problem"),
+    [
+        ("help + far", "merge.soup: only adapters and vectors on one model are merged"),
+        ("help + base", "merge.soup: only adapters and vectors on one model are merged"),
+        ("own + help", "leave out their merge: true"),
+        ("help*harm", "merge.soup: a formula may scale a model, not multiply two models"),
+        ("max(help, harm)", "merge.soup: .* is more than a sum of names with weights"),
+        ("hlep", "did you mean help"),
     ],
 )
-def test_what_is_no_weighted_sum_is_not_merged(zoo, tmp_path, base, options, problem) -> None:
-    folder = trained(zoo.path(base), config_of("LORA", base, **options), tmp_path / "a")
-    spec = make_spec("a", {"adapter": folder, "on": "base"})
-    with pytest.raises(ModelError, match=problem):
-        merged_adapter({"a": spec}, {"a": 1.0}, tmp_path / "merged")
+def test_what_is_no_sum_of_adapters(soup, problem) -> None:
+    with pytest.raises((RunFileError, ValueError), match=problem):
+        run_of("soup", soup)
 
 
-def test_adapters_of_two_bases_are_not_merged(zoo, tmp_path) -> None:
-    parts = {}
-    for name in ("base", "arm"):
-        config = config_of("LORA", target_modules=["lm_head"])
-        folder = trained(zoo.path(name), config, tmp_path / name)
-        parts[name] = make_spec(name, {"adapter": folder, "on": "base"})
-    with pytest.raises(ModelError, match="the adapter base is of another base: lm_head differs"):
-        merged_adapter(parts, dict.fromkeys(parts, 0.5), tmp_path / "merged")
-
-
-def test_a_sum_is_of_rows_and_not_of_weights_of_their_own() -> None:
-    own = make_spec("own", {"adapter": "org/own", "on": "base", "merge": True})
-    run = RunFile(formula="soup", models={"base": "org/base", "own": own}, merge={"soup": "own"})
-    with pytest.raises(RunFileError, match=r"merge\.soup: .* leave out their merge: true"):
-        sums_of(run)
+def test_one_decoder_for_all_weights(zoo) -> None:
+    """What a sum gives at each weight is what its adapters give, each times a number."""
+    models = {name: zoo.adapter(name) for name in ("lora4", "lora8")}
+    models |= {"base": {"path": zoo.path("base"), "dtype": "float32"}}
+    run = RunFile(
+        formula="soup", models=models, params={"a": 0.5}, merge={"soup": "(1-a)*lora4 + a*lora8"}
+    )
+    decoder = compiled(run)
+    found = decoder.generate([[1, 9, 40]], params={"a": [0, 1, 0.3]}, max_new_tokens=8)
+    assert len(decoder.lanes) == 1
+    for one, formula in zip(found, ("lora4", "lora8", "base[0.7*lora4 + 0.3*lora8]"), strict=True):
+        [alone] = descant.compile(formula, models).generate([[1, 9, 40]], max_new_tokens=8)
+        assert one.token_ids == alone.token_ids

@@ -96,7 +96,7 @@ def test_split_layers_are_for_processes_that_decode_together(tmp_path: Path) -> 
 
 def test_a_formula_is_chosen_by_its_name(tmp_path: Path) -> None:
     run = run_of(tmp_path, **MORE)
-    assert of_one_formula(run, "soup").formula == "soup"
+    assert of_one_formula(run, "soup").formula == "base[(1 - a)*arm_help + a*arm_harm]"
     assert json.loads(of_one_formula(run, "soup").model_dump_json())["formulas"] == {}
     for name, says in (
         ("sop", "there is no formula sop; did you mean soup?"),

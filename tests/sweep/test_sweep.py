@@ -62,7 +62,7 @@ def test_every_row_is_there_once(whole):
 
 
 def test_a_sweep_logs_raw_text_once_and_takes_chats(tmp_path, caplog):
-    """Once for all formulas, adapters that are merged at every point, and rewards."""
+    """Once for all formulas and rewards."""
     bare = {name: spec.model_copy(update={"template": None})
             for name, spec in run_of(tmp_path).models.items()}  # fmt: skip
     run = run_of(tmp_path, **SHARED, generate={"max_new_tokens": 2})
@@ -71,7 +71,7 @@ def test_a_sweep_logs_raw_text_once_and_takes_chats(tmp_path, caplog):
         assert sweep(run, tmp_path / "raw")
     said = [one for one in caplog.messages if "text is read as it is" in one]
     named = [name for one in said for name in one.partition(":")[0].split(", ")]
-    assert sorted(named) == ["arm_harm", "arm_help", "base", "reward_harm", "reward_help", "soup"]
+    assert sorted(named) == ["arm_harm", "arm_help", "base", "reward_harm", "reward_help"]
     caplog.clear()
     run = run.model_copy(update={"data": run.data.model_copy(update={"chat": True})})
     with caplog.at_level(logging.WARNING, "descant"):

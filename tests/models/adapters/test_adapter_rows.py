@@ -19,10 +19,8 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConf
 
 import descant
 from descant import ModelError
-from descant.models import make_spec
 from descant.models.adapters.fields import NO_EFFECT, UNDERSTOOD, check_row
 from descant.models.lanes.lora import Adapters
-from descant.runs.merge import merged_adapter
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [  # the field that a case is of, a base, options
     ("r", "base", {"r": 5}),
@@ -112,21 +110,13 @@ def test_a_row_is_what_peft_makes_of_it(zoo, adapter, field, base, options) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize(("field", "base", "options"), CASES, ids=lambda value: str(value))
-def test_a_sum_is_what_peft_makes_of_it_or_refused(
-    zoo, adapter, tmp_path, field, base, options
-) -> None:
-    """A run file's ``merge``: twice an adapter less itself is the adapter."""
+def test_a_sum_is_what_peft_makes_of_it(zoo, adapter, tmp_path, field, base, options) -> None:
+    """Twice an adapter less itself is the adapter."""
     folder = adapter(base, **options)
-    spec = make_spec("one", {"adapter": folder, "on": "base"})
-    parts, weights = {"one": spec, "two": spec}, {"one": 2.0, "two": -1.0}
-    if "use_dora" in options or options.get("bias", "none") != "none":
-        with pytest.raises(ModelError, match="which is no weighted sum's"):
-            merged_adapter(parts, weights, tmp_path)
-        return
     model = fresh(zoo.path(base))
     adapters = Adapters(model)
-    number = adapters.add("a", merged_adapter(parts, weights, tmp_path))
-    with adapters.chosen(rows_of(adapters, number)):
+    one, two = adapters.add("one", folder), adapters.add("two", folder)
+    with adapters.chosen(rows_of(adapters, [(one, 2.0), (two, -1.0)])):
         found = logprobs(model, torch.tensor([IDS]))[0]
     torch.testing.assert_close(found, with_peft(zoo.path(base), folder), rtol=1e-5, atol=2e-5)
 

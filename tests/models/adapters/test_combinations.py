@@ -86,7 +86,7 @@ def test_a_sum_is_what_peft_gives_with_all_of_them_active(zoo, folders) -> None:
     with adapters.chosen(rows_of(adapters, [*zip(numbers, weights, strict=True)])):
         found = logprobs(model, ids)
     by_folder = {folders["base", name]: w for name, w in zip(LORA, weights, strict=True)}
-    expected = logprobs(with_peft(zoo.path("base"), by_folder), ids)
+    expected = logprobs(with_peft(fresh(zoo.path("base")), by_folder), ids)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -24,6 +24,7 @@ from descant.models.checkpoint.reward_head import OWN_POSITIONS
 from descant.models.combinations import BARE, Combination
 from descant.models.lanes.batch_classifier import BatchClassifier
 from descant.models.lanes.shared import SharedLane
+from descant.models.lanes.token_tree import TokenTreeLane
 from descant.models.lanes.transformers_lane import TransformersLane
 
 prefill = importlib.import_module("descant.models.lanes.prefill")
@@ -283,6 +284,29 @@ def test_rewards_of_whole_texts_take_vectors_of_all_positions(zoo) -> None:
     for text, weight, reward in zip(ids, (2.0, 0.0, -1.0), found, strict=True):
         with steered(plain.model.layers, [(directions, weight, 0)]):
             close(reward, plain(input_ids=torch.tensor([text])).logits[0])
+
+
+@torch.no_grad()
+def test_branches_of_a_tree_are_steered(zoo) -> None:
+    """Alternatives of several tokens over a cached text, as rewards that read text have them."""
+    plain, directions = zoo.model("rm"), {0: 0.5 * drawn(32, seed=1), 1: drawn(32, seed=2)}
+    lane = TokenTreeLane(copy.deepcopy(plain), 300, reads_all=True, knows_answers=False)
+    number = lane.adapters.add_vector("calm", directions, tokens="all")
+    lane.reserve(2, 64)
+    prompts, weights = texts_of(12, 6), (1.5, -1.0)
+    combinations = [lane.adapters.combination([(number, weight)]) for weight in weights]
+    rows = admitted(lane, prompts, combinations)
+    order = torch.tensor(rows).argsort().tolist()
+    for more in ([3, 4], [5, 6, 7]):
+        texts = [
+            [[*prompts[i], *more], [*prompts[i][:-2], 9, *more], [*prompts[i], 8]] for i in order
+        ]
+        found = lane.outputs(texts)
+        wanted = []
+        for i, alternatives in zip(order, texts, strict=True):
+            with steered(plain.model.layers, [(directions, weights[i], 0)]):
+                wanted += [plain(input_ids=torch.tensor([text])).logits[0] for text in alternatives]
+        close(found, torch.stack(wanted))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import fresh, llama, tokenizer
+from combined import rows_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from steered import logits_of, with_peft
 from transformers import AutoModelForCausalLM
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 import descant
 from descant import FormulaError
+from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.loading import quantized
 from descant.show.explain import plan_report
 
@@ -157,6 +160,25 @@ def test_adapters_beside_a_quantised_base(wide, method) -> None:
     expected = (bare + tuned[1] - 0.5 * tuned[0]).log_softmax(-1)
     assert near(decoder.scores(PROMPT, [])[0].log_softmax(-1), expected, method)
     assert not near(tuned[0], bare, method) and not near(tuned[1], bare, method)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_weighted_adapters_and_a_vector_beside_a_quantised_base(wide, method) -> None:
+    """What peft makes of both, each B times its number; and a plain hook of the vector."""
+    asks(method)
+    path, weights = str(wide / "base"), {str(wide / "wide4"): 0.6, str(wide / "wide8"): -1.5}
+    lane = TransformersLane(plain(path, METHODS[method]), 300, reads_all=False)
+    direction = {1: 0.5 * torch.randn(64, generator=torch.Generator().manual_seed(1))}
+    numbers = [lane.adapters.add(Path(folder).name, folder) for folder in weights]
+    steer = lane.adapters.add_vector("v", direction, tokens="all")
+    mix = [*zip(numbers, weights.values(), strict=True), (steer, 2.0)]
+    with lane.adapters.chosen(rows_of(lane.adapters, mix)):
+        found = scores(lane.model, PROMPT)
+    bare, tuned = plain(path, METHODS[method]), with_peft(plain(path, METHODS[method]), weights)
+    layers = tuned.base_model.model.model.layers
+    expected = logits_of(tuned, layers, PROMPT, (direction, 2.0, 0))[-1].log_softmax(-1)
+    assert near(found, expected, method) and not near(scores(bare, PROMPT), expected, method)
 
 
 def packed(folder: Path, group: int = 32) -> tuple[str, Any]:

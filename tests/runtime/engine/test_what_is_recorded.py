@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tape import Tape, on_tape
+from transformers import MinLengthLogitsProcessor
+
+import descant
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7]]
 SETTINGS = {"max_new_tokens": 6, "eos_token_id": []}
@@ -52,3 +55,20 @@ def test_capture_that_is_off_is_said(taped) -> None:
     graphs = taped("base", capture=False).session.engine.graphs
     assert graphs.lines() == ["eager: capture is off"]
     assert graphs.eager() == ["capture is off"] and graphs.made == 0
+
+
+@pytest.mark.parametrize("where", ["base | early()", "(base | early()) + 0.5*arm"])
+def test_a_logits_processor_is_called_at_every_step(taped, compiled, where) -> None:
+    """What it does by the length of a text, a recording would do by that of the first; and idle
+    slots, of which three rows have one, have no text."""
+    descant.logits_processor("early", MinLengthLogitsProcessor(12, [*range(0, 300, 2)]))
+    settings = SETTINGS | {"max_new_tokens": 16}
+    expected = compiled(where, capture=False).generate(PROMPTS[:3], **settings)
+    assert any(token % 2 == 0 for one in expected for token in one.token_ids)
+    decoder = taped(where)
+    for _ in range(2):
+        found = decoder.generate(PROMPTS[:3], **settings)
+        assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    graphs = decoder.session.engine.graphs
+    assert graphs.why_eager == "early is called on the host, row by row"
+    assert "scores, stages and draws are eager: early is called on the host" in graphs.lines()[-1]

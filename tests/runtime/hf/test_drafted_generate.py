@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkpoints import EOS, PAD, tokenizer
 from generate_batches import PROMPTS, inputs
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, SynthIDTextWatermarkingConfig
 
 import descant
 from descant.runtime.loops import drafted_rows
@@ -42,6 +42,20 @@ def test_a_draft_changes_no_token(base, decoder, draft, settings, rows) -> None:
         found = base.generate(**given, **asked, draft=draft, draft_length=length)
         assert found.tolist() == plain.tolist()
         assert decoder.session.engine.stats.rounds or draft in ("prompt", "auto")
+
+
+@pytest.mark.parametrize("draft", [None, *DRAFTS])
+def test_a_watermark_of_transformers_is_its_own(base, compiled, draft) -> None:
+    """``generate`` makes the processor for the call, and calls it once a token with every row."""
+    config = SynthIDTextWatermarkingConfig(ngram_len=3, keys=[654, 400, 836, 123])
+    asked = {"watermarking_config": config, "max_new_tokens": 16, "pad_token_id": PAD}
+    expected = base.generate(**inputs(), **asked, do_sample=False)
+    assert expected.tolist() != base.generate(**inputs(), max_new_tokens=16).tolist()
+    decoder = compiled("base", models={"base": base}, draft="lora4 + arm")
+    more = {"draft": draft.replace("base + 0.5*arm", "base")} if draft else {}
+    for _ in range(2):
+        found = base.generate(**inputs(), **asked, **more, do_sample=False, custom_generate=decoder)
+        assert found.tolist() == expected.tolist()
 
 
 def test_the_noise_of_drafts_is_that_of_the_rows(base, compiled) -> None:

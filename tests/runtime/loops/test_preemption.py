@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import LORA, MODELS
+from transformers import SynthIDTextWatermarkLogitsProcessor
 
 import descant
 from descant.models import make_spec
@@ -106,6 +107,29 @@ def test_generate_draws_the_same(compiled, pool, preempted, formula, ahead) -> N
         decoder.session.engine.ahead = ahead
     assert [one.token_ids for one in decoder.generate(prompts, **more)] == expected
     assert len(preempted) >= decoder.session.engine.stats.preempted > 0
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("search", ["", " | best_of(rm, n=2)"])
+def test_the_state_of_a_processor_waits_with_its_row(
+    compiled, pool, preempted, search, ahead
+) -> None:
+    watermark = SynthIDTextWatermarkLogitsProcessor(
+        ngram_len=3, keys=[654, 400, 836], sampling_table_size=2**10, sampling_table_seed=0,
+        context_history_size=64, device=torch.device("cpu"),
+    )  # fmt: skip
+    descant.logits_processor("watermark", watermark)
+    prompts, more = prompts_of(5, 40, 17, 3), {"temperature": 1.0, "seed": [*range(4)]}
+    more |= {"max_new_tokens": 28, "eos_token_id": list(range(0, 300, 29)), "batch_size": 4}
+    expected = [
+        one.token_ids for one in compiled("base | watermark()" + search).generate(prompts, **more)
+    ]
+    pool(144 if search else 112)
+    decoder = compiled("base | watermark()" + search)
+    if not search:
+        decoder.session.engine.ahead = ahead
+    assert [one.token_ids for one in decoder.generate(prompts, **more)] == expected
+    assert preempted
 
 
 def test_what_waits_again_is_found_in_the_cache(compiled, pool, preempted) -> None:
