@@ -26,21 +26,21 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, DeclaredHead, Names
+from .heads import HeadChecker
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
 from .words.arguments import MatchedArguments, match_arguments
 from .words.operators import OPERATORS, STAGED, Align, Head
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
 KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
-DECLARE_HEAD = "declare one under models: {head: own, on: base, layer: 16}"
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
 )
 
 
-class Checker(ConditionChecker):
+class Checker(ConditionChecker, HeadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -148,9 +148,7 @@ class Checker(ConditionChecker):
         name = node.name
         if name in self.names.params or STATE.get(name) == 0:
             return False
-        if name in self.names.heads:
-            cure = f"write head({self.names.heads[name].on}, {name})"
-            raise self.error(f"{name} is a head, and not a model", node.span, cure)
+        self.refuse_head(node)
         if self.names.is_model(name):
             return True
         if name == NONE:
@@ -255,7 +253,7 @@ class Checker(ConditionChecker):
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
             if name == Head.name:
-                return self._head(self.matched[node].single["v"]).gives_scores
+                return self.head(self.matched[node].single["v"]).gives_scores
         elif name in STAGED:
             yield self._staged(node)
         elif name in STAGES:
@@ -355,7 +353,7 @@ class Checker(ConditionChecker):
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "head":
-                self._head(node)
+                self.head(node)
             case "condition":
                 yield self.condition(node)
             case "reward":
@@ -379,17 +377,6 @@ class Checker(ConditionChecker):
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
-
-    def _head(self, node: Node) -> DeclaredHead:
-        """The declared head of this name."""
-        if isinstance(node, Name):
-            if node.name in self.names.heads:
-                return self.names.heads[node.name]
-            if not (node.name in self.names.params or self.names.is_model(node.name)):
-                cure = did_you_mean(node.name, self.names.heads)
-                raise self.error(f"no head is named {node.name}", node.span, cure or DECLARE_HEAD)
-        problem = f"head takes a declared head last, and {text(node)} is none"
-        raise self.error(problem, node.span, DECLARE_HEAD)
 
     def _reward(self, node: Node) -> Steps[None]:
         """Check that a reward expression only adds and scales reward models."""

@@ -108,8 +108,8 @@ class LayerHeads:
         for head in self._heads.values():
             assert head.apply is not None
             hidden = states[head.declared.layer][:, -logits.shape[1] :]
-            given = head.apply(hidden)[..., : head.columns.stop - head.columns.start]
-            outputs.append(given.to(logits.device, torch.float32))
+            output = head.apply(hidden)[..., : head.columns.stop - head.columns.start]
+            outputs.append(output.to(logits.device, torch.float32))
         return torch.cat(outputs, dim=-1)
 
     def _check(self, head: DeclaredHead) -> None:
@@ -142,8 +142,8 @@ class LayerHeads:
         else:
             # A number is worked out in float32; a head of the vocabulary as the model's own is.
             dtype = state.dtype if head.gives_scores else torch.float32
-            given = [each for each in _weights(head) if each is not None]
-            weights = tuple(each.to(state.device, dtype) for each in given)
+            read = [each for each in _weights(head) if each is not None]
+            weights = tuple(each.to(state.device, dtype) for each in read)
             apply = partial(_linear, weights)
         if not all(each.isfinite().all() for each in weights):
             raise ModelError(f"the head {head.name} has numbers that are not finite", CURE)

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..cache.live import LiveAttention
 from ..cache.row_items import Growing, swap_remove
 from ..cache.rows import Join
-from ..cache.view_rows import ViewRows
 from ..combinations import Combination
 from ..footprint import Footprint
 from ..heads.declared import DeclaredHead
@@ -23,6 +22,7 @@ from ..heads.layer_heads import HeadColumns
 from ..recordings import Recordings
 from ..upload import Changes, Mirror, upload
 from .protocols import LanguageLane
+from .view_rows import ViewRows
 
 Reading: TypeAlias = Generator[int, None, Join]
 CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache

@@ -41,6 +41,7 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "blockwise": "searches over whole texts",
     "reject": "searches over whole texts",
     "align": "takes one model",
+    "head": "takes a declared head last",
     "rerank(reward) 0": "a reward is a sum of reward models",
     "rerank(label) 0": "rm has 1 output and no classes",
 }

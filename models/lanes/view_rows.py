@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..cache.rows import Rows
 from ..recordings import bucket
-from .rows import Rows
 
 
 class RowView(Protocol):
