@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...formula import Plan, Scalar, Term
+from ...formula import Plan, Read, Scalar, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
@@ -123,6 +123,7 @@ class Binder:
             notes=(*plan.dropped, *_kept(plan), *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
             lane_keys=tuple(self.lanes),
+            heads={read: self._head(read, by_term[read.term]) for read in plan.heads},
             described=tuple(self.descriptions[name] for name in plan.models if name in language),
         )
         if self.term_parallel is not None:
@@ -164,7 +165,6 @@ class Binder:
             tokenizer=description.tokenizer,
             lane=list(self.lanes).index(key),
             additions=self._additions(term, model, self.lanes[key], key),
-            heads=self._heads(term, self.lanes[key]),
             address=address,
             language=kind == SCORES,
             label=checked.label(model, stage) if kind == REWARD else None,
@@ -221,17 +221,13 @@ class Binder:
                 self.lane_names[key].append(name)
         return tuple(additions)
 
-    def _heads(self, term: Term, lane: Any) -> dict[str, HeadColumns]:
-        """What reads a term's row besides its model's own head, by the heads' names."""
-        checked = self.checked
-        return {
-            read.head: checked.marked_at(
-                checked.plan.head_spans[read],
-                partial(lane.add_head, declared_head(read.head, checked.specs[read.head])),
-            )
-            for read in checked.plan.heads
-            if read.term == term
-        }
+    def _head(self, read: Read, bound_term: BoundTerm) -> HeadColumns:
+        """What a head gives of a term's row, in the forward of its lane."""
+        lane = list(self.lanes.values())[bound_term.lane]
+        head = declared_head(read.head, self.checked.specs[read.head])
+        span = self.checked.plan.head_spans[read]
+        columns: HeadColumns = self.checked.marked_at(span, partial(lane.add_head, head))
+        return columns
 
     def _loaded(self, model: ResolvedModel, lane: Any) -> int:
         """The number on a lane of an adapter or a vector, loaded where it is not yet."""

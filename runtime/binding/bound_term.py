@@ -9,7 +9,6 @@ from typing import Any
 from ...formula import Scalar, Term
 from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
-from ...models.heads.layer_heads import HeadColumns
 from ...models.text.chat import reads_raw_text
 from ...models.text.token_map import TokenMap
 from ...models.text.vocabulary import check_rows
@@ -26,7 +25,6 @@ class BoundTerm:
         lane: the lane's index in ``Bound.lanes``.
         additions: what its rows add to the weights: pairs of a number of the plan, or None for 1,
             and of what it multiplies, by its number on the lane.
-        heads: where what each head gives of its row is, by the heads' names.
         address: of the stage that uses it; None for a term of the scores.
         language: whether its lane gives scores; otherwise it gives rewards.
         label: for a reward, which of its head's outputs it is; None for the only one.
@@ -41,7 +39,6 @@ class BoundTerm:
     tokenizer: Any
     lane: int
     additions: tuple[tuple[Scalar | None, int], ...] = ()
-    heads: Mapping[str, HeadColumns] = field(default_factory=dict)
     address: StageAddress | None = None
     language: bool = True
     label: int | None = None

@@ -182,7 +182,7 @@ class Step:
         are of the context's rows.
         """
         if read.head:
-            logits = logits.head(row_map.term.heads[read.head])
+            logits = logits.head(self.bound.heads[read])
         broken, gathers = logits.broken, owner is None and not row_map.is_identity
         if owner is not None:
             broken = broken & row_map.present[owner]

@@ -208,7 +208,7 @@ class Report:
         if bound_term.token_map is not None:
             reads += ", in its own tokens"
         if read.head:
-            reads += f", up to layer {bound_term.heads[read.head].layer}"
+            reads += f", up to layer {self._bound.heads[read].layer}"
         return (str(read), coefficient, _letter(bound_term.lane), reads)
 
     def _lanes(self) -> list[tuple[str, ...]]:
