@@ -80,4 +80,5 @@ class Names:
 
     def all(self) -> set[str]:
         """Every name that means something where a term or a number may stand."""
-        return set(self.models or ()) | set(self.params) | set(SCALAR_FUNCTIONS)
+        models = {*(self.models or ())} - {*self.heads}
+        return models | set(self.params) | set(SCALAR_FUNCTIONS)

@@ -48,13 +48,13 @@ def test_factors_of_the_logits_are_the_configuration_s(family, options) -> None:
     for key, value in options.items():
         setattr(config, key, value)
     model = tiny.shaken(type(tiny.model(family))(config), 0)
-    states: dict[int, torch.Tensor] = {}
+    own, states = own_head("own", model), dict[int, torch.Tensor]()
     decoder_layers("x", model)[-1].register_forward_hook(
         lambda module, given, output: states.update({0: output})
     )
     with torch.no_grad():
         expected = model(input_ids=torch.tensor([IDS]), use_cache=False).logits
-        torch.testing.assert_close(own_head("own", model)(states[0]), expected)
+        torch.testing.assert_close(own(states[0]), expected)
 
 
 def test_a_head_that_does_more_is_refused() -> None:
