@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import tiny_architectures as tiny
 import torch
 from checkpoints import fresh
 from safetensors.torch import save_file
@@ -146,8 +147,9 @@ RULES: dict[str, Rule] = {
 def along(decoder: Any, plain: Plain, rule: Rule, **settings: Any) -> None:
     """Each row of a batch draws, greedily, what the rule says after its text; and so are scores."""
     settings = {"max_new_tokens": 6, "eos_token_id": []} | settings
-    done = decoder.generate(PROMPTS, **settings)
-    for completion, prompt in zip(done, PROMPTS, strict=True):
+    prompts = settings.pop("prompts", PROMPTS)
+    done = decoder.generate(prompts, **settings)
+    for completion, prompt in zip(done, prompts, strict=True):
         scores = decoder.scores(prompt, completion.token_ids[:-1])
         for step, token in enumerate(completion.token_ids):
             expected = rule(plain, [*prompt, *completion.token_ids[:step]], len(prompt))
@@ -270,6 +272,39 @@ def test_the_last_layer_with_its_own_head_is_the_model(models) -> None:
     assert decoder.scores(PROMPTS[0], [5, 6, 7]).abs().max() < 1e-4
     [row] = decoder.loglikelihood(PROMPTS[:1], [[5, 6]])
     assert row.logprobs == pytest.approx([-torch.tensor(float(V)).log().item()] * 2, abs=1e-4)
+
+
+def test_dola_picks_its_layer_in_every_step() -> None:
+    """The paper's dynamic form, over three candidates of a model of five layers."""
+    config = tiny.config("llama")
+    config.num_hidden_layers = 5
+    plain = Plain(tiny.shaken(type(tiny.model("llama"))(config), 3))
+    heads = {f"e{n}": {"head": "own", "on": "base", "layer": n} for n in range(3)}
+    far = [f"js(base, head(base, e{n}))" for n in range(3)]
+    by = [f"plausible(base, 0.1) - head(base, e{n})" for n in range(3)]
+    formula = (
+        f"where({far[0]} >= max({far[1]}, {far[2]}), {by[0]},"
+        f" where({far[1]} >= {far[2]}, {by[1]}, {by[2]}))"
+    )
+    picked = set()
+
+    def rule(plain: Plain, text: Sequence[int], start: int) -> Tensor:
+        final, states = plain(text)
+        early = [plain.own(states[n]) for n in range(3)]
+        layer = max(range(3), key=lambda n: divergence(final, early[n]))
+        picked.add(layer)
+        return torch.where(final.exp() >= 0.1 * final.exp().max(), final - early[layer], -torch.inf)
+
+    decoder = descant.compile(formula, {"base": plain.model} | heads)
+    assert decoder.plan.forwards == 1
+    along(decoder, plain, rule, max_new_tokens=12, prompts=[[5, 6, 7], [9], [44, 3, 8, 60], [2, 2]])
+    assert picked == {0, 1, 2}
+
+
+def divergence(one: Tensor, other: Tensor) -> float:
+    mean = torch.log((one.exp() + other.exp()) / 2)
+    parts = ((each.exp() * (each - mean)).sum() for each in (one, other))
+    return float(sum(parts)) / 2
 
 
 def test_a_head_of_an_adapter_reads_the_adapted_row(models, zoo) -> None:
