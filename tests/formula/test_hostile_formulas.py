@@ -49,6 +49,12 @@ HOSTILE = {
     "a product of sums": "base*" + "*".join(f"(1+p{i})" for i in range(150)),
     "functions of functions": "base*max(" + ",".join(["a"] * 64) + ")",
     "stages": "base" + " | top_k(5)" * 90,
+    "states of sums of states": "entropy(" * 60 + "base" + ")*(base+arm)" * 60,
+    "divergences inside each other": "js(" * 60 + "base" + ", arm)*base" * 60,
+    "states in many terms": "+".join(f"entropy(base+{i}*arm)*base" for i in range(1, 150)),
+    "states multiplied out": "base*" + "*".join(f"(step+p{i})" for i in range(60)),
+    "brackets multiplied out": "base[" + "+".join(f"(a+{i})**9*arm" for i in range(100)) + "]",
+    "brackets inside each other": "base[" * 90 + "arm" + "]" * 90,
     "a deep reward": "base | rerank(" + "(" * 95 + "rm" + ")" * 95 + ")",
 }
 

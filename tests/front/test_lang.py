@@ -33,6 +33,9 @@ SAME = [
     (base | top_k(10) | top_p(p=0.9), "base | top_k(10) | top_p(p=0.9)"),
     (base | rerank("0.7*r + 0.3*s", w=a, norm="center", clamp=(0, 1), label="toxic"),
      'base | rerank(0.7*r + 0.3*s, w=a, norm=center, clamp=(0, 1), label="toxic")'),
+    (base[0.5 * arm + a * chat], "base[0.5*arm + a*chat]"),
+    (base[-arm] @ "x" + chat[2 * arm] @ None, 'base[-arm]@"x" + chat[2*arm]@none'),
+    (base + 0.9**step * arm + lang.js(base, arm) * arm, "base + 0.9**step*arm + js(base, arm)*arm"),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 
@@ -58,6 +61,9 @@ def test_different_formulas_differ():
         lambda: base | arm,
         lambda: base | 3,
         lambda: 0.5 * chat @ "You are a child.",
+        lambda: (base + arm)[arm],
+        lambda: base["arm"][arm],
+        lambda: [*base],
         lambda: model("llama-7b"),
         lambda: base + True,
         lambda: base + object(),

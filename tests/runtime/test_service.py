@@ -25,6 +25,8 @@ FORMULAS = [
     "base | best_of(rm, n=3)",
     "base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    "base[a*lora4 + (1-a)*lora8] + 0.3*base@none",
+    "base[2*lora4 - honest] + a*entropy(base)*arm | temperature(0.5 + 0.1*entropy(base))",
 ]
 ENDS = list(range(0, 300, 13))
 
@@ -32,6 +34,8 @@ ENDS = list(range(0, 300, 13))
 @pytest.fixture(scope="module")
 def specs(zoo) -> dict[str, Any]:
     named = {name: zoo.path(name) for name in MODELS} | {name: zoo.adapter(name) for name in LORA}
+    torch.manual_seed(3)
+    named["honest"] = {"vector": {layer: 0.4 * torch.randn(32) for layer in (0, 1)}, "on": "base"}
     return {name: make_spec(name, said) for name, said in named.items()}
 
 
