@@ -6,6 +6,7 @@ into buffers that recordings write, to other processes, and from one position of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..adapters.decoder_layers import layer_outputs
+from ..adapters.decoder_layers import decoder_layers, layer_outputs
 from ..errors import ModelError, first_line, read_by_a_library
 from ..eval_mode import evaluating
 from ..footprint import Held, stored_bytes
@@ -71,8 +72,10 @@ class LayerHeads:
         """
         width = self._vocabulary if head.gives_scores else 1
         self._check(head)
-        apply, weights = None, tuple[Tensor, ...]()
-        if self._model.device.type != "meta":
+        if self._model.device.type == "meta":
+            shape = head.outputs or 0, self._model.config.get_text_config().hidden_size
+            apply, weights = None, (torch.empty(shape, device="meta"),)
+        else:
             apply, weights = self._loaded(head)
         columns = HeadColumns(self.width, self.width + width, head.layer)
         self._heads[head.key] = _Head(head, columns, apply, weights)
@@ -115,6 +118,9 @@ class LayerHeads:
     def _check(self, head: DeclaredHead) -> None:
         """Refuse a head that does not fit the model's sizes."""
         config, name = self._model.config.get_text_config(), head.name
+        if head.layer >= (count := len(decoder_layers(name, self._model))):
+            problem = f"the head {name} is on layer {head.layer} of {head.on}"
+            raise ModelError(f"{problem}, which has {count}", "layers are counted from 0", name)
         if head.hidden not in (None, config.hidden_size):
             problem = f"the head {name} reads {head.hidden} numbers, and {head.on} has states of"
             raise ModelError(f"{problem} {config.hidden_size}", "give the base it was made for")
@@ -137,7 +143,9 @@ class LayerHeads:
         weights: tuple[Tensor, ...]
         if isinstance(head.source, nn.Module):
             module, first = head.source, next(head.source.parameters(), state)
-            apply: Apply = partial(_of_module, module, first.dtype, first.device)
+            if first.device != state.device:
+                module = copy.deepcopy(module).to(state.device)  # its owner's stays where it is
+            apply: Apply = partial(_of_module, module, first.dtype)
             weights = tuple(module.parameters())
         else:
             # A number is worked out in float32; a head of the vocabulary as the model's own is.
@@ -163,11 +171,9 @@ def _linear(weights: tuple[Tensor, ...], states: Tensor) -> Tensor:
     return nn.functional.linear(states, *weights)
 
 
-def _of_module(
-    module: nn.Module, dtype: torch.dtype, device: torch.device, states: Tensor
-) -> Tensor:
+def _of_module(module: nn.Module, dtype: torch.dtype, states: Tensor) -> Tensor:
     with evaluating(module.modules()):
-        return module(states.to(device, dtype))  # type: ignore[no-any-return]
+        return module(states.to(dtype))  # type: ignore[no-any-return]
 
 
 def _weights(head: DeclaredHead) -> tuple[Tensor, Tensor | None]:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 import descant
 from descant import FormulaError, ModelError
+from descant.api import plan_of
 from descant.models import make_spec
 from descant.models.lanes.transformers_lane import TransformersLane
-from descant.runtime import Service
+from descant.runtime import Service, bind
 
 PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13], [1, 9, 9]]
 V, HIDDEN = 300, 32
@@ -353,6 +354,19 @@ def test_inspect_shows_heads_and_numbers(models, plain) -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize("formula", RULES)
+def test_shapes_alone_give_the_same_plan(models, formula) -> None:
+    """What ``explain`` prints, without weights; what is measured is another each time."""
+    specs = {name: make_spec(name, spec) for name, spec in models.items()}
+    plan = plan_of(formula, specs)
+    lanes = [bind(plan, specs, None, "cpu", skeleton=skeleton).lanes for skeleton in (True, False)]
+    one, other = ([lane.footprint().weight_bytes for lane in each] for each in lanes)
+    assert one == other
+    wrong = specs | {"v": make_spec("v", {"head": "own", "on": "base", "layer": 9})}
+    with pytest.raises(FormulaError, match="the head v is on layer 9 of base, which has 2"):
+        bind(plan_of("head(base, v)", wrong), wrong, None, "cpu", skeleton=True)
+
+
 # -- Declarations
 
 
@@ -391,7 +405,7 @@ def wrong(models: dict[str, Any], **spec: Any) -> Any:
     ("spec", "problem"),
     [
         ({"head": "own"}, "v is of no layer"),
-        ({"head": "own", "layer": 2}, "v has no layer 2"),
+        ({"head": "own", "layer": 2}, "the head v is on layer 2 of base, which has 2"),
         ({"head": numbers(1, 1, 31), "layer": 0}, "reads 31 numbers, and base has states of 32"),
         ({"head": numbers(1, 7, 32), "layer": 0}, "neither 1 nor the vocabulary of base, 300"),
         ({"head": numbers(1, 1, 32) * torch.nan, "layer": 0}, "not finite"),
