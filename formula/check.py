@@ -26,9 +26,10 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
+from .heads import HeadChecker
 from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from .words.arguments import MatchedArguments, match_arguments
-from .words.operators import OPERATORS, STAGED, Align
+from .words.operators import OPERATORS, STAGED, Align, Head
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
@@ -38,7 +39,7 @@ PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Checker(ConditionChecker):
+class Checker(ConditionChecker, HeadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -132,7 +133,7 @@ class Checker(ConditionChecker):
             match todo.pop():
                 case Name(name) as found if name not in self.names.params and name in STATE:
                     return found
-                case Call(function) as found if function.name in STATE:
+                case Call(function) as found if function.name in (*STATE, Head.name):
                     return found
                 case Call(function, arguments) if function.name in SCALAR_FUNCTIONS:
                     todo += [argument.value for argument in reversed(arguments)]
@@ -146,6 +147,7 @@ class Checker(ConditionChecker):
         name = node.name
         if name in self.names.params or STATE.get(name) == 0:
             return False
+        self.refuse_head(node)
         if self.names.is_model(name):
             return True
         if name == NONE:
@@ -249,6 +251,8 @@ class Checker(ConditionChecker):
             return False
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
+            if name == Head.name:
+                return self.head(self.matched[node].single["v"]).gives_scores
         elif name in STAGED:
             yield self._staged(node)
         elif name in STAGES:
@@ -344,8 +348,12 @@ class Checker(ConditionChecker):
                 scores = yield self.is_scores(node)
                 if not scores or not isinstance(node, (Name, Added, Prompted)):
                     cure = "around each model of another vocabulary, and the rest outside"
+                    if cls is Head:
+                        cure = "around each model, and what is done to its scores outside"
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
+            case "head":
+                self.head(node)
             case "condition":
                 yield self.condition(node)
             case "reward":

@@ -34,7 +34,7 @@ from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan
 from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
-from .words.operators import OPERATORS, STAGED, Mean
+from .words.operators import OPERATORS, STAGED, Head, Mean
 from .words.signature import UNLIMITED, Limits, Signature
 from .words.stages import STAGES, Search, Stage
 
@@ -73,10 +73,13 @@ class _Planner:
         scores = unrolled(self.collector.linear(head))
         stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
-        plan = Plan(scores, stages, text(tree), self.checker.source, spans)
+        heads = self.collector.heads
+        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
         dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]
+        unread = (head for head in self.collector.heads if head not in plan.reads)
+        dropped += [f"{head} has the coefficient 0: not worked out" for head in unread]
         added = {name for term in used for _, name in term.additions}
         left_out = (name for name in self.collector.left_out if name not in {*added, *plan.models})
         dropped += [f"{name} has the weight 0: not loaded, not added" for name in left_out]
@@ -109,6 +112,10 @@ class _Planner:
             stage = yield self._stage(node)
             return Staged((yield self.collector.linear(node.arguments[0].value)), (stage,))
         cls, matched = OPERATORS[name], self.checker.matched[node]
+        if cls is Head:
+            x, v = matched.single["x"], matched.single["v"]
+            read: Atom = yield self.collector.head(x, v, node.span)
+            return read
         values = yield self._fields(cls, matched, node.span)
         if cls is Mean:
             values["total"] = yield self.collector.total(matched.single["x"], node.span)

@@ -35,8 +35,8 @@ def _written(node: Node | Stage | Scalar) -> Steps[str]:
     match node:
         case Scalar():
             return str(node)
-        case Read(term):
-            return str(term)
+        case Read():
+            return str(node)
         case Linear(parts, shift):
             products = []
             for coefficient, part in parts:

@@ -130,6 +130,7 @@ def choice(*options: str) -> Any:
 
 scores = partial(_argument, "scores")  # scores
 model = partial(_argument, "model")  # one model, with or without a prompt of its own
+head = partial(_argument, "head")  # a declared head
 many = partial(_argument, "many")  # all other plain arguments: two scores or more
 weighted = partial(_argument, "weighted")  # all weighted arguments ``w: x``: numbers and scores
 condition = partial(_argument, "condition")  # a condition on the state

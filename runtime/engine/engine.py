@@ -13,6 +13,7 @@ from threading import RLock
 from typing import Any
 
 from ...errors import StateError
+from ...formula import Read
 from ...formula.scalar import Scalar
 from ...formula.words.signature import Signature
 from ...formula.words.stages import RepetitionPenalty
@@ -256,9 +257,12 @@ class Engine:
                     problem = f"{source.name} gave NaN or infinity {where}"
                     errors[row] = plan.error(problem, source.span, INFINITE)
                     continue
-                maps = [each for each in batch.row_maps if each.source == (kind, source)]
-                what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
-                span = plan.spans[maps[0].term.term]
+                if isinstance(source, Read):
+                    what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
+                else:
+                    maps = [each for each in batch.row_maps if each.source == (kind, source)]
+                    what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
+                    span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
             errors[row] = plan.error(f"{what} {where}", span, cure)
         return errors

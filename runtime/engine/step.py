@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...formula import Term
+from ...formula import Read
 from ...formula.algebra.components import components, terms_of
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress
@@ -23,7 +23,7 @@ from ...formula.words.operators import Operator
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
-from ..batch.row_map import RowMap
+from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import starts_of, states_of, texts_of
 from ..binding.bound import Bound
 from ..scores.components import ALL
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
-        terms: what gives each term's scores.
+        reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
@@ -57,7 +57,7 @@ class Prepared(NamedTuple):
     values: Tensor
     steps: Tensor
     seen: Tensor | None
-    terms: Mapping[Term, Reading]
+    reads: Mapping[Read, Reading]
     rewarders: Mapping[StageAddress, Rewarder]
     search_terms: Sequence[tuple[RowMap, Reading]]
     texts: Callable[[], list[Tensor]]
@@ -80,7 +80,7 @@ class Step:
         forwards: per lane, how often it has run.
         footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
-        unnormalised: the terms that are read as raw logits.
+        unnormalised: what is read as raw logits.
         own_stages: how many of the plan's stages are the formula's; what follows is of requests.
         columns: of the plan's numbers among those of a batch.
         syncs: as given; not where processes share the lanes.
@@ -130,7 +130,7 @@ class Step:
         prepared: Prepared = batch.prepared.get(self) or self.prepare(batch)
         vocabulary = self.bound.vocabulary
         return Context(
-            prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
+            prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
             starts=partial(starts_of, batch),
@@ -153,7 +153,7 @@ class Step:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
-            context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
+            context.logits[lane] = self._logits(lane, logits.to(batch.device), context, columns)
         if batch.by_component:
             self._components.tell(batch, context)
         return self.combined(context)
@@ -177,21 +177,29 @@ class Step:
         context.own = chain(head, context, None, own)
         return chain(context.own, context, None, fields, len(own))
 
-    def term_scores(
-        self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
+    def read_scores(
+        self,
+        logits: Logits,
+        row_map: RowMap,
+        read: Read,
+        context: Context,
+        owner: Tensor | None = None,
     ) -> Tensor:
-        """One term's scores from its lane's logits; where they are NaN is noted.
+        """One term's scores from its lane's logits, or what a head says of its row.
 
-        With ``owner``, the slot of each row of the context, the logits are of the context's rows.
+        Where they are NaN is noted. With ``owner``, the slot of each row of the context, the logits
+        are of the context's rows.
         """
+        if read.head:
+            logits = logits.head(self.bound.heads[read])
         broken, gathers = logits.broken, owner is None and not row_map.is_identity
         if owner is not None:
             broken = broken & row_map.present[owner]
         elif gathers:
             broken = broken.index_select(0, row_map.rows) & row_map.present
-        context.note(row_map.source, broken)
+        context.note(("head", read) if read.head else row_map.source, broken)
         exact = row_map.term.address is not None or context.next_tokens is not None
-        raw = not exact and row_map.term.term in self.unnormalised
+        raw = read.is_number or (not exact and read in self.unnormalised)
         scores = logits.raw if raw else logits.logprobs
         return scores.index_select(0, row_map.rows) if gathers else scores
 
@@ -232,19 +240,14 @@ class Step:
             if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
                 how = moves_winner(address, stage), self.count, self.bound.term_parallel
                 rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
-        reads = {
-            row_map: partial(
-                self._read, row_map, batch.device, batch.token_columns.get(row_map.term.lane)
-            )
-            for row_map in live
-        }
-        terms: dict[Term, Reading] = {
-            row_map.term.term: reads.get(row_map, Context.zeros)
-            for row_map in batch.row_maps
-            if row_map.term.address is None
-        }
+        reads: dict[Read, Reading] = {}
+        for read, row_map in reads_of(self._plan, batch.row_maps):
+            own = self._reading(row_map, read, batch)
+            reads[read] = own if row_map.live else Context.zeros
         search = [
-            each for each in live if each.term.address and each.term.language and self._search
+            (row_map, self._reading(row_map, Read(row_map.term.term), batch))
+            for row_map in live
+            if row_map.term.address and row_map.term.language and self._search
         ]
         certain = self._running(batch, self._certain)
         feeds = []
@@ -255,8 +258,7 @@ class Step:
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
-            terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(texts_of, weakref.proxy(batch)), certain,
+            reads, rewarders, search, partial(texts_of, weakref.proxy(batch)), certain,
             [lanes[lane].forward for lane in certain], feeds, self._needing(batch),
         )  # fmt: skip
         return prepared
@@ -287,21 +289,32 @@ class Step:
             columns.append(self._plan.columns[weight])
         return ComponentSampler(columns, lanes, scores)
 
+    def _reading(self, row_map: RowMap, read: Read, batch: Batch) -> Reading:
+        """What gives one term's scores, or what a head says of it; it does not hold the batch."""
+        columns = batch.token_columns.get(row_map.term.lane)
+        return partial(self._read, row_map, read, batch.device, columns)
+
     def _read(
         self,
         row_map: RowMap,
+        read: Read,
         device: torch.device,
         columns: TokenColumns | None,
         context: Context,
     ) -> Tensor:
-        """One term's scores; its lane runs when the first of its terms is needed."""
+        """One term's scores, or a head's; its lane runs when the first of them is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
             if self.bound.lanes[lane].forward():
                 self.count([lane])
             logits = self.bound.lanes[lane].logits().to(device)
-            context.logits[lane] = Logits(logits, context.width, columns)
-        return self.term_scores(context.logits[lane], row_map, context)
+            context.logits[lane] = self._logits(lane, logits, context, columns)
+        return self.read_scores(context.logits[lane], row_map, read, context)
+
+    def _logits(
+        self, lane: int, outputs: Tensor, context: Context, columns: TokenColumns | None
+    ) -> Logits:
+        return Logits(outputs, context.width, columns, self.bound.lanes[lane].vocabulary)
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...formula.nodes import StageAddress, Staged
+from ...formula.nodes import Read, StageAddress, Staged
 from ...formula.scalar import Scalar, StateNumber
-from ...formula.terms import Term
 from ...formula.words.operators import Operator
 from ...formula.words.signature import MOST
 from .row_states import RowStates
@@ -118,7 +117,8 @@ class Context:
         values: ``(slots, numbers)`` float32, the plan's numbers for each row.
         numbers: the same, a column each, with what the host knows of it.
         columns: which column holds which number.
-        terms: the scores of each term; calling one runs its lane, if any row needs it. Nothing
+        reads: the scores of each term, and what heads give; calling one runs its lane, if any row
+            needs it. Nothing
             here holds the context: a step's tensors are freed when the step ends.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
@@ -154,7 +154,7 @@ class Context:
     values: Tensor
     numbers: Sequence[ScalarColumn]
     columns: Columns
-    terms: Mapping[Term, Reading]
+    reads: Mapping[Read, Reading]
     steps: Tensor
     vocabulary: int
     width: int

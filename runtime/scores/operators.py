@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...formula.nodes import Condition, Linear, Read, Staged, numbers
 from ...formula.scalar import Constant, Scalar
-from ...formula.terms import Term
 from ...formula.words import operators as words
 from ...grammar.unrolled import Steps, unrolled
 from .context import Columns, Context, Reading
@@ -86,8 +85,7 @@ def stage_numbers(stages: Sequence[Any], columns: Columns) -> Filler | None:
 @_made.register
 def _(node: Read, columns: Columns) -> Steps[Reading]:
     yield from ()
-    term = node.term
-    return lambda context: context.terms[term](context)
+    return lambda context: context.reads[node](context)
 
 
 @_made.register
@@ -97,9 +95,9 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
     if not more and node.shift is None and first.expression == ONE:
         reading: Reading = yield _scorer(only, columns)
         return reading
-    parts: list[tuple[int, Term | Reading]] = []
+    parts: list[tuple[int, Read | Reading]] = []
     for n, part in node.parts:  # a sum looks a term up by itself
-        own = part.term if isinstance(part, Read) else (yield _weighed(n, part, columns))
+        own = part if isinstance(part, Read) else (yield _weighed(n, part, columns))
         parts.append((columns[n], own))
     shift = None if node.shift is None else columns[node.shift]
 
@@ -110,7 +108,7 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
             number = context.numbers[column]
             if number.idle:
                 continue
-            each = context.terms[part](context) if isinstance(part, Term) else part(context)
+            each = context.reads[part](context) if isinstance(part, Read) else part(context)
             if not number.positive:
                 each, hidden = parted(each)
                 excluded.append(torch.where(number.values != 0, hidden, 0.0))

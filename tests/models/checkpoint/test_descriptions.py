@@ -194,7 +194,7 @@ def test_an_adapter_on_what_is_not_there(zoo) -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ({}, "exactly one of path, model, adapter and vector; here: none of them"),
+        ({}, "exactly one of path, model, adapter, vector and head; here: none of them"),
         ({"path": "x", "adapter": "y", "on": "z"}, "here: path and adapter"),
         ({"adapter": "y"}, "an adapter needs the model that it goes on"),
         ({"path": "x", "on": "z"}, "an adapter needs the model that it goes on"),
