@@ -67,7 +67,7 @@ class Rerank(LogitsProcessor):
         return out.scatter(1, best.indices, best.values + self._w * rewards)
 
 
-class _First(StoppingCriteria):
+class First(StoppingCriteria):
     """Calls a function after the first token, and stops nothing."""
 
     def __init__(self, started: Callable[[], None]) -> None:
@@ -107,7 +107,7 @@ def generate(
     out = base.generate(
         prompts, attention_mask=torch.ones_like(prompts) if mask is None else mask,
         max_new_tokens=new, min_new_tokens=new, do_sample=False, logits_processor=processors,
-        pad_token_id=0, stopping_criteria=StoppingCriteriaList([_First(started)]),
+        pad_token_id=0, stopping_criteria=StoppingCriteriaList([First(started)]),
     )  # fmt: skip
     return out[:, prompts.shape[1] :]  # type: ignore[no-any-return]
 

@@ -167,6 +167,25 @@ def test_what_one_sweep_spares():
         assert all(map(is_rounded, written, values_)), (row, values_)
 
 
+def test_what_steering_is_said_to_be_beside_aisteer360():
+    cases = raw("steering")["cases"]
+    assert {*cases} == {"one row", "eight rows", "eight weights"}
+    for case in cases.values():
+        rows = len(case["weights"])
+        for scope in ("answer", "all"):
+            tokens = case["tokens"][scope]
+            assert {*tokens} == {"hooks", "aisteer360"}
+            assert {*tokens.values()} == {f"{rows} of {rows} rows equal"}
+    section = Page("bench/README.md").section("Steering beside AISteer360")
+    for name, case in cases.items():
+        [line] = [line for line in section.splitlines() if line.startswith(f"| {name}")]
+        written = numbers(line.partition(" | ")[2])
+        times, ratios = case["ms per token"], case["ratios"]
+        measured = [times[way] for way in ("ours", "hooks", "aisteer360")]
+        measured += [ratios["hooks / ours"], ratios["aisteer360 / ours"]]
+        assert len(written) == len(measured) and all(map(is_rounded, written, measured)), name
+
+
 def test_what_evaluation_says_of_its_speed():
     words = Page("docs/evaluation.md")
     for one in raw("harness")["results"]:
