@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...formula import Plan, Read
 from ...models.combinations import BARE, Combination
-from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
 from ..requests.request import Reading, Request
 
@@ -64,7 +63,7 @@ class RowMap:
             return request.draft_prompts[self.number]
         return (request.prompts if address is None else request.rewards[address])[self.number]
 
-    def combination(self, bound: Bound, request: Request) -> Combination:
+    def combination(self, bound: Any, request: Request) -> Combination:
         """What the term's row adds to its lane's weights."""
         if not self.term.additions:
             return BARE
