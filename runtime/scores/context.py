@@ -15,7 +15,6 @@ from ...formula.nodes import Read, StageAddress, Staged
 from ...formula.scalar import Scalar, StateNumber
 from ...formula.words.operators import Operator
 from ...formula.words.signature import MOST
-from .row_states import RowStates
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
@@ -130,8 +129,8 @@ class Context:
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
         starts: per slot, how many of those ids come before the answer.
-        row_states: per slot, the states of its stages and operators; None in a draft, which goes
-            without.
+        row_states: per slot, the ``RowStates`` of its stages and operators; None in a draft, which
+            goes without.
         needing: per operator with a state, the rows that need it.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
@@ -177,7 +176,7 @@ class Context:
     components: Tensor | None = None
     drawn: Collection[int] = ()
     starts: Callable[[], list[int]] = list
-    row_states: Callable[[], list[RowStates]] | None = None
+    row_states: Callable[[], list[Any]] | None = None
     needing: Mapping[Operator, Needing] = field(default_factory=dict)
 
     @contextmanager
