@@ -46,7 +46,8 @@ __all__ = [
 
 _MODULES = {
     ".api": ("compile",),
-    ".extend": ("logits_processor", "scalar_function", "stage"),
+    ".extend": ("Scores", "logits_processor", "operator", "scalar_function", "stage"),
+    ".formula.words.signature": ("Limits",),
     ".lang": (  # the language's words as Python functions, without those that are builtins
         *("model", "param", "prompt", "step", "entropy", "max_prob", "mix", "pmean", "mean"),
         *("align", "plausible", "debias", "where", "top_k", "top_p", "min_p", "rerank"),

@@ -12,7 +12,7 @@ from .errors import ArgumentError, ArgumentTypeError
 from .formula import Names, Plan, make_plan
 from .grammar import did_you_mean
 from .lang import Expression
-from .models import ModelError, ModelSpec, make_spec
+from .models import Heads, ModelError, ModelSpec, make_spec
 from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
@@ -121,7 +121,7 @@ def names_of(
     prompts: Mapping[str, str] | None,
 ) -> Names:
     """The names that a formula may use."""
-    return Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}))
+    return Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}), Heads(specs))
 
 
 def where(dtype: Any, device: Any) -> tuple[str | None, str]:

@@ -25,6 +25,7 @@ from .options import (
     File,
     Formats,
     FormulaName,
+    Imports,
     Many,
     MemoryUtilization,
     Overrides,
@@ -102,6 +103,7 @@ app.command()(doctor)
 def explain(
     formula: Annotated[str, Argument(metavar="FORMULA|RUN.yaml")],
     set_: Overrides = None,
+    import_: Imports = None,
     name: FormulaName = None,
     model: Annotated[Many, many("NAME=PATH", "Declare a model", "the demo models")] = None,
     param: Annotated[Many, many("NAME=VALUE", "Declare a parameter")] = None,
@@ -129,6 +131,7 @@ def explain(
 def run(
     file: RunFilePath,
     set_: Overrides = None,
+    import_: Imports = None,
     formula: FormulaName = None,
     prompt: Annotated[Many, many(PROMPT, "Instead of the file's data")] = None,
     chat: Chat = False,
@@ -178,6 +181,7 @@ def run(
 def sweep(
     file: RunFilePath,
     set_: Overrides = None,
+    import_: Imports = None,
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,
     gpu_memory_utilization: MemoryUtilization = None,
@@ -232,6 +236,7 @@ def inspect(
     prompt: Annotated[str, Argument(metavar=PROMPT, help="What to complete.")],
     chat: Chat = False,
     set_: Overrides = None,
+    import_: Imports = None,
     formula: FormulaName = None,
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,

@@ -24,7 +24,6 @@ from .formula.names import SCALAR_FUNCTIONS, STATE
 from .formula.words.operators import OPERATORS, STAGED
 from .grammar import parse, text, tree
 
-_CHAIN = frozenset(STAGES)
 _LOGIC = ("and", "or", "not", "<", "<=", ">", ">=")
 
 
@@ -92,7 +91,7 @@ class Expression:
     def __or__(self, other: Any) -> Expression:
         """A stage on the right continues the chain; two conditions are joined by or."""
         right = _node(other)
-        if isinstance(right, tree.Call) and right.function.name in _CHAIN:
+        if isinstance(right, tree.Call) and right.function.name in STAGES:
             if isinstance(self.node, tree.Pipeline):
                 return Expression(tree.Pipeline(self.node.head, (*self.node.stages, right)))
             return Expression(tree.Pipeline(self.node, (right,)))
@@ -166,6 +165,13 @@ def _call(name: str) -> Callable[..., Expression]:
     known = {**STAGES, **OPERATORS}.get(name)
     call.__doc__ = known.__doc__ if known is not None else f"``{name}`` of a formula."
     return call
+
+
+def __getattr__(name: str) -> Callable[..., Expression]:
+    """The operators, stages and functions of one's own, which come later."""
+    if name not in {**STAGES, **OPERATORS, **SCALAR_FUNCTIONS}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _call(name)
 
 
 _CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, *(name for name, of in STATE.items() if of))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
+from .imports import import_words
 from .results.exports import Format
 
 Word: TypeAlias = str | None
@@ -32,6 +33,22 @@ RunFilePath = Annotated[Path, Argument(metavar="RUN.yaml")]
 Overrides = Annotated[
     Many, many("KEY=VALUE", "A parameter or a dotted key, over the file's", "", "--set")
 ]
+
+
+def _import_words(context: Context, modules: Many) -> Many:
+    if not context.resilient_parsing:  # of a shell that completes a command
+        import_words(modules or [])
+    return modules
+
+
+# It does its work itself, before any file is read.
+Imports = Annotated[
+    Many,
+    option(
+        "A module with operators and stages of your own; may be repeated.", "", "--import",
+        metavar="MODULE", callback=_import_words, is_eager=True,
+    ),
+]  # fmt: skip
 # None is the file's own. vLLM's name for steps without CUDA graphs means the same.
 Capture = Annotated[
     bool | None,

@@ -26,20 +26,20 @@ from ..grammar.errors import did_you_mean
 from ..grammar.tree import left_spine
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS, ConditionChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names
+from .heads import HeadChecker
+from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from .words.arguments import MatchedArguments, match_arguments
-from .words.operators import OPERATORS, STAGED, Align
+from .words.operators import OPERATORS, STAGED, Align, Head
 from .words.signature import Signature
 from .words.stages import STAGES, Search, Stage
 
-KNOWN = {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
     f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
 )
 
 
-class Checker(ConditionChecker):
+class Checker(ConditionChecker, HeadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -133,7 +133,7 @@ class Checker(ConditionChecker):
             match todo.pop():
                 case Name(name) as found if name not in self.names.params and name in STATE:
                     return found
-                case Call(function) as found if function.name in STATE:
+                case Call(function) as found if function.name in (*STATE, Head.name):
                     return found
                 case Call(function, arguments) if function.name in SCALAR_FUNCTIONS:
                     todo += [argument.value for argument in reversed(arguments)]
@@ -147,11 +147,12 @@ class Checker(ConditionChecker):
         name = node.name
         if name in self.names.params or STATE.get(name) == 0:
             return False
+        self.refuse_head(node)
         if self.names.is_model(name):
             return True
         if name == NONE:
             problem, cure = "is not a model", "model@none is a model that sees no prompt"
-        elif name in KNOWN:
+        elif name in called():
             problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
         elif name in STAGES:
             problem, cure = "is a stage", f"stages follow a bar: … | {name}(…)"
@@ -250,6 +251,8 @@ class Checker(ConditionChecker):
             return False
         if name in OPERATORS:
             yield self._arguments(node, OPERATORS[name])
+            if name == Head.name:
+                return self.head(self.matched[node].single["v"]).gives_scores
         elif name in STAGED:
             yield self._staged(node)
         elif name in STAGES:
@@ -257,8 +260,9 @@ class Checker(ConditionChecker):
             raise self.error(f"{name} is a stage, not an operator", node.span, cure)
         else:
             known = self.names.is_model(name) or name in self.names.params
-            cure = f"{name} takes no arguments" if known else did_you_mean(name, KNOWN)
-            raise self.error(f"there is no operator {name}", node.function.span, cure)
+            cure = f"{name} takes no arguments" if known else did_you_mean(name, called())
+            more = "" if known or cure.endswith("?") else EXTENDING
+            raise self.error(f"there is no operator {name}", node.function.span, cure, more)
         return True
 
     def _state(self, node: Call) -> Steps[None]:
@@ -344,8 +348,12 @@ class Checker(ConditionChecker):
                 scores = yield self.is_scores(node)
                 if not scores or not isinstance(node, (Name, Added, Prompted)):
                     cure = "around each model of another vocabulary, and the rest outside"
+                    if cls is Head:
+                        cure = "around each model, and what is done to its scores outside"
                     problem = f"{cls.name} takes one model, and {text(node)} is not one"
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
+            case "head":
+                self.head(node)
             case "condition":
                 yield self.condition(node)
             case "reward":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..errors import ArgumentError
 from .words.operators import OPERATORS, STAGED
@@ -21,9 +22,26 @@ NONE = "none"
 RESERVED = frozenset(("step", "thinking", "answer_length", NONE, "and", "or", "not"))
 
 
+def called() -> set[str]:
+    """The words that stand before arguments where a term or a number may, one's own among them."""
+    return {*SCALAR_FUNCTIONS, *OPERATORS, *STAGED, *STATE}
+
+
 def is_word(name: str) -> bool:
     """Whether a name means something in the language itself, stages apart."""
     return any(name in words for words in (RESERVED, SCALAR_FUNCTIONS, OPERATORS, STAGED, STATE))
+
+
+class DeclaredHead(Protocol):
+    """What a formula knows of a declared head."""
+
+    @property
+    def on(self) -> str:
+        """The declared model whose layers it reads."""
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether it gives scores; otherwise it gives one number."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,13 @@ class Names:
         models: the declared models' names; ``None`` takes every other name for a model.
         params: the declared parameters' names.
         prompts: prompt names and their text.
+        heads: those of the models that are heads.
     """
 
     models: frozenset[str] | None = None
     params: frozenset[str] = frozenset()
     prompts: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, DeclaredHead] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a name that a formula cannot spell, or that is ambiguous."""
@@ -65,4 +85,5 @@ class Names:
 
     def all(self) -> set[str]:
         """Every name that means something where a term or a number may stand."""
-        return set(self.models or ()) | set(self.params) | set(SCALAR_FUNCTIONS)
+        models = {*(self.models or ())} - {*self.heads}
+        return models | set(self.params) | set(SCALAR_FUNCTIONS)

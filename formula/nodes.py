@@ -20,9 +20,18 @@ from .words.stages import Stage
 
 @dataclass(frozen=True)
 class Read(Frozen):
-    """The log-probabilities (or, in a reward expression, the reward) of one term."""
+    """The log-probabilities (or, in a reward expression, the reward) of one term.
+
+    With ``head``, a declared name, what that head gives of the term's row: log-probabilities too,
+    or, of one that ``is_number``, that number, which a number of the state is of.
+    """
 
     term: Term
+    head: str = ""
+    is_number: bool = False
+
+    def __str__(self) -> str:
+        return f"head({self.term}, {self.head})" if self.head else str(self.term)
 
 
 @dataclass(frozen=True)
@@ -124,8 +133,8 @@ def numbers(node: Node | Stage) -> Iterator[Scalar]:
 def short_text(atom: Atom) -> str:
     """A part of a sum, without its arguments."""
     match atom:
-        case Read(term):
-            return str(term)
+        case Read():
+            return str(atom)
         case Staged():
             return "(… | …)"
         case _:

@@ -19,6 +19,7 @@ from ..grammar.errors import Marked
 from .nodes import Linear, Node, Read, StageAddress, Staged, numbers, of_states, walk
 from .scalar import Scalar, evaluate, parameters
 from .terms import Term
+from .words.operators import Operator
 from .words.signature import MOST, Signature
 from .words.stages import Rerank, Search, Stage
 
@@ -36,6 +37,7 @@ class Plan(Marked):
         formula: its canonical text.
         source: its text as given, which spans refer to.
         spans: where each term was first written.
+        head_spans: where each head of a term was first written.
         dropped: a line for each term that cancelled out.
         kept: how many numbers are as they are written, for to multiply them out is too much work.
         work: that it took to multiply out the others, in the unit of ``collect.WORK``.
@@ -46,6 +48,7 @@ class Plan(Marked):
     formula: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
     spans: Mapping[Term, Span] = field(default_factory=dict, compare=False, repr=False)
+    head_spans: Mapping[Read, Span] = field(default_factory=dict, compare=False, repr=False)
     dropped: tuple[str, ...] = field(default=(), compare=False)
     kept: int = field(default=0, compare=False)
     work: int = field(default=0, compare=False)
@@ -62,9 +65,26 @@ class Plan(Marked):
         return tuple(node for scores in self.roots for node in walk(scores))
 
     @cached_property
+    def stateful(self) -> tuple[Operator, ...]:
+        """The operators that keep a state: every step evaluates them."""
+        below = (node for node in self.nodes if isinstance(node, Operator) and node.keeps_state)
+        return tuple(dict.fromkeys(below))
+
+    @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the scores; a term has the same index here and in every list of rows."""
-        return _sorted(node.term for node in self.nodes if isinstance(node, Read))
+        return _sorted(read.term for read in self.reads)
+
+    @cached_property
+    def reads(self) -> tuple[Read, ...]:
+        """What is read of the terms' rows, by the models' own heads and by declared ones."""
+        reads = {node for node in self.nodes if isinstance(node, Read)}
+        return tuple(sorted(reads, key=lambda read: (read.term.key, read.head)))
+
+    @property
+    def heads(self) -> tuple[Read, ...]:
+        """Those by declared heads."""
+        return tuple(read for read in self.reads if read.head)
 
     @cached_property
     def all_stages(self) -> tuple[tuple[StageAddress, Stage], ...]:
@@ -129,8 +149,9 @@ class Plan(Marked):
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """Every declared model that takes part, by its weights or added to others."""
-        return *self.models, *(name for name in self.added if name not in self.models)
+        """Every declared model that takes part: by its weights, added to others, or as a head."""
+        others = dict.fromkeys((*self.added, *(read.head for read in self.heads)))
+        return *self.models, *(name for name in others if name not in self.models)
 
     @cached_property
     def params(self) -> frozenset[str]:

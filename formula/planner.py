@@ -11,7 +11,20 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ..grammar import Binary, Call, Name, Node, Number, Pipeline, Text, Tuple, Unary, parse, text
+from ..grammar import (
+    Binary,
+    Call,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Span,
+    Text,
+    Tuple,
+    Unary,
+    parse,
+    text,
+)
 from ..grammar.unrolled import Steps, unrolled
 from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
@@ -21,7 +34,7 @@ from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan
 from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
-from .words.operators import OPERATORS, STAGED, Mean
+from .words.operators import OPERATORS, STAGED, Head, Mean
 from .words.signature import UNLIMITED, Limits, Signature
 from .words.stages import STAGES, Search, Stage
 
@@ -60,10 +73,13 @@ class _Planner:
         scores = unrolled(self.collector.linear(head))
         stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
-        plan = Plan(scores, stages, text(tree), self.checker.source, spans)
+        heads = self.collector.heads
+        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
         dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]
+        unread = (head for head in self.collector.heads if head not in plan.reads)
+        dropped += [f"{head} has the coefficient 0: not worked out" for head in unread]
         added = {name for term in used for _, name in term.additions}
         left_out = (name for name in self.collector.left_out if name not in {*added, *plan.models})
         dropped += [f"{name} has the weight 0: not loaded, not added" for name in left_out]
@@ -96,7 +112,11 @@ class _Planner:
             stage = yield self._stage(node)
             return Staged((yield self.collector.linear(node.arguments[0].value)), (stage,))
         cls, matched = OPERATORS[name], self.checker.matched[node]
-        values = yield self._fields(cls, matched)
+        if cls is Head:
+            x, v = matched.single["x"], matched.single["v"]
+            read: Atom = yield self.collector.head(x, v, node.span)
+            return read
+        values = yield self._fields(cls, matched, node.span)
         if cls is Mean:
             values["total"] = yield self.collector.total(matched.single["x"], node.span)
         atom: Atom = cls(**values)
@@ -104,12 +124,14 @@ class _Planner:
 
     def _stage(self, call: Call) -> Steps[Stage]:
         cls = STAGES[call.function.name]
-        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call])))
+        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call], call.span)))
         return stage
 
-    def _fields(self, cls: type[Signature], matched: MatchedArguments) -> Steps[dict[str, Any]]:
+    def _fields(
+        self, cls: type[Signature], matched: MatchedArguments, span: Span
+    ) -> Steps[dict[str, Any]]:
         """Every argument of a stage or an operator, as the plan holds it."""
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {} if cls.own is None else {"span": span}
         for key, item in cls.arguments().items():
             node, what = matched.single.get(key), f"{key} of {cls.name}"
             limits = item.metadata.get("limits", UNLIMITED)

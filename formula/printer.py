@@ -35,8 +35,8 @@ def _written(node: Node | Stage | Scalar) -> Steps[str]:
     match node:
         case Scalar():
             return str(node)
-        case Read(term):
-            return str(term)
+        case Read():
+            return str(node)
         case Linear(parts, shift):
             products = []
             for coefficient, part in parts:
@@ -77,13 +77,14 @@ def _predicate(node: Predicate) -> Steps[str]:
 
 
 def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
-    """Every number, by name in a stage; words where they are not the default."""
+    """Every number, by name in what is no built-in operator; words that are not the default."""
     parts: list[str] = []
     for key, item in type(node).arguments().items():
         value, kind = getattr(node, key), item.metadata["kind"]
         match kind:
             case "number":
-                parts.append(f"{key}={value}" if isinstance(node, Stage) else str(value))
+                named = isinstance(node, Stage) or node.own is not None
+                parts.append(f"{key}={value}" if named else str(value))
             case "reward" if not rewards:
                 pass
             case "scores" | "condition" | "reward":

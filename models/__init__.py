@@ -9,10 +9,12 @@ from __future__ import annotations
 from .checkpoint.resolve import ResolvedModel, resolve, with_bases
 from .checkpoint.spec import ModelSpec, make_spec
 from .errors import ModelError
+from .heads.declared import Heads
 from .text.inputs import ids_of, prompt_of, prompts_of
 from .text.prompts import Prompt, is_ids, is_messages, render, render_text
 
 __all__ = [
+    "Heads",
     "ModelError",
     "ModelSpec",
     "Prompt",

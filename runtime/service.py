@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
-from ..models import ModelError, ModelSpec, cuda_graph
+from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
@@ -126,8 +126,7 @@ class Service:
         prompts: system prompts by name, for ``model@name``.
         slots: rows that are decoded at once, over all formulas.
         max_model_len: tokens that a text may have, prompt and answer.
-        dtype: of models that name none.
-        device: of models that name none.
+        dtype, device: of models that name none.
         capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
         cache: how the caches of all formulas are used; left out, by the defaults.
 
@@ -177,7 +176,8 @@ class Service:
             FormulaError: anything wrong with the formula.
             ModelError: a checkpoint that cannot be read, or too little memory.
         """
-        names = Names(frozenset(self.specs), frozenset(params or ()), self.prompts)
+        heads = Heads(self.specs)
+        names = Names(frozenset(self.specs), frozenset(params or ()), self.prompts, heads)
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +151,23 @@ def page_size(
 
 @pytest.fixture(autouse=True)
 def same_language() -> Iterator[None]:
-    """Forget the stages and functions that a test registers."""
+    """Forget the operators, stages and functions that a test registers."""
     from descant.formula import STAGES
     from descant.formula.names import SCALAR_FUNCTIONS
+    from descant.formula.words.operators import OPERATORS
 
-    before = [(known, set(known)) for known in (STAGES, SCALAR_FUNCTIONS)]
+    before = [(known, set(known)) for known in (OPERATORS, STAGES, SCALAR_FUNCTIONS)]
     yield
     for known, names in before:
         for name in set(known) - names:
             del known[name]
+
+
+@pytest.fixture
+def own_words(same_language: None) -> Any:
+    """The words of tests/own_words.py, which its import registers."""
+    sys.modules.pop("own_words", None)
+    return import_module("own_words")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ def joined(rank: int, size: int, port: int, cases: str, out: str) -> None:
 
 def main(cases: str, out: str) -> None:
     """Decode, and write ``OUT.rank`` with the tokens of every case and the bytes that met."""
+    import own_words  # noqa: F401  what formulas may have
+
     torch.set_num_threads(1)
     answers: dict[str, Any] = {}
     ranks = None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import ArgumentError
 from ..formula import STAGES
-from ..formula.names import RESERVED
+from ..formula.names import is_word
 from ..lang import Expression, model
 from .refused import Untranslatable
 
@@ -202,7 +202,7 @@ class FormulaModels:
     def _new(self, wanted: str) -> str:
         """A name that a formula can have, and that is not taken."""
         name = re.sub(r"\W", "_", wanted, flags=re.ASCII) or DEFAULT
-        if name[0].isdigit() or name in RESERVED | set(STAGES):
+        if name[0].isdigit() or is_word(name) or name in STAGES:
             name = f"m_{name}"
         taken = {*self._names.values(), *self._bases.values()}
         numbered = (f"{name}_{number}" for number in range(2, len(taken) + 3))

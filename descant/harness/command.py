@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from ..extras import MissingExtra
-from ..options import Capture, MemoryUtilization, PrefixCaching, RunFilePath
+from ..options import Capture, Imports, MemoryUtilization, PrefixCaching, RunFilePath
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -20,6 +20,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def evaluate(
     context: typer.Context,
     file: RunFilePath,
+    import_: Imports = None,
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,
     gpu_memory_utilization: MemoryUtilization = None,

@@ -218,7 +218,8 @@ _KIND = FileKind(
 )  # fmt: skip
 validated = _KIND.validated
 _PATHS = {
-    "models": ("path", "adapter", "vector"), "data": ("path", "name"), "score": ("coherence",),
+    "models": ("path", "adapter", "vector", "head"),
+    "data": ("path", "name"), "score": ("coherence",),
 }  # fmt: skip
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_]\w*)(?:,([^}]*))?\}")
 

@@ -68,7 +68,8 @@ class Models:
 
     def keep(self, names: Iterable[str]) -> None:
         """Release the weights that none of these models uses."""
-        kept = {self.description(name).weights for name in names}
+        with_weights = (name for name in names if self.specs[name].head is None)
+        kept = {self.description(name).weights for name in with_weights}
         for weights in set(self.loaded) - kept:
             del self.loaded[weights]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..extras import require
-from ..options import Capture, MemoryUtilization, Overrides, PrefixCaching, RunFilePath
+from ..options import Capture, Imports, MemoryUtilization, Overrides, PrefixCaching, RunFilePath
 from .protocol.limits import Limits
 
 KEY = "DESCANT_API_KEY"
@@ -36,6 +36,7 @@ def _draft(draft: str | None, length: str | None) -> list[str]:
 def serve(
     file: RunFilePath,
     set_: Overrides = None,
+    import_: Imports = None,
     capture: Capture = None,
     enable_prefix_caching: PrefixCaching = None,
     gpu_memory_utilization: MemoryUtilization = None,

@@ -15,7 +15,7 @@ LONGEST_DRAFT = 64  # tokens
 def why_no_draft(plan: Plan) -> FormulaError | None:
     """Why a plan cannot draft, or None.
 
-    It may not choose among texts, ask reward models, or have another vocabulary.
+    It may not choose among texts, ask reward models, keep states, or have another vocabulary.
     """
     searching = plan.search[1].name if plan.search else "rerank" if plan.reranks else ""
     if searching:
@@ -23,6 +23,10 @@ def why_no_draft(plan: Plan) -> FormulaError | None:
         why = "chooses among texts" if plan.search else "asks a reward model about every token"
         cure = f"leave {searching} out: the formula's own is asked when the draft is verified"
         return plan.error(f"{searching} {why}, and a draft is to be cheap", span, cure)
+    if plan.stateful:
+        problem = f"{plan.stateful[0].name} keeps a state, and a draft keeps none"
+        cure = "leave it out: the formula's own is asked when the draft is verified"
+        return plan.error(problem, plan.stateful[0].span, cure)
     if aligned := next((term for term in plan.terms if term.aligned), None):
         problem = f"{aligned} has another vocabulary, and a draft has the formula's"
         return plan.error(problem, plan.spans[aligned], "draft by a model of the formula's own")

@@ -39,7 +39,7 @@ from ..scalar import (
     show,
 )
 from ..terms import Term
-from ..words.operators import Align
+from ..words.operators import Align, Head
 from ..words.signature import Limits
 from .collect import DIGITS, Expander, TooLong
 from .value import Value, added, constant, multiplied, powered, symbol
@@ -60,6 +60,7 @@ class Collector(Marked):
 
     Attributes:
         spans: where each term was first written.
+        heads: where each head of a term was first written.
         left_out: where each name was first written that is added 0 times to a model's weights.
         expander: multiplies out the coefficients, and counts the work.
     """
@@ -73,6 +74,7 @@ class Collector(Marked):
     ) -> None:
         """Collect over ``names``; ``build`` makes the atom of a node."""
         self.spans: dict[Term, Span] = {}
+        self.heads: dict[Read, Span] = {}
         self.left_out: dict[str, Span] = {}
         self.expander = Expander()
         self.source, self._names = source, names
@@ -159,6 +161,14 @@ class Collector(Marked):
         self.spans.setdefault(term, node.span)
         return Read(term)
 
+    def head(self, model: Any, head: Any, span: Span) -> Steps[Read]:
+        """What a declared head reads of a model's row."""
+        is_number = not self._names.heads[head.name].gives_scores
+        read = Read((yield self._term(model)), head.name, is_number)
+        self.spans.setdefault(read.term, model.span)
+        self.heads.setdefault(read, span)
+        return read
+
     def _term(self, node: Name | Added | Prompted) -> Steps[Term]:
         if isinstance(node, Name):
             return Term(node.name)
@@ -219,6 +229,9 @@ class Collector(Marked):
                 for argument in arguments:
                     of.append((yield self.linear(argument.value)))
                 result = self._symbol(self._state(function.name, of, node.span))
+            case Call(function) if function.name == Head.name:
+                read = yield self._build(node)
+                result = self._symbol(StateNumber(function.name, (read,), str(read)))
             case Call(function, arguments):
                 inner: list[Expression] = []
                 for argument in arguments:
@@ -343,7 +356,7 @@ class Collector(Marked):
         """The parts of a sum in an order that is the same for every way of writing it."""
         reads = [atom for atom in atoms if isinstance(atom, Read)]
         others = [atom for atom in atoms if not isinstance(atom, Read)]
-        reads.sort(key=lambda atom: atom.term.key)
+        reads.sort(key=lambda atom: (atom.term.key, atom.head))
         if len(others) > 1:
             others.sort(key=lambda atom: shown(atom, self._texts))
         return [*reads, *others]

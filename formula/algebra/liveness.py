@@ -36,8 +36,8 @@ def _always(node: Node, known: dict[int, set[Node]]) -> Steps[set[Node]]:
 
 
 def always_of(plan: Plan) -> set[Node]:
-    """The same of a plan: of its scores, and of what its stages' numbers are of."""
-    return set().union(*(always(scores) for scores in plan.roots))
+    """The same of a plan: of its scores, of what its stages' numbers are of, and of states."""
+    return set().union(*(always(node) for node in (*plan.roots, *plan.stateful)))
 
 
 def needed_terms(plan: Plan, values: Sequence[float]) -> set[Term]:

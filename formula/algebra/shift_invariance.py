@@ -1,4 +1,4 @@
-"""Shift invariance: the terms whose raw logits serve, without a log-softmax.
+"""Shift invariance: the reads whose raw logits serve, without a log-softmax.
 
 A log-softmax subtracts one number per row from all the logits. Where the formula's scores then
 shift by one number too, or do not change, no choice of a token depends on it.
@@ -10,22 +10,21 @@ from collections.abc import Iterator, Sequence
 
 from ..nodes import Read, Staged, of_states, weighted_children
 from ..plan import Plan
-from ..terms import Term
 from ..words.operators import Operator
 from ..words.signature import Shift
 from ..words.stages import Stage
 
 
-def unnormalised(plan: Plan) -> frozenset[Term]:
-    """The terms of the scores whose raw logits serve, since a shift changes no choice.
+def unnormalised(plan: Plan) -> frozenset[Read]:
+    """What the scores read whose raw logits serve, since a shift changes no choice.
 
     The terms of a search's reward are never among them: their sums are compared.
     """
-    return frozenset(plan.terms) - set(_exact(plan))
+    return frozenset(plan.reads) - set(_exact(plan))
 
 
-def _exact(plan: Plan) -> Iterator[Term]:
-    """The terms that must be log-probabilities: where a shift of a node is not harmless.
+def _exact(plan: Plan) -> Iterator[Read]:
+    """The reads that must be log-probabilities: where a shift of a node is not harmless.
 
     A number of the state is of a softmax: a shift of what it is of is.
     """
@@ -38,9 +37,9 @@ def _exact(plan: Plan) -> Iterator[Term]:
         visited.add((id(each), free))
         todo += [(scores, True) for _, scores in of_states(each)]
         match each:
-            case Read(term):
+            case Read():
                 if not free:
-                    yield term
+                    yield each
             case Staged(stages=stages):
                 free = _free(stages, free)
             case Operator():

@@ -9,7 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .signature import Shift, Signature, condition, derived, many, model, number, scores, weighted
+from .signature import (
+    Shift,
+    Signature,
+    condition,
+    derived,
+    head,
+    many,
+    model,
+    number,
+    scores,
+    weighted,
+)
 
 OPERATORS: dict[str, type[Operator]] = {}
 STAGED = ("top_k", "top_p", "min_p")  # f(x, n) is (x | f(n))
@@ -104,3 +115,11 @@ class Align(Operator, name="align"):
     """A model with another vocabulary, its tokens found by their bytes (GaC, UniTE)."""
 
     x: Any = model()  # no node of a plan: what stands here becomes a term that is aligned
+
+
+@dataclass(frozen=True)
+class Head(Operator, name="head"):
+    """A head on the output of a decoder layer of one model: scores (DoLa), or a number (probes)."""
+
+    x: Any = model()  # no node of a plan: what stands here is read by the head
+    v: Any = head()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ...grammar.frozen import Frozen
+from ...grammar.tree import NOWHERE
 
 MOST = 3e38  # in a tensor of float32
 LEAST = 1e-5  # that scores are divided by, as in vLLM: by less, float32 overflows or sees 0
@@ -66,11 +67,25 @@ class Shift(Enum):
 
 @dataclass(frozen=True)
 class Signature(Frozen):
-    """A stage or an operator with its arguments. Subclasses declare the arguments as fields."""
+    """A stage or an operator with its arguments. Subclasses declare the arguments as fields.
+
+    Attributes:
+        name: that formulas use.
+        table: of the classes, by name.
+        on_shift: what one number added to all scores does.
+        why_eager: why a step with it cannot be recorded.
+        keeps_state: whether a row has a state of it, which every step changes.
+        own: what computes one of a user's own; else None.
+        span: where one of a user's own is written, a field of such a class.
+    """
 
     name: ClassVar[str]
-    table: ClassVar[dict[str, Any]]  # of the classes that formulas use, by name
+    table: ClassVar[dict[str, Any]]
     on_shift: ClassVar[Shift] = Shift.FELT
+    why_eager: ClassVar[str] = ""
+    keeps_state: ClassVar[bool] = False
+    own: ClassVar[Any] = None
+    span = NOWHERE  # not annotated: no field
 
     def __init_subclass__(cls, name: str = "") -> None:
         """Register the class, where it has a name."""
@@ -115,6 +130,7 @@ def choice(*options: str) -> Any:
 
 scores = partial(_argument, "scores")  # scores
 model = partial(_argument, "model")  # one model, with or without a prompt of its own
+head = partial(_argument, "head")  # a declared head
 many = partial(_argument, "many")  # all other plain arguments: two scores or more
 weighted = partial(_argument, "weighted")  # all weighted arguments ``w: x``: numbers and scores
 condition = partial(_argument, "condition")  # a condition on the state
@@ -122,3 +138,8 @@ reward = partial(_argument, "reward")  # an expression over reward models
 pair = partial(_argument, "pair", None)  # two numbers ``(lo, hi)``, or None
 label = partial(_argument, "label", None)  # a class of a classifier, by index or by name, or None
 derived = partial(_argument, "derived", None)  # from the planner; a formula cannot write it
+
+
+def place() -> Any:
+    """A field that holds where a stage or an operator is written."""
+    return field(default=NOWHERE, compare=False, repr=False, metadata={"kind": "derived"})

@@ -19,12 +19,10 @@ class Stage(Signature):
 
     Attributes:
         why_last: why it stands after the last bar of a formula alone, and not in parentheses.
-        why_eager: why a step with it cannot be recorded.
     """
 
     table = STAGES
     why_last: ClassVar[str] = ""
-    why_eager: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..combinations import Combination
+from ..errors import ModelError
 from ..upload import Changes
 from .row_items import Growing
 from .rows import Rows
@@ -37,6 +39,10 @@ class RowLane:
 
     def grow(self, capacity: int, rows: int = 0, tokens: int | None = None) -> None:
         self.rows.grow(capacity, rows)
+
+    def add_head(self, head: Any) -> Any:
+        """Refused, where there are no layers."""
+        raise ModelError(f"{head.name} is a head on a table, which has no layers", "", head.name)
 
     def use_buckets(self, on: bool) -> None:
         """Run idle rows too, so that forwards have few sizes; where the lane can."""

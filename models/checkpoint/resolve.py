@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ModelError
-from .spec import ModelSpec
+from .spec import ADDED, ModelSpec
 
 OWN = ("template", "system", "prefix", "label", "read")  # what one on a base may set for itself
 
@@ -20,8 +20,8 @@ class ResolvedModel:
         base: the declared name of the weights: the model's own, or what it is declared ``on``.
         spec: the declaration of the weights. Where an adapter or a vector sets a template, system
             prompt, prefix, label or read mode of its own, the spec has that.
-        addition: the declaration of the adapter, a row's or one to merge, or of the steering
-            vector; None where there is none.
+        addition: the declaration of the adapter, a row's or one to merge, of the steering vector
+            or of the head; None where there is none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ResolvedModel:
 
 
 def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
-    """A declared model, or an adapter or a vector together with its base.
+    """A declared model; or an adapter, a vector or a head together with its base.
 
     Raises:
         ModelError: the base is not declared, or is itself on another model.
@@ -67,7 +67,7 @@ def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
 
 
 def _kind(spec: ModelSpec) -> str:
-    return "an adapter" if spec.adapter is not None else "a vector"
+    return next(words for key, words in ADDED.items() if getattr(spec, key) is not None)
 
 
 def with_bases(names: Iterable[str], specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:

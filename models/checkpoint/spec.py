@@ -6,13 +6,22 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import ModelError
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
-ADDED = {"adapter": "an adapter", "vector": "a vector"}  # sources on another model's weights
+# Sources on another model's weights.
+ADDED = {"adapter": "an adapter", "vector": "a vector", "head": "a head"}
+OWN_HEAD = "own"
 RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
@@ -28,8 +37,8 @@ RENAMED = {  # options of other libraries, and what to write
 class ModelSpec(BaseModel):
     """A declared model.
 
-    Exactly one of ``path``, ``model``, and ``adapter`` or ``vector`` (with ``on``) says where the
-    weights are.
+    Exactly one of ``path``, ``model``, and ``adapter``, ``vector`` or ``head`` (with ``on``) says
+    where the weights are.
 
     Attributes:
         path: a folder, a ``.gguf`` file or a hub id; ``revision`` pins it.
@@ -43,6 +52,12 @@ class ModelSpec(BaseModel):
             layers, from 0, to directions, each as wide as the model.
         tokens: which tokens a vector steers: ``answer`` (the default), the positions after the
             prompt; ``all``, every position.
+        head: what ``head(x, v)`` applies to the output of one decoder layer of the model named by
+            ``on``: a safetensors file with ``weight`` ``(outputs, hidden)`` and, if wanted,
+            ``bias`` ``(outputs,)``, or a folder as ``descant train probe`` writes it; ``own``, the
+            model's own norm and head; in memory a torch module, a weight, or a pair of weight and
+            bias. It gives one number, or as many as the model has tokens.
+        layer: of a head, that decoder layer, counted from 0; a probe's folder says it.
         merge: merge the adapter, of any kind that peft can merge, into a copy of that model:
             weights of its own.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto`` (the checkpoint's own).
@@ -76,6 +91,8 @@ class ModelSpec(BaseModel):
     on: str | None = None
     vector: Any = None
     tokens: Literal["answer", "all"] | None = None
+    head: Any = None
+    layer: int | None = Field(default=None, ge=0)
     merge: bool = False
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     device: str | None = None
@@ -106,19 +123,25 @@ class ModelSpec(BaseModel):
         sources = [key for key in ("path", "model", *ADDED) if getattr(self, key) is not None]
         if len(sources) != 1:
             here = " and ".join(sources) or "none of them"
-            raise ValueError(f"give exactly one of path, model, adapter and vector; here: {here}")
+            known = ", ".join(("path", "model", *[*ADDED][:-1]))
+            raise ValueError(f"give exactly one of {known} and {[*ADDED][-1]}; here: {here}")
         kind, added = ADDED.get(sources[0], "an adapter"), sources[0] in ADDED
         if added != (self.on is not None):
             written = f"{kind.split()[1]}: …, on: base"
             raise ValueError(f"{kind} needs the model that it goes on: {written}")
         tokens = f"tokens: {self.tokens}"
-        own = (("merge: true", self.merge, "adapter"), (tokens, self.tokens, "vector"))
+        own = (
+            ("merge: true", self.merge, "adapter"),
+            (tokens, self.tokens, "vector"),
+            (f"layer: {self.layer}", self.layer is not None, "head"),
+        )
         for option, is_set, source in own:
             if is_set and source not in sources:
                 written = f"{source}: …, on: base, {option}"
                 raise ValueError(f"{option} is of {ADDED[source]}: {written}")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
-        for key in (*loading, *placement, "tokenizer"):
+        reading = ("template", "system", "prefix", "label", "read") if self.head is not None else ()
+        for key in (*loading, *placement, "tokenizer", *reading):
             if added and getattr(self, key) is not None:
                 raise ValueError(f"{kind} takes its base's {key}; say it there")
         for key in ("revision", *loading, *placement):

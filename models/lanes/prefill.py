@@ -2,13 +2,18 @@
 
 Prompts get blocks of memory beyond the rows in use when they are admitted. Those that begin alike
 are read in turn, so that the second finds what the first has read.
+
+Where the texts of a forward end at one place, its last position is all that the head is needed for,
+and the first step runs no forward. What follows the texts is dropped as soon as one of them changes
+(``Rows.next_logits``): a step then reads the last token again, as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -19,7 +24,6 @@ from ..cache.rows import Join
 from ..cache.window import Window
 from ..combinations import Chosen, Combination, parts_of
 from ..upload import Changes, staged, upload
-from .prompt_logits import gives_logits, of_rows
 
 Pair: TypeAlias = tuple[tuple[int, ...], Combination]  # a prompt, and what its row adds
 CHUNK = 2048  # prompt tokens of all rows in one forward
@@ -66,7 +70,6 @@ class _Prompt:
 class PrefillLane(BlockLane):
     """A lane's way into its rows."""
 
-    vocabulary: int
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
@@ -141,7 +144,7 @@ class PrefillLane(BlockLane):
     @cached_property
     def _gives_logits(self) -> bool:
         """Whether the forwards that read prompts can give what the first step needs."""
-        return not self._reads_all and not self._limits and gives_logits(self.model)
+        return not self._reads_all and not self._limits and _gives_logits(self.model)
 
     def _prefill(self, group: _Group, logits: dict[Pair, Tensor] | None) -> Iterator[int]:
         """Read prompts.
@@ -172,10 +175,15 @@ class PrefillLane(BlockLane):
             else:
                 what = chunk, positions, window, chosen
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
-                last = out.logits[:, -1, : self.vocabulary].float()
+                last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+
+    @property
+    def width(self) -> int:
+        """Columns of the logits, and of what heads give."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def _join(
@@ -206,8 +214,8 @@ class PrefillLane(BlockLane):
             self.blocks.fork([of_pair[pair] for pair in repeats])
             for block, (ids, _) in zip(self.blocks.held[numbers.stop :], repeats, strict=True):
                 block.cached = len(ids) * self.blocks.shares  # it is read once for all
-        if logits is not None:
-            self.rows.next_logits = of_rows(logits, pairs, rows)
+        if logits is not None and all(len(each) == self.width for each in logits.values()):
+            self.rows.next_logits = _of_rows(logits, pairs, rows)  # else a head came meanwhile
         return rows
 
     def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:
@@ -268,3 +276,21 @@ def _padded(texts: Sequence[Sequence[int]]) -> Tensor:
     """``(n, longest)`` token ids, with zeros after the end of each."""
     longest = max(map(len, texts))
     return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], dtype=torch.long)
+
+
+def _gives_logits(model: Any) -> bool:
+    """Whether a model has a head of a language model that reads some positions alone."""
+    if model.get_output_embeddings() is None:
+        return False
+    return "logits_to_keep" in signature(model.forward).parameters
+
+
+def _of_rows(logits: Mapping[Pair, Tensor], prompts: Sequence[Pair], rows: Sequence[int]) -> Tensor:
+    """``(rows, V)`` what follows each row's text.
+
+    Args:
+        logits: ``(V,)`` after each prompt.
+        prompts: of all rows, and ``rows`` their numbers, from 0 on.
+    """
+    of_row = dict(zip(rows, prompts, strict=True))
+    return torch.stack([logits[of_row[row]] for row in range(len(rows))])

@@ -13,6 +13,8 @@ from ..cache.row_items import Growing
 from ..cache.rows import Join, Rows
 from ..combinations import Combination
 from ..footprint import Footprint
+from ..heads.declared import DeclaredHead
+from ..heads.layer_heads import HeadColumns
 from ..recordings import Recordings
 from ..upload import Changes
 
@@ -136,6 +138,9 @@ class Lane(Protocol):
 class LanguageLane(Lane, Protocol):
     """A lane of a language model."""
 
+    vocabulary: int
+    """Columns of the logits."""
+
     recordings: Recordings[Tensor] | None
 
     kept_logits: Tensor  # ``(most rows, V)``, where rows are bucketed
@@ -155,6 +160,13 @@ class LanguageLane(Lane, Protocol):
     def live(self) -> LiveAttention:
         """Which forwards attend by live lengths."""
 
+    def add_head(self, head: DeclaredHead) -> HeadColumns:
+        """Give what a head says from the next forward on, beside the logits.
+
+        Raises:
+            ModelError: it cannot be read, or does not fit the model.
+        """
+
     def record(self) -> None:
         """Record forwards from now on, in buckets of rows, where that can be."""
 
@@ -169,7 +181,10 @@ class LanguageLane(Lane, Protocol):
         """
 
     def logits(self) -> Tensor:
-        """``(rows, V)`` logits of the next tokens, as ``forward`` gave them; it runs if need be."""
+        """``(rows, V)`` logits of the next tokens, as ``forward`` gave them; it runs if need be.
+
+        Behind them, and behind those of ``logits_of_last``, are the columns of the heads.
+        """
 
     def logits_of_last(self, tokens: int) -> Tensor:
         """Every row reads its unread tokens: ``(rows, tokens, V)`` after its text's last tokens."""

@@ -49,5 +49,5 @@ class RemoteLane(TransformersLane):
         """Zeros in place of logits; hidden states have a shape alone."""
         zero = torch.zeros((), dtype=self.dtype, device=self.device)
         hidden = torch.empty(*tokens.shape, self.config.hidden_size, device="meta")
-        logits = zero.expand(*tokens.shape, self.vocabulary)
+        logits = zero.expand(*tokens.shape, self.width)
         return SimpleNamespace(logits=logits, last_hidden_state=hidden)

@@ -6,7 +6,7 @@ where they are in the lane is kept here. The first view that needs logits runs o
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -17,9 +17,12 @@ from ..cache.row_items import Growing, swap_remove
 from ..cache.rows import Join
 from ..combinations import Combination
 from ..footprint import Footprint
-from ..recordings import Recordings, bucket
+from ..heads.declared import DeclaredHead
+from ..heads.layer_heads import HeadColumns
+from ..recordings import Recordings
 from ..upload import Changes, Mirror, upload
 from .protocols import LanguageLane
+from .view_rows import ViewRows
 
 Reading: TypeAlias = Generator[int, None, Join]
 CAPACITY_UNIT = 64  # tokens: formulas with a few more candidates than others need no new cache
@@ -176,9 +179,18 @@ class LaneView:
         return ViewRows(self)
 
     @property
+    def vocabulary(self) -> int:
+        return self.lane.vocabulary
+
+    @property
     def adapters(self) -> Any:
         """The adapters on the lane's weights, where it can have any."""
         return self.lane.adapters  # type: ignore[attr-defined]
+
+    def add_head(self, head: DeclaredHead) -> HeadColumns:
+        """As the lane's; logits are read anew, with the head's columns."""
+        self.shared.invalidate_all()
+        return self.lane.add_head(head)
 
     def reserve(self, rows: int, capacity: int, tokens: int | None = None) -> None:
         while self.lane_rows:
@@ -328,72 +340,3 @@ class LaneView:
 
     def logits_key(self) -> Hashable:
         return self.rows.width, self.covers_lane
-
-
-class ViewRows:
-    """A view's rows, by its own numbers; what a batch needs of ``Rows``."""
-
-    def __init__(self, view: LaneView) -> None:
-        self._view, self._rows, self._lane_rows = view, view.lane.rows, view.lane_rows
-
-    @property
-    def count(self) -> int:
-        return len(self._lane_rows)
-
-    @property
-    def width(self) -> int:
-        """Rows with idle ones, as ``Rows.width``; of those that the view may come to hold."""
-        return bucket(self.count, self._view.most) if self._rows.bucketed else self.count
-
-    @property
-    def bucketed(self) -> bool:
-        return self._rows.bucketed
-
-    @property
-    def changing(self) -> list[Tensor]:
-        return self._rows.changing
-
-    @property
-    def capacity(self) -> int:
-        return self._rows.capacity
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts()[1])
-
-    @property
-    def backlog(self) -> int:
-        lengths, ends = self.counts()
-        pairs = zip(ends, lengths, strict=True)
-        return max((end - length for end, length in pairs), default=0) - self._rows.pending
-
-    def text(self, row: int) -> Tensor:
-        return self._rows.text(self._lane_rows[row])
-
-    def counts(self) -> tuple[list[int], list[int]]:
-        lengths, ends = self._rows.counts()
-        rows = self._lane_rows
-        return [lengths[row] for row in rows], [ends[row] for row in rows]
-
-    def mark(self) -> tuple[list[int], list[int], bool]:
-        return *self.counts(), self._view.shared.is_valid(self._view)
-
-    def rewind(self, mark: tuple[list[int], list[int], bool]) -> None:
-        before = self._rows.mark()
-        for row, length, end in zip(self._lane_rows, *mark[:2], strict=True):
-            before[0][row], before[1][row] = length, end
-        self._rows.rewind(before)
-        if mark[2]:
-            self._view.shared.validate(self._view)
-
-    def progress(self, mark: tuple[list[int], list[int], bool]) -> int:
-        return self.counts()[1][0] - mark[1][0] if self._lane_rows else 0
-
-    def advance(self, progress: int) -> None:
-        for _ in range(progress):
-            self._rows.fed(self._lane_rows)
-        self._view.shared.invalidate(self._view)
-
-    def rewrite(self, texts: Mapping[int, tuple[int, Sequence[int]]]) -> None:
-        self._rows.rewrite({self._lane_rows[row]: text for row, text in texts.items()})
-        self._view.shared.invalidate(self._view)

@@ -31,6 +31,8 @@ from ..footprint import (
     on_one_device,
     weights_footprint,
 )
+from ..heads.declared import DeclaredHead
+from ..heads.layer_heads import HeadColumns, LayerHeads
 from ..recordings import Recordings, Work
 from ..upload import Changes
 from . import prefill
@@ -56,6 +58,7 @@ class TransformersLane(CandidateLane):
         exact_length: where all texts have one length, a step sees just that many keys, without a
             mask; otherwise lengths are rounded, for few kernels and CUDA graphs. True on a CPU.
         live: which forwards attend by live lengths.
+        heads: whose outputs are behind the logits: ``width`` columns, with those.
     """
 
     keeps_logits = True
@@ -68,6 +71,7 @@ class TransformersLane(CandidateLane):
         self.device: torch.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model, knows_answers)
+        self.heads = LayerHeads(model, vocabulary)
         self._modules = tuple(model.modules())
         self._limits = length_limits(model.config)
         self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
@@ -84,6 +88,18 @@ class TransformersLane(CandidateLane):
         if self.recordings is None:
             self.recordings = Recordings(type(self.model).__name__, self.device, self.why_eager)
             self.reserve(0, 0)
+
+    @property
+    def width(self) -> int:
+        """Columns of the logits, and of what heads give."""
+        return self.vocabulary + self.heads.width
+
+    def add_head(self, head: DeclaredHead) -> HeadColumns:
+        if head not in self.heads:
+            self.heads.add(head)
+            self._logits = self.rows.next_logits = None
+            self._moved()
+        return self.heads.columns(head)
 
     def use_buckets(self, on: bool) -> None:
         self.rows.use_buckets(on and self.recordings is not None)
@@ -129,14 +145,14 @@ class TransformersLane(CandidateLane):
         same = self.exact_length and self.rows.same_length
         out = self._step(tokens, positions, positions, self.rows.longest, same_length=same)
         self.rows.mark_cached()
-        return out.logits[:, -1, : self.vocabulary].float()  # type: ignore[no-any-return]
+        return out.logits[:, -1, : self.width].float()  # type: ignore[no-any-return]
 
     def _read_into_buffer(self) -> Tensor:
         """The same, where recordings look for them: in memory that stays."""
         tokens, positions = self.rows.unread(1)
         out = self._step(tokens, positions, positions, self.rows.longest)
         self.rows.mark_cached()
-        return self._in_buffer(out.logits[:, -1, : self.vocabulary])
+        return self._in_buffer(out.logits[:, -1, : self.width])
 
     def _in_buffer(self, logits: Tensor) -> Tensor:
         """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
@@ -165,7 +181,7 @@ class TransformersLane(CandidateLane):
         self._catch_up(leave=tokens)
         out = self._step(ids, positions, positions, self.rows.longest)
         self.rows.mark_cached()
-        logits: Tensor = out.logits[..., : self.vocabulary]
+        logits: Tensor = out.logits[..., : self.width]
         if early is None:
             return logits
         return torch.where(
@@ -178,7 +194,7 @@ class TransformersLane(CandidateLane):
         ids, key = self.rows.tokens_at(positions), (tokens, self.rows.width)
         out = self._step(ids, positions, positions, self.rows.longest)
         self.rows.mark_cached()
-        logits = out.logits[..., : self.vocabulary]
+        logits = out.logits[..., : self.width]
         if key not in self.last_logits:
             self.last_logits[key] = torch.empty_like(logits)
         return self.last_logits[key].copy_(logits)
@@ -194,7 +210,7 @@ class TransformersLane(CandidateLane):
         self._catch_up(leave=tokens, ahead=1 - tokens)
         lengths = self.rows.ends[: self.rows.width] + (1 - tokens)
         out = self._step(ids, positions, positions, self.rows.longest, lengths=lengths)
-        return out.logits[..., : self.vocabulary]  # type: ignore[no-any-return]
+        return out.logits[..., : self.width]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def catch_up(self) -> None:
@@ -232,7 +248,7 @@ class TransformersLane(CandidateLane):
             self.rows.mark_cached(self.rows.pending + more + max(0, backlog - prefill.CHUNK))
 
     def footprint(self) -> Footprint:
-        footprint = self._footprint.with_adapters(self.adapters)
+        footprint = self._footprint.with_adapters(self.adapters).with_adapters(self.heads)
         return replace(footprint, cache_bytes=self.blocks.nbytes, kept_bytes=self.kept_bytes)
 
     @cached_property
@@ -319,7 +335,7 @@ class TransformersLane(CandidateLane):
         lengths: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """One forward of a window's rows: with the head, or of the backbone alone."""
+        """One forward of a window's rows: with the heads, or of the backbone alone."""
         network = self.model.base_model if backbone else self.model
         if window.live and (survey := self.live.first(window.start is not None)) is not None:
             window = replace(window, survey=survey)
@@ -329,7 +345,10 @@ class TransformersLane(CandidateLane):
                 if lengths is None:
                     lengths = positions.amax(dim=1) + 1
                 rules.enter_context(rule.during(positions, lengths))
+            read = None if backbone else rules.enter_context(self.heads.reading())
             out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
+            if read is not None:
+                out.logits = read(out.logits)
         if window.survey is not None:
             self.live.judge(window.survey, window.start is not None, type(self.model).__name__)
         return out

@@ -26,6 +26,9 @@ def describe_declared(model: ResolvedModel, dtype: str | None, device: str | Non
     Raises:
         ModelError: nothing there, or a kind of model or of adapter that cannot take part.
     """
+    if model.addition is not None and model.addition.head is not None:
+        cure = f"write head({model.base}, {model.name}) in a formula"
+        raise ModelError(f"{model.name} is a head, and not a model", cure, model.name)
     description = describe(model.base, model.spec, dtype, device)
     if description.config is None and model.merged:
         problem = f"{model.name} is an adapter on a table, which has no layers"

@@ -49,10 +49,12 @@ def work_bytes(
         prefill = max(prefill, footprint.work_bytes(min(CHUNK, rows * capacity), capacity))
         step = max(step, footprint.work_bytes(rows * _queries(bound, number), capacity))
         terms = {bound_term.term for bound_term in bound.terms if bound_term.lane == number}
-        kept += rows * bool(terms)  # what follows the prompts
+        reads = {r for r in bound.plan.reads if r.term in terms and not r.is_number}
+        heads = {read.head for read in reads} | ({""} if terms else set())
+        kept += rows * len(heads)  # what follows the prompts
         own = min(rows * capacity * footprint.token_bytes, footprint.kept_bytes)
         copies += own
-        scores += rows * (bool(terms) + bool(terms - raw))
+        scores += rows * (len(heads) + len({read.head for read in reads - raw}))
     vector = bound.vocabulary * SCORE_BYTES
     if not room_for_copies:
         copies = own = 0

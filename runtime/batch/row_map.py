@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ...formula import Plan
+from ...formula import Plan, Read
 from ...models.combinations import BARE, Combination
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
@@ -84,6 +84,13 @@ class RowMap:
         if not answer or isinstance(prompt, str):
             return prompt
         return [*prompt, *self.term.term_ids(answer)]
+
+
+def reads_of(plan: Plan, row_maps: Sequence[RowMap]) -> Iterator[tuple[Read, RowMap]]:
+    """What a plan reads, and the map of the rows that it reads; a term's heads read its row."""
+    of_term = {each.term.term: each for each in row_maps if each.term.address is None}
+    for read in (*map(Read, plan.terms), *plan.heads):
+        yield read, of_term[read.term]
 
 
 def ahead(plan: Plan, request: Request) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..scores.context import RowStates
+from ..scores.row_states import RowStates
 
 
 class HasTexts(Protocol):
@@ -43,8 +43,14 @@ def texts_of(batch: HasTexts) -> list[Tensor]:
     ]
 
 
+def starts_of(batch: HasTexts) -> list[int]:
+    """Per slot, how many of those ids come before the answer."""
+    owners = zip(text_owners(batch), batch.requests, strict=True)
+    return [len(row_map.term.formula_ids(row_map.prompt(request))) for row_map, request in owners]
+
+
 def states_of(batch: HasTexts, goes_back: bool) -> list[RowStates]:
-    """Per slot, the states of its processors.
+    """Per slot, the states of its stages and operators.
 
     Args:
         batch: its slots.

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...formula import Plan, Scalar, Term
+from ...formula import Plan, Read, Scalar, Term
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Stage
 from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
+from ...models.heads.declared import declared_head
+from ...models.heads.layer_heads import HeadColumns
 from ...models.lanes.remote import RemoteLane
 from ...models.lanes.transformers_lane import TransformersLane
 from ...models.loading.declared import add_declared, load_declared
@@ -105,7 +107,7 @@ class Binder:
             if name not in checked.reads_text and description.positions
         ]
         bases = (spec.on for spec in checked.specs.values())
-        used = {*(term.model for term in plan.spans), *plan.added, *bases}
+        used = {*(term.model for term in plan.spans), *plan.declared, *bases}
         unused = (unused_note(name) for name in sorted(checked.specs.keys() - used))
         bound = Bound(
             plan=plan,
@@ -121,6 +123,7 @@ class Binder:
             notes=(*plan.dropped, *_kept(plan), *checked.notes, *self.untested, *unused),
             term_parallel=self.term_parallel,
             lane_keys=tuple(self.lanes),
+            heads={read: self._head(read, by_term[read.term]) for read in plan.heads},
             described=tuple(self.descriptions[name] for name in plan.models if name in language),
         )
         if self.term_parallel is not None:
@@ -217,6 +220,14 @@ class Binder:
             if name not in self.lane_names[key]:
                 self.lane_names[key].append(name)
         return tuple(additions)
+
+    def _head(self, read: Read, bound_term: BoundTerm) -> HeadColumns:
+        """What a head gives of a term's row, in the forward of its lane."""
+        lane = list(self.lanes.values())[bound_term.lane]
+        head = declared_head(read.head, self.checked.specs[read.head])
+        span = self.checked.plan.head_spans[read]
+        columns: HeadColumns = self.checked.marked_at(span, partial(lane.add_head, head))
+        return columns
 
     def _loaded(self, model: ResolvedModel, lane: Any) -> int:
         """The number on a lane of an adapter or a vector, loaded where it is not yet."""

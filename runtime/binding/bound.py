@@ -12,6 +12,7 @@ from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
 from ...models.checkpoint.description import Description
+from ...models.heads.layer_heads import HeadColumns
 from ...models.text.detokenizer import Detokenizer
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
@@ -34,6 +35,7 @@ class Bound:
         notes: a line for each thing that was dropped, cut or left alone.
         term_parallel: the processes that share the lanes; None for one process.
         lane_keys: for each lane, what tells it from others.
+        heads: for each head of a term, where what it gives is behind the logits of its lane.
         described: the models whose tokens are the formula's.
         draft_plans: others over the same lanes, which may propose tokens of this one.
     """
@@ -51,6 +53,7 @@ class Bound:
     notes: tuple[str, ...] = field(default=())
     term_parallel: TermParallel | None = None
     lane_keys: tuple[tuple[Any, ...], ...] = ()
+    heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
     draft_plans: tuple[Bound, ...] = ()
 
@@ -152,7 +155,8 @@ class Bound:
     def conditional(self) -> list[BoundTerm]:
         """The terms whose lanes some steps do not run, by a condition of the formula."""
         certain = always_of(self.plan)
-        lanes = {term.lane for term in self.terms if Read(term.term) in certain}
+        read = {node.term for node in certain if isinstance(node, Read)}
+        lanes = {term.lane for term in self.terms if term.term in read}
         terms = [term for term in self.terms if term.lane not in lanes]
         for address, _ in self.plan.reranks:
             if address[0] is not None and address[0] not in certain:

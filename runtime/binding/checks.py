@@ -59,6 +59,7 @@ class CheckedModels:
         self.models = {name: resolve(name, specs) for name in plan.models}
         self.additions = {name: resolve(name, specs) for name in plan.added}
         self._check_additions()
+        self._check_heads()
         self.descriptions = {name: self._describe(name) for name in plan.models}
         self.rowless = {
             name: tokens_without_rows(each.tokenizer, each.size)
@@ -144,6 +145,15 @@ class CheckedModels:
                     self.marked_at(number.span, checked)
                     continue
                 raise plan.error(problem, number.span, cure)
+
+    def _check_heads(self) -> None:
+        """Refuse heads of other models than those that they read, marked where they stand."""
+        for read in self.plan.heads:
+            model, head = self.models[read.term.model], resolve(read.head, self.specs)
+            if head.base != model.base:
+                problem = f"{read.head} is on {head.base}, and {read.term} has other weights"
+                cure = f"write head({head.base}, {read.head}), or declare another on {model.base}"
+                raise self.plan.error(problem, self.plan.head_spans[read], cure)
 
     def _check_kinds(self) -> None:
         plan = self.plan

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...formula import Term
+from ...formula import Read
 from ..batch.batch import Batch
-from ..batch.row_map import RowMap
-from ..batch.texts import formula_text, states_of, text_owners
+from ..batch.row_map import RowMap, reads_of
+from ..batch.texts import formula_text, starts_of, states_of, text_owners
 from ..binding.bound import Bound
-from ..scores.context import Columns, Context, Reading, RowStates, numbers_of
+from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
+from ..scores.row_states import RowStates
 
 
 class PlanStep(Protocol):
@@ -40,10 +41,15 @@ class PlanStep(Protocol):
     def count(self, lanes: Sequence[int]) -> None:
         """Count a forward of each."""
 
-    def term_scores(
-        self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
+    def read_scores(
+        self,
+        logits: Logits,
+        row_map: RowMap,
+        read: Read,
+        context: Context,
+        owner: Tensor | None = None,
     ) -> Tensor:
-        """One term's scores."""
+        """One term's scores, or what a head says of its row."""
 
 
 @dataclass
@@ -102,21 +108,24 @@ class Chunk:
         batch, owner, bound = self.batch, self.owner, self.step.bound
         prepared = batch.prepared.get(self.step) or self.step.prepare(batch)
         values = prepared.values.index_select(0, owner)
-        terms: dict[Term, Reading] = {
-            row_map.term.term: partial(self._read, row_map) if row_map.live else Context.zeros
-            for row_map in batch.row_maps
-            if row_map.term.address is None
+        reads: dict[Read, Reading] = {
+            read: partial(self._read, row_map, read) if row_map.live else Context.zeros
+            for read, row_map in reads_of(bound.plan, batch.row_maps)
         }
         where = owner, self.ahead, self.after, max(self.counts)
         rewarders = {at: each.along(*where) for at, each in prepared.rewarders.items()}
-        search = [(row_map, partial(self._read, row_map)) for row_map, _ in prepared.search_terms]
+        search = [
+            (row_map, partial(self._read, row_map, Read(row_map.term.term)))
+            for row_map, _ in prepared.search_terms
+        ]
         rows = [batch.requests[slot].values for slot in self.slots]
         return Context(
-            values, numbers_of(values, rows), self.step.columns, terms, self.steps,
+            values, numbers_of(values, rows), self.step.columns, reads, self.steps,
             bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
-            row_states=None if self.step.proposes else self._states,
+            starts=self._starts, row_states=None if self.step.proposes else self._states,
+            needing={node: self._along(each) for node, each in prepared.needing.items()},
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -152,8 +161,8 @@ class Chunk:
         """``(width,)`` int64, tokens of a row map's texts behind each position."""
         return self._columns.get(self.batch.row_maps.index(row_map), self.after)
 
-    def _read(self, row_map: RowMap, context: Context) -> Tensor:
-        """One term's scores; its lane runs when the first of its terms is needed."""
+    def _read(self, row_map: RowMap, read: Read, context: Context) -> Tensor:
+        """One term's scores, or a head's; its lane runs when the first of them is needed."""
         key = ("term", row_map)
         if key not in context.logits:
             rows = row_map.rows.index_select(0, self.owner)
@@ -163,7 +172,7 @@ class Chunk:
                 if drafted is None
                 else self._drafted(row_map, rows, drafted, context)
             )
-        return self.step.term_scores(context.logits[key], row_map, context, self.owner)
+        return self.step.read_scores(context.logits[key], row_map, read, context, self.owner)
 
     def _read_text(self, row_map: RowMap, rows: Tensor, context: Context) -> Logits:
         """A term's logits of every position, by one forward of its lane."""
@@ -177,7 +186,8 @@ class Chunk:
         columns = width - 1 - self._after(row_map)
         picked = logits[rows.to(logits.device), columns.to(logits.device)].float()
         token_columns = self.batch.token_columns.get(number)
-        return Logits(picked.to(self.batch.device), context.width, token_columns)
+        picked = picked.to(self.batch.device)
+        return Logits(picked, context.width, token_columns, lane.vocabulary)
 
     def _drafted(
         self, row_map: RowMap, rows: Tensor, drafted: Sequence[Logits], context: Context
@@ -190,7 +200,8 @@ class Chunk:
             if lane.forward():
                 self.step.count([number])
             token_columns = self.batch.token_columns.get(number)
-            last = Logits(lane.logits().to(self.batch.device), context.width, token_columns)
+            outputs = lane.logits().to(self.batch.device)
+            last = Logits(outputs, context.width, token_columns, lane.vocabulary)
             context.logits[key] = Logits.joined([*drafted, last])
         joined: Logits = context.logits[key]
         lane_rows = len(joined.raw) // (len(drafted) + 1)
@@ -219,8 +230,19 @@ class Chunk:
                 texts.append(formula_text(row_map, read[: len(read) - after]))
         return texts
 
+    def _starts(self) -> list[int]:
+        """Per position, how many of those ids come before the answer."""
+        starts = starts_of(self.batch)
+        return [starts[slot] for slot in self.slots]
+
+    def _along(self, needing: Needing) -> Needing:
+        """The same rows, by position."""
+        mask = needing.mask
+        rows = [needing.rows[slot] for slot in self.slots]
+        return Needing(rows, None if mask is None else mask.index_select(0, self.owner))
+
     def _states(self) -> list[RowStates]:
-        """Per position, the states of its slot's processors."""
+        """Per position, the states of its slot's stages and operators."""
         slots = zip(states_of(self.batch, self.step.goes_back), self.counts, strict=True)
         return [
             row._replace(drawn=row.drawn + ahead) for row, count in slots for ahead in range(count)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ...formula.words.operators import Operator
 from ...models.recordings import HostCounts, Recordings, Work
 from ..batch.batch import Batch
 from ..binding.bound import Bound
@@ -149,9 +150,10 @@ def why_eager(bound: Bound) -> str | None:
         return "its models are shared out among processes"
     if len({lane.device for lane in bound.lanes}) > 1:
         return "its models are on several devices"
-    for _, stage in bound.plan.all_stages:
-        if stage.why_eager:
-            return f"{stage.name} {stage.why_eager}"
+    operators = [node for node in bound.plan.nodes if isinstance(node, Operator)]
+    for word in (*operators, *(stage for _, stage in bound.plan.all_stages)):
+        if word.why_eager:
+            return f"{word.name} {word.why_eager}"
     language = _language_lanes(bound)
     for number, (lane, names) in enumerate(zip(bound.lanes, bound.lane_names, strict=True)):
         bound_by = not lane.keeps_logits if number in language else lane.why_eager is not None

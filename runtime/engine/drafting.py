@@ -103,7 +103,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
             if batch.bound.lanes[lane].rows.bucketed:  # the next forward writes there again
-                each.raw = each.raw.clone()
+                each.keep()
             logits.setdefault(lane, []).append(each)
         drawn_tokens.append(tokens)
         broken.append(best.isnan())

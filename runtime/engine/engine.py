@@ -13,7 +13,9 @@ from threading import RLock
 from typing import Any
 
 from ...errors import StateError
+from ...formula import Read
 from ...formula.scalar import Scalar
+from ...formula.words.signature import Signature
 from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig
@@ -29,6 +31,10 @@ from .sampler import Source
 from .step import Step
 
 MEASURE = 32  # tokens of capacity are reserved in multiples of this
+INFINITE = (
+    "an excluded token has the score -inf, and minus that is no score: exclude it there too, "
+    "x.masked_fill(y == -math.inf, -math.inf)"
+)
 GPU_MEASURE = 256  # where recordings hold for one capacity
 
 
@@ -247,9 +253,16 @@ class Engine:
                 if isinstance(source, Scalar):
                     errors[row] = plan.number_error(source, where)
                     continue
-                maps = [each for each in batch.row_maps if each.source == (kind, source)]
-                what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
-                span = plan.spans[maps[0].term.term]
+                if isinstance(source, Signature):
+                    problem = f"{source.name} gave NaN or infinity {where}"
+                    errors[row] = plan.error(problem, source.span, INFINITE)
+                    continue
+                if isinstance(source, Read):
+                    what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
+                else:
+                    maps = [each for each in batch.row_maps if each.source == (kind, source)]
+                    what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
+                    span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
             errors[row] = plan.error(f"{what} {where}", span, cure)
         return errors

@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...formula import Term
+from ...formula import Read
 from ...formula.algebra.components import components, terms_of
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress
+from ...formula.words.operators import Operator
 from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
-from ..batch.row_map import RowMap
-from ..batch.texts import states_of, texts_of
+from ..batch.row_map import RowMap, reads_of
+from ..batch.texts import starts_of, states_of, texts_of
 from ..binding.bound import Bound
 from ..scores.components import ALL
-from ..scores.context import Columns, Context, Reading, Rewarder
+from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
@@ -45,23 +46,25 @@ class Prepared(NamedTuple):
 
     Attributes:
         values, steps, seen: the batch's, of the slots in use.
-        terms: what gives each term's scores.
+        reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
         feeds: the lanes that read every drawn token, whose rows they are, and, for a lane of
             another vocabulary, the first token that it reads for each.
+        needing: per operator with a state, the rows that need it.
     """
 
     values: Tensor
     steps: Tensor
     seen: Tensor | None
-    terms: Mapping[Term, Reading]
+    reads: Mapping[Read, Reading]
     rewarders: Mapping[StageAddress, Rewarder]
     search_terms: Sequence[tuple[RowMap, Reading]]
     texts: Callable[[], list[Tensor]]
     certain: Sequence[int]
     forwards: Sequence[Callable[[], bool]]
     feeds: Sequence[tuple[Any, Tensor, Tensor | None]]
+    needing: Mapping[Operator, Needing]
 
 
 class Step:
@@ -77,7 +80,7 @@ class Step:
         forwards: per lane, how often it has run.
         footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
-        unnormalised: the terms that are read as raw logits.
+        unnormalised: what is read as raw logits.
         own_stages: how many of the plan's stages are the formula's; what follows is of requests.
         columns: of the plan's numbers among those of a batch.
         syncs: as given; not where processes share the lanes.
@@ -100,6 +103,7 @@ class Step:
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.own_terms if term.language} - conditional
         self._scores = scorer(bound.plan.scores, self.columns)
+        self._stateful = [(node, scorer(node, self.columns)) for node in bound.plan.stateful]
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
@@ -126,10 +130,12 @@ class Step:
         prepared: Prepared = batch.prepared.get(self) or self.prepare(batch)
         vocabulary = self.bound.vocabulary
         return Context(
-            prepared.values, batch.numbers, self.columns, prepared.terms, prepared.steps,
+            prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
+            starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
+            needing=prepared.needing,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -147,13 +153,16 @@ class Step:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
-            context.logits[lane] = Logits(logits.to(batch.device), context.width, columns)
+            context.logits[lane] = self._logits(lane, logits.to(batch.device), context, columns)
         if batch.by_component:
             self._components.tell(batch, context)
         return self.combined(context)
 
     def combined(self, context: Context) -> Tensor:
         """``(slots, V)`` the formula and its stages, over logits that are there or come."""
+        for node, reading in self._stateful:  # whether or not a row takes their side of a where
+            if any(context.needing[node].rows):
+                reading(context)
         by_component = context.components is not None
         scores = self._components.scores if by_component else self._scores
         head = scores(context)[:, : context.vocabulary]
@@ -168,24 +177,29 @@ class Step:
         context.own = chain(head, context, None, own)
         return chain(context.own, context, None, fields, len(own))
 
-    def term_scores(
-        self, logits: Logits, row_map: RowMap, context: Context, owner: Tensor | None = None
+    def read_scores(
+        self,
+        logits: Logits,
+        row_map: RowMap,
+        read: Read,
+        context: Context,
+        owner: Tensor | None = None,
     ) -> Tensor:
-        """One term's scores from its lane's logits; where they are NaN is noted.
+        """One term's scores from its lane's logits, or what a head says of its row.
 
-        With ``owner``, the slot of each row of the context, the logits are of the context's rows.
+        Where they are NaN is noted. With ``owner``, the slot of each row of the context, the logits
+        are of the context's rows.
         """
+        if read.head:
+            logits = logits.head(self.bound.heads[read])
         broken, gathers = logits.broken, owner is None and not row_map.is_identity
         if owner is not None:
             broken = broken & row_map.present[owner]
         elif gathers:
             broken = broken.index_select(0, row_map.rows) & row_map.present
-        if context.wanted is not None:
-            broken = broken & context.wanted[:, 0]
-        known = context.broken.get(row_map.source)
-        context.broken[row_map.source] = broken if known is None else broken | known
+        context.note(("head", read) if read.head else row_map.source, broken)
         exact = row_map.term.address is not None or context.next_tokens is not None
-        raw = not exact and row_map.term.term in self.unnormalised
+        raw = read.is_number or (not exact and read in self.unnormalised)
         scores = logits.raw if raw else logits.logprobs
         return scores.index_select(0, row_map.rows) if gathers else scores
 
@@ -226,19 +240,14 @@ class Step:
             if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
                 how = moves_winner(address, stage), self.count, self.bound.term_parallel
                 rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
-        reads = {
-            row_map: partial(
-                self._read, row_map, batch.device, batch.token_columns.get(row_map.term.lane)
-            )
-            for row_map in live
-        }
-        terms: dict[Term, Reading] = {
-            row_map.term.term: reads.get(row_map, Context.zeros)
-            for row_map in batch.row_maps
-            if row_map.term.address is None
-        }
+        reads: dict[Read, Reading] = {}
+        for read, row_map in reads_of(self._plan, batch.row_maps):
+            own = self._reading(row_map, read, batch)
+            reads[read] = own if row_map.live else Context.zeros
         search = [
-            each for each in live if each.term.address and each.term.language and self._search
+            (row_map, self._reading(row_map, Read(row_map.term.term), batch))
+            for row_map in live
+            if row_map.term.address and row_map.term.language and self._search
         ]
         certain = self._running(batch, self._certain)
         feeds = []
@@ -249,11 +258,22 @@ class Step:
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
-            terms, rewarders, [(row_map, reads[row_map]) for row_map in search],
-            partial(texts_of, weakref.proxy(batch)), certain,
-            [lanes[lane].forward for lane in certain], feeds,
+            reads, rewarders, search, partial(texts_of, weakref.proxy(batch)), certain,
+            [lanes[lane].forward for lane in certain], feeds, self._needing(batch),
         )  # fmt: skip
         return prepared
+
+    def _needing(self, batch: Batch) -> dict[Operator, Needing]:
+        """The rows that need each operator with a state: behind no coefficient of 0."""
+        if not self._stateful:
+            return {}
+        running = [{*self._plan.running(request.values)} for request in batch.requests]
+        needing, idle = {}, [False] * (batch.width - batch.count)
+        for node, _ in self._stateful:
+            rows = [node in nodes for nodes in running]
+            mask = None if all(rows) else torch.tensor([[each] for each in (*rows, *idle)])
+            needing[node] = Needing(rows, None if mask is None else mask.to(batch.device))
+        return needing
 
     def _running(self, batch: Batch, lanes: set[int]) -> list[int]:
         """Those of some lanes that any row of the batch has a row in."""
@@ -269,21 +289,32 @@ class Step:
             columns.append(self._plan.columns[weight])
         return ComponentSampler(columns, lanes, scores)
 
+    def _reading(self, row_map: RowMap, read: Read, batch: Batch) -> Reading:
+        """What gives one term's scores, or what a head says of it; it does not hold the batch."""
+        columns = batch.token_columns.get(row_map.term.lane)
+        return partial(self._read, row_map, read, batch.device, columns)
+
     def _read(
         self,
         row_map: RowMap,
+        read: Read,
         device: torch.device,
         columns: TokenColumns | None,
         context: Context,
     ) -> Tensor:
-        """One term's scores; its lane runs when the first of its terms is needed."""
+        """One term's scores, or a head's; its lane runs when the first of them is needed."""
         lane = row_map.term.lane
         if lane not in context.logits:
             if self.bound.lanes[lane].forward():
                 self.count([lane])
             logits = self.bound.lanes[lane].logits().to(device)
-            context.logits[lane] = Logits(logits, context.width, columns)
-        return self.term_scores(context.logits[lane], row_map, context)
+            context.logits[lane] = self._logits(lane, logits, context, columns)
+        return self.read_scores(context.logits[lane], row_map, read, context)
+
+    def _logits(
+        self, lane: int, outputs: Tensor, context: Context, columns: TokenColumns | None
+    ) -> Logits:
+        return Logits(outputs, context.width, columns, self.bound.lanes[lane].vocabulary)
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""

@@ -31,14 +31,14 @@ class Explainer:
 
     Attributes:
         parts: of the formula; a contribution belongs to each.
-        terms: of the formula.
+        reads: the terms of the formula, and what heads that give scores read of them.
         rewards: its reward models: stage address, number in the reward, coefficient and term.
     """
 
     def __init__(self, plan: Plan, values: list[float], base: Term, n: int, samples: bool) -> None:
         """Explain by ``n`` candidates; ``samples``: the noise of a step is that of the request."""
         self.plan, self.base, self.n, self.samples = plan, base, n, samples
-        self.terms = plan.terms
+        self.reads = scores_of(plan)
         self.stages = [(i, s) for i, s in enumerate(plan.stages) if not isinstance(s, Search)]
         self.rewards = [
             (address, number, coefficient, read.term)
@@ -57,8 +57,8 @@ class Explainer:
     def choice(self, batch: Batch, context: Context, scores: Tensor, token: int) -> Choice:
         """Explain one step of one slot, by ``(1, V)`` final scores; its context has a record."""
         reads, conditions = _evaluated(self.plan.roots, context)
-        logprobs = [_read(term, context) if term in reads else None for term in self.terms]
-        base, noise = _read(self.base, context), None
+        logprobs = [_read(each, context) if each in reads else None for each in self.reads]
+        base, noise = _read(Read(self.base), context), None
         score, warm = scores[0], float(batch.temperatures[0])
         if warm > 0 and self.samples:
             noise = gumbel(batch.keys[:1], batch.steps[:1], len(score))[0]
@@ -186,22 +186,32 @@ class _Table:
 
 def _part(number: Scalar, node: Node, coefficient: float) -> Part:
     inner = [] if isinstance(node, Read) else walk(node)
-    terms = tuple(dict.fromkeys(str(each.term) for each in inner if isinstance(each, Read)))
+    terms = tuple(dict.fromkeys(str(each) for each in inner if isinstance(each, Read)))
     kind = "operator" if isinstance(node, Operator | Staged) else "term"
     if number.states:
         return Part(written_product(number, node), kind, None, terms)
     return Part(written(node), kind, coefficient, terms)
 
 
-def _read(term: Term, context: Context) -> Tensor:
-    return context.tokens(context.terms[term](context))[0]
+def scores_of(plan: Plan) -> tuple[Read, ...]:
+    """The terms of a plan, each followed by what heads that give scores read of it."""
+    heads = [read for read in plan.heads if not read.is_number]
+    return tuple(
+        read
+        for term in plan.terms
+        for read in (Read(term), *(each for each in heads if each.term == term))
+    )
+
+
+def _read(read: Read, context: Context) -> Tensor:
+    return context.tokens(context.reads[read](context))[0]
 
 
 def _evaluated(
     roots: Sequence[Node], context: Context
-) -> tuple[set[Term], tuple[EvaluatedCondition, ...]]:
-    """The terms and conditions that a step has evaluated."""
-    terms: set[Term] = set()
+) -> tuple[set[Read], tuple[EvaluatedCondition, ...]]:
+    """The terms, heads of them and conditions that a step has evaluated."""
+    reads: set[Read] = set()
     conditions: dict[Where, EvaluatedCondition] = {}
     todo, visited = [*roots], set[int]()
     while todo:
@@ -210,7 +220,7 @@ def _evaluated(
         todo += [scores for scores in of if id(scores) not in visited]
         visited.update(map(id, of))
         if isinstance(node, Read):
-            terms.add(node.term)
+            reads |= {node, Read(node.term)}
         elif isinstance(node, Where):
             conditions[node] = _condition(node, context)
             todo += [node.x if conditions[node].holds else node.y]
@@ -218,7 +228,7 @@ def _evaluated(
         else:
             parts = weighted_children(node)
             todo += [part for number, part in parts if number is None or context.runs(number)]
-    return terms, tuple(conditions.values())
+    return reads, tuple(conditions.values())
 
 
 def _condition(node: Where, context: Context) -> EvaluatedCondition:

@@ -126,7 +126,7 @@ def inspecting(
         for address, _, coefficient, term in explainer.rewards
     ]
     yield Inspection(
-        plan.formula, completion, request.temperature, str(term), tuple(map(str, plan.terms)),
+        plan.formula, completion, request.temperature, str(term), tuple(map(str, explainer.reads)),
         tuple(explainer.parts), tuple(rewards),
         tuple(_with_texts(choices, request.prompts[bound.text_term], bound.tokenizer)),
         written(search[1]) if search else None, search_score,

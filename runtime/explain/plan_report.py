@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...formula import Plan, Read, Scalar, Term
+from ...formula import Plan, Read, Scalar
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, of_states, short_text, walk
 from ...formula.printer import written_without_rewards
@@ -158,14 +158,18 @@ class Report:
     def _terms(self) -> list[tuple[str, ...]]:
         plan = self._bound.plan
         terms = sorted(self._bound.terms, key=lambda bound_term: plan.spans[bound_term.term])
-        return [self._line(item, _coefficients(plan, item.term)) for item in terms]
+        lines: list[tuple[str, ...]] = []
+        for item in terms:
+            reads = [each for each in plan.reads if each.term == item.term]
+            lines += [self._line(item, each, _coefficients(plan, each)) for each in reads]
+        return lines
 
     def _rewards(self, address: StageAddress) -> list[str]:
         """The reward models of a stage; none for most stages."""
         for other, _, reward in reward_stages(self._bound.plan):
             if other == address:
                 pairs = zip(self._bound.rewards[address], reward.parts, strict=True)
-                rows = [self._line(term, str(coefficient)) for term, (coefficient, _) in pairs]
+                rows = [self._line(t, Read(t.term), str(number)) for t, (number, _) in pairs]
                 table = _table(("reward", "coefficient", "lane", "reads"), rows)
                 return [*table, *dict.fromkeys(map(self._path, self._bound.rewards[address]))]
         return []
@@ -189,11 +193,11 @@ class Report:
     def _normalised(self) -> list[str]:
         """The terms that are read as log-probabilities, since a shift would change the scores."""
         plan = self._bound.plan
-        exact = sorted(str(term) for term in set(plan.terms) - unnormalised(plan))
+        exact = sorted(str(read) for read in set(plan.reads) - unnormalised(plan))
         why = "by log-softmax, for a shift of the scores would count"
         return ["", f"normalised  {', '.join(exact)}: {why}"] if exact else []
 
-    def _line(self, bound_term: BoundTerm, coefficient: str) -> tuple[str, ...]:
+    def _line(self, bound_term: BoundTerm, read: Read, coefficient: str) -> tuple[str, ...]:
         term = bound_term.term
         reads = "the response alone" if term.alone else "the prompt"
         system = bound_term.spec.system or None if term.system is None else term.system
@@ -203,7 +207,9 @@ class Report:
             reads += ", its own template"
         if bound_term.token_map is not None:
             reads += ", in its own tokens"
-        return (str(term), coefficient, _letter(bound_term.lane), reads)
+        if read.head:
+            reads += f", up to layer {self._bound.heads[read].layer}"
+        return (str(read), coefficient, _letter(bound_term.lane), reads)
 
     def _lanes(self) -> list[tuple[str, ...]]:
         bound = self.drafted
@@ -228,18 +234,18 @@ class Report:
         return lines
 
 
-def _coefficients(plan: Plan, term: Term) -> str:
-    """A term's coefficient in the formula's sum, and those of the operators that it stands in."""
+def _coefficients(plan: Plan, read: Read) -> str:
+    """A read's coefficient in the formula's sum, and those of the operators that it stands in."""
     coefficients = []
     for coefficient, part in plan.scores.parts:
-        if part == Read(term):
+        if part == read:
             coefficients.append(str(coefficient))
-        elif any(inner == Read(term) for inner in walk(part)):
+        elif any(inner == read for inner in walk(part)):
             coefficients.append(f"{coefficient} in {short_text(part)}")
     if not coefficients:  # the term is there for a number of the state alone
         for node in (*plan.nodes, *plan.stages):
             for number, scores in of_states(node):
-                if any(inner == Read(term) for inner in walk(scores)):
+                if any(inner == read for inner in walk(scores)):
                     coefficients.append(f"in {number.what}")
     return " and ".join(dict.fromkeys(coefficients))
 

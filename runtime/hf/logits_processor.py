@@ -179,6 +179,9 @@ def with_external_lane(bound: Bound, base: str) -> tuple[Bound, ExternalLane]:
     if term not in bound.plan.terms:
         terms = ", ".join(map(str, bound.plan.terms))
         raise ArgumentError(f"the formula has no term {base}; it has {terms}: say base=…")
+    if head := next((read for read in bound.plan.heads if read.term == term), None):
+        problem = f"{head} reads a layer of {base}, and the loop gives its logits alone"
+        raise bound.plan.error(problem, bound.plan.head_spans[head], "call decoder.generate")
     replaced = bound.terms[bound.plan.terms.index(term)]
     used = sorted({item.lane for item in bound.all_terms if item is not replaced})
     external = ExternalLane(bound.vocabulary, bound.lanes[replaced.lane].device)

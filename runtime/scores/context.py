@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ...formula.nodes import StageAddress, Staged
+from ...formula.nodes import Read, StageAddress, Staged
 from ...formula.scalar import Scalar, StateNumber
-from ...formula.terms import Term
+from ...formula.words.operators import Operator
 from ...formula.words.signature import MOST
+from .row_states import RowStates
 
 TINY = 1e-37  # float32 holds what is larger than this with all its digits
 
@@ -96,18 +97,16 @@ class Record:
     rewards: dict[StageAddress, tuple[Tensor, list[Tensor], Tensor]] = field(default_factory=dict)
 
 
-class RowStates(NamedTuple):
-    """The states that processors keep for a row, by the texts that its request has come to.
+class Needing(NamedTuple):
+    """The rows that need an operator with a state: its coefficients are not all 0 for them.
 
     Attributes:
-        states: per stage, by the tokens drawn and by the text, the state after that text.
-        drawn: how many tokens the row has drawn.
-        goes_back: whether it may go on from a text long before this one.
+        rows: per slot in use.
+        mask: ``(slots, 1)`` bool, the same with idle slots; None where all need it.
     """
 
-    states: dict[StageAddress, dict[int, dict[tuple[int, ...], Any]]]
-    drawn: int
-    goes_back: bool
+    rows: Sequence[bool]
+    mask: Tensor | None
 
 
 @dataclass
@@ -118,7 +117,8 @@ class Context:
         values: ``(slots, numbers)`` float32, the plan's numbers for each row.
         numbers: the same, a column each, with what the host knows of it.
         columns: which column holds which number.
-        terms: the scores of each term; calling one runs its lane, if any row needs it. Nothing
+        reads: the scores of each term, and what heads give; calling one runs its lane, if any row
+            needs it. Nothing
             here holds the context: a step's tensors are freed when the step ends.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
         vocabulary: tokens that are scored.
@@ -129,14 +129,17 @@ class Context:
         rewarders: per stage that reranks, where any row has a weight on it.
         search_terms: the row maps of the language models that a search judges by, and their scores.
         texts: per slot, ``(L,)`` the ids that the formula's first term has read.
-        row_states: per slot, the states of its processors; None in a draft, which goes without.
+        starts: per slot, how many of those ids come before the answer.
+        row_states: per slot, the states of its stages and operators; None in a draft, which goes
+            without.
+        needing: per operator with a state, the rows that need it.
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
         logits: the lanes' ``Logits``, by their numbers, once they have run.
         wanted: ``(slots, 1)`` bool, the rows that take the side of a condition that is being
             evaluated; None for every row. What the others get there is never looked at.
-        staged: formulas in parentheses with stages, once evaluated.
+        staged: formulas in parentheses with stages, and operators with a state, once evaluated.
         state_numbers: those that are worked out: for which rows, as ``wanted``, and the value.
         own: ``(slots, V)`` what the formula's own stages gave, before any that a request adds.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
@@ -151,7 +154,7 @@ class Context:
     values: Tensor
     numbers: Sequence[ScalarColumn]
     columns: Columns
-    terms: Mapping[Term, Reading]
+    reads: Mapping[Read, Reading]
     steps: Tensor
     vocabulary: int
     width: int
@@ -164,7 +167,7 @@ class Context:
     syncs: bool = True
     logits: dict[Any, Any] = field(default_factory=dict)
     wanted: Tensor | None = None
-    staged: dict[Staged, Tensor] = field(default_factory=dict)
+    staged: dict[Staged | Operator, Tensor] = field(default_factory=dict)
     state_numbers: dict[StateNumber, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     own: Tensor | None = None
     unsure: list[Tensor] = field(default_factory=list)
@@ -173,7 +176,9 @@ class Context:
     record: Record | None = None
     components: Tensor | None = None
     drawn: Collection[int] = ()
+    starts: Callable[[], list[int]] = list
     row_states: Callable[[], list[RowStates]] | None = None
+    needing: Mapping[Operator, Needing] = field(default_factory=dict)
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:
@@ -181,6 +186,13 @@ class Context:
         before, self.wanted = self.wanted, rows
         yield
         self.wanted = before
+
+    def note(self, source: tuple[str, object], wrong: Tensor) -> None:
+        """``(slots,)`` bool, the rows for which a source went wrong, of those that want it."""
+        if self.wanted is not None:
+            wrong = wrong & self.wanted[:, 0]
+        before = self.broken.get(source)
+        self.broken[source] = wrong if before is None else before | wrong
 
     def zeros(self) -> Tensor:
         """Scores of a sum in which no row has a coefficient, or of a term that no row needs."""

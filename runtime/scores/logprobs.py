@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...models.heads.layer_heads import HeadColumns
 from ...models.text.token_map import TokenMap
 
 LOWEST = torch.finfo(torch.float32).min
@@ -67,15 +68,30 @@ def columns(tokens: TokenMap, device: torch.device) -> TokenColumns:
 
 
 class Logits:
-    """A lane's logits in one step.
+    """A lane's logits in one step, and what its heads gave.
 
     Attributes:
         raw: ``(rows, width)``; a logit of minus infinity excludes its token.
         broken: ``(rows,)`` bool, where a logit is NaN or infinite, or every one minus infinity.
     """
 
-    def __init__(self, logits: Tensor, width: int, token_columns: TokenColumns | None) -> None:
-        """Take ``(rows, own)`` logits, mapped from another vocabulary where there are columns."""
+    def __init__(
+        self,
+        outputs: Tensor,
+        width: int,
+        token_columns: TokenColumns | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
+        """Take what a lane gave.
+
+        Args:
+            outputs: ``(rows, own)`` logits; and from column ``vocabulary`` on, what heads gave.
+            width: columns of scores.
+            token_columns: where the logits are of another vocabulary, and are mapped.
+        """
+        logits, self._width = outputs[:, :vocabulary], width
+        self._of_heads = outputs[:, logits.shape[1] :]
+        self._heads: dict[HeadColumns, Logits] = {}
         self.broken = (logits.amax(dim=-1).abs() < torch.inf).logical_not_()
         if token_columns is not None:
             logits = token_columns.mapped(logits)
@@ -87,16 +103,32 @@ class Logits:
     def joined(cls, parts: Sequence[Logits]) -> Logits:
         """The rows of several, one after the other."""
         logits = cls.__new__(cls)
+        logits._width, logits._heads = parts[0]._width, {}
         logits.raw = torch.cat([part.raw for part in parts])
         logits.broken = torch.cat([part.broken for part in parts])
+        logits._of_heads = torch.cat([part._of_heads for part in parts])
         return logits
 
     def selected(self, rows: Tensor) -> Logits:
         """The logits of some rows, by their numbers."""
         logits = Logits.__new__(Logits)
+        logits._width, logits._heads = self._width, {}
         logits.raw = self.raw.index_select(0, rows)
         logits.broken = self.broken.index_select(0, rows)
+        logits._of_heads = self._of_heads.index_select(0, rows)
         return logits
+
+    def keep(self) -> None:
+        """Copy what a later forward would write over."""
+        self.raw, self._of_heads = self.raw.clone(), self._of_heads.clone()
+
+    def head(self, columns: HeadColumns) -> Logits:
+        """What a head gave: logits of its own; or one number, whose ``raw`` is ``(rows, 1)``."""
+        if columns not in self._heads:
+            outputs = self._of_heads[:, columns.start : columns.stop]
+            width = self._width if outputs.shape[1] > 1 else 1
+            self._heads[columns] = Logits(outputs, width)
+        return self._heads[columns]
 
     @cached_property
     def logprobs(self) -> Tensor:

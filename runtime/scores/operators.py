@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from fractions import Fraction
-from functools import reduce, singledispatch
+from functools import partial, reduce, singledispatch
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...formula.nodes import Condition, Linear, Read, Staged, numbers
 from ...formula.scalar import Constant, Scalar
-from ...formula.terms import Term
 from ...formula.words import operators as words
 from ...grammar.unrolled import Steps, unrolled
 from .context import Columns, Context, Reading
@@ -43,7 +42,17 @@ def _scorer(node: Any, columns: Columns) -> Steps[Reading]:
     reading: Reading = yield _made(node, columns)
     if not isinstance(node, Read | Staged):
         reading = yield with_numbers(node, reading, columns, _scorer)
+    if isinstance(node, words.Operator) and node.keeps_state:
+        return partial(_once, node, reading)
     return reading
+
+
+def _once(node: words.Operator, reading: Reading, context: Context) -> Tensor:
+    """The scores of an operator with a state, which no step changes twice, nor for some rows."""
+    if node not in context.staged:
+        with context.only(context.needing[node].mask):
+            context.staged[node] = reading(context)
+    return context.staged[node]
 
 
 @singledispatch
@@ -76,8 +85,7 @@ def stage_numbers(stages: Sequence[Any], columns: Columns) -> Filler | None:
 @_made.register
 def _(node: Read, columns: Columns) -> Steps[Reading]:
     yield from ()
-    term = node.term
-    return lambda context: context.terms[term](context)
+    return lambda context: context.reads[node](context)
 
 
 @_made.register
@@ -87,9 +95,9 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
     if not more and node.shift is None and first.expression == ONE:
         reading: Reading = yield _scorer(only, columns)
         return reading
-    parts: list[tuple[int, Term | Reading]] = []
+    parts: list[tuple[int, Read | Reading]] = []
     for n, part in node.parts:  # a sum looks a term up by itself
-        own = part.term if isinstance(part, Read) else (yield _weighed(n, part, columns))
+        own = part if isinstance(part, Read) else (yield _weighed(n, part, columns))
         parts.append((columns[n], own))
     shift = None if node.shift is None else columns[node.shift]
 
@@ -100,7 +108,7 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
             number = context.numbers[column]
             if number.idle:
                 continue
-            each = context.terms[part](context) if isinstance(part, Term) else part(context)
+            each = context.reads[part](context) if isinstance(part, Read) else part(context)
             if not number.positive:
                 each, hidden = parted(each)
                 excluded.append(torch.where(number.values != 0, hidden, 0.0))
@@ -139,6 +147,9 @@ def _(node: Staged, columns: Columns) -> Steps[Reading]:
 @_made.register
 def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
     """Every part scored, every number looked up, then the operator's rule over them."""
+    if node.own is not None:
+        own: Reading = yield _own(node, columns)
+        return own
     rule = _RULES[type(node)]
     values = [getattr(node, item.name) for item in fields(node)]
     if isinstance(node, words.Max | words.Min):
@@ -154,6 +165,30 @@ def _(node: words.Operator, columns: Columns) -> Steps[Reading]:
         for part in inner:
             arguments.append(part(context))
         return rule(context, *arguments, *[context.numbers[column].values for column in numbers])
+
+    return scores
+
+
+def _own(node: words.Operator, columns: Columns) -> Steps[Reading]:
+    """The same with a function of one's own, by the names of its parameters."""
+    parts, numbers = dict[str, Reading](), dict[str, int]()
+    for name in type(node).arguments():
+        value = getattr(node, name)
+        if isinstance(value, Scalar):
+            numbers[name] = columns[value]
+        else:
+            parts[name] = yield _scorer(value, columns)
+    source = ("own", node)
+
+    def scores(context: Context) -> Tensor:
+        inner = {}
+        for name, part in parts.items():
+            inner[name] = context.tokens(part(context))
+        values = {name: context.numbers[column].values for name, column in numbers.items()}
+        needing = context.needing.get(node)
+        result = node.own(context, node, inner, values, needing and needing.rows)
+        context.note(source, ~(result.amax(dim=-1) < torch.inf))
+        return context.padded(result)
 
     return scores
 

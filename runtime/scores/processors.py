@@ -1,8 +1,6 @@
 """Logits processors of transformers as stages: called row by row, with a state per text.
 
-A processor may keep a state from call to call. What it is after a text depends on nothing but the
-request and that text, so it is kept by the text: a row that is copied, rewritten, drafted or begun
-again finds the state of what it has read, whoever came to it, and no row meets another's.
+A processor may keep a state from call to call, which is the row's (``row_states``).
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
-from .context import Context, RowStates
+from .context import Context
+from .row_states import RowStates, Text
 
 Processor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,7 +65,6 @@ REFUSED = {  # by their names: why they cannot be a stage, and what to write ins
     "WhisperTimeStampLogitsProcessor": _SPEAKS,
 }
 
-_REACH = 4  # texts back that a row may begin again from: a step that failed, and one on its way
 _FUNCTIONS = FunctionType, BuiltinFunctionType
 _SHARED = torch.nn.Module, PreTrainedTokenizerBase  # what a state refers to and does not copy
 
@@ -139,41 +137,33 @@ class RowProcessor:
 
     def _called(self, row: RowStates, address: StageAddress, ids: Tensor, scores: Tensor) -> Tensor:
         """One row's scores; its state after them is kept with its text."""
-        texts = row.states.setdefault(address, {})
         text, memo = tuple(ids.tolist()), dict[int, Any]()
         if row.drawn == 0 and self._factory is not None:
             processor = self._factory()
         else:
-            processor, memo = self._after(texts.get(row.drawn - 1, {}), text, row.drawn)
+            processor, memo = self._before(row, address, text)
         result = processor(ids[None].clone(), scores.clone())  # it may keep them
-        texts.setdefault(row.drawn, {})[text] = _kept(processor, memo)
-        if not row.goes_back:
-            for drawn in [each for each in texts if each < row.drawn - _REACH]:
-                del texts[drawn]
+        row.keep(address, text, _kept(processor, memo))
         return result
 
-    def _after(
-        self, states: dict[tuple[int, ...], Any], text: tuple[int, ...], drawn: int
+    def _before(
+        self, row: RowStates, address: StageAddress, text: Text
     ) -> tuple[Processor, dict[int, Any]]:
         """A copy of the state before a text, and what in it stands for what.
 
         Raises:
             ArgumentError: there is none.
         """
-        read: tuple[int, ...] = ()
-        before = self._pristine
-        if drawn > 0:
-            before = None
-            for each, state in states.items():
-                if text[: len(each)] == each and (before is None or len(each) > len(read)):
-                    read, before = each, state
-        if before is not None:
-            copied = _copied(before)
-            if copied is not None:
+        if row.drawn == 0:
+            copied = _copied(self._pristine)
+            assert copied is not None
+            return copied
+        if (read := row.before(address, text)) is not None:
+            known = row.at(address, row.drawn - 1)
+            if (copied := _copied(known[read])) is not None:
                 return copied
-            del states[read]  # the object itself goes along with this row
-            return before, {}
-        problem = f"{self._name} keeps a state, and that of token {drawn} is not there"
+            return known.pop(read), {}  # the object itself goes along with this row
+        problem = f"{self._name} keeps a state, and that of token {row.drawn} is not there"
         cure = "begin again with the prompt"
         if self._factory is not None:
             cure = "a row cannot go back unless it can be copied: leave out draft and searches"

@@ -2,7 +2,8 @@
 
 They are of softmaxes: ``entropy(x) = -Σ p log p``, ``max_prob(x)``, ``kl(x, y) = Σ p (log p - log
 q)``, ``js(x, y)``, half the divergences of both from their mean (natural logarithms; Lin 1991, with
-equal weights). ``step`` counts the tokens that a row has drawn.
+equal weights). ``step`` counts the tokens that a row has drawn; ``head(x, v)`` is what a head of
+one output gives of its row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ...formula.nodes import Node, numbers
 from ...formula.scalar import Apply, Constant, Expression, Scalar, StateNumber
+from ...formula.words.operators import Head
 from ...formula.words.signature import LEAST, MOST, Limits
 from ...grammar.unrolled import Steps
 from .context import Columns, Context, Reading, ScalarColumn
@@ -87,6 +89,8 @@ def _state(number: StateNumber, columns: Columns, scorer: Scorer) -> Steps[Readi
     parts: list[Reading] = []
     for scores in number.of:
         parts.append((yield scorer(scores, columns)))
+    if number.name == Head.name:  # a term that no row needs gives zeros of any width
+        return lambda context: parts[0](context)[:, :1]
     rule = _RULES[number.name]
 
     def value(context: Context) -> Tensor:
@@ -129,9 +133,7 @@ def _within(scalar: Scalar, value: Tensor, context: Context) -> Tensor:
     wrong = ~((value >= low - ROUNDING) & (value <= high + ROUNDING))
     if scalar.limits.above:
         wrong |= value <= low
-    wrong = wrong[:, 0] if context.wanted is None else (wrong & context.wanted)[:, 0]
-    before = context.broken.get(("number", scalar))
-    context.broken["number", scalar] = wrong if before is None else before | wrong
+    context.note(("number", scalar), wrong[:, 0])
     return value.clamp(low, high)
 
 

@@ -386,9 +386,11 @@ USES: dict[str, Callable[[Any, str], Any]] = {  # how each pattern is used on te
     ),
     "descant/show/terminal.py": lambda module, text: module.visible(text),
     "descant/train/examples.py": lambda module, text: module.TURN.split(text),
+    "descant/train/states/recipe.py": lambda module, text: module._RANGE.fullmatch(text),
     "grammar/characters.py": lambda module, text: module._GREEK.match(text[:100]),  # of a name
     "grammar/literals.py": lambda module, text: module._ESCAPE.sub("", text),
     "models/adapters/lora.py": lambda module, text: module._KEY.fullmatch(text),
+    "models/adapters/vector_files.py": lambda module, text: module._NUMBER.fullmatch(text),
     "models/adapters/patterns.py": lambda module, text: (
         module.PLAIN.fullmatch(text),
         module._COUNT.findall(text[: module.LONGEST]),

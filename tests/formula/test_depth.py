@@ -41,6 +41,7 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "blockwise": "searches over whole texts",
     "reject": "searches over whole texts",
     "align": "takes one model",
+    "head": "takes a declared head last",
     "rerank(reward) 0": "a reward is a sum of reward models",
     "rerank(label) 0": "rm has 1 output and no classes",
 }
@@ -79,7 +80,7 @@ def planned(formula: str) -> Plan:
         assert copied == plan and copied.spans == plan.spans
     values = plan.values(PARAMS)
     assert len(values) == len([str(scalar) for scalar in plan.scalars])
-    assert unnormalised(plan) <= set(plan.terms)
+    assert unnormalised(plan) <= set(plan.reads)
     assert plan.scores in always(plan.scores)
     assert needed_terms(plan, values) <= set(plan.terms)
     assert written(plan.scores)

@@ -7,6 +7,7 @@ cure and where more is said, a line each, and an empty line between two formulas
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,13 @@ from descant.formula import STAGES, Names, make_plan
 
 TABLE = Path(__file__).with_name("wrong_formulas.txt").read_text(encoding="utf-8")
 CASES = [block.split("\n") for block in TABLE.strip("\n").split("\n\n")]
-NAMES = Names(frozenset(("base", "arm", "rm")), frozenset("ab"), {"child": "You are a child."})
+HEADS = {
+    "early": SimpleNamespace(on="base", gives_scores=True),
+    "refuses": SimpleNamespace(on="base", gives_scores=False),
+}
+NAMES = Names(
+    frozenset(("base", "arm", "rm", *HEADS)), frozenset("ab"), {"child": "You are a child."}, HEADS
+)
 
 
 def check(formula: str, carets: str, problem: str, cure: str = "", more: str = "") -> None:

@@ -27,6 +27,7 @@ SAME = [
     (where((step < 2) | (step > 5), base, arm), "where(step < 2 or step > 5, base, arm)"),
     (lang.mix((0.5, base), (0.5, lang.align(arm @ None))),
      "mix(0.5: base, 0.5: align(arm@none))"),
+    (base - lang.head(base @ None, model("early")), "base - head(base@none, early)"),
     ((base | top_k(10)) + arm, "(base | top_k(10)) + arm"),
     (top_p(base, 0.9) + arm, "top_p(base, 0.9) + arm"),
     (base | top_k(10) | top_p(p=0.9), "base | top_k(10) | top_p(p=0.9)"),

@@ -164,6 +164,10 @@ METHODS = {
         each(x=(0.1, 0.5, 0.01), c=(1.0, 0.5, 2.0), t=(0.5, 1.0, 1.5)),
         lambda m, t, p: experts.contrastive(m.strong, m.arm, t.ids(), p["x"], p["c"], p["t"]),
     ),
+    "DoLa": Row(
+        "plausible(base, x) - head(base, early)", each(x=(0.1, 0.5, 0.01)),
+        lambda m, t, p: experts.dola(m.base, t.ids(), 0, p["x"]),
+    ),
     "context-aware decoding": Row(
         "(1 + x)*base - x*base@none", each(x=(0.5, 1.0, 0.0)),
         lambda m, t, p: sums.context_aware(m.base, t.ids(), t.alone, p["x"]), shifted=True,
@@ -317,6 +321,7 @@ def test_the_formula_is_the_rule(zoo, compiled, clf, far, row, seed) -> None:
     lists = {name: [one[name] for one in values] for name in values[0]}
     loaded = {role: zoo.model(name) for role, name in SEEDS[seed].items()} | {"clf": clf}
     models = {role: {"model": one, "tokenizer": tokenizer()} for role, one in loaded.items()}
+    models["early"] = {"head": "own", "on": "base", "layer": 0}
     models["far"], loaded["far"] = {"model": far, "tokenizer": far.tokenizer}, far
     decoder = compiled(
         row.formula, models=models, params=values[0], prompts={"bias": BIAS, "neg": NEGATIVE}

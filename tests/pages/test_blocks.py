@@ -63,7 +63,7 @@ def test_the_readme_example_of_the_chat_model(smollm2_package: Path) -> None:
 def test_the_language_page() -> None:
     page = Page("docs/language.md")
     out = "".join(out for begins in ("from", "import") for _, out in page.run(begins))
-    assert "base | floor(p=0.01) | temperature(2)" in out
+    assert "contrast(arm_help, top_k(arm_harm, 40), strength=a) | floor(p=0.01)" in out
     assert "base + (1 - a)*arm_help + a*arm_harm | rerank(reward_help, k=10)" in out
     decoder = descant.compile("base + a*arm_help", MODELS, params={"a": 0})
     names = {"decoder": decoder, "prompt": "Hello.", "prompts": ["One.", "Two.", "Three."]}

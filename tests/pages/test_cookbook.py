@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from doc_pages import Page
 
 from descant import FormulaError
@@ -17,6 +18,11 @@ MODELS = re.findall(
     """base strong arm help harm expert anti amateur tuned ref aligned nudger x y z m1 m2
     rm rm1 rm2 v cls value chat honest shared""",
 )
+ON_BASE = {
+    "early": {"head": "own", "on": "base", "layer": 0},
+    "refuses": {"head": torch.zeros(1, 8), "on": "base", "layer": 0},
+    "calm": {"vector": {0: torch.zeros(8)}, "on": "base"},
+}
 PARAMS = dict.fromkeys("abcghlstw", 0.5) | {"w1": 0.5, "w2": 0.5}
 PROMPTS = {"neg": "Be rude.", "bias": "Be biased."}
 
@@ -28,7 +34,7 @@ def formulas(section: str) -> list[str]:
 
 
 def planned(formula: str) -> str:
-    specs = declared({name: f"models/{name}" for name in MODELS})
+    specs = declared({name: f"models/{name}" for name in MODELS} | ON_BASE)
     return str(plan_of(formula, specs, PARAMS, PROMPTS).formula)
 
 

@@ -1,4 +1,4 @@
-"""Rules with a mask from one model: DExperts and contrastive decoding."""
+"""Rules with a mask from one model: DExperts, contrastive decoding and DoLa."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def contrastive(
         if math.exp(value) >= alpha * math.exp(lp.max().item()):
             out[token] = value - c * other[token].item()
     return out
+
+
+@torch.no_grad()
+def dola(model: Any, text: Text, layer: int, alpha: float) -> Tensor:
+    """Chuang et al. 2024: lp_N - lp_j where p_N >= alpha max p_N; j is early exit at a layer."""
+    out = model(input_ids=torch.tensor([list(text)]), output_hidden_states=True, use_cache=False)
+    early = model.lm_head(model.model.norm(out.hidden_states[layer + 1][0, -1]))
+    lp, other = out.logits[0, -1].log_softmax(-1), early.log_softmax(-1)
+    return torch.where(lp.exp() >= alpha * lp.exp().max(), lp - other, NEVER)

@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import ROOT, lines, run_of, written
+import torch
+from safetensors.torch import save_file
+from sweeps import ROOT, SPECS, lines, run_of, written
 
 import descant
 from descant.disk import DiskError, resumable
@@ -127,6 +129,35 @@ def test_merged_adapters_and_temperatures_are_rows(tmp_path):
     alone = descant.compile("base + a*soup", {"base": specs["base"], "soup": spec}, params={"a": 1})
     said = alone.generate(record["prompt"], seed=record["seed"], temperature=1, max_new_tokens=12)
     assert said[0].token_ids == record["token_ids"]
+
+
+def test_heads_of_a_run_file(tmp_path):
+    """A file next to it is found there; the models of the formula after it are released."""
+    save_file({"weight": torch.ones(1, 128) / 8}, tmp_path / "warm.safetensors")
+    heads = {
+        "early": {"head": "own", "on": "base", "layer": 0},
+        "warm": {"head": "warm.safetensors", "on": "base", "layer": 2},
+    }
+    formulas = {
+        "dola": "plausible(base, 0.1) - a*head(base, early)",
+        "probed": "where(head(base, warm) > a, base, base@none)",
+        "arm": "base + a*arm_help",
+    }
+    changes = {"formula": None, "formulas": formulas, "models": SPECS | heads, "front": None}
+    run = read_run_file(written(tmp_path, **changes, output=str(tmp_path / "out")))
+    assert run.models["warm"].head == str(tmp_path / "warm.safetensors")
+    assert run.models["early"].head == "own"
+    sweep(run, tmp_path / "out")
+    models = SPECS | {name: run.models[name] for name in heads}
+    rows = lines(tmp_path / "out")
+    assert {row["formula"] for row in rows} == {*formulas}
+    for row in rows[:6] + rows[-6:]:
+        decoder = descant.compile(formulas[row["formula"]], models, params={"a": 0.5})
+        [one] = decoder.generate(
+            row["prompt"], params=row["params"], seed=row["seed"], max_new_tokens=12,
+            temperature=1.0,
+        )  # fmt: skip
+        assert one.text == row["text"]
 
 
 def child(run, out: Path) -> multiprocessing.Process:

@@ -14,6 +14,7 @@ from checkpoints import tokenizer
 from command_line import command
 from safetensors.torch import load_file
 
+import descant
 from descant import ModelError
 from descant.train import TrainFileError, read_train_file
 from descant.train.states.probe import (
@@ -210,3 +211,22 @@ def test_the_command(zoo: Any, tmp_path: Path) -> None:
     assert "train: 32 of 32 rows used" in found.stdout
     assert "eval: 8 of 8 rows used" in found.stdout
     assert f"{tmp_path / 'out' / 'head.safetensors'}: accuracy " in found.stdout
+
+
+def test_a_formula_reads_the_folder(zoo: Any, probe: Probe) -> None:
+    """Its number is the log-odds, of the state that the probe was fitted to."""
+    done = probe()
+    models = {"base": {"path": zoo.path("base"), "dtype": "float32"}}
+    models["v"] = {"head": str(done.folder), "on": "base"}
+    decoder = descant.compile("where(head(base, v) > 0, base, base@none)", models)
+    ids = [1, 17, 30, 9]
+    [condition] = decoder.inspect(ids, max_new_tokens=1).tokens[0].conditions
+    with torch.no_grad():
+        model = zoo.model("base")
+        states: list[torch.Tensor] = []
+        layer = model.model.layers[1].register_forward_hook(lambda m, a, out: states.append(out))
+        model(input_ids=torch.tensor([ids]))
+        layer.remove()
+    odds = done.weight[0] @ states[0][0, -1] + done.bias[0]
+    assert condition.states == {"head(base, v)": pytest.approx(odds.item(), abs=1e-4)}
+    assert condition.holds == (odds > 0)

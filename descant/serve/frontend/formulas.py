@@ -29,6 +29,7 @@ from ...grammar import (
     text,
 )
 from ...inputs.runfile import RunFile
+from ...models import Heads
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
 from .worker_link import WorkerLink
@@ -85,7 +86,7 @@ class FormulaCache:
             FormulaError: anything wrong with one, before any process is started.
         """
         commands, run, draft = [], self._run, self._run.generate.draft
-        names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
+        names = self._names()
         for formula in run.named.values():
             make_plan(formula, names)
             key = self._key(formula, {}, draft)
@@ -159,13 +160,18 @@ class FormulaCache:
             cure = did_you_mean(draft[:100], [each for each in known if each])
             raise errors.invalid_value(f"there is no draft {draft[:100]!r} here; {cure}", "draft")
         try:
-            names = Names(frozenset(run.models), frozenset(run.params), run.prompts)
+            names = self._names()
             error = why_no_draft(make_plan(draft, names))
         except FormulaError as wrong:
             error = wrong
         if error is not None:
             raise errors.wrong_formula(error, "draft")
         return draft
+
+    def _names(self) -> Names:
+        """The names that a formula may use."""
+        run = self._run
+        return Names(frozenset(run.models), frozenset(run.params), run.prompts, Heads(run.models))
 
     def _formula(self, model: str) -> str:
         if model in self._run.named:

@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import DescantError
 from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
+from ...imports import imported
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
 from ..protocol import errors
@@ -77,7 +78,7 @@ class Server:
         Raises:
             FormulaError, ModelError: as ``compile``.
         """
-        start = Start(self.run, self.limits, self.formulas.compile_named())
+        start = Start(self.run, self.limits, self.formulas.compile_named(), imported())
         started = self.link.start(start)
         self.rewards, self._max_lengths = started.rewards, started.max_lengths
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...errors import DescantError
@@ -78,7 +79,7 @@ def _undeclared(error: FormulaError, names: Names) -> str | None:
     """The name under the caret, where declaring it as a parameter mends this mistake."""
     name = error.text[error.span.start : error.span.end]
     try:
-        make_plan(error.text, Names(names.models, names.params | {name}, names.prompts))
+        make_plan(error.text, replace(names, params=names.params | {name}))
     except FormulaError as other:
         return name if other.span.start > error.span.start else None
     except DescantError:  # not a parameter's name

@@ -18,6 +18,7 @@ from ...errors import DescantError
 from ...formula import Names
 from ...formula.words.signature import MOST
 from ...grammar import FormulaError
+from ...models import Heads
 from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
@@ -108,7 +109,9 @@ def router(server: Server) -> APIRouter:
     def check(body: FormulaDraft) -> dict[str, Any]:
         params = {**server.run.params, **body.declared}
         try:
-            names = Names(frozenset(server.run.models), frozenset(params), server.run.prompts)
+            run = server.run
+            heads = Heads(run.models)
+            names = Names(frozenset(run.models), frozenset(params), run.prompts, heads)
         except DescantError as error:
             raise errors.invalid_value(error, "declared") from None
         return check_formula(body.formula, names, params, body.params)

@@ -55,11 +55,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Start:
-    """The first command: what to serve; the reply is ``Started``."""
+    """The first command: what to serve; the reply is ``Started``.
+
+    Attributes:
+        imports: the modules with words of one's own, as this process was started with them.
+    """
 
     run: RunFile
     limits: Limits
     formulas: Sequence[Compile]
+    imports: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

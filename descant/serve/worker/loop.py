@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ArgumentError, DescantError
 from ...failures import out_of_memory, summary
 from ...grammar import FormulaError
+from ...imports import import_words
 from ...models import ModelError
 from ..protocol import messages
 from .jobs import Job, Jobs
@@ -51,6 +52,7 @@ def run_worker(connection: Connection) -> None:
         return
     with suppress(ConnectionError):  # the parent has ended
         try:
+            import_words(start.imports)
             jobs = Jobs(start)
             started = jobs.started()
         except Exception as error:

@@ -187,14 +187,14 @@ def test_an_adapter_on_what_is_not_there(zoo) -> None:
     with pytest.raises(ModelError, match="on b, which is itself an adapter"):
         descant.compile("a", models=two)
     table = {"a": {**adapter, "on": "t"}, "t": descant.TableModel.random(300, seed=1)}
-    with pytest.raises(ModelError, match="an adapter on a table"):
+    with pytest.raises(FormulaError, match="an adapter on a table"):
         descant.compile("a", models=table)
 
 
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ({}, "exactly one of path, model, adapter and vector; here: none of them"),
+        ({}, "exactly one of path, model, adapter, vector and head; here: none of them"),
         ({"path": "x", "adapter": "y", "on": "z"}, "here: path and adapter"),
         ({"adapter": "y"}, "an adapter needs the model that it goes on"),
         ({"path": "x", "on": "z"}, "an adapter needs the model that it goes on"),

@@ -30,6 +30,7 @@ CASES = {
     "rewards read again": ("(base | rerank(rm, k=4, norm=prefix)) + 0.5*arm", SAMPLED),
     "split layers": ("split + 0.5*arm | rerank(rm, k=4)", SAMPLED),
     "a search by rewards": ("base | best_of(rm, n=3)", SAMPLED),
+    "operators of one's own": ("swaying(base, arm, a) + 0.5*contrast(gpt2, base)", SAMPLED),
     "a search by models": (
         "base | blockwise(arm - gpt2, beams=2, samples=2, length=3)", {**SAMPLED, "batch_size": 8}
     ),
@@ -46,7 +47,7 @@ def case(zoo, formula: str, settings: dict[str, Any]) -> dict[str, Any]:
     models = {name: zoo.adapter(name) if name in LORA else zoo.path(name) for name in named}
     if "split" in formula:
         models["split"] = {"path": zoo.path("base"), "tp_plan": "auto"}
-    params = {"a": 0.5} if "a*" in formula else None
+    params = {"a": 0.5} if "a*" in formula or " a)" in formula else None
     given = {"prompts": PROMPTS, "settings": settings, "params": params}
     return {"formula": formula, "models": models, **given}
 
@@ -91,7 +92,7 @@ def decode_in(processes: int, cases: Path, out: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_tokens_of_one_process(zoo, tmp_path, processes) -> None:
+def test_the_tokens_of_one_process(zoo, tmp_path, own_words, processes) -> None:
     cases = {name: case(zoo, *given) for name, given in CASES.items()}
     if processes == 4:
         del cases["split layers"]  # of two key heads

@@ -146,11 +146,13 @@ def test_a_formula_is_what_plain_models_give(zoo, base, decoder) -> None:
         "where(step < 3, mix(0.5: base, 0.5: arm), base) | repetition_penalty(1.3)",
         "base + 0.5*lora4 - 0.25*base@none | top_k(20)",
         "base + 0.5*padded",
+        "plausible(base, 0.05) - 0.5*head(base, early)",
     ],
 )
 @pytest.mark.parametrize("sampled", [False, True])
 def test_the_whole_language_decodes_as_the_decoder_does(compiled, base, formula, sampled) -> None:
-    decoder = compiled(formula, models={"base": base})
+    early = {"head": "own", "on": "base", "layer": 0}
+    decoder = compiled(formula, models={"base": base, "early": early})
     given, asked = inputs(), {"max_new_tokens": 10, "num_return_sequences": 1 + sampled}
     drawing = {"do_sample": True, "temperature": 0.8, "top_k": 0, "seed": 7} if sampled else {}
     found = base.generate(**given, custom_generate=decoder, **asked, **drawing)

@@ -132,6 +132,23 @@ def test_the_state_of_a_processor_waits_with_its_row(
     assert preempted
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("search", ["", " | best_of(rm, n=2)"])
+def test_the_state_of_an_operator_waits_with_its_row(
+    compiled, pool, preempted, own_words, search, ahead
+) -> None:
+    formula = "swaying(base, arm) + 0.5*contrast(base, arm)" + search
+    prompts, more = prompts_of(5, 40, 17, 3), {"temperature": 1.0, "seed": [*range(4)]}
+    more |= {"max_new_tokens": 28, "eos_token_id": list(range(0, 300, 29)), "batch_size": 4}
+    expected = [one.token_ids for one in compiled(formula).generate(prompts, **more)]
+    pool(144 if search else 112)
+    decoder = compiled(formula)
+    if not search:
+        decoder.session.engine.ahead = ahead
+    assert [one.token_ids for one in decoder.generate(prompts, **more)] == expected
+    assert preempted
+
+
 def test_what_waits_again_is_found_in_the_cache(compiled, pool, preempted) -> None:
     """Its prompt is not read a second time, as long as nobody needed its pages."""
     prompts = prompts_of(60, 60)

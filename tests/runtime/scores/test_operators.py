@@ -42,9 +42,9 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     batch.admit(requests)
     batch.read()
     context = decoder.session.engine.step.context(batch)
-    said = {term: context.terms[term](context).log_softmax(-1) for term in context.terms}
-    given = {term: scores.to(device) for term, scores in said.items()}
-    context.terms = {term: lambda _, scores=scores: scores for term, scores in given.items()}
+    said = {read: context.reads[read](context).log_softmax(-1) for read in context.reads}
+    given = {read: scores.to(device) for read, scores in said.items()}
+    context.reads = {read: lambda _, scores=scores: scores for read, scores in given.items()}
     context.values, context.steps = context.values.to(device), context.steps.to(device)
     context.numbers = [n._replace(values=n.values.to(device)) for n in context.numbers]
     if context.seen is not None:
@@ -52,7 +52,7 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     plan = decoder.session.bound.plan
     with Calls() as calls:
         out = chain(evaluate(plan.scores, context), context, None, plan.stages)
-    return out, {term: (scores, said[term]) for term, scores in given.items()}, calls.count
+    return out, {read: (scores, said[read]) for read, scores in given.items()}, calls.count
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

@@ -1,0 +1,1 @@
+"""Heads on the output of decoder layers: what a file says of one, and those that run on a lane."""
