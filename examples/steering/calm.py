@@ -15,7 +15,7 @@ from descant.demo.chat_model import smollm2
 from descant.train import read_train_file
 from descant.train.states.vector import FILE, train_vector
 
-RECIPE = Path(__file__).with_name("calm.yaml")
+HERE = Path(__file__).parent
 FORMULA = "chat[w*calm] | repetition_penalty(1.2)"
 QUESTIONS = ("Tell me about the moon.", "What should I do on a rainy day?")
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     path = options.model or smollm2()
     if not (options.output / FILE).is_file():
-        recipe = read_train_file(
-            "vector", RECIPE, [f"model.path={path}", *options.set], output=str(options.output)
+        sets = [f"model.path={path}", *options.set]
+        train_vector(
+            read_train_file("vector", HERE / "calm.yaml", sets, output=str(options.output))
         )
-        train_vector(recipe)
     models = {
         "chat": {"path": path, "dtype": "float32", "template": "chat"},
         "calm": {"vector": str(options.output), "on": "chat"},

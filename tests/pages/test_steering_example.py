@@ -12,7 +12,7 @@ import descant
 from descant.demo import WEIGHTS
 from descant.train import read_train_file
 from descant.train.states.probe import train_probe
-from examples.steering import calm
+from examples.steering import calm, conditional
 
 FOLDER = Path(calm.__file__).parent
 BASE = str(WEIGHTS / "base")
@@ -71,6 +71,21 @@ def test_the_probe_is_fitted_to_a_demo_model(tmp_path) -> None:
     assert done.metrics["accuracy"] > 0.9 and 0 <= done.metrics["eval_accuracy"] <= 1
 
 
+def test_a_demo_model_is_steered_where_its_probe_says_so(tmp_path, capsys) -> None:
+    """At weight 0 the answers are the bare model's."""
+    given = ["--model", BASE, "--output", str(tmp_path), "--layers", "2", "1", "--tokens", "8"]
+    conditional.main(given)
+    found = answers(capsys.readouterr().out)
+    assert {*found} == {(request, w) for request in conditional.REQUESTS for w in (0.0, 1.0)}
+    plain = descant.compile(
+        "chat | repetition_penalty(1.2)",
+        {"chat": {"path": BASE, "dtype": "float32", "template": "chat"}},
+    )
+    bare = plain.generate([*conditional.REQUESTS], max_new_tokens=8, temperature=0)
+    for request, answer in zip(conditional.REQUESTS, bare, strict=True):
+        assert repr(answer.text)[1:-1] == found[request, 0.0]
+
+
 @pytest.mark.slow
 def test_smollm2_is_agitated_at_negative_weights(smollm2_package, tmp_path, capsys) -> None:
     calm.main(["--output", str(tmp_path / "calm"), "--tokens", "32"])
@@ -88,3 +103,11 @@ def test_smollm2_tells_stressed_requests_apart(smollm2, tmp_path) -> None:
         "probe", FOLDER / "stressed.yaml", [f"model.path={smollm2}"], output=str(tmp_path / "p")
     )
     assert train_probe(recipe, lambda line: None).metrics["eval_accuracy"] >= 0.9
+
+
+@pytest.mark.slow
+def test_smollm2_is_steered_for_stressed_requests_alone(smollm2_package, tmp_path, capsys) -> None:
+    conditional.main(["--output", str(tmp_path), "--tokens", "24"])
+    found = answers(capsys.readouterr().out)
+    changed = [found[request, 0.0] != found[request, 1.0] for request in conditional.REQUESTS]
+    assert changed == [True, True, False, False]
