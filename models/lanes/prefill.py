@@ -144,7 +144,7 @@ class PrefillLane(BlockLane):
     @cached_property
     def _gives_logits(self) -> bool:
         """Whether the forwards that read prompts can give what the first step needs."""
-        return not self._reads_all and not self._limits and _gives_logits(self.model)
+        return not self._reads_all and not self._limits and gives_logits(self.model)
 
     def _prefill(self, group: _Group, logits: dict[Pair, Tensor] | None) -> Iterator[int]:
         """Read prompts.
@@ -215,7 +215,7 @@ class PrefillLane(BlockLane):
             for block, (ids, _) in zip(self.blocks.held[numbers.stop :], repeats, strict=True):
                 block.cached = len(ids) * self.blocks.shares  # it is read once for all
         if logits is not None and all(len(each) == self.width for each in logits.values()):
-            self.rows.next_logits = _of_rows(logits, pairs, rows)  # else a head came meanwhile
+            self.rows.next_logits = of_rows(logits, pairs, rows)  # else a head came meanwhile
         return rows
 
     def _admitted(self, pairs: Sequence[Pair], logits: object) -> range:
@@ -278,14 +278,14 @@ def _padded(texts: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in texts], dtype=torch.long)
 
 
-def _gives_logits(model: Any) -> bool:
+def gives_logits(model: Any) -> bool:
     """Whether a model has a head of a language model that reads some positions alone."""
     if model.get_output_embeddings() is None:
         return False
     return "logits_to_keep" in signature(model.forward).parameters
 
 
-def _of_rows(logits: Mapping[Pair, Tensor], prompts: Sequence[Pair], rows: Sequence[int]) -> Tensor:
+def of_rows(logits: Mapping[Pair, Tensor], prompts: Sequence[Pair], rows: Sequence[int]) -> Tensor:
     """``(rows, V)`` what follows each row's text.
 
     Args:
