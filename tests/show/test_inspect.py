@@ -56,7 +56,8 @@ def test_one_formula_of_several(tmp_path) -> None:
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     said = json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))
-    assert said["formula"] == "soup" and said["terms"] == ["soup"]
+    assert said["formula"] == "base[(1 - a)*arm_help + a*arm_harm]"
+    assert said["terms"] == ["base[a*arm_harm + (1 - a)*arm_help]"]
 
 
 @pytest.mark.parametrize(
