@@ -77,7 +77,7 @@ def test_a_circle_a_climb_and_a_depth_are_found() -> None:
     [
         ("from ..runtime import Bound", "descant.formula.plan", "descant.runtime"),
         ("from ..runtime.bind import Bound", "descant.grammar.parse", "descant.runtime.bind"),
-        ("from ...runtime import Bound", "descant.models.lanes.lora", "descant.runtime"),
+        ("from ...runtime import Bound", "descant.models.lanes.adapters", "descant.runtime"),
         ("import descant.runtime.bind", "descant.models.load", "descant.runtime.bind"),
         ("from descant.formula import Plan", "descant.models.load", "descant.formula"),
         ("from descant import runtime", "descant.grammar.tree", "descant.runtime"),

@@ -15,7 +15,7 @@ from ..combinations import Combination, chosen
 from ..errors import ModelError
 from ..eval_mode import evaluating
 from ..text.full_text import Encoding
-from .lora import Adapters
+from .adapters import Adapters
 
 TOKENS = 8192  # in one forward, with its padding
 

@@ -36,8 +36,8 @@ from ..heads.layer_heads import HeadColumns, LayerHeads
 from ..recordings import Recordings, Work
 from ..upload import Changes
 from . import prefill
+from .adapters import Adapters
 from .candidates import CandidateLane
-from .lora import Adapters
 
 _APART = "its weights are on several devices, or moved"
 # How far a replay's logits may be from the eager ones, as a share of the largest.

@@ -15,7 +15,7 @@ from ..checkpoint.description import Description, describe
 from ..checkpoint.files import folder_identity
 from ..checkpoint.resolve import ResolvedModel
 from ..errors import ModelError
-from ..lanes.lora import Adapters
+from ..lanes.adapters import Adapters
 from .load import load_model
 from .quantized import method_of
 

@@ -24,7 +24,7 @@ from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.cache.live import LiveAttention
 from descant.models.kernels import draw, live_attention
 from descant.models.kernels.first_use import FirstUse
-from descant.models.lanes import lora as lanes_lora
+from descant.models.lanes import adapters as lane_adapters
 from descant.models.lanes.prefill import PrefillLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.models.recordings import Recordings
@@ -223,7 +223,7 @@ def _lanes(device: Device) -> Iterator[Any]:
                 return
             yield tokens
 
-    add = lanes_lora.Adapters.add
+    add = lane_adapters.Adapters.add
 
     def adding(self: Any, name: str, folder: str | Path) -> int:
         def read(name: str, folder: Path) -> Adapter:
@@ -238,4 +238,4 @@ def _lanes(device: Device) -> Iterator[Any]:
     yield patch.object(LiveAttention, "first", lambda self, chunk: None)  # which compares numbers
     yield patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel())  # likewise
     yield patch.object(bind, "self_check", lambda *args: [])  # which compares numbers
-    yield patch.object(lanes_lora.Adapters, "add", adding)
+    yield patch.object(lane_adapters.Adapters, "add", adding)

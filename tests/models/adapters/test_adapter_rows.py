@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConf
 import descant
 from descant import ModelError
 from descant.models.adapters.fields import NO_EFFECT, UNDERSTOOD, check_row
-from descant.models.lanes.lora import Adapters
+from descant.models.lanes.adapters import Adapters
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [  # the field that a case is of, a base, options
     ("r", "base", {"r": 5}),

@@ -15,7 +15,7 @@ from trained_adapters import IDS, config_of, logprobs, trained
 
 from descant import ModelError
 from descant.models.combinations import BARE, SLOTS
-from descant.models.lanes.lora import Adapters
+from descant.models.lanes.adapters import Adapters
 from descant.models.lanes.transformers_lane import TransformersLane
 
 ON = {"target_modules": ["q_proj", "v_proj"]}
