@@ -230,7 +230,7 @@ def _lanes(device: Device) -> Iterator[Any]:
             layers = models.lora_layers(folder, self._model)
             return Adapter({}, {path: LayerAdapter(a, b) for path, (a, b) in layers.items()}, {})
 
-        with patch.object(lanes_lora, "read_adapter", read):
+        with patch.object(lane_adapters, "read_adapter", read):
             return add(self, name, folder)
 
     yield patch.object(TransformersLane, "_forward", watched)
