@@ -83,6 +83,7 @@ class Collector(Marked):
         self._sizes: dict[Expression, int] = {}
         self._symbols: dict[Expression, Value] = {}
         self._texts: dict[Frozen, str] = {}
+        self._reads: dict[Read, Read] = {}
 
     def linear(self, node: Node) -> Steps[Linear]:
         """A checked expression over scores or rewards, like terms collected.
@@ -159,7 +160,7 @@ class Collector(Marked):
                 atom: Atom = yield self._build(node)
                 return atom
         self.spans.setdefault(term, node.span)
-        return Read(term)
+        return self._one(Read(term))
 
     def head(self, model: Any, head: Any, span: Span) -> Steps[Read]:
         """What a declared head reads of a model's row."""
@@ -167,7 +168,11 @@ class Collector(Marked):
         read = Read((yield self._term(model)), head.name, is_number)
         self.spans.setdefault(read.term, model.span)
         self.heads.setdefault(read, span)
-        return read
+        return self._one(read)
+
+    def _one(self, read: Read) -> Read:
+        """The same object for all that are equal: a step looks it up without comparing."""
+        return self._reads.setdefault(read, read)
 
     def _term(self, node: Name | Added | Prompted) -> Steps[Term]:
         if isinstance(node, Name):

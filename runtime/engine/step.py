@@ -153,7 +153,8 @@ class Step:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
             columns = batch.token_columns.get(lane)
-            context.logits[lane] = self._logits(lane, logits.to(batch.device), context, columns)
+            own = self.bound.lanes[lane].vocabulary
+            context.logits[lane] = Logits(logits.to(batch.device), context.width, columns, own)
         if batch.by_component:
             self._components.tell(batch, context)
         return self.combined(context)
@@ -307,14 +308,9 @@ class Step:
         if lane not in context.logits:
             if self.bound.lanes[lane].forward():
                 self.count([lane])
-            logits = self.bound.lanes[lane].logits().to(device)
-            context.logits[lane] = self._logits(lane, logits, context, columns)
+            logits, own = self.bound.lanes[lane].logits(), self.bound.lanes[lane].vocabulary
+            context.logits[lane] = Logits(logits.to(device), context.width, columns, own)
         return self.read_scores(context.logits[lane], row_map, read, context)
-
-    def _logits(
-        self, lane: int, outputs: Tensor, context: Context, columns: TokenColumns | None
-    ) -> Logits:
-        return Logits(outputs, context.width, columns, self.bound.lanes[lane].vocabulary)
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""
