@@ -81,6 +81,11 @@ class Plan(Marked):
         reads = {node for node in self.nodes if isinstance(node, Read)}
         return tuple(sorted(reads, key=lambda read: (read.term.key, read.head)))
 
+    @cached_property
+    def all_reads(self) -> tuple[Read, ...]:
+        """The same, and the models' own heads of terms that declared ones alone read."""
+        return tuple(dict.fromkeys((*self.reads, *map(Read, self.terms))))
+
     @property
     def heads(self) -> tuple[Read, ...]:
         """Those by declared heads."""

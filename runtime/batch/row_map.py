@@ -89,8 +89,7 @@ class RowMap:
 def reads_of(plan: Plan, row_maps: Sequence[RowMap]) -> Iterator[tuple[Read, RowMap]]:
     """What a plan reads, and the map of the rows that it reads; a term's heads read its row."""
     of_term = {each.term.term: each for each in row_maps if each.term.address is None}
-    bare = map(Read, plan.terms)  # of which some are read by heads alone
-    for read in dict.fromkeys((*plan.reads, *bare)):
+    for read in plan.all_reads:
         yield read, of_term[read.term]
 
 

@@ -46,10 +46,14 @@ class PlanStep(Protocol):
         logits: Logits,
         row_map: RowMap,
         read: Read,
+        raw: bool,
         context: Context,
         owner: Tensor | None = None,
     ) -> Tensor:
         """One term's scores, or what a head says of its row."""
+
+    def is_raw(self, row_map: RowMap, read: Read) -> bool:
+        """Whether raw logits serve."""
 
 
 @dataclass
@@ -108,10 +112,10 @@ class Chunk:
         batch, owner, bound = self.batch, self.owner, self.step.bound
         prepared = batch.prepared.get(self.step) or self.step.prepare(batch)
         values = prepared.values.index_select(0, owner)
-        reads: dict[Read, Reading] = {
-            read: partial(self._read, row_map, read) if row_map.live else Context.zeros
+        reads: list[Reading] = [
+            partial(self._read, row_map, read) if row_map.live else Context.zeros
             for read, row_map in reads_of(bound.plan, batch.row_maps)
-        }
+        ]
         where = owner, self.ahead, self.after, max(self.counts)
         rewarders = {at: each.along(*where) for at, each in prepared.rewarders.items()}
         search = [
@@ -172,7 +176,8 @@ class Chunk:
                 if drafted is None
                 else self._drafted(row_map, rows, drafted, context)
             )
-        return self.step.read_scores(context.logits[key], row_map, read, context, self.owner)
+        raw = self.step.is_raw(row_map, read)
+        return self.step.read_scores(context.logits[key], row_map, read, raw, context, self.owner)
 
     def _read_text(self, row_map: RowMap, rows: Tensor, context: Context) -> Logits:
         """A term's logits of every position, by one forward of its lane."""

@@ -57,7 +57,7 @@ class Prepared(NamedTuple):
     values: Tensor
     steps: Tensor
     seen: Tensor | None
-    reads: Mapping[Read, Reading]
+    reads: Sequence[Reading]
     rewarders: Mapping[StageAddress, Rewarder]
     search_terms: Sequence[tuple[RowMap, Reading]]
     texts: Callable[[], list[Tensor]]
@@ -94,7 +94,8 @@ class Step:
     ) -> None:
         self.bound, self._plan = bound, bound.plan
         own_columns = bound.plan.columns.items()
-        self.columns = Columns((scalar, first_scalar + each) for scalar, each in own_columns)
+        placed = ((scalar, first_scalar + each) for scalar, each in own_columns)
+        self.columns = Columns(placed, bound.plan.all_reads)
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
@@ -183,13 +184,14 @@ class Step:
         logits: Logits,
         row_map: RowMap,
         read: Read,
+        raw: bool,
         context: Context,
         owner: Tensor | None = None,
     ) -> Tensor:
         """One term's scores from its lane's logits, or what a head says of its row.
 
-        Where they are NaN is noted. With ``owner``, the slot of each row of the context, the logits
-        are of the context's rows.
+        Where they are NaN is noted. ``raw`` is as ``is_raw`` says. With ``owner``, the slot of each
+        row of the context, the logits are of the context's rows.
         """
         if read.head:
             logits = logits.head(self.bound.heads[read])
@@ -198,9 +200,12 @@ class Step:
             broken = broken & row_map.present[owner]
         elif gathers:
             broken = broken.index_select(0, row_map.rows) & row_map.present
-        context.note(("head", read) if read.head else row_map.source, broken)
-        exact = row_map.term.address is not None or context.next_tokens is not None
-        raw = read.is_number or (not exact and read in self.unnormalised)
+        if context.wanted is not None:
+            broken = broken & context.wanted[:, 0]
+        source = ("head", read) if read.head else row_map.source
+        known = context.broken.get(source)
+        context.broken[source] = broken if known is None else broken | known
+        raw = raw and (read.is_number or context.next_tokens is None)
         scores = logits.raw if raw else logits.logprobs
         return scores.index_select(0, row_map.rows) if gathers else scores
 
@@ -241,10 +246,10 @@ class Step:
             if running := {each.term.lane: lanes[each.term.lane] for each in row_maps if each.live}:
                 how = moves_winner(address, stage), self.count, self.bound.term_parallel
                 rewarders[address] = CandidateRewards(row_maps, running, batch.owners, *how)
-        reads: dict[Read, Reading] = {}
+        reads: list[Reading] = []
         for read, row_map in reads_of(self._plan, batch.row_maps):
             own = self._reading(row_map, read, batch)
-            reads[read] = own if row_map.live else Context.zeros
+            reads.append(own if row_map.live else Context.zeros)
         search = [
             (row_map, self._reading(row_map, Read(row_map.term.term), batch))
             for row_map in live
@@ -290,15 +295,21 @@ class Step:
             columns.append(self._plan.columns[weight])
         return ComponentSampler(columns, lanes, scores)
 
+    def is_raw(self, row_map: RowMap, read: Read) -> bool:
+        """Whether raw logits serve, or are what a head gives, where no text is scored."""
+        return read.is_number or (row_map.term.address is None and read in self.unnormalised)
+
     def _reading(self, row_map: RowMap, read: Read, batch: Batch) -> Reading:
         """What gives one term's scores, or what a head says of it; it does not hold the batch."""
         columns = batch.token_columns.get(row_map.term.lane)
-        return partial(self._read, row_map, read, batch.device, columns)
+        raw = self.is_raw(row_map, read)
+        return partial(self._read, row_map, read, raw, batch.device, columns)
 
     def _read(
         self,
         row_map: RowMap,
         read: Read,
+        raw: bool,
         device: torch.device,
         columns: TokenColumns | None,
         context: Context,
@@ -310,7 +321,7 @@ class Step:
                 self.count([lane])
             logits, own = self.bound.lanes[lane].logits(), self.bound.lanes[lane].vocabulary
             context.logits[lane] = Logits(logits.to(device), context.width, columns, own)
-        return self.read_scores(context.logits[lane], row_map, read, context)
+        return self.read_scores(context.logits[lane], row_map, read, raw, context)
 
     def mark(self) -> tuple[list[int], int]:
         """What has been counted, for ``rewind`` and ``progress``."""

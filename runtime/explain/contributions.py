@@ -204,7 +204,7 @@ def scores_of(plan: Plan) -> tuple[Read, ...]:
 
 
 def _read(read: Read, context: Context) -> Tensor:
-    return context.tokens(context.reads[read](context))[0]
+    return context.tokens(context.reads[context.columns.reads[read]](context))[0]
 
 
 def _evaluated(

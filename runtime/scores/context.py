@@ -62,10 +62,12 @@ class Columns(dict[Scalar, int]):
 
     Attributes:
         states: what gives each number of the state, ``(slots, 1)``, made once.
+        reads: where what the plan reads is among the ``reads`` of a context.
     """
 
-    def __init__(self, columns: Iterable[tuple[Scalar, int]]) -> None:
+    def __init__(self, columns: Iterable[tuple[Scalar, int]], reads: Iterable[Read] = ()) -> None:
         super().__init__(columns)
+        self.reads = {read: number for number, read in enumerate(reads)}
         self.states: dict[StateNumber, Reading] = {}
 
 
@@ -153,7 +155,7 @@ class Context:
     values: Tensor
     numbers: Sequence[ScalarColumn]
     columns: Columns
-    reads: Mapping[Read, Reading]
+    reads: Sequence[Reading]
     steps: Tensor
     vocabulary: int
     width: int

@@ -85,7 +85,8 @@ def stage_numbers(stages: Sequence[Any], columns: Columns) -> Filler | None:
 @_made.register
 def _(node: Read, columns: Columns) -> Steps[Reading]:
     yield from ()
-    return lambda context: context.reads[node](context)
+    number = columns.reads[node]
+    return lambda context: context.reads[number](context)
 
 
 @_made.register
@@ -95,9 +96,12 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
     if not more and node.shift is None and first.expression == ONE:
         reading: Reading = yield _scorer(only, columns)
         return reading
-    parts: list[tuple[int, Read | Reading]] = []
+    parts: list[tuple[int, int | Reading]] = []
     for n, part in node.parts:  # a sum looks a term up by itself
-        own = part if isinstance(part, Read) else (yield _weighed(n, part, columns))
+        if isinstance(part, Read):
+            own: int | Reading = columns.reads[part]
+        else:
+            own = yield _weighed(n, part, columns)
         parts.append((columns[n], own))
     shift = None if node.shift is None else columns[node.shift]
 
@@ -108,7 +112,7 @@ def _(node: Linear, columns: Columns) -> Steps[Reading]:
             number = context.numbers[column]
             if number.idle:
                 continue
-            each = context.reads[part](context) if isinstance(part, Read) else part(context)
+            each = (context.reads[part] if isinstance(part, int) else part)(context)
             if not number.positive:
                 each, hidden = parted(each)
                 excluded.append(torch.where(number.values != 0, hidden, 0.0))

@@ -42,9 +42,10 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     batch.admit(requests)
     batch.read()
     context = decoder.session.engine.step.context(batch)
-    said = {read: context.reads[read](context).log_softmax(-1) for read in context.reads}
+    numbers = context.columns.reads.items()
+    said = {read: context.reads[n](context).log_softmax(-1) for read, n in numbers}
     given = {read: scores.to(device) for read, scores in said.items()}
-    context.reads = {read: lambda _, scores=scores: scores for read, scores in given.items()}
+    context.reads = [lambda _, scores=scores: scores for scores in given.values()]
     context.values, context.steps = context.values.to(device), context.steps.to(device)
     context.numbers = [n._replace(values=n.values.to(device)) for n in context.numbers]
     if context.seen is not None:
