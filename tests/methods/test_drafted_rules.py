@@ -39,6 +39,7 @@ def test_no_token_of_a_published_rule_changes(
     loaded = {role: zoo.model(one) for role, one in SEEDS[0].items()} | {"clf": clf}
     models = {role: {"model": one, "tokenizer": tokenizer()} for role, one in loaded.items()}
     models["far"] = {"model": far, "tokenizer": far.tokenizer}
+    models["early"] = {"head": "own", "on": "base", "layer": 0}
     decoder = compiled(
         formula, models=models, params=rows[0], prompts={"bias": BIAS, "neg": NEGATIVE}
     )

@@ -120,7 +120,7 @@ def test_perplexity_and_kl_are_those_of_each_answer_alone(tmp_path, judge):
 
 
 def test_judges_share_weights_and_leave_them_as_they_were(tmp_path):
-    models = Models(run_of(tmp_path), None, tmp_path)
+    models = Models(run_of(tmp_path), None)
     base, _ = models.language_model("base")
     before = base.loglikelihood(PROMPTS[0], [5, 6])
     arm, close = models.language_model("arm_help")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import DescantError
 from ...formula import Names, Plan, make_plan
+from ...formula.names import is_word
 from ...formula.scalar import Parameter
 from ...grammar import FormulaError
 
@@ -78,6 +79,8 @@ def slider(plan: Plan, name: str, default: float) -> dict[str, Any]:
 def _undeclared(error: FormulaError, names: Names) -> str | None:
     """The name under the caret, where declaring it as a parameter mends this mistake."""
     name = error.text[error.span.start : error.span.end]
+    if is_word(name):  # whose arguments are forgotten
+        return None
     try:
         make_plan(error.text, replace(names, params=names.params | {name}))
     except FormulaError as other:

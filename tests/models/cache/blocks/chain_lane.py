@@ -80,6 +80,7 @@ class ChainLane(TransformersLane):
         self.model, self.vocabulary = nn.Linear(1, 1), V
         self.device, self.dtype, self.exact_length = CPU, torch.float64, True
         self.adapters: Any = SimpleNamespace(version=0, changes=list, flush=list)
+        self.heads: Any = SimpleNamespace(width=0, nbytes=0, memory={})
         self.live = LiveAttention(CPU, self.dtype)
         self._limits, self._rules = [], []
         self._survey, self._footprint = (8, Survey(shapes=SHAPES)), Footprint(8)
