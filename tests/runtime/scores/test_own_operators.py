@@ -10,18 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from drawn_tokens import MOST, PROMPTS, SAMPLED, V, exchanges, tokens
 from hypothesis import given as drawn
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from reference_rules.plain import logprobs
 
 import descant
-from descant.errors import ArgumentError
 from descant.runtime.scores.noise import gumbel, seed_key
-
-PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13], [1, 9, 9]]
-MOST, V = 10, 300
-SAMPLED = {"temperature": 0.9, "seed": 3}
 
 Rule = Callable[[list[int], int, Any], tuple[torch.Tensor, Any]]  # text, start, state
 
@@ -37,11 +33,6 @@ def plain(
             scores = scores / temperature + gumbel(key, torch.tensor([step]), len(scores))[0]
         text.append(int(scores.argmax()))
     return text[len(prompt) :]
-
-
-def tokens(decoder: Any, prompts: Any = PROMPTS, **settings: Any) -> list[list[int]]:
-    settings = {"max_new_tokens": MOST, "eos_token_id": []} | settings
-    return [one.token_ids for one in decoder.generate(prompts, **settings)]
 
 
 @pytest.fixture
@@ -432,18 +423,7 @@ def test_a_loop_of_transformers_exchanges_rows(compiled, models, beams) -> None:
     recall_operator("tuple")
     base, arm = models
     decoder = compiled("recall(base, arm)", models={"base": base, "arm": arm})
-    settings = {"num_beams": beams, "do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
-
-    def answered(prompts: list[list[int]]) -> list[list[int]]:
-        processor = descant.FormulaProcessor(decoder)
-        ids = torch.tensor(prompts)
-        mask = torch.ones_like(ids)
-        out = base.generate(ids, attention_mask=mask, logits_processor=[processor], **settings)
-        return [[token for token in row if token] for row in out[:, ids.shape[1] :].tolist()]
-
-    prompts = [[1, 9, 9], [1, 60, 3], [1, 44, 5]]
-    together = answered(prompts)
-    assert together == [answered([each])[0] for each in prompts] == answered(prompts)
+    prompts, together = exchanges(decoder, base, beams)
     if beams == 1:
         rule = recall_rule("tuple", models)
         assert together == [plain(rule, each, most=8) for each in prompts]
@@ -654,92 +634,3 @@ def test_a_batch_is_each_row_alone(compiled, prompts, seed, values, most, size, 
         decoder, prompts, params={"a": a}, seed=seeds, draft="base", draft_length=3, **more
     )
     assert drafted == together
-
-
-# What goes wrong in a step.
-
-
-def test_nan_names_the_operator_and_its_place(compiled) -> None:
-    @descant.operator
-    def broken(x, y, by=1.0):
-        return x + (by - 1).sqrt() * y
-
-    formula = "base + 0.5*broken(base, arm, by=a)"
-    with pytest.raises(descant.FormulaError) as caught:
-        tokens(compiled(formula, params={"a": 1.0}), params={"a": [1, 2, 0.5, 1]})
-    assert caught.value.problem == "broken gave NaN or infinity for row 2, token 0"
-    assert str(caught.value).splitlines()[1:3] == [
-        f"  {formula}", "             ^^^^^^^^^^^^^^^^^^^^^^^"
-    ]  # fmt: skip
-    assert len(tokens(compiled(formula, params={"a": 1.0}))) == len(PROMPTS)
-    where = compiled("where(step < 2, base, broken(base, arm, by=0.5))")
-    with pytest.raises(descant.FormulaError, match=r"for row \d, token 2"):
-        tokens(where, draft="base", draft_length=4)
-    assert len(tokens(where, max_new_tokens=2)) == len(PROMPTS)
-    contrast_operator()
-    with pytest.raises(descant.FormulaError) as caught:
-        tokens(compiled("contrast(base, top_k(arm, 3))"))
-    assert caught.value.cure.endswith("x.masked_fill(y == -math.inf, -math.inf)")
-
-
-def test_nan_names_a_stage_and_its_place(compiled) -> None:
-    @descant.stage
-    def torn(scores, by=1.0):
-        return scores * (by - 1).sqrt()
-
-    with pytest.raises(descant.FormulaError) as caught:
-        tokens(compiled("base | torn(by=a)", params={"a": 1.0}), params={"a": [1, 2, 2, 0.5]})
-    assert caught.value.problem == "torn gave NaN or infinity for row 3, token 0"
-    assert str(caught.value).splitlines()[2] == "         ^^^^^^^^^^"
-
-
-def test_a_row_that_does_not_want_it_has_no_alarm(compiled) -> None:
-    @descant.operator
-    def broken(x, by=1.0):
-        return x + (by - 1).sqrt()
-
-    decoder = compiled("(1 - a)*broken(base, by=a) + arm", params={"a": 1.0})
-    assert len(tokens(decoder, params={"a": [1, 1, 2, 1]})) == len(PROMPTS)
-    with pytest.raises(descant.FormulaError, match="row 1"):
-        tokens(decoder, params={"a": [1, 0.5, 2, 1]})
-
-
-@pytest.mark.parametrize(
-    ("made", "problem"),
-    [
-        (lambda x: x[:, :2], r"returned float32 \(4, 2\), not float32 scores \(4, 300\)"),
-        (lambda x: x.double(), r"returned float64 \(4, 300\), not float32"),
-        (lambda x: x.add_(1), r"writes to x, which others read; begin with x = x.clone\(\)"),
-        (lambda x: (x, None), r"returned a tuple"),
-    ],
-)
-def test_what_a_trial_does_not_see_is_said_in_a_step(compiled, made, problem) -> None:
-    @descant.operator
-    def own(x):
-        return made(x) if x.shape[1] == V else x
-
-    with pytest.raises(ArgumentError, match=f"the operator own {problem}"):
-        tokens(compiled("own(base)"))
-
-
-def test_states_that_differ_in_shape_are_said(compiled) -> None:
-    @descant.operator(state=lambda: torch.zeros(1))
-    def grows(x, *, state, ids):
-        more = max(len(each) for each in ids)
-        return x, torch.zeros(len(ids), more)
-
-    with pytest.raises(ArgumentError, match=r"the states of grows do not stack: .*into a list"):
-        tokens(compiled("grows(base)"), [[1, 2], [3]], batch_size=1, max_new_tokens=2)
-        tokens(compiled("grows(base)"), batch_size=2, eos_token_id=[*range(0, V, 4)])
-
-
-def test_an_error_of_the_function_says_where(compiled) -> None:
-    @descant.operator
-    def fails(x):
-        if x.shape[1] == V:
-            raise KeyError("nothing")
-        return x
-
-    with pytest.raises(KeyError) as caught:
-        tokens(compiled("fails(base)"))
-    assert caught.value.__notes__ == ["in the operator fails"]

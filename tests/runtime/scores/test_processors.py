@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawn_tokens import MOST, PROMPTS, SAMPLED, V, exchanges
 from reference_rules.plain import logprobs
 from transformers import LogitsProcessor, PrefixConstrainedLogitsProcessor
 from transformers.generation import logits_process
@@ -21,13 +22,11 @@ from descant.errors import ArgumentError
 from descant.runtime.scores.noise import gumbel, seed_key
 from descant.runtime.scores.processors import REFUSED, STATELESS
 
-PROMPTS = [[1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13], [1, 9, 9]]
-MOST, V, CPU = 10, 300, torch.device("cpu")
+CPU = torch.device("cpu")
 SYNTH_ID = {
     "ngram_len": 3, "keys": [654, 400, 836, 123, 340], "sampling_table_size": 2**10,
     "sampling_table_seed": 0, "context_history_size": 64, "device": CPU,
 }  # fmt: skip
-SAMPLED = {"temperature": 0.9, "seed": 3}
 
 # Arguments that change what is drawn; t are tokens that the formula draws without.
 TAKEN: dict[str, Callable[[list[int]], tuple[Any, ...]]] = {
@@ -275,18 +274,7 @@ def test_a_log_likelihood_has_the_states_of_its_tokens(compiled, base, turns) ->
 def test_a_loop_of_transformers_exchanges_rows(compiled, base, turns, beams) -> None:
     """Beam search over a formula, its rows side by side and one after the other."""
     decoder = compiled("base | turns()", models={"base": base})
-    settings = {"num_beams": beams, "do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
-
-    def answered(prompts: list[list[int]]) -> list[list[int]]:
-        processor = descant.FormulaProcessor(decoder)
-        ids = torch.tensor(prompts)
-        mask = torch.ones_like(ids)
-        out = base.generate(ids, attention_mask=mask, logits_processor=[processor], **settings)
-        return [[token for token in row if token] for row in out[:, ids.shape[1] :].tolist()]
-
-    prompts = [[1, 9, 9], [1, 60, 3], [1, 44, 5]]
-    together = answered(prompts)
-    assert together == [answered([each])[0] for each in prompts] == answered(prompts)
+    prompts, together = exchanges(decoder, base, beams)
     if beams == 1:
         assert together == [plain(base, each, Turns())[:8] for each in prompts]
 
