@@ -26,9 +26,9 @@ from ..grammar import (
     text,
 )
 from ..grammar.unrolled import Steps, unrolled
-from .algebra.conditions import CONDITIONS
 from .algebra.linear import Collector
-from .check import Checker
+from .checking.checker import Checker
+from .checking.conditions import CONDITIONS
 from .names import Names
 from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan

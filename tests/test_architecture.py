@@ -208,7 +208,7 @@ PLAIN = {
     "models/checkpoint/gguf_header.py": 5,
     "models/checkpoint/spec.py": 7,
     "models/text/inputs.py": 1,
-    "runtime/loops/search_rules.py": 1,
+    "runtime/loops/search/groups.py": 1,
     "runtime/requests/per_row.py": 1,
     "runtime/scores/operators.py": 1,
     "runtime/scores/stages.py": 1,

@@ -12,7 +12,7 @@ from ...formula import Plan, Term
 from ...formula.algebra.liveness import needed_terms
 from ...formula.printer import written
 from ...grammar import did_you_mean
-from ..loops.search import SearchScheduler
+from ..loops.search.scheduler import SearchScheduler
 from ..loops.teacher_forcing import teacher_forced
 from ..requests.answer import answer_to
 from ..requests.per_row import at_least_one

@@ -9,7 +9,7 @@ from ..engine.engine import Engine
 from ..requests.answer import Answer
 from ..requests.request import Request
 from .scheduler import Scheduler
-from .search import SearchScheduler
+from .search.scheduler import SearchScheduler
 
 
 def decode(engine: Engine, requests: Sequence[Request], slots: int) -> Iterator[list[Answer]]:

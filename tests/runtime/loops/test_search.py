@@ -8,7 +8,7 @@ from reference_rules.plain import logprobs, reward
 from reference_rules.search import Cards, blockwise, cards, implicit
 
 from descant.grammar import FormulaError
-from descant.runtime.loops.search_rules import Rule
+from descant.runtime.loops.search.segments import Rule
 from descant.runtime.scores.noise import coin, gumbel, seed_key
 
 PROMPTS = ([1, 17, 30, 9], [1, 44], [1, 5, 250, 7, 91, 13])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..grammar import (
+from ...grammar import (
     Added,
     Binary,
     Call,
@@ -22,16 +22,17 @@ from ..grammar import (
     Unary,
     text,
 )
-from ..grammar.errors import did_you_mean
-from ..grammar.tree import left_spine
-from ..grammar.unrolled import Steps, unrolled
-from .algebra.conditions import CONDITIONS, ConditionChecker
+from ...grammar.errors import did_you_mean
+from ...grammar.tree import left_spine
+from ...grammar.unrolled import Steps, unrolled
+from ..names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
+from ..words.arguments import MatchedArguments, match_arguments
+from ..words.operators import OPERATORS, STAGED, Align, Head
+from ..words.signature import Signature
+from ..words.stages import STAGES, Search, Stage
+from .additions import AdditionChecker
+from .conditions import CONDITIONS, ConditionChecker
 from .heads import HeadChecker
-from .names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
-from .words.arguments import MatchedArguments, match_arguments
-from .words.operators import OPERATORS, STAGED, Align, Head
-from .words.signature import Signature
-from .words.stages import STAGES, Search, Stage
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
@@ -39,7 +40,7 @@ PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Checker(ConditionChecker, HeadChecker):
+class Checker(AdditionChecker, ConditionChecker, HeadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -81,9 +82,9 @@ class Checker(ConditionChecker, HeadChecker):
             case Number():
                 return False
             case Name():
-                return self._name(node)
+                return self.name(node)
             case Added():
-                yield self._added(node)
+                yield self.added(node)
                 return True
             case Prompted():
                 return bool((yield self._prompted(node)))
@@ -143,7 +144,7 @@ class Checker(ConditionChecker, HeadChecker):
                     todo += [right, left]
         return None
 
-    def _name(self, node: Name) -> bool:
+    def name(self, node: Name) -> bool:
         name = node.name
         if name in self.names.params or STATE.get(name) == 0:
             return False
@@ -163,46 +164,10 @@ class Checker(ConditionChecker, HeadChecker):
             cure = cure if cure.endswith("?") else f"declare it, as a model or a parameter; {cure}"
         raise self.error(f"{name} {problem}", node.span, cure)
 
-    def _added(self, node: Added) -> Steps[None]:
-        """Check what is added to a model's weights."""
-        if not self._name(node.model):
-            problem = f"{node.model.name} is a parameter, and only a model has weights to add to"
-            raise self.error(problem, node.model.span)
-        yield self._addition(node.additions)
-
-    def _addition(self, node: Node) -> Steps[None]:
-        """Check a sum of declared names, each times a number that is known before a step."""
-        match node:
-            case Unary("-" | "+", operand):
-                yield self._addition(operand)
-                return
-            case Binary("+" | "-", left, right):
-                yield self._addition(left)
-                yield self._addition(right)
-                return
-            case Binary("*" | "/", left, right):
-                if (yield self.is_scores(left)) and not (yield self.is_scores(right)):
-                    number, what = right, left
-                elif node.op == "*" and (yield self.is_scores(right)):
-                    number, what = left, right
-                else:
-                    yield self.is_scores(node)  # an error of its own, if it is one
-                    number = what = node
-                if what is not node:
-                    yield self.scalar(number, "a weight in brackets", static=True)
-                    yield self._addition(what)
-                    return
-            case Name():
-                if self._name(node):
-                    return
-        problem = f"{text(node)} is not an adapter or a steering vector"
-        cure = "write a sum of those, each times a number: base[0.5*arm + 2*honest]"
-        raise self.error(problem, node.span, cure)
-
     def _prompted(self, node: Prompted) -> Steps[bool]:
         if isinstance(node.model, Added):
-            yield self._added(node.model)
-        elif not self._name(node.model):
+            yield self.added(node.model)
+        elif not self.name(node.model):
             problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
             raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):

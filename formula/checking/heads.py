@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..grammar import Name, Node, text
-from ..grammar.errors import Marked, did_you_mean
-from .names import DeclaredHead, Names
+from ...grammar import Name, Node, text
+from ...grammar.errors import Marked, did_you_mean
+from ..names import DeclaredHead, Names
 
 DECLARE = "declare one under models: {head: own, on: base, layer: 16}"
 

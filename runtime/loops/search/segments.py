@@ -1,126 +1,15 @@
-"""Search rules: one request's answers in the making, and what each search keeps of them.
-
-A group takes the tokens that its rows have drawn and, when it is due, the values of its answers so
-far; it returns what each row goes on with. No tensors in here.
-"""
+"""Segments drawn until one is accepted (CARDS; Li et al. 2024)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
-from ...formula import Scalar
-from ...formula.words.stages import BestOf, Blockwise, Reject
-from ..batch.rewrite import Rewrite
-from ..binding.bound import Bound
-from ..requests.answer import Answer, answer_to
-from ..requests.request import Request
-from ..scores.noise import coin, seed_key
-
-Move = tuple[Sequence[int], Sequence[Rewrite]]  # per row: whose answer, and where it is rewritten
-Rows = Sequence[Sequence[int]]
-
-
-class Group(Protocol):
-    """One request's rows in a search.
-
-    Attributes:
-        answers: one per row.
-        best: the answer of the request, once the group is over.
-        due: whether its answers are to be valued before the next step.
-    """
-
-    answers: list[Answer]
-    best: Answer
-    due: bool
-
-    @property
-    def over(self) -> bool:
-        """Whether the request is answered."""
-
-    @property
-    def rooms(self) -> list[int]:
-        """Tokens that each row may take before the next selection; 0 where it stands still."""
-
-    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        """Tokens per row, and whether the scores of each were unsure; how many each row takes."""
-
-    def select(self, values: Sequence[float]) -> Move:
-        """What each row goes on with, given the value of its answer."""
-
-
-def group_of(request: Request, bound: Bound) -> Group:
-    """The rows of a request, by the numbers that it gives the stage that searches."""
-    plan = bound.plan
-
-    def number(scalar: Scalar) -> float:
-        return request.values[plan.columns[scalar]]
-
-    high, low = request.key
-    seed = (high << 32) ^ low
-
-    def answers(count: int) -> list[Answer]:
-        keys = [seed_key(seed, i) for i in range(count)]
-        return [answer_to(replace(request, key=key), bound, 0.0) for key in keys]
-
-    match plan.search:
-        case (_, BestOf() as stage):
-            return Blocks(answers(int(number(stage.n))), 1, request.max_new_tokens)
-        case (_, Blockwise() as stage):
-            beams, length = int(number(stage.beams)), int(number(stage.length))
-            return Blocks(answers(beams * int(number(stage.samples))), beams, length)
-        case (_, Reject() as stage):
-            names = ("target", "beta", "alpha", "shortest", "longest", "retries")
-            rule = Rule(**{name: number(getattr(stage, name)) for name in names})
-            return Segments(answers(int(number(stage.samples))), rule, seed)
-    raise TypeError(f"no group for {plan.search}")
-
-
-class Blocks:
-    """The best of several answers, or of several beams block by block."""
-
-    def __init__(self, answers: list[Answer], beams: int, length: int) -> None:
-        self.answers, self.beams, self.length = answers, beams, length
-        self.best = answers[0]
-        self.end, self.due = length, False  # of the block, in tokens of an answer
-
-    @property
-    def over(self) -> bool:
-        return all(answer.finish_reason for answer in self.answers)
-
-    @property
-    def rooms(self) -> list[int]:
-        return [
-            0
-            if each.finish_reason
-            else min(self.end, each.request.max_new_tokens) - len(each.tokens)
-            for each in self.answers
-        ]
-
-    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = []
-        for answer, drawn, room in zip(self.answers, tokens, self.rooms, strict=True):
-            before = len(answer.tokens)
-            answer.extend(drawn[:room])
-            taken.append(len(answer.tokens) - before)
-        self.due = not any(self.rooms)
-        return taken
-
-    def select(self, values: Sequence[float]) -> Move:
-        """The best beams, repeated; a text that was drawn twice counts once."""
-        self.due, self.end = False, self.end + self.length
-        order = sorted(range(len(values)), key=lambda i: -values[i])
-        self.best = self.answers[order[0]]
-        if self.over:
-            return (), ()
-        texts = {tuple(self.answers[i].tokens): i for i in order[::-1]}
-        kept = sorted(texts.values(), key=order.index)[: self.beams]
-        chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
-        pairs = zip(chosen, self.answers, strict=True)
-        self.answers = [self.answers[i].copied(own.request) for i, own in pairs]
-        return chosen, ()
+from ...batch.rewrite import Rewrite
+from ...requests.answer import Answer
+from ...scores.noise import coin, seed_key
+from .group import Move, Rows
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
-import torch
-from torch import Tensor
-
-from ...grammar import FormulaError
-from ..batch.batch import Batch
-from ..batch.changes import upload_changes
-from ..batch.pages import Pages, has_rows
-from ..batch.prompt_counts import count_prompts
-from ..batch.rewrite import Rewrite, copy_slots, rewrite
-from ..batch.text_rewards import text_rewards
-from ..engine.candidate_rewards import labelled
-from ..engine.engine import Engine
-from ..engine.launch import ScheduledBatch
-from ..engine.pending import PendingStep
-from ..requests.answer import Answer
-from ..requests.request import Request
-from .scheduler import Progress, Scheduler
-from .search_rules import Group, group_of
+from ...batch.batch import Batch
+from ...batch.pages import Pages, has_rows
+from ...batch.prompt_counts import count_prompts
+from ...batch.rewrite import Rewrite, copy_slots, rewrite
+from ...engine.engine import Engine
+from ...engine.launch import ScheduledBatch
+from ...engine.pending import PendingStep
+from ...requests.answer import Answer
+from ...requests.request import Request
+from ..scheduler import Progress, Scheduler
+from .group import Group
+from .groups import group_of
+from .values import Values
 
 
 class SearchScheduler(Scheduler):
@@ -40,8 +35,7 @@ class SearchScheduler(Scheduler):
     def __init__(self, engine: Engine, batch: Batch) -> None:
         super().__init__(engine, batch)
         assert engine.bound.plan.search is not None
-        self._plan = engine.bound.plan
-        self._address, self._stage = engine.bound.plan.search
+        self._values = Values(engine.bound, batch)
         self._groups: dict[Group, Request] = {}
         self._joining: dict[Group, Request] = {}  # whose prompts are being read
         self._taken: Counter[int] = Counter()  # steps, by the ids of the requests
@@ -192,9 +186,9 @@ class SearchScheduler(Scheduler):
         """
         if self.batch.search_score is not None:
             self.batch.search_score[0] = sum(score or 0.0 for score in scores)
-        value = float(self._values([length])[0])
+        value = float(self._values.of([length])[0])
         if math.isnan(value):
-            raise self._nan()
+            raise self._values.nan()
         return value
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
@@ -219,13 +213,13 @@ class SearchScheduler(Scheduler):
         for group in self._groups:
             for slot, answer in zip(self._slots(group), group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values = self._values(lengths).tolist()
+        values = self._values.of(lengths).tolist()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         for group in due:
             slots = self._slots(group)
             own = [values[slot] for slot in slots]
             if any(math.isnan(value) for value in own):
-                group.best.fail(self._nan())
+                group.best.fail(self._values.nan())
                 continue
             chosen, rewritten = group.select(own)
             if not group.over:
@@ -234,30 +228,6 @@ class SearchScheduler(Scheduler):
                 rewrites |= dict(zip(slots, rewritten, strict=False))
         copy_slots(batch, sources)
         rewrite(batch, rewrites)
-
-    @torch.no_grad()
-    def _values(self, lengths: Sequence[int]) -> Tensor:
-        """``(slots,)`` the value of every text so far."""
-        batch, r = self.batch, self._stage.r
-        upload_changes([batch])
-        if batch.search_score is not None:
-            return batch.search_score[: batch.count]
-        total = torch.zeros(batch.width, device=batch.device)
-        used = slice(batch.width)
-        for row_map in batch.row_maps:
-            if row_map.term.address == self._address and row_map.live:
-                outputs = text_rewards(batch, row_map.term.lane, lengths)
-                column = self._plan.columns[r.parts[row_map.number][0]]
-                weighed = batch.values[used, column] * labelled(outputs, row_map)
-                total += torch.where(row_map.present, weighed, 0.0)
-        if r.shift is not None:
-            total += batch.values[used, self._plan.columns[r.shift]]
-        return total[: batch.count]
-
-    def _nan(self) -> FormulaError:
-        terms = self._engine.bound.rewards[self._address]
-        names = " or ".join(str(term.term) for term in terms)
-        return self._plan.error(f"{names} gave NaN", self._plan.spans[terms[0].term])
 
     def _slots(self, group: Group) -> list[int]:
         """Where a group's answers are; slots change when others leave."""

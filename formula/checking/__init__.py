@@ -1,0 +1,1 @@
+"""Checks of a tree: names, operators, arguments, conditions, each mistake marked."""

@@ -1,0 +1,1 @@
+"""Searches over whole texts: their groups, what each keeps, and the values of texts."""
