@@ -21,7 +21,7 @@ from .scalar import Scalar, evaluate, parameters
 from .terms import Term
 from .words.operators import Operator
 from .words.signature import MOST, Signature
-from .words.stages import Rerank, Search, Stage
+from .words.stages import Lookahead, Rerank, Search, Stage
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,16 @@ class Plan(Marked):
         last = len(self.stages) - 1
         stage = self.stages[last] if self.stages else None
         return ((None, last), stage) if isinstance(stage, Search) else None
+
+    @property
+    def searches_at_random(self) -> bool:
+        """Whether it draws where a request gives no temperature: the texts are to differ."""
+        return self.search is not None and self.search[1].is_random
+
+    def tokens_ahead(self, values: Sequence[float]) -> int:
+        """Tokens that rows write behind those of an answer, to judge it; numbers as ``values``."""
+        stage = self.search[1] if self.search else None
+        return int(values[self.columns[stage.ahead]]) if isinstance(stage, Lookahead) else 0
 
     @cached_property
     def search_terms(self) -> tuple[Term, ...]:

@@ -36,7 +36,7 @@ from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Head, Mean
 from .words.signature import UNLIMITED, Limits, Signature
-from .words.stages import STAGES, Search, Stage
+from .words.stages import STAGES, Lookahead, Rerank, Search, Stage
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -124,7 +124,13 @@ class _Planner:
 
     def _stage(self, call: Call) -> Steps[Stage]:
         cls = STAGES[call.function.name]
-        stage: Stage = cls(**(yield self._fields(cls, self.checker.matched[call], call.span)))
+        values = yield self._fields(cls, self.checker.matched[call], call.span)
+        if self.checker.stage_of(call, cls) is Lookahead:
+            named = {name: values[name] for name in Lookahead.arguments() if name in values}
+            return Lookahead(values["reward"], **named)
+        if cls is Rerank:
+            values["ahead"] = None
+        stage: Stage = cls(**values)
         return stage
 
     def _fields(

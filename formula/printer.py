@@ -82,6 +82,8 @@ def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
     for key, item in type(node).arguments().items():
         value, kind = getattr(node, key), item.metadata["kind"]
         match kind:
+            case "number" if value is None:
+                pass
             case "number":
                 named = isinstance(node, Stage) or node.own is not None
                 parts.append(f"{key}={value}" if named else str(value))

@@ -101,8 +101,8 @@ class Served(Decoder):
         return min(most, self.session.bound.positions or most) - request.longest
 
     def _check(self, request: Request) -> None:
-        most, slots = self._service.max_model_len, self._service.slots
-        longest, more = request.longest, request.max_new_tokens
+        most, slots, longest = self._service.max_model_len, self._service.slots, request.longest
+        more = request.max_new_tokens + self.session.bound.plan.tokens_ahead(request.values)
         if longest + more > most:
             counts = f"{longest} tokens, and {more} more are asked for; here a text may have {most}"
             raise ModelError(f"the prompt has {counts}", "shorten it, or ask for fewer tokens")

@@ -33,6 +33,7 @@ from ..words.stages import STAGES, Search, Stage
 from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
 from .heads import HeadChecker
+from .lookahead import LookaheadChecker
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
@@ -40,7 +41,7 @@ PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Checker(AdditionChecker, ConditionChecker, HeadChecker):
+class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -120,9 +121,10 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
             problem = f"{what} takes a number, and {text(node)} is a model"
             raise self.error(problem, node.span, "write a number or a declared parameter")
         if static:
-            self._known_before(node, what)
+            self.known_before(node, what)
 
-    def _known_before(self, node: Node, what: str) -> None:
+    def known_before(self, node: Node, what: str) -> None:
+        """Refuse a number of the state in a number that is needed before a step."""
         if state := self._state_in(node):
             problem = f"{what} is needed before a step, and {text(state)} is known within it"
             raise self.error(problem, state.span, "write a number or a declared parameter")
@@ -288,7 +290,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
             more = "" if cure.endswith("?") else EXTENDING
             raise self.error(f"there is no stage {name}", span, cure, more)
         yield self._arguments(call, STAGES[name])
-        return STAGES[name]
+        return self.stage_of(call, STAGES[name])
 
     def _arguments(self, call: Call, cls: type[Signature], after: int = 0) -> Steps[None]:
         """Every argument of a call but the first few, against the signature."""
@@ -328,7 +330,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
                     raise self.error(problem, node.span, cure)
                 yield self._reward(node)
                 if static:
-                    self._known_before(node, f"{what} judges whole texts: a number in it")
+                    self.known_before(node, f"{what} judges whole texts: a number in it")
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])

@@ -37,6 +37,8 @@ class Rerank(Stage, name="rerank"):
     clamp: Any = pair()
     keep: str = choice("candidates", "all")
     label: Any = label()
+    # None in a plan: with any, it is a ``Lookahead``
+    ahead: Any = number(0, static=True, low=0, integer=True)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,33 @@ class Search(Stage):
 
     ``r`` scores texts. It is an expression over reward models, or over language models: then it is
     the sum of the scores of the tokens so far (an implicit reward).
+
+    Attributes:
+        is_random: whether its texts are drawn, where a request gives no temperature.
     """
 
+    is_random: ClassVar[bool] = True
     on_shift = Shift.PASSED
     why_last = "searches over whole texts, and this is scores"
     r: Any = reward()
+
+
+@dataclass(frozen=True)
+class Lookahead(Search):
+    """`rerank` with ``ahead``: judges each candidate by its greedy continuation (Transfer Q*).
+
+    Chakraborty et al. 2024, the direct form: ``score(v) + w·r([x, v, continuation])``.
+    """
+
+    name: ClassVar[str] = Rerank.name
+    is_random: ClassVar[bool] = False
+    why_last = "with ahead judges whole texts, and this is scores"
+    k: Any = number(10, low=1, integer=True, tokens=True)
+    w: Any = number(1)
+    norm: str = choice("none", "center", "minmax")
+    clamp: Any = pair()
+    label: Any = label()
+    ahead: Any = number(1, low=0, integer=True)
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,13 @@ def uniform(keys: Tensor, steps: Tensor) -> Tensor:
     return _uniform(keys, steps, torch.full((1,), -1, dtype=torch.int32, device=keys.device))
 
 
-def uniform_on_host(key: tuple[int, int], step: int) -> float:
-    """``uniform`` of one row, in Python's numbers: where no tensor is to be asked."""
+def uniform_on_host(key: tuple[int, int], step: int, token: int = -1) -> float:
+    """``uniform`` of one row, in Python's numbers: where no tensor is to be asked.
+
+    With a token, what ``gumbel`` makes its noise of: ``-log(-log(u))``.
+    """
     first, second = key[0] & _WORD, key[1] & _WORD
-    x = _scrambled(first ^ _scrambled(step + second & _WORD)) ^ _scrambled(_WORD)
+    x = _scrambled(first ^ _scrambled(step + second & _WORD)) ^ _scrambled(token & _WORD)
     x = _scrambled(_scrambled(x) + second & _WORD)
     return ((x >> 9) + 0.5) * 2.0**-23
 

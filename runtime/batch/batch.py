@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ...formula.words.stages import Rerank
+from ...formula.words.stages import Lookahead, Rerank
 from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
 from ...models.upload import Changes, Mirror, fill, upload
@@ -382,7 +382,7 @@ def _row_maps(bound: Bound) -> list[RowMap]:
         RowMap(term, i, partial(needs_term, plan, term.term)) for i, term in enumerate(bound.terms)
     ]
     for address, stage, reward in reward_stages(plan):
-        weights = [columns[stage.w]] if isinstance(stage, Rerank) else []
+        weights = [columns[stage.w]] if isinstance(stage, (Lookahead, Rerank)) else []
         for i, (coefficient, _) in enumerate(reward.parts):
             needs = partial(needs_reward, [columns[coefficient], *weights])
             row_maps.append(RowMap(bound.rewards[address][i], i, needs))

@@ -95,7 +95,7 @@ def reads_of(plan: Plan, row_maps: Sequence[RowMap]) -> Iterator[tuple[Read, Row
 
 def ahead(plan: Plan, request: Request) -> int:
     """Cache positions that a step of a request takes behind its text, at most."""
-    candidates = widest(plan, request)
+    candidates = widest(plan, request) + plan.tokens_ahead(request.values)
     if request.draft is None:
         return candidates
     longest = request.draft.longest

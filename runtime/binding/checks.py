@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...formula import Plan, Stage, Term
 from ...formula.scalar import parameters
-from ...formula.words.stages import Search
+from ...formula.words.stages import Lookahead, Search
 from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description
@@ -109,7 +109,7 @@ class CheckedModels:
 
     def kind_of(self, stage: Stage) -> str:
         """What the models of a stage's reward give: a search takes rewards or scores, not both."""
-        if isinstance(stage, Search):
+        if isinstance(stage, Search) and not isinstance(stage, Lookahead):
             return self.descriptions[self.plan.search_terms[0].model].kind
         return REWARD
 

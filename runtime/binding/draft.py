@@ -12,7 +12,7 @@ from ...formula import Linear, Names, Plan, Read, Scalar, Term, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.nodes import of_states
 from ...formula.scalar import Constant
-from ...formula.words.stages import Rerank, Search
+from ...formula.words.stages import Lookahead, Rerank, Search
 from ...grammar import Span
 from ...models import ModelError, ModelSpec
 from ...models.text.vocabulary import common_vocabulary
@@ -108,6 +108,9 @@ def refuse_draft(bound: Bound) -> None:
     if bound.term_parallel is not None:
         problem = "draft is not for processes that share a formula's models"
         raise ArgumentError(f'{problem}; leave draft out, or parallel="terms"')
+    if bound.plan.search is not None and isinstance(bound.plan.search[1], Lookahead):
+        problem = "draft is not for rerank with ahead, whose rows begin anew with every token"
+        raise ArgumentError(f"{problem}; leave one of them out")
 
 
 def _alone(term: Term, stages: tuple[Any, ...]) -> Plan:

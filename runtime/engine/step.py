@@ -136,7 +136,7 @@ class Step:
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
-            needing=prepared.needing,
+            needing=prepared.needing, keys=batch.keys[: batch.width],
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:

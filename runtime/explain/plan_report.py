@@ -253,7 +253,7 @@ def _coefficients(plan: Plan, read: Read) -> str:
 def _samples(plan: Plan) -> tuple[Scalar, ...]:
     """The numbers by which a search multiplies the rows of a request."""
     _, stage = plan.search or (None, None)
-    return tuple(getattr(stage, n) for n in ("n", "beams", "samples") if hasattr(stage, n))
+    return tuple(getattr(stage, n) for n in ("n", "beams", "samples", "k") if hasattr(stage, n))
 
 
 def _raw_text(bound: Bound) -> list[str]:

@@ -86,7 +86,7 @@ class RequestBuilder:
         num_return_sequences = at_least_one("num_return_sequences", num_return_sequences)
         rows = self.rows(prompts, params)
         seeds = self._seeds(seed, len(rows))
-        if self._bound.plan.search and temperature is None and do_sample is None:
+        if self._bound.plan.searches_at_random and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
@@ -203,7 +203,7 @@ def _fitting(bound: Bound, request: Request, strict: bool) -> int:
     wanted, limit = request.max_new_tokens, bound.positions
     if limit is None:
         return wanted
-    room = limit - request.longest
+    room = limit - request.longest - bound.plan.tokens_ahead(request.values)
     if room < (wanted - 1 if strict else 1):
         problem = f"the prompt has {request.longest} tokens, and the models read at most {limit}"
         raise ModelError(problem, "shorten it; nothing is cut silently")

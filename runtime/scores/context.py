@@ -122,6 +122,7 @@ class Context:
             needs it. Nothing
             here holds the context: a step's tensors are freed when the step ends.
         steps: ``(slots,)`` int64, tokens that each row has drawn.
+        keys: ``(slots, 2)`` int32, of each row's noise; None where nothing is drawn.
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
@@ -180,6 +181,7 @@ class Context:
     starts: Callable[[], list[int]] = list
     row_states: Callable[[], list[Any]] | None = None
     needing: Mapping[Operator, Needing] = field(default_factory=dict)
+    keys: Tensor | None = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

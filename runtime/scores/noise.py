@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
-from ...models.kernels.noise import gumbel
+from ...models.kernels.noise import gumbel, uniform_on_host
 
-__all__ = ["coin", "gumbel", "seed_key"]
+__all__ = ["coin", "gumbel", "gumbel_on_host", "seed_key"]
 
 _MASK = (1 << 64) - 1
 
@@ -15,6 +16,11 @@ def seed_key(seed: int, sample: int = 0) -> tuple[int, int]:
     """Two signed 32-bit words for a request's seed and the number of its sample."""
     mixed = _splitmix(_splitmix(seed & _MASK) ^ sample if sample else _splitmix(seed & _MASK))
     return struct.unpack(">ii", mixed.to_bytes(8))
+
+
+def gumbel_on_host(key: tuple[int, int], step: int, token: int) -> float:
+    """The noise of one token, as ``gumbel`` gives it, in Python's numbers."""
+    return -math.log(-math.log(uniform_on_host(key, step, token)))
 
 
 def coin(seed: int, flip: int) -> float:

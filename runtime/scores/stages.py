@@ -58,6 +58,25 @@ def _(stage: words.Search, scores: Tensor, context: Context, address: StageAddre
 
 
 @apply.register
+def _(stage: words.Lookahead, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    """Of a row that begins as a candidate, that token alone; of others, the best.
+
+    A row's key says which of the best tokens it begins with, and after how many drawn ones. Where
+    that is excluded, the best is left. The host gets the bits of its score.
+    """
+    if context.keys is None or context.next_tokens is not None:
+        return scores
+    best = scores.topk(context.widest(stage.k, scores.shape[-1]), dim=-1)
+    rank, begins = context.keys[:, :1].long(), context.keys[:, 1:] == context.steps[:, None]
+    rank = torch.where(begins, rank, 0)
+    rank = torch.where(best.values.gather(1, rank) == -torch.inf, 0, rank)
+    score, token = best.values.gather(1, rank), best.indices.gather(1, rank)
+    context.unsure.append(score[:, 0].float().view(torch.int32).long())
+    nothing = torch.where(scores.isnan().any(-1, keepdim=True), torch.nan, -torch.inf)
+    return nothing.expand_as(scores).scatter(1, token, score)
+
+
+@apply.register
 def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     width = context.widest(stage.k, scores.shape[-1])
     last = context.number(stage.k).long().clamp(max=width) - 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....formula import Scalar
-from ....formula.words.stages import BestOf, Blockwise, Reject
+from ....formula.words.stages import BestOf, Blockwise, Lookahead, Reject
 from ...binding.bound import Bound
 from ...requests.answer import Answer, answer_to
 from ...requests.request import Request
 from ...scores.noise import seed_key
 from .blocks import Blocks
 from .group import Group
+from .lookahead import candidates_of
 from .segments import Rule, Segments
 
 
@@ -39,4 +40,6 @@ def group_of(request: Request, bound: Bound) -> Group:
             names = ("target", "beta", "alpha", "shortest", "longest", "retries")
             rule = Rule(**{name: number(getattr(stage, name)) for name in names})
             return Segments(answers(int(number(stage.samples))), rule, seed)
+        case (_, Lookahead() as stage):
+            return candidates_of(request, stage, number, lambda own: answer_to(own, bound, 0.0))
     raise TypeError(f"no group for {plan.search}")
