@@ -83,6 +83,7 @@ class Explainer:
             int(batch.steps[0]), token, None, top, alone, token != alone, token != top,
             conditions, self._search_score(context, token), explained,
             tuple(self._values(held, context) for held in self._numbers),
+            self._search_logprobs(context, token),
         )  # fmt: skip
 
     def _values(self, held: Sequence[Scalar], context: Context) -> dict[str, float]:
@@ -155,10 +156,15 @@ class Explainer:
         if self.plan.search is None or not context.search_terms:
             return None
         parts = self.plan.search[1].r.parts
+        logprobs = self._search_logprobs(context, token)
         return sum(
-            float(context.number(parts[row_map.number][0])[0, 0] * reads(context)[0, token])
-            for row_map, reads in context.search_terms
+            float(context.number(parts[row_map.number][0])[0, 0]) * logprob
+            for (row_map, _), logprob in zip(context.search_terms, logprobs, strict=True)
         )
+
+    def _search_logprobs(self, context: Context, token: int) -> tuple[float, ...]:
+        """A token's log-probability by each of a search's language models."""
+        return tuple(float(reads(context)[0, token]) for _, reads in context.search_terms)
 
 
 class _Table:

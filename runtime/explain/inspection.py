@@ -118,8 +118,8 @@ def inspecting(
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
             yield None
         elif search:
-            added = [choice.search_score for choice in choices]
-            search_score = SearchScheduler(engine, batch).value(len(tokens), added)
+            added = [choice.search_logprobs for choice in choices]
+            search_score = SearchScheduler(engine, batch).value(added)
     stages = dict(plan.reranks)
     rewards = [
         RewardModel(str(term), written(stages[address]), request.values[plan.columns[coefficient]])

@@ -76,6 +76,7 @@ class Choice:
         search_score: the token's score by the language models of a search, or None.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
+        search_logprobs: the token's log-probability by each language model of a search.
         numbers: per part, its numbers of the state: by their text, their values in this step.
     """
 
@@ -90,3 +91,4 @@ class Choice:
     search_score: float | None
     candidates: tuple[Candidate, ...]
     numbers: tuple[dict[str, float], ...] = ()
+    search_logprobs: tuple[float, ...] = ()

@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
+import torch
+
 from ...batch.batch import Batch
 from ...batch.pages import Pages, has_rows
 from ...batch.prompt_counts import count_prompts
@@ -148,9 +150,9 @@ class SearchScheduler(Scheduler):
         if pending.verified is not None:
             pending.verified.settle(self.batch, taken)
             self._engine.stats.tokens += sum(map(len, taken))
-        elif self.batch.search_score is not None:
+        elif self.batch.search_scores is not None:
             still = [slot for slot, each in enumerate(taken) if not each]
-            self.batch.search_score[still] = self.batch.state.score_before[still]
+            self.batch.search_scores[still] = self.batch.state.scores_before[still]
 
     def drop(self, request: Request) -> None:
         groups = [group for group, known in self._groups.items() if known is request]
@@ -179,13 +181,15 @@ class SearchScheduler(Scheduler):
             taken = progress.get(id(request), 0)
             self._owed[id(request)] = taken + 1 if isinstance(taken, int) else 1
 
-    def value(self, length: int, scores: Sequence[float | None]) -> float:
+    def value(self, logprobs: Sequence[Sequence[float]]) -> float:
         """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
 
-        The answer has ``length`` tokens; ``scores`` are what each added, by language models.
+        ``logprobs`` are those of each token of the answer, by a search's language models.
         """
-        if self.batch.search_score is not None:
-            self.batch.search_score[0] = sum(score or 0.0 for score in scores)
+        length = len(logprobs)
+        if self.batch.search_scores is not None and length:
+            totals = [math.fsum(own) for own in zip(*logprobs, strict=True)]
+            self.batch.search_scores[0] = torch.tensor(totals)
         value = float(self._values.of([length])[0])
         if math.isnan(value):
             raise self._values.nan()
@@ -213,7 +217,7 @@ class SearchScheduler(Scheduler):
         for group in self._groups:
             for slot, answer in zip(self._slots(group), group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values = self._values.of(lengths).tolist()
+        values, scores = self._values.of(lengths).tolist(), self._values.scores()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         for group in due:
             slots = self._slots(group)
@@ -221,7 +225,7 @@ class SearchScheduler(Scheduler):
             if any(math.isnan(value) for value in own):
                 group.best.fail(self._values.nan())
                 continue
-            chosen, rewritten = group.select(own)
+            chosen, rewritten = group.select(own, [scores[slot] for slot in slots])
             if not group.over:
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]

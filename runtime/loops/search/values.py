@@ -28,10 +28,13 @@ class Values:
         """``(slots,)`` the value of every text so far."""
         batch, r = self._batch, self._stage.r
         upload_changes([batch])
-        if batch.search_score is not None:
-            return batch.search_score[: batch.count]
         total = torch.zeros(batch.width, device=batch.device)
         used = slice(batch.width)
+        if batch.search_scores is not None:
+            numbers = [r.parts[number][0] for number in self._bound.search_language]
+            columns = [self._plan.columns[each] for each in numbers]
+            total += (batch.values[used][:, columns] * batch.search_scores[used]).sum(dim=1)
+            return total[: batch.count]
         for row_map in batch.row_maps:
             if row_map.term.address == self._address and row_map.live:
                 outputs = text_rewards(batch, row_map.term.lane, lengths)
@@ -41,6 +44,15 @@ class Values:
         if r.shift is not None:
             total += batch.values[used, self._plan.columns[r.shift]]
         return total[: batch.count]
+
+    def scores(self) -> list[list[float]]:
+        """Per slot, what its text's value is made of: its log-probability by each language model.
+
+        Empty without such models. A row that goes on from another text takes over that one's.
+        """
+        if self._batch.search_scores is None:
+            return [[] for _ in range(self._batch.count)]
+        return self._batch.search_scores[: self._batch.count].tolist()
 
     def nan(self) -> FormulaError:
         """The error of a value that is NaN."""
