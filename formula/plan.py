@@ -245,6 +245,12 @@ class Plan(Marked):
         problem = f"{scalar.what}, {scalar}, is not {limits} {where}"
         return self.error(problem, scalar.span, "keep it in bounds with min(…) and max(…)")
 
+    def reward_error(self, reward: Scalar, where: str) -> FormulaError:
+        """The error of a reward expression whose value is NaN or infinite; ``where``: of which."""
+        problem = f"{reward.what}, {reward}, is not a finite number {where}"
+        cure = "keep it in bounds: log(max(r, 0.001)), 1/max(r, 0.1)"
+        return self.error(problem, reward.span, cure)
+
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""
         match = re.search(rf"(?<![\w@\"']){name}(?!\w)", self.source)

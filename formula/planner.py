@@ -93,8 +93,8 @@ class _Planner:
         stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
         heads = self.collector.heads
-        judged = self.collector.reward_spans
-        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads, judged)
+        rewards = self.collector.reward_spans
+        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads, rewards)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
         dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]

@@ -115,7 +115,13 @@ class Scalar(Frozen):
         parts = largest_without(OF_TEXTS, self.expression) if self.terms else []
         return tuple(Scalar(part, f"{show(part)} in a reward", span=self.span) for part in parts)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether a reward expression is a sum of terms with coefficients."""
+        return all(linear_part(self, term) is not None for term in self.terms)
 
+
+LONGEST = 48  # characters of an expression in a table
 OF_TEXTS = TermNumber | AnswerLength  # what is another number for each text
 
 
@@ -173,6 +179,37 @@ def _value(
             if any(map(math.isnan, values)):
                 return 0.0 if op == "*" and 0 in values else math.nan
             return FUNCTIONS[op](*values)
+
+
+def linear_part(reward: Scalar, term: Any) -> tuple[Expression, ...] | None:
+    """What multiplies a term in a reward expression that is linear in it; else None."""
+    expression = reward.expression
+    summands = (
+        expression.arguments
+        if isinstance(expression, Apply) and expression.op == "+"
+        else (expression,)
+    )
+    of_term = [each for each in summands if TermNumber(term) in below(each)]
+    [first, *more] = of_term
+    product = first.arguments if isinstance(first, Apply) and first.op == "*" else (first,)
+    others = [each for each in product if each != TermNumber(term)]
+    if more or len(others) == len(product) or any(has(OF_TEXTS, each) for each in others):
+        return None
+    return tuple(others)
+
+
+def coefficient_in(reward: Scalar, term: Any) -> str:
+    """What multiplies a term in a reward expression; or the parts of it that the term is in."""
+    if (linear := linear_part(reward, term)) is not None:
+        return show(Apply("*", linear)) if linear[1:] else show(*linear) if linear else "1"
+    expression = reward.expression
+    summands = (
+        expression.arguments
+        if isinstance(expression, Apply) and expression.op == "+"
+        else (expression,)
+    )
+    text = added(show(each) for each in summands if TermNumber(term) in below(each))
+    return f"in {text}" if len(text) <= LONGEST else f"in {text[: LONGEST - 1]}…"
 
 
 def state_numbers(expression: Expression) -> list[StateNumber]:

@@ -134,11 +134,11 @@ class RewardCollector(Collector):
             yield self._split(sums[0], ONE, several)
             for core, values in several.items():
                 own = ONE if core is None else (yield self._value(core))
-                self._add(multiplied(product, own), multiplied(by, added(values)), parts)
+                self._include(multiplied(product, own), multiplied(by, added(values)), parts)
             return
         for each in sums:
             product = multiplied(product, self._symbol((yield self._inner(each))))
-        self._add(product, by, parts)
+        self._include(product, by, parts)
 
     def _inner(self, factor: Expression) -> Steps[Expression]:
         """A factor whose sums have their coefficients in front, in powers too."""
@@ -165,7 +165,7 @@ class RewardCollector(Collector):
                 return powered((yield self._value(base)), int(exponent))
         return self._symbol(expression)
 
-    def _add(self, product: Value, by: Value, parts: Parts) -> None:
+    def _include(self, product: Value, by: Value, parts: Parts) -> None:
         core = None if product.core is None else _sorted_product(product.core)
         value = multiplied(by, constant(product.factor))
         parts.setdefault(core, []).append(value)

@@ -21,7 +21,7 @@ from .conditions import CONDITIONS
 REWARDS = "docs/rewards.md#a-reward-is-an-expression"  # the answer that an error refers to
 WRITE = f"write a function of rewards: + - * / ** {' '.join(sorted(IN_A_STEP))} {ANSWER_LENGTH}"
 ALONE = "a reward expression"  # where no stage has it
-ONE_NUMBER, OF_TEXT, JUDGED = range(3)  # without what differs by text, with it, with a model
+ONE_NUMBER, OF_TEXT, WITH_MODEL = range(3)  # without what differs by text, with it, with a model
 
 
 class RewardChecker(Marked):
@@ -43,24 +43,24 @@ class RewardChecker(Marked):
         """Check a reward expression by itself."""
         unrolled(self.reward(node, ALONE, "a reward"))
 
-    def reward(self, node: Node, stage: str, whole: str = "") -> Steps[None]:
+    def reward(self, node: Node, stage: str, argument: str = "") -> Steps[None]:
         """Check the reward expression of a stage.
 
         Args:
             node: the expression.
             stage: the name, for errors; or ``ALONE``.
-            whole: of one that judges whole texts, the argument's name: no step is there for a
+            argument: of one that judges whole texts, the argument's name: no step is there for a
                 number of the state.
         """
-        if (yield self._number_in(node, stage)) < JUDGED:
+        if (yield self._number_in(node, stage)) < WITH_MODEL:
             what = "a number" if node != Name(ANSWER_LENGTH) else "no model"
             problem = f"{stage} takes a reward model, and {text(node)} is {what}"
             cure = f"write {stage}(reward, …) with a declared reward model"
             if stage == ALONE:
                 cure = "write declared reward models: 0.7*rm_help + 0.3*rm_safe"
             raise self.error(problem, node.span, cure)
-        if whole:
-            self.known_before(node, f"{whole} judges whole texts: a number in it")
+        if argument:
+            self.known_before(node, f"{argument} judges whole texts: a number in it")
 
     def _number_in(self, node: Node, stage: str) -> Steps[int]:
         if id(node) not in self._levels:
@@ -73,7 +73,7 @@ class RewardChecker(Marked):
             case Name(name) if name == ANSWER_LENGTH:
                 return OF_TEXT
             case Name() | Added() | Prompted():
-                return JUDGED if (yield self.is_scores(node)) else ONE_NUMBER
+                return WITH_MODEL if (yield self.is_scores(node)) else ONE_NUMBER
             case Unary("-" | "+", operand):
                 level: int = yield self._number_in(operand, stage)
                 return level
@@ -99,7 +99,7 @@ class RewardChecker(Marked):
     def _function(self, node: Call, name: str, stage: str) -> Steps[int]:
         if name == Align.name:
             yield self.is_scores(node)
-            return JUDGED
+            return WITH_MODEL
         if name in STATE or self._is_probe(node):
             yield self.is_scores(node)
             return ONE_NUMBER

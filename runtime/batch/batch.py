@@ -377,14 +377,14 @@ class Batch:
 
 def _row_maps(bound: Bound) -> list[RowMap]:
     """A row map per term, in the plan's order, per reward model of each stage, and of drafts."""
-    plan, columns = bound.plan, bound.plan.columns
+    plan = bound.plan
     row_maps = [
         RowMap(term, i, partial(needs_term, plan, term.term)) for i, term in enumerate(bound.terms)
     ]
     for address, stage, reward in reward_stages(plan):
-        weights = [columns[stage.w]] if isinstance(stage, Rerank) else []
-        for i, (coefficient, _) in enumerate(reward.parts):
-            needs = partial(needs_reward, [columns[coefficient], *weights])
+        w = stage.w if isinstance(stage, Rerank) else None
+        for i, each in enumerate(reward.terms):
+            needs = partial(needs_reward, plan, reward, each, w)
             row_maps.append(RowMap(bound.rewards[address][i], i, needs))
     for i, term in enumerate(bound.draft_terms):
         row_maps.append(RowMap(term, i, partial(needs_to_draft, bound, i), only_draft=True))

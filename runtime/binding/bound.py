@@ -164,7 +164,7 @@ class Bound:
         return terms
 
 
-def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Any]]:
+def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Scalar]]:
     """Every stage with a reward expression, and that: those that rerank, then the search."""
     search = [(*plan.search, plan.search[1].r)] if plan.search else []
     return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]

@@ -73,7 +73,8 @@ class Choice:
         changed: whether the base alone would have chosen another.
         by_noise: whether it was drawn though another had a better score.
         conditions: of ``where``, those that the step evaluated.
-        search_score: the token's score by the language models of a search, or None.
+        search_score: what the language models of a search add to its reward for the token; None
+            without any, and where one is in a function.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
         search_logprobs: the token's log-probability by each language model of a search.

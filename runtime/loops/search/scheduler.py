@@ -181,19 +181,23 @@ class SearchScheduler(Scheduler):
             taken = progress.get(id(request), 0)
             self._owed[id(request)] = taken + 1 if isinstance(taken, int) else 1
 
-    def value(self, logprobs: Sequence[Sequence[float]]) -> float:
-        """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
+    def value(self, logprobs: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+        """The value of one text that a batch of one slot has read, and what each model says of it.
 
         ``logprobs`` are those of each token of the answer, by a search's language models.
+
+        Raises:
+            FormulaError: it is no finite number.
         """
         length = len(logprobs)
         if self.batch.search_scores is not None and length:
             totals = [math.fsum(own) for own in zip(*logprobs, strict=True)]
             self.batch.search_scores[0] = torch.tensor(totals)
         value = float(self._values.of([length])[0])
-        if math.isnan(value):
-            raise self._values.nan()
-        return value
+        if not math.isfinite(value):
+            raise self._values.error(0, self.batch.requests[0].index)
+        said: list[float] = self._values.terms[0].tolist()
+        return value, said
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
@@ -222,8 +226,8 @@ class SearchScheduler(Scheduler):
         for group in due:
             slots = self._slots(group)
             own = [values[slot] for slot in slots]
-            if any(math.isnan(value) for value in own):
-                group.best.fail(self._values.nan())
+            if wrong := [slot for slot in slots if not math.isfinite(values[slot])]:
+                group.best.fail(self._values.error(wrong[0], group.best.request.index))
                 continue
             chosen, rewritten = group.select(own, [scores[slot] for slot in slots])
             if not group.over:
