@@ -20,7 +20,7 @@ from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...requests.request import Request
 from ...scores.noise import gumbel_on_host
-from .group import Move, Rows
+from .group import Move, Rows, Scores
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Candidates:
         self.due = not any(self.rooms)
         return [min(room, 1) for room in rooms]
 
-    def select(self, values: Sequence[float]) -> Move:
+    def select(self, values: Sequence[float], scores: Scores) -> Move:
         """Every row goes on with the token that is chosen, and as another candidate after it."""
         at = len(self.best.tokens)
         first = {answer.tokens[at]: row for row, answer in reversed([*enumerate(self.answers)])}
@@ -109,7 +109,7 @@ class Candidates:
         read = len(self.best.tokens)
         self.answers = [self.best.copied(answer.request) for answer in self.answers]
         rewrites = [
-            Rewrite(self.best.tokens, read, ranked(rank, read), 0.0)
+            Rewrite(self.best.tokens, read, ranked(rank, read), scores[row])
             for rank in range(len(self.answers))
         ]
         return [row] * len(rewrites), rewrites
