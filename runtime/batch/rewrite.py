@@ -82,6 +82,23 @@ def rewrite(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     for slot, (answer, _, key, score) in rewrites.items():
         batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, score))
     batch.changed()
+    _rewrite_texts(batch, rewrites)
+
+
+def take_back(batch: SlotRows, answers: Mapping[int, Sequence[int]]) -> None:
+    """Have slots end in these answers, without what they have drawn after them.
+
+    Of that, stages may still see the tokens: such a slot is rewritten before it goes on.
+    """
+    if answers:
+        for slot, answer in answers.items():
+            batch.state.take_back(slot, len(answer))
+        batch.changed()
+        nothing = (0, 0), 0.0
+        _rewrite_texts(batch, {i: Rewrite(each, len(each), *nothing) for i, each in answers.items()})
+
+
+def _rewrite_texts(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}
         for row, (number, slot) in enumerate(owned):

@@ -1,10 +1,11 @@
 """Search over full continuations: several slots per request, valued and copied as a group needs.
 
-`best_of(r, n)` is one block of n samples; `blockwise(r, beams, samples, length)` goes on from the
-best beams (controlled decoding, Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024);
-`reject(r, …)` goes on from the first segment that is accepted (CARDS, Li et al. 2024). The prompt
+`best_of(r, n)` draws n samples, and may drop the worse on the way (speculative rejection, Sun et
+al. 2024); `blockwise(r, beams, samples, length)` goes on from the best beams (controlled decoding,
+Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024); `reject(r, …)` goes on from the first
+segment that is accepted (CARDS, Li et al. 2024); `particles(r, n)` resamples by weight. The prompt
 is read once, every token is read once, and a row that is left is overwritten by a copy of one that
-is kept, or goes back to where its segment began.
+is kept, or goes back to where its segment began. Rows that are dropped free their slots.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Container, Mapping, Sequence
 from ...batch.batch import Batch
 from ...batch.pages import Pages, has_rows
 from ...batch.prompt_counts import count_prompts
-from ...batch.rewrite import Rewrite, copy_slots, rewrite
+from ...batch.rewrite import Rewrite, copy_slots, rewrite, take_back
 from ...engine.engine import Engine
 from ...engine.launch import ScheduledBatch
 from ...engine.pending import PendingStep
@@ -136,21 +137,38 @@ class SearchScheduler(Scheduler):
         tokens, errors, _, unsure, observed = pending.collected(self._engine.errors)
         self._speculation.record(tokens, observed)
         taken: list[Sequence[int]] = [()] * len(tokens)
+        standing: dict[int, Answer] = {}
         for group in self._groups:
             slots = self._slots(group)
-            error = next((errors[slot] for slot in errors if slot in slots), None)
+            drawing = [slot for slot, room in zip(slots, group.rooms, strict=True) if room]
+            error = next((errors[slot] for slot in errors if slot in drawing), None)
             if error is not None:
                 group.best.fail(error)
             elif group.best.error is None:
                 rows = [tokens[slot] for slot in slots], [unsure[slot] for slot in slots]
-                for slot, count in zip(slots, group.take(*rows), strict=True):
+                counts = zip(slots, group.take(*rows), group.answers, strict=True)
+                for slot, count, answer in counts:
                     taken[slot] = tokens[slot][:count]
+                    if not count:
+                        standing[slot] = answer
         if pending.verified is not None:
             pending.verified.settle(self.batch, taken)
             self._engine.stats.tokens += sum(map(len, taken))
         elif self.batch.search_score is not None:
             still = [slot for slot, each in enumerate(taken) if not each]
             self.batch.search_score[still] = self.batch.state.score_before[still]
+        if pending.verified is None and standing:
+            self._take_back(standing)
+
+    def _take_back(self, standing: Mapping[int, Answer]) -> None:
+        """Where a row that stands still has drawn as much as there is room for, undo that."""
+        steps = self.batch.state.noise()[1]
+        full = {
+            slot: answer.tokens
+            for slot, answer in standing.items()
+            if steps[slot] >= answer.request.max_new_tokens
+        }
+        take_back(self.batch, full)
 
     def drop(self, request: Request) -> None:
         groups = [group for group, known in self._groups.items() if known is request]
@@ -215,19 +233,25 @@ class SearchScheduler(Scheduler):
                 lengths[slot] = len(answer.tokens)
         values = self._values.of(lengths).tolist()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
+        dropped: list[Request] = []
         for group in due:
             slots = self._slots(group)
             own = [values[slot] for slot in slots]
             if any(math.isnan(value) for value in own):
                 group.best.fail(self._values.nan())
                 continue
+            rows = [answer.request for answer in group.answers]
             chosen, rewritten = group.select(own)
-            if not group.over:
+            if not group.over and group.best.error is None:
+                staying = {id(answer.request) for answer in group.answers}
+                dropped += [request for request in rows if id(request) not in staying]
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
                 rewrites |= dict(zip(slots, rewritten, strict=False))
         copy_slots(batch, sources)
         rewrite(batch, rewrites)
+        slots_of = {id(request): slot for slot, request in enumerate(batch.requests)}
+        batch.finish([slots_of[id(request)] for request in dropped])
 
     def _slots(self, group: Group) -> list[int]:
         """Where a group's answers are; slots change when others leave."""
