@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from ...batch.batch import Batch
 from ...batch.pages import Pages, has_rows
@@ -74,10 +74,10 @@ class SearchScheduler(Scheduler):
         read = self.batch.read(most)
         if self.batch.arriving is None:
             now = time.perf_counter()
-            for group in self._joining:
+            for group, slots in self._slots(self._joining).items():
                 for answer in (*group.answers, group.best):
                     answer.started = now
-                for slot, answer in zip(self._slots(group), group.answers, strict=True):
+                for slot, answer in zip(slots, group.answers, strict=True):
                     cached = count_prompts(self.batch, slot, self._engine.stats)
                     if answer is group.answers[0]:
                         group.best.cached_tokens = cached
@@ -90,7 +90,8 @@ class SearchScheduler(Scheduler):
         return read
 
     def _with_slots(self, pools: Container[int]) -> Sequence[Request]:
-        firsts = {self._slots(group)[0]: request for group, request in self._groups.items()}
+        slots = self._slots(self._groups)
+        firsts = {slots[group][0]: request for group, request in self._groups.items()}
         return [each for slot, each in firsts.items() if has_rows(self.batch, slot, pools)]
 
     def _abandon(self) -> None:
@@ -113,10 +114,9 @@ class SearchScheduler(Scheduler):
     def _in_slots(self) -> tuple[list[Answer], list[int]]:
         answers: list[Answer] = [None] * self.batch.count  # type: ignore[list-item]
         rooms = [0] * self.batch.count
-        for group in self._groups:
+        for group, slots in self._slots(self._groups).items():
             own = group.rooms if group.best.error is None else [0] * len(group.answers)
-            rows = zip(self._slots(group), group.answers, own, strict=True)
-            for slot, answer, room in rows:
+            for slot, answer, room in zip(slots, group.answers, own, strict=True):
                 answers[slot], rooms[slot] = answer, room
         return answers, rooms
 
@@ -138,8 +138,7 @@ class SearchScheduler(Scheduler):
         self._speculation.record(tokens, observed)
         taken: list[Sequence[int]] = [()] * len(tokens)
         standing: dict[int, Answer] = {}
-        for group in self._groups:
-            slots = self._slots(group)
+        for group, slots in self._slots(self._groups).items():
             drawing = [slot for slot, room in zip(slots, group.rooms, strict=True) if room]
             error = next((errors[slot] for slot in errors if slot in drawing), None)
             if error is not None:
@@ -211,7 +210,7 @@ class SearchScheduler(Scheduler):
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
-        slots = [slot for group in groups for slot in self._slots(group)]
+        slots = [slot for own in self._slots(groups).values() for slot in own]
         for group in groups:
             request = group.best.request = self._groups.pop(group)
             request.states.clear()
@@ -228,32 +227,33 @@ class SearchScheduler(Scheduler):
             return
         batch = self.batch
         lengths = [0] * batch.count
-        for group in self._groups:
-            for slot, answer in zip(self._slots(group), group.answers, strict=True):
+        slots_of = self._slots(self._groups)
+        for group, slots in slots_of.items():
+            for slot, answer in zip(slots, group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
         values = self._values.of(lengths).tolist()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
-        dropped: list[Request] = []
+        dropped: list[int] = []
         for group in due:
-            slots = self._slots(group)
+            slots = slots_of[group]
             own = [values[slot] for slot in slots]
             if any(math.isnan(value) for value in own):
                 group.best.fail(self._values.nan())
                 continue
-            rows = [answer.request for answer in group.answers]
             chosen, rewritten = group.select(own)
             if not group.over and group.best.error is None:
                 staying = {id(answer.request) for answer in group.answers}
-                dropped += [request for request in rows if id(request) not in staying]
+                dropped += [slot for slot in slots if id(batch.requests[slot]) not in staying]
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
                 rewrites |= dict(zip(slots, rewritten, strict=False))
         copy_slots(batch, sources)
         rewrite(batch, rewrites)
-        slots_of = {id(request): slot for slot, request in enumerate(batch.requests)}
-        batch.finish([slots_of[id(request)] for request in dropped])
+        batch.finish(dropped)
 
-    def _slots(self, group: Group) -> list[int]:
-        """Where a group's answers are; slots change when others leave."""
+    def _slots(self, groups: Iterable[Group]) -> dict[Group, list[int]]:
+        """Where the answers of groups are; slots change when others leave."""
         where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
-        return [where[id(answer.request)] for answer in group.answers]
+        return {
+            group: [where[id(answer.request)] for answer in group.answers] for group in groups
+        }
