@@ -157,7 +157,7 @@ def _call(name: str) -> Callable[..., Expression]:
             for i, value in enumerate(values)
         ]
         for key, value in named.items():
-            names = key in ("norm", "keep", "reward")
+            names = key in ("norm", "keep", "reward", "r", "pick")
             arguments.append(tree.Argument(_node(value, names), name=tree.Name(key)))
         return Expression(tree.Call(tree.Name(name), tuple(arguments)))
 

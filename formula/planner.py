@@ -174,10 +174,14 @@ class _Planner:
                     values[key] = yield self._condition(node)
                 case "number" if node:
                     values[key] = yield self._number(node, what, limits)
-                case "number":
+                case "number" if item.metadata.get("unless") in matched.single:
+                    values[key] = None
+                case "number" if item.default is not None:
                     values[key] = Scalar(Constant(Fraction(str(item.default))), what, limits)
                 case "choice" if isinstance(node, Name):
                     values[key] = node.name
+                case "string" if isinstance(node, Text):
+                    values[key] = node
                 case "pair" if isinstance(node, Tuple):
                     low, high = node.items
                     values[key] = (yield self._number(low, what)), (yield self._number(high, what))

@@ -82,9 +82,7 @@ def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
     for key, item in type(node).arguments().items():
         value, kind = getattr(node, key), item.metadata["kind"]
         match kind:
-            case "number" if value is None:
-                pass
-            case "number":
+            case "number" if value is not None:
                 named = isinstance(node, Stage) or node.own is not None
                 parts.append(f"{key}={value}" if named else str(value))
             case "reward" if not rewards:
@@ -103,6 +101,8 @@ def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
                 parts.append(f"{key}=({value[0]}, {value[1]})")
             case "label" if value is not None:
                 parts.append(f"{key}={write_string(value) if isinstance(value, str) else value}")
+            case "string" if value is not None:
+                parts.append(f"{key}={write_string(value.value)}")
             case "choice" if value != item.default:
                 parts.append(f"{key}={value}")
     return ", ".join(parts)

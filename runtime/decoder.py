@@ -83,6 +83,7 @@ class Decoder:
         draft: str | None = None,
         draft_length: int | str = ADAPTIVE,
         sample_components: bool = False,
+        return_particles: bool = False,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -117,6 +118,8 @@ class Decoder:
             sample_components: for a formula that is one ``mix``, at temperature 1, which it is then
                 if left out: each row and step draws one component by its weight, and only what
                 that needs is run. The same distribution, other tokens than without.
+            return_particles: give with each completion all ``particles`` of its request, for a
+                formula that ends in ``particles``.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -132,9 +135,9 @@ class Decoder:
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
-            sample_components=sample_components, stop_strings=stop_strings,
-            eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
-            batch_size=batch_size, progress=progress, **others,
+            sample_components=sample_components, return_particles=return_particles,
+            stop_strings=stop_strings, eos_token_id=eos_token_id, draft=draft,
+            draft_length=draft_length, batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip
         return [completion for _, completion in sorted(completed, key=lambda pair: pair[0])]
 

@@ -71,6 +71,9 @@ class Row:
                 record["logprob"] = round(sum(completion.logprobs), 3)
             if run.generate.logprobs:
                 record["logprobs"] = [round(value, 6) for value in completion.logprobs]
+        if completion.log_weight is not None and completion.log_normalizer is not None:
+            record["log_weight"] = round(completion.log_weight, 6)
+            record["log_normalizer"] = round(completion.log_normalizer, 6)
         if completion.top_logprobs is not None:
             record["top_logprobs"] = [
                 [[token, round(value, 6)] for token, value in best.items()]

@@ -341,6 +341,10 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker, 
                     raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")
                 for bound in node.items:
                     yield self.scalar(bound, what)
+            case "string":
+                if not (isinstance(node, Text) and node.value):
+                    cure = f'write {key}="\\n\\n"'
+                    raise self.error(f"{what} is a text in quotes", node.span, cure)
             case "label":
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):

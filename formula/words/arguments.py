@@ -70,7 +70,7 @@ def usage(cls: type[Signature]) -> str:
                 parts.append("x, y, …")
             case "weighted":
                 parts.append("0.5: x, 0.5: y")
-            case "number" if key not in required:
+            case "number" if key not in required and item.default is not None:
                 parts.append(f"{key}={item.default:g}")
             case _ if key in required:
                 parts.append(key)

@@ -114,13 +114,21 @@ def _argument(kind: str, default: Any = MISSING, **more: Any) -> Any:
     return field(default=default, metadata={"kind": kind, **more})
 
 
-def number(default: float | None = None, static: bool = False, **limits: Any) -> Any:
+def number(
+    default: float | None = None, static: bool = False, unless: str = "", **limits: Any
+) -> Any:
     """A field that holds a number within ``Limits(**limits)``: a ``Scalar`` once planned.
 
-    One that is ``static`` is needed before a step: no number of the state may be in it.
+    One that is ``static`` is needed before a step: no number of the state may be in it. ``unless``
+    names an argument: where that is written and this is not, this is None.
     """
     own = MISSING if default is None else default
-    return _argument("number", own, limits=Limits(**limits), static=static)
+    return _argument("number", own, limits=Limits(**limits), static=static, unless=unless)
+
+
+def optional_number(**limits: Any) -> Any:
+    """A field that holds a number as ``number`` does, or None where none is written."""
+    return _argument("number", None, limits=Limits(**limits))
 
 
 def choice(*options: str) -> Any:
@@ -136,6 +144,7 @@ weighted = partial(_argument, "weighted")  # all weighted arguments ``w: x``: nu
 condition = partial(_argument, "condition")  # a condition on the state
 reward = partial(_argument, "reward")  # an expression over reward models
 pair = partial(_argument, "pair", None)  # two numbers ``(lo, hi)``, or None
+string = partial(_argument, "string", None)  # a text in quotes (``grammar.Text``), or None
 label = partial(_argument, "label", None)  # a class of a classifier, by index or by name, or None
 derived = partial(_argument, "derived", None)  # from the planner; a formula cannot write it
 

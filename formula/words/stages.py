@@ -8,7 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .signature import Shift, Signature, choice, label, number, pair, reward
+from .signature import (
+    Shift,
+    Signature,
+    choice,
+    label,
+    number,
+    optional_number,
+    pair,
+    reward,
+    string,
+)
 
 STAGES: dict[str, type[Stage]] = {}
 
@@ -117,9 +127,23 @@ class Lookahead(Search):
 
 @dataclass(frozen=True)
 class BestOf(Search, name="best_of"):
-    """Draws n completions and answers with the best by r."""
+    """Draws n completions and answers with the best by r, or with one drawn by exp(beta*r)."""
 
     n: Any = number(low=1, high=4096, integer=True)
+    beta: Any = optional_number(low=0)
+    keep: Any = number(1, low=0, high=1, above=True)
+    every: Any = number(64, low=1, integer=True)
+
+
+@dataclass(frozen=True)
+class Particles(Search, name="particles"):
+    """Draws n completions by sequential Monte Carlo towards the formula times exp(r)."""
+
+    n: Any = number(low=1, high=4096, integer=True)
+    length: Any = number(16, low=1, integer=True, unless="until")
+    ess: Any = number(0.5, low=0, high=1)
+    until: Any = string()
+    pick: str = choice("weight", "best")
 
 
 @dataclass(frozen=True)
@@ -128,7 +152,8 @@ class Blockwise(Search, name="blockwise"):
 
     beams: Any = number(1, low=1, high=4096, integer=True)
     samples: Any = number(4, low=1, high=4096, integer=True)
-    length: Any = number(32, low=1, integer=True)
+    length: Any = number(32, low=1, integer=True, unless="until")
+    until: Any = string()
 
 
 @dataclass(frozen=True)
@@ -136,10 +161,11 @@ class Reject(Search, name="reject"):
     """Draws segments, each up to where the scores are unsure, until r accepts one (CARDS)."""
 
     target: Any = number(8.5)
-    entropy: Any = number(3, low=0)
+    entropy: Any = number(3, low=0, unless="until")
     beta: Any = number(0.7, low=0)
     alpha: Any = number(0.5, low=0, high=1)
     shortest: Any = number(4, low=1, integer=True)
-    longest: Any = number(64, low=1, integer=True)
+    longest: Any = number(64, low=1, integer=True, unless="until")
     retries: Any = number(20, low=0, high=4096, integer=True)
     samples: Any = number(1, low=1, high=4096, integer=True)
+    until: Any = string()

@@ -83,8 +83,9 @@ def check_it_fits(batch: Batch, request: Request, rows: int = 1) -> None:
         if row_map.needs(request):
             number, prompt = row_map.term.lane, row_map.prompt(request)
             lane, tokens = batch.bound.lanes[number], len(prompt) + request.max_new_tokens
-            shared = lane.shared_pages(len(prompt))
-            pages = shared + rows * (lane.pages_of(tokens + widest(plan, request)) - shared)
+            shared, more = lane.shared_pages(len(prompt)), widest(plan, request)
+            more = max(more, int(plan.search is not None))  # an ended row draws once more
+            pages = shared + rows * (lane.pages_of(tokens + more) - shared)
             needed[number] = needed.get(number, 0) + pages
     for number, pages in needed.items():
         if pages > (all_pages := batch.bound.lanes[number].all_pages):

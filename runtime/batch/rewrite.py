@@ -82,6 +82,23 @@ def rewrite(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     for slot, (answer, _, key, scores) in rewrites.items():
         batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, scores))
     batch.changed()
+    _rewrite_texts(batch, rewrites)
+
+
+def take_back(batch: SlotRows, answers: Mapping[int, Sequence[int]]) -> None:
+    """Have slots end in these answers, without what they have drawn after them.
+
+    Of that, stages may still see the tokens: such a slot is rewritten before it goes on.
+    """
+    if answers:
+        for slot, answer in answers.items():
+            batch.state.take_back(slot, len(answer))
+        batch.changed()
+        as_drawn = {i: Rewrite(each, len(each), (0, 0), ()) for i, each in answers.items()}
+        _rewrite_texts(batch, as_drawn)
+
+
+def _rewrite_texts(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}
         for row, (number, slot) in enumerate(owned):

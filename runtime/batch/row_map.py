@@ -97,7 +97,7 @@ def ahead(plan: Plan, request: Request) -> int:
     """Cache positions that a step of a request takes behind its text, at most."""
     candidates = widest(plan, request) + plan.tokens_ahead(request.values)
     if request.draft is None:
-        return candidates
+        return max(candidates, int(plan.search is not None))  # of a row that has ended, a draw more
     longest = request.draft.longest
     return 1 + longest + (1 + longest) * candidates
 

@@ -121,6 +121,10 @@ class SlotState:
         self._keys[slot], self._origins[slot] = key, start
         self._first[slot] = self.taken - drawn
 
+    def take_back(self, slot: int, drawn: int) -> None:
+        """Let a slot have drawn so many tokens, and none after them."""
+        self._first[slot] = self.taken - drawn
+
     def propose(self, counts: Sequence[int]) -> None:
         """Say how many tokens are drafted in each slot; the device has it with the next changes."""
         self.mirror.host.proposed.zero_()

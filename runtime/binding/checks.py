@@ -70,6 +70,7 @@ class CheckedModels:
             tokenizer = self.descriptions[name].tokenizer
             self.marked(name, partial(check_template, name, model.spec, tokenizer))
         self.size, notes = self._vocabulary()
+        self._check_until()
         self.notes = [*notes, *self._unpacked(), *self._merged()]
         self._check_candidates(self.size)
 
@@ -256,6 +257,15 @@ class CheckedModels:
             notes.append(f"no text ends at {open_ends}, which it cannot read")
             _log.warning("align(%s): %s", name, notes[-1])
         return [*cut, *(f"align({name}): {note}" for note in notes)]
+
+    def _check_until(self) -> None:
+        """Refuse a search whose segments end with a text where the models have no text."""
+        _, stage = self.plan.search or (None, None)
+        until = getattr(stage, "until", None)
+        if until is not None and self.shared is None:
+            problem = f"until of {stage.name} is a text, and no model here has a tokenizer"
+            cure = "give tokenizer: … with the model, or write length=16"
+            raise self.plan.error(problem, until.span, cure)
 
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:

@@ -170,7 +170,7 @@ class Step:
         head = scores(context)[:, : context.vocabulary]
         if context.unreadable is not None:
             head = head.masked_fill(context.unreadable, -torch.inf)
-        if isinstance(self._search, Reject):
+        if isinstance(self._search, Reject) and self._search.entropy is not None:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:

@@ -21,6 +21,8 @@ class Answer:
             ``"error"`` with its ``error``.
         cached_tokens: of its ``prompt_tokens``, how many were in the prefix cache when it was let
             in.
+        log_weight, log_normalizer: as in a completion.
+        particles: all of them, where the formula draws particles; each an answer that has ended.
     """
 
     request: Request
@@ -33,6 +35,9 @@ class Answer:
     finish_reason: str | None = None
     error: Exception | None = None
     cached_tokens: int = 0
+    log_weight: float | None = None
+    log_normalizer: float | None = None
+    particles: Sequence[Answer] = ()
     _read: Sequence[int] = ()
 
     @property
@@ -44,6 +49,13 @@ class Answer:
     def prompt_tokens(self) -> int:
         """Tokens of the longest prompt among the formula's terms, that of ``longest_term``."""
         return len(self.request.prompts[self.request.longest_term])
+
+    @property
+    def found_in_text(self) -> int:
+        """How often the text that segments of a search end with has come."""
+        assert self.content is not None
+        self.content.read(self.tokens)
+        return self.content.found
 
     def extend(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> None:
         """Append tokens, each with its log-probabilities if there are any, up to the last."""
@@ -122,7 +134,11 @@ class Answer:
             dict(request.params), now - self.started, request.prompt,
             self.logprobs if request.logprobs else None,
             self.top_logprobs if request.top_logprobs else None,
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.cached_tokens, log_weight=self.log_weight,
+            log_normalizer=self.log_normalizer,
+            particles=[each.completion(now) for each in self.particles]
+            if request.return_particles
+            else None,
         )  # fmt: skip
 
     def _read_text(self) -> None:
@@ -138,9 +154,10 @@ class Answer:
         return any(read >= room for read, (_, room) in zip(self._read, rooms, strict=True))
 
 
-def answer_to(request: Request, bound: Bound, started: float) -> Answer:
-    """The answer to a request, without a token."""
+def answer_to(request: Request, bound: Bound, started: float, until: str = "") -> Answer:
+    """The answer to a request, without a token; its text says how often ``until`` has come."""
     detokenizer, term = bound.detokenizer, bound.text_term
     if detokenizer is None:
         return Answer(request, None, started)
-    return Answer(request, AnswerText(detokenizer, request.prompts[term], request.stops), started)
+    text = AnswerText(detokenizer, request.prompts[term], request.stops, until)
+    return Answer(request, text, started)

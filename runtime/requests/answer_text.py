@@ -20,10 +20,14 @@ class AnswerText:
         prompt: ids that the answer continues.
         stops: strings that end it. One that has the name of a special token in it is looked for in
             the text with the names of special tokens, the others in the text.
+        until: a string that is counted in the text; or none.
+
+    Attributes:
+        found: how often that has come, from left to right and without overlaps.
     """
 
     def __init__(
-        self, detokenizer: Detokenizer, prompt: Sequence[int], stops: Sequence[str]
+        self, detokenizer: Detokenizer, prompt: Sequence[int], stops: Sequence[str], until: str = ""
     ) -> None:
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(prompt)
@@ -40,6 +44,7 @@ class AnswerText:
         self._length = 0  # of all pieces
         self._cut: int | None = None  # where a stop string begins
         self._ended = False
+        self.found, self._until, self._rest = 0, until, ""  # of the text, where it may have begun
 
     def read(self, tokens: Sequence[int]) -> bool:
         """Read the tokens that are new among all tokens so far.
@@ -98,6 +103,10 @@ class AnswerText:
         if piece:
             self._new.append(piece)
             self._length += len(piece)
+            if self._until:
+                *before, rest = (self._rest + piece).split(self._until)
+                self.found += len(before)
+                self._rest = rest[max(0, len(rest) - len(self._until) + 1) :]
             for stops in (self._stops, self._named_stops):
                 if stops is not None:
                     self._cut_at(stops.add(piece))

@@ -18,6 +18,7 @@ from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
+from .by_particles import check_particles
 from .hints import refuse
 from .per_row import (
     Row,
@@ -72,6 +73,7 @@ class RequestBuilder:
         logprobs_mode: str = RAW,
         draft: DraftOptions | None = None,
         sample_components: bool = False,
+        return_particles: bool = False,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -103,6 +105,8 @@ class RequestBuilder:
         others_asked = logprobs, draft is not None
         if check_sample_components(self._bound, sample_components, temperatures, *others_asked):
             settings["sample_components"] = True
+        check_particles(self._bound, return_particles, temperatures)
+        settings["return_particles"] = return_particles
         requests: list[Request] = []
         for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
             settings["temperature"] = heat
@@ -141,6 +145,7 @@ class RequestBuilder:
         logprobs_mode: str = RAW,
         draft: DraftOptions | None = None,
         sample_components: bool = False,
+        return_particles: bool = False,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -168,7 +173,7 @@ class RequestBuilder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
             [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
-            sample_components,
+            sample_components, return_particles,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 

@@ -12,8 +12,8 @@ from ...grammar import did_you_mean
 OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
-    "logprobs_mode", "draft", "draft_length", "sample_components", "batch_size",
-    "progress",
+    "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
+    "batch_size", "progress",
 )  # fmt: skip
 STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
 _SAME = {  # by our name, theirs

@@ -58,6 +58,7 @@ class Request:
         draft_prompts: per term that only drafts have, the ids that it reads.
         sample_components: whether each step draws one component of the final mixture, and the token
             from that alone.
+        return_particles: whether the completion has all particles of the search.
         states: what the formula's processors keep for its texts (``RowStates``); shared by its
             rows in a search.
     """
@@ -80,6 +81,7 @@ class Request:
     draft: DraftOptions | None = None
     draft_prompts: Sequence[Sequence[int]] = ()
     sample_components: bool = False
+    return_particles: bool = False
     states: dict[StageAddress, dict[int, Any]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -127,6 +129,10 @@ class Completion:
             that token alone: 0. None unless requested.
         top_logprobs: for each token the most likely ones, the best first: ids and their
             log-probabilities; fewer where the formula excludes the others. None unless requested.
+        log_weight: of a particle, the logarithm of its weight; None where none are drawn.
+        log_normalizer: the logarithm of the mean of all particles' weights, whose exponential is an
+            unbiased estimate of the sum of ``q(y)*exp(r(y))`` over all answers y.
+        particles: all of them, in the order of their rows. None unless requested.
     """
 
     text: str | None
@@ -138,6 +144,9 @@ class Completion:
     cached_tokens: int = field(default=0, repr=False, kw_only=True)
     logprobs: list[float] | None = field(default=None, repr=False)
     top_logprobs: list[dict[int, float]] | None = field(default=None, repr=False)
+    log_weight: float | None = field(default=None, repr=False, kw_only=True)
+    log_normalizer: float | None = field(default=None, repr=False, kw_only=True)
+    particles: list[Completion] | None = field(default=None, repr=False, kw_only=True)
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, where: str, tokenizer: Any = None) -> None:

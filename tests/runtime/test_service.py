@@ -23,6 +23,8 @@ FORMULAS = [
     "where(entropy(base) > 4, base + a*arm, base) | repetition_penalty(1.2)",
     "(base | rerank(rm, k=3, norm=prefix)) + a*arm",
     "base | best_of(rm, n=3)",
+    "base | best_of(rm, n=3, keep=0.5, every=2)",
+    'base | particles(3*rm, n=3, until="e")',
     "base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
     "base[a*lora4 + (1-a)*lora8] + 0.3*base@none",

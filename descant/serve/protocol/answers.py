@@ -80,6 +80,9 @@ class CompletionFormat:
             "logprobs": self._token_logprobs(update) if self._logprobs else None,
             "finish_reason": "stop" if reason == "eos" else reason,
         }
+        if update.log_weight is not None:
+            choice["log_weight"] = update.log_weight
+            choice["log_normalizer"] = update.log_normalizer
         return {**choice, "token_ids": update.token_ids} if self._ids else choice
 
     def _text(self, text: str, streamed: bool) -> dict[str, Any]:

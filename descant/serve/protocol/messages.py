@@ -177,6 +177,7 @@ class RowUpdate:
         error: with the finish reason ``error``.
         cached_tokens: with the last update of one row of each prompt, how many of the prompt's
             tokens were in the prefix cache.
+        log_weight, log_normalizer: as in a completion, with the last update of a row.
     """
 
     row: int
@@ -189,6 +190,8 @@ class RowUpdate:
     finish_reason: str | None = None
     error: Exception | None = None
     cached_tokens: int = 0
+    log_weight: float | None = None
+    log_normalizer: float | None = None
 
 
 @dataclass

@@ -56,7 +56,8 @@ class PendingRow:
         cached = answer.cached_tokens if reason and self.counts_prompt else 0
         return RowUpdate(
             self.number, text, ids, logprobs, tokens, token_bytes, best, reason,
-            cached_tokens=cached,
+            cached_tokens=cached, log_weight=answer.log_weight,
+            log_normalizer=answer.log_normalizer,
         )  # fmt: skip
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:

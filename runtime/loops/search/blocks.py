@@ -1,4 +1,4 @@
-"""The best of several answers, and the best beams, block by block.
+"""The best beams, block by block.
 
 Block-level controlled decoding (Mudgal et al. 2024), weak-to-strong search (Zhou et al. 2024).
 """
@@ -7,50 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...requests.answer import Answer
 from .group import Move, Rows, Scores
+from .segment_rows import SegmentRows
 
 
 class Blocks:
-    """The best of several answers, or of several beams block by block."""
+    """Answers of several beams, which go on from the best of them block by block.
 
-    def __init__(self, answers: list[Answer], beams: int, length: int) -> None:
-        self.answers, self.beams, self.length = answers, beams, length
-        self.best = answers[0]
-        self.end, self.due = length, False  # of the block, in tokens of an answer
+    Args:
+        rows: the answers; a block is a segment of each.
+        beams: that are kept.
+    """
+
+    def __init__(self, rows: SegmentRows, beams: int) -> None:
+        self._rows, self._beams = rows, beams
+        self.answers, self.best = rows.answers, rows.answers[0]
+        self.due, self._round = False, 0
 
     @property
     def over(self) -> bool:
-        return all(answer.finish_reason for answer in self.answers)
+        return self._rows.over
 
     @property
     def rooms(self) -> list[int]:
-        return [
-            0
-            if each.finish_reason
-            else min(self.end, each.request.max_new_tokens) - len(each.tokens)
-            for each in self.answers
-        ]
+        return self._rows.rooms
 
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = []
-        for answer, drawn, room in zip(self.answers, tokens, self.rooms, strict=True):
-            before = len(answer.tokens)
-            answer.extend(drawn[:room])
-            taken.append(len(answer.tokens) - before)
-        self.due = not any(self.rooms)
+        taken = self._rows.take(tokens, unsure)
+        self.due = all(self._rows.ended)
         return taken
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The best beams, repeated; a text that was drawn twice counts once."""
-        self.due, self.end = False, self.end + self.length
+        self.due, self._round = False, self._round + 1
         order = sorted(range(len(values)), key=lambda i: -values[i])
         self.best = self.answers[order[0]]
         if self.over:
             return (), ()
         texts = {tuple(self.answers[i].tokens): i for i in order[::-1]}
-        kept = sorted(texts.values(), key=order.index)[: self.beams]
+        kept = sorted(texts.values(), key=order.index)[: self._beams]
         chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
-        pairs = zip(chosen, self.answers, strict=True)
-        self.answers = [self.answers[i].copied(own.request) for i, own in pairs]
-        return chosen, ()
+        self._rows.go_on(chosen)
+        self.answers = self._rows.answers
+        if not self._rows.until:  # all rows have come as far
+            return chosen, ()
+        return chosen, self._rows.rewrites([values[i] for i in chosen], self._round)

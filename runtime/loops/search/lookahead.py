@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ....formula import Scalar
 from ....formula.words.stages import Lookahead
 from ...batch.rewrite import Rewrite
-from ...requests.answer import Answer
+from ...binding.bound import Bound
+from ...requests.answer import Answer, answer_to
 from ...requests.request import Request
 from ...scores.noise import gumbel_on_host
 from .group import Move, Rows, Scores
@@ -115,13 +116,14 @@ class Candidates:
         return [row] * len(rewrites), rewrites
 
 
-def candidates_of(
-    request: Request,
-    stage: Lookahead,
-    number: Callable[[Scalar], float],
-    answer: Callable[[Request], Answer],
-) -> Candidates:
-    """The rows of a request; ``answer``: to a request, without a token."""
+def candidates_of(request: Request, bound: Bound) -> Candidates:
+    """The rows of a request."""
+    plan, (_, stage) = bound.plan, bound.plan.search or (None, None)
+    assert isinstance(stage, Lookahead)
+
+    def number(scalar: Scalar) -> float:
+        return request.values[plan.columns[scalar]]
+
     clamp = None if stage.clamp is None else tuple(map(number, stage.clamp))
     judging = Judging(
         number(stage.w), stage.norm, clamp, request.temperature, request.key,  # type: ignore[arg-type]
@@ -131,7 +133,8 @@ def candidates_of(
         "temperature": 0.0, "max_new_tokens": request.max_new_tokens + ahead,
     }  # fmt: skip
     rows = [replace(request, key=ranked(rank, 0), **own) for rank in range(int(number(stage.k)))]
-    return Candidates(answer(request), [answer(row) for row in rows], judging, ahead)
+    answers = [answer_to(row, bound, 0.0) for row in rows]
+    return Candidates(answer_to(request, bound, 0.0), answers, judging, ahead)
 
 
 def ranked(rank: int, step: int) -> tuple[int, int]:

@@ -1,10 +1,11 @@
 """Search over full continuations: several slots per request, valued and copied as a group needs.
 
-`best_of(r, n)` is one block of n samples; `blockwise(r, beams, samples, length)` goes on from the
-best beams (controlled decoding, Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024);
-`reject(r, …)` goes on from the first segment that is accepted (CARDS, Li et al. 2024). The prompt
+`best_of(r, n)` draws n samples, and may drop the worse on the way (speculative rejection, Sun et
+al. 2024); `blockwise(r, beams, samples, length)` goes on from the best beams (controlled decoding,
+Mudgal et al. 2024; weak-to-strong search, Zhou et al. 2024); `reject(r, …)` goes on from the first
+segment that is accepted (CARDS, Li et al. 2024); `particles(r, n)` resamples by weight. The prompt
 is read once, every token is read once, and a row that is left is overwritten by a copy of one that
-is kept, or goes back to where its segment began.
+is kept, or goes back to where its segment began. Rows that are dropped free their slots.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import torch
 
 from ...batch.batch import Batch
 from ...batch.pages import Pages, has_rows
 from ...batch.prompt_counts import count_prompts
-from ...batch.rewrite import Rewrite, copy_slots, rewrite
+from ...batch.rewrite import Rewrite, copy_slots, rewrite, take_back
 from ...engine.engine import Engine
 from ...engine.launch import ScheduledBatch
 from ...engine.pending import PendingStep
@@ -75,10 +76,10 @@ class SearchScheduler(Scheduler):
         read = self.batch.read(most)
         if self.batch.arriving is None:
             now = time.perf_counter()
-            for group in self._joining:
+            for group, slots in self._slots(self._joining).items():
                 for answer in (*group.answers, group.best):
                     answer.started = now
-                for slot, answer in zip(self._slots(group), group.answers, strict=True):
+                for slot, answer in zip(slots, group.answers, strict=True):
                     cached = count_prompts(self.batch, slot, self._engine.stats)
                     if answer is group.answers[0]:
                         group.best.cached_tokens = cached
@@ -91,7 +92,8 @@ class SearchScheduler(Scheduler):
         return read
 
     def _with_slots(self, pools: Container[int]) -> Sequence[Request]:
-        firsts = {self._slots(group)[0]: request for group, request in self._groups.items()}
+        slots = self._slots(self._groups)
+        firsts = {slots[group][0]: request for group, request in self._groups.items()}
         return [each for slot, each in firsts.items() if has_rows(self.batch, slot, pools)]
 
     def _abandon(self) -> None:
@@ -114,10 +116,9 @@ class SearchScheduler(Scheduler):
     def _in_slots(self) -> tuple[list[Answer], list[int]]:
         answers: list[Answer] = [None] * self.batch.count  # type: ignore[list-item]
         rooms = [0] * self.batch.count
-        for group in self._groups:
+        for group, slots in self._slots(self._groups).items():
             own = group.rooms if group.best.error is None else [0] * len(group.answers)
-            rows = zip(self._slots(group), group.answers, own, strict=True)
-            for slot, answer, room in rows:
+            for slot, answer, room in zip(slots, group.answers, own, strict=True):
                 answers[slot], rooms[slot] = answer, room
         return answers, rooms
 
@@ -138,21 +139,37 @@ class SearchScheduler(Scheduler):
         tokens, errors, _, unsure, observed = pending.collected(self._engine.errors)
         self._speculation.record(tokens, observed)
         taken: list[Sequence[int]] = [()] * len(tokens)
-        for group in self._groups:
-            slots = self._slots(group)
-            error = next((errors[slot] for slot in errors if slot in slots), None)
+        standing: dict[int, Answer] = {}
+        for group, slots in self._slots(self._groups).items():
+            drawing = [slot for slot, room in zip(slots, group.rooms, strict=True) if room]
+            error = next((errors[slot] for slot in errors if slot in drawing), None)
             if error is not None:
                 group.best.fail(error)
             elif group.best.error is None:
                 rows = [tokens[slot] for slot in slots], [unsure[slot] for slot in slots]
-                for slot, count in zip(slots, group.take(*rows), strict=True):
+                counts = zip(slots, group.take(*rows), group.answers, strict=True)
+                for slot, count, answer in counts:
                     taken[slot] = tokens[slot][:count]
+                    if not count:
+                        standing[slot] = answer
         if pending.verified is not None:
             pending.verified.settle(self.batch, taken)
             self._engine.stats.tokens += sum(map(len, taken))
         elif self.batch.search_scores is not None:
             still = [slot for slot, each in enumerate(taken) if not each]
             self.batch.search_scores[still] = self.batch.state.scores_before[still]
+        if pending.verified is None and standing:
+            self._take_back(standing)
+
+    def _take_back(self, standing: Mapping[int, Answer]) -> None:
+        """Where a row that stands still has drawn as much as there is room for, undo that."""
+        steps = self.batch.state.noise()[1]
+        full = {
+            slot: answer.tokens
+            for slot, answer in standing.items()
+            if steps[slot] >= answer.request.max_new_tokens
+        }
+        take_back(self.batch, full)
 
     def drop(self, request: Request) -> None:
         groups = [group for group, known in self._groups.items() if known is request]
@@ -201,7 +218,7 @@ class SearchScheduler(Scheduler):
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
-        slots = [slot for group in groups for slot in self._slots(group)]
+        slots = [slot for own in self._slots(groups).values() for slot in own]
         for group in groups:
             request = group.best.request = self._groups.pop(group)
             request.states.clear()
@@ -218,26 +235,31 @@ class SearchScheduler(Scheduler):
             return
         batch = self.batch
         lengths = [0] * batch.count
-        for group in self._groups:
-            for slot, answer in zip(self._slots(group), group.answers, strict=True):
+        slots_of = self._slots(self._groups)
+        for group, slots in slots_of.items():
+            for slot, answer in zip(slots, group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
         values, scores = self._values.of(lengths).tolist(), self._values.scores()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
+        dropped: list[int] = []
         for group in due:
-            slots = self._slots(group)
+            slots = slots_of[group]
             own = [values[slot] for slot in slots]
             if wrong := [slot for slot in slots if not values[slot] < math.inf]:
                 group.best.fail(self._values.error(wrong[0], group.best.request.index))
                 continue
             chosen, rewritten = group.select(own, [scores[slot] for slot in slots])
-            if not group.over:
+            if not group.over and group.best.error is None:
+                staying = {id(answer.request) for answer in group.answers}
+                dropped += [slot for slot in slots if id(batch.requests[slot]) not in staying]
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]
                 rewrites |= dict(zip(slots, rewritten, strict=False))
         copy_slots(batch, sources)
         rewrite(batch, rewrites)
+        batch.finish(dropped)
 
-    def _slots(self, group: Group) -> list[int]:
-        """Where a group's answers are; slots change when others leave."""
+    def _slots(self, groups: Iterable[Group]) -> dict[Group, list[int]]:
+        """Where the answers of groups are; slots change when others leave."""
         where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
-        return [where[id(answer.request)] for answer in group.answers]
+        return {group: [where[id(answer.request)] for answer in group.answers] for group in groups}

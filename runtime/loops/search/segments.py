@@ -10,17 +10,16 @@ from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...scores.noise import coin, seed_key
 from .group import Move, Rows, Scores
+from .segment_rows import ROUNDS, SegmentRows
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The numbers by which a segment ends and is accepted; those of the stage ``reject``."""
+    """The numbers by which a segment is accepted; those of the stage ``reject``."""
 
     target: float
     beta: float
     alpha: float
-    shortest: float
-    longest: float
     retries: float
 
     def accepts(self, value: float, first: float, share: float, luck: float) -> bool:
@@ -46,15 +45,16 @@ class Segments:
     candidate's noise is its own, so that the number of rows changes no answer.
     """
 
-    def __init__(self, answers: list[Answer], rule: Rule, seed: int) -> None:
-        self.answers, self._rule, self._seed = answers, rule, seed
+    def __init__(self, rows: SegmentRows, rule: Rule, shortest: float) -> None:
+        answers = self.answers = rows.answers
+        self._rows, self._rule, self._shortest = rows, rule, shortest
+        self._seed = rows.seed
         self.best = answers[0].copied(answers[0].request)  # what is accepted so far
         self.due = True  # the prompt alone comes first
         self._first: float | None = None
         self._scores: Sequence[float] = ()  # of what is accepted
         self._tried = 0
         self._best_rejected: tuple[float, Sequence[float], Answer] | None = None
-        self._held: list[bool] = []
 
     @property
     def over(self) -> bool:
@@ -62,29 +62,12 @@ class Segments:
 
     @property
     def rooms(self) -> list[int]:
-        end = len(self.best.tokens) + self._rule.longest
-        return [
-            0 if held else math.ceil(min(end, each.request.max_new_tokens)) - len(each.tokens)
-            for each, held in zip(self.answers, self._held, strict=True)
-        ]
+        return self._rows.rooms
 
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = [self._taken(i, *row) for i, row in enumerate(zip(tokens, unsure, strict=True))]
-        self.due = all(self._held)
+        taken = self._rows.take(tokens, unsure, self._shortest)
+        self.due = all(self._rows.ended)
         return taken
-
-    def _taken(self, i: int, tokens: Sequence[int], unsure: Sequence[int]) -> int:
-        """Have a row take tokens up to the end of its segment; how many."""
-        answer, started = self.answers[i], len(self.best.tokens)
-        before = len(answer.tokens)
-        for token, is_unsure in zip(tokens, unsure, strict=True):
-            drawn = len(answer.tokens) - started
-            self._held[i] |= drawn >= self._rule.shortest and bool(is_unsure)
-            if self._held[i]:
-                break
-            answer.add(token)
-            self._held[i] = bool(answer.finish_reason) or drawn + 1 >= self._rule.longest
-        return len(answer.tokens) - before
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The first answer that is accepted, in every row; or new noise for all of them."""
@@ -118,11 +101,12 @@ class Segments:
         """Every row starts the next segment from what is accepted."""
         start = len(self.best.tokens)
         self.answers = [self.best.copied(answer.request) for answer in self.answers]
-        self._held, self.due = [False] * len(self.answers), False
+        self._rows.answers, self.due = self.answers, False
+        self._rows.begin()
         tries = range(self._tried, self._tried + len(self.answers))
         keys = [seed_key(self._seed, self._number(start, tried)) for tried in tries]
         return sources, [Rewrite(self.best.tokens, read, key, self._scores) for key in keys]
 
     def _number(self, start: int, tried: int) -> int:
         """A candidate's number among all of the request's."""
-        return (start << 16) + tried
+        return (start << ROUNDS) + tried

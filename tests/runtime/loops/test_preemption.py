@@ -26,6 +26,8 @@ FORMULAS = [
     "base + a*lora4 - 0.3*base@none | repetition_penalty(1.2)",
     "where(entropy(base) > 4, base + a*arm, base)",
     "base | best_of(rm, n=3)",
+    "base | best_of(rm, n=3, keep=0.5, every=4, beta=2)",
+    'base | particles(3*rm, n=3, until="e")',
     "base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
     "base | rerank(rm, k=4, w=1.5)",
@@ -101,7 +103,7 @@ def test_generate_draws_the_same(compiled, pool, preempted, formula, ahead) -> N
     plenty = compiled(formula, params={"a": 0.5})
     expected = [one.token_ids for one in plenty.generate(prompts, **more)]
     assert plenty.session.engine.stats.preempted == 0
-    pool(176 if "best_of" in formula else 144)
+    pool(176 if "n=3" in formula else 144)
     decoder = compiled(formula, params={"a": 0.5})
     if not decoder.session.bound.plan.search:
         decoder.session.engine.ahead = ahead

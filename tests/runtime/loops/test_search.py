@@ -111,7 +111,7 @@ def test_segments_are_rejected_by_the_plain_rule(zoo, compiled, r, settings, rul
 
 
 def test_a_segment_is_accepted_as_often_as_the_rule_says():
-    rule = Rule(target=1.0, beta=0.5, alpha=0.0, shortest=1, longest=1, retries=1)
+    rule = Rule(target=1.0, beta=0.5, alpha=0.0, retries=1)
     flips = [coin(5, i) for i in range(4000)]
     for value, share, chance in (
         (1.0, 1, 1.0),

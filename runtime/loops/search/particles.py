@@ -1,0 +1,101 @@
+"""Sequential Monte Carlo: answers drawn by the formula, weighted and resampled towards q·exp(r).
+
+The bootstrap filter of Gordon et al. (1993), with resampling by effective sample size, over
+segments of texts as in Zhao et al. (2024) and Loula et al. (2025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ...scores.noise import coin
+from .group import Move, Rows, Scores
+from .segment_rows import SegmentRows
+from .weights import drawn_by_weight, effective_sample_size, log_mean_exp, resampled
+
+
+class Particles:
+    """Answers whose weights grow by what r grew by, and that are resampled where these differ.
+
+    Args:
+        rows: the answers, in their first segments.
+        ess: the share of the rows below which the effective sample size has them resampled.
+        takes_best: whether the answer is the one with the greatest weight, not one drawn by them.
+        error: what is wrong, as an error that marks r.
+    """
+
+    def __init__(
+        self, rows: SegmentRows, ess: float, takes_best: bool, error: Callable[[str], Exception]
+    ) -> None:
+        self._rows, self._ess, self._takes_best, self._error = rows, ess, takes_best, error
+        self.best = rows.answers[0].copied(rows.answers[0].request)
+        self.due = False
+        count = len(rows.answers)
+        self._values, self._log_weights = [0.0] * count, [0.0] * count
+        self._log_normalizer = 0.0  # of what was resampled
+        self._round = 0
+        self.answers = rows.answers
+
+    @property
+    def over(self) -> bool:
+        return self.best.finish_reason is not None
+
+    @property
+    def rooms(self) -> list[int]:
+        return self._rows.rooms
+
+    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
+        taken = self._rows.take(tokens, unsure)
+        self.due = all(self._rows.ended)
+        return taken
+
+    def select(self, values: Sequence[float], scores: Scores) -> Move:
+        """Every row goes on, or copies another's answer where the weights were uneven."""
+        self.due, self._round = False, self._round + 1
+        self._grow(values)
+        if self.best.error is not None:
+            return (), ()
+        luck, rows = coin(self._rows.seed, self._round), self._rows
+        if rows.over:
+            self._choose(luck)
+            return (), ()
+        chosen = list(range(len(rows.answers)))
+        if effective_sample_size(self._log_weights) < self._ess * len(chosen):
+            chosen = resampled(self._log_weights, luck)
+            self._log_normalizer += log_mean_exp(self._log_weights)
+            self._log_weights = [0.0] * len(chosen)
+        self._values = [self._values[source] for source in chosen]
+        rows.go_on(chosen)
+        self.answers = rows.answers
+        return chosen, rows.rewrites([scores[source] for source in chosen], self._round)
+
+    def _grow(self, values: Sequence[float]) -> None:
+        """Add to every log-weight what its answer has gained in this segment."""
+        if math.inf in values:
+            return self.best.fail(self._error("r is infinite for an answer of particles"))
+        drew = zip(self.answers, self._rows.starts, strict=True)
+        for row, (answer, start) in enumerate(drew):
+            if len(answer.tokens) > start and self._log_weights[row] > -math.inf:
+                self._log_weights[row] += growth(values[row], self._values[row])
+                self._values[row] = values[row]
+        if max(self._log_weights) == -math.inf:
+            many = f"all {len(values)} particles have the weight 0: r is -inf for every answer"
+            self.best.fail(self._error(many))
+
+    def _choose(self, luck: float) -> None:
+        """Answer with one of the particles, which have all ended."""
+        weights = self._log_weights
+        row = drawn_by_weight(weights, luck)
+        if self._takes_best:
+            row = max(range(len(weights)), key=weights.__getitem__)
+        total = self._log_normalizer + log_mean_exp(weights)
+        for answer, weight in zip(self.answers, weights, strict=True):
+            answer.log_weight, answer.log_normalizer = self._log_normalizer + weight, total
+        self.best = self.answers[row].copied(self.best.request)
+        self.best.particles = self.answers
+
+
+def growth(value: float, before: float) -> float:
+    """What a segment adds to the log-weight of its answer, by r of that before and after it."""
+    return value - before
