@@ -136,8 +136,8 @@ class Decoder:
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             sample_components=sample_components, return_particles=return_particles,
-            stop_strings=stop_strings, eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
-            batch_size=batch_size, progress=progress, **others,
+            stop_strings=stop_strings, eos_token_id=eos_token_id, draft=draft,
+            draft_length=draft_length, batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip
         return [completion for _, completion in sorted(completed, key=lambda pair: pair[0])]
 

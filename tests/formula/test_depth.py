@@ -40,6 +40,7 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "best_of": "searches over whole texts",
     "blockwise": "searches over whole texts",
     "reject": "searches over whole texts",
+    "particles": "searches over whole texts",
     "align": "takes one model",
     "head": "takes a declared head last",
     "rerank(reward) 0": "a reward is a sum of reward models",

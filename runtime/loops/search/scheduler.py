@@ -254,6 +254,4 @@ class SearchScheduler(Scheduler):
     def _slots(self, groups: Iterable[Group]) -> dict[Group, list[int]]:
         """Where the answers of groups are; slots change when others leave."""
         where = {id(request): slot for slot, request in enumerate(self.batch.requests)}
-        return {
-            group: [where[id(answer.request)] for answer in group.answers] for group in groups
-        }
+        return {group: [where[id(answer.request)] for answer in group.answers] for group in groups}

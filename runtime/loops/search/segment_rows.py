@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...scores.noise import seed_key
-from .group import Rows
 
 ROUNDS = 16  # bits of a row's number, below those of the round in which it draws
 
@@ -52,7 +51,12 @@ class SegmentRows:
             rooms.append(0 if ended else math.ceil(most) - len(answer.tokens))
         return rooms
 
-    def take(self, tokens: Rows, unsure: Rows, shortest: float = 0) -> list[int]:
+    def take(
+        self,
+        tokens: Sequence[Sequence[int]],
+        unsure: Sequence[Sequence[int]],
+        shortest: float = 0,
+    ) -> list[int]:
         """Have every row take tokens up to the end of its segment; how many each takes.
 
         A segment of at least ``shortest`` tokens ends before one whose scores are unsure.
