@@ -343,8 +343,8 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker, 
                     yield self.scalar(bound, what)
             case "string":
                 if not (isinstance(node, Text) and node.value):
-                    cure = f'write {key}="\\n\\n"'
-                    raise self.error(f"{what} is a text in quotes", node.span, cure)
+                    problem = f"{what} is a text in quotes, not {text(node)}"
+                    raise self.error(problem, node.span, f'write {key}="\\n\\n"')
             case "label":
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):

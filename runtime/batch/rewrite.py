@@ -94,8 +94,8 @@ def take_back(batch: SlotRows, answers: Mapping[int, Sequence[int]]) -> None:
         for slot, answer in answers.items():
             batch.state.take_back(slot, len(answer))
         batch.changed()
-        as_drawn = {i: Rewrite(each, len(each), (0, 0), ()) for i, each in answers.items()}
-        _rewrite_texts(batch, as_drawn)
+        ends = {i: Rewrite(each, len(each), (0, 0), ()) for i, each in answers.items()}
+        _rewrite_texts(batch, ends)
 
 
 def _rewrite_texts(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:

@@ -20,6 +20,7 @@ from ..requests.request import DraftOptions
 from ..scores.stages import moves_winner
 from .component_report import component_lines, drawn_line
 from .draft_gains import draft_gains
+from .search_report import search_lines
 
 _CONTEXT = 512  # tokens of context for which cache bytes are stated
 
@@ -102,6 +103,7 @@ class Report:
             f"per token   {many}, {si_bytes(self.bytes_per_step)} of weights, {si_bytes(caches)} "
             f"of caches ({_count(batch_size, 'request')} of {context} tokens)",
             *component_lines(bound, self._params, batch_size),
+            *search_lines(bound.plan, self._params),
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
             *(f"drafts      {gain.line()}" for gain in draft_gains(self.drafted, self.draft)),
             f"memory      {si_bytes(weights + held + work)}: {si_bytes(weights)} of weights, "

@@ -41,6 +41,7 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "blockwise": "searches over whole texts",
     "reject": "searches over whole texts",
     "rerank(ahead)": "judges whole texts",
+    "particles": "searches over whole texts",
     "align": "takes one model",
     "head": "takes a declared head last",
     **dict.fromkeys(

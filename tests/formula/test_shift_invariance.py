@@ -78,6 +78,6 @@ def test_each_declares_what_it_does() -> None:
     found = {name: cls.on_shift.name for name, cls in [*OPERATORS.items(), *STAGES.items()]}
     passed = {"plausible", "where", "rerank", "top_k", "top_p", "min_p", "temperature"}
     assert {name for name, shift in found.items() if shift == "PASSED"} - {"reject"} == passed | {
-        "best_of", "blockwise",
+        "best_of", "blockwise", "particles",
     }  # fmt: skip
     assert {n for n, s in found.items() if s == "ABSORBED"} == {"mix", "pmean", "mean", "temp"}

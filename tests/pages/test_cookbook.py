@@ -16,14 +16,14 @@ PAGE = Page("docs/cookbook.md")
 MODELS = re.findall(
     r"\w+",
     """base strong arm help harm expert anti amateur tuned ref aligned nudger x y z m1 m2
-    rm rm1 rm2 v cls value chat honest shared""",
+    rm prm rm1 rm2 v cls value chat honest shared""",
 )
 ON_BASE = {
     "early": {"head": "own", "on": "base", "layer": 0},
     "refuses": {"head": torch.zeros(1, 8), "on": "base", "layer": 0},
     "calm": {"vector": {0: torch.zeros(8)}, "on": "base"},
 }
-PARAMS = dict.fromkeys("abcghlstw", 0.5) | {"w1": 0.5, "w2": 0.5}
+PARAMS = dict.fromkeys("abcghlpstw", 0.5) | {"w1": 0.5, "w2": 0.5}
 PROMPTS = {"neg": "Be rude.", "bias": "Be biased."}
 
 

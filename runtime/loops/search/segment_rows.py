@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...scores.noise import seed_key
-from .group import Rows, Scores
 
 ROUNDS = 16  # bits of a row's number, below those of the round in which it draws
 
@@ -52,7 +51,12 @@ class SegmentRows:
             rooms.append(0 if ended else math.ceil(most) - len(answer.tokens))
         return rooms
 
-    def take(self, tokens: Rows, unsure: Rows, shortest: float = 0) -> list[int]:
+    def take(
+        self,
+        tokens: Sequence[Sequence[int]],
+        unsure: Sequence[Sequence[int]],
+        shortest: float = 0,
+    ) -> list[int]:
         """Have every row take tokens up to the end of its segment; how many each takes.
 
         A segment of at least ``shortest`` tokens ends before one whose scores are unsure.
@@ -86,7 +90,7 @@ class SegmentRows:
         self.answers = [self.answers[source].copied(own.request) for source, own in rows]
         self.begin()
 
-    def rewrites(self, scores: Scores, number: int) -> list[Rewrite]:
+    def rewrites(self, scores: Sequence[Sequence[float]], number: int) -> list[Rewrite]:
         """Every row at the end of its answer, with new noise.
 
         Rows whose segments ended have drawn on, and one that copies a shorter answer draws for

@@ -12,11 +12,8 @@ def log_mean_exp(log_weights: Sequence[float]) -> float:
     best = max(log_weights)
     if best == -math.inf:
         return best
-    return (
-        best
-        + math.log(math.fsum(math.exp(each - best) for each in log_weights))
-        - math.log(len(log_weights))
-    )
+    total = math.fsum(math.exp(each - best) for each in log_weights)
+    return best + math.log(total / len(log_weights))
 
 
 def shares(log_weights: Sequence[float]) -> list[float]:

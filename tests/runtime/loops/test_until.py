@@ -71,6 +71,8 @@ def own_seed() -> int:
 def test_blocks_by_the_plain_rule(zoo, compiled, written, length):
     decoder = compiled(f'base | blockwise(rm, beams=2, samples=2, until="e"{written})')
     base, rm = zoo.model("base"), zoo.model("rm")
+    ends = "where 'e' ends" + " or after each 5 tokens" * bool(written)
+    assert f"search      4 rows, valued {ends}\n" in str(decoder.plan)
     options = {"max_new_tokens": MOST, "seed": SEED, "eos_token_id": EOS}
     completions = decoder.generate([list(p) for p in PROMPTS], batch_size=8, **options)
     drafted = decoder.generate([list(p) for p in PROMPTS], draft="prompt", **options)
