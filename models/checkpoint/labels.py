@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ModelError, nearest
 from .description import Description
-from .reward_head import MULTI_LABEL, OWN_CODE
+from .reward_head import MULTI_LABEL, OWN_CODE, REGRESSION
 
 
 def choose_label(description: Description, wanted: int | str | None) -> int | None:
@@ -34,3 +34,11 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     near = nearest(str(wanted), names.values())
     cure = f"did you mean {near}? it has {shown}" if near else f"it has {shown}"
     raise ModelError(f"{description.name} has no {what} {wanted}", cure, description.name)
+
+
+def gives_logs(description: Description, outputs: int) -> bool:
+    """Whether the rewards of a head of so many outputs are log-probabilities (``rewards_of``)."""
+    if description.value_head or description.full_text_reason == OWN_CODE:
+        return False
+    problem = getattr(description.config, "problem_type", None)
+    return problem == MULTI_LABEL or (outputs > 1 and problem != REGRESSION)

@@ -18,6 +18,7 @@ from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.checkpoint.labels import choose_label
+from ...models.functions import FunctionReward
 from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
 from ...models.text.chat import check_template
@@ -163,7 +164,11 @@ class CheckedModels:
             expected += [(part.term, kind, number.span) for number, part in reward.parts]
         for term, kind, span in expected:
             name, own = term.model, self.descriptions[term.model].kind
-            if own == REWARD and term.aligned:
+            called = isinstance(self.models[name].spec.model, FunctionReward)
+            if called and own == kind and (term.alone or term.system is not None):
+                problem = f"{name} is a function, which is given prompts as they are"
+                cure = f"write {name}"
+            elif own == REWARD and term.aligned:
                 problem = f"{name} is a reward model, and align takes a language model"
                 cure = "leave align out: a reward of another tokenizer reads text by itself"
             elif own == kind:
@@ -213,6 +218,8 @@ class CheckedModels:
             )
             if reason:
                 self.reads_text.add(name)
+                if described[name].tokenizer is None:  # a function
+                    continue
                 notes.append(f"{name} reads text by its own tokenizer, {reason}")
                 if more := len(self.rowless[name]):
                     notes.append(f"{name}: {more} tokens of its tokenizer {NO_ROW}")

@@ -25,6 +25,7 @@ from ..batch.memory import room
 from ..batch.row_map import ahead
 from ..binding.bound import Bound
 from ..requests.request import Request
+from ..requests.reward_failures import reward_failure
 from .cuda_graphs import StepGraphs
 from .pending import Positions
 from .sampler import Source
@@ -261,6 +262,10 @@ class Engine:
                     what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
                 else:
                     maps = [each for each in batch.row_maps if each.source == (kind, source)]
+                    own = [(each.number, each.term) for each in maps]
+                    if failure := reward_failure(plan, own, rows[row][0], where):
+                        errors[row] = failure
+                        continue
                     what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
                     span = plan.spans[maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"

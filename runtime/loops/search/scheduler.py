@@ -188,7 +188,7 @@ class SearchScheduler(Scheduler):
             self.batch.search_score[0] = sum(score or 0.0 for score in scores)
         value = float(self._values.of([length])[0])
         if math.isnan(value):
-            raise self._values.nan()
+            raise self._values.nan(self.batch.requests[0])
         return value
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
@@ -219,7 +219,7 @@ class SearchScheduler(Scheduler):
             slots = self._slots(group)
             own = [values[slot] for slot in slots]
             if any(math.isnan(value) for value in own):
-                group.best.fail(self._values.nan())
+                group.best.fail(self._values.nan(group.best.request))
                 continue
             chosen, rewritten = group.select(own)
             if not group.over:

@@ -13,6 +13,8 @@ from ...batch.changes import upload_changes
 from ...batch.text_rewards import text_rewards
 from ...binding.bound import Bound
 from ...engine.candidate_rewards import labelled
+from ...requests.request import Request
+from ...requests.reward_failures import reward_failure
 
 
 class Values:
@@ -42,8 +44,10 @@ class Values:
             total += batch.values[used, self._plan.columns[r.shift]]
         return total[: batch.count]
 
-    def nan(self) -> FormulaError:
-        """The error of a value that is NaN."""
-        terms = self._bound.rewards[self._address]
+    def nan(self, request: Request) -> FormulaError:
+        """The error of a request of whose answers a value is NaN."""
+        terms, where = self._bound.rewards[self._address], f"for row {request.index}"
+        if failure := reward_failure(self._plan, enumerate(terms), request, where):
+            return failure
         names = " or ".join(str(term.term) for term in terms)
         return self._plan.error(f"{names} gave NaN", self._plan.spans[terms[0].term])
