@@ -158,6 +158,10 @@ class CheckedModels:
 
     def _check_kinds(self) -> None:
         plan = self.plan
+        for name, model in self.models.items():
+            if model.spec.steps is not None and self.descriptions[name].kind == SCORES:
+                problem = f"{name} is a language model, and steps are a reward model's"
+                raise self.at(ModelError(problem, f"leave steps out of {name}", name))
         expected = [(term, SCORES, plan.spans[term]) for term in plan.terms]
         for _, stage, reward in reward_stages(plan):
             kind = self.kind_of(stage)
