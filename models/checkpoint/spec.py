@@ -15,11 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from ...errors import quoted
 from ..errors import ModelError
 from ..functions import FunctionReward
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
+_FUNCTION = "a function is a reward in Python alone: models={…: descant.reward(fn)}"
 # Sources on another model's weights.
 ADDED = {"adapter": "an adapter", "vector": "a vector", "head": "a head"}
 OWN_HEAD = "own"
@@ -29,6 +31,7 @@ RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
     **dict.fromkeys(("chat_template", "prompt_template"), "write template: …"),
     **dict.fromkeys(("peft", "lora", "adapter_path"), "write adapter: …, and on: the base's name"),
+    **dict.fromkeys(("function", "reward"), _FUNCTION),
     "attn_implementation": "leave it out: every model is given the attention that rows need",
     "num_labels": "leave it out; label: … picks one of a classifier's outputs",
     "system_prompt": "write system: …",
@@ -133,6 +136,9 @@ class ModelSpec(BaseModel):
     @classmethod
     def _without_peft(cls, model: Any) -> Any:
         """The model inside a PeftModel, which has the adapters' layers in it."""
+        if isinstance(model, (str, int, float, list, Mapping)):
+            cure = "a checkpoint is path: …, and a function is a reward in Python alone"
+            raise ValueError(f"it is an object of Python, and this is {quoted(model)}; {cure}")
         called = callable(model) and not isinstance(model, FunctionReward)
         if called and not (hasattr(model, "config") or hasattr(model, "forward")):
             name = getattr(model, "__name__", type(model).__name__)

@@ -38,6 +38,7 @@ def reduced(rewards: Tensor, steps: Steps, logs: bool) -> Tensor:
     Where rewards are log-probabilities (``logs``), probabilities are reduced, and the result is
     their logarithm: ``prod`` adds, and ``mean`` is the logarithm of the mean probability.
 
+    >>> import torch
     >>> reduced(torch.tensor([[2.0], [3.0]]), Steps(by=".", reduce="prod"), False)
     tensor([6.])
     """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doc_pages import Page
 from reference_rules.plain import logprobs
 from reference_rules.search import blockwise
 from tokenizer_models import models
@@ -15,6 +16,7 @@ from tokenizer_models import models
 import descant
 from descant import FormulaError, ModelError
 from descant.errors import ArgumentError, DescantError
+from descant.inputs.runfile import validated
 from descant.models import make_spec
 from descant.runtime import Service
 from descant.runtime.scores.noise import gumbel, seed_key
@@ -201,11 +203,17 @@ def test_what_fails_fails_for_its_row_alone(formula, kind) -> None:
         decoder(formula, partial(failing, kind)).generate(PROMPTS[:2], max_new_tokens=4, seed=2)
 
 
+def run_file(spec: Any) -> None:
+    validated({"formula": "base | rerank(ok)", "models": {"base": "x", "ok": spec}}, "here")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: descant.reward(lambda completions, truth: []), "needs truth.*functools.partial"),
         (lambda: descant.reward(lambda texts=(): []), "takes none of prompts, completions"),
+        (lambda: run_file({"model": "exact"}), "this is 'exact'.*a function is a reward in Python"),
+        (lambda: run_file({"function": "a:b"}), "models.ok.function; a function is a reward in Py"),
         (lambda: descant.reward("exact"), "takes a function.*this is str"),
         (lambda: decoder("base | rerank(ok)", partial(failing, "count")).generate(PROMPTS[1]),
          "ok calls failing, which returns 7 rewards for 8 completions"),
@@ -227,6 +235,11 @@ def test_what_fails_fails_for_its_row_alone(formula, kind) -> None:
 def test_errors_say_what_to_write(make, message) -> None:
     with pytest.raises((FormulaError, ModelError, ArgumentError, DescantError), match=message):
         make()
+
+
+def test_the_page_of_rewards_runs() -> None:
+    [(_, printed)] = Page("docs/rewards.md").run()
+    assert printed.strip()
 
 
 def test_texts_are_scored_in_one_call() -> None:
