@@ -147,7 +147,7 @@ class RewardScorer:
         outputs = self._classifier.outputs(encodings, [self._added] * len(encodings))
         if steps is not None:
             logs = gives_logs(self._description, outputs.shape[-1])
-            of_texts = outputs.split(list(map(len, ends)))
+            of_texts = torch.split(outputs, list(map(len, ends)))
             outputs = torch.stack([reduced(own, steps, logs) for own in of_texts])
         return [float(reward) for reward in outputs[:, self._label or 0]]
 

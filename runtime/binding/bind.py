@@ -145,8 +145,8 @@ class Binder:
             weights = checked.marked(name, make)
         token_map = checked.token_maps.get(name) if term.aligned else None
         tokenizer = model.spec.tokenizer
-        encodes = reads_text and (tokenizer if isinstance(tokenizer, str) else id(tokenizer))
-        encodes = encodes and (encodes, model.spec.steps)
+        by = tokenizer if isinstance(tokenizer, str) else id(tokenizer)
+        encodes = (by, model.spec.steps) if reads_text else None
         key = (address if kind == REWARD else None, token_map, encodes, *description.weights)
         if key not in self.lanes:
             width = checked.size if token_map is None else token_map.other_size

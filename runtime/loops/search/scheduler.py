@@ -22,7 +22,7 @@ from ...engine.engine import Engine
 from ...engine.launch import ScheduledBatch
 from ...engine.pending import PendingStep
 from ...requests.answer import Answer
-from ...requests.request import Request
+from ...requests.request import Request, length_of
 from ..scheduler import Progress, Scheduler
 from .group import Group
 from .groups import group_of
@@ -62,7 +62,7 @@ class SearchScheduler(Scheduler):
             if row_map.term.lane in pages and row_map.needs(request):
                 lane, tokens = (
                     self.batch.bound.lanes[row_map.term.lane],
-                    len(row_map.prompt(request)),
+                    length_of(row_map.prompt(request)),
                 )
                 pages[row_map.term.lane] += more * (
                     lane.pages_of(tokens + 1) - lane.shared_pages(tokens)
