@@ -7,9 +7,13 @@ file, when the first formula is planned; it never imports torch.
 from .names import Names
 from .nodes import Linear, Read
 from .plan import Plan
-from .planner import make_plan
+from .planner import make_plan, make_reward
+from .reward import RewardExpression
 from .scalar import Scalar
 from .terms import Term
 from .words.stages import STAGES, Stage
 
-__all__ = ["STAGES", "Linear", "Names", "Plan", "Read", "Scalar", "Stage", "Term", "make_plan"]
+__all__ = [
+    "STAGES", "Linear", "Names", "Plan", "Read", "RewardExpression", "Scalar", "Stage", "Term",
+    "make_plan", "make_reward",
+]  # fmt: skip

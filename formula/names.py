@@ -11,15 +11,16 @@ from .words.operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
 SCALAR_FUNCTIONS = {
-    **dict.fromkeys(("exp", "log", "sqrt", "abs"), (1, 1)),
+    **dict.fromkeys(("exp", "log", "sqrt", "abs", "sigmoid"), (1, 1)),
     **dict.fromkeys(("min", "max"), (2, 64)),
 }
 IN_A_STEP = frozenset(SCALAR_FUNCTIONS)  # these may be of numbers of the state; extensions may not
 # Numbers of the state, and how many scores each is of.
 STATE = {"step": 0, "entropy": 1, "max_prob": 1, "kl": 2, "js": 2}
+ANSWER_LENGTH = "answer_length"  # a number of reward expressions
 NONE = "none"
 # What is never a declared name. Other words of the language are words before a parenthesis alone.
-RESERVED = frozenset(("step", "thinking", "answer_length", NONE, "and", "or", "not"))
+RESERVED = frozenset(("step", "thinking", ANSWER_LENGTH, NONE, "and", "or", "not"))
 
 
 def called() -> set[str]:

@@ -20,7 +20,7 @@ from .words.stages import Stage
 
 @dataclass(frozen=True)
 class Read(Frozen):
-    """The log-probabilities (or, in a reward expression, the reward) of one term.
+    """The log-probabilities of one term.
 
     With ``head``, a declared name, what that head gives of the term's row: log-probabilities too,
     or, of one that ``is_number``, that number, which a number of the state is of.
@@ -142,8 +142,11 @@ def short_text(atom: Atom) -> str:
 
 
 def _held(value: Any) -> Iterator[Scalar]:
-    """The numbers in a field: one, a pair, those of a reward, or weights."""
+    """The numbers in a field: one, a pair, those of a reward or of scores, or weights."""
     match value:
+        case Scalar() if value.terms:
+            for part in value.parts:
+                yield from _held(part)
         case Scalar():
             yield value
             yield from value.known

@@ -38,6 +38,7 @@ class Plan(Marked):
         source: its text as given, which spans refer to.
         spans: where each term was first written.
         head_spans: where each head of a term was first written.
+        reward_spans: where each term was first written in a reward expression, by that one's span.
         dropped: a line for each term that cancelled out.
         kept: how many numbers are as they are written, for to multiply them out is too much work.
         work: that it took to multiply out the others, in the unit of ``collect.WORK``.
@@ -49,6 +50,9 @@ class Plan(Marked):
     source: str = field(default="", compare=False)
     spans: Mapping[Term, Span] = field(default_factory=dict, compare=False, repr=False)
     head_spans: Mapping[Read, Span] = field(default_factory=dict, compare=False, repr=False)
+    reward_spans: Mapping[tuple[Span, Term], Span] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     dropped: tuple[str, ...] = field(default=(), compare=False)
     kept: int = field(default=0, compare=False)
     work: int = field(default=0, compare=False)
@@ -116,13 +120,13 @@ class Plan(Marked):
 
     @cached_property
     def search_terms(self) -> tuple[Term, ...]:
-        """The terms of the search's reward: of reward models, or of language models."""
-        return _sorted(part.term for _, part in self.search[1].r.parts) if self.search else ()
+        """The terms of the search's reward: of reward models and of language models."""
+        return self.search[1].r.terms if self.search else ()
 
     @cached_property
     def rewards(self) -> tuple[Term, ...]:
         """The terms of the reward expressions."""
-        return _sorted(part.term for _, stage in self.reranks for _, part in stage.reward.parts)
+        return _sorted(term for _, stage in self.reranks for term in stage.reward.terms)
 
     @cached_property
     def scalars(self) -> tuple[Scalar, ...]:
@@ -240,6 +244,12 @@ class Plan(Marked):
         limits = scalar.limits.words or "a finite number"
         problem = f"{scalar.what}, {scalar}, is not {limits} {where}"
         return self.error(problem, scalar.span, "keep it in bounds with min(…) and max(…)")
+
+    def reward_error(self, reward: Scalar, where: str) -> FormulaError:
+        """The error of a reward expression whose value is NaN or infinite; ``where``: of which."""
+        problem = f"{reward.what}, {reward}, is not a finite number {where}"
+        cure = "keep it in bounds: log(max(r, 0.001)), 1/max(r, 0.1)"
+        return self.error(problem, reward.span, cure)
 
     def _use(self, name: str) -> Span:
         """Where the parameter is written: inside the first number that needs it."""

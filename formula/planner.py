@@ -26,12 +26,13 @@ from ..grammar import (
     text,
 )
 from ..grammar.unrolled import Steps, unrolled
-from .algebra.linear import Collector
+from .algebra.rewards import RewardCollector
 from .checking.checker import Checker
 from .checking.conditions import CONDITIONS
 from .names import Names
 from .nodes import Atom, Condition, Linear, Predicate, Staged
 from .plan import Plan
+from .reward import RewardExpression
 from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Head, Mean
@@ -53,12 +54,30 @@ def make_plan(formula: str | Node, names: Names) -> Plan:
     return _Planner(source, names).plan(parse(source))
 
 
+def make_reward(expression: str | Node, names: Names) -> RewardExpression:
+    """Parse, check and collect a reward expression that stands by itself.
+
+    Args:
+        expression: the text, or a tree.
+        names: what its names may be.
+
+    Raises:
+        FormulaError: anything that is wrong with it, marked at the place.
+    """
+    source = expression if isinstance(expression, str) else text(expression)
+    planner, tree = _Planner(source, names), parse(source)
+    planner.checker.check_reward(tree)
+    reward = unrolled(planner.collector.reward(tree, "the reward"))
+    return RewardExpression(reward, source, planner.collector.spans)
+
+
 class _Planner:
-    """Makes one plan."""
+    """Makes one plan, or one reward expression."""
 
     def __init__(self, source: str, names: Names) -> None:
         self.checker = Checker(source, names)
-        self.collector = Collector(source, names, self.checker.check_scores, self._build)
+        collecting = source, names, self.checker.check_scores, self._build
+        self.collector = RewardCollector(*collecting, varies=self.checker.varies)
         self._built: dict[Node, Atom] = {}  # mean collects what is inside it twice
 
     def plan(self, tree: Node) -> Plan:
@@ -74,7 +93,8 @@ class _Planner:
         stages = tuple(unrolled(self._stage(call)) for call in calls)
         spans = self.collector.spans
         heads = self.collector.heads
-        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads)
+        rewards = self.collector.reward_spans
+        plan = Plan(scores, stages, text(tree), self.checker.source, spans, heads, rewards)
         used = {*plan.terms, *plan.rewards, *plan.search_terms}
         unused = (term for term in spans if term not in used)
         dropped = [f"{term} has the coefficient 0: not loaded, not run" for term in unused]
@@ -140,8 +160,10 @@ class _Planner:
                     values[key] = yield self._many(matched)
                 case "weighted":
                     values[key] = yield self._weighted(matched, f"a weight of {cls.name}")
-                case "scores" | "reward" if node:
+                case "scores" if node:
                     values[key] = yield self.collector.linear(node)
+                case "reward" if node:
+                    values[key] = yield self.collector.reward(node, f"the reward of {cls.name}")
                 case "condition" if node:
                     values[key] = yield self._condition(node)
                 case "number" if node:

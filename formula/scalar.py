@@ -1,4 +1,4 @@
-"""Numbers with parameters and numbers of the state in them: a simplified coefficient.
+"""Numbers with parameters and numbers of the state in them: a simplified coefficient, a reward.
 
 A small expression tree, printed and evaluated without sympy; no code is made from text.
 """
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from ..grammar import Span
 from ..grammar.frozen import Frozen, shown
@@ -47,6 +48,24 @@ class StateNumber(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
+class TermNumber(Frozen):
+    """A term in a reward expression: its reward, or its log-probability of the answer.
+
+    Attributes:
+        term: a ``Term``.
+        text: as a reader would write it.
+    """
+
+    term: Any
+    text: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLength(Frozen):
+    """In a reward expression, how many tokens the answer has; 1 of an empty one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Apply(Frozen):
     """``op`` over its arguments: ``+ * **`` or a scalar function."""
 
@@ -54,16 +73,19 @@ class Apply(Frozen):
     arguments: tuple[Expression, ...]
 
 
-Expression: TypeAlias = Constant | Parameter | StateNumber | Apply
+Expression: TypeAlias = Constant | Parameter | StateNumber | TermNumber | AnswerLength | Apply
 
 
 @dataclass(frozen=True)
 class Scalar(Frozen):
-    """One number that a row needs: a coefficient or an argument.
+    """One number that a row needs: a coefficient, an argument, or a reward expression.
 
     Attributes:
         states: the numbers of the state in it: with any, it is another in each step.
         known: numbers in such a one that are known before the step.
+        terms: of a reward expression, each once, in the order that they have in a plan: with any,
+            it is another number for each text.
+        parts: of a reward expression, the largest numbers in it that no text decides.
     """
 
     expression: Expression
@@ -80,8 +102,32 @@ class Scalar(Frozen):
 
     @cached_property
     def known(self) -> tuple[Scalar, ...]:
-        parts = known_parts(self.expression) if self.states else []
+        parts = largest_without(StateNumber, self.expression) if self.states else []
         return tuple(Scalar(part, show(part), span=self.span) for part in parts)
+
+    @cached_property
+    def terms(self) -> tuple[Any, ...]:
+        found = {each.term for each in below(self.expression) if isinstance(each, TermNumber)}
+        return tuple(sorted(found, key=lambda term: term.key))
+
+    @cached_property
+    def parts(self) -> tuple[Scalar, ...]:
+        parts = largest_without(OF_TEXTS, self.expression) if self.terms else []
+        return tuple(Scalar(part, f"{show(part)} in a reward", span=self.span) for part in parts)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether a reward expression is a sum of terms with coefficients."""
+        return all(linear_part(self, term) is not None for term in self.terms)
+
+
+LONGEST = 48  # characters of an expression in a table
+OF_TEXTS = TermNumber | AnswerLength  # what is another number for each text
+
+
+def sigmoid(x: float) -> float:
+    """``1 / (1 + exp(-x))``, without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
@@ -92,23 +138,31 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "log": math.log,
     "sqrt": math.sqrt,
     "abs": abs,
+    "sigmoid": sigmoid,
     "min": min,
     "max": max,
 }
 
 
-def evaluate(expression: Expression, params: Mapping[str, float]) -> float:
+def evaluate(
+    expression: Expression,
+    params: Mapping[str, float],
+    texts: Mapping[Expression, float] = MappingProxyType({}),
+) -> float:
     """The value in double precision; NaN where there is none, as in a division by zero.
 
-    With numbers of the state in it, it is NaN too, but for what is 0 whatever they are.
+    With numbers of the state in it, it is NaN too, but for what is 0 whatever they are. Those of a
+    reward expression are in ``texts``: of each term, and of the answer's length.
     """
     try:
-        return unrolled(_value(expression, params))
+        return unrolled(_value(expression, params, texts))
     except (ArithmeticError, ValueError):
         return math.nan
 
 
-def _value(expression: Expression, params: Mapping[str, float]) -> Steps[float]:
+def _value(
+    expression: Expression, params: Mapping[str, float], texts: Mapping[Expression, float]
+) -> Steps[float]:
     match expression:
         case Constant(value):
             return float(value)
@@ -116,13 +170,46 @@ def _value(expression: Expression, params: Mapping[str, float]) -> Steps[float]:
             return float(params[name])
         case StateNumber():
             return math.nan
+        case TermNumber() | AnswerLength():
+            return float(texts.get(expression, math.nan))
         case Apply(op, arguments):
             values = []
             for argument in arguments:
-                values.append((yield _value(argument, params)))
+                values.append((yield _value(argument, params, texts)))
             if any(map(math.isnan, values)):
                 return 0.0 if op == "*" and 0 in values else math.nan
             return FUNCTIONS[op](*values)
+
+
+def linear_part(reward: Scalar, term: Any) -> tuple[Expression, ...] | None:
+    """What multiplies a term in a reward expression that is linear in it; else None."""
+    expression = reward.expression
+    summands = (
+        expression.arguments
+        if isinstance(expression, Apply) and expression.op == "+"
+        else (expression,)
+    )
+    of_term = [each for each in summands if TermNumber(term) in below(each)]
+    [first, *more] = of_term
+    product = first.arguments if isinstance(first, Apply) and first.op == "*" else (first,)
+    others = [each for each in product if each != TermNumber(term)]
+    if more or len(others) == len(product) or any(has(OF_TEXTS, each) for each in others):
+        return None
+    return tuple(others)
+
+
+def coefficient_in(reward: Scalar, term: Any) -> str:
+    """What multiplies a term in a reward expression; or the parts of it that the term is in."""
+    if (linear := linear_part(reward, term)) is not None:
+        return show(Apply("*", linear)) if linear[1:] else show(*linear) if linear else "1"
+    expression = reward.expression
+    summands = (
+        expression.arguments
+        if isinstance(expression, Apply) and expression.op == "+"
+        else (expression,)
+    )
+    text = added(show(each) for each in summands if TermNumber(term) in below(each))
+    return f"in {text}" if len(text) <= LONGEST else f"in {text[: LONGEST - 1]}…"
 
 
 def state_numbers(expression: Expression) -> list[StateNumber]:
@@ -131,17 +218,22 @@ def state_numbers(expression: Expression) -> list[StateNumber]:
     return list(dict.fromkeys(found))
 
 
-def known_parts(expression: Expression) -> list[Expression]:
-    """The largest parts of an expression that parameters alone decide, but for constants."""
+def largest_without(kinds: Any, expression: Expression) -> list[Expression]:
+    """The largest parts of an expression without numbers of some kinds, but for constants."""
     found: list[Expression] = []
     todo = [expression]
     while todo:
         each = todo.pop()
-        if state_numbers(each):
+        if has(kinds, each):
             todo += each.arguments if isinstance(each, Apply) else ()
         elif not isinstance(each, Constant):
             found.append(each)
     return list(dict.fromkeys(found))
+
+
+def has(kinds: Any, expression: Expression) -> bool:
+    """Whether there are numbers of some kinds in an expression."""
+    return any(isinstance(each, kinds) for each in below(expression))
 
 
 def parameters(expression: Expression) -> frozenset[str]:
@@ -171,7 +263,8 @@ def show(expression: Expression, inside: int = 0) -> str:
 
 def all_of_states(expression: Expression) -> str:
     """What tells expressions apart whose texts are cut: everything that their numbers are of."""
-    return "".join(shown(each, {}) for each in state_numbers(expression))
+    cut = [each for each in below(expression) if isinstance(each, StateNumber | TermNumber)]
+    return "".join(shown(each, {}) for each in dict.fromkeys(cut))
 
 
 def _shown(expression: Expression, inside: int = 0) -> Steps[str]:
@@ -180,8 +273,10 @@ def _shown(expression: Expression, inside: int = 0) -> Steps[str]:
             return _bracket(_number(value), inside > 0 and (value < 0 or "/" in _number(value)))
         case Parameter(name):
             return name
-        case StateNumber(text=text):
+        case StateNumber(text=text) | TermNumber(text=text):
             return text
+        case AnswerLength():
+            return "answer_length"
         case Apply("+", arguments):
             parts = []
             for i, part in enumerate(arguments):

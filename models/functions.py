@@ -48,7 +48,7 @@ class FunctionReward:
         texts: Sequence[str],
         ids: Sequence[Sequence[int]] | None,
     ) -> list[float | ModelError]:
-        """The rewards of answers in one call; where one is no number, NaN included, an error.
+        """The rewards of answers in one call; where one is no finite number, an error.
 
         Args:
             name: as declared, for messages.
@@ -85,7 +85,7 @@ class FunctionReward:
         for value, text in zip(values, texts, strict=True):
             reward = _number(value)
             problem = f"{calls} returns {quoted(value)} for the completion …{text[-40:]!r}"
-            rewards.append(ModelError(problem, cure, name) if math.isnan(reward) else reward)
+            rewards.append(reward if math.isfinite(reward) else ModelError(problem, cure, name))
         return rewards
 
 
@@ -170,7 +170,7 @@ def _taken(name: str, function: Callable[..., Any]) -> tuple[tuple[str, ...], bo
 
 
 def _number(value: Any) -> float:
-    """A float of Python, numpy or torch; NaN where it is none."""
+    """A float of Python, numpy or torch; NaN for what is none."""
     try:
         return math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError, RuntimeError):

@@ -12,7 +12,16 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias
 
-from ..scalar import Apply, Constant, Expression, all_of_states, show, state_numbers
+from ..scalar import (
+    Apply,
+    Constant,
+    Expression,
+    StateNumber,
+    TermNumber,
+    all_of_states,
+    has,
+    show,
+)
 from .quotient import MANY, Quotients, Size, Sizes, symbols_of
 
 DIGITS = 4096  # bits of the largest exact number
@@ -157,7 +166,7 @@ class _Writer:
 
     def __init__(self, symbols: list[Expression], text: Callable[..., str]) -> None:
         self._symbols, self._text = symbols, text
-        self._of_states = any(map(state_numbers, symbols))
+        self._of_states = any(has(StateNumber | TermNumber, each) for each in symbols)
         self._factor = cache(self._new_factor)
 
     def quotient(self, top: Any, bottom: Any) -> Expression:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...grammar.unrolled import Steps, unrolled
 from ..nodes import Node, Read, of_states, weighted_children
 from ..plan import Plan
-from ..scalar import Scalar
+from ..scalar import Apply, Scalar, TermNumber
 from ..terms import Term
 from ..words.operators import Where
 
@@ -38,6 +38,26 @@ def _always(node: Node, known: dict[int, set[Node]]) -> Steps[set[Node]]:
 def always_of(plan: Plan) -> set[Node]:
     """The same of a plan: of its scores, of what its stages' numbers are of, and of states."""
     return set().union(*(always(node) for node in (*plan.roots, *plan.stateful)))
+
+
+def weighed_terms(plan: Plan, reward: Scalar, values: Sequence[float]) -> set[Term]:
+    """The terms of a reward expression that may matter to a row with these values.
+
+    Those that it multiplies by 0, or raises to the power of 0, do not.
+    """
+    known = {part.expression: values[plan.columns[part]] for part in reward.parts}
+    weighed, todo = set[Term](), [reward.expression]
+    while todo:
+        match todo.pop():
+            case TermNumber(term):
+                weighed.add(term)
+            case Apply("*", arguments) if not any(known.get(each) == 0 for each in arguments):
+                todo += arguments
+            case Apply("**", (base, exponent)) if known.get(exponent) != 0:
+                todo += base, exponent
+            case Apply(op, arguments) if op not in ("*", "**"):
+                todo += arguments
+    return weighed
 
 
 def needed_terms(plan: Plan, values: Sequence[float]) -> set[Term]:

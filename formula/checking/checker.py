@@ -25,22 +25,23 @@ from ...grammar import (
 from ...grammar.errors import did_you_mean
 from ...grammar.tree import left_spine
 from ...grammar.unrolled import Steps, unrolled
-from ..names import IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
+from ..names import ANSWER_LENGTH, IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from ..words.arguments import MatchedArguments, match_arguments
-from ..words.operators import OPERATORS, STAGED, Align, Head
+from ..words.operators import OPERATORS, STAGED, Head
 from ..words.signature import Signature
 from ..words.stages import STAGES, Search, Stage
 from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
 from .heads import HeadChecker
+from .rewards import RewardChecker
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
-PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
-    f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "two-reward-models", "extending")
+PROMPTS, EXTENDING = (  # answers that an error refers to
+    f"docs/how-do-i.md#{name}" for name in ("negative-prompts", "extending")
 )
 
 
-class Checker(AdditionChecker, ConditionChecker, HeadChecker):
+class Checker(AdditionChecker, ConditionChecker, HeadChecker, RewardChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -48,6 +49,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
     """
 
     def __init__(self, source: str, names: Names) -> None:
+        super().__init__()
         self.source, self.names = source, names
         self.matched: dict[Call, MatchedArguments] = {}
         self._kinds: dict[int, bool] = {}  # by id: the tree outlives its checker
@@ -120,9 +122,9 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
             problem = f"{what} takes a number, and {text(node)} is a model"
             raise self.error(problem, node.span, "write a number or a declared parameter")
         if static:
-            self._known_before(node, what)
+            self.known_before(node, what)
 
-    def _known_before(self, node: Node, what: str) -> None:
+    def known_before(self, node: Node, what: str) -> None:
         if state := self._state_in(node):
             problem = f"{what} is needed before a step, and {text(state)} is known within it"
             raise self.error(problem, state.span, "write a number or a declared parameter")
@@ -151,7 +153,12 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
         self.refuse_head(node)
         if self.names.is_model(name):
             return True
-        if name == NONE:
+        if name == ANSWER_LENGTH:
+            problem, cure = (
+                "is a number of a reward",
+                f"write it in one: best_of(rm - 0.01*{name}, n=4)",
+            )
+        elif name == NONE:
             problem, cure = "is not a model", "model@none is a model that sees no prompt"
         elif name in called():
             problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
@@ -322,13 +329,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
             case "condition":
                 yield self.condition(node)
             case "reward":
-                if not (yield self.is_scores(node)):
-                    problem = f"{cls.name} takes a reward model, and {text(node)} is a number"
-                    cure = f"write {cls.name}(reward, …) with a declared reward model"
-                    raise self.error(problem, node.span, cure)
-                yield self._reward(node)
-                if static:
-                    self._known_before(node, f"{what} judges whole texts: a number in it")
+                yield self.reward(node, cls.name, what if static else "")
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])
@@ -342,20 +343,6 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
                 index = isinstance(node, Number) and node.value.denominator == 1
                 if not (index or isinstance(node, (Text, Name))):
                     raise self.error(f"{what} is the number or the name of a class", node.span)
-
-    def _reward(self, node: Node) -> Steps[None]:
-        """Check that a reward expression only adds and scales reward models."""
-        match node:
-            case Call(Name(Align.name)):
-                pass  # a language model scores texts; the binder refuses an aligned reward model
-            case Call() | Pipeline() if (yield self.is_scores(node)):
-                problem = "a reward is a sum of reward models, each with a weight"
-                raise self.error(problem, node.span, "write 0.7*rm_help + 0.3*rm_safe", REWARDS)
-            case Unary():
-                yield self._reward(node.operand)
-            case Binary():
-                yield self._reward(node.left)
-                yield self._reward(node.right)
 
     def scores(self, node: Node, what: str) -> Steps[None]:
         """Check that a node is scores."""

@@ -13,10 +13,7 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     Raises:
         ModelError: no such label, or several and none chosen, or one and chosen all the same.
     """
-    # whatever labels the configuration names
-    single = description.value_head or description.full_text_reason == OWN_CODE
-    named: dict[int, str] = getattr(description.config, "id2label", None) or {}
-    names = {0: "LABEL_0"} if single or not named else named
+    names, single = _outputs(description), _is_single(description)
     independent = getattr(description.config, "problem_type", None) == MULTI_LABEL and not single
     if len(names) == 1 and wanted is None:
         return None
@@ -36,9 +33,24 @@ def choose_label(description: Description, wanted: int | str | None) -> int | No
     raise ModelError(f"{description.name} has no {what} {wanted}", cure, description.name)
 
 
+def has_classes(description: Description) -> bool:
+    """Whether a head has several outputs, of which one must be chosen."""
+    return len(_outputs(description)) > 1
+
+
+def _is_single(description: Description) -> bool:
+    """Whether there is one output, whatever labels the configuration names."""
+    return description.value_head or description.full_text_reason == OWN_CODE
+
+
+def _outputs(description: Description) -> dict[int, str]:
+    named: dict[int, str] = getattr(description.config, "id2label", None) or {}
+    return {0: "LABEL_0"} if _is_single(description) or not named else named
+
+
 def gives_logs(description: Description, outputs: int) -> bool:
     """Whether the rewards of a head of so many outputs are log-probabilities (``rewards_of``)."""
-    if description.value_head or description.full_text_reason == OWN_CODE:
+    if _is_single(description):
         return False
     problem = getattr(description.config, "problem_type", None)
     return problem == MULTI_LABEL or (outputs > 1 and problem != REGRESSION)

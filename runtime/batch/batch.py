@@ -42,7 +42,7 @@ class Batch:
         numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
-        state: how far each slot is; ``search_score`` and ``seen`` are its.
+        state: how far each slot is; ``search_scores`` and ``seen`` are its.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
             many of the best.
         processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
@@ -208,7 +208,7 @@ class Batch:
     def _go_on(self, slot: int, answer: Sequence[int]) -> None:
         """Have a slot go on after what it has drawn before, which its prompts end with."""
         key = self.requests[slot].key
-        self.state.rewrite(slot, key, len(answer), self.start(slot, answer, 0.0))
+        self.state.rewrite(slot, key, len(answer), self.start(slot, answer))
         for row_map in self.row_maps:
             row = row_map.held[slot]
             if row is not None and not length_of(row_map.prompt(self.requests[slot])):
@@ -219,7 +219,7 @@ class Batch:
         """Give each request the next slot."""
         for request in requests:
             self.requests.append(request)
-            self.state.join(request.key, self.start(self.count, (), 0.0))
+            self.state.join(request.key, self.start(self.count, ()))
             self.count += 1
         for row_map in self.row_maps:
             row_map.held += [None] * len(requests)
@@ -259,13 +259,13 @@ class Batch:
         for lane in self.bound.lanes:
             lane.reserve(0, 0)
 
-    def start(self, slot: int, answer: Sequence[int], search_score: float) -> Start:
+    def start(self, slot: int, answer: Sequence[int], search_scores: Sequence[float] = ()) -> Start:
         """What a slot goes on from that has this answer."""
         if self.state.seen is None:
-            return Start(search_score, ())
+            return Start(search_scores, ())
         prompts = zip(self.bound.terms, self.requests[slot].prompts, strict=True)
         read = [*answer, *(token for term, ids in prompts for token in term.formula_ids(ids))]
-        return Start(search_score, [token for token in read if token < self.bound.vocabulary])
+        return Start(search_scores, [token for token in read if token < self.bound.vocabulary])
 
     def changed(self) -> None:
         """What the devices have of the slots is not what the host has."""
@@ -305,12 +305,12 @@ class Batch:
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
             self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
-            bound.vocabulary if track_seen else 0, bound.searches_by_language,
+            bound.vocabulary if track_seen else 0, len(bound.search_language),
         )  # fmt: skip
         device = state.mirror.device
         self.values, self.temperatures = device.values, device.temperatures
         self.keys, self.steps, self.processed = device.keys, device.steps, device.processed
-        self.search_score, self.seen = state.search_score, state.seen
+        self.search_scores, self.seen = state.search_scores, state.seen
         self._owners: Sequence[Tensor] = device.owners.split(lane_rows)
         self.owners: list[Tensor] = [owners[:0] for owners in self._owners]
         for row_map, rows, present in zip(row_maps, device.rows, device.present, strict=True):
@@ -376,14 +376,14 @@ class Batch:
 
 def _row_maps(bound: Bound) -> list[RowMap]:
     """A row map per term, in the plan's order, per reward model of each stage, and of drafts."""
-    plan, columns = bound.plan, bound.plan.columns
+    plan = bound.plan
     row_maps = [
         RowMap(term, i, partial(needs_term, plan, term.term)) for i, term in enumerate(bound.terms)
     ]
     for address, stage, reward in reward_stages(plan):
-        weights = [columns[stage.w]] if isinstance(stage, Rerank) else []
-        for i, (coefficient, _) in enumerate(reward.parts):
-            needs = partial(needs_reward, [columns[coefficient], *weights])
+        w = stage.w if isinstance(stage, Rerank) else None
+        for i, each in enumerate(reward.terms):
+            needs = partial(needs_reward, plan, reward, each, w)
             row_maps.append(RowMap(bound.rewards[address][i], i, needs))
     for i, term in enumerate(bound.draft_terms):
         row_maps.append(RowMap(term, i, partial(needs_to_draft, bound, i), only_draft=True))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from ...formula import Plan, Term
-from ...formula.algebra.liveness import needed_terms
+from ...formula import Plan, Scalar, Term
+from ...formula.algebra.liveness import needed_terms, weighed_terms
 from ..requests.request import Request
 
 
@@ -15,9 +14,11 @@ def needs_term(plan: Plan, term: Term, request: Request) -> bool:
     return term in needed_terms(plan, request.values)
 
 
-def needs_reward(columns: Sequence[int], request: Request) -> bool:
-    """Whether a request weighs a reward model: none of these numbers is 0."""
-    return all(request.values[column] != 0 for column in columns)
+def needs_reward(plan: Plan, reward: Scalar, term: Term, w: Scalar | None, request: Any) -> bool:
+    """Whether a request weighs a term of a reward expression, whose stage multiplies it by w."""
+    if w is not None and request.values[plan.columns[w]] == 0:
+        return False
+    return term in weighed_terms(plan, reward, request.values)
 
 
 def needs_to_draft(bound: Any, number: int, request: Request) -> bool:

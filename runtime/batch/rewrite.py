@@ -23,13 +23,13 @@ class Rewrite(NamedTuple):
         tokens: the answer.
         read: how many of its first tokens the row has read just so.
         key: the noise of what it draws next.
-        search_score: the sum of its scores by the models of a search.
+        search_scores: the answer's, as ``SlotState`` has them; empty for zeros.
     """
 
     tokens: Sequence[int]
     read: int
     key: tuple[int, int]
-    search_score: float
+    search_scores: Sequence[float] = ()
 
 
 class SlotRows(Protocol):
@@ -47,7 +47,7 @@ class SlotRows(Protocol):
     def changed(self) -> None:
         """What the devices have of the slots is not what the host has."""
 
-    def start(self, slot: int, answer: Sequence[int], search_score: float) -> Start:
+    def start(self, slot: int, answer: Sequence[int], search_scores: Sequence[float] = ()) -> Start:
         """What a slot goes on from that has this answer."""
 
     def prompt_length(self, number: int, slot: int) -> int:
@@ -79,8 +79,8 @@ def rewrite(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
     """Go on from other answers than those that were drawn, in these slots."""
     if not rewrites:
         return
-    for slot, (answer, _, key, score) in rewrites.items():
-        batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, score))
+    for slot, (answer, _, key, scores) in rewrites.items():
+        batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, scores))
     batch.changed()
     for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
         texts = {}

@@ -1,6 +1,6 @@
 """How far the slots of a batch are: their noise, their steps, and what only the device knows.
 
-Steps are counted on both sides, so that the host can write them again. A text's score in a search
+Steps are counted on both sides, so that the host can write them again. A text's scores in a search
 and the tokens that it has seen are on the device alone: when slots change, each takes over what
 another had, or starts with what the host says. All changes between two steps are one.
 """
@@ -21,11 +21,11 @@ class Start(NamedTuple):
     """What a slot starts with.
 
     Attributes:
-        search_score: the sum of its text's scores by the models of a search.
+        search_scores: of its text, the log-probability by each language model of a search.
         tokens: that its prompts and its answer have in them, where a stage needs them.
     """
 
-    search_score: float
+    search_scores: Sequence[float]
     tokens: Sequence[int]
 
 
@@ -42,12 +42,12 @@ class SlotState:
         lane_rows: of all lanes.
         row_maps: how many.
         vocabulary: tokens to tell apart in ``seen``; 0 where no stage needs it.
-        scored: whether language models value the texts of a search.
+        scored: language models that value the texts of a search.
 
     Attributes:
         mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
-        search_score: ``(slots,)`` float32, each text's sum of scores by the models of a search, or
-            None; and ``score_before`` the last step.
+        search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
+            models of a search, or None; and ``scores_before`` the last step.
         seen: ``(slots, V)`` bool, the tokens of each text, or None.
         taken: steps that have been launched, by which the device has counted on; ``mark`` and the
             others are those of ``HostCounts``.
@@ -61,7 +61,7 @@ class SlotState:
         lane_rows: int,
         row_maps: int,
         vocabulary: int,
-        scored: bool,
+        scored: int,
     ) -> None:
         self._slots, self.taken = slots, 0
         self.mirror = Mirror(
@@ -77,13 +77,13 @@ class SlotState:
             rows=((row_maps, slots), torch.long),
             present=((row_maps, slots), torch.bool),
         )
-        self.search_score: Tensor | None = None
+        self.search_scores: Tensor | None = None
         self.seen: Tensor | None = None
         self._on_device: list[Tensor] = []  # behind the slots is room for what others start with
-        self.score_before = torch.zeros(slots * scored, device=device)
+        self.scores_before = torch.zeros(slots, scored, device=device)
         if scored:
-            self._on_device.append(torch.zeros(2 * slots, device=device))
-            self.search_score = self._on_device[-1][:slots]
+            self._on_device.append(torch.zeros(2 * slots, scored, device=device))
+            self.search_scores = self._on_device[-1][:slots]
         if vocabulary:
             size = 2 * slots, vocabulary
             self._on_device.append(torch.zeros(size, dtype=torch.bool, device=device))
@@ -160,7 +160,8 @@ class SlotState:
         changes = [(numbers, torch.tensor([*(slot for slot, _ in moved), *sources]))]
         for tensor in self._on_device:
             room = tensor[self._slots : self._slots + len(starts)]
-            changes.append((room, _scores(starts) if tensor.dim() == 1 else _seen(starts, room)))
+            of_starts = _scores if tensor.is_floating_point() else _seen
+            changes.append((room, of_starts(starts, room)))
         return changes
 
     def move(self) -> None:
@@ -184,8 +185,9 @@ class SlotState:
         self.taken += progress
 
 
-def _scores(starts: Sequence[Start]) -> Tensor:
-    return torch.tensor([start.search_score for start in starts])
+def _scores(starts: Sequence[Start], room: Tensor) -> Tensor:
+    nothing = [0.0] * room.shape[1]
+    return torch.tensor([[*start.search_scores] or nothing for start in starts]).view(room.shape)
 
 
 def _seen(starts: Sequence[Start], room: Tensor) -> Tensor:

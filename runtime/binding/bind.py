@@ -94,8 +94,8 @@ class Binder:
         by_term = {term: self._term(term, SCORES) for term in checked.written()}
         rewards = {
             address: tuple(
-                self._term(part.term, checked.kind_of(stage), address, stage)
-                for _, part in reward.parts
+                self._term(term, checked.kind_of(stage, term), address, stage)
+                for term in reward.terms
             )
             for address, stage, reward in reward_stages(plan)
         }

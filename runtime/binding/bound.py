@@ -145,11 +145,11 @@ class Bound:
         """The lanes that only drafts run."""
         return {term.lane for term in self.draft_terms} - {term.lane for term in self.own_terms}
 
-    @property
-    def searches_by_language(self) -> bool:
-        """Whether language models value the texts of a search."""
-        search = self.plan.search
-        return search is not None and self.rewards[search[0]][0].language
+    @cached_property
+    def search_language(self) -> tuple[int, ...]:
+        """The language models that a search judges texts by, by their numbers in its reward."""
+        terms = self.rewards[self.plan.search[0]] if self.plan.search else ()
+        return tuple(number for number, term in enumerate(terms) if term.language)
 
     @property
     def conditional(self) -> list[BoundTerm]:
@@ -164,7 +164,7 @@ class Bound:
         return terms
 
 
-def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Any]]:
+def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Scalar]]:
     """Every stage with a reward expression, and that: those that rerank, then the search."""
     search = [(*plan.search, plan.search[1].r)] if plan.search else []
     return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]

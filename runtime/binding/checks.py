@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from ...formula import Plan, Stage, Term
 from ...formula.scalar import parameters
-from ...formula.words.stages import Search
+from ...formula.words.stages import Rerank, Search
 from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description
-from ...models.checkpoint.labels import choose_label
+from ...models.checkpoint.labels import choose_label, has_classes
 from ...models.functions import FunctionReward
 from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
@@ -108,15 +108,19 @@ class CheckedModels:
         """The terms of the scores, in the order in which they are written."""
         return sorted(self.plan.terms, key=lambda term: self.plan.spans[term])
 
-    def kind_of(self, stage: Stage) -> str:
-        """What the models of a stage's reward give: a search takes rewards or scores, not both."""
-        if isinstance(stage, Search):
-            return self.descriptions[self.plan.search_terms[0].model].kind
-        return REWARD
+    def kind_of(self, stage: Stage, term: Term) -> str:
+        """What a model in a stage's reward gives: in a search, what it is; else a reward."""
+        return self.descriptions[term.model].kind if isinstance(stage, Search) else REWARD
 
     def label(self, model: ResolvedModel, stage: Stage | None) -> int | None:
-        """The output of a reward's head: the stage's label, or the declared one."""
+        """The output of a reward's head: the stage's label, or the declared one.
+
+        A stage's label is for the classifiers of its reward, if there are any.
+        """
         label, description = getattr(stage, "label", None), self.descriptions[model.name]
+        if isinstance(stage, Rerank) and label is not None and not has_classes(description):
+            others = (self.descriptions[term.model] for term in stage.reward.terms)
+            label = None if any(map(has_classes, others)) else label
         label = model.spec.label if label is None else label
         return self.marked(model.name, partial(choose_label, description, label))
 
@@ -162,11 +166,13 @@ class CheckedModels:
             if model.spec.steps is not None and self.descriptions[name].kind == SCORES:
                 problem = f"{name} is a language model, and steps are a reward model's"
                 raise self.at(ModelError(problem, f"leave steps out of {name}", name))
-        expected = [(term, SCORES, plan.spans[term]) for term in plan.terms]
+        expected = [(term, SCORES, plan.spans[term], "") for term in plan.terms]
         for _, stage, reward in reward_stages(plan):
-            kind = self.kind_of(stage)
-            expected += [(part.term, kind, number.span) for number, part in reward.parts]
-        for term, kind, span in expected:
+            expected += [
+                (term, self.kind_of(stage, term), plan.reward_spans[reward.span, term], stage.name)
+                for term in reward.terms
+            ]
+        for term, kind, span, stage_name in expected:
             name, own = term.model, self.descriptions[term.model].kind
             called = isinstance(self.models[name].spec.model, FunctionReward)
             if called and own == kind and (term.alone or term.system is not None):
@@ -181,8 +187,8 @@ class CheckedModels:
                 problem = f"{name} is a reward model, and a term is a language model"
                 cure = f"write … | rerank({name}, k=10, w=1)"
             else:
-                problem = f"{name} is a language model, and rerank takes reward models"
-                cure = f"add it to the scores instead: base + {name}"
+                problem = f"{name} is a language model, and {stage_name} takes reward models"
+                cure = "use a search (best_of, blockwise, reject), or add it to the scores"
             raise plan.error(problem, span, cure)
 
     def _unpacked(self) -> list[str]:

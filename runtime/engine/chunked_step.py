@@ -119,8 +119,11 @@ class Chunk:
         where = owner, self.ahead, self.after, max(self.counts)
         rewarders = {at: each.along(*where) for at, each in prepared.rewarders.items()}
         search = [
-            (row_map, partial(self._read, row_map, Read(row_map.term.term)))
-            for row_map, _ in prepared.search_terms
+            (
+                each,
+                partial(self._read, each, Read(each.term.term)) if each.live else Context.zeros,
+            )
+            for each, _ in prepared.search_terms
         ]
         rows = [batch.requests[slot].values for slot in self.slots]
         return Context(

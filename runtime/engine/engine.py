@@ -244,6 +244,7 @@ class Engine:
     ) -> dict[int, FormulaError]:
         """An error per row with an alarm, naming the row and the token; known sources first."""
         plan, errors = self.bound.plan, {}
+        rewards = {address: stage.reward for address, stage in plan.reranks}
         for alarm, row in sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm):
             where = f"for row {rows[row][0].index}, token {rows[row][1]}"
             what, span, cure = "every token is excluded", Span(0, len(plan.source)), ""
@@ -260,14 +261,21 @@ class Engine:
                     continue
                 if isinstance(source, Read):
                     what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
+                elif kind == "stage" and (
+                    failure := reward_failure(batch.bound, source, rows[row][0], where)
+                ):
+                    errors[row] = failure
+                    continue
+                elif kind == "stage" and not (reward := rewards[source]).is_linear:
+                    errors[row] = plan.reward_error(reward, where)
+                    continue
                 else:
                     maps = [each for each in batch.row_maps if each.source == (kind, source)]
-                    own = [(each.number, each.term) for each in maps]
-                    if failure := reward_failure(plan, own, rows[row][0], where):
-                        errors[row] = failure
-                        continue
                     what = f"{' or '.join(str(each.term.term) for each in maps)} gave NaN"
+                    what += " or infinity" * (kind == "stage")
                     span = plan.spans[maps[0].term.term]
+                    if kind == "stage":
+                        span = plan.reward_spans[rewards[source].span, maps[0].term.term]
                 cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
             errors[row] = plan.error(f"{what} {where}", span, cure)
         return errors

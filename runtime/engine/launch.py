@@ -47,8 +47,8 @@ class Verified:
         drawn: per position: tokens, alarms, and the drafted token after it; then log-probabilities,
             and, where a search needs it, whether the scores were unsure.
         steps: per slot, the tokens that it had drawn before.
-        search_scores: ``(width,)`` float32 what each drawn token adds to the score of its text in a
-            search, or None.
+        search_scores: ``(width, terms)`` float32 what each drawn token adds to the scores of its
+            text in a search, or None.
         observed: rows of the results that hold what draft plans would have drawn; they come last.
     """
 
@@ -62,11 +62,11 @@ class Verified:
     def settle(self, batch: Batch, tokens: Sequence[Sequence[int]]) -> None:
         """Go on with these tokens, per slot: of those collected, the first that count."""
         replace_drafted(batch, self.draft.tokens, tokens)
-        if self.search_scores is not None and batch.search_score is not None:
+        if self.search_scores is not None and batch.search_scores is not None:
             counts = torch.tensor([len(each) for each in tokens], device=batch.device)
             counted = self.chunk.ahead < counts[self.chunk.owner]
-            scores = torch.where(counted, self.search_scores, 0.0)
-            batch.search_score.index_add_(0, self.chunk.owner, scores)
+            scores = torch.where(counted[:, None], self.search_scores, 0.0)
+            batch.search_scores.index_add_(0, self.chunk.owner, scores)
 
     def kept(
         self, tokens: Sequence[int], wrong: Sequence[int], following: Sequence[int]
@@ -194,7 +194,7 @@ def verified(
     rows += [*context.unsure, *(drawn_by(each, chunk, context) for each in others)]
     results = torch.stack(rows)
     search_scores = None
-    if batch.search_score is not None:
+    if batch.search_scores is not None:
         search_scores = step.search_scores(context, tokens, chunk.owner)
     drawn = Drawn(list(context.broken), results, scores)
     return Verified(draft, chunk, drawn, steps, search_scores, len(others))

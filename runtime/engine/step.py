@@ -224,9 +224,9 @@ class Step:
 
     def drawn(self, batch: Batch, context: Context, masked: Tensor, drawn: Draw) -> Drawn:
         """Commit the drawn tokens, and gather what the host needs to know."""
-        if batch.search_score is not None:
-            batch.state.score_before.copy_(batch.search_score)
-            batch.search_score[: batch.width] += self.search_scores(context, drawn.tokens)
+        if batch.search_scores is not None:
+            batch.state.scores_before.copy_(batch.search_scores)
+            batch.search_scores[: batch.width] += self.search_scores(context, drawn.tokens)
         self.commit(batch, context, drawn.tokens)
         rows = [drawn.tokens, alarms(context, drawn.scores), context.steps]
         if batch.logprobs:
@@ -239,7 +239,6 @@ class Step:
         """Work out what holds until the batch's slots change, once the devices have the change."""
         upload_changes([batch])
         used, lanes = slice(batch.width), self.bound.lanes
-        live = [row_map for row_map in batch.row_maps if row_map.live]
         rewarders: dict[StageAddress, Rewarder] = {}
         for address, stage in self._plan.reranks:
             row_maps = [row_map for row_map in batch.row_maps if row_map.term.address == address]
@@ -250,11 +249,11 @@ class Step:
         for read, row_map in reads_of(self._plan, batch.row_maps):
             own = self._reading(row_map, read, batch)
             reads.append(own if row_map.live else Context.zeros)
-        search = [
-            (row_map, self._reading(row_map, Read(row_map.term.term), batch))
-            for row_map in live
-            if row_map.term.address and row_map.term.language and self._search
-        ]
+        search: list[tuple[RowMap, Reading]] = []
+        for row_map in batch.row_maps:
+            if row_map.term.address and row_map.term.language:
+                own = self._reading(row_map, Read(row_map.term.term), batch)
+                search.append((row_map, own if row_map.live else Context.zeros))
         certain = self._running(batch, self._certain)
         feeds = []
         for lane in _fed(batch):
@@ -350,18 +349,16 @@ class Step:
     def search_scores(
         self, context: Context, tokens: Tensor, owner: Tensor | None = None
     ) -> Tensor:
-        """``(rows,)`` float32, the drawn tokens' scores by the models of a search.
+        """``(rows, terms)`` float32, the drawn tokens' log-probabilities by a search's models.
 
         With ``owner``, the slot of each row of the context.
         """
-        assert self._search is not None
-        total = torch.zeros_like(context.values[:, 0])
+        columns = []
         for row_map, scores in context.search_terms:
-            coefficient = context.number(self._search.r.parts[row_map.number][0])[:, 0]
-            score = coefficient * scores(context).gather(1, tokens[:, None])[:, 0]
+            logprobs = scores(context).gather(1, tokens[:, None])[:, 0]
             present = row_map.present if owner is None else row_map.present[owner]
-            total += torch.where(present, score, 0.0)
-        return total
+            columns.append(torch.where(present, logprobs, 0.0))
+        return torch.stack(columns, dim=1)
 
 
 def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) -> list[Drawn]:

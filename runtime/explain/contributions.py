@@ -6,14 +6,17 @@ again, and the step has recorded its stages. The only names and text are the for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ...formula import Plan, Read, Scalar, Term
+from ...formula.algebra.liveness import weighed_terms
 from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, walk, weighted_children
 from ...formula.printer import written, written_product
+from ...formula.scalar import linear_part
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
 from ..batch.batch import Batch
@@ -32,19 +35,25 @@ class Explainer:
     Attributes:
         parts: of the formula; a contribution belongs to each.
         reads: the terms of the formula, and what heads that give scores read of them.
-        rewards: its reward models: stage address, number in the reward, coefficient and term.
+        rewards: its reward models: stage address, number in the reward, and term; and ``weighed``,
+            those that matter to the request.
     """
 
     def __init__(self, plan: Plan, values: list[float], base: Term, n: int, samples: bool) -> None:
         """Explain by ``n`` candidates; ``samples``: the noise of a step is that of the request."""
         self.plan, self.base, self.n, self.samples = plan, base, n, samples
-        self.reads = scores_of(plan)
+        self.reads, self._values_of_request = scores_of(plan), values
         self.stages = [(i, s) for i, s in enumerate(plan.stages) if not isinstance(s, Search)]
         self.rewards = [
-            (address, number, coefficient, read.term)
+            (address, number, term)
             for address, stage in plan.reranks
-            for number, (coefficient, read) in enumerate(stage.reward.parts)
+            for number, term in enumerate(stage.reward.terms)
         ]
+        self.weighed = {
+            (address, term)
+            for address, stage in plan.reranks
+            for term in weighed_terms(plan, stage.reward, values)
+        }
         sums = [_part(c, node, values[plan.columns[c]]) for c, node in plan.scores.parts]
         self._numbers: list[Sequence[Scalar]] = [[c] for c, _ in plan.scores.parts]
         if (shift := plan.scores.shift) is not None:
@@ -83,6 +92,7 @@ class Explainer:
             int(batch.steps[0]), token, None, top, alone, token != alone, token != top,
             conditions, self._search_score(context, token), explained,
             tuple(self._values(held, context) for held in self._numbers),
+            self._search_logprobs(context, token),
         )  # fmt: skip
 
     def _values(self, held: Sequence[Scalar], context: Context) -> dict[str, float]:
@@ -129,11 +139,11 @@ class Explainer:
         return torch.tensor([id for *_, id in sorted(keys)], device=score.device)
 
     def _reward(
-        self, address: StageAddress, number: int, coefficient: Scalar, _: Term, context: Context
+        self, address: StageAddress, number: int, term: Term, context: Context
     ) -> Tensor | None:
         """``(V,)`` what a reward model gave to each candidate of its stage; NaN elsewhere."""
         assert context.record is not None
-        if address not in context.record.rewards or not context.runs(coefficient):
+        if address not in context.record.rewards or (address, term) not in self.weighed:
             return None
         ids, rewards = context.record.rewards[address][:2]
         nothing = torch.full((context.vocabulary,), torch.nan, device=ids.device)
@@ -151,14 +161,33 @@ class Explainer:
         ]
 
     def _search_score(self, context: Context, token: int) -> float | None:
-        """The score that a search's language models give to a token."""
+        """What a search's language models add for a token; None unless each only has a weight."""
         if self.plan.search is None or not context.search_terms:
             return None
-        parts = self.plan.search[1].r.parts
-        return sum(
-            float(context.number(parts[row_map.number][0])[0, 0] * reads(context)[0, token])
-            for row_map, reads in context.search_terms
-        )
+        reward, total = self.plan.search[1].r, 0.0
+        logprobs = self._search_logprobs(context, token)
+        for (row_map, _), logprob in zip(context.search_terms, logprobs, strict=True):
+            weight = coefficient(self.plan, reward, row_map.term.term, self._values_of_request)
+            if weight is None:
+                return None
+            total += weight * logprob if weight else 0.0
+        return total
+
+    def _search_logprobs(self, context: Context, token: int) -> tuple[float, ...]:
+        """A token's log-probability by each of a search's language models."""
+        return tuple(float(reads(context)[0, token]) for _, reads in context.search_terms)
+
+
+def coefficient(plan: Plan, reward: Scalar, term: Term, values: Sequence[float]) -> float | None:
+    """What a row multiplies a term by in a reward expression; None where that is not one number."""
+    if (factors := linear_part(reward, term)) is None:
+        return None
+    known = {part.expression: values[plan.columns[part]] for part in reward.parts}
+    number = math.prod(
+        known[each] if each in known else float(each.value)  # type: ignore[union-attr]
+        for each in factors
+    )
+    return None if math.isnan(number) else number  # one of the state is another in each step
 
 
 class _Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ...errors import ArgumentError
@@ -18,7 +18,7 @@ from ..requests.answer import answer_to
 from ..requests.per_row import at_least_one
 from ..requests.request import Completion, Request
 from ..session import Session
-from .contributions import Explainer
+from .contributions import Explainer, coefficient
 from .token_choice import Choice, Part
 
 SCHEMA = 2
@@ -27,11 +27,17 @@ CONTEXT = 4  # tokens before one, which are decoded together with it
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A reward model of the formula: its name, the stage that uses it, its coefficient there."""
+    """A reward model of the formula.
+
+    Attributes:
+        name: as the formula has it.
+        stage: that uses it.
+        coefficient: there; None where it is in a function, and is not only multiplied.
+    """
 
     name: str
     stage: str
-    coefficient: float
+    coefficient: float | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,9 @@ class Inspection:
         tokens: one choice per generated token.
         search: the stage that chose among whole texts, or None. The tokens are explained as the
             formula before it scored them in the text that it chose.
-        search_score: the whole text's score by the search's models, or None.
+        search_score: the whole text's score by the search's reward expression, or None.
+        search_terms: what each model in that says of the whole text, by its name: a reward, or the
+            log-probability of the answer.
     """
 
     formula: str
@@ -62,6 +70,7 @@ class Inspection:
     tokens: tuple[Choice, ...]
     search: str | None = None
     search_score: float | None = None
+    search_terms: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON; NaN and infinities are None.
@@ -111,25 +120,30 @@ def inspecting(
     explainer = Explainer(plan, [*request.values], term, n, samples=search is None)
     tokens = completion.token_ids
     choices: list[Choice] = []
-    search_score = None
+    search_score, search_terms = None, dict[str, float]()
     read = [*tokens, *[0] * bool(search)]
     for batch, context, scores in teacher_forced(engine, request, read, record=True):
         if len(choices) < len(tokens):
             choices.append(explainer.choice(batch, context, scores, tokens[len(choices)]))
             yield None
         elif search:
-            added = [choice.search_score for choice in choices]
-            search_score = SearchScheduler(engine, batch).value(len(tokens), added)
+            added = [choice.search_logprobs for choice in choices]
+            search_score, said = SearchScheduler(engine, batch).value(added)
+            search_terms = dict(zip(map(str, plan.search_terms), said, strict=True))
     stages = dict(plan.reranks)
     rewards = [
-        RewardModel(str(term), written(stages[address]), request.values[plan.columns[coefficient]])
-        for address, _, coefficient, term in explainer.rewards
+        RewardModel(
+            str(term),
+            written(stages[address]),
+            coefficient(plan, stages[address].reward, term, request.values),
+        )
+        for address, _, term in explainer.rewards
     ]
     yield Inspection(
         plan.formula, completion, request.temperature, str(term), tuple(map(str, explainer.reads)),
         tuple(explainer.parts), tuple(rewards),
         tuple(_with_texts(choices, request.prompts[bound.text_term], bound.tokenizer)),
-        written(search[1]) if search else None, search_score,
+        written(search[1]) if search else None, search_score, search_terms,
     )  # fmt: skip
 
 

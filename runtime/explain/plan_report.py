@@ -8,7 +8,7 @@ from ...formula import Plan, Read, Scalar
 from ...formula.algebra.shift_invariance import unnormalised
 from ...formula.nodes import StageAddress, of_states, short_text, walk
 from ...formula.printer import written_without_rewards
-from ...formula.scalar import parameters
+from ...formula.scalar import coefficient_in, parameters
 from ...models.cache_config import CacheConfig
 from ...models.rewards.function_lane import FunctionLane
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
@@ -170,8 +170,10 @@ class Report:
         """The reward models of a stage; none for most stages."""
         for other, _, reward in reward_stages(self._bound.plan):
             if other == address:
-                pairs = zip(self._bound.rewards[address], reward.parts, strict=True)
-                rows = [self._line(t, Read(t.term), str(number)) for t, (number, _) in pairs]
+                rows = [
+                    self._line(each, Read(each.term), coefficient_in(reward, each.term))
+                    for each in self._bound.rewards[address]
+                ]
                 table = _table(("reward", "coefficient", "lane", "reads"), rows)
                 return [*table, *dict.fromkeys(map(self._path, self._bound.rewards[address]))]
         return []

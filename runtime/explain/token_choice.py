@@ -73,9 +73,11 @@ class Choice:
         changed: whether the base alone would have chosen another.
         by_noise: whether it was drawn though another had a better score.
         conditions: of ``where``, those that the step evaluated.
-        search_score: the token's score by the language models of a search, or None.
+        search_score: what the language models of a search add to its reward for the token; None
+            without any, and where one is in a function.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
+        search_logprobs: the token's log-probability by each language model of a search.
         numbers: per part, its numbers of the state: by their text, their values in this step.
     """
 
@@ -90,3 +92,4 @@ class Choice:
     search_score: float | None
     candidates: tuple[Candidate, ...]
     numbers: tuple[dict[str, float], ...] = ()
+    search_logprobs: tuple[float, ...] = ()

@@ -110,7 +110,7 @@ class ExternalRows:
         # A reward model is moved to the chosen candidate, and this was none: it reads it anew.
         keys = [request.key for request in batch.requests]
         rewrites = {
-            row: Rewrite([*self.answers[row], tokens[row]], len(self.answers[row]), keys[row], 0.0)
+            row: Rewrite([*self.answers[row], tokens[row]], len(self.answers[row]), keys[row])
             for row, is_excluded in enumerate(excluded.tolist())
             if is_excluded
         }
@@ -124,7 +124,7 @@ class ExternalRows:
         copy_slots(self._batch, sources)
         keys = [request.key for request in self._batch.requests]
         rewrites = {
-            row: Rewrite(answer, _shared(answer, self.answers[source]), keys[row], 0.0)
+            row: Rewrite(answer, _shared(answer, self.answers[source]), keys[row])
             for row, (answer, source) in enumerate(zip(answers, sources, strict=True))
             if answer != self.answers[source]
         }

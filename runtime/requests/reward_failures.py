@@ -1,37 +1,34 @@
-"""What a Python function has failed with, where a reward is NaN."""
+"""What a Python function has failed with, where a reward is no finite number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from ...formula import Plan
+from ...formula.nodes import StageAddress
 from ...grammar import FormulaError
 from ...models.functions import UserPrompt
-from ..binding.bound_term import BoundTerm
+from ..binding.bound import Bound, reward_stages
 from .request import Request
 
 
 def reward_failure(
-    plan: Plan, terms: Iterable[tuple[int, BoundTerm]], request: Request, where: str
+    bound: Bound, address: StageAddress, request: Request, where: str
 ) -> FormulaError | None:
-    """The error of a request whose reward is NaN, marked where its function stands.
+    """The error of a request whose reward is no finite number, marked where its function stands.
 
     Args:
-        plan: whose reward it is.
-        terms: the models of the stage, each with its number there.
+        bound: whose stage it is.
+        address: of the stage.
         request: whose answer it is.
         where: which row and token.
 
     Returns:
         None where no function has failed.
     """
-    for number, bound_term in terms:
-        if bound_term.address is None or bound_term.language:
-            continue
-        prompt = request.rewards[bound_term.address][number]
+    plan = bound.plan
+    spans = {known: reward.span for known, _, reward in reward_stages(plan)}
+    for bound_term, prompt in zip(bound.rewards[address], request.rewards[address], strict=True):
         if isinstance(prompt, UserPrompt) and (failure := prompt.failure) is not None:
-            problem = f"{failure.problem}, {where}" if where else failure.problem
-            error = plan.error(problem, plan.spans[bound_term.term], failure.cure)
+            span = plan.reward_spans[spans[address], bound_term.term]
+            error = plan.error(f"{failure.problem}, {where}", span, failure.cure)
             error.__cause__ = failure.__cause__ or failure
             return error
     return None

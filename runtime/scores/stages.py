@@ -13,6 +13,7 @@ from ...formula.nodes import StageAddress, Staged
 from ...formula.words import stages as words
 from ...formula.words.stages import Rerank, Stage
 from .context import Context
+from .expressions import reward_value
 from .logprobs import ascending, from_up
 
 
@@ -107,7 +108,9 @@ def _(stage: Rerank, scores: Tensor, context: Context, address: StageAddress) ->
     if context.runs(stage.w):
         rewards, before = _rewards(stage, address, best.indices, context)
         reward, weight = _total(stage, rewards, before, context, kept), context.number(stage.w)
-        context.broken["stage", address] = (reward.isnan() & kept & (weight != 0)).any(-1)
+        context.broken["stage", address] = (~reward.isfinite() & kept & (weight != 0)).any(-1)
+        if stage.clamp is not None:
+            reward = reward.clamp(*(context.number(bound) for bound in stage.clamp))
         added = torch.where(weight != 0, weight * reward, 0.0)
         values = values + added
         if context.record is not None:
@@ -132,7 +135,7 @@ def _rewards(
     rewarder = context.rewarders.get(address)
     if rewarder is None:
         zeros = torch.zeros_like(candidates, dtype=context.values.dtype)
-        return [zeros for _ in stage.reward.parts], [zeros[:, 0] for _ in stage.reward.parts]
+        return [zeros for _ in stage.reward.terms], [zeros[:, 0] for _ in stage.reward.terms]
     if context.next_tokens is not None:
         candidates = torch.cat((candidates, context.next_tokens[:, None]), dim=1)
     context.candidates[address] = candidates
@@ -142,8 +145,9 @@ def _rewards(
 def _total(
     stage: Rerank, rewards: list[Tensor], before: list[Any], context: Context, kept: Tensor
 ) -> Tensor:
-    """The reward expression over the candidates that count, normalised and clamped: (slots, k)."""
-    total = _combined(stage, rewards, context)[:, : kept.shape[1]]
+    """The reward expression over the candidates that count, normalised: ``(slots, k)``."""
+    answered = context.steps[:, None]
+    total = _combined(stage, rewards, answered + 1, context)[:, : kept.shape[1]]
     match stage.norm:
         case "center":
             count = kept.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -154,19 +158,10 @@ def _total(
             total = (total - low) / torch.where(high > low, high - low, 1.0)
         case "prefix":
             read = [item[:, None] for item in before if item is not None]
-            total = total - _combined(stage, read, context)
-    if stage.clamp is not None:
-        low, high = (context.number(bound) for bound in stage.clamp)
-        total = total.clamp(min=low, max=high)
+            total = total - _combined(stage, read, answered.clamp(min=1), context)
     return total
 
 
-def _combined(stage: Rerank, rewards: list[Tensor], context: Context) -> Tensor:
-    """``sum_i coefficient_i * reward_i + shift``."""
-    total = torch.zeros_like(rewards[0])
-    for (coefficient, _), reward in zip(stage.reward.parts, rewards, strict=True):
-        weight = context.number(coefficient)
-        total = total + torch.where(weight != 0, weight * reward, 0.0)
-    if stage.reward.shift is not None:
-        total = total + context.number(stage.reward.shift)
-    return total
+def _combined(stage: Rerank, rewards: list[Tensor], length: Tensor, context: Context) -> Tensor:
+    """The reward expression's value, by the rewards of texts whose answers are so long."""
+    return reward_value(stage.reward, rewards, length.float(), context.number)

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import reduce
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ...formula.nodes import Node, numbers
-from ...formula.scalar import Apply, Constant, Expression, Scalar, StateNumber
+from ...formula.scalar import Expression, Scalar, StateNumber
 from ...formula.words.operators import Head
 from ...formula.words.signature import LEAST, MOST, Limits
 from ...grammar.unrolled import Steps
 from .context import Columns, Context, Reading, ScalarColumn
+from .expressions import computed
 from .logprobs import entropy, log_softmax
 
 ROUNDING = 1e-6  # by so much a number may be beyond its limits; it is moved there
@@ -74,11 +74,16 @@ def valuer(scalar: Scalar, columns: Columns, scorer: Scorer) -> Steps[Reading]:
     column, states = columns.get(scalar, -1), columns.states
 
     def value(context: Context) -> Tensor:
-        computed = _computed(scalar.expression, known, states, context)
+        def leaf(expression: Expression) -> Tensor | None:
+            if expression in known:
+                return context.numbers[known[expression]].values
+            return states[expression](context) if isinstance(expression, StateNumber) else None
+
+        result = computed(scalar.expression, leaf)
         if known:  # a row may have a number that is 0 whatever the state is
             own = context.numbers[column].values
-            computed = torch.where(own.isnan(), computed, own)
-        return _within(scalar, computed, context)
+            result = torch.where(own.isnan(), result, own)
+        return _within(scalar, result, context)
 
     return value
 
@@ -101,28 +106,6 @@ def _state(number: StateNumber, columns: Columns, scorer: Scorer) -> Steps[Readi
         return computed
 
     return value
-
-
-def _computed(
-    expression: Expression,
-    known: dict[Expression, int],
-    states: dict[StateNumber, Reading],
-    context: Context,
-) -> Any:
-    """A tensor, or a float for a constant."""
-    if expression in known:
-        return context.numbers[known[expression]].values
-    match expression:
-        case Constant(value):
-            return float(value)
-        case StateNumber():
-            return states[expression](context)
-    assert isinstance(expression, Apply)
-    operation = _OPERATIONS[expression.op]
-    values = []
-    for argument in expression.arguments:
-        values.append(_computed(argument, known, states, context))
-    return reduce(operation, values) if values[1:] else operation(*values)
 
 
 def _within(scalar: Scalar, value: Tensor, context: Context) -> Tensor:
@@ -162,14 +145,4 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "max_prob": lambda logprobs: logprobs.amax(dim=-1, keepdim=True).exp(),
     "kl": kl,
     "js": js,
-}
-
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "+": lambda a, b: a + b,
-    "*": lambda a, b: a * b,
-    "**": lambda a, b: a**b,
-    "max": lambda a, b: a.clamp(min=b) if isinstance(a, Tensor) else b.clamp(min=a),
-    "min": lambda a, b: a.clamp(max=b) if isinstance(a, Tensor) else b.clamp(max=a),
-    **{name: getattr(torch, name) for name in ("abs", "exp", "log", "sqrt")},
 }

@@ -42,7 +42,10 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "reject": "searches over whole texts",
     "align": "takes one model",
     "head": "takes a declared head last",
-    "rerank(reward) 0": "a reward is a sum of reward models",
+    **dict.fromkeys(
+        ("rerank(reward) 0", "best_of(r) 0", "blockwise(r) 0", "reject(r) 0"),
+        "is a stage, and inside",
+    ),
     "rerank(label) 0": "rm has 1 output and no classes",
 }
 

@@ -55,6 +55,8 @@ HOSTILE = {
     "states multiplied out": "base*" + "*".join(f"(step+p{i})" for i in range(60)),
     "brackets multiplied out": "base[" + "+".join(f"(a+{i})**9*arm" for i in range(100)) + "]",
     "brackets inside each other": "base[" * 90 + "arm" + "]" * 90,
+    "rewards multiplied": "base | rerank(" + "*".join(f"(rm+a+{i}*r)" for i in range(60)) + ")",
+    "rewards of rewards": "base | rerank(" + "max(rm, 2*(" * 40 + "rm" + "))" * 40 + ")",
     "a deep reward": "base | rerank(" + "(" * 95 + "rm" + ")" * 95 + ")",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...requests.answer import Answer
-from .group import Move, Rows
+from .group import Move, Rows, Scores
 
 
 class Blocks:
@@ -41,7 +41,7 @@ class Blocks:
         self.due = not any(self.rooms)
         return taken
 
-    def select(self, values: Sequence[float]) -> Move:
+    def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The best beams, repeated; a text that was drawn twice counts once."""
         self.due, self.end = False, self.end + self.length
         order = sorted(range(len(values)), key=lambda i: -values[i])

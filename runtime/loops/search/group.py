@@ -15,6 +15,7 @@ from ...requests.answer import Answer
 # Per row: whose answer, and where it is rewritten.
 Move: TypeAlias = tuple[Sequence[int], Sequence[Rewrite]]
 Rows: TypeAlias = Sequence[Sequence[int]]
+Scores: TypeAlias = Sequence[Sequence[float]]  # per row, of its answer by the search's models
 
 
 class Group(Protocol):
@@ -41,5 +42,9 @@ class Group(Protocol):
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
         """Tokens per row, and whether the scores of each were unsure; how many each row takes."""
 
-    def select(self, values: Sequence[float]) -> Move:
-        """What each row goes on with, given the value of its answer."""
+    def select(self, values: Sequence[float], scores: Scores) -> Move:
+        """What each row goes on with, given the value of its answer.
+
+        ``scores`` are those of its rows' answers: a row that is rewritten to an answer takes its
+        scores along, ``Rewrite.search_scores``, which nobody looks into here.
+        """

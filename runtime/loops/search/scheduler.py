@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
+import torch
+
 from ...batch.batch import Batch
 from ...batch.pages import Pages, has_rows
 from ...batch.prompt_counts import count_prompts
@@ -148,9 +150,9 @@ class SearchScheduler(Scheduler):
         if pending.verified is not None:
             pending.verified.settle(self.batch, taken)
             self._engine.stats.tokens += sum(map(len, taken))
-        elif self.batch.search_score is not None:
+        elif self.batch.search_scores is not None:
             still = [slot for slot, each in enumerate(taken) if not each]
-            self.batch.search_score[still] = self.batch.state.score_before[still]
+            self.batch.search_scores[still] = self.batch.state.scores_before[still]
 
     def drop(self, request: Request) -> None:
         groups = [group for group, known in self._groups.items() if known is request]
@@ -179,17 +181,23 @@ class SearchScheduler(Scheduler):
             taken = progress.get(id(request), 0)
             self._owed[id(request)] = taken + 1 if isinstance(taken, int) else 1
 
-    def value(self, length: int, scores: Sequence[float | None]) -> float:
-        """The value of one text that a batch of one slot has read, or a FormulaError where NaN.
+    def value(self, logprobs: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+        """The value of one text that a batch of one slot has read, and what each model says of it.
 
-        The answer has ``length`` tokens; ``scores`` are what each added, by language models.
+        ``logprobs`` are those of each token of the answer, by a search's language models.
+
+        Raises:
+            FormulaError: it is no finite number.
         """
-        if self.batch.search_score is not None:
-            self.batch.search_score[0] = sum(score or 0.0 for score in scores)
+        length = len(logprobs)
+        if self.batch.search_scores is not None and length:
+            totals = [math.fsum(own) for own in zip(*logprobs, strict=True)]
+            self.batch.search_scores[0] = torch.tensor(totals)
         value = float(self._values.of([length])[0])
-        if math.isnan(value):
-            raise self._values.nan(self.batch.requests[0])
-        return value
+        if not math.isfinite(value):
+            raise self._values.error(0, self.batch.requests[0])
+        said: list[float] = self._values.terms[0].tolist()
+        return value, said
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
@@ -213,15 +221,15 @@ class SearchScheduler(Scheduler):
         for group in self._groups:
             for slot, answer in zip(self._slots(group), group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values = self._values.of(lengths).tolist()
+        values, scores = self._values.of(lengths).tolist(), self._values.scores()
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         for group in due:
             slots = self._slots(group)
             own = [values[slot] for slot in slots]
-            if any(math.isnan(value) for value in own):
-                group.best.fail(self._values.nan(group.best.request))
+            if wrong := [slot for slot in slots if not math.isfinite(values[slot])]:
+                group.best.fail(self._values.error(wrong[0], group.best.request))
                 continue
-            chosen, rewritten = group.select(own)
+            chosen, rewritten = group.select(own, [scores[slot] for slot in slots])
             if not group.over:
                 for slot, row in zip(slots, chosen, strict=True):
                     sources[slot] = slots[row]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...scores.noise import coin, seed_key
-from .group import Move, Rows
+from .group import Move, Rows, Scores
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Segments:
         self.best = answers[0].copied(answers[0].request)  # what is accepted so far
         self.due = True  # the prompt alone comes first
         self._first: float | None = None
-        self._score = 0.0  # of what is accepted
+        self._scores: Sequence[float] = ()  # of what is accepted
         self._tried = 0
-        self._best_rejected: tuple[float, Answer] | None = None  # the best of the rejected
+        self._best_rejected: tuple[float, Sequence[float], Answer] | None = None
         self._held: list[bool] = []
 
     @property
@@ -86,19 +86,20 @@ class Segments:
             self._held[i] = bool(answer.finish_reason) or drawn + 1 >= self._rule.longest
         return len(answer.tokens) - before
 
-    def select(self, values: Sequence[float]) -> Move:
+    def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The first answer that is accepted, in every row; or new noise for all of them."""
         rows = len(self.answers)
         if self._first is None:
-            self._first = self._score = values[0]
+            self._first, self._scores = values[0], scores[0]
             return self._again(range(rows), len(self.best.tokens))
         started = len(self.best.tokens)
-        for answer, value in zip(self.answers, values, strict=True):
+        for answer, value, own in zip(self.answers, values, scores, strict=True):
             if self._best_rejected is None or value > self._best_rejected[0]:
-                self._best_rejected = (value, answer)
+                self._best_rejected = value, own, answer
             exhausted = self._tried == self._rule.retries
             if exhausted or self._accepts(answer, value):
-                self._score, self.best = self._best_rejected if exhausted else (value, answer)
+                kept = self._best_rejected if exhausted else (value, own, answer)
+                _, self._scores, self.best = kept
                 self._tried, self._best_rejected = 0, None
                 if self.best not in self.answers:
                     return self._again(range(rows), started)
@@ -120,7 +121,7 @@ class Segments:
         self._held, self.due = [False] * len(self.answers), False
         tries = range(self._tried, self._tried + len(self.answers))
         keys = [seed_key(self._seed, self._number(start, tried)) for tried in tries]
-        return sources, [Rewrite(self.best.tokens, read, key, self._score) for key in keys]
+        return sources, [Rewrite(self.best.tokens, read, key, self._scores) for key in keys]
 
     def _number(self, start: int, tried: int) -> int:
         """A candidate's number among all of the request's."""

@@ -1,4 +1,8 @@
-"""The values of texts in a search."""
+"""The values of texts in a search: what its models say of each, and the reward expression of that.
+
+A reward model gives its reward of a text, and a language model the log-probability of its answer,
+which steps add up as tokens are drawn.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ....formula import Scalar
 from ....grammar import FormulaError
 from ...batch.batch import Batch
 from ...batch.changes import upload_changes
@@ -15,39 +20,77 @@ from ...binding.bound import Bound
 from ...engine.candidate_rewards import labelled
 from ...requests.request import Request
 from ...requests.reward_failures import reward_failure
+from ...scores.expressions import reward_value
 
 
 class Values:
-    """What the stage that searches says of the texts of a batch."""
+    """What the stage that searches says of the texts of a batch.
+
+    Attributes:
+        terms: of the texts that were valued last, ``(slots, terms)``: what each model said.
+    """
 
     def __init__(self, bound: Bound, batch: Batch) -> None:
         assert bound.plan.search is not None
         self._bound, self._plan, self._batch = bound, bound.plan, batch
-        self._address, self._stage = bound.plan.search
+        self._address, stage = bound.plan.search
+        self._reward: Scalar = stage.r
+        self.terms = torch.empty(0)
 
     @torch.no_grad()
     def of(self, lengths: Sequence[int]) -> Tensor:
-        """``(slots,)`` the value of every text so far."""
-        batch, r = self._batch, self._stage.r
+        """``(slots,)`` the value of every text so far, whose answers have so many tokens."""
+        batch, used = self._batch, slice(self._batch.count)
         upload_changes([batch])
-        if batch.search_score is not None:
-            return batch.search_score[: batch.count]
-        total = torch.zeros(batch.width, device=batch.device)
-        used = slice(batch.width)
-        for row_map in batch.row_maps:
-            if row_map.term.address == self._address and row_map.live:
-                outputs = text_rewards(batch, row_map.term.lane, lengths)
-                column = self._plan.columns[r.parts[row_map.number][0]]
-                weighed = batch.values[used, column] * labelled(outputs, row_map)
-                total += torch.where(row_map.present, weighed, 0.0)
-        if r.shift is not None:
-            total += batch.values[used, self._plan.columns[r.shift]]
-        return total[: batch.count]
+        self.terms = self._of_terms(lengths)[used]
 
-    def nan(self, request: Request) -> FormulaError:
-        """The error of a request of whose answers a value is NaN."""
-        terms, where = self._bound.rewards[self._address], f"for row {request.index}"
-        if failure := reward_failure(self._plan, enumerate(terms), request, where):
+        def number(scalar: Scalar) -> Tensor:
+            column = self._plan.columns[scalar]
+            return batch.values[used, column : column + 1]
+
+        answered = torch.tensor(lengths, device=batch.device).clamp(min=1).float()[:, None]
+        terms = self.terms.split(1, dim=1)
+        return reward_value(self._reward, terms, answered, number)[:, 0]
+
+    def scores(self) -> list[list[float]]:
+        """Per slot, what its text's value is made of: its log-probability by each language model.
+
+        Empty without such models. A row that goes on from another text takes over that one's.
+        """
+        if self._batch.search_scores is None:
+            return [[] for _ in range(self._batch.count)]
+        scores: list[list[float]] = self._batch.search_scores[: self._batch.count].tolist()
+        return scores
+
+    def error(self, slot: int, request: Request) -> FormulaError:
+        """The error of a request's value, no finite number, of the texts that were valued last."""
+        plan, reward, row = self._plan, self._reward, request.index
+        if failure := reward_failure(self._bound, self._address, request, f"for row {row}"):
             return failure
-        names = " or ".join(str(term.term) for term in terms)
-        return self._plan.error(f"{names} gave NaN", self._plan.spans[terms[0].term])
+        said = self.terms[slot].tolist()
+        for term, value in zip(reward.terms, said, strict=True):
+            if not abs(value) < torch.inf:
+                gave = "NaN" if value != value else "infinity"
+                problem = f"{term} gave {gave} for row {row}"
+                cure = "check its weights and dtype: float16 overflows where bfloat16 does not"
+                return plan.error(problem, plan.reward_spans[reward.span, term], cure)
+        return plan.reward_error(reward, f"for row {row}")
+
+    def _of_terms(self, lengths: Sequence[int]) -> Tensor:
+        """``(width, terms)`` float32 what each model says; 0 of rows that do not need it."""
+        batch, outputs = self._batch, dict[int, Tensor]()
+        own = [each for each in batch.row_maps if each.term.address == self._address]
+        scores = iter(() if batch.search_scores is None else batch.search_scores.unbind(1))
+        columns = []
+        for row_map in own:
+            if row_map.term.language:
+                columns.append(next(scores)[: batch.width])
+            elif not row_map.live:
+                columns.append(torch.zeros(batch.width, device=batch.device))
+            else:
+                lane = row_map.term.lane
+                if lane not in outputs:
+                    outputs[lane] = text_rewards(batch, lane, lengths)
+                rewards = labelled(outputs[lane], row_map)
+                columns.append(torch.where(row_map.present, rewards, 0.0))
+        return torch.stack(columns, dim=1)

@@ -122,7 +122,7 @@ def test_slots_are_what_their_changes_say(made, own) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if own:
             patch.setattr(Mirror, "on_host", lambda device: False)
-        state = SlotState(torch.device("cpu"), SLOTS, 1, 0, 0, VOCABULARY, True)
+        state = SlotState(torch.device("cpu"), SLOTS, 1, 0, 0, VOCABULARY, 1)
         expected: list[Expected] = []
         for number, (what, details) in enumerate([*made, ("step", 0)]):
             change(state, expected, number, what, details)
@@ -134,7 +134,7 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
     """Make a change, if there are slots for it."""
     if what == "join" and len(slots) < SLOTS:
         (score, seen), own = details, request(number)
-        state.join(own.key, Start(float(score), [*seen]))
+        state.join(own.key, Start([float(score)], [*seen]))
         slots.append(Expected(own, own.key, 0, score, {*seen}))
     elif what == "leave" and details < len(slots):
         state.leave(details)
@@ -148,7 +148,7 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
             slot.steps, slot.score, slot.seen = copied
     elif what == "rewrite" and details[0] < len(slots):
         slot, (score, seen) = details
-        state.rewrite(slot, (number, 8), len(seen), Start(float(score), [*seen]))
+        state.rewrite(slot, (number, 8), len(seen), Start([float(score)], [*seen]))
         slots[slot] = Expected(slots[slot].request, (number, 8), len(seen), score, {*seen})
     elif what == "go on":
         state.go_on(details[: len(slots)])
@@ -162,23 +162,23 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
 
 def take(state: SlotState, slots: list[Expected], token: int) -> None:
     """A step: the device counts, and the host as well."""
-    assert state.seen is not None and state.search_score is not None
+    assert state.seen is not None and state.search_scores is not None
     state.mirror.device.steps.add_(1)
     state.taken += 1
     state.seen[:, token] = True
-    state.search_score += token
+    state.search_scores += token
     for slot in slots:
         slot.steps, slot.score = slot.steps + 1, slot.score + token
         slot.seen.add(token)
 
 
 def compare(state: SlotState, slots: list[Expected]) -> None:
-    assert state.seen is not None and state.search_score is not None
+    assert state.seen is not None and state.search_scores is not None
     device, count = state.mirror.device, len(slots)
     assert device.values[:count, 0].tolist() == [slot.request.values[0] for slot in slots]
     assert device.temperatures[:count].tolist() == [slot.request.temperature for slot in slots]
     assert [*map(tuple, device.keys[:count].tolist())] == [slot.key for slot in slots]
     assert device.steps[:count].tolist() == [slot.steps for slot in slots]
-    assert state.search_score[:count].tolist() == [slot.score for slot in slots]
+    assert state.search_scores[:count].tolist() == [[slot.score] for slot in slots]
     seen = [{i for i, read in enumerate(row) if read} for row in state.seen[:count].tolist()]
     assert seen == [slot.seen for slot in slots]
