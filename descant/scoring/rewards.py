@@ -12,13 +12,10 @@ from typing import Any
 
 import torch
 
-from ..api import declared, where
-from ..errors import ArgumentError
-from ..models import ModelError, ModelSpec, prompt_of, render_text
+from ..models import ModelSpec, prompt_of, render_text
 from ..models.checkpoint.labels import choose_label, gives_logs
 from ..models.checkpoint.reward_head import OWN_POSITIONS
 from ..models.combinations import BARE
-from ..models.functions import FunctionReward
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
 from ..models.loading.declared import add_declared, load_declared
 from ..models.loading.value_head import with_value_head
@@ -26,60 +23,6 @@ from ..models.rewards.steps import reduced, step_ends
 from ..models.text.chat import RawTextLog, reads_raw_text
 from ..models.text.full_text import encode_texts, with_response
 from .declared import reward_model
-
-
-def score(
-    model: Any,
-    prompts: Sequence[Any],
-    texts: Sequence[str],
-    *,
-    models: Mapping[str, Any] | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    tokenizer: Any = None,
-) -> list[float]:
-    """The rewards of texts as answers to their prompts, one float per text.
-
-    Args:
-        model: a path or hub id, a spec, a model in memory, a function (``descant.reward``), or the
-            name of one of ``models``.
-        prompts: one per text: text, chat messages or token ids.
-        texts: the answers.
-        models: declared models by name, for a name and for an adapter's ``on``.
-        dtype, device: where the spec names none.
-        tokenizer: decodes prompts that are token ids.
-
-    Raises:
-        ModelError: not a reward model, or a text that it cannot read; a function that fails.
-    """
-    if len(prompts) != len(texts):
-        raise ArgumentError(f"there are {len(prompts)} prompts and {len(texts)} texts")
-    known = dict(models or {})
-    name = model if isinstance(model, str) and model in known else "the reward model"
-    specs = declared(known if name in known else {**known, name: model})
-    if isinstance(specs[name].model, FunctionReward):
-        return function_scores(name, specs[name].model, prompts, texts)
-    dtype, device = where(dtype, device)
-    return RewardScorer(name, specs, dtype, device, {}, tokenizer).scores(prompts, texts)
-
-
-def function_scores(
-    name: str, function: FunctionReward, prompts: Sequence[Any], texts: Sequence[str]
-) -> list[float]:
-    """The rewards of a function, in one call, which is given no tokens.
-
-    Raises:
-        ModelError: it needs tokens, or fails.
-    """
-    if function.needs_ids:
-        problem = f"{name} calls {function.name}, which needs completion_ids, and texts have none"
-        raise ModelError(problem, "give completion_ids a default", name)
-    values = list[float]()
-    for reward in function.rewards(name, prompts, texts, None) if texts else ():
-        if isinstance(reward, ModelError):
-            raise reward
-        values.append(reward)
-    return values
 
 
 class RewardScorer:
