@@ -117,8 +117,13 @@ class Scalar(Frozen):
 
     @property
     def is_linear(self) -> bool:
-        """Whether a reward expression is a sum of terms with coefficients."""
-        return all(linear_part(self, term) is not None for term in self.terms)
+        """Whether a reward is a sum of terms, and perhaps a length, each with a coefficient."""
+        of_texts = [each for each in summands(self.expression) if has(OF_TEXTS, each)]
+        return all(
+            sum(has(OF_TEXTS, factor) for factor in factors_of(each)) == 1
+            and any(isinstance(factor, OF_TEXTS) for factor in factors_of(each))
+            for each in of_texts
+        )
 
 
 LONGEST = 48  # characters of an expression in a table
@@ -183,33 +188,33 @@ def _value(
 
 def linear_part(reward: Scalar, term: Any) -> tuple[Expression, ...] | None:
     """What multiplies a term in a reward expression that is linear in it; else None."""
-    expression = reward.expression
-    summands = (
-        expression.arguments
-        if isinstance(expression, Apply) and expression.op == "+"
-        else (expression,)
-    )
-    of_term = [each for each in summands if TermNumber(term) in below(each)]
-    [first, *more] = of_term
-    product = first.arguments if isinstance(first, Apply) and first.op == "*" else (first,)
-    others = [each for each in product if each != TermNumber(term)]
-    if more or len(others) == len(product) or any(has(OF_TEXTS, each) for each in others):
+    number = TermNumber(term)
+    [product, *more] = [each for each in summands(reward.expression) if number in below(each)]
+    others = tuple(each for each in factors_of(product) if each != number)
+    if more or others == factors_of(product) or any(has(OF_TEXTS, each) for each in others):
         return None
-    return tuple(others)
+    return others
 
 
 def coefficient_in(reward: Scalar, term: Any) -> str:
     """What multiplies a term in a reward expression; or the parts of it that the term is in."""
     if (linear := linear_part(reward, term)) is not None:
         return show(Apply("*", linear)) if linear[1:] else show(*linear) if linear else "1"
-    expression = reward.expression
-    summands = (
-        expression.arguments
-        if isinstance(expression, Apply) and expression.op == "+"
-        else (expression,)
-    )
-    text = added(show(each) for each in summands if TermNumber(term) in below(each))
+    parts = (each for each in summands(reward.expression) if TermNumber(term) in below(each))
+    text = added(map(show, parts))
     return f"in {text}" if len(text) <= LONGEST else f"in {text[: LONGEST - 1]}…"
+
+
+def summands(expression: Expression) -> tuple[Expression, ...]:
+    """The parts of a sum; anything else by itself."""
+    is_sum = isinstance(expression, Apply) and expression.op == "+"
+    return expression.arguments if is_sum else (expression,)  # type: ignore[union-attr]
+
+
+def factors_of(expression: Expression) -> tuple[Expression, ...]:
+    """The factors of a product; anything else by itself."""
+    is_product = isinstance(expression, Apply) and expression.op == "*"
+    return expression.arguments if is_product else (expression,)  # type: ignore[union-attr]
 
 
 def state_numbers(expression: Expression) -> list[StateNumber]:

@@ -23,8 +23,10 @@ from ..scalar import (
     Scalar,
     TermNumber,
     all_of_states,
+    factors_of,
     has,
     show,
+    summands,
 )
 from ..terms import Term
 from ..words.operators import Align
@@ -98,14 +100,24 @@ class RewardCollector(Collector):
             case Binary("+" | "-" as op, left, right):
                 yield self._gather(left, by, parts)
                 yield self._gather(right, -by if op == "-" else by, parts)
-            case Binary("*", left, right) if not (self._varies(left) and self._varies(right)):
-                known, other = (right, left) if self._varies(left) else (left, right)
-                value = multiplied(by, (yield self._scalar(known)))
-                yield self._gather(other, self._checked(value, node.span), parts)
-            case Binary("/", left, right) if not self._varies(right):
-                value = self._inverse((yield self._scalar(right)), right.span)
-                value = self._checked(multiplied(by, value), node.span)
-                yield self._gather(left, value, parts)
+            case Binary("*" | "/"):
+                varying: list[tuple[Node, int]] = []
+                for factor, power in _flattened(node):
+                    if self._varies(factor):
+                        varying.append((factor, power))
+                        continue
+                    value = yield self._scalar(factor)
+                    value = value if power > 0 else self._inverse(value, factor.span)
+                    by = self._checked(multiplied(by, value), node.span)
+                if len(varying) == 1 and varying[0][1] > 0:
+                    yield self._gather(varying[0][0], by, parts)
+                    return
+                product = ONE
+                for factor, power in varying:
+                    value = yield self._scalar(factor)
+                    value = value if power > 0 else self._inverse(value, factor.span)
+                    product = self._checked(multiplied(product, value), node.span)
+                yield self._split(self._simplified(product, node.span), by, parts)
             case _:
                 value = yield self._scalar(node)
                 yield self._split(self._simplified(value, node.span), by, parts)
@@ -121,13 +133,14 @@ class RewardCollector(Collector):
                 yield self._split(each, by, parts)
             return
         product, sums = ONE, list[Expression]()
-        for factor in _factors(expression):
+        for factor in factors_of(expression):
             if not has(OF_TEXTS, factor):
                 by = multiplied(by, (yield self._value(factor)))
-            elif _is(factor, "+"):
+            elif _is_sum(factor):
                 sums.append(factor)
             else:
-                inner = yield self._inner(factor)
+                content, inner = yield self._inner(factor)
+                by = multiplied(by, content)
                 product = multiplied(product, (yield self._value(inner)))
         if len(sums) == 1 and _divides_by_no_sum(product):
             several: Parts = {}
@@ -137,19 +150,30 @@ class RewardCollector(Collector):
                 self._include(multiplied(product, own), multiplied(by, added(values)), parts)
             return
         for each in sums:
-            product = multiplied(product, self._symbol((yield self._inner(each))))
+            content, inner = yield self._inner(each)
+            by, product = multiplied(by, content), multiplied(product, self._symbol(inner))
         self._include(product, by, parts)
 
-    def _inner(self, factor: Expression) -> Steps[Expression]:
-        """A factor whose sums have their coefficients in front, in powers too."""
+    def _inner(self, factor: Expression) -> Steps[tuple[Value, Expression]]:
+        """A factor whose sums have their coefficients in front, in powers too.
+
+        A sum begins with a coefficient of 1, or with one that parameters decide: the number that it
+        had comes first.
+        """
         match factor:
             case Apply("+"):
                 parts: Parts = {}
                 yield self._split(factor, ONE, parts)
-                return self._sum_of(parts, self._inside[-1])
-            case Apply("**", (base, exponent)):
-                return Apply("**", ((yield self._inner(base)), exponent))
-        return factor
+                content = _content(parts)
+                return content, self._sum_of(parts, self._inside[-1], powered(content, -1))
+            case Apply("**", (Apply("+") as base, Constant(exponent))) if is_integer_power(factor):
+                content, inner = yield self._inner(base)
+                return powered(content, int(exponent)), Apply("**", (inner, Constant(exponent)))
+            case Apply("**", (Apply("+") as base, power)):
+                parts = {}
+                yield self._split(base, ONE, parts)
+                return ONE, Apply("**", (self._sum_of(parts, self._inside[-1]), power))
+        return ONE, factor
 
     def _value(self, expression: Expression) -> Steps[Value]:
         """A number as a value again."""
@@ -170,36 +194,51 @@ class RewardCollector(Collector):
         value = multiplied(by, constant(product.factor))
         parts.setdefault(core, []).append(value)
 
-    def _sum_of(self, parts: Parts, span: Span) -> Expression:
-        """The sum of some parts, in an order that does not depend on the writing."""
+    def _sum_of(self, parts: Parts, span: Span, by: Value = ONE) -> Expression:
+        """``by`` times the sum of some parts, in an order that does not depend on the writing."""
         written: list[Expression] = []
         for core in sorted((core for core in parts if core is not None), key=_order):
-            total = added(parts[core])
+            total = multiplied(by, added(parts[core]))
             if not total.is_zero:
-                written.append(_product(_factors(self._simplified(total, span)), core))
-        rest = added(parts.get(None, []))
+                written.append(_product(self._simplified(total, span), core))
+        rest = multiplied(by, added(parts.get(None, [])))
         if not rest.is_zero or not written:
             number = self._simplified(rest, span)
-            written += number.arguments if _is(number, "+") else (number,)  # type: ignore[union-attr]
+            written += summands(number)
         return written[0] if len(written) == 1 else Apply("+", tuple(written))
 
 
-def _is(expression: Expression, op: str) -> bool:
-    return isinstance(expression, Apply) and expression.op == op
+def _flattened(node: Node) -> list[tuple[Node, int]]:
+    """The factors of a product, those that it is divided by with -1, as they are written."""
+    factors: list[tuple[Node, int]] = []
+    todo = [(node, 1)]
+    while todo:
+        each, power = todo.pop()
+        if isinstance(each, Binary) and each.op in "*/":
+            todo += (each.right, power if each.op == "*" else -power), (each.left, power)
+        else:
+            factors.append((each, power))
+    return factors
 
 
-def _factors(expression: Expression) -> tuple[Expression, ...]:
-    return expression.arguments if _is(expression, "*") else (expression,)  # type: ignore[union-attr]
+def _content(parts: Parts) -> Value:
+    """The number before the first of some parts; 1 where parameters decide it."""
+    first = min((core for core in parts if core is not None), key=_order, default=None)
+    return ONE if first is None else constant(added(parts[first]).factor or 1)
 
 
-def _product(coefficient: tuple[Expression, ...], core: Expression) -> Expression:
+def _is_sum(expression: Expression) -> bool:
+    return isinstance(expression, Apply) and expression.op == "+"
+
+
+def _product(coefficient: Expression, core: Expression) -> Expression:
     one = Constant(Fraction(1))
-    factors = (*(each for each in coefficient if each != one), *_factors(core))
+    factors = (*(each for each in factors_of(coefficient) if each != one), *factors_of(core))
     return factors[0] if len(factors) == 1 else Apply("*", factors)
 
 
 def _sorted_product(core: Expression) -> Expression:
-    factors = sorted(_factors(core), key=_order)
+    factors = sorted(factors_of(core), key=_order)
     return factors[0] if len(factors) == 1 else Apply("*", tuple(factors))
 
 
@@ -212,7 +251,7 @@ def _order(core: Expression) -> tuple[Any, ...]:
 
 def _divides_by_no_sum(product: Value) -> bool:
     """Whether a sum may be multiplied out by it."""
-    for factor in () if product.core is None else _factors(product.core):
+    for factor in () if product.core is None else factors_of(product.core):
         match factor:
             case Apply("**", (Apply("+"), _)):
                 return False

@@ -300,7 +300,8 @@ class World:
                 self.scale = max(self.scale, 1 / ((high - low) or 1.0))
             case Name("prefix"):
                 before = self.text[:-1] or self.text
-                read = self._reward(given["reward"], before, self.text[-1])
+                length = max(self.step, 1)
+                read = self._reward(given["reward"], before, self.text[-1], length)
                 rewards = {token: r - read for token, r in rewards.items()}
         if "clamp" in given:
             low, high = (float(self.number(bound)) for bound in given["clamp"].items)
@@ -310,13 +311,51 @@ class World:
         better = {token: value + weight * rewards[token] for token, value in kept.items()}
         return {**found, **better} if given.get("keep") == Name("all") else better
 
-    def _reward(self, node: Node, text: Sequence[int], token: int) -> float:
-        total = 0.0
-        for part, by in self.sum(node).items():
-            value = 1.0 if part is None else self.tables[part.name][text[-1]][token]
-            self.scale = max(self.scale, abs(float(by) * value))
-            total += float(by) * value
-        return total
+    def _reward(self, node: Node, text: Sequence[int], token: int, length: int = 0) -> float:
+        """The value of a reward expression, of an answer that has ``length`` tokens; 0: one more.
+
+        The scale is also that of the derivatives, by which an error of the rewards grows.
+        """
+
+        def value(inner: Node) -> float:
+            return self._reward(inner, text, token, length)
+
+        def known(result: float, *steepness: float) -> float:
+            self.scale = max([self.scale, abs(result), *map(abs, steepness)])
+            return result
+
+        match node:
+            case _ if self._is_number(node):
+                return known(float(self.number(node)))
+            case Name("answer_length"):
+                return known(float(length or self.step + 1))
+            case Name(name):
+                return known(self.tables[name][text[-1]][token])
+            case Unary(op, operand):
+                return -value(operand) if op == "-" else value(operand)
+            case Binary("+" | "-" as op, left, right):
+                x, y = value(left), value(right)
+                return known(x + y if op == "+" else x - y)
+            case Binary("*", left, right):
+                x, y = value(left), value(right)
+                return known(x * y)
+            case Binary("/", left, right):
+                x, y = value(left), value(right)
+                return known(x / y, 1 / y, x / y**2)
+            case Binary("**", left, right):
+                x, y = value(left), float(self.number(right))
+                return known(x**y, y * x ** (y - 1))
+            case Call(Name("log"), (one,)):
+                x = value(one.value)
+                return known(math.log(x), 1 / x)
+            case Call(Name("sigmoid"), (one,)):
+                return known(1 / (1 + math.exp(-value(one.value))))
+            case Call(Name("sqrt" | "exp" as name), (one,)):
+                return known(getattr(math, name)(value(one.value)))
+            case Call(function, arguments):
+                values = [value(one.value) for one in arguments]
+                return {"max": max, "min": min, "abs": abs}[function.name](*values)
+        raise TypeError(node)
 
     def _first(self, found: Scores, k: int) -> Scores:
         order = _order(found)

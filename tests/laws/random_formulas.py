@@ -85,11 +85,37 @@ def sums(names: Sequence[str], leaves: int = 8) -> st.SearchStrategy[Node]:
     return sums_of(st.sampled_from(names).map(Name), leaves)
 
 
+def inside(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    """Functions of rewards that have a value whatever these are."""
+    one = Number(Fraction(1))
+
+    def above(x: Node) -> Node:
+        return Binary("+", one, call("abs", x))
+
+    return (
+        st.builds(Binary, st.sampled_from(["+", "-", "*"]), inner, inner)
+        | st.builds(lambda by, x: Binary("*", by, x), scalars, inner)
+        | st.builds(lambda x, by: Binary("/", x, by), inner, numbers)
+        | st.builds(lambda x, y: Binary("/", x, above(y)), inner, inner)
+        | st.builds(lambda x, y: call("max", x, y), inner, inner | scalars)
+        | st.builds(lambda x, y: call("min", x, y), inner | scalars, inner)
+        | st.builds(lambda x: call("exp", Unary("-", call("abs", x))), inner)
+        | st.builds(lambda name, x: call(name, above(x)), st.sampled_from(["log", "sqrt"]), inner)
+        | st.builds(lambda name, x: call(name, x), st.sampled_from(["sigmoid", "abs"]), inner)
+        | st.builds(lambda x: Binary("**", x, Number(Fraction(2))), inner)
+    )
+
+
+rewards = st.recursive(
+    st.sampled_from([*REWARDS, "answer_length"]).map(Name), inside, max_leaves=6
+).map(lambda x: Binary("+", x, Name(REWARDS[0])))  # with a model in any case
+
+
 @st.composite
 def reranks(draw: st.DrawFn) -> Call:
     """``rerank`` with any of its options."""
     given = {
-        "reward": draw(sums(REWARDS, 3)),
+        "reward": draw(sums(REWARDS, 3) | rewards),
         "k": draw(of(1, 2, 4, 11)),
         "w": draw(of(0, 1, "3/2", -1) | st.sampled_from(PARAMS).map(Name) | of_models),
     }
