@@ -22,6 +22,7 @@ from .grammar import FormulaError, parse  # noqa: E402
 if TYPE_CHECKING:
     from .api import compile
     from .models import ModelError, ModelSpec
+    from .models.functions import reward
     from .models.tables import RuleReward, TableModel
     from .runtime import Completion, Decoder
     from .runtime.hf.logits_processor import FormulaProcessor
@@ -41,6 +42,7 @@ __all__ = [
     "__version__",
     "compile",
     "parse",
+    "reward",
     "score",
 ]
 
@@ -54,6 +56,7 @@ _MODULES = {
         *("temp", "temperature"),
     ),
     ".models": ("ModelError", "ModelSpec"),
+    ".models.functions": ("reward",),
     ".models.tables": ("RuleReward", "TableModel"),
     ".runtime": ("Completion", "Decoder"),
     ".runtime.hf.logits_processor": ("FormulaProcessor",),

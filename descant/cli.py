@@ -210,7 +210,7 @@ def sweep(
 def compare(
     ours: Annotated[str, Argument(metavar="RUN_A[#FORMULA[:POINT]]")],
     theirs: Annotated[str, Argument(metavar="RUN_B[#FORMULA[:POINT]]")],
-    by: Annotated[Word, option("A reward model: its name, or a path.")] = None,
+    by: Annotated[Word, option("A reward model, its name or a path; or an expression.")] = None,
     judge: Annotated[Word, option("An OpenAI-compatible judge.", metavar="openai:MODEL")] = None,
     base_url: Annotated[Word, option("The judge's server.", "OpenAI's")] = None,
     max_calls: Annotated[int | None, option("Of the judge, in all.", min=1)] = None,

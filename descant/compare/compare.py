@@ -7,19 +7,31 @@ paired.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import declared, where
 from ..disk import replace
+from ..inputs.expand import without_temperature
 from ..inputs.runfile import RunFile, RunFileError
+from ..models import ModelSpec
 from ..results.folder import COMPLETIONS, Journal, Record, resolved_run
 from ..results.lock import writing
 from ..runtime.progress import progress_bar
 from ..scoring.coherence import plain_text
+from ..scoring.declared import reward_model
+from ..scoring.expressions import (
+    check_models,
+    is_expression,
+    models_of,
+    reward_expression,
+    values_of,
+)
 from ..scoring.intervals import Mean, difference, interval
 from ..scoring.rewards import RewardScorer
 from .judge import FIRST, SECOND, TIE, Budget, Judge, Question
@@ -93,21 +105,50 @@ def pairs_of(ours: Side, theirs: Side) -> list[Key]:
     return sorted(keys, key=lambda key: (isinstance(key[0], str), *key))
 
 
-def by_reward(ours: Side, theirs: Side, name: str) -> Verdict:
-    """Compare by a reward model: one that a run declares, or a path."""
+def by_reward(ours: Side, theirs: Side, by: str) -> Verdict:
+    """Compare by a reward model, which a run declares, by a path, or by a reward expression."""
     models: dict[str, Any] = {**theirs.run.models, **ours.run.models}
-    specs = declared(models if name in models else {**models, name: name})
-    dtype, device = where(ours.run.dtype, ours.run.device)
-    scorer = RewardScorer(name, specs, dtype, device, {})
+    params = {**theirs.run.params, **ours.run.params}
+    specs, expression = declared(models), None
+    if is_expression(by, specs, params):
+        expression = reward_expression(by, specs, params)
+        dtype, device = where(ours.run.dtype, ours.run.device)
+        check = partial(reward_model, specs=specs, dtype=dtype, device=device)
+        check_models(expression, check)
+    elif by not in models:
+        specs = declared({**models, by: by})
     keys = pairs_of(ours, theirs)
-    rewards = []
-    for side in (ours, theirs):
-        records = [side.answers[key] for key in keys]
-        texts = [record["text"] or "" for record in records]
-        rewards.append(scorer.scores([record["prompt"] for record in records], texts))
+    records = [side.answers[key] for side in (ours, theirs) for key in keys]
+    names = [by] if expression is None else models_of(expression)
+    values = {name: _rewards(name, specs, ours.run, records) for name in names}
+    if expression is None:
+        every = values[by]
+    else:
+        runs = [side.run for side in (ours, theirs) for _ in keys]
+        own = [
+            {**run.params, **without_temperature(record["params"])}
+            for run, record in zip(runs, records, strict=True)
+        ]
+        lengths = [len(record["token_ids"]) for record in records]
+        every = list(values_of(expression, values, lengths, own))
+    rewards = every[: len(keys)], every[len(keys) :]
+    if wrong := [key for key, *pair in zip(keys, *rewards, strict=True) if math.isnan(sum(pair))]:
+        raise RunFileError(f"--by {by} is no number for prompt {wrong[0][0]}")
     points = [(a > b) + 0.5 * (a == b) for a, b in zip(*rewards, strict=True)]
     first, second = (_by_prompt(keys, values) for values in rewards)
     return _verdict(keys, points, 0, difference(first, second), None)
+
+
+def _rewards(
+    name: str, specs: Mapping[str, ModelSpec], run: RunFile, records: Sequence[Record]
+) -> list[float]:
+    """The rewards of answers by one model."""
+    dtype, device = where(run.dtype, run.device)
+    scorer = RewardScorer(name, specs, dtype, device, {})
+    texts = [record["text"] or "" for record in records]
+    rewards = scorer.scores([record["prompt"] for record in records], texts)
+    scorer.close()
+    return rewards
 
 
 def by_judge(ours: Side, theirs: Side, judge: Judge) -> Verdict:

@@ -126,7 +126,7 @@ class ScoreSpec(Strict):
     ``recovered`` is the share of another score's gap; it belongs to points, not to completions.
     """
 
-    reward: str | None = None  # a declared reward model
+    reward: str | None = None  # a declared reward model, or an expression over several
     perplexity: str | None = None  # a declared language model
     kl: str | None = None  # the declared language model that the formula is compared with
     coherence: str | None = None  # a sentence-embedding model, a folder or a hub id
@@ -152,8 +152,9 @@ class ScoreSpec(Strict):
 
     @property
     def model(self) -> str | None:
-        """The declared model that scores, if one does."""
-        return self.reward or self.perplexity or self.kl
+        """The declared model that scores, if one does by itself; not of a reward expression."""
+        name = self.reward if self.reward is None or self.reward.isidentifier() else None
+        return name or self.perplexity or self.kl
 
 
 class Front(Strict):

@@ -1,5 +1,5 @@
 """Measures of completions: rewards, repetition, coherence; and intervals of means."""
 
-from .rewards import score
+from .texts import score
 
 __all__ = ["score"]

@@ -10,50 +10,19 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..api import declared, where
-from ..errors import ArgumentError
+import torch
+
 from ..models import ModelSpec, prompt_of, render_text
-from ..models.checkpoint.labels import choose_label
+from ..models.checkpoint.labels import choose_label, gives_logs
 from ..models.checkpoint.reward_head import OWN_POSITIONS
 from ..models.combinations import BARE
 from ..models.lanes.batch_classifier import BatchClassifier, max_tokens
 from ..models.loading.declared import add_declared, load_declared
 from ..models.loading.value_head import with_value_head
+from ..models.rewards.steps import reduced, step_ends
 from ..models.text.chat import RawTextLog, reads_raw_text
 from ..models.text.full_text import encode_texts, with_response
 from .declared import reward_model
-
-
-def score(
-    model: Any,
-    prompts: Sequence[Any],
-    texts: Sequence[str],
-    *,
-    models: Mapping[str, Any] | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    tokenizer: Any = None,
-) -> list[float]:
-    """The rewards of texts as answers to their prompts, one float per text.
-
-    Args:
-        model: a path or hub id, a spec, a model in memory, or the name of one of ``models``.
-        prompts: one per text: text, chat messages or token ids.
-        texts: the answers.
-        models: declared models by name, for a name and for an adapter's ``on``.
-        dtype, device: where the spec names none.
-        tokenizer: decodes prompts that are token ids.
-
-    Raises:
-        ModelError: not a reward model, or a text that it cannot read.
-    """
-    if len(prompts) != len(texts):
-        raise ArgumentError(f"there are {len(prompts)} prompts and {len(texts)} texts")
-    known = dict(models or {})
-    name = model if isinstance(model, str) and model in known else "the reward model"
-    specs = declared(known if name in known else {**known, name: model})
-    dtype, device = where(dtype, device)
-    return RewardScorer(name, specs, dtype, device, {}, tokenizer).scores(prompts, texts)
 
 
 class RewardScorer:
@@ -93,7 +62,7 @@ class RewardScorer:
         )
         limits = [max_tokens(model, description.positions), longest]
         self._positions = min((limit for limit in limits if limit), default=None)
-        self._size = description.size
+        self._size, self._description = description.size, description
         self._tokenizer, self._shared = description.tokenizer, shared or description.tokenizer
         self._added = BARE
         if resolved.addition is not None and not resolved.merged:
@@ -112,10 +81,17 @@ class RewardScorer:
         if reads_raw_text(self._spec, self._tokenizer):
             self._raw_text.warn([self.name], prompts)
         render = partial(render_text, self.name, self._spec, self._shared, self._tokenizer)
-        pairs = zip(prompts, texts, strict=True)
-        full = [with_response(render(prompt, None), text) for prompt, text in pairs]
+        steps, full = self._spec.steps, list[str]()
+        ends = [[text] if steps is None else step_ends(text, steps) for text in texts]
+        for prompt, own in zip(prompts, ends, strict=True):
+            rendered = render(prompt, None)
+            full += [with_response(rendered, text) for text in own]
         encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
         outputs = self._classifier.outputs(encodings, [self._added] * len(encodings))
+        if steps is not None:
+            logs = gives_logs(self._description, outputs.shape[-1])
+            of_texts = torch.split(outputs, list(map(len, ends)))
+            outputs = torch.stack([reduced(own, steps, logs) for own in of_texts])
         return [float(reward) for reward in outputs[:, self._label or 0]]
 
     def close(self) -> None:

@@ -3,65 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..extras import require
-from ..inputs.expand import KEY, Setting, key_of
-from ..inputs.prompts import Item
+from ..grammar import FormulaError
+from ..inputs.expand import Setting, key_of
 from ..inputs.runfile import RunFile, RunFileError
 from ..inputs.sections import ScoreSpec
 from ..models import ModelError
 from ..models.text.vocabulary import common_vocabulary
-from ..results.folder import COMPLETIONS, SCORES, Journal, Record, scores_by_key
-from ..runs.processes import Process
-from ..runtime.progress import progress_bar
+from ..results.folder import COMPLETIONS, SCORES, Record, scores_by_key
 from ..scoring.coherence import PACKAGE, CoherenceScorer
 from ..scoring.declared import language_model, reward_model
-from ..scoring.rewards import RewardScorer
+from ..scoring.expressions import check_models
 from ..scoring.words import word_measures
+from .lines import Work, chunks, line
+from .rewards import measure_rewards, reward_expressions
 
 if TYPE_CHECKING:
     from ..runs.models import Models
 
-CHUNK = 64  # completions that are scored between two writes
 Values = Sequence[float | None]  # one per record; None where the score has no value
-
-
-@dataclass(frozen=True)
-class Work:
-    """One process's part of a sweep: every formula with its points, and the prompts."""
-
-    run: RunFile
-    folder: Path
-    process: Process
-    settings: Sequence[Setting]
-    items: Sequence[Item]
-
-    def journal(self, stem: str) -> Journal:
-        """The file that this process writes."""
-        return Journal(self.folder, stem, self.process.rank, self.process.count)
 
 
 def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> None:
     """Check every score before anything is decoded; no weights are loaded.
 
     Raises:
+        FormulaError: a reward expression that is wrong.
         RunFileError: a model of another kind or vocabulary, or one that cannot be read.
     """
+    expressions = reward_expressions(run, models.specs)
     for name, score in (run.score or {}).items():
         kind, model = score.source
         try:
             if kind == "coherence":
                 require(f"score.{name}", PACKAGE)
             elif kind == "reward":
-                reward_model(model, models.specs, models.dtype, models.device)
+                where = {"dtype": models.dtype, "device": models.device}
+                check_models(expressions[name], partial(reward_model, specs=models.specs, **where))
             elif score.model:
                 language_model(model, models.specs, models.dtype, models.device)
                 _check_tokens(model, models, settings)
-        except ModelError as error:
+        except (FormulaError, ModelError) as error:
             raise RunFileError(f"score.{name}: {error}") from error
 
 
@@ -98,38 +84,19 @@ def measure(work: Work, models: Models) -> None:
         return [record for record in mine if name not in known.get(key_of(record), ())]
 
     journal.add(
-        _line(record, word_measures(record["text"] or "", len(record["token_ids"])))
+        line(record, word_measures(record["text"] or "", len(record["token_ids"])))
         for record in unscored("length")
     )
+    measure_rewards(work, models, unscored)
     for name, score in (work.run.score or {}).items():
         records = unscored(name)
-        if not records or score.recovered:
+        if not records or score.recovered or score.reward:
             continue
         values_of, close = _scorer(name, score, models)
-        for chunk in _chunks(name, records, process.first):
+        for chunk in chunks(name, records, process.first):
             scored = zip(chunk, values_of(chunk), strict=True)
-            journal.add(_line(r, {name: value}) for r, value in scored if value is not None)
+            journal.add(line(r, {name: value}) for r, value in scored if value is not None)
         close()
-
-
-def _chunks(name: str, records: Sequence[Record], shown: bool) -> Iterable[list[Record]]:
-    """The records some at a time, long texts first, so that neighbours are alike."""
-    ordered = sorted(records, key=lambda record: -len(record["token_ids"]))
-    with progress_bar(len(ordered), "row", name, None if shown else False) as bar:
-        for start in range(0, len(ordered), CHUNK):
-            chunk = ordered[start : start + CHUNK]
-            yield chunk
-            bar.update(len(chunk))
-
-
-def _line(record: Record, scores: Mapping[str, float]) -> Record:
-    for name, value in scores.items():
-        if not math.isfinite(value):
-            row = "{}, point {}, prompt {}, sample {}".format(*key_of(record))
-            cure = "what is scored is kept. Look at that text, or at the model's dtype"
-            raise RunFileError(f"score.{name} is {value} for {row}; {cure}")
-    rounded = {name: round(value, 6) for name, value in scores.items()}
-    return {**{part: record[part] for part in KEY}, "scores": rounded}
 
 
 def _scorer(
@@ -137,19 +104,14 @@ def _scorer(
 ) -> tuple[Callable[[Sequence[Record]], Values], Callable[[], None]]:
     """The function that gives one score of some completions, and one that releases its model."""
     kind, source = score.source
-    if kind in ("reward", "coherence"):
-        scorer: RewardScorer | CoherenceScorer
-        if kind == "coherence":
-            scorer = CoherenceScorer(name, source, models.device)
-        else:
-            arguments = source, models.specs, models.dtype, models.device, models.loaded
-            scorer = RewardScorer(*arguments, raw_text=models.raw_text)
+    if kind == "coherence":
+        scorer = CoherenceScorer(name, source, models.device)
 
         def of_texts(records: Sequence[Record]) -> Values:
             texts = [record["text"] or "" for record in records]
             return scorer.scores([record["prompt"] for record in records], texts)
 
-        return of_texts, getattr(scorer, "close", lambda: None)
+        return of_texts, lambda: None
     decoder, close = models.language_model(source)
 
     def of_tokens(records: Sequence[Record]) -> Values:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..api import declared
 from ..disk import reading, replace
 from ..inputs.expand import Key, Setting, drafting_models, rows_of, rows_of_rank, settings_of
 from ..inputs.prompts import read_items
@@ -21,8 +22,11 @@ from ..runs.models import Models, declared_models
 from ..runs.processes import this_process
 from ..runs.provenance import now, provenance
 from ..runs.resume import gather, resumed
+from ..scoring.expressions import models_of
 from .decode import decode
-from .measure import Work, check_scores, measure
+from .lines import Work
+from .measure import check_scores, measure
+from .rewards import reward_expressions
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 5.0  # seconds between two writes of the cost so far
@@ -89,6 +93,8 @@ def _decode_and_score(work: Work, done: set[Key]) -> _Clock:
 def _models_of(run: RunFile, settings: Sequence[Setting]) -> set[str]:
     """The models of some formulas and of the scores."""
     scores = {score.model for score in (run.score or {}).values() if score.model}
+    expressions = reward_expressions(run, declared(run.models)).values()
+    scores |= {name for expression in expressions for name in models_of(expression)}
     scores |= drafting_models(run, run.models)
     return scores.union(*(declared_models(run, setting) for setting in settings))
 

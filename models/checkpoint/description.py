@@ -19,6 +19,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from ...errors import quoted
 from ..errors import ModelError, first_line, read_by_a_library
+from ..functions import FunctionReward
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
@@ -46,7 +47,7 @@ class Description:
         kind: ``scores`` for a language model, ``reward`` for a classification head.
         size: rows of its vocabulary.
         tokenizer: or None, for a model in memory that works on token ids.
-        config: transformers' configuration, or None for a table.
+        config: transformers' configuration, or None for a table or a function.
         weights: equal for models that share their weights.
         positions: the longest text it can read, or None.
         eos: the ids that end its texts.
@@ -76,6 +77,8 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     Raises:
         ModelError: nothing there, or a kind of model that cannot take part.
     """
+    if isinstance(spec.model, FunctionReward):
+        return Description(name, REWARD, 0, None, None, (id(spec.model),), None, frozenset())
     if isinstance(spec.model, (TableModel, RuleReward)):
         kind = SCORES if isinstance(spec.model, TableModel) else REWARD
         size, tokenizer = len(spec.model.table), _tokenizer(name, spec)

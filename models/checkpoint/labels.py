@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ModelError, nearest
 from .description import Description
-from .reward_head import MULTI_LABEL, OWN_CODE
+from .reward_head import MULTI_LABEL, OWN_CODE, REGRESSION
 
 
 def choose_label(description: Description, wanted: int | str | None) -> int | None:
@@ -46,3 +46,11 @@ def _is_single(description: Description) -> bool:
 def _outputs(description: Description) -> dict[int, str]:
     named: dict[int, str] = getattr(description.config, "id2label", None) or {}
     return {0: "LABEL_0"} if _is_single(description) or not named else named
+
+
+def gives_logs(description: Description, outputs: int) -> bool:
+    """Whether the rewards of a head of so many outputs are log-probabilities (``rewards_of``)."""
+    if _is_single(description):
+        return False
+    problem = getattr(description.config, "problem_type", None)
+    return problem == MULTI_LABEL or (outputs > 1 and problem != REGRESSION)

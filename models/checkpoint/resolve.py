@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ModelError
-from .spec import ADDED, ModelSpec
-
-OWN = ("template", "system", "prefix", "label", "read")  # what one on a base may set for itself
+from .spec import ADDED, READING, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ResolvedModel:
         name: as declared.
         base: the declared name of the weights: the model's own, or what it is declared ``on``.
         spec: the declaration of the weights. Where an adapter or a vector sets a template, system
-            prompt, prefix, label or read mode of its own, the spec has that.
+            prompt, prefix, label, read mode or steps of its own, the spec has that.
         addition: the declaration of the adapter, a row's or one to merge, of the steering vector
             or of the head; None where there is none.
     """
@@ -62,7 +60,7 @@ def resolve(name: str, specs: Mapping[str, ModelSpec]) -> ResolvedModel:
         problem = f"the {kind.split()[-1]} {name} is on {declared.on}, which {problem}"
         cure = f"{kind} goes on a declared model with weights of its own"
         raise ModelError(problem, cure, name)
-    own = {key: getattr(declared, key) for key in OWN if getattr(declared, key) is not None}
+    own = {key: getattr(declared, key) for key in READING if getattr(declared, key) is not None}
     return ResolvedModel(name, declared.on, base.model_copy(update=own), declared)
 
 

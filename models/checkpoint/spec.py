@@ -15,23 +15,43 @@ from pydantic import (
     model_validator,
 )
 
+from ...errors import quoted
 from ..errors import ModelError
+from ..functions import FunctionReward
 from ..invalid import explain
 
 _QUANTIZED = "write quantization: {quant_method: bitsandbytes, load_in_4bit: true}"
+_FUNCTION = "a function is a reward in Python alone: models={…: descant.reward(fn)}"
 # Sources on another model's weights.
 ADDED = {"adapter": "an adapter", "vector": "a vector", "head": "a head"}
 OWN_HEAD = "own"
+READING = ("template", "system", "prefix", "label", "read", "steps")  # how a model reads
 RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
     **dict.fromkeys(("chat_template", "prompt_template"), "write template: …"),
     **dict.fromkeys(("peft", "lora", "adapter_path"), "write adapter: …, and on: the base's name"),
+    **dict.fromkeys(("function", "reward"), _FUNCTION),
     "attn_implementation": "leave it out: every model is given the attention that rows need",
     "num_labels": "leave it out; label: … picks one of a classifier's outputs",
     "system_prompt": "write system: …",
     "torch_dtype": "write dtype: …",
 }
+
+
+class Steps(BaseModel):
+    """How a process reward scores an answer: step by step.
+
+    Attributes:
+        by: the text that ends a step.
+        reduce: what the rewards of the steps become: the least, their product, the last one or
+            their mean.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: str = Field(min_length=1)
+    reduce: Literal["min", "prod", "last", "mean"] = "min"
 
 
 class ModelSpec(BaseModel):
@@ -43,8 +63,9 @@ class ModelSpec(BaseModel):
     Attributes:
         path: a folder, a ``.gguf`` file or a hub id; ``revision`` pins it.
         model: a model in memory: a transformers model, a PeftModel with its active adapters, or
-            one of ``descant.models.tables``. It stays its owner's: weights are read as they are
-            now, and its mode is as before after every forward.
+            one of ``descant.models.tables``, or a function, ``descant.reward(fn)``. It stays its
+            owner's: weights are read as they are now, and its mode is as before after every
+            forward.
         adapter: a folder or hub id of an adapter as peft stores it, on the declared model named
             by ``on``: LoRA, as rows of that model's forward.
         vector: a steering vector on the declared model named by ``on``: a ``.safetensors`` or
@@ -78,6 +99,9 @@ class ModelSpec(BaseModel):
             reward.
         read: ``text`` for a reward model that reads the decoded text with its own tokenizer;
             ``tokens`` (the default) for one that reads the same ids as everything else.
+        steps: of a process reward, which scores every step of an answer: the text that ends one,
+            and what their rewards become, ``{by: "\\n\\n", reduce: min}``, or ``prod``, ``last`` or
+            ``mean``. It reads text.
         trust_remote_code: run code from the checkpoint. Never on unless you say so.
     """
 
@@ -105,12 +129,20 @@ class ModelSpec(BaseModel):
     prefix: str | list[int] | None = None
     label: int | str | None = None
     read: Literal["tokens", "text"] | None = None
+    steps: Steps | None = None
     trust_remote_code: bool = False
 
     @field_validator("model")
     @classmethod
     def _without_peft(cls, model: Any) -> Any:
         """The model inside a PeftModel, which has the adapters' layers in it."""
+        if isinstance(model, (str, int, float, list, Mapping)):
+            cure = "a checkpoint is path: …, and a function is a reward in Python alone"
+            raise ValueError(f"it is an object of Python, and this is {quoted(model)}; {cure}")
+        called = callable(model) and not isinstance(model, FunctionReward)
+        if called and not (hasattr(model, "config") or hasattr(model, "forward")):
+            name = getattr(model, "__name__", type(model).__name__)
+            raise ValueError(f"{name} is a function; as a reward, write descant.reward({name})")
         if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
             return model
         if model.active_peft_config.is_prompt_learning:
@@ -140,13 +172,19 @@ class ModelSpec(BaseModel):
                 written = f"{source}: …, on: base, {option}"
                 raise ValueError(f"{option} is of {ADDED[source]}: {written}")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
-        reading = ("template", "system", "prefix", "label", "read") if self.head is not None else ()
+        reading = READING if self.head is not None else ()
         for key in (*loading, *placement, "tokenizer", *reading):
             if added and getattr(self, key) is not None:
                 raise ValueError(f"{kind} takes its base's {key}; say it there")
         for key in ("revision", *loading, *placement):
             if self.model is not None and getattr(self, key) is not None:
                 raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
+        if isinstance(self.model, FunctionReward):
+            for key in ("tokenizer", *READING):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"a function reads prompts as they are; leave {key} out")
+        if self.steps is not None and self.read == "tokens":
+            raise ValueError("steps are of text; leave read: tokens out")
         placed = [key for key in placement if getattr(self, key) is not None]
         if placed[1:]:
             raise ValueError(f"give {placed[0]} or {placed[1]}, not both")

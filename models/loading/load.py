@@ -48,7 +48,7 @@ def load_model(
         ModelError: no safetensors, or weights that are not what the configuration says.
     """
     if spec.model is not None:
-        if description.config is None:  # a table
+        if description.config is None:  # a table or a function
             return spec.model
         _check_attention(description.name, spec.model)
         return spec.model  # in its owner's mode

@@ -20,7 +20,7 @@ from ...models.lanes.prefill import CHUNK
 from ...models.recordings import bucket
 from ...models.upload import Changes, Mirror, fill, upload
 from ..binding.bound import Bound, reward_stages
-from ..requests.request import PROCESSED, Request
+from ..requests.request import PROCESSED, Request, length_of
 from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
 from .needs import needs_reward, needs_term, needs_to_draft
@@ -211,7 +211,7 @@ class Batch:
         self.state.rewrite(slot, key, len(answer), self.start(slot, answer))
         for row_map in self.row_maps:
             row = row_map.held[slot]
-            if row is not None and isinstance(row_map.prompt(self.requests[slot]), str):
+            if row is not None and not length_of(row_map.prompt(self.requests[slot])):
                 lane = self.bound.lanes[row_map.term.lane]
                 lane.rows.rewrite({row: (0, row_map.term.term_ids(answer))})
 
@@ -273,8 +273,7 @@ class Batch:
 
     def prompt_length(self, number: int, slot: int) -> int:
         """Tokens that a row of a row map read before the answer."""
-        read = self.row_maps[number].prompt(self.requests[slot])
-        return 0 if isinstance(read, str) else len(read)
+        return length_of(self.row_maps[number].prompt(self.requests[slot]))
 
     def changes(self) -> Changes:
         """What the host has changed, to be copied to the device; then comes ``moved``."""

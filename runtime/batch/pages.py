@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from ...models.errors import OutOfPages
-from ..requests.request import Request
+from ..requests.request import Request, length_of
 from .batch import Batch
 from .row_map import RowMap, widest
 
@@ -43,7 +43,7 @@ def pages_to_end(batch: Batch, request: Request, answer: Sequence[int]) -> Pages
     for row_map in _paged(batch):
         if row_map.needs(request):
             number, text = row_map.term.lane, row_map.text(request, answer)
-            pages = batch.bound.lanes[number].pages_of(len(text) + more)
+            pages = batch.bound.lanes[number].pages_of(length_of(text) + more)
             needed[number] = needed.get(number, 0) + pages
     return needed
 
@@ -82,8 +82,10 @@ def check_it_fits(batch: Batch, request: Request, rows: int = 1) -> None:
     for row_map in _paged(batch):
         if row_map.needs(request):
             number, prompt = row_map.term.lane, row_map.prompt(request)
-            lane, tokens = batch.bound.lanes[number], len(prompt) + request.max_new_tokens
-            shared, more = lane.shared_pages(len(prompt)), widest(plan, request)
+            length = length_of(prompt)
+            lane, tokens = batch.bound.lanes[number], length + request.max_new_tokens
+            shared, more = lane.shared_pages(length), widest(plan, request)
+            more += plan.tokens_ahead(request.values)
             more = max(more, int(plan.search is not None))  # an ended row draws once more
             pages = shared + rows * (lane.pages_of(tokens + more) - shared)
             needed[number] = needed.get(number, 0) + pages

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...formula import Plan, Read
 from ...models.combinations import BARE, Combination
 from ..binding.bound_term import BoundTerm
-from ..requests.request import Reading, Request
+from ..requests.request import Reading, Request, length_of
 
 
 class RowMap:
@@ -72,8 +72,7 @@ class RowMap:
             (loaded, 1.0 if number is None else request.values[bound.columns[number]])
             for number, loaded in self.term.additions
         ]
-        prompt = self.prompt(request)
-        start = 0 if isinstance(prompt, str) else len(prompt)
+        start = length_of(self.prompt(request))
         lane = bound.lanes[self.term.lane]
         combination: Combination = lane.adapters.combination(weights, start)
         return combination
@@ -81,7 +80,7 @@ class RowMap:
     def text(self, request: Request, answer: Sequence[int]) -> Reading:
         """What the term has read of a request and its answer; of text, what comes before that."""
         prompt = self.prompt(request)
-        if not answer or isinstance(prompt, str):
+        if not answer or not isinstance(prompt, Sequence) or isinstance(prompt, str):
             return prompt
         return [*prompt, *self.term.term_ids(answer)]
 

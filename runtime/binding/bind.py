@@ -145,12 +145,16 @@ class Binder:
             weights = checked.marked(name, make)
         token_map = checked.token_maps.get(name) if term.aligned else None
         tokenizer = model.spec.tokenizer
-        encodes = reads_text and (tokenizer if isinstance(tokenizer, str) else id(tokenizer))
+        by = tokenizer if isinstance(tokenizer, str) else id(tokenizer)
+        encodes = (by, model.spec.steps) if reads_text else None
         key = (address if kind == REWARD else None, token_map, encodes, *description.weights)
         if key not in self.lanes:
             width = checked.size if token_map is None else token_map.other_size
             reads_all = address is not None and kind == REWARD and moves_winner(address, stage)
-            lane = partial(self._lane, description, weights, width, reads_all, reads_text)
+            lane = partial(self._lane, description, weights, width, reads_all)
+            if reads_text:
+                shared, where = checked.shared, checked.device
+                lane = partial(text_lane, model, weights, description, shared, where, stage)
             shares = self.pool.together and kind == SCORES
             self.lanes[key] = self.pool.view((*key, width), lane) if shares else lane()
             self.lane_names[key] = []
@@ -192,13 +196,9 @@ class Binder:
                 self.untested += checked.marked(description.name, trial)
         return weights[description.weights]
 
-    def _lane(
-        self, description: Description, model: Any, width: int, reads_all: bool, reads_text: bool
-    ) -> Any:
+    def _lane(self, description: Description, model: Any, width: int, reads_all: bool) -> Any:
         if isinstance(model, (TableModel, RuleReward)):
             return model.lane(width)
-        if reads_text:
-            return text_lane(model, description, self.checked.shared)
         if self._is_remote(description):
             return RemoteLane(model, width, reads_all, self.checked.device)
         return TransformersLane(model, width, reads_all)

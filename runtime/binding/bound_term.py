@@ -9,6 +9,7 @@ from typing import Any
 from ...formula import Scalar, Term
 from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
+from ...models.functions import FunctionReward, UserPrompt
 from ...models.text.chat import reads_raw_text
 from ...models.text.token_map import TokenMap
 from ...models.text.vocabulary import check_rows
@@ -52,13 +53,17 @@ class BoundTerm:
         """Whether a text prompt goes past the chat template that its tokenizer has."""
         return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
-    def reads(self, prompt: Any) -> list[int] | str:
+    def reads(self, prompt: Any) -> list[int] | str | UserPrompt:
         """The token ids, or the text, that this term reads before the response.
+
+        A function is given the prompt as it is.
 
         Raises:
             ModelError: it has no way to read this prompt, or no embedding for a token of it.
         """
         term = self.term
+        if isinstance(self.spec.model, FunctionReward):
+            return UserPrompt(prompt)
         if self.shared is not None:
             text = render_text(
                 term.model, self.spec, self.shared, self.tokenizer, prompt, term.system, term.alone

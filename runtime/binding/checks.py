@@ -18,6 +18,7 @@ from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.checkpoint.labels import choose_label, has_classes
+from ...models.functions import FunctionReward
 from ...models.loading.declared import describe_declared
 from ...models.loading.value_head import as_reward
 from ...models.text.chat import check_template
@@ -165,6 +166,10 @@ class CheckedModels:
 
     def _check_kinds(self) -> None:
         plan = self.plan
+        for name, model in self.models.items():
+            if model.spec.steps is not None and self.descriptions[name].kind == SCORES:
+                problem = f"{name} is a language model, and steps are a reward model's"
+                raise self.at(ModelError(problem, f"leave steps out of {name}", name))
         expected = [(term, SCORES, plan.spans[term], "") for term in plan.terms]
         for _, stage, reward in reward_stages(plan):
             expected += [
@@ -173,7 +178,11 @@ class CheckedModels:
             ]
         for term, kind, span, stage_name in expected:
             name, own = term.model, self.descriptions[term.model].kind
-            if own == REWARD and term.aligned:
+            called = isinstance(self.models[name].spec.model, FunctionReward)
+            if called and own == kind and (term.alone or term.system is not None):
+                problem = f"{name} is a function, which is given prompts as they are"
+                cure = f"write {name}"
+            elif own == REWARD and term.aligned:
                 problem = f"{name} is a reward model, and align takes a language model"
                 cure = "leave align out: a reward of another tokenizer reads text by itself"
             elif own == kind:
@@ -223,6 +232,8 @@ class CheckedModels:
             )
             if reason:
                 self.reads_text.add(name)
+                if described[name].tokenizer is None:  # a function
+                    continue
                 notes.append(f"{name} reads text by its own tokenizer, {reason}")
                 if more := len(self.rowless[name]):
                     notes.append(f"{name}: {more} tokens of its tokenizer {NO_ROW}")

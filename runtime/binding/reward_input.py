@@ -1,4 +1,4 @@
-"""What a reward model reads: the formula's token ids, or the decoded text.
+"""What a reward model reads: the formula's token ids, the decoded text, or what a function takes.
 
 A reward that reads tokens shares the formula's. The others read the decoded text, encoded by their
 own tokenizer; what their cache holds of it is kept where the model allows it.
@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from ...formula.words.stages import Stage
 from ...models import ModelError, ResolvedModel
 from ...models.checkpoint.description import Description
-from ...models.lanes.text_reward import CachedTextLane, TextRewardLane
+from ...models.functions import FunctionReward
+from ...models.rewards.answer_lane import AnswerLane
+from ...models.rewards.function_lane import FunctionLane
+from ...models.rewards.text_lane import CachedTextLane, TextRewardLane
 
 
 def why_text(model: ResolvedModel, description: Description, shared: Any) -> str:
@@ -22,6 +28,15 @@ def why_text(model: ResolvedModel, description: Description, shared: Any) -> str
         ModelError: it has to, and there is nothing to decode or to encode with.
     """
     name, read, reason = model.name, model.spec.read, description.full_text_reason
+    if isinstance(model.spec.model, FunctionReward):
+        if shared is None:
+            problem = f"{name} is a function of texts, and the formula's models have no tokenizer"
+            raise ModelError(problem, "give tokenizer: … with the models", name, "tokenizers")
+        return "as a function does"
+    if model.spec.steps is not None:
+        if description.config is None:
+            raise ModelError(f"{name} has steps, which are of text, and it reads tokens", "", name)
+        read, reason = "text", reason or "it scores steps"
     if read == "tokens" and reason:
         problem = f"{name} reads whole texts, for it {reason}, and not tokens"
         raise ModelError(problem, "leave read: tokens out", name)
@@ -39,7 +54,17 @@ def why_text(model: ResolvedModel, description: Description, shared: Any) -> str
     return "for its tokenizer is another" if differs and read != "tokens" else ""
 
 
-def text_lane(model: Any, description: Description, shared: Any) -> TextRewardLane:
-    """The lane of a reward model that reads text."""
+def text_lane(
+    model: ResolvedModel,
+    weights: Any,
+    description: Description,
+    shared: Any,
+    device: str,
+    stage: Stage | None,
+) -> AnswerLane:
+    """The lane of a reward that reads text; ``stage`` is where it stands."""
+    if isinstance(weights, FunctionReward):
+        asks_texts = getattr(stage, "norm", None) == "prefix"
+        return FunctionLane(model.name, weights, shared, torch.device(device), asks_texts)
     kind = TextRewardLane if description.full_text_reason else CachedTextLane
-    return kind(model, description, shared)
+    return kind(weights, description, shared, model.spec.steps)

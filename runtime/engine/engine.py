@@ -25,6 +25,7 @@ from ..batch.memory import room
 from ..batch.row_map import ahead
 from ..binding.bound import Bound
 from ..requests.request import Request
+from ..requests.reward_failures import reward_failure
 from .cuda_graphs import StepGraphs
 from .pending import Positions
 from .sampler import Source
@@ -260,6 +261,11 @@ class Engine:
                     continue
                 if isinstance(source, Read):
                     what, span = f"{source} gave NaN", plan.head_spans.get(source, span)
+                elif kind == "stage" and (
+                    failure := reward_failure(batch.bound, source, rows[row][0], where)
+                ):
+                    errors[row] = failure
+                    continue
                 elif kind == "stage" and not (reward := rewards[source]).is_linear:
                     errors[row] = plan.reward_error(reward, where)
                     continue

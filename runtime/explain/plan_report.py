@@ -10,6 +10,7 @@ from ...formula.nodes import StageAddress, of_states, short_text, walk
 from ...formula.printer import written_without_rewards
 from ...formula.scalar import coefficient_in, parameters
 from ...models.cache_config import CacheConfig
+from ...models.rewards.function_lane import FunctionLane
 from ..batch.cost import RunStats, copy_bandwidth, si_bytes
 from ..batch.memory import cache_bytes, fitting_tokens, gpu_memory, peak_bytes
 from ..binding.bound import Bound, reward_stages
@@ -54,8 +55,9 @@ class Report:
         self._cache = cache or CacheConfig()
         self.formula = bound.plan.formula
         self.search = bound.plan.search[1].name if bound.plan.search else None
-        search_lanes = bound.search_lanes
-        steady = [lane for number, lane in enumerate(bound.lanes) if number not in search_lanes]
+        called = {i for i, lane in enumerate(bound.lanes) if isinstance(lane, FunctionLane)}
+        search_lanes = bound.search_lanes - called
+        steady = [lane for i, lane in enumerate(bound.lanes) if i not in search_lanes | called]
         self.bytes_per_step = sum(lane.footprint().weight_bytes for lane in steady)
         self.forwards, self._search_forwards = len(steady), len(search_lanes)
         self.notes = (*self.drafted.notes, *_raw_text(bound))

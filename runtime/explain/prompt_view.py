@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...models import Prompt
+from ...models.functions import UserPrompt
 from ...models.text.token_bytes import token_bytes
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
@@ -63,6 +64,8 @@ def prompt_views(bound: Bound, prompt: Prompt) -> list[PromptView]:
 
 def _view(bound_term: BoundTerm, prompt: Prompt, known: dict[int, Any]) -> PromptView:
     read = bound_term.reads(prompt)
+    if isinstance(read, UserPrompt):
+        return PromptView(str(bound_term.term), str(read.prompt), None)
     if isinstance(read, str):
         return PromptView(str(bound_term.term), read, None)
     if bound_term.tokenizer is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...formula import Plan
 from ...formula.scalar import parameters
-from ...formula.words.stages import BestOf, Blockwise, Particles, Reject
+from ...formula.words.stages import BestOf, Blockwise, Lookahead, Particles, Reject
 
 NEW = 128  # tokens of an answer for which costs are stated: ``generate``'s own number
 
@@ -36,6 +36,10 @@ def search_lines(plan: Plan, params: Mapping[str, float]) -> list[str]:
             text = f"{_rows(number('samples'))}, valued {ends or 'after each segment'}"
         case Particles():
             text = f"{_rows(number('n'))}, weighed {_segments(stage.until, number('length'))}"
+        case Lookahead():
+            ahead = number("ahead")
+            steps = "as many" if ahead is None else int(1 + ahead)
+            text = f"{_rows(number('k'))}, valued after each {steps} tokens, of which one stays"
         case _:
             return []
     return [f"search      {text}"]

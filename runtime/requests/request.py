@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
+from ...models.functions import UserPrompt
 
-Reading: TypeAlias = "Sequence[int] | str"
+Reading: TypeAlias = "Sequence[int] | str | UserPrompt"  # what a term reads before the answer
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
 ADAPTIVE = "adaptive"
 MOST_ADAPTIVE = 8  # tokens of a draft, where their number is adapted
@@ -41,7 +42,7 @@ class Request:
         index: its number among the call's rows.
         prompt: of the caller.
         prompts: per term of the scores, the ids that it reads.
-        rewards: per stage and reward model, the ids, or the text, that it reads.
+        rewards: per stage and reward model, what it reads.
         values: the plan's numbers for this row, and those of its draft plans.
         params: the parameters' values.
         temperature: 0 takes the best token.
@@ -95,12 +96,17 @@ class Request:
     def longest(self) -> int:
         """Tokens of the longest prompt; text is none, for no cache holds it as such."""
         read = [*self.prompts, *(prompt for each in self.rewards.values() for prompt in each)]
-        return max(len(prompt) for prompt in read if not isinstance(prompt, str))
+        return max(length_of(prompt) for prompt in read)
 
     @property
     def longest_read(self) -> int:
         """The same, with the prompts of terms that only drafts have."""
         return max(self.longest, *map(len, self.draft_prompts), 0)
+
+
+def length_of(reading: Reading) -> int:
+    """Tokens of what a term reads before the answer; text is none, and neither is a prompt."""
+    return 0 if isinstance(reading, (str, UserPrompt)) else len(reading)
 
 
 class TokenLogprobs(NamedTuple):

@@ -101,8 +101,8 @@ def test_the_run_files_of_the_pages_are_run_files():
     for name, pivot in tables["tables"].items():
         over = {"w": [1], "k": [10], "temperature": [0, 1]}
         validated(swept | {"sweep": over, "tables": {name: pivot}}, "here")
-    [rewards] = map(load_yaml, Page("docs/rewards.md").code("yaml"))
-    assert len(settings_of(validated(rewards, "here"))) == 1
+    for block in Page("docs/rewards.md").code("yaml"):
+        assert len(settings_of(validated(load_yaml(block), "here"))) == 1
 
 
 def test_the_points_and_scores_of_the_page_are_points_and_scores():

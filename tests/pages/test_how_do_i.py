@@ -21,6 +21,7 @@ NAMES = re.findall(r'^<a id="([a-z-]+)"></a>\n\n## ', PAGE.text, re.M)
 QUESTIONS = [
     "vocabulary",
     "two-reward-models",
+    "functions",
     "negative-prompts",
     "system-prompts",
     "per-request-weights",

@@ -25,7 +25,7 @@ from ...engine.engine import Engine
 from ...engine.launch import ScheduledBatch
 from ...engine.pending import PendingStep
 from ...requests.answer import Answer
-from ...requests.request import Request
+from ...requests.request import Request, length_of
 from ..scheduler import Progress, Scheduler
 from .group import Group
 from .groups import group_of
@@ -65,7 +65,7 @@ class SearchScheduler(Scheduler):
             if row_map.term.lane in pages and row_map.needs(request):
                 lane, tokens = (
                     self.batch.bound.lanes[row_map.term.lane],
-                    len(row_map.prompt(request)),
+                    length_of(row_map.prompt(request)),
                 )
                 pages[row_map.term.lane] += more * (
                     lane.pages_of(tokens + 1) - lane.shared_pages(tokens)
@@ -212,7 +212,7 @@ class SearchScheduler(Scheduler):
             self.batch.search_scores[0] = torch.tensor(totals)
         value = float(self._values.of([length])[0])
         if not value < math.inf:
-            raise self._values.error(0, self.batch.requests[0].index)
+            raise self._values.error(0, self.batch.requests[0])
         said: list[float] = self._values.terms[0].tolist()
         return value, said
 
@@ -246,7 +246,7 @@ class SearchScheduler(Scheduler):
             slots = slots_of[group]
             own = [values[slot] for slot in slots]
             if wrong := [slot for slot in slots if not values[slot] < math.inf]:
-                group.best.fail(self._values.error(wrong[0], group.best.request.index))
+                group.best.fail(self._values.error(wrong[0], group.best.request))
                 continue
             chosen, rewritten = group.select(own, [scores[slot] for slot in slots])
             if not group.over and group.best.error is None:

@@ -18,6 +18,8 @@ from ...batch.changes import upload_changes
 from ...batch.text_rewards import text_rewards
 from ...binding.bound import Bound
 from ...engine.candidate_rewards import labelled
+from ...requests.request import Request
+from ...requests.reward_failures import reward_failure
 from ...scores.expressions import reward_value
 
 
@@ -60,9 +62,11 @@ class Values:
         scores: list[list[float]] = self._batch.search_scores[: self._batch.count].tolist()
         return scores
 
-    def error(self, slot: int, row: int) -> FormulaError:
-        """The error of a value that is no finite number, of the texts that were valued last."""
-        plan, reward = self._plan, self._reward
+    def error(self, slot: int, request: Request) -> FormulaError:
+        """The error of a request's value, no finite number, of the texts that were valued last."""
+        plan, reward, row = self._plan, self._reward, request.index
+        if failure := reward_failure(self._bound, self._address, request, f"for row {row}"):
+            return failure
         said = self.terms[slot].tolist()
         for term, value in zip(reward.terms, said, strict=True):
             if not abs(value) < torch.inf:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import descant
-from descant.models.lanes.text_reward import CachedTextLane
+from descant.models.rewards.text_lane import CachedTextLane
 
 PROMPTS = ["the river goes", "a 好", "def add(one, two): return one"]
 DRAFT = " on to the riverside 🙂."
