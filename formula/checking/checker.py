@@ -32,6 +32,7 @@ from ..words.signature import Signature
 from ..words.stages import STAGES, Search, Stage
 from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
+from .constraints import ConstraintChecker
 from .heads import HeadChecker
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
@@ -40,7 +41,7 @@ PROMPTS, REWARDS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Checker(AdditionChecker, ConditionChecker, HeadChecker):
+class Checker(AdditionChecker, ConditionChecker, ConstraintChecker, HeadChecker):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -296,7 +297,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
         self.matched[call] = matched
         for key, node in matched.single.items():
             yield self._argument(cls, key, node, cls.arguments()[key].metadata)
-        for argument in matched.many:
+        for argument in self.scores_among(cls, matched.many):
             if argument.weight is not None:
                 yield self.scalar(argument.weight, f"a weight of {cls.name}")
             yield self.scores(argument.value, cls.name)
@@ -319,6 +320,8 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker):
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "head":
                 self.head(node)
+            case "source":
+                self.constraint_text(cls, node)
             case "condition":
                 yield self.condition(node)
             case "reward":

@@ -126,6 +126,7 @@ class Binder:
             heads={read: self._head(read, by_term[read.term]) for read in plan.heads},
             described=tuple(self.descriptions[name] for name in plan.models if name in language),
         )
+        bound.constraints.check()
         if self.term_parallel is not None:
             models = {term.lane: term.term.model for term in bound.all_terms}
             held = [self.descriptions[models[i]].weights for i in range(len(self.lanes))]

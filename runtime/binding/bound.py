@@ -14,6 +14,7 @@ from ...formula.nodes import StageAddress
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.text.detokenizer import Detokenizer
+from ..constraints.plan import PlanConstraints
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -56,6 +57,11 @@ class Bound:
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
     draft_plans: tuple[Bound, ...] = ()
+
+    @cached_property
+    def constraints(self) -> PlanConstraints:
+        """What its answers are to fit."""
+        return PlanConstraints(self.plan, self.tokenizer, self.vocabulary)
 
     @property
     def own_terms(self) -> tuple[BoundTerm, ...]:

@@ -26,13 +26,16 @@ from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import starts_of, states_of, texts_of
 from ..binding.bound import Bound
+from ..constraints.plan import FIELD
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
+from .alarms import alarms
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
+from .constrained import masks_of
 from .logprob_rows import logprob_rows
 from .sampler import Draw, Drawn, draw
 from .streams import in_turn
@@ -137,6 +140,7 @@ class Step:
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing,
+            masks=masks_of(self, batch, prepared.texts) if batch.constrained else None,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -165,14 +169,15 @@ class Step:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
-        by_component = context.components is not None
-        scores = self._components.scores if by_component else self._scores
+        scores = self._scores if context.components is None else self._components.scores
         head = scores(context)[:, : context.vocabulary]
         if context.unreadable is not None:
             head = head.masked_fill(context.unreadable, -torch.inf)
         if isinstance(self._search, Reject):
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
+        if context.masks is not None:
+            head = context.masks.applied(head, context, FIELD)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
@@ -374,21 +379,14 @@ def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) 
     for step, batch in parts:
         contexts.append(step.context(batch))
         batches.append(batch)
+        if not forwarded:
+            step.forward(batch)
     for (step, batch), context in zip(parts, contexts, strict=True):
-        scores.append(step.scores(batch, context, forwarded))
+        scores.append(step.scores(batch, context, forwarded=True))
     drawn = draw(batches, scores)
     for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
         results.append(step.drawn(batch, context, masked, own))
     return results
-
-
-def alarms(context: Context, best: Tensor) -> Tensor:
-    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong.
-
-    ``best``, ``(slots,)``, is the best score of each: NaN where any is.
-    """
-    wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
-    return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
 
 
 def _fed(batch: Batch) -> set[int]:

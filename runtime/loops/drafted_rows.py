@@ -19,11 +19,11 @@ from ..batch.cost import RunStats
 from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..binding.bound import Bound
+from ..engine.alarms import alarms
 from ..engine.chunked_step import Chunk
 from ..engine.drafting import Draft, Proposal, drafted, proposed
 from ..engine.engine import Engine
 from ..engine.launch import drawn_by
-from ..engine.step import alarms
 from ..requests.answer import Answer
 from ..requests.request import Request
 from ..scores.context import Context

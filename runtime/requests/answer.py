@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..binding.bound import Bound
@@ -21,6 +21,7 @@ class Answer:
             ``"error"`` with its ``error``.
         cached_tokens: of its ``prompt_tokens``, how many were in the prefix cache when it was let
             in.
+        ends: tells whether nothing but the end may follow tokens; None without constraints.
     """
 
     request: Request
@@ -33,6 +34,7 @@ class Answer:
     finish_reason: str | None = None
     error: Exception | None = None
     cached_tokens: int = 0
+    ends: Callable[[Sequence[int]], bool] | None = None
     _read: Sequence[int] = ()
 
     @property
@@ -62,6 +64,8 @@ class Answer:
         if token in self.request.eos:
             self.finish_reason = "eos"
         elif self.content and self.request.stops and self.content.read(self.tokens):
+            self.finish_reason = "stop"
+        elif self.ends is not None and self.ends(self.tokens):
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.request.max_new_tokens or (
             self.request.rooms and self._full(token)
@@ -143,4 +147,5 @@ def answer_to(request: Request, bound: Bound, started: float) -> Answer:
     detokenizer, term = bound.detokenizer, bound.text_term
     if detokenizer is None:
         return Answer(request, None, started)
-    return Answer(request, AnswerText(detokenizer, request.prompts[term], request.stops), started)
+    content = AnswerText(detokenizer, request.prompts[term], request.stops)
+    return Answer(request, content, started, ends=bound.constraints.ending(request))

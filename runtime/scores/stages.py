@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...formula.nodes import StageAddress, Staged
 from ...formula.words import stages as words
+from ...formula.words.constraints import ConstraintStage
 from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .logprobs import ascending, from_up
@@ -55,6 +56,13 @@ def apply(stage: Stage, scores: Tensor, context: Context, address: StageAddress)
 def _(stage: words.Search, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """A search judges whole texts and leaves the scores as they are."""
     return scores
+
+
+@apply.register
+def _(stage: ConstraintStage, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    """Masks what cannot lead to an answer that fits."""
+    masks = context.masks
+    return scores if masks is None else masks.applied(scores, context, address)
 
 
 @apply.register
