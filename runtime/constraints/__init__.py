@@ -1,5 +1,1 @@
-<<<<<<< HEAD
-"""Constraints on what an answer may be: given, compiled, followed token by token."""
-=======
-"""Constraints: what may follow an answer so far, as masks over the vocabulary."""
->>>>>>> constraints
+"""Constraints on an answer: given, compiled, and masks over the vocabulary after an answer so far."""

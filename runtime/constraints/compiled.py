@@ -106,6 +106,8 @@ def grammar_of(constraint: Constraint) -> str:
     match constraint.kind:
         case "json":
             schema = json.loads(constraint.text)
+            if isinstance(schema, bool):
+                schema = {} if schema else {"anyOf": []}
             own = schema.get("x-guidance", {})
             if "whitespace_flexible" not in own:
                 own = {"whitespace_pattern": WHITESPACE, **own}
