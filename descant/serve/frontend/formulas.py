@@ -29,7 +29,6 @@ from ...grammar import (
     text,
 )
 from ...inputs.runfile import RunFile
-from ...models import Heads
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
 from .worker_link import WorkerLink
@@ -170,8 +169,7 @@ class FormulaCache:
 
     def _names(self) -> Names:
         """The names that a formula may use."""
-        run = self._run
-        return Names(frozenset(run.models), frozenset(run.params), run.prompts, Heads(run.models))
+        return self._run.names()
 
     def _formula(self, model: str) -> str:
         if model in self._run.named:

@@ -48,7 +48,8 @@ class Jobs:
         dtype, device = where(run.dtype, run.device)
         self._declared = run.models, dtype, device
         self.service: Service = Service(
-            run.models, prompts=run.prompts, slots=limits.slots,
+            run.models, prompts=run.prompts, schemas=run.schemas, grammars=run.grammars,
+            slots=limits.slots,
             max_model_len=limits.max_model_len, dtype=dtype, device=device, capture=run.capture,
             cache=run.cache,
         )  # fmt: skip
