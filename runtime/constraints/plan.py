@@ -13,11 +13,10 @@ from ...formula.printer import written
 from ...formula.words.constraints import ConstraintStage, cut_string
 from ...grammar import FormulaError, Span
 from .compiled import ConstraintError, compiled
-from .spec import Constraint
+from .spec import FIELD, MASKED, Constraint
 from .states import AnswerStates
 from .tokens import ConstraintTokens, constraint_tokens
 
-FIELD: StageAddress = (None, -1)  # of the constraint that a request brings
 INSTALL = 'pip install "descant[constrain]"'
 Constraints: TypeAlias = Mapping[StageAddress, Constraint]
 
@@ -142,7 +141,6 @@ class PlanConstraints:
         return self._plan.error(f"{problem}: {more}" if more else problem, span, _SPELL)
 
 
-SPELT, MASKED = "spelt", "masked"
 _SPELL = "no token of the vocabulary goes on with this answer, which is not complete"
 
 

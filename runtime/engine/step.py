@@ -24,18 +24,17 @@ from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import starts_of, states_of, texts_of
+from ..batch.texts import masks_of, starts_of, states_of, texts_of
 from ..binding.bound import Bound
-from ..constraints.plan import FIELD
+from ..constraints.spec import FIELD
+from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
-from .alarms import alarms
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
-from .constrained import masks_of
 from .logprob_rows import logprob_rows
 from .sampler import Draw, Drawn, draw
 from .streams import in_turn
