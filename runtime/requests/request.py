@@ -58,7 +58,8 @@ class Request:
         draft_prompts: per term that only drafts have, the ids that it reads.
         sample_components: whether each step draws one component of the final mixture, and the token
             from that alone.
-        constraint: a ``Constraint``, what its answer is to fit, before the formula's own stages; or None.
+        constraint: what its answer is to fit, before the formula's own stages (``Constraint``);
+            or None.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
