@@ -83,6 +83,7 @@ class Decoder:
         draft: str | None = None,
         draft_length: int | str = ADAPTIVE,
         sample_components: bool = False,
+        structured_outputs: Any = None,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -117,6 +118,10 @@ class Decoder:
             sample_components: for a formula that is one ``mix``, at temperature 1, which it is then
                 if left out: each row and step draws one component by its weight, and only what
                 that needs is run. The same distribution, other tokens than without.
+            structured_outputs: what the answer is, as vLLM has it: ``{"json": schema}``, ``{"regex":
+                "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or ``{"json_object": True}``;
+                one for all, or a list with one per prompt and None for none. It masks tokens
+                before the formula's own stages, as ``json(schema)`` first among them.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -132,7 +137,8 @@ class Decoder:
             prompts, max_new_tokens=max_new_tokens, temperature=temperature, do_sample=do_sample,
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
-            sample_components=sample_components, stop_strings=stop_strings,
+            sample_components=sample_components, structured_outputs=structured_outputs,
+            stop_strings=stop_strings,
             eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
             batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Constraints: what may follow an answer so far, as masks over the vocabulary."""
+"""Constraints on an answer: given, compiled, and masks over the vocabulary after an answer so far."""

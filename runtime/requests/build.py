@@ -16,8 +16,10 @@ from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
+from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
+from .constrained import check_constrained, constraints_of
 from .hints import refuse
 from .per_row import (
     Row,
@@ -72,6 +74,7 @@ class RequestBuilder:
         logprobs_mode: str = RAW,
         draft: DraftOptions | None = None,
         sample_components: bool = False,
+        structured_outputs: Any = None,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -103,9 +106,12 @@ class RequestBuilder:
         others_asked = logprobs, draft is not None
         if check_sample_components(self._bound, sample_components, temperatures, *others_asked):
             settings["sample_components"] = True
+        constraints = constraints_of(structured_outputs, len(rows), self._bound)
+        check_constrained(constraints, settings)
         requests: list[Request] = []
-        for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
-            settings["temperature"] = heat
+        each_row = zip(rows, seeds, temperatures, constraints, strict=True)
+        for (prompt, values), row_seed, heat, constraint in each_row:
+            settings |= {"temperature": heat, "constraint": constraint}
             for sample in range(num_return_sequences):
                 key = seed_key(row_seed, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))
@@ -141,6 +147,7 @@ class RequestBuilder:
         logprobs_mode: str = RAW,
         draft: DraftOptions | None = None,
         sample_components: bool = False,
+        constraint: Constraint | None = None,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -168,7 +175,7 @@ class RequestBuilder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
             [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
-            sample_components,
+            sample_components, constraint,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 
