@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ...formula.nodes import StageAddress
 from ...models.upload import Mirror
-from .spec import MASKED, SPELT, Constraint
-from .states import ENDED, OPEN, AnswerStates, Cursor
+from .states import ENDED, MASKED, OPEN, SPELT, AnswerStates, Cursor
 from .tokens import ConstraintTokens, library
 
 _STUCK, _LOOSE = 1, 2  # of a row, by a constraint: it allows nothing; it does not bind
@@ -31,7 +30,7 @@ class Constraints(Protocol):
     def tokens(self) -> ConstraintTokens:
         """Those of the vocabulary."""
 
-    def of(self, request: Any) -> Mapping[StageAddress, Constraint]:
+    def of(self, request: Any) -> Mapping[StageAddress, Any]:
         """Those that a request's answer meets."""
 
     def binding(self, request: Any) -> set[StageAddress]:

@@ -24,13 +24,6 @@ _REFUSED = {
     "backend": "leave it out; llguidance compiles everything",
 }
 
-from ...formula.nodes import StageAddress
-
-FIELD: StageAddress = (None, -1)  # of the constraint that a request brings, among its stages
-# Why a row can neither go on nor end: no token of the vocabulary goes on with its answer; or what
-# comes before excludes all that do.
-SPELT, MASKED = "spelt", "masked"
-
 
 @dataclass(frozen=True)
 class Constraint:

@@ -26,7 +26,7 @@ from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of
 from ..binding.bound import Bound
-from ..constraints.spec import FIELD
+from ..constraints.states import OF_REQUEST
 from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
@@ -176,7 +176,7 @@ class Step:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
         if context.masks is not None:
-            head = context.masks.applied(head, context, FIELD)
+            head = context.masks.applied(head, context, OF_REQUEST)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
