@@ -14,7 +14,6 @@ from ...formula.nodes import StageAddress
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.text.detokenizer import Detokenizer
-from ..constraints.plan import PlanConstraints
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -38,6 +37,7 @@ class Bound:
         lane_keys: for each lane, what tells it from others.
         heads: for each head of a term, where what it gives is behind the logits of its lane.
         described: the models whose tokens are the formula's.
+        constraints: what its answers are to fit (``PlanConstraints``).
         draft_plans: others over the same lanes, which may propose tokens of this one.
     """
 
@@ -56,12 +56,8 @@ class Bound:
     lane_keys: tuple[tuple[Any, ...], ...] = ()
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
+    constraints: Any = None
     draft_plans: tuple[Bound, ...] = ()
-
-    @cached_property
-    def constraints(self) -> PlanConstraints:
-        """What its answers are to fit."""
-        return PlanConstraints(self.plan, self.tokenizer, self.vocabulary)
 
     @property
     def own_terms(self) -> tuple[BoundTerm, ...]:

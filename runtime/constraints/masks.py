@@ -6,7 +6,7 @@ were launched before. On a GPU a bit for every token goes there, and never a num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -17,11 +17,27 @@ from torch import Tensor
 
 from ...formula.nodes import StageAddress
 from ...models.upload import Mirror
-from .plan import MASKED, SPELT, Constrained, PlanConstraints
-from .states import ENDED, OPEN, AnswerStates, Cursor
-from .tokens import library
+from .states import ENDED, MASKED, OPEN, SPELT, AnswerStates, Cursor
+from .tokens import ConstraintTokens, library
 
 _STUCK, _LOOSE = 1, 2  # of a row, by a constraint: it allows nothing; it does not bind
+
+
+class Constraints(Protocol):
+    """The constraints of a plan and its requests (``PlanConstraints``)."""
+
+    @property
+    def tokens(self) -> ConstraintTokens:
+        """Those of the vocabulary."""
+
+    def of(self, request: Any) -> Mapping[StageAddress, Any]:
+        """Those that a request's answer meets."""
+
+    def binding(self, request: Any) -> set[StageAddress]:
+        """Those that every token of it has to fit."""
+
+    def states(self, request: Any, address: StageAddress) -> AnswerStates:
+        """The matchers of its answers, for one of them."""
 
 
 class Noting(Protocol):
@@ -43,8 +59,8 @@ class Masks:
         device: of the scores.
     """
 
-    constraints: PlanConstraints
-    requests: Sequence[Constrained]
+    constraints: Constraints
+    requests: Sequence[Any]
     answers: Callable[[], Sequence[Sequence[int]]]
     width: int
     device: torch.device
@@ -77,7 +93,7 @@ class Masks:
             context.kept_mass.append(_mass(scores, kept, context.mass_temperatures))
         return masked
 
-    def _binding_of(self, request: Constrained) -> set[StageAddress]:
+    def _binding_of(self, request: Any) -> set[StageAddress]:
         key = tuple(request.values)
         if key not in self._binding:
             self._binding[key] = self.constraints.binding(request)

@@ -14,10 +14,9 @@ from ...formula.words.constraints import ConstraintStage, cut_string
 from ...grammar import FormulaError, Span
 from .compiled import ConstraintError, compiled
 from .spec import Constraint
-from .states import AnswerStates
+from .states import MASKED, OF_REQUEST, AnswerStates
 from .tokens import ConstraintTokens, constraint_tokens
 
-FIELD: StageAddress = (None, -1)  # of the constraint that a request brings
 INSTALL = 'pip install "descant[constrain]"'
 Constraints: TypeAlias = Mapping[StageAddress, Constraint]
 
@@ -77,18 +76,17 @@ class PlanConstraints:
                 problem = f"{stage.name} needs llguidance"
                 raise self._plan.error(problem, stage.span, INSTALL) from None
             except ConstraintError as error:
-                problem = f"{written(stage)} does not compile: {error}"
-                raise self._plan.error(problem, stage.span) from None
+                raise self._plan.error(str(error), stage.span) from None
 
     def of(self, request: Constrained) -> Constraints:
         """Those that a request's answer meets."""
         if request.constraint is None:
             return self.stages
-        return {FIELD: request.constraint, **self.stages}
+        return {OF_REQUEST: request.constraint, **self.stages}
 
     def binding(self, request: Constrained) -> set[StageAddress]:
         """Those that every token of a request's answer has to fit, whatever else allows it."""
-        return {FIELD, *_binding(self._plan, request.values)}
+        return {OF_REQUEST, *_binding(self._plan, request.values)}
 
     def states(self, request: Constrained, address: StageAddress) -> AnswerStates:
         """The matchers of a request's answers, for one of its constraints."""
@@ -142,7 +140,6 @@ class PlanConstraints:
         return self._plan.error(f"{problem}: {more}" if more else problem, span, _SPELL)
 
 
-SPELT, MASKED = "spelt", "masked"
 _SPELL = "no token of the vocabulary goes on with this answer, which is not complete"
 
 

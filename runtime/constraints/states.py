@@ -10,6 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
+from ...formula.nodes import StageAddress
+
+OF_REQUEST: StageAddress = (None, -1)  # of the constraint that a request brings, among its stages
+# Why a row can neither go on nor end: no token of the vocabulary goes on with its answer; or what
+# comes before excludes all that do.
+SPELT, MASKED = "spelt", "masked"
 OPEN, ENDED, LEFT = range(3)  # goes on; has an end in it; has a token in it that does not fit
 Answer: TypeAlias = Sequence[int]
 

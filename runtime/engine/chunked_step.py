@@ -19,12 +19,11 @@ from torch import Tensor
 from ...formula import Read
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import formula_text, starts_of, states_of, text_owners
+from ..batch.texts import formula_text, masks_of, starts_of, states_of, text_owners
 from ..binding.bound import Bound
 from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
 from ..scores.row_states import RowStates
-from .constrained import Masks, masks_of
 
 
 class PlanStep(Protocol):
@@ -242,7 +241,7 @@ class Chunk:
         starts = starts_of(self.batch)
         return [starts[slot] for slot in self.slots]
 
-    def _masks(self) -> Masks | None:
+    def _masks(self) -> Any:
         """Of every position."""
         requests = [self.batch.requests[slot] for slot in self.slots]
         rows = requests, self.width, self._starts

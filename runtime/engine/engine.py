@@ -24,7 +24,7 @@ from ..batch.cost import RunStats
 from ..batch.memory import room
 from ..batch.row_map import ahead
 from ..binding.bound import Bound
-from ..constraints.plan import MASKED, SPELT
+from ..constraints.states import MASKED, SPELT
 from ..requests.request import Request
 from .cuda_graphs import StepGraphs
 from .pending import Positions

@@ -24,8 +24,8 @@ from ..batch.cost import RunStats
 from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..requests.answer import Answer
+from ..scores.alarms import alarms
 from ..scores.context import Context
-from .alarms import alarms
 from .chunked_step import Chunk
 from .cuda_graphs import StepGraphs
 from .drafting import Draft, Proposal, drafted, proposed

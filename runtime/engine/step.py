@@ -24,18 +24,17 @@ from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import starts_of, states_of, texts_of
+from ..batch.texts import masks_of, starts_of, states_of, texts_of
 from ..binding.bound import Bound
-from ..constraints.plan import FIELD
+from ..constraints.states import OF_REQUEST
+from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
-from .alarms import alarms
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
-from .constrained import masks_of
 from .logprob_rows import logprob_rows
 from .sampler import Draw, Drawn, draw
 from .streams import in_turn
@@ -177,7 +176,7 @@ class Step:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
         if context.masks is not None:
-            head = context.masks.applied(head, context, FIELD)
+            head = context.masks.applied(head, context, OF_REQUEST)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]

@@ -19,13 +19,13 @@ from ..batch.cost import RunStats
 from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..binding.bound import Bound
-from ..engine.alarms import alarms
 from ..engine.chunked_step import Chunk
 from ..engine.drafting import Draft, Proposal, drafted, proposed
 from ..engine.engine import Engine
 from ..engine.launch import drawn_by
 from ..requests.answer import Answer
 from ..requests.request import Request
+from ..scores.alarms import alarms
 from ..scores.context import Context
 from .external import ExternalRows, Ids
 from .speculation.speculation import Speculation

@@ -16,11 +16,11 @@ from torch import Tensor
 from ...grammar import FormulaError
 from ..batch.batch import Batch
 from ..batch.rewrite import read_on
-from ..engine.alarms import alarms
 from ..engine.pending import Positions
 from ..engine.sampler import Source
 from ..engine.step import Step
 from ..requests.request import Request
+from ..scores.alarms import alarms
 from ..scores.context import Context, Record
 
 

@@ -63,9 +63,9 @@ class Answer:
         self.tokens.append(token)
         if token in self.request.eos:
             self.finish_reason = "eos"
-        elif self.content and self.request.stops and self.content.read(self.tokens):
-            self.finish_reason = "stop"
-        elif self.ends is not None and self.ends(self.tokens):
+        elif (self.content and self.request.stops and self.content.read(self.tokens)) or (
+            self.ends is not None and self.ends(self.tokens)
+        ):
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.request.max_new_tokens or (
             self.request.rooms and self._full(token)

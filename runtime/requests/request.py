@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError
 from ...formula.nodes import StageAddress
-from ..constraints.spec import Constraint
 
 Reading: TypeAlias = "Sequence[int] | str"
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"  # as vLLM calls them
@@ -59,7 +58,8 @@ class Request:
         draft_prompts: per term that only drafts have, the ids that it reads.
         sample_components: whether each step draws one component of the final mixture, and the token
             from that alone.
-        constraint: what its answer is to fit, before the formula's own stages; or None.
+        constraint: what its answer is to fit, before the formula's own stages (``Constraint``);
+            or None.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
@@ -82,7 +82,7 @@ class Request:
     draft: DraftOptions | None = None
     draft_prompts: Sequence[Sequence[int]] = ()
     sample_components: bool = False
-    constraint: Constraint | None = None
+    constraint: Any = None
     states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..scores.context import Context
+from .context import Context
 
 
 def alarms(context: Context, best: Tensor) -> Tensor:
