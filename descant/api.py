@@ -16,6 +16,7 @@ from .models import Heads, ModelError, ModelSpec, make_spec
 from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
+from .runtime.constraints.spec import schema_text
 
 
 def compile(
@@ -42,7 +43,8 @@ def compile(
             memory, a mapping of ``ModelSpec``'s options, or a ``ModelSpec``.
         params: the formula's parameters and their values where a request gives none.
         prompts: system prompts by name, for ``model@name``.
-        schemas: JSON schemas by name, for ``json(name)``: each a mapping, or text.
+        schemas: JSON schemas by name, for ``json(name)``: each a mapping, JSON text, or a
+            pydantic model.
         grammars: grammars by name, for ``grammar(name)``, in llguidance's Lark.
         dtype: of models that name none; left out, each checkpoint's own.
         device: of models that name none; left out, the GPU if there is one.
@@ -131,7 +133,8 @@ def names_of(
     """The names that a formula may use."""
     return Names(
         frozenset(specs), frozenset(params or ()), dict(prompts or {}), Heads(specs),
-        dict(schemas or {}), dict(grammars or {}),
+        {name: schema_text(value, f"schemas.{name}") for name, value in (schemas or {}).items()},
+        dict(grammars or {}),
     )  # fmt: skip
 
 

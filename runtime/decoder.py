@@ -118,10 +118,10 @@ class Decoder:
             sample_components: for a formula that is one ``mix``, at temperature 1, which it is then
                 if left out: each row and step draws one component by its weight, and only what
                 that needs is run. The same distribution, other tokens than without.
-            structured_outputs: what the answer is, as vLLM has it: ``{"json": schema}``, ``{"regex":
-                "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or ``{"json_object": True}``;
-                one for all, or a list with one per prompt and None for none. It masks tokens
-                before the formula's own stages, as ``json(schema)`` first among them.
+            structured_outputs: what the answer is, as vLLM has it: ``{"json": schema}``,
+                ``{"regex": "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or
+                ``{"json_object": True}``; one for all, or a list with one per prompt and None for
+                none. It masks tokens before the formula's own stages.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 

@@ -1,1 +1,1 @@
-"""Constraints on an answer: given, compiled, and masks over the vocabulary after an answer so far."""
+"""Constraints on an answer: given, compiled, and the masks of its next token."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -48,20 +47,23 @@ class _Cache:
         self._matchers: OrderedDict[Constraint, Any] = OrderedDict()
         self._characters = 0
 
-    def get(self, constraint: Constraint, make: Callable[[], Any]) -> Any:
-        """A compiled constraint; ``make`` compiles it."""
-        if constraint not in self._matchers:
-            self._matchers[constraint] = make()
-            self._characters += len(constraint.text)
-            while len(self._matchers) > COMPILED or self._characters > CHARACTERS:
-                oldest, _ = self._matchers.popitem(last=False)
-                self._characters -= len(oldest.text)
-        self._matchers.move_to_end(constraint)
-        return self._matchers[constraint]
+    def get(self, constraint: Constraint) -> Any:
+        """A compiled constraint, or None."""
+        if constraint in self._matchers:
+            self._matchers.move_to_end(constraint)
+        return self._matchers.get(constraint)
+
+    def put(self, constraint: Constraint, matcher: Any) -> None:
+        """Keep one that is not kept yet, and forget others where there are too many."""
+        self._matchers[constraint] = matcher
+        self._characters += len(constraint.text)
+        while len(self._matchers) > COMPILED or self._characters > CHARACTERS:
+            oldest, _ = self._matchers.popitem(last=False)
+            self._characters -= len(oldest.text)
 
 
 _caches: WeakKeyDictionary[Any, _Cache] = WeakKeyDictionary()
-_lock = Lock()  # one is compiled at a time
+_reading, _compiling = Lock(), Lock()  # who finds one compiled does not wait for another
 
 
 def compiled(constraint: Constraint, tokens: Tokens) -> Any:
@@ -78,10 +80,23 @@ def compiled(constraint: Constraint, tokens: Tokens) -> Any:
         ConstraintError: it is too large, cannot be compiled, or no answer fits it.
         ImportError: llguidance is not installed.
     """
-    with _lock:
-        cache = _caches.setdefault(tokens, _Cache())
-        matcher = cache.get(constraint, lambda: compile_constraint(constraint, tokens.tokenizer))
+    if (matcher := _known(constraint, tokens)) is None:
+        with _compiling:  # one at a time
+            if (matcher := _known(constraint, tokens)) is None:
+                matcher = compile_constraint(constraint, tokens.tokenizer)
+                with _reading:
+                    _caches.setdefault(tokens, _Cache()).put(constraint, matcher)
     return matcher.deep_copy()
+
+
+def is_compiled(constraint: Constraint, tokens: Tokens) -> bool:
+    """Whether ``compiled`` would return at once."""
+    return _known(constraint, tokens) is not None
+
+
+def _known(constraint: Constraint, tokens: Tokens) -> Any:
+    with _reading:
+        return _caches.setdefault(tokens, _Cache()).get(constraint)
 
 
 def compile_constraint(constraint: Constraint, tokenizer: Any) -> Any:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...errors import DescantError, StateError
+from ...extras import require
 from ...runtime.constraints.limits import SECONDS, ConstraintError
 from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
@@ -42,6 +43,7 @@ class ConstraintChecks:
             ConstraintError: it does not.
             ApiError: too many others wait.
         """
+        require("a constraint", "llguidance")
         if constraint not in self._known:
             if sum(not outcome.done() for outcome in self._known.values()) >= WAITING:
                 problem = f"{WAITING} constraints are being compiled; try again in a second"
