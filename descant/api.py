@@ -16,6 +16,7 @@ from .models import Heads, ModelError, ModelSpec, make_spec
 from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
+from .runtime.constraints.spec import schema_text
 
 
 def compile(
@@ -24,6 +25,8 @@ def compile(
     *,
     params: Mapping[str, float] | None = None,
     prompts: Mapping[str, str] | None = None,
+    schemas: Mapping[str, Any] | None = None,
+    grammars: Mapping[str, str] | None = None,
     dtype: Any = None,
     device: Any = None,
     capture: bool = True,
@@ -40,6 +43,9 @@ def compile(
             memory, a mapping of ``ModelSpec``'s options, or a ``ModelSpec``.
         params: the formula's parameters and their values where a request gives none.
         prompts: system prompts by name, for ``model@name``.
+        schemas: JSON schemas by name, for ``json(name)``: each a mapping, JSON text, or a
+            pydantic model.
+        grammars: grammars by name, for ``grammar(name)``, in llguidance's Lark.
         dtype: of models that name none; left out, each checkpoint's own.
         device: of models that name none; left out, the GPU if there is one.
         capture: on a GPU, replay repeated steps as CUDA graphs; the plan says what is recorded, and
@@ -69,12 +75,12 @@ def compile(
     _refuse(others)
     cache = CacheConfig(enable_prefix_caching, gpu_memory_utilization)
     specs = declared(models)
-    plan = plan_of(formula, specs, params, prompts)
+    plan = plan_of(formula, specs, params, prompts, schemas, grammars)
     word, default = where(dtype, device)
     term_parallel = term_parallel_of(parallel, default)
     if term_parallel is not None:
         default = str(term_parallel.device)
-    pool, names = WeightPool(), names_of(specs, params, prompts)
+    pool, names = WeightPool(), names_of(specs, params, prompts, schemas, grammars)
     bound = bind(plan, specs, word, default, term_parallel=term_parallel, pool=pool)
     binder = DraftBinder(specs, names, word, default, pool)
     return Decoder(bound, params, capture, cache=cache, draft_binder=binder)
@@ -106,9 +112,11 @@ def plan_of(
     specs: Mapping[str, ModelSpec],
     params: Mapping[str, float] | None = None,
     prompts: Mapping[str, str] | None = None,
+    schemas: Mapping[str, Any] | None = None,
+    grammars: Mapping[str, str] | None = None,
 ) -> Plan:
     """The checked plan of a formula; loads nothing."""
-    names = names_of(specs, params, prompts)
+    names = names_of(specs, params, prompts, schemas, grammars)
     plan = make_plan(formula if isinstance(formula, str) else str(formula), names)
     if params is not None and plan.params:
         plan.values(dict(params))
@@ -119,9 +127,15 @@ def names_of(
     specs: Mapping[str, ModelSpec],
     params: Mapping[str, float] | None,
     prompts: Mapping[str, str] | None,
+    schemas: Mapping[str, Any] | None = None,
+    grammars: Mapping[str, str] | None = None,
 ) -> Names:
     """The names that a formula may use."""
-    return Names(frozenset(specs), frozenset(params or ()), dict(prompts or {}), Heads(specs))
+    return Names(
+        frozenset(specs), frozenset(params or ()), dict(prompts or {}), Heads(specs),
+        {name: schema_text(value, f"schemas.{name}") for name, value in (schemas or {}).items()},
+        dict(grammars or {}),
+    )  # fmt: skip
 
 
 def where(dtype: Any, device: Any) -> tuple[str | None, str]:

@@ -11,6 +11,7 @@ ENABLES = {
     "train": "descant train: adapters, and data sets of the hub; adapters with merge: true",
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
+    "constrain": "json, regex, grammar and choice: answers that fit",
     "serve": "descant serve: an OpenAI-compatible server",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",
@@ -18,6 +19,7 @@ ENABLES = {
 PACKAGES = {  # modules by the extra that installs them
     "report": ("datasets", "matplotlib", "moocore", "pandas", "pyarrow"),
     "train": ("peft",),
+    "constrain": ("llguidance",),
     "serve": ("fastapi", "prometheus_client", "uvicorn"),
     "eval": ("lm_eval", "openai", "sentence_transformers"),
 }

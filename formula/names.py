@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import ArgumentError
 from .words.operators import OPERATORS, STAGED
@@ -54,12 +54,16 @@ class Names:
         params: the declared parameters' names.
         prompts: prompt names and their text.
         heads: those of the models that are heads.
+        schemas: JSON schemas by name, each as text, or as a mapping.
+        grammars: grammars by name, in llguidance's Lark.
     """
 
     models: frozenset[str] | None = None
     params: frozenset[str] = frozenset()
     prompts: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, DeclaredHead] = field(default_factory=dict)
+    schemas: Mapping[str, Any] = field(default_factory=dict)
+    grammars: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a name that a formula cannot spell, or that is ambiguous."""

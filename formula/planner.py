@@ -7,7 +7,7 @@ others.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -157,7 +157,8 @@ class _Planner:
         self, cls: type[Signature], matched: MatchedArguments, span: Span
     ) -> Steps[dict[str, Any]]:
         """Every argument of a stage or an operator, as the plan holds it."""
-        values: dict[str, Any] = {} if cls.own is None else {"span": span}
+        placed = any(item.name == "span" for item in fields(cls))
+        values: dict[str, Any] = {"span": span} if placed else {}
         for key, item in cls.arguments().items():
             node, what = matched.single.get(key), f"{key} of {cls.name}"
             limits = item.metadata.get("limits", UNLIMITED)
@@ -170,6 +171,10 @@ class _Planner:
                     values[key] = yield self.collector.linear(node)
                 case "reward" if node:
                     values[key] = yield self.collector.reward(node, f"the reward of {cls.name}")
+                case "source" if node:
+                    values[key] = self.checker.constraint_text(cls, node)
+                case "texts":
+                    values[key] = self.checker.choices(cls, matched.many)
                 case "condition" if node:
                     values[key] = yield self._condition(node)
                 case "number" if node:

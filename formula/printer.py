@@ -11,6 +11,7 @@ from ..grammar.literals import write_string
 from ..grammar.unrolled import Steps, unrolled
 from .nodes import Linear, Node, Predicate, Read, Staged, numbers
 from .scalar import Scalar, added, show
+from .words.constraints import cut_string
 from .words.operators import STAGED
 from .words.signature import Signature
 from .words.stages import Stage
@@ -97,6 +98,10 @@ def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
                     f"{weight}: {text}" for (weight, _), text in zip(value, texts, strict=True)
                 ]
                 parts = ["; ".join([*parts, ", ".join(pairs)])]
+            case "source":
+                parts.append(str(value))
+            case "texts":
+                parts += map(cut_string, value)
             case "pair" if value is not None:
                 parts.append(f"{key}=({value[0]}, {value[1]})")
             case "label" if value is not None:

@@ -84,6 +84,7 @@ class Decoder:
         draft_length: int | str = ADAPTIVE,
         sample_components: bool = False,
         return_particles: bool = False,
+        structured_outputs: Any = None,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -120,6 +121,10 @@ class Decoder:
                 that needs is run. The same distribution, other tokens than without.
             return_particles: give with each completion all ``particles`` of its request, for a
                 formula that ends in ``particles``.
+            structured_outputs: what the answer is, as vLLM has it: ``{"json": schema}``,
+                ``{"regex": "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or
+                ``{"json_object": True}``; one for all, or a list with one per prompt and None for
+                none. It masks tokens before the formula's own stages.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -136,8 +141,9 @@ class Decoder:
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             sample_components=sample_components, return_particles=return_particles,
-            stop_strings=stop_strings, eos_token_id=eos_token_id, draft=draft,
-            draft_length=draft_length, batch_size=batch_size, progress=progress, **others,
+            structured_outputs=structured_outputs, stop_strings=stop_strings,
+            eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
+            batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip
         return [completion for _, completion in sorted(completed, key=lambda pair: pair[0])]
 

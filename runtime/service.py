@@ -123,7 +123,7 @@ class Service:
 
     Args:
         specs: every model that a formula may name.
-        prompts: system prompts by name, for ``model@name``.
+        prompts, schemas, grammars: by name, for ``model@name``, ``json(name)``, ``grammar(name)``.
         slots: rows that are decoded at once, over all formulas.
         max_model_len: tokens that a text may have, prompt and answer.
         dtype, device: of models that name none.
@@ -138,17 +138,15 @@ class Service:
         self,
         specs: Mapping[str, ModelSpec],
         *,
-        prompts: Mapping[str, str] | None = None,
-        slots: int = 8,
-        max_model_len: int = 2048,
-        dtype: str | None = None,
-        device: str = "cpu",
-        capture: bool = True,
-        cache: CacheConfig | None = None,
-    ) -> None:
+        prompts: Mapping[str, str] | None = None, schemas: Mapping[str, Any] | None = None,
+        grammars: Mapping[str, str] | None = None,
+        slots: int = 8, max_model_len: int = 2048, dtype: str | None = None, device: str = "cpu",
+        capture: bool = True, cache: CacheConfig | None = None,
+    ) -> None:  # fmt: skip
         at_least_one("slots", slots)
         at_least_one("max_model_len", max_model_len)
-        self.specs, self.prompts = specs, dict(prompts or {})
+        self.specs = specs
+        self._texts = prompts or {}, schemas or {}, grammars or {}
         self.slots, self.max_model_len = slots, max_model_len
         self._dtype, self._device = dtype, device
         self.capture, self.cache = capture, cache or CacheConfig()
@@ -176,8 +174,8 @@ class Service:
             FormulaError: anything wrong with the formula.
             ModelError: a checkpoint that cannot be read, or too little memory.
         """
-        heads = Heads(self.specs)
-        names = Names(frozenset(self.specs), frozenset(params or ()), self.prompts, heads)
+        (prompts, *texts), heads = self._texts, Heads(self.specs)
+        names = Names(frozenset(self.specs), frozenset(params or ()), prompts, heads, *texts)
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))

@@ -99,7 +99,7 @@ def settings_of(run: RunFile) -> list[Setting]:
     drafting_models(run, specs)
     settings = []
     for name, text in run.named.items():
-        plan = plan_of(text, specs, run.params, run.prompts)
+        plan = plan_of(text, specs, run.params, *run.texts)
         if run.generate.sample_components and (error := why_no_components(plan)) is not None:
             raise error
         known = plan.params | {TEMPERATURE}
@@ -121,7 +121,7 @@ def drafting_models(run: RunFile, specs: Mapping[str, Any]) -> set[str]:
     draft = run.generate.draft
     if draft is None or draft in (PROMPT, AUTO):
         return set()
-    plan = plan_of(draft, specs, run.params, run.prompts)
+    plan = plan_of(draft, specs, run.params, *run.texts)
     if (error := why_no_draft(plan)) is not None:
         raise error
     return set(plan.declared)

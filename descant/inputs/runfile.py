@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from ..errors import quoted
+from ..errors import ArgumentError, quoted
+from ..formula import Names
 from ..formula.words.signature import MOST
 from ..grammar import did_you_mean, nearest
+from ..models import Heads
 from ..models.cache_config import CacheConfig
 from ..models.checkpoint.spec import ModelSpec
+from .constraints import schema_of, structured_outputs_of, with_files
 from .grid import Point, points_of
 from .merge import bases_of, with_brackets
 from .sections import COSTS, FORMULA, FREE, Data, Front, Generate, ScoreSpec, Strict, Table
@@ -47,6 +50,8 @@ class RunFile(Strict):
     models: dict[str, ModelSpec]
     params: dict[str, FiniteFloat] = Field(default_factory=dict)
     prompts: dict[str, str] = Field(default_factory=dict)
+    schemas: dict[str, Any] = Field(default_factory=dict)
+    grammars: dict[str, str] = Field(default_factory=dict)
     dtype: str | None = None
     device: str | None = None
     capture: bool = True
@@ -108,6 +113,10 @@ class RunFile(Strict):
         if self.generate.draft is not None:  # a formula, too
             draft = self._in_brackets(self.generate.draft)
             self.generate = self.generate.model_copy(update={"draft": draft})
+        self.schemas = {name: schema_of(name, value) for name, value in self.schemas.items()}
+        declared = self.generate.structured_outputs, self.schemas, self.grammars
+        if (form := structured_outputs_of(*declared)) is not None:
+            self.generate = self.generate.model_copy(update={"structured_outputs": form})
         if unknown := {o.removeprefix("-") for o in self.objectives} - set(self.score or ()):
             raise ValueError(f"front.objectives: no score is named {', '.join(sorted(unknown))}")
         plain = sorted(name.removeprefix("-") for name in self.objectives)
@@ -120,6 +129,17 @@ class RunFile(Strict):
     def cache(self) -> CacheConfig:
         """How caches are used."""
         return CacheConfig(self.enable_prefix_caching, self.gpu_memory_utilization)
+
+    @property
+    def texts(self) -> tuple[dict[str, str], dict[str, Any], dict[str, str]]:
+        """What a formula may name besides models and parameters: prompts, schemas, grammars."""
+        return self.prompts, self.schemas, self.grammars
+
+    def names(self, params: Iterable[str] | None = None) -> Names:
+        """The names that a formula may use; its parameters' in place of the run file's."""
+        known = frozenset(self.params if params is None else params)
+        prompts, *texts = self.texts
+        return Names(frozenset(self.models), known, prompts, Heads(self.models), *texts)
 
     @property
     def named(self) -> dict[str, str]:
@@ -209,6 +229,10 @@ def read_run_file(path: str | Path, overrides: Sequence[str] = (), **keys: Any) 
         _KIND.override(content, override)
     content |= {key: value for key, value in keys.items() if value is not None}
     content = _with_environment(content, str(file))
+    try:
+        content = with_files(content, file.parent)
+    except ArgumentError as error:
+        raise RunFileError(f"{file}: {error}") from None
     return _with_paths(file.parent, validated(content, str(file)))
 
 

@@ -49,7 +49,7 @@ class Models:
     ) -> tuple[Decoder, Callable[[], None]]:
         known = {**self.specs, **specs}
         specs = with_bases(specs, known)
-        plan = plan_of(text, specs, self.run.params, self.run.prompts)
+        plan = plan_of(text, specs, self.run.params, *self.run.texts)
         device = str(term_parallel.device) if term_parallel else self.device
         bound = bind(plan, specs, self.dtype, device, term_parallel=term_parallel, pool=self.pool)
 
@@ -59,7 +59,7 @@ class Models:
                     lane.adapters.close()
 
         run = self.run
-        names = names_of(known, run.params, run.prompts)
+        names = names_of(known, run.params, *run.texts)
         decoder = Decoder(
             bound, run.params, run.capture, self.raw_text, cache=run.cache,
             draft_binder=DraftBinder(known, names, self.dtype, device, self.pool),

@@ -63,8 +63,8 @@ def compiled(run: RunFile) -> Decoder:
         raise RunFileError(f"{problem} {cure}")
     return compile(
         run.formula, run.models, params=run.params, prompts=run.prompts,
-        dtype=run.dtype, device=run.device, capture=run.capture, parallel=run.parallel,
-        **asdict(run.cache),
+        schemas=run.schemas, grammars=run.grammars, dtype=run.dtype, device=run.device,
+        capture=run.capture, parallel=run.parallel, **asdict(run.cache),
     )  # fmt: skip
 
 

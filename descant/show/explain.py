@@ -25,7 +25,7 @@ class PlanArguments(NamedTuple):
     formula: str
     models: Mapping[str, Any]
     params: Mapping[str, float]
-    prompts: Mapping[str, str]
+    texts: tuple[Mapping[str, str], Mapping[str, Any], Mapping[str, str]]  # ``RunFile.texts``
     run: RunFile | None = None
 
     def bound(self) -> Bound:
@@ -35,7 +35,7 @@ class PlanArguments(NamedTuple):
         from ..runtime import bind
 
         specs = declared(self.models)
-        plan = plan_of(self.formula, specs, self.params, self.prompts)
+        plan = plan_of(self.formula, specs, self.params, *self.texts)
         needed = specs if self.run else with_bases(plan.declared, specs)
         return bind(plan, needed, *self._where(), skeleton=True)
 
@@ -52,7 +52,7 @@ class PlanArguments(NamedTuple):
         draft = draft_of(generate.draft, generate.draft_length) if generate else None
         if draft is not None and draft.source != AUTO:
             specs = declared(self.models)
-            names = names_of(specs, self.params, self.prompts)
+            names = names_of(specs, self.params, *self.texts)
             binder = DraftBinder(specs, names, *self._where(), skeleton=True)
             drafted = drafting(bound, draft.source, binder)
         cache = self.run.cache if self.run else None
@@ -83,14 +83,18 @@ class ExplainRequest:
             if self.name is not None:
                 run = of_one_formula(run, self.name)
             specs, values = {**run.models, **models}, {**run.params, **params}
-            arguments = specs, values, run.prompts, run
+            arguments = specs, values, run.texts, run
             return {name: PlanArguments(text, *arguments) for name, text in run.named.items()}
         for option, value in (("--set", self.overrides), ("--formula", self.name)):
             if value:
                 raise RunFileError(f"{option} is for a run file, and {self.formula} is a formula")
         from ..demo import models as demo_models
 
-        return {"formula": PlanArguments(self.formula, {**demo_models(), **models}, params, {})}
+        return {
+            "formula": PlanArguments(
+                self.formula, {**demo_models(), **models}, params, ({}, {}, {})
+            )
+        }
 
 
 def explained(request: ExplainRequest) -> str:

@@ -32,6 +32,7 @@ from ..words.signature import Signature
 from ..words.stages import STAGES, Search, Stage
 from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
+from .constraints import ConstraintChecker
 from .heads import HeadChecker
 from .lookahead import LookaheadChecker
 from .rewards import RewardChecker
@@ -42,7 +43,14 @@ PROMPTS, EXTENDING = (  # answers that an error refers to
 )
 
 
-class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker, RewardChecker):
+class Checker(
+    AdditionChecker,
+    ConditionChecker,
+    ConstraintChecker,
+    HeadChecker,
+    LookaheadChecker,
+    RewardChecker,
+):
     """Finds the kind of every expression in one formula, or raises.
 
     Attributes:
@@ -305,7 +313,7 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker, 
         self.matched[call] = matched
         for key, node in matched.single.items():
             yield self._argument(cls, key, node, cls.arguments()[key].metadata)
-        for argument in matched.many:
+        for argument in self.scores_among(cls, matched.many):
             if argument.weight is not None:
                 yield self.scalar(argument.weight, f"a weight of {cls.name}")
             yield self.scores(argument.value, cls.name)
@@ -328,6 +336,8 @@ class Checker(AdditionChecker, ConditionChecker, HeadChecker, LookaheadChecker, 
                     raise self.error(problem, node.span, f"write {cls.name}(…) {cure}")
             case "head":
                 self.head(node)
+            case "source":
+                self.constraint_text(cls, node)
             case "condition":
                 yield self.condition(node)
             case "reward":

@@ -27,7 +27,8 @@ def match_arguments(call: Call, cls: type[Signature], source: str) -> MatchedArg
         return FormulaError(f"{cls.name} {problem}", source, span, cure)
 
     rest = {item.metadata["kind"]: key for key, item in cls.arguments().items()}
-    weighted, others = rest.get("weighted"), rest.get("many") or rest.get("weighted")
+    weighted, texts = rest.get("weighted"), rest.get("texts")
+    others = rest.get("many") or texts or weighted
     names = [name for name in cls.arguments() if name != others]
     unnamed = iter(names)
     matched = MatchedArguments()
@@ -55,8 +56,9 @@ def match_arguments(call: Call, cls: type[Signature], source: str) -> MatchedArg
     for key in cls.required():
         if key != others and key not in matched.single:
             raise error(f"needs its argument {key}", call.span, f"write {usage(cls)}")
-    if others and len(matched.many) < (1 if weighted else 2):
+    if others and len(matched.many) < (1 if weighted or texts else 2):
         wanted = "weighted scores" if weighted else "two scores or more"
+        wanted = "one text or more" if texts else wanted
         raise error(f"takes {wanted}", call.span, f"write {usage(cls)}")
     return matched
 
@@ -68,6 +70,10 @@ def usage(cls: type[Signature]) -> str:
         match item.metadata["kind"]:
             case "many":
                 parts.append("x, y, …")
+            case "texts":
+                parts.append('"…", "…"')
+            case "source" if cls.name == "regex":
+                parts.append('"…"')
             case "weighted":
                 parts.append("0.5: x, 0.5: y")
             case "number" if key not in required and item.default is not None:

@@ -146,6 +146,8 @@ reward = partial(_argument, "reward")  # an expression over reward models
 pair = partial(_argument, "pair", None)  # two numbers ``(lo, hi)``, or None
 string = partial(_argument, "string", None)  # a text in quotes (``grammar.Text``), or None
 label = partial(_argument, "label", None)  # a class of a classifier, by index or by name, or None
+source = partial(_argument, "source")  # a text: declared by name, or a string
+texts = partial(_argument, "texts")  # all other plain arguments: strings, one or more
 derived = partial(_argument, "derived", None)  # from the planner; a formula cannot write it
 
 

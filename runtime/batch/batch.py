@@ -49,6 +49,7 @@ class Batch:
             any in use.
         by_component: whether any in use draws components of the final mixture; and ``drawn``, how
             many have drawn each in this step: parts of the mixture, or -1 for all of it.
+        constrained: whether the answer of any in use is to fit something.
         mirrored: whether any device has memory of its own.
         stale: whether the devices do not have yet what the host has.
         owners: per lane, ``(rows,)`` the slot of each row; ``owned``, on the host, the number of
@@ -81,7 +82,7 @@ class Batch:
         if self.token_columns:
             size = slots, bound.vocabulary
             self._unread = torch.zeros(size, dtype=torch.bool, device=self.device)
-        self.samples = self.logprobs = self.any_processed = False
+        self.samples = self.logprobs = self.any_processed = self.constrained = False
         self.top_logprobs = 0
         self.requests: list[Request] = []
         self.owned: list[list[tuple[int, int]]] = [[] for _ in bound.lanes]
@@ -358,6 +359,8 @@ class Batch:
         self.numbers = numbers_of(self.values[: self.width], values)
         self.changed()
         self.samples = any(request.temperature > 0 for request in self.requests)
+        constraints = [request.constraint for request in self.requests]
+        self.constrained = bool(self.bound.constraints.stages) or any(constraints)
         self.by_component = any(request.sample_components for request in self.requests)
         self.drawn: Mapping[int, int] = {}
         asking = [request for request in self.requests if request.logprobs]

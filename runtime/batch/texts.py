@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
+from ..constraints.masks import Masks
 from ..scores.row_states import RowStates
+
+# Of a step: whose rows they are, how many with idle ones, and what each read before its answer.
+Constrained: TypeAlias = "tuple[Sequence[Any], int, Callable[[], Sequence[int]]]"
 
 
 class HasTexts(Protocol):
@@ -60,3 +65,27 @@ def states_of(batch: HasTexts, goes_back: bool) -> list[RowStates]:
         RowStates(request.states, drawn, goes_back or request.draft is not None)
         for request, drawn in zip(batch.requests, batch.state.noise()[1], strict=True)
     ]
+
+
+def masks_of(
+    step: Any,
+    batch: Any,
+    texts: Callable[[], Sequence[Tensor]],
+    rows: Constrained | None = None,
+) -> Masks | None:
+    """The masks of a step's rows; None of what is only proposed, which goes without.
+
+    Args:
+        step: of the plan, and ``batch``, its slots.
+        texts: per row, what it has read.
+        rows: those of the step; left out, the slots.
+    """
+    if step.proposes:
+        return None
+    requests, width, starts = rows or (batch.requests, batch.width, lambda: starts_of(batch))
+
+    def answers() -> list[list[int]]:
+        pairs = zip(texts(), starts(), strict=True)
+        return [text[start:].tolist() for text, start in pairs]
+
+    return Masks(step.bound.constraints, requests, answers, width, batch.device)

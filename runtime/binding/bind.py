@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from ...models.loading.declared import add_declared, load_declared
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
+from ..constraints.plan import PlanConstraints
 from ..scores.stages import moves_winner
 from .bound import Bound, reward_stages
 from .bound_term import BoundTerm
@@ -126,6 +127,9 @@ class Binder:
             heads={read: self._head(read, by_term[read.term]) for read in plan.heads},
             described=tuple(self.descriptions[name] for name in plan.models if name in language),
         )
+        constraints = PlanConstraints(plan, bound.tokenizer, bound.vocabulary)
+        constraints.check()
+        bound = replace(bound, constraints=constraints)
         if self.term_parallel is not None:
             models = {term.lane: term.term.model for term in bound.all_terms}
             held = [self.descriptions[models[i]].weights for i in range(len(self.lanes))]

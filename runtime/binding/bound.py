@@ -37,6 +37,7 @@ class Bound:
         lane_keys: for each lane, what tells it from others.
         heads: for each head of a term, where what it gives is behind the logits of its lane.
         described: the models whose tokens are the formula's.
+        constraints: what its answers are to fit (``PlanConstraints``).
         draft_plans: others over the same lanes, which may propose tokens of this one.
     """
 
@@ -55,6 +56,7 @@ class Bound:
     lane_keys: tuple[tuple[Any, ...], ...] = ()
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
+    constraints: Any = None
     draft_plans: tuple[Bound, ...] = ()
 
     @property

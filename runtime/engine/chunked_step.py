@@ -19,7 +19,7 @@ from torch import Tensor
 from ...formula import Read
 from ..batch.batch import Batch
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import formula_text, starts_of, states_of, text_owners
+from ..batch.texts import formula_text, masks_of, starts_of, states_of, text_owners
 from ..binding.bound import Bound
 from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
@@ -133,6 +133,7 @@ class Chunk:
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
             starts=self._starts, row_states=None if self.step.proposes else self._states,
             needing={node: self._along(each) for node, each in prepared.needing.items()},
+            masks=self._masks() if batch.constrained else None,
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -242,6 +243,12 @@ class Chunk:
         """Per position, how many of those ids come before the answer."""
         starts = starts_of(self.batch)
         return [starts[slot] for slot in self.slots]
+
+    def _masks(self) -> Any:
+        """Of every position."""
+        requests = [self.batch.requests[slot] for slot in self.slots]
+        rows = requests, self.width, self._starts
+        return masks_of(self.step, self.batch, self._texts, rows)
 
     def _along(self, needing: Needing) -> Needing:
         """The same rows, by position."""

@@ -68,7 +68,7 @@ class StepGraphs:
     def draw(self, batch: Batch) -> Drawn:
         """What ``Step.draw`` gives."""
         step, bound = self._step, self._step.bound
-        if not batch.bucketed or self.why_eager is not None:
+        if not batch.bucketed or self.why_eager is not None or batch.constrained:
             return step.draw(batch)
         step.forward(batch)
         for number, lane in enumerate(bound.lanes):

@@ -24,6 +24,7 @@ from ..batch.cost import RunStats
 from ..batch.memory import room
 from ..batch.row_map import ahead
 from ..binding.bound import Bound
+from ..constraints.states import MASKED, SPELT
 from ..requests.request import Request
 from ..requests.reward_failures import reward_failure
 from .cuda_graphs import StepGraphs
@@ -252,6 +253,10 @@ class Engine:
                 what = "the scores are NaN"
             elif alarm <= len(sources):
                 kind, source = sources[alarm - 1]
+                if kind in (SPELT, MASKED):
+                    request, why = rows[row][0], kind
+                    errors[row] = self.bound.constraints.error(request, source, why, where)
+                    continue
                 if isinstance(source, Scalar):
                     errors[row] = plan.number_error(source, where)
                     continue

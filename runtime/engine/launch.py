@@ -24,6 +24,7 @@ from ..batch.cost import RunStats
 from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..requests.answer import Answer
+from ..scores.alarms import alarms
 from ..scores.context import Context
 from .chunked_step import Chunk
 from .cuda_graphs import StepGraphs
@@ -31,7 +32,7 @@ from .drafting import Draft, Proposal, drafted, proposed
 from .logprob_rows import logprob_rows
 from .pending import PendingStep
 from .sampler import Drawn, draw
-from .step import Step, alarms, draw_together
+from .step import Step, draw_together
 
 NONE, BROKEN = -1, -2  # in place of a drafted token: there is none, or scores were NaN
 _log = logging.getLogger("descant")

@@ -24,8 +24,10 @@ from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import starts_of, states_of, texts_of
+from ..batch.texts import masks_of, starts_of, states_of, texts_of
 from ..binding.bound import Bound
+from ..constraints.states import OF_REQUEST
+from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
@@ -137,6 +139,7 @@ class Step:
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing, keys=batch.keys[: batch.width],
+            masks=masks_of(self, batch, prepared.texts) if batch.constrained else None,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -165,14 +168,15 @@ class Step:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
-        by_component = context.components is not None
-        scores = self._components.scores if by_component else self._scores
+        scores = self._scores if context.components is None else self._components.scores
         head = scores(context)[:, : context.vocabulary]
         if context.unreadable is not None:
             head = head.masked_fill(context.unreadable, -torch.inf)
         if isinstance(self._search, Reject) and self._search.entropy is not None:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
+        if context.masks is not None:
+            head = context.masks.applied(head, context, OF_REQUEST)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
@@ -371,21 +375,14 @@ def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) 
     for step, batch in parts:
         contexts.append(step.context(batch))
         batches.append(batch)
+        if not forwarded:
+            step.forward(batch)
     for (step, batch), context in zip(parts, contexts, strict=True):
-        scores.append(step.scores(batch, context, forwarded))
+        scores.append(step.scores(batch, context, forwarded=True))
     drawn = draw(batches, scores)
     for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
         results.append(step.drawn(batch, context, masked, own))
     return results
-
-
-def alarms(context: Context, best: Tensor) -> Tensor:
-    """``(slots,)`` int64: 0, or 1 + the number of the first source that went wrong.
-
-    ``best``, ``(slots,)``, is the best score of each: NaN where any is.
-    """
-    wrong = torch.stack([*context.broken.values(), best.isnan(), best == -torch.inf])
-    return torch.where(wrong.any(dim=0), wrong.byte().argmax(dim=0) + 1, 0)
 
 
 def _fed(batch: Batch) -> set[int]:

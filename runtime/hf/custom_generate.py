@@ -101,8 +101,8 @@ def generate_with(
     if options and not bound.plan.search:
         temperature = _of_noise(call)
     requests = session.builder.requests(
-        call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=(),
-        temperature=temperature, num_return_sequences=call.repeats, draft=options,
+        call.prompts, max_new_tokens=call.limit, params=params, seed=seed,
+        eos_token_id=_ends(call) if bound.constraints.stages else (), temperature=temperature, num_return_sequences=call.repeats, draft=options,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)
@@ -122,7 +122,8 @@ class _Loop:
         self._engine, self._claim = session.engine, session.engine.claim
         keys = [request.key for request in requests]
         self._keys = torch.tensor(keys, dtype=torch.int32, device=call.ids.device)
-        self._answers = [Answer(request, None, time.perf_counter()) for request in requests]
+        ending, now = session.bound.constraints.ending, time.perf_counter()
+        self._answers = [Answer(each, None, now, ends=ending(each)) for each in requests]
         self._external = (
             DraftedRows(session.bound, requests, session.engine.stats)
             if session.engine.drafting
@@ -280,14 +281,19 @@ def _temperature(call: GenerateRequest) -> float:
     return next((float(processor.temperature) for processor in call.processors), 1.0)
 
 
+def _ends(call: GenerateRequest) -> list[int]:
+    """The ids that end a row, by the call's criteria."""
+    ends = [item.eos_token_id.tolist() for item in call.criteria if hasattr(item, "eos_token_id")]
+    return [token for tokens in ends for token in tokens]
+
+
 def _searched(
     session: Session, call: GenerateRequest, requests: Sequence[Request], streamer: Any
 ) -> Any:
     """The answers of a formula that searches, padded on the right."""
     if streamer is not None:
         raise ArgumentError("streamer: the answer is known when the search has ended")
-    ends = [item.eos_token_id.tolist() for item in call.criteria if hasattr(item, "eos_token_id")]
-    eos = frozenset(token for tokens in ends for token in tokens)
+    eos = frozenset(_ends(call))
     steps = session.decode([replace(request, eos=eos) for request in requests], ROWS)
     drawn = {answer.request.index: answer.tokens for ended in steps for answer in ended}
     longest = max(map(len, drawn.values()))

@@ -147,8 +147,9 @@ class FormulaProcessor(LogitsProcessor):
                     raise ArgumentError(f"{name} has {len(values)} values for {len(prompts)} rows")
                 repeats = len(prompts) // len(values)
                 params[name] = [value for value in values for _ in range(repeats)]
+        ends = None if self._bound.constraints.stages else ()  # a constraint says where
         requests = self._session.builder.requests(
-            prompts, max_new_tokens=1, params=params, seed=0, eos_token_id=(), temperature=0.0
+            prompts, max_new_tokens=1, params=params, seed=0, eos_token_id=ends, temperature=0.0
         )
         return ExternalRows(self._bound, requests)
 

@@ -23,9 +23,9 @@ from ..engine.chunked_step import Chunk
 from ..engine.drafting import Draft, Proposal, drafted, proposed
 from ..engine.engine import Engine
 from ..engine.launch import drawn_by
-from ..engine.step import alarms
 from ..requests.answer import Answer
 from ..requests.request import Request
+from ..scores.alarms import alarms
 from ..scores.context import Context
 from .external import ExternalRows, Ids
 from .speculation.speculation import Speculation

@@ -18,8 +18,9 @@ from ..batch.batch import Batch
 from ..batch.rewrite import read_on
 from ..engine.pending import Positions
 from ..engine.sampler import Source
-from ..engine.step import Step, alarms
+from ..engine.step import Step
 from ..requests.request import Request
+from ..scores.alarms import alarms
 from ..scores.context import Context, Record
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..binding.bound import Bound
@@ -23,6 +23,7 @@ class Answer:
             in.
         log_weight, log_normalizer: as in a completion.
         particles: all of them, where the formula draws particles; each an answer that has ended.
+        ends: tells whether nothing but the end may follow tokens; None without constraints.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Answer:
     log_weight: float | None = None
     log_normalizer: float | None = None
     particles: Sequence[Answer] = ()
+    ends: Callable[[Sequence[int]], bool] | None = None
     _read: Sequence[int] = ()
 
     @property
@@ -73,7 +75,9 @@ class Answer:
         self.tokens.append(token)
         if token in self.request.eos:
             self.finish_reason = "eos"
-        elif self.content and self.request.stops and self.content.read(self.tokens):
+        elif (self.content and self.request.stops and self.content.read(self.tokens)) or (
+            self.ends is not None and self.ends(self.tokens)
+        ):
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.request.max_new_tokens or (
             self.request.rooms and self._full(token)
@@ -159,5 +163,5 @@ def answer_to(request: Request, bound: Bound, started: float, until: str = "") -
     detokenizer, term = bound.detokenizer, bound.text_term
     if detokenizer is None:
         return Answer(request, None, started)
-    text = AnswerText(detokenizer, request.prompts[term], request.stops, until)
-    return Answer(request, text, started)
+    content = AnswerText(detokenizer, request.prompts[term], request.stops, until)
+    return Answer(request, content, started, ends=bound.constraints.ending(request))

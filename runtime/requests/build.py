@@ -16,9 +16,11 @@ from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
+from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
 from .by_particles import check_particles
+from .constrained import check_constrained, constraints_of
 from .hints import refuse
 from .per_row import (
     Row,
@@ -74,6 +76,7 @@ class RequestBuilder:
         draft: DraftOptions | None = None,
         sample_components: bool = False,
         return_particles: bool = False,
+        structured_outputs: Any = None,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -107,9 +110,12 @@ class RequestBuilder:
             settings["sample_components"] = True
         check_particles(self._bound, return_particles, temperatures)
         settings["return_particles"] = return_particles
+        constraints = constraints_of(structured_outputs, len(rows), self._bound)
+        check_constrained(constraints, settings)
         requests: list[Request] = []
-        for (prompt, values), row_seed, heat in zip(rows, seeds, temperatures, strict=True):
-            settings["temperature"] = heat
+        each_row = zip(rows, seeds, temperatures, constraints, strict=True)
+        for (prompt, values), row_seed, heat, constraint in each_row:
+            settings |= {"temperature": heat, "constraint": constraint}
             for sample in range(num_return_sequences):
                 key = seed_key(row_seed, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))
@@ -146,6 +152,7 @@ class RequestBuilder:
         draft: DraftOptions | None = None,
         sample_components: bool = False,
         return_particles: bool = False,
+        constraint: Constraint | None = None,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -173,7 +180,7 @@ class RequestBuilder:
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
             [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
-            sample_components, return_particles,
+            sample_components, return_particles, constraint,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 

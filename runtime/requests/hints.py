@@ -13,6 +13,7 @@ OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
+    "structured_outputs",
     "batch_size", "progress",
 )  # fmt: skip
 STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
@@ -45,6 +46,18 @@ _CURES = {
     ),
     'write draft="prompt", and how many as draft_length': (
         "prompt_lookup_num_tokens", "max_matching_ngram_size",
+    ),
+    'write structured_outputs={"json": schema}': (
+        "guided_json", "json_schema", "response_format", "format", "schema", "json",
+        "guided_decoding", "output_type",
+    ),
+    'write structured_outputs={"regex": "…"}': ("guided_regex", "regex", "pattern"),
+    'write structured_outputs={"choice": ["…", "…"]}': ("guided_choice", "choice", "choices"),
+    'write structured_outputs={"grammar": "…"}, in llguidance\'s Lark': (
+        "guided_grammar", "grammar", "grammar_string",
+    ),
+    'write structured_outputs={"json": schema, "whitespace_pattern": "…"}': (
+        "guided_whitespace_pattern", "whitespace_pattern",
     ),
     "write for piece in decoder.stream(prompt, …)": ("streamer", "stream"),
     "give logprobs=True, or ask decoder.scores(prompt, token_ids)": (

@@ -60,8 +60,10 @@ class Request:
         sample_components: whether each step draws one component of the final mixture, and the token
             from that alone.
         return_particles: whether the completion has all particles of the search.
-        states: what the formula's processors keep for its texts (``RowStates``); shared by its
-            rows in a search.
+        constraint: what its answer is to fit, before the formula's own stages (``Constraint``);
+            or None.
+        states: what the formula's processors and constraints keep for its texts (``RowStates``,
+            ``AnswerStates``); shared by its rows in a search.
     """
 
     index: int
@@ -83,9 +85,8 @@ class Request:
     draft_prompts: Sequence[Sequence[int]] = ()
     sample_components: bool = False
     return_particles: bool = False
-    states: dict[StageAddress, dict[int, Any]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    constraint: Any = None
+    states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def longest_term(self) -> int:

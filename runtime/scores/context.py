@@ -135,6 +135,10 @@ class Context:
         row_states: per slot, the ``RowStates`` of its stages and operators; None in a draft, which
             goes without.
         needing: per operator with a state, the rows that need it.
+        masks: of the rows' constraints; None without any, and in a draft, which goes without.
+        mass_temperatures: ``(slots,)``, where it is wanted what masks keep: ``kept_mass`` has then
+            ``(slots,)`` per constraint, the logarithm of the probability of what it allows, of the
+            scores that it is given, at that temperature (1 where it is 0).
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.
@@ -182,6 +186,9 @@ class Context:
     row_states: Callable[[], list[Any]] | None = None
     needing: Mapping[Operator, Needing] = field(default_factory=dict)
     keys: Tensor | None = None
+    masks: Any = None
+    mass_temperatures: Tensor | None = None
+    kept_mass: list[Tensor] = field(default_factory=list)
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

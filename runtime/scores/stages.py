@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...formula.nodes import StageAddress, Staged
 from ...formula.words import stages as words
+from ...formula.words.constraints import ConstraintStage
 from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .expressions import reward_value
@@ -75,6 +76,13 @@ def _(stage: words.Lookahead, scores: Tensor, context: Context, address: StageAd
     context.unsure.append(score[:, 0].float().view(torch.int32).long())
     nothing = torch.where(scores.isnan().any(-1, keepdim=True), torch.nan, -torch.inf)
     return nothing.expand_as(scores).scatter(1, token, score)
+
+
+@apply.register
+def _(stage: ConstraintStage, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    """Masks what cannot lead to an answer that fits."""
+    masks = context.masks
+    return scores if masks is None else masks.applied(scores, context, address)
 
 
 @apply.register

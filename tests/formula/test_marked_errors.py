@@ -60,7 +60,7 @@ def test_the_table_says_each_formula_once() -> None:
     assert all(len(case) in (3, 4, 5) for case in CASES)
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
+@pytest.mark.parametrize("name", sorted(STAGES.keys() - {"choice"}))  # which takes texts alone
 def test_every_stage_names_its_arguments(name) -> None:
     """An argument that is nearly one of its own is answered with that one."""
     cls = STAGES[name]

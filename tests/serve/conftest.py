@@ -16,9 +16,16 @@ from descant.inputs.runfile import RunFile, read_run_file
 from descant.serve.protocol.limits import Limits
 
 
+YARD = {
+    "type": "object", "additionalProperties": False, "required": ["name", "hens"],
+    "properties": {"name": {"type": "string", "maxLength": 6}, "hens": {"enum": [0, 1, 2, 3]}},
+    "x-guidance": {"whitespace_flexible": False},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def run_file() -> RunFile:
-    return read_run_file(FILE)
+    return read_run_file(FILE).model_copy(update={"schemas": {"yard": YARD}})
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +59,9 @@ def offline(run_file) -> Callable[..., Any]:
     def decoder(formula: str) -> Any:
         text = run_file.named.get(formula, formula)
         if text not in made:
-            made[text] = descant.compile(text, run_file.models, params=run_file.params)
+            made[text] = descant.compile(
+                text, run_file.models, params=run_file.params, schemas=run_file.schemas
+            )
         return made[text]
 
     def complete(formula: str, prompt: Any, **arguments: Any) -> list[Any]:

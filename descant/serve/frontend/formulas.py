@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from ...formula import Names, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
+from ...formula.words.constraints import ConstraintStage
 from ...formula.words.stages import STAGES, Search, Stage
 from ...grammar import (
     Argument,
@@ -29,12 +30,14 @@ from ...grammar import (
     text,
 )
 from ...inputs.runfile import RunFile
-from ...models import Heads
+from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
 from ..protocol.messages import Compile, Forget
+from .constraint_checks import ConstraintChecks
 from .worker_link import WorkerLink
 
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
+CONSTRAINTS = ("json", "regex", "grammar", "choice")
 Key: TypeAlias = tuple[str, frozenset[str], str | None]  # formula, parameters, draft
 
 
@@ -70,9 +73,10 @@ class FormulaCache:
     """
 
     def __init__(
-        self, run: RunFile, link: WorkerLink, allow_formulas: bool, max_formulas: int
-    ) -> None:
-        self._run, self._link = run, link
+        self, run: RunFile, link: WorkerLink, constraints: ConstraintChecks, allow_formulas: bool,
+        max_formulas: int,
+    ) -> None:  # fmt: skip
+        self._run, self._link, self._constraints = run, link, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
         self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
@@ -126,7 +130,7 @@ class FormulaCache:
         if entry is None:
             number = next(self._numbers)
             task = asyncio.ensure_future(
-                self._link.call(Compile(number, formula, params, fields, draft))
+                self._compiled(Compile(number, formula, params, fields, draft))
             )
             entry = self._entries[key] = _Entry(number, task)
 
@@ -145,6 +149,15 @@ class FormulaCache:
         finally:
             entry.uses -= 1
             self._evict()
+
+    async def _compiled(self, command: Compile) -> None:
+        """Have a formula compiled; its constraints, which may be a client's, are tried before."""
+        if any(f"{word}(" in command.text for word in CONSTRAINTS):
+            plan = make_plan(command.text, self._run.names(command.params))
+            for _, stage in plan.all_stages:
+                if isinstance(stage, ConstraintStage):
+                    await self._constraints.check(Constraint(stage.name, stage.text))
+        await self._link.call(command)
 
     def checked_draft(self, draft: str | None) -> str | None:
         """A request's draft: the run file's, one of its models, or a formula where those are taken.
@@ -170,8 +183,7 @@ class FormulaCache:
 
     def _names(self) -> Names:
         """The names that a formula may use."""
-        run = self._run
-        return Names(frozenset(run.models), frozenset(run.params), run.prompts, Heads(run.models))
+        return self._run.names()
 
     def _formula(self, model: str) -> str:
         if model in self._run.named:

@@ -21,6 +21,7 @@ from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .metrics import Metrics
 from .streams import Stream
@@ -67,7 +68,10 @@ class Server:
         self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
         self._max_lengths: Mapping[int, int | None] = {}
-        self.formulas = FormulaCache(run, self.link, allow_formulas, self.limits.max_formulas)
+        self.constraints = ConstraintChecks()
+        self.formulas = FormulaCache(
+            run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
+        )
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
         self._row_seconds = 1.0  # a moving average
@@ -88,7 +92,8 @@ class Server:
         return min(self.limits.max_model_len, own or self.limits.max_model_len)
 
     def stop(self) -> None:
-        """Stop the decode process."""
+        """Stop the processes."""
+        self.constraints.stop()
         self.link.stop()
 
     @property
@@ -114,6 +119,7 @@ class Server:
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
+                await stream.deadline.wait_for(self._try_constraint(body))
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
                 stack.callback(self.link.close, stream)
@@ -130,6 +136,20 @@ class Server:
                 except DescantError as error:
                     raise errors.invalid_value(error) from None
                 yield stream
+
+    async def _try_constraint(self, body: DecodeRequest) -> None:
+        """Compile a client's constraint where that may take any time.
+
+        Raises:
+            ApiError: it cannot be compiled, or too many others wait.
+        """
+        if body.constraint is None:
+            return
+        try:
+            await self.constraints.check(body.constraint)
+        except DescantError as error:
+            field = "response_format" if body.response_format else "structured_outputs"
+            raise errors.invalid_value(error, field) from None
 
     async def score(
         self, model: str, prompts: Sequence[Any], answers: Sequence[str]
@@ -211,6 +231,10 @@ class Server:
             "logprobs_mode": self.setting("logprobs_mode", body.logprobs_mode) or "raw_logprobs",
             "sample_components": bool(self.setting("sample_components", body.sample_components)),
         }
+        if {"structured_outputs", "response_format"} & body.model_fields_set:
+            arguments["structured_outputs"] = body.constraint
+        else:
+            arguments["structured_outputs"] = self.setting("structured_outputs")
         if tokens is not None:
             arguments["max_new_tokens"] = min(tokens, most)
         draft = None if body.sample_components else self.run.generate.draft

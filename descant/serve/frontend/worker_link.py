@@ -89,7 +89,7 @@ class WorkerLink:
         self._connection, child_end = context.Pipe()
         self.process = context.Process(target=run_worker, args=(child_end,), name="descant-decode")
         atexit.register(self.stop)  # else multiprocessing joins it without a timeout
-        with _sigint_blocked():
+        with sigint_blocked():
             self.process.start()
         child_end.close()
         self.send(start)
@@ -216,7 +216,7 @@ class WorkerLink:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
+def sigint_blocked() -> Iterator[None]:
     """Block SIGINT while spawning the child, which inherits the mask."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

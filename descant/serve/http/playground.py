@@ -15,10 +15,8 @@ from fastapi.responses import Response
 from pydantic import Field, model_validator
 
 from ...errors import DescantError
-from ...formula import Names
 from ...formula.words.signature import MOST
 from ...grammar import FormulaError
-from ...models import Heads
 from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
@@ -109,9 +107,7 @@ def router(server: Server) -> APIRouter:
     def check(body: FormulaDraft) -> dict[str, Any]:
         params = {**server.run.params, **body.declared}
         try:
-            run = server.run
-            heads = Heads(run.models)
-            names = Names(frozenset(run.models), frozenset(params), run.prompts, heads)
+            names = server.run.names(params)
         except DescantError as error:
             raise errors.invalid_value(error, "declared") from None
         return check_formula(body.formula, names, params, body.params)

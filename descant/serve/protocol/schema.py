@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ...runtime.constraints.spec import Constraint, constraint_of, constraint_of_format
+
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_DRAFT = 4096  # characters
@@ -38,6 +40,11 @@ _PART = "it is part of the formula"
 _NO_SPECIAL = "answers are written without special tokens; leave it out"
 MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
 _Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+
+
+def _guided(key: str) -> AfterValidator:
+    """Refuse a field that vLLM had before ``structured_outputs``."""
+    return refuse(f'vLLM has it no more, either: write structured_outputs: {{"{key}": …}}')
 
 
 def _few_fields(value: Any) -> Any:
@@ -85,6 +92,7 @@ class GenerationRequest(Body):
         draft: who proposes tokens: a formula over the declared models, ``prompt`` or ``auto``; null
             where nobody does.
         draft_length: how many at once, at most; or ``adaptive``.
+        structured_outputs: what the answer is, in vLLM's form; response_format, in OpenAI's.
         return_token_ids: each choice has its ``token_ids``, as in vLLM.
         user, safety_identifier, prompt_cache_key: accepted and not read.
     """
@@ -105,6 +113,8 @@ class GenerationRequest(Body):
     stream_options: StreamOptions | None = None
     params: Annotated[dict[str, float], BeforeValidator(_few_fields)] | None = None
     return_token_ids: bool | None = None
+    structured_outputs: Annotated[Any, AfterValidator(constraint_of)] = None
+    response_format: Annotated[Any, AfterValidator(constraint_of_format)] = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -115,6 +125,12 @@ class GenerationRequest(Body):
     top_k: Annotated[Any, refuse(f"{_PART}: … | top_k(k)", 0, -1)] = None
     min_p: Annotated[Any, refuse(f"{_PART}: … | min_p(p)", 0)] = None
     logit_bias: Annotated[Any, refuse("scores are what the formula says; leave it out", {})] = None
+    guided_json: Annotated[Any, _guided("json")] = None
+    guided_regex: Annotated[Any, _guided("regex")] = None
+    guided_choice: Annotated[Any, _guided("choice")] = None
+    guided_grammar: Annotated[Any, _guided("grammar")] = None
+    guided_whitespace_pattern: Annotated[Any, _guided("whitespace_pattern")] = None
+    guided_decoding_backend: Annotated[Any, _IGNORED] = None
     service_tier: Annotated[Any, _IGNORED] = None
     metadata: Annotated[Any, _IGNORED] = None
     store: Annotated[Any, _IGNORED] = None
@@ -136,6 +152,18 @@ class GenerationRequest(Body):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream: true")
         return self
+
+    @model_validator(mode="after")
+    def _check_constraint(self) -> GenerationRequest:
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("response_format and structured_outputs are given; leave one out")
+        return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer is."""
+        own: Constraint | None = self.structured_outputs or self.response_format
+        return own
 
     @property
     def with_logprobs(self) -> bool:
@@ -210,9 +238,6 @@ class ChatRequest(GenerationRequest):
     parallel_tool_calls: Annotated[Any, refuse("tools are not called here", True, False)] = None
     functions: Annotated[Any, _NO_TOOLS] = None
     function_call: Annotated[Any, _NO_TOOLS] = None
-    response_format: Annotated[
-        Any, refuse("answers are text, and nothing constrains it; leave it out", {"type": "text"})
-    ] = None
     modalities: Annotated[Any, refuse("answers are text; leave it out", ["text"])] = None
     audio: Annotated[Any, refuse("answers are text; leave it out")] = None
     reasoning_effort: Annotated[Any, _IGNORED] = None

@@ -6,9 +6,13 @@ Its return value is the reply.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from ...errors import DescantError
+from ...runtime.constraints.spec import Constraint
 from ..protocol.messages import (
     Command,
     Compile,
@@ -18,6 +22,7 @@ from ..protocol.messages import (
     ScoreJob,
     Start,
     Started,
+    Submit,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from ...scoring.rewards import RewardScorer
 
 Job = Generator[None, None, Any]
+SLICE = 0.002  # seconds that are waited for a thread between two steps
 
 
 class Jobs:
@@ -42,13 +48,15 @@ class Jobs:
     def __init__(self, start: Start) -> None:
         from ...api import where
         from ...runtime import Service
+        from ...runtime.requests.constrained import constraints_of
         from ...runtime.requests.per_row import eos_of
 
         run, limits = start.run, start.limits
         dtype, device = where(run.dtype, run.device)
         self._declared = run.models, dtype, device
         self.service: Service = Service(
-            run.models, prompts=run.prompts, slots=limits.slots,
+            run.models, prompts=run.prompts, schemas=run.schemas, grammars=run.grammars,
+            slots=limits.slots,
             max_model_len=limits.max_model_len, dtype=dtype, device=device, capture=run.capture,
             cache=run.cache,
         )  # fmt: skip
@@ -56,7 +64,9 @@ class Jobs:
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
         for formula in start.formulas:
             decoder = self._compile(formula)
-            eos_of(run.generate.eos_token_id, decoder.session.bound.vocabulary)
+            bound = decoder.session.bound
+            eos_of(run.generate.eos_token_id, bound.vocabulary)
+            constraints_of(run.generate.structured_outputs, 1, bound)
         self.service.warm_up()
 
     def job(self, command: Command) -> Job:
@@ -81,6 +91,21 @@ class Jobs:
                     yield
             case _:
                 raise TypeError(f"{type(command).__name__} is no job")
+
+    def compiling(self, command: Submit) -> Job | None:
+        """Compiles a request's constraint while others are decoded; None where none has to be."""
+        from ...runtime.constraints.compiled import compiled, is_compiled
+
+        constraint = command.arguments.get("structured_outputs")
+        decoder = self.formulas.get(command.formula)
+        if not isinstance(constraint, Constraint) or decoder is None or decoder.tokenizer is None:
+            return None
+        tokens = decoder.session.bound.constraints.tokens
+        if is_compiled(constraint, tokens):
+            return None
+        thread = Thread(target=_quietly, args=(compiled, constraint, tokens), daemon=True)
+        thread.start()
+        return _ended(thread)
 
     def started(self) -> Started:
         """The reply to ``Start``."""
@@ -110,3 +135,15 @@ class Jobs:
             )  # fmt: skip
             self._scorers[command.model] = scorer
         return self._scorers[command.model].scores(command.prompts, command.answers)
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function whose error another call will raise again."""
+    with suppress(DescantError, ImportError):
+        function(*arguments)
+
+
+def _ended(thread: Thread) -> Job:
+    while thread.is_alive():
+        thread.join(SLICE)
+        yield

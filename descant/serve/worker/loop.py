@@ -118,11 +118,22 @@ class DecodeLoop:
                 case messages.Cancel():
                     self._cancel(command.number)
                 case messages.Submit():
-                    self._submit(number, command)
+                    if (job := self._jobs.compiling(command)) is None:
+                        self._replies.append((number, self._submit(number, command)))
+                    else:
+                        self._running_jobs.append(
+                            (number, self._submit_after(job, number, command))
+                        )
                 case _:
                     self._running_jobs.append((number, self._jobs.job(command)))
 
-    def _submit(self, number: int, command: messages.Submit) -> None:
+    def _submit_after(self, job: Job, number: int, command: messages.Submit) -> Job:
+        """Queue rows when a job has ended."""
+        yield from job
+        return self._submit(number, command)
+
+    def _submit(self, number: int, command: messages.Submit) -> messages.Queued | messages.Failed:
+        """Queue the rows of a request; the reply."""
         rows: list[PendingRow] = []
         tokens = 0
         try:
@@ -140,10 +151,9 @@ class DecodeLoop:
         except Exception as error:
             for row in rows:
                 self._service.cancel(row.request)
-            self._replies.append((number, messages.Failed(portable(error))))
-            return
+            return messages.Failed(portable(error))
         self._rows |= {id(row.request): row for row in rows}
-        self._replies.append((number, messages.Queued(len(rows), tokens)))
+        return messages.Queued(len(rows), tokens)
 
     def _cancel(self, number: int) -> None:
         for row in [row for row in self._rows.values() if row.command == number]:

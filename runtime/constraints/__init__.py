@@ -1,0 +1,1 @@
+"""Constraints on an answer: given, compiled, and the masks of its next token."""

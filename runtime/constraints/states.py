@@ -1,0 +1,126 @@
+"""How far answers are in what they are to fit: a matcher after each of a request's texts.
+
+A matcher goes along with a row, a token at a time; where the row goes back, it takes tokens back,
+and a row that is copied gets a copy. A request's matchers are found by the answers that they have
+read, so that a row which is rewritten, drafted, preempted or begun again meets the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+from ...formula.nodes import StageAddress
+
+OF_REQUEST: StageAddress = (None, -1)  # of the constraint that a request brings, among its stages
+# Why a row can neither go on nor end: no token of the vocabulary goes on with its answer; or what
+# comes before excludes all that do.
+SPELT, MASKED = "spelt", "masked"
+OPEN, ENDED, LEFT = range(3)  # goes on; has an end in it; has a token in it that does not fit
+Answer: TypeAlias = Sequence[int]
+
+
+class Cursor:
+    """A matcher, and the answer that it stands behind.
+
+    Attributes:
+        matcher: an ``llguidance.LLMatcher`` behind the ``read`` tokens of the answer.
+        answer: may go on behind its end, or behind a token that does not fit: what follows is not
+            read.
+        state: of the answer.
+    """
+
+    def __init__(self, matcher: Any, read: list[int], answer: list[int], state: int) -> None:
+        self.matcher, self._read, self.answer, self.state = matcher, read, answer, state
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here; not of one that has ended."""
+        return self.state == OPEN and not self.failed and bool(self.matcher.is_accepting())
+
+    @property
+    def failed(self) -> str:
+        """Why the matcher can go nowhere from here; "" while it can."""
+        return str(self.matcher.get_error()) if self.matcher.is_error() else ""
+
+    def copied(self) -> Cursor:
+        return Cursor(self.matcher.deep_copy(), [*self._read], [*self.answer], self.state)
+
+    def shared(self, answer: Answer) -> int:
+        """Tokens with which both answers begin."""
+        own, length = self.answer, len(self.answer)
+        if own == answer[:length]:
+            return length
+        pairs = enumerate(zip(own, answer, strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(length, len(answer)))
+
+    def go(self, answer: Answer, ends: Collection[int]) -> None:
+        """Stand behind another answer; ``ends`` are the ids that end one."""
+        if self.answer == answer:
+            return
+        kept = min(self.shared(answer), len(self._read))
+        if kept < len(self._read):
+            self.matcher.rollback(len(self._read) - kept)
+            del self._read[kept:]
+        self.answer, self.state = list(answer), OPEN
+        for token in answer[kept:]:
+            if token in ends:
+                self.state = ENDED if self.matcher.is_accepting() else LEFT
+                return
+            if not self.matcher.try_consume_tokens([token]):
+                self.state = LEFT
+                return
+            self._read.append(token)
+
+
+class AnswerStates:
+    """The matchers of one request's answers, for one constraint.
+
+    Args:
+        begin: makes a matcher at the beginning of an answer.
+        ends: the ids that end one.
+
+    Attributes:
+        why: what went wrong with a matcher, for an error.
+    """
+
+    def __init__(self, begin: Callable[[], Any], ends: Collection[int]) -> None:
+        self._begin, self.ends, self.why = begin, ends, ""
+        self._known: list[Cursor] = []
+
+    def at(self, answer: Answer) -> Cursor:
+        """A matcher behind an answer, whoever else stands there."""
+        cursor = self._nearest(answer, self._known) or self._new()
+        cursor.go(answer, self.ends)
+        return cursor
+
+    def own(self, answer: Answer, taken: list[Cursor]) -> Cursor:
+        """A matcher that may go on to an answer, and is none of those ``taken``; it is then."""
+        free = [each for each in self._known if not any(each is other for other in taken)]
+        cursor = self._nearest(answer, free)
+        if cursor is None:
+            copied = self._nearest(answer, taken)
+            cursor = self._new() if copied is None else copied.copied()
+        taken.append(cursor)
+        return cursor
+
+    def keep(self, cursors: Sequence[Cursor]) -> None:
+        """Forget all others, and those that can go nowhere."""
+        self._known = [each for each in cursors if not each.failed]
+
+    def _new(self) -> Cursor:
+        cursor = Cursor(self._begin(), [], [], OPEN)
+        self._known.append(cursor)
+        return cursor
+
+    @staticmethod
+    def _nearest(answer: Answer, cursors: Sequence[Cursor]) -> Cursor | None:
+        """The one with the least way to an answer."""
+        for each in cursors:
+            if each.answer == answer:
+                return each
+        before = answer[:-1]
+        for each in cursors:
+            if each.answer == before:
+                return each
+        return max(cursors, key=lambda each: each.shared(answer), default=None)
