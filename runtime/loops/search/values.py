@@ -44,7 +44,8 @@ class Values:
 
         def number(scalar: Scalar) -> Tensor:
             column = self._plan.columns[scalar]
-            return batch.values[used, column : column + 1]
+            values: Tensor = batch.values[used, column : column + 1]
+            return values
 
         answered = torch.tensor(lengths, device=batch.device).clamp(min=1).float()[:, None]
         terms = self.terms.unsqueeze(-1).unbind(1)
