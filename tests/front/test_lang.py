@@ -36,6 +36,8 @@ SAME = [
     (base[0.5 * arm + a * chat], "base[0.5*arm + a*chat]"),
     (base[-arm] @ "x" + chat[2 * arm] @ None, 'base[-arm]@"x" + chat[2*arm]@none'),
     (base + 0.9**step * arm + lang.js(base, arm) * arm, "base + 0.9**step*arm + js(base, arm)*arm"),
+    (base | lang.particles("2*r", n=4, until="\n\n", pick="best"),
+     'base | particles(2*r, n=4, until="\\n\\n", pick=best)'),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 

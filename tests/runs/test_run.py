@@ -62,7 +62,7 @@ def test_lines_of_particles_have_their_weights_and_go_on_after_a_kill(run, demo_
     run = validated(changed, "here")
     decoder, broken = compiled(run), tmp_path / "broken"
     whole = list(run_to_folder(run, decoder, tmp_path / "whole"))
-    asked = dict(max_new_tokens=6, temperature=0.7, seed=whole[0]["seed"])
+    asked = {"max_new_tokens": 6, "temperature": 0.7, "seed": whole[0]["seed"]}
     for record in whole:
         assert record["log_weight"] <= record["log_normalizer"] + 1.0987  # of three
     steps = run_to_folder(run, decoder, broken)
