@@ -271,9 +271,10 @@ class CheckedModels:
 
     def _check_until(self) -> None:
         """Refuse a search whose segments end with a text where the models have no text."""
-        _, stage = self.plan.search or (None, None)
-        until = getattr(stage, "until", None)
-        if until is not None and self.shared is None:
+        if self.plan.search is None or self.shared is not None:
+            return
+        stage = self.plan.search[1]
+        if (until := getattr(stage, "until", None)) is not None:
             problem = f"until of {stage.name} is a text, and no model here has a tokenizer"
             cure = "give tokenizer: … with the model, or write length=16"
             raise self.plan.error(problem, until.span, cure)

@@ -1,4 +1,4 @@
-"""What a search costs beside its forwards, a line of the plan: rows, and how often they count."""
+"""What a search costs beside its forwards, as a line of the plan."""
 
 from __future__ import annotations
 

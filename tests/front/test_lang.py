@@ -41,6 +41,8 @@ SAME = [
     (base | lang.best_of(model("r") - 0.01 * lang.answer_length, n=4),
      "base | best_of(r - 0.01*answer_length, n=4)"),
     (base | lang.blockwise(r="r + 0.1*(t - u)"), "base | blockwise(r=r + 0.1*(t - u))"),
+    (base | lang.particles("2*r", n=4, until="\n\n", pick="best"),
+     'base | particles(2*r, n=4, until="\\n\\n", pick=best)'),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 

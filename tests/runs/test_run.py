@@ -55,6 +55,25 @@ def test_resumed_equals_uninterrupted(run, tmp_path):
     assert list(run_to_folder(run, decoder, broken)) == []
 
 
+def test_lines_of_particles_have_their_weights_and_go_on_after_a_kill(run, demo_models, tmp_path):
+    models = {**run.models, "reward_help": demo_models["reward_help"]}
+    formula = 'base | particles(reward_help, n=3, until=" ")'
+    changed = run.model_dump(exclude_unset=True) | {"formula": formula, "models": models}
+    run = validated(changed, "here")
+    decoder, broken = compiled(run), tmp_path / "broken"
+    whole = list(run_to_folder(run, decoder, tmp_path / "whole"))
+    asked = {"max_new_tokens": 6, "temperature": 0.7, "seed": whole[0]["seed"]}
+    for record in whole:
+        assert record["log_weight"] <= record["log_normalizer"] + 1.0987  # of three
+    steps = run_to_folder(run, decoder, broken)
+    next(steps)
+    steps.close()
+    assert len(list(run_to_folder(run, decoder, broken))) == 4
+    assert lines(broken) == lines(tmp_path / "whole")
+    [plain] = decoder.generate(whole[0]["prompt"], **asked)
+    assert isinstance(plain.log_weight, float)
+
+
 def test_lines_have_the_logprobs_that_are_asked_for(run, tmp_path):
     """The formula's own, as scoring the answers gives them."""
     decoder = compiled(run)

@@ -68,6 +68,22 @@ def test_the_longest_prompt_counts_and_of_such_the_first(offline) -> None:
     assert request.longest_term == lengths.index(max(lengths))
 
 
+def test_choices_of_particles_have_their_weights(run_file) -> None:
+    settings = {"max_new_tokens": 4, "temperature": 1.0, "seed": 1, "num_return_sequences": 2}
+    submit = Submit(1, [EGGS], settings, 9, True, 0.0)
+    formula = "base | particles(reward_help, n=2, length=2)"
+    jobs, sent = decoded(run_file, [submit], lambda jobs, answers: None, formula)
+    updates = [update for step in sent for _, update in step.rows]
+    expected = jobs.formulas[1].alone().generate(EGGS, **settings)
+    for update, completion in zip(sorted(updates, key=lambda u: u.row), expected, strict=True):
+        for shape in (CompletionFormat("m", False, False), ChatFormat("m", False, False)):
+            choice = shape.choice(update)
+            assert choice["log_weight"] == pytest.approx(completion.log_weight, abs=1e-4)
+            assert choice["log_normalizer"] == pytest.approx(completion.log_normalizer, abs=1e-4)
+    plain = RowUpdate(0, "a", [5], finish_reason="length")
+    assert "log_weight" not in CompletionFormat("m", False, False).choice(plain)
+
+
 def decoded(
     run: Any,
     submits: list[Submit],

@@ -97,7 +97,7 @@ def test_the_base_may_be_a_term_that_some_steps_do_not_read(zoo, compiled) -> No
     ("formula", "judge"),
     [
         ("base | best_of(rm, n=3)", "rm"),
-        ('base | particles(2*rm, n=3, until="e")', "2*rm"),
+        ('base | particles(rm, n=3, until="e")', "rm"),
         ("base | blockwise(arm - base, beams=2, samples=2, length=3)", "arm - base"),
         ("base | reject(rm, target=1, retries=2)", "rm"),
     ],

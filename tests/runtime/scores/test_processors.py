@@ -209,6 +209,7 @@ SEARCHES = [
     "best_of(rm, n=3)", "blockwise(rm, beams=2, samples=2, length=3)",
     "blockwise(arm - base, beams=2, samples=2, length=3)",
     "reject(rm, target=1, entropy=3, beta=0.1, retries=3)",
+    'particles(rm, n=3, until="e")', "best_of(rm, n=3, keep=0.5, every=3)",
 ]  # fmt: skip
 
 

@@ -132,6 +132,7 @@ FORMULAS = [
     "mix(0.7: q, 0.3: align({x})) | blockwise(2*q, beams=2, samples=2, length=3)",
     "mix(0.7: q, 0.3: align({x})) | reject(q, target=-2, entropy=3.5, beta=0.3, retries=2)",
     "q | best_of(align({x}) - q, n=2)",
+    'mix(0.7: q, 0.3: align({x})) | particles(align({x}) - q, n=3, until="e")',
 ]
 
 
