@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import ArgumentError, ArgumentTypeError
 from .formula import STAGES
-from .formula.names import SCALAR_FUNCTIONS, STATE
+from .formula.names import ANSWER_LENGTH, SCALAR_FUNCTIONS, STATE
 from .formula.words.operators import OPERATORS, STAGED
 from .grammar import parse, text, tree
 
@@ -143,7 +143,7 @@ def model(name: str) -> Expression:
 
 param = prompt = model
 param.__doc__ = "A declared model, parameter or prompt."
-step = Expression(tree.Name("step"))
+step, answer_length = Expression(tree.Name("step")), Expression(tree.Name(ANSWER_LENGTH))
 
 
 def _call(name: str) -> Callable[..., Expression]:
@@ -157,7 +157,7 @@ def _call(name: str) -> Callable[..., Expression]:
             for i, value in enumerate(values)
         ]
         for key, value in named.items():
-            names = key in ("norm", "keep", "reward")
+            names = key in ("norm", "keep", "reward", "r")
             arguments.append(tree.Argument(_node(value, names), name=tree.Name(key)))
         return Expression(tree.Call(tree.Name(name), tuple(arguments)))
 
@@ -177,4 +177,4 @@ def __getattr__(name: str) -> Callable[..., Expression]:
 _CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, *(name for name, of in STATE.items() if of))
 for _name in _CALLS:
     globals()[_name] = _call(_name)
-__all__ = ["Expression", "model", "param", "prompt", "step", *_CALLS]
+__all__ = ["Expression", "model", "param", "prompt", "answer_length", "step", *_CALLS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..grammar import Span
 from ..grammar.errors import Marked
-from .scalar import AnswerLength, Scalar, TermNumber, evaluate, parameters
+from .scalar import AnswerLength, Expression, Scalar, TermNumber, evaluate, parameters
 from .terms import Term
 
 
@@ -53,7 +53,6 @@ class RewardExpression(Marked):
             answer_length: tokens of the answer; of an empty one, it counts as 1.
             params: a value for each of ``params``.
         """
-        texts = {TermNumber(term): value for term, value in terms.items()}
-        return evaluate(
-            self.reward.expression, params or {}, {**texts, AnswerLength(): max(answer_length, 1)}
-        )
+        texts: dict[Expression, float] = {TermNumber(each): said for each, said in terms.items()}
+        texts[AnswerLength()] = max(answer_length, 1)
+        return evaluate(self.reward.expression, params or {}, texts)

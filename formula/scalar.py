@@ -199,7 +199,7 @@ def linear_part(reward: Scalar, term: Any) -> tuple[Expression, ...] | None:
 def coefficient_in(reward: Scalar, term: Any) -> str:
     """What multiplies a term in a reward expression; or the parts of it that the term is in."""
     if (linear := linear_part(reward, term)) is not None:
-        return show(Apply("*", linear)) if linear[1:] else show(*linear) if linear else "1"
+        return show(Apply("*", linear) if linear[1:] else linear[0]) if linear else "1"
     parts = (each for each in summands(reward.expression) if TermNumber(term) in below(each))
     text = added(map(show, parts))
     return f"in {text}" if len(text) <= LONGEST else f"in {text[: LONGEST - 1]}…"

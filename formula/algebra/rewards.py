@@ -85,7 +85,8 @@ class RewardCollector(Collector):
     def _collected(self, node: Node) -> Steps[Expression]:
         """A number in a reward expression, in its one form."""
         if not self._varies(node):
-            return (yield self.number(node))
+            known: Expression = yield self.number(node)
+            return known
         parts: Parts = {}
         yield self._gather(node, ONE, parts)
         return self._sum_of(parts, node.span)

@@ -244,7 +244,7 @@ class Engine:
     ) -> dict[int, FormulaError]:
         """An error per row with an alarm, naming the row and the token; known sources first."""
         plan, errors = self.bound.plan, {}
-        rewards = {address: stage.reward for address, stage in plan.reranks}
+        rewards: dict[object, Scalar] = {at: stage.reward for at, stage in plan.reranks}
         for alarm, row in sorted((alarm, row) for row, alarm in enumerate(alarms) if alarm):
             where = f"for row {rows[row][0].index}, token {rows[row][1]}"
             what, span, cure = "every token is excluded", Span(0, len(plan.source)), ""

@@ -16,6 +16,7 @@ from ...formula import Plan, Read, Scalar, Term
 from ...formula.algebra.liveness import weighed_terms
 from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, walk, weighted_children
 from ...formula.printer import written, written_product
+from ...formula.scalar import evaluate as evaluate_number
 from ...formula.scalar import linear_part
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
@@ -183,10 +184,9 @@ def coefficient(plan: Plan, reward: Scalar, term: Term, values: Sequence[float])
     if (factors := linear_part(reward, term)) is None:
         return None
     known = {part.expression: values[plan.columns[part]] for part in reward.parts}
-    number = math.prod(
-        known[each] if each in known else float(each.value)  # type: ignore[union-attr]
-        for each in factors
-    )
+    number = 1.0
+    for each in factors:
+        number *= known[each] if each in known else evaluate_number(each, {})
     return None if math.isnan(number) else number  # one of the state is another in each step
 
 

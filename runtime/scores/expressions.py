@@ -34,7 +34,8 @@ def computed(
         return float(expression.value)
     assert isinstance(expression, Apply)
     operation = _OPERATIONS[expression.op]
-    values, weights = [], []
+    values: list[Any] = []
+    weights: list[Any] = []
     for argument in expression.arguments:
         weighs = expression.op == "*" and argument in factors
         (weights if weighs else values).append(computed(argument, leaf, factors))

@@ -36,6 +36,11 @@ SAME = [
     (base[0.5 * arm + a * chat], "base[0.5*arm + a*chat]"),
     (base[-arm] @ "x" + chat[2 * arm] @ None, 'base[-arm]@"x" + chat[2*arm]@none'),
     (base + 0.9**step * arm + lang.js(base, arm) * arm, "base + 0.9**step*arm + js(base, arm)*arm"),
+    (base | rerank(lang.min(model("r"), lang.sigmoid(model("s"))) / 2, k=10),
+     "base | rerank(min(r, sigmoid(s))/2, k=10)"),
+    (base | lang.best_of(model("r") - 0.01 * lang.answer_length, n=4),
+     "base | best_of(r - 0.01*answer_length, n=4)"),
+    (base | lang.blockwise(r="r + 0.1*(t - u)"), "base | blockwise(r=r + 0.1*(t - u))"),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 

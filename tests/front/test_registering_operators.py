@@ -64,8 +64,8 @@ def test_it_stays_a_function() -> None:
         ("contrast", "contrast needs its arguments", "contrast", "write contrast(…) with"),
         ("contrast(base, arm)*base", "a formula may scale a model, not multiply two models",
          "contrast(base, arm)*base", "write contrast(base, arm) + base"),
-        ("base | rerank(contrast(base, arm))", "a reward is a sum of reward models, each with a",
-         "contrast(base, arm)", "write 0.7*rm_help"),
+        ("base | rerank(contrast(base, arm))", "contrast is an operator on scores, and inside",
+         "contrast(base, arm)", "write a function of rewards"),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_formula_are_marked(formula, problem, marked, cure) -> None:

@@ -27,6 +27,10 @@ CASES = {
     "rewards": (
         "base + arm | rerank(0.7*rm + b*rm2, k=4, w=1.5) | top_p(0.9)", {"params": {"b": 0.3}},
     ),
+    "a_reward_expression": (
+        "base | rerank(min(rm, b*rm2)/answer_length + 0.5*rm2, k=4) "
+        "| best_of(rm + 0.1*(arm - base) - c*answer_length, n=3)", {"params": {"b": 2, "c": 0.01}},
+    ),
     "two_stages_of_rewards": ("base | rerank(rm, k=6, w=1) | rerank(rm, k=2, w=a)",
                               {"params": {"a": 1}}),
     "prompts": ('base@"You are kind." + 0.5*base@old - 0.2*base@none',

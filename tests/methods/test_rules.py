@@ -78,6 +78,10 @@ def both(m: Any, one: float, two: float) -> rewards.Judge:
     return lambda ids: one * plain.reward(m.rm, ids) + two * plain.reward(m.rm2, ids)
 
 
+def worst(m: Any, one: float, two: float) -> rewards.Judge:
+    return lambda ids: min(one * plain.reward(m.rm, ids), two * plain.reward(m.rm2, ids))
+
+
 def classed(m: Any, label: int) -> rewards.Judge:
     return lambda ids: plain.class_logprob(m.clf, ids, label)
 
@@ -242,6 +246,11 @@ METHODS = {
     "ARGS with several rewards": Row(
         "base | rerank(u*rm + v*rm2, k=10, w=1.5)", each(u=(0.7, 1.0, -1.0), v=(0.3, 0.0, 0.5)),
         lambda m, t, p: reranked(m, t, both(m, p["u"], p["v"]), 10, 1.5),
+        tokens=3,
+    ),
+    "the worst of two rewards": Row(
+        "base | rerank(min(u*rm, v*rm2), k=10, w=1.5)", each(u=(1.0, 2.0, 0.0), v=(1.0, 0.5, 1.0)),
+        lambda m, t, p: reranked(m, t, worst(m, p["u"], p["v"]), 10, 1.5),
         tokens=3,
     ),
     "RAD": Row(

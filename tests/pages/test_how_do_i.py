@@ -64,10 +64,11 @@ def test_errors_name_anchors_of_this_page():
 
 
 def test_every_place_that_code_names_is_on_the_page():
-    from descant.formula import check
+    from descant.formula.checking.checker import EXTENDING, PROMPTS
+    from descant.formula.checking.rewards import REWARDS
 
-    assert {place.partition("#")[0] for place in (check.PROMPTS, check.REWARDS)} == {errors.PAGE}
-    for place in (check.PROMPTS, check.REWARDS, check.EXTENDING):
+    assert {place.partition("#")[0] for place in (PROMPTS, REWARDS)} == {errors.PAGE}
+    for place in (PROMPTS, REWARDS, EXTENDING):
         assert place.partition("#")[2] in NAMES
 
 
@@ -99,7 +100,7 @@ def test_an_error_says_where_more_is_said(compiled, zoo):
     assert last_line(fails(other)) == f"{page}tokenizers"
     assert last_line(lambda: plain(turns)) == f"{page}chat-templates"
     for formula, topic in (
-        ("base | rerank(max(rm, rm))", "two-reward-models"),
+        ("base | rerank(mix(1: rm, 1: rm))", "two-reward-models"),
         ("base | no_repeat_ngram_size(3)", "extending"),
         ("base@rude", "negative-prompts"),
     ):

@@ -81,7 +81,7 @@ function overall(found) {
     h("p", { class: "note" }, `${count(found.tokens.length, "token")}; ${changed.length} that ${found.base} alone would not have chosen`,
       most && ` (what decided: ${most})`, `; ${found.tokens.filter((one) => one.by_noise).length} drawn though another had a better score.`,
       ` Temperature ${short(found.temperature)}. Ended by ${found.finish_reason}.`),
-    found.search && h("p", { class: "note" }, `${found.search} chose this text among others`, found.search_score !== null && `, and judged it ${fmt(found.search_score)}`,
+    found.search && h("p", { class: "note" }, `${found.search} chose this text among others`, found.search_score !== null && `, and judged it ${fmt(found.search_score)} (${Object.entries(found.search_terms).map(([name, said]) => `${name} ${fmt(said)}`).join(", ")})`,
       ". The tokens are explained by the formula that drew them; the noise that drew each is not kept."));
 }
 

@@ -46,11 +46,13 @@ class Values:
 
         def number(scalar: Scalar) -> Tensor:
             column = self._plan.columns[scalar]
-            return batch.values[used, column : column + 1]
+            values: Tensor = batch.values[used, column : column + 1]
+            return values
 
         answered = torch.tensor(lengths, device=batch.device).clamp(min=1).float()[:, None]
-        terms = self.terms.split(1, dim=1)
-        return reward_value(self._reward, terms, answered, number)[:, 0]
+        terms = self.terms.unsqueeze(-1).unbind(1)
+        value: Tensor = reward_value(self._reward, terms, answered, number)
+        return value[:, 0]
 
     def scores(self) -> list[list[float]]:
         """Per slot, what its text's value is made of: its log-probability by each language model.
