@@ -42,8 +42,10 @@ def check_scores(run: RunFile, models: Models, settings: Sequence[Setting]) -> N
             if kind == "coherence":
                 require(f"score.{name}", PACKAGE)
             elif kind == "reward":
-                where = {"dtype": models.dtype, "device": models.device}
-                check_models(expressions[name], partial(reward_model, specs=models.specs, **where))
+                check = partial(
+                    reward_model, specs=models.specs, dtype=models.dtype, device=models.device
+                )
+                check_models(expressions[name], check)
             elif score.model:
                 language_model(model, models.specs, models.dtype, models.device)
                 _check_tokens(model, models, settings)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ...formula.nodes import StageAddress
+from typing import Any
+
 from ...grammar import FormulaError
 from ...models.functions import UserPrompt
 from ..binding.bound import Bound, reward_stages
 from .request import Request
 
 
-def reward_failure(
-    bound: Bound, address: StageAddress, request: Request, where: str
-) -> FormulaError | None:
+def reward_failure(bound: Bound, address: Any, request: Request, where: str) -> FormulaError | None:
     """The error of a request whose reward is no finite number, marked where its function stands.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from descant.models import ModelError, ModelSpec, resolve, with_bases
-from descant.models.checkpoint.resolve import OWN
+from descant.models.checkpoint.spec import READING, Steps
 
 VALUES = {
     "template": ("{prompt}!", "{prompt}?"),
@@ -13,6 +13,7 @@ VALUES = {
     "prefix": ("a", [1, 2]),
     "label": ("good", 0),
     "read": ("text", "tokens"),
+    "steps": (Steps(by="."), Steps(by=".", reduce="prod")),
 }
 
 
@@ -22,7 +23,7 @@ def test_a_model_with_weights_of_its_own_is_itself() -> None:
     assert (model.name, model.base, model.spec, model.addition) == ("rm", "rm", spec, None)
 
 
-@pytest.mark.parametrize("key", OWN)
+@pytest.mark.parametrize("key", READING)
 def test_an_adapter_has_its_own_value_or_its_base_s(key) -> None:
     one, two = VALUES[key]
     base = ModelSpec(path="org/rm", revision="main", dtype="float32", **{key: one})
