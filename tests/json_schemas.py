@@ -132,11 +132,22 @@ def _recursive() -> Iterator[Schema]:
     )  # fmt: skip
     yield rooted("thread", thread=record({"by": STRING, "replies": array(at("thread"), 0, 1)}))
     yield rooted("a", a=record({"b": at("b")}, []), b=record({"a": at("a")}, []))
-    yield rooted("menu", menu=record({"label": STRING, "items": array(at("menu"), 0, 2)}, ["label"]))
+    yield rooted(
+        "menu", menu=record({"label": STRING, "items": array(at("menu"), 0, 2)}, ["label"])
+    )
     yield rooted("value", value={"anyOf": [{"type": "boolean"}, array(at("value"), 0, 2)]})
     yield record({"left": {"$ref": "#"}, "leaf": COUNT}, ["leaf"])
-    yield record({"folder": at("folder")}, **{"$defs": {"folder": record(
-        {"name": {"type": "string", "pattern": "^[a-z]{1,6}$"}, "in": at("folder")}, ["name"])}})
+    yield record(
+        {"folder": at("folder")},
+        **{
+            "$defs": {
+                "folder": record(
+                    {"name": {"type": "string", "pattern": "^[a-z]{1,6}$"}, "in": at("folder")},
+                    ["name"],
+                )
+            }
+        },
+    )
     yield rooted("even", even={"anyOf": [{"const": []}, {"type": "array", "prefixItems":
                  [COUNT, at("even")], "items": False, "minItems": 2}]})  # fmt: skip
 
@@ -188,7 +199,7 @@ def _unicode() -> Iterator[Schema]:
     yield record({"名前": {"enum": ["太郎", "花子"]}, "年": {"type": "integer", "minimum": 1}})
     yield {"enum": ["☃", "🙂", "👩\u200d🚀", "e\u0301", "é"]}
     yield {"const": "Ω ≈ ∞ \u2028 end"}
-    yield record({"a\"b": COUNT, "c\\d": COUNT, "e/f": COUNT, "": COUNT, "tab\t": COUNT})
+    yield record({'a"b': COUNT, "c\\d": COUNT, "e/f": COUNT, "": COUNT, "tab\t": COUNT})
     yield {"type": "string", "pattern": "^[а-я]{2,6}$"}
     yield {"type": "string", "minLength": 2, "maxLength": 2}
     yield array({"enum": ["ja", "否", "да"]}, 2, 3)
@@ -210,8 +221,12 @@ def _by_hand() -> Iterator[Schema]:
                   "total": money, "currency": {"enum": ["EUR", "USD", "JPY"]}})  # fmt: skip
     yield record({"name": {"const": "get_weather"}, "arguments": record(
         {"place": STRING, "unit": {"enum": ["c", "f"]}}, ["place"])})  # fmt: skip
-    yield {"anyOf": [record({"tool": {"const": "search"}, "query": STRING}),
-                     record({"tool": {"const": "add"}, "numbers": array(COUNT, 2, 3)})]}
+    yield {
+        "anyOf": [
+            record({"tool": {"const": "search"}, "query": STRING}),
+            record({"tool": {"const": "add"}, "numbers": array(COUNT, 2, 3)}),
+        ]
+    }
     yield record({"from": {"type": "string", "pattern": "^[a-h][1-8]$"},
                   "to": {"type": "string", "pattern": "^[a-h][1-8]$"},
                   "promotion": {"enum": ["q", "r", "b", "n"]}}, ["from", "to"])  # fmt: skip
@@ -243,8 +258,12 @@ def _by_hand() -> Iterator[Schema]:
     yield record({"query": record({"match": record({"field": STRING, "value": STRING}),
                                    "size": COUNT})})  # fmt: skip
     yield array(record({"lemma": STRING, "pos": {"enum": ["NOUN", "VERB", "ADJ"]}}), 1, 3)
-    yield record({"score": {"type": "integer", "minimum": 1, "maximum": 5}, "why": STRING},
-                 title="Review", description="A review.", **{"$comment": "by hand"})
+    yield record(
+        {"score": {"type": "integer", "minimum": 1, "maximum": 5}, "why": STRING},
+        title="Review",
+        description="A review.",
+        **{"$comment": "by hand"},
+    )
 
 
 FAMILIES = {
