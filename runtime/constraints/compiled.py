@@ -17,8 +17,8 @@ from .limits import PARSER, ConstraintError, check_size
 from .spec import Constraint
 
 COMPILED, CHARACTERS = 128, 1 << 21  # that are kept for one vocabulary, and of all their texts
-# One line break and the indentation after it, or spaces: a model cannot go on with them for ever.
-WHITESPACE = r"[ \t]{1,20}|\r?\n[ \t]{0,20}"
+# A space, or a line break and the indentation after it: a model cannot go on with them for ever.
+WHITESPACE = r" |\n[ \t]{0,20}"
 _EVERY_SPELLING = '\n%llguidance {"no_forcing": true}\n'  # not only the tokenizer's own
 _EMPTY = "NoExtension"  # llguidance's reason where nothing fits
 _CURES = (

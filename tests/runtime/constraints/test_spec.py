@@ -47,7 +47,8 @@ HARD = ["a", "ab", "naïve ☃", "two\nlines", 'q"uote\\/', "", "(x)*", "<|end|>
 FITTING: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"json": PERSON}, ['{"b":1,"a":"x"}', '{\n  "b": 1, "a": ""}'], ['{"a":"x","b":1}', "{}"]),
     ({"json": json.dumps(PERSON)}, ['{"b":1,"a":"☃"}'], ['{"b":"1","a":"x"}']),
-    ({"json": PERSON}, ['{"b":' + " " * 20 + '1,"a":""}'], ['{"b":' + " " * 21 + '1,"a":""}']),
+    ({"json": PERSON}, ['{"b":\n' + " " * 20 + '1,"a":""}'], ['{"b":\n' + " " * 21 + '1,"a":""}']),
+    ({"json": PERSON}, ['{ "b" : 1, "a":\n\t"" }'], ['{"b":  1,"a":""}', '{"b":\n\n1,"a":""}']),
     ({"json": PERSON, "disable_any_whitespace": True}, ['{"b":1,"a":" "}'], ['{"b": 1,"a":""}']),
     ({"json": PERSON, "whitespace_pattern": " "}, ['{ "b": 1,"a":""}'], ['{"b":  1,"a":""}']),
     ({"json_object": True}, ["{}", '{"x":[null]}'], ["[]", "1"]),
