@@ -63,6 +63,7 @@ REFUSED: dict[str, dict[str, Any]] = {
         "json": {"allOf": [{"anyOf": [{"properties": {f"k{i}": {"const": c}}, "required": [f"k{i}"]}
                                       for c in range(2)]} for i in range(14)]}
     },
+    "options": {"grammar": "start: " + '"a"? ' * 3000},
     "slow": {"json": {"anyOf": [{"type": "integer", "multipleOf": 9_973 - i} for i in range(200)]}},
 }  # fmt: skip
 COMPILED: dict[str, dict[str, Any]] = {

@@ -90,8 +90,9 @@ def _numbers() -> Iterator[Schema]:
 
 def _strings() -> Iterator[Schema]:
     for pattern in (
-        "^[A-Z]{3}$", "^[A-Z]{3}-[0-9]{4}$", r"^\d{3}-\d{2}-\d{4}$", "^(a|b|c){2,6}$", "^#[0-9a-f]{6}$",
-        "^v[0-9]+\\.[0-9]{1,2}\\.[0-9]{1,2}$", "^[^aeiou ]{3}$", "ab?c{2}", "^(?:[a-z]+, ){0,2}[a-z]+$",
+        "^[A-Z]{3}$", "^[A-Z]{3}-[0-9]{4}$", r"^\d{3}-\d{2}-\d{4}$", "^(a|b|c){2,6}$",
+        "^#[0-9a-f]{6}$", "^v[0-9]+\\.[0-9]{1,2}\\.[0-9]{1,2}$", "^[^aeiou ]{3}$", "ab?c{2}",
+        "^(?:[a-z]+, ){0,2}[a-z]+$",
         "^[\\w.]{1,8}@[a-z]{2,6}\\.(com|org)$", "^$", "^.{4}$", "^(yes|no)( (yes|no)){0,3}$",
         "^[äöüß]{2}$", "^[\\u0391-\\u03c9]{3}$",
     ):  # fmt: skip
@@ -187,7 +188,7 @@ def _maps() -> Iterator[Schema]:
     yield {"type": "object", "additionalProperties": STRING, "minProperties": 1, "maxProperties": 2}
     yield {"type": "object", "patternProperties": {"^x[0-9]$": COUNT},
            "additionalProperties": False, "maxProperties": 3}  # fmt: skip
-    yield {"type": "object", "patternProperties": {"^a": {"type": "boolean"}, "^b": {"type": "null"}},
+    yield {"type": "object", "patternProperties": {"^a": COUNT, "^b": {"type": "null"}},
            "additionalProperties": False, "maxProperties": 2}  # fmt: skip
     yield {**record({"id": COUNT}), "additionalProperties": {"type": "boolean"}, "maxProperties": 3}
     yield record({})

@@ -8,6 +8,8 @@ another had, or starts with what the host says. All changes between two steps ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -27,6 +29,39 @@ class Start(NamedTuple):
 
     search_scores: Sequence[float]
     tokens: Sequence[int]
+
+
+class DrawnTokens:
+    """The tokens of a step on their way to the host; they are waited for when somebody looks.
+
+    Args:
+        results: on the host, once ``copied`` has happened: the tokens first, one per slot.
+    """
+
+    def __init__(self, results: Tensor, copied: torch.cuda.Event | None) -> None:
+        self._results, self._copied = results, copied
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """One per slot then."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        tokens: list[int] = self._results[0].tolist()
+        return tokens
+
+
+@dataclass
+class HostAnswer:
+    """What a slot has drawn, as the host knows it: tokens, and the places of those on their way."""
+
+    tokens: list[int]
+    pending: list[tuple[DrawnTokens, int]] = field(default_factory=list)
+
+    def known(self) -> list[int]:
+        """All of its tokens; the last may be waited for."""
+        self.tokens += [step.tokens[slot] for step, slot in self.pending]
+        self.pending = []
+        return self.tokens
 
 
 Origin: TypeAlias = "int | Start"  # the slot whose scores and tokens a slot takes over, or its own
@@ -49,6 +84,8 @@ class SlotState:
         search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
             models of a search, or None; and ``scores_before`` the last step.
         seen: ``(slots, V)`` bool, the tokens of each text, or None.
+        answers: per slot, what it has drawn, as far as somebody keeps it (``note``); None where the
+            device alone knows.
         taken: steps that have been launched, by which the device has counted on; ``mark`` and the
             others are those of ``HostCounts``.
     """
@@ -97,16 +134,18 @@ class SlotState:
         self._keys: list[tuple[int, int]] = []
         self._first: list[int] = []  # of the steps taken, a slot's first
         self._origins: list[Origin] = []
+        self.answers: list[HostAnswer | None] = []
 
     def join(self, key: tuple[int, int], start: Start) -> None:
         """Another slot, with this noise."""
         self._keys.append(key)
         self._first.append(self.taken)
         self._origins.append(start)
+        self.answers.append(HostAnswer([]))
 
     def leave(self, slot: int) -> None:
         """Free a slot; the last takes its place."""
-        lists: list[list[Any]] = [self._keys, self._first, self._origins]
+        lists: list[list[Any]] = [self._keys, self._first, self._origins, self.answers]
         for values in lists:
             values[slot] = values[-1]
             values.pop()
@@ -115,11 +154,13 @@ class SlotState:
         """Make each slot what its source was; its noise stays its own."""
         self._first = [self._first[source] for source in sources]
         self._origins = [self._origins[source] for source in sources]
+        self.answers = [None] * len(sources)
 
     def rewrite(self, slot: int, key: tuple[int, int], drawn: int, start: Start) -> None:
         """Let a slot go on with other noise, after so many tokens."""
         self._keys[slot], self._origins[slot] = key, start
         self._first[slot] = self.taken - drawn
+        self.answers[slot] = None
 
     def take_back(self, slot: int, drawn: int) -> None:
         """Let a slot have drawn so many tokens, and none after them."""
@@ -133,6 +174,13 @@ class SlotState:
     def go_on(self, counts: Sequence[int]) -> None:
         """Count so many tokens more in each slot."""
         self._first = [first - count for first, count in zip(self._first, counts, strict=True)]
+        self.answers = [None] * len(self._first)
+
+    def note(self, drawn: DrawnTokens) -> None:
+        """Keep where each slot's next token is, which the step that was launched has drawn."""
+        for slot, answer in enumerate(self.answers):
+            if answer is not None:
+                answer.pending.append((drawn, slot))
 
     def noise(self) -> tuple[list[tuple[int, int]], list[int]]:
         """The key of each slot, and how many tokens it has drawn, as the device has it now."""

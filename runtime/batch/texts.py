@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
 from ..constraints.masks import Masks
 from ..scores.row_states import RowStates
+from .slot_state import HostAnswer
 
-# Of a step: whose rows they are, how many with idle ones, and what each read before its answer.
-Constrained: TypeAlias = "tuple[Sequence[Any], int, Callable[[], Sequence[int]]]"
+# Of a step: whose rows they are, how many with idle ones, and what gives the answer of each.
+Constrained: TypeAlias = "tuple[Sequence[Any], int, Callable[[], Sequence[Sequence[int]]]]"
 
 
 class HasTexts(Protocol):
@@ -67,25 +69,34 @@ def states_of(batch: HasTexts, goes_back: bool) -> list[RowStates]:
     ]
 
 
+def answers_of(batch: HasTexts) -> list[list[int]]:
+    """Per slot, the tokens that it has drawn, on the host.
+
+    What a step has drawn is waited for, and not what was launched after it; where the host has lost
+    sight of a text, because it was rewritten or drafted, it asks the device.
+    """
+    state = batch.state
+    known = [None if each is None else each.known() for each in state.answers]
+    drawn = state.noise()[1]
+    if any(ids is None or len(ids) != count for ids, count in zip(known, drawn, strict=True)):
+        pairs = zip(texts_of(batch), starts_of(batch), strict=True)
+        state.answers = [HostAnswer(text[start:].tolist()) for text, start in pairs]
+        known = [each.tokens for each in state.answers]
+    return known
+
+
 def masks_of(
     step: Any,
     batch: Any,
-    texts: Callable[[], Sequence[Tensor]],
     rows: Constrained | None = None,
 ) -> Masks | None:
     """The masks of a step's rows; None of what is only proposed, which goes without.
 
     Args:
         step: of the plan, and ``batch``, its slots.
-        texts: per row, what it has read.
         rows: those of the step; left out, the slots.
     """
     if step.proposes:
         return None
-    requests, width, starts = rows or (batch.requests, batch.width, lambda: starts_of(batch))
-
-    def answers() -> list[list[int]]:
-        pairs = zip(texts(), starts(), strict=True)
-        return [text[start:].tolist() for text, start in pairs]
-
+    requests, width, answers = rows or (batch.requests, batch.width, partial(answers_of, batch))
     return Masks(step.bound.constraints, requests, answers, width, batch.device)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from ...models.upload import Mirror
 from .states import ENDED, MASKED, OPEN, SPELT, AnswerStates, Cursor
 from .tokens import ConstraintTokens, library
 
+Numbers: TypeAlias = npt.NDArray[np.int32]
 _STUCK, _LOOSE = 1, 2  # of a row, by a constraint: it allows nothing; it does not bind
 
 
@@ -77,6 +79,12 @@ class Masks:
         """``(width,)`` bool, the rows of which nothing is to be drawn any more."""
         return self._made[1][0].bool()
 
+    def allowed(self, address: StageAddress) -> Tensor:
+        """``(width,)`` int64, how many tokens a constraint allows in each row."""
+        masks, _ = self._made
+        size = self.constraints.tokens.size
+        return unpacked(masks[self.addresses.index(address)], size).sum(dim=-1)
+
     def applied(self, scores: Tensor, context: Noting, address: StageAddress) -> Tensor:
         """``(width, V)`` scores without the tokens that a constraint masks."""
         if address not in self.addresses:
@@ -89,7 +97,7 @@ class Masks:
         left_none = (after == -torch.inf) & (before != -torch.inf)
         context.broken[SPELT, address] = flag == _STUCK
         context.broken[MASKED, address] = left_none & (flag == 0) & (flags[0] == 0)
-        if context.mass_temperatures is not None:
+        if context.mass_temperatures is not None and address[0] is None:
             context.kept_mass.append(_mass(scores, kept, context.mass_temperatures))
         return masked
 
@@ -106,18 +114,22 @@ class Masks:
         tokens, addresses = self.constraints.tokens, self.addresses
         count, words = len(addresses), tokens.words
         total = count * self.width * words
-        on_host = Mirror.on_host(self.device)
-        packed = torch.full(
-            (total + (1 + count) * self.width,), -1, dtype=torch.int32, pin_memory=not on_host
-        )
-        masks = packed[:total].view(count, self.width, words)
-        flags = packed[total:].view(1 + count, self.width)
-        flags.zero_()
+        packed = np.full(total + (1 + count) * self.width, -1, dtype=np.int32)
+        masks = packed[:total].reshape(count, self.width, words)
+        flags = packed[total:].reshape(1 + count, self.width)
+        flags[:] = 0
         self._fill(masks, flags)
-        packed = packed if on_host else packed.to(self.device, non_blocking=True)
-        return packed[:total].view_as(masks), packed[total:].view_as(flags)
+        there = self._sent(torch.from_numpy(packed))
+        return there[:total].view(masks.shape), there[total:].view(flags.shape)
 
-    def _fill(self, masks: Tensor, flags: Tensor) -> None:
+    def _sent(self, packed: Tensor) -> Tensor:
+        """The same on the device, once the copy that begins here has ended."""
+        if Mirror.on_host(self.device):
+            return packed
+        pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+        return pinned.copy_(packed).to(self.device, non_blocking=True)
+
+    def _fill(self, masks: Numbers, flags: Numbers) -> None:
         """Work out every mask, on the host."""
         answers, words = self.answers(), masks.shape[-1]
         waves: list[list[tuple[AnswerStates, Cursor, Sequence[int], int, int]]] = []
@@ -148,7 +160,7 @@ class Masks:
                 cursor.go(answer, states.ends)
                 if cursor.state == OPEN:
                     places.append((cursor.matcher, number * self.width + row))
-            _fill(places, masks.view(-1, words))
+            _fill(places, masks.reshape(-1, words))
             for states, cursor, _, number, row in steps:
                 self._finish(masks[number, row], flags, states, cursor, number, row)
         for states, cursors in used.values():
@@ -156,8 +168,8 @@ class Masks:
 
     def _finish(
         self,
-        mask: Tensor,
-        flags: Tensor,
+        mask: Numbers,
+        flags: Numbers,
         states: AnswerStates,
         cursor: Cursor,
         number: int,
@@ -165,7 +177,7 @@ class Masks:
     ) -> None:
         """Allow the ends of an answer where it may end, and say what kind of row it is."""
         binds = self.addresses[number] in self._binding_of(self.requests[row])
-        octets, size = mask.numpy().view(np.uint8), self.constraints.tokens.size
+        octets, size = mask.view(np.uint8), self.constraints.tokens.size
         going, complete = cursor.state == OPEN and not cursor.failed, cursor.complete
         if not going:
             octets[:] = 0
@@ -197,14 +209,14 @@ def unpacked(masks: Tensor, size: int) -> Tensor:
     return bits.flatten(1)[:, :size].bool()
 
 
-def _fill(places: Sequence[tuple[Any, int]], masks: Tensor) -> None:
+def _fill(places: Sequence[tuple[Any, int]], masks: Numbers) -> None:
     """Have each matcher write its mask to a row of ``(rows, words)``: side by side, if several."""
-    size = masks.shape[1] * masks.element_size()
+    size, first = masks.strides[0], masks.ctypes.data
     if len(places) == 1:
         [(matcher, row)] = places
-        matcher.unsafe_compute_mask_ptr(masks.data_ptr() + row * size, size)
+        matcher.unsafe_compute_mask_ptr(first + row * size, size)
     elif places:
-        _executor().unsafe_compute_mask_ptr(list(places), masks.data_ptr(), size, len(masks))
+        _executor().unsafe_compute_mask_ptr(list(places), first, size, len(masks))
 
 
 @cache

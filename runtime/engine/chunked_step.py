@@ -247,8 +247,12 @@ class Chunk:
     def _masks(self) -> Any:
         """Of every position."""
         requests = [self.batch.requests[slot] for slot in self.slots]
-        rows = requests, self.width, self._starts
-        return masks_of(self.step, self.batch, self._texts, rows)
+        return masks_of(self.step, self.batch, (requests, self.width, self._answers))
+
+    def _answers(self) -> list[list[int]]:
+        """Per position, the tokens of its answer, on the host."""
+        pairs = zip(self._texts(), self._starts(), strict=True)
+        return [text[start:].tolist() for text, start in pairs]
 
     def _along(self, needing: Needing) -> Needing:
         """The same rows, by position."""

@@ -23,6 +23,7 @@ from ..batch.changes import upload_changes
 from ..batch.cost import RunStats
 from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
+from ..batch.slot_state import DrawnTokens
 from ..requests.answer import Answer
 from ..scores.alarms import alarms
 from ..scores.context import Context
@@ -149,6 +150,8 @@ def launch(scheduled: Sequence[ScheduledBatch]) -> list[PendingStep]:
         if checked is None:
             for answer in answers:  # of a round, nobody knows yet
                 answer.drawn += 1
+            if batch.constrained:
+                batch.state.note(DrawnTokens(*copied))
         engine.stats.add(0 if checked else batch.count, engine.step.bytes_read - before)
         if batch.drawn:
             engine.stats.components.update(batch.drawn)

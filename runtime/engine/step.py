@@ -139,7 +139,7 @@ class Step:
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing, keys=batch.keys[: batch.width],
-            masks=masks_of(self, batch, prepared.texts) if batch.constrained else None,
+            masks=masks_of(self, batch) if batch.constrained else None,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:

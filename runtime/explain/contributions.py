@@ -18,6 +18,7 @@ from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, wal
 from ...formula.printer import written, written_product
 from ...formula.scalar import evaluate as evaluate_number
 from ...formula.scalar import linear_part
+from ...formula.words.constraints import ConstraintStage
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
 from ..batch.batch import Batch
@@ -27,6 +28,7 @@ from ..scores.noise import gumbel
 from ..scores.operators import condition, evaluate, number_in
 from .token_choice import Candidate, Choice, EvaluatedCondition, Part
 
+ALLOWED = "tokens allowed"  # among the numbers of a constraint
 Column = tuple[Tensor | None, Tensor | None]  # (V,) added scores; (V,) bool, excluded tokens
 
 
@@ -92,9 +94,17 @@ class Explainer:
         return Choice(
             int(batch.steps[0]), token, None, top, alone, token != alone, token != top,
             conditions, self._search_score(context, token), explained,
-            tuple(self._values(held, context) for held in self._numbers),
-            self._search_logprobs(context, token),
+            self._numbers_of(context), self._search_logprobs(context, token),
         )  # fmt: skip
+
+    def _numbers_of(self, context: Context) -> tuple[dict[str, float], ...]:
+        """Per part, its numbers of the state; of a constraint, how many tokens it allows."""
+        values = [self._values(held, context) for held in self._numbers]
+        first = len(values) - len(self.stages)
+        for place, (number, stage) in enumerate(self.stages, first):
+            if isinstance(stage, ConstraintStage):
+                values[place] = {ALLOWED: float(context.masks.allowed((None, number))[0])}
+        return tuple(values)
 
     def _values(self, held: Sequence[Scalar], context: Context) -> dict[str, float]:
         """The numbers that are others in each step, by their text."""

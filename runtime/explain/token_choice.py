@@ -78,7 +78,8 @@ class Choice:
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
         search_logprobs: the token's log-probability by each language model of a search.
-        numbers: per part, its numbers of the state: by their text, their values in this step.
+        numbers: per part, its numbers of the state: by their text, their values in this step; and
+            of a constraint how many tokens it allows.
     """
 
     step: int

@@ -100,9 +100,10 @@ def generate_with(
     temperature = _temperature(call) if bound.plan.search else 0.0
     if options and not bound.plan.search:
         temperature = _of_noise(call)
+    ends = _ends(call) if bound.constraints.stages else ()  # elsewhere the criteria end rows
     requests = session.builder.requests(
-        call.prompts, max_new_tokens=call.limit, params=params, seed=seed,
-        eos_token_id=_ends(call) if bound.constraints.stages else (), temperature=temperature, num_return_sequences=call.repeats, draft=options,
+        call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=ends,
+        temperature=temperature, num_return_sequences=call.repeats, draft=options,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)

@@ -43,6 +43,10 @@ SAME = [
     (base | lang.blockwise(r="r + 0.1*(t - u)"), "base | blockwise(r=r + 0.1*(t - u))"),
     (base | lang.particles("2*r", n=4, until="\n\n", pick="best"),
      'base | particles(2*r, n=4, until="\\n\\n", pick=best)'),
+    (base | lang.json(model("person")) | lang.choice("yes", "no"),
+     'base | json(person) | choice("yes", "no")'),
+    (base | lang.json({"type": "null"}) | lang.regex("a+b"),
+     r'base | json("{\"type\": \"null\"}") | regex("a+b")'),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 

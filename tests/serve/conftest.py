@@ -15,7 +15,6 @@ from descant.demo import models as demo
 from descant.inputs.runfile import RunFile, read_run_file
 from descant.serve.protocol.limits import Limits
 
-
 YARD = {
     "type": "object", "additionalProperties": False, "required": ["name", "hens"],
     "properties": {"name": {"type": "string", "maxLength": 6}, "hens": {"enum": [0, 1, 2, 3]}},

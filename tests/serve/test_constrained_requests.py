@@ -102,7 +102,7 @@ def test_both_at_once_are_refused(served) -> None:
 
 
 def test_others_are_decoded_while_a_hostile_one_is_compiled(served) -> None:
-    """Fields and formulas of a client alike; then what compiles is decoded, and the server is well."""
+    """Fields and formulas of a client alike; then what compiles is decoded."""
     slow = REFUSED["slow"]["json"]
     formula = f"base | json('{json.dumps(slow, separators=(',', ':'))}')"
     answers: list[Any] = []

@@ -13,8 +13,10 @@ from typing import Any
 
 from ...errors import DescantError
 from ...runtime.constraints.compiled import compile_constraint
-from ...runtime.constraints.limits import MEMORY, SECONDS
+from ...runtime.constraints.limits import MEMORY, SECONDS, ConstraintError
 from ...runtime.constraints.spec import Constraint
+
+STEPS = 16  # tokens
 
 
 class ByteTokens:
@@ -53,13 +55,29 @@ def _trial(constraint: Constraint, tokenizer: Any) -> DescantError | None:
     if timed:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        compile_constraint(constraint, tokenizer)
+        _walk(compile_constraint(constraint, tokenizer), constraint)
     except DescantError as error:
         return error
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_PROF, 0)
     return None
+
+
+def _walk(matcher: Any, constraint: Constraint) -> None:
+    """Begin an answer: some constraints compile, and are above a limit after their first token."""
+    for _ in range(STEPS):
+        mask = int.from_bytes(matcher.compute_bitmask(), "little")
+        allowed = mask & -mask  # the lowest
+        if (
+            matcher.is_stopped()
+            or not allowed
+            or not matcher.consume_token(allowed.bit_length() - 1)
+        ):
+            break
+    if matcher.is_error():
+        problem = f"the {constraint.kind} takes too much work for each token"
+        raise ConstraintError(f"{problem}; make it smaller: fewer alternatives and options")
 
 
 def _bound_memory() -> None:
