@@ -17,7 +17,13 @@ from descant.sweep import sweep
 
 MODELS = models()
 PAGES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md"))
-SHOWN = ("cookbook", "how-do-i", "prompts", "transformers")  # test_migrating.py has one more
+SHOWN = (
+    "constraints",
+    "cookbook",
+    "how-do-i",
+    "prompts",
+    "transformers",
+)  # test_migrating.py has one more
 
 
 @pytest.mark.parametrize("name", [page for page in PAGES if Page(page).blocks("python")])

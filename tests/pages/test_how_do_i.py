@@ -36,6 +36,7 @@ QUESTIONS = [
     "comparing",
     "bugs",
     "citing",
+    "json",
     "extending",
 ]
 
