@@ -45,6 +45,7 @@ def generate_with(
     sample_components: bool = False,
     draft: str | None = None,
     draft_length: int | str | None = None,
+    structured_outputs: Any = None,
     **model_kwargs: Any,
 ) -> Any:
     """The decoding loop of ``model.generate(…, custom_generate=decoder)``.
@@ -68,6 +69,7 @@ def generate_with(
         draft, draft_length: who proposes tokens, and how many, as for ``Decoder.generate``. The
             rows of a call step together, so that processors see them all: as far as each of them
             draws what was drafted for it.
+        structured_outputs: what the answers are, as for ``Decoder.generate``.
         **model_kwargs: the mask, and what else ``generate`` prepares for a model.
 
     Returns:
@@ -100,10 +102,12 @@ def generate_with(
     temperature = _temperature(call) if bound.plan.search else 0.0
     if options and not bound.plan.search:
         temperature = _of_noise(call)
-    ends = _ends(call) if bound.constraints.stages else ()  # elsewhere the criteria end rows
+    constrained = bound.constraints.stages or structured_outputs
+    ends = _ends(call) if constrained else ()  # elsewhere the criteria end rows
     requests = session.builder.requests(
         call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=ends,
         temperature=temperature, num_return_sequences=call.repeats, draft=options,
+        structured_outputs=structured_outputs,
     )  # fmt: skip
     if bound.plan.search:
         return _searched(session, call, requests, streamer)

@@ -18,6 +18,7 @@ from descant.sweep import sweep
 MODELS = models()
 PAGES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md"))
 SHOWN = (
+    "constraints",
     "cookbook",
     "how-do-i",
     "prompts",

@@ -37,6 +37,7 @@ QUESTIONS = [
     "comparing",
     "bugs",
     "citing",
+    "json",
     "extending",
 ]
 
