@@ -37,10 +37,10 @@ from .formula.scalar import FUNCTIONS
 from .formula.words.operators import Operator
 from .formula.words.signature import Limits, Shift, Signature, number, place, scores
 from .runtime.scores.context import Context
-from .runtime.scores.own_functions import OFFERED, OwnFunction
-from .runtime.scores.processors import Processor, RowProcessor
+from .runtime.scores.own.functions import OFFERED, OwnFunction
+from .runtime.scores.own.processors import Processor, RowProcessor
+from .runtime.scores.own.trial import try_rows
 from .runtime.scores.stages import apply
-from .runtime.scores.trial import try_rows
 
 Scores: TypeAlias = Tensor  # (rows, V) float32: log-probabilities, or a sum of such
 Parameters: TypeAlias = Sequence[inspect.Parameter]

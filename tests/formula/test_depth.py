@@ -45,7 +45,7 @@ REFUSED = {  # what is said of those that the grammar takes and that mean nothin
     "align": "takes one model",
     "head": "takes a declared head last",
     **dict.fromkeys(
-        ("rerank(reward) 0", "best_of(r) 0", "blockwise(r) 0", "reject(r) 0"),
+        ("rerank(reward) 0", "best_of(r) 0", "blockwise(r) 0", "reject(r) 0", "particles(r) 0"),
         "is a stage, and inside",
     ),
     "rerank(label) 0": "rm has 1 output and no classes",

@@ -20,7 +20,7 @@ from transformers.generation import logits_process
 import descant
 from descant.errors import ArgumentError
 from descant.runtime.scores.noise import gumbel, seed_key
-from descant.runtime.scores.processors import REFUSED, STATELESS
+from descant.runtime.scores.own.processors import REFUSED, STATELESS
 
 CPU = torch.device("cpu")
 SYNTH_ID = {

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ...errors import ArgumentError
-from ...formula.nodes import StageAddress
-from .context import Context
-from .row_states import RowStates, Text
+from ....errors import ArgumentError
+from ....formula.nodes import StageAddress
+from ..context import Context
+from ..row_states import RowStates, Text
 
 Processor: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
-from ...formula.words.signature import Shift
-from .own_functions import OwnFunction, Rows
+from ....errors import ArgumentError
+from ....formula.words.signature import Shift
+from .functions import OwnFunction, Rows
 
 Numbers: TypeAlias = Mapping[str, tuple[float, float]]
 

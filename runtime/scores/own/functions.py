@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
-from .context import Context
-from .row_states import RowStates
+from ....errors import ArgumentError
+from ..context import Context
+from ..row_states import RowStates
 
 Tensors: TypeAlias = Mapping[str, Tensor]  # arguments by their names
 OFFERED = ("state", "ids", "start")
