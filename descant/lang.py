@@ -15,12 +15,14 @@ from __future__ import annotations
 import builtins  # this module has an abs, a min and a max of its own
 from collections.abc import Callable
 from fractions import Fraction
+from json import dumps
 from numbers import Rational, Real
 from typing import Any
 
 from .errors import ArgumentError, ArgumentTypeError
 from .formula import STAGES
 from .formula.names import SCALAR_FUNCTIONS, STATE
+from .formula.words.constraints import ConstraintStage
 from .formula.words.operators import OPERATORS, STAGED
 from .grammar import parse, text, tree
 
@@ -146,14 +148,21 @@ param.__doc__ = "A declared model, parameter or prompt."
 step = Expression(tree.Name("step"))
 
 
+def _text(value: Any) -> Any:
+    """A schema as JSON; what else a constraint takes is text, or a declared name."""
+    return dumps(value) if isinstance(value, dict) else value
+
+
 def _call(name: str) -> Callable[..., Expression]:
-    chain = name in STAGES and name not in STAGED
+    known = {**STAGES, **OPERATORS}.get(name)
+    constrains = known is not None and issubclass(known, ConstraintStage)
+    chain = name in STAGES and name not in STAGED and not constrains
 
     def call(*values: Any, **named: Any) -> Expression:
         arguments = [
             tree.Argument(_node(value[1]), weight=_node(value[0]))
             if isinstance(value, tuple) and name in ("mix", "pmean")
-            else tree.Argument(_node(value, names=chain and i == 0))
+            else tree.Argument(_node(value if not constrains else _text(value), chain and i == 0))
             for i, value in enumerate(values)
         ]
         for key, value in named.items():
@@ -162,7 +171,6 @@ def _call(name: str) -> Callable[..., Expression]:
         return Expression(tree.Call(tree.Name(name), tuple(arguments)))
 
     call.__name__ = call.__qualname__ = name
-    known = {**STAGES, **OPERATORS}.get(name)
     call.__doc__ = known.__doc__ if known is not None else f"``{name}`` of a formula."
     return call
 

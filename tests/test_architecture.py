@@ -182,7 +182,7 @@ def test_each_package_has_its_own_libraries() -> None:
                 "runtime/constraints/compiled.py",
                 "runtime/constraints/tokens.py",
             ],
-        ),  # fmt: skip
+        ),
         ("triton", ["models/kernels/decode_kernel.py", "models/kernels/draw_kernel.py"]),
     ],
 )

@@ -79,6 +79,12 @@ class Masks:
         """``(width,)`` bool, the rows of which nothing is to be drawn any more."""
         return self._made[1][0].bool()
 
+    def allowed(self, address: StageAddress) -> Tensor:
+        """``(width,)`` int64, how many tokens a constraint allows in each row."""
+        masks, _ = self._made
+        size = self.constraints.tokens.size
+        return unpacked(masks[self.addresses.index(address)], size).sum(dim=-1)
+
     def applied(self, scores: Tensor, context: Noting, address: StageAddress) -> Tensor:
         """``(width, V)`` scores without the tokens that a constraint masks."""
         if address not in self.addresses:
@@ -91,7 +97,7 @@ class Masks:
         left_none = (after == -torch.inf) & (before != -torch.inf)
         context.broken[SPELT, address] = flag == _STUCK
         context.broken[MASKED, address] = left_none & (flag == 0) & (flags[0] == 0)
-        if context.mass_temperatures is not None:
+        if context.mass_temperatures is not None and address[0] is None:
             context.kept_mass.append(_mass(scores, kept, context.mass_temperatures))
         return masked
 

@@ -78,6 +78,11 @@ class PlanConstraints:
             except ConstraintError as error:
                 raise self._plan.error(str(error), stage.span) from None
 
+    def named(self) -> list[tuple[str, Constraint]]:
+        """Those of the formula, as it writes them; each once."""
+        named = {written(stage): self.stages[at] for at, stage in self._words.items()}
+        return [*named.items()]
+
     def of(self, request: Constrained) -> Constraints:
         """Those that a request's answer meets."""
         if request.constraint is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...formula import Plan, Read, Scalar, Term
 from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, walk, weighted_children
 from ...formula.printer import written, written_product
+from ...formula.words.constraints import ConstraintStage
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
 from ..batch.batch import Batch
@@ -23,6 +24,7 @@ from ..scores.noise import gumbel
 from ..scores.operators import condition, evaluate, number_in
 from .token_choice import Candidate, Choice, EvaluatedCondition, Part
 
+ALLOWED = "tokens allowed"  # among the numbers of a constraint
 Column = tuple[Tensor | None, Tensor | None]  # (V,) added scores; (V,) bool, excluded tokens
 
 
@@ -82,8 +84,17 @@ class Explainer:
         return Choice(
             int(batch.steps[0]), token, None, top, alone, token != alone, token != top,
             conditions, self._search_score(context, token), explained,
-            tuple(self._values(held, context) for held in self._numbers),
+            self._numbers_of(context),
         )  # fmt: skip
+
+    def _numbers_of(self, context: Context) -> tuple[dict[str, float], ...]:
+        """Per part, its numbers of the state; of a constraint, how many tokens it allows."""
+        values = [self._values(held, context) for held in self._numbers]
+        first = len(values) - len(self.stages)
+        for place, (number, stage) in enumerate(self.stages, first):
+            if isinstance(stage, ConstraintStage):
+                values[place] = {ALLOWED: float(context.masks.allowed((None, number))[0])}
+        return tuple(values)
 
     def _values(self, held: Sequence[Scalar], context: Context) -> dict[str, float]:
         """The numbers that are others in each step, by their text."""

@@ -91,7 +91,7 @@ class Report:
             where = "inside" if address[0] else "then"
             lines += ["", f"{where:12}{written_without_rewards(stage)}", *self._rewards(address)]
         conditional = self._conditional()
-        lines += [*conditional, *self._normalised()]
+        lines += [*conditional, *self._normalised(), *self._constrained()]
         many = ("at most " if conditional else "") + _count(self.forwards, "forward")
         if self._search_forwards:
             many += f" ({self._search_forwards} more where answers are scored)"
@@ -189,6 +189,16 @@ class Report:
         names = sorted({str(bound_term.term) for bound_term in self._bound.conditional})
         line = f"conditional {', '.join(names)}: run only in steps where a row needs it"
         return ["", line] if names else []
+
+    def _constrained(self) -> list[str]:
+        """What answers are to fit, in parentheses too, and what its masks are."""
+        constraints = self._bound.constraints
+        row = si_bytes(4 * -(-self._bound.vocabulary // 32))
+        return [
+            f"{'constrained' * (not number):12}{name}: {len(constraint.text)} characters; the host "
+            f"makes its masks, {row} per row and step"
+            for number, (name, constraint) in enumerate(constraints.named())
+        ]
 
     def _normalised(self) -> list[str]:
         """The terms that are read as log-probabilities, since a shift would change the scores."""

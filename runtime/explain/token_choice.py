@@ -76,7 +76,8 @@ class Choice:
         search_score: the token's score by the language models of a search, or None.
         candidates: by score, those that are excluded last; the token itself, the best and the
             base's choice are always among them.
-        numbers: per part, its numbers of the state: by their text, their values in this step.
+        numbers: per part, its numbers of the state: by their text, their values in this step; and
+            of a constraint how many tokens it allows.
     """
 
     step: int

@@ -136,8 +136,9 @@ class Context:
         needing: per operator with a state, the rows that need it.
         masks: of the rows' constraints; None without any, and in a draft, which goes without.
         mass_temperatures: ``(slots,)``, where it is wanted what masks keep: ``kept_mass`` has then
-            ``(slots,)`` per constraint, the logarithm of the probability of what it allows, of the
-            scores that it is given, at that temperature (1 where it is 0).
+            ``(slots,)`` per constraint of a request or after the last bar: the logarithm of the
+            probability of what it allows, by the scores that it is given, at that temperature (1
+            where it is 0).
         next_tokens: ``(slots,)`` the tokens that come next whatever the scores, when scoring a
             text.
         syncs: whether the step may ask the device which sides of a condition are needed.

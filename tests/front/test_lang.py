@@ -36,6 +36,10 @@ SAME = [
     (base[0.5 * arm + a * chat], "base[0.5*arm + a*chat]"),
     (base[-arm] @ "x" + chat[2 * arm] @ None, 'base[-arm]@"x" + chat[2*arm]@none'),
     (base + 0.9**step * arm + lang.js(base, arm) * arm, "base + 0.9**step*arm + js(base, arm)*arm"),
+    (base | lang.json(model("person")) | lang.choice("yes", "no"),
+     'base | json(person) | choice("yes", "no")'),
+    (base | lang.json({"type": "null"}) | lang.regex("a+b"),
+     r'base | json("{\"type\": \"null\"}") | regex("a+b")'),
     (base | rerank(0.7 * model("r") + 0.3 * model("s")), "base | rerank(0.7*r + 0.3*s)"),
 ]  # fmt: skip
 

@@ -220,3 +220,39 @@ def test_transformers_own_loop_is_constrained_too() -> None:
 def test_the_table_has_every_search() -> None:
     names = {name for name, cls in descant.formula.STAGES.items() if issubclass(cls, Search)}
     assert all(any(name + "(" in each for each in FORMULAS) for name in names - {"particles"})
+
+
+def test_a_plan_and_an_inspection_say_what_is_masked() -> None:
+    formula = '(base | grammar(pairs)) + 0.5*arm | regex("(ab)+1?")'
+    decoder = descant.compile(formula, models=tables(), **NAMES)
+    assert "constrained grammar(pairs): " in str(decoder.plan)
+    assert '            regex("(ab)+1?"): 7 characters; the host makes' in str(decoder.plan)
+    inspection = decoder.inspect([0], max_new_tokens=5, n=8)
+    name = 'regex("(ab)+1?")'
+    place = [part.name for part in inspection.parts].index(name)
+    first, second = inspection.tokens[:2]
+    assert first.numbers[place] == {"tokens allowed": 2.0}  # a, ab
+    assert second.numbers[place]["tokens allowed"] in (1.0, 4.0)  # b; a, ab, 1 and the end
+    by = {candidate.id: candidate.removed_by for candidate in first.candidates}
+    assert set(by.values()) <= {None, name, "(base | grammar(pairs))"} and name in by.values()
+    assert all(by[token] is None for token in (0, 3) if token in by)
+
+
+def test_the_mass_that_masks_keep_is_there_for_those_who_ask() -> None:
+    """At a row's temperature: what a search needs to weigh the constraint."""
+    decoder = descant.compile('base | regex("(ab|c)+1")', models=tables())
+    session = decoder.session
+    requests = session.builder.requests(PROMPTS[:2], max_new_tokens=4, temperature=0.5, seed=1)
+    engine = session.engine
+    batch = engine.begin(requests, 2)
+    batch.admit(requests)
+    batch.read()
+    context = engine.step.context(batch)
+    context.mass_temperatures = batch.temperatures[: batch.width]
+    engine.step.scores(batch, context)
+    size = END + 1
+    table = tables()["base"]["model"].table[:size, :size]
+    for row, prompt in enumerate(PROMPTS[:2]):
+        probabilities = (table[prompt[-1]].log_softmax(-1) / 0.5).softmax(-1)
+        kept = float(probabilities[[0, 2, 3]].sum().log())
+        assert float(context.kept_mass[0][row]) == pytest.approx(kept, abs=1e-5)
