@@ -37,7 +37,7 @@ from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Head, Mean
 from .words.signature import UNLIMITED, Limits, Signature
-from .words.stages import STAGES, Lookahead, Rerank, Search, Stage
+from .words.stages import STAGES, Lookahead, Particles, Rerank, Search, Stage
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -170,7 +170,9 @@ class _Planner:
                 case "scores" if node:
                     values[key] = yield self.collector.linear(node)
                 case "reward" if node:
-                    values[key] = yield self.collector.reward(node, f"the reward of {cls.name}")
+                    values[key] = yield self.collector.reward(
+                        node, f"the reward of {cls.name}", cls is not Particles
+                    )
                 case "source" if node:
                     values[key] = self.checker.constraint_text(cls, node)
                 case "texts":

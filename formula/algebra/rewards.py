@@ -51,8 +51,10 @@ class RewardCollector(Collector):
         self.reward_spans: dict[tuple[Span, Term], Span] = {}
         self._inside: list[Span] = []  # the reward expressions around a node
 
-    def reward(self, node: Node, what: str) -> Steps[Scalar]:
+    def reward(self, node: Node, what: str, with_model: bool = True) -> Steps[Scalar]:
         """A checked reward expression.
+
+        ``with_model``: whether some model has to be left in it.
 
         Raises:
             FormulaError: every model in it cancels out.
@@ -60,7 +62,7 @@ class RewardCollector(Collector):
         self._inside.append(node.span)
         reward = Scalar((yield self._collected(node)), what, span=node.span)
         self._inside.pop()
-        if not reward.terms:
+        if with_model and not reward.terms:
             problem = "every model in this expression cancels out"
             raise self.error(problem, node.span, "its collected coefficients are all zero")
         return reward

@@ -29,7 +29,7 @@ from ..names import ANSWER_LENGTH, IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Nam
 from ..words.arguments import MatchedArguments, match_arguments
 from ..words.operators import OPERATORS, STAGED, Head
 from ..words.signature import Signature
-from ..words.stages import STAGES, Search, Stage
+from ..words.stages import STAGES, Particles, Search, Stage
 from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
 from .constraints import ConstraintChecker
@@ -341,7 +341,7 @@ class Checker(
             case "condition":
                 yield self.condition(node)
             case "reward":
-                yield self.reward(node, cls.name, what if static else "")
+                yield self.reward(node, cls.name, what if static else "", cls is not Particles)
             case "choice":
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])

@@ -43,7 +43,9 @@ class RewardChecker(Marked):
         """Check a reward expression by itself."""
         unrolled(self.reward(node, ALONE, "a reward"))
 
-    def reward(self, node: Node, stage: str, argument: str = "") -> Steps[None]:
+    def reward(
+        self, node: Node, stage: str, argument: str = "", with_model: bool = True
+    ) -> Steps[None]:
         """Check the reward expression of a stage.
 
         Args:
@@ -51,8 +53,9 @@ class RewardChecker(Marked):
             stage: the name, for errors; or ``ALONE``.
             argument: of one that judges whole texts, the argument's name: no step is there for a
                 number of the state.
+            with_model: whether there has to be a model in it.
         """
-        if (yield self._number_in(node, stage)) < WITH_MODEL:
+        if (yield self._number_in(node, stage)) < WITH_MODEL and with_model:
             what = "a number" if node != Name(ANSWER_LENGTH) else "no model"
             problem = f"{stage} takes a reward model, and {text(node)} is {what}"
             cure = f"write {stage}(reward, …) with a declared reward model"

@@ -306,7 +306,7 @@ class Batch:
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
             self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
-            bound.vocabulary if track_seen else 0, len(bound.search_language),
+            bound.vocabulary if track_seen else 0, bound.search_columns,
         )  # fmt: skip
         device = state.mirror.device
         self.values, self.temperatures = device.values, device.temperatures

@@ -81,8 +81,8 @@ def answers_of(batch: HasTexts) -> list[list[int]]:
     if any(ids is None or len(ids) != count for ids, count in zip(known, drawn, strict=True)):
         pairs = zip(texts_of(batch), starts_of(batch), strict=True)
         state.answers = [HostAnswer(text[start:].tolist()) for text, start in pairs]
-        known = [each.tokens for each in state.answers]
-    return known
+        return [each.tokens for each in state.answers]
+    return [ids or [] for ids in known]
 
 
 def masks_of(

@@ -11,6 +11,7 @@ from typing import Any
 from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
+from ...formula.words.stages import Particles
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.text.detokenizer import Detokenizer
@@ -152,6 +153,16 @@ class Bound:
         """The language models that a search judges texts by, by their numbers in its reward."""
         terms = self.rewards[self.plan.search[0]] if self.plan.search else ()
         return tuple(number for number, term in enumerate(terms) if term.language)
+
+    @property
+    def weighs_masks(self) -> bool:
+        """Whether a search's weights count the probability that constraints leave."""
+        return self.plan.search is not None and isinstance(self.plan.search[1], Particles)
+
+    @property
+    def search_columns(self) -> int:
+        """Numbers that steps add up for each text of a search: see ``Step.search_scores``."""
+        return len(self.search_language) + self.weighs_masks
 
     @property
     def conditional(self) -> list[BoundTerm]:

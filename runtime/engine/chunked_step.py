@@ -134,6 +134,7 @@ class Chunk:
             starts=self._starts, row_states=None if self.step.proposes else self._states,
             needing={node: self._along(each) for node, each in prepared.needing.items()},
             masks=self._masks() if batch.constrained else None,
+            mass_temperatures=self.temperatures if bound.weighs_masks else None,
         )  # fmt: skip
 
     def commit(self) -> None:

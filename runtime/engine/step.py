@@ -140,6 +140,7 @@ class Step:
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing, keys=batch.keys[: batch.width],
             masks=masks_of(self, batch) if batch.constrained else None,
+            mass_temperatures=batch.temperatures if self.bound.weighs_masks else None,
         )  # fmt: skip
 
     def scores(self, batch: Batch, context: Context, forwarded: bool = False) -> Tensor:
@@ -355,6 +356,7 @@ class Step:
     ) -> Tensor:
         """``(rows, terms)`` float32, the drawn tokens' log-probabilities by a search's models.
 
+        Then, for particles, the logarithm of what constraints left of the formula's probability.
         With ``owner``, the slot of each row of the context.
         """
         columns = []
@@ -362,6 +364,8 @@ class Step:
             logprobs = scores(context).gather(1, tokens[:, None])[:, 0]
             present = row_map.present if owner is None else row_map.present[owner]
             columns.append(torch.where(present, logprobs, 0.0))
+        if self.bound.weighs_masks:
+            columns.append(sum(context.kept_mass, torch.zeros_like(context.values[:, 0])))
         return torch.stack(columns, dim=1)
 
 

@@ -51,4 +51,4 @@ class Blocks:
         self.answers = self._rows.answers
         if not self._rows.until:  # all rows have come as far
             return chosen, ()
-        return chosen, self._rows.rewrites([values[i] for i in chosen], self._round)
+        return chosen, self._rows.rewrites([scores[i] for i in chosen], self._round)

@@ -1,7 +1,8 @@
 """Sequential Monte Carlo: answers drawn by the formula, weighted and resampled towards q·exp(r).
 
 The bootstrap filter of Gordon et al. (1993), with resampling by effective sample size, over
-segments of texts as in Zhao et al. (2024) and Loula et al. (2025).
+segments of texts as in Zhao et al. (2024) and Loula et al. (2025). What constraints leave of the
+formula's probability counts too, so that the target is the formula under the whole constraint.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from ...requests.answer import Answer
 from ...scores.noise import coin
 from .group import Move, Rows, Scores
 from .segment_rows import SegmentRows
@@ -32,10 +34,14 @@ class Particles:
         self.best = rows.answers[0].copied(rows.answers[0].request)
         self.due = False
         count = len(rows.answers)
-        self._values, self._log_weights = [0.0] * count, [0.0] * count
+        self._values, self._masses, self._log_weights = ([0.0] * count for _ in range(3))
         self._log_normalizer = 0.0  # of what was resampled
         self._round = 0
         self.answers = rows.answers
+        self._completes = rows.answers[0].ends
+        if self.best.request.eos:  # which are drawn, for their probability counts
+            for answer in rows.answers:
+                answer.ends = None
 
     @property
     def over(self) -> bool:
@@ -48,12 +54,14 @@ class Particles:
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
         taken = self._rows.take(tokens, unsure)
         self.due = all(self._rows.ended)
+        for answer in self.answers:
+            self._complete(answer)
         return taken
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """Every row goes on, or copies another's answer where the weights were uneven."""
         self.due, self._round = False, self._round + 1
-        self._grow(values)
+        self._grow(values, [own[-1] for own in scores])
         if self.best.error is not None:
             return (), ()
         luck, rows = coin(self._rows.seed, self._round), self._rows
@@ -66,19 +74,35 @@ class Particles:
             self._log_normalizer += log_mean_exp(self._log_weights)
             self._log_weights = [0.0] * len(chosen)
         self._values = [self._values[source] for source in chosen]
+        self._masses = [self._masses[source] for source in chosen]
         rows.go_on(chosen)
         self.answers = rows.answers
         return chosen, rows.rewrites([scores[source] for source in chosen], self._round)
 
-    def _grow(self, values: Sequence[float]) -> None:
-        """Add to every log-weight what its answer has gained in this segment."""
+    def _complete(self, answer: Answer) -> None:
+        """Where a constraint left nothing but the end, that is no token of the answer."""
+        if self._completes is None or answer.finish_reason not in ("eos", "length"):
+            return
+        before = answer.tokens[:-1] if answer.finish_reason == "eos" else answer.tokens
+        if self._completes(before):
+            answer.tokens, answer.finish_reason = [*before], "stop"
+
+    def _grow(self, values: Sequence[float], masses: Sequence[float]) -> None:
+        """Add to every log-weight what its answer has gained in this segment.
+
+        ``masses``: the logarithms of what constraints left of the formula's probability, by answer.
+        """
         if math.inf in values:
             return self.best.fail(self._error("r is infinite for an answer of particles"))
         drew = zip(self.answers, self._rows.starts, strict=True)
         for row, (answer, start) in enumerate(drew):
-            if len(answer.tokens) > start and self._log_weights[row] > -math.inf:
-                self._log_weights[row] += growth(values[row], self._values[row])
+            if self._log_weights[row] == -math.inf:
+                continue
+            if len(answer.tokens) > start:  # else it has ended before
+                self._log_weights[row] += values[row] - self._values[row]
                 self._values[row] = values[row]
+            self._log_weights[row] += masses[row] - self._masses[row]
+            self._masses[row] = masses[row]
         if max(self._log_weights) == -math.inf:
             many = f"all {len(values)} particles have the weight 0: r is -inf for every answer"
             self.best.fail(self._error(many))
@@ -94,8 +118,3 @@ class Particles:
             answer.log_weight, answer.log_normalizer = self._log_normalizer + weight, total
         self.best = self.answers[row].copied(self.best.request)
         self.best.particles = self.answers
-
-
-def growth(value: float, before: float) -> float:
-    """What a segment adds to the log-weight of its answer, by r of that before and after it."""
-    return value - before

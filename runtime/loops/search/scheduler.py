@@ -209,7 +209,7 @@ class SearchScheduler(Scheduler):
         length = len(logprobs)
         if self.batch.search_scores is not None and length:
             totals = [math.fsum(own) for own in zip(*logprobs, strict=True)]
-            self.batch.search_scores[0] = torch.tensor(totals)
+            self.batch.search_scores[0, : len(totals)] = torch.tensor(totals)
         value = float(self._values.of([length])[0])
         if not value < math.inf:
             raise self._values.error(0, self.batch.requests[0])

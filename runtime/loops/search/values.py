@@ -51,8 +51,8 @@ class Values:
 
         answered = torch.tensor(lengths, device=batch.device).clamp(min=1).float()[:, None]
         terms = self.terms.unsqueeze(-1).unbind(1)
-        value: Tensor = reward_value(self._reward, terms, answered, number)
-        return value[:, 0]
+        value = reward_value(self._reward, terms, answered, number)
+        return torch.zeros_like(answered).add_(value)[:, 0]
 
     def scores(self) -> list[list[float]]:
         """Per slot, what its text's value is made of: its log-probability by each language model.
@@ -95,4 +95,6 @@ class Values:
                     outputs[lane] = text_rewards(batch, lane, lengths)
                 rewards = labelled(outputs[lane], row_map)
                 columns.append(torch.where(row_map.present, rewards, 0.0))
+        if not columns:
+            return torch.zeros(batch.width, 0, device=batch.device)
         return torch.stack(columns, dim=1)
