@@ -21,6 +21,7 @@ FORMULAS = [
     "base + a*lora8 | rerank(rm, k=4, w=1.5)",
     "base | best_of(rm, n=2)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    'base | regex("([^x]|[^x]x)*")',
 ]
 
 
