@@ -57,11 +57,10 @@ class HostAnswer:
     tokens: list[int]
     pending: list[tuple[DrawnTokens, int]] = field(default_factory=list)
 
-    def known(self) -> list[int]:
-        """All of its tokens; the last may be waited for."""
+    def known(self) -> None:
+        """Know all of its tokens; the last may be waited for."""
         self.tokens += [step.tokens[slot] for step, slot in self.pending]
         self.pending = []
-        return self.tokens
 
 
 Origin: TypeAlias = "int | Start"  # the slot whose scores and tokens a slot takes over, or its own

@@ -76,13 +76,13 @@ def answers_of(batch: HasTexts) -> list[list[int]]:
     sight of a text, because it was rewritten or drafted, it asks the device.
     """
     state = batch.state
-    known = [None if each is None else each.known() for each in state.answers]
-    drawn = state.noise()[1]
-    if any(ids is None or len(ids) != count for ids, count in zip(known, drawn, strict=True)):
+    for each in filter(None, state.answers):
+        each.known()
+    drawn = zip(state.answers, state.noise()[1], strict=True)
+    if any(each is None or len(each.tokens) != count for each, count in drawn):
         pairs = zip(texts_of(batch), starts_of(batch), strict=True)
         state.answers = [HostAnswer(text[start:].tolist()) for text, start in pairs]
-        return [each.tokens for each in state.answers]
-    return [ids or [] for ids in known]
+    return [each.tokens for each in state.answers]
 
 
 def masks_of(

@@ -22,6 +22,7 @@ FORMULAS = [
     "base | best_of(rm, n=2)",
     "base | particles(rm, n=2, length=3)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
+    'base | regex("([^x]|[^x]x)*")',
 ]
 
 

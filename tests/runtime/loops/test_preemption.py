@@ -31,6 +31,7 @@ FORMULAS = [
     "base + a*lora4 | blockwise(arm, beams=2, samples=1, length=3)",
     "arm | reject(rm, target=0.5, entropy=3, longest=5)",
     "base | rerank(rm, k=4, w=1.5)",
+    'base + a*arm | regex("([^x]|[^x]x)*") | top_k(9)',
 ]
 
 
