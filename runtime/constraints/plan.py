@@ -12,7 +12,8 @@ from ...formula.nodes import Linear, Read, StageAddress, Staged
 from ...formula.printer import written
 from ...formula.words.constraints import ConstraintStage, cut_string
 from ...grammar import FormulaError, Span
-from .compiled import ConstraintError, compiled
+from .compiled import compiled
+from .limits import ConstraintError
 from .spec import Constraint
 from .states import MASKED, OF_REQUEST, AnswerStates
 from .tokens import ConstraintTokens, constraint_tokens
