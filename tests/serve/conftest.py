@@ -8,18 +8,12 @@ from typing import Any
 
 import playground_site
 import pytest
-from servers import FILE, KEYS, Served, listening
+from servers import FILE, KEYS, YARD, Served, listening
 
 import descant
 from descant.demo import models as demo
 from descant.inputs.runfile import RunFile, read_run_file
 from descant.serve.protocol.limits import Limits
-
-YARD = {
-    "type": "object", "additionalProperties": False, "required": ["name", "hens"],
-    "properties": {"name": {"type": "string", "maxLength": 6}, "hens": {"enum": [0, 1, 2, 3]}},
-    "x-guidance": {"whitespace_flexible": False},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

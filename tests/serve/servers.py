@@ -36,6 +36,14 @@ Command = subprocess.Popen[str]
 COMMAND = (sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0")
 
 
+# A schema that the servers' run file declares.
+YARD = {
+    "type": "object", "additionalProperties": False, "required": ["name", "hens"],
+    "properties": {"name": {"type": "string", "maxLength": 6}, "hens": {"enum": [0, 1, 2, 3]}},
+    "x-guidance": {"whitespace_flexible": False},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Served:
     """A server that listens.

@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import pytest
-from conftest import YARD
 from hostile_constraints import COMPILED, REFUSED
+from servers import YARD
 
 pytest.importorskip("llguidance")
 jsonschema = pytest.importorskip("jsonschema")
