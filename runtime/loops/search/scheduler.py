@@ -196,8 +196,7 @@ class SearchScheduler(Scheduler):
         value = float(self._values.of([length])[0])
         if not math.isfinite(value):
             raise self._values.error(0, self.batch.requests[0].index)
-        said: list[float] = self._values.terms[0].tolist()
-        return value, said
+        return value, self._values.said(0)
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
@@ -221,7 +220,7 @@ class SearchScheduler(Scheduler):
         for group in self._groups:
             for slot, answer in zip(self._slots(group), group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values, scores = self._values.of(lengths).tolist(), self._values.scores()
+        values, scores = self._values.with_scores(lengths)
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         for group in due:
             slots = self._slots(group)
