@@ -51,7 +51,7 @@ def computed(
 def reward_value(
     reward: Scalar,
     terms: Sequence[Tensor],
-    answer_length: Tensor,
+    answer_length: Tensor | None,
     number: Callable[[Scalar], Tensor],
 ) -> Tensor:
     """A reward expression's value, of tensors that broadcast.
@@ -59,7 +59,8 @@ def reward_value(
     Args:
         reward: the expression.
         terms: per term of it, what it says of the texts: ``(slots, k)``, for example.
-        answer_length: tokens of the answers, at least 1, as ``(slots, 1)``.
+        answer_length: tokens of the answers, at least 1, as ``(slots, 1)``; None where the
+            expression does not have it.
         number: gives ``(slots, 1)``, a row's own number.
     """
     parts = {part.expression: part for part in reward.parts}

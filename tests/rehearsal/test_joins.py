@@ -30,7 +30,7 @@ KNOWN = {  # launches beside the prefill and the step
     "rerank": HANDED_OUT,
     "rerank, two rewards": HANDED_OUT,
     "penalty": HANDED_OUT + MOVED,
-    "blockwise, scores": HANDED_OUT + MOVED + 3,  # the last page of a prompt, for each lane
+    "blockwise, scores": HANDED_OUT + MOVED + 6,  # a prompt's last page per lane; arm minus base
     "align": HANDED_OUT + 1,  # the tokens that a row's models cannot read
 }
 LEAVES = 6  # tokens of the requests that go

@@ -213,8 +213,7 @@ class SearchScheduler(Scheduler):
         value = float(self._values.of([length])[0])
         if not value < math.inf:
             raise self._values.error(0, self.batch.requests[0])
-        said: list[float] = self._values.terms[0].tolist()
-        return value, said
+        return value, self._values.said(0)
 
     def _ended(self, groups: Sequence[Group]) -> list[Answer]:
         """Their best answers; their slots are free."""
@@ -239,7 +238,7 @@ class SearchScheduler(Scheduler):
         for group, slots in slots_of.items():
             for slot, answer in zip(slots, group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values, scores = self._values.of(lengths).tolist(), self._values.scores()
+        values, scores = self._values.with_scores(lengths)
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         dropped: list[int] = []
         for group in due:

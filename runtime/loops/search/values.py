@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....formula import Scalar
+from ....formula.scalar import AnswerLength, has
 from ....grammar import FormulaError
 from ...batch.batch import Batch
 from ...batch.changes import upload_changes
@@ -27,7 +28,7 @@ class Values:
     """What the stage that searches says of the texts of a batch.
 
     Attributes:
-        terms: of the texts that were valued last, ``(slots, terms)``: what each model said.
+        terms: what each model said of the texts that were valued last, ``(slots, 1)`` each.
     """
 
     def __init__(self, bound: Bound, batch: Batch) -> None:
@@ -35,41 +36,52 @@ class Values:
         self._bound, self._plan, self._batch = bound, bound.plan, batch
         self._address, stage = bound.plan.search
         self._reward: Scalar = stage.r
-        self.terms = torch.empty(0)
+        self._by_length = has(AnswerLength, self._reward.expression)
+        self.terms: list[Tensor] = []
 
     @torch.no_grad()
     def of(self, lengths: Sequence[int]) -> Tensor:
         """``(slots,)`` the value of every text so far, whose answers have so many tokens."""
         batch, used = self._batch, slice(self._batch.count)
         upload_changes([batch])
-        self.terms = self._of_terms(lengths)[used]
+        self.terms = [said[used, None] for said in self._of_terms(lengths)]
 
         def number(scalar: Scalar) -> Tensor:
             column = self._plan.columns[scalar]
             values: Tensor = batch.values[used, column : column + 1]
             return values
 
-        answered = torch.tensor(lengths, device=batch.device).clamp(min=1).float()[:, None]
-        terms = self.terms.unsqueeze(-1).unbind(1)
-        value = reward_value(self._reward, terms, answered, number)
-        return torch.zeros_like(answered).add_(value)[:, 0]
+        answered = None
+        if self._by_length:
+            counted = [[max(length, 1.0)] for length in lengths]
+            answered = torch.tensor(counted, device=batch.device)
+        value = reward_value(self._reward, self.terms, answered, number)
+        if not isinstance(value, Tensor):  # the same number for every text
+            return torch.full((batch.count,), value, device=batch.device)
+        return value[:, 0]
 
-    def scores(self) -> list[list[float]]:
-        """Per slot, what its text's value is made of: its log-probability by each language model.
+    def with_scores(self, lengths: Sequence[int]) -> tuple[list[float], list[list[float]]]:
+        """Per slot, the value of its text, and its log-probability by each language model.
 
-        Empty without such models. A row that goes on from another text takes over that one's.
+        The latter are empty without such models; a row that goes on from another text takes over
+        that one's. The device is waited for once.
         """
-        if self._batch.search_scores is None:
-            return [[] for _ in range(self._batch.count)]
-        scores: list[list[float]] = self._batch.search_scores[: self._batch.count].tolist()
-        return scores
+        values, scores = self.of(lengths), self._batch.search_scores
+        if scores is None:
+            return values.tolist(), [[] for _ in lengths]
+        rows = torch.cat((values[:, None], scores[: len(values)]), dim=1).tolist()
+        return [row[0] for row in rows], [row[1:] for row in rows]
+
+    def said(self, slot: int) -> list[float]:
+        """What each model said of the text in a slot that was valued last."""
+        return [float(each[slot, 0]) for each in self.terms]
 
     def error(self, slot: int, request: Request) -> FormulaError:
         """The error of a request's value, no finite number, of the texts that were valued last."""
         plan, reward, row = self._plan, self._reward, request.index
         if failure := reward_failure(self._bound, self._address, request, f"for row {row}"):
             return failure
-        said = self.terms[slot].tolist()
+        said = self.said(slot)
         for term, value in zip(reward.terms, said, strict=True):
             if not abs(value) < torch.inf:
                 gave = "NaN" if value != value else "infinity"
@@ -78,8 +90,8 @@ class Values:
                 return plan.error(problem, plan.reward_spans[reward.span, term], cure)
         return plan.reward_error(reward, f"for row {row}")
 
-    def _of_terms(self, lengths: Sequence[int]) -> Tensor:
-        """``(width, terms)`` float32 what each model says; 0 of rows that do not need it."""
+    def _of_terms(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Per term, ``(width,)`` float32, what its model says; 0 of rows that do not need it."""
         batch, outputs = self._batch, dict[int, Tensor]()
         own = [each for each in batch.row_maps if each.term.address == self._address]
         scores = iter(() if batch.search_scores is None else batch.search_scores.unbind(1))
@@ -95,6 +107,4 @@ class Values:
                     outputs[lane] = text_rewards(batch, lane, lengths)
                 rewards = labelled(outputs[lane], row_map)
                 columns.append(torch.where(row_map.present, rewards, 0.0))
-        if not columns:
-            return torch.zeros(batch.width, 0, device=batch.device)
-        return torch.stack(columns, dim=1)
+        return columns
