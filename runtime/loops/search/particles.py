@@ -36,7 +36,7 @@ class Particles:
         count = len(rows.answers)
         self._values, self._masses, self._log_weights = ([0.0] * count for _ in range(3))
         self._log_normalizer = 0.0  # of what was resampled
-        self._round = 0
+        self._round, self._drew = 0, set[int]()  # rows, in their segments
         self.answers = rows.answers
         self._completes = rows.answers[0].ends
         if self.best.request.eos:  # which are drawn, for their probability counts
@@ -54,6 +54,7 @@ class Particles:
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
         taken = self._rows.take(tokens, unsure)
         self.due = all(self._rows.ended)
+        self._drew |= {row for row, count in enumerate(taken) if count}
         for answer in self.answers:
             self._complete(answer)
         return taken
@@ -94,15 +95,13 @@ class Particles:
         """
         if math.inf in values:
             return self.best.fail(self._error("r is infinite for an answer of particles"))
-        drew = zip(self.answers, self._rows.starts, strict=True)
-        for row, (answer, start) in enumerate(drew):
+        for row in self._drew:  # others have ended before
             if self._log_weights[row] == -math.inf:
                 continue
-            if len(answer.tokens) > start:  # else it has ended before
-                self._log_weights[row] += values[row] - self._values[row]
-                self._values[row] = values[row]
+            self._log_weights[row] += values[row] - self._values[row]
             self._log_weights[row] += masses[row] - self._masses[row]
-            self._masses[row] = masses[row]
+            self._values[row], self._masses[row] = values[row], masses[row]
+        self._drew.clear()
         if max(self._log_weights) == -math.inf:
             many = f"all {len(values)} particles have the weight 0: r is -inf for every answer"
             self.best.fail(self._error(many))
