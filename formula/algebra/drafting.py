@@ -7,6 +7,7 @@ from typing import Any
 
 from ...grammar import Call, FormulaError, Name, Node, Span, parse
 from ..plan import Plan
+from ..words.constraints import ConstraintStage
 
 PROMPT, AUTO = "prompt", "auto"  # drafts that are no formulas, and never models' names
 LONGEST_DRAFT = 64  # tokens
@@ -15,7 +16,8 @@ LONGEST_DRAFT = 64  # tokens
 def why_no_draft(plan: Plan) -> FormulaError | None:
     """Why a plan cannot draft, or None.
 
-    It may not choose among texts, ask reward models, keep states, or have another vocabulary.
+    It may not choose among texts, ask reward models, keep states, constrain, or have another
+    vocabulary.
     """
     searching = plan.search[1].name if plan.search else "rerank" if plan.reranks else ""
     if searching:
@@ -27,6 +29,11 @@ def why_no_draft(plan: Plan) -> FormulaError | None:
         problem = f"{plan.stateful[0].name} keeps a state, and a draft keeps none"
         cure = "leave it out: the formula's own is asked when the draft is verified"
         return plan.error(problem, plan.stateful[0].span, cure)
+    for _, stage in plan.all_stages:
+        if isinstance(stage, ConstraintStage):
+            problem = f"{stage.name} masks what is verified, and a draft goes without"
+            cure = "leave it out: the formula's own is asked when the draft is verified"
+            return plan.error(problem, stage.span, cure)
     if aligned := next((term for term in plan.terms if term.aligned), None):
         problem = f"{aligned} has another vocabulary, and a draft has the formula's"
         return plan.error(problem, plan.spans[aligned], "draft by a model of the formula's own")

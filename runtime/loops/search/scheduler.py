@@ -38,7 +38,7 @@ class SearchScheduler(Scheduler):
     def __init__(self, engine: Engine, batch: Batch) -> None:
         super().__init__(engine, batch)
         assert engine.bound.plan.search is not None
-        self._values = Values(engine.bound, batch)
+        self._values = Values(engine.bound)
         self._groups: dict[Group, Request] = {}
         self._joining: dict[Group, Request] = {}  # whose prompts are being read
         self._taken: Counter[int] = Counter()  # steps, by the ids of the requests
@@ -210,7 +210,7 @@ class SearchScheduler(Scheduler):
         if self.batch.search_scores is not None and length:
             totals = [math.fsum(own) for own in zip(*logprobs, strict=True)]
             self.batch.search_scores[0, : len(totals)] = torch.tensor(totals)
-        value = float(self._values.of([length])[0])
+        value = float(self._values.of(self.batch, [length])[0])
         if not value < math.inf:
             raise self._values.error(0, self.batch.requests[0])
         return value, self._values.said(0)
@@ -238,7 +238,7 @@ class SearchScheduler(Scheduler):
         for group, slots in slots_of.items():
             for slot, answer in zip(slots, group.answers, strict=True):
                 lengths[slot] = len(answer.tokens)
-        values, scores = self._values.with_scores(lengths)
+        values, scores = self._values.with_scores(batch, lengths)
         sources, rewrites = list(range(batch.count)), dict[int, Rewrite]()
         dropped: list[int] = []
         for group in due:

@@ -31,20 +31,20 @@ class Values:
         terms: what each model said of the texts that were valued last, ``(slots, 1)`` each.
     """
 
-    def __init__(self, bound: Bound, batch: Batch) -> None:
+    def __init__(self, bound: Bound) -> None:
         assert bound.plan.search is not None
-        self._bound, self._plan, self._batch = bound, bound.plan, batch
+        self._bound, self._plan = bound, bound.plan
         self._address, stage = bound.plan.search
         self._reward: Scalar = stage.r
         self._by_length = has(AnswerLength, self._reward.expression)
         self.terms: list[Tensor] = []
 
     @torch.no_grad()
-    def of(self, lengths: Sequence[int]) -> Tensor:
+    def of(self, batch: Batch, lengths: Sequence[int]) -> Tensor:
         """``(slots,)`` the value of every text so far, whose answers have so many tokens."""
-        batch, used = self._batch, slice(self._batch.count)
+        used = slice(batch.count)
         upload_changes([batch])
-        self.terms = [said[used, None] for said in self._of_terms(lengths)]
+        self.terms = [said[used, None] for said in self._of_terms(batch, lengths)]
 
         def number(scalar: Scalar) -> Tensor:
             column = self._plan.columns[scalar]
@@ -60,13 +60,15 @@ class Values:
             return torch.full((batch.count,), value, device=batch.device)
         return value[:, 0]
 
-    def with_scores(self, lengths: Sequence[int]) -> tuple[list[float], list[list[float]]]:
+    def with_scores(
+        self, batch: Batch, lengths: Sequence[int]
+    ) -> tuple[list[float], list[list[float]]]:
         """Per slot, the value of its text, and its log-probability by each language model.
 
         The latter are empty without such models; a row that goes on from another text takes over
         that one's. The device is waited for once.
         """
-        values, scores = self.of(lengths), self._batch.search_scores
+        values, scores = self.of(batch, lengths), batch.search_scores
         if scores is None:
             return values.tolist(), [[] for _ in lengths]
         rows = torch.cat((values[:, None], scores[: len(values)]), dim=1).tolist()
@@ -90,9 +92,9 @@ class Values:
                 return plan.error(problem, plan.reward_spans[reward.span, term], cure)
         return plan.reward_error(reward, f"for row {row}")
 
-    def _of_terms(self, lengths: Sequence[int]) -> list[Tensor]:
+    def _of_terms(self, batch: Batch, lengths: Sequence[int]) -> list[Tensor]:
         """Per term, ``(width,)`` float32, what its model says; 0 of rows that do not need it."""
-        batch, outputs = self._batch, dict[int, Tensor]()
+        outputs = dict[int, Tensor]()
         own = [each for each in batch.row_maps if each.term.address == self._address]
         scores = iter(() if batch.search_scores is None else batch.search_scores.unbind(1))
         columns = []
