@@ -133,7 +133,7 @@ class Chunk:
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
             starts=self._starts, row_states=None if self.step.proposes else self._states,
             needing={node: self._along(each) for node, each in prepared.needing.items()},
-            masks=self._masks() if batch.constrained else None,
+            masks=self._masks() if batch.constrained else None, own_apart=batch.logprobs,
             mass_temperatures=self.temperatures if bound.weighs_masks else None,
         )  # fmt: skip
 

@@ -138,7 +138,7 @@ class Step:
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
-            needing=prepared.needing, keys=batch.keys[: batch.width],
+            needing=prepared.needing, keys=batch.keys[: batch.width], own_apart=batch.logprobs,
             masks=masks_of(self, batch) if batch.constrained else None,
             mass_temperatures=batch.temperatures if self.bound.weighs_masks else None,
         )  # fmt: skip
@@ -176,12 +176,14 @@ class Step:
         if isinstance(self._search, Reject) and self._search.entropy is not None:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
-        if context.masks is not None:
-            head = context.masks.applied(head, context, OF_REQUEST)
+        masked = head if context.masks is None else context.masks.applied(head, context, OF_REQUEST)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
         own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
-        context.own = chain(head, context, None, own)
+        if masked is not head and context.own_apart:  # without what the request masks
+            context.own = chain(head, context, None, own)
+            return chain(chain(masked, context, None, own), context, None, fields, len(own))
+        context.own = chain(masked, context, None, own)
         return chain(context.own, context, None, fields, len(own))
 
     def read_scores(

@@ -148,7 +148,8 @@ class Context:
             evaluated; None for every row. What the others get there is never looked at.
         staged: formulas in parentheses with stages, and operators with a state, once evaluated.
         state_numbers: those that are worked out: for which rows, as ``wanted``, and the value.
-        own: ``(slots, V)`` what the formula's own stages gave, before any that a request adds.
+        own: ``(slots, V)`` what the formula's own stages gave, without any that a request adds;
+            ``own_apart``, whether somebody looks at it, for what a request masks comes before them.
         unsure: ``(slots,)`` int64, whether the scores were unsure, where a search needs it.
         candidates: per stage that reranks, the ``(slots, k)`` candidates of this step.
         broken: ``(slots,)`` bool tensors, one per source that can give NaN, filled as they come.
@@ -187,6 +188,7 @@ class Context:
     row_states: Callable[[], list[Any]] | None = None
     needing: Mapping[Operator, Needing] = field(default_factory=dict)
     keys: Tensor | None = None
+    own_apart: bool = False
     masks: Any = None
     mass_temperatures: Tensor | None = None
     kept_mass: list[Tensor] = field(default_factory=list)

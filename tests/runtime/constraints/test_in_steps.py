@@ -256,3 +256,22 @@ def test_the_mass_that_masks_keep_is_there_for_those_who_ask() -> None:
         probabilities = (table[prompt[-1]].log_softmax(-1) / 0.5).softmax(-1)
         kept = float(probabilities[[0, 2, 3]].sum().log())
         assert float(context.kept_mass[0][row]) == pytest.approx(kept, abs=1e-5)
+
+
+def test_log_probabilities_are_the_formulas_before_what_a_request_masks() -> None:
+    """With a draft too; those of what is drawn from are after it."""
+    decoder = descant.compile('base | top_k(4) | regex("[abc1]*")', models=tables())
+    asked = {**SETTINGS, "structured_outputs": {"regex": "(ab)*c1"}, "seed": 3, "logprobs": True}
+    for more in ({}, {"draft": "prompt"}):
+        for out in decoder.generate(PROMPTS, **asked, **more):
+            [own] = decoder.loglikelihood([out.prompt], [out.token_ids])
+            assert out.logprobs == pytest.approx(own.logprobs, abs=1e-4)
+    [out] = decoder.generate(PROMPTS[0], **asked, logprobs_mode="processed_logprobs")
+    assert out.logprobs[-1] == pytest.approx(0, abs=1e-6)  # nothing but the 1 may follow the c
+
+
+def test_a_draft_does_not_constrain() -> None:
+    decoder = descant.compile("base", models=tables())
+    with pytest.raises(FormulaError, match="regex masks what is verified") as caught:
+        decoder.generate(PROMPTS, draft='arm | regex("a*")')
+    assert str(caught.value).splitlines()[2].index("^") == len("  arm | ")
