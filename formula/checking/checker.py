@@ -34,8 +34,8 @@ from .additions import AdditionChecker
 from .conditions import CONDITIONS, ConditionChecker
 from .constraints import ConstraintChecker
 from .heads import HeadChecker
-from .lookahead import LookaheadChecker
 from .rewards import RewardChecker
+from .stages import StageChecker
 
 DECLARE = 'declare it under prompts, or write the prompt itself: base@"…"'
 PROMPTS, EXTENDING = (  # answers that an error refers to
@@ -48,7 +48,7 @@ class Checker(
     ConditionChecker,
     ConstraintChecker,
     HeadChecker,
-    LookaheadChecker,
+    StageChecker,
     RewardChecker,
 ):
     """Finds the kind of every expression in one formula, or raises.

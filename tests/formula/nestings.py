@@ -22,8 +22,9 @@ TOKENS = {"NAME": "base", "NUMBER": "1", "STRING": '"s"'}
 SCORES, NUMBER, CONDITION, REWARD = "base", "a", "step < 1", "rm"
 PLAIN = {
     "scores": SCORES, "number": "1", "condition": CONDITION, "reward": REWARD, "model": SCORES,
-    "pair": "(0, 1)", "label": "0", 
+    "pair": "(0, 1)", "label": "0",
 }  # fmt: skip
+NEEDED = {"every": "keep"}  # without which an argument says nothing
 
 
 class Nesting(NamedTuple):
@@ -137,7 +138,7 @@ def _call(cls: type[Signature], key: str, around: tuple[str, str] = ("", "")) ->
             many = [inside, "arm"]
         elif kind == "weighted":
             many = [inside if ":" in inside else f"1: {inside}"]
-        elif name == key or name in cls.required():
+        elif name == key or name in (*cls.required(), NEEDED.get(key)):
             plain.append(f"{name}={inside}")
     before, _, after = f"{cls.name}({', '.join([*plain, *many])})".partition(mark)
     return before, after
