@@ -89,6 +89,7 @@ def test_the_plain_rule(zoo, compiled, r):
 
 SIZE, LAST, LONGEST, START = 3, 2, 3, 0  # of the tables: tokens, EOS, the longest answer, a prompt
 TABLES = {name: descant.TableModel.random(SIZE, seed) for name, seed in (("base", 3), ("arm", 8))}
+RULE = {"rm": descant.RuleReward.random(SIZE, 5)}
 
 
 def every_answer(answer: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
@@ -104,11 +105,17 @@ def log_prob(name: str, answer: tuple[int, ...]) -> float:
     return sum(table[u, v].item() for u, v in zip((START, *answer), answer, strict=False))
 
 
+def judged(answer: tuple[int, ...]) -> float:
+    before, last = (START, *answer)[-2:]
+    return RULE["rm"].table[before, last].item()
+
+
 ANSWERS = [*every_answer()]
 BASE = {answer: math.exp(log_prob("base", answer)) for answer in ANSWERS}
 R = {  # the tilt of each answer, by the formula's r
     "2*arm - 2*base": lambda a: 2 * (log_prob("arm", a) - log_prob("base", a)),
     "(p-1)*base": lambda a: 2 * log_prob("base", a),
+    "0.7*rm + (arm - base)": lambda a: 0.7 * judged(a) + log_prob("arm", a) - log_prob("base", a),
 }
 
 
@@ -124,7 +131,7 @@ def distance(one: dict, other: dict) -> float:
 
 
 def drawn(search: str, requests: int):
-    decoder = descant.compile(f"base | {search}", models=TABLES, params={"p": 3.0})
+    decoder = descant.compile(f"base | {search}", models={**TABLES, **RULE}, params={"p": 3.0})
     found = decoder.generate(
         [[START]] * requests, max_new_tokens=LONGEST, seed=list(range(requests)),
         eos_token_id=LAST, batch_size=256,
@@ -163,9 +170,12 @@ def test_the_normaliser_is_unbiased_however_often_rows_are_resampled(ess):
     assert abs(estimates.mean().item() - tilted(r)[1]) < 4 * error < 0.25 * tilted(r)[1]
 
 
-def test_soft_best_of_n_is_drawn_in_proportion():
-    """By all triples of answers: of three, one is drawn by ``exp(beta*r)``."""
-    r, beta = "2*arm - 2*base", 0.3
+@pytest.mark.parametrize(("r", "beta"), [("2*arm - 2*base", 0.3), ("0.7*rm + (arm - base)", 1)])
+def test_soft_best_of_n_is_drawn_in_proportion(r, beta):
+    """By all triples of answers: of three, one is drawn by ``exp(beta*r)``.
+
+    The second is guided speculative inference's tilt.
+    """
     expected, hard = dict.fromkeys(ANSWERS, 0.0), dict.fromkeys(ANSWERS, 0.0)
     for triple in product(ANSWERS, repeat=3):
         weights = [math.exp(beta * R[r](each)) for each in triple]
