@@ -31,9 +31,10 @@ PARSER = {  # llguidance's own, for each token: about 10 ms, and 50 MB, at most
 
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DATA = ("enum", "const", "default", "examples")
-_BOUNDS = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
-_MULTIPLES = re.compile(r'"multipleOf"\s*:\s*(\d+)')
-_RULES = re.compile(r"^\s*[?!]?\w+(?:\.-?\d+)?\s*(?:\[[^\]\n]*\])?\s*:", re.MULTILINE)
+# Possessive: what has matched is not given back, so that a text is read once.
+_BOUNDS = re.compile(r"\{\s*+(\d*+)\s*+(?:,\s*+(\d*+)\s*+)?\}")
+_MULTIPLES = re.compile(r'"multipleOf"\s*+:\s*+(\d++)')
+_RULES = re.compile(r"^[ \t]*+[?!]?\w++(?:\.-?\d++)?\s*+(?:\[[^\]\n]*+\])?\s*+:", re.MULTILINE)
 
 
 class ConstraintError(ArgumentError):

@@ -400,6 +400,11 @@ USES: dict[str, Callable[[Any, str], Any]] = {  # how each pattern is used on te
     "models/loading/load.py": lambda module, text: module._NUMBER.sub(".0.", text),
     "models/text/templates.py": lambda module, text: module._WIDE.search(text),
     "models/text/token_decoder.py": lambda module, text: module.BYTE.fullmatch(text),
+    "runtime/constraints/limits.py": lambda module, text: [
+        pattern.findall(before + text)
+        for pattern in (module._BOUNDS, module._MULTIPLES, module._RULES)
+        for before in ("", "{", '"multipleOf"', "a")
+    ],
 }
 PIECES = (
     "a", " ", "\n", "0", ".", "-", "{", "%", "\\", "a.", " a", "\n ", "\n\nHuman:", "verdict ",

@@ -26,8 +26,8 @@ def decoded(
     step, rows = decoder.session.engine.step, []
     skipped, scores = step.unnormalised, step.scores
 
-    def recorded(batch, context, *more) -> torch.Tensor:
-        rows.append(scores(batch, context, *more).clone())
+    def recorded(batch, context, **more) -> torch.Tensor:
+        rows.append(scores(batch, context, **more).clone())
         return rows[-1]
 
     step.unnormalised, step.scores = skipped if skipping else frozenset(), recorded
