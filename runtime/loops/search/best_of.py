@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from ...scores.noise import coin
-from .group import Move, Rows, Scores
-from .segment_rows import SegmentRows
+from .group import Move, Scores
+from .segment_rows import SegmentGroup, SegmentRows
 from .weights import drawn_by_weight
 
 
-class BestOf:
+class BestOf(SegmentGroup):
     """Answers of which the best is taken, or one drawn in proportion to ``exp(beta·r)``.
 
     Args:
@@ -32,23 +32,9 @@ class BestOf:
         every: int,
         error: Callable[[str], Exception],
     ) -> None:
-        self._rows, self._beta, self._keep, self._every = rows, beta, keep, every
-        self._error, self.due = error, False
-        self.answers, self.best = rows.answers, rows.answers[0]
+        super().__init__(rows)
+        self._beta, self._keep, self._every, self._error = beta, keep, every, error
         self._bound()
-
-    @property
-    def over(self) -> bool:
-        return self._rows.over
-
-    @property
-    def rooms(self) -> list[int]:
-        return self._rows.rooms
-
-    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = self._rows.take(tokens, unsure)
-        self.due = all(self._rows.ended)
-        return taken
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The answers that stay, in their rows; the others are none of this group any more."""
@@ -58,7 +44,7 @@ class BestOf:
             self.best = self.answers[order[0] if self._beta is None else self._drawn(values)]
             return (), ()
         kept = sorted(order[: self._staying()])
-        self.answers = self._rows.answers = [self.answers[row] for row in kept]
+        self._rows.answers = [self.answers[row] for row in kept]
         self._bound()
         self._rows.begin()
         return range(len(values)), ()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .group import Move, Rows, Scores
-from .segment_rows import SegmentRows
+from .group import Move, Scores
+from .segment_rows import SegmentGroup, SegmentRows
 
 
-class Blocks:
+class Blocks(SegmentGroup):
     """Answers of several beams, which go on from the best of them block by block.
 
     Args:
@@ -20,22 +20,8 @@ class Blocks:
     """
 
     def __init__(self, rows: SegmentRows, beams: int) -> None:
-        self._rows, self._beams = rows, beams
-        self.answers, self.best = rows.answers, rows.answers[0]
-        self.due, self._round = False, 0
-
-    @property
-    def over(self) -> bool:
-        return self._rows.over
-
-    @property
-    def rooms(self) -> list[int]:
-        return self._rows.rooms
-
-    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = self._rows.take(tokens, unsure)
-        self.due = all(self._rows.ended)
-        return taken
+        super().__init__(rows)
+        self._beams, self._round = beams, 0
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The best beams, repeated; a text that was drawn twice counts once."""
@@ -48,7 +34,6 @@ class Blocks:
         kept = sorted(texts.values(), key=order.index)[: self._beams]
         chosen = [kept[i * len(kept) // len(values)] for i in range(len(values))]
         self._rows.go_on(chosen)
-        self.answers = self._rows.answers
         if not self._rows.until:  # all rows have come as far
             return chosen, ()
         return chosen, self._rows.rewrites([scores[i] for i in chosen], self._round)

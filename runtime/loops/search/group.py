@@ -22,14 +22,16 @@ class Group(Protocol):
     """One request's rows in a search.
 
     Attributes:
-        answers: one per row.
         best: the answer of the request, once the group is over.
         due: whether its answers are to be valued before the next step.
     """
 
-    answers: list[Answer]
     best: Answer
     due: bool
+
+    @property
+    def answers(self) -> list[Answer]:
+        """One per row."""
 
     @property
     def over(self) -> bool:

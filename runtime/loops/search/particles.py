@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from ...requests.answer import Answer
 from ...scores.noise import coin
 from .group import Move, Rows, Scores
-from .segment_rows import SegmentRows
+from .segment_rows import SegmentGroup, SegmentRows
 from .weights import drawn_by_weight, effective_sample_size, log_mean_exp, resampled
 
 
-class Particles:
+class Particles(SegmentGroup):
     """Answers whose weights grow by what r grew by, and that are resampled where these differ.
 
     Args:
@@ -30,14 +30,13 @@ class Particles:
     def __init__(
         self, rows: SegmentRows, ess: float, takes_best: bool, error: Callable[[str], Exception]
     ) -> None:
-        self._rows, self._ess, self._takes_best, self._error = rows, ess, takes_best, error
+        super().__init__(rows)
+        self._ess, self._takes_best, self._error = ess, takes_best, error
         self.best = rows.answers[0].copied(rows.answers[0].request)
-        self.due = False
         count = len(rows.answers)
         self._values, self._masses, self._log_weights = ([0.0] * count for _ in range(3))
         self._log_normalizer = 0.0  # of what was resampled
         self._round, self._drew = 0, set[int]()  # rows, in their segments
-        self.answers = rows.answers
         self._completes = rows.answers[0].ends
         if self.best.request.eos:  # which are drawn, for their probability counts
             for answer in rows.answers:
@@ -47,13 +46,8 @@ class Particles:
     def over(self) -> bool:
         return self.best.finish_reason is not None
 
-    @property
-    def rooms(self) -> list[int]:
-        return self._rows.rooms
-
     def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = self._rows.take(tokens, unsure)
-        self.due = all(self._rows.ended)
+        taken = super().take(tokens, unsure)
         self._drew |= {row for row, count in enumerate(taken) if count}
         for answer in self.answers:
             self._complete(answer)
@@ -77,7 +71,6 @@ class Particles:
         self._values = [self._values[source] for source in chosen]
         self._masses = [self._masses[source] for source in chosen]
         rows.go_on(chosen)
-        self.answers = rows.answers
         return chosen, rows.rewrites([scores[source] for source in chosen], self._round)
 
     def _complete(self, answer: Answer) -> None:

@@ -106,6 +106,39 @@ class SegmentRows:
         ]
 
 
+class SegmentGroup:
+    """A request's rows, valued when the segments of all have ended; groups of segments extend it.
+
+    Attributes are those of ``Group``.
+
+    Args:
+        rows: the answers.
+        shortest: tokens of a segment that ends before one whose scores are unsure, at least.
+    """
+
+    def __init__(self, rows: SegmentRows, shortest: float = 0) -> None:
+        self._rows, self._shortest = rows, shortest
+        self.best, self.due = rows.answers[0], False
+
+    @property
+    def answers(self) -> list[Answer]:
+        return self._rows.answers
+
+    @property
+    def over(self) -> bool:
+        return self._rows.over
+
+    @property
+    def rooms(self) -> list[int]:
+        return self._rows.rooms
+
+    def take(self, tokens: Sequence[Sequence[int]], unsure: Sequence[Sequence[int]]) -> list[int]:
+        """Tokens per row, and whether the scores of each were unsure; how many each row takes."""
+        taken = self._rows.take(tokens, unsure, self._shortest)
+        self.due = all(self._rows.ended)
+        return taken
+
+
 def row_key(seed: int, number: int, row: int) -> tuple[int, int]:
     """The noise of a row in a round; of the first, that of the request's sample ``row``."""
     return seed_key(seed, (number << ROUNDS) + row)

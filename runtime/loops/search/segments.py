@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ...batch.rewrite import Rewrite
 from ...requests.answer import Answer
 from ...scores.noise import coin, seed_key
-from .group import Move, Rows, Scores
-from .segment_rows import ROUNDS, SegmentRows
+from .group import Move, Scores
+from .segment_rows import ROUNDS, SegmentGroup, SegmentRows
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rule:
         return luck < math.exp((value - threshold) / self.beta)
 
 
-class Segments:
+class Segments(SegmentGroup):
     """Segments drawn until one is accepted (CARDS, Algorithm 1; Li et al. 2024).
 
     Several rows draw the next candidates side by side; they are tried in their order, and a
@@ -46,10 +46,9 @@ class Segments:
     """
 
     def __init__(self, rows: SegmentRows, rule: Rule, shortest: float) -> None:
-        answers = self.answers = rows.answers
-        self._rows, self._rule, self._shortest = rows, rule, shortest
-        self._seed = rows.seed
-        self.best = answers[0].copied(answers[0].request)  # what is accepted so far
+        super().__init__(rows, shortest)
+        self._rule, self._seed = rule, rows.seed
+        self.best = self.answers[0].copied(self.answers[0].request)  # what is accepted so far
         self.due = True  # the prompt alone comes first
         self._first: float | None = None
         self._scores: Sequence[float] = ()  # of what is accepted
@@ -59,15 +58,6 @@ class Segments:
     @property
     def over(self) -> bool:
         return self.best.finish_reason is not None
-
-    @property
-    def rooms(self) -> list[int]:
-        return self._rows.rooms
-
-    def take(self, tokens: Rows, unsure: Rows) -> list[int]:
-        taken = self._rows.take(tokens, unsure, self._shortest)
-        self.due = all(self._rows.ended)
-        return taken
 
     def select(self, values: Sequence[float], scores: Scores) -> Move:
         """The first answer that is accepted, in every row; or new noise for all of them."""
@@ -100,8 +90,8 @@ class Segments:
     def _again(self, sources: Sequence[int], read: int) -> Move:
         """Every row starts the next segment from what is accepted."""
         start = len(self.best.tokens)
-        self.answers = [self.best.copied(answer.request) for answer in self.answers]
-        self._rows.answers, self.due = self.answers, False
+        self._rows.answers = [self.best.copied(answer.request) for answer in self.answers]
+        self.due = False
         self._rows.begin()
         tries = range(self._tried, self._tried + len(self.answers))
         keys = [seed_key(self._seed, self._number(start, tried)) for tried in tries]
