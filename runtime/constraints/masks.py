@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...formula.nodes import StageAddress
 from ...models.upload import Mirror
-from .states import ENDED, MASKED, OPEN, SPELT, AnswerStates, Cursor
+from .states import ENDED, MASKED, OF_REQUEST, OPEN, SPELT, AnswerStates, Cursor
 from .tokens import ConstraintTokens, library
 
 Numbers: TypeAlias = npt.NDArray[np.int32]
@@ -46,6 +46,7 @@ class Noting(Protocol):
     """The context of a step, as far as its masks go."""
 
     broken: dict[Any, Tensor]
+    record: Any
     mass_temperatures: Tensor | None
     kept_mass: list[Tensor]
 
@@ -93,6 +94,8 @@ class Masks:
         number = self.addresses.index(address)
         kept = unpacked(masks[number], scores.shape[1])
         masked = scores.masked_fill(~kept, -torch.inf)
+        if context.record is not None and address == OF_REQUEST:  # no stage of the formula
+            context.record.stages[address] = scores, masked
         before, after, flag = scores.amax(dim=-1), masked.amax(dim=-1), flags[1 + number]
         left_none = (after == -torch.inf) & (before != -torch.inf)
         context.broken[SPELT, address] = flag == _STUCK

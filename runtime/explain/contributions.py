@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...formula import Plan, Read, Scalar, Term
+from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import weighed_terms
 from ...formula.nodes import Node, StageAddress, Staged, numbers, of_states, walk, weighted_children
 from ...formula.printer import written, written_product
@@ -22,6 +23,8 @@ from ...formula.words.constraints import ConstraintStage
 from ...formula.words.operators import Operator, Where
 from ...formula.words.stages import Search
 from ..batch.batch import Batch
+from ..constraints.spec import FIELD, Constraint
+from ..constraints.states import OF_REQUEST
 from ..scores.context import Context
 from ..scores.logprobs import best
 from ..scores.noise import gumbel
@@ -42,11 +45,25 @@ class Explainer:
             those that matter to the request.
     """
 
-    def __init__(self, plan: Plan, values: list[float], base: Term, n: int, samples: bool) -> None:
-        """Explain by ``n`` candidates; ``samples``: the noise of a step is that of the request."""
+    def __init__(
+        self,
+        plan: Plan,
+        values: list[float],
+        base: Term,
+        n: int,
+        samples: bool,
+        constraint: Constraint | None = None,
+    ) -> None:
+        """Explain a request of these values by ``n`` candidates.
+
+        ``samples``: the noise of a step is that of the request; ``constraint``: its own.
+        """
         self.plan, self.base, self.n, self.samples = plan, base, n, samples
         self.reads, self._values_of_request = scores_of(plan), values
-        self.stages = [(i, s) for i, s in enumerate(plan.stages) if not isinstance(s, Search)]
+        self.stages: list[tuple[int, Any]] = []  # a constraint of the request comes first
+        if constraint is not None:
+            self.stages.append((OF_REQUEST[1], constraint))
+        self.stages += [(i, s) for i, s in enumerate(plan.stages) if not isinstance(s, Search)]
         self.rewards = [
             (address, number, term)
             for address, stage in plan.reranks
@@ -63,7 +80,7 @@ class Explainer:
             value = None if shift.states else values[plan.columns[shift]]
             sums.append(Part(str(shift), "number", value))
             self._numbers.append([shift])
-        self.parts = [*sums, *(Part(written(stage), "stage") for _, stage in self.stages)]
+        self.parts = [*sums, *(Part(_name(stage), "stage") for _, stage in self.stages)]
         self._numbers += [list(numbers(stage)) for _, stage in self.stages]
 
     def choice(self, batch: Batch, context: Context, scores: Tensor, token: int) -> Choice:
@@ -102,7 +119,7 @@ class Explainer:
         values = [self._values(held, context) for held in self._numbers]
         first = len(values) - len(self.stages)
         for place, (number, stage) in enumerate(self.stages, first):
-            if isinstance(stage, ConstraintStage):
+            if isinstance(stage, ConstraintStage | Constraint):
                 values[place] = {ALLOWED: float(context.masks.allowed((None, number))[0])}
         return tuple(values)
 
@@ -187,6 +204,11 @@ class Explainer:
     def _search_logprobs(self, context: Context, token: int) -> tuple[float, ...]:
         """A token's log-probability by each of a search's language models."""
         return tuple(float(reads(context)[0, token]) for _, reads in context.search_terms)
+
+
+def _name(stage: Stage | Constraint) -> str:
+    """What a stage is called, and a constraint of the request."""
+    return f"{FIELD} {stage.kind}" if isinstance(stage, Constraint) else written(stage)
 
 
 def coefficient(plan: Plan, reward: Scalar, term: Term, values: Sequence[float]) -> float | None:

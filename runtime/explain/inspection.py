@@ -117,7 +117,8 @@ def inspecting(
             answer.add(token)
         answer.finish_reason = answer.finish_reason or "length"
     completion = answer.completion(answer.started)
-    explainer = Explainer(plan, [*request.values], term, n, samples=search is None)
+    own = [*request.values], term, n
+    explainer = Explainer(plan, *own, samples=search is None, constraint=request.constraint)
     tokens = completion.token_ids
     choices: list[Choice] = []
     search_score, search_terms = None, dict[str, float]()

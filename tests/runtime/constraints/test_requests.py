@@ -120,3 +120,14 @@ def test_declared_schemas_are_mappings_text_or_models() -> None:
     for schema in ({"type": "boolean"}, '{"type": "boolean"}', Mood):
         decoder = descant.compile("base | json(mood)", models(), schemas={"mood": schema})
         assert decoder.generate("x", max_new_tokens=9)[0].text in ("true", "false")
+
+
+def test_an_inspection_says_what_the_request_masked(decoder) -> None:
+    shown = decoder.inspect(PROMPTS[2], structured_outputs=FORMS[2], max_new_tokens=9)
+    first = shown.tokens[0]
+    assert shown.parts[-1].name == "structured_outputs choice"
+    assert first.numbers[-1] == {"tokens allowed": 2.0}
+    kept = [each for each in first.candidates if each.removed_by is None]
+    assert len(kept) == 2 and first.id in [each.id for each in kept]
+    others = [each.removed_by for each in first.candidates if each not in kept]
+    assert others and {*others} == {"structured_outputs choice"}
