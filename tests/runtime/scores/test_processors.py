@@ -375,7 +375,7 @@ def test_one_that_prepares_for_a_vocabulary_serves_another(compiled, base) -> No
 
 def test_the_tensors_that_a_call_leaves_alone_are_kept_once(compiled, monkeypatch) -> None:
     """SynthID's table has 2**16 numbers, and a state of it for each token would be 512 kB."""
-    from descant.runtime.scores import processors
+    from descant.runtime.scores.own import processors
 
     kept: list[Any] = []
     original = processors._kept
