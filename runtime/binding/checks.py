@@ -193,7 +193,7 @@ class CheckedModels:
                 cure = f"write … | rerank({name}, k=10, w=1)"
             else:
                 problem = f"{name} is a language model, and {stage_name} takes reward models"
-                cure = "use a search (best_of, blockwise, reject), or add it to the scores"
+                cure = "use a search (best_of, blockwise, particles), or add it to the scores"
             raise plan.error(problem, span, cure)
 
     def _unpacked(self) -> list[str]:

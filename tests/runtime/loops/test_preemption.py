@@ -178,12 +178,15 @@ def mixed(specs: dict[str, Any], slots: int = 8) -> tuple[Service, list[Any]]:
 
 
 def asked(count: int, seed: int) -> list[tuple[int, list[int], dict[str, Any]]]:
-    draw = random.Random(seed)
-    return [
-        (draw.randrange(len(FORMULAS)), [draw.randrange(3, 300) for _ in range(draw.choice(LONG))],
-         settings(number, max_new_tokens=draw.randrange(1, 24)))
-        for number in range(count)
-    ]  # fmt: skip
+    draw, requests = random.Random(seed), list[tuple[int, list[int], dict[str, Any]]]()
+    for number in range(count):
+        which = draw.randrange(len(FORMULAS))
+        prompt = [draw.randrange(3, 300) for _ in range(draw.choice(LONG))]
+        more = settings(number, max_new_tokens=draw.randrange(1, 24))
+        if "particles" in FORMULAS[which]:  # which are drawn
+            more["temperature"] = more["temperature"] or 0.4
+        requests.append((which, prompt, more))
+    return requests
 
 
 LONG = [1, 3, 15, 16, 17, 33, 48]

@@ -347,7 +347,12 @@ def test_tables_have_nothing_to_map_by() -> None:
         ("base + align(rm)", "       ^^^^^^^^^", "rm is a reward model", "leave align out"),
         ("base | rerank(align(rm))", "              ^^^^^^^^^", "rm is a reward", "by itself"),
         ("base | best_of(align(rm), n=2)", "               ^^^^^^^^^", "rm is a", "leave align"),
-        ("base | rerank(align(arm))", "              ^^^^^^^^^^", "arm is a language", "base +"),
+        (
+            "base | rerank(align(arm))",
+            "              ^^^^^^^^^^",
+            "arm is a language",
+            "use a search",
+        ),
         ("base + other", "       ^^^^^", "other has another vocabulary", "write align(other) to"),
     ],
 )
