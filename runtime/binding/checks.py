@@ -121,8 +121,8 @@ class CheckedModels:
         A stage's label is for the classifiers of its reward, if there are any.
         """
         label, description = getattr(stage, "label", None), self.descriptions[model.name]
-        judges = isinstance(stage, (Lookahead, Rerank)) and not has_classes(description)
-        if judges and label is not None:
+        stage_decides = label is not None and not has_classes(description)
+        if stage_decides and isinstance(stage, (Lookahead, Rerank)):
             reward = stage.r if isinstance(stage, Lookahead) else stage.reward
             others = (self.descriptions[term.model] for term in reward.terms)
             label = None if any(map(has_classes, others)) else label
