@@ -61,6 +61,10 @@ class Chosen(NamedTuple):
     slots: Tensor
     parts: int
 
+    def repeated(self, copies: int) -> Chosen:
+        """The same of so many copies of each row, side by side."""
+        return Chosen(self.slots.repeat_interleave(copies), self.parts)
+
 
 def parts_of(combinations: Sequence[Combination]) -> int:
     """What any of them has."""

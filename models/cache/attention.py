@@ -26,10 +26,10 @@ from .masks import (
     causal_start,
     current_pages,
     current_survey,
+    current_window,
     folded,
     goes_by_masks,
     hides_nothing,
-    in_lane_forward,
     is_known,
     known_rule,
     live_window,
@@ -204,8 +204,14 @@ class _NoRepeat:
 def _row_attention(original: Callable[..., Any]) -> Callable[..., Any]:
     """An attention function for transformers: ours in the forward of a lane, else the original."""
 
-    def attention(module: Any, *args: Any, **settings: Any) -> Any:
-        return (grouped_attention if in_lane_forward() else original)(module, *args, **settings)
+    def attention(module: Any, query: Tensor, *args: Any, **settings: Any) -> Any:
+        window = current_window()
+        if window is None:
+            return original(module, query, *args, **settings)
+        if not window.copies:
+            return grouped_attention(module, query, *args, **settings)
+        out, weights = grouped_attention(module, window.as_queries(query), *args, **settings)
+        return out.reshape(len(query), 1, *out.shape[2:]), weights
 
     return attention
 

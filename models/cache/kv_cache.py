@@ -1,7 +1,7 @@
-"""A key/value cache whose rows have lengths of their own, under transformers' Cache contract.
+"""A cache whose rows have lengths of their own, under transformers' Cache contract.
 
 Keys and values are written at each row's own positions and read as views: nothing is copied, and
-nothing is concatenated.
+nothing is concatenated. States are written where they are.
 """
 
 from __future__ import annotations
@@ -9,105 +9,81 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from .layers.keys import RowLayer
+from .layers.states import LayerKind, StateLayer, layer_kinds, with_rows
 from .masks import row_masks
 from .memory import mapped_zeros
 from .survey import LayerShape, Survey
 from .window import Window
 
 
-class RowLayer(CacheLayerMixin):
-    """One layer's keys and values, ``(rows, heads, capacity, size)`` each."""
-
-    is_sliding = False
-
-    def __init__(self, cache: RowCache) -> None:
-        super().__init__()
-        self._cache = cache
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take the shapes from the first keys and values; zeros, for masked ones must be finite."""
-        cache, heads = self._cache, key_states.shape[1]
-        shape = (cache.rows, heads, cache.capacity + cache.scratch)
-        self.keys = zeros(key_states, (*shape, key_states.shape[-1]))
-        self.values = zeros(value_states, (*shape, value_states.shape[-1]))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write ``(n, heads, q, size)`` as the window says; return views up to its limit."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        window = self._cache.window
-        assert self.keys is not None and self.values is not None and window is not None
-        if window.same_length:
-            last = slice(window.limit - 1, window.limit)
-            self.keys[window.rows, :, last] = key_states
-            self.values[window.rows, :, last] = value_states
-        elif window.start is not None:
-            chunk = slice(window.start, window.limit)
-            self.keys[window.rows, :, chunk] = key_states
-            self.values[window.rows, :, chunk] = value_states
-        else:
-            device = self.keys.device
-            where = window.cache_positions if window.writes is None else window.writes
-            index, positions = window.index.to(device), where.to(device)
-            self.keys[index, :, positions] = key_states.transpose(1, 2)
-            self.values[index, :, positions] = value_states.transpose(1, 2)
-        view = (window.rows, slice(None), slice(window.limit))
-        return self.keys[view], self.values[view]
-
-    @property
-    def shape(self) -> LayerShape:
-        """Heads and their sizes, once there are keys."""
-        assert self.keys is not None and self.values is not None
-        return LayerShape(self.keys.shape[1], self.keys.shape[3], self.values.shape[3])
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return (self._cache.window.limit if self._cache.window else query_length), 0
-
-    def get_seq_length(self) -> int:
-        """0: rows have lengths of their own, and models get positions and masks."""
-        return 0
-
-    def get_max_length(self) -> int:
-        return self._cache.capacity
-
-
 class RowCache(Cache):
     """The cache of one lane: ``rows`` rows of ``capacity`` tokens.
+
+    Args:
+        kinds: what each layer keeps; empty where all keep keys and values alone.
 
     Attributes:
         scratch: positions at the end of each row, for the keys and values of idle rows.
         window: of the forward that runs, or ran last.
         written: rows and tokens, the most that were written to since the cache was empty.
+        said: ``(rows, columns)`` what the model has said at the end of each text, a state like
+            others; None until somebody keeps it.
+        saved: a copy of each of ``states``; none until rows are saved.
     """
 
-    def __init__(self, rows: int, capacity: int, scratch: int = 0) -> None:
-        self.rows, self.capacity, self.scratch = rows, capacity, scratch
+    def __init__(
+        self, rows: int, capacity: int, scratch: int = 0, kinds: Sequence[LayerKind] = ()
+    ) -> None:
+        self.rows, self.capacity, self.scratch, self.kinds = rows, capacity, scratch, kinds
         self.window: Window | None = None
         self.written = (0, 0)
+        self.said: Tensor | None = None
+        self.saved: list[Tensor] = []
         # Layers hold a weak reference, so that a cache is freed at once, without a reference cycle.
-        cache: Any = weakref.proxy(self)
-        super().__init__(layer_class_to_replicate=lambda: RowLayer(cache))
+        self._proxy: Any = weakref.proxy(self)
+        proxy = self._proxy
+        if kinds:
+            super().__init__(layers=[kind.make(proxy) for kind in kinds])
+        else:
+            super().__init__(layer_class_to_replicate=lambda: RowLayer(proxy))
+
+    @property
+    def attends(self) -> bool:
+        """Whether any layer keeps keys and values."""
+        return not self.kinds or any(kind.by_position for kind in self.kinds)
 
     def see(self, window: Window) -> None:
         """The next forward writes and reads as this window says."""
         self.window = window
         self.wrote(window.rows.stop, window.limit)
+        for layer in self._state_layers():
+            layer.see(window)
+
+    def settle(self) -> None:
+        """The forward has ended."""
+        assert self.window is not None
+        for layer in self._state_layers():
+            layer.settle(self.window)
+
+    def choose(self, choice: Tensor) -> None:
+        """Of the copies of each row in the last forward, go on with the states of one."""
+        assert self.window is not None
+        for layer in self._state_layers():
+            layer.choose(self.window, choice)
 
     def make_layers(self, shapes: Sequence[LayerShape], like: Tensor) -> None:
         """Make the layers before a forward does, of a tensor's dtype and device."""
         for shape in shapes[len(self.layers) :]:
-            cache: Any = weakref.proxy(self)
-            layer = RowLayer(cache)
+            layer = RowLayer(self._proxy)
             sizes = shape.key_size, shape.value_size
             layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
             self.layers.append(layer)
@@ -115,12 +91,13 @@ class RowCache(Cache):
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens and rows, and keep those there are."""
         self.rows, self.capacity = max(rows, self.rows), capacity
-        kept = self._written()
+        saved, self.saved = self.saved, []
         for layer in self.layers:
-            if layer.keys is not None and layer.values is not None:
-                tokens = capacity + self.scratch
-                layer.keys = _grown(layer.keys, self.rows, tokens, kept)
-                layer.values = _grown(layer.values, self.rows, tokens, kept)
+            layer.grow(self.rows, capacity + self.scratch, self._written())
+        if self.said is not None:
+            self.said = with_rows(self.said, self.rows)
+        for new, old in zip(self._save_room() if saved else (), saved, strict=True):
+            new[: len(old)] = old
 
     def release(self, row: int, last: int, length: int) -> None:
         """Give a row up: the first ``length`` tokens of the last row move into its place.
@@ -133,11 +110,15 @@ class RowCache(Cache):
                 tensor[row, :, :length] = tensor[last, :, :length]
                 tensor[row, :, length:written] = 0
             tensor[last, :, :written] = 0
+        if row != last:
+            for states in (*self.states, *self.saved):
+                states[row] = states[last]
 
     def clear(self) -> None:
         """Without rows: a CPU gets the memory back. On a GPU, graphs hold its addresses."""
-        if all(tensor.device.type == "cpu" for tensor in self._tensors()):
-            self.layers.clear()  # transformers makes them anew
+        if all(tensor.device.type == "cpu" for tensor in (*self._tensors(), *self.states)):
+            self.layers[:] = [kind.make(self._proxy) for kind in self.kinds]  # or as they come
+            self.said, self.saved = None, []
             self.written = (0, 0)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
@@ -145,6 +126,8 @@ class RowCache(Cache):
         self.wrote(max(targets, default=-1) + 1, length)
         for tensor in self._tensors():
             tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
+        for states in (*self.states, *self.saved):
+            states[list(targets)] = states[list(sources)]
 
     def move_tokens(self, index: Tensor, source: Tensor, target: Tensor) -> None:
         """Copy one token of each row, from position ``(n, 1)`` to position ``(n, 1)``."""
@@ -153,13 +136,53 @@ class RowCache(Cache):
             tensor[(*at, target.to(tensor.device))] = tensor[(*at, source.to(tensor.device))]
 
     @property
+    def states(self) -> list[Tensor]:
+        """The states of all rows, ``(rows, …)`` each; none until a forward has made them."""
+        pools = [pool for layer in self._state_layers() for pool in layer.pools.values()]
+        return pools if self.said is None else [*pools, self.said]
+
+    def say(self, said: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Keep what is said at the end of texts: ``(n, columns)`` of the first rows, or of some."""
+        if self.said is None:
+            self.said = said.new_zeros(self.rows, said.shape[-1])
+            self.saved += [torch.zeros_like(self.said)] if self.saved else []
+        if rows is None:
+            self.said[: len(said)] = said
+        else:
+            self.said[list(rows)] = said[list(rows)]
+
+    def save(self, rows: Sequence[int]) -> None:
+        """Keep a copy of the states of some rows."""
+        for kept, states in zip(self.saved or self._save_room(), self.states, strict=True):
+            kept[list(rows)] = states[list(rows)]
+
+    def restore(self, rows: Sequence[int]) -> None:
+        """Go back to the states that were saved of some rows."""
+        if rows:
+            for kept, states in zip(self.saved, self.states, strict=True):
+                states[list(rows)] = kept[list(rows)]
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """These rows have read nothing."""
+        if rows:
+            for states in self.states:
+                states[list(rows)] = 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes in use. Of a CPU's memory, those that were written to: no other has pages."""
         written = self._written()
+        tensors = [(tensor, written) for tensor in self._tensors()]
+        tensors += [(states, written[:1]) for states in (*self.states, *self.saved)]
         return sum(
-            tensor[written].nbytes if tensor.device.type == "cpu" else tensor.nbytes
-            for tensor in self._tensors()
+            tensor[used].nbytes if tensor.device.type == "cpu" else tensor.nbytes
+            for tensor, used in tensors
         )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of one row, as far as a forward has made them."""
+        return sum(states[:1].nbytes for states in self.states)
 
     def wrote(self, rows: int, tokens: int) -> None:
         """So many rows and tokens may have been written to."""
@@ -169,27 +192,15 @@ class RowCache(Cache):
         """Where keys and values were written to."""
         return slice(self.written[0]), slice(None), slice(self.written[1])
 
+    def _save_room(self) -> list[Tensor]:
+        self.saved = [mapped_zeros(states, tuple(states.shape)) for states in self.states]
+        return self.saved
+
+    def _state_layers(self) -> list[StateLayer]:
+        return [layer for layer in self.layers if isinstance(layer, StateLayer)]
+
     def _tensors(self) -> list[Tensor]:
-        pairs = ((layer.keys, layer.values) for layer in self.layers)
-        return [tensor for pair in pairs for tensor in pair if tensor is not None]
-
-
-def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of a tensor's dtype and device, ``(rows, heads, capacity, size)``.
-
-    On a GPU a token's heads lie side by side.
-    """
-    if like.device.type == "cpu":
-        return mapped_zeros(like, shape)
-    rows, heads, capacity, size = shape
-    return mapped_zeros(like, (rows, capacity, heads, size)).transpose(1, 2)
-
-
-def _grown(old: Tensor, rows: int, capacity: int, kept: tuple[slice, slice, slice]) -> Tensor:
-    """A larger ``(rows, heads, capacity, size)`` tensor with what another holds."""
-    new = zeros(old, (rows, old.shape[1], capacity, old.shape[3]))
-    new[kept] = old[kept]
-    return new
+        return [tensor for layer in self.layers for tensor in layer.tensors]
 
 
 def run_rows(
@@ -208,17 +219,31 @@ def run_rows(
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.
         options: more arguments of the network's.
+
+    Returns:
+        What the network does: of copies of rows, ``(n * copies, 1, …)``.
     """
     cache.see(window)
-    with row_masks(positions, window):
-        return network(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=tokens.new_ones(len(tokens), window.limit, dtype=torch.bool),
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
+    if window.copies:
+        tokens = tokens.reshape(-1, 1)
+    arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": True}
+    if takes_states(type(network)):
+        arguments["cache_params"] = cache
+    else:
+        arguments |= {"past_key_values": cache, "position_ids": positions.reshape(tokens.shape)}
+    if not cache.kinds:  # what has states takes nothing for padding
+        shape = len(tokens), window.limit
+        arguments["attention_mask"] = tokens.new_ones(shape, dtype=torch.bool)
+    with row_masks(positions, window, cache.attends):
+        out = network(**arguments, **options)
+    cache.settle()
+    return out
+
+
+@lru_cache
+def takes_states(network: type) -> bool:
+    """Whether a model of this class has states alone, and no positions: transformers' Mamba."""
+    return "cache_params" in signature(network.forward).parameters  # type: ignore[attr-defined]
 
 
 def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
@@ -228,18 +253,20 @@ def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
     part of the way (some experts do), the layers that ran stand for the others.
     """
     for make_backbone in _backbones(model, dtype):
-        cache, survey = RowCache(1, 1), Survey()
+        cache, survey = RowCache(1, 1, 0, layer_kinds(model.config.get_text_config())), Survey()
         try:
             with torch.no_grad():
                 token = torch.zeros(1, 1, dtype=torch.long, device="meta")
                 window = Window(token, 1, slice(0, 1), token, survey=survey)
                 run_rows(make_backbone(), cache, window, token, token)
-            survey.shapes = [layer.shape for layer in cache.layers]
-            return cache.nbytes, survey
+            survey.state_bytes = cache.state_bytes
+            if not cache.kinds:
+                survey.shapes = [layer.shape for layer in cache.layers]
+            return cache.nbytes - cache.state_bytes, survey
         except (RuntimeError, ValueError, TypeError, AttributeError):
             continue
     config = model.config.get_text_config()
-    if measured := sum(layer.is_initialized for layer in cache.layers):
+    if measured := sum(bool(layer.tensors) for layer in cache.layers):
         return int(cache.nbytes * config.num_hidden_layers // measured), survey
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

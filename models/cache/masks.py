@@ -51,9 +51,10 @@ class _Forward:
 _current: ContextVar[_Forward | None] = ContextVar("the forward of a lane", default=None)
 
 
-def in_lane_forward() -> bool:
-    """Whether the forward of a lane is running."""
-    return _current.get() is not None
+def current_window() -> Window | None:
+    """Of the forward of a lane that is running, if one is."""
+    forward = _current.get()
+    return None if forward is None else forward.window
 
 
 class LiveWindow(NamedTuple):
@@ -155,7 +156,7 @@ def folded(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def row_masks(positions: Tensor, window: Window) -> Iterator[None]:
+def row_masks(positions: Tensor, window: Window, attends: bool = True) -> Iterator[None]:
     """In this context, a model's masks are those of rows that have lengths of their own.
 
     A query sees what is before its position, and its own key. Alternatives for one position have
@@ -165,6 +166,7 @@ def row_masks(positions: Tensor, window: Window) -> Iterator[None]:
     Args:
         positions: ``(n, q)`` of each query in its text.
         window: where their keys are, and how many of the cache's the forward sees.
+        attends: whether the model has attention, which needs a mask.
 
     Raises:
         ModelError: the model asked for no mask, so that it made one of its own.
@@ -175,7 +177,7 @@ def row_masks(positions: Tensor, window: Window) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-    if not forward.mask_requested:
+    if attends and not forward.mask_requested:
         raise ModelError(
             "this model's code makes its masks by itself, and rows of different lengths cannot be",
             "use a model whose code in transformers asks masking_utils for its masks",

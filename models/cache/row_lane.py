@@ -77,5 +77,8 @@ class RowLane:
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         self.rows.copy(sources, targets)
 
+    def save(self) -> None:
+        """Nothing: lengths tell."""
+
     def feed(self, tokens: Tensor, growing: Growing | None = None) -> None:
         self.rows.feed(tokens, growing)

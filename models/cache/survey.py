@@ -43,12 +43,14 @@ class Survey:
         calls: of attention, one per layer.
         deviations: where both kinds of attention were computed, how far the one by live lengths is
             from the masked one: as a share of the largest output, a tensor per call.
-        shapes: of the layers of a cache; none where not all are known.
+        shapes: of the layers of a cache; none where not all are known, or any has a state.
+        state_bytes: of the states of one row.
     """
 
     calls: list[Call] = field(default_factory=list)
     deviations: list[Tensor] = field(default_factory=list)
     shapes: list[LayerShape] = field(default_factory=list)
+    state_bytes: int = 0
 
     def why_masked(self) -> str | None:
         """Why attention by live lengths cannot give this, whatever the kernel; or None."""

@@ -38,6 +38,10 @@ class Window:
         places: of ``cache_positions``, ``(n, q)`` pages and ``(n, q)`` offsets in them.
         live: whether attention reads what is live by the positions on the device; ``limit`` is the
             cache's whole capacity then.
+        reads: ``(n,)`` bool, the rows that read what they are given: of the others neither keys nor
+            states change; None where all do.
+        copies: of each row, if any: they read one token each, side by side, and leave the row's
+            states as they are. Its queries are its copies.
         survey: notes what the model asks of attention, where someone wants to know.
     """
 
@@ -53,7 +57,14 @@ class Window:
     tables: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
     live: bool = False
+    reads: Tensor | None = None
+    copies: int = 0
     survey: Survey | None = None
+
+    def as_queries(self, of_copies: Tensor) -> Tensor:
+        """``(n, heads, copies, size)`` of what is ``(n * copies, heads, 1, size)``."""
+        n, heads, _, size = of_copies.shape
+        return of_copies.reshape(n // self.copies, self.copies, heads, size).transpose(1, 2)
 
 
 def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor:

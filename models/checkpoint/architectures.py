@@ -17,6 +17,10 @@ from .reward_head import auto_class, mapped_class
 
 SELECTING = ("index_topk", "index_topk_blocks", "keep_window_size")  # the keys that a query sees
 BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+STATES = {
+    "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+}  # fmt: skip
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
     """
     afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
@@ -57,20 +61,24 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
         problem = f"{name} is an encoder ({config.model_type}), which reads both ways"
         cure = "use a causal model; encoders as reward models are not available yet"
         raise ModelError(problem, cure, name)
-    kinds, recurrent = _other_layers(text)
+    layers, why = _layers(text)
     arguments = inspect.signature(cls.forward).parameters
     problem = f"is a {config.model_type}, whose "
-    if recurrent or getattr(cls, "_is_stateful", False):
-        problem = f"is recurrent ({config.model_type}): its state cannot be cached by position"
-    elif kinds:
-        problem += f"layers keep more than keys and values by position: {kinds}"
+    if others := layers - BY_POSITION - STATES:
+        kinds = set(getattr(text, "layer_types", None) or others) - {"full_attention"}
+        problem += f"layers keep more than keys, values and states: {', '.join(sorted(kinds))}"
+    elif why:
+        problem += f"layers keep more than keys, values and states: {why}"
+    elif getattr(cls, "_is_stateful", False) and not layers & STATES:
+        problem += "state is kept in a way of its own, and not in transformers' cache"
     elif chosen := [key for key in SELECTING if getattr(text, key, None)]:
         problem += f"attention chooses keys by their scores ({chosen[0]}), among those of a batch"
-    elif "past_key_values" not in arguments and "kwargs" not in arguments:
+    elif not {"past_key_values", "cache_params", "kwargs"} & {*arguments}:
         problem += "code in transformers keeps no keys and values"
     else:
         return
-    raise ModelError(f"{name} {problem}", "use a model whose layers are all attention", name)
+    cure = "use a model whose layers are attention, or keep their states in transformers' cache"
+    raise ModelError(f"{name} {problem}", cure, name)
 
 
 def model_class(config: Any, reward: bool) -> Any:
@@ -78,15 +86,12 @@ def model_class(config: Any, reward: bool) -> Any:
     return mapped_class(auto_class(config) if reward else AutoModelForCausalLM, config)
 
 
-def _other_layers(config: Any) -> tuple[str, bool]:
-    """The layers that cache more than keys and values by position; whether any is recurrent."""
+def _layers(config: Any) -> tuple[set[str], str]:
+    """The kinds of cache that transformers has for the layers; and why it has none."""
     try:
-        layers = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
+        return {type(layer).__name__ for layer in DynamicCache(config=config).layers}, ""
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        return str(error), False
-    others = layers - BY_POSITION
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    return (", ".join(kinds) if others else ""), any("Linear" in layer for layer in others)
+        return set(), str(error)
 
 
 def _is_bidirectional(config: Any, cls: Any) -> bool:

@@ -68,8 +68,13 @@ class _Prompt:
 
 
 class PrefillLane(BlockLane):
-    """A lane's way into its rows."""
+    """A lane's way into its rows.
 
+    Attributes:
+        pads: whether prompts of unlike lengths may be read in one forward.
+    """
+
+    pads = True
     _unsent: Changes | tuple[()] = ()  # what is to be read first, on its way to the device
 
     def admit(
@@ -126,7 +131,7 @@ class PrefillLane(BlockLane):
         for prompt in now:
             prompt.cached = self.blocks.share(prompt.block, prompt.ids[:most])
             prompt.block.cached = prompt.cached
-        return [self._group(prompts) for prompts in _groups(now)], waiting
+        return [self._group(prompts) for prompts in _groups(now, PADDING * self.pads)], waiting
 
     def _group(self, prompts: Sequence[_Prompt]) -> _Group:
         """What a forward reads, which ``changes`` brings to the device."""
@@ -259,13 +264,13 @@ def _in_turn(
     return now, later
 
 
-def _groups(prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
-    """Prompts that are read in one forward: from one position on, with ``PADDING`` at most."""
+def _groups(prompts: Sequence[_Prompt], most: int) -> list[list[_Prompt]]:
+    """Prompts that are read in one forward: from one position on, with so much padding at most."""
     groups, padding = list[list[_Prompt]](), 0
     for prompt in prompts:
         first = groups[-1][0] if groups else prompt
         padding += len(first.ids) - len(prompt.ids)
-        if not groups or prompt.cached != first.cached or padding > PADDING:
+        if not groups or prompt.cached != first.cached or padding > most:
             groups.append([])
             padding = 0
         groups[-1].append(prompt)

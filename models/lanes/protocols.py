@@ -118,6 +118,9 @@ class Lane(Protocol):
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Make each target row, text and cache, what its source was."""
 
+    def save(self) -> None:
+        """Keep what has to be kept of every row for its text to be cut back, to here or beyond."""
+
     def changes(self) -> Changes:
         """What the host has changed of the rows, to be copied to the device before the next step.
 

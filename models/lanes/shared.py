@@ -276,6 +276,9 @@ class LaneView:
         self.lane.copy_rows([rows[i] for i in sources], [rows[i] for i in targets])
         self.shared.invalidate(self)
 
+    def save(self) -> None:
+        self.lane.save()
+
     @property
     def ready(self) -> bool:
         return self.lane.ready

@@ -298,6 +298,9 @@ class TransformersLane(CandidateLane):
         starts: Tensor | None = None,
         same_length: bool = False,
         lengths: Tensor | None = None,
+        reads: Tensor | None = None,
+        copies: int = 0,
+        **options: Any,
     ) -> Any:
         """A forward of all rows in use.
 
@@ -307,16 +310,19 @@ class TransformersLane(CandidateLane):
             backbone: leave out the head.
             starts: as in ``Window``, and ``same_length`` too.
             lengths: ``(rows,)`` of the texts that this is about; by default up to the last token.
+            reads, copies: as in ``Window``.
+            options: more arguments of the model's.
         """
         capacity = self.rows.capacity
         live = not same_length and self._goes_live(tokens.shape[1])
         limit = end if same_length else capacity if live else rounded(end, capacity)
         runs = self._runs(end) if self.exact_length and not (same_length or live) else ()
         window = Window(
-            cache_positions, limit, starts=starts, same_length=same_length, runs=runs, live=live
-        )
-        where = self.blocks.window(window)
-        return self._forward(tokens, positions, where, self.rows.chosen, backbone, lengths)
+            cache_positions, limit, starts=starts, same_length=same_length, runs=runs, live=live,
+            reads=reads, copies=copies,
+        )  # fmt: skip
+        where, chosen = self.blocks.window(window), self.rows.chosen
+        return self._forward(tokens, positions, where, chosen, backbone, lengths, **options)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -339,12 +345,17 @@ class TransformersLane(CandidateLane):
         network = self.model.base_model if backbone else self.model
         if window.live and (survey := self.live.first(window.start is not None)) is not None:
             window = replace(window, survey=survey)
+        places = positions
+        if window.copies:  # to all but attention, rows of their own
+            places = positions.reshape(-1, 1)
+            chosen = chosen and chosen.repeated(window.copies)
+            lengths = None if lengths is None else lengths.repeat_interleave(window.copies)
         with evaluating(self._modules), ExitStack() as rules:
-            rules.enter_context(self.adapters.chosen(chosen, positions))
+            rules.enter_context(self.adapters.chosen(chosen, places))
             for rule in self._rules:
                 if lengths is None:
-                    lengths = positions.amax(dim=1) + 1
-                rules.enter_context(rule.during(positions, lengths))
+                    lengths = places.amax(dim=1) + 1
+                rules.enter_context(rule.during(places, lengths))
             read = None if backbone else rules.enter_context(self.heads.reading())
             out = run_rows(network, self.blocks.cache, window, tokens, positions, **options)
             if read is not None:

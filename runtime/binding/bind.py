@@ -14,8 +14,8 @@ from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.heads.declared import declared_head
 from ...models.heads.layer_heads import HeadColumns
+from ...models.lanes.recurrent import token_lane
 from ...models.lanes.remote import RemoteLane
-from ...models.lanes.transformers_lane import TransformersLane
 from ...models.loading.declared import add_declared, load_declared
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
@@ -205,7 +205,7 @@ class Binder:
             return model.lane(width)
         if self._is_remote(description):
             return RemoteLane(model, width, reads_all, self.checked.device)
-        return TransformersLane(model, width, reads_all)
+        return token_lane(model, width, reads_all)
 
     def _additions(
         self, term: Term, model: ResolvedModel, lane: Any, key: tuple[Any, ...]

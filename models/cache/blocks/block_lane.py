@@ -84,12 +84,16 @@ class BlockLane(RowLane):
         if size:
             self._reserve_pages(rows, capacity, tokens, size)
         else:
-            cache = RowCache(rows, capacity, int(recorded))
-            if self._store is None and self._keeps_copies:
-                self._store = PrefixStore()
-            store = self._store if self._keeps_copies else None
-            self.blocks = ContiguousBlocks(self.rows, cache, store)
+            self.blocks = self._contiguous(rows, capacity)
         self._moved()
+
+    def _contiguous(self, rows: int, capacity: int) -> BlockManager[Any]:
+        """Rows that lie side by side."""
+        if self._store is None and self._keeps_copies:
+            self._store = PrefixStore()
+        store = self._store if self._keeps_copies else None
+        cache = RowCache(rows, capacity, int(self.recordings is not None))
+        return ContiguousBlocks(self.rows, cache, store)
 
     def _has(self, rows: int, capacity: int, tokens: int | None, size: int) -> bool:
         """Whether the memory that there is serves again; a CPU takes it as it comes."""

@@ -62,9 +62,12 @@ class ContiguousBlocks:
     def make(self, tokens: Sequence[int], combination: Combination) -> RowBlock:
         if not self._made:
             self._first, self._placed = len(self.held), 0
-        block = RowBlock(-1, combination, len(tokens))
+        block = self._block(-1, combination, len(tokens))
         self._made.append(block)
         return block
+
+    def _block(self, row: int, combination: Combination, length: int) -> RowBlock:
+        return RowBlock(row, combination, length)
 
     def known(self, block: RowBlock, tokens: Sequence[int]) -> int:
         if self._store is None:
@@ -104,7 +107,7 @@ class ContiguousBlocks:
         first = len(self.held)
         targets = range(first, first + len(sources))
         self.held += [
-            RowBlock(row, self.held[source].combination, 0)
+            self._block(row, self.held[source].combination, 0)
             for row, source in zip(targets, sources, strict=True)
         ]
         self.cache.copy_rows(sources, targets, self._rows.longest)
@@ -156,6 +159,9 @@ class ContiguousBlocks:
         index, writes = self._rows.index[rows], None
         if blocks is None and self._rows.bucketed:
             writes = self._rows.writes(window.cache_positions)
+        if window.reads is not None:
+            behind = window.cache_positions.new_full((), self._rows.capacity)
+            writes = window.cache_positions.where(window.reads[:, None], behind)
         window.rows, window.index, window.writes, window.tables = rows, index, writes, None
         return window
 

@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import descant
 from descant.models.cache import attention
 from descant.models.cache.attention import FOLDED, chunk_attention, grouped_attention
-from descant.models.cache.masks import in_lane_forward
+from descant.models.cache.masks import current_window
 from descant.models.cache.rows import Rows
 from descant.models.combinations import BARE
 
@@ -124,4 +124,4 @@ def test_outside_of_a_lane_transformers_is_as_it_was(monkeypatch) -> None:
     descant.compile("base", models={"base": model}).generate([[1, 2, 3]], max_new_tokens=2)
     assert torch.equal(model(input_ids=ids).logits, before)
     assert model.config._attn_implementation == "sdpa"
-    assert not in_lane_forward()
+    assert current_window() is None

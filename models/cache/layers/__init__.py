@@ -1,0 +1,1 @@
+"""What a cache keeps of each layer: keys and values by position, or states that hold all of a text."""
