@@ -141,15 +141,12 @@ class RowCache(Cache):
         pools = [pool for layer in self._state_layers() for pool in layer.pools.values()]
         return pools if self.said is None else [*pools, self.said]
 
-    def say(self, said: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Keep what is said at the end of texts: ``(n, columns)`` of the first rows, or of some."""
+    def say(self, said: Tensor, rows: slice | list[int]) -> None:
+        """Keep what is said at the end of the texts of some rows, ``(n, columns)``."""
         if self.said is None:
             self.said = said.new_zeros(self.rows, said.shape[-1])
             self.saved += [torch.zeros_like(self.said)] if self.saved else []
-        if rows is None:
-            self.said[: len(said)] = said
-        else:
-            self.said[list(rows)] = said[list(rows)]
+        self.said[rows] = said
 
     def save(self, rows: Sequence[int]) -> None:
         """Keep a copy of the states of some rows."""

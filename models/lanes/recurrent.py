@@ -7,8 +7,8 @@ Rows that have more to read than others read on alone; of the others, nothing ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..cache.blocks.states import StateBlocks
 from ..cache.kv_cache import RowCache
-from ..cache.layers.states import LayerKind, layer_kinds
+from ..cache.layers.states import layer_kinds
+from ..cache.rows import Join
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -42,15 +43,18 @@ class RecurrentLane(TransformersLane):
     """The same as its base, where layers have states."""
 
     blocks: StateBlocks
-    page_size = 0
-    shares_prefixes = False
     pads = False
-    ready = False
-    _gives_logits = False  # a prompt's last token is read by the first step, and not before
+    _ran = True  # whether what is said took a forward
+    _of_last: Tensor  # rewards of the last candidates
 
-    @cached_property
-    def _kinds(self) -> Sequence[LayerKind]:
-        return layer_kinds(self.config)
+    @property
+    def _pending(self) -> int:
+        """0 where reading the prompts gives what follows each: they are read as they end."""
+        return 0 if self._reads_all or self._says_logits else 1
+
+    @property
+    def ready(self) -> bool:
+        return all(block.known.said for block in self.blocks.held) and not any(self._unread())
 
     def _contiguous(self, rows: int, capacity: int) -> StateBlocks:
         return StateBlocks(self.rows, RowCache(rows, capacity, 1, self._kinds))
@@ -61,13 +65,29 @@ class RecurrentLane(TransformersLane):
             return "it copies states for candidates"
         return super().why_eager
 
+    def _read(
+        self,
+        pairs: Sequence[prefill.Pair],
+        prompts: Sequence[Any],
+        groups: Sequence[Any],
+        waiting: Sequence[Any],
+    ) -> Generator[int, None, Join]:
+        """Read prompts; what follows each is kept with it."""
+        for group in groups:
+            logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
+            yield from self._prefill(group, logits)
+            for prompt in group.prompts if logits else ():
+                self.blocks.say(prompt.block, logits[prompt.pair])
+        return partial(self._join, pairs, prompts, None)
+
     @torch.no_grad()
     def forward(self) -> bool:
         self._make_room(0)
-        if self._read_at != self.rows.version:
-            self._read_on(self._logits_of)
-            self._read_at = self.rows.version
-        return True
+        if self._read_at == self.rows.version or self.ready:
+            return self._ran
+        self._ran = bool(self._read_on(self._logits_of))
+        self._read_at = self.rows.version
+        return self._ran
 
     def logits(self) -> Tensor:
         self.forward()
@@ -79,20 +99,23 @@ class RecurrentLane(TransformersLane):
 
     @torch.no_grad()
     def logits_of_last(self, tokens: int) -> Tensor:
-        """As the protocol's: of tokens that were unread, and of the last ones; the others are 0."""
+        """As the protocol's: from what a row has read and said, on; what is before that is 0."""
         self._make_room(0)
         self._catch_up(leave=tokens)
-        unread = self._unread()
+        unread, held = self._unread(), self.blocks.held
+        rows = [row for row, left in enumerate(unread) if left < tokens and held[row].known.said]
+        before = self._said[rows] if rows else None
         parts = self._read_on(self._logits_of, every_token=True)
         if len(parts) == 1 and {*unread} == {tokens}:
             return parts[0][1]
         out = self._said.new_zeros(len(self._said), tokens, self._said.shape[-1])
-        out[:, -1] = self._said
+        if before is not None:
+            out[rows, [tokens - 1 - unread[row] for row in rows]] = before
         for part, said in parts:
-            rows = torch.tensor(part.rows, device=out.device)[:, None]
+            index = torch.tensor(part.rows, device=out.device)[:, None]
             left = torch.tensor([unread[row] - part.done for row in part.rows], device=out.device)
             at = tokens - left[:, None] + torch.arange(part.tokens, device=out.device)
-            out[rows, at] = said[rows[:, 0]].to(out.dtype)
+            out[index, at] = said[index[:, 0]].to(out.dtype)
         return out
 
     @torch.no_grad()
@@ -141,7 +164,8 @@ class RecurrentLane(TransformersLane):
         chosen, every = choice.to(self.device), range(self.rows.count)
         self.blocks.reading()
         self.blocks.cache.choose(chosen)
-        self.blocks.cache.say(self._of_last[self.rows.index[: len(chosen), 0], chosen])
+        said = self._of_last[self.rows.index[: len(chosen), 0], chosen]
+        self.blocks.cache.say(said, slice(len(said)))
         super().keep(choice, tokens)
         self.blocks.has_read(every, every)
 
@@ -155,7 +179,7 @@ class RecurrentLane(TransformersLane):
             for row in [row for row, (n, end) in pairs if self.rows.crosses(n, end + ahead)]:
                 self.rows.shorten(row, 0)
             self.blocks.extend(0)
-        for part in self._parts(self.rows.pending if leave is None else leave):
+        for part in self._parts((0 if self._reads_all else 1) if leave is None else leave):
             self._read_part(part, backbone=True)
             self.blocks.has_read(part.rows)
 
@@ -166,7 +190,10 @@ class RecurrentLane(TransformersLane):
 
         Args:
             of: takes that from an output, ``(rows, q, columns)``.
-            every_token: give what is said at every token, by the parts that were read.
+            every_token: have it said at every token of every part, not at the ends alone.
+
+        Returns:
+            What was said, by the parts that were read.
         """
         backbone, parts = of == self._rewards_of, []
         self._forget_unsaid()
@@ -177,17 +204,24 @@ class RecurrentLane(TransformersLane):
                 continue
             out = self._read_part(part, backbone, **({} if every_token or backbone else self._last))
             said = of(out)
-            if every_token:
-                parts.append((part, said))
-            everyone = len(part.ending) == self.rows.count
-            self.blocks.cache.say(said[:, -1].float(), None if everyone else part.ending)
+            parts.append((part, said))
+            last = said[:, -1].float()
+            if len(part.ending) == self.rows.count:
+                self.blocks.cache.say(last, slice(len(last)))
+            elif part.ending:
+                self.blocks.cache.say(last[list(part.ending)], list(part.ending))
             self.blocks.has_read(part.rows, part.ending)
         return parts
 
     @cached_property
+    def _says_logits(self) -> bool:
+        """Whether the forwards that read prompts can give what follows each."""
+        return not self._reads_all and prefill.gives_logits(self.model)
+
+    @cached_property
     def _last(self) -> dict[str, int]:
         """What has a model say what follows the last token alone."""
-        return {"logits_to_keep": 1} if prefill.gives_logits(self.model) else {}
+        return {"logits_to_keep": 1} if self._says_logits else {}
 
     def _logits_of(self, out: Any) -> Tensor:
         logits: Tensor = out.logits[..., : self.width]
@@ -251,5 +285,5 @@ class RecurrentLane(TransformersLane):
 
 def token_lane(model: Any, vocabulary: int, reads_all: bool) -> TransformersLane:
     """A lane over a transformers model, by what its layers keep; arguments are the lane's."""
-    kind = RecurrentLane if layer_kinds(model.config.get_text_config()) else TransformersLane
-    return kind(model, vocabulary, reads_all)
+    states = any(kind.states for kind in layer_kinds(model.config.get_text_config()))
+    return (RecurrentLane if states else TransformersLane)(model, vocabulary, reads_all)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import rounded, run_rows, surveyed
+from ..cache.layers.states import layer_kinds
 from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
 from ..cache.survey import LayerShape, Survey
@@ -73,6 +74,7 @@ class TransformersLane(CandidateLane):
         self.adapters = Adapters(model, knows_answers)
         self.heads = LayerHeads(model, vocabulary)
         self._modules = tuple(model.modules())
+        self._kinds = layer_kinds(self.config)
         self._limits = length_limits(model.config)
         self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
         self._rules += [RowScale(model)] if scaled_layers(model) else []

@@ -15,6 +15,7 @@ from ...footprint import Footprint, on_one_device
 from ...kernels.live_attention import CHUNK
 from ...recordings import Recordings
 from ..kv_cache import RowCache
+from ..layers.states import LayerKind
 from ..live import LiveAttention
 from ..row_lane import RowLane
 from ..rows import Rows
@@ -48,6 +49,7 @@ class BlockLane(RowLane):
     kept_logits: Tensor
     last_logits: dict[tuple[int, int], Tensor]
     blocks: BlockManager[Any]
+    _kinds: Sequence[LayerKind] = ()  # of layers, where any keeps more than keys and values
     _reads_all: bool
     _limits: Sequence[int]
     _store: PrefixStore | None = None
@@ -79,7 +81,7 @@ class BlockLane(RowLane):
             return
         recorded, pages = self.recordings is not None, -(-capacity // size) if size else 0
         self.rows = Rows(
-            rows, capacity, self.device, 0 if self._reads_all else 1, self._limits, recorded, pages
+            rows, capacity, self.device, self._pending, self._limits, recorded, pages
         )
         if size:
             self._reserve_pages(rows, capacity, tokens, size)
@@ -92,7 +94,7 @@ class BlockLane(RowLane):
         if self._store is None and self._keeps_copies:
             self._store = PrefixStore()
         store = self._store if self._keeps_copies else None
-        cache = RowCache(rows, capacity, int(self.recordings is not None))
+        cache = RowCache(rows, capacity, int(self.recordings is not None), self._kinds)
         return ContiguousBlocks(self.rows, cache, store)
 
     def _has(self, rows: int, capacity: int, tokens: int | None, size: int) -> bool:
@@ -187,6 +189,11 @@ class BlockLane(RowLane):
         return self.rows.pages > 0 and self.live.takes(queries)
 
     @property
+    def _pending(self) -> int:
+        """Tokens at the end of a text that the next step reads."""
+        return 0 if self._reads_all else 1
+
+    @property
     def kept_bytes(self) -> int:
         """Of copies of what was read, at most."""
         return BYTES if self._keeps_copies and not self._size_of_pages() else 0
@@ -198,8 +205,8 @@ class BlockLane(RowLane):
 
     @property
     def _may_share(self) -> bool:
-        """Whether the keys of a text's beginning are the same in every text."""
-        return self.shares_prefixes and not self._limits
+        """Whether the keys of a text's beginning are all there is, and the same in every text."""
+        return self.shares_prefixes and not self._limits and not self._kinds
 
     @property
     def _footprint(self) -> Footprint:
@@ -212,7 +219,7 @@ class BlockLane(RowLane):
 
     def _size_of_pages(self) -> int:
         """Positions of a page; 0 where keys lie side by side."""
-        if self.page_size is None and self.device.type != "cuda":
+        if self._kinds or (self.page_size is None and self.device.type != "cuda"):
             return 0
         if not self._footprint or not self._shapes or not on_one_device(self.model):
             return 0

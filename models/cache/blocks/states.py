@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ...combinations import Combination
 from .contiguous import ContiguousBlocks, RowBlock
 
@@ -50,6 +52,12 @@ class StateBlocks(ContiguousBlocks):
         super().keep(block, tokens)
         assert isinstance(block, StateBlock)
         block.known = Known(len(tokens))
+
+    def say(self, block: RowBlock, said: Tensor) -> None:
+        """Keep what is said at the end of the text of a block, ``(columns,)``."""
+        assert isinstance(block, StateBlock)
+        self.cache.say(said[None], [block.row])
+        block.known = block.known._replace(said=True)
 
     def join(self, blocks: Sequence[RowBlock]) -> Sequence[RowBlock]:
         ordered = super().join(blocks)

@@ -53,20 +53,8 @@ class RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        if window.same_length:
-            last = slice(window.limit - 1, window.limit)
-            self.keys[window.rows, :, last] = key_states
-            self.values[window.rows, :, last] = value_states
-        elif window.start is not None:
-            chunk = slice(window.start, window.limit)
-            self.keys[window.rows, :, chunk] = key_states
-            self.values[window.rows, :, chunk] = value_states
-        else:
-            device = self.keys.device
-            where = window.cache_positions if window.writes is None else window.writes
-            index, positions = window.index.to(device), where.to(device)
-            self.keys[index, :, positions] = key_states.transpose(1, 2)
-            self.values[index, :, positions] = value_states.transpose(1, 2)
+        write(self.keys, key_states, window)
+        write(self.values, value_states, window)
         view = (window.rows, slice(None), slice(window.limit))
         return self.keys[view], self.values[view]
 
@@ -96,6 +84,52 @@ class RowLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self._cache.capacity
+
+
+class IndexedRowLayer(RowLayer):
+    """The same, and keys of an indexer, by which queries choose among what they see.
+
+    Attributes:
+        indexer_keys: ``(rows, 1, capacity, size)``.
+    """
+
+    indexer_keys: Tensor | None = None
+
+    def update_indexer(self, indexer_key_states: Tensor) -> Tensor:
+        """Write ``(n, q, size)`` as keys are written; return a view, ``(n, limit, size)``."""
+        cache = self._cache
+        window, keys = cache.window, indexer_key_states[:, None]
+        assert window is not None
+        if window.copies:
+            keys = window.as_queries(keys)
+        if self.indexer_keys is None:
+            shape = cache.rows, 1, cache.capacity + cache.scratch, keys.shape[-1]
+            self.indexer_keys = zeros(keys, shape)
+        write(self.indexer_keys, keys, window)
+        return self.indexer_keys[window.rows, 0, : window.limit]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values, and keys of the indexer, once there are any."""
+        indexed = self.indexer_keys
+        return super().tensors + ([] if indexed is None else [indexed])
+
+    def grow(self, rows: int, tokens: int, kept: Sequence[slice]) -> None:
+        super().grow(rows, tokens, kept)
+        if self.indexer_keys is not None:
+            self.indexer_keys = _grown(self.indexer_keys, rows, tokens, kept)
+
+
+def write(kept: Tensor, new: Tensor, window: Window) -> None:
+    """Write ``(n, heads, q, size)`` where a window says, of ``(rows, heads, capacity, size)``."""
+    if window.same_length:
+        kept[window.rows, :, window.limit - 1 : window.limit] = new
+    elif window.start is not None:
+        kept[window.rows, :, window.start : window.limit] = new
+    else:
+        where = window.cache_positions if window.writes is None else window.writes
+        index, positions = window.index.to(kept.device), where.to(kept.device)
+        kept[index, :, positions] = new.transpose(1, 2)
 
 
 def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from transformers.cache_utils import (
 
 from ..memory import mapped_zeros
 from ..window import Window
-from .keys import RowLayer, RowsOfCache
+from .keys import IndexedRowLayer, RowLayer, RowsOfCache
 
 
 class LayerKind(NamedTuple):
@@ -30,32 +30,35 @@ class LayerKind(NamedTuple):
     Attributes:
         states: pairs of a convolutional and a recurrent state.
         by_position: whether it keeps keys and values, too.
+        indexed: whether it keeps keys of an indexer, beside keys and values.
     """
 
-    states: int
-    by_position: bool
+    states: int = 0
+    by_position: bool = True
+    indexed: bool = False
 
     def make(self, cache: RowsOfCache) -> Any:
         """A layer of this kind."""
         if not self.states:
-            return RowLayer(cache)
+            return IndexedRowLayer(cache) if self.indexed else RowLayer(cache)
         kind = StateAndRowLayer if self.by_position else StateLayer
         return kind(cache, self.states)
 
 
 def layer_kinds(config: Any) -> tuple[LayerKind, ...]:
-    """What each layer of a model keeps, by transformers; empty where none has a state."""
+    """What each layer of a model keeps, by transformers; empty where all keep keys and values."""
     try:
         layers = DynamicCache(config=config).layers
     except (AttributeError, KeyError, ValueError, TypeError):
         return ()  # of no layers that transformers knows a kind of
-    kinds = tuple(
-        LayerKind(getattr(layer, "number_of_states", 0), isinstance(layer, CacheLayerMixin))
-        if isinstance(layer, LinearAttentionCacheLayerMixin)
-        else LayerKind(0, True)
-        for layer in layers
-    )
-    return kinds if any(kind.states for kind in kinds) else ()
+    kinds = tuple(map(_kind_of, layers))
+    return kinds if any(kind != LayerKind() for kind in kinds) else ()
+
+
+def _kind_of(layer: Any) -> LayerKind:
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        return LayerKind(layer.number_of_states, isinstance(layer, CacheLayerMixin))
+    return LayerKind(indexed=hasattr(layer, "update_indexer"))
 
 
 class StateLayer(LinearAttentionLayer):
