@@ -269,12 +269,11 @@ class Rows:
             self.lengths.copy_(self.ends)
         self._lengths = [max(end - unread, 0) for end in self._ends]
 
-    def mark_read(self, tokens: int) -> None:
-        """So many tokens more of every text are in the cache now, or all of them."""
-        used = slice(self.width)
-        self.lengths[used] = torch.minimum(self.lengths[used] + tokens, self.ends[used])
-        pairs = zip(self._lengths, self._ends, strict=True)
-        self._lengths = [min(length + tokens, end) for length, end in pairs]
+    def mark_read(self, tokens: int, rows: Sequence[int], mask: Tensor | None = None) -> None:
+        """So many tokens more of some texts are in the cache: ``rows`` on the host, or all."""
+        self.lengths[: self.width] += tokens if mask is None else mask * tokens
+        for row in rows:
+            self._lengths[row] += tokens
 
     def crosses(self, start: int, end: int) -> bool:
         """Whether a text that grows from one length to the other gets other keys."""

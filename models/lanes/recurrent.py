@@ -244,7 +244,7 @@ class RecurrentLane(TransformersLane):
             tokens, positions, positions, self.rows.longest, backbone=backbone,
             same_length=same and reads is None, reads=reads, **options,
         )  # fmt: skip
-        self.rows.mark_read(part.tokens)
+        self.rows.mark_read(part.tokens, part.rows, reads)
         return out
 
     def _parts(self, leave: int) -> Iterator[_Part]:

@@ -7,12 +7,14 @@ its masks and is causal is checked in every forward.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cache.kv_cache import RowCache, run_rows
+from ..cache.layers.states import layer_kinds
 from ..cache.window import Window
 from ..checkpoint.architectures import REWARDS, TERMS
 from ..errors import ModelError, first_line
@@ -70,17 +72,29 @@ def _texts(model: Any, alternatives: int) -> tuple[Tensor, Tensor, Tensor]:
 def _as_rows(model: Any, alternatives: int) -> Tensor:
     texts, following, lengths = _texts(model, alternatives)
     rows, longest = texts.shape
-    cache, index = RowCache(rows, CAPACITY), torch.arange(rows, device=texts.device)[:, None]
+    kinds = layer_kinds(model.config.get_text_config())
+    cache, index = RowCache(rows, CAPACITY, kinds=kinds), torch.arange(rows, device=texts.device)
 
-    def run(tokens: Tensor, positions: Tensor, cache_positions: Tensor) -> Any:
-        window = Window(cache_positions, CAPACITY, slice(0, rows), index)
-        return run_rows(model.base_model, cache, window, tokens, positions)
+    def run(tokens: Tensor, positions: Tensor, places: Tensor, **settings: Any) -> Tensor:
+        window = Window(places, CAPACITY, slice(0, rows), index[:, None])
+        window = replace(window, **settings)
+        hidden: Tensor = run_rows(model.base_model, cache, window, tokens, positions)[0]
+        return hidden
 
-    positions = torch.arange(longest, device=texts.device).expand(rows, -1)
-    run(texts, positions, positions)
+    if has_states := any(kind.states for kind in kinds):
+        for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
+            own = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
+            for start, end in ((0, length // 2), (length // 2, length)):
+                positions = torch.arange(start, end, device=texts.device)[None]
+                where = texts[row : row + 1, start:end], positions, positions
+                run(*where, **own, start=start, limit=end)
+    else:
+        positions = torch.arange(longest, device=texts.device).expand(rows, -1)
+        run(texts, positions, positions)
     positions = lengths[:, None].expand(following.shape)
-    cache_positions = positions + torch.arange(alternatives, device=texts.device)
-    return run(following, positions, cache_positions).last_hidden_state.float()  # type: ignore[no-any-return]
+    places = positions + torch.arange(alternatives, device=texts.device)
+    copies = alternatives if has_states and alternatives > 1 else 0
+    return run(following, positions, places, copies=copies).view(rows, alternatives, -1).float()
 
 
 @torch.no_grad()

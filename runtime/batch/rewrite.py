@@ -83,6 +83,14 @@ def rewrite(batch: SlotRows, rewrites: Mapping[int, Rewrite]) -> None:
         batch.state.rewrite(slot, key, len(answer), batch.start(slot, answer, scores))
     batch.changed()
     _rewrite_texts(batch, rewrites)
+    save(batch)  # who goes back once does so again
+
+
+def save(batch: SlotRows) -> None:
+    """Have all lanes keep what it takes to cut their texts back to here."""
+    for lane, owned in zip(batch.bound.lanes, batch.owned, strict=True):
+        if owned:
+            lane.save()
 
 
 def take_back(batch: SlotRows, answers: Mapping[int, Sequence[int]]) -> None:

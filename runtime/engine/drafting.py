@@ -17,7 +17,7 @@ from torch import Tensor
 from ...models.cache.row_items import Growing
 from ...models.upload import Mirror
 from ..batch.batch import Batch
-from ..batch.rewrite import append, read_on
+from ..batch.rewrite import append, read_on, save
 from ..binding.bound import Bound
 from ..scores.context import Context
 from ..scores.logprobs import Logits
@@ -82,6 +82,7 @@ class Draft:
 
 def proposed(batch: Batch, tokens: Sequence[Sequence[int]]) -> Draft:
     """A draft of tokens that the host knows."""
+    save(batch)
     append(batch, tokens)
     return Draft([len(each) for each in tokens], tokens)
 
@@ -91,6 +92,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 
     The batch has been told of the counts (``SlotState.propose``), and its device too.
     """
+    save(batch)
     most, logits = max(counts), dict[int, list[Logits]]()
     drawn_tokens, broken = list[Tensor](), list[Tensor]()
     seen = None if batch.seen is None else batch.seen[: batch.width].clone()
