@@ -14,6 +14,7 @@ from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import signature
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -23,6 +24,7 @@ from ..cache.blocks.block_lane import BlockLane
 from ..cache.rows import Join
 from ..cache.window import Window
 from ..combinations import Chosen, Combination, parts_of
+from ..images.prompt import ImagePrompt
 from ..upload import Changes, staged, upload
 
 Pair: TypeAlias = tuple[tuple[int, ...], Combination]  # a prompt, and what its row adds
@@ -168,18 +170,23 @@ class PrefillLane(BlockLane):
         chosen = Chosen(slots, parts) if parts else None
         size = max(1, CHUNK // len(prompts))
         live = self.rows.pages > 0 and self.live.takes_chunks
-        for start in range(first, longest, size):
-            end = min(start + size, longest)
+        images = prompts[0].combination.images or ()  # which are read at once
+        starts = [first] * bool(images) + [*range(max(first, len(images)), longest, size)]
+        for start, end in pairwise((*starts, longest)):
+            live = live and start >= len(images)
             chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
             window = Window(positions, end, start=start, tables=tables, live=live)
             window = self.blocks.window(window, blocks)
+            what = chunk, positions, window, chosen
+            options: dict[str, Any] = {"lengths": lengths, "slots": slots}
+            if start < len(images):
+                options["images"] = images
             if logits is None or end < longest:
-                self._forward(chunk, positions, window, chosen, backbone=True, lengths=lengths)
+                self._forward(*what, backbone=True, **options)
             else:
-                what = chunk, positions, window, chosen
-                out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
+                out = self._forward(*what, backbone=False, **options, logits_to_keep=1)
                 last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
         for prompt in prompts:
@@ -237,9 +244,16 @@ class PrefillLane(BlockLane):
         chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        slots: Tensor | None = None,
+        images: ImagePrompt | None = None,
         **options: Any,
     ) -> Any:
-        """One forward of a window's rows: with the head, or of the backbone alone."""
+        """One forward of a window's rows: with the head, or of the backbone alone.
+
+        Args:
+            slots: of the rows' combinations.
+            images: a prompt with images, which the forward reads alone, from its first token on.
+        """
         raise NotImplementedError
 
 
@@ -265,12 +279,16 @@ def _in_turn(
 
 
 def _groups(prompts: Sequence[_Prompt], most: int) -> list[list[_Prompt]]:
-    """Prompts that are read in one forward: from one position on, with so much padding at most."""
+    """Prompts that are read in one forward: from one position on, with so much padding at most.
+
+    One with images is read alone.
+    """
     groups, padding = list[list[_Prompt]](), 0
     for prompt in prompts:
         first = groups[-1][0] if groups else prompt
         padding += len(first.ids) - len(prompt.ids)
-        if not groups or prompt.cached != first.cached or padding > most:
+        alone = bool(prompt.combination.images or first.combination.images)
+        if not groups or alone or prompt.cached != first.cached or padding > most:
             groups.append([])
             padding = 0
         groups[-1].append(prompt)
