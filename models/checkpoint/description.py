@@ -20,6 +20,8 @@ from transformers.utils.hub import extract_commit_hash
 from ...errors import quoted
 from ..errors import ModelError, first_line, read_by_a_library
 from ..functions import FunctionReward
+from ..images.declared import declared_processor
+from ..images.processor import PromptProcessor
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
@@ -55,6 +57,7 @@ class Description:
         value_head: whether it is a language model that is a reward by its value head.
         revision: the commit that everything is read from, for a hub id; None for a folder.
         gguf: whether the weights are a GGUF file's, unpacked when they are loaded.
+        processor: by which it reads images, or None for a model without eyes.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Description:
     value_head: bool = False
     revision: str | None = None
     gguf: bool = False
+    processor: PromptProcessor | None = None
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Description:
@@ -111,7 +115,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     eos = _eos(name, spec, text, tokenizer)
     return Description(
         name, kind, text.vocab_size, tokenizer, config, key, positions, eos, reason,
-        revision=revision, gguf=gguf,
+        revision=revision, gguf=gguf, processor=declared_processor(name, spec, config, tokenizer),
     )  # fmt: skip
 
 
@@ -183,6 +187,8 @@ def _check_config(config: Any) -> None:
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
     source = spec.tokenizer if spec.tokenizer is not None else spec.path
+    if source is None and spec.processor is not None:
+        source = getattr(spec.processor, "tokenizer", spec.processor)
     if source is None or not isinstance(source, (str, os.PathLike)):
         return source
     files = [file for file in TOKENIZER if (Path(source) / file).is_file()]

@@ -180,6 +180,7 @@ class Binder:
             token_map=token_map,
             rows=description.size,
             rowless=checked.rowless[name],
+            processor=description.processor,
         )
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
