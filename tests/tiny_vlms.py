@@ -161,6 +161,7 @@ def _gemma3() -> Vlm:
                      "layer_types": ["sliding_attention", "full_attention"]},
         vision_config={**TOWER, "image_size": 16, "patch_size": 4},
         mm_tokens_per_image=4, boi_token_index=begin, eoi_token_index=end, image_token_index=image,
+        tie_word_embeddings=False,
     )  # fmt: skip
     images = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
     processor = transformers.Gemma3Processor(
@@ -191,7 +192,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-SEEDS = {"gemma3": 3}
+SEEDS = {"gemma3": 1, "qwen3_5": 1}  # by which answers depend on the image
 
 
 @cache
@@ -219,3 +220,22 @@ def chat(*parts: Any, **more: Any) -> list[dict[str, Any]]:
         for part in parts
     ]
     return [{"role": "user", "content": content}]
+
+
+class Plain:
+    """What a model says after messages and an answer so far: the whole text in one forward."""
+
+    def __init__(self, vlm: Vlm, messages: Any) -> None:
+        self._model, self._inputs = vlm.model, dict(vlm.inputs(messages))
+
+    @torch.no_grad()
+    def logprobs(self, answer: Any) -> torch.Tensor:
+        """``(V,)``, natural logarithms."""
+        inputs = dict(self._inputs)
+        more = torch.tensor([list(answer)], dtype=torch.long)
+        inputs["input_ids"] = torch.cat((inputs["input_ids"], more), dim=1)
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+            if name in inputs:
+                filled = torch.full_like(more, int(name == "attention_mask"))
+                inputs[name] = torch.cat((inputs[name], filled), dim=1)
+        return torch.log_softmax(self._model(**inputs).logits[0, -1].float(), -1)
