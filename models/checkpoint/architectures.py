@@ -21,6 +21,10 @@ STATES = {
     "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
 }  # fmt: skip
+# Families whose code in transformers goes on from a state by one token at a time only ...
+ONE_FORWARD = frozenset({"falcon_mamba", "jamba", "mamba", "zamba"})
+# ... or makes something else of several tokens than of each in turn: time steps are cut off.
+BY_TOKEN = ONE_FORWARD | {"nemotron_h", "zamba2"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
     """
     afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2

@@ -133,7 +133,15 @@ class PrefillLane(BlockLane):
         for prompt in now:
             prompt.cached = self.blocks.share(prompt.block, prompt.ids[:most])
             prompt.block.cached = prompt.cached
-        return [self._group(prompts) for prompts in _groups(now, PADDING * self.pads)], waiting
+        return [self._group(prompts) for prompts in self._grouped(now)], waiting
+
+    def _grouped(self, prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
+        """Prompts that are read in one forward."""
+        return _groups(prompts, PADDING * self.pads)
+
+    def _chunk(self, prompts: int) -> int:
+        """Tokens that each of so many prompts reads in one forward."""
+        return max(1, CHUNK // prompts)
 
     def _group(self, prompts: Sequence[_Prompt]) -> _Group:
         """What a forward reads, which ``changes`` brings to the device."""
@@ -168,7 +176,7 @@ class PrefillLane(BlockLane):
             upload(self.changes())  # where nobody has collected them before
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
-        size = max(1, CHUNK // len(prompts))
+        size = self._chunk(len(prompts))
         live = self.rows.pages > 0 and self.live.takes_chunks
         images = prompts[0].combination.images or ()  # which are read at once
         starts = [first] * bool(images) + [*range(max(first, len(images)), longest, size)]

@@ -7,6 +7,7 @@ Rows that have more to read than others read on alone; of the others, nothing ch
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ..cache.blocks.states import StateBlocks
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
+from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -60,6 +62,13 @@ class RecurrentLane(TransformersLane):
         return StateBlocks(self.rows, RowCache(rows, capacity, 1, self._kinds))
 
     @property
+    def _row_bytes(self) -> int:
+        """Of the states of a row, and of what is said at the end of its text."""
+        rewards = self.model.get_output_embeddings() is None
+        said = self.model.config.num_labels if rewards else self.width
+        return self._survey[1].state_bytes + torch.float32.itemsize * said
+
+    @property
     def why_eager(self) -> str | None:
         if self.model.get_output_embeddings() is None:
             return "it copies states for candidates"
@@ -79,6 +88,17 @@ class RecurrentLane(TransformersLane):
             for prompt in group.prompts if logits else ():
                 self.blocks.say(prompt.block, logits[prompt.pair])
         return partial(self._join, pairs, prompts, None)
+
+    def _grouped(self, prompts: Sequence[Any]) -> list[list[Any]]:
+        groups = super()._grouped(prompts)
+        if not self._in_one:
+            return groups
+        most = [max(1, prefill.CHUNK // len(group[0].ids)) for group in groups]
+        pairs = zip(groups, most, strict=True)
+        return [group[i : i + n] for group, n in pairs for i in range(0, len(group), n)]
+
+    def _chunk(self, prompts: int) -> int:
+        return sys.maxsize if self._in_one else super()._chunk(prompts)
 
     @torch.no_grad()
     def forward(self) -> bool:
@@ -148,6 +168,9 @@ class RecurrentLane(TransformersLane):
     def _of_copies(self, candidates: Tensor) -> Tensor:
         """``(rows, k, labels)``: each candidate is read by a copy of its row's states."""
         width, k = candidates.shape
+        if not k:
+            labels = self.model.config.num_labels
+            return torch.zeros(width, 0, labels, device=self.device)
         self.ensure_capacity(self.rows.longest + k)
         self._make_room(k)
         ends = self.rows.ends[: self.rows.width, None]
@@ -214,6 +237,16 @@ class RecurrentLane(TransformersLane):
         return parts
 
     @cached_property
+    def _in_one(self) -> bool:
+        """Whether a prompt is read in one forward, however long it is."""
+        return self.config.model_type in ONE_FORWARD
+
+    @cached_property
+    def _by_token(self) -> bool:
+        """Whether rows read one token at a time."""
+        return self.config.model_type in BY_TOKEN
+
+    @cached_property
     def _says_logits(self) -> bool:
         """Whether the forwards that read prompts can give what follows each."""
         return not self._reads_all and prefill.gives_logits(self.model)
@@ -238,7 +271,7 @@ class RecurrentLane(TransformersLane):
             mask = torch.zeros(self.rows.width, dtype=torch.bool)
             mask[list(part.rows)] = True
             reads = mask.to(self.device)
-        same = self.exact_length and part.tokens == 1 and self.rows.same_length
+        same = self.exact_length and self.rows.same_length and {*self._unread()} == {1}
         self.blocks.reading()
         out = self._step(
             tokens, positions, positions, self.rows.longest, backbone=backbone,
@@ -250,7 +283,7 @@ class RecurrentLane(TransformersLane):
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
         left = [max(0, count - leave) for count in self._unread()]
-        most, done = max(1, prefill.CHUNK // max(1, len(left))), 0
+        most, done = 1 if self._by_token else self._chunk(max(1, len(left))), 0
         for end in sorted({*left} - {0}):
             rows = [row for row, count in enumerate(left) if count >= end]
             while done < end:
