@@ -24,6 +24,7 @@ from ..cache.blocks.block_lane import BlockLane
 from ..cache.rows import Join
 from ..cache.window import Window
 from ..combinations import Chosen, Combination, parts_of
+from ..errors import ModelError
 from ..images.prompt import ImagePrompt
 from ..upload import Changes, staged, upload
 
@@ -86,7 +87,11 @@ class PrefillLane(BlockLane):
 
         Raises:
             OutOfPages: there is none for all of them.
+            ModelError: images, and a model that reads longer texts again.
         """
+        if self._limits and any(each.images for each in combinations):
+            problem = "its keys are others in longer texts, and images are read once"
+            raise ModelError(problem, "give the prompt without images")
         texts = map(tuple, prompts)
         pairs: list[Pair] = [*zip(texts, combinations, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))

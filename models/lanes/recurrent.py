@@ -19,6 +19,8 @@ from ..cache.blocks.states import StateBlocks
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
+from ..cache.window import Window
+from ..combinations import chosen as added
 from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
 from . import prefill
 from .transformers_lane import TransformersLane
@@ -282,6 +284,7 @@ class RecurrentLane(TransformersLane):
 
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
+        self._see_again(max(1, leave))
         left = [max(0, count - leave) for count in self._unread()]
         most, done = 1 if self._by_token else self._chunk(max(1, len(left))), 0
         for end in sorted({*left} - {0}):
@@ -291,6 +294,28 @@ class RecurrentLane(TransformersLane):
                 ending = [row for row in rows if left[row] == done + now]
                 yield _Part(done, now, rows, ending)
                 done += now
+
+    def _see_again(self, leave: int) -> None:
+        """Read prompts with images of rows that begin anew, each alone, all but ``leave`` tokens."""
+        for row, (length, end) in enumerate(zip(*self.rows.counts(), strict=True)):
+            combination = self.rows.combinations[row]
+            if length or (images := combination.images) is None:
+                continue
+            count = min(len(images), end - leave)
+            positions = torch.arange(count, device=self.device)[None]
+            window = Window(positions, count, start=0)
+            window = self.blocks.window(window, [self.blocks.held[row]])
+            tokens = torch.tensor([images[:count]], device=self.device)
+            lengths = self.rows.ends[row : row + 1]
+            self.blocks.reading()
+            self._forward(
+                tokens, positions, window, added([combination], self.device), backbone=True,
+                lengths=lengths, images=images,
+            )  # fmt: skip
+            read = torch.zeros(self.rows.width, dtype=torch.long)
+            read[row] = 1
+            self.rows.mark_read(count, [row], read.to(self.device))
+            self.blocks.has_read([row])
 
     def _unread(self) -> list[int]:
         """Tokens that each row has not read."""

@@ -20,6 +20,7 @@ from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
 from .by_particles import check_particles
+from .images import with_eyes
 from .constrained import check_constrained, constraints_of
 from .hints import refuse
 from .per_row import (
@@ -173,6 +174,7 @@ class RequestBuilder:
             raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
+        prompt = with_eyes(bound, prompt)
         prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
         rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
         request = Request(

@@ -76,6 +76,9 @@ class PagedCache(Cache):
         window: of the forward that runs, or ran last.
     """
 
+    kinds = ()  # layers keep keys and values alone
+    attends = True
+
     def __init__(self, shapes: Sequence[LayerShape], pages: int, size: int, like: Tensor) -> None:
         self.size, self.pages = size, pages
         self.window: Window | None = None
@@ -83,6 +86,9 @@ class PagedCache(Cache):
         self._pool = mapped_zeros(like, (pages, size * sum(shape.numbers for shape in shapes)))
         cache: Any = weakref.proxy(self)  # so that a cache is freed at once
         super().__init__(layers=[PagedLayer(cache, *views) for views in self._views()])
+
+    def settle(self) -> None:
+        """The forward has ended; there are no states."""
 
     def _views(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each layer, its keys and its values in the pool."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import checkpoints
 import pytest
 import torch
+from reference_rules.plain import logprobs
 from reference_rules.search import blockwise
 from tape import Tape, on_tape
 from tiny_vlms import EOS, FAMILIES, Plain, chat, picture, vlm
 
 import descant
-from descant.models import ModelError
+from descant.models.cache.blocks.states import StateBlocks
+from descant.models.lanes.recurrent import RecurrentLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.engine import engine as engines
 from descant.runtime.scores.noise import gumbel, seed_key
@@ -24,6 +27,7 @@ PROMPTS = (
     chat(picture(1), "what is it?"),
 )
 TOKENS = 10
+PAGED = ("llava", "qwen2_5_vl", "gemma3", "idefics3")  # states are not in pages
 
 
 def tokens(decoder: Any, prompts: Any = PROMPTS, **settings: Any) -> list[list[int]]:
@@ -54,11 +58,12 @@ def expected() -> dict[str, list[list[int]]]:
     return answers
 
 
-@pytest.mark.pages
-@pytest.mark.parametrize("family", [*FAMILIES])
+@pytest.mark.parametrize(
+    ("family", "page_size"),
+    [*((family, None) for family in FAMILIES), *((family, 16) for family in PAGED)],
+    indirect=["page_size"],
+)
 def test_a_ragged_batch_answers_as_generate_does(expected, page_size, family) -> None:
-    if family == "qwen3_5" and page_size:
-        pytest.skip("states are not in pages")
     decoder = decoder_of(family)
     assert tokens(decoder) == expected[family]
     assert tokens(decoder, batch_size=2) == expected[family]
@@ -67,7 +72,6 @@ def test_a_ragged_batch_answers_as_generate_does(expected, page_size, family) ->
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5", "gemma3"])
 def test_visual_contrastive_decoding(family) -> None:
     """Leng et al. 2023, equation 3: (1 + a) logits with the image less a times those without."""
-    formula = "(1 + a)*vlm - a*vlm@noimage | plausible(0.1)"
     prompts = PROMPTS[::2]
     decoder = decoder_of(family, "(1 + a)*vlm - a*vlm@noimage", params={"a": 0.8})
     answers = []
@@ -80,14 +84,12 @@ def test_visual_contrastive_decoding(family) -> None:
         answers.append(answer)
     assert tokens(decoder, prompts) == answers
     assert tokens(decoder_of(family), prompts) != answers
-    assert formula
 
 
-@pytest.mark.pages
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize(
+    ("family", "page_size"), [("qwen2_5_vl", 16), ("qwen3_5", None)], indirect=["page_size"]
+)
 def test_a_search_copies_rows_that_see(page_size, family) -> None:
-    if family == "qwen3_5" and page_size:
-        pytest.skip("states are not in pages")
     decoder = decoder_of(family, "vlm | blockwise(vlm - vlm@noimage, beams=2, samples=2, length=4)")
     prompts, seed = PROMPTS[::2], 11
     answers = []
@@ -121,18 +123,36 @@ def test_drafts_and_likelihoods(expected, family) -> None:
         answers, prompts, decoder.loglikelihood(prompts, answers), strict=True
     ):
         plain = Plain(vlm(family), prompt)
-        logprobs = [float(plain.logprobs(answer[:i])[t]) for i, t in enumerate(answer)]
-        assert found.logprobs == pytest.approx(logprobs, abs=2e-4)
+        each = [float(plain.logprobs(answer[:i])[t]) for i, t in enumerate(answer)]
+        assert found.logprobs == pytest.approx(each, abs=2e-4)
         scores = decoder.scores(prompt, answer)
         assert torch.allclose(scores[-1], plain.logprobs(answer), atol=2e-4)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
-def test_whoever_waits_is_read_again_with_its_images(expected, monkeypatch, family) -> None:
+def test_states_that_begin_anew_see_again(expected, monkeypatch) -> None:
+    """Nothing is saved before a draft: where one is not accepted, a row reads all it has."""
+    seen: list[int] = []
+    original = RecurrentLane._see_again
+
+    def noted(lane: Any, leave: int) -> None:
+        combinations = zip(lane.rows.combinations, lane.rows.counts()[0], strict=True)
+        seen.append(sum(each.images is not None and not length for each, length in combinations))
+        original(lane, leave)
+
+    monkeypatch.setattr(StateBlocks, "save", lambda blocks: None)
+    monkeypatch.setattr(RecurrentLane, "_see_again", noted)
+    decoder = decoder_of("qwen3_5")
+    assert tokens(decoder, draft="vlm@noimage", draft_length=3) == expected["qwen3_5"]
+    assert sum(seen) > 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_whoever_waits_is_read_again_with_its_images(monkeypatch, family) -> None:
     monkeypatch.setattr(TransformersLane, "page_size", 16)
     monkeypatch.setattr(engines, "room", lambda *_: 112)
-    decoder = decoder_of(family)
-    assert tokens(decoder) == expected[family]
+    decoder, prompts = decoder_of(family), (PROMPTS[0], PROMPTS[3], PROMPTS[2])
+    answers = [vlm(family).answer(prompt, 30) for prompt in prompts]
+    assert tokens(decoder, prompts, max_new_tokens=30) == answers
     assert decoder.session.engine.stats.preempted > 0
 
 
@@ -144,11 +164,21 @@ def test_recorded_steps_know_where_a_row_is(expected, monkeypatch) -> None:
     assert sum(tape.replays for tape in Tape.made) > 0
 
 
-def test_who_has_no_eyes_is_marked(zoo) -> None:
-    models = {"vlm": vlm("llava").spec, "base": {"path": zoo.path("base"), "template": "chat"}}
-    decoder = descant.compile("vlm + base", models={"vlm": models["vlm"]} | models)
-    with pytest.raises(descant.FormulaError) as caught:
+def test_a_model_without_eyes_reads_what_is_left() -> None:
+    """It is refused where it stands, and with @noimage reads the text parts."""
+    seeing = vlm("llava")
+    words = seeing.processor.tokenizer
+    blind = checkpoints.llama(vocab_size=len(words))
+    models = {"vlm": seeing.spec, "base": {"model": blind, "tokenizer": words}}
+    decoder = descant.compile("vlm + 0.5*base", models=models)
+    with pytest.raises(descant.FormulaError, match="base has no eyes") as caught:
         decoder.generate([PROMPTS[0]], max_new_tokens=1)
-    assert "base has no eyes" in str(caught.value) and "base@noimage" in str(caught.value)
-    assert caught.value.span == (6, 10)
-    assert isinstance(ModelError("x"), ValueError)
+    assert caught.value.span == (10, 14) and "base@noimage" in caught.value.cure
+    assert len(tokens(decoder, [[1, 17, 30]])[0]) > 0
+    decoder = descant.compile("vlm + 0.5*base@noimage", models=models)
+    prompt = PROMPTS[2]
+    ids = words.apply_chat_template(
+        [{"role": "user", "content": "a \n b \n are they the same?"}], add_generation_prompt=True
+    )["input_ids"]
+    plain = Plain(seeing, prompt).logprobs([]) + 0.5 * logprobs(blind, ids)
+    assert torch.allclose(decoder.scores(prompt, [])[0], plain, atol=1e-4)
