@@ -161,5 +161,9 @@ class CombinationTable:
         self._free += range(slots - 1, first - 1, -1)
         self._mirror.stale = True
         on_device = self._mirror.device
-        self.weights, self.starts, self.offsets = on_device.weights, on_device.starts, on_device.offsets
+        self.weights, self.starts, self.offsets = (
+            on_device.weights,
+            on_device.starts,
+            on_device.offsets,
+        )
         self.moved += 1

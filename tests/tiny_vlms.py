@@ -79,8 +79,8 @@ def _llava() -> Vlm:
     [image] = ids_of(made, "<image>")
     config = transformers.LlavaConfig(
         text_config={"model_type": "llama", **TEXT, "vocab_size": len(made)},
-        vision_config={"model_type": "clip_vision_model", **TOWER, "image_size": 16, "patch_size": 4,
-                       "projection_dim": 16},
+        vision_config={"model_type": "clip_vision_model", **TOWER, "image_size": 16,
+                       "patch_size": 4, "projection_dim": 16},
         image_token_index=image, vision_feature_layer=-1,
     )  # fmt: skip
     images = LlavaImageProcessorPil(
@@ -213,10 +213,12 @@ def picture(seed: int, width: int = 16, height: int = 16) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
-def chat(*parts: Any, **more: Any) -> list[dict[str, Any]]:
+def chat(*parts: Any) -> list[dict[str, Any]]:
     """One user message of text and pictures."""
     content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image", "image": part}
         for part in parts
     ]
     return [{"role": "user", "content": content}]

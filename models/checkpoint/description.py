@@ -20,8 +20,6 @@ from transformers.utils.hub import extract_commit_hash
 from ...errors import quoted
 from ..errors import ModelError, first_line, read_by_a_library
 from ..functions import FunctionReward
-from ..images.declared import declared_processor
-from ..images.processor import PromptProcessor
 from ..tables import RuleReward, TableModel
 from .architectures import check_architecture
 from .files import folder_identity
@@ -57,7 +55,6 @@ class Description:
         value_head: whether it is a language model that is a reward by its value head.
         revision: the commit that everything is read from, for a hub id; None for a folder.
         gguf: whether the weights are a GGUF file's, unpacked when they are loaded.
-        processor: by which it reads images, or None for a model without eyes.
     """
 
     name: str
@@ -72,7 +69,6 @@ class Description:
     value_head: bool = False
     revision: str | None = None
     gguf: bool = False
-    processor: PromptProcessor | None = None
 
 
 def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) -> Description:
@@ -115,7 +111,7 @@ def describe(name: str, spec: ModelSpec, dtype: str | None, device: str | None) 
     eos = _eos(name, spec, text, tokenizer)
     return Description(
         name, kind, text.vocab_size, tokenizer, config, key, positions, eos, reason,
-        revision=revision, gguf=gguf, processor=declared_processor(name, spec, config, tokenizer),
+        revision=revision, gguf=gguf,
     )  # fmt: skip
 
 

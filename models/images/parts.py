@@ -43,10 +43,10 @@ def with_images(prompt: Any, sources: Sources = FILES) -> Any:
         ModelError: a part that is neither text nor an image, or an image that cannot be had; names
             the message and the part.
     """
-    found = sum(part["type"] != TEXT for _, _, part in _parts(prompt))
-    if found > MOST:
-        raise ModelError(f"the prompt has {found} images", f"it may have {MOST}")
-    if not found:
+    count = sum(part["type"] != TEXT for _, _, part in _parts(prompt))
+    if count > MOST:
+        raise ModelError(f"the prompt has {count} images", f"it may have {MOST}")
+    if not count:
         return prompt
     return _each(prompt, lambda where, part: [_read(where, part, sources)])
 
@@ -86,9 +86,7 @@ def _parts(prompt: Any) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
         for place, part in enumerate(content if isinstance(content, list) else ()):
             where = f"part {place} of message {number}"
             kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind == TEXT and isinstance(part.get(TEXT), str):
-                yield number, place, part
-            elif kind in (IMAGE, IMAGE_URL):
+            if (kind == TEXT and isinstance(part.get(TEXT), str)) or kind in (IMAGE, IMAGE_URL):
                 yield number, place, part
             elif kind in ("video", "video_url", "audio", "input_audio", "audio_url", "file"):
                 problem = f"{where} is {kind}, and models here read text and images"
@@ -114,12 +112,12 @@ def _read(where: str, part: Mapping[str, Any], sources: Sources) -> Mapping[str,
         return part
     if part["type"] == IMAGE_URL:
         url = part.get(IMAGE_URL)
-        given = {"url": url.get("url") if isinstance(url, Mapping) else url}
+        written = {"url": url.get("url") if isinstance(url, Mapping) else url}
     else:
-        given = {key: part[key] for key in KEYS if part.get(key) is not None}
-    if len(given) != 1:
-        named = " and ".join(given) or "nothing"
+        written = {key: part[key] for key in KEYS if part.get(key) is not None}
+    if len(written) != 1:
+        named = " and ".join(written) or "nothing"
         problem = f"{where} is an image, and has {named}"
         raise ModelError(problem, "give one of image, path, base64 and url")
-    [(key, value)] = given.items()
+    [(key, value)] = written.items()
     return {"type": IMAGE, "image": sources.image(where, key, value)}

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from ..errors import ModelError, first_line
 from .prompt import ImagePrompt
 
@@ -49,6 +47,8 @@ class PromptProcessor:
         Raises:
             ModelError: the processor cannot read them; says why.
         """
+        from torch import Tensor
+
         options: dict[str, Any] = {"return_tensors": "pt"}
         bos = getattr(self._tokenizer, "bos_token", None)
         if bos and text.startswith(bos):
@@ -62,7 +62,7 @@ class PromptProcessor:
             problem = f"the processor of {self.name} cannot read the prompt: {first_line(error)}"
             cure = "its text may hold the mark of an image itself"
             raise ModelError(problem, cure, self.name) from error
-        wrong = [name for name, value in inputs.items() if not isinstance(value, torch.Tensor)]
+        wrong = [name for name, value in inputs.items() if not isinstance(value, Tensor)]
         if wrong:
             problem = f"the processor of {self.name} gives {wrong[0]} of several sizes"
             raise ModelError(problem, "give images of one size", self.name)

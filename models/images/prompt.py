@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ImagePrompt(tuple[int, ...]):
@@ -34,7 +34,7 @@ class ImagePrompt(tuple[int, ...]):
         digest = blake2b(digest_size=16)
         for name, tensor in sorted(self.inputs.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.numpy().tobytes())
         return digest.digest()
 
     def by_position(self, count: int) -> dict[str, Tensor]:

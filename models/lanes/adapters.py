@@ -139,7 +139,7 @@ class Adapters:
         return known
 
     def offsets(self, slots: Tensor) -> Tensor:
-        """``(rows,)`` what is added to the positions of rows, by the slots of their combinations."""
+        """``(rows,)`` what is added to positions of rows, by the slots of their combinations."""
         return self._table.offsets.index_select(0, slots)
 
     @property

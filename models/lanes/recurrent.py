@@ -20,8 +20,8 @@ from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
 from ..cache.window import Window
-from ..combinations import chosen as added
 from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
+from ..combinations import chosen as added
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -296,7 +296,7 @@ class RecurrentLane(TransformersLane):
                 done += now
 
     def _see_again(self, leave: int) -> None:
-        """Read prompts with images of rows that begin anew, each alone, all but ``leave`` tokens."""
+        """Read the prompts with images of rows that begin anew, all but ``leave`` tokens."""
         for row, (length, end) in enumerate(zip(*self.rows.counts(), strict=True)):
             combination = self.rows.combinations[row]
             if length or (images := combination.images) is None:

@@ -17,6 +17,7 @@ from ...models.heads.layer_heads import HeadColumns
 from ...models.lanes.recurrent import token_lane
 from ...models.lanes.remote import RemoteLane
 from ...models.loading.declared import add_declared, load_declared
+from ...models.loading.processors import declared_processor
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
@@ -180,7 +181,7 @@ class Binder:
             token_map=token_map,
             rows=description.size,
             rowless=checked.rowless[name],
-            processor=description.processor,
+            processor=checked.marked(name, partial(declared_processor, model.spec, description)),
         )
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:

@@ -16,11 +16,11 @@ from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
+from ..binding.images import with_eyes
 from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
 from .by_particles import check_particles
-from .images import with_eyes
 from .constrained import check_constrained, constraints_of
 from .hints import refuse
 from .per_row import (

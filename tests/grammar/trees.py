@@ -42,7 +42,9 @@ numbers = st.builds(
 )
 strings = st.builds(Text, st.text(max_size=12))
 _unseen = st.builds(Name, st.just("noimage"))
-_one_prompt = st.builds(Prompted, names, names.filter(lambda name: name.name != "noimage") | strings)
+_one_prompt = st.builds(
+    Prompted, names, names.filter(lambda name: name.name != "noimage") | strings
+)
 prompted = st.builds(Prompted, names, names | strings) | st.builds(Prompted, _one_prompt, _unseen)
 
 

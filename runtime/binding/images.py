@@ -8,8 +8,8 @@ from ...models import is_messages
 from ...models.functions import FunctionReward
 from ...models.images.parts import any_images, with_images
 from ...models.text.prompts import see_without
-from ..binding.bound import Bound
-from ..binding.bound_term import BoundTerm
+from .bound import Bound
+from .bound_term import BoundTerm
 
 
 def with_eyes(bound: Bound, prompt: Any) -> Any:

@@ -6,22 +6,22 @@ import os
 from functools import partial
 from typing import Any
 
-from ..errors import ModelError, first_line, read_by_a_library
-from .processor import PromptProcessor
+from ..checkpoint.description import Description
 from ..checkpoint.hub import hub_error
 from ..checkpoint.spec import ModelSpec
+from ..errors import ModelError, first_line, read_by_a_library
+from ..images.processor import PromptProcessor
 
 TOWERS = ("vision_config", "vq_config")  # of a configuration whose model has eyes
 
 
-def declared_processor(
-    name: str, spec: ModelSpec, config: Any, tokenizer: Any
-) -> PromptProcessor | None:
-    """The processor of a declared model, its spec's or its checkpoint's; None without an image tower.
+def declared_processor(spec: ModelSpec, description: Description) -> PromptProcessor | None:
+    """The processor of a declared model: its spec's, or its checkpoint's; None without eyes.
 
     Raises:
         ModelError: a processor is declared of a model that has no image tower.
     """
+    name, config, tokenizer = description.name, description.config, description.tokenizer
     sees = any(getattr(config, tower, None) is not None for tower in TOWERS)
     if not sees:
         if spec.processor is not None:
@@ -33,6 +33,8 @@ def declared_processor(
         return None
     if not isinstance(source, (str, os.PathLike)):
         return PromptProcessor(name, tokenizer, lambda: source)
+    if description.revision is not None and source == spec.path:
+        spec = spec.model_copy(update={"revision": description.revision})
     return PromptProcessor(name, tokenizer, partial(_read, name, spec, str(source)))
 
 
