@@ -7,10 +7,11 @@ read is ``{"type": "image", "image": …}`` with an image of PIL's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .sources import FILES, Sources
+from .sources import FILES, Sources, is_file
 
 IMAGE, IMAGE_URL, TEXT = "image", "image_url", "text"
 KEYS = ("image", "path", "base64", "url")  # of an image, one of them
@@ -65,6 +66,24 @@ def as_text(prompt: Any) -> Any:
     for _ in _parts(prompt):
         pass  # each is checked
     return [{**message, "content": text_of(message["content"])} for message in prompt]
+
+
+def beside(prompt: Any, folder: Path) -> Any:
+    """Messages whose images are files beside another: relative paths are from its folder.
+
+    Raises:
+        ModelError: a part that is neither text nor an image; names it.
+    """
+
+    def moved(where: str, part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        changed = dict(part)
+        for key in ("path", "image"):
+            value = part.get(key)
+            if isinstance(value, str) and (key == "path" or is_file(str(folder / value))):
+                changed[key] = str(folder / value)
+        return [changed]
+
+    return _each(prompt, moved) if any_images(prompt) else prompt
 
 
 def system_content(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

@@ -44,6 +44,9 @@ class ImagePrompt(tuple[int, ...]):
             for name, tensor in self.inputs.items()
         }
 
+    def __repr__(self) -> str:
+        return f"ImagePrompt({list(self)}, {self.key.hex()})"
+
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, ImagePrompt) and tuple.__eq__(self, other)
         return bool(same) and self.key == other.key  # type: ignore[union-attr]

@@ -62,7 +62,7 @@ class Sources:
             return _decoded(where, _of_data_url(where, value))
         if value.startswith(("http://", "https://")):
             return _decoded(where, self._fetched(where, value))
-        if key == "path" or (key == "image" and self.files and _is_file(value)):
+        if key == "path" or (key == "image" and self.files and is_file(value)):
             return _decoded(where, self._of_file(where, value))
         if key == "url":
             problem = f"{where} has the address {value[:40]!r}"
@@ -91,7 +91,7 @@ FILES = Sources()
 NO_FILES = Sources(files=False)
 
 
-def _is_file(value: str) -> bool:
+def is_file(value: str) -> bool:
     """Whether text is a path rather than data; what is no file is data."""
     if value.startswith("file://"):
         return True

@@ -67,6 +67,11 @@ def render(
     if alone:
         return [_bos(name, tokenizer, prompt)]
     prompt = _seen(name, prompt, noimage, processor)
+    if isinstance(prompt, ImagePrompt):
+        if noimage or spec.prefix or system is not None:
+            problem = f"token ids with images are read as they are, and {name} is to read others"
+            raise ModelError(problem, "give the prompt as messages", name)
+        return prompt
     if is_ids(prompt):
         return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
     if tokenizer is None:

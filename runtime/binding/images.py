@@ -26,7 +26,7 @@ def with_eyes(bound: Bound, prompt: Any) -> Any:
             name, span = term.term.model, bound.plan.spans[term.term]
             problem = f"{name} has no eyes, and the prompt has images"
             raise bound.plan.error(problem, span, see_without(name))
-    return with_images(prompt)
+    return with_images(prompt, bound.sources)
 
 
 def _is_blind(term: BoundTerm) -> bool:

@@ -182,3 +182,21 @@ def test_a_model_without_eyes_reads_what_is_left() -> None:
     )["input_ids"]
     plain = Plain(seeing, prompt).logprobs([]) + 0.5 * logprobs(blind, ids)
     assert torch.allclose(decoder.scores(prompt, [])[0], plain, atol=1e-4)
+
+
+def test_custom_generate_passes_images_on(expected) -> None:
+    """As inputs of the one model, and as messages where others read them too."""
+    family = "qwen2_5_vl"
+    seeing, prompt = vlm(family), PROMPTS[2]
+    inputs = seeing.inputs(prompt)
+    options = {"max_new_tokens": TOKENS, "do_sample": False}
+    decoder = decoder_of(family)
+    out = seeing.model.generate(**inputs, **options, custom_generate=decoder)
+    assert out[0, inputs["input_ids"].shape[1] :].tolist() == expected[family][2]
+    both = decoder_of(family, "2*vlm - vlm@noimage")
+    out = seeing.model.generate(
+        **inputs, **options, custom_generate=both, prompts=[prompt]
+    )
+    assert out[0, inputs["input_ids"].shape[1] :].tolist() == tokens(both, [prompt])[0]
+    with pytest.raises(ValueError, match="give the prompt as messages"):
+        seeing.model.generate(**inputs, **options, custom_generate=both)
