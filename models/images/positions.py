@@ -27,6 +27,8 @@ def rope_index(model: Any, prompt: ImagePrompt) -> tuple[Tensor | None, int]:
     """
     if not has_axes(model):
         return None, 0
+    if (known_positions := prompt.inputs.get("position_ids")) is not None:
+        return known_positions, int(known_positions.max()) + 1 - len(prompt)
     find = model.base_model.get_rope_index
     known = signature(find).parameters
     inputs = {name: tensor for name, tensor in prompt.inputs.items() if name in known}

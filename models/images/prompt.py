@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ class ImagePrompt(tuple[int, ...]):
 
     Attributes:
         inputs: the model's arguments besides the ids, by name, as the processor gives them for a
-            batch of one: ``pixel_values``, grids, sizes, token types.
+            batch of one: ``pixel_values``, grids, sizes, token types. ``position_ids`` are rotary
+            positions of several axes, where these are known.
     """
 
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Any]
 
-    def __new__(cls, ids: Iterable[int], inputs: Mapping[str, Tensor]) -> ImagePrompt:
+    def __new__(cls, ids: Iterable[int], inputs: Mapping[str, Any]) -> ImagePrompt:
         prompt = super().__new__(cls, ids)
         prompt.inputs = inputs
         return prompt
@@ -32,12 +33,12 @@ class ImagePrompt(tuple[int, ...]):
     def key(self) -> bytes:
         """A hash of the inputs, which are what a model sees of the images."""
         digest = blake2b(digest_size=16)
-        for name, tensor in sorted(self.inputs.items()):
+        for name, tensor in _tensors("", self.inputs):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().float().numpy().tobytes())
         return digest.digest()
 
-    def by_position(self, count: int) -> dict[str, Tensor]:
+    def by_position(self, count: int) -> dict[str, Any]:
         """The inputs of its first ``count`` tokens: what has an item per token is cut there."""
         return {
             name: tensor[:, :count] if name.endswith("token_type_ids") else tensor
@@ -56,6 +57,18 @@ class ImagePrompt(tuple[int, ...]):
 
     def __hash__(self) -> int:
         return hash((tuple.__hash__(self), self.key))
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of inputs, each with its name; what models give together is nested."""
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            yield from _tensors(f"{name}.{key}", value[key])
+    elif isinstance(value, (list, tuple)):
+        for number, each in enumerate(value):
+            yield from _tensors(f"{name}.{number}", each)
+    elif hasattr(value, "dtype"):
+        yield name, value
 
 
 def images_of(prompt: Any) -> ImagePrompt | None:

@@ -20,9 +20,9 @@ def seen(network: Any, model: Any, prompt: ImagePrompt, tokens: Tensor) -> dict[
     """
     known, count = signature(network.forward).parameters, tokens.shape[1]
     arguments: dict[str, Any] = {
-        name: _like(model, tensor).to(tokens.device)
-        for name, tensor in prompt.by_position(count).items()
-        if name in known
+        name: _like(model, value).to(tokens.device) if isinstance(value, Tensor) else value
+        for name, value in prompt.by_position(count).items()
+        if name in known and name != "position_ids"
     }
     positions, _ = rope_index(model, prompt)
     if positions is not None:

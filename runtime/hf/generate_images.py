@@ -17,8 +17,14 @@ def parted(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         is_image = name.startswith(("pixel_values", "pixel_attention", "image_"))
         kinds = images if is_image or name.endswith("token_type_ids") else others
         kinds[name] = value
+    features = others.pop("mm_encoder_outputs", None) or {}  # transformers has run the tower
+    if any(value is not None for value in features.values()):
+        images["mm_encoder_outputs"] = features
+        positions = others.pop("position_ids", None)
+        if positions is not None and positions.ndim == 3:
+            images["position_ids"] = positions[-3:]  # the first are those in the text
     images = {name: value for name, value in images.items() if value is not None}
-    return (images if "pixel_values" in images else {}), others
+    return (images if {"pixel_values", "mm_encoder_outputs"} & {*images} else {}), others
 
 
 def prompt_seen(
@@ -42,4 +48,4 @@ def prompt_seen(
         if not own and not term.term.alone:
             problem = "the images are inputs of the model that generate was called on, and "
             raise ArgumentError(f"{problem}{term.term} is another; {cure}")
-    return ImagePrompt(prompts[0], {name: tensor.cpu() for name, tensor in images.items()})
+    return ImagePrompt(prompts[0], images)

@@ -64,8 +64,6 @@ def generate_request(
     config = config if config is not None else model.generation_config
     criteria = StoppingCriteriaList(criteria or ())
     images, others = parted(others)
-    if images:
-        others = {**others, "position_ids": None}  # which are of those images
     for problem, cure in _problems(config, model, input_ids, others):
         raise ArgumentError(f"{problem}; {cure}")
     repeats = config.num_return_sequences or 1
