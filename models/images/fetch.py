@@ -66,7 +66,7 @@ class Fetcher:
             if answer.status != 200:
                 problem = f"{where} cannot be fetched: its host answers {answer.status}"
                 raise ModelError(problem, "send its data")
-            data = b""
+            data = bytearray()
             while piece := answer.read1(_PIECE):
                 data += piece
                 if len(data) > BYTES:
@@ -75,7 +75,7 @@ class Fetcher:
                 if time.monotonic() > end:
                     problem = f"{where} takes more than {SECONDS:g} seconds to fetch"
                     raise ModelError(problem, "send its data")
-            return data, address
+            return bytes(data), address
         finally:
             connection.close()
 
@@ -91,9 +91,7 @@ class Fetcher:
         return host
 
 
-def _connection(
-    where: str, url: SplitResult, host: str, end: float
-) -> http.client.HTTPConnection:
+def _connection(where: str, url: SplitResult, host: str, end: float) -> http.client.HTTPConnection:
     """An open connection to a host, at a public address of it."""
     port = url.port or (443 if url.scheme == "https" else 80)
     records = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

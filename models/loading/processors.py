@@ -47,7 +47,8 @@ def _read(name: str, spec: ModelSpec, source: str) -> Any:
     def unreadable(error: BaseException) -> ModelError:
         if isinstance(error, ImportError):
             problem = f"the processor of {name} cannot be made: {first_line(error)}"
-            return ModelError(problem, 'pip install "descant[images]"', name)
+            cure = "install what it names; torchvision comes from where your torch is from"
+            return ModelError(problem, cure, name)
         other = f"{source} has none that can be read: ", "name one with processor: …"
         return hub_error(error, source, revision, name, other, f"the processor of {name}: ")
 

@@ -194,9 +194,7 @@ def test_custom_generate_passes_images_on(expected) -> None:
     out = seeing.model.generate(**inputs, **options, custom_generate=decoder)
     assert out[0, inputs["input_ids"].shape[1] :].tolist() == expected[family][2]
     both = decoder_of(family, "2*vlm - vlm@noimage")
-    out = seeing.model.generate(
-        **inputs, **options, custom_generate=both, prompts=[prompt]
-    )
+    out = seeing.model.generate(**inputs, **options, custom_generate=both, prompts=[prompt])
     assert out[0, inputs["input_ids"].shape[1] :].tolist() == tokens(both, [prompt])[0]
     with pytest.raises(ValueError, match="give the prompt as messages"):
         seeing.model.generate(**inputs, **options, custom_generate=both)
