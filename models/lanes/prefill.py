@@ -174,10 +174,8 @@ class PrefillLane(BlockLane):
             upload(self.changes())  # where nobody has collected them before
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
-        size = self._chunk(len(prompts))
         live = self.rows.pages > 0 and self.live.takes_chunks
-        for start in range(first, longest, size):
-            end = min(start + size, longest)
+        for start, end in self._spans(prompts, first, longest):
             chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
@@ -190,8 +188,18 @@ class PrefillLane(BlockLane):
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
                 last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
+            self._pass(prompts, end)
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+
+    def _spans(self, prompts: Sequence[_Prompt], first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts that prompts are read in, from one position up to another."""
+        size = self._chunk(len(prompts))
+        for start in range(first, end, size):
+            yield start, min(start + size, end)
+
+    def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
+        """Prompts have been read up to a position."""
 
     @property
     def width(self) -> int:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..cache.blocks.prefix_tree import common_prefix
+from ..cache.blocks.state_store import STATE_BYTES, StateStore
 from ..cache.blocks.states import StateBlocks
+from ..cache.blocks.store import BYTES
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
@@ -45,6 +49,7 @@ class RecurrentLane(TransformersLane):
     """The same as its base, where layers have states."""
 
     blocks: StateBlocks
+    _store: StateStore | None = None
     pads = False
     _ran = True  # whether what is said took a forward
     _of_last: Tensor  # rewards of the last candidates
@@ -59,7 +64,19 @@ class RecurrentLane(TransformersLane):
         return all(block.known.said for block in self.blocks.held) and not any(self._unread())
 
     def _contiguous(self, rows: int, capacity: int) -> StateBlocks:
-        return StateBlocks(self.rows, RowCache(rows, capacity, 1, self._kinds))
+        if self._store is None and self._keeps_copies:
+            self._store = StateStore()
+        store = self._store if self._keeps_copies else None
+        cache = RowCache(rows, capacity, 1, self._kinds)
+        return StateBlocks(self.rows, cache, store, self._says_logits)
+
+    @property
+    def _may_share(self) -> bool:
+        return self.shares_prefixes and not self._limits and not self._in_one
+
+    @property
+    def kept_bytes(self) -> int:
+        return BYTES + STATE_BYTES if self._keeps_copies else 0
 
     @property
     def _row_bytes(self) -> int:
@@ -82,12 +99,39 @@ class RecurrentLane(TransformersLane):
         waiting: Sequence[Any],
     ) -> Generator[int, None, Join]:
         """Read prompts; what follows each is kept with it."""
-        for group in groups:
-            logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
-            yield from self._prefill(group, logits)
-            for prompt in group.prompts if logits else ():
-                self.blocks.say(prompt.block, logits[prompt.pair])
+        while groups:
+            for group in groups:
+                logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
+                yield from self._prefill(group, logits)
+                for prompt in group.prompts if logits else ():
+                    self.blocks.say(prompt.block, prompt.ids, logits[prompt.pair])
+            groups, waiting = self._next(waiting)
         return partial(self._join, pairs, prompts, None)
+
+    def _next(self, prompts: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
+        groups, waiting = super()._next(prompts)
+        for prompt in (prompt for group in groups for prompt in group.prompts):
+            prompt.block.stops = self._stops(prompt, waiting) if self.blocks.shares else ()
+        return groups, waiting
+
+    def _stops(self, prompt: Any, waiting: Sequence[Any]) -> Sequence[int]:
+        """Where a prompt parts from others that begin as it does: read before, or to be read."""
+        own, ids = prompt.combination, prompt.ids[: prompt.combination.shared]
+        lengths = {self.blocks.parts(prompt.block, ids)}
+        alike = (other for other in waiting if other.combination.key == own.key)
+        lengths |= {common_prefix(ids, other.ids) for other in alike}
+        least = prompt.cached + prefill.ALIKE
+        return [length for length in sorted(lengths) if least <= length < len(prompt.ids)]
+
+    def _spans(self, prompts: Sequence[Any], first: int, end: int) -> Iterator[tuple[int, int]]:
+        stops = sorted({stop for prompt in prompts for stop in prompt.block.stops if stop < end})
+        for start, stop in pairwise([first, *stops, end]):
+            yield from super()._spans(prompts, start, stop)
+
+    def _pass(self, prompts: Sequence[Any], end: int) -> None:
+        for prompt in prompts:
+            if end in prompt.block.stops:
+                self.blocks.keep(prompt.block, prompt.ids[:end])
 
     def _grouped(self, prompts: Sequence[Any]) -> list[list[Any]]:
         groups = super()._grouped(prompts)
