@@ -80,10 +80,11 @@ class RecurrentLane(TransformersLane):
 
     @property
     def _row_bytes(self) -> int:
-        """Of the states of a row, and of what is said at the end of its text."""
+        """Of a row's states, what is said at the end of its text, and one token beyond."""
         rewards = self.model.get_output_embeddings() is None
         said = self.model.config.num_labels if rewards else self.width
-        return self._survey[1].state_bytes + torch.float32.itemsize * said
+        token_bytes, survey = self._survey
+        return survey.state_bytes + torch.float32.itemsize * said + token_bytes
 
     @property
     def why_eager(self) -> str | None:

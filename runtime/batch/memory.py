@@ -55,7 +55,8 @@ def work_bytes(
         reads = {r for r in bound.plan.reads if r.term in terms and not r.is_number}
         heads = {read.head for read in reads} | ({""} if terms else set())
         kept += rows * len(heads)  # what follows the prompts
-        own = min(rows * capacity * footprint.token_bytes, footprint.kept_bytes)
+        of_rows = rows * (capacity * footprint.token_bytes + footprint.row_bytes)
+        own = min(of_rows, footprint.kept_bytes)
         copies += own
         scores += rows * (len(heads) + len({read.head for read in reads - raw}))
     vector = bound.vocabulary * SCORE_BYTES

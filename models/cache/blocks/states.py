@@ -89,7 +89,7 @@ class StateBlocks(ContiguousBlocks):
 
     def keep(self, block: RowBlock, tokens: Sequence[int]) -> None:
         assert isinstance(block, StateBlock)
-        if block in self._made:
+        if block in self._made and block.known.read != len(tokens):
             block.known = Known(len(tokens))
         if len(tokens) == block.known.read:
             self._save(block, tokens)

@@ -165,7 +165,7 @@ class Laws(RuleBasedStateMachine):
 
     def shared(self, adapter: int, text: Sequence[int]) -> Callable[[tuple[int, list[int]]], int]:
         """How much of a text may be found, of what another has read."""
-        unread = 0 if self.reads_all else 1
+        unread = 0 if self.reads_all or self.says == "logits" else 1
 
         def of(known: tuple[int, list[int]]) -> int:
             length = min(together(known[1], text), len(text) - unread)
