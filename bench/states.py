@@ -65,7 +65,7 @@ def model_of(family: str) -> Any:
 
 def bare(model: Any, prompts: Tensor) -> Callable[[], object]:
     """One step of the model alone: a forward and the best token."""
-    name = "cache_params" if takes_states(type(model)) else "past_key_values"
+    name = "cache_params" if takes_states(type(model).forward) else "past_key_values"
     cache, tokens, place = DynamicCache(config=model.config), prompts[:, -1:], prompts.shape[1] - 1
     with torch.no_grad():
         model(input_ids=prompts[:, :-1], use_cache=True, **{name: cache})

@@ -191,7 +191,9 @@ class RowCache(Cache):
 
     def states_of(self, row: int) -> RowStates:
         """A copy of the states of one row."""
-        layers = ((n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer))
+        layers = (
+            (n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer)
+        )
         of_layers = {
             (number, *key): pool[row].clone()
             for number, layer in layers
@@ -216,12 +218,11 @@ class RowCache(Cache):
     def nbytes(self) -> int:
         """Bytes in use. Of a CPU's memory, those that were written to: no other has pages."""
         written = self._written()
-        tensors = [(tensor, written) for tensor in self._tensors()]
-        tensors += [(states, written[:1]) for states in (*self.states, *self.saved)]
-        return sum(
-            tensor[used].nbytes if tensor.device.type == "cpu" else tensor.nbytes
-            for tensor, used in tensors
-        )
+        used = [tensor[written] for tensor in self._tensors()]
+        used += [states[written[0]] for states in (*self.states, *self.saved)]
+        whole = (*self._tensors(), *self.states, *self.saved)
+        pairs = zip(whole, used, strict=True)
+        return sum((own if every.device.type == "cpu" else every).nbytes for every, own in pairs)
 
     @property
     def state_bytes(self) -> int:
@@ -271,7 +272,7 @@ def run_rows(
     if window.copies:
         tokens = tokens.reshape(-1, 1)
     arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": True}
-    if takes_states(type(network)):
+    if takes_states(type(network).forward):
         arguments["cache_params"] = cache
     else:
         arguments |= {"past_key_values": cache, "position_ids": positions.reshape(tokens.shape)}
@@ -285,9 +286,9 @@ def run_rows(
 
 
 @lru_cache
-def takes_states(network: type) -> bool:
-    """Whether a model of this class has states alone, and no positions: transformers' Mamba."""
-    return "cache_params" in signature(network.forward).parameters  # type: ignore[attr-defined]
+def takes_states(forward: Callable[..., Any]) -> bool:
+    """Whether a model's forward takes states alone, and no positions: transformers' Mamba."""
+    return "cache_params" in signature(forward).parameters
 
 
 def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:

@@ -21,7 +21,7 @@ from ..cache.blocks.state_store import STATE_BYTES, StateStore
 from ..cache.blocks.states import StateBlocks
 from ..cache.blocks.store import BYTES
 from ..cache.kv_cache import RowCache
-from ..cache.layers.states import layer_kinds
+from ..cache.layers.states import has_states
 from ..cache.rows import Join
 from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
 from . import prefill
@@ -102,8 +102,8 @@ class RecurrentLane(TransformersLane):
         """Read prompts; what follows each is kept with it."""
         while groups:
             for group in groups:
-                logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
-                yield from self._prefill(group, logits)
+                logits = dict[prefill.Pair, Tensor]()
+                yield from self._prefill(group, logits if self._says_logits else None)
                 for prompt in group.prompts if logits else ():
                     self.blocks.say(prompt.block, prompt.ids, logits[prompt.pair])
             groups, waiting = self._next(waiting)
@@ -159,6 +159,7 @@ class RecurrentLane(TransformersLane):
         said = self._said
         if not self.rows.bucketed:
             return said.clone()  # the next forward writes there
+        assert self.blocks.cache.said is not None
         self.kept_logits = self.blocks.cache.said
         return said
 
@@ -363,5 +364,5 @@ class RecurrentLane(TransformersLane):
 
 def token_lane(model: Any, vocabulary: int, reads_all: bool) -> TransformersLane:
     """A lane over a transformers model, by what its layers keep; arguments are the lane's."""
-    states = any(kind.states for kind in layer_kinds(model.config.get_text_config()))
-    return (RecurrentLane if states else TransformersLane)(model, vocabulary, reads_all)
+    kind = RecurrentLane if has_states(model.config) else TransformersLane
+    return kind(model, vocabulary, reads_all)

@@ -82,10 +82,12 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
         return hidden
 
     whole = model.config.get_text_config().model_type in BY_TOKEN
-    if has_states := any(kind.states for kind in kinds):
+    if states := any(kind.states for kind in kinds):
         for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
-            own = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
-            for start, end in ((0, length),) if whole else ((0, length // 2), (length // 2, length)):
+            own: dict[str, Any] = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
+            for start, end in (
+                ((0, length),) if whole else ((0, length // 2), (length // 2, length))
+            ):
                 positions = torch.arange(start, end, device=texts.device)[None]
                 where = texts[row : row + 1, start:end], positions, positions
                 run(*where, **own, start=start, limit=end)
@@ -94,7 +96,7 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
         run(texts, positions, positions)
     positions = lengths[:, None].expand(following.shape)
     places = positions + torch.arange(alternatives, device=texts.device)
-    copies = alternatives if has_states and alternatives > 1 else 0
+    copies = alternatives if states and alternatives > 1 else 0
     return run(following, positions, places, copies=copies).view(rows, alternatives, -1).float()
 
 

@@ -17,7 +17,6 @@ from .state_store import StateStore
 UNSURE = -1  # tokens read, while a forward runs
 
 
-
 class Known(NamedTuple):
     """What a row's states are of.
 

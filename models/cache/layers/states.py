@@ -55,6 +55,11 @@ def layer_kinds(config: Any) -> tuple[LayerKind, ...]:
     return kinds if any(kind != LayerKind() for kind in kinds) else ()
 
 
+def has_states(config: Any) -> bool:
+    """Whether any layer of a model of this configuration keeps a state."""
+    return any(kind.states for kind in layer_kinds(config.get_text_config()))
+
+
 def _kind_of(layer: Any) -> LayerKind:
     if isinstance(layer, LinearAttentionCacheLayerMixin):
         return LayerKind(layer.number_of_states, isinstance(layer, CacheLayerMixin))
@@ -90,7 +95,9 @@ class StateLayer(LinearAttentionLayer):
             self._make(("conv_states", state_idx), conv_states, (*conv_states.shape[1:-1], size))
             self.is_conv_states_initialized[state_idx] = True
         if recurrent_states is not None:
-            self._make(("recurrent_states", state_idx), recurrent_states, recurrent_states.shape[1:])
+            self._make(
+                ("recurrent_states", state_idx), recurrent_states, recurrent_states.shape[1:]
+            )
             self.is_recurrent_states_initialized[state_idx] = True
 
     def _make(self, key: tuple[str, int], like: Tensor, shape: tuple[int, ...]) -> None:
@@ -169,7 +176,9 @@ class StateAndRowLayer(StateLayer, RowLayer):
         RowLayer.__init__(self, cache)
         StateLayer.__init__(self, cache, number_of_states)
 
-    def lazy_initialization(self, *keys_and_values: Tensor, **states: Any) -> None:
+    def lazy_initialization(  # type: ignore[override]
+        self, *keys_and_values: Tensor, **states: Any
+    ) -> None:
         """Of keys and values, which transformers gives by place; or of states, by name."""
         if keys_and_values:
             RowLayer.lazy_initialization(self, *keys_and_values)

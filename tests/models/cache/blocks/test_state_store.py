@@ -48,7 +48,11 @@ def test_a_prompt_that_was_read_is_not_read_again(lane: StateChainLane) -> None:
 
 
 def test_prompts_that_come_together_share_how_they_begin(lane: StateChainLane) -> None:
-    assert admitted(lane, [[*SYSTEM, 2, 2], [*SYSTEM, 3, 3, 3], [*SYSTEM, 4]]) == [90, 0, 90]  # the longest first
+    assert admitted(lane, [[*SYSTEM, 2, 2], [*SYSTEM, 3, 3, 3], [*SYSTEM, 4]]) == [
+        90,
+        0,
+        90,
+    ]  # the longest first
 
 
 def test_where_texts_part_is_known_from_the_third_on(lane: StateChainLane) -> None:
