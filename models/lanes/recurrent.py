@@ -238,6 +238,9 @@ class RecurrentLane(TransformersLane):
         super().keep(choice, tokens)
         self.blocks.has_read(every, every)
 
+    def plan_line(self, candidates: str) -> str:
+        return f"copies, {candidates} in one forward over the cached text, each with its states"
+
     def _make_room(self, ahead: int) -> None:
         self.blocks.extend(ahead)
         super()._make_room(ahead)
