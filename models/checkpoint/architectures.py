@@ -41,6 +41,12 @@ REWARDS = frozenset(  # and these with candidates over a shared prefix
     """.split()  # noqa: SIM905
 )
 
+# Of these, transformers' code for several tokens does not go on from a recurrent state,
+FROM_NOTHING = frozenset("falcon_mamba jamba mamba recurrent_gemma zamba".split())  # noqa: SIM905
+# or it bounds time steps, and that for one token does not: as ``generate``, a lane reads a prompt
+# by the one, and what follows by the other.
+ONE_BY_ONE = FROM_NOTHING | {"nemotron_h", "zamba2"}
+
 
 def check_architecture(name: str, config: Any, reward: bool, model: Any = None) -> None:
     """Refuse a model, of a whole configuration or in memory, that cannot run as rows of a lane.

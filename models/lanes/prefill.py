@@ -166,7 +166,7 @@ class PrefillLane(BlockLane):
             upload(self.changes())  # where nobody has collected them before
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
-        size = max(1, CHUNK // len(prompts))
+        size = self._chunk(len(prompts), longest - first)
         live = self.rows.pages > 0 and self.live.takes_chunks
         for start in range(first, longest, size):
             end = min(start + size, longest)
@@ -184,6 +184,10 @@ class PrefillLane(BlockLane):
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+
+    def _chunk(self, prompts: int, tokens: int) -> int:
+        """How many tokens of each of some prompts, which have so many, a forward reads."""
+        return max(1, CHUNK // prompts)
 
     @property
     def width(self) -> int:

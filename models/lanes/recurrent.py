@@ -18,6 +18,7 @@ from ..cache.blocks.states import StateBlocks
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
+from ..checkpoint.architectures import FROM_NOTHING, ONE_BY_ONE
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -213,6 +214,10 @@ class RecurrentLane(TransformersLane):
             self.blocks.has_read(part.rows, part.ending)
         return parts
 
+    @property
+    def _family(self) -> str:
+        return self.config.model_type  # type: ignore[no-any-return]
+
     @cached_property
     def _says_logits(self) -> bool:
         """Whether the forwards that read prompts can give what follows each."""
@@ -247,10 +252,26 @@ class RecurrentLane(TransformersLane):
         self.rows.mark_read(part.tokens, part.rows, reads)
         return out
 
+    def _chunk(self, prompts: int, tokens: int) -> int:
+        size = super()._chunk(prompts, tokens)
+        if self._family in FROM_NOTHING:
+            return tokens
+        while size < tokens and tokens % size == 1 and self._family in ONE_BY_ONE:
+            size += 1  # no last token by itself: it would be read by another rule
+        return size
+
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
         left = [max(0, count - leave) for count in self._unread()]
         most, done = max(1, prefill.CHUNK // max(1, len(left))), 0
+        if self._family in ONE_BY_ONE:
+            begun = self.rows.counts()[0]
+            whole = [0 if length else count for length, count in zip(begun, left, strict=True)]
+            for end in sorted({*whole} - {0}):
+                rows = [row for row, count in enumerate(whole) if count == end]
+                yield _Part(0, end, rows, rows)
+            left = [count if length else 0 for length, count in zip(begun, left, strict=True)]
+            most = 1
         for end in sorted({*left} - {0}):
             rows = [row for row, count in enumerate(left) if count >= end]
             while done < end:
