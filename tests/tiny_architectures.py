@@ -194,9 +194,9 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {  # those whose layers keep sta
 }  # fmt: skip
 
 
-def options_of(family: str) -> dict[str, Any]:
-    """What a family's member has of its own."""
-    return (FAMILIES.get(family) or STATES[family])[0]
+def row_of(family: str) -> tuple[dict[str, Any], str]:
+    """What a family's member has of its own, and what it is there for."""
+    return FAMILIES.get(family) or STATES[family]
 
 
 def model_type(family: str) -> str:
@@ -206,7 +206,7 @@ def model_type(family: str) -> str:
 
 def config(family: str) -> PretrainedConfig:
     """The configuration of a family's tiny member."""
-    options = {**SIZES, **options_of(family)}
+    options = {**SIZES, **row_of(family)[0]}
     options.pop("attention", None)
     return CONFIG_MAPPING[model_type(family)](**options)
 
@@ -217,9 +217,12 @@ def model(family: str, seed: int = 0, reward: bool = False, dtype: Any = torch.f
     auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     if reward:
         made.num_labels = 1
-    attention = options_of(family).get("attention")
+    attention = row_of(family)[0].get("attention")
     chosen = {"attn_implementation": attention} if attention else {}
-    return shaken(auto.from_config(made, dtype=torch.float32, **chosen), seed).to(dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # what is not a matrix begins as transformers draws it
+        network = auto.from_config(made, dtype=torch.float32, **chosen)
+    return shaken(network, seed).to(dtype)
 
 
 def shaken(network: Any, seed: int) -> Any:

@@ -144,6 +144,8 @@ class RecurrentLane(TransformersLane):
         self._make_room(candidates.shape[1])
         self._read_on(self._rewards_of)
         own = self._said.clone()
+        if not candidates.shape[1]:
+            return own[:, None][:, :0], own
         return self._of_copies(candidates), own
 
     def _of_copies(self, candidates: Tensor) -> Tensor:
@@ -255,7 +257,7 @@ class RecurrentLane(TransformersLane):
     def _chunk(self, prompts: int, tokens: int) -> int:
         size = super()._chunk(prompts, tokens)
         if self._family in FROM_NOTHING:
-            return tokens
+            return max(1, tokens)
         while size < tokens and tokens % size == 1 and self._family in ONE_BY_ONE:
             size += 1  # no last token by itself: it would be read by another rule
         return size

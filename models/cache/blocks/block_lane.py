@@ -80,9 +80,7 @@ class BlockLane(RowLane):
             self._clear_blocks()
             return
         recorded, pages = self.recordings is not None, -(-capacity // size) if size else 0
-        self.rows = Rows(
-            rows, capacity, self.device, self._pending, self._limits, recorded, pages
-        )
+        self.rows = Rows(rows, capacity, self.device, self._pending, self._limits, recorded, pages)
         if size:
             self._reserve_pages(rows, capacity, tokens, size)
         else:

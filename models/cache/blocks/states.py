@@ -14,7 +14,6 @@ from .contiguous import ContiguousBlocks, RowBlock
 UNSURE = -1  # tokens read, while a forward runs
 
 
-
 class Known(NamedTuple):
     """What a row's states are of.
 

@@ -90,7 +90,9 @@ class StateLayer(LinearAttentionLayer):
             self._make(("conv_states", state_idx), conv_states, (*conv_states.shape[1:-1], size))
             self.is_conv_states_initialized[state_idx] = True
         if recurrent_states is not None:
-            self._make(("recurrent_states", state_idx), recurrent_states, recurrent_states.shape[1:])
+            self._make(
+                ("recurrent_states", state_idx), recurrent_states, recurrent_states.shape[1:]
+            )
             self.is_recurrent_states_initialized[state_idx] = True
 
     def _make(self, key: tuple[str, int], like: Tensor, shape: tuple[int, ...]) -> None:
