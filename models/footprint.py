@@ -31,6 +31,7 @@ class Footprint:
     Attributes:
         weight_bytes: weights that a forward reads.
         token_bytes: cache of one token of one row.
+        row_bytes: cache of one row, whatever its length: states, and what is said with them.
         cache_bytes: cache that is allocated now.
         kept_bytes: copies of what was read, for others to share, at most.
         memory: each object in memory by its id, so that what lanes share counts once.
@@ -41,6 +42,7 @@ class Footprint:
 
     weight_bytes: int
     token_bytes: int = 0
+    row_bytes: int = 0
     cache_bytes: int = 0
     kept_bytes: int = 0
     memory: Mapping[int, Held] = field(default_factory=dict)
@@ -50,6 +52,10 @@ class Footprint:
     def work_bytes(self, tokens: int, seen: int) -> int:
         """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
         return tokens * max((fixed + each * seen for fixed, each in self.work), default=0)
+
+    def bytes_read(self, rows: int, tokens: int) -> int:
+        """Bytes that a forward reads, of so many rows of so many tokens together."""
+        return self.weight_bytes + self.row_bytes * rows + self.token_bytes * tokens
 
     def with_adapters(self, adapters: Any) -> Footprint:
         """The same with adapters on the weights."""
@@ -62,6 +68,7 @@ class Footprint:
         return replace(
             self, weight_bytes=round(self.weight_bytes * share),
             token_bytes=round(self.token_bytes * share),
+            row_bytes=round(self.row_bytes * share),
             cache_bytes=round(self.cache_bytes * share),
             memory={key: held for key, held in self.memory.items() if held.device == device},
             layers={device: 1.0} if share else {},

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,24 @@ from .masks import row_masks
 from .memory import mapped_zeros
 from .survey import LayerShape, Survey
 from .window import Window
+
+
+class RowStates(NamedTuple):
+    """The states of one row.
+
+    Attributes:
+        of_layers: by a layer's number, the kind of state and its number.
+        said: ``(columns,)``, as of ``RowCache``.
+    """
+
+    of_layers: Mapping[tuple[int, str, int], Tensor]
+    said: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        said = () if self.said is None else (self.said,)
+        return sum(state.nbytes for state in (*self.of_layers.values(), *said))
 
 
 class RowCache(Cache):
@@ -80,13 +98,25 @@ class RowCache(Cache):
         for layer in self._state_layers():
             layer.choose(self.window, choice)
 
-    def make_layers(self, shapes: Sequence[LayerShape], like: Tensor) -> None:
+    @property
+    def key_layers(self) -> dict[int, RowLayer]:
+        """The layers that keep keys and values, by their numbers, once there are any."""
+        layers = enumerate(self.layers)
+        return {
+            number: layer
+            for number, layer in layers
+            if isinstance(layer, RowLayer) and layer.keys is not None
+        }
+
+    def make_layers(self, shapes: Mapping[int, LayerShape], like: Tensor) -> None:
         """Make the layers before a forward does, of a tensor's dtype and device."""
-        for shape in shapes[len(self.layers) :]:
-            layer = RowLayer(self._proxy)
-            sizes = shape.key_size, shape.value_size
-            layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
-            self.layers.append(layer)
+        for number, shape in shapes.items():
+            if number == len(self.layers):
+                self.layers.append(RowLayer(self._proxy))
+            layer = self.layers[number]
+            if layer.keys is None:
+                sizes = shape.key_size, shape.value_size
+                layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens and rows, and keep those there are."""
@@ -158,6 +188,23 @@ class RowCache(Cache):
         if rows:
             for kept, states in zip(self.saved, self.states, strict=True):
                 states[list(rows)] = kept[list(rows)]
+
+    def states_of(self, row: int) -> RowStates:
+        """A copy of the states of one row."""
+        layers = ((n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer))
+        of_layers = {
+            (number, *key): pool[row].clone()
+            for number, layer in layers
+            for key, pool in layer.pools.items()
+        }
+        return RowStates(of_layers, None if self.said is None else self.said[row].clone())
+
+    def put(self, row: int, states: RowStates) -> None:
+        """Have a row go on from states that another had."""
+        for (number, *key), state in states.of_layers.items():
+            self.layers[number].put(tuple(key), row, state)
+        if states.said is not None:
+            self.say(states.said[None], [row])
 
     def begin(self, rows: Sequence[int]) -> None:
         """These rows have read nothing."""

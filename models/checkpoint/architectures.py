@@ -22,6 +22,10 @@ STATES = {
     "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
 }  # fmt: skip
+# Families whose code in transformers goes on from a state by one token at a time only ...
+ONE_FORWARD = frozenset({"falcon_mamba", "jamba", "mamba", "zamba"})
+# ... or makes something else of several tokens than of each in turn: time steps are cut off.
+BY_TOKEN = ONE_FORWARD | {"nemotron_h", "zamba2"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
     """
     afmoe apertus arcee axk2 bailing_hybrid bamba biogpt bitnet bloom codegen cohere cohere2
@@ -53,11 +57,6 @@ REFUSED = {  # families whose caches look as others', and why their code cannot 
     "qwen4_exp_text": "code in transformers chooses among blocks of keys of one length",
     "recurrent_gemma": "state is kept in its modules, and not in transformers' cache",
 }  # fmt: skip
-# Of these, transformers' code for several tokens does not go on from a recurrent state,
-FROM_NOTHING = frozenset("falcon_mamba jamba mamba recurrent_gemma zamba".split())  # noqa: SIM905
-# or it bounds time steps, and that for one token does not: as ``generate``, a lane reads a prompt
-# by the one, and what follows by the other.
-ONE_BY_ONE = FROM_NOTHING | {"nemotron_h", "zamba2"}
 
 
 def check_architecture(name: str, config: Any, reward: bool, model: Any = None) -> None:

@@ -131,7 +131,15 @@ class PrefillLane(BlockLane):
         for prompt in now:
             prompt.cached = self.blocks.share(prompt.block, prompt.ids[:most])
             prompt.block.cached = prompt.cached
-        return [self._group(prompts) for prompts in _groups(now, PADDING * self.pads)], waiting
+        return [self._group(prompts) for prompts in self._grouped(now)], waiting
+
+    def _grouped(self, prompts: Sequence[_Prompt]) -> list[list[_Prompt]]:
+        """Prompts that are read in one forward."""
+        return _groups(prompts, PADDING * self.pads)
+
+    def _chunk(self, prompts: int) -> int:
+        """Tokens that each of so many prompts reads in one forward."""
+        return max(1, CHUNK // prompts)
 
     def _group(self, prompts: Sequence[_Prompt]) -> _Group:
         """What a forward reads, which ``changes`` brings to the device."""
@@ -166,10 +174,8 @@ class PrefillLane(BlockLane):
             upload(self.changes())  # where nobody has collected them before
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
-        size = self._chunk(len(prompts), longest - first)
         live = self.rows.pages > 0 and self.live.takes_chunks
-        for start in range(first, longest, size):
-            end = min(start + size, longest)
+        for start, end in self._spans(prompts, first, longest):
             chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
@@ -182,12 +188,18 @@ class PrefillLane(BlockLane):
                 out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
                 last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
+            self._pass(prompts, end)
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
 
-    def _chunk(self, prompts: int, tokens: int) -> int:
-        """How many tokens of each of some prompts, which have so many, a forward reads."""
-        return max(1, CHUNK // prompts)
+    def _spans(self, prompts: Sequence[_Prompt], first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts that prompts are read in, from one position up to another."""
+        size = self._chunk(len(prompts))
+        for start in range(first, end, size):
+            yield start, min(start + size, end)
+
+    def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
+        """Prompts have been read up to a position."""
 
     @property
     def width(self) -> int:

@@ -7,18 +7,23 @@ Rows that have more to read than others read on alone; of the others, nothing ch
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..cache.blocks.prefix_tree import common_prefix
+from ..cache.blocks.state_store import STATE_BYTES, StateStore
 from ..cache.blocks.states import StateBlocks
+from ..cache.blocks.store import BYTES
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import layer_kinds
 from ..cache.rows import Join
-from ..checkpoint.architectures import FROM_NOTHING, ONE_BY_ONE
+from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -44,6 +49,7 @@ class RecurrentLane(TransformersLane):
     """The same as its base, where layers have states."""
 
     blocks: StateBlocks
+    _store: StateStore | None = None
     pads = False
     _ran = True  # whether what is said took a forward
     _of_last: Tensor  # rewards of the last candidates
@@ -58,7 +64,26 @@ class RecurrentLane(TransformersLane):
         return all(block.known.said for block in self.blocks.held) and not any(self._unread())
 
     def _contiguous(self, rows: int, capacity: int) -> StateBlocks:
-        return StateBlocks(self.rows, RowCache(rows, capacity, 1, self._kinds))
+        if self._store is None and self._keeps_copies:
+            self._store = StateStore()
+        store = self._store if self._keeps_copies else None
+        cache = RowCache(rows, capacity, 1, self._kinds)
+        return StateBlocks(self.rows, cache, store, self._says_logits)
+
+    @property
+    def _may_share(self) -> bool:
+        return self.shares_prefixes and not self._limits and not self._in_one
+
+    @property
+    def kept_bytes(self) -> int:
+        return BYTES + STATE_BYTES if self._keeps_copies else 0
+
+    @property
+    def _row_bytes(self) -> int:
+        """Of the states of a row, and of what is said at the end of its text."""
+        rewards = self.model.get_output_embeddings() is None
+        said = self.model.config.num_labels if rewards else self.width
+        return self._survey[1].state_bytes + torch.float32.itemsize * said
 
     @property
     def why_eager(self) -> str | None:
@@ -74,12 +99,56 @@ class RecurrentLane(TransformersLane):
         waiting: Sequence[Any],
     ) -> Generator[int, None, Join]:
         """Read prompts; what follows each is kept with it."""
-        for group in groups:
-            logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
-            yield from self._prefill(group, logits)
-            for prompt in group.prompts if logits else ():
-                self.blocks.say(prompt.block, logits[prompt.pair])
+        while groups:
+            for group in groups:
+                logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
+                yield from self._prefill(group, logits)
+                for prompt in group.prompts if logits else ():
+                    self.blocks.say(prompt.block, prompt.ids, logits[prompt.pair])
+            groups, waiting = self._next(waiting)
         return partial(self._join, pairs, prompts, None)
+
+    def _next(self, prompts: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
+        groups, waiting = super()._next(prompts)
+        for prompt in (prompt for group in groups for prompt in group.prompts):
+            prompt.block.stops = self._stops(prompt, waiting) if self.blocks.shares else ()
+        return groups, waiting
+
+    def _stops(self, prompt: Any, waiting: Sequence[Any]) -> Sequence[int]:
+        """Where a prompt parts from others that begin as it does: read before, or to be read."""
+        own, ids = prompt.combination, prompt.ids[: prompt.combination.shared]
+        lengths = {self.blocks.parts(prompt.block, ids)}
+        alike = (other for other in waiting if other.combination.key == own.key)
+        lengths |= {common_prefix(ids, other.ids) for other in alike}
+        least = prompt.cached + prefill.ALIKE
+        return [length for length in sorted(lengths) if least <= length < len(prompt.ids)]
+
+    def _spans(self, prompts: Sequence[Any], first: int, end: int) -> Iterator[tuple[int, int]]:
+        stops = sorted({stop for prompt in prompts for stop in prompt.block.stops if stop < end})
+        spans = [
+            span
+            for start, stop in pairwise([first, *stops, end])
+            for span in super(RecurrentLane, self)._spans(prompts, start, stop)
+        ]
+        while self._by_token and len(spans) > 1 and spans[-1][1] - spans[-1][0] == 1:
+            spans[-2:] = [(spans[-2][0], end)]  # one token by itself is read by another rule
+        yield from spans
+
+    def _pass(self, prompts: Sequence[Any], end: int) -> None:
+        for prompt in prompts:
+            if end in prompt.block.stops:
+                self.blocks.keep(prompt.block, prompt.ids[:end])
+
+    def _grouped(self, prompts: Sequence[Any]) -> list[list[Any]]:
+        groups = super()._grouped(prompts)
+        if not self._in_one:
+            return groups
+        most = [max(1, prefill.CHUNK // len(group[0].ids)) for group in groups]
+        pairs = zip(groups, most, strict=True)
+        return [group[i : i + n] for group, n in pairs for i in range(0, len(group), n)]
+
+    def _chunk(self, prompts: int) -> int:
+        return sys.maxsize if self._in_one else super()._chunk(prompts)
 
     @torch.no_grad()
     def forward(self) -> bool:
@@ -144,13 +213,14 @@ class RecurrentLane(TransformersLane):
         self._make_room(candidates.shape[1])
         self._read_on(self._rewards_of)
         own = self._said.clone()
-        if not candidates.shape[1]:
-            return own[:, None][:, :0], own
         return self._of_copies(candidates), own
 
     def _of_copies(self, candidates: Tensor) -> Tensor:
         """``(rows, k, labels)``: each candidate is read by a copy of its row's states."""
         width, k = candidates.shape
+        if not k:
+            labels = self.model.config.num_labels
+            return torch.zeros(width, 0, labels, device=self.device)
         self.ensure_capacity(self.rows.longest + k)
         self._make_room(k)
         ends = self.rows.ends[: self.rows.width, None]
@@ -216,9 +286,15 @@ class RecurrentLane(TransformersLane):
             self.blocks.has_read(part.rows, part.ending)
         return parts
 
-    @property
-    def _family(self) -> str:
-        return self.config.model_type  # type: ignore[no-any-return]
+    @cached_property
+    def _in_one(self) -> bool:
+        """Whether a prompt is read in one forward, however long it is."""
+        return self.config.model_type in ONE_FORWARD
+
+    @cached_property
+    def _by_token(self) -> bool:
+        """Whether rows read one token at a time."""
+        return self.config.model_type in BY_TOKEN
 
     @cached_property
     def _says_logits(self) -> bool:
@@ -245,7 +321,7 @@ class RecurrentLane(TransformersLane):
             mask = torch.zeros(self.rows.width, dtype=torch.bool)
             mask[list(part.rows)] = True
             reads = mask.to(self.device)
-        same = self.exact_length and part.tokens == 1 and self.rows.same_length
+        same = self.exact_length and self.rows.same_length and {*self._unread()} == {1}
         self.blocks.reading()
         out = self._step(
             tokens, positions, positions, self.rows.longest, backbone=backbone,
@@ -254,26 +330,18 @@ class RecurrentLane(TransformersLane):
         self.rows.mark_read(part.tokens, part.rows, reads)
         return out
 
-    def _chunk(self, prompts: int, tokens: int) -> int:
-        size = super()._chunk(prompts, tokens)
-        if self._family in FROM_NOTHING:
-            return max(1, tokens)
-        while size < tokens and tokens % size == 1 and self._family in ONE_BY_ONE:
-            size += 1  # no last token by itself: it would be read by another rule
-        return size
-
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
         left = [max(0, count - leave) for count in self._unread()]
-        most, done = max(1, prefill.CHUNK // max(1, len(left))), 0
-        if self._family in ONE_BY_ONE:
+        most, done = self._chunk(max(1, len(left))), 0
+        if self._by_token:  # as prompts, in one forward, where nothing was read yet
             begun = self.rows.counts()[0]
-            whole = [0 if length else count for length, count in zip(begun, left, strict=True)]
-            for end in sorted({*whole} - {0}):
-                rows = [row for row, count in enumerate(whole) if count == end]
+            pairs = [*zip(begun, left, strict=True)]
+            fresh = [0 if length else count for length, count in pairs]
+            for end in sorted({*fresh} - {0}):
+                rows = [row for row, count in enumerate(fresh) if count == end]
                 yield _Part(0, end, rows, rows)
-            left = [count if length else 0 for length, count in zip(begun, left, strict=True)]
-            most = 1
+            left, most = [count if length else 0 for length, count in pairs], 1
         for end in sorted({*left} - {0}):
             rows = [row for row, count in enumerate(left) if count >= end]
             while done < end:

@@ -251,7 +251,15 @@ class TransformersLane(CandidateLane):
 
     def footprint(self) -> Footprint:
         footprint = self._footprint.with_adapters(self.adapters).with_adapters(self.heads)
-        return replace(footprint, cache_bytes=self.blocks.nbytes, kept_bytes=self.kept_bytes)
+        return replace(
+            footprint, row_bytes=self._row_bytes, cache_bytes=self.blocks.nbytes,
+            kept_bytes=self.kept_bytes,
+        )  # fmt: skip
+
+    @property
+    def _row_bytes(self) -> int:
+        """Of what a row keeps whatever its length."""
+        return 0
 
     @cached_property
     def _survey(self) -> tuple[int, Survey]:

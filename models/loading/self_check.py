@@ -16,7 +16,7 @@ from torch import Tensor
 from ..cache.kv_cache import RowCache, run_rows
 from ..cache.layers.states import layer_kinds
 from ..cache.window import Window
-from ..checkpoint.architectures import REWARDS, TERMS
+from ..checkpoint.architectures import BY_TOKEN, REWARDS, TERMS
 from ..errors import ModelError, first_line
 from ..eval_mode import evaluating
 
@@ -81,10 +81,11 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
         hidden: Tensor = run_rows(model.base_model, cache, window, tokens, positions)[0]
         return hidden
 
+    whole = model.config.get_text_config().model_type in BY_TOKEN
     if has_states := any(kind.states for kind in kinds):
         for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
             own = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
-            for start, end in ((0, length // 2), (length // 2, length)):
+            for start, end in ((0, length),) if whole else ((0, length // 2), (length // 2, length)):
                 positions = torch.arange(start, end, device=texts.device)[None]
                 where = texts[row : row + 1, start:end], positions, positions
                 run(*where, **own, start=start, limit=end)

@@ -27,7 +27,8 @@ _ASSUMED_CANDIDATES = 16  # where their number is a parameter
 
 def cache_bytes(bound: Bound, rows: int, tokens: int) -> int:
     """Bytes of caches for so many requests of so many tokens, over all lanes."""
-    return rows * tokens * _token_bytes(bound, _footprints(bound))
+    footprints = _footprints(bound)
+    return rows * (tokens * _token_bytes(bound, footprints) + _row_bytes(bound, footprints))
 
 
 def work_bytes(
@@ -47,7 +48,9 @@ def work_bytes(
     for number, footprint in footprints.items():
         rows = slots * _rows_per_request(bound, number)
         prefill = max(prefill, footprint.work_bytes(min(CHUNK, rows * capacity), capacity))
-        step = max(step, footprint.work_bytes(rows * _queries(bound, number), capacity))
+        queries = _queries(bound, number)
+        copied = rows * (queries - 1) * footprint.row_bytes  # by candidates
+        step = max(step, footprint.work_bytes(rows * queries, capacity) + copied)
         terms = {bound_term.term for bound_term in bound.terms if bound_term.lane == number}
         reads = {r for r in bound.plan.reads if r.term in terms and not r.is_number}
         heads = {read.head for read in reads} | ({""} if terms else set())
@@ -65,7 +68,8 @@ def work_bytes(
 def peak_bytes(bound: Bound, slots: int, capacity: int) -> tuple[int, int, int]:
     """Bytes of weights, of caches, and of work at its most, for so many rows of so many tokens."""
     footprints = _footprints(bound)
-    caches = slots * capacity * _token_bytes(bound, footprints) + _scratch(bound, footprints)
+    each = capacity * _token_bytes(bound, footprints) + _row_bytes(bound, footprints)
+    caches = slots * each + _scratch(bound, footprints)
     return _held(footprints), caches, work_bytes(bound, footprints, slots, capacity)
 
 
@@ -88,6 +92,7 @@ def fitting_tokens(bound: Bound, utilization: float, slots: int, capacity: int) 
         if device.type == "cuda" and token_bytes:
             work = work_bytes(bound, footprints, slots, capacity)
             held = _held(footprints) + _scratch(bound, footprints)
+            held += slots * _row_bytes(bound, footprints)
             free = utilization * total_bytes(device) - held - work
             fits.append(max(0, int(free // token_bytes)))
     return min(fits, default=None)
@@ -123,7 +128,7 @@ def room(
     """
     for device, footprints in _parts(bound).items():
         free = free_bytes(device)
-        if free is None or not _token_bytes(bound, footprints):
+        if free is None or not _token_bytes(bound, footprints) + _row_bytes(bound, footprints):
             continue
         kept = {i: each for i, each in footprints.items() if bound.lanes[i].keeps_pages}
         new = {i: each for i, each in footprints.items() if i not in kept}
@@ -157,6 +162,7 @@ def _needed(
 ) -> int:
     """Bytes for so many rows: of rows side by side, of one text in pages, and of work."""
     caches = capacity * (rows * _token_bytes(bound, fixed) + _token_bytes(bound, paged))
+    caches += rows * _row_bytes(bound, fixed)
     caches += _scratch(bound, paged)
     return caches + work_bytes(bound, footprints, rows, capacity, room_for_copies=False)
 
@@ -237,6 +243,21 @@ def _held(footprints: Mapping[int, Footprint]) -> int:
 def _token_bytes(bound: Bound, footprints: Mapping[int, Footprint]) -> int:
     """Bytes of cache that one token of one request takes, in all rows of these lanes."""
     return sum(each.token_bytes * _rows_per_request(bound, i) for i, each in footprints.items())
+
+
+def _row_bytes(bound: Bound, footprints: Mapping[int, Footprint]) -> int:
+    """Bytes of cache that one request takes whatever its length, in all rows of these lanes.
+
+    Twice the states, where drafts or a search have them saved to go back to.
+    """
+    return saved_times(bound) * sum(
+        each.row_bytes * _rows_per_request(bound, i) for i, each in footprints.items()
+    )
+
+
+def saved_times(bound: Bound) -> int:
+    """How many copies of its states a row holds: 2 where texts are cut back, else 1."""
+    return 2 if bound.draft_lanes or bound.plan.search else 1
 
 
 def _scratch(bound: Bound, footprints: Mapping[int, Footprint]) -> int:

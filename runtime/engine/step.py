@@ -349,9 +349,9 @@ class Step:
     def count(self, lanes: Sequence[int], forwards: int = 1) -> None:
         """Count forwards of lanes, and the bytes that they read."""
         for lane in lanes:
-            footprint, tokens = self.footprints[lane], self.bound.lanes[lane].rows.total
+            footprint, rows = self.footprints[lane], self.bound.lanes[lane].rows
             self.forwards[lane] += forwards
-            self.bytes_read += forwards * (footprint.weight_bytes + footprint.token_bytes * tokens)
+            self.bytes_read += forwards * footprint.bytes_read(rows.count, rows.total)
 
     def search_scores(
         self, context: Context, tokens: Tensor, owner: Tensor | None = None

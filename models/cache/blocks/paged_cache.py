@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ..layers.states import LayerKind
 from ..memory import mapped_zeros
 from ..survey import LayerShape
 from ..window import Window
@@ -74,7 +75,11 @@ class PagedCache(Cache):
 
     Attributes:
         window: of the forward that runs, or ran last.
+        kinds, attends: as of ``RowCache``: all layers keep keys and values.
     """
+
+    kinds: Sequence[LayerKind] = ()
+    attends = True
 
     def __init__(self, shapes: Sequence[LayerShape], pages: int, size: int, like: Tensor) -> None:
         self.size, self.pages = size, pages
@@ -106,6 +111,9 @@ class PagedCache(Cache):
     def see(self, window: Window) -> None:
         """The next forward writes and reads as this window says."""
         self.window = window
+
+    def settle(self) -> None:
+        """The forward has ended."""
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Make pages what others are, in all layers: of each pair, the second what the first is.

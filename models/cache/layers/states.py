@@ -98,8 +98,20 @@ class StateLayer(LinearAttentionLayer):
     def _make(self, key: tuple[str, int], like: Tensor, shape: tuple[int, ...]) -> None:
         self.dtype, self.device = like.dtype, like.device
         self.pools[key] = mapped_zeros(like, (self._cache.rows, *shape))
-        assert self._cache.window is not None
-        self._show(key, self._cache.window)
+        if self._cache.window is not None:
+            self._show(key, self._cache.window)
+
+    def put(self, key: tuple[str, int], row: int, states: Tensor) -> None:
+        """Have a row go on from states that another had, ``(…)``."""
+        if key not in self.pools:
+            kind, number = key
+            if kind == "conv_states":
+                self.conv_kernel_size[number] = states.shape[-1]
+                self.is_conv_states_initialized[number] = True
+            else:
+                self.is_recurrent_states_initialized[number] = True
+            self._make(key, states, tuple(states.shape))
+        self.pools[key][row] = states
 
     def see(self, window: Window) -> None:
         """The next forward reads and writes the states of a window's rows."""

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from ledger import check_memory
+from state_chain_lane import StateChainLane
 
 from descant.models.cache.blocks import store
 from descant.models.cache.blocks.prefix_tree import UNIT, PrefixTree
@@ -48,6 +49,9 @@ class Laws(RuleBasedStateMachine):
     reads_all: ClassVar[bool] = False
     apart: ClassVar[bool] = False  # the device's memory from the host's
     roomy: ClassVar[bool] = False  # most that was read stays
+    states: ClassVar[bool] = False  # a layer has a state, which holds what a row has read
+    by_token: ClassVar[bool] = False  # and goes on from it token by token
+    says: ClassVar[str] = "logits and rewards"  # which a lane with states keeps with its rows
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +86,10 @@ class Laws(RuleBasedStateMachine):
         patch = mock.patch.object(store, "BYTES", pages // 3 * numbers)
         self.patches.append(patch)
         patch.start()
-        self.lane = ChainLane(self.page_size, self.shares, self.reads_all)
+        self.lane: Any = ChainLane(self.page_size, self.shares, self.reads_all)
+        if self.states:
+            language = self.says == "logits"
+            self.lane = StateChainLane(self.shares, self.reads_all, self.by_token, language)
         self.tokens = pages * self.page_size if self.page_size and not self.roomy else None
         self.lane.reserve(ROWS, CAPACITY, self.tokens)
 
@@ -164,7 +171,8 @@ class Laws(RuleBasedStateMachine):
             length = min(together(known[1], text), len(text) - unread)
             for start in (adapter // 2, known[0] // 2):
                 length = min(length, start or length)
-            return (length - length % UNIT) * (known[0] % 2 == adapter % 2)
+            length -= 0 if self.states else length % UNIT  # states are found as they were kept
+            return length * (known[0] % 2 == adapter % 2)
 
         return of
 
@@ -173,7 +181,7 @@ class Laws(RuleBasedStateMachine):
         self.past += [text for _, text in texts]
         if self.shares:
             self.read += [(adapter, [*text]) for adapter, text in texts]
-            if self.page_size or self.roomy:
+            if (self.page_size or self.roomy) and not self.states:
                 unread = 0 if self.reads_all else 1  # the next step may read the last token
                 self.sure += [(adapter, text[: len(text) - unread]) for adapter, text in texts]
             self.possible += [(adapter, [*text]) for adapter, text in texts]
@@ -219,14 +227,14 @@ class Laws(RuleBasedStateMachine):
                     self.release(len(self.texts) - 1, kept=True)
         return None
 
-    @precondition(lambda self: self.texts and not self.reads_all)
+    @precondition(lambda self: self.texts and not self.reads_all and "logits" in self.says)
     @rule()
     def step(self) -> None:
         logits = self.with_room(self.lane.logits)
         for row, (adapter, text) in enumerate(self.texts):
             assert torch.equal(logits[row], logits_of(said(adapter, text)))
 
-    @precondition(lambda self: self.texts)
+    @precondition(lambda self: self.texts and "rewards" in self.says)
     @rule(count=st.integers(0, 3))
     def candidates(self, count: int) -> None:
         count += self.reads_all and not count
@@ -247,12 +255,15 @@ class Laws(RuleBasedStateMachine):
             for (_, text), token in zip(self.texts, drawn[choice].tolist(), strict=True):
                 text.append(token)
 
-    @precondition(lambda self: self.texts and not self.reads_all)
+    @precondition(lambda self: self.texts and not self.reads_all and "logits" in self.says)
     @rule(count=st.integers(1, 3))
     def last_positions(self, count: int) -> None:
+        lengths = self.lane.rows.counts()[0]
+        said_before = [block.known.said for block in self.lane.blocks.held] if self.states else []
         logits = self.with_room(lambda: self.lane.logits_of_last(count))
         for row, (adapter, text) in enumerate(self.texts):
-            for back in range(min(count, len(text))):
+            known = len(text) if not self.states else len(text) - lengths[row] + said_before[row]
+            for back in range(min(count, known)):
                 known = text[: len(text) - back]
                 assert torch.equal(logits[row, -1 - back], logits_of(said(adapter, known)))
 
@@ -265,6 +276,12 @@ class Laws(RuleBasedStateMachine):
         if self.page_size and not lacking:
             for block, (_, text) in zip(self.lane.blocks.held, self.texts, strict=True):
                 assert len(block.pages) >= self.lane.pages_of(len(text) + ahead)
+
+    @precondition(lambda self: self.texts)
+    @rule(saved=st.booleans())
+    def save(self, saved: bool) -> None:
+        if saved:
+            self.with_room(self.lane.save)
 
     # What happens to texts
 
@@ -292,7 +309,7 @@ class Laws(RuleBasedStateMachine):
             self.lane.rows.feed_rows(torch.full((len(chosen),), token), index, chosen)
             for row in chosen:
                 self.texts[row][1].append(token)
-        if read:
+        if read and "rewards" in self.says:
             self.candidates(1)
 
     copies = st.dictionaries(row_numbers, row_numbers, min_size=1)
@@ -375,6 +392,8 @@ class Laws(RuleBasedStateMachine):
             wanted = expected(adapter, text[:length])
             for pair, numbers in zip(self.lane.held(row, length), wanted, strict=False):
                 assert torch.equal(pair[0], numbers[0]) and torch.equal(pair[1], numbers[1])
+            if self.states and self.lane.blocks.held[row].known.read == length:
+                self.lane.check_state(row, adapter, text)
 
     @invariant()
     def accounts_are_right(self) -> None:
@@ -404,6 +423,10 @@ TestRows = laws(page_size=0)
 TestRowsThatReadAll = laws(page_size=0, reads_all=True)
 TestRowsThatKeepNothing = laws(page_size=0, shares=False)
 TestManyRows = laws(page_size=0, roomy=True)
+TestStates = laws(states=True, says="logits", page_size=0)
+TestStatesByToken = laws(states=True, says="logits", page_size=0, shares=False, by_token=True)
+TestStatesOfRewards = laws(states=True, says="rewards", page_size=0)
+TestStatesThatReadAll = laws(states=True, says="rewards", page_size=0, reads_all=True)
 
 
 def test_a_chain_tells_texts_apart() -> None:
