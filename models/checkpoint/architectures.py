@@ -16,7 +16,8 @@ from ..errors import ModelError
 from .reward_head import auto_class, mapped_class
 
 SELECTING = ("index_topk", "index_topk_blocks", "keep_window_size")  # the keys that a query sees
-BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+INDEXED = "DynamicIndexedLayer"  # keys beside them by which queries choose: those are kept, too
+BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer", INDEXED}
 STATES = {
     "LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer",
     "LinearAttentionAndSlidingWindowAttentionLayer",
@@ -27,23 +28,35 @@ ONE_FORWARD = frozenset({"falcon_mamba", "jamba", "mamba", "zamba"})
 BY_TOKEN = ONE_FORWARD | {"nemotron_h", "zamba2"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
     """
-    afmoe apertus arcee biogpt bitnet bloom codegen cohere cohere2 ctrl cwm deepseek_v2
-    deepseek_v3 diffllama dots1 ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo gemma gemma2
-    gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss gptj
-    granite granitemoe helium hunyuan_v1_dense jetmoe llama llama4_text longcat_flash minicpm3
-    minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron olmo
-    olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
-    smollm3 stablelm starcoder2 vaultgemma xglm youtu
+    afmoe apertus arcee axk2 bailing_hybrid bamba biogpt bitnet bloom codegen cohere cohere2
+    ctrl cwm deepseek_v2 deepseek_v3 deepseek_v32 diffllama dots1 ernie4_5 ernie4_5_moe exaone4
+    falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text gemma4_text
+    glm glm4 glm4_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe
+    granitemoehybrid helium hunyuan_v1_dense hy_v4 jamba jetmoe kimi_linear lfm2 lfm2_moe lfm3
+    llama llama4_text longcat_flash mamba mamba2 minicpm3 minimax_m2 ministral ministral3
+    mistral mixtral modernbert-decoder mpt nanochat nemotron nemotron_h olmo olmo2 olmo3
+    olmo_hybrid olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text
+    qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3 stablelm starcoder2 vaultgemma xglm youtu
+    zamba zamba2 zaya
     """.split()  # noqa: SIM905
 )
 REWARDS = frozenset(  # and these with candidates over a shared prefix
     """
-    arcee biogpt deepseek_v2 deepseek_v3 diffllama exaone4 falcon gemma gemma2 gemma3_text
-    glm glm4 gpt2 gpt_bigcode gpt_neox gpt_oss gptj helium hunyuan_v1_dense jetmoe llama minicpm3
-    ministral ministral3 mistral mixtral nemotron olmo olmo2 olmo3 opt persimmon phi phi3 phimoe
-    qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 stablelm starcoder2
+    arcee axk2 biogpt deepseek_v2 deepseek_v3 diffllama exaone4 falcon gemma gemma2 gemma3_text
+    glm glm4 gpt2 gpt_bigcode gpt_neox gpt_oss gptj helium hunyuan_v1_dense jamba jetmoe llama
+    minicpm3 ministral ministral3 mistral mixtral nemotron olmo olmo2 olmo3 opt persimmon phi
+    phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3
+    stablelm starcoder2 zamba
     """.split()  # noqa: SIM905
 )
+
+OWN_CACHE = "code in transformers insists on a cache of its own"
+OWN_LENGTH = "code in transformers goes by the length of the cache, which is not that of a row"
+REFUSED = {  # families whose caches look as others', and why their code cannot work with these
+    "inkling_text": OWN_LENGTH, "inkling2_text": OWN_LENGTH, "minimax": OWN_CACHE,
+    "qwen4_exp_text": "code in transformers chooses among blocks of keys of one length",
+    "recurrent_gemma": "state is kept in its modules, and not in transformers' cache",
+}  # fmt: skip
 
 
 def check_architecture(name: str, config: Any, reward: bool, model: Any = None) -> None:
@@ -68,14 +81,16 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
     layers, why = _layers(text)
     arguments = inspect.signature(cls.forward).parameters
     problem = f"is a {config.model_type}, whose "
-    if others := layers - BY_POSITION - STATES:
+    if text.model_type in REFUSED:
+        problem += REFUSED[text.model_type]
+    elif others := layers - BY_POSITION - STATES:
         kinds = set(getattr(text, "layer_types", None) or others) - {"full_attention"}
         problem += f"layers keep more than keys, values and states: {', '.join(sorted(kinds))}"
     elif why:
         problem += f"layers keep more than keys, values and states: {why}"
     elif getattr(cls, "_is_stateful", False) and not layers & STATES:
         problem += "state is kept in a way of its own, and not in transformers' cache"
-    elif chosen := [key for key in SELECTING if getattr(text, key, None)]:
+    elif INDEXED not in layers and (chosen := [k for k in SELECTING if getattr(text, k, None)]):
         problem += f"attention chooses keys by their scores ({chosen[0]}), among those of a batch"
     elif not {"past_key_values", "cache_params", "kwargs"} & {*arguments}:
         problem += "code in transformers keeps no keys and values"

@@ -126,8 +126,14 @@ class RecurrentLane(TransformersLane):
 
     def _spans(self, prompts: Sequence[Any], first: int, end: int) -> Iterator[tuple[int, int]]:
         stops = sorted({stop for prompt in prompts for stop in prompt.block.stops if stop < end})
-        for start, stop in pairwise([first, *stops, end]):
-            yield from super()._spans(prompts, start, stop)
+        spans = [
+            span
+            for start, stop in pairwise([first, *stops, end])
+            for span in super(RecurrentLane, self)._spans(prompts, start, stop)
+        ]
+        while self._by_token and len(spans) > 1 and spans[-1][1] - spans[-1][0] == 1:
+            spans[-2:] = [(spans[-2][0], end)]  # one token by itself is read by another rule
+        yield from spans
 
     def _pass(self, prompts: Sequence[Any], end: int) -> None:
         for prompt in prompts:
@@ -332,7 +338,15 @@ class RecurrentLane(TransformersLane):
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
         left = [max(0, count - leave) for count in self._unread()]
-        most, done = 1 if self._by_token else self._chunk(max(1, len(left))), 0
+        most, done = self._chunk(max(1, len(left))), 0
+        if self._by_token:  # as prompts, in one forward, where nothing was read yet
+            begun = self.rows.counts()[0]
+            pairs = [*zip(begun, left, strict=True)]
+            fresh = [0 if length else count for length, count in pairs]
+            for end in sorted({*fresh} - {0}):
+                rows = [row for row, count in enumerate(fresh) if count == end]
+                yield _Part(0, end, rows, rows)
+            left, most = [count if length else 0 for length, count in pairs], 1
         for end in sorted({*left} - {0}):
             rows = [row for row, count in enumerate(left) if count >= end]
             while done < end:

@@ -44,7 +44,7 @@ class PrefixStore:
     def save(self, key: Hashable, tokens: Sequence[int], cache: RowCache, row: int) -> None:
         """Copy what is not kept yet of a text out of a row of a cache; as much as there is room."""
         end = len(tokens) - len(tokens) % UNIT
-        if not end or not self._has_shapes(cache):
+        if not self._has_shapes(cache) or not end:
             return
         known, pages = self._tree.find(key, tokens), self._tree.pages
         if known.tokens == end:
