@@ -10,11 +10,17 @@ import inspect
 import sys
 from typing import Any
 
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    DynamicCache,
+)
 
 from ..errors import ModelError
-from .reward_head import auto_class, mapped_class
+from .reward_head import auto_class, class_names, mapped_class
 
+LANGUAGE = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
 SELECTING = ("index_topk", "index_topk_blocks", "keep_window_size")  # the keys that a query sees
 BY_POSITION = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 STATES = {
@@ -55,8 +61,9 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
             return
         what = "classifier" if reward else "causal language model"
         problem = f"{name} is a {config.model_type}, which transformers has no {what} for"
-        auto = "SequenceClassification" if reward else "CausalLM"
-        raise ModelError(problem, f"use a model that AutoModelFor{auto} loads", name)
+        autos = (auto_class(config),) if reward else LANGUAGE[:2]
+        loaded = " or ".join(auto.__name__ for auto in autos)
+        raise ModelError(problem, f"use a model that {loaded} loads", name)
     if _is_bidirectional(text, cls):
         problem = f"{name} is an encoder ({config.model_type}), which reads both ways"
         cure = "use a causal model; encoders as reward models are not available yet"
@@ -83,7 +90,20 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
 
 def model_class(config: Any, reward: bool) -> Any:
     """transformers' class for a configuration; None where there is none."""
-    return mapped_class(auto_class(config) if reward else AutoModelForCausalLM, config)
+    return mapped_class(auto_class(config) if reward else language_auto(config), config)
+
+
+def language_auto(config: Any) -> Any:
+    """The auto class that loads a language model: one whose class the configuration names.
+
+    transformers has some image-text models as such alone, and of others the language model too,
+    which is what a configuration that names neither is taken for.
+    """
+    classes = {auto: mapped_class(auto, config) for auto in LANGUAGE}
+    names = class_names(config, None)
+    mapped = [auto for auto, cls in classes.items() if cls is not None]
+    named = [auto for auto in mapped if classes[auto].__name__ in names]
+    return next(iter(named or mapped), AutoModelForCausalLM)
 
 
 def _layers(config: Any) -> tuple[set[str], str]:

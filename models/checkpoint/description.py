@@ -21,7 +21,7 @@ from ...errors import quoted
 from ..errors import ModelError, first_line, read_by_a_library
 from ..functions import FunctionReward
 from ..tables import RuleReward, TableModel
-from .architectures import check_architecture
+from .architectures import check_architecture, model_class
 from .files import folder_identity
 from .gguf import check_own_tokenizer, described, gguf_file, is_gguf
 from .hub import cached, hub_error
@@ -245,7 +245,10 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
         problem += " to share with the other terms"
         raise ModelError(problem, "use a causal language model", name)
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    cls = model_class(config, False)
     if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
+        return SCORES
+    if cls is not None and cls.__name__ in names:
         return SCORES
     shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
     cure = "its config.json names the class under architectures"
