@@ -38,6 +38,14 @@ TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of
     smollm3 stablelm starcoder2 vaultgemma xglm youtu
     """.split()  # noqa: SIM905
 )
+IMAGE_TEXT = frozenset(  # tests/models/loading/test_image_text.py loads each of these
+    """
+    aria aya_vision cohere2_vision exaone4_5 gemma3 gemma4 glm46v glm4v glm4v_moe glm_ocr got_ocr2
+    idefics2 idefics3 internvl lfm2_vl lighton_ocr llama4 llava llava_next llava_onevision
+    minicpmv4_6 mistral3 mllama ovis2 paddleocr_vl qwen2_5_omni_thinker qwen2_5_vl qwen2_audio
+    qwen2_vl qwen3_5 qwen3_5_moe qwen3_vl qwen3_vl_moe smolvlm vipllava voxtral
+    """.split()  # noqa: SIM905
+)
 REWARDS = frozenset(  # and these with candidates over a shared prefix
     """
     arcee biogpt deepseek_v2 deepseek_v3 diffllama exaone4 falcon gemma gemma2 gemma3_text
@@ -66,6 +74,8 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
         raise ModelError(problem, f"use a model that {loaded} loads", name)
     if _is_bidirectional(text, cls):
         problem = f"{name} is an encoder ({config.model_type}), which reads both ways"
+        if not reward and text is not config:
+            problem = f"{name} is a {config.model_type}, which reads its prompt both ways"
         cure = "use a causal model; encoders as reward models are not available yet"
         raise ModelError(problem, cure, name)
     layers, why = _layers(text)
@@ -80,6 +90,8 @@ def check_architecture(name: str, config: Any, reward: bool, model: Any = None) 
         problem += "state is kept in a way of its own, and not in transformers' cache"
     elif chosen := [key for key in SELECTING if getattr(text, key, None)]:
         problem += f"attention chooses keys by their scores ({chosen[0]}), among those of a batch"
+    elif needed := [key for key in arguments if _is_needed(arguments[key], key)]:
+        problem += f"forward needs {needed[0]}, and not text alone"
     elif not {"past_key_values", "cache_params", "kwargs"} & {*arguments}:
         problem += "code in transformers keeps no keys and values"
     else:
@@ -112,6 +124,12 @@ def _layers(config: Any) -> tuple[set[str], str]:
         return {type(layer).__name__ for layer in DynamicCache(config=config).layers}, ""
     except (AttributeError, KeyError, ValueError, TypeError) as error:
         return set(), str(error)
+
+
+def _is_needed(argument: inspect.Parameter, name: str) -> bool:
+    """Whether a forward cannot be without an argument that is not its text."""
+    by_name = argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return by_name and argument.default is argument.empty and name not in ("self", "input_ids")
 
 
 def _is_bidirectional(config: Any, cls: Any) -> bool:

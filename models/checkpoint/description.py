@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, GenerationMixin
 from transformers.utils.hub import extract_commit_hash
 
 from ...errors import quoted
@@ -245,10 +245,10 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
         problem += " to share with the other terms"
         raise ModelError(problem, "use a causal language model", name)
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    cls = model_class(config, False)
     if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
         return SCORES
-    if cls is not None and cls.__name__ in names:
+    cls = model_class(config, False)  # of another name, as Idefics' ForVisionText2Text
+    if cls is not None and cls.__name__ in names and issubclass(cls, GenerationMixin):
         return SCORES
     shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
     cure = "its config.json names the class under architectures"

@@ -203,9 +203,7 @@ def _layers_left_out(unexpected: Iterable[str], expected: Iterable[str]) -> set[
 def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:
     with torch.device("meta"):
         model = auto.from_config(config, dtype=_dtype(config, dtype, {})).eval()
-    if left_out := towers.find_towers(model):
-        towers.leave_out(model, left_out)
-        towers.mark_unread(model, left_out, _dtype(config, dtype, {}))
+    towers.take_out_towers(model, _dtype(config, dtype, {}))
     if (quantization := quantization or quantized.quantization_of(config)) is not None:
         quantized.pack_skeleton(model, quantization)
     return model

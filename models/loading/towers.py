@@ -9,7 +9,7 @@ left out, as None, until ``read_tower`` puts it there. No weights are read here.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,38 +61,38 @@ def paths(model: Any) -> tuple[str, ...]:
     return left_out.towers if left_out is not None else ()
 
 
-def find_towers(skeleton: Any) -> tuple[str, ...]:
-    """The modules that a forward of text alone does not call, beside the language model.
+def take_out_towers(skeleton: Any, dtype: torch.dtype) -> None:
+    """Leave out the modules that a forward of text alone does not call, beside the language model.
 
     Where the model's code fails on the meta device before it comes to its layers, none; where it
-    fails among them, those that stand beside what was called and not on the whole of it.
+    fails among them, those that stand beside what was called and not on the whole of it. Nor where
+    the code asks something else of them than to be called.
 
     Args:
         skeleton: the model, on torch's meta device.
-
-    Returns:
-        Their paths, as in ``named_modules``.
+        dtype: what their weights are to be read as.
     """
     if skeleton.config.get_text_config() is skeleton.config:
-        return ()
+        return
     called: set[nn.Module] = set()
     hooks = [
         module.register_forward_pre_hook(lambda module, _: called.add(module))
         for module in skeleton.modules()
     ]
-    finished = True
-    try:
-        _read_one_token(skeleton)
-    except _FAULTS:
-        finished = False
-    finally:
-        for hook in hooks:
-            hook.remove()
+    fault = _reading_one_token(skeleton)
+    for hook in hooks:
+        hook.remove()
     embedding = skeleton.get_input_embeddings()
     if embedding not in called:
-        return ()
-    towers = _beside(skeleton, embedding, called)
-    return tuple(path for path in towers if finished or "." in path)
+        return
+    beside = _beside(skeleton, embedding, called)
+    found = {path: skeleton.get_submodule(path) for path in beside if not fault or "." in path}
+    leave_out(skeleton, found)
+    if found and _reading_one_token(skeleton) == fault:
+        _unread[skeleton] = Unread((*found,), dtype)
+        return
+    for path, module in found.items():
+        _put(skeleton, path, module)
 
 
 def without(cls: type, towers: Sequence[str]) -> type:
@@ -114,11 +114,10 @@ def without(cls: type, towers: Sequence[str]) -> type:
     return type(cls.__name__, (cls,), members)
 
 
-def leave_out(model: Any, towers: Sequence[str]) -> None:
+def leave_out(model: Any, towers: Iterable[str]) -> None:
     """Put None in the place of some of a model's modules."""
     for path in towers:
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, None)
+        _put(model, path, None)
     tied = getattr(model, "all_tied_weights_keys", None)
     if tied:
         kept = {*model.state_dict()}
@@ -134,8 +133,7 @@ def mark_unread(model: Any, towers: Sequence[str], dtype: torch.dtype) -> None:
 def put_back(model: Any, whole: Any) -> None:
     """Give a model the modules that it was loaded without, from another one that has them."""
     for path in _unread[model].towers:
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, whole.get_submodule(path))
+        _put(model, path, whole.get_submodule(path))
     del _unread[model]
 
 
@@ -180,8 +178,18 @@ def _beside(skeleton: Any, embedding: nn.Module, called: set[nn.Module]) -> list
     return towers
 
 
+def _put(model: nn.Module, path: str, module: nn.Module | None) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
 @torch.no_grad()
-def _read_one_token(skeleton: Any) -> None:
+def _reading_one_token(skeleton: Any) -> str:
+    """What goes wrong when a model on the meta device reads a token; "" for nothing."""
     cache = RowCache(1, 1, 0, layer_kinds(skeleton.config.get_text_config()))
     token = torch.zeros(1, 1, dtype=torch.long, device="meta")
-    run_rows(skeleton, cache, Window(token, 1, slice(0, 1), token), token, token)
+    try:
+        run_rows(skeleton, cache, Window(token, 1, slice(0, 1), token), token, token)
+    except _FAULTS as error:
+        return str(error) or type(error).__name__
+    return ""
