@@ -139,7 +139,8 @@ def model(family: str, seed: int = 0, dtype: Any = torch.float32) -> Any:
 
     made = config(family)
     cls = getattr(transformers, made.architectures[0])
-    return shaken(cls._from_config(made, dtype=torch.float32), seed).to(dtype).eval()
+    network = shaken(cls._from_config(made, dtype=torch.float32), seed).eval()
+    return network if dtype == torch.float32 else network.to(dtype)
 
 
 def saved(family: str, folder: Path, **options: Any) -> Any:

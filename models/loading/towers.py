@@ -8,6 +8,7 @@ left out, as None, until ``read_tower`` puts it there. No weights are read here.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ _unread: weakref.WeakKeyDictionary[nn.Module, Unread] = weakref.WeakKeyDictionar
 
 def has_tower(model: Any) -> bool:
     """Whether a model reads images, with its tower read or not; in memory or loaded."""
-    return model in _unread or callable(getattr(model, "get_image_features", None))
+    return "pixel_values" in inspect.signature(type(model).forward).parameters
 
 
 def tower_is_read(model: Any) -> bool:
@@ -59,6 +60,13 @@ def paths(model: Any) -> tuple[str, ...]:
     """The modules that a model was made without."""
     left_out = _unread.get(model)
     return left_out.towers if left_out is not None else ()
+
+
+def notes(name: str, model: Any) -> list[str]:
+    """What a plan says of a model that was made without some of its modules."""
+    if not (here := paths(model)):
+        return []
+    return [f"{name} is loaded without {' and '.join(here)}, which text does not call"]
 
 
 def take_out_towers(skeleton: Any, dtype: torch.dtype) -> None:
