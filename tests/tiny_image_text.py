@@ -119,7 +119,9 @@ def config(family: str) -> PretrainedConfig:
     marks = {key: token for key, token in MARKS.items() if hasattr(default, key)}
     made = CONFIG_MAPPING[kind](**{**ENDS, **marks, **options})
     autos = AutoModelForImageTextToText, AutoModelForMultimodalLM
-    cls = next(auto._model_mapping[type(made)] for auto in autos if type(made) in auto._model_mapping)
+    cls = next(
+        auto._model_mapping[type(made)] for auto in autos if type(made) in auto._model_mapping
+    )
     made.architectures = [cls.__name__]
     return made
 
