@@ -93,8 +93,8 @@ def take_out_towers(skeleton: Any, dtype: torch.dtype) -> None:
     embedding = skeleton.get_input_embeddings()
     if embedding not in called:
         return
-    beside = _beside(skeleton, embedding, called)
-    found = {path: skeleton.get_submodule(path) for path in beside if not fault or "." in path}
+    uncalled = _uncalled(skeleton, embedding, called)
+    found = {path: skeleton.get_submodule(path) for path in uncalled if not fault or "." in path}
     leave_out(skeleton, found)
     if found and _reading_one_token(skeleton) == fault:
         _unread[skeleton] = Unread((*found,), dtype)
@@ -138,10 +138,10 @@ def mark_unread(model: Any, towers: Sequence[str], dtype: torch.dtype) -> None:
     _unread[model] = Unread(tuple(towers), dtype)
 
 
-def put_back(model: Any, whole: Any) -> None:
+def put_back(model: Any, complete: Any) -> None:
     """Give a model the modules that it was loaded without, from another one that has them."""
     for path in _unread[model].towers:
-        _put(model, path, whole.get_submodule(path))
+        _put(model, path, complete.get_submodule(path))
     del _unread[model]
 
 
@@ -163,7 +163,7 @@ def language_part(model: Any, towers: Sequence[str]) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def _beside(skeleton: Any, embedding: nn.Module, called: set[nn.Module]) -> list[str]:
+def _uncalled(skeleton: Any, embedding: nn.Module, called: set[nn.Module]) -> list[str]:
     """The modules beside the language model, from the whole model down, of which none was called.
 
     The language model is what has the embedding of tokens. It may leave layers out itself, and

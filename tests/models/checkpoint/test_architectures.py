@@ -206,7 +206,7 @@ REFUSED = {
     "keep more than keys and values": "deepseek_v32 glm_moe_dsa",
     "encoder-decoder": "t5 bart mbart pegasus whisper",
     "reads both ways": "bert roberta electra camembert",
-    "no causal language model": "paligemma",
+    "its prompt both ways": "paligemma",
 }
 refusals = [(kind, why) for why, kinds in REFUSED.items() for kind in kinds.split()]
 

@@ -6,6 +6,8 @@ The reference is transformers' own ``generate`` of the whole model, one text at 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import tiny_image_text as families
 import torch
 import transformers
+from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from steered import steered
@@ -112,6 +115,33 @@ def test_text_as_transformers_generates_it(family, zoo) -> None:
         expected, found = dict(getattr(whole, kind)()), dict(getattr(model, kind)())
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+FILE = Path(__file__).parents[3] / "docs/models.md"
+OLD = Version(transformers.__version__) < Version("5.23")
+
+
+def tested() -> str:
+    """The table of the families that are tested, and what text leaves out of them."""
+    lines = ["| family | class | left out | notes |", "|---|---|---|---|"]
+    for family, (_, note) in FAMILIES.items():
+        cls = getattr(transformers, families.config(family).architectures[0])
+        with torch.device("meta"):
+            made = cls._from_config(families.config(family)).eval()
+        towers.take_out_towers(made, torch.float32)
+        left_out = ", ".join(f"`{path}`" for path in towers.paths(made)) or "nothing"
+        lines.append(f"| {family} | {cls.__name__} | {left_out} | {note} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.skipif(OLD, reason="transformers of old has some towers elsewhere")
+def test_the_document_says_what_is_tested() -> None:
+    text, table = FILE.read_text(encoding="utf-8"), tested()
+    if os.environ.get("DESCANT_GOLDEN") == "write":
+        pattern = r"(## Image-text checkpoints\n.*?\n)\n\| family \| class \| left out.*?\n\n"
+        text = re.sub(pattern, rf"\1\n{table}\n\n", text, flags=re.S)
+        FILE.write_text(text, encoding="utf-8")
+    assert f"\n\n{table}\n\n" in text
 
 
 def test_the_code_names_the_families_that_are_here() -> None:
