@@ -23,6 +23,7 @@ from . import quantized, towers
 from .unpack import weights_source
 
 SMALL = 10_000_000  # numbers of a model that any machine has room for
+_INSTALL = re.compile(r"pip install ([\w.-]+)")  # in transformers' messages
 _NUMBER = re.compile(r"\.\d+\.")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -168,6 +169,9 @@ def _unreadable(name: str, spec: ModelSpec, error: BaseException) -> ModelError:
         problem = f"the weights of {name} do not fit: {first_line(error)}"
         cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
         return ModelError(problem, cure, name)
+    if isinstance(error, ImportError) and (package := _INSTALL.search(str(error))):
+        problem = f"{name} needs {package[1]}, which is not installed"
+        return ModelError(problem, f"pip install {package[1]}", name)
     problem = f"the weights of {name} in {spec.path} cannot be read: "
     other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
     return hub_error(error, str(spec.path), spec.revision, name, other)
