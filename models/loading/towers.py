@@ -8,6 +8,7 @@ left out, as None, until ``read_tower`` puts it there. No weights are read here.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import weakref
 from collections.abc import Iterable, Sequence
@@ -67,6 +68,14 @@ def notes(name: str, model: Any) -> list[str]:
     if not (here := paths(model)):
         return []
     return [f"{name} is loaded without {' and '.join(here)}, which text does not call"]
+
+
+def towers_of(model: Any) -> tuple[str, ...]:
+    """The modules that text does not call, of a model that has them in memory."""
+    with torch.device("meta"):
+        skeleton = type(model)._from_config(copy.deepcopy(model.config)).eval()
+    take_out_towers(skeleton, model.dtype)
+    return paths(skeleton)
 
 
 def take_out_towers(skeleton: Any, dtype: torch.dtype) -> None:
