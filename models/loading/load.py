@@ -86,10 +86,12 @@ def load_part(
     device = _available(name, device)
     cls, weight_dtype = mapped_class(auto, config), _dtype(config, dtype, stored)
     own_code = spec.trust_remote_code and getattr(config, "auto_map", None)
-    if left_out is None and not own_code:
+    sized = not (method or quantization or spec.trust_remote_code)
+    in_parts = config.get_text_config() is not config and not own_code
+    if left_out is None and (sized or in_parts):
         with read_by_a_library(partial(_unreadable, name, spec)):
             skeleton = _skeleton(config, auto, dtype, None)
-        if not (method or quantization):
+        if sized:
             _check_size(name, spec, skeleton, stored)
         left_out = towers.paths(skeleton)
     made = towers.without(cls, left_out) if left_out else auto

@@ -23,7 +23,7 @@ from ..cache.kv_cache import RowCache, run_rows
 from ..cache.layers.states import layer_kinds
 from ..cache.window import Window
 
-_FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+_FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def take_out_towers(skeleton: Any, dtype: torch.dtype) -> None:
     fault = _reading_one_token(skeleton)
     for hook in hooks:
         hook.remove()
-    embedding = skeleton.get_input_embeddings()
+    embedding = _embedding(skeleton)
     if embedding not in called:
         return
     uncalled = _uncalled(skeleton, embedding, called)
@@ -195,6 +195,15 @@ def _uncalled(skeleton: Any, embedding: nn.Module, called: set[nn.Module]) -> li
     return towers
 
 
+def _embedding(skeleton: Any) -> nn.Module | None:
+    """What embeds tokens; None where transformers does not find it."""
+    try:
+        module: nn.Module = skeleton.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+    return module
+
+
 def _put(model: nn.Module, path: str, module: nn.Module | None) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
@@ -203,9 +212,9 @@ def _put(model: nn.Module, path: str, module: nn.Module | None) -> None:
 @torch.no_grad()
 def _reading_one_token(skeleton: Any) -> str:
     """What goes wrong when a model on the meta device reads a token; "" for nothing."""
-    cache = RowCache(1, 1, 0, layer_kinds(skeleton.config.get_text_config()))
     token = torch.zeros(1, 1, dtype=torch.long, device="meta")
     try:
+        cache = RowCache(1, 1, 0, layer_kinds(skeleton.config.get_text_config()))
         run_rows(skeleton, cache, Window(token, 1, slice(0, 1), token), token, token)
     except _FAULTS as error:
         return str(error) or type(error).__name__

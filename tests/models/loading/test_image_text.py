@@ -20,7 +20,7 @@ from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from steered import steered
-from tiny_architectures import V
+from tiny_architectures import V, shaken
 from tiny_image_text import FAMILIES, model_type
 from transformers import CONFIG_MAPPING
 
@@ -251,6 +251,25 @@ def lora(family: str, folder: Path, targets: Any) -> Any:
     made = get_peft_model(families.model(family), options).eval()
     made.save_pretrained(folder)
     return made
+
+
+def test_a_reward_with_a_tower(zoo, tmp_path) -> None:
+    """A classifier of an image-text configuration reads text as one in memory does."""
+    made = families.config("gemma3")
+    made.num_labels, made.architectures = 1, ["Gemma3ForSequenceClassification"]
+    cls = transformers.Gemma3ForSequenceClassification
+    reward = shaken(cls._from_config(made, dtype=torch.float32), 1).eval()
+    reward.save_pretrained(tmp_path)
+    base, texts = descant.TableModel.random(V, seed=1), TEXTS[1:]
+    said = []
+    for rm in (str(tmp_path), reward):
+        decoder = descant.compile("base | rerank(rm, k=4, w=1)", models={"base": base, "rm": rm})
+        said.append([row.token_ids for row in decoder.generate(texts, max_new_tokens=NEW)])
+    assert said[0] == said[1]
+    assert towers.paths(loaded(tmp_path)[0]) == (
+        "model.vision_tower",
+        "model.multi_modal_projector",
+    )
 
 
 LANGUAGE = r".*language_model.*(q_proj|v_proj|down_proj)"
