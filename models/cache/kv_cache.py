@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..backbone import backbone_of
 from .layers.keys import RowLayer
 from .layers.states import LayerKind, StateLayer, layer_kinds, with_rows
 from .masks import row_masks
@@ -320,11 +321,11 @@ def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
 
 def _backbones(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
     """Ways to make the backbone without its weights, the quickest first."""
-    network = model.base_model
+    network = backbone_of(model)
 
     def make(**options: Any) -> Any:
         with torch.device("meta"):
-            config = copy.deepcopy(model.config)
+            config = copy.deepcopy(network.config)
             return type(network)._from_config(config, dtype=dtype, **options).eval()
 
     ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]

@@ -16,6 +16,7 @@ from ...models.heads.declared import declared_head
 from ...models.heads.layer_heads import HeadColumns
 from ...models.lanes.recurrent import token_lane
 from ...models.lanes.remote import RemoteLane
+from ...models.loading import towers
 from ...models.loading.declared import add_declared, load_declared
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
@@ -190,6 +191,7 @@ class Binder:
             options = checked.dtype, checked.device, empty
             load = partial(load_declared, description, model, *options)
             weights[description.weights] = checked.marked(description.name, load)
+            self.untested += towers.notes(description.name, weights[description.weights])
             by_tokens = any(
                 other.weights == description.weights and name not in checked.reads_text
                 for name, other in self.descriptions.items()

@@ -226,7 +226,7 @@ REFUSED = {
     "chooses keys by their scores": "doge minimax_m3_vl_text",
     "encoder-decoder": "t5 bart mbart pegasus whisper",
     "reads both ways": "bert roberta electra camembert",
-    "no causal language model": "paligemma",
+    "its prompt both ways": "paligemma",
 }
 refusals = [(kind, why) for why, kinds in REFUSED.items() for kind in kinds.split()]
 
