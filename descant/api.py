@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +16,8 @@ from .lang import Expression
 from .models import Heads, ModelError, ModelSpec, make_spec
 from .models.cache_config import CacheConfig
 from .models.checkpoint.spec import RENAMED
+from .models.images.fetch import Fetcher
+from .models.images.sources import Sources
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
 from .runtime.constraints.spec import schema_text
 
@@ -33,6 +36,7 @@ def compile(
     enable_prefix_caching: bool = True,
     gpu_memory_utilization: float = 0.9,
     parallel: str | None = None,
+    allowed_media_domains: Sequence[str] = (),
     **others: Any,
 ) -> Decoder:
     """Turn a formula into a decoder.
@@ -55,6 +59,8 @@ def compile(
         gpu_memory_utilization: the share of a GPU's memory that may be taken, above 0, at most 1.
         parallel: ``"terms"``: each of the processes that ``torchrun`` or ``accelerate launch`` has
             started holds some of the models, and all of them give the same answers.
+        allowed_media_domains: hosts that images of prompts are fetched from; ``*`` for any. None by
+            default: images come as files, as data or from PIL.
 
     Returns:
         A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
@@ -82,6 +88,8 @@ def compile(
         default = str(term_parallel.device)
     pool, names = WeightPool(), names_of(specs, params, prompts, schemas, grammars)
     bound = bind(plan, specs, word, default, term_parallel=term_parallel, pool=pool)
+    if allowed_media_domains:
+        bound = replace(bound, sources=Sources(fetch=Fetcher(allowed_media_domains)))
     binder = DraftBinder(specs, names, word, default, pool)
     return Decoder(bound, params, capture, cache=cache, draft_binder=binder)
 

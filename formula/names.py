@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import ArgumentError
+from ..grammar.tree import NOIMAGE as NOIMAGE
 from .words.operators import OPERATORS, STAGED
 
 # Scalar functions and how many arguments each takes: (least, most).
@@ -81,6 +82,9 @@ class Names:
                     raise ArgumentError(f"{name!r} is declared both as a model and a parameter")
         if NONE in self.prompts:
             raise ArgumentError("a prompt cannot be named none: model@none sees no prompt at all")
+        if NOIMAGE in self.prompts:
+            problem = "a prompt cannot be named noimage: model@noimage sees no images"
+            raise ArgumentError(problem)
 
     def is_model(self, name: str) -> bool:
         """Whether the name is (or, where models are open, can be) a model's."""

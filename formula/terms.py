@@ -18,6 +18,7 @@ class Term:
         model: the declared name.
         system: the system prompt instead of the declared one; "" for none.
         alone: the model reads no prompt, only the response after BOS (``model@none``).
+        noimage: it reads the prompt without its images (``model@noimage``).
         aligned: it has another vocabulary, mapped by the tokens' bytes (``align(model)``).
         additions: the adapters and steering vectors that are added to its weights, by their
             declared names, each with its weight; in the order of the names.
@@ -28,18 +29,20 @@ class Term:
     alone: bool = False
     aligned: bool = False
     additions: tuple[tuple[Scalar, str], ...] = ()
+    noimage: bool = False
 
     def __str__(self) -> str:
         return f"align({self._prompted})" if self.aligned else self._prompted
 
     @property
     def _prompted(self) -> str:
+        end = "@noimage" * self.noimage
         if self.alone:
-            return f"{self._added}@none"
+            return f"{self._added}@none{end}"
         if self.system is None:
-            return self._added
+            return self._added + end
         shown = self.system if len(self.system) <= 24 else self.system[:23] + "…"
-        return f'{self._added}@"{shown}"'
+        return f'{self._added}@"{shown}"{end}'
 
     @property
     def _added(self) -> str:
@@ -50,10 +53,10 @@ class Term:
         return f"{self.model}[{added(parts)}]"
 
     @property
-    def key(self) -> tuple[str, bool, bool, bool, str, str]:
+    def key(self) -> tuple[str, bool, bool, bool, str, bool, str]:
         """The order of terms in a plan: the same for every way of writing one sum."""
         prompt = self.system is not None, self.system or ""
-        return (self.model, self.aligned, self.alone, *prompt, self._added)
+        return (self.model, self.aligned, self.alone, *prompt, self.noimage, self._added)
 
 
 def _product(factor: str, name: str) -> str:

@@ -116,6 +116,8 @@ def _at_or_bar(stop: Stop) -> Mistake | None:
             return "@ has no prompt on its right", -1, -1, cure
         case _, "@" if stop.word(-2) == "@" and stop.finished:
             return "a model takes one prompt", 0, 0, "remove one of the two"
+        case _, word if stop.kind(-1) == "NOIMAGE" and word.startswith("@"):
+            return "@noimage comes last", -1, -1, "write the prompt before it: chat@child@noimage"
         case _, "@":
             cure = "write one model's name before it, as in base@child"
             return "@ has no model's name on its left", 0, 0, cure

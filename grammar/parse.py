@@ -19,6 +19,7 @@ from .literals import read_number, read_string
 from .mistakes import bad_token
 from .stop import CLOSED_BY, fit
 from .tree import (
+    NOIMAGE,
     Added,
     Argument,
     Binary,
@@ -156,12 +157,19 @@ class _Builder:
         return _around(Added(_name(children[0]), children[2].node, _span(children)), children)
 
     def prompted(self, children: list[Any]) -> _Piece:
-        model, _, prompt = children
-        value = _name(prompt) if prompt.type == "NAME" else _text(prompt)
+        model, *rest = children
+        node = model.node if isinstance(model, _Piece) else _name(model)
+        for token in rest:
+            if token.type == "NOIMAGE":
+                end = token.end_pos
+                word = Name(NOIMAGE, Span(end - len(NOIMAGE), end))
+                node = Prompted(node, word, _span(children))
+            elif token != "@":
+                value = _name(token) if token.type == "NAME" else _text(token)
+                node = Prompted(node, value, _span(children[:3]))
         if isinstance(model, _Piece):
-            node = Prompted(model.node, value, _span(children))
             return _Piece(node, *node.span, model.nesting, model.depth + 1)
-        return _leaf(Prompted(_name(model), value, _span(children)))
+        return _leaf(node)
 
     def group(self, children: list[Any]) -> _Piece:
         inside: _Piece = children[1]

@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeAlias
 
 from .frozen import Frozen
 
+NOIMAGE = "noimage"  # after a model, and after its prompt
+
 
 class Span(NamedTuple):
     """Characters ``start`` up to, not including, ``end``."""
@@ -62,9 +64,12 @@ class Added(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Prompted(Frozen):
-    """``chat@child``, ``chat@"You are a child."``, ``chat@none``: a model under another prompt."""
+    """``chat@child``, ``chat@"You are a child."``, ``chat@none``: a model under another prompt.
 
-    model: Name | Added
+    ``chat@noimage`` leaves out the images; ``chat@child@noimage`` is ``chat@child`` without them.
+    """
+
+    model: Name | Added | Prompted
     prompt: Name | Text
     span: Span = _span()
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .images.prompt import ImagePrompt
 from .upload import Changes, Mirror
 
 LAYERS, STREAM = 1, 2  # parts: adapters of layers, and vectors in the residual stream
@@ -28,6 +29,7 @@ class Combination:
         parts: whether it has adapters (``LAYERS``) and vectors (``STREAM``), as bits.
         shared: tokens at the beginning of a text whose keys are those of ``key``; None for all.
         take: gives it a slot.
+        images: the prompt of images that its row's text begins with; None for text alone.
 
     Attributes:
         slot: its row in the table, from when it is first asked for; 0 for the bare weights.
@@ -39,8 +41,10 @@ class Combination:
         parts: int = 0,
         shared: int | None = None,
         take: Callable[[Combination], int] = lambda combination: 0,
+        images: ImagePrompt | None = None,
     ) -> None:
         self.key, self.parts, self.shared, self._take = key, parts, shared, take
+        self.images = images
 
     @cached_property
     def slot(self) -> int:
@@ -89,6 +93,8 @@ class CombinationTable:
         weights: ``(slots, columns)`` float32 on the device: of each, the number of each adapter or
             vector that is loaded. Slot 0 is of the bare weights.
         starts: ``(slots,)`` int64, where the answer begins in a text of it.
+        offsets: ``(slots,)`` int64, what is added to positions after its images, to those in the
+            text, where a model has rotary positions of several axes.
         moved: how often they have come to be in other memory.
     """
 
@@ -98,13 +104,18 @@ class CombinationTable:
         self._make(SLOTS, 0)
 
     def take(
-        self, weights: Sequence[tuple[int, float]], start: int, combination: Combination
+        self,
+        weights: Sequence[tuple[int, float]],
+        start: int,
+        offset: int,
+        combination: Combination,
     ) -> int:
         """A slot for a combination, as long as somebody holds it.
 
         Args:
             weights: pairs of a column and its number.
             start: of the answer.
+            offset: of positions.
             combination: that is to have it.
         """
         if not self._free:
@@ -115,7 +126,7 @@ class CombinationTable:
         for column, weight in weights:
             numbers[column] = weight
         host = self._mirror.host
-        host.weights[slot], host.starts[slot] = numbers, start
+        host.weights[slot], host.starts[slot], host.offsets[slot] = numbers, start, offset
         self._mirror.stale = True
         return slot
 
@@ -140,12 +151,19 @@ class CombinationTable:
             self._device,
             weights=((slots, columns), torch.float32),
             starts=((slots,), torch.long),
+            offsets=((slots,), torch.long),
         )
         host = self._mirror.host
         if old is not None:
             first, kept = len(old.host.starts), old.host.weights
             host.weights[:first, : kept.shape[1]], host.starts[:first] = kept, old.host.starts
+            host.offsets[:first] = old.host.offsets
         self._free += range(slots - 1, first - 1, -1)
         self._mirror.stale = True
-        self.weights, self.starts = self._mirror.device.weights, self._mirror.device.starts
+        on_device = self._mirror.device
+        self.weights, self.starts, self.offsets = (
+            on_device.weights,
+            on_device.starts,
+            on_device.offsets,
+        )
         self.moved += 1

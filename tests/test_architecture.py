@@ -159,6 +159,7 @@ def test_each_package_has_its_own_libraries() -> None:
         "accelerate",
         "filelock",
         "gguf",
+        "PIL",
         "huggingface_hub",
         "jinja2",
         "peft",

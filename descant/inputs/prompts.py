@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DescantError, quoted, shortened
+from ..models import ModelError
+from ..models.images.parts import beside
 from .formats import DataError, Fault, Row, read_dataset, read_file, read_json
 from .runfile import Data, RunFileError
 
@@ -73,7 +75,7 @@ def command_line_prompt(argument: str, chat: bool) -> Any:
         if not file.is_file():
             raise RunFileError(f"there is no prompt file {file}")
         try:
-            prompt = _prompt(read_json(file), argument)
+            prompt = _prompt(read_json(file), argument, folder=file.parent)
         except DataError as error:
             raise RunFileError(str(error)) from None
     return _as_chat(prompt, argument) if chat else prompt
@@ -134,7 +136,8 @@ def _item(number: int, where: str, row: Any, data: Data) -> Item:
         raise RunFileError(
             f"{where}: the id in {data.id} is {quoted(name)}, not a number or a text"
         )
-    return Item(name, _prompt(fields[data.field], where, data.chat), where)
+    folder = None if data.name is not None else Path(data.source).parent
+    return Item(name, _prompt(fields[data.field], where, data.chat, folder), where)
 
 
 def _as_chat(prompt: Any, where: str) -> Any:
@@ -149,20 +152,24 @@ def _as_chat(prompt: Any, where: str) -> Any:
     return prompt
 
 
-def _prompt(value: Any, where: str, chat: bool = False) -> Any:
-    """A checked prompt; with ``chat``, messages."""
+def _prompt(value: Any, where: str, chat: bool = False, folder: Path | None = None) -> Any:
+    """A checked prompt; with ``chat``, messages. Images are files of a ``folder``."""
     if chat:
-        return _as_chat(_prompt(value, where), where)
+        return _as_chat(_prompt(value, where, folder=folder), where)
     if not value or (isinstance(value, str) and not value.strip()):
         raise RunFileError(f"{where}: the prompt is empty")
     if isinstance(value, str) or (isinstance(value, list) and all(type(n) is int for n in value)):
         return value
     if isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
         for part in value:
-            if not isinstance(part.get("role"), str) or not isinstance(part.get("content"), str):
+            role, content = part.get("role"), part.get("content")
+            if not isinstance(role, str) or not isinstance(content, (str, list)):
                 problem = (
                     f"{where}: a message has a role and content, both text; here: {quoted(part)}"
                 )
                 raise RunFileError(problem)
-        return [dict(part) for part in value]
+        try:
+            return beside([dict(part) for part in value], folder or Path())
+        except ModelError as error:
+            raise RunFileError(f"{where}: {error}") from None
     raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {quoted(value)}")

@@ -71,6 +71,10 @@ def serve(
     shutdown_timeout: Annotated[
         float, _min(0, "Seconds to finish the running requests.")
     ] = Limits.shutdown_timeout,
+    allowed_media_domains: Annotated[
+        list[str] | None,
+        typer.Option(help="A host that images are fetched from; may be repeated.", metavar="HOST"),
+    ] = None,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
@@ -88,7 +92,7 @@ def serve(
 
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
-        shutdown_timeout,
+        shutdown_timeout, tuple(allowed_media_domains or ()),
     )  # fmt: skip
     # A key that comes from a file often ends in a line break; no header can hold one.
     keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]

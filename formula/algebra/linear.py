@@ -24,7 +24,7 @@ from ...grammar import (
 from ...grammar.errors import Marked
 from ...grammar.frozen import Frozen, shown
 from ...grammar.unrolled import Steps
-from ..names import NONE, STATE, Names
+from ..names import NOIMAGE, NONE, STATE, Names
 from ..nodes import Atom, Linear, Read, short_text
 from ..printer import written
 from ..scalar import (
@@ -185,6 +185,8 @@ class Collector(Marked):
                 return replace(term, system=value)
             case Name(name) if name == NONE:
                 return replace(term, alone=True)
+            case Name(name) if name == NOIMAGE:
+                return replace(term, noimage=not term.alone)
             case Name(name):
                 return replace(term, system=self._names.prompts[name])
 

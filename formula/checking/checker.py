@@ -25,7 +25,7 @@ from ...grammar import (
 from ...grammar.errors import did_you_mean
 from ...grammar.tree import left_spine
 from ...grammar.unrolled import Steps, unrolled
-from ..names import ANSWER_LENGTH, IN_A_STEP, NONE, SCALAR_FUNCTIONS, STATE, Names, called
+from ..names import ANSWER_LENGTH, IN_A_STEP, NOIMAGE, NONE, SCALAR_FUNCTIONS, STATE, Names, called
 from ..words.arguments import MatchedArguments, match_arguments
 from ..words.operators import OPERATORS, STAGED, Head
 from ..words.signature import Signature
@@ -170,6 +170,8 @@ class Checker(
             )
         elif name == NONE:
             problem, cure = "is not a model", "model@none is a model that sees no prompt"
+        elif name == NOIMAGE:
+            problem, cure = "is not a model", "model@noimage is a model that sees no images"
         elif name in called():
             problem, cure = "needs its arguments", f"write {name}(…) with what it works on"
         elif name in STAGES:
@@ -182,15 +184,17 @@ class Checker(
         raise self.error(f"{name} {problem}", node.span, cure)
 
     def _prompted(self, node: Prompted) -> Steps[bool]:
-        if isinstance(node.model, Added):
+        if isinstance(node.model, Prompted):
+            yield self._prompted(node.model)
+        elif isinstance(node.model, Added):
             yield self.added(node.model)
         elif not self.name(node.model):
             problem = f"{node.model.name} is a parameter, and only a model can have a prompt"
             raise self.error(problem, node.model.span)
         if isinstance(node.prompt, Name):
             prompt = node.prompt.name
-            if prompt != NONE and prompt not in self.names.prompts:
-                known, span = {*self.names.prompts, NONE}, node.prompt.span
+            if prompt not in (NONE, NOIMAGE, *self.names.prompts):
+                known, span = {*self.names.prompts, NONE, NOIMAGE}, node.prompt.span
                 cure = did_you_mean(prompt, known) if self.names.prompts else DECLARE
                 more = "" if cure.endswith("?") else PROMPTS  # none for a misspelt word
                 raise self.error(f"no prompt is named {prompt}", span, cure, more)

@@ -264,7 +264,8 @@ def run_rows(
         window: where this forward writes, and what it may see.
         tokens: ``(n, q)`` ids.
         positions: ``(n, q)`` in the text.
-        options: more arguments of the network's.
+        options: more arguments of the network's, ``position_ids`` among them where these are
+            others than in the text.
 
     Returns:
         What the network does: of copies of rows, ``(n * copies, 1, …)``.
@@ -276,7 +277,9 @@ def run_rows(
     if takes_states(type(network).forward):
         arguments["cache_params"] = cache
     else:
-        arguments |= {"past_key_values": cache, "position_ids": positions.reshape(tokens.shape)}
+        places = options.pop("position_ids", positions)
+        places = places if places.ndim == 3 else places.reshape(tokens.shape)
+        arguments |= {"past_key_values": cache, "position_ids": places}
     if not cache.kinds:  # what has states takes nothing for padding
         shape = len(tokens), window.limit
         arguments["attention_mask"] = tokens.new_ones(shape, dtype=torch.bool)

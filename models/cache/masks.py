@@ -192,6 +192,8 @@ def _row_mask(original: Callable[..., Any], additive: bool) -> Callable[..., Any
         if forward is None:
             return original(*args, **settings)
         if "allow_is_bidirectional_skip" in settings:
+            if forward.window.images:
+                return original(*args, **settings)  # of an image's patches
             raise ModelError("this model reads both ways", "use a causal model")
         forward.mask_requested = True
         rule, window = settings["mask_function"], forward.window

@@ -42,6 +42,7 @@ class Window:
             states change; None where all do.
         copies: of each row, if any: they read one token each, side by side, and leave the row's
             states as they are. Its queries are its copies.
+        images: whether a prompt with images is read, whose tokens may see others behind them.
         survey: notes what the model asks of attention, where someone wants to know.
     """
 
@@ -59,6 +60,7 @@ class Window:
     live: bool = False
     reads: Tensor | None = None
     copies: int = 0
+    images: bool = False
     survey: Survey | None = None
 
     def as_queries(self, of_copies: Tensor) -> Tensor:
@@ -79,6 +81,8 @@ def visible(rule: Callable[..., Any], queries: Tensor, window: Window) -> Tensor
     rows = torch.arange(len(queries), device=queries.device)[:, None, None, None]
     head, own = torch.zeros_like(rows[:1]), window.cache_positions[:, None, :, None]
     seen = rule(rows, head, positions, keys)
+    if window.images:
+        return seen  # type: ignore[no-any-return]
     if window.starts is None:
         return (seen & (keys < positions)) | (keys == own)  # type: ignore[no-any-return]
     starts = window.starts[:, None, :, None]

@@ -183,6 +183,8 @@ def _check_config(config: Any) -> None:
 
 def _tokenizer(name: str, spec: ModelSpec) -> Any:
     source = spec.tokenizer if spec.tokenizer is not None else spec.path
+    if source is None and spec.processor is not None:
+        source = getattr(spec.processor, "tokenizer", spec.processor)
     if source is None or not isinstance(source, (str, os.PathLike)):
         return source
     files = [file for file in TOKENIZER if (Path(source) / file).is_file()]

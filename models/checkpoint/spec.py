@@ -90,6 +90,8 @@ class ModelSpec(BaseModel):
             ``quantization_config`` in a checkpoint's config.json; a checkpoint that is quantised
             already needs none.
         tokenizer: a folder or hub id, or a tokenizer in memory, where it is not the model's own.
+        processor: a folder or hub id of transformers' processor, or one in memory, by which the
+            model reads images; left out, the checkpoint's own.
         template: a chat template, the name of one of the tokenizer's, ``chat`` (its default, with
             a text as one user message), or a string with ``{prompt}`` and, if wanted,
             ``{system}``. Left out, a text is read as it is, and messages through the default.
@@ -124,6 +126,7 @@ class ModelSpec(BaseModel):
     tp_plan: Literal["auto"] | None = None
     quantization: dict[str, Any] | None = None
     tokenizer: Any = None
+    processor: Any = None
     template: str | None = None
     system: str | None = None
     prefix: str | list[int] | None = None
@@ -173,14 +176,14 @@ class ModelSpec(BaseModel):
                 raise ValueError(f"{option} is of {ADDED[source]}: {written}")
         placement, loading = ("device", "device_map", "tp_plan"), ("dtype", "quantization")
         reading = READING if self.head is not None else ()
-        for key in (*loading, *placement, "tokenizer", *reading):
+        for key in (*loading, *placement, "tokenizer", "processor", *reading):
             if added and getattr(self, key) is not None:
                 raise ValueError(f"{kind} takes its base's {key}; say it there")
         for key in ("revision", *loading, *placement):
             if self.model is not None and getattr(self, key) is not None:
                 raise ValueError(f"a model in memory has its {key}; leave it out, or give a path")
         if isinstance(self.model, FunctionReward):
-            for key in ("tokenizer", *READING):
+            for key in ("tokenizer", "processor", *READING):
                 if getattr(self, key) is not None:
                     raise ValueError(f"a function reads prompts as they are; leave {key} out")
         if self.steps is not None and self.read == "tokens":

@@ -26,6 +26,8 @@ from ..adapters.vector_files import read_vector
 from ..combinations import BARE, LAYERS, STREAM, Chosen, Combination, CombinationTable
 from ..errors import ModelError
 from ..footprint import Held, compute_dtype, execution_device
+from ..images.positions import rope_index
+from ..images.prompt import ImagePrompt
 from ..upload import Changes, upload
 
 
@@ -88,13 +90,19 @@ class Adapters:
         self._register()
         return number
 
-    def combination(self, weights: Sequence[tuple[int, float]], start: int = 0) -> Combination:
+    def combination(
+        self,
+        weights: Sequence[tuple[int, float]],
+        start: int = 0,
+        images: ImagePrompt | None = None,
+    ) -> Combination:
         """What a row adds: the sum of adapters and vectors, each times a number.
 
         Args:
             weights: pairs of the number of an adapter or vector, and what it is multiplied by in
                 float32. The numbers of one are summed; those that are 0 are left out.
             start: the position in the row's text at which the answer begins.
+            images: the prompt of the row, if it has images; its keys are no other text's.
 
         Raises:
             ModelError: a number that is not finite.
@@ -104,7 +112,7 @@ class Adapters:
             sums[number] += weight
         rounded = torch.tensor([*sums.values()], dtype=torch.float32).tolist()
         pairs = tuple(sorted(pair for pair in zip(sums, rounded, strict=True) if pair[1] != 0))
-        if not pairs:
+        if not pairs and images is None:
             return BARE
         items = {number: self._loaded[number - 1] for number, _ in pairs}
         for number, weight in pairs:
@@ -113,18 +121,26 @@ class Adapters:
                 problem = f"{name} is to be added {sums[number]:g} times"
                 raise ModelError(problem, "give it a finite number", name)
         answer = {n for n, (_, item) in items.items() if isinstance(item, Vector) and item.answer}
-        key = pairs, start if answer else 0
+        key = pairs, start if answer else 0, images
         if (known := self._known.get(key)) is None:
             of_prompt = tuple(pair for pair in pairs if pair[0] not in answer)
             parts = (STREAM if isinstance(item, Vector) else LAYERS for _, item in items.values())
             columns = [(number - 1, weight) for number, weight in pairs]
+            offset, shared = 0, start if answer else None
+            if images is not None:
+                offset, shared = rope_index(self._model, images)[1], 0
             known = self._known[key] = Combination(
                 (self.closed, of_prompt) if of_prompt else BARE.key,
-                reduce(or_, parts),
-                start if answer else None,
-                partial(self._table.take, columns, start),
+                reduce(or_, parts, 0),
+                shared,
+                partial(self._table.take, columns, start, offset),
+                images,
             )
         return known
+
+    def offsets(self, slots: Tensor) -> Tensor:
+        """``(rows,)`` what is added to positions of rows, by the slots of their combinations."""
+        return self._table.offsets.index_select(0, slots)
 
     @property
     def version(self) -> Hashable:

@@ -23,6 +23,8 @@ from ..cache.blocks.block_lane import BlockLane
 from ..cache.rows import Join
 from ..cache.window import Window
 from ..combinations import Chosen, Combination, parts_of
+from ..errors import ModelError
+from ..images.prompt import ImagePrompt
 from ..upload import Changes, staged, upload
 
 Pair: TypeAlias = tuple[tuple[int, ...], Combination]  # a prompt, and what its row adds
@@ -84,7 +86,11 @@ class PrefillLane(BlockLane):
 
         Raises:
             OutOfPages: there is none for all of them.
+            ModelError: images, and a model that reads longer texts again.
         """
+        if self._limits and any(each.images for each in combinations):
+            problem = "its keys are others in longer texts, and images are read once"
+            raise ModelError(problem, "give the prompt without images")
         texts = map(tuple, prompts)
         pairs: list[Pair] = [*zip(texts, combinations, strict=True)]
         distinct = sorted(dict.fromkeys(pairs), key=lambda pair: -len(pair[0]))
@@ -175,17 +181,22 @@ class PrefillLane(BlockLane):
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
         live = self.rows.pages > 0 and self.live.takes_chunks
+        images = prompts[0].combination.images or ()  # which are read at once
         for start, end in self._spans(prompts, first, longest):
             chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            window = Window(positions, end, start=start, tables=tables, live=live)
+            by_lengths = live and start >= len(images)
+            window = Window(positions, end, start=start, tables=tables, live=by_lengths)
             window = self.blocks.window(window, blocks)
+            what = chunk, positions, window, chosen
+            options: dict[str, Any] = {"lengths": lengths, "slots": slots}
+            if start < len(images):
+                options["images"] = images
             if logits is None or end < longest:
-                self._forward(chunk, positions, window, chosen, backbone=True, lengths=lengths)
+                self._forward(*what, backbone=True, **options)
             else:
-                what = chunk, positions, window, chosen
-                out = self._forward(*what, backbone=False, lengths=lengths, logits_to_keep=1)
+                out = self._forward(*what, backbone=False, **options, logits_to_keep=1)
                 last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
             self._pass(prompts, end)
@@ -194,8 +205,10 @@ class PrefillLane(BlockLane):
 
     def _spans(self, prompts: Sequence[_Prompt], first: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts that prompts are read in, from one position up to another."""
-        size = self._chunk(len(prompts))
-        for start in range(first, end, size):
+        size, images = self._chunk(len(prompts)), len(prompts[0].combination.images or ())
+        if first < images:  # with all of them
+            yield first, min(images, end)
+        for start in range(max(first, images), end, size):
             yield start, min(start + size, end)
 
     def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
@@ -253,9 +266,16 @@ class PrefillLane(BlockLane):
         chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        slots: Tensor | None = None,
+        images: ImagePrompt | None = None,
         **options: Any,
     ) -> Any:
-        """One forward of a window's rows: with the head, or of the backbone alone."""
+        """One forward of a window's rows: with the head, or of the backbone alone.
+
+        Args:
+            slots: of the rows' combinations.
+            images: a prompt with images, which the forward reads alone, from its first token on.
+        """
         raise NotImplementedError
 
 
@@ -281,12 +301,16 @@ def _in_turn(
 
 
 def _groups(prompts: Sequence[_Prompt], most: int) -> list[list[_Prompt]]:
-    """Prompts that are read in one forward: from one position on, with so much padding at most."""
+    """Prompts that are read in one forward: from one position on, with so much padding at most.
+
+    One with images is read alone.
+    """
     groups, padding = list[list[_Prompt]](), 0
     for prompt in prompts:
         first = groups[-1][0] if groups else prompt
         padding += len(first.ids) - len(prompt.ids)
-        if not groups or prompt.cached != first.cached or padding > most:
+        alone = bool(prompt.combination.images or first.combination.images)
+        if not groups or alone or prompt.cached != first.cached or padding > most:
             groups.append([])
             padding = 0
         groups[-1].append(prompt)

@@ -23,7 +23,9 @@ from ..cache.blocks.store import BYTES
 from ..cache.kv_cache import RowCache
 from ..cache.layers.states import has_states
 from ..cache.rows import Join
+from ..cache.window import Window
 from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
+from ..combinations import chosen as added
 from . import prefill
 from .transformers_lane import TransformersLane
 
@@ -121,7 +123,7 @@ class RecurrentLane(TransformersLane):
         lengths = {self.blocks.parts(prompt.block, ids)}
         alike = (other for other in waiting if other.combination.key == own.key)
         lengths |= {common_prefix(ids, other.ids) for other in alike}
-        least = prompt.cached + prefill.ALIKE
+        least = max(prompt.cached + prefill.ALIKE, len(own.images or ()))
         return [length for length in sorted(lengths) if least <= length < len(prompt.ids)]
 
     def _spans(self, prompts: Sequence[Any], first: int, end: int) -> Iterator[tuple[int, int]]:
@@ -337,6 +339,7 @@ class RecurrentLane(TransformersLane):
 
     def _parts(self, leave: int) -> Iterator[_Part]:
         """What the rows read until each has so many tokens left at most."""
+        self._see_again(max(1, leave))
         left = [max(0, count - leave) for count in self._unread()]
         most, done = self._chunk(max(1, len(left))), 0
         if self._by_token:  # as prompts, in one forward, where nothing was read yet
@@ -354,6 +357,28 @@ class RecurrentLane(TransformersLane):
                 ending = [row for row in rows if left[row] == done + now]
                 yield _Part(done, now, rows, ending)
                 done += now
+
+    def _see_again(self, leave: int) -> None:
+        """Read the prompts with images of rows that begin anew, all but ``leave`` tokens."""
+        for row, (length, end) in enumerate(zip(*self.rows.counts(), strict=True)):
+            combination = self.rows.combinations[row]
+            if length or (images := combination.images) is None:
+                continue
+            count = min(len(images), end - leave)
+            positions = torch.arange(count, device=self.device)[None]
+            window = Window(positions, count, start=0)
+            window = self.blocks.window(window, [self.blocks.held[row]])
+            tokens = torch.tensor([images[:count]], device=self.device)
+            lengths = self.rows.ends[row : row + 1]
+            self.blocks.reading()
+            self._forward(
+                tokens, positions, window, added([combination], self.device), backbone=True,
+                lengths=lengths, images=images,
+            )  # fmt: skip
+            read = torch.zeros(self.rows.width, dtype=torch.long)
+            read[row] = 1
+            self.rows.mark_read(count, [row], read.to(self.device))
+            self.blocks.has_read([row])
 
     def _unread(self) -> list[int]:
         """Tokens that each row has not read."""

@@ -35,6 +35,9 @@ from ..footprint import (
 )
 from ..heads.declared import DeclaredHead
 from ..heads.layer_heads import HeadColumns, LayerHeads
+from ..images.positions import has_axes
+from ..images.prompt import ImagePrompt
+from ..images.reading import seen
 from ..recordings import Recordings, Work
 from ..upload import Changes
 from . import prefill
@@ -77,6 +80,7 @@ class TransformersLane(CandidateLane):
         self._modules, self._backbone = tuple(model.modules()), backbone_of(model)
         self._kinds = layer_kinds(self.config)
         self._limits = length_limits(model.config)
+        self._has_axes = has_axes(model)
         self._rules: list[RowRope | RowScale] = [RowRope(model)] if self._limits else []
         self._rules += [RowScale(model)] if scaled_layers(model) else []
         self.exact_length = self.device.type == "cpu"
@@ -293,7 +297,8 @@ class TransformersLane(CandidateLane):
             ahead: tokens that a row reads, its pending one among them.
         """
         rows = self.rows
-        key = rows.width, rows.parts and (rows.parts, self.adapters.version)
+        added = rows.parts or self._has_axes
+        key = rows.width, added and (rows.parts, self.adapters.version)
         if self._goes_live(ahead - self._reads_all):
             return key
         seen = (rounded(rows.longest + more, rows.capacity) for more in (0, ahead - 1, ahead))
@@ -333,7 +338,8 @@ class TransformersLane(CandidateLane):
             reads=reads, copies=copies,
         )  # fmt: skip
         where, chosen = self.blocks.window(window), self.rows.chosen
-        return self._forward(tokens, positions, where, chosen, backbone, lengths, **options)
+        slots = self.rows.adapters[: self.rows.width]
+        return self._forward(tokens, positions, where, chosen, backbone, lengths, slots, **options)
 
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
@@ -350,10 +356,17 @@ class TransformersLane(CandidateLane):
         chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        slots: Tensor | None = None,
+        images: ImagePrompt | None = None,
         **options: Any,
     ) -> Any:
         """One forward of a window's rows: with the heads, or of the backbone alone."""
         network = self._backbone if backbone else self.model
+        if images is not None:
+            window.images = True
+            options |= seen(network, self.model, images, tokens)
+        elif self._has_axes and slots is not None:
+            options["position_ids"] = positions + self.adapters.offsets(slots)[:, None]
         if window.live and (survey := self.live.first(window.start is not None)) is not None:
             window = replace(window, survey=survey)
         places = positions

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
+from ..images.parts import text_of
 from .templates import rendered
 
 _log = logging.getLogger("descant")
-Messages: TypeAlias = Sequence[Mapping[str, str]]
+Messages: TypeAlias = Sequence[Mapping[str, Any]]  # contents are text, or lists of parts
 CHAT = "chat"  # as a template: the tokenizer's own, and a text is one user message
 LONGEST = 1 << 19  # characters of a template, which are parsed in a second
 SYSTEM = ("system", "developer")  # the roles that a system prompt stands in for
@@ -105,15 +106,22 @@ class RawTextLog:
             )  # fmt: skip
 
 
-def written(name: str, template: str | None, tokenizer: Any, messages: Messages) -> str:
+def written(
+    name: str, template: str | None, tokenizer: Any, messages: Messages, templates: Any = None
+) -> str:
     """Messages in a model's chat template, up to where the answer begins or continues.
 
     ``developer`` messages are ``system`` ones where the template knows no ``developer``.
 
+    Args:
+        name: of the model, for messages.
+        template: as declared.
+        templates: what has the chat templates, where it is not the tokenizer.
+
     Raises:
         ModelError: there is no such template, or it refuses these messages, or drops a developer's.
     """
-    source = chat_template(name, template, tokenizer)
+    source = chat_template(name, template, tokenizer if templates is None else templates)
     if "developer" not in source:
         messages = developer_as_system(messages)
     if messages[-1:] == [{"role": "assistant", "content": ""}]:
@@ -133,10 +141,11 @@ def written(name: str, template: str | None, tokenizer: Any, messages: Messages)
         problem += first_line(error)
         raise _error(name, problem, cure) from error
     for message in messages:
-        if message["role"] == "developer" and message["content"].strip() not in text:
+        said = text_of(message["content"])
+        if message["role"] == "developer" and said.strip() not in text:
             problem = f"the chat template of {name} leaves out a developer's message"
             cure = "write it into the system message"
-            raise _error(name, f"{problem}: {message['content'][:40]!r}", cure)
+            raise _error(name, f"{problem}: {said[:40]!r}", cure)
     return text
 
 
@@ -155,18 +164,18 @@ def developer_as_system(messages: Messages) -> Messages:
     >>> developer_as_system([rules, more])
     [{'role': 'system', 'content': 'a\\n\\nb'}]
     """
-    read: list[Mapping[str, str]] = []
+    read: list[Mapping[str, Any]] = []
     for system, run in groupby(messages, lambda message: message["role"] in SYSTEM):
         group = [*run]
         if system and any(message["role"] == "developer" for message in group):
-            content = "\n\n".join(message["content"] for message in group)
+            content = "\n\n".join(text_of(message["content"]) for message in group)
             group = [{**group[0], "role": "system", "content": content}]
         read += group
     return read
 
 
 def check_messages(name: str, messages: Messages) -> None:
-    """Check that every message has a role and a content that are text.
+    """Check that every message has a role that is text, and a content, text or parts.
 
     Raises:
         ModelError: names the first that has not.
@@ -174,6 +183,8 @@ def check_messages(name: str, messages: Messages) -> None:
     for number, message in enumerate(messages):
         fields = message if isinstance(message, Mapping) else {}
         missing = [key for key in ("role", "content") if not isinstance(fields.get(key), str)]
+        if isinstance(fields.get("content"), list):
+            missing.remove("content")  # of which ``parts`` knows more
         if missing:
             problem = f"message {number} of the prompt has no {' and no '.join(missing)}"
             cure = 'a message is {"role": "user", "content": "…"}'

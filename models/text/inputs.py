@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ModelError
+from ..images.prompt import ImagePrompt
 
 KINDS = {
     "prompt": "a prompt is text, chat messages or token ids",
@@ -47,7 +48,7 @@ def prompt_of(value: Any, where: str = "prompt") -> Any:
         ModelError: something else; names it.
     """
     value = _listed(value)
-    if isinstance(value, str):
+    if isinstance(value, (str, ImagePrompt)):
         return value
     if isinstance(value, Mapping):
         return ids_of(value, where)

@@ -9,6 +9,9 @@ from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line, read_by_a_library
+from ..images.parts import as_text, has_images, system_content, with_images, without_images
+from ..images.processor import PromptProcessor
+from ..images.prompt import ImagePrompt
 from .chat import SYSTEM, Messages, check_messages, developer_as_system, fills_in, written
 
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
@@ -42,7 +45,9 @@ def render(
     prompt: Prompt,
     system: str | None = None,
     alone: bool = False,
-) -> list[int]:
+    noimage: bool = False,
+    processor: PromptProcessor | None = None,
+) -> list[int] | ImagePrompt:
     """The token ids that one term reads before the response.
 
     Args:
@@ -51,6 +56,8 @@ def render(
         prompt: text, chat messages, or token ids (which are read as they are).
         system: the system prompt that the formula gives; "" for none.
         alone: nothing but the beginning of a text (``model@none``).
+        noimage: without the images (``model@noimage``).
+        processor: of the model, which reads images; None where it has no eyes.
 
     Raises:
         ModelError: an empty prompt, or one that this model has no way to read.
@@ -59,12 +66,23 @@ def render(
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
         return [_bos(name, tokenizer, prompt)]
+    prompt = _seen(name, prompt, noimage, processor)
+    if isinstance(prompt, ImagePrompt):
+        if noimage or spec.prefix or system is not None:
+            problem = f"token ids with images are read as they are, and {name} is to read others"
+            raise ModelError(problem, "give the prompt as messages", name)
+        return prompt
     if is_ids(prompt):
         return _prefixed(name, spec, tokenizer, prompt, system)  # type: ignore[arg-type]
     if tokenizer is None:
         problem = f"{name} has no tokenizer, so a prompt must be token ids"
         raise ModelError(problem, "or give tokenizer: …", name, "tokenizers")
-    text = _text(name, spec, tokenizer, prompt, system)
+    text = _text(name, spec, tokenizer, prompt, system, processor)
+    if processor is not None and (images := has_images(prompt)):
+        if isinstance(spec.prefix, list):
+            problem = f"{name} has a prefix of token ids, and the prompt has images"
+            raise ModelError(problem, "give the prefix as text", name)
+        return processor.read(text, images)
     ids = text_ids(tokenizer, text, text.special)
     if isinstance(spec.prefix, list):
         ids = _joined(tokenizer, spec.prefix, ids)
@@ -81,6 +99,7 @@ def render_text(
     prompt: Prompt,
     system: str | None,
     alone: bool = False,
+    noimage: bool = False,
 ) -> PromptText:
     """The text that a model with a tokenizer of its own reads before the response.
 
@@ -89,11 +108,13 @@ def render_text(
         shared: the tokenizer of the formula's tokens, which decodes a prompt of token ids.
         own: the model's tokenizer, whose chat template it is.
         alone: nothing but the response (``model@none``).
+        noimage: without the images (``model@noimage``).
     """
     if not prompt:
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
         return PromptText("")
+    prompt = _seen(name, prompt, noimage, None)
     if isinstance(spec.prefix, list):
         raise ModelError(f"{name} reads text, and its prefix is token ids", "give it as text", name)
     if is_ids(prompt):
@@ -102,12 +123,32 @@ def render_text(
     return _text(name, spec, own, prompt, system)
 
 
+def _seen(name: str, prompt: Any, noimage: bool, processor: PromptProcessor | None) -> Any:
+    """A prompt as a model sees it: with its images, read, or without them."""
+    if not is_messages(prompt):
+        return prompt
+    prompt = without_images(prompt) if noimage else with_images(prompt)
+    if processor is None and has_images(prompt):
+        raise ModelError(f"{name} has no eyes, and the prompt has images", see_without(name), name)
+    return prompt if processor is not None else as_text(prompt)
+
+
+def see_without(name: str) -> str:
+    """What to write where a model has no eyes."""
+    return f"write {name}@noimage, which reads the prompt without them"
+
+
 def _text(
-    name: str, spec: ModelSpec, tokenizer: Any, prompt: Any, system: str | None
+    name: str,
+    spec: ModelSpec,
+    tokenizer: Any,
+    prompt: Any,
+    system: str | None,
+    processor: PromptProcessor | None = None,
 ) -> PromptText:
     """A prompt as text, after the model's own prefix if that is text."""
     system = spec.system if system is None else system
-    text = _Template(name, spec.template, tokenizer).text(prompt, system)
+    text = _Template(name, spec.template, tokenizer, processor).text(prompt, system)
     return _with_prefix(tokenizer, spec, text)
 
 
@@ -131,6 +172,7 @@ class _Template:
     name: str
     template: str | None
     tokenizer: Any
+    processor: PromptProcessor | None = None
 
     def text(self, prompt: Any, system: str | None) -> PromptText:
         """The prompt as text."""
@@ -144,16 +186,23 @@ class _Template:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
         if system is not None:
             messages = [message for message in messages if message["role"] not in SYSTEM]
-            messages = [{"role": "system", "content": system}] * bool(system) + messages
-        # As in transformers: a chat template writes every special token.
-        text = written(self.name, template, self.tokenizer, messages)
-        return PromptText(text, special=False)
+            said = system_content(system, messages)
+            messages = [{"role": "system", "content": said}] * bool(system) + messages
+        # As in transformers: a chat template writes every special token, a processor's all but BOS.
+        source = self.tokenizer
+        if self.processor is not None:
+            source = self.processor.template_source(bool(has_images(messages)))
+        text = written(self.name, template, self.tokenizer, messages, source)
+        return PromptText(text, special=self.processor is not None)
 
     def _in_string(self, template: str, prompt: Any, system: str | None) -> str:
         """A template with ``{prompt}`` filled in, and after it the answer so far."""
         if isinstance(prompt, str):
             return self._filled(template, prompt, system or "")
-        prompt = developer_as_system(prompt)
+        if has_images(prompt):
+            problem = f"the template of {self.name} has no place for images"
+            raise self._error(problem, "give a chat template")
+        prompt = developer_as_system(as_text(prompt))
         roles = [message["role"] for message in prompt]
         answer = prompt[-1]["content"] if roles[-1] == "assistant" else ""
         before = prompt[:-1] if roles[-1] == "assistant" else prompt

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...formula import Plan, Read
 from ...models.combinations import BARE, Combination
+from ...models.images.prompt import images_of
 from ..binding.bound_term import BoundTerm
 from ..requests.request import Reading, Request, length_of
 
@@ -66,15 +67,17 @@ class RowMap:
 
     def combination(self, bound: Any, request: Request) -> Combination:
         """What the term's row adds to its lane's weights."""
-        if not self.term.additions:
+        prompt = self.prompt(request)
+        images = images_of(prompt)
+        if not self.term.additions and images is None:
             return BARE
         weights = [
             (loaded, 1.0 if number is None else request.values[bound.columns[number]])
             for number, loaded in self.term.additions
         ]
-        start = length_of(self.prompt(request))
+        start = length_of(prompt)
         lane = bound.lanes[self.term.lane]
-        combination: Combination = lane.adapters.combination(weights, start)
+        combination: Combination = lane.adapters.combination(weights, start, images)
         return combination
 
     def text(self, request: Request, answer: Sequence[int]) -> Reading:

@@ -18,6 +18,7 @@ from ...models.lanes.recurrent import token_lane
 from ...models.lanes.remote import RemoteLane
 from ...models.loading import towers
 from ...models.loading.declared import add_declared, load_declared
+from ...models.loading.processors import declared_processor
 from ...models.loading.self_check import self_check
 from ...models.loading.value_head import with_value_head
 from ...models.tables import RuleReward, TableModel
@@ -181,6 +182,7 @@ class Binder:
             token_map=token_map,
             rows=description.size,
             rowless=checked.rowless[name],
+            processor=checked.marked(name, partial(declared_processor, model.spec, description)),
         )
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:

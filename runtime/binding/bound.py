@@ -12,6 +12,7 @@ from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Particles
+from ...models.images.sources import FILES, Sources
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.text.detokenizer import Detokenizer
@@ -40,6 +41,7 @@ class Bound:
         described: the models whose tokens are the formula's.
         constraints: what its answers are to fit (``PlanConstraints``).
         draft_plans: others over the same lanes, which may propose tokens of this one.
+        sources: where images of prompts may come from.
     """
 
     plan: Plan
@@ -59,6 +61,7 @@ class Bound:
     described: tuple[Description, ...] = ()
     constraints: Any = None
     draft_plans: tuple[Bound, ...] = ()
+    sources: Sources = FILES
 
     @property
     def own_terms(self) -> tuple[BoundTerm, ...]:

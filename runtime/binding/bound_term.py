@@ -10,6 +10,7 @@ from ...formula import Scalar, Term
 from ...formula.nodes import StageAddress
 from ...models import ModelError, ModelSpec, is_ids, render, render_text
 from ...models.functions import FunctionReward, UserPrompt
+from ...models.images.processor import PromptProcessor
 from ...models.text.chat import reads_raw_text
 from ...models.text.token_map import TokenMap
 from ...models.text.vocabulary import check_rows
@@ -33,6 +34,7 @@ class BoundTerm:
         token_map: for a term of another vocabulary, the formula's tokens in it.
         rows: of the model's embeddings; None where any id can be read.
         rowless: the tokens of its tokenizer that have none, by their ids.
+        processor: by which the model reads images; None where it has no eyes.
     """
 
     term: Term
@@ -47,13 +49,14 @@ class BoundTerm:
     token_map: TokenMap | None = None
     rows: int | None = None
     rowless: Mapping[int, str] = field(default_factory=dict)
+    processor: PromptProcessor | None = None
 
     @property
     def reads_raw_text(self) -> bool:
         """Whether a text prompt goes past the chat template that its tokenizer has."""
         return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
-    def reads(self, prompt: Any) -> list[int] | str | UserPrompt:
+    def reads(self, prompt: Any) -> Sequence[int] | str | UserPrompt:
         """The token ids, or the text, that this term reads before the response.
 
         A function is given the prompt as it is.
@@ -66,15 +69,19 @@ class BoundTerm:
             return UserPrompt(prompt)
         if self.shared is not None:
             text = render_text(
-                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system, term.alone
-            )
+                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system,
+                term.alone, term.noimage,
+            )  # fmt: skip
             if self.rowless and text:
                 self._check_rows(self.tokenizer(text, add_special_tokens=False)["input_ids"])
             return text
         if self.token_map is not None and is_ids(prompt):
             self.check(prompt, "give the prompt as text")
             prompt = self.term_ids(prompt)
-        ids = render(term.model, self.spec, self.tokenizer, prompt, term.system, term.alone)
+        ids = render(
+            term.model, self.spec, self.tokenizer, prompt, term.system, term.alone, term.noimage,
+            self.processor,
+        )  # fmt: skip
         self._check_rows(ids)
         return ids
 

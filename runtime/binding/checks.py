@@ -180,7 +180,7 @@ class CheckedModels:
         for term, kind, span, stage_name in expected:
             name, own = term.model, self.descriptions[term.model].kind
             called = isinstance(self.models[name].spec.model, FunctionReward)
-            if called and own == kind and (term.alone or term.system is not None):
+            if called and own == kind and (term.alone or term.noimage or term.system is not None):
                 problem = f"{name} is a function, which is given prompts as they are"
                 cure = f"write {name}"
             elif own == REWARD and term.aligned:

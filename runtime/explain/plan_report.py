@@ -218,6 +218,7 @@ class Report:
     def _line(self, bound_term: BoundTerm, read: Read, coefficient: str) -> tuple[str, ...]:
         term = bound_term.term
         reads = "the response alone" if term.alone else "the prompt"
+        reads += " without its images" * term.noimage
         system = bound_term.spec.system or None if term.system is None else term.system
         if system is not None:
             reads += f", system prompt {system[:40]!r}" if system else ", no system prompt"

@@ -11,6 +11,7 @@ from ...models.functions import UserPrompt
 from ...models.text.token_bytes import token_bytes
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
+from ..binding.images import with_eyes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def prompt_views(bound: Bound, prompt: Prompt) -> list[PromptView]:
     Raises:
         ModelError: a model has no way to read this prompt.
     """
-    spans = bound.plan.spans
+    spans, prompt = bound.plan.spans, with_eyes(bound, prompt)
     terms = sorted(bound.all_terms, key=lambda term: (term.address is not None, spans[term.term]))
     tokens: dict[int, tuple[dict[int, bytes], set[int]]] = {}  # by tokenizer
     return [_view(bound_term, prompt, tokens) for bound_term in terms]

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from ...errors import ArgumentError
 from ...models import prompts_of
+from .generate_images import parted, prompt_seen
 from ..binding.bound import Bound
 
 _MODES = ("greedy_search", "sample")
@@ -62,12 +63,15 @@ def generate_request(
     """
     config = config if config is not None else model.generation_config
     criteria = StoppingCriteriaList(criteria or ())
+    images, others = parted(others)
     for problem, cure in _problems(config, model, input_ids, others):
         raise ArgumentError(f"{problem}; {cure}")
     repeats = config.num_return_sequences or 1
     count = len(input_ids) // repeats
     if prompts is None:
         prompts = rows_read(input_ids, others.get("attention_mask"))[::repeats]
+        if images:
+            prompts = [prompt_seen(bound, model, prompts, len(input_ids), images)]
     elif len(prompts := prompts_of(prompts)) != count:
         raise ArgumentError(f"there are {len(prompts)} prompts and {count} rows of input_ids")
     longest = criteria.max_length or config.max_length

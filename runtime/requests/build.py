@@ -16,6 +16,7 @@ from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
+from ..binding.images import with_eyes
 from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
@@ -173,6 +174,7 @@ class RequestBuilder:
             raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
+        prompt = with_eyes(bound, prompt)
         prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
         rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
         request = Request(

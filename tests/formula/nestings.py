@@ -18,7 +18,7 @@ from descant.grammar import FormulaError, parse
 from descant.grammar.parse import language
 
 LEAF = "base"
-TOKENS = {"NAME": "base", "NUMBER": "1", "STRING": '"s"'}
+TOKENS = {"NOIMAGE": "@noimage", "NAME": "base", "NUMBER": "1", "STRING": '"s"'}
 SCORES, NUMBER, CONDITION, REWARD = "base", "a", "step < 1", "rm"
 PLAIN = {
     "scores": SCORES, "number": "1", "condition": CONDITION, "reward": REWARD, "model": SCORES,

@@ -41,7 +41,11 @@ numbers = st.builds(
     | st.floats(min_value=0, allow_infinity=False).map(Fraction),
 )
 strings = st.builds(Text, st.text(max_size=12))
-prompted = st.builds(Prompted, names, names | strings)
+_unseen = st.builds(Name, st.just("noimage"))
+_one_prompt = st.builds(
+    Prompted, names, names.filter(lambda name: name.name != "noimage") | strings
+)
+prompted = st.builds(Prompted, names, names | strings) | st.builds(Prompted, _one_prompt, _unseen)
 
 
 def _in_order(arguments: list[Argument]) -> tuple[Argument, ...]:

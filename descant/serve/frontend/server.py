@@ -22,6 +22,7 @@ from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
 from .constraint_checks import ConstraintChecks
+from .images import ImageFetches
 from .formulas import FormulaCache, FormulaRef
 from .metrics import Metrics
 from .streams import Stream
@@ -72,6 +73,7 @@ class Server:
         self.formulas = FormulaCache(
             run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
         )
+        self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
         self._row_seconds = 1.0  # a moving average
@@ -120,11 +122,12 @@ class Server:
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
                 await stream.deadline.wait_for(self._try_constraint(body))
+                prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
                 stack.callback(self.link.close, stream)
                 submit = Submit(
-                    formula, body.prompts, arguments, self.limits.max_tokens, bool(body.stream),
+                    formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
                     stream.arrival_time,
                 )  # fmt: skip
                 try:

@@ -18,6 +18,8 @@ class Limits:
         max_body: bytes of a request's body.
         max_formulas: compiled formulas that are kept, not counting those of the run file.
         shutdown_timeout: seconds in which running requests may finish.
+        allowed_media_domains: hosts that images are fetched from; ``*`` for any. None by default:
+            images come as data.
     """
 
     slots: int = 8
@@ -28,3 +30,4 @@ class Limits:
     max_body: int = 1 << 20
     max_formulas: int = 32
     shutdown_timeout: float = 30.0
+    allowed_media_domains: tuple[str, ...] = ()

@@ -204,11 +204,28 @@ class TextPart(Body):
     text: str
 
 
+class ImageUrl(Body):
+    """Where an image is: a data URL, or an address that the server's owner allows."""
+
+    url: Annotated[str, Field(pattern=r"^(data:|https?://)")]
+    detail: Annotated[Any, _IGNORED] = None
+
+
+class ImagePart(Body):
+    """A part of a message's content."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+_Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
 class ChatMessage(Body):
     """One message of a chat; a message that this server has answered is valid unchanged."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    content: str | Annotated[list[_Part], Field(fail_fast=True)]
     name: Annotated[Any, refuse("models are not told the names of speakers; leave it out")] = None
     refusal: Annotated[Any, _TEXT_ONLY] = None
     tool_calls: Annotated[Any, _TEXT_ONLY] = None
@@ -216,12 +233,21 @@ class ChatMessage(Body):
     audio: Annotated[Any, _TEXT_ONLY] = None
     annotations: Annotated[Any, _TEXT_ONLY] = None
 
-    def plain(self) -> dict[str, str]:
-        """The role, and the content as one text."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "\n".join(part.text for part in content)  # as vLLM and llama.cpp do
-        return {"role": self.role, "content": content}
+    def plain(self) -> dict[str, Any]:
+        """The role, and the content as one text; or as parts, where there are images."""
+        content: Any = self.content
+        if isinstance(content, str):
+            return {"role": self.role, "content": content}
+        if any(isinstance(part, ImagePart) for part in content):
+            return {"role": self.role, "content": [_plain(part) for part in content]}
+        joined = "\n".join(part.text for part in content)  # as vLLM and llama.cpp do
+        return {"role": self.role, "content": joined}
+
+
+def _plain(part: TextPart | ImagePart) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image", "url": part.image_url.url}
 
 
 class ChatRequest(GenerationRequest):
@@ -322,6 +348,8 @@ class ScoreRequest(Body):
         """Prompts and their answers."""
         if self.messages is not None:
             plain = [[message.plain() for message in chat] for chat in self._chats]
+            if any(not isinstance(message["content"], str) for chat in plain for message in chat):
+                raise ValueError("reward models read text; leave the images out")
             return [chat[:-1] for chat in plain], [chat[-1]["content"] for chat in plain]
         assert self.text_1 is not None and self.text_2 is not None
         prompts, answers = _listed(self.text_1), _listed(self.text_2)

@@ -89,6 +89,9 @@ class PagedCache(Cache):
         cache: Any = weakref.proxy(self)  # so that a cache is freed at once
         super().__init__(layers=[PagedLayer(cache, *views) for views in self._views()])
 
+    def settle(self) -> None:
+        """The forward has ended; there are no states."""
+
     def _views(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each layer, its keys and its values in the pool."""
         sizes = [self.size * shape.numbers for shape in self._shapes]
@@ -111,9 +114,6 @@ class PagedCache(Cache):
     def see(self, window: Window) -> None:
         """The next forward writes and reads as this window says."""
         self.window = window
-
-    def settle(self) -> None:
-        """The forward has ended."""
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Make pages what others are, in all layers: of each pair, the second what the first is.

@@ -214,7 +214,10 @@ def test_formulas_that_share_a_lane(family) -> None:
     assert raised
     found = {number: ended[key] for key, (number, _) in asked.items()}
     for a in found.values():
-        if a.error: import traceback; traceback.print_exception(a.error)
+        if a.error:
+            import traceback
+
+            traceback.print_exception(a.error)
     assert sum(answer.error is not None for answer in found.values()) <= 1
     for number, answer in found.items():
         assert answer.error is not None or answer.tokens == expected[number]
