@@ -14,7 +14,7 @@ from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.heads.declared import declared_head
 from ...models.heads.layer_heads import HeadColumns
-from ...models.lanes.recurrent import token_lane
+from ...models.lanes.recurrent.lane import token_lane
 from ...models.lanes.remote import RemoteLane
 from ...models.loading import towers
 from ...models.loading.declared import add_declared, load_declared

@@ -12,9 +12,9 @@ from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
 from ...formula.words.stages import Particles
-from ...models.images.sources import FILES, Sources
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
+from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel

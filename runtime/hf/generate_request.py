@@ -11,8 +11,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from ...errors import ArgumentError
 from ...models import prompts_of
-from .generate_images import parted, prompt_seen
 from ..binding.bound import Bound
+from .generate_images import parted, prompt_seen
 
 _MODES = ("greedy_search", "sample")
 _UNUSED = frozenset(  # arguments that say how a model runs and leave its logits as they are

@@ -22,8 +22,8 @@ from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
 from .constraint_checks import ConstraintChecks
-from .images import ImageFetches
 from .formulas import FormulaCache, FormulaRef
+from .images import ImageFetches
 from .metrics import Metrics
 from .streams import Stream
 from .worker_link import WorkerLink

@@ -26,7 +26,7 @@ from descant.models.cache import masks
 from descant.models.cache.layers.states import layer_kinds
 from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
 from descant.models.combinations import BARE
-from descant.models.lanes.recurrent import token_lane
+from descant.models.lanes.recurrent.lane import token_lane
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")

@@ -151,7 +151,7 @@ def test_an_address_is_fetched_where_its_host_is_allowed(host, monkeypatch) -> N
 
     def local(*args: Any, **more: Any) -> Any:
         asked.append(args)
-        return [each for each in resolve("127.0.0.1", *args[1:], **more)]
+        return list(resolve("127.0.0.1", *args[1:], **more))
 
     monkeypatch.setattr(socket, "getaddrinfo", local)
     [image] = has_images(with_images(of_part(type="image", url=f"{host}/a.png"), sources))

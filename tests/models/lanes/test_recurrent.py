@@ -1,4 +1,4 @@
-"""Rows whose layers keep states: each is what transformers' own cached decoding says of it alone."""
+"""Rows whose layers keep states: each is what transformers says of it alone, with a cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING
 
 from descant.models.cache.layers.states import StateLayer
 from descant.models.combinations import BARE
-from descant.models.lanes.recurrent import RecurrentLane, token_lane
+from descant.models.lanes.recurrent.lane import RecurrentLane, token_lane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
 LENGTHS = (21, 5, 1, 13, 5)
