@@ -35,8 +35,15 @@ LATENT = {
     "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
     "qk_nope_head_dim": 8, "v_head_dim": 12, "head_dim": 8,
 }  # fmt: skip
+INDEXED = {**EXPERTS, **LATENT, "index_topk": 4, "index_n_heads": 24, "index_head_dim": 16}
+SSM = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8}
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
 ALIBI, SINKS, CAPPED = "ALiBi", "attention sinks", "soft-capping"
-MOE, MLA = "experts", "latent attention"
+MOE, MLA, CHOSEN = "experts", "latent attention", "keys chosen by an indexer"
+NET, CONV, MAMBA, MAMBA2 = "gated delta net", "short convolutions", "Mamba", "Mamba 2"
 
 FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "afmoe": ({**GROUPED, **EXPERTS, **MIXED}, MOE),
@@ -46,12 +53,14 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "bitnet": (GROUPED, ""),
     "bloom": ({}, ALIBI),
     "codegen": ({"n_inner": 48, "rotary_dim": 4}, ""),
+    "axk2": ({**INDEXED, "n_shared_experts": 1}, f"{MLA}, {CHOSEN}, {MOE}"),
     "cohere": (GROUPED, ""),
     "cohere2": (MIXED, ""),
     "ctrl": ({"dff": 48}, ""),
     "cwm": (MIXED, ""),
     "deepseek_v2": ({**EXPERTS, **LATENT}, f"{MLA}, {MOE}"),
     "deepseek_v3": ({**EXPERTS, **LATENT}, f"{MLA}, {MOE}"),
+    "deepseek_v32": (INDEXED, f"{MLA}, {CHOSEN}, {MOE}"),
     "diffllama": (GROUPED, "differential attention"),
     "dots1": ({**EXPERTS, **MIXED, "n_shared_experts": 1}, MOE),
     "ernie4_5": (GROUPED, ""),
@@ -77,6 +86,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "glm": ({**GROUPED, "head_dim": 8}, ""),
     "glm4": ({**GROUPED, "head_dim": 8}, ""),
     "glm4_moe": ({**GROUPED, **EXPERTS, "head_dim": 8}, MOE),
+    "glm_moe_dsa": (INDEXED, f"{MLA}, {CHOSEN}, {MOE}"),
     "gpt2": ({}, ""),
     "gpt_bigcode": ({}, "one key for all heads"),
     "gpt_neox": ({}, ""),
@@ -86,6 +96,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "granitemoe": ({**GROUPED, **EXPERTS}, MOE),
     "helium": ({**GROUPED, "head_dim": 8}, ""),
     "hunyuan_v1_dense": ({**GROUPED, "head_dim": 8}, ""),
+    "hy_v4": (INDEXED, f"{MLA}, {CHOSEN}, {MOE}"),
     "jetmoe": ({"num_key_value_heads": 2, "kv_channels": 8, **EXPERTS}, f"{MOE} of heads"),
     "llama": (GROUPED, ""),
     "llama (eager)": ({**GROUPED, "attention": "eager"}, ""),
@@ -132,6 +143,60 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "xglm": ({"ffn_dim": 48, "num_layers": 2, "d_model": 32, "attention_heads": 4}, ""),
     "youtu": (LATENT, MLA),
 }  # fmt: skip
+STATES: dict[str, tuple[dict[str, Any], str]] = {  # those whose layers keep states of their rows
+    "bailing_hybrid": ({
+        **EXPERTS, **LATENT, "n_shared_experts": 1, "num_mtp_layers": 0,
+        "layer_types": ["linear_attention", "full_attention"],
+    }, f"lightning attention, {MLA}, {MOE}"),
+    "bamba": ({**GROUPED, **SSM, "mamba_chunk_size": 8, "attn_layer_indices": [1]}, MAMBA2),
+    "falcon_h1": ({**GROUPED, **SSM, "mamba_d_ssm": 64, "mamba_chunk_size": 8}, MAMBA2),
+    "falcon_mamba": ({"state_size": 8}, MAMBA),
+    "granitemoehybrid": ({
+        **GROUPED, **EXPERTS, **SSM, "mamba_chunk_size": 8, "layer_types": ["mamba", "attention"],
+        "shared_intermediate_size": 16,
+    }, f"{MAMBA2}, {MOE}"),
+    "jamba": ({
+        **GROUPED, **EXPERTS, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False,
+    }, f"{MAMBA}, {MOE}"),
+    "kimi_linear": ({
+        **EXPERTS, **LATENT, "q_lora_rank": None, "n_shared_experts": 1, "linear_head_dim": 8,
+        "linear_num_heads": 4, "layer_types": ["linear_attention", "full_attention"],
+    }, f"delta attention, {MLA}, {MOE}"),
+    "lfm2": ({**GROUPED, "layer_types": ["conv", "full_attention"], "block_dim": 32,
+              "block_auto_adjust_ff_dim": False}, CONV),
+    "lfm2_moe": ({**GROUPED, **EXPERTS, "num_dense_layers": 1,
+                  "layer_types": ["conv", "full_attention"]}, f"{CONV}, {MOE}"),
+    "lfm3": ({**GROUPED, "layer_types": ["conv", "full_attention"]}, f"{CONV}, {MOE}"),
+    "mamba": ({"state_size": 8, "expand": 2}, MAMBA),
+    "mamba2": ({"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2,
+                "chunk_size": 8}, MAMBA2),
+    "nemotron_h": ({
+        **GROUPED, "layers_block_type": ["mamba", "mlp", "attention", "mlp"], "mamba_num_heads": 8,
+        "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8, "chunk_size": 8, "head_dim": 8,
+    }, MAMBA2),
+    "olmo_hybrid": ({**GROUPED, "layer_types": ["linear_attention", "full_attention"]}, NET),
+    "qwen3_5_moe_text": ({**GROUPED, **EXPERTS, **DELTA, "head_dim": 16}, f"{NET}, {MOE}"),
+    "qwen3_5_text": ({**GROUPED, **DELTA, "head_dim": 16}, NET),
+    "qwen3_next": ({**GROUPED, **EXPERTS, **DELTA, "head_dim": 16, "mlp_only_layers": []},
+                   f"{NET}, {MOE}"),
+    "zamba": ({
+        **GROUPED, "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2,
+        "mamba_d_state": 8, "n_mamba_heads": 2, "attention_hidden_size": 64,
+        "use_mamba_kernels": False,
+    }, MAMBA),
+    "zamba2": ({
+        "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8,
+        "mamba_headdim": 8, "mamba_ngroups": 2, "n_mamba_heads": 8, "chunk_size": 8,
+        "use_mamba_kernels": False, "use_mem_rope": True, "num_mem_blocks": 1,
+    }, MAMBA2),
+    "zaya": ({**GROUPED, "head_dim": 8}, f"{CONV}, {MOE}"),
+}  # fmt: skip
+
+
+def row_of(family: str) -> tuple[dict[str, Any], str]:
+    """What a family's member has of its own, and what it is there for."""
+    return FAMILIES.get(family) or STATES[family]
 
 
 def model_type(family: str) -> str:
@@ -141,7 +206,7 @@ def model_type(family: str) -> str:
 
 def config(family: str) -> PretrainedConfig:
     """The configuration of a family's tiny member."""
-    options = {**SIZES, **FAMILIES[family][0]}
+    options = {**SIZES, **row_of(family)[0]}
     options.pop("attention", None)
     return CONFIG_MAPPING[model_type(family)](**options)
 
@@ -152,9 +217,12 @@ def model(family: str, seed: int = 0, reward: bool = False, dtype: Any = torch.f
     auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     if reward:
         made.num_labels = 1
-    attention = FAMILIES[family][0].get("attention")
+    attention = row_of(family)[0].get("attention")
     chosen = {"attn_implementation": attention} if attention else {}
-    return shaken(auto.from_config(made, dtype=torch.float32, **chosen), seed).to(dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # what is not a matrix begins as transformers draws it
+        network = auto.from_config(made, dtype=torch.float32, **chosen)
+    return shaken(network, seed).to(dtype)
 
 
 def shaken(network: Any, seed: int) -> Any:

@@ -5,17 +5,20 @@ It neither trains nor saves.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from ..extras import require
 from ..models import ModelError
+from ..models.checkpoint.architectures import language_auto
 from ..models.checkpoint.description import SCORES, Description, describe
 from ..models.checkpoint.hub import hub_error
 from ..models.checkpoint.spec import ModelSpec
+from ..models.loading import towers
 from ..models.loading.quantized import check_packages, method_of, quantization_config
 from ..models.loading.unpack import weights_source
 from .trainfile import TrainFile, TrainFileError
@@ -66,7 +69,7 @@ def model_of(recipe: TrainFile, description: Description, device: Any, pad: int)
     spec = recipe.model
     dtype: torch.dtype | str = getattr(torch, spec.dtype or "float32", "auto")
     numbers = description.config.dtype if isinstance(dtype, str) else dtype
-    auto = AutoModelForCausalLM
+    auto = language_auto(description.config)
     options: dict[str, Any] = {}
     if recipe.method == "reward":
         auto, options = AutoModelForSequenceClassification, {"num_labels": 1}
@@ -101,8 +104,12 @@ def _adapted(recipe: TrainFile, description: Description, model: Any) -> Any:
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     task = "SEQ_CLS" if recipe.method == "reward" else "CAUSAL_LM"
+    options = recipe.lora.model_dump()
+    if model.config.get_text_config() is not model.config:
+        unseen = "|".join(map(re.escape, towers.towers_of(model)))
+        options["exclude_modules"] = rf"({unseen})\..*" if unseen else None
     try:
-        model = get_peft_model(model, LoraConfig(task_type=task, **recipe.lora.model_dump()))
+        model = get_peft_model(model, LoraConfig(task_type=task, **options))
     except (ValueError, ImportError, NotImplementedError) as error:
         raise TrainFileError(f"lora: {' '.join(str(error).split())}") from None
     if any("lora_embedding" in name for name, _ in model.named_parameters()):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import ModelError
+from .language_paths import is_left_out, placed_in
 from .lora import Adapter, LayerAdapter
 
 _TRAINED_ON = "give the base that it was trained on"
@@ -44,12 +45,15 @@ def placed(name: str, model: nn.Module, adapter: Adapter) -> dict[str, PlacedLay
     Raises:
         ModelError: it is not of this base; names the first module that does not fit.
     """
-    modules = dict(model.named_modules())
+    modules, adapter = dict(model.named_modules()), placed_in(model, adapter)
     tokens = model.get_input_embeddings()  # type: ignore[operator]
     skeleton = all(p.is_meta for p in model.parameters())
     skeleton = skeleton and not any(map(has_offloaded_params, modules.values()))
     paths, layers = {*adapter.layers, *adapter.base_weights}, {}
     for path in [*sorted(paths - modules.keys()), *(path for path in modules if path in paths)]:
+        if is_left_out(model, path):
+            problem = f"the adapter {name} has weights for {path}, which sees no text"
+            raise ModelError(f"{problem}: rows do not run it", _OWN_WEIGHTS, name, "adapters")
         if path not in modules:
             problem = f"the adapter {name} has weights for {path}, which its base does not have"
             raise ModelError(problem, _TRAINED_ON, name, "adapters")

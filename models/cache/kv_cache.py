@@ -8,21 +8,40 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..backbone import backbone_of
 from .layers.keys import RowLayer
 from .layers.states import LayerKind, StateLayer, layer_kinds, with_rows
 from .masks import row_masks
 from .memory import mapped_zeros
 from .survey import LayerShape, Survey
 from .window import Window
+
+
+class RowStates(NamedTuple):
+    """The states of one row.
+
+    Attributes:
+        of_layers: by a layer's number, the kind of state and its number.
+        said: ``(columns,)``, as of ``RowCache``.
+    """
+
+    of_layers: Mapping[tuple[int, str, int], Tensor]
+    said: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        said = () if self.said is None else (self.said,)
+        return sum(state.nbytes for state in (*self.of_layers.values(), *said))
 
 
 class RowCache(Cache):
@@ -80,13 +99,25 @@ class RowCache(Cache):
         for layer in self._state_layers():
             layer.choose(self.window, choice)
 
-    def make_layers(self, shapes: Sequence[LayerShape], like: Tensor) -> None:
+    @property
+    def key_layers(self) -> dict[int, RowLayer]:
+        """The layers that keep keys and values, by their numbers, once there are any."""
+        layers = enumerate(self.layers)
+        return {
+            number: layer
+            for number, layer in layers
+            if isinstance(layer, RowLayer) and layer.keys is not None
+        }
+
+    def make_layers(self, shapes: Mapping[int, LayerShape], like: Tensor) -> None:
         """Make the layers before a forward does, of a tensor's dtype and device."""
-        for shape in shapes[len(self.layers) :]:
-            layer = RowLayer(self._proxy)
-            sizes = shape.key_size, shape.value_size
-            layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
-            self.layers.append(layer)
+        for number, shape in shapes.items():
+            if number == len(self.layers):
+                self.layers.append(RowLayer(self._proxy))
+            layer = self.layers[number]
+            if layer.keys is None:
+                sizes = shape.key_size, shape.value_size
+                layer.lazy_initialization(*(like.new_empty(0, shape.groups, 0, n) for n in sizes))
 
     def grow(self, capacity: int, rows: int = 0) -> None:
         """Make room for so many tokens and rows, and keep those there are."""
@@ -159,6 +190,25 @@ class RowCache(Cache):
             for kept, states in zip(self.saved, self.states, strict=True):
                 states[list(rows)] = kept[list(rows)]
 
+    def states_of(self, row: int) -> RowStates:
+        """A copy of the states of one row."""
+        layers = (
+            (n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer)
+        )
+        of_layers = {
+            (number, *key): pool[row].clone()
+            for number, layer in layers
+            for key, pool in layer.pools.items()
+        }
+        return RowStates(of_layers, None if self.said is None else self.said[row].clone())
+
+    def put(self, row: int, states: RowStates) -> None:
+        """Have a row go on from states that another had."""
+        for (number, *key), state in states.of_layers.items():
+            self.layers[number].put(tuple(key), row, state)
+        if states.said is not None:
+            self.say(states.said[None], [row])
+
     def begin(self, rows: Sequence[int]) -> None:
         """These rows have read nothing."""
         if rows:
@@ -169,12 +219,11 @@ class RowCache(Cache):
     def nbytes(self) -> int:
         """Bytes in use. Of a CPU's memory, those that were written to: no other has pages."""
         written = self._written()
-        tensors = [(tensor, written) for tensor in self._tensors()]
-        tensors += [(states, written[:1]) for states in (*self.states, *self.saved)]
-        return sum(
-            tensor[used].nbytes if tensor.device.type == "cpu" else tensor.nbytes
-            for tensor, used in tensors
-        )
+        used = [tensor[written] for tensor in self._tensors()]
+        used += [states[written[0]] for states in (*self.states, *self.saved)]
+        whole = (*self._tensors(), *self.states, *self.saved)
+        pairs = zip(whole, used, strict=True)
+        return sum((own if every.device.type == "cpu" else every).nbytes for every, own in pairs)
 
     @property
     def state_bytes(self) -> int:
@@ -225,7 +274,7 @@ def run_rows(
     if window.copies:
         tokens = tokens.reshape(-1, 1)
     arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": True}
-    if takes_states(type(network)):
+    if takes_states(type(network).forward):
         arguments["cache_params"] = cache
     else:
         places = options.pop("position_ids", positions)
@@ -241,9 +290,9 @@ def run_rows(
 
 
 @lru_cache
-def takes_states(network: type) -> bool:
-    """Whether a model of this class has states alone, and no positions: transformers' Mamba."""
-    return "cache_params" in signature(network.forward).parameters  # type: ignore[attr-defined]
+def takes_states(forward: Callable[..., Any]) -> bool:
+    """Whether a model's forward takes states alone, and no positions: transformers' Mamba."""
+    return "cache_params" in signature(forward).parameters
 
 
 def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
@@ -275,11 +324,11 @@ def surveyed(model: Any, dtype: torch.dtype) -> tuple[int, Survey]:
 
 def _backbones(model: Any, dtype: torch.dtype) -> list[Callable[[], Any]]:
     """Ways to make the backbone without its weights, the quickest first."""
-    network = model.base_model
+    network = backbone_of(model)
 
     def make(**options: Any) -> Any:
         with torch.device("meta"):
-            config = copy.deepcopy(model.config)
+            config = copy.deepcopy(network.config)
             return type(network)._from_config(config, dtype=dtype, **options).eval()
 
     ways: list[Callable[[], Any]] = [partial(make, experts_implementation="batched_mm"), make]

@@ -130,8 +130,7 @@ class Rows:
     @property
     def backlog(self) -> int:
         """The most tokens that any row must still read before its next step."""
-        pairs = zip(self._ends, self._lengths, strict=True)
-        return max((end - length for end, length in pairs), default=0) - self.pending
+        return max(map(int.__sub__, self._ends, self._lengths), default=0) - self.pending
 
     @property
     def chosen(self) -> Chosen | None:
@@ -208,10 +207,7 @@ class Rows:
 
     def last_tokens(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
-        if self.stale:
-            self.flush()
-        used = slice(self.width)
-        return self.texts[self.places[used], self.ends[used] - 1]
+        return self.tokens_at(self.last_positions(1))[:, 0]
 
     def text(self, row: int) -> Tensor:
         """The tokens of a row's text."""
@@ -233,8 +229,7 @@ class Rows:
         used = slice(self.width)
         self.texts[self.places[used], self.ends[used]] = tokens.to(self.device)
         self.ends[used] += self.active[used] if self.bucketed else 1
-        for row in range(self.count):
-            self._ends[row] += 1
+        self._ends = [end + 1 for end in self._ends]
         self.total += self.count
         self.version += 1
         self.next_logits = None
@@ -358,8 +353,7 @@ class Rows:
         self.flush()
         places = [[self._places[row] for row in rows] for rows in (targets, sources)]
         self.texts[places[0]] = self.texts[places[1]]
-        numbers = self._mirror.host.numbers
-        numbers[:3, list(targets)] = numbers[:3, list(sources)]
+        self._mirror.host.numbers[:3, list(targets)] = self._mirror.host.numbers[:3, list(sources)]
         for values in (self._lengths, self._ends, self.combinations):
             copy_items(values, sources, targets)
         self._write_counts()

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, GenerationMixin
 from transformers.utils.hub import extract_commit_hash
 
 from ...errors import quoted
 from ..errors import ModelError, first_line, read_by_a_library
 from ..functions import FunctionReward
 from ..tables import RuleReward, TableModel
-from .architectures import check_architecture
+from .architectures import check_architecture, model_class
 from .files import folder_identity
 from .gguf import check_own_tokenizer, described, gguf_file, is_gguf
 from .hub import cached, hub_error
@@ -248,6 +248,9 @@ def _kind(name: str, config: Any, spec: ModelSpec) -> str:
         raise ModelError(problem, "use a causal language model", name)
     causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     if any(item.endswith(causal) for item in names) or hasattr(spec.model, "v_head"):
+        return SCORES
+    cls = model_class(config, False)  # of another name, as Idefics' ForVisionText2Text
+    if cls is not None and cls.__name__ in names and issubclass(cls, GenerationMixin):
         return SCORES
     shown = " or ".join(names[:1] if spec.model is not None else names) or config.model_type
     cure = "its config.json names the class under architectures"

@@ -259,7 +259,8 @@ class Adapters:
         modules = dict(self._model.named_modules())
         for path, parts in self._stacked.items():
             added = hook(parts, self._layouts[parts.owners], self._rows)
-            self._hooks.append(modules[path].register_forward_hook(added))
+            # Before a scale of the output, as Llama 4's of queries: it is of what is added too.
+            self._hooks.append(modules[path].register_forward_hook(added, prepend=True))
         if not self._directions:
             return
         name = next(name for name, item in self._loaded if isinstance(item, Vector))

@@ -14,7 +14,6 @@ from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from inspect import signature
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -181,16 +180,14 @@ class PrefillLane(BlockLane):
             upload(self.changes())  # where nobody has collected them before
         parts = parts_of([prompt.combination for prompt in prompts])
         chosen = Chosen(slots, parts) if parts else None
-        size = self._chunk(len(prompts))
         live = self.rows.pages > 0 and self.live.takes_chunks
         images = prompts[0].combination.images or ()  # which are read at once
-        starts = [first] * bool(images) + [*range(max(first, len(images)), longest, size)]
-        for start, end in pairwise((*starts, longest)):
-            live = live and start >= len(images)
+        for start, end in self._spans(prompts, first, longest):
             chunk = texts[:, start - first : end - first]
             yield chunk.numel()
             positions = torch.arange(start, end, device=self.device).expand(chunk.shape)
-            window = Window(positions, end, start=start, tables=tables, live=live)
+            by_lengths = live and start >= len(images)
+            window = Window(positions, end, start=start, tables=tables, live=by_lengths)
             window = self.blocks.window(window, blocks)
             what = chunk, positions, window, chosen
             options: dict[str, Any] = {"lengths": lengths, "slots": slots}
@@ -202,8 +199,20 @@ class PrefillLane(BlockLane):
                 out = self._forward(*what, backbone=False, **options, logits_to_keep=1)
                 last = out.logits[:, -1, : self.width].float()
                 logits |= {prompt.pair: row for prompt, row in zip(prompts, last, strict=True)}
+            self._pass(prompts, end)
         for prompt in prompts:
             self.blocks.keep(prompt.block, prompt.ids[: len(prompt.ids) - unread])
+
+    def _spans(self, prompts: Sequence[_Prompt], first: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts that prompts are read in, from one position up to another."""
+        size, images = self._chunk(len(prompts)), len(prompts[0].combination.images or ())
+        if first < images:  # with all of them
+            yield first, min(images, end)
+        for start in range(max(first, images), end, size):
+            yield start, min(start + size, end)
+
+    def _pass(self, prompts: Sequence[_Prompt], end: int) -> None:
+        """Prompts have been read up to a position."""
 
     @property
     def width(self) -> int:

@@ -7,13 +7,13 @@ the text up to where the branch starts, and the branch. Nothing here knows of ch
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..cache.blocks.prefix_tree import common_prefix
 from .transformers_lane import TransformersLane
 
 Ids: TypeAlias = Sequence[int]
@@ -111,9 +111,3 @@ def _filled(queries: list[Query], text: Ids, width: int) -> list[Query]:
     last = len(text) - 1
     repeated = queries[-1] if queries else (text[-1], last, last, last)
     return queries + [repeated] * (width - len(queries))
-
-
-def common_prefix(one: Ids, other: Ids) -> int:
-    """How many first tokens two texts have in common."""
-    most = min(len(one), len(other))
-    return bisect_left(range(most), 1, key=lambda i: one[: i + 1] != other[: i + 1])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbone import backbone_of
 from ..cache import attention as _attention  # noqa: F401  registers itself with transformers
 from ..cache.attention_scale import RowScale, scaled_layers
 from ..cache.kv_cache import rounded, run_rows, surveyed
@@ -76,7 +77,7 @@ class TransformersLane(CandidateLane):
         self.dtype: torch.dtype = compute_dtype(model)
         self.adapters = Adapters(model, knows_answers)
         self.heads = LayerHeads(model, vocabulary)
-        self._modules = tuple(model.modules())
+        self._modules, self._backbone = tuple(model.modules()), backbone_of(model)
         self._kinds = layer_kinds(self.config)
         self._limits = length_limits(model.config)
         self._has_axes = has_axes(model)
@@ -360,7 +361,7 @@ class TransformersLane(CandidateLane):
         **options: Any,
     ) -> Any:
         """One forward of a window's rows: with the heads, or of the backbone alone."""
-        network = self.model.base_model if backbone else self.model
+        network = self._backbone if backbone else self.model
         if images is not None:
             window.images = True
             options |= seen(network, self.model, images, tokens)

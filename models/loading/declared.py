@@ -18,6 +18,7 @@ from ..errors import ModelError
 from ..lanes.adapters import Adapters
 from .load import load_model
 from .quantized import method_of
+from .read_tower import read_tower
 
 
 def describe_declared(model: ResolvedModel, dtype: str | None, device: str | None) -> Description:
@@ -67,6 +68,7 @@ def load_declared(
     base = load_model(description, model.spec, dtype, device, skeleton)
     if not model.merged or skeleton:
         return base
+    read_tower(base, description, model.spec)  # the adapter may be on it too
     return merged(model.name, base, _folder(model), in_memory=model.spec.model is not None)
 
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from ..checkpoint.architectures import language_auto
 from ..checkpoint.description import SCORES, Description
 from ..checkpoint.files import StoredTensor, stored_tensors, weight_files
 from ..checkpoint.hub import hub_error
 from ..checkpoint.reward_head import auto_class, mapped_class
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line, read_by_a_library
-from . import quantized
+from . import quantized, towers
 from .unpack import weights_source
 
 SMALL = 10_000_000  # numbers of a model that any machine has room for
+_INSTALL = re.compile(r"pip install ([\w.-]+)")  # in transformers' messages
 _NUMBER = re.compile(r"\.\d+\.")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -52,22 +53,50 @@ def load_model(
             return spec.model
         _check_attention(description.name, spec.model)
         return spec.model  # in its owner's mode
-    language = description.kind == SCORES or description.value_head
-    name, config = description.name, description.config
-    auto = AutoModelForCausalLM if language else auto_class(config)
     dtype = spec.dtype or dtype or "auto"
     if skeleton:
-        return _skeleton(config, auto, dtype, spec.quantization)
+        return _skeleton(description.config, _auto(description), dtype, spec.quantization)
+    return load_part(description, spec, dtype, spec.device or device)
+
+
+def load_part(
+    description: Description,
+    spec: ModelSpec,
+    dtype: str,
+    device: str,
+    left_out: Sequence[str] | None = None,
+) -> Any:
+    """Read a checkpoint's weights, but for those of some modules.
+
+    Args:
+        description, spec: as of ``load_model``.
+        dtype, device: the spec's, where it says them.
+        left_out: paths of modules, which are None in the model; by default the towers, which a
+            forward of text alone does not call.
+
+    Raises:
+        ModelError: as of ``load_model``.
+    """
+    name, config, auto = description.name, description.config, _auto(description)
     quantization = spec.quantization and quantized.quantization_config(name, spec.quantization)
     method = quantized.method_of(config)
     quantized.check_packages(name, method)
     path = weights_source(name, spec, _dtype(config, dtype, {}))
     stored = stored_tensors(name, weight_files(name, path, description.revision))
-    device = _available(name, spec.device or device)
-    cls = mapped_class(auto, config)
+    device = _available(name, device)
+    cls, weight_dtype = mapped_class(auto, config), _dtype(config, dtype, stored)
+    own_code = spec.trust_remote_code and getattr(config, "auto_map", None)
+    sized = not (method or quantization or spec.trust_remote_code)
+    in_parts = config.get_text_config() is not config and not own_code
+    if left_out is None and (sized or in_parts):
+        with read_by_a_library(partial(_unreadable, name, spec)):
+            skeleton = _skeleton(config, auto, dtype, None)
+        if sized:
+            _check_size(name, spec, skeleton, stored)
+        left_out = towers.paths(skeleton)
+    made = towers.without(cls, left_out) if left_out else auto
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     sdpa = getattr(cls, "_supports_sdpa", False) and not capped  # sdpa has no soft cap
-    weight_dtype = _dtype(config, dtype, stored)
     options = {
         "dtype": weight_dtype,
         "quantization_config": quantization,
@@ -81,22 +110,29 @@ def load_model(
         options["tp_plan"] = spec.tp_plan
     else:
         options["device_map"] = spec.device_map or {"": device}
+    if left_out:  # the class is read directly
+        options |= {"config": config}
     special = spec.device_map or spec.tp_plan or spec.trust_remote_code or method
-    if not (method or quantization or spec.trust_remote_code):
-        with read_by_a_library(partial(_unreadable, name, spec)):
-            skeleton = _skeleton(config, auto, dtype, None)
-        _check_size(name, spec, skeleton, stored)
     plain = not special and cls is not None and cls.config_class is type(config)
     dtypes = {FLOATS.get(item.dtype, weight_dtype) for item in stored.values()}
     if plain and (device != "cpu" or dtypes - {weight_dtype}):
         # One tensor of a file is mapped at a time; given a path, all files stay mapped.
         options |= {"config": config, "state_dict": stored}
-        model, report = _read(name, spec, cls, None, options)
+        model, report = _read(name, spec, made if left_out else cls, None, options)
     else:
         options |= {"revision": description.revision or "main"}
-        model, report = _read(name, spec, auto, path, options)
+        model, report = _read(name, spec, made, path, options)
     _check_loaded(name, spec, model, report)
+    if left_out:
+        model.__class__ = cls
+        towers.mark_unread(model, left_out, weight_dtype)
     return model.eval()
+
+
+def _auto(description: Description) -> Any:
+    """The auto class that loads a checkpoint."""
+    language = description.kind == SCORES or description.value_head
+    return (language_auto if language else auto_class)(description.config)
 
 
 def _check_size(
@@ -135,6 +171,9 @@ def _unreadable(name: str, spec: ModelSpec, error: BaseException) -> ModelError:
         problem = f"the weights of {name} do not fit: {first_line(error)}"
         cure = "give it dtype: bfloat16, a quantization, or device_map: auto"
         return ModelError(problem, cure, name)
+    if isinstance(error, ImportError) and (package := _INSTALL.search(str(error))):
+        problem = f"{name} needs {package[1]}, which is not installed"
+        return ModelError(problem, f"pip install {package[1]}", name)
     problem = f"the weights of {name} in {spec.path} cannot be read: "
     other = problem, "a model is a folder (or hub id) with config.json and safetensors weights"
     return hub_error(error, str(spec.path), spec.revision, name, other)
@@ -170,6 +209,7 @@ def _layers_left_out(unexpected: Iterable[str], expected: Iterable[str]) -> set[
 def _skeleton(config: Any, auto: Any, dtype: str, quantization: Any) -> Any:
     with torch.device("meta"):
         model = auto.from_config(config, dtype=_dtype(config, dtype, {})).eval()
+    towers.take_out_towers(model, _dtype(config, dtype, {}))
     if (quantization := quantization or quantized.quantization_of(config)) is not None:
         quantized.pack_skeleton(model, quantization)
     return model

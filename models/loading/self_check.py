@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbone import backbone_of
 from ..cache.kv_cache import RowCache, run_rows
 from ..cache.layers.states import layer_kinds
 from ..cache.window import Window
-from ..checkpoint.architectures import BY_TOKEN, REWARDS, TERMS
+from ..checkpoint.architectures import BY_TOKEN, IMAGE_TEXT, REWARDS, TERMS
 from ..errors import ModelError, first_line
 from ..eval_mode import evaluating
 
@@ -36,7 +37,7 @@ def self_check(name: str, model: Any, reward: bool) -> list[str]:
     """
     family = model.config.model_type
     alibi = reward and getattr(model.config, "alibi", False)  # a flag of falcon: two architectures
-    if family in (REWARDS if reward else TERMS) and not alibi:
+    if family in (REWARDS if reward else TERMS | IMAGE_TEXT) and not alibi:
         return []
     alternatives = ALTERNATIVES if reward else 1
     try:
@@ -78,16 +79,15 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
     def run(tokens: Tensor, positions: Tensor, places: Tensor, **settings: Any) -> Tensor:
         window = Window(places, CAPACITY, slice(0, rows), index[:, None])
         window = replace(window, **settings)
-        hidden: Tensor = run_rows(model.base_model, cache, window, tokens, positions)[0]
+        hidden: Tensor = run_rows(backbone_of(model), cache, window, tokens, positions)[0]
         return hidden
 
     whole = model.config.get_text_config().model_type in BY_TOKEN
-    if has_states := any(kind.states for kind in kinds):
+    if states := any(kind.states for kind in kinds):
         for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
-            own = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
-            for start, end in (
-                ((0, length),) if whole else ((0, length // 2), (length // 2, length))
-            ):
+            own: dict[str, Any] = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
+            parts = ((0, length),) if whole else ((0, length // 2), (length // 2, length))
+            for start, end in parts:
                 positions = torch.arange(start, end, device=texts.device)[None]
                 where = texts[row : row + 1, start:end], positions, positions
                 run(*where, **own, start=start, limit=end)
@@ -96,7 +96,7 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
         run(texts, positions, positions)
     positions = lengths[:, None].expand(following.shape)
     places = positions + torch.arange(alternatives, device=texts.device)
-    copies = alternatives if has_states and alternatives > 1 else 0
+    copies = alternatives if states and alternatives > 1 else 0
     return run(following, positions, places, copies=copies).view(rows, alternatives, -1).float()
 
 
@@ -107,6 +107,6 @@ def _alone(model: Any, alternatives: int) -> Tensor:
     for text, length, tokens in zip(texts, LENGTHS, following, strict=True):
         for token in tokens:
             ids = torch.cat((text[:length], token[None]))[None]
-            out = model.base_model(input_ids=ids, use_cache=False)
+            out = backbone_of(model)(input_ids=ids, use_cache=False)
             hidden.append(out.last_hidden_state[0, -1])
     return torch.stack(hidden).view(len(LENGTHS), alternatives, -1).float()

@@ -48,14 +48,15 @@ def work_bytes(
     for number, footprint in footprints.items():
         rows = slots * _rows_per_request(bound, number)
         prefill = max(prefill, footprint.work_bytes(min(CHUNK, rows * capacity), capacity))
-        queries = _queries(bound, number)
-        copied = rows * (queries - 1) * footprint.row_bytes  # by candidates
-        step = max(step, footprint.work_bytes(rows * queries, capacity) + copied)
+        each = queries(bound, number)
+        copied = rows * (each - 1) * footprint.row_bytes  # by candidates
+        step = max(step, footprint.work_bytes(rows * each, capacity) + copied)
         terms = {bound_term.term for bound_term in bound.terms if bound_term.lane == number}
         reads = {r for r in bound.plan.reads if r.term in terms and not r.is_number}
         heads = {read.head for read in reads} | ({""} if terms else set())
         kept += rows * len(heads)  # what follows the prompts
-        own = min(rows * capacity * footprint.token_bytes, footprint.kept_bytes)
+        of_rows = rows * (capacity * footprint.token_bytes + footprint.row_bytes)
+        own = min(of_rows, footprint.kept_bytes)
         copies += own
         scores += rows * (len(heads) + len({read.head for read in reads - raw}))
     vector = bound.vocabulary * SCORE_BYTES
@@ -203,7 +204,7 @@ def total_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[1])
 
 
-def _queries(bound: Bound, number: int) -> int:
+def queries(bound: Bound, number: int) -> int:
     """Tokens that one row of a lane reads in a step, at most."""
     address = next(term.address for term in bound.all_terms if term.lane == number)
     stage = dict(bound.plan.reranks).get(address) if address is not None else None

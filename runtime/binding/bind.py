@@ -14,8 +14,10 @@ from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.heads.declared import declared_head
 from ...models.heads.layer_heads import HeadColumns
-from ...models.lanes.recurrent import token_lane
+from ...models.images.processor import PromptProcessor
+from ...models.lanes.recurrent.lane import token_lane
 from ...models.lanes.remote import RemoteLane
+from ...models.loading import towers
 from ...models.loading.declared import add_declared, load_declared
 from ...models.loading.processors import declared_processor
 from ...models.loading.self_check import self_check
@@ -181,8 +183,18 @@ class Binder:
             token_map=token_map,
             rows=description.size,
             rowless=checked.rowless[name],
-            processor=checked.marked(name, partial(declared_processor, model.spec, description)),
+            processor=self._processor(model.spec, description, weights),
         )
+
+    def _processor(
+        self, spec: ModelSpec, description: Description, weights: Any
+    ) -> PromptProcessor | None:
+        """By which a model reads images; None where it has no eyes."""
+        if description.config is None:
+            return None
+        make = partial(declared_processor, spec, description, weights)
+        processor: PromptProcessor | None = self.checked.marked(description.name, make)
+        return processor
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
         """A model's weights, from the pool or read into it; what is read by tokens is tested."""
@@ -192,6 +204,7 @@ class Binder:
             options = checked.dtype, checked.device, empty
             load = partial(load_declared, description, model, *options)
             weights[description.weights] = checked.marked(description.name, load)
+            self.untested += towers.notes(description.name, weights[description.weights])
             by_tokens = any(
                 other.weights == description.weights and name not in checked.reads_text
                 for name, other in self.descriptions.items()

@@ -12,6 +12,7 @@ import torch
 
 from ...formula.words.stages import Stage
 from ...models import ModelError, ResolvedModel
+from ...models.cache.layers.states import has_states
 from ...models.checkpoint.description import Description
 from ...models.functions import FunctionReward
 from ...models.rewards.answer_lane import AnswerLane
@@ -66,5 +67,6 @@ def text_lane(
     if isinstance(weights, FunctionReward):
         asks_texts = getattr(stage, "norm", None) == "prefix"
         return FunctionLane(model.name, weights, shared, torch.device(device), asks_texts)
-    kind = TextRewardLane if description.full_text_reason else CachedTextLane
+    in_full = description.full_text_reason or has_states(description.config)
+    kind = TextRewardLane if in_full else CachedTextLane
     return kind(weights, description, shared, model.spec.steps)

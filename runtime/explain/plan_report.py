@@ -22,6 +22,7 @@ from ..scores.stages import moves_winner
 from .component_report import component_lines, drawn_line
 from .draft_gains import draft_gains
 from .search_report import search_lines
+from .state_report import state_lines
 
 _CONTEXT = 512  # tokens of context for which cache bytes are stated
 
@@ -107,6 +108,7 @@ class Report:
             *component_lines(bound, self._params, batch_size),
             *search_lines(bound.plan, self._params),
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
+            *state_lines(self.drafted, self.draft is not None),
             *(f"drafts      {gain.line()}" for gain in draft_gains(self.drafted, self.draft)),
             f"memory      {si_bytes(weights + held + work)}: {si_bytes(weights)} of weights, "
             f"{si_bytes(held)} of caches, {si_bytes(work)} to work in",
@@ -241,7 +243,8 @@ class Report:
             if stage and not moves_winner(address, stage):  # type: ignore[arg-type]
                 queries = f"1 token, {queries}"
             footprint = lane.footprint()
-            kept = footprint.token_bytes * _CONTEXT * len(bound_terms)
+            kept = footprint.token_bytes * _CONTEXT + footprint.row_bytes
+            kept *= len(bound_terms)
             lines.append((
                 _letter(number), bound.lane_names[number],
                 f"{many}{len(bound_terms)} per request", queries,

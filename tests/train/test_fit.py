@@ -10,10 +10,12 @@ from typing import Any
 
 import gguf_files
 import pytest
+import tiny_image_text as image_text
 import torch
 from checkpoints import fresh, llama, tokenizer
 from huggingface_hub import cached_assets_path
 from safetensors.torch import load_file
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 import descant
 from descant.models import ModelError
@@ -50,6 +52,21 @@ def test_it_learns_and_tells(trained: Any, method: str, lora: Any) -> None:
     assert {"train.yaml", "training.json", "curve.png"} <= names
     assert ("adapter_config.json" in names) == (lora is not None and method != "reward")
     assert not list(done.folder.glob("*.bin")), "a pickle"
+
+
+def test_the_language_part_of_an_image_text_model_learns(trained: Any, tmp_path: Path) -> None:
+    """An adapter on every linear layer is on those that read text, and is rows by path."""
+    torch.manual_seed(3)
+    made = image_text.config("qwen2_5_vl")
+    made.text_config.vocab_size = llama().config.vocab_size
+    model = Qwen2_5_VLForConditionalGeneration(made)
+    model.save_pretrained(tmp_path / "m")
+    tokenizer().save_pretrained(tmp_path / "m")
+    path, lora = str(tmp_path / "m"), {"r": 4, "target_modules": "all-linear"}
+    done = trained("arm", model=path, lora=lora, training={"max_steps": 2})
+    assert all(".language_model.layers." in key for key in weights(done.folder))
+    models = {"base": path, "arm": {"adapter": str(done.folder), "on": "base"}}
+    assert descant.compile("arm - base", models=models).scores("say it", [])[0].abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])

@@ -52,7 +52,7 @@ class BlockLane(RowLane):
     _kinds: Sequence[LayerKind] = ()  # of layers, where any keeps more than keys and values
     _reads_all: bool
     _limits: Sequence[int]
-    _store: PrefixStore | None = None
+    _store: Any = None  # of copies of what was read
     _logits: Tensor | None  # of the rows' version ``_read_at``
     _read_at: int
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ..layers.states import LayerKind
 from ..memory import mapped_zeros
 from ..survey import LayerShape
 from ..window import Window
@@ -74,9 +75,10 @@ class PagedCache(Cache):
 
     Attributes:
         window: of the forward that runs, or ran last.
+        kinds, attends: as of ``RowCache``: all layers keep keys and values.
     """
 
-    kinds = ()  # layers keep keys and values alone
+    kinds: Sequence[LayerKind] = ()
     attends = True
 
     def __init__(self, shapes: Sequence[LayerShape], pages: int, size: int, like: Tensor) -> None:

@@ -7,6 +7,7 @@ one page, so that the beginning of a page is found as well. Tokens are compared,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -125,3 +126,9 @@ def _units(key: Hashable, tokens: Sequence[int]) -> Iterator[tuple[int, Unit]]:
     for start in range(0, len(tokens) - len(tokens) % UNIT, UNIT):
         unit = tuple(tokens[start : start + UNIT])
         yield start, unit if start else (key, *unit)
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens two texts have in common."""
+    most = min(len(one), len(other))
+    return bisect_left(range(most), 1, key=lambda i: one[: i + 1] != other[: i + 1])

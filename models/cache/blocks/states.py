@@ -9,7 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...combinations import Combination
+from ..kv_cache import RowCache
+from ..rows import Rows
 from .contiguous import ContiguousBlocks, RowBlock
+from .state_store import StateStore
 
 UNSURE = -1  # tokens read, while a forward runs
 
@@ -28,10 +31,16 @@ class Known(NamedTuple):
 
 @dataclass(eq=False)
 class StateBlock(RowBlock):
-    """A row whose states hold the beginning of its text; ``saved`` is the same of their copy."""
+    """A row whose states hold the beginning of its text.
+
+    Attributes:
+        known: what they are of, and ``saved`` the same of their copy.
+        stops: lengths at which others part from its text, and states are kept.
+    """
 
     known: Known = Known()
     saved: Known = Known()
+    stops: Sequence[int] = ()
 
 
 class StateBlocks(ContiguousBlocks):
@@ -44,19 +53,62 @@ class StateBlocks(ContiguousBlocks):
 
     held: list[StateBlock]  # type: ignore[assignment]
 
+    def __init__(self, rows: Rows, cache: RowCache, store: StateStore | None, says: bool) -> None:
+        super().__init__(rows, cache)
+        self._states, self._says = store, says
+
+    @property
+    def shares(self) -> bool:
+        return self._states is not None
+
     def _block(self, row: int, combination: Combination, length: int) -> StateBlock:
         return StateBlock(row, combination, length)
 
-    def keep(self, block: RowBlock, tokens: Sequence[int]) -> None:
-        super().keep(block, tokens)
-        assert isinstance(block, StateBlock)
-        block.known = Known(len(tokens))
+    def known(self, block: RowBlock, tokens: Sequence[int]) -> int:
+        if self._states is None:
+            return 0
+        own = block.combination
+        return self._states.find(own.key, tokens[: own.shared], self._says)
 
-    def say(self, block: RowBlock, said: Tensor) -> None:
+    def share(self, block: RowBlock, tokens: Sequence[int]) -> int:
+        super().share(block, tokens)
+        assert isinstance(block, StateBlock)
+        cached, own = self.known(block, tokens), block.combination
+        if self._states is not None and cached:
+            said = self._states.load(own.key, tokens[:cached], self.cache, block.row)
+            block.known = Known(cached, said)
+        return cached
+
+    def parts(self, block: RowBlock, tokens: Sequence[int]) -> int:
+        """How many first tokens its text has in common with any that was read before."""
+        if self._states is None:
+            return 0
+        own = block.combination
+        return self._states.parts(own.key, tokens[: own.shared])
+
+    def keep(self, block: RowBlock, tokens: Sequence[int]) -> None:
+        assert isinstance(block, StateBlock)
+        if block in self._made and block.known.read != len(tokens):
+            block.known = Known(len(tokens))
+        if len(tokens) == block.known.read:
+            self._save(block, tokens)
+
+    def say(self, block: RowBlock, tokens: Sequence[int], said: Tensor) -> None:
         """Keep what is said at the end of the text of a block, ``(columns,)``."""
         assert isinstance(block, StateBlock)
         self.cache.say(said[None], [block.row])
-        block.known = block.known._replace(said=True)
+        block.known = Known(len(tokens), True)
+        self._save(block, tokens)
+
+    def _save(self, block: StateBlock, tokens: Sequence[int]) -> None:
+        """Let others find what a block has read, if they may share all of it."""
+        own = block.combination
+        if self._states is not None and tokens[: own.shared] == tokens:
+            self._states.save(own.key, tokens, self.cache, block.row, block.known.said)
+
+    def forget(self) -> None:
+        if self._states is not None:
+            self._states.clear()
 
     def join(self, blocks: Sequence[RowBlock]) -> Sequence[RowBlock]:
         ordered = super().join(blocks)

@@ -21,7 +21,7 @@ class PrefixStore:
     """Pages in which beginnings of texts are kept, as long as there is room for them."""
 
     def __init__(self) -> None:
-        self._shapes: list[LayerShape] = []  # known when a forward has run
+        self._shapes: dict[int, LayerShape] = {}  # by layer, known when a forward has run
         self._tree = PrefixTree(PAGE, 0)
         self._pages: dict[int, list[Tensor]] = {}  # keys and values of each layer in turn
 
@@ -35,7 +35,7 @@ class PrefixStore:
         if prefix.tokens:
             self._tree.pages.hold(prefix.pages)  # they are used now
             self._tree.pages.release(reversed(prefix.pages))
-            cache.make_layers(self._shapes, self._pages[prefix.pages[0]][0])
+            self.make_layers(cache, self._pages[prefix.pages[0]][0])
             cache.wrote(row + 1, prefix.tokens)
             for kept, target in self._pairs(prefix.pages, 0, prefix.tokens, cache, row):
                 target.copy_(kept)
@@ -44,7 +44,7 @@ class PrefixStore:
     def save(self, key: Hashable, tokens: Sequence[int], cache: RowCache, row: int) -> None:
         """Copy what is not kept yet of a text out of a row of a cache; as much as there is room."""
         end = len(tokens) - len(tokens) % UNIT
-        if not end or not self._has_shapes(cache):
+        if not self._has_shapes(cache) or not end:
             return
         known, pages = self._tree.find(key, tokens), self._tree.pages
         if known.tokens == end:
@@ -63,6 +63,10 @@ class PrefixStore:
             self._tree.insert(key, tokens[:end], held)
         pages.release(reversed(held))
 
+    def make_layers(self, cache: RowCache, like: Tensor) -> None:
+        """Make the layers of a cache, where no forward has, of a tensor's dtype and device."""
+        cache.make_layers(self._shapes, like)
+
     def clear(self) -> None:
         """Keep nothing."""
         self._tree.clear()
@@ -75,11 +79,12 @@ class PrefixStore:
 
     def _has_shapes(self, cache: RowCache) -> bool:
         """Whether it is known what the layers are; a cache knows when a forward has run."""
-        if not self._shapes and all(layer.is_initialized for layer in cache.layers):
-            self._shapes = [layer.shape for layer in cache.layers]
-            numbers = sum(shape.numbers for shape in self._shapes)
+        layers = cache.key_layers
+        if not self._shapes and layers:
+            self._shapes = {number: layer.shape for number, layer in layers.items()}
+            numbers = sum(shape.numbers for shape in self._shapes.values())
             if numbers:
-                like = cache.layers[0].keys
+                like = next(iter(layers.values())).keys
                 assert like is not None
                 self._tree = PrefixTree(PAGE, 1 + BYTES // (PAGE * numbers * like.itemsize))
         return bool(self._shapes)
@@ -90,9 +95,8 @@ class PrefixStore:
         if page not in self._pages:
             self._pages[page] = [
                 tensor.new_empty(tensor.shape[1], PAGE, tensor.shape[3])
-                for layer in cache.layers
-                for tensor in (layer.keys, layer.values)
-                if tensor is not None
+                for layer in cache.key_layers.values()
+                for tensor in layer.tensors
             ]
         return page
 
@@ -101,13 +105,12 @@ class PrefixStore:
     ) -> list[tuple[Tensor, Tensor]]:
         """Views of what is kept of positions of a text, each with that of a row of a cache."""
         pairs = []
-        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        tensors = [tensor for layer in cache.key_layers.values() for tensor in layer.tensors]
         for number, page in enumerate(pages):
             first, last = max(start, number * PAGE), min(end, (number + 1) * PAGE)
             if first >= last:
                 continue
             own = slice(first - number * PAGE, last - number * PAGE)
             for kept, tensor in zip(self._pages[page], tensors, strict=True):
-                assert tensor is not None
                 pairs.append((kept[:, own], tensor[row, :, first:last]))
         return pairs

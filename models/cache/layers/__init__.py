@@ -1,1 +1,1 @@
-"""What a cache keeps of each layer: keys and values by position, or states that hold all of a text."""
+"""What a cache keeps of each layer: keys and values by position, or states of whole texts."""

@@ -55,6 +55,11 @@ def layer_kinds(config: Any) -> tuple[LayerKind, ...]:
     return kinds if any(kind != LayerKind() for kind in kinds) else ()
 
 
+def has_states(config: Any) -> bool:
+    """Whether any layer of a model of this configuration keeps a state."""
+    return any(kind.states for kind in layer_kinds(config.get_text_config()))
+
+
 def _kind_of(layer: Any) -> LayerKind:
     if isinstance(layer, LinearAttentionCacheLayerMixin):
         return LayerKind(layer.number_of_states, isinstance(layer, CacheLayerMixin))
@@ -98,8 +103,20 @@ class StateLayer(LinearAttentionLayer):
     def _make(self, key: tuple[str, int], like: Tensor, shape: tuple[int, ...]) -> None:
         self.dtype, self.device = like.dtype, like.device
         self.pools[key] = mapped_zeros(like, (self._cache.rows, *shape))
-        assert self._cache.window is not None
-        self._show(key, self._cache.window)
+        if self._cache.window is not None:
+            self._show(key, self._cache.window)
+
+    def put(self, key: tuple[str, int], row: int, states: Tensor) -> None:
+        """Have a row go on from states that another had, ``(…)``."""
+        if key not in self.pools:
+            kind, number = key
+            if kind == "conv_states":
+                self.conv_kernel_size[number] = states.shape[-1]
+                self.is_conv_states_initialized[number] = True
+            else:
+                self.is_recurrent_states_initialized[number] = True
+            self._make(key, states, tuple(states.shape))
+        self.pools[key][row] = states
 
     def see(self, window: Window) -> None:
         """The next forward reads and writes the states of a window's rows."""
@@ -159,7 +176,9 @@ class StateAndRowLayer(StateLayer, RowLayer):
         RowLayer.__init__(self, cache)
         StateLayer.__init__(self, cache, number_of_states)
 
-    def lazy_initialization(self, *keys_and_values: Tensor, **states: Any) -> None:
+    def lazy_initialization(  # type: ignore[override]
+        self, *keys_and_values: Tensor, **states: Any
+    ) -> None:
         """Of keys and values, which transformers gives by place; or of states, by name."""
         if keys_and_values:
             RowLayer.lazy_initialization(self, *keys_and_values)

@@ -17,14 +17,16 @@ import tiny_architectures as families
 import torch
 import transformers
 from packaging.version import Version
-from tiny_architectures import ALIBI, FAMILIES, PAD, V, config, model_type
+from tiny_architectures import ALIBI, FAMILIES, PAD, STATES, V, config, model_type
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 import descant
 from descant.models.cache import masks
+from descant.models.cache.layers.states import layer_kinds
 from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
 from descant.models.combinations import BARE
+from descant.models.lanes.recurrent.lane import token_lane
 from descant.models.lanes.transformers_lane import TransformersLane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
@@ -34,8 +36,11 @@ STEPS, CAPACITY = 4, 64
 EXACT, WRONG = 1e-5, 1e-3
 OLD = Version(transformers.__version__) < Version("5.23")
 here = [family for family in FAMILIES if model_type(family) in CONFIG_MAPPING]
-classified = [family for family in here if model_class(config(family), True) is not None]
-judges = [one for one in classified if model_type(one) in REWARDS and FAMILIES[one][1] != ALIBI]
+with_states = [family for family in STATES if family in CONFIG_MAPPING]
+classified = [one for one in here + with_states if model_class(config(one), True) is not None]
+judges = [
+    one for one in classified if model_type(one) in REWARDS and families.row_of(one)[1] != ALIBI
+]
 every = pytest.mark.parametrize("family", here)
 
 
@@ -96,7 +101,7 @@ def said_by_rows(model: Any, steps: int = STEPS) -> tuple[float, TransformersLan
 
 def judged_by_rows(model: Any, reads_all: bool) -> float:
     """How far the rewards of candidates over a shared prefix are from those of whole texts."""
-    lane, found, expected = TransformersLane(model, V, reads_all), [], []
+    lane, found, expected = token_lane(model, V, reads_all), [], []
     rows, read = admitted(lane, texts()), texts()
     for step in range(2):
         candidates = tokens(4, 6, seed=step)
@@ -135,7 +140,7 @@ def seeing(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., 
     return wrong
 
 
-@pytest.mark.parametrize("family", ["deepseek_v32", "doge", "glm_moe_dsa", "minimax_m3_vl_text"])
+@pytest.mark.parametrize("family", ["doge", "minimax_m3_vl_text"])
 def test_attention_that_chooses_its_keys_is_refused(family) -> None:
     if family not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {family}")
@@ -149,7 +154,7 @@ def test_a_wrong_mask_is_found(family, monkeypatch) -> None:
     hides_one = seeing(lambda seen, at, keys: seen & ((keys != at - 2) | (at < 2)))
     monkeypatch.setattr(masks, "visible", hides_one)
     assert said_by_rows(model, 1)[0] > WRONG
-    if attention(family) != "full":
+    if {"sliding", "chunked"} & {*attention(family).split()}:
         monkeypatch.setattr(masks, "visible", right)
         sees_all = seeing(lambda seen, at, keys: seen | (keys < at))
         monkeypatch.setattr(masks, "visible", sees_all)
@@ -186,8 +191,18 @@ def test_candidates_that_see_each_other_are_found(monkeypatch) -> None:
 
 
 def test_the_code_names_the_families_that_are_here() -> None:
-    assert {model_type(family) for family in FAMILIES} == TERMS
-    assert {model_type(family) for family in judges} == REWARDS & {model_type(one) for one in here}
+    assert {model_type(family) for family in (*FAMILIES, *STATES)} == TERMS
+    assert {model_type(family) for family in judges} == REWARDS & {
+        model_type(one) for one in here + with_states
+    }
+
+
+LAYERS = {  # by whether layers have states, and keys
+    frozenset({(1, False)}): "none: states",
+    frozenset({(1, False), (0, True)}): "full, and states",
+    frozenset({(1, True)}): "full with states",
+    frozenset({(1, False), (1, True)}): "full with states, and states",
+}
 
 
 def attention(family: str) -> str:
@@ -196,23 +211,24 @@ def attention(family: str) -> str:
     kinds = set(getattr(made, "layer_types", None) or ())
     if not kinds:
         kinds = {"sliding" if getattr(made, "sliding_window", None) else "full"}
+    if family in STATES:
+        return LAYERS[frozenset(kind[:2] for kind in layer_kinds(made))]
     return " and ".join(sorted(kind.removesuffix("_attention") for kind in kinds))
 
 
 REFUSED = {
-    "recurrent": """mamba mamba2 falcon_mamba rwkv recurrent_gemma jamba zamba zamba2 falcon_h1
-        bamba lfm2 lfm2_moe qwen3_next qwen3_5_text qwen3_5_moe_text nemotron_h kimi_linear
-        granitemoehybrid minimax xlstm olmo_hybrid deepseek_v4""",
-    "keep more than keys and values": "deepseek_v32 glm_moe_dsa",
+    "in a way of its own": "rwkv xlstm",
+    "more than keys, values and states": "deepseek_v4",
+    "its modules": "recurrent_gemma",
+    "a cache of its own": "minimax",
+    "goes by the length of the cache": "inkling_text inkling2_text",
+    "blocks of keys of one length": "qwen4_exp_text",
+    "chooses keys by their scores": "doge minimax_m3_vl_text",
     "encoder-decoder": "t5 bart mbart pegasus whisper",
     "reads both ways": "bert roberta electra camembert",
-    "no causal language model": "paligemma",
+    "its prompt both ways": "paligemma",
 }
 refusals = [(kind, why) for why, kinds in REFUSED.items() for kind in kinds.split()]
-
-
-CONV = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
-OPTIONS = {"lfm2": CONV, "lfm2_moe": CONV}
 
 
 def refusal(kind: str, folder: Path, **options: Any) -> str:
@@ -229,7 +245,7 @@ def refusal(kind: str, folder: Path, **options: Any) -> str:
 def test_what_cannot_work_is_refused_before_weights_are_read(kind, why, tmp_path) -> None:
     if kind not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {kind}")
-    said = refusal(kind, tmp_path, **OPTIONS.get(kind, {}))
+    said = refusal(kind, tmp_path)
     assert why in said and "base" in said and kind in said
 
 
@@ -313,10 +329,10 @@ def supported() -> str:
         "| family | class | attention | term | candidates | notes |",
         "|---|---|---|---|---|---|",
     ]
-    for family in here:
+    for family in sorted(here + with_states):
         cls = model_class(config(family), False).__name__
         able = "yes" if model_type(family) in REWARDS and family in judges else ""
-        note = FAMILIES[family][1]
+        note = families.row_of(family)[1]
         judging = able or ("text" if family in judges and "ALiBi" in note else "")
         lines.append(
             f"| {family} | {cls} | {attention(family)} | yes | {judging or '-'} | {note} |"
@@ -328,7 +344,7 @@ def refused(root: Path) -> str:
     """The table of what is refused, in the words of the error."""
     lines = ["| family | reason |", "|---|---|"]
     for kind, _ in refusals:
-        said = refusal(kind, root / kind, **OPTIONS.get(kind, {}))
+        said = refusal(kind, root / kind)
         lines.append(f"| {kind} | {said.removeprefix('base ')} |")
     return "\n".join(lines)
 

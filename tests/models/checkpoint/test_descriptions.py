@@ -13,9 +13,6 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BertConfig,
-    Lfm2Config,
-    Mamba2Config,
-    MambaConfig,
     PretrainedConfig,
     RecurrentGemmaConfig,
     T5Config,
@@ -33,9 +30,6 @@ def refused(model, carets: str = "^^^^", formula: str = "base", **others) -> For
     found = caught.value
     assert " " * found.span.start + "^" * (found.span.end - found.span.start) == carets
     return found
-
-
-LFM2 = Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"])
 
 
 def configured(folder: Path, config: PretrainedConfig, architecture: str) -> str:
@@ -109,10 +103,7 @@ def test_an_adapter_that_is_cut_short(zoo, tmp_path, file) -> None:
     [
         (T5Config(), "T5ForConditionalGeneration", "encoder-decoder"),
         (BartConfig(), "BartForConditionalGeneration", "encoder-decoder"),
-        (MambaConfig(), "MambaForCausalLM", "recurrent"),
-        (Mamba2Config(), "Mamba2ForCausalLM", "recurrent"),
-        (RecurrentGemmaConfig(), "RecurrentGemmaForCausalLM", "recurrent"),
-        (LFM2, "Lfm2ForCausalLM", "recurrent"),
+        (RecurrentGemmaConfig(), "RecurrentGemmaForCausalLM", "its modules"),
         (BertConfig(), "BertForMaskedLM", "neither a causal language model nor a classifier"),
         (BertConfig(), "BertLMHeadModel", "an encoder (bert)"),
         (BertConfig(), "BertForSequenceClassification", "it reads both ways, which needs tokeni"),

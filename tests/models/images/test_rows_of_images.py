@@ -16,7 +16,7 @@ from tiny_vlms import EOS, FAMILIES, Plain, Vlm, chat, picture, vlm
 import descant
 from descant.models.cache.blocks.states import StateBlocks
 from descant.models.lanes import prefill
-from descant.models.lanes.recurrent import RecurrentLane
+from descant.models.lanes.recurrent.lane import RecurrentLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.engine import engine as engines
 from descant.runtime.scores.noise import gumbel, seed_key

@@ -26,7 +26,7 @@ from torch import Tensor
 from descant.models.cache.layers.states import LayerKind
 from descant.models.cache.survey import Survey
 from descant.models.combinations import Chosen
-from descant.models.lanes.recurrent import RecurrentLane
+from descant.models.lanes.recurrent.lane import RecurrentLane
 
 KINDS = LayerKind(1, by_position=False), LayerKind(), LayerKind(1, by_position=True)
 

@@ -165,13 +165,14 @@ class Laws(RuleBasedStateMachine):
 
     def shared(self, adapter: int, text: Sequence[int]) -> Callable[[tuple[int, list[int]]], int]:
         """How much of a text may be found, of what another has read."""
-        unread = 0 if self.reads_all else 1
+        unread = 0 if self.reads_all or self.says == "logits" else 1
 
         def of(known: tuple[int, list[int]]) -> int:
             length = min(together(known[1], text), len(text) - unread)
             for start in (adapter // 2, known[0] // 2):
                 length = min(length, start or length)
-            return (length - length % UNIT) * (known[0] % 2 == adapter % 2)
+            length -= 0 if self.states else length % UNIT  # states are found as they were kept
+            return length * (known[0] % 2 == adapter % 2)
 
         return of
 
@@ -180,7 +181,7 @@ class Laws(RuleBasedStateMachine):
         self.past += [text for _, text in texts]
         if self.shares:
             self.read += [(adapter, [*text]) for adapter, text in texts]
-            if self.page_size or self.roomy:
+            if (self.page_size or self.roomy) and not self.states:
                 unread = 0 if self.reads_all else 1  # the next step may read the last token
                 self.sure += [(adapter, text[: len(text) - unread]) for adapter, text in texts]
             self.possible += [(adapter, [*text]) for adapter, text in texts]

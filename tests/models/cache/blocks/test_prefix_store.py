@@ -28,7 +28,7 @@ def budget(monkeypatch: pytest.MonkeyPatch) -> Any:
 def cache_of(*texts: Sequence[int]) -> RowCache:
     """A cache whose rows have read texts."""
     cache = RowCache(4, 320)
-    cache.make_layers(SHAPES, torch.empty(0, dtype=torch.float64))
+    cache.make_layers(dict(enumerate(SHAPES)), torch.empty(0, dtype=torch.float64))
     for row, text in enumerate(texts):
         for layer, (keys, values) in zip(cache.layers, expected(0, text), strict=True):
             layer.keys[row, :, : len(text)], layer.values[row, :, : len(text)] = keys, values

@@ -7,23 +7,18 @@ Rows that have more to read than others read on alone; of the others, nothing ch
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cache.blocks.states import StateBlocks
-from ..cache.kv_cache import RowCache
-from ..cache.layers.states import layer_kinds
-from ..cache.rows import Join
-from ..cache.window import Window
-from ..checkpoint.architectures import BY_TOKEN, ONE_FORWARD
-from ..combinations import chosen as added
-from . import prefill
-from .transformers_lane import TransformersLane
+from ...cache.layers.states import has_states
+from ...cache.window import Window
+from ...combinations import chosen as added
+from ..transformers_lane import TransformersLane
+from .prompts import StatePromptLane
 
 BEHIND = 16  # tokens that a row may have to read again after its saved states
 
@@ -43,64 +38,29 @@ class _Part(NamedTuple):
     ending: Sequence[int]
 
 
-class RecurrentLane(TransformersLane):
-    """The same as its base, where layers have states."""
+class RecurrentLane(StatePromptLane):
+    """The same as a lane of transformers, where layers have states."""
 
-    blocks: StateBlocks
-    pads = False
     _ran = True  # whether what is said took a forward
     _of_last: Tensor  # rewards of the last candidates
-
-    @property
-    def _pending(self) -> int:
-        """0 where reading the prompts gives what follows each: they are read as they end."""
-        return 0 if self._reads_all or self._says_logits else 1
 
     @property
     def ready(self) -> bool:
         return all(block.known.said for block in self.blocks.held) and not any(self._unread())
 
-    def _contiguous(self, rows: int, capacity: int) -> StateBlocks:
-        return StateBlocks(self.rows, RowCache(rows, capacity, 1, self._kinds))
-
     @property
     def _row_bytes(self) -> int:
-        """Of the states of a row, and of what is said at the end of its text."""
+        """Of a row's states, what is said at the end of its text, and one token beyond."""
         rewards = self.model.get_output_embeddings() is None
         said = self.model.config.num_labels if rewards else self.width
-        return self._survey[1].state_bytes + torch.float32.itemsize * said
+        token_bytes, survey = self._survey
+        return survey.state_bytes + torch.float32.itemsize * said + token_bytes
 
     @property
     def why_eager(self) -> str | None:
         if self.model.get_output_embeddings() is None:
             return "it copies states for candidates"
         return super().why_eager
-
-    def _read(
-        self,
-        pairs: Sequence[prefill.Pair],
-        prompts: Sequence[Any],
-        groups: Sequence[Any],
-        waiting: Sequence[Any],
-    ) -> Generator[int, None, Join]:
-        """Read prompts; what follows each is kept with it."""
-        for group in groups:
-            logits: dict[prefill.Pair, Tensor] | None = {} if self._says_logits else None
-            yield from self._prefill(group, logits)
-            for prompt in group.prompts if logits else ():
-                self.blocks.say(prompt.block, logits[prompt.pair])
-        return partial(self._join, pairs, prompts, None)
-
-    def _grouped(self, prompts: Sequence[Any]) -> list[list[Any]]:
-        groups = super()._grouped(prompts)
-        if not self._in_one:
-            return groups
-        most = [max(1, prefill.CHUNK // len(group[0].ids)) for group in groups]
-        pairs = zip(groups, most, strict=True)
-        return [group[i : i + n] for group, n in pairs for i in range(0, len(group), n)]
-
-    def _chunk(self, prompts: int) -> int:
-        return sys.maxsize if self._in_one else super()._chunk(prompts)
 
     @torch.no_grad()
     def forward(self) -> bool:
@@ -116,6 +76,7 @@ class RecurrentLane(TransformersLane):
         said = self._said
         if not self.rows.bucketed:
             return said.clone()  # the next forward writes there
+        assert self.blocks.cache.said is not None
         self.kept_logits = self.blocks.cache.said
         return said
 
@@ -194,6 +155,9 @@ class RecurrentLane(TransformersLane):
         super().keep(choice, tokens)
         self.blocks.has_read(every, every)
 
+    def plan_line(self, candidates: str) -> str:
+        return f"copies, {candidates} in one forward over the cached text, each with its states"
+
     def _make_room(self, ahead: int) -> None:
         self.blocks.extend(ahead)
         super()._make_room(ahead)
@@ -239,21 +203,6 @@ class RecurrentLane(TransformersLane):
         return parts
 
     @cached_property
-    def _in_one(self) -> bool:
-        """Whether a prompt is read in one forward, however long it is."""
-        return self.config.model_type in ONE_FORWARD
-
-    @cached_property
-    def _by_token(self) -> bool:
-        """Whether rows read one token at a time."""
-        return self.config.model_type in BY_TOKEN
-
-    @cached_property
-    def _says_logits(self) -> bool:
-        """Whether the forwards that read prompts can give what follows each."""
-        return not self._reads_all and prefill.gives_logits(self.model)
-
-    @cached_property
     def _last(self) -> dict[str, int]:
         """What has a model say what follows the last token alone."""
         return {"logits_to_keep": 1} if self._says_logits else {}
@@ -286,7 +235,15 @@ class RecurrentLane(TransformersLane):
         """What the rows read until each has so many tokens left at most."""
         self._see_again(max(1, leave))
         left = [max(0, count - leave) for count in self._unread()]
-        most, done = 1 if self._by_token else self._chunk(max(1, len(left))), 0
+        most, done = self._chunk(max(1, len(left))), 0
+        if self._by_token:  # as prompts, in one forward, where nothing was read yet
+            begun = self.rows.counts()[0]
+            pairs = [*zip(begun, left, strict=True)]
+            fresh = [0 if length else count for length, count in pairs]
+            for end in sorted({*fresh} - {0}):
+                rows = [row for row, count in enumerate(fresh) if count == end]
+                yield _Part(0, end, rows, rows)
+            left, most = [count if length else 0 for length, count in pairs], 1
         for end in sorted({*left} - {0}):
             rows = [row for row, count in enumerate(left) if count >= end]
             while done < end:
@@ -343,5 +300,5 @@ class RecurrentLane(TransformersLane):
 
 def token_lane(model: Any, vocabulary: int, reads_all: bool) -> TransformersLane:
     """A lane over a transformers model, by what its layers keep; arguments are the lane's."""
-    states = any(kind.states for kind in layer_kinds(model.config.get_text_config()))
-    return (RecurrentLane if states else TransformersLane)(model, vocabulary, reads_all)
+    kind = RecurrentLane if has_states(model.config) else TransformersLane
+    return kind(model, vocabulary, reads_all)
