@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DescantError, quoted, shortened
 from ..models import ModelError
-from ..models.images.parts import beside
+from ..models.images.parts import with_files_of
 from .formats import DataError, Fault, Row, read_dataset, read_file, read_json
 from .runfile import Data, RunFileError
 
@@ -169,7 +169,7 @@ def _prompt(value: Any, where: str, chat: bool = False, folder: Path | None = No
                 )
                 raise RunFileError(problem)
         try:
-            return beside([dict(part) for part in value], folder or Path())
+            return with_files_of([dict(part) for part in value], folder or Path())
         except ModelError as error:
             raise RunFileError(f"{where}: {error}") from None
     raise RunFileError(f"{where}: a prompt is text, messages or token ids, not {quoted(value)}")

@@ -68,7 +68,7 @@ def as_text(prompt: Any) -> Any:
     return [{**message, "content": text_of(message["content"])} for message in prompt]
 
 
-def beside(prompt: Any, folder: Path) -> Any:
+def with_files_of(prompt: Any, folder: Path) -> Any:
     """Messages whose images are files beside another: relative paths are from its folder.
 
     Raises:

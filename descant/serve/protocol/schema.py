@@ -225,7 +225,7 @@ class ChatMessage(Body):
     """One message of a chat; a message that this server has answered is valid unchanged."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | Annotated[list[_Part], Field(fail_fast=True)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: Annotated[Any, refuse("models are not told the names of speakers; leave it out")] = None
     refusal: Annotated[Any, _TEXT_ONLY] = None
     tool_calls: Annotated[Any, _TEXT_ONLY] = None
@@ -244,6 +244,12 @@ class ChatMessage(Body):
         return {"role": self.role, "content": joined}
 
 
+class ImageMessage(ChatMessage):
+    """One whose content may have images."""
+
+    content: str | Annotated[list[_Part], Field(fail_fast=True)]  # type: ignore[assignment]
+
+
 def _plain(part: TextPart | ImagePart) -> dict[str, str]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
@@ -253,7 +259,7 @@ def _plain(part: TextPart | ImagePart) -> dict[str, str]:
 class ChatRequest(GenerationRequest):
     """The body of ``/v1/chat/completions``."""
 
-    messages: NonEmpty[ChatMessage]
+    messages: NonEmpty[ImageMessage]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: _Top | None = None
@@ -348,8 +354,6 @@ class ScoreRequest(Body):
         """Prompts and their answers."""
         if self.messages is not None:
             plain = [[message.plain() for message in chat] for chat in self._chats]
-            if any(not isinstance(message["content"], str) for chat in plain for message in chat):
-                raise ValueError("reward models read text; leave the images out")
             return [chat[:-1] for chat in plain], [chat[-1]["content"] for chat in plain]
         assert self.text_1 is not None and self.text_2 is not None
         prompts, answers = _listed(self.text_1), _listed(self.text_2)
