@@ -18,6 +18,7 @@ from descant.models.cache.blocks.states import StateBlocks
 from descant.models.lanes import prefill
 from descant.models.lanes.recurrent.lane import RecurrentLane
 from descant.models.lanes.transformers_lane import TransformersLane
+from descant.models.loading.towers import tower_is_read
 from descant.runtime.engine import engine as engines
 from descant.runtime.scores.noise import gumbel, seed_key
 
@@ -227,3 +228,18 @@ def test_rows_with_adapters_see(tmp_path, monkeypatch) -> None:
             for i in range(len(answer))
         ]
         assert answer == expected
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_a_checkpoint_by_path_reads_its_tower_with_the_first_image(
+    expected, tmp_path, family
+) -> None:
+    seeing = vlm(family)
+    seeing.model.save_pretrained(tmp_path)
+    seeing.processor.save_pretrained(tmp_path)
+    decoder = descant.compile("vlm", models={"vlm": {"path": str(tmp_path)}})
+    [lane] = decoder.session.bound.lanes
+    assert tokens(decoder, PROMPTS[1:2]) == expected[family][1:2]
+    assert not tower_is_read(lane.model)
+    assert tokens(decoder) == expected[family]
+    assert tower_is_read(lane.model)
