@@ -12,6 +12,7 @@ ENABLES = {
     "quantized": "weights quantised while they are read: bitsandbytes, torchao",
     "gguf": "checkpoints that are GGUF files",
     "constrain": "json, regex, grammar and choice: answers that fit",
+    "images": "images in prompts",
     "serve": "descant serve: an OpenAI-compatible server",
     "eval": "descant eval: lm-evaluation-harness; judges behind an API, scores of coherence",
     "dev": "the tests, ruff and mypy",

@@ -21,7 +21,7 @@ from typing import Any
 
 from .errors import ArgumentError, ArgumentTypeError
 from .formula import STAGES
-from .formula.names import ANSWER_LENGTH, SCALAR_FUNCTIONS, STATE
+from .formula.names import ANSWER_LENGTH, NOIMAGE, SCALAR_FUNCTIONS, STATE
 from .formula.words.constraints import ConstraintStage
 from .formula.words.operators import OPERATORS, STAGED
 from .grammar import parse, text, tree
@@ -73,11 +73,17 @@ class Expression:
         raise ArgumentTypeError("a formula is neither true nor false; join conditions with & | ~")
 
     def __matmul__(self, prompt: str | Expression | None) -> Expression:
-        """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name."""
+        """``model("chat") @ "You are kind."``; None sees no prompt; a declared one is a name.
+
+        ``noimage`` follows a model, or its prompt: ``model("vlm") @ "Be brief." @ noimage``.
+        """
+        node = tree.Name("none") if prompt is None else _node(prompt)
+        last = node == noimage.node and isinstance(self.node, tree.Prompted)
+        if last and self.node.prompt != noimage.node:  # type: ignore[union-attr]
+            return Expression(tree.Prompted(self.node, noimage.node))  # type: ignore[arg-type]
         if not isinstance(self.node, tree.Name | tree.Added):
             cure = f"write (model @ …) in brackets, not {self} @ …"
             raise ArgumentTypeError(f"a prompt follows a model: {cure}")
-        node = tree.Name("none") if prompt is None else _node(prompt)
         if not isinstance(node, (tree.Name, tree.Text)):
             raise ArgumentTypeError(f"{prompt} is not the name of a prompt")
         return Expression(tree.Prompted(self.node, node))
@@ -146,6 +152,7 @@ def model(name: str) -> Expression:
 param = prompt = model
 param.__doc__ = "A declared model, parameter or prompt."
 step, answer_length = Expression(tree.Name("step")), Expression(tree.Name(ANSWER_LENGTH))
+noimage = Expression(tree.Name(NOIMAGE))  # model("vlm") @ noimage
 
 
 def _text(value: Any) -> Any:
@@ -185,4 +192,4 @@ def __getattr__(name: str) -> Callable[..., Expression]:
 _CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, *(name for name, of in STATE.items() if of))
 for _name in _CALLS:
     globals()[_name] = _call(_name)
-__all__ = ["Expression", "model", "param", "prompt", "answer_length", "step", *_CALLS]
+__all__ = ["Expression", "model", "param", "prompt", "answer_length", "noimage", "step", *_CALLS]

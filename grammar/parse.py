@@ -158,7 +158,7 @@ class _Builder:
 
     def prompted(self, children: list[Any]) -> _Piece:
         model, *rest = children
-        node = model.node if isinstance(model, _Piece) else _name(model)
+        node: Any = model.node if isinstance(model, _Piece) else _name(model)
         for token in rest:
             if token.type == "NOIMAGE":
                 end = token.end_pos

@@ -66,7 +66,7 @@ class Fetcher:
             if answer.status != 200:
                 problem = f"{where} cannot be fetched: its host answers {answer.status}"
                 raise ModelError(problem, "send its data")
-            data = b""
+            data = bytearray()
             while piece := answer.read1(_PIECE):
                 data += piece
                 if len(data) > BYTES:
@@ -75,7 +75,7 @@ class Fetcher:
                 if time.monotonic() > end:
                     problem = f"{where} takes more than {SECONDS:g} seconds to fetch"
                     raise ModelError(problem, "send its data")
-            return data, address
+            return bytes(data), address
         finally:
             connection.close()
 
@@ -99,7 +99,7 @@ def _connection(where: str, url: SplitResult, host: str, end: float) -> http.cli
         raise ModelError(f"{where} is at a private address", "send its data")
     left = max(0.1, end - time.monotonic())
     connection = http.client.HTTPConnection(host, port, timeout=left)
-    connection.sock = socket.create_connection((records[0][4][0], port), timeout=left)
+    connection.sock = socket.create_connection((str(records[0][4][0]), port), timeout=left)
     if url.scheme == "https":
         context = ssl.create_default_context()
         connection.sock = context.wrap_socket(connection.sock, server_hostname=host)

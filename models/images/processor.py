@@ -19,10 +19,17 @@ class PromptProcessor:
         name: of the model.
         tokenizer: of the model.
         load: reads the processor, or raises ``ModelError``.
+        see: is called before each reading of images: has the model read its tower.
     """
 
-    def __init__(self, name: str, tokenizer: Any, load: Callable[[], Any]) -> None:
-        self.name, self._tokenizer, self._load = name, tokenizer, load
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        load: Callable[[], Any],
+        see: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self._tokenizer, self._load, self._see = name, tokenizer, load, see
 
     @cached_property
     def processor(self) -> Any:
@@ -49,6 +56,7 @@ class PromptProcessor:
         """
         from torch import Tensor
 
+        self._see()
         options: dict[str, Any] = {"return_tensors": "pt"}
         bos = getattr(self._tokenizer, "bos_token", None)
         if bos and text.startswith(bos):

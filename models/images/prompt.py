@@ -49,8 +49,9 @@ class ImagePrompt(tuple[int, ...]):
         return f"ImagePrompt({list(self)}, {self.key.hex()})"
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, ImagePrompt) and tuple.__eq__(self, other)
-        return bool(same) and self.key == other.key  # type: ignore[union-attr]
+        if not isinstance(other, ImagePrompt):
+            return False
+        return tuple.__eq__(self, other) and self.key == other.key
 
     def __ne__(self, other: object) -> bool:
         return not self == other

@@ -150,7 +150,7 @@ def _checked(where: str, image: Any) -> Any:
 
 def _decoded(where: str, data: bytes) -> Any:
     """An image in RGB, upright, as transformers loads one."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     _check_bytes(where, len(data))
     try:
@@ -160,7 +160,7 @@ def _decoded(where: str, data: bytes) -> Any:
             return ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         raise ModelError(f"{where} has too many pixels", f"it may have {PIXELS}") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ModelError(f"{where} is no image that can be read", f"known are {known}") from None
     except ModelError:

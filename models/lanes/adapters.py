@@ -140,7 +140,8 @@ class Adapters:
 
     def offsets(self, slots: Tensor) -> Tensor:
         """``(rows,)`` what is added to positions of rows, by the slots of their combinations."""
-        return self._table.offsets.index_select(0, slots)
+        offsets: Tensor = self._table.offsets.index_select(0, slots)
+        return offsets
 
     @property
     def version(self) -> Hashable:

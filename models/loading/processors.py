@@ -11,19 +11,20 @@ from ..checkpoint.hub import hub_error
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line, read_by_a_library
 from ..images.processor import PromptProcessor
+from .read_tower import read_tower
+from .towers import has_tower
 
-TOWERS = ("vision_config", "vq_config")  # of a configuration whose model has eyes
 
-
-def declared_processor(spec: ModelSpec, description: Description) -> PromptProcessor | None:
+def declared_processor(
+    spec: ModelSpec, description: Description, model: Any
+) -> PromptProcessor | None:
     """The processor of a declared model: its spec's, or its checkpoint's; None without eyes.
 
     Raises:
         ModelError: a processor is declared of a model that has no image tower.
     """
-    name, config, tokenizer = description.name, description.config, description.tokenizer
-    sees = any(getattr(config, tower, None) is not None for tower in TOWERS)
-    if not sees:
+    name, tokenizer = description.name, description.tokenizer
+    if not has_tower(model):
         if spec.processor is not None:
             problem = f"{name} has a processor, and its model has no image tower"
             raise ModelError(problem, "leave processor out", name)
@@ -31,11 +32,12 @@ def declared_processor(spec: ModelSpec, description: Description) -> PromptProce
     source = spec.processor if spec.processor is not None else spec.path
     if source is None:
         return None
+    see = partial(read_tower, model, description, spec)
     if not isinstance(source, (str, os.PathLike)):
-        return PromptProcessor(name, tokenizer, lambda: source)
+        return PromptProcessor(name, tokenizer, lambda: source, see)
     if description.revision is not None and source == spec.path:
         spec = spec.model_copy(update={"revision": description.revision})
-    return PromptProcessor(name, tokenizer, partial(_read, name, spec, str(source)))
+    return PromptProcessor(name, tokenizer, partial(_read, name, spec, str(source)), see)
 
 
 def _read(name: str, spec: ModelSpec, source: str) -> Any:
@@ -47,7 +49,8 @@ def _read(name: str, spec: ModelSpec, source: str) -> Any:
     def unreadable(error: BaseException) -> ModelError:
         if isinstance(error, ImportError):
             problem = f"the processor of {name} cannot be made: {first_line(error)}"
-            return ModelError(problem, 'pip install "descant[images]"', name)
+            cure = "install what it names; torchvision comes from where your torch is from"
+            return ModelError(problem, cure, name)
         other = f"{source} has none that can be read: ", "name one with processor: …"
         return hub_error(error, source, revision, name, other, f"the processor of {name}: ")
 

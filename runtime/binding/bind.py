@@ -14,6 +14,7 @@ from ...models import ModelError, ModelSpec, ResolvedModel
 from ...models.checkpoint.description import REWARD, SCORES, Description
 from ...models.heads.declared import declared_head
 from ...models.heads.layer_heads import HeadColumns
+from ...models.images.processor import PromptProcessor
 from ...models.lanes.recurrent.lane import token_lane
 from ...models.lanes.remote import RemoteLane
 from ...models.loading import towers
@@ -182,8 +183,18 @@ class Binder:
             token_map=token_map,
             rows=description.size,
             rowless=checked.rowless[name],
-            processor=checked.marked(name, partial(declared_processor, model.spec, description)),
+            processor=self._processor(model.spec, description, weights),
         )
+
+    def _processor(
+        self, spec: ModelSpec, description: Description, weights: Any
+    ) -> PromptProcessor | None:
+        """By which a model reads images; None where it has no eyes."""
+        if description.config is None:
+            return None
+        make = partial(declared_processor, spec, description, weights)
+        processor: PromptProcessor | None = self.checked.marked(description.name, make)
+        return processor
 
     def _weights(self, model: ResolvedModel, description: Description) -> Any:
         """A model's weights, from the pool or read into it; what is read by tokens is tested."""

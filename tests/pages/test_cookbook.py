@@ -16,7 +16,7 @@ PAGE = Page("docs/cookbook.md")
 MODELS = re.findall(
     r"\w+",
     """base strong arm help harm expert anti amateur small tuned ref aligned nudger x y z m1 m2
-    rm rm1 rm2 v cls value prm ok chat honest shared""",
+    rm rm1 rm2 v cls value prm ok chat honest shared vlm""",
 )
 ON_BASE = {
     "early": {"head": "own", "on": "base", "layer": 0},

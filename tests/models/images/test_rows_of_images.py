@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import checkpoints
@@ -10,10 +11,11 @@ import torch
 from reference_rules.plain import logprobs
 from reference_rules.search import blockwise
 from tape import Tape, on_tape
-from tiny_vlms import EOS, FAMILIES, Plain, chat, picture, vlm
+from tiny_vlms import EOS, FAMILIES, Plain, Vlm, chat, picture, vlm
 
 import descant
 from descant.models.cache.blocks.states import StateBlocks
+from descant.models.lanes import prefill
 from descant.models.lanes.recurrent.lane import RecurrentLane
 from descant.models.lanes.transformers_lane import TransformersLane
 from descant.runtime.engine import engine as engines
@@ -198,3 +200,30 @@ def test_custom_generate_passes_images_on(expected) -> None:
     assert out[0, inputs["input_ids"].shape[1] :].tolist() == tokens(both, [prompt])[0]
     with pytest.raises(ValueError, match="give the prompt as messages"):
         seeing.model.generate(**inputs, **options, custom_generate=both)
+
+
+def test_rows_with_adapters_see(tmp_path, monkeypatch) -> None:
+    """An adapter on the language model, by peft itself; and where only one of two rows runs."""
+    monkeypatch.setattr(prefill, "CHUNK", 16)  # what follows the images comes in chunks
+    family, prompts = "qwen2_5_vl", PROMPTS[:3]
+    seeing = vlm(family)
+    torch.manual_seed(5)
+    peft = pytest.importorskip("peft")
+    names = r".*language_model.*(q_proj|v_proj)"
+    config = peft.LoraConfig(r=4, lora_alpha=32, target_modules=names, init_lora_weights=False)
+    tuned = peft.get_peft_model(copy.deepcopy(seeing.model), config)
+    tuned.save_pretrained(tmp_path / "tuned")
+    merged = Vlm(tuned.merge_and_unload(), seeing.processor)
+    models = {"vlm": seeing.spec, "tuned": {"adapter": str(tmp_path / "tuned"), "on": "vlm"}}
+    decoder = descant.compile("tuned", models)
+    answers = [merged.answer(prompt, TOKENS) for prompt in prompts]
+    assert tokens(decoder, prompts) == answers
+    assert answers != [seeing.answer(prompt, TOKENS) for prompt in prompts]
+    later = descant.compile("where(step < 3, vlm, tuned)", models)
+    for prompt, answer in zip(prompts, tokens(later, prompts), strict=True):
+        first, then = Plain(seeing, prompt), Plain(merged, prompt)
+        expected = [
+            int((first if i < 3 else then).logprobs(answer[:i]).argmax())
+            for i in range(len(answer))
+        ]
+        assert answer == expected
