@@ -168,7 +168,8 @@ class _Builder:
                 value = _name(token) if token.type == "NAME" else _text(token)
                 node = Prompted(node, value, _span(children[:3]))
         if isinstance(model, _Piece):
-            return _Piece(node, *node.span, model.nesting, model.depth + 1)
+            start, end = node.span
+            return _Piece(node, start, end, model.nesting, model.depth + 1)
         return _leaf(node)
 
     def group(self, children: list[Any]) -> _Piece:

@@ -221,8 +221,8 @@ class RowCache(Cache):
         written = self._written()
         used = [tensor[written] for tensor in self._tensors()]
         used += [states[written[0]] for states in (*self.states, *self.saved)]
-        whole = (*self._tensors(), *self.states, *self.saved)
-        pairs = zip(whole, used, strict=True)
+        tensors = (*self._tensors(), *self.states, *self.saved)
+        pairs = zip(tensors, used, strict=True)
         return sum((own if every.device.type == "cpu" else every).nbytes for every, own in pairs)
 
     @property

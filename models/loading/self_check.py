@@ -82,11 +82,11 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
         hidden: Tensor = run_rows(backbone_of(model), cache, window, tokens, positions)[0]
         return hidden
 
-    whole = model.config.get_text_config().model_type in BY_TOKEN
+    at_once = model.config.get_text_config().model_type in BY_TOKEN
     if states := any(kind.states for kind in kinds):
         for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
             own: dict[str, Any] = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
-            parts = ((0, length),) if whole else ((0, length // 2), (length // 2, length))
+            parts = ((0, length),) if at_once else ((0, length // 2), (length // 2, length))
             for start, end in parts:
                 positions = torch.arange(start, end, device=texts.device)[None]
                 where = texts[row : row + 1, start:end], positions, positions

@@ -24,16 +24,16 @@ class _Kept(NamedTuple):
 
     Attributes:
         states: of all that it holds, and ``said``, whether what is said at its end is among them.
-        tail: keys and values, in turn, of its tokens after the last whole unit.
+        rest: keys and values, in turn, of its tokens after the last whole unit.
     """
 
     states: RowStates
     said: bool
-    tail: Sequence[Tensor]
+    rest: Sequence[Tensor]
 
     @property
     def nbytes(self) -> int:
-        return self.states.nbytes + sum(tensor.nbytes for tensor in self.tail)
+        return self.states.nbytes + sum(tensor.nbytes for tensor in self.rest)
 
 
 class StateStore:
@@ -43,17 +43,17 @@ class StateStore:
         self._keys = PrefixStore()
         self._kept: OrderedDict[tuple[Hashable, tuple[int, ...]], _Kept] = OrderedDict()
 
-    def find(self, key: Hashable, tokens: Sequence[int], whole: bool) -> int:
+    def find(self, key: Hashable, tokens: Sequence[int], says: bool) -> int:
         """How many tokens there are of the beginning of a text.
 
         Args:
-            whole: whether it may be all of them only if what is said at the end is known.
+            says: whether it may be all of them only if what is said at the end is known.
         """
         for length in sorted({len(text) for _, text in self._kept}, reverse=True):
             kept = self._kept.get((key, tuple(tokens[:length]))) if length <= len(tokens) else None
-            if kept is None or (whole and length == len(tokens) and not kept.said):
+            if kept is None or (says and length == len(tokens) and not kept.said):
                 continue
-            known = self._keys.find(key, tokens[:length]) if kept.tail else length
+            known = self._keys.find(key, tokens[:length]) if kept.rest else length
             if known >= length - length % UNIT:
                 return length
         return 0
@@ -67,13 +67,13 @@ class StateStore:
         """Copy a beginning that was found into a row; whether what is said at its end is known."""
         kept = self._kept[key, tuple(tokens)]
         self._kept.move_to_end((key, tuple(tokens)))
-        whole = len(tokens) - len(tokens) % UNIT
+        start = len(tokens) - len(tokens) % UNIT
         cache.wrote(row + 1, len(tokens))
-        if kept.tail:
-            self._keys.make_layers(cache, kept.tail[0])
-            self._keys.load(key, tokens[:whole], cache, row)
-            for kept_tail, tensor in zip(kept.tail, _keys_and_values(cache), strict=True):
-                tensor[row, :, whole : len(tokens)] = kept_tail
+        if kept.rest:
+            self._keys.make_layers(cache, kept.rest[0])
+            self._keys.load(key, tokens[:start], cache, row)
+            for kept_rest, tensor in zip(kept.rest, _keys_and_values(cache), strict=True):
+                tensor[row, :, start : len(tokens)] = kept_rest
         cache.put(row, kept.states)
         return kept.said
 
@@ -86,8 +86,8 @@ class StateStore:
             return
         self._keys.save(key, tokens, cache, row)
         last = slice(len(tokens) - len(tokens) % UNIT, len(tokens))
-        tail = [tensor[row, :, last].clone() for tensor in _keys_and_values(cache)]
-        self._kept[text] = _Kept(cache.states_of(row), said, tail)
+        rest = [tensor[row, :, last].clone() for tensor in _keys_and_values(cache)]
+        self._kept[text] = _Kept(cache.states_of(row), said, rest)
         self._kept.move_to_end(text)
         while self.nbytes > STATE_BYTES:
             self._kept.popitem(last=False)
