@@ -191,7 +191,9 @@ class RowCache(Cache):
 
     def states_of(self, row: int) -> RowStates:
         """A copy of the states of one row."""
-        layers = ((n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer))
+        layers = (
+            (n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer)
+        )
         of_layers = {
             (number, *key): pool[row].clone()
             for number, layer in layers

@@ -85,7 +85,9 @@ def _as_rows(model: Any, alternatives: int) -> Tensor:
     if has_states := any(kind.states for kind in kinds):
         for row, length in enumerate(LENGTHS):  # alone, for padding would count, and in two parts
             own = {"rows": slice(row, row + 1), "index": index[row : row + 1, None]}
-            for start, end in ((0, length),) if whole else ((0, length // 2), (length // 2, length)):
+            for start, end in (
+                ((0, length),) if whole else ((0, length // 2), (length // 2, length))
+            ):
                 positions = torch.arange(start, end, device=texts.device)[None]
                 where = texts[row : row + 1, start:end], positions, positions
                 run(*where, **own, start=start, limit=end)

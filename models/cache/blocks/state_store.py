@@ -105,4 +105,3 @@ class StateStore:
 
 def _keys_and_values(cache: RowCache) -> list[Tensor]:
     return [tensor for layer in cache.key_layers.values() for tensor in layer.tensors]
-

@@ -10,7 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from chain_lane import LARGEST, SHAPES, ChainLane, after, expected, first, logits_of, states, steered
+from chain_lane import (
+    LARGEST,
+    SHAPES,
+    ChainLane,
+    after,
+    expected,
+    first,
+    logits_of,
+    states,
+    steered,
+)
 from torch import Tensor
 
 from descant.models.cache.layers.states import LayerKind
