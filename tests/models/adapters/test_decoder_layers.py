@@ -15,7 +15,7 @@ from descant import ModelError
 from descant.models.adapters.decoder_layers import decoder_layers, layer_outputs
 
 IDS = torch.tensor([[1, 5, 7, 9, 11, 13]])
-SEVERAL = {"gemma3n_text"}  # four streams between its layers
+SEVERAL = {"gemma3n_text", "hy_v4"}  # streams between their layers, or keys chosen by the last
 
 
 def states(model: Any, layers: list[int]) -> tuple[dict[int, Tensor], Any]:

@@ -48,12 +48,14 @@ def live(monkeypatch) -> list[TransformersLane]:
 
 
 PAGE = 8  # so that texts have several
-COPIES = "it copies keys or values"
+COPIES, CHANGES = "it copies keys or values", "its code changes masks"
 CODE = "its attention is not torch's scaled dot products"
 MASKED = {
     **dict.fromkeys(("bloom", "codegen", "gemma2", "gpt_oss", "gptj", "jetmoe", "mpt"), CODE),
     **dict.fromkeys(("falcon", "falcon (ALiBi)", "falcon (grouped)", "vaultgemma", "xglm"), CODE),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "longcat_flash", "minicpm3", "youtu"), COPIES),
+    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa"), CHANGES),
+    "hy_v4": CODE,
     "llama (eager)": CODE,
     "llama4_text": "its masks are neither causal nor sliding windows",
     "diffllama": COPIES,

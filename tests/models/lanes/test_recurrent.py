@@ -1,4 +1,4 @@
-"""Rows whose layers keep states: each is what transformers says of it alone, with a cache."""
+"""Rows whose layers keep states: what transformers' own cached decoding says of each text alone."""
 
 from __future__ import annotations
 
@@ -118,6 +118,27 @@ def lane_with(family: str) -> tuple[RecurrentLane, list[list[int]]]:
     lane.reserve(8, CAPACITY)
     admit(lane, [drawn(length, 40 + length) for length in (9, 4, 9, 14)])
     return lane, lane.rows.all_texts()
+
+
+@pytest.mark.parametrize("family", THREE)
+def test_a_forward_that_raises_half_way(family) -> None:
+    """Some layers have read a token, others have not: the next step is right, nevertheless."""
+    lane, texts = lane_with(family)
+    lane.logits()
+    lane.feed(torch.tensor([5, 6, 7, 8]))
+
+    def raising(*_: Any) -> None:
+        raise RuntimeError("half-way")
+
+    handle = lane.model.base_model.layers[1].register_forward_pre_hook(raising)
+    with pytest.raises(RuntimeError, match="half-way"):
+        lane.logits()
+    handle.remove()
+    expected = [
+        said_along(lane.model, text, [token])[-1]
+        for text, token in zip(texts, (5, 6, 7, 8), strict=True)
+    ]
+    assert off(lane.logits(), torch.stack(expected)) < EXACT
 
 
 class Played:

@@ -13,6 +13,7 @@ import tiny_architectures as families
 import torch
 from cached_decoding import generated
 from reference_rules import plain
+from reference_rules.particles import particles
 from reference_rules.search import blockwise
 from tiny_architectures import STATES, V
 from transformers import CONFIG_MAPPING
@@ -20,7 +21,7 @@ from transformers import CONFIG_MAPPING
 import descant
 from descant.models import make_spec
 from descant.runtime import Service
-from descant.runtime.scores.noise import gumbel, seed_key
+from descant.runtime.scores.noise import coin, gumbel, seed_key
 
 here = [family for family in STATES if family in CONFIG_MAPPING]
 THREE = ["qwen3_next", "falcon_h1", "mamba2"]  # by turns, both in a layer, states alone
@@ -170,6 +171,30 @@ def test_searches(family, formula, beams, samples, length) -> None:
         assert made == blockwise(draw, judge, beams, samples, length, MOST, -1)
 
 
+@pytest.mark.parametrize("family", THREE)
+def test_particles(family) -> None:
+    base, rm = model(family), model("qwen3_next", 0, True)
+    decoder = descant.compile(
+        "base | particles(rm, n=4, length=3)", models={"base": base, "rm": rm}
+    )
+    found = tokens(decoder.generate(PROMPTS, **GREEDY, seed=SEED))
+    high, low = seed_key(SEED)
+    own = (high << 32) ^ low
+    for prompt, made in zip(PROMPTS, found, strict=True):
+
+        def draw(number: int, row: int, answer: list[int], prompt: list[int] = prompt) -> int:
+            key = torch.tensor([seed_key(own, number * 65536 + row)], dtype=torch.int32)
+            noise = gumbel(key, torch.tensor([len(answer)]), V)[0]
+            return int((plain.logprobs(base, [*prompt, *answer]) + noise).argmax())
+
+        answer, *_ = particles(
+            draw, lambda answer, prompt=prompt: plain.reward(rm, [*prompt, *answer]),
+            lambda number: coin(own, number), 4, lambda start, now: len(now) - len(start) >= 3,
+            0.5, lambda answer: len(answer) == MOST,
+        )  # fmt: skip
+        assert made == answer
+
+
 FORMULAS = ["base + 0.5*arm", "base | best_of(rm, n=2)", "arm | rerank(rm, k=3, w=1.5)"]
 
 
@@ -213,11 +238,6 @@ def test_formulas_that_share_a_lane(family) -> None:
     handle.remove()
     assert raised
     found = {number: ended[key] for key, (number, _) in asked.items()}
-    for a in found.values():
-        if a.error:
-            import traceback
-
-            traceback.print_exception(a.error)
     assert sum(answer.error is not None for answer in found.values()) <= 1
     for number, answer in found.items():
         assert answer.error is not None or answer.tokens == expected[number]
