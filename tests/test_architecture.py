@@ -207,7 +207,7 @@ PLAIN = {
     "descant/inputs/runfile.py": 14,
     "descant/inputs/sections.py": 10,
     "descant/serve/http/playground.py": 1,
-    "descant/serve/protocol/schema.py": 13,
+    "descant/serve/protocol/schema.py": 12,
     "descant/serve/worker/jobs.py": 1,
     "descant/train/states/recipe.py": 5,
     "descant/train/trainfile.py": 8,

@@ -121,7 +121,7 @@ FILE = Path(__file__).parents[3] / "docs/models.md"
 OLD = Version(transformers.__version__) < Version("5.23")
 
 
-def is_tested() -> str:
+def table_of_tested() -> str:
     """The table of the families that are tested, and what text leaves out of them."""
     lines = ["| family | class | left out | notes |", "|---|---|---|---|"]
     for family, (_, note) in FAMILIES.items():
@@ -135,8 +135,8 @@ def is_tested() -> str:
 
 
 @pytest.mark.skipif(OLD, reason="transformers of old has some towers elsewhere")
-def test_the_document_says_what_is_tested() -> None:
-    text, table = FILE.read_text(encoding="utf-8"), is_tested()
+def test_the_document_says_what_table_of_tested() -> None:
+    text, table = FILE.read_text(encoding="utf-8"), table_of_tested()
     if os.environ.get("DESCANT_GOLDEN") == "write":
         pattern = r"(## Image-text checkpoints\n.*?\n)\n\| family \| class \| left out.*?\n\n"
         text = re.sub(pattern, rf"\1\n{table}\n\n", text, flags=re.S)
