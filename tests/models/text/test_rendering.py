@@ -92,7 +92,7 @@ def test_a_prefix_before_ids() -> None:
         (KIND, {"template": chat_templates.GEMMA}, "System role not supported\nits template may"),
         ([{"role": "user"}], {}, "message 0 of the prompt has no content that is text"),
         ([*HELLO, {"content": "a"}], {}, "message 1 of the prompt has no role that is text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {}, "no content that is text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], {}, "is an image, and has nothing"),
         ([*HELLO, "more"], {"template": "{prompt}"}, "message 1 of the prompt has no role and no"),
         ([*HELLO, *HELLO], {"template": "{prompt}"}, "takes one user message, and the answer so"),
     ],
