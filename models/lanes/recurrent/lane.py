@@ -84,6 +84,7 @@ class RecurrentLane(StatePromptLane):
     def logits_of_last(self, tokens: int) -> Tensor:
         """As the protocol's: from what a row has read and said, on; what is before that is 0."""
         self._make_room(0)
+        self._forget_unsaid()
         self._catch_up(leave=tokens)
         unread, held = self._unread(), self.blocks.held
         rows = [row for row, left in enumerate(unread) if left < tokens and held[row].known.said]
