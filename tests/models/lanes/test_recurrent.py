@@ -141,6 +141,19 @@ def test_a_forward_that_raises_half_way(family) -> None:
     assert off(lane.logits(), torch.stack(expected)) < EXACT
 
 
+def test_a_text_that_ends_where_nothing_was_said_is_read_again() -> None:
+    """Its states hold all of it, and what follows it is not known: nothing can be taken out."""
+    lane, texts = lane_with("qwen3_next")
+    lane.logits()
+    for token in (5, 6):
+        lane.rows.feed_rows(torch.tensor([token]), torch.tensor([1]), [1])
+    lane.save()  # which reads all but the last
+    texts[1].append(5)
+    lane.rows.rewrite({1: (len(texts[1]), [])})
+    expected = torch.stack([said_along(lane.model, text)[-1] for text in texts])
+    assert off(lane.logits_of_last(1)[:, -1], expected) < EXACT
+
+
 class Played:
     """A lane, and the texts that its rows must have; every change is made to both."""
 
