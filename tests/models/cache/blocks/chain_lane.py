@@ -101,6 +101,7 @@ class ChainLane(TransformersLane):
         chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        slots: Tensor | None = None,
         **options: Any,
     ) -> Any:
         self.blocks.cache.see(window)

@@ -56,6 +56,7 @@ class StateChainLane(RecurrentLane, ChainLane):
         chosen: Chosen | None,
         backbone: bool,
         lengths: Tensor | None = None,
+        slots: Tensor | None = None,
         **options: Any,
     ) -> Any:
         cache = self.blocks.cache
