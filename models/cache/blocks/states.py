@@ -165,6 +165,11 @@ class StateBlocks(ContiguousBlocks):
         for row, (block, before) in enumerate(zip(self.held, self._before, strict=True)):
             block.known = Known(lengths[row], row in said) if row in rows else before
 
+    def have_read(self) -> None:
+        """Every row has read all that its length says, and it is known what is said then."""
+        for block, length in zip(self.held, self._rows.counts()[0], strict=True):
+            block.known = Known(length, True)
+
     def save(self) -> None:
         """Keep a copy of the states of every row, to go back to."""
         rows = [row for row, block in enumerate(self.held) if block.saved != block.known]

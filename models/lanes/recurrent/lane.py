@@ -17,7 +17,8 @@ from torch import Tensor
 from ...cache.layers.states import has_states
 from ...cache.window import Window
 from ...combinations import chosen as added
-from ..transformers_lane import TransformersLane
+from ...recordings import Work
+from ..transformers_lane import TOLERANCE, TransformersLane
 from .prompts import StatePromptLane
 
 BEHIND = 16  # tokens that a row may have to read again after its saved states
@@ -67,7 +68,16 @@ class RecurrentLane(StatePromptLane):
         self._make_room(0)
         if self._read_at == self.rows.version or self.ready:
             return self._ran
-        self._ran = bool(self._read_on(self._logits_of))
+        if self.recordings is not None and self.rows.bucketed and {*self._unread()} == {1}:
+            work = Work(
+                self._read_one, lambda said: [said], [self.rows],
+                lambda: self.blocks.cache.states, TOLERANCE.get(self.dtype, 1e-3),
+            )  # fmt: skip
+            self.recordings.run(self.graph_key(1), work)
+            self.blocks.have_read()
+            self._ran = True
+        else:
+            self._ran = bool(self._read_on(self._logits_of))
         self._read_at = self.rows.version
         return self._ran
 
@@ -207,6 +217,13 @@ class RecurrentLane(StatePromptLane):
     def _last(self) -> dict[str, int]:
         """What has a model say what follows the last token alone."""
         return {"logits_to_keep": 1} if self._says_logits else {}
+
+    def _read_one(self) -> Tensor:
+        """Every row reads its one token; what is said then is where it is kept."""
+        rows = range(self.rows.count)
+        said = self._logits_of(self._read_part(_Part(0, 1, rows, rows), backbone=False))[:, -1]
+        self.blocks.cache.say(said.float(), slice(len(said)))
+        return self._said
 
     def _logits_of(self, out: Any) -> Tensor:
         logits: Tensor = out.logits[..., : self.width]
