@@ -53,10 +53,6 @@ class Footprint:
         """Bytes that a forward of ``tokens`` works in, where each sees ``seen`` tokens."""
         return tokens * max((fixed + each * seen for fixed, each in self.work), default=0)
 
-    def bytes_read(self, rows: int, tokens: int) -> int:
-        """Bytes that a forward reads, of so many rows of so many tokens together."""
-        return self.weight_bytes + self.row_bytes * rows + self.token_bytes * tokens
-
     def with_adapters(self, adapters: Any) -> Footprint:
         """The same with adapters on the weights."""
         size = self.weight_bytes + adapters.nbytes

@@ -18,7 +18,6 @@ from ..combinations import Chosen, Combination, parts_of
 from ..recordings import bucket
 from ..upload import Changes, Mirror, upload
 from .row_items import Growing, copy_items, swap_remove
-from .window import Run, runs_of_lengths
 
 Join: TypeAlias = Callable[[], Sequence[int]]  # puts the rows of prefilled prompts in use
 
@@ -170,10 +169,6 @@ class Rows:
         table[len(pages) :] = 0
         self.stale = True
 
-    def runs(self, most: Callable[[int], int]) -> list[Run]:
-        """Adjacent rows of like lengths, as ``runs_of_lengths``."""
-        return runs_of_lengths(self._ends, most)
-
     def unread(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The next tokens that each row reads: ids and positions, ``(rows, tokens)`` each.
 
@@ -207,7 +202,10 @@ class Rows:
 
     def last_tokens(self) -> Tensor:
         """The last token of each row's text, ``(rows,)``."""
-        return self.tokens_at(self.last_positions(1))[:, 0]
+        if self.stale:
+            self.flush()
+        used = slice(self.width)
+        return self.texts[self.places[used], self.ends[used] - 1]
 
     def text(self, row: int) -> Tensor:
         """The tokens of a row's text."""
@@ -229,7 +227,8 @@ class Rows:
         used = slice(self.width)
         self.texts[self.places[used], self.ends[used]] = tokens.to(self.device)
         self.ends[used] += self.active[used] if self.bucketed else 1
-        self._ends = [end + 1 for end in self._ends]
+        for row in range(self.count):
+            self._ends[row] += 1
         self.total += self.count
         self.version += 1
         self.next_logits = None

@@ -22,7 +22,7 @@ from ..cache.layers.states import layer_kinds
 from ..cache.live import LiveAttention
 from ..cache.rope import RowRope, length_limits
 from ..cache.survey import LayerShape, Survey
-from ..cache.window import Run, Window
+from ..cache.window import Run, Window, runs_of_lengths
 from ..combinations import Chosen
 from ..eval_mode import evaluating
 from ..footprint import (
@@ -344,7 +344,8 @@ class TransformersLane(CandidateLane):
     def _runs(self, end: int) -> Sequence[Run]:
         """The runs of rows in use, where the longest sees what is below ``end``."""
         ahead, capacity = end - self.rows.longest, self.rows.capacity
-        runs = self.rows.runs(lambda longest: rounded(longest + ahead, capacity))
+        lengths = self.rows.counts()[1]
+        runs = runs_of_lengths(lengths, lambda longest: rounded(longest + ahead, capacity))
         return runs if len(runs) > 1 else ()
 
     @torch.no_grad()

@@ -351,7 +351,8 @@ class Step:
         for lane in lanes:
             footprint, rows = self.footprints[lane], self.bound.lanes[lane].rows
             self.forwards[lane] += forwards
-            self.bytes_read += forwards * footprint.bytes_read(rows.count, rows.total)
+            caches = footprint.row_bytes * rows.count + footprint.token_bytes * rows.total
+            self.bytes_read += forwards * (footprint.weight_bytes + caches)
 
     def search_scores(
         self, context: Context, tokens: Tensor, owner: Tensor | None = None
