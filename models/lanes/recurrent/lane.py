@@ -66,8 +66,10 @@ class RecurrentLane(StatePromptLane):
     @torch.no_grad()
     def forward(self) -> bool:
         self._make_room(0)
-        if self._read_at == self.rows.version or self.ready:
+        if self._read_at == self.rows.version:
             return self._ran
+        if self.ready:
+            return False
         if self.recordings is not None and self.rows.bucketed and {*self._unread()} == {1}:
             work = Work(
                 self._read_one, lambda said: [said], [self.rows],
