@@ -14,8 +14,6 @@ import descant
 from descant.models.cache import attention
 from descant.models.cache.attention import FOLDED, chunk_attention, grouped_attention
 from descant.models.cache.masks import current_window
-from descant.models.cache.rows import Rows
-from descant.models.combinations import BARE
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
 
@@ -88,9 +86,7 @@ def test_a_prompt_is_read_without_a_mask_in_numbers(monkeypatch) -> None:
     ],
 )
 def test_rows_of_like_lengths_attend_together(ends, runs) -> None:
-    rows = Rows(len(ends), 5000, torch.device("cpu"))
-    rows.admit([[1] * end for end in ends], ends, [BARE] * len(ends))
-    found = rows.runs(lambda longest: longest)
+    found = runs_of_lengths(ends, lambda longest: longest)
     assert [(rows.start, rows.stop, limit) for rows, limit in found] == runs
 
 
