@@ -14,6 +14,7 @@ import descant
 from descant.models.cache import attention
 from descant.models.cache.attention import FOLDED, chunk_attention, grouped_attention
 from descant.models.cache.masks import current_window
+from descant.models.cache.window import runs_of_lengths
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
 
