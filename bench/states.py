@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
 import descant
-from bench.steps import ours
+from bench.steps import WARM, ours, paired
 from descant.bench.measure import about
 from descant.models.cache.kv_cache import takes_states
 from descant.runtime.batch.memory import cache_bytes
 
 RESULTS = Path(__file__).parent / "results" / "states.json"
-PROMPT, STEPS, RUNS, WARM = 32, 60, 5, 4
+PROMPT, STEPS, RUNS = 32, 60, 5
 TARGET = 1.1
 SIZES = {
     "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8,
@@ -86,17 +85,9 @@ def measure(family: str, batch: int, runs: int) -> dict[str, Any]:
     decoder = descant.compile("base", {"base": model})
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, SIZES["vocab_size"], (batch, PROMPT), generator=generator)
-    pairs = []
+    pairs = list[list[float]]()
     for _ in range(runs):
-        steps = ours(decoder, prompts), bare(model, prompts)
-        for number in range(STEPS):
-            times = []
-            for step in steps:
-                start = time.perf_counter()
-                step()
-                times.append((time.perf_counter() - start) * 1e3)
-            if number >= WARM:
-                pairs.append(times)
+        pairs += paired(ours(decoder, prompts), bare(model, prompts), STEPS)
     [lane] = decoder.session.bound.lanes
     cache = lane.blocks.cache
     return {
@@ -124,7 +115,7 @@ def main() -> None:
                 f"({each['ours_ms']:.2f} and {each['bare_ms']:.2f} ms), target {TARGET}; caches "
                 f"{each['plan_bytes']:,} bytes by the plan, {each['allocated_bytes']:,} allocated"
             )
-    sizes = {"sizes": SIZES, "families": FAMILIES, "prompt": PROMPT, "steps": STEPS}
+    sizes = {"sizes": SIZES, "families": FAMILIES, "prompt": PROMPT, "steps": STEPS, "warm": WARM}
     record = {"about": {**about(), **sizes, "dtype": "float32"}, "target": TARGET, "found": found}
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -61,6 +61,19 @@ def bare(models: list[Any], prompts: Tensor) -> Callable[[], object]:
     return step
 
 
+def paired(one: Callable[[], object], other: Callable[[], object], steps: int) -> list[list[float]]:
+    """Milliseconds of both, in turn, so many times; the first ``WARM`` do not count."""
+    pairs = []
+    for _ in range(steps):
+        times = []
+        for step in (one, other):
+            start = time.perf_counter()
+            step()
+            times.append((time.perf_counter() - start) * 1e3)
+        pairs.append(times)
+    return pairs[WARM:]
+
+
 def measure(shape: str, batch: int) -> dict[str, Any]:
     """Milliseconds of every pair of steps, and the median of their ratios."""
     models = [shapes.language_model(shape, i, dtype=torch.float32, device="cpu") for i in range(3)]
@@ -68,17 +81,9 @@ def measure(shape: str, batch: int) -> dict[str, Any]:
     vocabulary = shapes.SHAPES[shape][1]["vocab_size"]
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, vocabulary, (batch, PROMPT), generator=generator)
-    pairs = []
+    pairs = list[list[float]]()
     for _ in range(RUNS):
-        steps = ours(decoder, prompts), bare(models, prompts)
-        for number in range(STEPS):
-            times = []
-            for step in steps:
-                start = time.perf_counter()
-                step()
-                times.append((time.perf_counter() - start) * 1e3)
-            if number >= WARM:
-                pairs.append(times)
+        pairs += paired(ours(decoder, prompts), bare(models, prompts), STEPS)
     ratio = statistics.median(mine / theirs for mine, theirs in pairs)
     mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {"batch": batch, "ratio": ratio, "target": TARGET, "ours": mine, "bare": theirs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import states
+from bench.steps import WARM
 
 
 @pytest.mark.parametrize("family", [*states.FAMILIES])
@@ -14,4 +15,4 @@ def test_the_plan_says_what_is_allocated(family: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(states, "STEPS", 6)
     found = states.measure(family, batch=2, runs=1)
     assert found["plan_bytes"] == found["allocated_bytes"] > 0
-    assert len(found["pairs"]) == 6 - states.WARM
+    assert len(found["pairs"]) == 6 - WARM
