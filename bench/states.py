@@ -1,6 +1,6 @@
 """A step of a model with states beside its bare forward, in turn, and the memory of the states.
 
-    OMP_NUM_THREADS=2 python -m bench.states          bench/results/states.json
+    OMP_NUM_THREADS=1 python -m bench.states          bench/results/states.json
 
 One step of ours and one of a plain transformers loop follow each other, on texts of the same
 length; the result is the median over all pairs, without prefill. Beside it: what the plan says that
