@@ -145,7 +145,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def along(decoder: Any, plain: Plain, rule: Rule, **settings: Any) -> None:
+def along(decoder: Any, plain: Plain, rule: Rule, within: float = 1e-4, **settings: Any) -> None:
     """Each row of a batch draws, greedily, what the rule says after its text; and so are scores."""
     settings = {"max_new_tokens": 6, "eos_token_id": []} | settings
     prompts = settings.pop("prompts", PROMPTS)
@@ -158,7 +158,7 @@ def along(decoder: Any, plain: Plain, rule: Rule, **settings: Any) -> None:
             assert torch.equal(scores[step] > -torch.inf, kept)
             difference = scores[step].log_softmax(-1) - expected.log_softmax(-1)
             scale = expected[kept].abs().max().clamp(min=10) / 10
-            assert difference[kept].abs().max() < 1e-4 * scale
+            assert difference[kept].abs().max() < within * scale
             assert token == expected.argmax()
 
 
@@ -313,8 +313,12 @@ def test_a_head_of_an_adapter_reads_the_adapted_row(models, zoo) -> None:
 
     adapted = peft.PeftModel.from_pretrained(fresh(zoo.path("base")), zoo.path("lora4"))
     plain = Plain(adapted.merge_and_unload().eval())
-    along(descant.compile("lora4 + head(lora4, refuses)*base@none", models | {"x": models["base"]}),
-          _Both(plain, Plain(fresh(zoo.path("base")))), adapted_rule)  # fmt: skip
+    decoder = descant.compile(
+        "lora4 + head(lora4, refuses)*base@none", models | {"x": models["base"]}
+    )
+    both = _Both(plain, Plain(fresh(zoo.path("base"))))
+    # Merged weights round otherwise than added ones, and the number multiplies that.
+    along(decoder, both, adapted_rule, within=1e-3)
 
 
 class _Both:
