@@ -26,7 +26,7 @@ from .survey import LayerShape, Survey
 from .window import Window
 
 
-class RowStates(NamedTuple):
+class SavedStates(NamedTuple):
     """The states of one row.
 
     Attributes:
@@ -190,7 +190,7 @@ class RowCache(Cache):
             for kept, states in zip(self.saved, self.states, strict=True):
                 states[list(rows)] = kept[list(rows)]
 
-    def states_of(self, row: int) -> RowStates:
+    def states_of(self, row: int) -> SavedStates:
         """A copy of the states of one row."""
         layers = (
             (n, layer) for n, layer in enumerate(self.layers) if isinstance(layer, StateLayer)
@@ -200,9 +200,9 @@ class RowCache(Cache):
             for number, layer in layers
             for key, pool in layer.pools.items()
         }
-        return RowStates(of_layers, None if self.said is None else self.said[row].clone())
+        return SavedStates(of_layers, None if self.said is None else self.said[row].clone())
 
-    def put(self, row: int, states: RowStates) -> None:
+    def put(self, row: int, states: SavedStates) -> None:
         """Have a row go on from states that another had."""
         for (number, *key), state in states.of_layers.items():
             self.layers[number].put(tuple(key), row, state)

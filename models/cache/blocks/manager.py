@@ -16,8 +16,8 @@ Block = TypeVar("Block")
 class BlockManager(Protocol, Generic[Block]):
     """Blocks of memory, one for the text of each row, made before the row is in use.
 
-    There are two kinds: a row's keys lie side by side (``ContiguousBlocks``), or in pages
-    (``PagedBlocks``). A recurrent state is a block of one size.
+    A row's keys lie side by side (``ContiguousBlocks``), with states of one size where layers have
+    them (``StateBlocks``), or in pages (``PagedBlocks``).
 
     Attributes:
         held: the blocks of the rows in use, by the rows' numbers.

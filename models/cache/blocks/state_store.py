@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..kv_cache import RowCache, RowStates
+from ..kv_cache import RowCache, SavedStates
 from .prefix_tree import UNIT, common_prefix
 from .store import PrefixStore
 
 STATE_BYTES = 1 << 29  # of states that are kept at most
+TEXTS = 256  # of which any are kept; to find one, all are looked at
 
 
 class _Kept(NamedTuple):
@@ -27,7 +28,7 @@ class _Kept(NamedTuple):
         rest: keys and values, in turn, of its tokens after the last whole unit.
     """
 
-    states: RowStates
+    states: SavedStates
     said: bool
     rest: Sequence[Tensor]
 
@@ -89,7 +90,7 @@ class StateStore:
         rest = [tensor[row, :, last].clone() for tensor in _keys_and_values(cache)]
         self._kept[text] = _Kept(cache.states_of(row), said, rest)
         self._kept.move_to_end(text)
-        while self.nbytes > STATE_BYTES:
+        while self.nbytes > STATE_BYTES or len(self._kept) > TEXTS:
             self._kept.popitem(last=False)
 
     @property

@@ -7,7 +7,6 @@ taken out of it again. Rows share it by copying.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -162,11 +161,7 @@ class StateLayer(LinearAttentionLayer):
 
     def grow(self, rows: int, tokens: int, kept: Any) -> None:
         """Make room for so many rows."""
-        self.change(lambda pool: with_rows(pool, rows))
-
-    def change(self, made: Callable[[Tensor], Tensor]) -> None:
-        """Put other memory in the place of what there is."""
-        self.pools = {key: made(pool) for key, pool in self.pools.items()}
+        self.pools = {key: with_rows(pool, rows) for key, pool in self.pools.items()}
 
 
 class StateAndRowLayer(StateLayer, RowLayer):

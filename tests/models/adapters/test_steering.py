@@ -12,6 +12,7 @@ import tiny_architectures as families
 import torch
 from checkpoints import fresh
 from combined import rows_of
+from lane_rows import admitted
 from peft import PeftModel
 from steered import Steered, logits_of, steered
 from tiny_architectures import FAMILIES, V, model_type
@@ -40,17 +41,6 @@ def drawn(*shape: int, seed: int) -> Tensor:
 def texts_of(*lengths: int, vocabulary: int = 300) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(3, vocabulary, (n,), generator=generator).tolist() for n in lengths]
-
-
-def admitted(
-    lane: Any, prompts: Sequence[Sequence[int]], combinations: Sequence[Combination]
-) -> list[int]:
-    reading = lane.admit(prompts, combinations)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return list(end.value())
 
 
 def close(found: Tensor, expected: Tensor) -> None:

@@ -16,6 +16,7 @@ import pytest
 import tiny_architectures as families
 import torch
 import transformers
+from lane_rows import admitted
 from packaging.version import Version
 from tiny_architectures import ALIBI, FAMILIES, PAD, STATES, V, config, model_type
 from torch import Tensor
@@ -25,7 +26,6 @@ import descant
 from descant.models.cache import masks
 from descant.models.cache.layers.states import layer_kinds
 from descant.models.checkpoint.architectures import REWARDS, TERMS, check_architecture, model_class
-from descant.models.combinations import BARE
 from descant.models.lanes.recurrent.lane import token_lane
 from descant.models.lanes.transformers_lane import TransformersLane
 
@@ -52,14 +52,9 @@ def texts() -> list[list[int]]:
     return [tokens(n, seed=n).tolist() for n in LENGTHS]
 
 
-def admitted(lane: TransformersLane, prompts: Sequence[Sequence[int]]) -> list[int]:
+def rows_of(lane: TransformersLane, prompts: Sequence[Sequence[int]]) -> list[int]:
     lane.reserve(len(prompts), CAPACITY)
-    reading = lane.admit(prompts, [BARE] * len(prompts))
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return list(end.value())
+    return admitted(lane, prompts)
 
 
 @torch.no_grad()
@@ -88,7 +83,7 @@ def said_by_rows(model: Any, steps: int = STEPS) -> tuple[float, TransformersLan
         [],
         [],
     )
-    rows, read = admitted(lane, texts()), texts()
+    rows, read = rows_of(lane, texts()), texts()
     for step in range(steps):
         logits = lane.logits()
         for text, row, token in zip(read, rows, more[:, step].tolist(), strict=True):
@@ -102,7 +97,7 @@ def said_by_rows(model: Any, steps: int = STEPS) -> tuple[float, TransformersLan
 def judged_by_rows(model: Any, reads_all: bool) -> float:
     """How far the rewards of candidates over a shared prefix are from those of whole texts."""
     lane, found, expected = token_lane(model, V, reads_all), [], []
-    rows, read = admitted(lane, texts()), texts()
+    rows, read = rows_of(lane, texts()), texts()
     for step in range(2):
         candidates = tokens(4, 6, seed=step)
         rewards, before = lane.rewards(candidates[torch.tensor(rows).argsort()])

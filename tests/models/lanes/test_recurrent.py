@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import tiny_architectures as families
 import torch
 from cached_decoding import said_along
+from lane_rows import admitted
 from tiny_architectures import STATES, V
 from torch import Tensor
 from transformers import CONFIG_MAPPING
 
 from descant.models.cache.layers.states import StateLayer
-from descant.models.combinations import BARE
 from descant.models.lanes.recurrent.lane import RecurrentLane, token_lane
 
 lane_file = importlib.import_module("descant.models.lanes.prefill")
@@ -31,15 +30,6 @@ def drawn(length: int, seed: int = 1) -> list[int]:
     return torch.randint(3, V, (length,), generator=torch.manual_seed(seed)).tolist()
 
 
-def admit(lane: RecurrentLane, prompts: Sequence[Sequence[int]]) -> list[int]:
-    reading = lane.admit(prompts, [BARE] * len(prompts))
-    while True:
-        try:
-            next(reading)
-        except StopIteration as end:
-            return list(end.value())
-
-
 def off(found: Tensor, expected: Tensor) -> float:
     return ((found.float() - expected).abs().max() / expected.abs().max()).item()
 
@@ -51,7 +41,7 @@ def said_by_rows(model: Any, steps: int = 4, chunk: int = 24) -> tuple[float, Re
     lane.reserve(len(LENGTHS), CAPACITY)
     prompts = [drawn(length, seed) for seed, length in enumerate(LENGTHS)]
     made = [drawn(steps, 100 + seed) for seed in range(len(prompts))]
-    rows, found = admit(lane, prompts), list[Tensor]()
+    rows, found = admitted(lane, prompts), list[Tensor]()
     order = torch.tensor(rows).argsort().tolist()
     for step in range(steps):
         logits = lane.logits()
@@ -116,7 +106,7 @@ def lane_with(family: str) -> tuple[RecurrentLane, list[list[int]]]:
     lane = token_lane(families.model(family), V, reads_all=False)
     assert isinstance(lane, RecurrentLane)
     lane.reserve(8, CAPACITY)
-    admit(lane, [drawn(length, 40 + length) for length in (9, 4, 9, 14)])
+    admitted(lane, [drawn(length, 40 + length) for length in (9, 4, 9, 14)])
     return lane, lane.rows.all_texts()
 
 
@@ -208,7 +198,7 @@ class Played:
         if len(self.texts) < 7:
             new = [drawn(self.draw.choice((1, 3, 12)), self.draw.randrange(99)) for _ in range(2)]
             new[1] = self.draw.choice([new[0], new[1]])
-            rows = admit(self.lane, new)
+            rows = admitted(self.lane, new)
             self.texts += [[*new[rows.index(row)]] for row in sorted(rows)]
 
     def read(self) -> None:

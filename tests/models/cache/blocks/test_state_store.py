@@ -82,6 +82,13 @@ def test_the_budget_is_kept(lane: StateChainLane, monkeypatch: pytest.MonkeyPatc
     assert lane._store.nbytes == 0 and admitted(lane, [[3, 2, 3]]) == [0]
 
 
+def test_few_texts_are_kept(lane: StateChainLane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_store, "TEXTS", 2)
+    for number in (1, 2, 3):
+        admitted(lane, [[number, 2, 3]])
+    assert [admitted(lane, [[number, 2, 3]])[0] for number in (3, 2, 1)] == [3, 3, 0]
+
+
 def test_nothing_is_shared_where_a_model_cannot_go_on_with_several_tokens() -> None:
     lane = StateChainLane(shares=True, reads_all=False, by_token=True, language=True)
     lane.reserve(4, 256)
