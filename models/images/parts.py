@@ -26,13 +26,13 @@ def text_of(content: Any) -> str:
     return "\n".join(part[TEXT] for part in content if part["type"] == TEXT)
 
 
-def has_images(prompt: Any) -> list[Any]:
+def images_in(prompt: Any) -> list[Any]:
     """The images of messages that were read, in their order."""
     parts = (part for _, _, part in _parts(prompt))
     return [part["image"] for part in parts if part["type"] == IMAGE]
 
 
-def any_images(prompt: Any) -> bool:
+def has_images(prompt: Any) -> bool:
     """Whether messages have images, read or not."""
     return any(part["type"] != TEXT for _, _, part in _parts(prompt))
 
@@ -54,7 +54,7 @@ def with_images(prompt: Any, sources: Sources = FILES) -> Any:
 
 def without_images(prompt: Any) -> Any:
     """Messages without their images; the text parts stay as they are."""
-    if not any_images(prompt):
+    if not has_images(prompt):
         return prompt
     return _each(prompt, lambda where, part: [part] if part["type"] == TEXT else [])
 
@@ -83,7 +83,7 @@ def with_files_of(prompt: Any, folder: Path) -> Any:
                 changed[key] = str(folder / value)
         return [changed]
 
-    return _each(prompt, moved) if any_images(prompt) else prompt
+    return _each(prompt, moved) if has_images(prompt) else prompt
 
 
 def system_content(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

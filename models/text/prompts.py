@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line, read_by_a_library
-from ..images.parts import as_text, has_images, system_content, with_images, without_images
+from ..images.parts import as_text, images_in, system_content, with_images, without_images
 from ..images.processor import PromptProcessor
 from ..images.prompt import ImagePrompt
 from .chat import SYSTEM, Messages, check_messages, developer_as_system, fills_in, written
@@ -78,7 +78,7 @@ def render(
         problem = f"{name} has no tokenizer, so a prompt must be token ids"
         raise ModelError(problem, "or give tokenizer: …", name, "tokenizers")
     text = _text(name, spec, tokenizer, prompt, system, processor)
-    if processor is not None and (images := has_images(prompt)):
+    if processor is not None and (images := images_in(prompt)):
         if isinstance(spec.prefix, list):
             problem = f"{name} has a prefix of token ids, and the prompt has images"
             raise ModelError(problem, "give the prefix as text", name)
@@ -128,7 +128,7 @@ def _seen(name: str, prompt: Any, noimage: bool, processor: PromptProcessor | No
     if not is_messages(prompt):
         return prompt
     prompt = without_images(prompt) if noimage else with_images(prompt)
-    if processor is None and has_images(prompt):
+    if processor is None and images_in(prompt):
         raise ModelError(f"{name} has no eyes, and the prompt has images", see_without(name), name)
     return prompt if processor is not None else as_text(prompt)
 
@@ -191,7 +191,7 @@ class _Template:
         # As in transformers: a chat template writes every special token, a processor's all but BOS.
         source = self.tokenizer
         if self.processor is not None:
-            source = self.processor.template_source(bool(has_images(messages)))
+            source = self.processor.template_source(bool(images_in(messages)))
         text = written(self.name, template, self.tokenizer, messages, source)
         return PromptText(text, special=self.processor is not None)
 
@@ -199,7 +199,7 @@ class _Template:
         """A template with ``{prompt}`` filled in, and after it the answer so far."""
         if isinstance(prompt, str):
             return self._filled(template, prompt, system or "")
-        if has_images(prompt):
+        if images_in(prompt):
             problem = f"the template of {self.name} has no place for images"
             raise self._error(problem, "give a chat template")
         prompt = developer_as_system(as_text(prompt))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...models import is_messages
 from ...models.functions import FunctionReward
-from ...models.images.parts import any_images, with_images
+from ...models.images.parts import has_images, with_images
 from ...models.text.prompts import see_without
 from .bound import Bound
 from .bound_term import BoundTerm
@@ -19,7 +19,7 @@ def with_eyes(bound: Bound, prompt: Any) -> Any:
         FormulaError: a term is to read images, and its model cannot; marked there.
         ModelError: an image that cannot be had.
     """
-    if not is_messages(prompt) or not any_images(prompt):
+    if not is_messages(prompt) or not has_images(prompt):
         return prompt
     for term in bound.terms:
         if _is_blind(term):

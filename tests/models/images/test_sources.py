@@ -20,7 +20,7 @@ from descant.inputs.prompts import read_items
 from descant.inputs.runfile import Data
 from descant.models import ModelError, make_spec
 from descant.models.images import fetch
-from descant.models.images.parts import has_images, with_images, without_images
+from descant.models.images.parts import images_in, with_images, without_images
 from descant.models.images.sources import NO_FILES, Sources
 from descant.runtime import Service
 from descant.serve.protocol.schema import ChatRequest
@@ -70,13 +70,13 @@ def test_every_way_of_writing_an_image_is_the_same_image(tmp_path) -> None:
         {"type": "image_url", "image_url": {"url": url_of(data), "detail": "low"}},
     ]
     for part in ways:
-        [image] = has_images(with_images(of_part(**part)))
+        [image] = images_in(with_images(of_part(**part)))
         assert image.tobytes() == picture(1).tobytes(), part
     left = without_images(of_part(**ways[0]))
     assert left[1]["content"] == [{"type": "text", "text": "what?"}]
     turned = picture(1).getexif()
     turned[0x0112] = 3  # upside down
-    [image] = has_images(with_images(of_part(type="image", image=encoded(exif=turned))))
+    [image] = images_in(with_images(of_part(type="image", image=encoded(exif=turned))))
     assert image.tobytes() == picture(1).rotate(180).tobytes()
 
 
@@ -154,7 +154,7 @@ def test_an_address_is_fetched_where_its_host_is_allowed(host, monkeypatch) -> N
         return list(resolve("127.0.0.1", *args[1:], **more))
 
     monkeypatch.setattr(socket, "getaddrinfo", local)
-    [image] = has_images(with_images(of_part(type="image", url=f"{host}/a.png"), sources))
+    [image] = images_in(with_images(of_part(type="image", url=f"{host}/a.png"), sources))
     assert image.tobytes() == picture(1).tobytes()
     for path, problem in (
         ("far", "is at 127.0.0.1"), ("again", "redirected more"), ("none", "answers 404"),
@@ -175,7 +175,7 @@ def test_a_run_file_finds_images_beside_its_prompts(tmp_path) -> None:
     line = json.dumps({"prompt": [{"role": "user", "content": parts}]})
     (tmp_path / "prompts.jsonl").write_text(line)
     [item] = read_items(Data(path=str(tmp_path / "prompts.jsonl"), field="prompt"))
-    [image] = has_images(with_images(item.prompt))
+    [image] = images_in(with_images(item.prompt))
     assert image.tobytes() == picture(1).tobytes()
 
 
