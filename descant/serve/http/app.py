@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..frontend.server import DecodeRequest, Server
 from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
-from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
+from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
 from . import playground
 from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
 
@@ -99,24 +99,30 @@ async def _complete(
     server: Server, body: DecodeRequest, kind: type[CompletionFormat], request: Request
 ) -> Response:
     """A completion: complete, or as a stream that aborts its rows when it ends early."""
-    shape = kind(body.model, body.with_logprobs, bool(body.return_token_ids))
     async with AsyncExitStack() as stack:
         stream = await stack.enter_async_context(server.decoding(body))
+        shape = kind(
+            body.model, body.with_logprobs, bool(body.return_token_ids), body.best,
+            bool(body.return_tokens_as_token_ids), stream.prompts,
+        )  # fmt: skip
         if body.stream:
-            with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _events(stream, shape, with_usage, request)
-            return _EventStream(events, stack.pop_all(), stream.deadline.time + GRACE)
+            events = _events(stream, shape, body.stream_options or StreamOptions(), request)
+            deadline = stream.deadline.time + GRACE
+            return _EventStream(events, stack.pop_all(), deadline, body.headers)
         rows = [update async for update in stream.updates() if update.finish_reason]
         tokens = sum(len(update.token_ids) for update in rows)
-        return JSONResponse(shape.response(rows, stream.usage(tokens)))
+        return JSONResponse(shape.response(rows, stream.usage(tokens)), headers=body.headers)
 
 
 class _EventStream(StreamingResponse):
     """Server-sent events that close their stack however they end."""
 
-    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, deadline: float) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
+    def __init__(
+        self, events: AsyncIterator[str], stack: AsyncExitStack, deadline: float,
+        headers: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers={**own, **headers})
         self._stack, self._deadline = stack, deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,16 +132,22 @@ class _EventStream(StreamingResponse):
 
 
 async def _events(
-    stream: Stream, shape: CompletionFormat, with_usage: bool, request: Request
+    stream: Stream, shape: CompletionFormat, options: StreamOptions, request: Request
 ) -> AsyncIterator[str]:
-    more, tokens, outcome = ({"usage": None} if with_usage else {}), 0, "ok"
+    tokens, outcome = 0, "ok"
+
+    def counts() -> dict[str, Any]:
+        if not options.include_usage:
+            return {}
+        return {"usage": stream.usage(tokens) if options.continuous_usage_stats else None}
+
     try:
-        for choice in shape.first_choices(stream.rows):
-            yield event(shape.chunk([choice], more))
+        for chunk in shape.first_chunks(stream.rows):
+            yield event({**chunk, **counts()})
         async for update in stream.updates():
             tokens += len(update.token_ids)
-            yield event(shape.chunk([shape.choice(update, streamed=True)], more))
-        if with_usage:
+            yield event(shape.chunk([shape.choice(update, streamed=True)], counts()))
+        if options.include_usage:
             yield event(shape.chunk([], {"usage": stream.usage(tokens)}))
     except errors.ApiError as error:
         yield event(error.body())

@@ -3,7 +3,7 @@
 from .chats import ChatRequest
 from .completions import CompletionRequest
 from .fields import Body
-from .generation import MAX_CHOICES, SERVED_LENGTH, GenerationRequest
+from .generation import MAX_CHOICES, SERVED_LENGTH, GenerationRequest, StreamOptions
 from .messages import ChatMessage
 from .score import ScoreRequest
 
@@ -15,5 +15,5 @@ BODIES: dict[str, type[Body]] = {
 
 __all__ = [
     "BODIES", "MAX_CHOICES", "SERVED_LENGTH", "Body", "ChatMessage", "ChatRequest",
-    "CompletionRequest", "GenerationRequest", "ScoreRequest",
+    "CompletionRequest", "GenerationRequest", "ScoreRequest", "StreamOptions",
 ]  # fmt: skip
