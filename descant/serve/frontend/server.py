@@ -101,6 +101,11 @@ class Server:
         self.link.stop()
 
     @property
+    def rows(self) -> int:
+        """Rows of the requests that are here."""
+        return self._rows
+
+    @property
     def busy(self) -> bool:
         """Whether any admitted request has not ended."""
         return self._rows > 0

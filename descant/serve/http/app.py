@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from ... import __version__
 from ..frontend.metrics import CONTENT_TYPE
@@ -18,10 +17,9 @@ from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
-from . import playground
+from . import playground, responses, text_routes
+from .event_stream import EventStream
 from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
-
-GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 
 
 def application(server: Server) -> ASGIApp:
@@ -33,6 +31,8 @@ def application(server: Server) -> ASGIApp:
     )  # fmt: skip
     errors.add_error_handlers(app)
     app.include_router(_router(server))
+    app.include_router(text_routes.router(server))
+    app.include_router(responses.router(server))
     app.include_router(playground.router(server))
     return RequestGuard(app, server)
 
@@ -53,10 +53,12 @@ def _router(server: Server) -> APIRouter:
         return Response(server.metrics.text(), media_type=CONTENT_TYPE)
 
     @router.get("/v1/models")
+    @router.get("/models", include_in_schema=False)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(server, name) for name in server.run.named]}
 
     @router.get("/v1/models/{name:path}")
+    @router.get("/models/{name:path}", include_in_schema=False)
     async def model(name: str) -> dict[str, Any]:
         return _model(server, name)
 
@@ -107,28 +109,10 @@ async def _complete(
         )  # fmt: skip
         if body.stream:
             events = _events(stream, shape, body.stream_options or StreamOptions(), request)
-            deadline = stream.deadline.time + GRACE
-            return _EventStream(events, stack.pop_all(), deadline, body.headers)
+            return EventStream(events, stack.pop_all(), stream.deadline, body.headers)
         rows = [update async for update in stream.updates() if update.finish_reason]
         tokens = sum(len(update.token_ids) for update in rows)
         return JSONResponse(shape.response(rows, stream.usage(tokens)), headers=body.headers)
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events that close their stack however they end."""
-
-    def __init__(
-        self, events: AsyncIterator[str], stack: AsyncExitStack, deadline: float,
-        headers: Mapping[str, str],
-    ) -> None:  # fmt: skip
-        own = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers={**own, **headers})
-        self._stack, self._deadline = stack, deadline
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][OUTCOME] = "disconnected"  # until the last event
-        async with self._stack, asyncio.timeout_at(self._deadline):
-            await super().__call__(scope, receive, send)
 
 
 async def _events(

@@ -183,21 +183,25 @@ class ChatFormat(CompletionFormat):
         return self._token_logprobs(update)
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:
-        """Log-probabilities as chats have them: one entry per token."""
-        drawn = zip(
-            self._names(update), update.token_bytes, update.logprobs, update.top_logprobs,
-            strict=True,
-        )  # fmt: skip
-        content = [
-            {
-                **_entry(name, raw, logprob),
-                "top_logprobs": [
-                    _entry(token_name(t, id, self._as_ids), of, value) for t, of, value, id in best
-                ],
-            }
-            for name, raw, logprob, best in drawn
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": chat_logprobs(update, self._as_ids), "refusal": None}
+
+
+def chat_logprobs(update: RowUpdate, as_ids: bool = False) -> list[dict[str, Any]]:
+    """Log-probabilities as chats have them: one entry per token."""
+    drawn = zip(
+        update.tokens, update.token_ids, update.token_bytes, update.logprobs, update.top_logprobs,
+        strict=True,
+    )  # fmt: skip
+    return [
+        {
+            **_entry(token_name(token, id, as_ids), raw, logprob),
+            "top_logprobs": [
+                _entry(token_name(t, of, as_ids), its_bytes, value)
+                for t, its_bytes, value, of in best
+            ],
+        }
+        for token, id, raw, logprob, best in drawn
+    ]
 
 
 def _entry(token: str, raw: bytes, logprob: float) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class Jobs:
 
         bound = self.formulas[command.formula].session.bound
         tokenizer = self._tokenizer(command.formula)
-        check_ids(command.token_ids, bound.vocabulary, "tokens", tokenizer)
+        check_ids(command.token_ids, bound.vocabulary, "text", tokenizer)
         return str(tokenizer.decode(list(command.token_ids)))
 
     def _tokenizer(self, formula: int) -> Any:

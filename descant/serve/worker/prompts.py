@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.messages import PromptReading, ReadPrompts
 
 if TYPE_CHECKING:
-    from ...runtime import Request, Served
+    from ...runtime import Decoder, Request, Served
     from ...runtime.loops.loglikelihood import Likelihood
 
 TOGETHER = 64  # prompts that are scored in one run, or all of one request
@@ -67,6 +67,7 @@ class PromptReads:
         self._unread: deque[_Waiting] = deque()
         self._unscored: deque[_Waiting] = deque()
         self._run: _Run | None = None
+        self._alone: tuple[Served, Decoder] | None = None  # the last, with caches of its own
 
     @property
     def busy(self) -> bool:
@@ -166,7 +167,7 @@ class PromptReads:
             if same and count + len(other.requests) <= TOGETHER:
                 commands.append(other)
                 count += len(other.requests)
-        decoder = first.decoder.alone()  # with caches of its own
+        decoder = self._with_own_caches(first.decoder)
         pairs, owners, bound = [], [], decoder.session.bound
         for waiting in commands:
             waiting.left = len(waiting.requests)
@@ -184,6 +185,17 @@ class PromptReads:
         steps = loop.steps(pairs, min(self._slots, len(pairs)))
         self._unscored = deque(each for each in self._unscored if each not in commands)
         return _Run(commands, owners, steps)
+
+    def _with_own_caches(self, decoder: Served) -> Decoder:
+        """A decoder of the same formula; kept for the next run, but where it keeps memory."""
+        if self._alone is None or self._alone[0] is not decoder:
+            self._alone = decoder, decoder.alone()
+        alone = self._alone[1]
+        if alone.session.engine.graphs.on:
+            self._alone = None
+        for lane in alone.session.bound.lanes:
+            lane.forget_prefixes()
+        return alone
 
     def _score(self, run: _Run) -> list[Reply]:
         """Score for a step; who is scored with one that fails is scored again, alone."""

@@ -38,6 +38,8 @@ class ChatRequest(GenerationRequest):
     def _check_ending(self) -> ChatRequest:
         """An assistant's last message is continued, and any other is answered."""
         last = self.messages[-1]
+        if [message.role for message in self.messages[-2:]] == ["assistant"] * 2:
+            raise ValueError("the last two messages are the assistant's; make them one")
         continues = last.role == "assistant" and bool(last.plain()["content"])
         ends = "the last message is the assistant's, and is continued"
         if not continues:
