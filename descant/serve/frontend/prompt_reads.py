@@ -17,7 +17,7 @@ from .worker_link import WorkerLink
 FIELDS = ("prompt_logprobs", "echo", "truncate_prompt_tokens", "return_token_ids")
 
 
-class PromptReader:
+class PromptQueries:
     """Has the prompts of requests read.
 
     Args:

@@ -25,7 +25,7 @@ from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
 from .metrics import Metrics
-from .prompt_reads import PromptReader
+from .prompt_reads import PromptQueries
 from .streams import Stream
 from .worker_link import WorkerLink
 
@@ -74,7 +74,7 @@ class Server:
         self.formulas = FormulaCache(
             run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
         )
-        self._reader = PromptReader(self.formulas, self.link, self.limits.max_model_len)
+        self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -134,7 +134,7 @@ class Server:
                 formula = await stream.deadline.wait_for(use)
                 plain = self.formula_ref(body.model, body.params or {})
                 each = arguments["num_return_sequences"]
-                read = self._reader.read(body, plain, formula, prompts, each)
+                read = self._prompts.read(body, plain, formula, prompts, each)
                 stream.prompts, prompts = await stream.deadline.wait_for(read)
                 if body.has_no_answer:
                     stream.end_without_tokens(rows)

@@ -105,7 +105,8 @@ class CompletionFormat:
             return {}
         logprobs = self._prompt_logprobs(row) if self._logprobs and self._prompts.echoed else None
         choice = {"index": row, **self._text(text, True), "logprobs": logprobs}
-        return {**choice, "finish_reason": None, **fields}
+        ids = {"token_ids": []} if self._ids else {}
+        return {**choice, "finish_reason": None, **ids, **fields}
 
     def _choice_fields(self, row: int) -> dict[str, Any]:
         """What a choice says of its prompt besides its text."""

@@ -123,21 +123,21 @@ class PromptReads:
 
     def _reading(self, waiting: _Waiting, prompt: Any) -> tuple[Request, PromptReading]:
         from ...errors import ArgumentError
+        from ...runtime.loops.prompt_tokens import prompt_ids, shown_ids
         from ...runtime.requests.build import refuse_search
-        from ...runtime.requests.prompt_tokens import prompt_ids, shown_ids
 
         command, session = waiting.command, waiting.decoder.session
         if command.top is not None:
-            why = "its answer is chosen among whole texts"
+            why = "its answer is chosen among texts"
             refuse_search(session.bound, "log-probabilities of a prompt", why)
         request = self._request(waiting, prompt)
         ids = prompt_ids(session.bound, request)
         is_cut = command.most is not None and len(ids) > command.most
         if is_cut:
             kept = ids[-command.most :] if command.side == "left" else ids[: command.most]
-            request, whole = self._request(waiting, kept), request
+            request, uncut = self._request(waiting, kept), request
             ids = prompt_ids(session.bound, request)
-            if ids != kept or any(read != whole.prompts[0] for read in whole.prompts):
+            if ids != kept or any(read != uncut.prompts[0] for read in uncut.prompts):
                 problem = "truncate_prompt_tokens is for a formula whose models all read the same"
                 raise ArgumentError(f"{problem} tokens, and no prefix; shorten the prompt")
         longest = len(request.prompts[request.longest_term])
@@ -158,7 +158,7 @@ class PromptReads:
     def _started(self) -> _Run:
         """Begin to score the first that wait, and others of their formula."""
         from ...runtime.loops.loglikelihood import LoglikelihoodLoop
-        from ...runtime.requests.prompt_tokens import along_prompt
+        from ...runtime.loops.prompt_tokens import along_prompt
 
         first = self._unscored[0]
         commands, count = [first], len(first.requests)

@@ -141,8 +141,8 @@ class ResponsesRequest(TakenFields):
             "top_logprobs": self.top_logprobs if self.with_logprobs else None,
             "response_format": _as_chats_have_it(self.text and self.text.format),
         }  # fmt: skip
-        given = {name: value for name, value in fields.items() if value is not None}
-        return ChatRequest.model_validate({"model": self.model, "messages": messages, **given})
+        chosen = {name: value for name, value in fields.items() if value is not None}
+        return ChatRequest.model_validate({"model": self.model, "messages": messages, **chosen})
 
     @property
     def with_logprobs(self) -> bool:

@@ -11,9 +11,9 @@ from ...models.functions import UserPrompt
 from ...models.images.prompt import ImagePrompt
 from ..binding.bound import Bound
 from ..binding.bound_term import BoundTerm
-from .answer_text import AnswerText
-from .completions import check_completion
-from .request import Reading, Request
+from ..requests.answer_text import AnswerText
+from ..requests.completions import check_completion
+from ..requests.request import Reading, Request
 
 
 def prompt_ids(bound: Bound, request: Request) -> list[int]:
