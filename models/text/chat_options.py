@@ -155,7 +155,11 @@ def as_templates_want(messages: Messages) -> list[Mapping[str, Any]]:
         if isinstance(message, Mapping) and message.get("tool_calls"):
             calls = [_with_object(number, call) for call in message["tool_calls"]]
             content = message.get("content")
-            message = {**message, "content": "" if content is None else content, "tool_calls": calls}
+            message = {
+                **message,
+                "content": "" if content is None else content,
+                "tool_calls": calls,
+            }
         read.append(message)
     return read
 
