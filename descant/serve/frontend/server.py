@@ -25,6 +25,7 @@ from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
 from .metrics import Metrics
+from .prompt_reads import PromptQueries
 from .streams import Stream
 from .worker_link import WorkerLink
 
@@ -73,6 +74,7 @@ class Server:
         self.formulas = FormulaCache(
             run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
         )
+        self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -97,6 +99,11 @@ class Server:
         """Stop the processes."""
         self.constraints.stop()
         self.link.stop()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the requests that are here."""
+        return self._rows
 
     @property
     def busy(self) -> bool:
@@ -125,6 +132,14 @@ class Server:
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
+                plain = self.formula_ref(body.model, body.params or {})
+                each = arguments["num_return_sequences"]
+                read = self._prompts.read(body, plain, formula, prompts, each)
+                stream.prompts, prompts = await stream.deadline.wait_for(read)
+                if body.has_no_answer:
+                    stream.end_without_tokens(rows)
+                    yield stream
+                    return
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
