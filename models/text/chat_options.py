@@ -1,4 +1,4 @@
-"""What a chat template is given besides messages: tools, variables of its own, and how to end."""
+"""What a chat template takes besides messages: tools, variables of its own, and how to end."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def chat_options(
     Raises:
         ArgumentError: names the one that is wrong.
     """
-    given = (chat_template_kwargs, tools, add_generation_prompt, continue_final_message)
-    if all(value is None for value in given):
+    values = (chat_template_kwargs, tools, add_generation_prompt, continue_final_message)
+    if all(value is None for value in values):
         return DEFAULT
     variables = {} if chat_template_kwargs is None else chat_template_kwargs
     if not isinstance(variables, Mapping) or not all(isinstance(key, str) for key in variables):
@@ -107,7 +107,7 @@ def chat_options(
             raise ArgumentError(f"chat_template_kwargs has {name}, which is no variable; {cure}")
         if not name.isidentifier():
             raise ArgumentError(f"chat_template_kwargs has {quoted(name)}, which is no name")
-    for name, value in zip(NAMED[2:], given[2:], strict=True):
+    for name, value in zip(NAMED[2:], values[2:], strict=True):
         if not isinstance(value, bool | None):
             raise ArgumentError(f"{name} is {quoted(value)}; it is true or false")
     if add_generation_prompt and continue_final_message:

@@ -58,10 +58,9 @@ def test_it_does_not_matter_how_a_text_is_cut(text, name, opened, data) -> None:
 
 
 keys = st.text(st.characters(codec="utf-8"), max_size=6)
-arguments = st.dictionaries(keys, st.recursive(
-    st.none() | st.booleans() | st.integers() | keys, lambda x: st.lists(x) | st.dictionaries(keys, x),
-    max_leaves=6,
-), max_size=3)  # fmt: skip
+plain = st.none() | st.booleans() | st.integers() | keys
+values = st.recursive(plain, lambda x: st.lists(x) | st.dictionaries(keys, x), max_leaves=6)
+arguments = st.dictionaries(keys, values, max_size=3)
 calls = st.lists(st.tuples(st.sampled_from(["f", "get_weather"]), arguments), max_size=3)
 said = st.text(st.characters(codec="utf-8", exclude_characters="<[{;,"), max_size=12)
 
@@ -102,7 +101,7 @@ def test_what_a_model_writes_in_its_format_is_read(text, each, name, thought, op
     ("hermes", "<tool_call>\nno JSON\n</tool_call>", "<tool_call>\nno JSON\n</tool_call>", []),
     ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "x', "", [("f", '{"a": "x')]),
     ("hermes", "a < b, <tool", "a < b, <tool", []),
-    ("hermes", '<tool_call>{"arguments": {}, "name": "f"}</tool_call> done', " done", [("f", "{}")]),
+    ("hermes", '<tool_call>{"arguments": {}, "name": "f"}</tool_call> ok', " ok", [("f", "{}")]),
     ("llama3_json", '<|python_tag|>{"name": "f", "parameters": {}}', "", [("f", "{}")]),
     ("llama3_json", '{"answer": 42}', '{"answer": 42}', []),
     ("llama3_json", '  {"a": 1} is JSON', '  {"a": 1} is JSON', []),

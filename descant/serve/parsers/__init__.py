@@ -60,6 +60,12 @@ def format_of(template: str) -> str | None:
 
 
 __all__ = [
-    *("FORMATS", "CallFormat", "MessageParser", "Parser", "format_of"),
-    *("named_call", "reasoning", "required_calls"),
+    "FORMATS",
+    "CallFormat",
+    "MessageParser",
+    "Parser",
+    "format_of",
+    "named_call",
+    "reasoning",
+    "required_calls",
 ]

@@ -17,7 +17,7 @@ def call_object(source: Source, emit: Emit) -> Generator[None, str, bool]:
 
     What is no call emits nothing; a call that breaks off has the arguments that it has.
     """
-    name, held, given = "", list[str](), False
+    name, held, has_arguments = "", list[str](), False
 
     def write(text: str) -> None:
         if name:
@@ -46,8 +46,8 @@ def call_object(source: Source, emit: Emit) -> Generator[None, str, bool]:
                 return False
             emit(Call(name))
             emit(Arguments("".join(held)))
-        elif key in ARGUMENTS and not given:
-            given = True
+        elif key in ARGUMENTS and not has_arguments:
+            has_arguments = True
             if char == '"':  # JSON, written as a string
                 write((yield from _string(source)) or "")
             else:
@@ -66,13 +66,17 @@ def call_object(source: Source, emit: Emit) -> Generator[None, str, bool]:
         elif char != "}":
             source.back(char)
             return bool(name)
-    if name and not given:
+    if name and not has_arguments:
         emit(Arguments("{}"))
     return bool(name)
 
 
 def call_array(source: Source, emit: Emit) -> Generator[None, str, None]:
     """Read calls in a JSON array, whose bracket has been read; what is no call is content."""
+    char = yield from source.next_word()
+    if char == "]":
+        return
+    source.back(char)
     while True:
         source.record()
         if not (yield from call_object(source, emit)):
