@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,12 @@ from ...grammar import did_you_mean
 from ..errors import ModelError
 
 Messages = Sequence[Mapping[str, Any]]
-VARIABLES = ("documents",)  # that apply_chat_template has as arguments of its own
 NAMED = ("chat_template_kwargs", "tools", "add_generation_prompt", "continue_final_message")
+ARGUMENTS = (  # of apply_chat_template, which are no variables of a template
+    *("self", "conversation", "messages", *NAMED[1:], "chat_template", "tokenize", "padding"),
+    *("truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"),
+    *("return_assistant_tokens_mask", "tokenizer", "template", "processor_kwargs"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,10 @@ class ChatText(str):
 
 def with_options(prompt: Any, options: ChatOptions) -> Any:
     """A prompt that is rendered so; token ids are read as they are."""
-    if options is DEFAULT or not isinstance(prompt, str | list | tuple):
+    if options is DEFAULT:
         return prompt
+    if not isinstance(prompt, str | list | tuple) or (prompt and isinstance(prompt[0], int)):
+        raise ArgumentError("a prompt of token ids is read as it is; give the chat's messages")
     made = ChatText(prompt) if isinstance(prompt, str) else Chat(prompt)
     made.options = options
     return made
@@ -98,11 +103,8 @@ def chat_options(
     if not isinstance(variables, Mapping) or not all(isinstance(key, str) for key in variables):
         problem = f"chat_template_kwargs are {quoted(variables)}"
         raise ArgumentError(f'{problem}; they are variables: {{"enable_thinking": false}}')
-    from transformers import PreTrainedTokenizerBase
-
-    own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
     for name in variables:
-        if name in own and name not in VARIABLES:
+        if name in ARGUMENTS:
             cure = f"give {name} by itself" if name in NAMED else "leave it out"
             raise ArgumentError(f"chat_template_kwargs has {name}, which is no variable; {cure}")
         if not name.isidentifier():
@@ -139,8 +141,7 @@ def check_variables(options: ChatOptions, templates: Iterable[str]) -> None:
         ModelError: names it.
     """
     known = [*templates]
-    names = [*options.chat_template_kwargs, *(["tools"] if options.tools else [])]
-    for name in names:
+    for name in options.chat_template_kwargs:
         if not any(knows(template, name) for template in known):
             read = {word for each in known for word in re.findall(r"\b[a-z]\w*_\w+\b", each)}
             cure = did_you_mean(name, read)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ArgumentError
-from ...models import ModelError
+from ...models import ModelError, is_messages
 from ...models.text.chat import CHAT, chat_template, fills_in
-from ...models.text.chat_options import DEFAULT, NAMED, ChatOptions, check_variables, knows
+from ...models.text.chat_options import DEFAULT, NAMED, check_variables, knows, options_of
 from .bound import Bound
 from .bound_term import BoundTerm
 
@@ -24,24 +23,20 @@ def template_of(term: BoundTerm) -> str | None:
         return None
 
 
-def check_chat(bound: Bound, options: ChatOptions, prompts: Sequence[Any]) -> None:
-    """Refuse options that no chat template of the formula's terms reads.
+def check_chat(bound: Bound, prompt: Any) -> None:
+    """Refuse what a prompt asks of chat templates, and none of the formula's terms has.
 
     Raises:
-        ArgumentError: the prompts go through no chat template.
+        ArgumentError: the prompt goes through no chat template.
         ModelError: no template reads a variable; or tools, that of the first term.
     """
-    if options is DEFAULT:
+    if (options := options_of(prompt)) is DEFAULT:
         return
     terms = [term for term in (*bound.terms, *bound.draft_terms) if template_of(term) is not None]
-    through = any(term.spec.template == CHAT for term in terms)
-    read = [not isinstance(prompt[0], int) for prompt in prompts if prompt]
-    if not all(read) or not (
-        through or all(not isinstance(prompt, str) for prompt in prompts if prompt)
-    ):
+    if not is_messages(prompt) and not any(term.spec.template == CHAT for term in terms):
         named = [name for name in NAMED if getattr(options, name) not in (None, {})]
         problem = f"{' and '.join(named)} say how chat messages are written"
-        raise ArgumentError(f"{problem}; this prompt is text, or token ids")
+        raise ArgumentError(f"{problem}, and this prompt is none")
     check_variables(options, [template_of(term) or "" for term in terms])
     first = bound.terms[bound.text_term]
     if options.tools and not knows(template_of(first) or "", "tools"):

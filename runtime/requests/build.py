@@ -99,7 +99,8 @@ class RequestBuilder:
         ending = add_generation_prompt, continue_final_message
         options = chat_options(chat_template_kwargs, tools, *ending)
         rows = [(with_options(prompt, options), v) for prompt, v in self.rows(prompts, params)]
-        check_chat(self._bound, options, [prompt for prompt, _ in rows])
+        for prompt, _ in rows:
+            check_chat(self._bound, prompt)
         seeds = self._seeds(seed, len(rows))
         if self._bound.plan.searches_at_random and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
