@@ -51,7 +51,7 @@ def test_a_damaged_body_is_refused_in_words(served: Any, tmp_path: Path, path: s
         if answer.status_code == 200:
             found = answer.json()
             return [
-                found.get(key) for key in ("choices", "data", "params", "error", "output", "tokens")
+                found.get(key) for key in ("choices", "data", "params", "error", "status", "tokens")
             ]
         assert 400 <= answer.status_code < 500, answer.text[:300]
         assert len(answer.content) < 4096
