@@ -6,6 +6,7 @@ and one forward between two steps.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ...runtime import Decoder, Request, Served
     from ...runtime.loops.loglikelihood import Likelihood
 
+SLICE = 0.002  # seconds in which prompts are read between two steps, but for the last of them
 TOGETHER = 64  # prompts that are scored in one run, or all of one request
 Reply = tuple[int, Any]  # the number of a command, and its reply or its error
 
@@ -88,23 +90,35 @@ class PromptReads:
             self._run = replace(self._run, commands=kept) if kept else None
 
     def advance(self) -> list[Reply]:
-        """Read a prompt, or score for a step; the replies that are known now."""
-        if self._unread:
-            waiting = self._unread[0]
-            try:
-                return self._read(waiting)
-            except Exception as error:
-                self._unread.popleft()
-                return [(waiting.number, error)]
-        if self._run is None:
-            waiting = self._unscored[0]
-            try:
-                self._run = self._started()
-            except Exception as error:
-                self._unscored = deque(each for each in self._unscored if each is not waiting)
-                return [(waiting.number, error)]
-            return []
-        return self._score(self._run)
+        """Read prompts for a moment, then score for a step; the replies that are known now."""
+        replies: list[Reply] = []
+        end = time.perf_counter() + SLICE
+        while self._unread:
+            replies += self._read_next()
+            if time.perf_counter() > end:
+                break
+        if self._run is None and self._unscored:
+            replies += self._start()
+        elif self._run is not None:
+            replies += self._score(self._run)
+        return replies
+
+    def _read_next(self) -> list[Reply]:
+        waiting = self._unread[0]
+        try:
+            return self._read(waiting)
+        except Exception as error:
+            self._unread.popleft()
+            return [(waiting.number, error)]
+
+    def _start(self) -> list[Reply]:
+        waiting = self._unscored[0]
+        try:
+            self._run = self._started()
+        except Exception as error:
+            self._unscored.remove(waiting)
+            return [(waiting.number, error)]
+        return []
 
     def _read(self, waiting: _Waiting) -> list[Reply]:
         """Read the next prompt of a command."""
