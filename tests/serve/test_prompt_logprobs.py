@@ -13,8 +13,8 @@ from test_decode_loop import Decoding
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from descant.demo import PROMPTS
-from descant.models.lanes.prefill import CHUNK
 from descant.serve.protocol.messages import Cancel, Compile, Failed, ReadPrompts
+from descant.serve.worker.prompts import PIECE
 
 EGGS = "How do I boil eggs?"
 TEXTS = [*PROMPTS[:6], EGGS]
@@ -184,7 +184,7 @@ def test_others_get_a_token_between_two_forwards(decoding) -> None:
     turns = len(decoding.heard)
     replies = [decoding.reply(number) for number in asked]
     between = decoding.heard[turns:]
-    assert len(between) >= 12 * (len(ids) - 3) / CHUNK  # a forward has so many tokens, at most
+    assert len(between) >= 12 * (len(ids) - 3) / PIECE  # a forward has so many tokens, at most
     assert all(said.counts.seconds is not None for said in between)
     assert decoding.told(row) and decoding.jobs.service.busy
     for last, readings in zip((1, 2, 3), replies, strict=True):
