@@ -124,10 +124,10 @@ def test_a_prompt_and_its_rendering(served, tokenizer) -> None:
     assert sorted(said.text_offset) == said.text_offset
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-def test_a_stream_adds_up(served, samples) -> None:
+@pytest.mark.parametrize(("samples", "tokens"), [(1, 0), (2, 4)])
+def test_a_stream_adds_up(served, samples, tokens) -> None:
     prompts: Any = [EGGS, [1, 421, 310]]
-    settings = {"max_tokens": 4, "echo": True, "logprobs": 2, "n": samples, "seed": 4}
+    settings = {"max_tokens": tokens, "echo": True, "logprobs": 2, "n": samples, "seed": 4}
     client = served.client()
     complete = client.completions.create(model="arms", prompt=prompts, **settings)
     texts, logprobs = dict[int, str](), dict[int, list[Any]]()
