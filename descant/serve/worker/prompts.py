@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ..protocol.messages import PromptReading, ReadPrompts
 
@@ -71,7 +72,8 @@ class PromptReads:
         self._unread: deque[_Waiting] = deque()
         self._unscored: deque[_Waiting] = deque()
         self._run: _Run | None = None
-        self._alone: tuple[Served, Decoder] | None = None  # the last, with caches of its own
+        # The last that was scored, with caches of its own; it goes with its formula.
+        self._alone: WeakKeyDictionary[Served, Decoder] = WeakKeyDictionary()
 
     @property
     def busy(self) -> bool:
@@ -211,11 +213,12 @@ class PromptReads:
 
     def _with_own_caches(self, decoder: Served) -> Decoder:
         """A decoder of the same formula; kept for the next run, but where it keeps memory."""
-        if self._alone is None or self._alone[0] is not decoder:
-            self._alone = decoder, decoder.alone()
-        alone = self._alone[1]
+        alone = self._alone.get(decoder)
+        if alone is None:
+            self._alone.clear()
+            alone = self._alone[decoder] = decoder.alone()
         if alone.session.engine.graphs.on:
-            self._alone = None
+            self._alone.clear()
         for lane in alone.session.bound.lanes:
             lane.forget_prefixes()
         return alone
