@@ -16,6 +16,7 @@ from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
+from ..scores.token_tables import TokenTable, tables_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -99,6 +100,12 @@ class Bound:
         for column, scalar in enumerate(self.scalars):
             columns.setdefault(scalar, column)
         return columns
+
+    @cached_property
+    def tables(self) -> tuple[TokenTable, ...]:
+        """What stages of the plan and its drafts look at of each text, by token."""
+        plans = (self.plan, *(draft.plan for draft in self.draft_plans))
+        return tables_of(stage for plan in plans for _, stage in plan.all_stages)
 
     @property
     def mapped(self) -> list[Term]:

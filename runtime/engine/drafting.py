@@ -21,6 +21,7 @@ from ..batch.rewrite import append, read_on, save
 from ..binding.bound import Bound
 from ..scores.context import Context
 from ..scores.logprobs import Logits
+from ..scores.token_tables import add_drawn
 from .sampler import draw
 
 
@@ -95,12 +96,15 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
     save(batch)
     most, logits = max(counts), dict[int, list[Logits]]()
     drawn_tokens, broken = list[Tensor](), list[Tensor]()
-    seen = None if batch.seen is None else batch.seen[: batch.width].clone()
+    tables = {
+        table: rows[: batch.width].clone() if table.grows else rows[: batch.width]
+        for table, rows in batch.tables.items()
+    }
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
     for number in range(most):
         context = step.context(batch)
-        context.seen = seen
+        context.tables = tables
         scores = step.scores(batch, context)
         [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
@@ -113,8 +117,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         _feed(batch, tokens, growing, number)
         if batch.token_columns:
             read_on(batch, tokens.tolist(), growing)
-        if seen is not None:
-            seen.scatter_(1, tokens[:, None], True)
+        add_drawn(tables, tokens)
         steps.add_(1)
     steps.sub_(most)
     own = {lane: each for lane, each in logits.items() if len(each) == most}
@@ -127,7 +130,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 def _is_known(batch: Batch) -> bool:
     """Whether the host has to know drafted tokens, or does so without waiting."""
     on_host = Mirror.on_host(batch.device)
-    return on_host or batch.seen is not None or bool(batch.token_columns)
+    return on_host or any(table.grows for table in batch.tables) or bool(batch.token_columns)
 
 
 def _feed(batch: Batch, tokens: Tensor, growing: Collection[int], number: int) -> None:

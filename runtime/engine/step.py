@@ -33,6 +33,7 @@ from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chain, commit, moves_winner
+from ..scores.token_tables import TokenTable, add_drawn
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
@@ -47,7 +48,7 @@ class Prepared(NamedTuple):
     once, and its caches with it.
 
     Attributes:
-        values, steps, seen: the batch's, of the slots in use.
+        values, steps, tables: the batch's, of the slots in use.
         reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
@@ -58,7 +59,7 @@ class Prepared(NamedTuple):
 
     values: Tensor
     steps: Tensor
-    seen: Tensor | None
+    tables: Mapping[TokenTable, Tensor]
     reads: Sequence[Reading]
     rewarders: Mapping[StageAddress, Rewarder]
     search_terms: Sequence[tuple[RowMap, Reading]]
@@ -134,7 +135,7 @@ class Step:
         vocabulary = self.bound.vocabulary
         return Context(
             prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
-            vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
+            vocabulary, vocabulary + bool(batch.token_columns), prepared.tables, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
             starts=partial(starts_of, batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
@@ -224,8 +225,7 @@ class Step:
         for lane, owners, reads in prepared.feeds:
             fed = tokens[owners]
             lane.feed(fed if reads is None else reads[fed])
-        if prepared.seen is not None:
-            prepared.seen.scatter_(1, tokens[:, None], True)
+        add_drawn(prepared.tables, tokens)
         prepared.steps.add_(1)
         batch.state.taken += 1
 
@@ -269,8 +269,8 @@ class Step:
                 reads_first = None if columns is None else columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared[self] = Prepared(
-            batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
-            reads, rewarders, search, partial(texts_of, weakref.proxy(batch)), certain,
+            batch.values[used], batch.steps[used],
+            {table: rows[used] for table, rows in batch.tables.items()}, reads, rewarders, search, partial(texts_of, weakref.proxy(batch)), certain,
             [lanes[lane].forward for lane in certain], feeds, self._needing(batch),
         )  # fmt: skip
         return prepared

@@ -62,6 +62,7 @@ class Request:
         return_particles: whether the completion has all particles of the search.
         constraint: what its answer is to fit, before the formula's own stages (``Constraint``);
             or None.
+        logit_bias: what is added to the score of each token, before the formula's own stages.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
@@ -86,6 +87,7 @@ class Request:
     sample_components: bool = False
     return_particles: bool = False
     constraint: Any = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -62,6 +62,7 @@ class Columns(dict[Scalar, int]):
 
     Attributes:
         states: what gives each number of the state, ``(slots, 1)``, made once.
+        biases: per stage, the ids of its tokens and the columns of their numbers, on the device.
         reads: where what the plan reads is among the ``reads`` of a context.
     """
 
@@ -69,6 +70,7 @@ class Columns(dict[Scalar, int]):
         super().__init__(columns)
         self.reads = {read: number for number, read in enumerate(reads)}
         self.states: dict[StateNumber, Reading] = {}
+        self.biases: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which must not hold itself
@@ -125,7 +127,7 @@ class Context:
         keys: ``(slots, 2)`` int32, of each row's noise; None where nothing is drawn.
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
-        seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
+        tables: by ``TokenTable``, ``(slots, V)`` each, that stages of the plan look at.
         unreadable: ``(slots, V)`` bool, tokens that may not be drawn, for some model of the row
             cannot read them; None where every model reads every token.
         rewarders: per stage that reranks, where any row has a weight on it.
@@ -166,7 +168,7 @@ class Context:
     steps: Tensor
     vocabulary: int
     width: int
-    seen: Tensor | None = None
+    tables: Mapping[Any, Tensor] = field(default_factory=dict)
     unreadable: Tensor | None = None
     rewarders: Mapping[StageAddress, Rewarder] = field(default_factory=dict)
     search_terms: Sequence[tuple[Any, Reading]] = ()

@@ -16,6 +16,7 @@ from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .expressions import reward_value
 from .logprobs import ascending, from_up
+from .token_tables import BIAS, COUNTS, ENDS, SEEN
 
 
 def chain(
@@ -118,10 +119,53 @@ def _(stage: words.Temperature, scores: Tensor, context: Context, address: Stage
 
 @apply.register
 def _(penalty: words.RepetitionPenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
-    assert context.seen is not None
+    if context.known(penalty.x).one:
+        return scores
     x = context.number(penalty.x)
     penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
-    return torch.where(context.seen, penalised, scores)
+    return torch.where(context.tables[SEEN], penalised, scores)
+
+
+@apply.register
+def _(penalty: words.PresencePenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(penalty.x):
+        return scores
+    return torch.where(context.tables[COUNTS] > 0, scores - context.number(penalty.x), scores)
+
+
+@apply.register
+def _(penalty: words.FrequencyPenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(penalty.x):
+        return scores
+    return scores - context.number(penalty.x) * context.tables[COUNTS]
+
+
+@apply.register
+def _(stage: words.MinTokens, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.n):
+        return scores
+    early = context.steps[:, None] < context.number(stage.n)
+    return scores.masked_fill(context.tables[ENDS] & early, -torch.inf)
+
+
+@apply.register
+def _(stage: words.LogitBias, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    known = context.columns.biases
+    if stage not in known:
+        columns = [context.columns[each.number] for each in stage.bias]
+        both = torch.tensor([[each.token for each in stage.bias], columns], device=scores.device)
+        known[stage] = both[0], both[1]
+    tokens, where = known[stage]
+    if any(each.number.states for each in stage.bias):
+        numbers = torch.cat([context.number(each.number) for each in stage.bias], dim=1)
+    else:
+        numbers = context.values.index_select(1, where)
+    return scores.index_add(1, tokens, numbers)
+
+
+@apply.register
+def _(stage: words.RequestBias, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    return scores + context.tables[BIAS]
 
 
 @apply.register
