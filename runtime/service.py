@@ -27,6 +27,7 @@ from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.draft import DraftBinder, drafting
+from .binding.request_stages import NO_FIELDS, with_fields
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .engine import engine as engines
@@ -53,13 +54,11 @@ class Served(Decoder):
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int,
-        draft: str | None,
-    ) -> None:  # fmt: skip
+        self, bound: Bound, params: Mapping[str, float], service: Service, draft: str | None
+    ) -> None:
         pool = service.graph_pool(bound)
         super().__init__(bound, params, service.capture, service.raw_text, pool, service.cache)
         engine, self.draft = self.session.engine, draft
-        engine.step.own_stages -= fields
         self._service = service
         engine.served = True
         if draft is not None:
@@ -83,7 +82,7 @@ class Served(Decoder):
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
         service = self._service
-        bound = service.bound(self.session.bound.plan, together=False)
+        bound = service.bound(self.session.bound.own_plan, together=False)
         return Decoder(bound, self._params, service.capture, service.raw_text, cache=service.cache)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
@@ -161,13 +160,13 @@ class Service:
         self.failures: list[Exception] = []
 
     def decoder(
-        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
-        draft: str | None = None,
+        self, formula: str, params: Mapping[str, float] | None = None,
+        fields: tuple[bool, bool] = NO_FIELDS, draft: str | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
-        stages are of requests, and none of ``raw_logprobs``. A ``draft``, as in ``generate``,
+        Its parameters have the values of ``params`` where a request gives none, and its requests
+        may have the ``fields`` of a group (``per_row.fields_of``). A ``draft``, as in ``generate``,
         proposes the tokens of all its requests that do not say ``draft=None``.
 
         Raises:
@@ -179,11 +178,11 @@ class Service:
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        bound = self.bound(plan, together=True)
+        bound = with_fields(self.bound(plan, together=True), fields)
         if draft is not None:
             binder = DraftBinder(self.specs, names, self._dtype, self._device, self._pool)
             bound = drafting(bound, draft, binder)
-        decoder = Served(bound, params or {}, self, fields, draft)
+        decoder = Served(bound, params or {}, self, draft)
         self._decoders.append(decoder)
         return decoder
 

@@ -30,7 +30,7 @@ class Start(NamedTuple):
     """
 
     search_scores: Sequence[float]
-    tables: Mapping[TokenTable, Mapping[int, float]] = {}  # noqa: RUF012 -- nobody adds to it
+    tables: Mapping[TokenTable, Mapping[int, float]] = {}
 
 
 class DrawnTokens:

@@ -41,6 +41,8 @@ class Bound:
         heads: for each head of a term, where what it gives is behind the logits of its lane.
         described: the models whose tokens are the formula's.
         constraints: what its answers are to fit (``PlanConstraints``).
+        fields: which stages of a request it has besides the formula's own
+            (``request_stages.Group``); ``without_fields``, the plan without those.
         draft_plans: others over the same lanes, which may propose tokens of this one.
         sources: where images of prompts may come from.
     """
@@ -61,8 +63,15 @@ class Bound:
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
     constraints: Any = None
+    fields: tuple[bool, bool] = (False, False)
+    without_fields: Plan | None = None
     draft_plans: tuple[Bound, ...] = ()
     sources: Sources = FILES
+
+    @property
+    def own_plan(self) -> Plan:
+        """Of the formula, without the stages of a request."""
+        return self.without_fields or self.plan
 
     @property
     def own_terms(self) -> tuple[BoundTerm, ...]:

@@ -19,6 +19,7 @@ from ...models.text.vocabulary import common_vocabulary
 from .bind import Binder, unused_note
 from .bound import Bound
 from .checks import CheckedModels
+from .request_stages import with_fields
 from .weight_pool import WeightPool
 
 
@@ -58,6 +59,7 @@ class DraftBinder:
             raise checked.at(error) from None
         checked.size = min(checked.size, bound.vocabulary)
         own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
+        own = with_fields(own, bound.fields)  # the more alike, the more is accepted
         used = {unused_note(name) for name in models}
         return replace(
             bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,

@@ -180,7 +180,11 @@ def key_of(batch: Batch) -> Hashable:
             lanes.append(lane.graph_key(ahead))
     rows = [(row_map.live, row_map.is_identity) for row_map in batch.row_maps]
     decided = [
-        (each.idle, each.splits, each.positive, each.one, scalar.limits.tokens and int(each.most))
+        (
+            *(each.idle, each.splits, each.positive, each.one),
+            scalar.limits.high == 1 and each.most >= 1,
+            scalar.limits.tokens and (int(each.most), each.least >= bound.vocabulary),
+        )
         for scalar, each in numbers
     ]
     batch_key = (

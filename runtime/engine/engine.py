@@ -146,11 +146,10 @@ class Engine:
         for lane in self.bound.lanes:
             lane.shares_prefixes = on and (several or not lane.weights_may_change)
 
-    def for_drafting(self, bound: Bound) -> Engine:
-        """An engine of the same plan and lanes, with drafts; of the two, one runs at a time."""
+    def over(self, bound: Bound) -> Engine:
+        """An engine of another plan over the same lanes; of the two, one runs at a time."""
         engine = Engine(bound, self._capture, self._pool, self.cache, self._turns)
         engine.stats = self.stats
-        engine.starts_drafting()
         return engine
 
     def starts_drafting(self) -> None:

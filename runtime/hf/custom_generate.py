@@ -82,7 +82,7 @@ def generate_with(
         FormulaError, ModelError: as ``Decoder.generate``.
     """
     options = draft_of(draft, draft_length)
-    session = decoder.drafting_session(options.source) if options else decoder.session
+    session = decoder.session_of(options.source) if options else decoder.session
     bound = session.bound
     if synced_gpus:
         raise ArgumentError("synced_gpus is for one model split over processes; leave it out")

@@ -30,6 +30,7 @@ class ScalarColumn(NamedTuple):
         positive: whether it is above 0 for every row, in float32 too.
         one: whether it is 1 for every row.
         varies: whether it is another in each step, for any row; NaN until that is worked out.
+        least: the smallest, where it is known.
     """
 
     values: Tensor
@@ -39,6 +40,7 @@ class ScalarColumn(NamedTuple):
     positive: bool
     one: bool
     varies: bool = False
+    least: float = -math.inf
 
 
 def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarColumn]:
@@ -52,7 +54,9 @@ def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarCo
         low, high = min(host), max(host)
         splits = low <= 0 <= high and low != high
         numbers.append(
-            ScalarColumn(column, high, low == high == 0, splits, low > TINY, low == high == 1)
+            ScalarColumn(
+                column, high, low == high == 0, splits, low > TINY, low == high == 1, least=low
+            )
         )
     return numbers
 

@@ -37,6 +37,32 @@ def chain(
     return scores
 
 
+def chains(
+    head: Tensor, context: Context, stages: Sequence[Sequence[Stage]], of_request: StageAddress
+) -> Tensor:
+    """Scores through the stages of the request, those of the formula, and those of the request.
+
+    Args:
+        head: ``(slots, V)`` the formula without any stage.
+        context: whose ``own`` is then what the formula's stages alone give.
+        stages: the three chains.
+        of_request: of the constraint that a request gives.
+    """
+    before, own, after = stages
+    if after and context.mass_temperatures is not None:
+        warm = context.number(after[0].t)[:, 0]  # type: ignore[attr-defined]
+        context.mass_temperatures = context.mass_temperatures[: len(warm)] * warm
+    scores, first = chain(head, context, None, before), len(before)
+    if context.masks is not None:
+        scores = context.masks.applied(scores, context, of_request)
+    if scores is not head and context.own_apart:  # without what the request changes
+        context.own = chain(head, context, None, own, first)
+        scores = chain(scores, context, None, own, first)
+    else:
+        context.own = scores = chain(scores, context, None, own, first)
+    return chain(scores, context, None, after, first + len(own))
+
+
 def moves_winner(address: StageAddress, stage: Stage | None) -> bool:
     """Whether the chosen token is always one of the candidates, so that its cache can be moved.
 
@@ -88,6 +114,8 @@ def _(stage: ConstraintStage, scores: Tensor, context: Context, address: StageAd
 
 @apply.register
 def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if context.known(stage.k).least >= scores.shape[-1]:
+        return scores
     width = context.widest(stage.k, scores.shape[-1])
     last = context.number(stage.k).long().clamp(max=width) - 1
     return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
@@ -96,6 +124,9 @@ def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress
 @apply.register
 def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """Of tokens that tie for the last place, those with the lowest ids are kept."""
+    known = context.known(stage.p)
+    if known.one:
+        return scores
     order = ascending(scores)
     mass = order.softmax(dim=-1).cumsum_(dim=-1)
     low = torch.searchsorted(mass, 1 - context.number(stage.p), right=True)
@@ -103,18 +134,21 @@ def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress
     ties = torch.searchsorted(order, least, right=True) - low
     tied = torch.eq(scores, least, out=torch.empty_like(scores)).cumsum_(dim=-1)
     beyond = least.nextafter(torch.full_like(least, torch.inf)) - least
-    return from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+    kept = from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+    return kept if known.most < 1 else torch.where(known.values >= 1, scores, kept)
 
 
 @apply.register
 def _(stage: words.MinP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.p):
+        return scores
     lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
     return from_up(scores, lowest)
 
 
 @apply.register
 def _(stage: words.Temperature, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
-    return scores / context.number(stage.t)
+    return scores if context.known(stage.t).one else scores / context.number(stage.t)
 
 
 @apply.register

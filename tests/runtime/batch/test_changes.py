@@ -25,7 +25,8 @@ FORMULAS = [
     "base + a*arm | rerank(rm, k=4, w=1.5)",
     "where(step < 3, base, arm)",
     "base + a*arm | blockwise(arm - base, beams=2, samples=2, length=4)",
-    "base | repetition_penalty(1.5) | frequency_penalty(0.9) | blockwise(rm, beams=2, samples=2, length=4)",
+    "base | repetition_penalty(1.5) | frequency_penalty(0.9) "
+    "| blockwise(rm, beams=2, samples=2, length=4)",
     "base | reject(arm - base, target=1, entropy=3, beta=0.1, retries=2)",
 ]
 
