@@ -15,7 +15,6 @@ from ...formula.scalar import Parameter, Scalar
 from ...formula.words import stages as words
 from ...formula.words.signature import Limits
 from ...formula.words.stages import Stage
-from ..constraints.plan import PlanConstraints
 from .bound import Bound
 
 
@@ -97,7 +96,7 @@ def with_fields(bound: Bound, fields: tuple[bool, bool]) -> Bound:
         moved(address): tuple(replace(term, address=moved(address)) for term in terms)
         for address, terms in bound.rewards.items()
     }
-    constraints = PlanConstraints(changed, bound.tokenizer, bound.vocabulary)
+    constraints = bound.constraints.of_plan(changed)
     return replace(
         bound, plan=changed, rewards=rewards, constraints=constraints, fields=group,
         without_fields=plan,

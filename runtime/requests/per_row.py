@@ -249,8 +249,9 @@ def fields_of(arguments: Mapping[str, Any], searches_at_random: bool) -> Group:
 
     Those after the formula's own change no token that is the best one.
     """
-    heats, samples = arguments.get("temperature"), arguments.get("do_sample")
-    greedy = samples is False or (heats in (None, 0) and not samples and not searches_at_random)
+    heats, samples = as_python(arguments.get("temperature")), arguments.get("do_sample")
+    greedy = heats == 0 or samples is False
+    greedy |= heats is None and not samples and not searches_at_random
     after = not greedy and any(_asks(arguments.get(each.field), each) for each in AFTER[1:])
     before = any(_asks(arguments.get(each.field), each) for each in BEFORE)
     return Group(before or bool(as_python(arguments.get("logit_bias"))), after)
