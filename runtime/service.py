@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from traceback import clear_frames
 from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
+from ..formula.request_fields import NO_FIELDS
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
+from ..models.images.sources import FILES
 from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
 from .batch.batch import Batch
@@ -26,8 +29,9 @@ from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
+from .binding.declared_models import unload, with_model, without_model
 from .binding.draft import DraftBinder, drafting
-from .binding.request_stages import NO_FIELDS, with_fields
+from .binding.request_stages import with_fields
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .engine import engine as engines
@@ -128,8 +132,10 @@ class Service:
         dtype, device: of models that name none.
         capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
         cache: how the caches of all formulas are used; left out, by the defaults.
+        weights: models in memory, as in ``WeightPool``.
 
     Attributes:
+        sources: where images of prompts may come from.
         failures: what the last step has failed with, where it could go on.
     """
 
@@ -141,6 +147,7 @@ class Service:
         grammars: Mapping[str, str] | None = None,
         slots: int = 8, max_model_len: int = 2048, dtype: str | None = None, device: str = "cpu",
         capture: bool = True, cache: CacheConfig | None = None,
+        weights: dict[tuple[Any, ...], Any] | None = None,
     ) -> None:  # fmt: skip
         at_least_one("slots", slots)
         at_least_one("max_model_len", max_model_len)
@@ -151,13 +158,29 @@ class Service:
         self.capture, self.cache = capture, cache or CacheConfig()
         self._graph_pool: Any = None
         self._named: set[str] = set()  # models that formulas have named
-        self._pool = WeightPool(together=True)
+        self._pool = WeightPool(together=True, weights={} if weights is None else weights)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
         self._queue: deque[tuple[Served, Request]] = deque()
         self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids, in order
         self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
         self.failures: list[Exception] = []
+        self.sources = FILES
+
+    def add_model(self, name: str, spec: Any) -> None:
+        """Declare another model, for formulas to come; errors are those of ``with_model``."""
+        self.specs = with_model(self.specs, name, spec)
+
+    def remove_model(self, name: str) -> None:
+        """Declare a model no more, and unload an adapter or a vector.
+
+        Raises:
+            ArgumentError: there is none, or a formula has it: ``forget`` that first.
+        """
+        bounds = (decoder.session.bound for decoder in self._decoders)
+        self.specs = without_model(self.specs, name, bounds)
+        for lane in self._pool.shared_lanes:
+            unload(lane, name)
 
     def decoder(
         self, formula: str, params: Mapping[str, float] | None = None,
@@ -166,7 +189,7 @@ class Service:
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
         Its parameters have the values of ``params`` where a request gives none, and its requests
-        may have the ``fields`` of a group (``per_row.fields_of``). A ``draft``, as in ``generate``,
+        may have the ``fields`` of a group (``fields_of``). A ``draft``, as in ``generate``,
         proposes the tokens of all its requests that do not say ``draft=None``.
 
         Raises:
@@ -211,7 +234,8 @@ class Service:
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""
         pool = self._pool if together else WeightPool(weights=self._pool.weights)
-        return bind(plan, self.specs, self._dtype, self._device, pool=pool)
+        bound = bind(plan, self.specs, self._dtype, self._device, pool=pool)
+        return replace(bound, sources=self.sources)
 
     def forget(self, decoder: Served) -> None:
         """Let go of what a formula holds besides weights.
@@ -233,8 +257,12 @@ class Service:
             FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
-        self._queue.extend((decoder, request) for request in requests)
+        self.queue(decoder, requests)
         return requests
+
+    def queue(self, decoder: Served, requests: Sequence[Request]) -> None:
+        """Queue requests that ``Served.requests`` has made."""
+        self._queue.extend((decoder, request) for request in requests)
 
     def warm_up(self) -> None:
         """On a GPU, record the steps of every formula, for every bucket of rows.

@@ -42,7 +42,7 @@ class Bound:
         described: the models whose tokens are the formula's.
         constraints: what its answers are to fit (``PlanConstraints``).
         fields: which stages of a request it has besides the formula's own
-            (``request_stages.Group``); ``without_fields``, the plan without those.
+            (``request_fields.Group``); ``without_fields``, the plan without those.
         draft_plans: others over the same lanes, which may propose tokens of this one.
         sources: where images of prompts may come from.
     """

@@ -11,13 +11,13 @@ from typing import Any
 from ...errors import ArgumentError
 from ...formula import Plan
 from ...formula.algebra.liveness import needed_terms
+from ...formula.request_fields import AFTER
 from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
-from ..binding.request_stages import AFTER
 from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components

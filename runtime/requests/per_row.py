@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError, quoted
 from ...formula.algebra.drafting import AUTO, LONGEST_DRAFT, PROMPT
+from ...formula.request_fields import AFTER, BEFORE, FieldStage, Group, fields_of
 from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
-from ..binding.request_stages import AFTER, BEFORE, FieldStage, Group
 from .request import ADAPTIVE, PROCESSED, RAW, DraftOptions, TextOptions
 
 _MORE = page_link("per-request-weights")
@@ -244,30 +244,6 @@ OTHERS = (
 FIELDS = (*NUMBERS, *OTHERS)
 
 
-def fields_of(arguments: Mapping[str, Any], searches_at_random: bool) -> Group:
-    """Which stages of requests a call needs, from its arguments, which are not checked yet.
-
-    Those after the formula's own change no token that is the best one.
-    """
-    heats, samples = as_python(arguments.get("temperature")), arguments.get("do_sample")
-    greedy = heats == 0 or samples is False
-    greedy |= heats is None and not samples and not searches_at_random
-    after = not greedy and any(_asks(arguments.get(each.field), each) for each in AFTER[1:])
-    before = any(_asks(arguments.get(each.field), each) for each in BEFORE)
-    return Group(before or bool(as_python(arguments.get("logit_bias"))), after)
-
-
-def _asks(value: Any, field: FieldStage) -> bool:
-    """Whether a field has a value that changes anything, for any row."""
-    value = as_python(value)
-    values = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    return any(each is not None and each not in _neutral(field) for each in values)
-
-
-def _neutral(field: FieldStage) -> tuple[float, ...]:
-    return (0, -1) if field.neutral is None else (field.neutral,)
-
-
 def row_fields(
     arguments: Mapping[str, Any],
     temperatures: Sequence[float],
@@ -288,20 +264,21 @@ def row_fields(
     has = dict(zip(Group._fields, group, strict=True))
     named = [each.field for each in BEFORE * has["before"] + AFTER[1:] * has["after"]]
     biases = _biases(arguments.get("logit_bias"), rows, vocabulary)
-    flags = [
-        _flags(name, arguments.get(name, default), rows)
+    ignored, included, skipped = (
+        _flags(name, arguments.get(name), rows, default)
         for name, default in (
-            ("ignore_eos", False), ("include_stop_str_in_output", False),
+            ("ignore_eos", False),
+            ("include_stop_str_in_output", False),
             ("skip_special_tokens", True),
         )
-    ]  # fmt: skip
+    )
     stops = _stop_ids(arguments.get("stop_token_ids"), rows, vocabulary)
     return [
         RowFields(
             {NUMBERS[name].parameter: columns[name][row] for name in named},
-            biases[row], flags[0][row],
+            biases[row], ignored[row],
             TextOptions(
-                stops[row], flags[1][row], flags[2][row], int(columns["min_tokens"][row])
+                stops[row], included[row], skipped[row], int(columns["min_tokens"][row])
             ),
         )
         for row in range(rows)
@@ -314,7 +291,7 @@ def _numbers(
     """The value of a field for each row; neutral where there is none."""
     values, name, neutral = [], field.field, field.neutral
     for value in per_row(arguments.get(name), rows, name):
-        if value is None or value in _neutral(field):
+        if value is None or value in field.unchanged:
             values.append(float(vocabulary if neutral is None else neutral))
             continue
         if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= MOST:
@@ -350,9 +327,9 @@ def _biases(value: Any, rows: int, vocabulary: int) -> list[Mapping[int, float]]
     return biases
 
 
-def _flags(name: str, value: Any, rows: int) -> list[bool]:
+def _flags(name: str, value: Any, rows: int, default: bool) -> list[bool]:
     """True or false for each row."""
-    values = per_row(value, rows, name)
+    values = [default if each is None else each for each in per_row(value, rows, name)]
     if wrong := [each for each in values if not isinstance(each, bool)]:
         raise ArgumentError(f"{name} is {quoted(wrong[0])}, and it is true or false")
     return values

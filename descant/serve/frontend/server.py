@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from ...errors import DescantError
+from ...formula.request_fields import fields_of
 from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
 from ...imports import imported
@@ -25,6 +26,7 @@ from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
 from .metrics import Metrics
+from .prompt_reads import PromptQueries
 from .streams import Stream
 from .worker_link import WorkerLink
 
@@ -73,6 +75,7 @@ class Server:
         self.formulas = FormulaCache(
             run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
         )
+        self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -97,6 +100,11 @@ class Server:
         """Stop the processes."""
         self.constraints.stop()
         self.link.stop()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the requests that are here."""
+        return self._rows
 
     @property
     def busy(self) -> bool:
@@ -125,6 +133,14 @@ class Server:
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 use = stack.enter_async_context(self.formulas.use(ref))
                 formula = await stream.deadline.wait_for(use)
+                plain = self.formula_ref(body.model, body.params or {})
+                each = arguments["num_return_sequences"]
+                read = self._prompts.read(body, plain, formula, prompts, each)
+                stream.prompts, prompts = await stream.deadline.wait_for(read)
+                if body.has_no_answer:
+                    stream.end_without_tokens(rows)
+                    yield stream
+                    return
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
@@ -218,11 +234,11 @@ class Server:
         elif temperature < LEAST:
             temperature = 0.0
         params = dict(body.params or {})
-        top_p = 1.0 if body.top_p is None else body.top_p
-        if sampled := top_p < 1 and temperature > 0:
-            params |= zip(self.formulas.sampling, (temperature, top_p), strict=True)
-            temperature = 1.0
         arguments = {
+            **{
+                name: self.setting(name, getattr(body, name))
+                for name in SamplingFields.model_fields
+            },
             "params": params,
             "temperature": temperature,
             "seed": self.setting("seed", body.seed),
@@ -249,7 +265,7 @@ class Server:
         elif body.draft_length not in (None, "adaptive"):
             problem = "draft_length says how many tokens draft proposes; give draft, too"
             raise errors.invalid_value(problem, "draft_length")
-        return FormulaRef(body.model, params, sampled, draft), arguments
+        return FormulaRef(body.model, params, fields_of(arguments, False), draft), arguments
 
     def formula_ref(self, model: str, params: Mapping[str, float]) -> FormulaRef:
         """A formula with the run file's draft, for those who do not decode it."""

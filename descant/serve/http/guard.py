@@ -27,7 +27,8 @@ from ..protocol.schema import BODIES
 CLIENT_LEFT = 499  # the status of a request whose client has left
 BODY = 60.0  # seconds in which a body must arrive
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
-_KEYLESS = frozenset(("/", "/health"))  # paths that need no key, nor do the files of the page
+# Paths that need no key, nor do the files of the page.
+_KEYLESS = frozenset(("/", "/health", "/ping", "/version"))
 _OUTCOMES: Mapping[int, str] = {
     401: "unauthorized",
     403: "unauthorized",

@@ -28,6 +28,7 @@ from ...models import ModelError
 from ..protocol import messages
 from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
+from .prompts import PromptReads
 
 if TYPE_CHECKING:
     from ...runtime.requests.answer import Answer
@@ -77,6 +78,7 @@ class DecodeLoop:
         self._jobs, self._service = jobs, jobs.service
         self._commands, self._send = commands, send
         self._running_jobs: deque[tuple[int, Job]] = deque()
+        self._prompts = PromptReads(self._service.slots, self._service.max_model_len)
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
@@ -96,6 +98,14 @@ class DecodeLoop:
             return
         if self._running_jobs:
             self._advance_job()
+        if self._prompts.busy:
+            self._replies += [
+                (
+                    number,
+                    messages.Failed(portable(reply)) if isinstance(reply, Exception) else reply,
+                )
+                for number, reply in self._prompts.advance()
+            ]
         rows = self._step(counts) if service.busy else []
         counts.waiting, counts.running = slots = service.waiting, service.running
         if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
@@ -105,7 +115,7 @@ class DecodeLoop:
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
-        idle = not (self._service.busy or self._running_jobs)
+        idle = not (self._service.busy or self._running_jobs or self._prompts.busy)
         while True:
             try:
                 number, command = self._commands.get(block=idle)
@@ -117,6 +127,8 @@ class DecodeLoop:
                     self._stopped = True
                 case messages.Cancel():
                     self._cancel(command.number)
+                case messages.ReadPrompts():
+                    self._prompts.add(number, command, self._jobs.formulas[command.formula])
                 case messages.Submit():
                     if (job := self._jobs.compiling(command)) is None:
                         self._replies.append((number, self._submit(number, command)))
@@ -160,6 +172,7 @@ class DecodeLoop:
             del self._rows[id(row.request)]
             self._service.cancel(row.request)
         self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
+        self._prompts.cancel(number)
 
     def _advance_job(self) -> None:
         number, job = self._running_jobs.popleft()
