@@ -38,9 +38,8 @@ from .per_row import (
     stop_strings_of,
     temperature_of,
 )
-from .request import ALL_TEXT, RAW, DraftOptions, Request, check_ids
+from .request import RAW, DraftOptions, Request, check_ids
 
-_PLAIN = RowFields({}, {}, False, ALL_TEXT)
 _log = logging.getLogger("descant")
 
 
@@ -162,7 +161,7 @@ class RequestBuilder:
         sample_components: bool = False,
         return_particles: bool = False,
         constraint: Constraint | None = None,
-        fields: RowFields = _PLAIN,
+        fields: RowFields | None = None,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -170,12 +169,14 @@ class RequestBuilder:
         Args:
             max_new_tokens: at most; fewer where there is less room.
             eos: None for the models' own.
-            fields: those that are stages, or say when the row ends, and what is its text.
+            fields: those of the row; None for none.
             strict: whether too little room is an error; the last token then needs none.
         """
         bound, plan = self._bound, self._bound.plan
         if stops and bound.tokenizer is None:
             raise ArgumentError("stop_strings need a tokenizer; give tokenizer: … with the model")
+        if fields is None:
+            [fields] = row_fields({}, [temperature], bound.vocabulary, bound.fields)
         values, of_fields = [], fields.params
         if self._bound.fields[1]:  # the scores come divided by the temperature
             of_fields = {**of_fields, AFTER[0].parameter: temperature or 1.0}

@@ -22,6 +22,7 @@ from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from ..protocol.schema.sampling import SAMPLING
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
@@ -235,10 +236,7 @@ class Server:
             temperature = 0.0
         params = dict(body.params or {})
         arguments = {
-            **{
-                name: self.setting(name, getattr(body, name))
-                for name in SamplingFields.model_fields
-            },
+            **{name: self.setting(name, getattr(body, name)) for name in SAMPLING},
             "params": params,
             "temperature": temperature,
             "seed": self.setting("seed", body.seed),
