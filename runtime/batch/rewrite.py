@@ -42,7 +42,7 @@ class SlotRows(Protocol):
     owned: list[list[tuple[int, int]]]
     token_columns: dict[int, Any]
     state: SlotState
-    tables: Mapping[TokenTable, Tensor]
+    tables: dict[TokenTable, Tensor]
     stale: bool
 
     def changed(self) -> None:

@@ -16,7 +16,7 @@ from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
-from ..scores.token_tables import TokenTable, tables_of
+from ..scores.token_tables import ENDS, TokenTable, tables_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -115,6 +115,11 @@ class Bound:
         """What stages of the plan and its drafts look at of each text, by token."""
         plans = (self.plan, *(draft.plan for draft in self.draft_plans))
         return tables_of(stage for plan in plans for _, stage in plan.all_stages)
+
+    @property
+    def looks_at_ends(self) -> bool:
+        """Whether some stage needs to know which tokens end a row."""
+        return ENDS in self.tables or bool(self.constraints.stages)
 
     @property
     def mapped(self) -> list[Term]:

@@ -294,11 +294,11 @@ def _numbers(
         if value is None or value in field.unchanged:
             values.append(float(vocabulary if neutral is None else neutral))
             continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= MOST:
+        if not _is_number(value):
             raise ArgumentError(f"{name} is {quoted(value)}; it is a number")
         if problem := field.limits.problem(float(value)):
             raise ArgumentError(f"{name} is {value:g}, and {problem}")
-        values.append(float(min(value, vocabulary)) if field.limits.tokens else float(value))
+        values.append(min(float(value), vocabulary) if field.limits.tokens else float(value))
     return values
 
 
@@ -320,11 +320,17 @@ def _biases(value: Any, rows: int, vocabulary: int) -> list[Mapping[int, float]]
             if not 0 <= token < vocabulary:
                 size = f"the vocabulary has {vocabulary} tokens"
                 raise ArgumentError(f"logit_bias has the token id {token}, and {size}")
-            if isinstance(number, bool) or not isinstance(number, Real) or not abs(number) <= MOST:
+            if not _is_number(number):
                 raise ArgumentError(f"logit_bias has {quoted(number)} for {token}; give a number")
             bias[token] = float(number)
         biases.append(bias)
     return biases
+
+
+def _is_number(value: Any) -> bool:
+    """Whether float32 holds it."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and abs(float(value)) <= MOST
 
 
 def _flags(name: str, value: Any, rows: int, default: bool) -> list[bool]:
@@ -339,7 +345,7 @@ def _stop_ids(value: Any, rows: int, vocabulary: int) -> list[frozenset[int]]:
     """The ids that stop each row: the same for all, or a list with those of each."""
     value = as_python(value)
     if value is None or isinstance(value, str) or not isinstance(value, Iterable):
-        each_row = [value] * rows
+        each_row: list[Any] = [value] * rows
     else:
         several = [*value]
         nested = any(each is None or isinstance(each, Iterable) for each in several)

@@ -113,8 +113,8 @@ def _added(numbers: Tensor, counts: Sequence[int], tokens: Sequence[Sequence[int
         places += enumerate(ids[: count - 1], start + 1)
         start += count
     if places:
-        rows, ids = torch.tensor(places, device=numbers.device).unbind(1)
-        added[rows, ids] = 1
-    for own in added.split(list(counts)):
+        at = torch.tensor(places, device=numbers.device)
+        added[at[:, 0], at[:, 1]] = 1
+    for own in torch.split(added, list(counts)):
         torch.cumsum(own, 0, dtype=torch.int32, out=own)
     return added
