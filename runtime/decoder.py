@@ -13,9 +13,8 @@ from ..formula.request_fields import NO_FIELDS, fields_of
 from ..models import Prompt, ids_of, prompt_of
 from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
-from .binding.bound import Bound
+from .binding.bound import Bound, with_fields
 from .binding.draft import DraftBinder, drafting
-from .binding.request_stages import with_fields
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
 from .explain.plan_report import Report
@@ -96,6 +95,10 @@ class Decoder(WithDeclaredModels):
         include_stop_str_in_output: bool | Sequence[bool] = False,
         skip_special_tokens: bool | Sequence[bool] = True,
         structured_outputs: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -147,6 +150,11 @@ class Decoder(WithDeclaredModels):
                 ``{"regex": "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or
                 ``{"json_object": True}``; one for all, or a list with one per prompt and None for
                 none. It masks tokens before the formula's own stages.
+            chat_template_kwargs: variables of the models' chat templates,
+                ``{"enable_thinking": False}``; one that no template reads is an error.
+            tools: functions that chat templates tell the models of, as transformers has them.
+            add_generation_prompt, continue_final_message: as in transformers. Left out, an
+                assistant's last message goes on, and any other is answered.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -169,6 +177,9 @@ class Decoder(WithDeclaredModels):
             stop_token_ids=stop_token_ids, include_stop_str_in_output=include_stop_str_in_output,
             skip_special_tokens=skip_special_tokens,
             structured_outputs=structured_outputs, stop_strings=stop_strings,
+            chat_template_kwargs=chat_template_kwargs, tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
             batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip

@@ -28,10 +28,9 @@ from .batch.memory import candidates
 from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
-from .binding.bound import Bound
+from .binding.bound import Bound, with_fields
 from .binding.declared_models import unload, with_model, without_model
 from .binding.draft import DraftBinder, drafting
-from .binding.request_stages import with_fields
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
 from .engine import engine as engines
@@ -97,9 +96,10 @@ class Served(Decoder):
             self._check(request)
         return requests
 
-    def room(self, prompt: Any, params: Mapping[str, float] | None = None) -> int:
+    def room(self, prompt: Any, params: Mapping[str, float] | None = None, **chat: Any) -> int:
         """New tokens that there is room for after a prompt, here and in the models."""
-        [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
+        builder = self.session.builder
+        [request] = builder.requests(prompt, params=params, max_new_tokens=1, **chat)
         most = self._service.max_model_len
         return min(most, self.session.bound.positions or most) - request.longest
 

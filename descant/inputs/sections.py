@@ -62,6 +62,7 @@ class Generate(Strict):
     draft: str | None = None  # a formula over the declared models, or "prompt", or "auto"
     draft_length: Annotated[int, Field(ge=1, le=LONGEST_DRAFT)] | Literal["adaptive"] = "adaptive"
     structured_outputs: dict[str, Any] | None = None  # vLLM's form, or a declared name in it
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat templates
     top_k: int | None = Field(default=None, ge=-1)  # these are stages of every request
     top_p: FiniteFloat | None = Field(default=None, gt=0, le=1)
     min_p: FiniteFloat | None = Field(default=None, ge=0, le=1)

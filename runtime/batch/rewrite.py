@@ -43,6 +43,7 @@ class SlotRows(Protocol):
     token_columns: dict[int, Any]
     state: SlotState
     tables: dict[TokenTable, Tensor]
+    thoughts: Any
     stale: bool
 
     def changed(self) -> None:
@@ -180,6 +181,8 @@ def replace_drafted(
     batch.state.go_on([len(each) for each in tokens])
     batch.stale = True
     add_tokens(batch.tables, tokens)
+    if batch.thoughts is not None:
+        batch.thoughts.read_all(tokens)
 
 
 def grow(lane: Any, tokens: int, rows: int = 1) -> None:

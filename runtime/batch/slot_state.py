@@ -27,10 +27,12 @@ class Start(NamedTuple):
     Attributes:
         search_scores: of its text, the log-probability by each language model of a search.
         tables: its row of each table, by token, without zeros.
+        thought: the state of its text among the marks of thought, where the plan needs it.
     """
 
     search_scores: Sequence[float]
     tables: Mapping[TokenTable, Mapping[int, float]] = {}
+    thought: int = 0
 
 
 class DrawnTokens:
@@ -80,12 +82,14 @@ class SlotState:
         vocabulary: tokens of it.
         scored: language models that value the texts of a search.
         tables: that stages look at.
+        thinks: whether it is told which texts are in a thought.
 
     Attributes:
         mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
         search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
             models of a search, or None; and ``scores_before`` the last step.
         tables: ``(slots, V)`` each, of the texts.
+        thoughts: ``(slots,)`` int64, the state of each text among the marks of thought, or None.
         answers: per slot, what it has drawn, as far as somebody keeps it (``note``); None where the
             device alone knows.
         taken: steps that have been launched, by which the device has counted on; ``mark`` and the
@@ -102,6 +106,7 @@ class SlotState:
         vocabulary: int,
         scored: int,
         tables: Sequence[TokenTable] = (),
+        thinks: bool = False,
     ) -> None:
         self._slots, self.taken = slots, 0
         self.mirror = Mirror(
@@ -130,6 +135,11 @@ class SlotState:
             rows = torch.zeros(2 * slots, vocabulary, dtype=table.dtype, device=device)
             self._on_device.append((rows, table))
             self.tables[table] = rows[:slots]
+        self.thoughts: Tensor | None = None
+        if thinks:
+            states = torch.zeros(2 * slots, dtype=torch.long, device=device)
+            self._on_device.append((states, None))
+            self.thoughts = states[:slots]
         self._moves = torch.zeros(2 * slots, dtype=torch.long, device=device)
         self._moving = self._moves[:0].view(2, 0)  # to which slots, and from where
         self.clear()
@@ -217,11 +227,12 @@ class SlotState:
         changes = [(numbers, torch.tensor([*(slot for slot, _ in moved), *sources]))]
         for tensor, table in self._on_device:
             room = tensor[self._slots : self._slots + len(starts)]
-            if table is None:
-                changes.append((room, _scores(starts, room)))
-            else:
+            if table is not None:
                 rows = [start.tables.get(table, {}) for start in starts]
                 changes.append((room, filled(table, rows, room.shape[1])))
+            else:
+                of_starts = _scores if tensor.is_floating_point() else _thoughts
+                changes.append((room, of_starts(starts, room)))
         return changes
 
     def move(self) -> None:
@@ -269,3 +280,7 @@ def table_rows(
             row = request.logit_bias
         rows[table] = {token: each for token, each in row.items() if token < bound.vocabulary}
     return rows
+
+
+def _thoughts(starts: Sequence[Start], room: Tensor) -> Tensor:
+    return torch.tensor([start.thought for start in starts], dtype=torch.long)

@@ -30,6 +30,7 @@ from .bound_term import BoundTerm
 from .checks import CheckedModels
 from .reward_input import text_lane
 from .term_parallel import TermParallel
+from .thinking import check_thinking
 from .weight_pool import WeightPool
 
 
@@ -58,7 +59,9 @@ def bind(
         ModelError: a checkpoint that cannot be read.
     """
     checked = CheckedModels(plan, specs, dtype, device)
-    return Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
+    bound = Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
+    check_thinking(bound)
+    return bound
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
-from ...formula.words.stages import Particles
+from ...formula.request_fields import AFTER, BEFORE, Group
+from ...formula.words.stages import Particles, RequestBias
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
+from ...models.text.thoughts import Thoughts, marks_of
 from ..scores.token_tables import ENDS, TokenTable, tables_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
@@ -149,6 +151,37 @@ class Bound:
         )
 
     @property
+    def thinks(self) -> bool:
+        """Whether a number of the plan, or of a draft, depends on ``thinking``."""
+        plans = (self.plan, *(draft.plan for draft in self.draft_plans))
+        numbers = (number for plan in plans for number in plan.scalars)
+        return any(state.name == "thinking" for number in numbers for state in number.states)
+
+    @cached_property
+    def thinking_term(self) -> int:
+        """The term whose marks and whose prompt say where thoughts are: the first that has marks.
+
+        By its number among ``terms`` and then ``draft_terms``; -1 where none has marks.
+        """
+        terms, spans = (*self.terms, *self.draft_terms), self.plan.spans
+        order = [
+            (term.term.alone, number >= len(self.terms), spans.get(term.term), number)
+            for number, term in enumerate(terms)
+            if term.token_map is None and marks_of(term.spec, term.tokenizer) is not None
+        ]
+        return min(order, key=lambda each: (each[:2], each[2] or (), each[3]))[3] if order else -1
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """The marks of thought over the formula's tokens; None where no term has any."""
+        if self.thinking_term < 0:
+            return None
+        term = (*self.terms, *self.draft_terms)[self.thinking_term]
+        marks = marks_of(term.spec, term.tokenizer)
+        assert marks is not None
+        return Thoughts(marks, term.tokenizer, self.vocabulary)
+
+    @property
     def raw_text_models(self) -> tuple[str, ...]:
         """The models whose tokenizers have a chat template that a text prompt goes past."""
         terms = sorted(self.own_terms, key=lambda bound_term: self.plan.spans[bound_term.term])
@@ -205,3 +238,46 @@ def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Scalar]]:
     """Every stage with a reward expression, and that: those that rerank, then the search."""
     search = [(*plan.search, plan.search[1].r)] if plan.search else []
     return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]
+
+
+def with_fields(bound: Bound, fields: tuple[bool, bool]) -> Bound:
+    """The same formula over the same lanes, with stages of a request around its own (``Group``)."""
+    group = Group(*fields)
+    if not any(group):
+        return bound
+    plan, own = bound.plan, bound.plan.stages
+    search = own[-1:] if plan.search else ()
+    before: Sequence[Stage] = ()
+    if group.before:
+        before = (RequestBias(), *(each.made() for each in BEFORE))
+    after = [each.made() for each in AFTER] if group.after else []
+    changed = replace(plan, stages=(*before, *own[: len(own) - len(search)], *after, *search))
+
+    def moved(address: StageAddress) -> StageAddress:
+        owner, number = address
+        if owner is not None:
+            return address
+        is_search = bool(search) and number == len(own) - 1
+        return None, number + len(before) + len(after) * is_search
+
+    rewards = {
+        moved(address): tuple(replace(term, address=moved(address)) for term in terms)
+        for address, terms in bound.rewards.items()
+    }
+    constraints = bound.constraints.of_plan(changed)
+    return replace(
+        bound, plan=changed, rewards=rewards, constraints=constraints, fields=group,
+        without_fields=plan,
+    )  # fmt: skip
+
+
+def stages_by_owner(bound: Bound) -> tuple[tuple[Stage, ...], tuple[Stage, ...], tuple[Stage, ...]]:
+    """A plan's stages: of the request, of the formula, and of the request again.
+
+    What searches comes last whoever's it is.
+    """
+    stages = bound.plan.stages
+    has_before, has_after = bound.fields
+    before, after = (1 + len(BEFORE)) * has_before, len(AFTER) * has_after
+    end = len(stages) - after - (bound.plan.search is not None) if after else len(stages)
+    return stages[:before], stages[before:end], stages[end:]

@@ -17,9 +17,9 @@ from ...grammar import Span
 from ...models import ModelError, ModelSpec
 from ...models.text.vocabulary import common_vocabulary
 from .bind import Binder, unused_note
-from .bound import Bound
+from .bound import Bound, with_fields
 from .checks import CheckedModels
-from .request_stages import with_fields
+from .thinking import check_thinking
 from .weight_pool import WeightPool
 
 
@@ -61,11 +61,13 @@ class DraftBinder:
         own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
         own = with_fields(own, bound.fields)  # the more alike, the more is accepted
         used = {unused_note(name) for name in models}
-        return replace(
+        drafted = replace(
             bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,
             notes=tuple(note for note in bound.notes if note not in used),
             draft_plans=(replace(own, vocabulary=bound.vocabulary),),
         )  # fmt: skip
+        check_thinking(drafted)
+        return drafted
 
 
 def drafting(bound: Bound, source: str, binder: DraftBinder | None) -> Bound:

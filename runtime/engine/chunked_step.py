@@ -24,6 +24,7 @@ from ..binding.bound import Bound
 from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
 from ..scores.row_states import RowStates
+from ..scores.thoughts import TextThoughts
 from ..scores.token_tables import TokenTable, add_tokens, along
 
 
@@ -135,6 +136,7 @@ class Chunk:
             needing={node: self._along(each) for node, each in prepared.needing.items()},
             masks=self._masks() if batch.constrained else None, own_apart=batch.logprobs,
             mass_temperatures=self.temperatures if bound.weighs_masks else None,
+            thoughts=self._thoughts(),
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -143,6 +145,8 @@ class Chunk:
         batch.state.go_on(self.counts)
         batch.changed()
         add_tokens(batch.tables, self.tokens)
+        if batch.thoughts is not None:
+            batch.thoughts.read_all(self.tokens)
 
     def _mapped_columns(self) -> tuple[dict[int, Tensor], dict[int, int]]:
         """Per row map of another vocabulary, the tokens of its text behind each position.
@@ -219,6 +223,14 @@ class Chunk:
     def _tables(self) -> dict[TokenTable, Tensor]:
         """``(width, V)`` each, with the tokens that were read before each position."""
         return along(self.batch.tables, self.owner, self.counts, self.tokens)
+
+    def _thoughts(self) -> TextThoughts | None:
+        """Where the text before each position is, where a number needs it."""
+        if self.batch.thoughts is None:
+            return None
+        read = [ids[: count - 1] for ids, count in zip(self.tokens, self.counts, strict=True)]
+        texts = self.batch.thoughts.of_step(self.batch.count)
+        return texts._replace(states=texts.along(read)[self.owner, self.ahead])
 
     def _texts(self) -> list[Tensor]:
         """Per position, the ids that the first of its terms has read."""

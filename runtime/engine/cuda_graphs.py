@@ -137,7 +137,7 @@ def _language_lanes(bound: Bound) -> Mapping[int, Any]:
 def _state(batch: Batch) -> list[Tensor]:
     """The tensors that what follows the forwards adds to."""
     tables = (rows for table, rows in batch.tables.items() if table.grows)
-    kept = (batch.steps, batch.search_scores, *tables)
+    kept = (batch.steps, batch.search_scores, batch.state.thoughts, *tables)
     tensors = [tensor for tensor in kept if tensor is not None]
     tensors += [columns.share for columns in batch.token_columns.values()]
     for lane in batch.bound.lanes:

@@ -100,11 +100,12 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         table: rows[: batch.width].clone() if table.grows else rows[: batch.width]
         for table, rows in batch.tables.items()
     }
+    thoughts = batch.thoughts and batch.thoughts.of_step(batch.width)
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
     for number in range(most):
         context = step.context(batch)
-        context.tables = tables
+        context.tables, context.thoughts = tables, thoughts
         scores = step.scores(batch, context)
         [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
@@ -118,6 +119,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         if batch.token_columns:
             read_on(batch, tokens.tolist(), growing)
         add_drawn(tables, tokens)
+        if thoughts is not None:
+            thoughts = thoughts.after(tokens)
         steps.add_(1)
     steps.sub_(most)
     own = {lane: each for lane, each in logits.items() if len(each) == most}
@@ -130,7 +133,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 def _is_known(batch: Batch) -> bool:
     """Whether the host has to know drafted tokens, or does so without waiting."""
     on_host = Mirror.on_host(batch.device)
-    return on_host or any(table.grows for table in batch.tables) or bool(batch.token_columns)
+    tracked = any(table.grows for table in batch.tables) or batch.thoughts is not None
+    return on_host or tracked or bool(batch.token_columns)
 
 
 def _feed(batch: Batch, tokens: Tensor, growing: Collection[int], number: int) -> None:

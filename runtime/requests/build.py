@@ -15,7 +15,9 @@ from ...formula.request_fields import AFTER
 from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
+from ...models.text.chat_options import chat_options, options_of, with_options
 from ..binding.bound import Bound
+from ..binding.chats import check_chat
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
 from ..constraints.spec import Constraint
@@ -82,6 +84,10 @@ class RequestBuilder:
         sample_components: bool = False,
         return_particles: bool = False,
         structured_outputs: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -95,7 +101,11 @@ class RequestBuilder:
         refuse(others, self._known)
         max_new_tokens = at_least_one("max_new_tokens", max_new_tokens)
         num_return_sequences = at_least_one("num_return_sequences", num_return_sequences)
-        rows = self.rows(prompts, params)
+        ending = add_generation_prompt, continue_final_message
+        options = chat_options(chat_template_kwargs, tools, *ending)
+        rows = [(with_options(prompt, options), v) for prompt, v in self.rows(prompts, params)]
+        for prompt, _ in rows:
+            check_chat(self._bound, prompt)
         seeds = self._seeds(seed, len(rows))
         if self._bound.plan.searches_at_random and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
@@ -188,7 +198,7 @@ class RequestBuilder:
             raise plan.error(problem, Span(0, len(plan.source)))
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
-        prompt = with_eyes(bound, prompt)
+        prompt = with_options(with_eyes(bound, prompt), options_of(prompt))
         prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
         rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
         request = Request(

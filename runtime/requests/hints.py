@@ -15,7 +15,8 @@ OURS = (
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
     "structured_outputs", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids",
-    "include_stop_str_in_output", "skip_special_tokens", "batch_size", "progress",
+    "include_stop_str_in_output", "skip_special_tokens", "chat_template_kwargs", "tools",
+    "add_generation_prompt", "continue_final_message", "batch_size", "progress",
 )  # fmt: skip
 _SAME = {  # by our name, theirs
     "max_new_tokens": ("max_tokens", "max_completion_tokens", "max_gen_toks", "max_new_token"),
