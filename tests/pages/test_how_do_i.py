@@ -36,6 +36,8 @@ QUESTIONS = [
     "adapters",
     "sweeps",
     "comparing",
+    "asyncio",
+    "adding-models",
     "bugs",
     "citing",
     "json",
