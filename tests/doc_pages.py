@@ -54,11 +54,11 @@ class Page:
         matches = list(FENCED.finditer(self.text))
         blocks = []
         for match, after in zip(matches, [*matches[1:], None], strict=False):
-            titles = re.findall(r"^#+ (.+)$", self.text[: match.start()], re.M)
+            titles = re.findall(r"^#+ (.+)$", FENCED.sub("", self.text[: match.start()]), re.M)
             adjacent = after and self.text[match.end() : after.start()] == "\n\n"
             shown = after[2] if after and adjacent and after[1] == "text" else None
             if match[1] in languages or not languages:
-                blocks.append(Block([*titles, ""][-1], match[1], match[2], shown))
+                blocks.append(Block(["", *titles][-1], match[1], match[2], shown))
         return blocks
 
     def code(self, language: str, begins: str = "") -> list[str]:
@@ -103,6 +103,11 @@ class Page:
     def check(self) -> list[tuple[Block, str]]:
         """Run its blocks: each prints what is shown below it; what shows nothing prints nothing."""
         printed = self.run()
+        self.compare(printed)
+        return printed
+
+    def compare(self, printed: list[tuple[Block, str]]) -> None:
+        """Each of these blocks has printed what is shown below it."""
         if WRITE:
             for block, out in printed:
                 old = block.markdown(block.output)
@@ -112,7 +117,6 @@ class Page:
         elif not torch.cuda.is_available():  # on a GPU a near tie may fall the other way
             for block, out in printed:
                 assert lasting(out) == lasting(block.output or ""), block.title
-        return printed
 
     def lost_links(self) -> list[str]:
         """Its links that lead nowhere in the repository."""

@@ -33,7 +33,8 @@ FILE = ROOT / "examples" / "serve.yaml"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 KEYS = ("a key", "a long secret")  # of the server ``strict``
 Command = subprocess.Popen[str]
-COMMAND = (sys.executable, "-m", "descant", "serve", str(FILE), "--port", "0")
+SERVE = (sys.executable, "-m", "descant", "serve")
+COMMAND = (*SERVE, str(FILE), "--port", "0")
 
 
 # A schema that the servers' run file declares.
@@ -110,13 +111,15 @@ def listening(run: RunFile, limits: Limits, **more: Any) -> Iterator[Served]:
 
 
 @contextlib.contextmanager
-def started(*options: str, code: int = -signal.SIGTERM) -> Iterator[tuple[str, Command]]:
+def started(
+    *options: str, code: int = -signal.SIGTERM, file: Path = FILE
+) -> Iterator[tuple[str, Command]]:
     """A server's address and its process, which ends with this at the latest, with a code.
 
     The process leads a group of its own, as one that a shell has started.
     """
     process = subprocess.Popen(
-        [*COMMAND, *options],
+        [*SERVE, str(file), "--port", "0", *options],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
