@@ -65,7 +65,7 @@ class ChatRequest(GenerationRequest):
                 raise ValueError("tool_choice names a tool, and there are no tools; give tools")
             return self
         if isinstance(choice, NamedTool):
-            names = [tool.function.name for tool in self.tools]
+            names = [tool["function"]["name"] for tool in self.tools]
             if choice.function.name not in names:
                 problem = f"tool_choice is {choice.function.name}, which is no tool"
                 raise ValueError(f"{problem}; there are {', '.join(names)}")
@@ -114,9 +114,8 @@ class ChatRequest(GenerationRequest):
 
     @property
     def _template_options(self) -> tuple[Any, ...]:
-        tools = [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
         ending = self.add_generation_prompt, self.continue_final_message
-        return self.chat_template_kwargs, tools or None, *ending
+        return self.chat_template_kwargs, self.tools or None, *ending
 
     @property
     def echoed(self) -> list[str | None] | None:

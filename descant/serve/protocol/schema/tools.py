@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from ....runtime.constraints.limits import ConstraintError
 from ....runtime.constraints.spec import Constraint, constraint_of
@@ -96,15 +96,24 @@ def _few(tools: list[Tool]) -> list[Tool]:
     return tools
 
 
+def _as_sent(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """What was sent, once it is checked: templates write it in the order of its keys."""
+    check(value)
+    return value
+
+
 Tools = Annotated[
-    list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True), AfterValidator(_few)
+    list[Tool],
+    Field(max_length=MAX_TOOLS, fail_fast=True),
+    AfterValidator(_few),
+    WrapValidator(_as_sent),
 ]
 Choice = Literal["none", "auto", "required"] | NamedTool
 Calls = Annotated[list[ToolCall], Field(max_length=MAX_CALLS, fail_fast=True)]
 
 
 def forced_constraint(
-    tools: Sequence[Tool], choice: str | NamedTool, parallel: bool
+    tools: Sequence[Mapping[str, Any]], choice: str | NamedTool, parallel: bool
 ) -> Constraint | None:
     """What an answer is that has to be a call; None where it may be none.
 
@@ -115,7 +124,8 @@ def forced_constraint(
     """
     if choice in ("none", "auto"):
         return None
-    schemas = {tool.function.name: _schema(tool.function.parameters) for tool in tools}
+    functions = [tool["function"] for tool in tools]
+    schemas = {each["name"]: _schema(each.get("parameters")) for each in functions}
     if isinstance(choice, NamedTool):
         return constraint_of({"json": schemas[choice.function.name]}, "tools")
     shared: dict[str, dict[str, Any]] = {"$defs": {}, "definitions": {}}
@@ -144,4 +154,7 @@ def forced_constraint(
 
 
 def _schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"type": "object", **(parameters or {})}
+    """A schema of arguments; a function without one takes none, as OpenAI has it."""
+    if parameters is None:
+        return {"type": "object", "additionalProperties": False}
+    return {"type": "object", **parameters}
