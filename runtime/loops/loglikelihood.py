@@ -256,8 +256,9 @@ def _keep(
             {token: value for token, value in zip(*best_of_row, strict=True) if value > -math.inf}
             for best_of_row in zip(ids, values, strict=True)
         ]
-    for (row, _), *score in zip(pairs, logprobs.tolist(), greedy, ranks, strict=True):
-        texts[positions[row][0]].scores.append(_Score(*score, tops[row]))
+    scored_tokens = zip(pairs, logprobs.tolist(), greedy, ranks, strict=True)
+    for (row, _), logprob, is_best, rank in scored_tokens:
+        texts[positions[row][0]].scores.append(_Score(logprob, is_best, rank, tops[row]))
     for slot, _ in positions:
         texts[slot].done += 1
 

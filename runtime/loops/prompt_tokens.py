@@ -45,11 +45,11 @@ def along_prompt(bound: Bound, request: Request) -> tuple[Request, list[int]]:
     """
     ids, first = prompt_ids(bound, request), bound.terms[bound.text_term].term
     needed = needed_terms(bound.plan, request.values)
-    pairs = [
+    pairs: list[tuple[BoundTerm, Reading]] = [
         pair for pair in zip(bound.terms, request.prompts, strict=True) if pair[0].term in needed
     ]
     for address, terms in bound.rewards.items():
-        pairs += zip(terms, request.rewards[address], strict=True)
+        pairs.extend(zip(terms, request.rewards[address], strict=True))
     for term, reading in pairs:
         if not _is_of(term, reading, ids):
             problem = f"{term.term} reads this prompt in other tokens than {first}"

@@ -106,7 +106,7 @@ class CompletionFormat:
             return {}
         logprobs = self._prompt_logprobs(row) if self._logprobs and self._prompts.echoed else None
         choice = {"index": row, **self._text(text, True), "logprobs": logprobs}
-        ids = {"token_ids": []} if self._ids else {}
+        ids: dict[str, Any] = {"token_ids": []} if self._ids else {}
         return {**choice, "finish_reason": None, **ids, **fields}
 
     def _choice_fields(self, row: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class CompletionFormat:
         before = self._prompt_logprobs(update.row)
         return {name: before[name] + own for name, own in self._token_logprobs(update).items()}
 
-    def _prompt_logprobs(self, row: int) -> dict[str, Any] | None:
+    def _prompt_logprobs(self, row: int) -> dict[str, Any]:
         return self._prompts.logprobs(row, self._best, self._as_ids)
 
     def _token_logprobs(self, update: RowUpdate) -> dict[str, Any]:

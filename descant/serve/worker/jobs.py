@@ -139,7 +139,8 @@ class Jobs:
         if isinstance(command.prompt, str):
             ids = text_ids(tokenizer, command.prompt, command.special)
         else:
-            ids = term.formula_ids(term.reads(command.prompt))
+            reading: Any = term.reads(command.prompt)
+            ids = term.formula_ids(reading)
         return ids, list(map(str, tokenizer.convert_ids_to_tokens(ids)))
 
     def _text(self, command: DetokenizeJob) -> str:

@@ -132,9 +132,9 @@ class PromptReads:
             refuse_search(session.bound, "log-probabilities of a prompt", why)
         request = self._request(waiting, prompt)
         ids = prompt_ids(session.bound, request)
-        is_cut = command.most is not None and len(ids) > command.most
-        if is_cut:
-            kept = ids[-command.most :] if command.side == "left" else ids[: command.most]
+        most = len(ids) if command.most is None else command.most
+        if is_cut := len(ids) > most:
+            kept = ids[-most:] if command.side == "left" else ids[:most]
             request, uncut = self._request(waiting, kept), request
             ids = prompt_ids(session.bound, request)
             if ids != kept or any(read != uncut.prompts[0] for read in uncut.prompts):
@@ -206,12 +206,12 @@ class PromptReads:
             return []
         except Exception as error:
             self._run = None
-            waiting = [each for each in run.commands if each.left]
-            if len(waiting) == 1:
-                return [(waiting[0].number, error)]
-            for each in waiting:
+            unknown = [each for each in run.commands if each.left]
+            if len(unknown) == 1:
+                return [(unknown[0].number, error)]
+            for each in unknown:
                 each.alone = True
-            self._unscored.extendleft(reversed(waiting))
+            self._unscored.extendleft(reversed(unknown))
             return []
         replies: list[Reply] = []
         for number, likelihood in results:
