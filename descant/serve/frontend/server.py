@@ -33,6 +33,7 @@ from .worker_link import WorkerLink
 
 DecodeRequest = CompletionRequest | ChatRequest
 COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens in /v1/completions
+OF_TEMPLATES = ("reasoning_effort", "tools")  # fields that a chat template may not know
 SCORES_PER_JOB = 8  # texts that are scored between two steps
 
 
@@ -159,7 +160,8 @@ class Server:
                     field = "sample_components" if asked else "params"
                     raise errors.wrong_formula(error, field) from None
                 except DescantError as error:
-                    raise errors.invalid_value(error) from None
+                    named = (name for name in OF_TEMPLATES if name in str(error))
+                    raise errors.invalid_value(error, next(named, None)) from None
                 yield stream
 
     def _chat_query(self, body: DecodeRequest) -> ChatQuery | None:

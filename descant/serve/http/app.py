@@ -16,7 +16,7 @@ from ..frontend.server import DecodeRequest, Server
 from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
-from ..protocol.chats import ChatReader
+from ..protocol.chats import ChatAnswers
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
 from . import playground, responses, text_routes
 from .event_stream import EventStream
@@ -109,7 +109,7 @@ async def _complete(
             bool(body.return_tokens_as_token_ids), stream.prompts,
         )  # fmt: skip
         if isinstance(shape, ChatFormat) and isinstance(body, ChatRequest):
-            shape.reader = ChatReader(body, stream.chat)
+            shape.answers = ChatAnswers(body, stream.chat)
         if body.stream:
             events = _events(stream, shape, body.stream_options or StreamOptions(), request)
             return EventStream(events, stack.pop_all(), stream.deadline, body.headers)

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from ... import __version__
-from .chats import ChatReader
+from .chats import ChatAnswers
 from .messages import RowUpdate
 from .prompt_answers import PromptAnswers, finite, token_name, utf8
 
@@ -161,20 +161,20 @@ class ChatFormat(CompletionFormat):
 
     prefix = "chatcmpl"
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
-    reader: ChatReader | None = None
+    answers: ChatAnswers | None = None
 
     def choice(self, update: RowUpdate, streamed: bool = False) -> dict[str, Any]:
-        choice, reader, row = super().choice(update, streamed), self.reader, update.row
-        if reader is None or not reader.reads:
+        choice, answers, row = super().choice(update, streamed), self.answers, update.row
+        if answers is None or not answers.reads:
             return choice
         if streamed:
             ended = update.finish_reason is not None
-            choice["delta"] = reader.delta(row, update.text, ended)
+            choice["delta"] = answers.delta(row, update.text, ended)
         else:
-            choice["message"] = message = reader.message(row, update.text)
+            choice["message"] = message = answers.message(row, update.text)
             if echoed := self._prompts.text(row):
                 message["content"] = echoed + (message["content"] or "")
-        choice["finish_reason"] = reader.finish_reason(row, choice["finish_reason"])
+        choice["finish_reason"] = answers.finish_reason(row, choice["finish_reason"])
         return choice
 
     def first_chunks(self, rows: int) -> list[dict[str, Any]]:

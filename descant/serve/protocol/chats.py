@@ -43,7 +43,7 @@ class ChatMarks:
     tool_format: str | None = None
 
 
-class ChatReader:
+class ChatAnswers:
     """Reads the texts of one chat's answers, row by row, as its client wants them.
 
     Args:

@@ -6,7 +6,6 @@ from typing import Any
 
 from ...errors import ArgumentError
 from ...models.text.chat_options import knows
-from ...runtime.binding.chats import template_of
 from ..parsers import FORMATS, format_of
 from ..protocol.chats import ChatMarks, ChatQuery
 
@@ -17,6 +16,8 @@ def marks_of_chat(bound: Any, query: ChatQuery) -> ChatMarks:
     Raises:
         ArgumentError: calls are asked for, in a format that nobody has said.
     """
+    from ...runtime.binding.chats import template_of
+
     thought = None
     if bound.thoughts is not None:
         marks = bound.thoughts.marks

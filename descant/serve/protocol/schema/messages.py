@@ -54,7 +54,7 @@ class ChatMessage(Body):
     @model_validator(mode="after")
     def _check_content(self) -> ChatMessage:
         if self.content is None and not (self.role == "assistant" and self._has_more):
-            raise ValueError("a message without tool_calls has a content")
+            raise ValueError("content is missing; a message without tool_calls has one")
         if self.tool_calls and self.role != "assistant":
             raise ValueError("tool_calls are in messages of the assistant")
         if self.name is not None and self.role != "tool":
