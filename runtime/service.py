@@ -28,7 +28,13 @@ from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
-from .binding.declared_models import unload, with_model, without_model
+from .binding.declared_models import (
+    has_model,
+    plans_of,
+    unload,
+    with_model,
+    without_model,
+)
 from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
 from .decoder import Decoder
@@ -171,6 +177,11 @@ class Service:
     def add_model(self, name: str, spec: Any) -> None:
         """Declare another model, for formulas to come; errors are those of ``with_model``."""
         self.specs = with_model(self.specs, name, spec)
+
+    def has_model(self, name: str) -> bool:
+        """Whether a compiled formula has a declared model."""
+        bounds = (decoder.session.bound for decoder in self._decoders)
+        return any(has_model(plan, name) for bound in bounds for plan in plans_of(bound))
 
     def remove_model(self, name: str) -> None:
         """Declare a model no more, and unload an adapter or a vector.

@@ -35,6 +35,8 @@ QUESTIONS = [
     "adapters",
     "sweeps",
     "comparing",
+    "asyncio",
+    "adding-models",
     "bugs",
     "citing",
     "json",

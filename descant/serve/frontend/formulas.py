@@ -69,6 +69,7 @@ class FormulaCache:
     """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``.
 
     Attributes:
+        run: the run file; another, where adapters have come or gone.
         sampling: the parameters that stand for a request's temperature and top_p.
     """
 
@@ -76,7 +77,7 @@ class FormulaCache:
         self, run: RunFile, link: WorkerLink, constraints: ConstraintChecks, allow_formulas: bool,
         max_formulas: int,
     ) -> None:  # fmt: skip
-        self._run, self._link, self._constraints = run, link, constraints
+        self.run, self._link, self._constraints = run, link, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
         self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
@@ -89,7 +90,7 @@ class FormulaCache:
         Raises:
             FormulaError: anything wrong with one, before any process is started.
         """
-        commands, run, draft = [], self._run, self._run.generate.draft
+        commands, run, draft = [], self.run, self.run.generate.draft
         names = self._names()
         for formula in run.named.values():
             make_plan(formula, names)
@@ -100,10 +101,37 @@ class FormulaCache:
                 commands.append(Compile(number, formula, run.params, draft=draft))
         return commands
 
+    async def compile(self, name: str) -> None:
+        """Have a formula compiled that the run file has come to have; it stays.
+
+        Raises:
+            FormulaError, ModelError: it cannot be compiled.
+        """
+        draft = self.run.generate.draft
+        number, formula = next(self._numbers), self.run.named[name]
+        await self._link.call(Compile(number, formula, self.run.params, draft=draft))
+        self._entries[self._key(formula, {}, draft)] = _Entry(number, None)
+
+    def forget_model(self, name: str) -> bool:
+        """Forget the formulas that have a model; False, and none, where requests need one."""
+        entries = {key: entry for key, entry in self._entries.items() if self._has(key, name)}
+        if any(entry.uses for entry in entries.values()):
+            return False
+        for key, entry in entries.items():
+            del self._entries[key]
+            self._link.send(Forget(entry.number))
+        return True
+
+    def _has(self, key: Key, name: str) -> bool:
+        """Whether a formula, or its draft, has a model."""
+        formula, params, draft = key
+        texts = [formula, *([] if draft is None or draft in WORDS else [draft])]
+        return any(name in make_plan(text, self.run.names(params)).declared for text in texts)
+
     def number(self, name: str) -> int:
         """The number of a formula of the run file."""
-        draft = self._run.generate.draft
-        return self._entries[self._key(self._run.named[name], {}, draft)].number
+        draft = self.run.generate.draft
+        return self._entries[self._key(self.run.named[name], {}, draft)].number
 
     @asynccontextmanager
     async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
@@ -114,9 +142,9 @@ class FormulaCache:
             FormulaError, ModelError: the formula cannot be compiled.
         """
         formula = self._formula(ref.model)
-        params = dict(self._run.params)
+        params = dict(self.run.params)
         # A named formula has the run file's parameters; any other may bring its own.
-        if ref.model not in self._run.named:
+        if ref.model not in self.run.named:
             params |= ref.params
         fields, draft = 0, ref.draft
         if ref.sampled:
@@ -153,7 +181,7 @@ class FormulaCache:
     async def _compiled(self, command: Compile) -> None:
         """Have a formula compiled; its constraints, which may be a client's, are tried before."""
         if any(f"{word}(" in command.text for word in CONSTRAINTS):
-            plan = make_plan(command.text, self._run.names(command.params))
+            plan = make_plan(command.text, self.run.names(command.params))
             for _, stage in plan.all_stages:
                 if isinstance(stage, ConstraintStage):
                     await self._constraints.check(Constraint(stage.name, stage.text))
@@ -165,7 +193,7 @@ class FormulaCache:
         Raises:
             ApiError: it is none of these, or no formula over the declared models.
         """
-        run = self._run
+        run = self.run
         known = {PROMPT, AUTO, *run.models, run.generate.draft}
         if draft is None or draft in WORDS:
             return draft
@@ -183,20 +211,20 @@ class FormulaCache:
 
     def _names(self) -> Names:
         """The names that a formula may use."""
-        return self._run.names()
+        return self.run.names()
 
     def _formula(self, model: str) -> str:
-        if model in self._run.named:
-            return self._run.named[model]
-        if self._allow_formulas and (model in self._run.models or not model.isidentifier()):
+        if model in self.run.named:
+            return self.run.named[model]
+        if self._allow_formulas and (model in self.run.models or not model.isidentifier()):
             return model
-        raise errors.unknown_model(model, self._run.named)
+        raise errors.unknown_model(model, self.run.named)
 
     def _key(self, formula: str, params: Mapping[str, float], draft: str | None) -> Key:
         """The cache's key; the values of parameters come with each request."""
         if draft is not None and draft not in WORDS:
             draft = text(_parsed(draft))
-        return text(_parsed(formula)), frozenset(params) | frozenset(self._run.params), draft
+        return text(_parsed(formula)), frozenset(params) | frozenset(self.run.params), draft
 
     def _evict(self) -> None:
         """Forget unused formulas, the least recently used first, while there are too many."""

@@ -23,6 +23,7 @@ from ..protocol.chats import ChatQuery
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from .adapters import AddedAdapters
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
@@ -69,7 +70,7 @@ class Server:
         if isinstance(length, int) and length > SERVED_LENGTH:
             problem = f"generate.draft_length is {length}; a server drafts at most {SERVED_LENGTH}"
             raise RunFileError(f"{problem} tokens")
-        self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
+        self.limits, self.allow_formulas = limits or Limits(), allow_formulas
         self.tool_call_parser = tool_call_parser
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
@@ -81,6 +82,7 @@ class Server:
             run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
         )
         self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
+        self.adapters = AddedAdapters(self.formulas, self.link, self.limits.runtime_lora_dirs)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -98,8 +100,13 @@ class Server:
 
     def max_model_len(self, name: str) -> int:
         """Tokens of a row of a named formula, prompt and answer: the server's limit, or less."""
-        own = self._max_lengths[self.formulas.number(name)]
+        own = self._max_lengths.get(self.formulas.number(name))
         return min(self.limits.max_model_len, own or self.limits.max_model_len)
+
+    @property
+    def run(self) -> RunFile:
+        """The run file, with the adapters that have been loaded."""
+        return self.formulas.run
 
     def stop(self) -> None:
         """Stop the processes."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...inputs.runfile import RunFile
+from ...models import ModelSpec
 from .limits import Limits
 
 
@@ -38,6 +39,21 @@ class Forget:
     """Free a formula as soon as its last rows have ended."""
 
     formula: int
+
+
+@dataclass(frozen=True)
+class AddModel:
+    """Declare another model, for formulas to come."""
+
+    name: str
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class RemoveModel:
+    """Declare a model no more, as soon as the formulas that have it are forgotten."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ class Stop:
 
 Command = (
     Start | Compile | Forget | Submit | Cancel | ReadPrompts | TokenizeJob | DetokenizeJob
-    | ScoreJob | PlanJob | InspectJob | Stop
+    | ScoreJob | PlanJob | InspectJob | AddModel | RemoveModel | Stop
 )  # fmt: skip
 TopToken = tuple[str, bytes, float, int]  # as a string, its bytes, its log-probability, its id
 

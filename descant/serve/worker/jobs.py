@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ArgumentError, DescantError
 from ...runtime.constraints.spec import Constraint
 from ..protocol.messages import (
+    AddModel,
     Command,
     Compile,
     DetokenizeJob,
     Forget,
     InspectJob,
     PlanJob,
+    RemoveModel,
     ScoreJob,
     Start,
     Started,
@@ -81,6 +83,12 @@ class Jobs:
                 while decoder.scheduler.busy:  # its last rows have not ended
                     yield
                 self.service.forget(decoder)
+            case AddModel():
+                self.service.add_model(command.name, command.spec)
+            case RemoveModel():
+                while self.service.has_model(command.name):
+                    yield
+                self.service.remove_model(command.name)
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case TokenizeJob():

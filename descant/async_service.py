@@ -15,16 +15,14 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from ..errors import ArgumentError, StateError
-from ..models import Prompt
-from .binding.declared_models import has_model
-from .binding.draft import DraftBinder
-from .requests.answer import Answer
-from .requests.build import refuse_search
-from .requests.per_row import draft_of
-from .requests.request import Completion, Request
-from .service import Served, Service
-from .session import Session
+from .errors import ArgumentError, StateError
+from .models import Prompt
+from .runtime import Completion, DraftBinder, Request, Served, Service
+from .runtime.binding.declared_models import has_model
+from .runtime.requests.answer import Answer
+from .runtime.requests.build import refuse_search
+from .runtime.requests.per_row import draft_of
+from .runtime.session import Session
 
 T = TypeVar("T")
 LONGEST = 8192  # tokens of a text, where nothing is said and the models could read more
