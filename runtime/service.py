@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
+from ..formula.request_fields import NO_FIELDS
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.images.sources import FILES
@@ -27,7 +28,7 @@ from .batch.memory import candidates
 from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
-from .binding.bound import Bound
+from .binding.bound import Bound, with_fields
 from .binding.declared_models import (
     has_model,
     plans_of,
@@ -62,13 +63,11 @@ class Served(Decoder):
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int,
-        draft: str | None,
-    ) -> None:  # fmt: skip
+        self, bound: Bound, params: Mapping[str, float], service: Service, draft: str | None
+    ) -> None:
         pool = service.graph_pool(bound)
         super().__init__(bound, params, service.capture, service.raw_text, pool, service.cache)
         engine, self.draft = self.session.engine, draft
-        engine.step.own_stages -= fields
         self._service = service
         engine.served = True
         if draft is not None:
@@ -92,7 +91,7 @@ class Served(Decoder):
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
         service = self._service
-        bound = service.bound(self.session.bound.plan, together=False)
+        bound = service.bound(self.session.bound.own_plan, together=False)
         return Decoder(bound, self._params, service.capture, service.raw_text, cache=service.cache)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
@@ -195,13 +194,13 @@ class Service:
             unload(lane, name)
 
     def decoder(
-        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
-        draft: str | None = None,
+        self, formula: str, params: Mapping[str, float] | None = None,
+        fields: tuple[bool, bool] = NO_FIELDS, draft: str | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
-        stages are of requests, and none of ``raw_logprobs``. A ``draft``, as in ``generate``,
+        Its parameters have the values of ``params`` where a request gives none, and its requests
+        may have the ``fields`` of a group (``fields_of``). A ``draft``, as in ``generate``,
         proposes the tokens of all its requests that do not say ``draft=None``.
 
         Raises:
@@ -213,11 +212,11 @@ class Service:
         plan = make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        bound = self.bound(plan, together=True)
+        bound = with_fields(self.bound(plan, together=True), fields)
         if draft is not None:
             binder = DraftBinder(self.specs, names, self._dtype, self._device, self._pool)
             bound = drafting(bound, draft, binder)
-        decoder = Served(bound, params or {}, self, fields, draft)
+        decoder = Served(bound, params or {}, self, draft)
         self._decoders.append(decoder)
         return decoder
 

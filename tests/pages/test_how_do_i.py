@@ -25,6 +25,7 @@ QUESTIONS = [
     "negative-prompts",
     "system-prompts",
     "per-request-weights",
+    "sampling-fields",
     "gptq",
     "tokenizers",
     "memory",

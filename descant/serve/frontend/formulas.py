@@ -13,22 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ...formula import Names, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.words.constraints import ConstraintStage
-from ...formula.words.stages import STAGES, Search, Stage
-from ...grammar import (
-    Argument,
-    Call,
-    FormulaError,
-    Name,
-    Pipeline,
-    did_you_mean,
-    parse,
-    text,
-)
+from ...grammar import FormulaError, did_you_mean, parse, text
 from ...inputs.runfile import RunFile
 from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
@@ -38,7 +28,8 @@ from .worker_link import WorkerLink
 
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
 CONSTRAINTS = ("json", "regex", "grammar", "choice")
-Key: TypeAlias = tuple[str, frozenset[str], str | None]  # formula, parameters, draft
+# Formula, parameters, draft, and fields of requests.
+Key: TypeAlias = tuple[str, frozenset[str], str | None, tuple[bool, bool]]
 
 
 @dataclass(frozen=True)
@@ -48,13 +39,13 @@ class FormulaRef:
     Attributes:
         model: a name, or a formula.
         params: the request's own values.
-        sampled: add stages of temperature and top_p, whose values are in ``params``.
+        fields: which stages of requests it is to have, as ``Compile`` has it.
         draft: who proposes its tokens, as ``Compile`` has it.
     """
 
     model: str
     params: Mapping[str, float]
-    sampled: bool = False
+    fields: tuple[bool, bool] = (False, False)
     draft: str | None = None
 
 
@@ -70,7 +61,6 @@ class FormulaCache:
 
     Attributes:
         run: the run file; another, where adapters have come or gone.
-        sampling: the parameters that stand for a request's temperature and top_p.
     """
 
     def __init__(
@@ -79,8 +69,6 @@ class FormulaCache:
     ) -> None:  # fmt: skip
         self.run, self._link, self._constraints = run, link, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
-        declared = {*run.models, *run.params}
-        self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._numbers = count(1)
 
@@ -146,19 +134,12 @@ class FormulaCache:
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self.run.named:
             params |= ref.params
-        fields, draft = 0, ref.draft
-        if ref.sampled:
-            fields = len(self.sampling)
-            params |= dict.fromkeys(self.sampling, 1.0)
-            formula = with_sampling(_parsed(formula), *self.sampling)
-            if draft is not None and draft not in WORDS:  # the more alike, the more is accepted
-                draft = with_sampling(_parsed(draft), *self.sampling)
-        key = self._key(formula, params, draft)
+        key = self._key(formula, params, ref.draft, ref.fields)
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
             task = asyncio.ensure_future(
-                self._compiled(Compile(number, formula, params, fields, draft))
+                self._compiled(Compile(number, formula, params, ref.fields, ref.draft))
             )
             entry = self._entries[key] = _Entry(number, task)
 
@@ -220,11 +201,15 @@ class FormulaCache:
             return model
         raise errors.unknown_model(model, self.run.named)
 
-    def _key(self, formula: str, params: Mapping[str, float], draft: str | None) -> Key:
+    def _key(
+        self, formula: str, params: Mapping[str, float], draft: str | None,
+        fields: tuple[bool, bool] = (False, False),
+    ) -> Key:  # fmt: skip
         """The cache's key; the values of parameters come with each request."""
         if draft is not None and draft not in WORDS:
             draft = text(_parsed(draft))
-        return text(_parsed(formula)), frozenset(params) | frozenset(self.run.params), draft
+        names = frozenset(params) | frozenset(self.run.params)
+        return text(_parsed(formula)), names, draft, fields
 
     def _evict(self) -> None:
         """Forget unused formulas, the least recently used first, while there are too many."""
@@ -235,26 +220,4 @@ class FormulaCache:
                 self._link.send(Forget(entry.number))
 
 
-def with_sampling(tree: Any, temperature: str, top_p: str) -> str:
-    """A formula with stages for OpenAI's ``temperature`` and ``top_p``, before its search if any.
-
-    >>> with_sampling(parse("base | best_of(rm, n=4)"), "t", "p")
-    'base | temperature(t) | top_p(p) | best_of(rm, n=4)'
-    """
-    head, stages = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
-    sampling = tuple(
-        Call(Name(stage), (Argument(Name(param)),))
-        for stage, param in (("temperature", temperature), ("top_p", top_p))
-    )
-    searches = bool(stages) and issubclass(STAGES.get(stages[-1].function.name, Stage), Search)
-    last = stages[-1:] if searches else ()
-    return text(Pipeline(head, (*stages[: len(stages) - len(last)], *sampling, *last)))
-
-
 _parsed = lru_cache(maxsize=256)(parse)
-
-
-def _unused(name: str, declared: set[str]) -> str:
-    while name in declared:
-        name += "_"
-    return name

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from ...errors import DescantError
+from ...formula.request_fields import fields_of
 from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
 from ...imports import imported
@@ -23,6 +24,7 @@ from ..protocol.chats import ChatQuery
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from ..protocol.schema.sampling import SAMPLING
 from .adapters import AddedAdapters
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
@@ -257,11 +259,8 @@ class Server:
         elif temperature < LEAST:
             temperature = 0.0
         params = dict(body.params or {})
-        top_p = 1.0 if body.top_p is None else body.top_p
-        if sampled := top_p < 1 and temperature > 0:
-            params |= zip(self.formulas.sampling, (temperature, top_p), strict=True)
-            temperature = 1.0
         arguments = {
+            **{name: self.setting(name, getattr(body, name)) for name in SAMPLING},
             "params": params,
             "temperature": temperature,
             "seed": self.setting("seed", body.seed),
@@ -289,7 +288,7 @@ class Server:
         elif body.draft_length not in (None, "adaptive"):
             problem = "draft_length says how many tokens draft proposes; give draft, too"
             raise errors.invalid_value(problem, "draft_length")
-        return FormulaRef(body.model, params, sampled, draft), arguments
+        return FormulaRef(body.model, params, fields_of(arguments, False), draft), arguments
 
     def formula_ref(self, model: str, params: Mapping[str, float]) -> FormulaRef:
         """A formula with the run file's draft, for those who do not decode it."""

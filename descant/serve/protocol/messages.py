@@ -23,14 +23,14 @@ class Compile:
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
-        fields: how many of its last stages are fields of requests.
+        fields: which stages of requests it has: before its own, and after them.
         draft: who proposes its tokens: a formula, ``"prompt"``, ``"auto"`` or nobody.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
-    fields: int = 0
+    fields: tuple[bool, bool] = (False, False)
     draft: str | None = None
 
 
