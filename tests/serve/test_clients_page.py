@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -41,6 +42,7 @@ STEP = {
     "properties": {"verb": {"enum": ["add", "cut", "heat"]},
                    "minutes": {"type": "integer", "minimum": 1, "maximum": 60}},
 }  # fmt: skip
+CALLED = "timer {'what': 'bread', 'minutes': 5}\nThe timer for the bread rings in 5 minutes.\n"
 EGGS = [{"role": "user", "content": "How do I boil eggs?"}]
 
 
@@ -98,8 +100,7 @@ def harness(monkeypatch, tmp_path_factory) -> Any:
     """
     datasets = pytest.importorskip("datasets")
     lm_eval = pytest.importorskip("lm_eval")
-    import lm_eval.tasks
-
+    lm_eval.tasks = import_module("lm_eval.tasks")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
     tasks = partial(lm_eval.tasks.TaskManager, include_defaults=False)
@@ -170,7 +171,7 @@ def test_lm_evals_answers_are_those_of_descant_eval(harness, address, ids) -> No
 
 
 def test_inspect_ai(printed, offline) -> None:
-    [scores] = printed("inspect_ai", "inspect_ai")
+    scores, called = printed("inspect_ai", "inspect_ai")
     with open(ROOT / "examples" / "prompts.jsonl", encoding="utf-8") as file:
         chats = [[{"role": "user", "content": json.loads(line)["prompt"]}] for line in file]
     for line in scores.splitlines():
@@ -179,22 +180,24 @@ def test_inspect_ai(printed, offline) -> None:
         right = sum(any(map(str.isdigit, answer.text)) for answer in answers)
         assert float(score) == right / len(chats)
     assert len(scores.splitlines()) == 3
+    assert called == CALLED
 
 
 def test_litellm(printed, offline) -> None:
-    [out] = printed("litellm", "litellm")
+    out, call = printed("litellm", "litellm")
     text, logprob, streamed = out.splitlines()
     settings = {"max_new_tokens": 24, "progress": False}
     [one] = offline("helpful").generate(EGGS, params={"a": 1.5}, logprobs=True, **settings)
     assert text == one.text
     assert float(logprob) == pytest.approx(sum(one.logprobs), abs=1e-3)
+    assert call == CALLED.splitlines(keepends=True)[0]
     assert streamed == offline("base + 2*arm_help | top_k(20)").generate(EGGS, **settings)[0].text
 
 
 def test_langchain(printed, offline) -> None:
-    [out] = printed("langchain-openai", "langchain_openai")
+    out, called = printed("langchain-openai", "langchain_openai")
     texts, decoder = out.splitlines(), offline("helpful")
-    settings = {"max_new_tokens": 200, "params": {"a": 1.5}, "progress": False}
+    settings = {"max_new_tokens": 120, "params": {"a": 1.5}, "progress": False}
     prompts = ["How do I boil eggs?"] * 2 + ["How do I bake bread?", "How do I clean the oven?"]
     for text, prompt in zip(texts[:4], prompts, strict=True):
         chat = [{"role": "user", "content": prompt}]
@@ -203,3 +206,4 @@ def test_langchain(printed, offline) -> None:
     kind = {"json": STEP, "disable_any_whitespace": False}
     [answer] = decoder.generate(EGGS, structured_outputs=kind, **settings)
     assert json.loads(answer.text) == {"verb": verb, "minutes": int(minutes)}
+    assert called == CALLED

@@ -53,6 +53,19 @@ def test_logprobs_are_those_of_a_chat(served) -> None:
     assert (found.status, found.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
+def test_what_clients_ask_of_thoughts_by_themselves_is_taken(served) -> None:
+    """Where there are none: inspect_ai and OpenAI's agents ask every model."""
+    client = served.client()
+    settings: Any = {"model": "base", "input": EGGS, "max_output_tokens": 4, "temperature": 0}
+    include, usual = ["reasoning.encrypted_content"], {"summary": "auto", "effort": "medium"}
+    found = client.responses.create(include=include, reasoning=usual, store=False, **settings)
+    assert found.output_text == client.responses.create(**settings).output_text
+    with pytest.raises(openai.BadRequestError, match="summary: thoughts are not told here"):
+        client.responses.create(reasoning={"summary": "detailed"}, **settings)
+    with pytest.raises(openai.BadRequestError, match="reads reasoning_effort"):
+        client.responses.create(reasoning={"effort": "high"}, **settings)
+
+
 def test_messages_go_in_and_come_back(served, offline) -> None:
     client = served.client()
     found = client.responses.create(model="base", input=EGGS, max_output_tokens=4, temperature=0)

@@ -80,6 +80,13 @@ class TextOptions(Body):
     verbosity: Annotated[Any, IGNORED] = None
 
 
+class ReasoningOptions(Body):
+    """How much a model thinks, as the ``reasoning_effort`` of chats; no thought is told here."""
+
+    effort: str | None = None
+    summary: Annotated[Any, refuse("thoughts are not told here; leave it out", "auto")] = None
+
+
 class ResponsesRequest(TakenFields):
     """As OpenAI has it.
 
@@ -88,7 +95,8 @@ class ResponsesRequest(TakenFields):
         instructions: a system message before them.
         max_output_tokens: left out, as many as fit.
         text: its ``format`` is what the answer is.
-        include: ``message.output_text.logprobs`` for log-probabilities, with ``top_logprobs``.
+        include: ``message.output_text.logprobs`` for log-probabilities, with ``top_logprobs``;
+            ``reasoning.encrypted_content`` is taken, and there is none.
         params, seed: as for chats.
     """
 
@@ -102,7 +110,9 @@ class ResponsesRequest(TakenFields):
     stream_options: StreamOptions | None = None
     text: TextOptions | None = None
     top_logprobs: Top | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        None
+    )
     params: dict[str, float] | None = None
     seed: int | None = None
 
@@ -115,7 +125,7 @@ class ResponsesRequest(TakenFields):
     tool_choice: Annotated[Any, _NO_TOOLS] = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Any = None
-    reasoning: Annotated[Any, IGNORED] = None
+    reasoning: ReasoningOptions | None = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> ResponsesRequest:
@@ -138,6 +148,7 @@ class ResponsesRequest(TakenFields):
             "top_p": self.top_p, "stream": self.stream, "params": self.params, "seed": self.seed,
             "logprobs": self.with_logprobs or None,
             "top_logprobs": self.top_logprobs if self.with_logprobs else None,
+            "reasoning_effort": self.reasoning and self.reasoning.effort,
             "response_format": _as_chats_have_it(self.text and self.text.format),
         }  # fmt: skip
         chosen = {name: value for name, value in fields.items() if value is not None}
