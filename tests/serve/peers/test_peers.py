@@ -15,7 +15,7 @@ from facts import FACTS
 
 LABELLED = Path(__file__).with_name("labelled.jsonl")
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
-LATER = {("openai", "tools"), ("vllm", "logit_bias 50"), ("sglang", "frequency_penalty=1.0")}
+LATER = {("openai", "tools")}
 MODULES = (others, sglang, vllm_chats, vllm_completions)  # that register facts
 
 
