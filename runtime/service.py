@@ -8,8 +8,7 @@ here knows of threads: whoever owns a service calls ``step`` again and again.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from traceback import clear_frames
 from typing import Any
@@ -20,6 +19,7 @@ from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
+from .admission import Admission
 from .batch.batch import Batch
 from .batch.memory import candidates
 from .batch.pages import check_it_fits
@@ -28,6 +28,7 @@ from .binding.bind import bind
 from .binding.bound import Bound
 from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
+from .counts import Counts
 from .decoder import Decoder
 from .engine import engine as engines
 from .loops.decode import scheduler_of
@@ -114,11 +115,11 @@ class Served(Decoder):
         check_it_fits(self.scheduler.batch, request, rows)
 
     def slots_of(self, request: Request) -> int:
-        """Slots that a request takes."""
-        return self.scheduler.slots_of(self.session.engine, request)
+        """Slots that a request takes now."""
+        return self.scheduler.needs(request)
 
 
-class Service:
+class Service(Counts):
     """Decodes requests of many formulas over the same models.
 
     Args:
@@ -131,6 +132,7 @@ class Service:
         cache: how the caches of all formulas are used; left out, by the defaults.
 
     Attributes:
+        admission: who has slots, and who waits for them.
         failures: what the last step has failed with, where it could go on.
     """
 
@@ -155,8 +157,8 @@ class Service:
         self._pool = WeightPool(together=True)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
-        self._queue: deque[tuple[Served, Request]] = deque()
-        self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids, in order
+        # By the requests' ids; those with slots in the order in which they came in.
+        self.admission: Admission[tuple[Served, Request]] = Admission(slots)
         self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
         self.failures: list[Exception] = []
 
@@ -220,21 +222,29 @@ class Service:
         Raises:
             ValueError: it has requests that have not ended.
         """
-        if decoder.scheduler.busy or any(other is decoder for other, _ in self._queue):
+        waiting = self.admission.waiting.values()
+        if decoder.scheduler.busy or any(entry.item[0] is decoder for entry in waiting):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
         if self._witness is not None and self._witness[0] is decoder:
             self._witness = None
 
-    def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
+    def submit(
+        self, decoder: Served, prompt: Any, *, client: Hashable = None, call: Hashable = None,
+        **arguments: Any,
+    ) -> list[Request]:  # fmt: skip
         """Queue one prompt of ``generate``, once for each of its ``num_return_sequences``.
+
+        Clients share the slots fairly, and so do the calls of each (``Admission``).
 
         Raises:
             FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
-        self._queue.extend((decoder, request) for request in requests)
+        for request in requests:
+            slots = decoder.slots_of(request)
+            self.admission.add(id(request), (decoder, request), slots, client, call)
         return requests
 
     def warm_up(self) -> None:
@@ -250,24 +260,19 @@ class Service:
 
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""
-        if self._unqueue(request):
-            return
-        if scheduled := self._scheduled.pop(id(request), None):
-            scheduled[0].scheduler.drop(request)
-
-    def _unqueue(self, request: Request) -> bool:
-        """Take a request out of the queue; whether it was there."""
-        for position, (decoder, queued) in enumerate(self._queue):
-            if queued is request:
-                del self._queue[position]
+        entry = self.admission.waiting.get(id(request)) or self.admission.running.get(id(request))
+        if entry is not None:
+            decoder, _ = entry.item
+            if self.admission.remove(id(request)):
                 decoder.scheduler.withdraw(request)
-                return True
-        return False
+            else:
+                decoder.scheduler.drop(request)
 
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self._queue) or any(decoder.scheduler.busy for decoder in self._decoders)
+        waiting = bool(self.admission.waiting)
+        return waiting or any(decoder.scheduler.busy for decoder in self._decoders)
 
     @property
     def running(self) -> int:
@@ -277,25 +282,7 @@ class Service:
     @property
     def waiting(self) -> int:
         """Requests that have no slots yet."""
-        return len(self._queue)
-
-    def prefix_cache_counts(self) -> tuple[int, int]:
-        """Tokens of prompts that its formulas have looked up in prefix caches, and found there."""
-        if not self.cache.enable_prefix_caching:
-            return 0, 0
-        stats = [decoder.session.engine.stats for decoder in self._decoders]
-        return sum(each.prompt_tokens for each in stats), sum(each.cached_tokens for each in stats)
-
-    @property
-    def preempted(self) -> int:
-        """How often a request of its formulas had to wait again, for others needed its memory."""
-        return sum(decoder.session.engine.stats.preempted for decoder in self._decoders)
-
-    def draft_counts(self) -> tuple[int, int, int]:
-        """Drafts that were verified, their tokens, and how many of these were accepted."""
-        stats = [decoder.session.engine.stats for decoder in self._decoders]
-        counts = [(0, 0, 0), *((each.rounds, each.drafted, each.accepted) for each in stats)]
-        return tuple(map(sum, zip(*counts, strict=True)))  # type: ignore[return-value]
+        return len(self.admission.waiting)
 
     def step(self) -> list[Answer]:
         """Let requests in, and draw a token for every slot.
@@ -317,33 +304,38 @@ class Service:
             updated = self._recovered(error, updated)
         for answer in updated:
             key = id(answer.request)
-            if answer.tokens and answer.error is None and key in self._scheduled:
-                self._witness = self._scheduled[key]
-            if answer.finish_reason is not None and self._scheduled.pop(key, None) is None:
-                self._unqueue(answer.request)  # it was preempted, and a token was on its way
+            if answer.tokens and answer.error is None and key in self.admission.running:
+                self._witness = self.admission.running[key].item
+            if answer.finish_reason is not None and (entry := self.admission.waiting.get(key)):
+                entry.item[0].scheduler.withdraw(answer.request)  # a token was on its way
+            if answer.finish_reason is not None:
+                self.admission.remove(key)
         return updated
 
     def _draw(self, updated: list[Answer], ahead: int | None = None) -> None:
         """Draw a token for every slot; ``updated`` gets the answers."""
         run([decoder.scheduler for decoder in self._decoders])
+        self.admission.step()
         for decoder in self._decoders:
             updated += decoder.scheduler.postprocess(ahead)
         self._queue_preempted()
 
     def _queue_preempted(self) -> None:
-        """Have those who lost their slots for want of pages wait before all others."""
+        """Have those who lost their slots wait at their old places."""
         for decoder in self._decoders:
             waiting = decoder.scheduler.waiting
             while waiting:
-                self._queue.appendleft((decoder, request := waiting.pop()))
-                self._scheduled.pop(id(request), None)
+                request = waiting.pop()
+                if id(request) in self.admission.running:
+                    self.admission.wait(id(request), decoder.slots_of(request))
 
     def _recovered(self, error: Exception, updated: Sequence[Answer]) -> list[Answer]:
         """Go on after a step that has raised, without the requests that it raises for."""
         clear_frames(error.__traceback__)  # they hold what the step has allocated
         answers = {id(answer.request): answer for answer in updated}
         recovery = Recovery(self._interrupted, partial(self._draw, ahead=0), answers)
-        witness, scheduled = self._witness, self._scheduled.values()
+        witness = self._witness
+        scheduled = [entry.item for entry in self.admission.running.values()]
         recovery.run(
             [(decoder.scheduler, request) for decoder, request in scheduled],
             None if witness is None else (witness[0].scheduler, witness[1]),
@@ -369,6 +361,7 @@ class Service:
             most = math.inf
             for decoder in self._decoders:
                 decoder.session.bound.forget_changing()
+        self._make_room()
         while True:
             schedulers = (decoder.scheduler for decoder in self._decoders)
             arriving = (each for each in schedulers if each.batch.arriving is not None)
@@ -380,18 +373,29 @@ class Service:
                 return
             most = min(most, CHUNK)
 
+    def _make_room(self) -> None:
+        """Have some wait again for those whose turn it is, unless prompts are being read."""
+        if any(decoder.scheduler.batch.arriving is not None for decoder in self._decoders):
+            return
+        for _, entry in self.admission.making_room(self.slots - self.running):
+            decoder, request = entry.item
+            if decoder.scheduler.holds(request):
+                decoder.scheduler.preempt(request)
+        self._queue_preempted()
+
     def _next(self) -> Scheduler | None:
-        """Let the first in the queue in, with those of its formula that are close behind."""
+        """Let the first of those who wait in, with those of its formula who may come in now."""
+        if not self.admission.waiting:
+            return None
         free = self.slots - self.running
-        if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
+        if not (joining := self.admission.joining(free)):
             return None
-        first, near = self._queue[0][0], [*self._queue][:free]
-        own = [request for decoder, request in near if decoder is first]
-        joining = {id(each): (first, each) for each in first.scheduler.admissible(own, free)}
-        if not joining:
+        first, _ = joining[0][1].item
+        own = [entry.item[1] for _, entry in joining if entry.item[0] is first]
+        if not (joined := first.scheduler.admissible(own, free)):
             return None
-        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in joining)
-        self._scheduled |= joining
-        first.scheduler.waiting.extend(request for _, request in joining.values())
+        for request in joined:
+            self.admission.start(id(request), request.longest)
+        first.scheduler.waiting.extend(joined)
         first.scheduler.admit(free)
         return first.scheduler

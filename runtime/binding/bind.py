@@ -57,8 +57,9 @@ def bind(
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    checked = CheckedModels(plan, specs, dtype, device)
-    return Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
+    pool = pool or WeightPool()
+    checked = CheckedModels(plan, specs, dtype, device, pool)
+    return Binder(checked, skeleton, term_parallel, pool).bind()
 
 
 @dataclass

@@ -17,6 +17,7 @@ from ...models.text.chat import RawTextLog
 from ..binding.bound import Bound
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
+from ..binding.readings import plain, readings_of
 from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
@@ -125,7 +126,7 @@ class RequestBuilder:
                 "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
             )  # fmt: skip
-        self._raw_text.warn(self._bound.raw_text_models, (prompt for prompt, _ in rows))
+        self._raw_text.warn(self._bound.raw_text_models, (plain(each) for each, _ in rows))
         return requests
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
@@ -172,16 +173,18 @@ class RequestBuilder:
         if not needed_terms(plan, values):
             problem = "every coefficient is 0 for these parameters, so that nothing decides"
             raise plan.error(problem, Span(0, len(plan.source)))
+        read, prompt = prompt, plain(prompt)
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
         prompt = with_eyes(bound, prompt)
-        prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
-        rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
+        readings = readings_of(bound, prompt, read)
+        prompts: list[Any] = [next(readings) for _ in bound.terms]
+        rewards = {i: [next(readings) for _ in terms] for i, terms in bound.rewards.items()}
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
-            [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
+            [next(readings) for _ in bound.draft_terms],
             sample_components, return_particles, constraint,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))

@@ -328,7 +328,8 @@ def test_prompts_that_are_being_read_wait_first(specs, pool, preempted, monkeypa
     before = decoder.scheduler.batch.bound.lanes[0].free_pages
     decoder.scheduler.preempt(late)
     service._queue_preempted()
-    assert [request for _, request in service._queue] == [late] and service.preempted == 0
+    waiting = [entry.item[1] for entry in service.admission.waiting.values()]
+    assert waiting == [late] and service.preempted == 0
     assert decoder.scheduler.batch.bound.lanes[0].free_pages > before
     ended = finished(service)
     assert {key: answer.tokens for key, answer in ended.items()} == expected
