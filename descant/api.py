@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -19,6 +20,7 @@ from .models.checkpoint.spec import RENAMED
 from .models.images.fetch import Fetcher
 from .models.images.sources import Sources
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
+from .runtime.async_service import AsyncDecoder
 from .runtime.constraints.spec import schema_text
 
 
@@ -37,6 +39,8 @@ def compile(
     gpu_memory_utilization: float = 0.9,
     parallel: str | None = None,
     allowed_media_domains: Sequence[str] = (),
+    max_num_seqs: int = 32,
+    max_model_len: int | None = None,
     **others: Any,
 ) -> Decoder:
     """Turn a formula into a decoder.
@@ -61,9 +65,12 @@ def compile(
             started holds some of the models, and all of them give the same answers.
         allowed_media_domains: hosts that images of prompts are fetched from; ``*`` for any. None by
             default: images come as files, as data or from PIL.
+        max_num_seqs: rows that ``astream`` and ``agenerate`` decode at once, of all callers.
+        max_model_len: tokens of a text there, prompt and answer; left out, what the models can
+            read, up to 8192.
 
     Returns:
-        A decoder: ``generate``, ``stream``, ``scores``, and ``plan`` to print.
+        A decoder: ``generate``, ``stream``, ``astream``, ``scores``, and ``plan`` to print.
 
     Raises:
         FormulaError: anything wrong with the formula, or a model that does not fit into it, marked
@@ -91,7 +98,10 @@ def compile(
     if allowed_media_domains:
         bound = replace(bound, sources=Sources(fetch=Fetcher(allowed_media_domains)))
     binder = DraftBinder(specs, names, word, default, pool)
-    return Decoder(bound, params, capture, cache=cache, draft_binder=binder)
+    asynchronous = partial(AsyncDecoder, slots=max_num_seqs, max_model_len=max_model_len)
+    return Decoder(
+        bound, params, capture, cache=cache, draft_binder=binder, make_asynchronous=asynchronous
+    )
 
 
 def term_parallel_of(parallel: str | None, device: str) -> TermParallel | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,18 +22,15 @@ from .hf.custom_generate import generate_with
 from .loops.decode import decode
 from .loops.loglikelihood import Likelihood, likelihoods
 from .loops.teacher_forcing import scores_along
-from .progress import progress_bar
 from .requests.build import RequestBuilder, refuse_search
 from .requests.completions import check_completion, pair_completions
 from .requests.per_row import at_least_one, draft_of
 from .requests.request import ADAPTIVE, RAW, Completion, Request, check_ids
 from .session import Session
-
-_log = logging.getLogger("descant")
-_HEARD = 0.8  # of an aligned model's probability; a warning where less goes to the formula's tokens
+from .with_declared_models import Asynchronous, WithDeclaredModels
 
 
-class Decoder:
+class Decoder(WithDeclaredModels):
     """A compiled formula. Made by ``descant.compile``.
 
     Attributes:
@@ -53,8 +48,10 @@ class Decoder:
         graph_pool: Any = None,
         cache: CacheConfig | None = None,
         draft_binder: DraftBinder | None = None,
+        make_asynchronous: Callable[[Decoder], Asynchronous] | None = None,
     ) -> None:
         self._params, self._bound = dict(params or {}), bound
+        self._make_asynchronous, self._asynchronous = make_asynchronous, None
         self._raw_text, self._draft_binder = raw_text or RawTextLog(), draft_binder
         self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
@@ -157,7 +154,7 @@ class Decoder:
         batch_size, progress = arguments.pop("batch_size", 32), arguments.pop("progress", None)
         at_least_one("batch_size", batch_size)
         session, requests = self._requests(prompts, arguments)
-        return self._completed(session, requests, batch_size, progress)
+        return session.completed(requests, batch_size, progress)
 
     def stream(self, prompt: Prompt, **arguments: Any) -> Iterator[Any]:
         """Complete one prompt, yielding text as it comes; the arguments are those of ``generate``.
@@ -167,7 +164,25 @@ class Decoder:
         """
         arguments.pop("progress", None)
         refuse_search(self._bound, "stream", "its answer is known when the search has ended")
-        return self._pieces(*self._request("stream", prompt, arguments))
+        session, request = self._request("stream", prompt, arguments)
+        return session.pieces(request)
+
+    async def astream(self, prompt: Prompt, **arguments: Any) -> AsyncIterator[Any]:
+        """``stream`` for coroutines: those of all calls that run are decoded together.
+
+        Whoever leaves the loop, or is cancelled, lets the row go before the next step. What is
+        decoded so has caches of its own.
+        """
+        arguments.pop("progress", None)
+        async for piece in self._coroutines("astream").astream(prompt, **arguments):
+            yield piece
+
+    async def agenerate(
+        self, prompts: Prompt | Sequence[Prompt], **arguments: Any
+    ) -> list[Completion]:
+        """``generate`` for coroutines, as ``astream``; ``batch_size`` is the decoder's own."""
+        others = {k: v for k, v in arguments.items() if k not in ("batch_size", "progress")}
+        return await self._coroutines("agenerate").agenerate(prompts, **others)
 
     def _requests(
         self, prompts: Any, arguments: Mapping[str, Any]
@@ -263,7 +278,7 @@ class Decoder:
             for i, (row, ids) in enumerate(zip(rows, token_ids, strict=True))
         ]
         results = likelihoods(self.session.engine, requests, token_ids, batch_size, progress)
-        self._warn()
+        self.session.warn()
         return results
 
     def rendered(self, prompt: Prompt) -> list[PromptView]:
@@ -324,33 +339,3 @@ class Decoder:
                 f"the completion has {len(ids)} tokens, and there is room for {room}"
             )
         return inspecting(self.session, request, base, n, ids)
-
-    def _completed(
-        self, session: Session, requests: Sequence[Request], batch_size: int, progress: bool | None
-    ) -> Iterator[tuple[int, Completion]]:
-        with progress_bar(len(requests), "row", "decoding", progress) as bar:
-            for answers in session.decode(requests, batch_size) if requests else ():
-                for answer in answers:
-                    if answer.finish_reason:
-                        yield answer.request.index, answer.completion(time.perf_counter())
-                        bar.update()
-        self._warn()
-
-    def _warn(self) -> None:
-        """Say which models of another vocabulary were hardly heard in the last run."""
-        for name, share in self.session.engine.stats.mapped_shares().items():
-            if share < _HEARD:
-                _log.warning(
-                    "align(%s): only %.0f%% of its probability went to tokens of the formula; "
-                    "the rest is lost", name, 100 * share,
-                )  # fmt: skip
-
-    def _pieces(self, session: Session, request: Request) -> Iterator[Any]:
-        shown = 0
-        for [answer] in session.decode([request], 1):
-            if self.tokenizer is None:
-                yield from answer.tokens[shown:]
-                shown = len(answer.tokens)
-            elif piece := answer.take():
-                yield piece
-        self._warn()

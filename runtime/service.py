@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from traceback import clear_frames
 from typing import Any
@@ -17,6 +18,7 @@ from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
+from ..models.images.sources import FILES
 from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
 from .admission import Admission
@@ -26,6 +28,7 @@ from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
 from .binding.bound import Bound
+from .binding.declared_models import unload, with_model, without_model
 from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
 from .counts import Counts
@@ -130,9 +133,11 @@ class Service(Counts):
         dtype, device: of models that name none.
         capture: on a GPU, replay repeated steps as CUDA graphs, as ``descant.compile`` does.
         cache: how the caches of all formulas are used; left out, by the defaults.
+        weights: models in memory, as in ``WeightPool``.
 
     Attributes:
         admission: who has slots, and who waits for them.
+        sources: where images of prompts may come from.
         failures: what the last step has failed with, where it could go on.
     """
 
@@ -144,6 +149,7 @@ class Service(Counts):
         grammars: Mapping[str, str] | None = None,
         slots: int = 8, max_model_len: int = 2048, dtype: str | None = None, device: str = "cpu",
         capture: bool = True, cache: CacheConfig | None = None,
+        weights: dict[tuple[Any, ...], Any] | None = None,
     ) -> None:  # fmt: skip
         at_least_one("slots", slots)
         at_least_one("max_model_len", max_model_len)
@@ -154,13 +160,29 @@ class Service(Counts):
         self.capture, self.cache = capture, cache or CacheConfig()
         self._graph_pool: Any = None
         self._named: set[str] = set()  # models that formulas have named
-        self._pool = WeightPool(together=True)
+        self._pool = WeightPool(together=True, weights={} if weights is None else weights)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
         # By the requests' ids; those with slots in the order in which they came in.
         self.admission: Admission[tuple[Served, Request]] = Admission(slots)
         self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
         self.failures: list[Exception] = []
+        self.sources = FILES
+
+    def add_model(self, name: str, spec: Any) -> None:
+        """Declare another model, for formulas to come; errors are those of ``with_model``."""
+        self.specs = with_model(self.specs, name, spec)
+
+    def remove_model(self, name: str) -> None:
+        """Declare a model no more, and unload an adapter or a vector.
+
+        Raises:
+            ArgumentError: there is none, or a formula has it: ``forget`` that first.
+        """
+        bounds = (decoder.session.bound for decoder in self._decoders)
+        self.specs = without_model(self.specs, name, bounds)
+        for lane in self._pool.shared_lanes:
+            unload(lane, name)
 
     def decoder(
         self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
@@ -214,7 +236,8 @@ class Service(Counts):
     def bound(self, plan: Plan, together: bool) -> Bound:
         """A plan over the service's weights: with its lanes, or with lanes of its own."""
         pool = self._pool if together else WeightPool(weights=self._pool.weights)
-        return bind(plan, self.specs, self._dtype, self._device, pool=pool)
+        bound = bind(plan, self.specs, self._dtype, self._device, pool=pool)
+        return replace(bound, sources=self.sources)
 
     def forget(self, decoder: Served) -> None:
         """Let go of what a formula holds besides weights.
@@ -242,10 +265,17 @@ class Service(Counts):
             FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
+        self.queue(decoder, requests, client, call)
+        return requests
+
+    def queue(
+        self, decoder: Served, requests: Sequence[Request], client: Hashable = None,
+        call: Hashable = None,
+    ) -> None:  # fmt: skip
+        """Queue requests that ``Served.requests`` has made."""
         for request in requests:
             slots = decoder.slots_of(request)
             self.admission.add(id(request), (decoder, request), slots, client, call)
-        return requests
 
     def warm_up(self) -> None:
         """On a GPU, record the steps of every formula, for every bucket of rows.

@@ -84,11 +84,30 @@ class Adapters:
         vector = fitting(name, self._model, read_vector(name, directions), tokens)
         for number, (_, loaded) in enumerate(self._loaded, 1):
             if isinstance(loaded, Vector) and loaded.same(vector):
+                self._names[number - 1].add(name)
                 return number
         number = self._number(name, vector)
         self._steer()
         self._register()
         return number
+
+    def remove(self, name: str) -> None:
+        """Unload an adapter or a vector; its numbers are nobody's again, so that no cache has two.
+
+        No row may have it.
+        """
+        numbers = [number for number, names in enumerate(self._names) if name in names]
+        if not numbers:
+            return
+        for number in numbers:
+            self._names[number].discard(name)
+            if not self._names[number]:
+                self._loaded[number] = name, {}
+        self._numbers = {key: value for key, value in self._numbers.items() if key[0] != name}
+        self._changes += 1
+        self._stack()
+        self._steer()
+        self._register()
 
     def combination(
         self,
@@ -205,6 +224,7 @@ class Adapters:
         """Nothing is loaded."""
         _remove(self._hooks)
         self._loaded: list[tuple[str, Mapping[str, PlacedLayer] | Vector]] = []
+        self._names: list[set[str]] = []  # of each, those that it is declared by
         self._numbers: dict[tuple[str, str], int] = {}  # by name and folder
         self._stacked: dict[str, Stacked] = {}
         self._directions: dict[int, Tensor] = {}
@@ -218,6 +238,7 @@ class Adapters:
 
     def _number(self, name: str, loaded: Mapping[str, PlacedLayer] | Vector) -> int:
         self._loaded.append((name, loaded))
+        self._names.append({name})
         self._table.widen(len(self._loaded))
         self._changes += 1
         return len(self._loaded)
@@ -243,14 +264,15 @@ class Adapters:
         """Put the vectors of each layer together."""
         columns = [i for i, (_, item) in enumerate(self._loaded) if isinstance(item, Vector)]
         vectors = [item for _, item in self._loaded if isinstance(item, Vector)]
-        layers = decoder_layers(vectors[0].name, self._model)
+        layers = decoder_layers(vectors[0].name, self._model) if vectors else ()
         self._directions = {
             layer: steering.stacked(vectors, layer, execution_device(layers[layer]))
             for layer in sorted({layer for vector in vectors for layer in vector.directions})
         }
         self._vectors = torch.tensor(columns, device=self._device)
-        if any(vector.answer for vector in vectors):
-            everywhere = [not vector.answer for vector in vectors]
+        everywhere = [not vector.answer for vector in vectors]
+        self._everywhere = None
+        if not all(everywhere):
             self._everywhere = torch.tensor(everywhere, device=self._device)
 
     def _register(self) -> None:

@@ -44,3 +44,8 @@ class WeightPool:
         """Drop every row of the lanes that plans share, whatever state they are in."""
         for lane in self._lanes.values():
             lane.clear()
+
+    @property
+    def shared_lanes(self) -> list[LanguageLane]:
+        """The lanes that plans share."""
+        return [shared.lane for shared in self._lanes.values()]

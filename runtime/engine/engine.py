@@ -65,6 +65,7 @@ class Engine:
         turns: of another engine over the same lanes.
 
     Attributes:
+        capture: as given.
         draft_steps: the steps of the draft plans.
         drafting: whether requests say how they are drafted.
         ahead: steps that are launched before the last one is collected: on a GPU the host is a step
@@ -80,7 +81,7 @@ class Engine:
         turns: Turns | None = None,
     ) -> None:
         gpu = on_gpu(bound)
-        self._capture, self._pool, self._turns = capture, pool, turns or Turns()
+        self.capture, self._pool, self._turns = capture, pool, turns or Turns()
         self.cache = cache or CacheConfig()
         captures = capture and gpu and bound.term_parallel is None
         self.bound, self.step, self.stats = bound, Step(bound, not captures), RunStats()
@@ -152,7 +153,7 @@ class Engine:
 
     def for_drafting(self, bound: Bound) -> Engine:
         """An engine of the same plan and lanes, with drafts; of the two, one runs at a time."""
-        engine = Engine(bound, self._capture, self._pool, self.cache, self._turns)
+        engine = Engine(bound, self.capture, self._pool, self.cache, self._turns)
         engine.stats = self.stats
         engine.starts_drafting()
         return engine

@@ -1,0 +1,129 @@
+"""The fields of both kinds of completion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ....runtime.constraints.spec import Constraint, constraint_of, constraint_of_format
+from .fields import IGNORED, Body, few_fields, refuse
+
+MAX_STOPS = 16
+MAX_CHOICES = 128
+MAX_DRAFT = 4096  # characters
+SERVED_LENGTH = 16  # tokens of a draft
+MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
+_SEED = 2**63
+Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_PENALTY = refuse("a penalty is part of the formula: … | repetition_penalty(1.2)", 0)
+_PART = "it is part of the formula"
+_NO_SPECIAL = "answers are written without special tokens; leave it out"
+
+
+def _guided(key: str) -> AfterValidator:
+    """Refuse a field that vLLM had before ``structured_outputs``."""
+    return refuse(f'vLLM has it no more, either: write structured_outputs: {{"{key}": …}}')
+
+
+class StreamOptions(Body):
+    """``include_usage`` adds a last chunk with the counts of tokens."""
+
+    include_usage: bool = False
+    include_obfuscation: Annotated[Any, refuse("chunks are not padded; leave it out", False)] = None
+
+
+class GenerationRequest(Body):
+    """The fields of both kinds of completion.
+
+    Attributes:
+        model: a formula's name, or a formula where the server allows them.
+        params: values of the formula's parameters.
+        logprobs_mode: of what log-probabilities are, as vLLM names them.
+        sample_components: whether each step draws one component of a mixture, and runs that alone.
+        draft: who proposes tokens: a formula over the declared models, ``prompt`` or ``auto``; null
+            where nobody does.
+        draft_length: how many at once, at most; or ``adaptive``.
+        structured_outputs: what the answer is, in vLLM's form; response_format, in OpenAI's.
+        return_token_ids: each choice has its ``token_ids``, as in vLLM.
+        user, safety_identifier, prompt_cache_key: accepted and not read.
+    """
+
+    model: str
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=100)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    logprobs: int | None = None
+    logprobs_mode: Literal["raw_logprobs", "processed_logprobs"] | None = None
+    sample_components: bool | None = None
+    draft: Annotated[str, Field(max_length=MAX_DRAFT)] | None = None
+    draft_length: Annotated[int, Field(ge=1, le=SERVED_LENGTH)] | Literal["adaptive"] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    params: Annotated[dict[str, float], BeforeValidator(few_fields)] | None = None
+    return_token_ids: bool | None = None
+    structured_outputs: Annotated[Any, AfterValidator(constraint_of)] = None
+    response_format: Annotated[Any, AfterValidator(constraint_of_format)] = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    frequency_penalty: Annotated[Any, _PENALTY] = None
+    presence_penalty: Annotated[Any, _PENALTY] = None
+    repetition_penalty: Annotated[Any, refuse(f"{_PART}: … | repetition_penalty(x)", 1)] = None
+    top_k: Annotated[Any, refuse(f"{_PART}: … | top_k(k)", 0, -1)] = None
+    min_p: Annotated[Any, refuse(f"{_PART}: … | min_p(p)", 0)] = None
+    logit_bias: Annotated[Any, refuse("scores are what the formula says; leave it out", {})] = None
+    guided_json: Annotated[Any, _guided("json")] = None
+    guided_regex: Annotated[Any, _guided("regex")] = None
+    guided_choice: Annotated[Any, _guided("choice")] = None
+    guided_grammar: Annotated[Any, _guided("grammar")] = None
+    guided_whitespace_pattern: Annotated[Any, _guided("whitespace_pattern")] = None
+    guided_decoding_backend: Annotated[Any, IGNORED] = None
+    service_tier: Annotated[Any, IGNORED] = None
+    metadata: Annotated[Any, IGNORED] = None
+    store: Annotated[Any, IGNORED] = None
+    min_tokens: Annotated[Any, IGNORED] = None
+    ignore_eos: Annotated[Any, IGNORED] = None
+    stop_token_ids: Annotated[Any, IGNORED] = None
+    echo: Annotated[Any, refuse("the answer comes without its prompt; leave it out", False)] = None
+    skip_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
+    spaces_between_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
+    include_stop_str_in_output: Annotated[
+        Any, refuse("a stop string is no part of the answer; leave it out", False)
+    ] = None
+    length_penalty: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", 1)] = None
+    use_beam_search: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", False)] = None
+    priority: Annotated[Any, refuse("requests are decoded in their order; leave it out", 0)] = None
+
+    @model_validator(mode="after")
+    def _check_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is for stream: true")
+        return self
+
+    @model_validator(mode="after")
+    def _check_constraint(self) -> GenerationRequest:
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("response_format and structured_outputs are given; leave one out")
+        return self
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer is."""
+        own: Constraint | None = self.structured_outputs or self.response_format
+        return own
+
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether choices have the log-probabilities of their tokens."""
+        return self.logprobs is not None and self.logprobs is not False  # 0 asks for them
+
+    @property
+    def best(self) -> int:
+        """How many of the most likely tokens each choice has for every token."""
+        return self.logprobs or 0
