@@ -56,16 +56,16 @@ class Admission(Generic[T]):
         self.slots = slots
         self.waiting: dict[int, Entry[T]] = {}
         self.running: dict[int, Entry[T]] = {}
-        self._given: dict[Hashable, float] = {}  # to each client that is here
-        self._given_calls: dict[Hashable, float] = {}
+        self._served: dict[Hashable, float] = {}  # to each client that is here
+        self._served_calls: dict[Hashable, float] = {}
         self._turns = count()
         self._promised: int | None = None  # the key of one that others made room for
 
     def add(self, key: int, item: T, slots: int, client: Hashable, call: Hashable) -> None:
         """Have something wait."""
-        if client not in self._given:
-            self._given[client] = min(self._given.values(), default=0.0)
-        self._given_calls.setdefault((client, call), 0.0)
+        if client not in self._served:
+            self._served[client] = min(self._served.values(), default=0.0)
+        self._served_calls.setdefault((client, call), 0.0)
         self.waiting[key] = Entry(item, client, call, slots, next(self._turns))
 
     def remove(self, key: int) -> bool:
@@ -75,9 +75,9 @@ class Admission(Generic[T]):
         if entry is not None:
             here = [*self.waiting.values(), *self.running.values()]
             if all(other.client != entry.client for other in here):
-                del self._given[entry.client]
+                del self._served[entry.client]
             if all((other.client, other.call) != (entry.client, entry.call) for other in here):
-                del self._given_calls[entry.client, entry.call]
+                del self._served_calls[entry.client, entry.call]
         return waited
 
     def start(self, key: int, tokens: int = 0) -> None:
@@ -100,12 +100,12 @@ class Admission(Generic[T]):
 
     def charge(self, client: Hashable, cost: float) -> None:
         """Count what a client was given beside slots."""
-        if client in self._given:
-            self._given[client] += cost
+        if client in self._served:
+            self._served[client] += cost
 
-    def given(self, client: Hashable) -> float:
+    def served(self, client: Hashable) -> float:
         """What a client has been given; of one that is not here, no less than the others."""
-        return self._given.get(client, min(self._given.values(), default=0.0))
+        return self._served.get(client, min(self._served.values(), default=0.0))
 
     def joining(self, free: int) -> list[tuple[int, Entry[T]]]:
         """Those who may have the free slots now, the first first; others pass one that is large.
@@ -151,10 +151,10 @@ class Admission(Generic[T]):
             return False
         if wanting.passed >= PATIENCE:
             return True
-        share = max(1.0, self.slots / len(self._given))
+        share = max(1.0, self.slots / len(self._served))
         if held[entry.client] > share >= held[wanting.client] + wanting.slots:
             return True
-        return self._given[entry.client] - self._given[wanting.client] >= AHEAD
+        return self._served[entry.client] - self._served[wanting.client] >= AHEAD
 
     def _promised_first(self) -> Iterator[tuple[int, Entry[T]]]:
         """Those who wait, in their order; before them one that others have made room for."""
@@ -178,30 +178,30 @@ class Admission(Generic[T]):
             own = []
             for call, turns in calls.items():
                 turns.sort(reverse=True)
-                own.append((self._given_calls[client, call], turns[-1][0], turns))
+                own.append((self._served_calls[client, call], turns[-1][0], turns))
             heapify(own)
-            clients.append((self._given[client], own[0][1], own))
+            clients.append((self._served[client], own[0][1], own))
         heapify(clients)
         while clients:
-            given, _, own = clients[0]
-            given_call, _, turns = own[0]
+            served, _, own = clients[0]
+            served_call, _, turns = own[0]
             _, key = turns.pop()
             entry = self.waiting[key]
             yield key, entry
             if turns:
-                heapreplace(own, (given_call + entry.slots, turns[-1][0], turns))
+                heapreplace(own, (served_call + entry.slots, turns[-1][0], turns))
             else:
                 heappop(own)
             if own:
-                heapreplace(clients, (given + entry.slots, own[0][1], own))
+                heapreplace(clients, (served + entry.slots, own[0][1], own))
             else:
                 heappop(clients)
 
     def _youngest(self) -> list[tuple[int, Entry[T]]]:
         """Those with slots: of the clients that were given most, and the newest first."""
-        given = self._given
+        served = self._served
         order = [*self.running.items()]
-        return sorted(order, key=lambda pair: (-given[pair[1].client], -pair[1].turn))
+        return sorted(order, key=lambda pair: (-served[pair[1].client], -pair[1].turn))
 
     def _held(self) -> Counter[Hashable]:
         held = Counter[Hashable]()
@@ -210,5 +210,5 @@ class Admission(Generic[T]):
         return held
 
     def _give(self, entry: Entry[T], cost: float) -> None:
-        self._given[entry.client] += cost
-        self._given_calls[entry.client, entry.call] += cost
+        self._served[entry.client] += cost
+        self._served_calls[entry.client, entry.call] += cost

@@ -19,7 +19,6 @@ from ..formula import Names, Plan, make_plan
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.images.sources import FILES
-from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
 from .admission import Admission
 from .batch.batch import Batch
@@ -40,6 +39,7 @@ from .loops.scheduler import Progress, Scheduler, run
 from .requests.answer import Answer
 from .requests.per_row import at_least_one, served_draft
 from .requests.request import Request
+from .shared_slots import SharedSlots
 from .warm_up import record_steps
 
 WIDE = 64  # candidates, where their number is a parameter
@@ -122,7 +122,7 @@ class Served(Decoder):
         return self.scheduler.needs(request)
 
 
-class Service(Counts):
+class Service(SharedSlots, Counts):
     """Decodes requests of many formulas over the same models.
 
     Args:
@@ -186,13 +186,14 @@ class Service(Counts):
 
     def decoder(
         self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
-        draft: str | None = None,
+        draft: str | None = None, plan: Plan | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
         Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
         stages are of requests, and none of ``raw_logprobs``. A ``draft``, as in ``generate``,
-        proposes the tokens of all its requests that do not say ``draft=None``.
+        proposes the tokens of all its requests that do not say ``draft=None``. A ``plan`` is the
+        formula's, where somebody has made it.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -200,7 +201,7 @@ class Service(Counts):
         """
         (prompts, *texts), heads = self._texts, Heads(self.specs)
         names = Names(frozenset(self.specs), frozenset(params or ()), prompts, heads, *texts)
-        plan = make_plan(formula, names)
+        plan = plan or make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
         bound = self.bound(plan, together=True)
@@ -239,14 +240,18 @@ class Service(Counts):
         bound = bind(plan, self.specs, self._dtype, self._device, pool=pool)
         return replace(bound, sources=self.sources)
 
+    def has_requests(self, decoder: Served) -> bool:
+        """Whether a formula has requests that have not ended."""
+        waiting = self.admission.waiting.values()
+        return decoder.scheduler.busy or any(entry.item[0] is decoder for entry in waiting)
+
     def forget(self, decoder: Served) -> None:
         """Let go of what a formula holds besides weights.
 
         Raises:
             ValueError: it has requests that have not ended.
         """
-        waiting = self.admission.waiting.values()
-        if decoder.scheduler.busy or any(entry.item[0] is decoder for entry in waiting):
+        if self.has_requests(decoder):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
@@ -304,16 +309,6 @@ class Service(Counts):
         waiting = bool(self.admission.waiting)
         return waiting or any(decoder.scheduler.busy for decoder in self._decoders)
 
-    @property
-    def running(self) -> int:
-        """Slots in use, or promised to requests whose prompts are being read."""
-        return sum(decoder.scheduler.held for decoder in self._decoders)
-
-    @property
-    def waiting(self) -> int:
-        """Requests that have no slots yet."""
-        return len(self.admission.waiting)
-
     def step(self) -> list[Answer]:
         """Let requests in, and draw a token for every slot.
 
@@ -350,15 +345,6 @@ class Service(Counts):
             updated += decoder.scheduler.postprocess(ahead)
         self._queue_preempted()
 
-    def _queue_preempted(self) -> None:
-        """Have those who lost their slots wait at their old places."""
-        for decoder in self._decoders:
-            waiting = decoder.scheduler.waiting
-            while waiting:
-                request = waiting.pop()
-                if id(request) in self.admission.running:
-                    self.admission.wait(id(request), decoder.slots_of(request))
-
     def _recovered(self, error: Exception, updated: Sequence[Answer]) -> list[Answer]:
         """Go on after a step that has raised, without the requests that it raises for."""
         clear_frames(error.__traceback__)  # they hold what the step has allocated
@@ -383,49 +369,3 @@ class Service(Counts):
         for decoder in self._decoders:
             decoder.restart()
         return progress
-
-    def _admit(self) -> None:
-        """Give free slots to those that wait, and read no more than a chunk if others decode."""
-        most: float = CHUNK
-        if not self.running:
-            most = math.inf
-            for decoder in self._decoders:
-                decoder.session.bound.forget_changing()
-        self._make_room()
-        while True:
-            schedulers = (decoder.scheduler for decoder in self._decoders)
-            arriving = (each for each in schedulers if each.batch.arriving is not None)
-            scheduler = next(arriving, None) or self._next()
-            if scheduler is None:
-                return
-            most -= scheduler.read(most)
-            if scheduler.batch.arriving is not None:
-                return
-            most = min(most, CHUNK)
-
-    def _make_room(self) -> None:
-        """Have some wait again for those whose turn it is, unless prompts are being read."""
-        if any(decoder.scheduler.batch.arriving is not None for decoder in self._decoders):
-            return
-        for _, entry in self.admission.making_room(self.slots - self.running):
-            decoder, request = entry.item
-            if decoder.scheduler.holds(request):
-                decoder.scheduler.preempt(request)
-        self._queue_preempted()
-
-    def _next(self) -> Scheduler | None:
-        """Let the first of those who wait in, with those of its formula who may come in now."""
-        if not self.admission.waiting:
-            return None
-        free = self.slots - self.running
-        if not (joining := self.admission.joining(free)):
-            return None
-        first, _ = joining[0][1].item
-        own = [entry.item[1] for _, entry in joining if entry.item[0] is first]
-        if not (joined := first.scheduler.admissible(own, free)):
-            return None
-        for request in joined:
-            self.admission.start(id(request), request.longest)
-        first.scheduler.waiting.extend(joined)
-        first.scheduler.admit(free)
-        return first.scheduler

@@ -13,7 +13,7 @@ from ...models import ModelSpec
 from ...models.functions import FunctionReward, UserPrompt
 from ...models.images.processor import PromptProcessor
 from ...models.text.chat import reads_raw_text
-from ...models.text.prompt_reader import PromptReader
+from ...models.text.prompt_encoder import PromptEncoder
 from ...models.text.token_map import TokenMap
 
 
@@ -58,10 +58,10 @@ class BoundTerm:
         return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
     @cached_property
-    def reader(self) -> PromptReader:
+    def encoder(self) -> PromptEncoder:
         """How it reads prompts."""
         term = self.term
-        return PromptReader(
+        return PromptEncoder(
             term.model, self.spec, self.tokenizer, term.system, term.alone, term.noimage,
             self.shared, self.token_map and self.token_map.reads, self.rows, self.rowless,
             self.processor,
@@ -73,9 +73,9 @@ class BoundTerm:
         A function is given the prompt as it is.
 
         Raises:
-            ModelError: as ``PromptReader.read``.
+            ModelError: as ``PromptEncoder.read``.
         """
-        return UserPrompt(prompt) if self.is_function else self.reader.read(prompt)
+        return UserPrompt(prompt) if self.is_function else self.encoder.read(prompt)
 
     @property
     def is_function(self) -> bool:
@@ -83,8 +83,8 @@ class BoundTerm:
         return isinstance(self.spec.model, FunctionReward)
 
     def check(self, tokens: Sequence[int], cure: str) -> None:
-        """Refuse tokens of the formula that this term cannot read; as ``PromptReader.check``."""
-        self.reader.check(tokens, cure)
+        """Refuse tokens of the formula that this term cannot read; as ``PromptEncoder.check``."""
+        self.encoder.check(tokens, cure)
 
     def term_ids(self, ids: Sequence[int]) -> list[int]:
         """The formula's tokens as this term reads them; all must be readable."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...models.text.prompt_reader import PromptReaders, ReadPrompt
+from ...models.text.prompt_encoder import PromptEncoders, ReadPrompt
 
 
 def terms_of(bound: Any) -> list[Any]:
@@ -17,13 +17,13 @@ def terms_of(bound: Any) -> list[Any]:
     return [*bound.terms, *rewards, *bound.draft_terms]
 
 
-def readers_of(bound: Any) -> PromptReaders:
+def encoders_of(bound: Any) -> PromptEncoders:
     """How the terms of a bound plan read prompts."""
-    readers = [
-        None if term.is_function or term.processor is not None else term.reader
+    encoders = [
+        None if term.is_function or term.processor is not None else term.encoder
         for term in terms_of(bound)
     ]
-    return PromptReaders(readers)
+    return PromptEncoders(encoders)
 
 
 def plain(prompt: Any) -> Any:

@@ -45,7 +45,7 @@ def simulated(jobs, until: int = 20_000):
             if not left[key]:
                 assert not admission.remove(key)
         if not (coming or admission.waiting or admission.running):
-            assert not admission._given and not admission._given_calls
+            assert not admission._served and not admission._served_calls
             return
     raise AssertionError("somebody has not come to an end")
 
@@ -119,6 +119,6 @@ def test_who_was_idle_has_no_credit_and_no_debt() -> None:
     for _ in range(100):
         admission.step()
     admission.add(1, "second", 1, "idle", 0)
-    assert admission.given("idle") == admission.given("busy") == 200
+    assert admission.served("idle") == admission.served("busy") == 200
     admission.charge("idle", 7)
-    assert admission.given("idle") == 207 and admission.given("nobody") == 200
+    assert admission.served("idle") == 207 and admission.served("nobody") == 200

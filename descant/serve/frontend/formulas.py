@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from typing import Any, TypeAlias
 
-from ...formula import Names, make_plan
+from ...formula import Names, Plan, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.words.constraints import ConstraintStage
 from ...formula.words.stages import STAGES, Search, Stage
@@ -32,12 +32,14 @@ from ...grammar import (
 from ...inputs.runfile import RunFile
 from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
-from ..protocol.messages import Compile, Forget
+from ..protocol.messages import Compile, Forget, FormulaEncoders
+from ..worker.checks import PlanFormula
+from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .worker_link import WorkerLink
 
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
-CONSTRAINTS = ("json", "regex", "grammar", "choice")
+MOST_TERMS, MOST_REWARDS = 32, 8  # forwards that each token of a client's formula may cost
 Key: TypeAlias = tuple[str, frozenset[str], str | None]  # formula, parameters, draft
 
 
@@ -70,16 +72,18 @@ class FormulaCache:
 
     Attributes:
         sampling: the parameters that stand for a request's temperature and top_p.
+        encoders: how each compiled formula reads prompts, by their numbers.
     """
 
     def __init__(
-        self, run: RunFile, link: WorkerLink, constraints: ConstraintChecks, allow_formulas: bool,
-        max_formulas: int,
+        self, run: RunFile, link: WorkerLink, checks: Checks, constraints: ConstraintChecks,
+        allow_formulas: bool, max_formulas: int,
     ) -> None:  # fmt: skip
-        self._run, self._link, self._constraints = run, link, constraints
+        self._run, self._link, self._checks, self._constraints = run, link, checks, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
         declared = {*run.models, *run.params}
         self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
+        self.encoders: dict[int, FormulaEncoders] = {}
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._numbers = count(1)
 
@@ -106,8 +110,10 @@ class FormulaCache:
         return self._entries[self._key(self._run.named[name], {}, draft)].number
 
     @asynccontextmanager
-    async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
+    async def use(self, ref: FormulaRef, client: Hashable = None) -> AsyncIterator[int]:
         """The number of a compiled formula, which stays compiled inside of this.
+
+        One that nobody waits for any more is not compiled.
 
         Raises:
             ApiError: no such model.
@@ -130,7 +136,7 @@ class FormulaCache:
         if entry is None:
             number = next(self._numbers)
             task = asyncio.ensure_future(
-                self._compiled(Compile(number, formula, params, fields, draft))
+                self._compiled(Compile(number, formula, params, fields, draft), client)
             )
             entry = self._entries[key] = _Entry(number, task)
 
@@ -148,16 +154,24 @@ class FormulaCache:
             yield entry.number
         finally:
             entry.uses -= 1
+            if not entry.uses and entry.compiling is not None and not entry.compiling.done():
+                entry.compiling.cancel()
             self._evict()
 
-    async def _compiled(self, command: Compile) -> None:
-        """Have a formula compiled; its constraints, which may be a client's, are tried before."""
-        if any(f"{word}(" in command.text for word in CONSTRAINTS):
-            plan = make_plan(command.text, self._run.names(command.params))
-            for _, stage in plan.all_stages:
-                if isinstance(stage, ConstraintStage):
-                    await self._constraints.check(Constraint(stage.name, stage.text))
-        await self._link.call(command)
+    async def _compiled(self, command: Compile, client: Hashable) -> None:
+        """Have a formula compiled, which is a client's: its plan and constraints come before."""
+        names = self._run.names(command.params)
+        plan: Plan = await self._checks.run(PlanFormula(command.text, names), client)
+        check_models(plan)
+        for _, stage in plan.all_stages:
+            if isinstance(stage, ConstraintStage):
+                await self._constraints.check(Constraint(stage.name, stage.text), client)
+        try:
+            encoders = await self._link.call(replace(command, plan=plan))
+        except asyncio.CancelledError:
+            self._link.send(Forget(command.formula))
+            raise
+        self.encoders[command.formula] = encoders
 
     def checked_draft(self, draft: str | None) -> str | None:
         """A request's draft: the run file's, one of its models, or a formula where those are taken.
@@ -204,7 +218,23 @@ class FormulaCache:
         for key, entry in entries[: max(0, len(entries) - self._max_formulas)]:
             if entry.uses == 0 and entry.compiling is not None and entry.compiling.done():
                 del self._entries[key]
+                self.encoders.pop(entry.number, None)
                 self._link.send(Forget(entry.number))
+
+
+def check_models(plan: Plan) -> None:
+    """Refuse a client's formula each of whose tokens costs very many forwards.
+
+    Raises:
+        FormulaError: it has too many terms, or reward models.
+    """
+    for terms, most, what in (
+        (plan.terms, MOST_TERMS, "terms"),
+        ([*plan.rewards, *plan.search_terms], MOST_REWARDS, "reward models"),
+    ):
+        if len(terms) > most:
+            problem = f"it has {len(terms)} {what}, and a client's formula may have {most} here"
+            raise plan.error(problem, plan.spans[terms[most]], "name fewer; or add it to the run file")
 
 
 def with_sampling(tree: Any, temperature: str, top_p: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from ..worker.checks import ReadPrompts, is_text
+from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
@@ -69,9 +71,10 @@ class Server:
         self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
         self._max_lengths: Mapping[int, int | None] = {}
-        self.constraints = ConstraintChecks()
+        self.checks = Checks()
+        self.constraints = ConstraintChecks(self.checks)
         self.formulas = FormulaCache(
-            run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
+            run, self.link, self.checks, self.constraints, allow_formulas, self.limits.max_formulas
         )
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
@@ -85,8 +88,10 @@ class Server:
             FormulaError, ModelError: as ``compile``.
         """
         start = Start(self.run, self.limits, self.formulas.compile_named(), imported())
+        self.checks.start()
         started = self.link.start(start)
         self.rewards, self._max_lengths = started.rewards, started.max_lengths
+        self.formulas.encoders |= started.encoders
 
     def max_model_len(self, name: str) -> int:
         """Tokens of a row of a named formula, prompt and answer: the server's limit, or less."""
@@ -95,7 +100,7 @@ class Server:
 
     def stop(self) -> None:
         """Stop the processes."""
-        self.constraints.stop()
+        self.checks.stop()
         self.link.stop()
 
     @property
@@ -104,8 +109,10 @@ class Server:
         return self._rows > 0
 
     @asynccontextmanager
-    async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
-        """The queued rows of a request; leaving this aborts those that have not ended.
+    async def decoding(
+        self, body: DecodeRequest, client: Hashable = None
+    ) -> AsyncIterator[Stream]:
+        """The queued rows of a client's request; leaving this aborts those that have not ended.
 
         Raises:
             ApiError: the request is refused or invalid.
@@ -121,14 +128,15 @@ class Server:
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
-                await stream.deadline.wait_for(self._try_constraint(body))
+                await stream.deadline.wait_for(self._try_constraint(body, client))
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
-                use = stack.enter_async_context(self.formulas.use(ref))
+                use = stack.enter_async_context(self.formulas.use(ref, client))
                 formula = await stream.deadline.wait_for(use)
+                prompts = await stream.deadline.wait_for(self._read(formula, prompts, client))
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
-                    stream.arrival_time,
+                    stream.arrival_time, client,
                 )  # fmt: skip
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
@@ -140,7 +148,26 @@ class Server:
                     raise errors.invalid_value(error) from None
                 yield stream
 
-    async def _try_constraint(self, body: DecodeRequest) -> None:
+    async def _read(self, formula: int, prompts: Sequence[Any], client: Hashable) -> Sequence[Any]:
+        """Prompts as the terms of a formula read them, where those are texts.
+
+        Raises:
+            ApiError: one that cannot be read, or is too long.
+        """
+        encoders = self.formulas.encoders[formula]
+        if encoders.pickled is None or not all(map(is_text, prompts)):
+            return prompts
+        longest = self.limits.max_model_len
+        check = ReadPrompts(encoders.pickled, encoders.parts, prompts, longest)
+        try:
+            read: Sequence[Any] = await self.checks.run(check, client)
+        except FormulaError:
+            raise
+        except DescantError as error:
+            raise errors.invalid_value(error) from None
+        return read
+
+    async def _try_constraint(self, body: DecodeRequest, client: Hashable) -> None:
         """Compile a client's constraint where that may take any time.
 
         Raises:
@@ -149,13 +176,13 @@ class Server:
         if body.constraint is None:
             return
         try:
-            await self.constraints.check(body.constraint)
+            await self.constraints.check(body.constraint, client)
         except DescantError as error:
             field = "response_format" if body.response_format else "structured_outputs"
             raise errors.invalid_value(error, field) from None
 
     async def score(
-        self, model: str, prompts: Sequence[Any], answers: Sequence[str]
+        self, model: str, prompts: Sequence[Any], answers: Sequence[str], client: Hashable = None
     ) -> list[float]:
         """One reward per answer, a few between two steps.
 
@@ -168,7 +195,8 @@ class Server:
         for first in range(0, len(answers), SCORES_PER_JOB):
             batch = slice(first, first + SCORES_PER_JOB)
             try:
-                rewards += await self.link.call(ScoreJob(model, prompts[batch], answers[batch]))
+                job = ScoreJob(model, prompts[batch], answers[batch], client)
+                rewards += await self.link.call(job)
             except ModelError as error:
                 raise errors.invalid_value(error) from None
         return rewards

@@ -17,6 +17,7 @@ from ..protocol.messages import (
     Command,
     Compile,
     Forget,
+    FormulaEncoders,
     InspectJob,
     PlanJob,
     ScoreJob,
@@ -24,6 +25,7 @@ from ..protocol.messages import (
     Started,
     Submit,
 )
+from .encoders import EncoderPickles
 
 if TYPE_CHECKING:
     from ...runtime import Served, Service
@@ -62,6 +64,7 @@ class Jobs:
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
+        self._pickles = EncoderPickles()
         for formula in start.formulas:
             decoder = self._compile(formula)
             bound = decoder.session.bound
@@ -74,11 +77,13 @@ class Jobs:
         match command:
             case Compile():
                 self._compile(command)
+                return self._encoders(command.formula)
             case Forget():
-                decoder = self.formulas.pop(command.formula)
-                while decoder.scheduler.busy:  # its last rows have not ended
-                    yield
-                self.service.forget(decoder)
+                decoder = self.formulas.pop(command.formula, None)  # it may have been cancelled
+                if decoder is not None:
+                    while self.service.has_requests(decoder):  # its last rows have not ended
+                        yield
+                    self.service.forget(decoder)
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case ScoreJob():
@@ -110,7 +115,14 @@ class Jobs:
     def started(self) -> Started:
         """The reply to ``Start``."""
         lengths = {number: decoder.max_length for number, decoder in self.formulas.items()}
-        return Started(self.reward_models(), lengths)
+        encoders = {number: self._encoders(number) for number in self.formulas}
+        return Started(self.reward_models(), lengths, encoders)
+
+    def _encoders(self, formula: int) -> FormulaEncoders:
+        """How a formula reads prompts."""
+        from ...runtime.binding.readings import encoders_of
+
+        return self._pickles.of(encoders_of(self.formulas[formula].session.bound))
 
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""
@@ -119,7 +131,7 @@ class Jobs:
         return [name for name in self._declared[0] if is_reward_model(name, *self._declared)]
 
     def _compile(self, command: Compile) -> Served:
-        options = command.fields, command.draft
+        options = command.fields, command.draft, command.plan
         decoder = self.service.decoder(command.text, command.params, *options)
         self.formulas[command.formula] = decoder
         return decoder

@@ -142,7 +142,9 @@ class DecodeLoop:
                 raise ArgumentError("the formula's models have no tokenizer")
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
-                requests = self._service.submit(decoder, prompt, **arguments)
+                requests = self._service.submit(
+                    decoder, prompt, client=command.client, call=number, **arguments
+                )
                 for request in requests:
                     first = request is requests[0]
                     rows.append(PendingRow(request, number, command, len(rows), first))

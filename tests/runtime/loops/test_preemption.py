@@ -303,9 +303,9 @@ def test_who_ends_by_a_token_that_was_on_its_way(specs, pool, preempted) -> None
 
 def test_prompts_that_are_being_read_wait_first(specs, pool, preempted, monkeypatch) -> None:
     import descant.models.lanes.prefill as lane_module
-    import descant.runtime.service as service_module
+    import descant.runtime.shared_slots as slots_module
 
-    for module in (lane_module, service_module):
+    for module in (lane_module, slots_module):
         monkeypatch.setattr(module, "CHUNK", 8)
     pool(144)
     service = Service(specs, slots=4, max_model_len=144)

@@ -1,6 +1,6 @@
 """A prompt as one term of a formula reads it: token ids, or text. Imports no torch.
 
-A process without weights reads prompts by this, too: a reader pickles with its tokenizers.
+A process without weights reads prompts by this, too: an encoder pickles with its tokenizers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Reading: TypeAlias = "Sequence[int] | str | None"  # None where the term itself 
 
 
 @dataclass(frozen=True)
-class PromptReader:
+class PromptEncoder:
     """How a term reads prompts; attributes without a word here are those of ``BoundTerm``.
 
     Attributes:
@@ -81,22 +81,22 @@ class PromptReader:
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt, and what each term reads of it, in the order of their readers."""
+    """A prompt, and what each term reads of it, in the order of their encoders."""
 
     prompt: Any
     readings: Sequence[Reading]
 
 
 @dataclass(frozen=True)
-class PromptReaders:
+class PromptEncoders:
     """How all terms of a formula read prompts.
 
     Attributes:
-        readers: one per term; None for one that reads where the weights are: a function, or a model
+        encoders: one per term; None for one that reads where the weights are: a function, or a model
             that sees images.
     """
 
-    readers: Sequence[PromptReader | None]
+    encoders: Sequence[PromptEncoder | None]
 
     def read(self, prompt: Any, longest: int | None = None) -> ReadPrompt:
         """Read a prompt.
@@ -106,12 +106,12 @@ class PromptReaders:
             longest: tokens that it may have.
 
         Raises:
-            ModelError: as ``PromptReader.read``.
+            ModelError: as ``PromptEncoder.read``.
             ArgumentError: it is longer.
         """
         readings: list[Reading] = []
-        for reader in self.readers:
-            reading = None if reader is None else reader.read(prompt)
+        for encoder in self.encoders:
+            reading = None if encoder is None else encoder.read(prompt)
             if (
                 longest is not None
                 and not isinstance(reading, str)

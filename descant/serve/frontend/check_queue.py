@@ -1,0 +1,172 @@
+"""Checks, outside of the event loop: two processes that may be killed, and who comes next in each.
+
+Clients take turns, by the seconds that their checks have taken. What is short does not wait behind
+what is long. A check that is abandoned is let go, or ended where it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from ...errors import StateError
+from ...runtime.admission import Admission
+from ..protocol import errors
+from ..worker.check_process import Failure, run_checks
+from ..worker.checks import Check
+from .worker_link import sigint_blocked
+
+SHORT = 16_384  # characters of a check that is short
+WAITING = 256  # checks that may wait; a request beyond is answered with 429
+WALL = 5.0  # times its seconds, where the process has been waiting for a processor, too
+START = 60.0  # seconds for a process to be ready
+COST = 1000  # of a second
+
+
+class Checks:
+    """The processes of checks of a server."""
+
+    def __init__(self) -> None:
+        self.short, self.long = CheckQueue("descant-prompts"), CheckQueue("descant-checks")
+
+    def start(self) -> None:
+        """Start the processes, so that no request waits for that."""
+        self.short.start()
+        self.long.start()
+
+    async def run(self, check: Check, client: Hashable = None) -> Any:
+        """The result of a check; texts of few characters do not wait for others."""
+        is_text = bool(check.parts) and check.size <= SHORT
+        return await (self.short if is_text else self.long).run(check, client)
+
+    def stop(self) -> None:
+        """End the processes."""
+        self.short.stop()
+        self.long.stop()
+
+
+class CheckQueue:
+    """Does checks one at a time, in a process that is started when the first one comes.
+
+    Args:
+        name: of the process.
+
+    Attributes:
+        process: that does them; None where there is none.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread = ThreadPoolExecutor(1, name)
+        self._line: Admission[tuple[Check, asyncio.Future[Any]]] = Admission(1)
+        self._sent: set[int] = set()  # parts that the process has
+        self._connection: Any = None
+        self.process: Any = None
+
+    def start(self) -> None:
+        """Start the process; nobody waits for it here."""
+        self._thread.submit(self._started)
+
+    async def run(self, check: Check, client: Hashable = None) -> Any:
+        """The result of a check.
+
+        Raises:
+            Exception: what the check raises, or says of one that takes too much.
+            ApiError: too many others wait.
+        """
+        if len(self._line.waiting) >= WAITING:
+            problem = f"{WAITING} checks wait; try again in a second"
+            raise errors.ApiError(429, problem, None, "queue_full", {"retry-after": "1"})
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._line.add(id(future), (check, future), 1, client, None)
+        self._next()
+        try:
+            return await future
+        finally:
+            if id(future) in self._line.waiting:
+                self._line.remove(id(future))
+            elif id(future) in self._line.running and self.process is not None:
+                self.process.kill()  # abandoned; whoever waits for the process notices
+
+    def _next(self) -> None:
+        """Begin the next check, unless one is under way."""
+        if self._line.running:
+            return
+        for key, entry in self._line.joining(1):
+            self._line.start(key)
+            asyncio.ensure_future(self._do(key, *entry.item, entry.client))
+
+    async def _do(
+        self, key: int, check: Check, future: asyncio.Future[Any], client: Hashable
+    ) -> None:
+        start, loop = time.perf_counter(), asyncio.get_running_loop()
+        try:
+            result = await loop.run_in_executor(self._thread, self._answer, check)
+            if not future.done():
+                future.set_result(result)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        finally:
+            self._line.charge(client, COST * (time.perf_counter() - start))
+            self._line.remove(key)
+            self._next()
+
+    def _answer(self, check: Check) -> Any:
+        self._started()
+        try:
+            new = {n: part for n, part in check.parts.items() if n not in self._sent}
+            self._connection.send((new, check))
+            self._sent.update(new)
+            if not self._connection.poll(WALL * check.seconds):
+                raise TimeoutError
+            reply = self._connection.recv()
+        except (EOFError, OSError):  # also TimeoutError
+            self._end()
+            raise check.too_much() from None
+        if isinstance(reply, Failure):
+            raise reply.error
+        return reply
+
+    def _started(self) -> None:
+        if self.process is not None:
+            return
+        methods = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context(
+            "forkserver" if "forkserver" in methods else "spawn"
+        )
+        context.set_forkserver_preload(["descant.serve.worker.check_imports"])
+        self._connection, child_end = context.Pipe()
+        process = context.Process(
+            target=run_checks, args=(child_end,), name=self._name, daemon=True
+        )
+        with sigint_blocked():
+            process.start()
+        self.process, self._sent = process, set()
+        child_end.close()
+        ready = False
+        with suppress(EOFError, OSError):
+            ready = self._connection.poll(START) and self._connection.recv() == ""
+        if not ready:
+            self._end()
+            raise StateError(f"the process {self._name} did not start")
+
+    def stop(self) -> None:
+        """End the process."""
+        process = self.process
+        if process is not None:
+            process.kill()
+        self._thread.submit(self._end)
+        self._thread.shutdown(wait=True, cancel_futures=False)
+
+    def _end(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.join()
+            self._connection.close()
