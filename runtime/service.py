@@ -7,7 +7,6 @@ here knows of threads: whoever owns a service calls ``step`` again and again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

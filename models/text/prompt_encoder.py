@@ -92,8 +92,8 @@ class PromptEncoders:
     """How all terms of a formula read prompts.
 
     Attributes:
-        encoders: one per term; None for one that reads where the weights are: a function, or a model
-            that sees images.
+        encoders: one per term; None for one that reads where the weights are: a function, or a
+            model that sees images.
     """
 
     encoders: Sequence[PromptEncoder | None]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import forkserver
 from typing import Any
 
 from ...errors import StateError
@@ -36,6 +37,9 @@ class Checks:
 
     def start(self) -> None:
         """Start the processes, so that no request waits for that."""
+        if _context().get_start_method() == "forkserver":
+            with sigint_blocked():
+                forkserver.ensure_running()  # by this thread, whose child it is
         self.short.start()
         self.long.start()
 
@@ -48,6 +52,14 @@ class Checks:
         """End the processes."""
         self.short.stop()
         self.long.stop()
+
+
+def _context() -> Any:
+    """What starts processes: a server that has imported what they need, where there is one."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(["descant.serve.worker.check_imports"])
+    return context
 
 
 class CheckQueue:
@@ -64,6 +76,7 @@ class CheckQueue:
         self._name = name
         self._thread = ThreadPoolExecutor(1, name)
         self._line: Admission[tuple[Check, asyncio.Future[Any]]] = Admission(1)
+        self._doing: asyncio.Task[None] | None = None
         self._sent: set[int] = set()  # parts that the process has
         self._connection: Any = None
         self.process: Any = None
@@ -99,7 +112,7 @@ class CheckQueue:
             return
         for key, entry in self._line.joining(1):
             self._line.start(key)
-            asyncio.ensure_future(self._do(key, *entry.item, entry.client))
+            self._doing = asyncio.ensure_future(self._do(key, *entry.item, entry.client))
 
     async def _do(
         self, key: int, check: Check, future: asyncio.Future[Any], client: Hashable
@@ -136,11 +149,7 @@ class CheckQueue:
     def _started(self) -> None:
         if self.process is not None:
             return
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context(
-            "forkserver" if "forkserver" in methods else "spawn"
-        )
-        context.set_forkserver_preload(["descant.serve.worker.check_imports"])
+        context = _context()
         self._connection, child_end = context.Pipe()
         process = context.Process(
             target=run_checks, args=(child_end,), name=self._name, daemon=True

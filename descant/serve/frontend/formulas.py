@@ -228,13 +228,14 @@ def check_models(plan: Plan) -> None:
     Raises:
         FormulaError: it has too many terms, or reward models.
     """
+    rewards = [term for _, stage in plan.reranks for term in stage.reward.terms]
+    rewards += plan.search[1].r.terms if plan.search else ()
     for terms, most, what in (
-        (plan.terms, MOST_TERMS, "terms"),
-        ([*plan.rewards, *plan.search_terms], MOST_REWARDS, "reward models"),
-    ):
+        (plan.terms, MOST_TERMS, "terms"), (rewards, MOST_REWARDS, "reward models"),
+    ):  # fmt: skip
         if len(terms) > most:
             problem = f"it has {len(terms)} {what}, and a client's formula may have {most} here"
-            raise plan.error(problem, plan.spans[terms[most]], "name fewer; or add it to the run file")
+            raise plan.error(problem, plan.spans[terms[most]], "or the run file may name it")
 
 
 def with_sampling(tree: Any, temperature: str, top_p: str) -> str:

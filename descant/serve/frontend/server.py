@@ -109,9 +109,7 @@ class Server:
         return self._rows > 0
 
     @asynccontextmanager
-    async def decoding(
-        self, body: DecodeRequest, client: Hashable = None
-    ) -> AsyncIterator[Stream]:
+    async def decoding(self, body: DecodeRequest, client: Hashable = None) -> AsyncIterator[Stream]:
         """The queued rows of a client's request; leaving this aborts those that have not ended.
 
         Raises:

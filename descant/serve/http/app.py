@@ -19,7 +19,7 @@ from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
 from . import playground
-from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
+from .guard import OUTCOME, RequestGuard, client_of, outcome_of, run_job, unless_left
 
 GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 
@@ -71,7 +71,7 @@ def _router(server: Server) -> APIRouter:
     @router.post("/v1/score", response_model=None)
     async def score(body: ScoreRequest, request: Request) -> Response:
         async def scores() -> dict[str, Any]:
-            rewards = await server.score(body.model, *body.pairs)
+            rewards = await server.score(body.model, *body.pairs, client_of(request))
             data = [{"index": i, "object": "score", "score": x} for i, x in enumerate(rewards)]
             return {**head("score", "list", body.model), "data": data}
 
@@ -101,7 +101,7 @@ async def _complete(
     """A completion: complete, or as a stream that aborts its rows when it ends early."""
     shape = kind(body.model, body.with_logprobs, bool(body.return_token_ids))
     async with AsyncExitStack() as stack:
-        stream = await stack.enter_async_context(server.decoding(body))
+        stream = await stack.enter_async_context(server.decoding(body, client_of(request)))
         if body.stream:
             with_usage = bool(body.stream_options and body.stream_options.include_usage)
             events = _events(stream, shape, with_usage, request)

@@ -21,6 +21,7 @@ from ...models.text.prompt_encoder import PromptEncoders
 from ...runtime.constraints.limits import SECONDS, ConstraintError
 from ...runtime.constraints.spec import Constraint
 from .constraint_trial import try_constraint
+from .formula_check import check_formula
 
 KNOWN = 64  # formulas whose encoders a process keeps
 
@@ -120,6 +121,28 @@ class PlanFormula:
 
     def too_much(self) -> Exception:
         return ArgumentError("the formula takes too long to plan; make it shorter")
+
+
+@dataclass(frozen=True)
+class CheckFormula:
+    """A formula while it is typed; the arguments and the result are those of ``check_formula``."""
+
+    seconds = SECONDS
+    parts: ClassVar[Mapping[int, bytes]] = {}
+    text: str
+    names: Names
+    defaults: Mapping[str, float]
+    params: Mapping[str, float]
+
+    @property
+    def size(self) -> int:
+        return len(self.text)
+
+    def run(self, parts: Parts) -> dict[str, Any]:
+        return check_formula(self.text, self.names, self.defaults, self.params)
+
+    def too_much(self) -> Exception:
+        return ArgumentError("the formula takes too long to check; make it shorter")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ Its return value is the reply.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ...scoring.rewards import RewardScorer
 
 Job = Generator[None, None, Any]
+PIECE = 256  # tokens that are scored between two steps
 SLICE = 0.002  # seconds that are waited for a thread between two steps
 
 
@@ -87,7 +90,7 @@ class Jobs:
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case ScoreJob():
-                return self._score(command)
+                return (yield from self._score(command))
             case InspectJob():
                 alone = self.formulas[command.formula].alone()  # with caches of its own
                 for inspection in alone.inspecting(command.prompt, **command.arguments):
@@ -136,7 +139,10 @@ class Jobs:
         self.formulas[command.formula] = decoder
         return decoder
 
-    def _score(self, command: ScoreJob) -> list[float]:
+    def _score(self, command: ScoreJob) -> Job:
+        """Scores texts of a few tokens at a time, which a thread has encoded."""
+        import torch
+
         from ...scoring.rewards import RewardScorer
 
         if command.model not in self._scorers:
@@ -146,13 +152,32 @@ class Jobs:
                 raw_text=self.service.raw_text,
             )  # fmt: skip
             self._scorers[command.model] = scorer
-        return self._scorers[command.model].scores(command.prompts, command.answers)
+        scorer = self._scorers[command.model]
+        encode = partial(scorer.encoded, command.prompts, command.answers)
+        encodings, counts = yield from _result(encode)
+        outputs, first, tokens = [], 0, 0
+        for end, encoding in enumerate(encodings, 1):
+            tokens += len(encoding["input_ids"])
+            if tokens >= PIECE or end == len(encodings):
+                outputs.append(scorer.outputs(encodings[first:end]))
+                first, tokens = end, 0
+                yield
+        return scorer.rewards(torch.cat(outputs), counts)
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
     """Call a function whose error another call will raise again."""
     with suppress(DescantError, ImportError):
         function(*arguments)
+
+
+def _result(function: Callable[[], Any]) -> Job:
+    """What a function returns, or raises, in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        while not wait([future], SLICE).done:
+            yield
+    return future.result()
 
 
 def _ended(thread: Thread) -> Job:

@@ -11,7 +11,6 @@ import signal
 import time
 import traceback
 import uuid
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -25,6 +24,7 @@ from ...failures import out_of_memory, summary
 from ...grammar import FormulaError
 from ...imports import import_words
 from ...models import ModelError
+from ...runtime.admission import Admission
 from ..protocol import messages
 from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
@@ -32,6 +32,7 @@ from .pending import PendingRow, check_room, fitting
 if TYPE_CHECKING:
     from ...runtime.requests.answer import Answer
 
+COST = 1000  # of a second of a job
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
 
@@ -76,7 +77,7 @@ class DecodeLoop:
     ) -> None:
         self._jobs, self._service = jobs, jobs.service
         self._commands, self._send = commands, send
-        self._running_jobs: deque[tuple[int, Job]] = deque()
+        self._jobs_line: Admission[Job] = Admission(1)  # by their numbers
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
@@ -94,7 +95,7 @@ class DecodeLoop:
         self._read_commands()
         if self._stopped:
             return
-        if self._running_jobs:
+        if self._jobs_line.waiting:
             self._advance_job()
         rows = self._step(counts) if service.busy else []
         counts.waiting, counts.running = slots = service.waiting, service.running
@@ -105,7 +106,7 @@ class DecodeLoop:
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
-        idle = not (self._service.busy or self._running_jobs)
+        idle = not (self._service.busy or self._jobs_line.waiting)
         while True:
             try:
                 number, command = self._commands.get(block=idle)
@@ -121,11 +122,11 @@ class DecodeLoop:
                     if (job := self._jobs.compiling(command)) is None:
                         self._replies.append((number, self._submit(number, command)))
                     else:
-                        self._running_jobs.append(
-                            (number, self._submit_after(job, number, command))
-                        )
+                        job = self._submit_after(job, number, command)
+                        self._jobs_line.add(number, job, 1, command.client, number)
                 case _:
-                    self._running_jobs.append((number, self._jobs.job(command)))
+                    client = getattr(command, "client", None)
+                    self._jobs_line.add(number, self._jobs.job(command), 1, client, number)
 
     def _submit_after(self, job: Job, number: int, command: messages.Submit) -> Job:
         """Queue rows when a job has ended."""
@@ -161,18 +162,26 @@ class DecodeLoop:
         for row in [row for row in self._rows.values() if row.command == number]:
             del self._rows[id(row.request)]
             self._service.cancel(row.request)
-        self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
+        if (entry := self._jobs_line.waiting.get(number)) is not None:
+            entry.item.close()
+            self._jobs_line.remove(number)
 
     def _advance_job(self) -> None:
-        number, job = self._running_jobs.popleft()
+        """Advance the job of the client whose jobs have taken the least time."""
+        [(number, entry)] = self._jobs_line.joining(1)
+        self._jobs_line.start(number)
+        start = time.perf_counter()
         try:
-            next(job)
+            next(entry.item)
         except StopIteration as end:
             self._replies.append((number, end.value))
         except Exception as error:
             self._replies.append((number, messages.Failed(portable(error))))
         else:
-            self._running_jobs.append((number, job))
+            self._jobs_line.charge(entry.client, COST * (time.perf_counter() - start))
+            self._jobs_line.wait(number)
+            return
+        self._jobs_line.remove(number)
 
     def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
         start, before = time.perf_counter(), self._service.prefix_cache_counts()
