@@ -13,7 +13,9 @@ from ...errors import ArgumentError
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError
 from ..images.processor import PromptProcessor
+from .chat import fills_in
 from .prompts import is_ids, render, render_text
+from .token_count import fewest_tokens
 
 Reading: TypeAlias = "Sequence[int] | str | None"  # None where the term itself is to read
 
@@ -64,6 +66,13 @@ class PromptEncoder:
         self._check_rows(ids)
         return ids
 
+    def fewest_tokens(self, prompt: Any) -> int:
+        """Tokens of what it reads of a prompt, at least, as far as that is known before."""
+        template, is_read = self.spec.template, not self.alone and self.shared is None
+        if is_read and isinstance(prompt, str) and (template is None or fills_in(template)):
+            return fewest_tokens(self.tokenizer, prompt)
+        return 0
+
     def _check_rows(self, ids: Sequence[int]) -> None:
         if self.rows is not None:
             check_rows(self.name, ids, self.rows, self.rowless)
@@ -111,6 +120,11 @@ class PromptEncoders:
         """
         readings: list[Reading] = []
         for encoder in self.encoders:
+            if encoder is not None and longest is not None:
+                fewest = encoder.fewest_tokens(prompt)
+                if fewest > longest:
+                    problem = f"the prompt has {fewest} tokens or more; here a text may have "
+                    raise ArgumentError(f"{problem}{longest}; shorten it")
             reading = None if encoder is None else encoder.read(prompt)
             if (
                 longest is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -79,6 +80,7 @@ class Server:
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
+        self._client_rows: Counter[Hashable] = Counter()
         self._row_seconds = 1.0  # a moving average
 
     def start(self) -> None:
@@ -122,7 +124,7 @@ class Server:
         if rows > most:
             message = f"this asks for {rows} rows at once; the server takes {most}"
             raise errors.ApiError(400, message, "n", "too_many_rows")
-        with self.admitted(rows):
+        with self.admitted(rows, client):
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
@@ -200,8 +202,10 @@ class Server:
         return rewards
 
     @contextmanager
-    def admitted(self, rows: int) -> Iterator[None]:
+    def admitted(self, rows: int, client: Hashable = None) -> Iterator[None]:
         """Count the rows of a request inside of this; one for a request that takes no slot.
+
+        Where the queue is full, clients with less than their share of it may still come.
 
         Raises:
             ApiError: the queue is full, or the server is shutting down.
@@ -211,7 +215,9 @@ class Server:
         if self.stopping:
             raise errors.unavailable()
         waiting = self._rows + rows - self.limits.slots
-        if waiting > self.limits.max_queue:
+        own = self._client_rows[client] + rows
+        share = self.limits.max_queue / len(self._client_rows.keys() | {client})
+        if waiting > self.limits.max_queue and (own > share or waiting > 2 * self.limits.max_queue):
             seconds = min(60, max(1, math.ceil(self._row_seconds * waiting / self.limits.slots)))
             raise errors.ApiError(
                 429, f"{self._rows} rows are here already; try again in {seconds} s",
@@ -219,10 +225,14 @@ class Server:
             )  # fmt: skip
         start = time.perf_counter()
         self._rows += rows
+        self._client_rows[client] += rows
         try:
             yield
         finally:
             self._rows -= rows
+            self._client_rows[client] -= rows
+            if not self._client_rows[client]:
+                del self._client_rows[client]
             self._row_seconds += 0.1 * (time.perf_counter() - start - self._row_seconds)
 
     def arguments(self, body: DecodeRequest) -> tuple[FormulaRef, dict[str, Any]]:

@@ -141,7 +141,7 @@ async def run_job(
     deadline = Deadline(server.limits.timeout)
 
     async def response() -> Response:
-        with server.admitted(1):
+        with server.admitted(1, client_of(request)):
             return JSONResponse(await deadline.wait_for(job()))
 
     return await unless_left(request, response())
