@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +56,9 @@ async def many_rows(client: Client, draw: random.Random) -> None:
 
 async def scores(client: Client, draw: random.Random) -> None:
     """5,000 answers."""
-    texts = [f"In water, for {draw.randrange(99)} minutes; then cool them. {i}" for i in range(5000)]
+    texts = [
+        f"In water, for {draw.randrange(99)} minutes; then cool them. {i}" for i in range(5000)
+    ]
     body = {"model": "reward_help", "text_1": "How do I boil eggs?", "text_2": texts}
     await client.post("/v1/score", json=body)
 
@@ -89,10 +93,15 @@ LOADS: dict[str, tuple[Load, int]] = {  # and how many clients of one key send i
 }
 
 
-async def loading(url: str, key: str, load: Load, seed: int) -> None:
+async def loading(url: str, key: str, load: Load, seed: int, statuses: Counter[str]) -> None:
     """Send a load again and again, until this is cancelled; what is refused is sent again soon."""
     draw, headers = random.Random(seed), {"authorization": f"Bearer {key}"}
-    async with Client(base_url=url, headers=headers, timeout=600) as client:
+
+    async def count(answer: httpx.Response) -> None:
+        statuses[f"{load.__name__} {answer.status_code}"] += 1
+
+    hooks = {"response": [count]}
+    async with Client(base_url=url, headers=headers, timeout=600, event_hooks=hooks) as client:
         while True:
             start = time.perf_counter()
             with suppress(httpx.HTTPError):
@@ -121,8 +130,11 @@ async def first_tokens(url: str, key: str, count: int) -> list[float]:
 
 async def measured(url: str, loads: list[str], count: int) -> dict[str, Any]:
     """The first tokens of one client while these loads run."""
+    statuses = Counter[str]()
     tasks = [
-        asyncio.create_task(loading(url, f"load {[*LOADS].index(name)}", LOADS[name][0], seed))
+        asyncio.create_task(
+            loading(url, f"load {[*LOADS].index(name)}", LOADS[name][0], seed, statuses)
+        )
         for name in loads
         for seed in range(LOADS[name][1])
     ]
@@ -131,7 +143,8 @@ async def measured(url: str, loads: list[str], count: int) -> dict[str, Any]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return {"loads": loads, "first_token_seconds": [round(each, 4) for each in seconds]}
+    answers = {"answers_to_loads": dict(statuses)}
+    return {"loads": loads, **answers, "first_token_seconds": [round(each, 4) for each in seconds]}
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -174,9 +187,10 @@ def main() -> None:
             asyncio.run(first_tokens(url, "asks", 4))  # warm
             results[name] = asyncio.run(measured(url, loads, options.count))
         values = results[name]["first_token_seconds"]
+        print(results[name]["answers_to_loads"])
         print(f"{name}: median {percentile(values, 0.5):.3f} s, p95 {percentile(values, 0.95):.3f}")
-    content = {"slots": SLOTS, "count": options.count, "device": "cpu", **machine}
-    content |= {"results": results}
+    content = {"slots": SLOTS, "count": options.count, "device": "cpu", "cores": os.cpu_count()}
+    content |= {**machine, "results": results}
     options.output.write_text(json.dumps(content) + "\n")
     options.output.with_suffix(".md").write_text(table(content))
 

@@ -33,7 +33,7 @@ class Checks:
     """The processes of checks of a server."""
 
     def __init__(self) -> None:
-        self.short, self.long = CheckQueue("descant-prompts"), CheckQueue("descant-checks")
+        self.short, self.long = CheckQueue("descant-prompts"), CheckQueue("descant-checks", 10)
 
     def start(self) -> None:
         """Start the processes, so that no request waits for that."""
@@ -67,13 +67,14 @@ class CheckQueue:
 
     Args:
         name: of the process.
+        nice: of the process, where processors are few.
 
     Attributes:
         process: that does them; None where there is none.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, nice: int = 0) -> None:
+        self._name, self._nice = name, nice
         self._thread = ThreadPoolExecutor(1, name)
         self._line: Admission[tuple[Check, asyncio.Future[Any]]] = Admission(1)
         self._doing: asyncio.Task[None] | None = None
@@ -152,7 +153,7 @@ class CheckQueue:
         context = _context()
         self._connection, child_end = context.Pipe()
         process = context.Process(
-            target=run_checks, args=(child_end,), name=self._name, daemon=True
+            target=run_checks, args=(child_end, self._nice), name=self._name, daemon=True
         )
         with sigint_blocked():
             process.start()

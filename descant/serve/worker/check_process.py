@@ -6,6 +6,7 @@ system can fork, it comes of a server that has imported what checks need, in mil
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from .checks import Check, Parts
 from .loop import portable
 
 
-def run_checks(connection: Connection) -> None:
+def run_checks(connection: Connection, nice: int = 0) -> None:
     """Answer each check with its result, or with an error as ``Failure``, until the parent ends.
 
     More than its seconds of computing end the process.
@@ -25,10 +26,13 @@ def run_checks(connection: Connection) -> None:
     Args:
         connection: to the parent; gets "" first. Then come pairs: the parts that are new here,
             pickled, by their numbers, and a check.
+        nice: by how much others go before, where processors are few.
     """
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     _bound_memory()
+    if nice and hasattr(os, "nice"):
+        os.nice(nice)
     parts = Parts()
     with suppress(EOFError, OSError):
         connection.send("")
