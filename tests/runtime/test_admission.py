@@ -1,4 +1,4 @@
-"""Who gets slots: no slot is left empty for nothing, nobody starves, and clients get equal shares."""
+"""Who gets slots: none is left empty for nothing, nobody starves, and clients get equal shares."""
 
 from __future__ import annotations
 
@@ -50,6 +50,15 @@ def simulated(jobs, until: int = 20_000):
     raise AssertionError("somebody has not come to an end")
 
 
+def came(jobs, client: str) -> int:
+    """The step in which a client first has slots."""
+    return next(
+        now
+        for now, admission, _ in simulated(jobs)
+        if any(entry.client == client for entry in admission.running.values())
+    )
+
+
 @settings(max_examples=80, deadline=None)
 @given(JOBS)
 def test_all_come_to_an_end_and_no_slot_is_empty_for_nothing(jobs) -> None:
@@ -84,9 +93,7 @@ def test_one_row_comes_soon_whatever_others_hold(large) -> None:
     slots, count = large
     jobs = [(0, "large", n, slots, 100_000 if slots > 1 else 200) for n in range(count)]
     jobs.append((50, "small", 0, 1, 8))
-    for now, admission, _ in simulated(jobs):
-        if any(entry.client == "small" for entry in admission.running.values()):
-            break
+    now = came(jobs, "small")
     assert now <= 50 + QUANTUM
 
 
@@ -94,9 +101,7 @@ def test_many_slots_come_to_who_waits_for_them_among_many_small_ones() -> None:
     """New clients come all the time, each with a row: none has been given more than the large."""
     jobs = [(step, f"small {step}", 0, 1, 20) for step in range(400)]
     jobs.append((10, "large", 0, SLOTS, 5))
-    for now, admission, _ in simulated(jobs):
-        if any(entry.client == "large" for entry in admission.running.values()):
-            break
+    now = came(jobs, "large")
     assert 10 < now <= 10 + PATIENCE + 2 * QUANTUM
 
 
