@@ -151,7 +151,8 @@ def model(name: str) -> Expression:
 
 param = prompt = model
 param.__doc__ = "A declared model, parameter or prompt."
-step, answer_length = Expression(tree.Name("step")), Expression(tree.Name(ANSWER_LENGTH))
+step, thinking = Expression(tree.Name("step")), Expression(tree.Name("thinking"))
+answer_length = Expression(tree.Name(ANSWER_LENGTH))
 noimage = Expression(tree.Name(NOIMAGE))  # model("vlm") @ noimage
 
 
@@ -192,4 +193,7 @@ def __getattr__(name: str) -> Callable[..., Expression]:
 _CALLS = (*SCALAR_FUNCTIONS, *OPERATORS, *STAGES, *(name for name, of in STATE.items() if of))
 for _name in _CALLS:
     globals()[_name] = _call(_name)
-__all__ = ["Expression", "model", "param", "prompt", "answer_length", "noimage", "step", *_CALLS]
+__all__ = [
+    *("Expression", "model", "param", "prompt"),
+    *("answer_length", "noimage", "step", "thinking", *_CALLS),
+]

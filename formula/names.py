@@ -17,7 +17,7 @@ SCALAR_FUNCTIONS = {
 }
 IN_A_STEP = frozenset(SCALAR_FUNCTIONS)  # these may be of numbers of the state; extensions may not
 # Numbers of the state, and how many scores each is of.
-STATE = {"step": 0, "entropy": 1, "max_prob": 1, "kl": 2, "js": 2}
+STATE = {"step": 0, "thinking": 0, "entropy": 1, "max_prob": 1, "kl": 2, "js": 2}
 ANSWER_LENGTH = "answer_length"  # a number of reward expressions
 NONE = "none"
 # What is never a declared name. Other words of the language are words before a parenthesis alone.

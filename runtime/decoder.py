@@ -82,6 +82,10 @@ class Decoder(WithDeclaredModels):
         sample_components: bool = False,
         return_particles: bool = False,
         structured_outputs: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
         **others: Any,
@@ -122,6 +126,11 @@ class Decoder(WithDeclaredModels):
                 ``{"regex": "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or
                 ``{"json_object": True}``; one for all, or a list with one per prompt and None for
                 none. It masks tokens before the formula's own stages.
+            chat_template_kwargs: variables of the models' chat templates,
+                ``{"enable_thinking": False}``; one that no template reads is an error.
+            tools: functions that chat templates tell the models of, as transformers has them.
+            add_generation_prompt, continue_final_message: as in transformers. Left out, an
+                assistant's last message goes on, and any other is answered.
             batch_size: rows decoded at once.
             progress: a progress bar; left out, only on a terminal and for more than one row.
 
@@ -139,6 +148,9 @@ class Decoder(WithDeclaredModels):
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             sample_components=sample_components, return_particles=return_particles,
             structured_outputs=structured_outputs, stop_strings=stop_strings,
+            chat_template_kwargs=chat_template_kwargs, tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             eos_token_id=eos_token_id, draft=draft, draft_length=draft_length,
             batch_size=batch_size, progress=progress, **others,
         )  # fmt: skip

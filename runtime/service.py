@@ -97,9 +97,10 @@ class Served(Decoder):
             self._check(request)
         return requests
 
-    def room(self, prompt: Any, params: Mapping[str, float] | None = None) -> int:
+    def room(self, prompt: Any, params: Mapping[str, float] | None = None, **chat: Any) -> int:
         """New tokens that there is room for after a prompt, here and in the models."""
-        [request] = self.session.builder.requests(prompt, params=params, max_new_tokens=1)
+        builder = self.session.builder
+        [request] = builder.requests(prompt, params=params, max_new_tokens=1, **chat)
         most = self._service.max_model_len
         return min(most, self.session.bound.positions or most) - request.longest
 

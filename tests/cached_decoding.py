@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 
 @torch.no_grad()
@@ -15,13 +16,18 @@ def said_along(model: Any, prompt: Sequence[int], made: Sequence[int] = ()) -> l
 
     As ``model.generate`` reads them.
     """
-    out = model(input_ids=torch.tensor([[*prompt]]), use_cache=True)
+    own = {}
+    if model.config.model_type == "recurrent_gemma":  # does not give back the cache that it makes
+        own = {"past_key_values": DynamicCache(config=model.config)}
+        model(input_ids=torch.tensor([[0]]), use_cache=False)  # forgets the states of other texts
+    out = model(input_ids=torch.tensor([[*prompt]]), use_cache=True, **own)
     name = "cache_params" if "cache_params" in out else "past_key_values"
+    cache = own.get(name) or out[name]
     said = [out.logits[0, -1].float()]
     for position, token in enumerate(made, len(prompt)):
         where = {} if name == "cache_params" else {"position_ids": torch.tensor([[position]])}
         ids = torch.tensor([[token]])
-        out = model(input_ids=ids, use_cache=True, **where, **{name: out[name]})
+        out = model(input_ids=ids, use_cache=True, **where, **{name: cache})
         said.append(out.logits[0, -1].float())
     return said
 

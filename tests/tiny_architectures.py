@@ -171,6 +171,9 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {  # those whose layers keep sta
     "mamba": ({"state_size": 8, "expand": 2}, MAMBA),
     "mamba2": ({"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2,
                 "chunk_size": 8}, MAMBA2),
+    "minimax": ({**GROUPED, **EXPERTS, "head_dim": 8, "block_size": 8,
+                 "layer_types": ["linear_attention", "full_attention"]},
+                f"lightning attention, {MOE}"),
     "nemotron_h": ({
         **GROUPED, "layers_block_type": ["mamba", "mlp", "attention", "mlp"], "mamba_num_heads": 8,
         "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8, "chunk_size": 8, "head_dim": 8,
@@ -180,6 +183,10 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {  # those whose layers keep sta
     "qwen3_5_text": ({**GROUPED, **DELTA, "head_dim": 16}, NET),
     "qwen3_next": ({**GROUPED, **EXPERTS, **DELTA, "head_dim": 16, "mlp_only_layers": []},
                    f"{NET}, {MOE}"),
+    "recurrent_gemma": ({
+        **GROUPED, "num_hidden_layers": 3, "block_types": ["recurrent", "recurrent", "attention"],
+        "lru_width": 32, "head_dim": 8, "attention_window_size": 8,
+    }, "gated linear recurrences"),
     "zamba": ({
         **GROUPED, "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2,
         "mamba_d_state": 8, "n_mamba_heads": 2, "attention_hidden_size": 64,

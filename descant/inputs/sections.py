@@ -62,6 +62,7 @@ class Generate(Strict):
     draft: str | None = None  # a formula over the declared models, or "prompt", or "auto"
     draft_length: Annotated[int, Field(ge=1, le=LONGEST_DRAFT)] | Literal["adaptive"] = "adaptive"
     structured_outputs: dict[str, Any] | None = None  # vLLM's form, or a declared name in it
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat templates
     batch_size: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")

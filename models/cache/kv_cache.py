@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..backbone import backbone_of
+from .layers import family_states
 from .layers.keys import RowLayer
 from .layers.states import LayerKind, StateLayer, layer_kinds, with_rows
 from .masks import row_masks
@@ -274,17 +275,20 @@ def run_rows(
     if window.copies:
         tokens = tokens.reshape(-1, 1)
     arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": True}
+    keyword = "past_key_values"
     if takes_states(type(network).forward):
-        arguments["cache_params"] = cache
+        keyword = "cache_params"
     else:
         places = options.pop("position_ids", positions)
-        places = places if places.ndim == 3 else places.reshape(tokens.shape)
-        arguments |= {"past_key_values": cache, "position_ids": places}
+        arguments["position_ids"] = places if places.ndim == 3 else places.reshape(tokens.shape)
     if not cache.kinds:  # what has states takes nothing for padding
         shape = len(tokens), window.limit
         arguments["attention_mask"] = tokens.new_ones(shape, dtype=torch.bool)
-    with row_masks(positions, window, cache.attends):
-        out = network(**arguments, **options)
+    with (
+        row_masks(positions, window, cache.attends),
+        family_states.during(network, cache) as states,
+    ):
+        out = network(**arguments, **{keyword: states}, **options)
     cache.settle()
     return out
 

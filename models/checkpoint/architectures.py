@@ -29,7 +29,7 @@ STATES = {
     "LinearAttentionAndSlidingWindowAttentionLayer",
 }  # fmt: skip
 # Families whose code in transformers goes on from a state by one token at a time only ...
-ONE_FORWARD = frozenset({"falcon_mamba", "jamba", "mamba", "zamba"})
+ONE_FORWARD = frozenset({"falcon_mamba", "jamba", "mamba", "recurrent_gemma", "zamba"})
 # ... or makes something else of several tokens than of each in turn: time steps are cut off.
 BY_TOKEN = ONE_FORWARD | {"nemotron_h", "zamba2"}
 TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of these
@@ -39,11 +39,11 @@ TERMS = frozenset(  # tests/models/checkpoint/test_architectures.py runs each of
     falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 gemma3_text gemma3n_text gemma4_text
     glm glm4 glm4_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe
     granitemoehybrid helium hunyuan_v1_dense hy_v4 jamba jetmoe kimi_linear lfm2 lfm2_moe lfm3
-    llama llama4_text longcat_flash mamba mamba2 minicpm3 minimax_m2 ministral ministral3
+    llama llama4_text longcat_flash mamba mamba2 minicpm3 minimax minimax_m2 ministral ministral3
     mistral mixtral modernbert-decoder mpt nanochat nemotron nemotron_h olmo olmo2 olmo3
     olmo_hybrid olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text
-    qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3 stablelm starcoder2 vaultgemma xglm youtu
-    zamba zamba2 zaya
+    qwen3_5_text qwen3_moe qwen3_next recurrent_gemma seed_oss smollm3 stablelm starcoder2
+    vaultgemma xglm youtu zamba zamba2 zaya
     """.split()  # noqa: SIM905
 )
 IMAGE_TEXT = frozenset(  # tests/models/loading/test_image_text.py loads each of these
@@ -64,12 +64,10 @@ REWARDS = frozenset(  # and these with candidates over a shared prefix
     """.split()  # noqa: SIM905
 )
 
-OWN_CACHE = "code in transformers insists on a cache of its own"
 OWN_LENGTH = "code in transformers goes by the length of the cache, which is not that of a row"
 REFUSED = {  # families whose caches look as others', and why their code cannot work with these
-    "inkling_text": OWN_LENGTH, "inkling2_text": OWN_LENGTH, "minimax": OWN_CACHE,
+    "inkling_text": OWN_LENGTH, "inkling2_text": OWN_LENGTH,
     "qwen4_exp_text": "code in transformers chooses among blocks of keys of one length",
-    "recurrent_gemma": "state is kept in its modules, and not in transformers' cache",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,7 +25,15 @@ _FUNCTION = "a function is a reward in Python alone: models={…: descant.reward
 # Sources on another model's weights.
 ADDED = {"adapter": "an adapter", "vector": "a vector", "head": "a head"}
 OWN_HEAD = "own"
-READING = ("template", "system", "prefix", "label", "read", "steps")  # how a model reads
+READING = (
+    "template",
+    "system",
+    "prefix",
+    "label",
+    "read",
+    "steps",
+    "reasoning",
+)  # how a model reads
 RENAMED = {  # options of other libraries, and what to write
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("pretrained_model_name_or_path", "name_or_path", "folder"), "write path: …"),
@@ -37,6 +45,12 @@ RENAMED = {  # options of other libraries, and what to write
     "system_prompt": "write system: …",
     "torch_dtype": "write dtype: …",
 }
+
+
+_Mark = (
+    Annotated[str, Field(min_length=1, max_length=64)]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=64)]
+)
 
 
 class Steps(BaseModel):
@@ -52,6 +66,20 @@ class Steps(BaseModel):
 
     by: str = Field(min_length=1)
     reduce: Literal["min", "prod", "last", "mean"] = "min"
+
+
+class Marks(BaseModel):
+    """The marks that a model thinks between.
+
+    Attributes:
+        start, end: each a text, or token ids. A text that is a token of the vocabulary is that
+            token; any other is found however tokens spell it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: _Mark
+    end: _Mark
 
 
 class ModelSpec(BaseModel):
@@ -104,6 +132,8 @@ class ModelSpec(BaseModel):
         steps: of a process reward, which scores every step of an answer: the text that ends one,
             and what their rewards become, ``{by: "\\n\\n", reduce: min}``, or ``prod``, ``last`` or
             ``mean``. It reads text.
+        reasoning: the marks that the model thinks between, ``{start: <think>, end: </think>}``;
+            left out, they are found in its vocabulary or its chat template.
         trust_remote_code: run code from the checkpoint. Never on unless you say so.
     """
 
@@ -133,6 +163,7 @@ class ModelSpec(BaseModel):
     label: int | str | None = None
     read: Literal["tokens", "text"] | None = None
     steps: Steps | None = None
+    reasoning: Marks | None = None
     trust_remote_code: bool = False
 
     @field_validator("model")

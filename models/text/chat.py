@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from ..checkpoint.spec import ModelSpec
 from ..errors import ModelError, first_line
 from ..images.parts import text_of
+from .chat_options import DEFAULT, ChatOptions
 from .templates import rendered
 
 _log = logging.getLogger("descant")
@@ -107,7 +108,12 @@ class RawTextLog:
 
 
 def written(
-    name: str, template: str | None, tokenizer: Any, messages: Messages, templates: Any = None
+    name: str,
+    template: str | None,
+    tokenizer: Any,
+    messages: Messages,
+    templates: Any = None,
+    options: ChatOptions = DEFAULT,
 ) -> str:
     """Messages in a model's chat template, up to where the answer begins or continues.
 
@@ -117,6 +123,7 @@ def written(
         name: of the model, for messages.
         template: as declared.
         templates: what has the chat templates, where it is not the tokenizer.
+        options: how it is rendered.
 
     Raises:
         ModelError: there is no such template, or it refuses these messages, or drops a developer's.
@@ -126,12 +133,9 @@ def written(
         messages = developer_as_system(messages)
     if messages[-1:] == [{"role": "assistant", "content": ""}]:
         messages = messages[:-1]
-    continues = bool(messages) and messages[-1]["role"] == "assistant"
     try:
-        text = rendered(
-            tokenizer, [*messages], source,
-            add_generation_prompt=not continues, continue_final_message=continues,
-        )  # fmt: skip
+        ending = options.ending(messages)
+        text = rendered(tokenizer, [*messages], source, **ending, **options.variables())
     except Exception as error:  # jinja has its own exceptions, and templates raise any
         cure = "give template: … with a chat template, or a prompt that is text"
         if any(message["role"] == "system" for message in messages):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ...errors import ArgumentError
 from ..checkpoint.spec import ModelSpec
@@ -92,6 +92,7 @@ class PromptEncoder:
 class ReadPrompt:
     """A prompt, and what each term reads of it, in the order of their encoders."""
 
+    is_read: ClassVar[bool] = True
     prompt: Any
     readings: Sequence[Reading]
 

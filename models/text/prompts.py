@@ -13,6 +13,7 @@ from ..images.parts import as_text, images_in, system_content, with_images, with
 from ..images.processor import PromptProcessor
 from ..images.prompt import ImagePrompt
 from .chat import SYSTEM, Messages, check_messages, developer_as_system, fills_in, written
+from .chat_options import DEFAULT, ChatOptions, as_templates_want, options_of
 
 Prompt: TypeAlias = "str | Messages | Sequence[int]"
 
@@ -66,7 +67,7 @@ def render(
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
         return [_bos(name, tokenizer, prompt)]
-    prompt = _seen(name, prompt, noimage, processor)
+    options, prompt = options_of(prompt), _seen(name, prompt, noimage, processor)
     if isinstance(prompt, ImagePrompt):
         if noimage or spec.prefix or system is not None:
             problem = f"token ids with images are read as they are, and {name} is to read others"
@@ -77,7 +78,7 @@ def render(
     if tokenizer is None:
         problem = f"{name} has no tokenizer, so a prompt must be token ids"
         raise ModelError(problem, "or give tokenizer: …", name, "tokenizers")
-    text = _text(name, spec, tokenizer, prompt, system, processor)
+    text = _text(name, spec, tokenizer, prompt, system, processor, options)
     if processor is not None and (images := images_in(prompt)):
         if isinstance(spec.prefix, list):
             problem = f"{name} has a prefix of token ids, and the prompt has images"
@@ -114,13 +115,13 @@ def render_text(
         raise ModelError("the prompt is empty", "give it text, messages or token ids")
     if alone:
         return PromptText("")
-    prompt = _seen(name, prompt, noimage, None)
+    options, prompt = options_of(prompt), _seen(name, prompt, noimage, None)
     if isinstance(spec.prefix, list):
         raise ModelError(f"{name} reads text, and its prefix is token ids", "give it as text", name)
     if is_ids(prompt):
         prompt = PromptText(shared.decode(list(prompt), skip_special_tokens=True))
         return _with_prefix(own, spec, prompt)
-    return _text(name, spec, own, prompt, system)
+    return _text(name, spec, own, prompt, system, options=options)
 
 
 def _seen(name: str, prompt: Any, noimage: bool, processor: PromptProcessor | None) -> Any:
@@ -145,10 +146,11 @@ def _text(
     prompt: Any,
     system: str | None,
     processor: PromptProcessor | None = None,
+    options: ChatOptions = DEFAULT,
 ) -> PromptText:
     """A prompt as text, after the model's own prefix if that is text."""
     system = spec.system if system is None else system
-    text = _Template(name, spec.template, tokenizer, processor).text(prompt, system)
+    text = _Template(name, spec.template, tokenizer, processor, options).text(prompt, system)
     return _with_prefix(tokenizer, spec, text)
 
 
@@ -173,11 +175,13 @@ class _Template:
     template: str | None
     tokenizer: Any
     processor: PromptProcessor | None = None
+    options: ChatOptions = DEFAULT
 
     def text(self, prompt: Any, system: str | None) -> PromptText:
         """The prompt as text."""
         template = self.template
         if not isinstance(prompt, str):
+            prompt = as_templates_want(prompt)
             check_messages(self.name, prompt)
         if template is not None and fills_in(template):
             return PromptText(self._in_string(template, prompt, system))
@@ -192,7 +196,7 @@ class _Template:
         source = self.tokenizer
         if self.processor is not None:
             source = self.processor.template_source(bool(images_in(messages)))
-        text = written(self.name, template, self.tokenizer, messages, source)
+        text = written(self.name, template, self.tokenizer, messages, source, self.options)
         return PromptText(text, special=self.processor is not None)
 
     def _in_string(self, template: str, prompt: Any, system: str | None) -> str:

@@ -23,6 +23,7 @@ from ..binding.bound import Bound, reward_stages
 from ..requests.request import PROCESSED, Request, length_of
 from ..scores.context import ScalarColumn, numbers_of
 from ..scores.logprobs import columns
+from ..scores.thoughts import RowThoughts
 from .needs import needs_reward, needs_term, needs_to_draft
 from .row_map import RowMap, widest
 from .slot_state import SlotState, Start
@@ -42,7 +43,8 @@ class Batch:
         numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
-        state: how far each slot is; ``search_scores`` and ``seen`` are its.
+        state: how far each slot is; ``search_scores`` and ``seen`` are its; ``thoughts``, which of
+            them are in a thought, where the plan needs it; or None.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
             many of the best.
         processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
@@ -262,11 +264,14 @@ class Batch:
 
     def start(self, slot: int, answer: Sequence[int], search_scores: Sequence[float] = ()) -> Start:
         """What a slot goes on from that has this answer."""
+        request = self.requests[slot]
+        thought = self.thoughts.start(request, answer) if self.thoughts else 0
         if self.state.seen is None:
-            return Start(search_scores, ())
-        prompts = zip(self.bound.terms, self.requests[slot].prompts, strict=True)
+            return Start(search_scores, (), thought)
+        prompts = zip(self.bound.terms, request.prompts, strict=True)
         read = [*answer, *(token for term, ids in prompts for token in term.formula_ids(ids))]
-        return Start(search_scores, [token for token in read if token < self.bound.vocabulary])
+        read = [token for token in read if token < self.bound.vocabulary]
+        return Start(search_scores, read, thought)
 
     def changed(self) -> None:
         """What the devices have of the slots is not what the host has."""
@@ -306,12 +311,13 @@ class Batch:
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
             self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
-            bound.vocabulary if track_seen else 0, bound.search_columns,
+            bound.vocabulary if track_seen else 0, bound.search_columns, bound.thinks,
         )  # fmt: skip
         device = state.mirror.device
         self.values, self.temperatures = device.values, device.temperatures
         self.keys, self.steps, self.processed = device.keys, device.steps, device.processed
         self.search_scores, self.seen = state.search_scores, state.seen
+        self.thoughts = None if state.thoughts is None else RowThoughts(bound, state.thoughts)
         self._owners: Sequence[Tensor] = device.owners.split(lane_rows)
         self.owners: list[Tensor] = [owners[:0] for owners in self._owners]
         for row_map, rows, present in zip(row_maps, device.rows, device.present, strict=True):

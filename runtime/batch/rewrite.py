@@ -42,6 +42,7 @@ class SlotRows(Protocol):
     token_columns: dict[int, Any]
     state: SlotState
     seen: Tensor | None
+    thoughts: Any
     stale: bool
 
     def changed(self) -> None:
@@ -182,6 +183,8 @@ def replace_drafted(
         places = [(slot, token) for slot, each in enumerate(tokens) for token in each]
         slots, seen = torch.tensor(places, device=batch.device).view(-1, 2).unbind(1)
         batch.seen[slots, seen] = True
+    if batch.thoughts is not None:
+        batch.thoughts.read_all(tokens)
 
 
 def grow(lane: Any, tokens: int, rows: int = 1) -> None:

@@ -25,10 +25,12 @@ class Start(NamedTuple):
     Attributes:
         search_scores: of its text, the log-probability by each language model of a search.
         tokens: that its prompts and its answer have in them, where a stage needs them.
+        thought: the state of its text among the marks of thought, where the plan needs it.
     """
 
     search_scores: Sequence[float]
     tokens: Sequence[int]
+    thought: int = 0
 
 
 class DrawnTokens:
@@ -77,12 +79,14 @@ class SlotState:
         row_maps: how many.
         vocabulary: tokens to tell apart in ``seen``; 0 where no stage needs it.
         scored: language models that value the texts of a search.
+        thinks: whether it is told which texts are in a thought.
 
     Attributes:
         mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
         search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
             models of a search, or None; and ``scores_before`` the last step.
         seen: ``(slots, V)`` bool, the tokens of each text, or None.
+        thoughts: ``(slots,)`` int64, the state of each text among the marks of thought, or None.
         answers: per slot, what it has drawn, as far as somebody keeps it (``note``); None where the
             device alone knows.
         taken: steps that have been launched, by which the device has counted on; ``mark`` and the
@@ -98,6 +102,7 @@ class SlotState:
         row_maps: int,
         vocabulary: int,
         scored: int,
+        thinks: bool = False,
     ) -> None:
         self._slots, self.taken = slots, 0
         self.mirror = Mirror(
@@ -124,6 +129,10 @@ class SlotState:
             size = 2 * slots, vocabulary
             self._on_device.append(torch.zeros(size, dtype=torch.bool, device=device))
             self.seen = self._on_device[-1][:slots]
+        self.thoughts: Tensor | None = None
+        if thinks:
+            self._on_device.append(torch.zeros(2 * slots, dtype=torch.long, device=device))
+            self.thoughts = self._on_device[-1][:slots]
         self._moves = torch.zeros(2 * slots, dtype=torch.long, device=device)
         self._moving = self._moves[:0].view(2, 0)  # to which slots, and from where
         self.clear()
@@ -211,8 +220,7 @@ class SlotState:
         changes = [(numbers, torch.tensor([*(slot for slot, _ in moved), *sources]))]
         for tensor in self._on_device:
             room = tensor[self._slots : self._slots + len(starts)]
-            of_starts = _scores if tensor.is_floating_point() else _seen
-            changes.append((room, of_starts(starts, room)))
+            changes.append((room, _OF_STARTS[tensor.dtype](starts, room)))
         return changes
 
     def move(self) -> None:
@@ -247,3 +255,10 @@ def _seen(starts: Sequence[Start], room: Tensor) -> Tensor:
     marks = [row * width + token for row, start in enumerate(starts) for token in start.tokens]
     rows.view(-1)[marks] = True
     return rows
+
+
+def _thoughts(starts: Sequence[Start], room: Tensor) -> Tensor:
+    return torch.tensor([start.thought for start in starts], dtype=torch.long)
+
+
+_OF_STARTS = {torch.float32: _scores, torch.bool: _seen, torch.long: _thoughts}

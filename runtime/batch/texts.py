@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..constraints.masks import Masks
 from ..scores.row_states import RowStates
+from ..scores.thoughts import TextThoughts
 from .slot_state import HostAnswer
 
 # Of a step: whose rows they are, how many with idle ones, and what gives the answer of each.
@@ -67,6 +68,11 @@ def states_of(batch: HasTexts, goes_back: bool) -> list[RowStates]:
         RowStates(request.states, drawn, goes_back or request.draft is not None)
         for request, drawn in zip(batch.requests, batch.state.noise()[1], strict=True)
     ]
+
+
+def thoughts_of(batch: Any) -> TextThoughts | None:
+    """Where the texts of a step's slots are among the marks of thought, if a number needs it."""
+    return batch.thoughts and batch.thoughts.of_step(batch.width)  # type: ignore[no-any-return]
 
 
 def answers_of(batch: HasTexts) -> list[list[int]]:

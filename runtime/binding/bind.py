@@ -30,6 +30,7 @@ from .bound_term import BoundTerm
 from .checks import CheckedModels
 from .reward_input import text_lane
 from .term_parallel import TermParallel
+from .thinking import check_thinking
 from .weight_pool import WeightPool
 
 
@@ -59,7 +60,9 @@ def bind(
     """
     pool = pool or WeightPool()
     checked = CheckedModels(plan, specs, dtype, device, pool)
-    return Binder(checked, skeleton, term_parallel, pool).bind()
+    bound = Binder(checked, skeleton, term_parallel, pool).bind()
+    check_thinking(bound)
+    return bound
 
 
 @dataclass

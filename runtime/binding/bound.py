@@ -16,6 +16,7 @@ from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
+from ...models.text.thoughts import Thoughts, marks_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -126,6 +127,37 @@ class Bound:
                 self.terms[i].term.alone,
             ),
         )
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a number of the plan, or of a draft, depends on ``thinking``."""
+        plans = (self.plan, *(draft.plan for draft in self.draft_plans))
+        numbers = (number for plan in plans for number in plan.scalars)
+        return any(state.name == "thinking" for number in numbers for state in number.states)
+
+    @cached_property
+    def thinking_term(self) -> int:
+        """The term whose marks and whose prompt say where thoughts are: the first that has marks.
+
+        By its number among ``terms`` and then ``draft_terms``; -1 where none has marks.
+        """
+        terms, spans = (*self.terms, *self.draft_terms), self.plan.spans
+        order = [
+            (term.term.alone, number >= len(self.terms), spans.get(term.term), number)
+            for number, term in enumerate(terms)
+            if term.token_map is None and marks_of(term.spec, term.tokenizer) is not None
+        ]
+        return min(order, key=lambda each: (each[:2], each[2] or (), each[3]))[3] if order else -1
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """The marks of thought over the formula's tokens; None where no term has any."""
+        if self.thinking_term < 0:
+            return None
+        term = (*self.terms, *self.draft_terms)[self.thinking_term]
+        marks = marks_of(term.spec, term.tokenizer)
+        assert marks is not None
+        return Thoughts(marks, term.tokenizer, self.vocabulary)
 
     @property
     def raw_text_models(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from ...models.text.vocabulary import common_vocabulary
 from .bind import Binder, unused_note
 from .bound import Bound
 from .checks import CheckedModels
+from .thinking import check_thinking
 from .weight_pool import WeightPool
 
 
@@ -59,11 +60,13 @@ class DraftBinder:
         checked.size = min(checked.size, bound.vocabulary)
         own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
         used = {unused_note(name) for name in models}
-        return replace(
+        drafted = replace(
             bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,
             notes=tuple(note for note in bound.notes if note not in used),
             draft_plans=(replace(own, vocabulary=bound.vocabulary),),
         )  # fmt: skip
+        check_thinking(drafted)
+        return drafted
 
 
 def drafting(bound: Bound, source: str, binder: DraftBinder | None) -> Bound:

@@ -24,6 +24,7 @@ from ..binding.bound import Bound
 from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
 from ..scores.row_states import RowStates
+from ..scores.thoughts import TextThoughts
 
 
 class PlanStep(Protocol):
@@ -135,6 +136,7 @@ class Chunk:
             needing={node: self._along(each) for node, each in prepared.needing.items()},
             masks=self._masks() if batch.constrained else None, own_apart=batch.logprobs,
             mass_temperatures=self.temperatures if bound.weighs_masks else None,
+            thoughts=self._thoughts(),
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -144,6 +146,8 @@ class Chunk:
         batch.changed()
         if batch.seen is not None and self._first is not None:
             batch.seen[: batch.count] |= self._first < max(self.counts)
+        if batch.thoughts is not None:
+            batch.thoughts.read_all(self.tokens)
 
     def _mapped_columns(self) -> tuple[dict[int, Tensor], dict[int, int]]:
         """Per row map of another vocabulary, the tokens of its text behind each position.
@@ -228,6 +232,14 @@ class Chunk:
             where = torch.arange(len(ids), device=batch.device)
             first.scatter_reduce_(0, torch.tensor(ids, dtype=torch.long).to(where), where, "amin")
         return batch.seen[self.owner] | (self._first[self.owner] < self.ahead[:, None])
+
+    def _thoughts(self) -> TextThoughts | None:
+        """Where the text before each position is, where a number needs it."""
+        if self.batch.thoughts is None:
+            return None
+        read = [ids[: count - 1] for ids, count in zip(self.tokens, self.counts, strict=True)]
+        texts = self.batch.thoughts.of_step(self.batch.count)
+        return texts._replace(states=texts.along(read)[self.owner, self.ahead])
 
     def _texts(self) -> list[Tensor]:
         """Per position, the ids that the first of its terms has read."""

@@ -136,7 +136,7 @@ def _language_lanes(bound: Bound) -> Mapping[int, Any]:
 
 def _state(batch: Batch) -> list[Tensor]:
     """The tensors that what follows the forwards adds to."""
-    kept = (batch.steps, batch.search_scores, batch.seen)
+    kept = (batch.steps, batch.search_scores, batch.seen, batch.state.thoughts)
     tensors = [tensor for tensor in kept if tensor is not None]
     tensors += [columns.share for columns in batch.token_columns.values()]
     for lane in batch.bound.lanes:

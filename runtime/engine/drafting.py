@@ -96,11 +96,12 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
     most, logits = max(counts), dict[int, list[Logits]]()
     drawn_tokens, broken = list[Tensor](), list[Tensor]()
     seen = None if batch.seen is None else batch.seen[: batch.width].clone()
+    thoughts = batch.thoughts and batch.thoughts.of_step(batch.width)
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
     for number in range(most):
         context = step.context(batch)
-        context.seen = seen
+        context.seen, context.thoughts = seen, thoughts
         scores = step.scores(batch, context)
         [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
@@ -115,6 +116,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
             read_on(batch, tokens.tolist(), growing)
         if seen is not None:
             seen.scatter_(1, tokens[:, None], True)
+        if thoughts is not None:
+            thoughts = thoughts.after(tokens)
         steps.add_(1)
     steps.sub_(most)
     own = {lane: each for lane, each in logits.items() if len(each) == most}
@@ -127,7 +130,8 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 def _is_known(batch: Batch) -> bool:
     """Whether the host has to know drafted tokens, or does so without waiting."""
     on_host = Mirror.on_host(batch.device)
-    return on_host or batch.seen is not None or bool(batch.token_columns)
+    tracked = batch.seen is not None or batch.thoughts is not None
+    return on_host or tracked or bool(batch.token_columns)
 
 
 def _feed(batch: Batch, tokens: Tensor, growing: Collection[int], number: int) -> None:

@@ -24,7 +24,7 @@ from ...formula.words.stages import Reject
 from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
-from ..batch.texts import masks_of, starts_of, states_of, texts_of
+from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound
 from ..constraints.states import OF_REQUEST
 from ..scores.alarms import alarms
@@ -136,7 +136,7 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
-            starts=partial(starts_of, batch),
+            starts=partial(starts_of, batch), thoughts=thoughts_of(batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing, keys=batch.keys[: batch.width], own_apart=batch.logprobs,
             masks=masks_of(self, batch) if batch.constrained else None,
@@ -151,9 +151,7 @@ class Step:
         if not forwarded:
             self.forward(batch)
         prepared: Prepared = batch.prepared[self]
-        outputs = []
-        for number in prepared.certain:
-            outputs.append(self.bound.lanes[number].logits())
+        outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
             outputs = self.bound.term_parallel.all_reduce(prepared.certain, outputs)
         for lane, logits in zip(prepared.certain, outputs, strict=True):
@@ -226,6 +224,8 @@ class Step:
             lane.feed(fed if reads is None else reads[fed])
         if prepared.seen is not None:
             prepared.seen.scatter_(1, tokens[:, None], True)
+        if batch.thoughts is not None:
+            batch.thoughts.read(tokens)
         prepared.steps.add_(1)
         batch.state.taken += 1
 
@@ -266,7 +266,7 @@ class Step:
         for lane in _fed(batch):
             if batch.owners[lane].numel():
                 columns = batch.token_columns.get(lane)
-                reads_first = None if columns is None else columns.reads
+                reads_first = columns and columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared[self] = Prepared(
             batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],

@@ -16,6 +16,7 @@ from ..batch.memory import cache_bytes, fitting_tokens, gpu_memory, peak_bytes
 from ..binding.bound import Bound, reward_stages
 from ..binding.bound_term import BoundTerm
 from ..binding.term_parallel import TermParallel
+from ..binding.thinking import thinking_lines
 from ..engine.cuda_graphs import StepGraphs
 from ..requests.request import DraftOptions
 from ..scores.stages import moves_winner
@@ -109,6 +110,7 @@ class Report:
             *search_lines(bound.plan, self._params),
             f"floor       {floor:.3g} ms at {measured / 1e9:.3g} GB/s ({device}, {source})",
             *state_lines(self.drafted, self.draft is not None),
+            *thinking_lines(self.drafted),
             *(f"drafts      {gain.line()}" for gain in draft_gains(self.drafted, self.draft)),
             f"memory      {si_bytes(weights + held + work)}: {si_bytes(weights)} of weights, "
             f"{si_bytes(held)} of caches, {si_bytes(work)} to work in",

@@ -11,6 +11,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,10 +39,14 @@ class Likelihood:
     Attributes:
         logprobs: of each of its tokens; minus infinity for one that the formula excludes.
         greedy: whether each token is the best where it stands.
+        ranks: of each token, how many tokens are as likely or more; where the best are asked for.
+        top_logprobs: at each token, the best ones, likewise; no excluded one.
     """
 
     logprobs: list[float]
     greedy: list[bool]
+    ranks: list[int] = field(default_factory=list, repr=False)
+    top_logprobs: list[dict[int, float]] = field(default_factory=list, repr=False)
 
     @property
     def total(self) -> float:
@@ -54,6 +59,15 @@ class Likelihood:
         return all(self.greedy)
 
 
+class _Score(NamedTuple):
+    """A token's log-probability, whether it is the best, its rank, and the best ones."""
+
+    logprob: float
+    greedy: bool
+    rank: int
+    top: dict[int, float]
+
+
 @dataclass
 class _Text:
     """A text that is read once, for all completions that differ in their last token alone.
@@ -63,8 +77,7 @@ class _Text:
         read: what is read after the prompt.
         lasts: the last token of each completion, and ``indices``, which completion that is.
         done: how many tokens have been scored.
-        scores: per token of ``read`` and then of ``lasts``, its log-probability, and whether it is
-            the best.
+        scores: per token of ``read`` and then of ``lasts``.
     """
 
     request: Request
@@ -72,7 +85,7 @@ class _Text:
     lasts: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     done: int = 0
-    scores: list[tuple[float, bool]] = field(default_factory=list)
+    scores: list[_Score] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -87,8 +100,7 @@ class _Text:
         """Of every completion, when all is scored."""
         shared, ends = self.scores[: len(self.read)], self.scores[len(self.read) :]
         for index, end in zip(self.indices, ends, strict=True):
-            logprobs, greedy = zip(*shared, end, strict=True)
-            yield index, Likelihood([*logprobs], [*greedy])
+            yield index, Likelihood(*map(list, zip(*shared, end, strict=True)))
 
 
 def likelihoods(
@@ -116,14 +128,18 @@ def likelihoods(
 
 
 class LoglikelihoodLoop:
-    """Scores given completions through an engine's plan and lanes."""
+    """Scores given completions through an engine's plan and lanes.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.bound = engine, engine.bound
+    Args:
+        engine: whose plan it is.
+        top: how many of the best tokens each position has; None for no ranks, either.
+    """
+
+    def __init__(self, engine: Engine, top: int | None = None) -> None:
+        self.engine, self.bound, self._top = engine, engine.bound, top
         sizes = [term.token_map.other_size for term in self.bound.terms if term.token_map]
         self._width = max(self.bound.vocabulary, *sizes, 1)
 
-    @torch.no_grad()
     def run(
         self, pairs: Sequence[tuple[Request, Sequence[int]]], slots: int
     ) -> Iterator[tuple[int, Likelihood]]:
@@ -135,7 +151,19 @@ class LoglikelihoodLoop:
         Raises:
             FormulaError: NaN, or a position where every token is excluded.
         """
-        yield from ((i, Likelihood([], [])) for i, (_, ids) in enumerate(pairs) if not ids)
+        for results in self.steps(pairs, slots):
+            yield from results
+
+    @torch.no_grad()
+    def steps(
+        self, pairs: Sequence[tuple[Request, Sequence[int]]], slots: int
+    ) -> Iterator[list[tuple[int, Likelihood]]]:
+        """``run``, a step at a time, for those who have other things to do in between.
+
+        Yields:
+            After each step, what ``run`` yields of it.
+        """
+        yield [(i, Likelihood([], [])) for i, (_, ids) in enumerate(pairs) if not ids]
         waiting = deque(_shared(pairs))
         if not waiting:
             return
@@ -158,7 +186,7 @@ class LoglikelihoodLoop:
                 for slot in over:
                     texts[slot].request.states.clear()
                 batch.finish(over, texts)
-            yield from results
+            yield results
 
     def _by_token(self, batch: Batch, requests: Sequence[Request]) -> bool:
         """Whether candidates are scored at each step, or other processes take part."""
@@ -183,7 +211,7 @@ class LoglikelihoodLoop:
         positions = [(i, done[i] + ahead) for i, n in enumerate(counts) for ahead in range(n)]
         rows = [(batch.requests[slot], at) for slot, at in positions]
         check(self.engine, batch, context, scores, rows)
-        _keep(texts, positions, scores)
+        _keep(texts, positions, scores, self._top)
         chunk.commit()
 
     def _token(self, batch: Batch, texts: Sequence[_Text]) -> None:
@@ -192,7 +220,7 @@ class LoglikelihoodLoop:
         done = [text.done for text in texts]
         next_tokens = torch.tensor(tokens, device=batch.device)
         context, scores = scored(self.engine, batch, done, next_tokens)
-        _keep(texts, list(enumerate(done)), scores)
+        _keep(texts, list(enumerate(done)), scores, self._top)
         commit(self.engine, batch, context, tokens)
 
 
@@ -210,14 +238,27 @@ def _that_fit(batch: Batch, texts: Sequence[_Text], waiting: deque[_Text]) -> li
     return joining
 
 
-def _keep(texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor) -> None:
+def _keep(
+    texts: Sequence[_Text], positions: Sequence[tuple[int, int]], scores: Tensor, top: int | None
+) -> None:
     """Keep the log-probabilities of tokens: per row of ``(positions, V)``, of a slot's position."""
     pairs = [(row, t) for row, (i, at) in enumerate(positions) for t in texts[i].tokens_at(at)]
     rows, tokens = torch.tensor(pairs, device=scores.device).unbind(1)
-    logprobs = log_softmax(scores)[rows, tokens].tolist()
+    all_logprobs = log_softmax(scores)
+    logprobs = all_logprobs[rows, tokens]
     greedy = (best(scores)[rows] == tokens).tolist()
-    for (row, _), logprob, is_best in zip(pairs, logprobs, greedy, strict=True):
-        texts[positions[row][0]].scores.append((logprob, is_best))
+    ranks, tops = [0] * len(pairs), [dict[int, float]()] * len(scores)
+    if top is not None:
+        least = all_logprobs[rows] >= logprobs[:, None]
+        ranks = least.sum(dim=-1).tolist()
+        values, ids = (each.tolist() for each in all_logprobs.topk(top, dim=-1))
+        tops = [
+            {token: value for token, value in zip(*best_of_row, strict=True) if value > -math.inf}
+            for best_of_row in zip(ids, values, strict=True)
+        ]
+    scored_tokens = zip(pairs, logprobs.tolist(), greedy, ranks, strict=True)
+    for (row, _), logprob, is_best, rank in scored_tokens:
+        texts[positions[row][0]].scores.append(_Score(logprob, is_best, rank, tops[row]))
     for slot, _ in positions:
         texts[slot].done += 1
 

@@ -114,13 +114,16 @@ class Answer:
         self._read_text()
         return self.content.shown(self.tokens, start)
 
-    def shown_best(self, start: int) -> list[list[tuple[str, bytes, float]]]:
-        """The most likely tokens from a position on: as ``shown_tokens``, and log-probabilities."""
+    def shown_best(self, start: int) -> list[list[tuple[str, bytes, float, int]]]:
+        """The most likely tokens from a position on.
+
+        Each as ``shown_tokens`` has it, with its log-probability and its id.
+        """
         if self.content is None:
             return []
         alone = self.content.alone
         return [
-            [(*alone(token), value) for token, value in best.items()]
+            [(*alone(token), value, token) for token, value in best.items()]
             for best in self.top_logprobs[start:]
         ]
 

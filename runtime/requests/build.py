@@ -14,7 +14,9 @@ from ...formula.algebra.liveness import needed_terms
 from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
+from ...models.text.chat_options import chat_options, options_of, with_options
 from ..binding.bound import Bound
+from ..binding.chats import check_chat
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
 from ..binding.readings import plain, readings_of
@@ -79,6 +81,10 @@ class RequestBuilder:
         sample_components: bool = False,
         return_particles: bool = False,
         structured_outputs: Any = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
         **others: Any,
     ) -> list[Request]:
         """A request per row; the arguments are those of ``Decoder.generate``.
@@ -91,7 +97,11 @@ class RequestBuilder:
         refuse(others, self._known)
         max_new_tokens = at_least_one("max_new_tokens", max_new_tokens)
         num_return_sequences = at_least_one("num_return_sequences", num_return_sequences)
-        rows = self.rows(prompts, params)
+        ending = add_generation_prompt, continue_final_message
+        options = chat_options(chat_template_kwargs, tools, *ending)
+        rows = [(with_options(prompt, options), v) for prompt, v in self.rows(prompts, params)]
+        for prompt, _ in rows:
+            check_chat(self._bound, plain(prompt))
         seeds = self._seeds(seed, len(rows))
         if self._bound.plan.searches_at_random and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
@@ -176,7 +186,7 @@ class RequestBuilder:
         read, prompt = prompt, plain(prompt)
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
-        prompt = with_eyes(bound, prompt)
+        prompt = with_options(with_eyes(bound, prompt), options_of(prompt))
         readings = readings_of(bound, prompt, read)
         prompts: list[Any] = [next(readings) for _ in bound.terms]
         rewards = {i: [next(readings) for _ in terms] for i, terms in bound.rewards.items()}

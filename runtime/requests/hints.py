@@ -13,7 +13,8 @@ OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
-    "structured_outputs",
+    "structured_outputs", "chat_template_kwargs", "tools", "add_generation_prompt",
+    "continue_final_message",
     "batch_size", "progress",
 )  # fmt: skip
 STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")

@@ -126,6 +126,8 @@ class Context:
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
         seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
+        thoughts: where each text is among the marks of thought (``TextThoughts``); None where no
+            number of the plan needs it.
         unreadable: ``(slots, V)`` bool, tokens that may not be drawn, for some model of the row
             cannot read them; None where every model reads every token.
         rewarders: per stage that reranks, where any row has a weight on it.
@@ -192,6 +194,7 @@ class Context:
     masks: Any = None
     mass_temperatures: Tensor | None = None
     kept_mass: list[Tensor] = field(default_factory=list)
+    thoughts: Any = None
 
     @contextmanager
     def only(self, rows: Tensor | None) -> Iterator[None]:

@@ -2,8 +2,8 @@
 
 They are of softmaxes: ``entropy(x) = -Σ p log p``, ``max_prob(x)``, ``kl(x, y) = Σ p (log p - log
 q)``, ``js(x, y)``, half the divergences of both from their mean (natural logarithms; Lin 1991, with
-equal weights). ``step`` counts the tokens that a row has drawn; ``head(x, v)`` is what a head of
-one output gives of its row.
+equal weights). ``step`` counts the tokens that a row has drawn; ``thinking`` is 1 in a thought,
+else 0; ``head(x, v)`` is what a head of one output gives of its row.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ def valuer(scalar: Scalar, columns: Columns, scorer: Scorer) -> Steps[Reading]:
 def _state(number: StateNumber, columns: Columns, scorer: Scorer) -> Steps[Reading]:
     if number.name == "step":
         return lambda context: context.steps[:, None].float()
+    if number.name == "thinking":
+        return _thinking
     parts: list[Reading] = []
     for scores in number.of:
         parts.append((yield scorer(scores, columns)))
@@ -106,6 +108,11 @@ def _state(number: StateNumber, columns: Columns, scorer: Scorer) -> Steps[Readi
         return computed
 
     return value
+
+
+def _thinking(context: Context) -> Tensor:
+    numbers: Tensor = context.thoughts.numbers()
+    return numbers
 
 
 def _within(scalar: Scalar, value: Tensor, context: Context) -> Tensor:

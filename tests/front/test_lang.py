@@ -36,6 +36,7 @@ SAME = [
     (base[0.5 * arm + a * chat], "base[0.5*arm + a*chat]"),
     (base[-arm] @ "x" + chat[2 * arm] @ None, 'base[-arm]@"x" + chat[2*arm]@none'),
     (base + 0.9**step * arm + lang.js(base, arm) * arm, "base + 0.9**step*arm + js(base, arm)*arm"),
+    (where(lang.thinking > 0, base, base + arm), "where(thinking > 0, base, base + arm)"),
     (base | rerank(lang.min(model("r"), lang.sigmoid(model("s"))) / 2, k=10),
      "base | rerank(min(r, sigmoid(s))/2, k=10)"),
     (base | lang.best_of(model("r") - 0.01 * lang.answer_length, n=4),

@@ -19,12 +19,18 @@ from descant.errors import ArgumentError
 BODIES: dict[str, Any] = {
     "/v1/completions": {
         "model": "arms", "prompt": "x", "max_tokens": 1, "temperature": 0, "params": {"a": 0.5},
-        "stop": ["z"], "logprobs": 1, "seed": 0, "n": 1, "top_p": 1.0,
+        "stop": ["z"], "logprobs": 1, "seed": 0, "n": 1, "top_p": 1.0, "echo": True,
     },
     "/v1/chat/completions": {
         "model": "base", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1,
         "temperature": 0, "logprobs": True, "top_logprobs": 1,
     },
+    "/v1/responses": {
+        "model": "base", "input": [{"role": "user", "content": "x"}], "max_output_tokens": 1,
+        "text": {"format": {"type": "text"}}, "include": [], "seed": 0,
+    },
+    "/tokenize": {"model": "base", "prompt": "x", "add_special_tokens": False},
+    "/detokenize": {"model": "base", "tokens": [5]},
     "/v1/score": {"model": "reward_help", "text_1": "x", "text_2": ["y"]},
     "/playground/check": {"formula": "base + a*arm_help", "declared": {"a": 1}},
 }  # fmt: skip
@@ -44,7 +50,9 @@ def test_a_damaged_body_is_refused_in_words(served: Any, tmp_path: Path, path: s
         answer = client.post(f"{served.url}{path}", content=body, headers=headers)
         if answer.status_code == 200:
             found = answer.json()
-            return [found.get(key) for key in ("choices", "data", "params", "error")]
+            return [
+                found.get(key) for key in ("choices", "data", "params", "error", "status", "tokens")
+            ]
         assert 400 <= answer.status_code < 500, answer.text[:300]
         assert len(answer.content) < 4096
         raise ArgumentError(f"{file}: {answer.json()['error']['message']}")

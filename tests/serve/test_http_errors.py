@@ -13,6 +13,7 @@ from descant.serve.protocol.schema import ChatRequest, CompletionRequest
 
 TEXT, CHATS, SCORE = "/v1/completions", "/v1/chat/completions", "/v1/score"
 USER = [{"role": "user", "content": "Hello"}]
+ANSWERED = [{"role": "assistant", "content": "Hi"}]
 EXCLUDED = "top_k(base, 1) + top_k(-1*base, 1)"  # the best token and the worst: none is both
 
 
@@ -34,7 +35,7 @@ WRONG = [
     (TEXT, {"prompt": "x", "n": 0}, "n", "must be at least 1"),
     (TEXT, {"prompt": "x", "n": True}, "n", "must be a whole number"),
     (TEXT, {"prompt": "x", "seed": 2**63}, "seed", "must be below 9223372036854775808"),
-    (TEXT, {"prompt": "x", "max_tokens": 0}, "max_tokens", "must be at least 1"),
+    (TEXT, {"prompt": "x", "max_tokens": -1}, "max_tokens", "must be at least 0"),
     (TEXT, {"prompt": "x", "max_tokens": 201}, "max_tokens", "at most 200"),
     (TEXT, {"prompt": "x", "stop": ""}, "stop", "must not be empty"),
     (TEXT, {"prompt": ""}, "prompt", "must not be empty"),
@@ -42,7 +43,11 @@ WRONG = [
     (TEXT, {"prompt": [1, "x"]}, "prompt", "prompt.1 must be a whole number"),
     (TEXT, {"prompt": [1, -1]}, "prompt", "prompt.1 must be at least 0"),
     (TEXT, {"prompt": [10**6]}, None, "the vocabulary has 1024 tokens"),
-    (TEXT, {"prompt": "x", "echo": True}, "echo", "without its prompt"),
+    (TEXT, {"prompt": "x", "echo": 1}, "echo", "true or false"),
+    (TEXT, {"prompt": "x", "prompt_logprobs": 1, "stream": True}, None, "not for stream: true"),
+    (TEXT, {"prompt": "x", "prompt_logprobs": -1}, "prompt_logprobs", "must be at least 0"),
+    (TEXT, {"model": "best", "prompt": "x", "prompt_logprobs": 1}, "prompt_logprobs", "best_of"),
+    (TEXT, {"prompt": "x", "truncate_prompt_tokens": 300}, "truncate_prompt_tokens", "256"),
     (TEXT, {"prompt": "x", "suffix": "y"}, "suffix", "leave it out"),
     (TEXT, {"prompt": "x", "best_of": 4}, None, "best_of(reward, n=4)"),
     (TEXT, {"prompt": "x", "logprobs": 21}, "logprobs", "at most 20"),
@@ -77,7 +82,7 @@ WRONG = [
     (CHATS, {"messages": USER, "add_generation_prompt": False}, None, "is answered"),
     (CHATS, {"messages": [*USER, {"role": "assistant", "content": "I"}],
              "add_generation_prompt": True}, None, "is continued"),
-    (CHATS, {"messages": USER, "echo": True}, "echo", "without its prompt"),
+    (CHATS, {"messages": USER + ANSWERED * 2}, None, "make them one"),
     (CHATS, {"messages": USER, "priority": 1}, "priority", "in their order"),
     (CHATS, {"messages": USER, "length_penalty": 0.8}, "length_penalty", "blockwise"),
     (TEXT, {"prompt": "x", "skip_special_tokens": False}, "skip_special_tokens", "special tokens"),
@@ -86,7 +91,7 @@ WRONG = [
     (CHATS, {"messages": [{**USER[0], "tool_calls": [{}]}]}, "messages", "messages are text"),
     (CHATS, {"messages": USER, "reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
     (TEXT, {"prompt": None}, "prompt", "prompt must be text or a list"),
-    (TEXT, {"prompt": [[1, 2], "x"]}, "prompt", "prompt.1 must be a list"),
+    (TEXT, {"prompt": [[1, 2], ""]}, "prompt", "prompt.1 must not be empty"),
     (TEXT, {"prompt": [1.5]}, "prompt", "prompt.0 must be a whole number, text or a list"),
     (TEXT, {"prompt": "x", **dict.fromkeys("abcdefghijk", 1)}, "a", "and 3 fields more"),
     (SCORE, {"model": "reward_help", "messages": USER}, "messages", "a list of at least 2"),

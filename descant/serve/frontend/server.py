@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from ...errors import DescantError
@@ -18,16 +19,18 @@ from ...grammar import FormulaError
 from ...imports import imported
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
+from ...models.text.chat_options import NAMED, chat_options, with_options
 from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
-from ..worker.checks import ReadPrompts, is_text
+from ..worker.checks import EncodePrompts, is_text
 from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
 from .metrics import Metrics
+from .prompt_reads import PromptQueries
 from .streams import Stream
 from .worker_link import WorkerLink
 
@@ -77,6 +80,7 @@ class Server:
         self.formulas = FormulaCache(
             run, self.link, self.checks, self.constraints, allow_formulas, self.limits.max_formulas
         )
+        self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -106,6 +110,11 @@ class Server:
         self.link.stop()
 
     @property
+    def rows(self) -> int:
+        """Rows of the requests that are here."""
+        return self._rows
+
+    @property
     def busy(self) -> bool:
         """Whether any admitted request has not ended."""
         return self._rows > 0
@@ -132,7 +141,18 @@ class Server:
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 use = stack.enter_async_context(self.formulas.use(ref, client))
                 formula = await stream.deadline.wait_for(use)
-                prompts = await stream.deadline.wait_for(self._read(formula, prompts, client))
+                chat = chat_options(*map(arguments.get, NAMED))
+                prompts = [with_options(prompt, chat) for prompt in prompts]
+                cut = body.truncate_prompt_tokens is not None
+                encode = partial(self.encoded, client=client, cut=cut)
+                plain = self.formula_ref(body.model, body.params or {})
+                each = arguments["num_return_sequences"]
+                read = self._prompts.read(body, plain, formula, prompts, each, encode)
+                stream.prompts, prompts = await stream.deadline.wait_for(read)
+                if body.has_no_answer:
+                    stream.end_without_tokens(rows)
+                    yield stream
+                    return
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
@@ -148,8 +168,10 @@ class Server:
                     raise errors.invalid_value(error) from None
                 yield stream
 
-    async def _read(self, formula: int, prompts: Sequence[Any], client: Hashable) -> Sequence[Any]:
-        """Prompts as the terms of a formula read them, where those are texts.
+    async def encoded(
+        self, formula: int, prompts: Sequence[Any], client: Hashable, cut: bool = False
+    ) -> Sequence[Any]:
+        """Prompts as the terms of a formula read them, where those are texts; of any length to cut.
 
         Raises:
             ApiError: one that cannot be read, or is too long.
@@ -157,8 +179,8 @@ class Server:
         encoders = self.formulas.encoders[formula]
         if encoders.pickled is None or not all(map(is_text, prompts)):
             return prompts
-        longest = self.limits.max_model_len
-        check = ReadPrompts(encoders.pickled, encoders.parts, prompts, longest)
+        longest = None if cut else self.limits.max_model_len
+        check = EncodePrompts(encoders.pickled, encoders.parts, prompts, longest)
         try:
             read: Sequence[Any] = await self.checks.run(check, client)
         except FormulaError:

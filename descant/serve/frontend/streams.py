@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ..protocol.answers import usage
 from ..protocol.errors import NO_RETRY, ApiError, failed_row
 from ..protocol.messages import RowUpdate
+from ..protocol.prompt_answers import PromptAnswers
 
 T = TypeVar("T")
 
@@ -53,12 +54,14 @@ class Stream:
         number: of its ``Submit``.
         rows: those queued, of which ``running`` have not ended.
         prompt_tokens: of the prompts, of which ``cached_tokens`` were in the prefix cache.
+        prompts: what is said of them.
     """
 
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
         self.number = self.rows = self.running = 0
         self.prompt_tokens = self.cached_tokens = 0
+        self.prompts = PromptAnswers()
         self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop, put = asyncio.get_running_loop(), self.queue.put_nowait
         self.timer = loop.call_at(self.deadline.time, put, self.deadline.error)
@@ -78,6 +81,13 @@ class Stream:
             self.running -= update.finish_reason is not None
             self.cached_tokens += update.cached_tokens
             yield update
+
+    def end_without_tokens(self, rows: int) -> None:
+        """End every row before its first token: the prompts, which were read, are all there is."""
+        self.rows = self.running = rows
+        self.prompt_tokens = sum(reading.prompt_tokens for reading in self.prompts.readings)
+        for row in range(rows):
+            self.queue.put_nowait(RowUpdate(row, "", [], finish_reason="length"))
 
     def usage(self, completion_tokens: int) -> dict[str, Any]:
         """The counts of tokens as OpenAI writes them, once every row has ended."""

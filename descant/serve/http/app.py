@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from ... import __version__
 from ..frontend.metrics import CONTENT_TYPE
@@ -17,11 +16,10 @@ from ..frontend.server import DecodeRequest, Server
 from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
-from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest
-from . import playground
+from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
+from . import playground, responses, text_routes
+from .event_stream import EventStream
 from .guard import OUTCOME, RequestGuard, client_of, outcome_of, run_job, unless_left
-
-GRACE = 30.0  # seconds after its deadline in which a client may read its stream
 
 
 def application(server: Server) -> ASGIApp:
@@ -33,6 +31,8 @@ def application(server: Server) -> ASGIApp:
     )  # fmt: skip
     errors.add_error_handlers(app)
     app.include_router(_router(server))
+    app.include_router(text_routes.router(server))
+    app.include_router(responses.router(server))
     app.include_router(playground.router(server))
     return RequestGuard(app, server)
 
@@ -53,10 +53,12 @@ def _router(server: Server) -> APIRouter:
         return Response(server.metrics.text(), media_type=CONTENT_TYPE)
 
     @router.get("/v1/models")
+    @router.get("/models", include_in_schema=False)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(server, name) for name in server.run.named]}
 
     @router.get("/v1/models/{name:path}")
+    @router.get("/models/{name:path}", include_in_schema=False)
     async def model(name: str) -> dict[str, Any]:
         return _model(server, name)
 
@@ -99,43 +101,37 @@ async def _complete(
     server: Server, body: DecodeRequest, kind: type[CompletionFormat], request: Request
 ) -> Response:
     """A completion: complete, or as a stream that aborts its rows when it ends early."""
-    shape = kind(body.model, body.with_logprobs, bool(body.return_token_ids))
     async with AsyncExitStack() as stack:
         stream = await stack.enter_async_context(server.decoding(body, client_of(request)))
+        shape = kind(
+            body.model, body.with_logprobs, bool(body.return_token_ids), body.best,
+            bool(body.return_tokens_as_token_ids), stream.prompts,
+        )  # fmt: skip
         if body.stream:
-            with_usage = bool(body.stream_options and body.stream_options.include_usage)
-            events = _events(stream, shape, with_usage, request)
-            return _EventStream(events, stack.pop_all(), stream.deadline.time + GRACE)
+            events = _events(stream, shape, body.stream_options or StreamOptions(), request)
+            return EventStream(events, stack.pop_all(), stream.deadline, body.headers)
         rows = [update async for update in stream.updates() if update.finish_reason]
         tokens = sum(len(update.token_ids) for update in rows)
-        return JSONResponse(shape.response(rows, stream.usage(tokens)))
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events that close their stack however they end."""
-
-    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, deadline: float) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._stack, self._deadline = stack, deadline
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][OUTCOME] = "disconnected"  # until the last event
-        async with self._stack, asyncio.timeout_at(self._deadline):
-            await super().__call__(scope, receive, send)
+        return JSONResponse(shape.response(rows, stream.usage(tokens)), headers=body.headers)
 
 
 async def _events(
-    stream: Stream, shape: CompletionFormat, with_usage: bool, request: Request
+    stream: Stream, shape: CompletionFormat, options: StreamOptions, request: Request
 ) -> AsyncIterator[str]:
-    more, tokens, outcome = ({"usage": None} if with_usage else {}), 0, "ok"
+    tokens, outcome = 0, "ok"
+
+    def counts() -> dict[str, Any]:
+        if not options.include_usage:
+            return {}
+        return {"usage": stream.usage(tokens) if options.continuous_usage_stats else None}
+
     try:
-        for choice in shape.first_choices(stream.rows):
-            yield event(shape.chunk([choice], more))
+        for chunk in shape.first_chunks(stream.rows):
+            yield event({**chunk, **counts()})
         async for update in stream.updates():
             tokens += len(update.token_ids)
-            yield event(shape.chunk([shape.choice(update, streamed=True)], more))
-        if with_usage:
+            yield event(shape.chunk([shape.choice(update, streamed=True)], counts()))
+        if options.include_usage:
             yield event(shape.chunk([], {"usage": stream.usage(tokens)}))
     except errors.ApiError as error:
         yield event(error.body())

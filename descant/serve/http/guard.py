@@ -28,7 +28,8 @@ CLIENT_LEFT = 499  # the status of a request whose client has left
 BODY = 60.0  # seconds in which a body must arrive
 CLIENT = "client"  # key of scope["state"]: whose request it is
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
-_KEYLESS = frozenset(("/", "/health"))  # paths that need no key, nor do the files of the page
+# Paths that need no key, nor do the files of the page.
+_KEYLESS = frozenset(("/", "/health", "/ping", "/version"))
 _OUTCOMES: Mapping[int, str] = {
     401: "unauthorized",
     403: "unauthorized",

@@ -150,6 +150,7 @@ async def _inspect(
     ref = server.formula_ref(body.model, body.params)
     async with server.formulas.use(ref, client) as formula, lock:
         try:
+            await server.encoded(formula, [prompt], client)  # it may be read, and not too long
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
             return reply
         except FormulaError as error:

@@ -125,6 +125,46 @@ class ScoreJob:
 
 
 @dataclass(frozen=True)
+class ReadPrompts:
+    """Say what a formula reads of prompts; the reply is a ``PromptReading`` for each.
+
+    Attributes:
+        params: values of its parameters.
+        top: have log-probabilities, and so many of the best tokens with each; None for none.
+        most: tokens that are kept of a longer prompt; None for all.
+        side: where a longer one is cut, ``left`` or ``right``.
+    """
+
+    formula: int
+    prompts: Sequence[Any]
+    params: Mapping[str, float]
+    top: int | None = None
+    most: int | None = None
+    side: str = "left"
+
+
+@dataclass(frozen=True)
+class TokenizeJob:
+    """Encode a text by a formula's tokenizer, or what it reads of messages; ids and their names.
+
+    Attributes:
+        special: whether a text gets the tokens that begin one.
+    """
+
+    formula: int
+    prompt: Any
+    special: bool
+
+
+@dataclass(frozen=True)
+class DetokenizeJob:
+    """Decode a formula's tokens; the reply is their text, with the names of special ones."""
+
+    formula: int
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
 class PlanJob:
     """Print the plan of a formula; the reply is its text."""
 
@@ -145,7 +185,11 @@ class Stop:
     """End the decode process."""
 
 
-Command = Start | Compile | Forget | Submit | Cancel | ScoreJob | PlanJob | InspectJob | Stop
+Command = (
+    Start | Compile | Forget | Submit | Cancel | ReadPrompts | TokenizeJob | DetokenizeJob
+    | ScoreJob | PlanJob | InspectJob | Stop
+)  # fmt: skip
+TopToken = tuple[str, bytes, float, int]  # as a string, its bytes, its log-probability, its id
 
 
 @dataclass(frozen=True)
@@ -154,6 +198,32 @@ class Queued:
 
     rows: int
     prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """What a formula reads of a prompt.
+
+    Attributes:
+        token_ids: as the term reads them whose text an answer continues.
+        prompt_tokens: of the longest prompt among its terms.
+        is_cut: whether tokens were left out.
+        text: of the tokens, without special ones.
+        tokens, token_bytes: each as a string by itself, and the bytes that it adds to the text.
+        logprobs: how likely each is after those before; 0 for the first, which follows nothing.
+        ranks: how many tokens are as likely or more; 0 for the first.
+        top_logprobs: at each token, the most likely ones, the best first.
+    """
+
+    token_ids: list[int]
+    prompt_tokens: int
+    is_cut: bool = False
+    text: str = ""
+    tokens: Sequence[str] = ()
+    token_bytes: Sequence[bytes] = ()
+    logprobs: Sequence[float] = ()
+    ranks: Sequence[int] = ()
+    top_logprobs: Sequence[Sequence[TopToken]] = ()
 
 
 @dataclass(frozen=True)
@@ -192,8 +262,7 @@ class RowUpdate:
         logprobs: one per token, where requested.
         tokens: each token as a string by itself, where logprobs are requested.
         token_bytes: the bytes that it adds to the text, likewise.
-        top_logprobs: for each token, the most likely ones, the best first: as a string, bytes and
-            log-probability.
+        top_logprobs: for each token, the most likely ones, the best first.
         finish_reason: None, or why this update is the last.
         error: with the finish reason ``error``.
         cached_tokens: with the last update of one row of each prompt, how many of the prompt's
@@ -207,7 +276,7 @@ class RowUpdate:
     logprobs: list[float] = field(default_factory=list)
     tokens: Sequence[str] = ()
     token_bytes: Sequence[bytes] = ()
-    top_logprobs: Sequence[Sequence[tuple[str, bytes, float]]] = ()
+    top_logprobs: Sequence[Sequence[TopToken]] = ()
     finish_reason: str | None = None
     error: Exception | None = None
     cached_tokens: int = 0

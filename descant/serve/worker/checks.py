@@ -146,20 +146,20 @@ class CheckFormula:
 
 
 @dataclass(frozen=True)
-class ReadPrompts:
+class EncodePrompts:
     """What the terms of a formula read of prompts.
 
     Attributes:
         encoders: the formula's, pickled, whose tokenizers are ``parts``.
         prompts: texts and chats without images.
-        longest: tokens that each may have.
+        longest: tokens that each may have; None for any number.
     """
 
     seconds = 3.0
     encoders: bytes
     parts: Mapping[int, bytes]
     prompts: Sequence[Any]
-    longest: int
+    longest: int | None
 
     @cached_property
     def size(self) -> int:

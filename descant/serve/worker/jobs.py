@@ -13,11 +13,12 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DescantError
+from ...errors import ArgumentError, DescantError
 from ...runtime.constraints.spec import Constraint
 from ..protocol.messages import (
     Command,
     Compile,
+    DetokenizeJob,
     Forget,
     FormulaEncoders,
     InspectJob,
@@ -26,6 +27,7 @@ from ..protocol.messages import (
     Start,
     Started,
     Submit,
+    TokenizeJob,
 )
 from .encoders import EncoderPickles
 
@@ -89,6 +91,10 @@ class Jobs:
                     self.service.forget(decoder)
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
+            case TokenizeJob():
+                return (yield from _result(partial(self._token_ids, command)))
+            case DetokenizeJob():
+                return (yield from _result(partial(self._text, command)))
             case ScoreJob():
                 return (yield from self._score(command))
             case InspectJob():
@@ -138,6 +144,34 @@ class Jobs:
         decoder = self.service.decoder(command.text, command.params, *options)
         self.formulas[command.formula] = decoder
         return decoder
+
+    def _token_ids(self, command: TokenizeJob) -> tuple[list[int], list[str]]:
+        """The ids of a text, or of what the formula reads of messages, and their names."""
+        from ...models.text.prompts import text_ids
+
+        bound = self.formulas[command.formula].session.bound
+        tokenizer, term = self._tokenizer(command.formula), bound.terms[bound.text_term]
+        if isinstance(command.prompt, str):
+            ids = text_ids(tokenizer, command.prompt, command.special)
+        else:
+            reading: Any = term.reads(command.prompt)
+            ids = term.formula_ids(reading)
+        return ids, list(map(str, tokenizer.convert_ids_to_tokens(ids)))
+
+    def _text(self, command: DetokenizeJob) -> str:
+        """The text of a formula's tokens."""
+        from ...runtime.requests.request import check_ids
+
+        bound = self.formulas[command.formula].session.bound
+        tokenizer = self._tokenizer(command.formula)
+        check_ids(command.token_ids, bound.vocabulary, "text", tokenizer)
+        return str(tokenizer.decode(list(command.token_ids)))
+
+    def _tokenizer(self, formula: int) -> Any:
+        tokenizer = self.formulas[formula].session.bound.tokenizer
+        if tokenizer is None:
+            raise ArgumentError("the formula's models have no tokenizer")
+        return tokenizer
 
     def _score(self, command: ScoreJob) -> Job:
         """Scores texts of a few tokens at a time, which a thread has encoded."""

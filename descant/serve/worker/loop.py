@@ -28,6 +28,7 @@ from ...runtime.admission import Admission
 from ..protocol import messages
 from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
+from .prompts import PromptReads
 
 if TYPE_CHECKING:
     from ...runtime.requests.answer import Answer
@@ -78,6 +79,7 @@ class DecodeLoop:
         self._jobs, self._service = jobs, jobs.service
         self._commands, self._send = commands, send
         self._jobs_line: Admission[Job] = Admission(1)  # by their numbers
+        self._prompts = PromptReads(self._service.slots, self._service.max_model_len)
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
         self._replies: list[tuple[int, Any]] = []
         self._slot_counts = (0, 0)  # waiting and running, as last sent
@@ -97,6 +99,14 @@ class DecodeLoop:
             return
         if self._jobs_line.waiting:
             self._advance_job()
+        if self._prompts.busy:
+            self._replies += [
+                (
+                    number,
+                    messages.Failed(portable(reply)) if isinstance(reply, Exception) else reply,
+                )
+                for number, reply in self._prompts.advance()
+            ]
         rows = self._step(counts) if service.busy else []
         counts.waiting, counts.running = slots = service.waiting, service.running
         if rows or self._replies or counts.seconds is not None or slots != self._slot_counts:
@@ -106,7 +116,8 @@ class DecodeLoop:
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
-        idle = not (self._service.busy or self._jobs_line.waiting)
+        busy = self._service.busy or self._jobs_line.waiting or self._prompts.busy
+        idle = not busy
         while True:
             try:
                 number, command = self._commands.get(block=idle)
@@ -118,6 +129,8 @@ class DecodeLoop:
                     self._stopped = True
                 case messages.Cancel():
                     self._cancel(command.number)
+                case messages.ReadPrompts():
+                    self._prompts.add(number, command, self._jobs.formulas[command.formula])
                 case messages.Submit():
                     if (job := self._jobs.compiling(command)) is None:
                         self._replies.append((number, self._submit(number, command)))
@@ -165,6 +178,7 @@ class DecodeLoop:
         if (entry := self._jobs_line.waiting.get(number)) is not None:
             entry.item.close()
             self._jobs_line.remove(number)
+        self._prompts.cancel(number)
 
     def _advance_job(self) -> None:
         """Advance the job of the client whose jobs have taken the least time."""

@@ -214,8 +214,6 @@ def attention(family: str) -> str:
 REFUSED = {
     "in a way of its own": "rwkv xlstm",
     "more than keys, values and states": "deepseek_v4",
-    "its modules": "recurrent_gemma",
-    "a cache of its own": "minimax",
     "goes by the length of the cache": "inkling_text inkling2_text",
     "blocks of keys of one length": "qwen4_exp_text",
     "chooses keys by their scores": "doge minimax_m3_vl_text",

@@ -14,7 +14,6 @@ from transformers import (
     BartConfig,
     BertConfig,
     PretrainedConfig,
-    RecurrentGemmaConfig,
     T5Config,
 )
 
@@ -103,7 +102,6 @@ def test_an_adapter_that_is_cut_short(zoo, tmp_path, file) -> None:
     [
         (T5Config(), "T5ForConditionalGeneration", "encoder-decoder"),
         (BartConfig(), "BartForConditionalGeneration", "encoder-decoder"),
-        (RecurrentGemmaConfig(), "RecurrentGemmaForCausalLM", "its modules"),
         (BertConfig(), "BertForMaskedLM", "neither a causal language model nor a classifier"),
         (BertConfig(), "BertLMHeadModel", "an encoder (bert)"),
         (BertConfig(), "BertForSequenceClassification", "it reads both ways, which needs tokeni"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from .fields import IGNORED, NonEmpty, refuse
-from .generation import GenerationRequest, Top
+from .generation import GenerationRequest
 from .messages import ImageMessage
+from .prompts import Top
 
 _NO_TOOLS = refuse("tools are not called here; leave it out", [], {}, "none", "auto")
 
@@ -17,7 +18,6 @@ class ChatRequest(GenerationRequest):
     """The body of ``/v1/chat/completions``."""
 
     messages: NonEmpty[ImageMessage]
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Top | None = None
     add_generation_prompt: bool | None = None
@@ -38,6 +38,8 @@ class ChatRequest(GenerationRequest):
     def _check_ending(self) -> ChatRequest:
         """An assistant's last message is continued, and any other is answered."""
         last = self.messages[-1]
+        if [message.role for message in self.messages[-2:]] == ["assistant"] * 2:
+            raise ValueError("the last two messages are the assistant's; make them one")
         continues = last.role == "assistant" and bool(last.plain()["content"])
         ends = "the last message is the assistant's, and is continued"
         if not continues:
@@ -58,15 +60,13 @@ class ChatRequest(GenerationRequest):
     def best(self) -> int:
         return self.top_logprobs or 0
 
-    @model_validator(mode="after")
-    def _check_max_tokens(self) -> ChatRequest:
-        limits = {self.max_tokens, self.max_completion_tokens} - {None}
-        if len(limits) > 1:
-            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
-        self.max_tokens = self.max_completion_tokens or self.max_tokens
-        return self
-
     @property
     def prompts(self) -> list[Any]:
         """The one prompt: messages."""
         return [[message.plain() for message in self.messages]]
+
+    @property
+    def echoed(self) -> list[str | None] | None:
+        """What the answer is echoed with: the message that it continues."""
+        last = self.messages[-1].plain()
+        return [last["content"] if last["role"] == "assistant" else ""] if self.echo else None

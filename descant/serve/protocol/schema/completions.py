@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from pydantic import model_validator
 
 from .fields import Ids, NonEmpty, Text, refuse
-from .generation import GenerationRequest, Top
+from .generation import GenerationRequest
+from .prompts import Top
 
 
 class CompletionRequest(GenerationRequest):
     """The body of ``/v1/completions``."""
 
-    prompt: Text | Ids | NonEmpty[Text] | NonEmpty[Ids]
+    prompt: Text | Ids | NonEmpty[Text | Ids]
     logprobs: Top | None = None
     best_of: int | None = None
     suffix: Annotated[Any, refuse("nothing is written before a suffix; leave it out", "")] = None
@@ -29,3 +30,15 @@ class CompletionRequest(GenerationRequest):
         """Each prompt: a text, or token ids."""
         several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         return list(self.prompt) if several else [self.prompt]
+
+    @property
+    def echoed(self) -> list[str | None] | None:
+        """The texts that answers begin with; None for token ids, whose text is not known here."""
+        if not self.echo:
+            return None
+        return [prompt if isinstance(prompt, str) else None for prompt in self.prompts]
+
+    @property
+    def prompt_top(self) -> int | None:
+        own = super().prompt_top
+        return max(own or 0, self.best) if self.echo and self.with_logprobs else own

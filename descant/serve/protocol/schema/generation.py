@@ -8,14 +8,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ....runtime.constraints.spec import Constraint, constraint_of, constraint_of_format
 from .fields import IGNORED, Body, few_fields, refuse
+from .prompts import PromptFields
+from .taken import TakenFields
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_DRAFT = 4096  # characters
 SERVED_LENGTH = 16  # tokens of a draft
-MAX_LOGPROBS = 20  # of each token, as for OpenAI's chats
 _SEED = 2**63
-Top = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 _Stop = Annotated[str, Field(min_length=1, max_length=256)]
 _PENALTY = refuse("a penalty is part of the formula: … | repetition_penalty(1.2)", 0)
 _PART = "it is part of the formula"
@@ -28,13 +28,17 @@ def _guided(key: str) -> AfterValidator:
 
 
 class StreamOptions(Body):
-    """``include_usage`` adds a last chunk with the counts of tokens."""
+    """``include_usage`` adds a last chunk with the counts of tokens.
 
-    include_usage: bool = False
+    With ``continuous_usage_stats``, every chunk has those so far.
+    """
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: Annotated[Any, refuse("chunks are not padded; leave it out", False)] = None
 
 
-class GenerationRequest(Body):
+class GenerationRequest(PromptFields, TakenFields):
     """The fields of both kinds of completion.
 
     Attributes:
@@ -46,12 +50,11 @@ class GenerationRequest(Body):
             where nobody does.
         draft_length: how many at once, at most; or ``adaptive``.
         structured_outputs: what the answer is, in vLLM's form; response_format, in OpenAI's.
-        return_token_ids: each choice has its ``token_ids``, as in vLLM.
-        user, safety_identifier, prompt_cache_key: accepted and not read.
     """
 
     model: str
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
+    max_completion_tokens: int | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
@@ -65,12 +68,8 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     params: Annotated[dict[str, float], BeforeValidator(few_fields)] | None = None
-    return_token_ids: bool | None = None
     structured_outputs: Annotated[Any, AfterValidator(constraint_of)] = None
     response_format: Annotated[Any, AfterValidator(constraint_of_format)] = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
 
     frequency_penalty: Annotated[Any, _PENALTY] = None
     presence_penalty: Annotated[Any, _PENALTY] = None
@@ -84,13 +83,9 @@ class GenerationRequest(Body):
     guided_grammar: Annotated[Any, _guided("grammar")] = None
     guided_whitespace_pattern: Annotated[Any, _guided("whitespace_pattern")] = None
     guided_decoding_backend: Annotated[Any, IGNORED] = None
-    service_tier: Annotated[Any, IGNORED] = None
-    metadata: Annotated[Any, IGNORED] = None
-    store: Annotated[Any, IGNORED] = None
     min_tokens: Annotated[Any, IGNORED] = None
     ignore_eos: Annotated[Any, IGNORED] = None
     stop_token_ids: Annotated[Any, IGNORED] = None
-    echo: Annotated[Any, refuse("the answer comes without its prompt; leave it out", False)] = None
     skip_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
     spaces_between_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
     include_stop_str_in_output: Annotated[
@@ -101,9 +96,19 @@ class GenerationRequest(Body):
     priority: Annotated[Any, refuse("requests are decoded in their order; leave it out", 0)] = None
 
     @model_validator(mode="after")
+    def _check_max_tokens(self) -> GenerationRequest:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        self.max_tokens = next(iter(limits), None)
+        return self
+
+    @model_validator(mode="after")
     def _check_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream: true")
+        if self.stream and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs are not for stream: true")
         return self
 
     @model_validator(mode="after")
@@ -122,6 +127,11 @@ class GenerationRequest(Body):
     def with_logprobs(self) -> bool:
         """Whether choices have the log-probabilities of their tokens."""
         return self.logprobs is not None and self.logprobs is not False  # 0 asks for them
+
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether the prompt is all that is asked for."""
+        return self.max_tokens == 0
 
     @property
     def best(self) -> int:
