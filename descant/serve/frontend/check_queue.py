@@ -19,10 +19,10 @@ from ...errors import StateError
 from ...runtime.admission import Admission
 from ..protocol import errors
 from ..worker.check_process import Failure, run_checks
-from ..worker.checks import Check
+from ..worker.checks import SHORT, Check, EncodePrompts
 from .worker_link import sigint_blocked
 
-SHORT = 16_384  # characters of a check that is short
+SLOW = 0.25  # seconds of a short check, after which its client's next ones wait with the long
 WAITING = 256  # checks that may wait; a request beyond is answered with 429
 WALL = 5.0  # times its seconds, where the process has been waiting for a processor, too
 START = 60.0  # seconds for a process to be ready
@@ -34,6 +34,7 @@ class Checks:
 
     def __init__(self) -> None:
         self.short, self.long = CheckQueue("descant-prompts"), CheckQueue("descant-checks", 10)
+        self._slow: set[Hashable] = set()  # clients whose last short check was slow
 
     def start(self) -> None:
         """Start the processes, so that no request waits for that."""
@@ -44,9 +45,18 @@ class Checks:
         self.long.start()
 
     async def run(self, check: Check, client: Hashable = None) -> Any:
-        """The result of a check; texts of few characters do not wait for others."""
-        is_text = bool(check.parts) and check.size <= SHORT
-        return await (self.short if is_text else self.long).run(check, client)
+        """The result of a check; short prompts do not wait for others."""
+        is_short = isinstance(check, EncodePrompts) and check.size <= SHORT
+        queue = self.short if is_short and client not in self._slow else self.long
+        try:
+            return await queue.run(check, client)
+        finally:
+            if is_short and client in queue.slow:
+                self._slow.add(client)
+            elif is_short:
+                self._slow.discard(client)
+            if len(self._slow) > WAITING:
+                self._slow.clear()
 
     def stop(self) -> None:
         """End the processes."""
@@ -71,6 +81,7 @@ class CheckQueue:
 
     Attributes:
         process: that does them; None where there is none.
+        slow: clients that are here whose last check was slow.
     """
 
     def __init__(self, name: str, nice: int = 0) -> None:
@@ -78,6 +89,9 @@ class CheckQueue:
         self._thread = ThreadPoolExecutor(1, name)
         self._line: Admission[tuple[Check, asyncio.Future[Any]]] = Admission(1)
         self._doing: asyncio.Task[None] | None = None
+        self.slow: set[Hashable] = set()
+        self._stopped = False
+        self._abandoned: int | None = None  # the check that the process was ended for
         self._sent: set[int] = set()  # parts that the process has
         self._connection: Any = None
         self.process: Any = None
@@ -105,7 +119,8 @@ class CheckQueue:
             if id(future) in self._line.waiting:
                 self._line.remove(id(future))
             elif id(future) in self._line.running and self.process is not None:
-                self.process.kill()  # abandoned; whoever waits for the process notices
+                self._abandoned = id(future)
+                self.process.kill()  # whoever waits for the process notices
 
     def _next(self) -> None:
         """Begin the next check, unless one is under way."""
@@ -120,18 +135,23 @@ class CheckQueue:
     ) -> None:
         start, loop = time.perf_counter(), asyncio.get_running_loop()
         try:
-            result = await loop.run_in_executor(self._thread, self._answer, check)
+            result = await loop.run_in_executor(self._thread, self._answer, key, check)
             if not future.done():
                 future.set_result(result)
         except Exception as error:
             if not future.done():
                 future.set_exception(error)
         finally:
-            self._line.charge(client, COST * (time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            if len(self.slow) > WAITING:
+                self.slow.clear()
+            (self.slow.add if seconds > SLOW else self.slow.discard)(client)
+            self._line.charge(client, COST * seconds)
             self._line.remove(key)
             self._next()
 
-    def _answer(self, check: Check) -> Any:
+    def _answer(self, key: int, check: Check) -> Any:
+        """The result of a check; where the process was ended for the one before, of another."""
         self._started()
         try:
             new = {n: part for n, part in check.parts.items() if n not in self._sent}
@@ -142,6 +162,10 @@ class CheckQueue:
             reply = self._connection.recv()
         except (EOFError, OSError):  # also TimeoutError
             self._end()
+            if self._abandoned not in (None, key):
+                self._abandoned = None
+                return self._answer(key, check)
+            self._abandoned = None
             raise check.too_much() from None
         if isinstance(reply, Failure):
             raise reply.error
@@ -171,8 +195,10 @@ class CheckQueue:
         process = self.process
         if process is not None:
             process.kill()
-        self._thread.submit(self._end)
-        self._thread.shutdown(wait=True, cancel_futures=False)
+        if not self._stopped:
+            self._stopped = True
+            self._thread.submit(self._end)
+            self._thread.shutdown()
 
     def _end(self) -> None:
         process, self.process = self.process, None

@@ -176,11 +176,12 @@ class Server:
         Raises:
             ApiError: one that cannot be read, or is too long.
         """
-        encoders = self.formulas.encoders[formula]
-        if encoders.pickled is None or not all(map(is_text, prompts)):
+        encoders = self.formulas.encoders.get(formula)
+        pickled = encoders and encoders.pickled
+        if encoders is None or pickled is None or not all(map(is_text, prompts)):
             return prompts
         longest = None if cut else self.limits.max_model_len
-        check = EncodePrompts(encoders.pickled, encoders.parts, prompts, longest)
+        check = EncodePrompts(pickled, encoders.parts, prompts, longest)
         try:
             read: Sequence[Any] = await self.checks.run(check, client)
         except FormulaError:

@@ -23,17 +23,16 @@ from ...runtime.constraints.spec import Constraint
 from .constraint_trial import try_constraint
 from .formula_check import check_formula
 
+SHORT = 16_384  # characters of prompts that are short
 KNOWN = 64  # formulas whose encoders a process keeps
 
 
 class Check(Protocol):
-    """Something to check.
+    """Something to check."""
 
-    Attributes:
-        seconds: of computing that it may take.
-    """
-
-    seconds: ClassVar[float]
+    @property
+    def seconds(self) -> float:
+        """Of computing that it may take."""
 
     @property
     def parts(self) -> Mapping[int, bytes]:
@@ -87,7 +86,7 @@ class _Unpickler(pickle.Unpickler):
 class TryConstraint:
     """Whether a constraint compiles."""
 
-    seconds = SECONDS
+    seconds: ClassVar[float] = SECONDS
     parts: ClassVar[Mapping[int, bytes]] = {}
     constraint: Constraint
 
@@ -107,7 +106,7 @@ class TryConstraint:
 class PlanFormula:
     """The plan of a formula."""
 
-    seconds = SECONDS
+    seconds: ClassVar[float] = SECONDS
     parts: ClassVar[Mapping[int, bytes]] = {}
     text: str
     names: Names
@@ -127,7 +126,7 @@ class PlanFormula:
 class CheckFormula:
     """A formula while it is typed; the arguments and the result are those of ``check_formula``."""
 
-    seconds = SECONDS
+    seconds: ClassVar[float] = SECONDS
     parts: ClassVar[Mapping[int, bytes]] = {}
     text: str
     names: Names
@@ -155,7 +154,6 @@ class EncodePrompts:
         longest: tokens that each may have; None for any number.
     """
 
-    seconds = 3.0
     encoders: bytes
     parts: Mapping[int, bytes]
     prompts: Sequence[Any]
@@ -164,6 +162,10 @@ class EncodePrompts:
     @cached_property
     def size(self) -> int:
         return sum(map(characters, self.prompts))
+
+    @property
+    def seconds(self) -> float:
+        return 1.0 if self.size <= SHORT else 3.0
 
     def run(self, parts: Parts) -> list[Any]:
         encoders = parts.encoders(self.encoders)
