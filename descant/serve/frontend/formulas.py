@@ -120,6 +120,7 @@ class FormulaCache:
             FormulaError, ModelError: the formula cannot be compiled.
         """
         formula = self._formula(ref.model)
+        await self._plan_draft(ref.draft, client)
         params = dict(self._run.params)
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self._run.named:
@@ -156,6 +157,8 @@ class FormulaCache:
             entry.uses -= 1
             if not entry.uses and entry.compiling is not None and not entry.compiling.done():
                 entry.compiling.cancel()
+                if self._entries.get(key) is entry:
+                    del self._entries[key]  # nobody else waits for what is cancelled
             self._evict()
 
     async def _compiled(self, command: Compile, client: Hashable) -> None:
@@ -177,7 +180,7 @@ class FormulaCache:
         """A request's draft: the run file's, one of its models, or a formula where those are taken.
 
         Raises:
-            ApiError: it is none of these, or no formula over the declared models.
+            ApiError: it is none of these.
         """
         run = self._run
         known = {PROMPT, AUTO, *run.models, run.generate.draft}
@@ -186,14 +189,24 @@ class FormulaCache:
         if draft not in known and not self._allow_formulas:
             cure = did_you_mean(draft[:100], [each for each in known if each])
             raise errors.invalid_value(f"there is no draft {draft[:100]!r} here; {cure}", "draft")
+        return draft
+
+    async def _plan_draft(self, draft: str | None, client: Hashable) -> None:
+        """Refuse a request's draft that is no formula over the declared models, or drafts nothing.
+
+        Raises:
+            ApiError: says which.
+        """
+        if draft in (None, *WORDS, self._run.generate.draft):
+            return
+        assert draft is not None
         try:
-            names = self._names()
-            error = why_no_draft(make_plan(draft, names))
+            plan = await self._checks.run(PlanFormula(draft, self._names()), client)
+            error = why_no_draft(plan)
         except FormulaError as wrong:
             error = wrong
         if error is not None:
             raise errors.wrong_formula(error, "draft")
-        return draft
 
     def _names(self) -> Names:
         """The names that a formula may use."""
