@@ -80,7 +80,7 @@ class Decoding:
 @pytest.fixture
 def decoding(run_file) -> Decoding:
     found = Decoding(run_file)
-    assert found.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})) is None
+    assert found.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})).pickled
     return found
 
 

@@ -172,7 +172,7 @@ def test_many_clients_are_scored_together_and_each_gets_its_own(served, offline)
 @pytest.fixture
 def decoding(run_file) -> Decoding:
     made = Decoding(run_file)
-    assert made.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})) is None
+    assert made.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})).pickled
     return made
 
 

@@ -16,6 +16,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from ...errors import StateError
+from ...imports import imported
 from ...runtime.admission import Admission
 from ..protocol import errors
 from ..worker.check_process import Failure, run_checks
@@ -177,7 +178,7 @@ class CheckQueue:
         context = _context()
         self._connection, child_end = context.Pipe()
         process = context.Process(
-            target=run_checks, args=(child_end, self._nice), name=self._name, daemon=True
+            target=run_checks, args=(child_end, self._nice, imported()), name=self._name, daemon=True
         )
         with sigint_blocked():
             process.start()

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ...imports import import_words
 from ...runtime.constraints.limits import MEMORY, ConstraintError
 from .checks import Check, Parts
 from .loop import portable
 
 
-def run_checks(connection: Connection, nice: int = 0) -> None:
+def run_checks(connection: Connection, nice: int = 0, imports: Sequence[str] = ()) -> None:
     """Answer each check with its result, or with an error as ``Failure``, until the parent ends.
 
     More than its seconds of computing end the process.
@@ -27,9 +28,11 @@ def run_checks(connection: Connection, nice: int = 0) -> None:
         connection: to the parent; gets "" first. Then come pairs: the parts that are new here,
             pickled, by their numbers, and a check.
         nice: by how much others go before, where processors are few.
+        imports: the modules with words of one's own.
     """
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    import_words(imports)
     _bound_memory()
     if nice and hasattr(os, "nice"):
         os.nice(nice)
