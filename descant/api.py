@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .async_service import AsyncDecoder
 from .errors import ArgumentError, ArgumentTypeError
 from .formula import Names, Plan, make_plan
 from .grammar import did_you_mean
@@ -20,7 +21,6 @@ from .models.checkpoint.spec import RENAMED
 from .models.images.fetch import Fetcher
 from .models.images.sources import Sources
 from .runtime import Decoder, DraftBinder, TermParallel, WeightPool, bind
-from .runtime.async_service import AsyncDecoder
 from .runtime.constraints.spec import schema_text
 
 

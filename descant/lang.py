@@ -131,6 +131,8 @@ def _node(value: Any, names: bool = False) -> tree.Node:
             raise ArgumentTypeError(f"{value} is not a number of a formula")
         case str():
             return parse(value) if names else tree.Text(value)
+        case dict():
+            return tree.Mapping(tuple(_entry(key, each) for key, each in value.items()))
         case tuple():
             return tree.Tuple(tuple(_node(item) for item in value))
         case Rational():
@@ -140,6 +142,13 @@ def _node(value: Any, names: bool = False) -> tree.Node:
         case _:
             raise ArgumentTypeError(f"{value!r} cannot stand in a formula")
     return tree.Unary("-", number) if value < 0 else number
+
+
+def _entry(token: Any, value: Any) -> tree.Entry:
+    """A token id with its number: ``logit_bias({50256: -100})``."""
+    if isinstance(token, bool) or not isinstance(token, Rational) or token < 0:
+        raise ArgumentTypeError(f"{token!r} is not a token id, as in logit_bias({{50256: -100}})")
+    return tree.Entry(tree.Number(Fraction(token)), _node(value))
 
 
 def model(name: str) -> Expression:

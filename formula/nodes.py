@@ -15,7 +15,7 @@ from .scalar import Scalar
 from .terms import Term
 from .words.operators import Operator
 from .words.signature import Signature
-from .words.stages import Stage
+from .words.stages import Stage, TokenBias
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def _held(value: Any) -> Iterator[Scalar]:
             yield from value.known
         case Linear():
             yield from numbers(value)
+        case TokenBias():
+            yield from _held(value.number)
         case tuple():
             for item in value:
                 yield from _held(item[0] if isinstance(item, tuple) else item)

@@ -14,6 +14,7 @@ from typing import Any
 from ..grammar import (
     Binary,
     Call,
+    Mapping,
     Name,
     Node,
     Number,
@@ -37,7 +38,7 @@ from .scalar import Constant, Scalar, parameters
 from .words.arguments import MatchedArguments
 from .words.operators import OPERATORS, STAGED, Head, Mean
 from .words.signature import UNLIMITED, Limits, Signature
-from .words.stages import STAGES, Lookahead, Particles, Rerank, Search, Stage
+from .words.stages import STAGES, Lookahead, Particles, Rerank, Search, Stage, TokenBias
 
 
 def make_plan(formula: str | Node, names: Names) -> Plan:
@@ -189,6 +190,8 @@ class _Planner:
                     values[key] = node.name
                 case "string" if isinstance(node, Text):
                     values[key] = node
+                case "by_token" if isinstance(node, Mapping):
+                    values[key] = yield self._by_token(node, what)
                 case "pair" if isinstance(node, Tuple):
                     low, high = node.items
                     values[key] = (yield self._number(low, what)), (yield self._number(high, what))
@@ -197,6 +200,15 @@ class _Planner:
                 case "label" if isinstance(node, (Text, Name)):
                     values[key] = node.value if isinstance(node, Text) else node.name
         return values
+
+    def _by_token(self, node: Mapping, what: str) -> Steps[tuple[TokenBias, ...]]:
+        biases: list[TokenBias] = []
+        for entry in node.entries:
+            expression = yield self.collector.number(entry.value)
+            biases.append(
+                TokenBias(Scalar(expression, what, span=entry.span), int(entry.key.value))
+            )
+        return tuple(sorted(biases, key=lambda bias: bias.token))
 
     def _many(self, matched: MatchedArguments) -> Steps[tuple[Linear, ...]]:
         parts: list[Linear] = []

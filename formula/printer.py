@@ -102,6 +102,8 @@ def _arguments(node: Signature, rewards: bool = True) -> Steps[str]:
                 parts.append(str(value))
             case "texts":
                 parts += map(cut_string, value)
+            case "by_token":
+                parts.append(f"{{{', '.join(f'{each.token}: {each.number}' for each in value)}}}")
             case "pair" if value is not None:
                 parts.append(f"{key}=({value[0]}, {value[1]})")
             case "label" if value is not None:

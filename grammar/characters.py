@@ -21,8 +21,6 @@ _KNOWN = {
     "^": ("a formula has no operator ^", "write ** for a power"),
     "%": ("a formula has no operator %", "write a share as a number, such as 0.1"),
     "~": ("a formula has no operator ~", "write not before a condition, or - before a term"),
-    "{": ("a formula has no braces", "use parentheses; write a parameter as its bare name"),
-    "}": ("a formula has no braces", "use parentheses"),
     "$": ("a formula has no $", "write a declared parameter as its bare name"),
     "?": ("a formula has no ?", "write where(condition, x, y) to choose"),
     "\\": ("a backslash belongs inside a string", "break lines anywhere, without a backslash"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Mistake: TypeAlias = tuple[str, int, int, str]
 
 _MODEL_NAME = "names have only letters, digits and underscores, and start with no digit"
+_IDS = "write 50256: -100"
 _STAGE = "write a stage after |, such as top_k(10)"
 _COMPARE = "compare with < <= > >="
 _DOUBLED = {
@@ -168,6 +169,20 @@ def _next_operator(stop: Stop) -> Mistake | None:
     return "a comparison cannot be followed by another", start, max(end, 0), cure
 
 
+def _brace(stop: Stop) -> Mistake | None:
+    """Braces that are no value, or hold something other than token ids with numbers."""
+    word, problem = stop.word(0), "braces hold token ids, each with a number"
+    if word == "{" and not stop.in_braces:
+        return problem, 0, 0, "write them as an argument, as in logit_bias({50256: -100})"
+    if not stop.in_braces:
+        return None
+    entry = [stop.word(at) for at in range(stop.start((",",)), 0)]
+    if ":" in entry and word != ":":
+        return None
+    cure = "write a parameter as its bare name" if stop.kind(0) == "NAME" else _IDS
+    return problem, -(word == "}" and not entry), 0, cure
+
+
 def _semicolon(stop: Stop) -> Mistake | None:
     """A ; that does not come directly before the first weighted argument."""
     cure = "write a comma, or ; directly before the first weighted argument: pmean(p; w: x)"
@@ -243,6 +258,7 @@ _CASES = (
     _bracket,
     _at_or_bar,
     _next_operator,
+    _brace,
     _semicolon,
     _operand,
     _separator,

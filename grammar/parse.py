@@ -17,13 +17,15 @@ from .characters import bad_character
 from .errors import FormulaError
 from .literals import read_number, read_string
 from .mistakes import bad_token
-from .stop import CLOSED_BY, fit
+from .stop import BRACKETS, CLOSED_BY, fit
 from .tree import (
     NOIMAGE,
     Added,
     Argument,
     Binary,
     Call,
+    Entry,
+    Mapping,
     Name,
     Node,
     Number,
@@ -113,8 +115,8 @@ def _check_parentheses(tokens: Sequence[Token]) -> None:
                 problem = f"a formula may have at most {PARENTHESES} parentheses inside each other"
                 _refuse(problem, _span([token]), "write a flatter formula")
         elif token in CLOSED_BY.values():
-            what = "parenthesis" if token == ")" else "bracket"
-            own = "(" if token == ")" else "["
+            own = next(each for each in CLOSED_BY if CLOSED_BY[each] == token)
+            what = BRACKETS[own]
             if not opened:
                 cure = f"remove it, or write its {own} further left"
                 _refuse(f"this {what} closes nothing", _span([token]), cure)
@@ -123,7 +125,7 @@ def _check_parentheses(tokens: Sequence[Token]) -> None:
                 _refuse(f"this {what} closes {opened[-1]}", _span([token]), cure)
             opened.pop()
     if opened:
-        what = "parenthesis" if opened[-1] == "(" else "bracket"
+        what = BRACKETS[str(opened[-1])]
         cure = f"write its {CLOSED_BY[str(opened[-1])]} further right"
         _refuse(f"this {what} is never closed", _span(opened[-1:]), cure)
 
@@ -180,6 +182,14 @@ class _Builder:
     def tuple(self, children: list[Any]) -> _Piece:
         return _around(Tuple(_nodes(children), _span(children)), children)
 
+    def entry(self, children: list[Any]) -> _Piece:
+        key, _, value = children
+        number = Number(read_number(key, _span([key])), _span([key]))
+        return _around(Entry(number, value.node, _span(children)), children)
+
+    def mapping(self, children: list[Any]) -> _Piece:
+        return _around(Mapping(_nodes(children), _span(children)), children)
+
     def unary(self, children: list[Any]) -> _Piece:
         op, operand = children
         return _around(Unary(str(op), operand.node, _span(children)), children)
@@ -217,15 +227,15 @@ def _leaf(node: Node) -> _Piece:
     return _Piece(node, *node.span)
 
 
-def _around(node: Node | Argument, children: Sequence[Any], spine: bool = False) -> _Piece:
+def _around(node: Node | Argument | Entry, children: Sequence[Any], spine: bool = False) -> _Piece:
     """The piece of a node over the pieces of ``children``, unless it passes a limit.
 
     On a ``spine``, as in a + b + c, the first part nests no deeper than the whole. An argument
-    is one deeper than its parts, though it nests no deeper for a reader.
+    or an entry is one deeper than its parts, though it nests no deeper for a reader.
     """
     parts = [child for child in children if isinstance(child, _Piece)]
     depth = 1 + max(part.depth for part in parts)
-    if isinstance(node, Argument):
+    if isinstance(node, (Argument, Entry)):
         return _Piece(node, *node.span, max(part.nesting for part in parts), depth)
     nesting = max(part.nesting + (i > 0 or not spine) for i, part in enumerate(parts))
     if nesting > NESTING:

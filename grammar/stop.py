@@ -21,8 +21,9 @@ BINARY = ("+", "-", "*", "/", "**", *COMPARISONS, "and", "or", "|")
 SEPARATORS = (",", ";", ":", "=")  # of arguments, tuple items and formulas
 AROUND_COMPARISON = (*SEPARATORS, "and", "or", "not", "|")
 OPERANDS = ("NAME", "NUMBER", "STRING")
-CLOSED_BY = {"(": ")", "[": "]"}
-DEEPER = {"(": 1, "[": 1, ")": -1, "]": -1}
+CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
+BRACKETS = {"(": "parenthesis", "[": "bracket", "{": "brace"}
+DEEPER = {**dict.fromkeys(CLOSED_BY, 1), **dict.fromkeys(CLOSED_BY.values(), -1)}
 
 
 def fit(word: str) -> str:
@@ -69,7 +70,7 @@ class Stop:
     @property
     def finished(self) -> bool:
         """A value ends just before it, so that an operator could come."""
-        return self.kind(-1) in OPERANDS or self.word(-1) in (")", "]")
+        return self.kind(-1) in OPERANDS or self.word(-1) in CLOSED_BY.values()
 
     @property
     def in_call(self) -> bool:
@@ -78,6 +79,12 @@ class Stop:
         if opened is None or self.word(opened) != "(":
             return False
         return self.kind(opened - 1) == "NAME"
+
+    @property
+    def in_braces(self) -> bool:
+        """The innermost open bracket is a brace."""
+        _, opened = self._leftwards()
+        return opened is not None and self.word(opened) == "{"
 
     @property
     def after_stage(self) -> bool:

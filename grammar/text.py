@@ -19,6 +19,8 @@ from .tree import (
     Argument,
     Binary,
     Call,
+    Entry,
+    Mapping,
     Name,
     Node,
     Number,
@@ -129,6 +131,9 @@ def _written(node: Node) -> tuple[list[_Part], str]:
         case Tuple(items):
             inside = [part for item in items for part in (", ", (item, form("tuple")[1]))]
             return ["(", *inside[1:], ")"], "tuple"
+        case Mapping(entries):
+            inside = [part for entry in entries for part in (", ", *_entry(entry))]
+            return ["{", *inside[1:], "}"], "mapping"
         case Call():
             return _call(node), "call"
         case Pipeline(head, stages):
@@ -145,6 +150,11 @@ def _call(call: Call) -> list[_Part]:
             parts.append("; " if i == first else ", ")
         parts += _argument(argument)
     return [*parts, ")"]
+
+
+def _entry(entry: Entry) -> list[_Part]:
+    value = _rules().form("entry")[1]
+    return [f"{write_number(entry.key.value)}: ", (entry.value, value)]
 
 
 def _argument(argument: Argument) -> list[_Part]:

@@ -102,6 +102,23 @@ class Tuple(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
+class Entry(Frozen):
+    """``50256: -100``: a token id and its number."""
+
+    key: Number
+    value: Node
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping(Frozen):
+    """``{11: -100, 13: 0.5}``: one entry or more."""
+
+    entries: tuple[Entry, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Argument(Frozen):
     """One argument of a call: ``x``, ``k=10`` (``name``) or ``0.7: x`` (``weight``)."""
 
@@ -138,4 +155,6 @@ def left_spine(node: Node) -> tuple[Node, list[Binary]]:
     return node, chain[::-1]
 
 
-Node: TypeAlias = Number | Text | Name | Added | Prompted | Unary | Binary | Tuple | Call | Pipeline
+Node: TypeAlias = (
+    Number | Text | Name | Added | Prompted | Unary | Binary | Tuple | Mapping | Call | Pipeline
+)

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArgumentError
+from ..formula.request_fields import NO_FIELDS, fields_of
 from ..models import Prompt, ids_of, prompt_of
 from ..models.cache_config import CacheConfig
 from ..models.text.chat import RawTextLog
-from .binding.bound import Bound
+from .binding.bound import Bound, with_fields
 from .binding.draft import DraftBinder, drafting
 from .engine.engine import Engine
 from .explain.inspection import Inspection, inspecting
@@ -56,7 +57,7 @@ class Decoder(WithDeclaredModels):
         self._builder = RequestBuilder(bound, self._params, self._raw_text)
         engine = Engine(bound, capture, graph_pool, cache)
         self.session = Session(bound, engine, self._builder, partial(decode, engine))
-        self._drafting: dict[str, Session] = {}
+        self._sessions: dict[Any, Session] = {(None, NO_FIELDS): self.session}
         self.plan = Report(bound, self._params, engine.stats, engine.graphs, engine.cache)
         self.tokenizer, self.max_length = bound.tokenizer, bound.positions
 
@@ -81,6 +82,18 @@ class Decoder(WithDeclaredModels):
         draft_length: int | str = ADAPTIVE,
         sample_components: bool = False,
         return_particles: bool = False,
+        top_k: int | Sequence[int] | None = None,
+        top_p: float | Sequence[float] | None = None,
+        min_p: float | Sequence[float] | None = None,
+        repetition_penalty: float | Sequence[float] | None = None,
+        presence_penalty: float | Sequence[float] | None = None,
+        frequency_penalty: float | Sequence[float] | None = None,
+        logit_bias: Mapping[int, float] | Sequence[Mapping[int, float] | None] | None = None,
+        min_tokens: int | Sequence[int] | None = None,
+        ignore_eos: bool | Sequence[bool] = False,
+        stop_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        include_stop_str_in_output: bool | Sequence[bool] = False,
+        skip_special_tokens: bool | Sequence[bool] = True,
         structured_outputs: Any = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -122,6 +135,17 @@ class Decoder(WithDeclaredModels):
                 that needs is run. The same distribution, other tokens than without.
             return_particles: give with each completion all ``particles`` of its request, for a
                 formula that ends in ``particles``.
+            top_k, top_p, min_p: as in transformers, after the formula's own stages and the
+                temperature. Each field from here to ``skip_special_tokens`` is one for all, or a
+                list with one per prompt; none is a part of ``raw_logprobs``.
+            repetition_penalty, presence_penalty, frequency_penalty, logit_bias: as in transformers
+                and vLLM, before the formula's own stages; a bias is ``{token id: number}``.
+            min_tokens: no row ends before it has so many tokens.
+            ignore_eos: no end of text ends a row.
+            stop_token_ids: ids that end a row besides those of ``eos_token_id``, which is
+                ``"stop"`` then; not part of the text.
+            include_stop_str_in_output: what stopped a row is part of its text.
+            skip_special_tokens: false has special tokens in the text.
             structured_outputs: what the answer is, as vLLM has it: ``{"json": schema}``,
                 ``{"regex": "…"}``, ``{"choice": ["…"]}``, ``{"grammar": "…"}`` or
                 ``{"json_object": True}``; one for all, or a list with one per prompt and None for
@@ -147,6 +171,11 @@ class Decoder(WithDeclaredModels):
             seed=seed, params=params, num_return_sequences=num_return_sequences, logprobs=logprobs,
             top_logprobs=top_logprobs, logprobs_mode=logprobs_mode,
             sample_components=sample_components, return_particles=return_particles,
+            top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+            logit_bias=logit_bias, min_tokens=min_tokens, ignore_eos=ignore_eos,
+            stop_token_ids=stop_token_ids, include_stop_str_in_output=include_stop_str_in_output,
+            skip_special_tokens=skip_special_tokens,
             structured_outputs=structured_outputs, stop_strings=stop_strings,
             chat_template_kwargs=chat_template_kwargs, tools=tools,
             add_generation_prompt=add_generation_prompt,
@@ -199,12 +228,11 @@ class Decoder(WithDeclaredModels):
     def _requests(
         self, prompts: Any, arguments: Mapping[str, Any]
     ) -> tuple[Session, list[Request]]:
-        """The requests of a call, and what decodes them: where tokens are drafted, another."""
+        """The requests of a call, and what decodes them."""
         others = {k: v for k, v in arguments.items() if k not in ("draft", "draft_length")}
         draft = draft_of(arguments.get("draft"), arguments.get("draft_length"))
-        if draft is None:
-            return self.session, self._builder.requests(prompts, **others)
-        session = self.drafting_session(draft.source)
+        fields = fields_of(others, self._bound.plan.searches_at_random)
+        session = self.session_of(None if draft is None else draft.source, fields)
         return session, session.builder.requests(prompts, draft=draft, **others)
 
     def _request(
@@ -219,21 +247,26 @@ class Decoder(WithDeclaredModels):
     @property
     def lanes(self) -> list[Any]:
         """The lanes of the formula, and of what has drafted for it."""
-        sessions = [self.session, *self._drafting.values()]
+        sessions = self._sessions.values()
         return list({id(lane): lane for each in sessions for lane in each.bound.lanes}.values())
 
-    def drafting_session(self, source: str) -> Session:
-        """What decodes with drafts of this source, over the same weights and lanes.
+    def session_of(self, draft: str | None, fields: tuple[bool, bool] = NO_FIELDS) -> Session:
+        """What decodes with drafts of a source and fields of requests, over the same lanes.
 
         Raises:
             FormulaError, ModelError, ArgumentError: there can be no such draft.
         """
-        if source not in self._drafting:
-            bound = drafting(self._bound, source, self._draft_binder)
-            engine = self.session.engine.for_drafting(bound)
+        key = draft, tuple(fields)
+        if key not in self._sessions:
+            bound = with_fields(self._bound, fields)
+            if draft is not None:
+                bound = drafting(bound, draft, self._draft_binder)
+            engine = self.session.engine.over(bound)
+            if draft is not None:
+                engine.starts_drafting()
             builder = RequestBuilder(bound, self._params, self._raw_text)
-            self._drafting[source] = Session(bound, engine, builder, partial(decode, engine))
-        return self._drafting[source]
+            self._sessions[key] = Session(bound, engine, builder, partial(decode, engine))
+        return self._sessions[key]
 
     def scores(
         self,
@@ -345,9 +378,9 @@ class Decoder(WithDeclaredModels):
             check_ids(ids, self._bound.vocabulary, "completion")
             arguments["max_new_tokens"] = len(ids)
         arguments = {k: v for k, v in arguments.items() if k not in ("draft", "draft_length")}
-        _, request = self._request("inspect", prompt, arguments)
+        session, request = self._request("inspect", prompt, arguments)
         if ids is not None and (room := request.max_new_tokens) < len(ids):
             raise ArgumentError(
                 f"the completion has {len(ids)} tokens, and there is room for {room}"
             )
-        return inspecting(self.session, request, base, n, ids)
+        return inspecting(session, request, base, n, ids)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..formula import Names, Plan, make_plan
+from ..formula.request_fields import NO_FIELDS
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.images.sources import FILES
@@ -25,8 +26,14 @@ from .batch.memory import candidates
 from .batch.pages import check_it_fits
 from .batch.row_map import widest
 from .binding.bind import bind
-from .binding.bound import Bound
-from .binding.declared_models import unload, with_model, without_model
+from .binding.bound import Bound, with_fields
+from .binding.declared_models import (
+    has_model,
+    plans_of,
+    unload,
+    with_model,
+    without_model,
+)
 from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
 from .counts import Counts
@@ -56,13 +63,11 @@ class Served(Decoder):
     """
 
     def __init__(
-        self, bound: Bound, params: Mapping[str, float], service: Service, fields: int,
-        draft: str | None,
-    ) -> None:  # fmt: skip
+        self, bound: Bound, params: Mapping[str, float], service: Service, draft: str | None
+    ) -> None:
         pool = service.graph_pool(bound)
         super().__init__(bound, params, service.capture, service.raw_text, pool, service.cache)
         engine, self.draft = self.session.engine, draft
-        engine.step.own_stages -= fields
         self._service = service
         engine.served = True
         if draft is not None:
@@ -86,7 +91,7 @@ class Served(Decoder):
     def alone(self) -> Decoder:
         """A decoder of the same formula and weights, with caches of its own."""
         service = self._service
-        bound = service.bound(self.session.bound.plan, together=False)
+        bound = service.bound(self.session.bound.own_plan, together=False)
         return Decoder(bound, self._params, service.capture, service.raw_text, cache=service.cache)
 
     def requests(self, prompt: Any, **arguments: Any) -> list[Request]:
@@ -173,6 +178,11 @@ class Service(SharedSlots, Counts):
         """Declare another model, for formulas to come; errors are those of ``with_model``."""
         self.specs = with_model(self.specs, name, spec)
 
+    def has_model(self, name: str) -> bool:
+        """Whether a compiled formula has a declared model."""
+        bounds = (decoder.session.bound for decoder in self._decoders)
+        return any(has_model(plan, name) for bound in bounds for plan in plans_of(bound))
+
     def remove_model(self, name: str) -> None:
         """Declare a model no more, and unload an adapter or a vector.
 
@@ -185,13 +195,14 @@ class Service(SharedSlots, Counts):
             unload(lane, name)
 
     def decoder(
-        self, formula: str, params: Mapping[str, float] | None = None, fields: int = 0,
-        draft: str | None = None, plan: Plan | None = None,
+        self, formula: str, params: Mapping[str, float] | None = None,
+        fields: tuple[bool, bool] = NO_FIELDS, draft: str | None = None,
+        plan: Plan | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
-        Its parameters have the values of ``params`` where a request gives none. Its last ``fields``
-        stages are of requests, and none of ``raw_logprobs``. A ``draft``, as in ``generate``,
+        Its parameters have the values of ``params`` where a request gives none, and its requests
+        may have the ``fields`` of a group (``fields_of``). A ``draft``, as in ``generate``,
         proposes the tokens of all its requests that do not say ``draft=None``. A ``plan`` is the
         formula's, where somebody has made it.
 
@@ -204,11 +215,11 @@ class Service(SharedSlots, Counts):
         plan = plan or make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
-        bound = self.bound(plan, together=True)
+        bound = with_fields(self.bound(plan, together=True), fields)
         if draft is not None:
             binder = DraftBinder(self.specs, names, self._dtype, self._device, self._pool)
             bound = drafting(bound, draft, binder)
-        decoder = Served(bound, params or {}, self, fields, draft)
+        decoder = Served(bound, params or {}, self, draft)
         self._decoders.append(decoder)
         return decoder
 

@@ -70,5 +70,5 @@ class HasSession(Protocol):
 
     session: Session
 
-    def drafting_session(self, source: str) -> Session:
-        """What decodes with drafts of a source."""
+    def session_of(self, draft: str | None) -> Session:
+        """What decodes with drafts of a source, if any."""

@@ -35,7 +35,7 @@ class WithDeclaredModels:
     lanes: list[Any]
     _params: dict[str, float]
     _bound: Bound
-    _drafting: dict[str, Session]
+    _sessions: dict[Any, Session]
     _draft_binder: DraftBinder | None
     _make_asynchronous: Any
     _asynchronous: Asynchronous | None
@@ -84,9 +84,9 @@ class WithDeclaredModels:
         if self._asynchronous is not None:
             self._asynchronous.remove_model(name)
         forget(models, name, [self._bound])
-        for source, session in [*self._drafting.items()]:
+        for key, session in [*self._sessions.items()]:
             if any(has_model(each.plan, name) for each in session.bound.draft_plans):
-                del self._drafting[source]
+                del self._sessions[key]
         for lane in self.lanes:
             unload(lane, name)
 

@@ -41,7 +41,7 @@ AUTO = 32  # the batch size "auto"
 BATCHES = 64  # batches per call; results are cached after each call
 LENGTH = 2048  # the maximum where no model has one, as in the harness
 UNSET = (None, "cuda:0")  # the device where the harness' command line has no --device
-IDLE = {"top_k": 0, "top_p": 1, "typical_p": 1, "min_p": 0, "repetition_penalty": 1, "num_beams": 1}
+IDLE = {"typical_p": 1, "num_beams": 1}
 
 
 @register_model("descant")

@@ -63,6 +63,18 @@ class Generate(Strict):
     draft_length: Annotated[int, Field(ge=1, le=LONGEST_DRAFT)] | Literal["adaptive"] = "adaptive"
     structured_outputs: dict[str, Any] | None = None  # vLLM's form, or a declared name in it
     chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat templates
+    top_k: int | None = Field(default=None, ge=-1)  # these are stages of every request
+    top_p: FiniteFloat | None = Field(default=None, gt=0, le=1)
+    min_p: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: FiniteFloat | None = Field(default=None, gt=0, le=MOST)
+    presence_penalty: FiniteFloat | None = None
+    frequency_penalty: FiniteFloat | None = None
+    logit_bias: dict[Annotated[int, Field(ge=0)], FiniteFloat] | None = None
+    min_tokens: int | None = Field(default=None, ge=0)
+    ignore_eos: bool = False
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     batch_size: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")

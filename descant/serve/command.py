@@ -75,6 +75,14 @@ def serve(
         list[str] | None,
         typer.Option(help="A host that images are fetched from; may be repeated.", metavar="HOST"),
     ] = None,
+    runtime_lora_dir: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A folder below which clients may load adapters; may be repeated.",
+        ),
+    ] = None,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
@@ -93,6 +101,7 @@ def serve(
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
         shutdown_timeout, tuple(allowed_media_domains or ()),
+        tuple(map(str, runtime_lora_dir or ())),
     )  # fmt: skip
     # A key that comes from a file often ends in a line break; no header can hold one.
     keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]

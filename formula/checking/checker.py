@@ -12,6 +12,7 @@ from ...grammar import (
     Added,
     Binary,
     Call,
+    Mapping,
     Name,
     Node,
     Number,
@@ -123,6 +124,8 @@ class Checker(
                 what, cure = "string", 'a system prompt follows a model: base@"You are kind."'
             case Tuple():
                 what, cure = "pair", "pairs are written as arguments, as in clamp=(0, 1)"
+            case Mapping():
+                what, cure = "mapping", "it is an argument of logit_bias({50256: -100})"
         raise self.error(f"a {what} stands where scores are expected", node.span, cure)
 
     def scalar(self, node: Node, what: str, static: bool = False) -> Steps[None]:
@@ -350,6 +353,8 @@ class Checker(
                 if not (isinstance(node, Name) and node.name in item["options"]):
                     options = " or ".join(item["options"])
                     raise self.error(f"{what} is {options}, not {text(node)}", node.span)
+            case "by_token":
+                yield self.by_token(node, cls.name)
             case "pair":
                 if not (isinstance(node, Tuple) and len(node.items) == 2):
                     raise self.error(f"{what} takes two numbers", node.span, f"write {key}=(0, 1)")

@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...grammar import Added, Binary, Call, Name, Node, Pipeline, Prompted, Text, Tuple, Unary, text
+from ...grammar import (
+    Added,
+    Binary,
+    Call,
+    Mapping,
+    Name,
+    Node,
+    Pipeline,
+    Prompted,
+    Text,
+    Tuple,
+    Unary,
+    text,
+)
 from ...grammar.errors import Marked, did_you_mean
 from ...grammar.tree import left_spine
 from ...grammar.unrolled import Steps, unrolled
@@ -93,7 +106,7 @@ class RewardChecker(Marked):
             case Call(function):
                 level = yield self._function(node, function.name, stage)
                 return level
-            case Pipeline() | Text() | Tuple() | Unary() | Binary():
+            case Pipeline() | Text() | Tuple() | Mapping() | Unary() | Binary():
                 pass
             case _:
                 return ONE_NUMBER

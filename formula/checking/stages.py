@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from ...grammar import Call, Name, Node, Number, Tuple
+from ...grammar import Call, Mapping, Name, Node, Number, Tuple, text
 from ...grammar.errors import Marked
+from ...grammar.unrolled import Steps
 from ..words.arguments import MatchedArguments
 from ..words.stages import BestOf, Lookahead, Reject, Rerank, Stage
 
@@ -25,6 +26,22 @@ class StageChecker(Marked):
 
     matched: dict[Call, MatchedArguments]
     known_before: Callable[[Node, str], None]
+    scalar: Callable[[Node, str], Steps[None]]
+
+    def by_token(self, node: Node, name: str) -> Steps[None]:
+        """Check an argument that is token ids with numbers; the vocabulary is not known yet."""
+        if not isinstance(node, Mapping):
+            problem = f"{name} takes token ids, each with a number, and not {text(node)}"
+            raise self.error(problem, node.span, f"write {name}({{50256: -100}})")
+        ids: set[int] = set()
+        for entry in node.entries:
+            token, span = entry.key.value, entry.key.span
+            if token.denominator != 1:
+                raise self.error("a token id is a whole number", span, f"write {int(token)}")
+            if int(token) in ids:
+                raise self.error(f"the token id {token} comes twice", span, "keep one of the two")
+            ids.add(int(token))
+            yield self.scalar(entry.value, f"a number of {name}")
 
     def stage_of(self, call: Call, cls: type[Stage]) -> type[Stage]:
         """The class itself, or what it is with ``ahead``.

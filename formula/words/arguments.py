@@ -70,6 +70,8 @@ def usage(cls: type[Signature]) -> str:
         match item.metadata["kind"]:
             case "many":
                 parts.append("x, y, …")
+            case "by_token":
+                parts.append("{50256: -100}")
             case "texts":
                 parts.append('"…", "…"')
             case "source" if cls.name == "regex":

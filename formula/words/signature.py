@@ -143,6 +143,7 @@ many = partial(_argument, "many")  # all other plain arguments: two scores or mo
 weighted = partial(_argument, "weighted")  # all weighted arguments ``w: x``: numbers and scores
 condition = partial(_argument, "condition")  # a condition on the state
 reward = partial(_argument, "reward")  # an expression over reward models
+by_token = partial(_argument, "by_token")  # token ids, each with a number: ``{50256: -100}``
 pair = partial(_argument, "pair", None)  # two numbers ``(lo, hi)``, or None
 string = partial(_argument, "string", None)  # a text in quotes (``grammar.Text``), or None
 label = partial(_argument, "label", None)  # a class of a classifier, by index or by name, or None

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...grammar.frozen import Frozen
 from .signature import (
     Shift,
     Signature,
+    by_token,
     choice,
     label,
     number,
@@ -88,6 +90,54 @@ class RepetitionPenalty(Stage, name="repetition_penalty"):
     """Penalises tokens already read (transformers' RepetitionPenaltyLogitsProcessor)."""
 
     x: Any = number(low=0, above=True, divides=True)
+
+
+@dataclass(frozen=True)
+class PresencePenalty(Stage, name="presence_penalty"):
+    """Takes x from every token that is in the answer (OpenAI's and vLLM's presence_penalty)."""
+
+    on_shift = Shift.PASSED
+    x: Any = number()
+
+
+@dataclass(frozen=True)
+class FrequencyPenalty(Stage, name="frequency_penalty"):
+    """Takes x from a token each time that it is in the answer (OpenAI's frequency_penalty)."""
+
+    on_shift = Shift.PASSED
+    x: Any = number()
+
+
+@dataclass(frozen=True)
+class MinTokens(Stage, name="min_tokens"):
+    """Masks the tokens that end a row while fewer than n are drawn (vLLM's min_tokens)."""
+
+    on_shift = Shift.PASSED
+    n: Any = number(low=0, integer=True)
+
+
+@dataclass(frozen=True)
+class TokenBias(Frozen):
+    """What is added to the score of one token: ``number``, a ``Scalar`` marked with its entry."""
+
+    number: Any
+    token: int
+
+
+@dataclass(frozen=True)
+class LogitBias(Stage, name="logit_bias"):
+    """Adds a number to the scores of some tokens, by their ids (OpenAI's logit_bias)."""
+
+    on_shift = Shift.PASSED
+    bias: Any = by_token()
+
+
+@dataclass(frozen=True)
+class RequestBias(Stage):
+    """The same of each request's own, without any number of the formula."""
+
+    on_shift = Shift.PASSED
+    name: ClassVar[str] = LogitBias.name
 
 
 @dataclass(frozen=True)

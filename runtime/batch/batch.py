@@ -26,7 +26,7 @@ from ..scores.logprobs import columns
 from ..scores.thoughts import RowThoughts
 from .needs import needs_reward, needs_term, needs_to_draft
 from .row_map import RowMap, widest
-from .slot_state import SlotState, Start
+from .slot_state import SlotState, Start, table_rows
 
 # A lane's number; of each row, its row map and the request's place; and what reads their prompts.
 Arrival: TypeAlias = tuple[int, Sequence[tuple[int, int]], Any]
@@ -43,8 +43,8 @@ class Batch:
         numbers: the same for the slots in use, with what the host knows of each.
         temperatures: ``(slots,)`` float32.
         keys: ``(slots, 2)`` int32, and ``steps``, ``(slots,)`` int64: each row's noise.
-        state: how far each slot is; ``search_scores`` and ``seen`` are its; ``thoughts``, which of
-            them are in a thought, where the plan needs it; or None.
+        state: how far each slot is; ``search_scores`` and ``tables`` are its; ``thoughts``, which
+            of them are in a thought, where the plan needs it; or None.
         logprobs: whether steps give the drawn tokens' log-probabilities; ``top_logprobs``, of how
             many of the best.
         processed: ``(slots,)`` bool, whose are of what is drawn from; ``any_processed``, whether
@@ -65,9 +65,7 @@ class Batch:
             of a search has no counterpart of; None where no row has such a model.
     """
 
-    def __init__(
-        self, bound: Bound, slots: int, capacity: int, track_seen: bool, tokens: int
-    ) -> None:
+    def __init__(self, bound: Bound, slots: int, capacity: int, tokens: int) -> None:
         self.bound, self.capacity, self.tokens, self.count = bound, capacity, tokens, 0
         self.slots = self.most = slots
         self.bucketed, self.widest = False, 0
@@ -94,7 +92,7 @@ class Batch:
         self.arriving: Generator[int] | None = None
         self.promised = 0  # slots of the requests that arrive
         self._pending = 0  # tokens of the forward that arriving prompts wait for
-        self._reserve(self._reserve_lanes(), track_seen)
+        self._reserve(self._reserve_lanes())
 
     @property
     def width(self) -> int:
@@ -266,12 +264,7 @@ class Batch:
         """What a slot goes on from that has this answer."""
         request = self.requests[slot]
         thought = self.thoughts.start(request, answer) if self.thoughts else 0
-        if self.state.seen is None:
-            return Start(search_scores, (), thought)
-        prompts = zip(self.bound.terms, request.prompts, strict=True)
-        read = [*answer, *(token for term, ids in prompts for token in term.formula_ids(ids))]
-        read = [token for token in read if token < self.bound.vocabulary]
-        return Start(search_scores, read, thought)
+        return Start(search_scores, table_rows(self.bound, request, answer), thought)
 
     def changed(self) -> None:
         """What the devices have of the slots is not what the host has."""
@@ -306,17 +299,17 @@ class Batch:
             for row_map, tokens in others:
                 self.unread |= row_map.present[:, None] & tokens
 
-    def _reserve(self, lane_rows: list[int], track_seen: bool) -> None:
+    def _reserve(self, lane_rows: list[int]) -> None:
         """Room for the slots, whose rows are so many in each lane."""
         bound, row_maps = self.bound, self.row_maps
         self.state = state = SlotState(
             self.device, self.most, len(bound.scalars), sum(lane_rows), len(row_maps),
-            bound.vocabulary if track_seen else 0, bound.search_columns, bound.thinks,
+            bound.vocabulary, bound.search_columns, bound.tables, bound.thinks,
         )  # fmt: skip
         device = state.mirror.device
         self.values, self.temperatures = device.values, device.temperatures
         self.keys, self.steps, self.processed = device.keys, device.steps, device.processed
-        self.search_scores, self.seen = state.search_scores, state.seen
+        self.search_scores, self.tables = state.search_scores, state.tables
         self.thoughts = None if state.thoughts is None else RowThoughts(bound, state.thoughts)
         self._owners: Sequence[Tensor] = device.owners.split(lane_rows)
         self.owners: list[Tensor] = [owners[:0] for owners in self._owners]

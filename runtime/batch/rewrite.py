@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..scores.token_tables import TokenTable, add_tokens
 from .row_map import RowMap
 from .slot_state import SlotState, Start
 
@@ -41,7 +42,7 @@ class SlotRows(Protocol):
     owned: list[list[tuple[int, int]]]
     token_columns: dict[int, Any]
     state: SlotState
-    seen: Tensor | None
+    tables: dict[TokenTable, Tensor]
     thoughts: Any
     stale: bool
 
@@ -179,10 +180,7 @@ def replace_drafted(
         lane.rows.rewrite(texts)
     batch.state.go_on([len(each) for each in tokens])
     batch.stale = True
-    if batch.seen is not None:
-        places = [(slot, token) for slot, each in enumerate(tokens) for token in each]
-        slots, seen = torch.tensor(places, device=batch.device).view(-1, 2).unbind(1)
-        batch.seen[slots, seen] = True
+    add_tokens(batch.tables, tokens)
     if batch.thoughts is not None:
         batch.thoughts.read_all(tokens)
 

@@ -1,13 +1,14 @@
 """How far the slots of a batch are: their noise, their steps, and what only the device knows.
 
 Steps are counted on both sides, so that the host can write them again. A text's scores in a search
-and the tokens that it has seen are on the device alone: when slots change, each takes over what
+and its tables are on the device alone: when slots change, each takes over what
 another had, or starts with what the host says. All changes between two steps are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ...models.upload import Changes, Mirror, fill
 from ..requests.request import PROCESSED, Request
+from ..scores.token_tables import BIAS, COUNTS, ENDS, SEEN, TokenTable, filled
 
 
 class Start(NamedTuple):
@@ -24,12 +26,12 @@ class Start(NamedTuple):
 
     Attributes:
         search_scores: of its text, the log-probability by each language model of a search.
-        tokens: that its prompts and its answer have in them, where a stage needs them.
+        tables: its row of each table, by token, without zeros.
         thought: the state of its text among the marks of thought, where the plan needs it.
     """
 
     search_scores: Sequence[float]
-    tokens: Sequence[int]
+    tables: Mapping[TokenTable, Mapping[int, float]] = {}
     thought: int = 0
 
 
@@ -77,15 +79,16 @@ class SlotState:
         scalars: numbers of each.
         lane_rows: of all lanes.
         row_maps: how many.
-        vocabulary: tokens to tell apart in ``seen``; 0 where no stage needs it.
+        vocabulary: tokens of it.
         scored: language models that value the texts of a search.
+        tables: that stages look at.
         thinks: whether it is told which texts are in a thought.
 
     Attributes:
         mirror: what steps read and the host writes, of slots, lanes' rows and row maps.
         search_scores: ``(slots, scored)`` float32, each text's log-probability by the language
             models of a search, or None; and ``scores_before`` the last step.
-        seen: ``(slots, V)`` bool, the tokens of each text, or None.
+        tables: ``(slots, V)`` each, of the texts.
         thoughts: ``(slots,)`` int64, the state of each text among the marks of thought, or None.
         answers: per slot, what it has drawn, as far as somebody keeps it (``note``); None where the
             device alone knows.
@@ -102,6 +105,7 @@ class SlotState:
         row_maps: int,
         vocabulary: int,
         scored: int,
+        tables: Sequence[TokenTable] = (),
         thinks: bool = False,
     ) -> None:
         self._slots, self.taken = slots, 0
@@ -119,20 +123,23 @@ class SlotState:
             present=((row_maps, slots), torch.bool),
         )
         self.search_scores: Tensor | None = None
-        self.seen: Tensor | None = None
-        self._on_device: list[Tensor] = []  # behind the slots is room for what others start with
+        self.tables: dict[TokenTable, Tensor] = {}
+        # What slots take over, with room behind them for what others start with; and how, if that
+        # is a table.
+        self._on_device: list[tuple[Tensor, TokenTable | None]] = []
         self.scores_before = torch.zeros(slots, scored, device=device)
         if scored:
-            self._on_device.append(torch.zeros(2 * slots, scored, device=device))
-            self.search_scores = self._on_device[-1][:slots]
-        if vocabulary:
-            size = 2 * slots, vocabulary
-            self._on_device.append(torch.zeros(size, dtype=torch.bool, device=device))
-            self.seen = self._on_device[-1][:slots]
+            self._on_device.append((torch.zeros(2 * slots, scored, device=device), None))
+            self.search_scores = self._on_device[-1][0][:slots]
+        for table in tables:
+            rows = torch.zeros(2 * slots, vocabulary, dtype=table.dtype, device=device)
+            self._on_device.append((rows, table))
+            self.tables[table] = rows[:slots]
         self.thoughts: Tensor | None = None
         if thinks:
-            self._on_device.append(torch.zeros(2 * slots, dtype=torch.long, device=device))
-            self.thoughts = self._on_device[-1][:slots]
+            states = torch.zeros(2 * slots, dtype=torch.long, device=device)
+            self._on_device.append((states, None))
+            self.thoughts = states[:slots]
         self._moves = torch.zeros(2 * slots, dtype=torch.long, device=device)
         self._moving = self._moves[:0].view(2, 0)  # to which slots, and from where
         self.clear()
@@ -218,16 +225,21 @@ class SlotState:
         numbers = self._moves[: 2 * len(moved)]
         self._moving = numbers.view(2, len(moved))
         changes = [(numbers, torch.tensor([*(slot for slot, _ in moved), *sources]))]
-        for tensor in self._on_device:
+        for tensor, table in self._on_device:
             room = tensor[self._slots : self._slots + len(starts)]
-            changes.append((room, _OF_STARTS[tensor.dtype](starts, room)))
+            if table is not None:
+                rows = [start.tables.get(table, {}) for start in starts]
+                changes.append((room, filled(table, rows, room.shape[1])))
+            else:
+                of_starts = _scores if tensor.is_floating_point() else _thoughts
+                changes.append((room, of_starts(starts, room)))
         return changes
 
     def move(self) -> None:
         """Let what the device knows follow its slots: two launches a tensor."""
         if self._moving.numel():
             targets, sources = self._moving
-            for tensor in self._on_device:
+            for tensor, _ in self._on_device:
                 tensor.index_copy_(0, targets, tensor.index_select(0, sources))
             self._moving = self._moves[:0].view(2, 0)
 
@@ -249,16 +261,26 @@ def _scores(starts: Sequence[Start], room: Tensor) -> Tensor:
     return torch.tensor([[*start.search_scores] or nothing for start in starts]).view(room.shape)
 
 
-def _seen(starts: Sequence[Start], room: Tensor) -> Tensor:
-    """A row of the vocabulary for each, with its tokens marked."""
-    rows, width = torch.zeros(room.shape, dtype=torch.bool), room.shape[1]
-    marks = [row * width + token for row, start in enumerate(starts) for token in start.tokens]
-    rows.view(-1)[marks] = True
+def table_rows(
+    bound: Any, request: Request, answer: Sequence[int]
+) -> dict[TokenTable, Mapping[int, float]]:
+    """A request's row of each table, by token and without zeros, after this answer."""
+    rows: dict[TokenTable, Mapping[int, float]] = {}
+    for table in bound.tables:
+        row: Mapping[int, float] = {}
+        if table is SEEN:
+            prompts = zip(bound.terms, request.prompts, strict=True)
+            read = (token for term, ids in prompts for token in term.formula_ids(ids))
+            row = dict.fromkeys([*answer, *read], 1)
+        elif table is COUNTS:
+            row = Counter(answer)
+        elif table is ENDS:
+            row = dict.fromkeys(request.eos, 1)
+        elif table is BIAS:
+            row = request.logit_bias
+        rows[table] = {token: each for token, each in row.items() if token < bound.vocabulary}
     return rows
 
 
 def _thoughts(starts: Sequence[Start], room: Tensor) -> Tensor:
     return torch.tensor([start.thought for start in starts], dtype=torch.long)
-
-
-_OF_STARTS = {torch.float32: _scores, torch.bool: _seen, torch.long: _thoughts}

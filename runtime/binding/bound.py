@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 from ...formula import Plan, Read, Scalar, Stage, Term
 from ...formula.algebra.liveness import always_of
 from ...formula.nodes import StageAddress
-from ...formula.words.stages import Particles
+from ...formula.request_fields import AFTER, BEFORE, Group
+from ...formula.words.stages import Particles, RequestBias
 from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
 from ...models.text.thoughts import Thoughts, marks_of
+from ..scores.token_tables import ENDS, TokenTable, tables_of
 from .bound_term import BoundTerm
 from .term_parallel import TermParallel
 
@@ -41,6 +43,8 @@ class Bound:
         heads: for each head of a term, where what it gives is behind the logits of its lane.
         described: the models whose tokens are the formula's.
         constraints: what its answers are to fit (``PlanConstraints``).
+        fields: which stages of a request it has besides the formula's own
+            (``request_fields.Group``); ``without_fields``, the plan without those.
         draft_plans: others over the same lanes, which may propose tokens of this one.
         sources: where images of prompts may come from.
     """
@@ -61,8 +65,15 @@ class Bound:
     heads: Mapping[Read, HeadColumns] = field(default_factory=dict)
     described: tuple[Description, ...] = ()
     constraints: Any = None
+    fields: tuple[bool, bool] = (False, False)
+    without_fields: Plan | None = None
     draft_plans: tuple[Bound, ...] = ()
     sources: Sources = FILES
+
+    @property
+    def own_plan(self) -> Plan:
+        """Of the formula, without the stages of a request."""
+        return self.without_fields or self.plan
 
     @property
     def own_terms(self) -> tuple[BoundTerm, ...]:
@@ -100,6 +111,17 @@ class Bound:
         for column, scalar in enumerate(self.scalars):
             columns.setdefault(scalar, column)
         return columns
+
+    @cached_property
+    def tables(self) -> tuple[TokenTable, ...]:
+        """What stages of the plan and its drafts look at of each text, by token."""
+        plans = (self.plan, *(draft.plan for draft in self.draft_plans))
+        return tables_of(stage for plan in plans for _, stage in plan.all_stages)
+
+    @property
+    def looks_at_ends(self) -> bool:
+        """Whether some stage needs to know which tokens end a row."""
+        return ENDS in self.tables or bool(self.constraints.stages)
 
     @property
     def mapped(self) -> list[Term]:
@@ -216,3 +238,46 @@ def reward_stages(plan: Plan) -> list[tuple[StageAddress, Stage, Scalar]]:
     """Every stage with a reward expression, and that: those that rerank, then the search."""
     search = [(*plan.search, plan.search[1].r)] if plan.search else []
     return [*((address, stage, stage.reward) for address, stage in plan.reranks), *search]
+
+
+def with_fields(bound: Bound, fields: tuple[bool, bool]) -> Bound:
+    """The same formula over the same lanes, with stages of a request around its own (``Group``)."""
+    group = Group(*fields)
+    if not any(group):
+        return bound
+    plan, own = bound.plan, bound.plan.stages
+    search = own[-1:] if plan.search else ()
+    before: Sequence[Stage] = ()
+    if group.before:
+        before = (RequestBias(), *(each.made() for each in BEFORE))
+    after = [each.made() for each in AFTER] if group.after else []
+    changed = replace(plan, stages=(*before, *own[: len(own) - len(search)], *after, *search))
+
+    def moved(address: StageAddress) -> StageAddress:
+        owner, number = address
+        if owner is not None:
+            return address
+        is_search = bool(search) and number == len(own) - 1
+        return None, number + len(before) + len(after) * is_search
+
+    rewards = {
+        moved(address): tuple(replace(term, address=moved(address)) for term in terms)
+        for address, terms in bound.rewards.items()
+    }
+    constraints = bound.constraints.of_plan(changed)
+    return replace(
+        bound, plan=changed, rewards=rewards, constraints=constraints, fields=group,
+        without_fields=plan,
+    )  # fmt: skip
+
+
+def stages_by_owner(bound: Bound) -> tuple[tuple[Stage, ...], tuple[Stage, ...], tuple[Stage, ...]]:
+    """A plan's stages: of the request, of the formula, and of the request again.
+
+    What searches comes last whoever's it is.
+    """
+    stages = bound.plan.stages
+    has_before, has_after = bound.fields
+    before, after = (1 + len(BEFORE)) * has_before, len(AFTER) * has_after
+    end = len(stages) - after - (bound.plan.search is not None) if after else len(stages)
+    return stages[:before], stages[before:end], stages[end:]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ...formula import Plan, Stage, Term
 from ...formula.scalar import parameters
-from ...formula.words.stages import Lookahead, Rerank, Search
+from ...formula.words.stages import LogitBias, Lookahead, Rerank, Search
 from ...grammar import FormulaError, Span
 from ...models import ModelError, ModelSpec, ResolvedModel, resolve
 from ...models.checkpoint.description import REWARD, SCORES, Description
@@ -76,6 +76,7 @@ class CheckedModels:
         self.size, notes = self._vocabulary()
         self._check_until()
         self.notes = [*notes, *self._unpacked(), *self._merged()]
+        self._check_biases(self.size)
         self._check_candidates(self.size)
 
     def _describe(self, name: str) -> Description:
@@ -289,6 +290,14 @@ class CheckedModels:
             problem = f"until of {stage.name} is a text, and no model here has a tokenizer"
             cure = "give tokenizer: … with the model, or write length=16"
             raise self.plan.error(problem, until.span, cure)
+
+    def _check_biases(self, size: int) -> None:
+        """Refuse a bias of a token that there is not."""
+        biased = (stage for _, stage in self.plan.all_stages if isinstance(stage, LogitBias))
+        for each in (bias for stage in biased for bias in stage.bias):
+            if each.token >= size:
+                problem = f"there is no token {each.token}: the vocabulary has {size} tokens"
+                raise self.plan.error(problem, each.number.span)
 
     def _check_candidates(self, size: int) -> None:
         for scalar in self.plan.scalars:

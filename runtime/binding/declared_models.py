@@ -41,12 +41,17 @@ def without_model(
     if name not in specs:
         raise ArgumentError(f"there is no model {name}; there are {', '.join(specs)}")
     for bound in bounds:
-        for plan in (bound.plan, *(draft.plan for draft in bound.draft_plans)):
+        for plan in plans_of(bound):
             if has_model(plan, name):
                 raise ArgumentError(f"{name} is in {plan.formula}, which is compiled")
     if others := [other for other, spec in specs.items() if spec.on == name]:
         raise ArgumentError(f"{', '.join(others)} is on {name}; remove it first")
     return {other: spec for other, spec in specs.items() if other != name}
+
+
+def plans_of(bound: Bound) -> list[Plan]:
+    """A bound plan, and those that draft for it."""
+    return [bound.plan, *(draft.plan for draft in bound.draft_plans)]
 
 
 def has_model(plan: Plan, name: str) -> bool:

@@ -17,7 +17,7 @@ from ...grammar import Span
 from ...models import ModelError, ModelSpec
 from ...models.text.vocabulary import common_vocabulary
 from .bind import Binder, unused_note
-from .bound import Bound
+from .bound import Bound, with_fields
 from .checks import CheckedModels
 from .thinking import check_thinking
 from .weight_pool import WeightPool
@@ -59,6 +59,7 @@ class DraftBinder:
             raise checked.at(error) from None
         checked.size = min(checked.size, bound.vocabulary)
         own = Binder(checked, self.skeleton, None, self.pool, bound).bind()
+        own = with_fields(own, bound.fields)  # the more alike, the more is accepted
         used = {unused_note(name) for name in models}
         drafted = replace(
             bound, lanes=own.lanes, lane_names=own.lane_names, lane_keys=own.lane_keys,

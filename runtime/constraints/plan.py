@@ -56,6 +56,10 @@ class PlanConstraints:
         self._words = {at: s for at, s in plan.all_stages if isinstance(s, ConstraintStage)}
         self.stages: Constraints = {at: constraint_of(s) for at, s in self._words.items()}
 
+    def of_plan(self, plan: Plan) -> PlanConstraints:
+        """Those of another plan, for the same vocabulary."""
+        return PlanConstraints(plan, self._tokenizer, self._size)
+
     @property
     def tokens(self) -> ConstraintTokens:
         """Those of the vocabulary."""

@@ -25,6 +25,7 @@ from ..scores.context import Columns, Context, Needing, Reading, numbers_of
 from ..scores.logprobs import Logits
 from ..scores.row_states import RowStates
 from ..scores.thoughts import TextThoughts
+from ..scores.token_tables import TokenTable, add_tokens, along
 
 
 class PlanStep(Protocol):
@@ -94,7 +95,6 @@ class Chunk:
         self.samples, self.any_processed = batch.samples, batch.any_processed
         self.top_logprobs = batch.top_logprobs
         self._lane_logits: dict[int, Tensor] = {}
-        self._first: Tensor | None = None
         self._columns, self._widths = self._mapped_columns()
 
     @property
@@ -129,7 +129,7 @@ class Chunk:
         rows = [batch.requests[slot].values for slot in self.slots]
         return Context(
             values, numbers_of(values, rows), self.step.columns, reads, self.steps,
-            bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._seen(),
+            bound.vocabulary, bound.vocabulary + bool(batch.token_columns), self._tables(),
             None if batch.unread is None else batch.unread.index_select(0, owner),
             rewarders, search, texts=self._texts, syncs=self.step.syncs,
             starts=self._starts, row_states=None if self.step.proposes else self._states,
@@ -144,8 +144,7 @@ class Chunk:
         batch = self.batch
         batch.state.go_on(self.counts)
         batch.changed()
-        if batch.seen is not None and self._first is not None:
-            batch.seen[: batch.count] |= self._first < max(self.counts)
+        add_tokens(batch.tables, self.tokens)
         if batch.thoughts is not None:
             batch.thoughts.read_all(self.tokens)
 
@@ -221,17 +220,9 @@ class Chunk:
         lane_rows = len(joined.raw) // (len(drafted) + 1)
         return joined.selected(self.ahead * lane_rows + rows)
 
-    def _seen(self) -> Tensor | None:
-        """``(width, V)`` the tokens that were read before each, where a stage needs them."""
-        batch = self.batch
-        if batch.seen is None:
-            return None
-        shape = (batch.count, self.step.bound.vocabulary)
-        self._first = torch.full(shape, max(self.counts), device=batch.device)
-        for first, ids in zip(self._first, self.tokens, strict=True):
-            where = torch.arange(len(ids), device=batch.device)
-            first.scatter_reduce_(0, torch.tensor(ids, dtype=torch.long).to(where), where, "amin")
-        return batch.seen[self.owner] | (self._first[self.owner] < self.ahead[:, None])
+    def _tables(self) -> dict[TokenTable, Tensor]:
+        """``(width, V)`` each, with the tokens that were read before each position."""
+        return along(self.batch.tables, self.owner, self.counts, self.tokens)
 
     def _thoughts(self) -> TextThoughts | None:
         """Where the text before each position is, where a number needs it."""

@@ -136,7 +136,8 @@ def _language_lanes(bound: Bound) -> Mapping[int, Any]:
 
 def _state(batch: Batch) -> list[Tensor]:
     """The tensors that what follows the forwards adds to."""
-    kept = (batch.steps, batch.search_scores, batch.seen, batch.state.thoughts)
+    tables = (rows for table, rows in batch.tables.items() if table.grows)
+    kept = (batch.steps, batch.search_scores, batch.state.thoughts, *tables)
     tensors = [tensor for tensor in kept if tensor is not None]
     tensors += [columns.share for columns in batch.token_columns.values()]
     for lane in batch.bound.lanes:
@@ -179,7 +180,11 @@ def key_of(batch: Batch) -> Hashable:
             lanes.append(lane.graph_key(ahead))
     rows = [(row_map.live, row_map.is_identity) for row_map in batch.row_maps]
     decided = [
-        (each.idle, each.splits, each.positive, each.one, scalar.limits.tokens and int(each.most))
+        (
+            *(each.idle, each.splits, each.positive, each.one),
+            scalar.limits.high == 1 and each.most >= 1,
+            scalar.limits.tokens and (int(each.most), each.least >= bound.vocabulary),
+        )
         for scalar, each in numbers
     ]
     batch_key = (

@@ -21,6 +21,7 @@ from ..batch.rewrite import append, read_on, save
 from ..binding.bound import Bound
 from ..scores.context import Context
 from ..scores.logprobs import Logits
+from ..scores.token_tables import add_drawn
 from .sampler import draw
 
 
@@ -95,13 +96,16 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
     save(batch)
     most, logits = max(counts), dict[int, list[Logits]]()
     drawn_tokens, broken = list[Tensor](), list[Tensor]()
-    seen = None if batch.seen is None else batch.seen[: batch.width].clone()
+    tables = {
+        table: rows[: batch.width].clone() if table.grows else rows[: batch.width]
+        for table, rows in batch.tables.items()
+    }
     thoughts = batch.thoughts and batch.thoughts.of_step(batch.width)
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
     for number in range(most):
         context = step.context(batch)
-        context.seen, context.thoughts = seen, thoughts
+        context.tables, context.thoughts = tables, thoughts
         scores = step.scores(batch, context)
         [(tokens, best)] = draw([batch], [scores])
         for lane, each in context.logits.items():
@@ -114,8 +118,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         _feed(batch, tokens, growing, number)
         if batch.token_columns:
             read_on(batch, tokens.tolist(), growing)
-        if seen is not None:
-            seen.scatter_(1, tokens[:, None], True)
+        add_drawn(tables, tokens)
         if thoughts is not None:
             thoughts = thoughts.after(tokens)
         steps.add_(1)
@@ -130,7 +133,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
 def _is_known(batch: Batch) -> bool:
     """Whether the host has to know drafted tokens, or does so without waiting."""
     on_host = Mirror.on_host(batch.device)
-    tracked = batch.seen is not None or batch.thoughts is not None
+    tracked = any(table.grows for table in batch.tables) or batch.thoughts is not None
     return on_host or tracked or bool(batch.token_columns)
 
 

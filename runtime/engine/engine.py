@@ -16,7 +16,6 @@ from ...errors import StateError
 from ...formula import Read
 from ...formula.scalar import Scalar
 from ...formula.words.signature import Signature
-from ...formula.words.stages import RepetitionPenalty
 from ...grammar import FormulaError, Span
 from ...models.cache_config import CacheConfig
 from ..batch.batch import Batch
@@ -95,9 +94,6 @@ class Engine:
         self._asked = 0  # tokens that it was to have; there may be fewer
         mapped = any(term.token_map for term in bound.all_terms)  # the host feeds them the rest
         self.ahead, self.drafting = int(gpu and not mapped), False
-        plans = [bound.plan, *(draft.plan for draft in bound.draft_plans)]
-        stages = [stage for plan in plans for _, stage in plan.all_stages]
-        self._track_seen = any(isinstance(stage, RepetitionPenalty) for stage in stages)
 
     @property
     def claim(self) -> object:
@@ -151,11 +147,10 @@ class Engine:
         for lane in self.bound.lanes:
             lane.shares_prefixes = on and (several or not lane.weights_may_change)
 
-    def for_drafting(self, bound: Bound) -> Engine:
-        """An engine of the same plan and lanes, with drafts; of the two, one runs at a time."""
+    def over(self, bound: Bound) -> Engine:
+        """An engine of another plan over the same lanes; of the two, one runs at a time."""
         engine = Engine(bound, self.capture, self._pool, self.cache, self._turns)
         engine.stats = self.stats
-        engine.starts_drafting()
         return engine
 
     def starts_drafting(self) -> None:
@@ -218,7 +213,7 @@ class Engine:
             self._asked = _in_steps(most) if self.graphs.on else most
             utilization = self.cache.gpu_memory_utilization
             fits = room(self.bound, slots, capacity, utilization, self._asked, share)
-            batch = Batch(self.bound, slots, capacity, self._track_seen, fits)
+            batch = Batch(self.bound, slots, capacity, fits)
             self._batch = batch if self.graphs.on else None
         if self.graphs.on:
             batch.restart(slots, record)

@@ -25,14 +25,15 @@ from ..batch.batch import Batch
 from ..batch.changes import upload_changes
 from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
-from ..binding.bound import Bound
+from ..binding.bound import Bound, stages_by_owner
 from ..constraints.states import OF_REQUEST
 from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
-from ..scores.stages import chain, commit, moves_winner
+from ..scores.stages import chains, commit, moves_winner
+from ..scores.token_tables import TokenTable, add_drawn
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
@@ -47,7 +48,7 @@ class Prepared(NamedTuple):
     once, and its caches with it.
 
     Attributes:
-        values, steps, seen: the batch's, of the slots in use.
+        values, steps, tables: the batch's, of the slots in use.
         reads: what gives each term's scores, and what heads say of them.
         certain: the lanes that run in every step, or in this one, where rows draw components of a
             mixture; and ``forwards``, what runs them.
@@ -58,7 +59,7 @@ class Prepared(NamedTuple):
 
     values: Tensor
     steps: Tensor
-    seen: Tensor | None
+    tables: Mapping[TokenTable, Tensor]
     reads: Sequence[Reading]
     rewarders: Mapping[StageAddress, Rewarder]
     search_terms: Sequence[tuple[RowMap, Reading]]
@@ -83,7 +84,7 @@ class Step:
         footprints: per lane, what it costs.
         bytes_read: of weights and caches, by all forwards.
         unnormalised: what is read as raw logits.
-        own_stages: how many of the plan's stages are the formula's; what follows is of requests.
+        stages: of the request, of the formula, and of the request again.
         columns: of the plan's numbers among those of a batch.
         syncs: as given; not where processes share the lanes.
         proposes: as given.
@@ -101,7 +102,7 @@ class Step:
         self.forwards, self.bytes_read = [0] * len(bound.lanes), 0
         self.footprints = [lane.footprint() for lane in bound.lanes]
         self.unnormalised = unnormalised(bound.plan)
-        self.own_stages = len(bound.plan.stages)
+        self.stages = stages_by_owner(bound)
         self.syncs, self.run_forwards = syncs and bound.term_parallel is None, in_turn
         conditional = {term.lane for term in bound.conditional} if self.syncs else set()
         self._certain = {term.lane for term in bound.own_terms if term.language} - conditional
@@ -134,7 +135,7 @@ class Step:
         vocabulary = self.bound.vocabulary
         return Context(
             prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
-            vocabulary, vocabulary + bool(batch.token_columns), prepared.seen, batch.unread,
+            vocabulary, vocabulary + bool(batch.token_columns), prepared.tables, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
             starts=partial(starts_of, batch), thoughts=thoughts_of(batch),
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
@@ -167,22 +168,16 @@ class Step:
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
-        scores = self._scores if context.components is None else self._components.scores
-        head = scores(context)[:, : context.vocabulary]
+        sums = self._scores if context.components is None else self._components.scores
+        head = sums(context)[:, : context.vocabulary]
         if context.unreadable is not None:
             head = head.masked_fill(context.unreadable, -torch.inf)
         if isinstance(self._search, Reject) and self._search.entropy is not None:
             surprise = entropy(log_softmax(head)) >= context.number(self._search.entropy)
             context.unsure.append(surprise[:, 0].long())
-        masked = head if context.masks is None else context.masks.applied(head, context, OF_REQUEST)
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        own, fields = self._plan.stages[: self.own_stages], self._plan.stages[self.own_stages :]
-        if masked is not head and context.own_apart:  # without what the request masks
-            context.own = chain(head, context, None, own)
-            return chain(chain(masked, context, None, own), context, None, fields, len(own))
-        context.own = chain(masked, context, None, own)
-        return chain(context.own, context, None, fields, len(own))
+        return chains(head, context, self.stages, OF_REQUEST)
 
     def read_scores(
         self,
@@ -222,8 +217,7 @@ class Step:
         for lane, owners, reads in prepared.feeds:
             fed = tokens[owners]
             lane.feed(fed if reads is None else reads[fed])
-        if prepared.seen is not None:
-            prepared.seen.scatter_(1, tokens[:, None], True)
+        add_drawn(prepared.tables, tokens)
         if batch.thoughts is not None:
             batch.thoughts.read(tokens)
         prepared.steps.add_(1)
@@ -269,8 +263,9 @@ class Step:
                 reads_first = columns and columns.reads
                 feeds.append((lanes[lane], batch.owners[lane], reads_first))
         prepared = batch.prepared[self] = Prepared(
-            batch.values[used], batch.steps[used], None if batch.seen is None else batch.seen[used],
-            reads, rewarders, search, partial(texts_of, weakref.proxy(batch)), certain,
+            batch.values[used], batch.steps[used],
+            {table: rows[used] for table, rows in batch.tables.items()}, reads, rewarders, search,
+            partial(texts_of, weakref.proxy(batch)), certain,
             [lanes[lane].forward for lane in certain], feeds, self._needing(batch),
         )  # fmt: skip
         return prepared

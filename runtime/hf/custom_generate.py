@@ -82,7 +82,7 @@ def generate_with(
         FormulaError, ModelError: as ``Decoder.generate``.
     """
     options = draft_of(draft, draft_length)
-    session = decoder.drafting_session(options.source) if options else decoder.session
+    session = decoder.session_of(options.source) if options else decoder.session
     bound = session.bound
     if synced_gpus:
         raise ArgumentError("synced_gpus is for one model split over processes; leave it out")
@@ -102,8 +102,9 @@ def generate_with(
     temperature = _temperature(call) if bound.plan.search else 0.0
     if options and not bound.plan.search:
         temperature = _of_noise(call)
-    constrained = bound.constraints.stages or structured_outputs
-    ends = _ends(call) if constrained else ()  # elsewhere the criteria end rows
+    ends = (
+        _ends(call) if bound.looks_at_ends or structured_outputs else ()
+    )  # elsewhere the criteria end rows
     requests = session.builder.requests(
         call.prompts, max_new_tokens=call.limit, params=params, seed=seed, eos_token_id=ends,
         temperature=temperature, num_return_sequences=call.repeats, draft=options,

@@ -147,7 +147,7 @@ class FormulaProcessor(LogitsProcessor):
                     raise ArgumentError(f"{name} has {len(values)} values for {len(prompts)} rows")
                 repeats = len(prompts) // len(values)
                 params[name] = [value for value in values for _ in range(repeats)]
-        ends = None if self._bound.constraints.stages else ()  # a constraint says where
+        ends = None if self._bound.looks_at_ends else ()  # else the loop knows where
         requests = self._session.builder.requests(
             prompts, max_new_tokens=1, params=params, seed=0, eos_token_id=ends, temperature=0.0
         )

@@ -133,10 +133,13 @@ class LoglikelihoodLoop:
     Args:
         engine: whose plan it is.
         top: how many of the best tokens each position has; None for no ranks, either.
+
+    Attributes:
+        most: positions of all texts in one forward; it may change between two steps.
     """
 
     def __init__(self, engine: Engine, top: int | None = None) -> None:
-        self.engine, self.bound, self._top = engine, engine.bound, top
+        self.engine, self.bound, self._top, self.most = engine, engine.bound, top, CHUNK
         sizes = [term.token_map.other_size for term in self.bound.terms if term.token_map]
         self._width = max(self.bound.vocabulary, *sizes, 1)
 
@@ -197,7 +200,7 @@ class LoglikelihoodLoop:
     def _chunk(self, batch: Batch, texts: Sequence[_Text]) -> None:
         """Score the next positions of every text, as many as there is room for."""
         lane_rows = max(lane.rows.count for lane in self.bound.lanes)
-        most = max(1, min(CHUNK, FLOATS // self._width) // lane_rows)
+        most = max(1, min(self.most, FLOATS // self._width) // lane_rows)
         counts = [min(text.left, most) for text in texts]
         done = [text.done for text in texts]
         unread, after = list[Sequence[int]](), list[Sequence[int]]()

@@ -74,7 +74,8 @@ class Answer:
         """Append the next token, and check whether it is the last."""
         self.tokens.append(token)
         if token in self.request.eos:
-            self.finish_reason = "eos"
+            stops = token in self.request.text.stop_token_ids
+            self.finish_reason = "stop" if stops else "eos"
         elif (self.content and self.request.stops and self.content.read(self.tokens)) or (
             self.ends is not None and self.ends(self.tokens)
         ):
@@ -166,5 +167,7 @@ def answer_to(request: Request, bound: Bound, started: float, until: str = "") -
     detokenizer, term = bound.detokenizer, bound.text_term
     if detokenizer is None:
         return Answer(request, None, started)
-    content = AnswerText(detokenizer, request.prompts[term], request.stops, until)
+    content = AnswerText(
+        detokenizer, request.prompts[term], request.stops, until, request.text, request.eos
+    )
     return Answer(request, content, started, ends=bound.constraints.ending(request))

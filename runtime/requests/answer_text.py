@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ...models.text.detokenizer import Detokenizer
+from .request import ALL_TEXT, TextOptions
 from .stop_strings import StopStrings
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
@@ -21,23 +22,31 @@ class AnswerText:
         stops: strings that end it. One that has the name of a special token in it is looked for in
             the text with the names of special tokens, the others in the text.
         until: a string that is counted in the text; or none.
+        options: what is text.
+        eos: ids that end it.
 
     Attributes:
         found: how often that has come, from left to right and without overlaps.
     """
 
     def __init__(
-        self, detokenizer: Detokenizer, prompt: Sequence[int], stops: Sequence[str], until: str = ""
-    ) -> None:
+        self, detokenizer: Detokenizer, prompt: Sequence[int], stops: Sequence[str],
+        until: str = "", options: TextOptions = ALL_TEXT, eos: Container[int] = (),
+    ) -> None:  # fmt: skip
         self._detokenizer = detokenizer
         self._stream = detokenizer.stream(prompt)
         self._characters = _utf8("replace")
         self._characters.decode(detokenizer.unfinished(prompt))
-        names = {*detokenizer.special.values()} if stops else ()
+        self._options = options
+        self._names = {} if options.skip_special_tokens else {
+            token: name.encode() for token, name in detokenizer.special.items()
+        }  # fmt: skip
+        self._hidden = () if options.include_stop else (options.stop_token_ids, eos)
+        names = {*detokenizer.special.values()} if stops and not self._names else ()
         named = [stop for stop in stops if any(name in stop for name in names)]
         plain = [stop for stop in stops if stop not in named]
-        self._stops = StopStrings(plain) if plain else None
-        self._named_stops = StopStrings(named) if named else None
+        self._stops = StopStrings(plain, options.include_stop) if plain else None
+        self._named_stops = StopStrings(named, options.include_stop) if named else None
         self._bytes: list[bytes] = []  # per token
         self._old: list[str] = []  # pieces that were taken
         self._new: list[str] = []
@@ -53,7 +62,7 @@ class AnswerText:
             Whether a stop string has come.
         """
         for token in tokens[len(self._bytes) :]:
-            text = self._stream.step(token)
+            text = self._text_of(token)
             self._bytes.append(text)
             if text:
                 self._add(self._characters.decode(text))
@@ -99,6 +108,14 @@ class AnswerText:
             setattr(other, name, copy.copy(getattr(self, name)))
         return other
 
+    def _text_of(self, token: int) -> bytes:
+        """The bytes that the next token adds."""
+        stops, eos = self._hidden or ((), ())
+        if token in stops:
+            return b""
+        text = self._stream.step(token)
+        return text if token in eos else self._names.get(token, text)
+
     def _add(self, piece: str) -> None:
         if piece:
             self._new.append(piece)
@@ -112,7 +129,8 @@ class AnswerText:
                     self._cut_at(stops.add(piece))
 
     def _cut_at(self, position: int | None) -> None:
-        if position is not None:
+        early = len(self._bytes) <= self._options.min_tokens > 0
+        if position is not None and not early:
             self._cut = position if self._cut is None else min(self._cut, position)
 
     def _settled(self) -> int:

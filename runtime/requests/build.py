@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import ArgumentError
 from ...formula import Plan
 from ...formula.algebra.liveness import needed_terms
+from ...formula.request_fields import AFTER
 from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
@@ -27,12 +28,15 @@ from .by_particles import check_particles
 from .constrained import check_constrained, constraints_of
 from .hints import refuse
 from .per_row import (
+    FIELDS,
     Row,
+    RowFields,
     at_least_one,
     eos_of,
     integer,
     logprobs_of,
     per_row,
+    row_fields,
     rows_of,
     stop_strings_of,
     temperature_of,
@@ -56,7 +60,7 @@ class RequestBuilder:
     ) -> None:
         self._bound, self._params = bound, params
         self._raw_text = raw_text or RawTextLog()
-        self._known = {*bound.plan.params, *params}
+        self._known = {*bound.own_plan.params, *params}
 
     def rows(self, prompts: Any, params: Mapping[str, Any] | None) -> list[Row]:
         """Per row its prompt and a value for every parameter, as ``rows_of``."""
@@ -94,6 +98,7 @@ class RequestBuilder:
             ModelError: a prompt that some model cannot read, or that is too long.
             ValueError: arguments that do not fit together.
         """
+        fields = {name: others.pop(name) for name in FIELDS if name in others}
         refuse(others, self._known)
         max_new_tokens = at_least_one("max_new_tokens", max_new_tokens)
         num_return_sequences = at_least_one("num_return_sequences", num_return_sequences)
@@ -107,7 +112,6 @@ class RequestBuilder:
             do_sample = True  # a search needs texts that differ
         settings: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "stops": stop_strings_of(stop_strings),
-            "eos": eos_of(eos_token_id, self._bound.vocabulary), 
             **logprobs_of(logprobs, top_logprobs, logprobs_mode, self._bound.vocabulary),
             "draft": draft,
         }  # fmt: skip
@@ -125,9 +129,12 @@ class RequestBuilder:
         constraints = constraints_of(structured_outputs, len(rows), self._bound)
         check_constrained(constraints, settings)
         requests: list[Request] = []
-        each_row = zip(rows, seeds, temperatures, constraints, strict=True)
-        for (prompt, values), row_seed, heat, constraint in each_row:
-            settings |= {"temperature": heat, "constraint": constraint}
+        vocabulary = self._bound.vocabulary
+        eos = eos_of(eos_token_id, vocabulary)
+        fields_of_rows = row_fields(fields, temperatures, vocabulary, self._bound.fields)
+        each_row = zip(rows, seeds, temperatures, constraints, fields_of_rows, strict=True)
+        for (prompt, values), row_seed, heat, constraint, own in each_row:
+            settings |= {"temperature": heat, "constraint": constraint, "fields": own, "eos": eos}
             for sample in range(num_return_sequences):
                 key = seed_key(row_seed, sample)
                 requests.append(self.request(len(requests), prompt, values, key=key, **settings))
@@ -165,6 +172,7 @@ class RequestBuilder:
         sample_components: bool = False,
         return_particles: bool = False,
         constraint: Constraint | None = None,
+        fields: RowFields | None = None,
         strict: bool = False,
     ) -> Request:
         """The request of one row, from checked values: those of ``Request``.
@@ -172,14 +180,20 @@ class RequestBuilder:
         Args:
             max_new_tokens: at most; fewer where there is less room.
             eos: None for the models' own.
+            fields: those of the row; None for none.
             strict: whether too little room is an error; the last token then needs none.
         """
         bound, plan = self._bound, self._bound.plan
         if stops and bound.tokenizer is None:
             raise ArgumentError("stop_strings need a tokenizer; give tokenizer: … with the model")
-        values = []
+        if fields is None:
+            [fields] = row_fields({}, [temperature], bound.vocabulary, bound.fields)
+        values, of_fields = [], fields.params
+        if self._bound.fields[1]:  # the scores come divided by the temperature
+            of_fields = {**of_fields, AFTER[0].parameter: temperature or 1.0}
+            temperature = 1.0 if temperature > 0 else 0.0
         for each in (plan, *(draft_plan.plan for draft_plan in bound.draft_plans)):
-            values += checked_values(each, params, bound.vocabulary)
+            values += checked_values(each, {**params, **of_fields}, bound.vocabulary)
         if not needed_terms(plan, values):
             problem = "every coefficient is 0 for these parameters, so that nothing decides"
             raise plan.error(problem, Span(0, len(plan.source)))
@@ -192,10 +206,10 @@ class RequestBuilder:
         rewards = {i: [next(readings) for _ in terms] for i, terms in bound.rewards.items()}
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
-            bound.eos if eos is None else eos, stops, _rooms(bound, prompts), logprobs,
+            fields.eos(bound.eos if eos is None else eos), stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
             [next(readings) for _ in bound.draft_terms],
-            sample_components, return_particles, constraint,
+            sample_components, return_particles, constraint, fields.logit_bias, fields.text,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 

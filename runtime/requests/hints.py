@@ -13,16 +13,16 @@ OURS = (
     "prompts", "max_new_tokens", "temperature", "do_sample", "seed", "params",
     "num_return_sequences", "stop_strings", "eos_token_id", "logprobs", "top_logprobs",
     "logprobs_mode", "draft", "draft_length", "sample_components", "return_particles",
-    "structured_outputs", "chat_template_kwargs", "tools", "add_generation_prompt",
-    "continue_final_message",
-    "batch_size", "progress",
+    "structured_outputs", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids",
+    "include_stop_str_in_output", "skip_special_tokens", "chat_template_kwargs", "tools",
+    "add_generation_prompt", "continue_final_message", "batch_size", "progress",
 )  # fmt: skip
-STAGES = ("top_k", "top_p", "min_p", "repetition_penalty")
 _SAME = {  # by our name, theirs
     "max_new_tokens": ("max_tokens", "max_completion_tokens", "max_gen_toks", "max_new_token"),
     "num_return_sequences": ("n", "num_samples"),
     "stop_strings": ("stop", "stop_texts", "stop_sequence", "stop_sequences", "until"),
-    "eos_token_id": ("stop_token_ids",),
+    "min_tokens": ("min_new_tokens",),
     "prompts": ("inputs", "input_ids", "text_inputs", "messages", "sentences"),
     "seed": ("generator",),
     "draft_length": ("num_assistant_tokens", "num_speculative_tokens"),
@@ -76,8 +76,6 @@ def refuse(others: Mapping[str, Any], params: Collection[str]) -> None:
         TypeError: for the first of them, with what to write instead.
     """
     for name, value in others.items():
-        if name in STAGES:
-            raise ArgumentTypeError(f"{name} is part of the formula: write … | {name}({value})")
         raise ArgumentTypeError(f"generate has no argument {name}; {_cure(name, value, params)}")
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from numbers import Real
+from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import ArgumentError, quoted
 from ...formula.algebra.drafting import AUTO, LONGEST_DRAFT, PROMPT
+from ...formula.request_fields import AFTER, BEFORE, FieldStage, Group, fields_of
 from ...formula.words.signature import LEAST, MOST
 from ...grammar import did_you_mean
 from ...models import prompts_of
 from ...models.errors import page_link
-from .request import ADAPTIVE, PROCESSED, RAW, DraftOptions
+from .request import ADAPTIVE, PROCESSED, RAW, DraftOptions, TextOptions
 
 _MORE = page_link("per-request-weights")
 MODES = (RAW, PROCESSED)
@@ -118,7 +120,9 @@ def stop_strings_of(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return strings
 
 
-def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int] | None:
+def eos_of(
+    value: int | Sequence[int] | None, vocabulary: int, name: str = "eos_token_id"
+) -> frozenset[int] | None:
     """The ids that end a row, or None for the models' own.
 
     Raises:
@@ -130,12 +134,12 @@ def eos_of(value: int | Sequence[int] | None, vocabulary: int) -> frozenset[int]
     values = [*value] if several else [value]
     if text := next((each for each in values if isinstance(each, str | bytes)), None):
         cure = f"give its id: tokenizer.convert_tokens_to_ids({quoted(text)})"
-        raise ArgumentError(f"eos_token_id is {quoted(text)}, and a token id is a number; {cure}")
-    ids = frozenset(integer("eos_token_id", each) for each in values)
+        raise ArgumentError(f"{name} is {quoted(text)}, and a token id is a number; {cure}")
+    ids = frozenset(integer(name, each) for each in values)
     for token in sorted(ids):
         if not 0 <= token < vocabulary:
             size = f"the vocabulary has {vocabulary} tokens, so that no row would end"
-            raise ArgumentError(f"eos_token_id is {token}, and {size}")
+            raise ArgumentError(f"{name} is {token}, and {size}")
     return ids
 
 
@@ -209,3 +213,143 @@ def _draft_length(value: Any) -> int:
         cure = "leave draft out to decode without" if length == 0 else "give fewer"
         raise ArgumentError(f"draft_length is {length}; it is 1 to {LONGEST_DRAFT}: {cure}")
     return length
+
+
+class RowFields(NamedTuple):
+    """The fields of one row's request.
+
+    Attributes:
+        params: the values of those that are numbers, by their parameters; without temperature.
+        logit_bias: by token.
+        ends: ids that end it, besides those of the models or of the call; or none but these.
+        ignores_eos: whether these are all.
+        text: what of its answer is text.
+    """
+
+    params: Mapping[str, float]
+    logit_bias: Mapping[int, float]
+    ignores_eos: bool
+    text: TextOptions
+
+    def eos(self, own: frozenset[int]) -> frozenset[int]:
+        """The ids that end the row, of whom the models or the call have these."""
+        return self.text.stop_token_ids | (frozenset() if self.ignores_eos else own)
+
+
+NUMBERS = {each.field: each for each in (*BEFORE, *AFTER[1:])}
+OTHERS = (
+    "logit_bias", "ignore_eos", "stop_token_ids", "include_stop_str_in_output",
+    "skip_special_tokens",
+)  # fmt: skip
+FIELDS = (*NUMBERS, *OTHERS)
+
+
+def row_fields(
+    arguments: Mapping[str, Any],
+    temperatures: Sequence[float],
+    vocabulary: int,
+    group: tuple[bool, bool],
+) -> list[RowFields]:
+    """The fields of every row, checked, for a plan with the stages of a group.
+
+    Raises:
+        ArgumentError: a value that a field cannot have; a field that the plan has no stage for.
+    """
+    rows, asked = len(temperatures), fields_of({**arguments, "do_sample": any(temperatures)}, False)
+    if (asked.before and not group[0]) or (asked.after and not group[1]):
+        raise ArgumentError("this formula was bound without the fields that a request asks for")
+    columns = {
+        name: _numbers(field, arguments, rows, vocabulary) for name, field in NUMBERS.items()
+    }
+    has = dict(zip(Group._fields, group, strict=True))
+    named = [each.field for each in BEFORE * has["before"] + AFTER[1:] * has["after"]]
+    biases = _biases(arguments.get("logit_bias"), rows, vocabulary)
+    ignored, included, skipped = (
+        _flags(name, arguments.get(name), rows, default)
+        for name, default in (
+            ("ignore_eos", False),
+            ("include_stop_str_in_output", False),
+            ("skip_special_tokens", True),
+        )
+    )
+    stops = _stop_ids(arguments.get("stop_token_ids"), rows, vocabulary)
+    return [
+        RowFields(
+            {NUMBERS[name].parameter: columns[name][row] for name in named},
+            biases[row], ignored[row],
+            TextOptions(
+                stops[row], included[row], skipped[row], int(columns["min_tokens"][row])
+            ),
+        )
+        for row in range(rows)
+    ]  # fmt: skip
+
+
+def _numbers(
+    field: FieldStage, arguments: Mapping[str, Any], rows: int, vocabulary: int
+) -> list[float]:
+    """The value of a field for each row; neutral where there is none."""
+    values, name, neutral = [], field.field, field.neutral
+    for value in per_row(arguments.get(name), rows, name):
+        if value is None or value in field.unchanged:
+            values.append(float(vocabulary if neutral is None else neutral))
+            continue
+        if not _is_number(value):
+            raise ArgumentError(f"{name} is {quoted(value)}; it is a number")
+        if problem := field.limits.problem(float(value)):
+            raise ArgumentError(f"{name} is {value:g}, and {problem}")
+        values.append(min(float(value), vocabulary) if field.limits.tokens else float(value))
+    return values
+
+
+def _biases(value: Any, rows: int, vocabulary: int) -> list[Mapping[int, float]]:
+    """A bias by token for each row."""
+    each_row = [value] * rows if value is None or isinstance(value, Mapping) else value
+    if isinstance(each_row, str) or not isinstance(each_row, Sequence):
+        raise ArgumentError(f"logit_bias is {quoted(value)}; give {{token id: number}}")
+    if len(each_row) != rows:
+        raise ArgumentError(f"logit_bias has {len(each_row)} values and there are {rows} rows")
+    biases: list[Mapping[int, float]] = []
+    for row in each_row:
+        if not isinstance(row, Mapping | None):
+            raise ArgumentError(f"logit_bias has {quoted(row)}; give {{token id: number}}")
+        bias: dict[int, float] = {}
+        for key, number in (row or {}).items():
+            digits = isinstance(key, str) and key.isdecimal()  # the keys of JSON are text
+            token = integer("a token id of logit_bias", int(key) if digits else key)
+            if not 0 <= token < vocabulary:
+                size = f"the vocabulary has {vocabulary} tokens"
+                raise ArgumentError(f"logit_bias has the token id {token}, and {size}")
+            if not _is_number(number):
+                raise ArgumentError(f"logit_bias has {quoted(number)} for {token}; give a number")
+            bias[token] = float(number)
+        biases.append(bias)
+    return biases
+
+
+def _is_number(value: Any) -> bool:
+    """Whether float32 holds it."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and abs(float(value)) <= MOST
+
+
+def _flags(name: str, value: Any, rows: int, default: bool) -> list[bool]:
+    """True or false for each row."""
+    values = [default if each is None else each for each in per_row(value, rows, name)]
+    if wrong := [each for each in values if not isinstance(each, bool)]:
+        raise ArgumentError(f"{name} is {quoted(wrong[0])}, and it is true or false")
+    return values
+
+
+def _stop_ids(value: Any, rows: int, vocabulary: int) -> list[frozenset[int]]:
+    """The ids that stop each row: the same for all, or a list with those of each."""
+    value = as_python(value)
+    if value is None or isinstance(value, str) or not isinstance(value, Iterable):
+        each_row: list[Any] = [value] * rows
+    else:
+        several = [*value]
+        nested = any(each is None or isinstance(each, Iterable) for each in several)
+        each_row = several if nested else [several] * rows
+    if len(each_row) != rows:
+        raise ArgumentError(f"stop_token_ids has {len(each_row)} lists and there are {rows} rows")
+    return [eos_of(ids, vocabulary, "stop_token_ids") or frozenset() for ids in each_row]

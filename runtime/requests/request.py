@@ -34,6 +34,25 @@ class DraftOptions:
         return MOST_ADAPTIVE if self.length is None else self.length
 
 
+class TextOptions(NamedTuple):
+    """What of an answer is its text.
+
+    Attributes:
+        stop_token_ids: ids that end it and are no text, besides those of an end of text.
+        include_stop: whether what stopped it is text, a string or a token.
+        skip_special_tokens: whether special tokens are no text.
+        min_tokens: tokens in whose text no stop string is looked for.
+    """
+
+    stop_token_ids: frozenset[int] = frozenset()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    min_tokens: int = 0
+
+
+ALL_TEXT = TextOptions()
+
+
 @dataclass(frozen=True)
 class Request:
     """One row to decode.
@@ -62,6 +81,8 @@ class Request:
         return_particles: whether the completion has all particles of the search.
         constraint: what its answer is to fit, before the formula's own stages (``Constraint``);
             or None.
+        logit_bias: what is added to the score of each token, before the formula's own stages.
+        text: what of its answer is text.
         states: what the formula's processors and constraints keep for its texts (``RowStates``,
             ``AnswerStates``); shared by its rows in a search.
     """
@@ -86,6 +107,8 @@ class Request:
     sample_components: bool = False
     return_particles: bool = False
     constraint: Any = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    text: TextOptions = ALL_TEXT
     states: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -10,9 +10,11 @@ class StopStrings:
 
     Args:
         strings: at least one, none of them empty.
+        include: whether the string that is found is part of the text.
     """
 
-    def __init__(self, strings: Sequence[str]) -> None:
+    def __init__(self, strings: Sequence[str], include: bool = False) -> None:
+        self._include = include
         self._strings = tuple(strings)
         self._kept = max(map(len, strings)) - 1  # characters that a string may have begun in
         self._end = ""  # of the text: that many characters
@@ -28,20 +30,25 @@ class StopStrings:
             hidden: whether it is looked at and does not count as text.
 
         Returns:
-            How many characters of text come before the first string; None where there is none.
+            How many characters of text come before the first string that ends in this piece, or
+            with it; None where there is none.
         """
         text = self._end + piece
         if hidden:
             self._hidden += ((self._length + len(self._end), len(piece)),)
-        starts = [at for string in self._strings if (at := text.find(string)) >= 0]
-        if starts:
-            return self._visible(self._length + min(starts))
+        known = len(self._end)
+        ends = [
+            (at, at + len(string) * self._include)
+            for string in self._strings
+            if (at := text.find(string, max(0, known - len(string) + 1))) >= 0
+        ]
+        found = None if not ends else self._visible(self._length + min(ends)[1])
         cut = max(0, len(text) - self._kept)
         self._length, self._end = self._length + cut, text[cut:]
         while self._hidden and sum(self._hidden[0]) <= self._length:
             self._hidden_before += self._hidden[0][1]
             self._hidden = self._hidden[1:]
-        return None
+        return found
 
     def settled(self) -> int:
         """Characters of text that are part of no string, whatever comes."""

@@ -30,6 +30,7 @@ class ScalarColumn(NamedTuple):
         positive: whether it is above 0 for every row, in float32 too.
         one: whether it is 1 for every row.
         varies: whether it is another in each step, for any row; NaN until that is worked out.
+        least: the smallest, where it is known.
     """
 
     values: Tensor
@@ -39,6 +40,7 @@ class ScalarColumn(NamedTuple):
     positive: bool
     one: bool
     varies: bool = False
+    least: float = -math.inf
 
 
 def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarColumn]:
@@ -52,7 +54,9 @@ def numbers_of(values: Tensor, rows: Sequence[Sequence[float]]) -> list[ScalarCo
         low, high = min(host), max(host)
         splits = low <= 0 <= high and low != high
         numbers.append(
-            ScalarColumn(column, high, low == high == 0, splits, low > TINY, low == high == 1)
+            ScalarColumn(
+                column, high, low == high == 0, splits, low > TINY, low == high == 1, least=low
+            )
         )
     return numbers
 
@@ -62,6 +66,7 @@ class Columns(dict[Scalar, int]):
 
     Attributes:
         states: what gives each number of the state, ``(slots, 1)``, made once.
+        biases: per stage, the ids of its tokens and the columns of their numbers, on the device.
         reads: where what the plan reads is among the ``reads`` of a context.
     """
 
@@ -69,6 +74,7 @@ class Columns(dict[Scalar, int]):
         super().__init__(columns)
         self.reads = {read: number for number, read in enumerate(reads)}
         self.states: dict[StateNumber, Reading] = {}
+        self.biases: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 Reading: TypeAlias = "Callable[[Context], Tensor]"  # given the context, which must not hold itself
@@ -125,7 +131,7 @@ class Context:
         keys: ``(slots, 2)`` int32, of each row's noise; None where nothing is drawn.
         vocabulary: tokens that are scored.
         width: columns of the scores: one more than tokens, where a model has another vocabulary.
-        seen: ``(slots, V)`` bool, tokens read so far; where a stage of the plan needs them.
+        tables: by ``TokenTable``, ``(slots, V)`` each, that stages of the plan look at.
         thoughts: where each text is among the marks of thought (``TextThoughts``); None where no
             number of the plan needs it.
         unreadable: ``(slots, V)`` bool, tokens that may not be drawn, for some model of the row
@@ -168,7 +174,7 @@ class Context:
     steps: Tensor
     vocabulary: int
     width: int
-    seen: Tensor | None = None
+    tables: Mapping[Any, Tensor] = field(default_factory=dict)
     unreadable: Tensor | None = None
     rewarders: Mapping[StageAddress, Rewarder] = field(default_factory=dict)
     search_terms: Sequence[tuple[Any, Reading]] = ()

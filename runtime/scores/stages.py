@@ -16,6 +16,7 @@ from ...formula.words.stages import Rerank, Stage
 from .context import Context
 from .expressions import reward_value
 from .logprobs import ascending, from_up
+from .token_tables import BIAS, COUNTS, ENDS, SEEN
 
 
 def chain(
@@ -34,6 +35,32 @@ def chain(
         if context.record is not None:
             context.record.stages[owner, number] = before, scores
     return scores
+
+
+def chains(
+    head: Tensor, context: Context, stages: Sequence[Sequence[Stage]], of_request: StageAddress
+) -> Tensor:
+    """Scores through the stages of the request, those of the formula, and those of the request.
+
+    Args:
+        head: ``(slots, V)`` the formula without any stage.
+        context: whose ``own`` is then what the formula's stages alone give.
+        stages: the three chains.
+        of_request: of the constraint that a request gives.
+    """
+    before, own, after = stages
+    if after and context.mass_temperatures is not None:
+        warm = context.number(after[0].t)[:, 0]  # type: ignore[attr-defined]
+        context.mass_temperatures = context.mass_temperatures[: len(warm)] * warm
+    scores, first = chain(head, context, None, before), len(before)
+    if context.masks is not None:
+        scores = context.masks.applied(scores, context, of_request)
+    if scores is not head and context.own_apart:  # without what the request changes
+        context.own = chain(head, context, None, own, first)
+        scores = chain(scores, context, None, own, first)
+    else:
+        context.own = scores = chain(scores, context, None, own, first)
+    return chain(scores, context, None, after, first + len(own))
 
 
 def moves_winner(address: StageAddress, stage: Stage | None) -> bool:
@@ -87,6 +114,8 @@ def _(stage: ConstraintStage, scores: Tensor, context: Context, address: StageAd
 
 @apply.register
 def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if context.known(stage.k).least >= scores.shape[-1]:
+        return scores
     width = context.widest(stage.k, scores.shape[-1])
     last = context.number(stage.k).long().clamp(max=width) - 1
     return from_up(scores, scores.topk(width, dim=-1).values.gather(1, last))
@@ -95,6 +124,9 @@ def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress
 @apply.register
 def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """Of tokens that tie for the last place, those with the lowest ids are kept."""
+    known = context.known(stage.p)
+    if known.one:
+        return scores
     order = ascending(scores)
     mass = order.softmax(dim=-1).cumsum_(dim=-1)
     low = torch.searchsorted(mass, 1 - context.number(stage.p), right=True)
@@ -102,26 +134,72 @@ def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress
     ties = torch.searchsorted(order, least, right=True) - low
     tied = torch.eq(scores, least, out=torch.empty_like(scores)).cumsum_(dim=-1)
     beyond = least.nextafter(torch.full_like(least, torch.inf)) - least
-    return from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+    kept = from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+    return kept if known.most < 1 else torch.where(known.values >= 1, scores, kept)
 
 
 @apply.register
 def _(stage: words.MinP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.p):
+        return scores
     lowest = scores.amax(dim=-1, keepdim=True) + context.number(stage.p).log()
     return from_up(scores, lowest)
 
 
 @apply.register
 def _(stage: words.Temperature, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
-    return scores / context.number(stage.t)
+    return scores if context.known(stage.t).one else scores / context.number(stage.t)
 
 
 @apply.register
 def _(penalty: words.RepetitionPenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
-    assert context.seen is not None
+    if context.known(penalty.x).one:
+        return scores
     x = context.number(penalty.x)
     penalised = scores.clamp(max=0).mul_(x).add_(scores.clamp(min=0).div_(x))
-    return torch.where(context.seen, penalised, scores)
+    return torch.where(context.tables[SEEN], penalised, scores)
+
+
+@apply.register
+def _(penalty: words.PresencePenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(penalty.x):
+        return scores
+    return torch.where(context.tables[COUNTS] > 0, scores - context.number(penalty.x), scores)
+
+
+@apply.register
+def _(penalty: words.FrequencyPenalty, scores: Tensor, context: Context, _: Any) -> Tensor:
+    if not context.runs(penalty.x):
+        return scores
+    return scores - context.number(penalty.x) * context.tables[COUNTS]
+
+
+@apply.register
+def _(stage: words.MinTokens, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    if not context.runs(stage.n):
+        return scores
+    early = context.steps[:, None] < context.number(stage.n)
+    return scores.masked_fill(context.tables[ENDS] & early, -torch.inf)
+
+
+@apply.register
+def _(stage: words.LogitBias, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    known = context.columns.biases
+    if stage not in known:
+        columns = [context.columns[each.number] for each in stage.bias]
+        both = torch.tensor([[each.token for each in stage.bias], columns], device=scores.device)
+        known[stage] = both[0], both[1]
+    tokens, where = known[stage]
+    if any(each.number.states for each in stage.bias):
+        numbers = torch.cat([context.number(each.number) for each in stage.bias], dim=1)
+    else:
+        numbers = context.values.index_select(1, where)
+    return scores.index_add(1, tokens, numbers)
+
+
+@apply.register
+def _(stage: words.RequestBias, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    return scores + context.tables[BIAS]
 
 
 @apply.register

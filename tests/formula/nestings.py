@@ -22,7 +22,7 @@ TOKENS = {"NOIMAGE": "@noimage", "NAME": "base", "NUMBER": "1", "STRING": '"s"'}
 SCORES, NUMBER, CONDITION, REWARD = "base", "a", "step < 1", "rm"
 PLAIN = {
     "scores": SCORES, "number": "1", "condition": CONDITION, "reward": REWARD, "model": SCORES,
-    "pair": "(0, 1)", "label": "0",
+    "pair": "(0, 1)", "label": "0", "by_token": "{1: 1}",
 }  # fmt: skip
 NEEDED = {"every": "keep"}  # without which an argument says nothing
 
@@ -113,8 +113,9 @@ def _of_argument(cls: type[Signature], key: str, kind: str) -> Iterator[Nesting]
         before, after = _call(cls, key)
         yield Nesting("", "not ", "", CONDITION, (before, after))
         yield Nesting("", "(", ") and step < 1", CONDITION, (before, after))
-    if kind in ("number", "pair"):
-        before, after = _call(cls, key, ("(0, ", ")") if kind == "pair" else ("", ""))
+    if kind in ("number", "pair", "by_token"):
+        inside = {"pair": ("(0, ", ")"), "by_token": ("{1: ", "}")}.get(kind, ("", ""))
+        before, after = _call(cls, key, inside)
         around = (f"{SCORES} | {before}", after) if is_stage else (before, after)
         yield Nesting("", "abs(", ")", "1", around)
     if is_stage:

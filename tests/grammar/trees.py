@@ -15,6 +15,8 @@ from descant.grammar import (
     Argument,
     Binary,
     Call,
+    Entry,
+    Mapping,
     Name,
     Node,
     Number,
@@ -77,7 +79,7 @@ def _calls(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Call:
 
 @st.composite
 def _grown(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Node:
-    kinds = ["binary", "binary", "unary", "call", "tuple", "added", "pipeline"]
+    kinds = ["binary", "binary", "unary", "call", "tuple", "mapping", "added", "pipeline"]
     match draw(st.sampled_from(kinds)):
         case "binary":
             return Binary(draw(st.sampled_from(BINARY)), draw(parts), draw(parts))
@@ -87,6 +89,9 @@ def _grown(draw: st.DrawFn, parts: st.SearchStrategy[Node]) -> Node:
             return draw(_calls(parts))
         case "tuple":
             return Tuple(tuple(draw(st.lists(parts, min_size=2, max_size=3))))
+        case "mapping":
+            entries = st.builds(Entry, numbers, parts)
+            return Mapping(tuple(draw(st.lists(entries, min_size=1, max_size=3))))
         case "added":
             added = Added(draw(names), draw(parts))
             return Prompted(added, draw(names | strings)) if draw(st.booleans()) else added
@@ -124,6 +129,8 @@ def nodes(tree: Node) -> Iterator[Node]:
                 todo += [left, right]
             case Tuple(items):
                 todo += items
+            case Mapping(entries):
+                todo += [part for entry in entries for part in (entry.key, entry.value)]
             case Call(function, arguments):
                 todo.append(function)
                 for one in arguments:

@@ -181,9 +181,12 @@ def test_draws_have_a_seed(compiled) -> None:
         for size, seed in ((1, 0), (3, 0), (3, 9))
     )
     assert one == two != other and len(set(one)) == 3
-    refused = asked("generate_until", ("the river", {**draw, "top_p": 0.9}))
-    with pytest.raises(TypeError, match=r"top_p is part of the formula: write … \| top_p\(0.9\)"):
-        DescantLM(decoder).generate_until(refused)
+    fields = {"top_p": 0.6, "repetition_penalty": 1.4, "top_k": 0}
+    with_fields = asked("generate_until", ("the river", {**draw, **fields}))
+    [found] = DescantLM(decoder, seed=0).generate_until(with_fields, disable_tqdm=True)
+    settings = {"max_new_tokens": 8, "stop_strings": ["\n"], "seed": 0, "temperature": 1.0}
+    [expected] = decoder.generate("the river", **settings, top_p=0.6, repetition_penalty=1.4)
+    assert found == expected.text != one[0]
     full = asked("generate_until", ("the river", {**draw, "max_gen_toks": 128}))
     with pytest.raises(ValueError, match="max_gen_toks is 128 and texts have at most 128"):
         DescantLM(decoder).generate_until(full)

@@ -10,10 +10,10 @@ import pytest
 from checkpoints import LORA
 
 import descant
+from descant.async_service import AsyncService
 from descant.errors import ArgumentError, StateError
 from descant.models import make_spec
 from descant.runtime import Service
-from descant.runtime.async_service import AsyncService
 
 PROMPTS = ["The", "a quick brown fox", "once upon a time there was", "12 34"]
 

@@ -173,6 +173,30 @@ def test_top_p_comes_after_the_temperature(served, offline, formula) -> None:
     assert plain.choices[0].text == nucleus.choices[0].text
 
 
+FIELDS: dict[str, Any] = {"presence_penalty": 0.6, "frequency_penalty": -0.3}  # OpenAI's own
+FIELDS |= {"logit_bias": {"38": -100, "40": 2.5}, "top_p": 0.9}
+VLLMS = {"top_k": 30, "min_p": 0.02, "repetition_penalty": 1.2, "min_tokens": 4}
+VLLMS |= {"stop_token_ids": [45, 101], "include_stop_str_in_output": True}
+VLLMS |= {"skip_special_tokens": False, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("formula", ["arms", "safe", "best"])
+def test_sampling_fields_are_those_of_generate(served, offline, formula, temperature) -> None:
+    settings = {"model": formula, "max_tokens": 16, "seed": 3, "temperature": temperature}
+    found = served.client().completions.create(
+        prompt=EGGS, **settings, **FIELDS, extra_body={**VLLMS, **IDS}
+    )
+    offline_settings = {"max_new_tokens": 16, "seed": 3, "temperature": temperature}
+    same(found.choices, offline(formula, EGGS, **offline_settings, **FIELDS, **VLLMS))
+    plain = served.client().completions.create(prompt=EGGS, **settings, extra_body=IDS)
+    assert plain.choices[0].token_ids != found.choices[0].token_ids
+    drafted = served.client().completions.create(
+        prompt=EGGS, **settings, **FIELDS, extra_body={**VLLMS, **IDS, "draft": "prompt"}
+    )
+    assert drafted.choices[0].token_ids == found.choices[0].token_ids
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
 @pytest.mark.parametrize("temperature", [0.0, 1.4])
 def test_logprobs_are_the_formulas_own(served, offline, temperature, top_p) -> None:

@@ -178,7 +178,10 @@ class CheckQueue:
         context = _context()
         self._connection, child_end = context.Pipe()
         process = context.Process(
-            target=run_checks, args=(child_end, self._nice, imported()), name=self._name, daemon=True
+            target=run_checks,
+            args=(child_end, self._nice, imported()),
+            name=self._name,
+            daemon=True,
         )
         with sigint_blocked():
             process.start()

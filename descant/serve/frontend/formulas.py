@@ -13,22 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ...formula import Names, Plan, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.words.constraints import ConstraintStage
-from ...formula.words.stages import STAGES, Search, Stage
-from ...grammar import (
-    Argument,
-    Call,
-    FormulaError,
-    Name,
-    Pipeline,
-    did_you_mean,
-    parse,
-    text,
-)
+from ...grammar import FormulaError, did_you_mean, parse, text
 from ...inputs.runfile import RunFile
 from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
@@ -40,7 +30,8 @@ from .worker_link import WorkerLink
 
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
 MOST_TERMS, MOST_REWARDS = 32, 8  # forwards that each token of a client's formula may cost
-Key: TypeAlias = tuple[str, frozenset[str], str | None]  # formula, parameters, draft
+# Formula, parameters, draft, and fields of requests.
+Key: TypeAlias = tuple[str, frozenset[str], str | None, tuple[bool, bool]]
 
 
 @dataclass(frozen=True)
@@ -50,13 +41,13 @@ class FormulaRef:
     Attributes:
         model: a name, or a formula.
         params: the request's own values.
-        sampled: add stages of temperature and top_p, whose values are in ``params``.
+        fields: which stages of requests it is to have, as ``Compile`` has it.
         draft: who proposes its tokens, as ``Compile`` has it.
     """
 
     model: str
     params: Mapping[str, float]
-    sampled: bool = False
+    fields: tuple[bool, bool] = (False, False)
     draft: str | None = None
 
 
@@ -71,7 +62,7 @@ class FormulaCache:
     """The formulas of a server; the arguments are those of ``Server`` and of ``Limits``.
 
     Attributes:
-        sampling: the parameters that stand for a request's temperature and top_p.
+        run: the run file; another, where adapters have come or gone.
         encoders: how each compiled formula reads prompts, by their numbers.
     """
 
@@ -79,10 +70,8 @@ class FormulaCache:
         self, run: RunFile, link: WorkerLink, checks: Checks, constraints: ConstraintChecks,
         allow_formulas: bool, max_formulas: int,
     ) -> None:  # fmt: skip
-        self._run, self._link, self._checks, self._constraints = run, link, checks, constraints
+        self.run, self._link, self._checks, self._constraints = run, link, checks, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
-        declared = {*run.models, *run.params}
-        self.sampling = [_unused(name, declared) for name in ("request_t", "request_p")]
         self.encoders: dict[int, FormulaEncoders] = {}
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._numbers = count(1)
@@ -93,7 +82,7 @@ class FormulaCache:
         Raises:
             FormulaError: anything wrong with one, before any process is started.
         """
-        commands, run, draft = [], self._run, self._run.generate.draft
+        commands, run, draft = [], self.run, self.run.generate.draft
         names = self._names()
         for formula in run.named.values():
             make_plan(formula, names)
@@ -104,10 +93,39 @@ class FormulaCache:
                 commands.append(Compile(number, formula, run.params, draft=draft))
         return commands
 
+    async def compile(self, name: str) -> None:
+        """Have a formula compiled that the run file has come to have; it stays.
+
+        Raises:
+            FormulaError, ModelError: it cannot be compiled.
+        """
+        draft = self.run.generate.draft
+        number, formula = next(self._numbers), self.run.named[name]
+        command = Compile(number, formula, self.run.params, draft=draft)
+        self.encoders[number] = await self._link.call(command)
+        self._entries[self._key(formula, {}, draft)] = _Entry(number, None)
+
+    def forget_model(self, name: str) -> bool:
+        """Forget the formulas that have a model; False, and none, where requests need one."""
+        entries = {key: entry for key, entry in self._entries.items() if self._has(key, name)}
+        if any(entry.uses for entry in entries.values()):
+            return False
+        for key, entry in entries.items():
+            del self._entries[key]
+            self.encoders.pop(entry.number, None)
+            self._link.send(Forget(entry.number))
+        return True
+
+    def _has(self, key: Key, name: str) -> bool:
+        """Whether a formula, or its draft, has a model."""
+        formula, params, draft = key
+        texts = [formula, *([] if draft is None or draft in WORDS else [draft])]
+        return any(name in make_plan(text, self.run.names(params)).declared for text in texts)
+
     def number(self, name: str) -> int:
         """The number of a formula of the run file."""
-        draft = self._run.generate.draft
-        return self._entries[self._key(self._run.named[name], {}, draft)].number
+        draft = self.run.generate.draft
+        return self._entries[self._key(self.run.named[name], {}, draft)].number
 
     @asynccontextmanager
     async def use(self, ref: FormulaRef, client: Hashable = None) -> AsyncIterator[int]:
@@ -121,23 +139,16 @@ class FormulaCache:
         """
         formula = self._formula(ref.model)
         await self._plan_draft(ref.draft, client)
-        params = dict(self._run.params)
+        params = dict(self.run.params)
         # A named formula has the run file's parameters; any other may bring its own.
-        if ref.model not in self._run.named:
+        if ref.model not in self.run.named:
             params |= ref.params
-        fields, draft = 0, ref.draft
-        if ref.sampled:
-            fields = len(self.sampling)
-            params |= dict.fromkeys(self.sampling, 1.0)
-            formula = with_sampling(_parsed(formula), *self.sampling)
-            if draft is not None and draft not in WORDS:  # the more alike, the more is accepted
-                draft = with_sampling(_parsed(draft), *self.sampling)
-        key = self._key(formula, params, draft)
+        key = self._key(formula, params, ref.draft, ref.fields)
         entry = self._entries.get(key)
         if entry is None:
             number = next(self._numbers)
             task = asyncio.ensure_future(
-                self._compiled(Compile(number, formula, params, fields, draft), client)
+                self._compiled(Compile(number, formula, params, ref.fields, ref.draft), client)
             )
             entry = self._entries[key] = _Entry(number, task)
 
@@ -163,9 +174,10 @@ class FormulaCache:
 
     async def _compiled(self, command: Compile, client: Hashable) -> None:
         """Have a formula compiled, which is a client's: its plan and constraints come before."""
-        names = self._run.names(command.params)
+        names = self.run.names(command.params)
         plan: Plan = await self._checks.run(PlanFormula(command.text, names), client)
-        check_models(plan)
+        if command.text not in self.run.named.values():
+            check_models(plan)
         for _, stage in plan.all_stages:
             if isinstance(stage, ConstraintStage):
                 await self._constraints.check(Constraint(stage.name, stage.text), client)
@@ -182,7 +194,7 @@ class FormulaCache:
         Raises:
             ApiError: it is none of these.
         """
-        run = self._run
+        run = self.run
         known = {PROMPT, AUTO, *run.models, run.generate.draft}
         if draft is None or draft in WORDS:
             return draft
@@ -197,7 +209,7 @@ class FormulaCache:
         Raises:
             ApiError: says which.
         """
-        if draft in (None, *WORDS, self._run.generate.draft):
+        if draft in (None, *WORDS, self.run.generate.draft):
             return
         assert draft is not None
         try:
@@ -210,20 +222,24 @@ class FormulaCache:
 
     def _names(self) -> Names:
         """The names that a formula may use."""
-        return self._run.names()
+        return self.run.names()
 
     def _formula(self, model: str) -> str:
-        if model in self._run.named:
-            return self._run.named[model]
-        if self._allow_formulas and (model in self._run.models or not model.isidentifier()):
+        if model in self.run.named:
+            return self.run.named[model]
+        if self._allow_formulas and (model in self.run.models or not model.isidentifier()):
             return model
-        raise errors.unknown_model(model, self._run.named)
+        raise errors.unknown_model(model, self.run.named)
 
-    def _key(self, formula: str, params: Mapping[str, float], draft: str | None) -> Key:
+    def _key(
+        self, formula: str, params: Mapping[str, float], draft: str | None,
+        fields: tuple[bool, bool] = (False, False),
+    ) -> Key:  # fmt: skip
         """The cache's key; the values of parameters come with each request."""
         if draft is not None and draft not in WORDS:
             draft = text(_parsed(draft))
-        return text(_parsed(formula)), frozenset(params) | frozenset(self._run.params), draft
+        names = frozenset(params) | frozenset(self.run.params)
+        return text(_parsed(formula)), names, draft, fields
 
     def _evict(self) -> None:
         """Forget unused formulas, the least recently used first, while there are too many."""
@@ -251,26 +267,4 @@ def check_models(plan: Plan) -> None:
             raise plan.error(problem, plan.spans[terms[most]], "or the run file may name it")
 
 
-def with_sampling(tree: Any, temperature: str, top_p: str) -> str:
-    """A formula with stages for OpenAI's ``temperature`` and ``top_p``, before its search if any.
-
-    >>> with_sampling(parse("base | best_of(rm, n=4)"), "t", "p")
-    'base | temperature(t) | top_p(p) | best_of(rm, n=4)'
-    """
-    head, stages = (tree.head, tree.stages) if isinstance(tree, Pipeline) else (tree, ())
-    sampling = tuple(
-        Call(Name(stage), (Argument(Name(param)),))
-        for stage, param in (("temperature", temperature), ("top_p", top_p))
-    )
-    searches = bool(stages) and issubclass(STAGES.get(stages[-1].function.name, Stage), Search)
-    last = stages[-1:] if searches else ()
-    return text(Pipeline(head, (*stages[: len(stages) - len(last)], *sampling, *last)))
-
-
 _parsed = lru_cache(maxsize=256)(parse)
-
-
-def _unused(name: str, declared: set[str]) -> str:
-    while name in declared:
-        name += "_"
-    return name

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import DescantError
+from ...formula.request_fields import fields_of
 from ...formula.words.signature import LEAST
 from ...grammar import FormulaError
 from ...imports import imported
@@ -24,7 +25,9 @@ from ..protocol import errors
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
+from ..protocol.schema.sampling import SAMPLING
 from ..worker.checks import EncodePrompts, is_text
+from .adapters import AddedAdapters
 from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
@@ -69,7 +72,7 @@ class Server:
         if isinstance(length, int) and length > SERVED_LENGTH:
             problem = f"generate.draft_length is {length}; a server drafts at most {SERVED_LENGTH}"
             raise RunFileError(f"{problem} tokens")
-        self.run, self.limits, self.allow_formulas = run, limits or Limits(), allow_formulas
+        self.limits, self.allow_formulas = limits or Limits(), allow_formulas
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
         self.link = WorkerLink(self.metrics)
@@ -81,6 +84,7 @@ class Server:
             run, self.link, self.checks, self.constraints, allow_formulas, self.limits.max_formulas
         )
         self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
+        self.adapters = AddedAdapters(self.formulas, self.link, self.limits.runtime_lora_dirs)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
@@ -101,8 +105,13 @@ class Server:
 
     def max_model_len(self, name: str) -> int:
         """Tokens of a row of a named formula, prompt and answer: the server's limit, or less."""
-        own = self._max_lengths[self.formulas.number(name)]
+        own = self._max_lengths.get(self.formulas.number(name))
         return min(self.limits.max_model_len, own or self.limits.max_model_len)
+
+    @property
+    def run(self) -> RunFile:
+        """The run file, with the adapters that have been loaded."""
+        return self.formulas.run
 
     def stop(self) -> None:
         """Stop the processes."""
@@ -277,11 +286,8 @@ class Server:
         elif temperature < LEAST:
             temperature = 0.0
         params = dict(body.params or {})
-        top_p = 1.0 if body.top_p is None else body.top_p
-        if sampled := top_p < 1 and temperature > 0:
-            params |= zip(self.formulas.sampling, (temperature, top_p), strict=True)
-            temperature = 1.0
         arguments = {
+            **{name: self.setting(name, getattr(body, name)) for name in SAMPLING},
             "params": params,
             "temperature": temperature,
             "seed": self.setting("seed", body.seed),
@@ -308,7 +314,7 @@ class Server:
         elif body.draft_length not in (None, "adaptive"):
             problem = "draft_length says how many tokens draft proposes; give draft, too"
             raise errors.invalid_value(problem, "draft_length")
-        return FormulaRef(body.model, params, sampled, draft), arguments
+        return FormulaRef(body.model, params, fields_of(arguments, False), draft), arguments
 
     def formula_ref(self, model: str, params: Mapping[str, float]) -> FormulaRef:
         """A formula with the run file's draft, for those who do not decode it."""

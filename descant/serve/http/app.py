@@ -17,7 +17,7 @@ from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
-from . import playground, responses, text_routes
+from . import adapter_routes, playground, responses, text_routes
 from .event_stream import EventStream
 from .guard import OUTCOME, RequestGuard, client_of, outcome_of, run_job, unless_left
 
@@ -33,6 +33,7 @@ def application(server: Server) -> ASGIApp:
     app.include_router(_router(server))
     app.include_router(text_routes.router(server))
     app.include_router(responses.router(server))
+    app.include_router(adapter_routes.router(server))
     app.include_router(playground.router(server))
     return RequestGuard(app, server)
 

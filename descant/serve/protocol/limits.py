@@ -20,6 +20,8 @@ class Limits:
         shutdown_timeout: seconds in which running requests may finish.
         allowed_media_domains: hosts that images are fetched from; ``*`` for any. None by default:
             images come as data.
+        runtime_lora_dirs: folders below which adapters and vectors may be loaded while the server
+            runs; none by default.
     """
 
     slots: int = 8
@@ -31,3 +33,4 @@ class Limits:
     max_formulas: int = 32
     shutdown_timeout: float = 30.0
     allowed_media_domains: tuple[str, ...] = ()
+    runtime_lora_dirs: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...formula import Plan
 from ...inputs.runfile import RunFile
+from ...models import ModelSpec
 from .limits import Limits
 
 
@@ -37,14 +38,14 @@ class Compile:
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
-        fields: how many of its last stages are fields of requests.
+        fields: which stages of requests it has: before its own, and after them.
         draft: who proposes its tokens: a formula, ``"prompt"``, ``"auto"`` or nobody.
     """
 
     formula: int
     text: str
     params: Mapping[str, float]
-    fields: int = 0
+    fields: tuple[bool, bool] = (False, False)
     draft: str | None = None
     plan: Plan | None = None
 
@@ -54,6 +55,21 @@ class Forget:
     """Free a formula as soon as its last rows have ended."""
 
     formula: int
+
+
+@dataclass(frozen=True)
+class AddModel:
+    """Declare another model, for formulas to come."""
+
+    name: str
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class RemoveModel:
+    """Declare a model no more, as soon as the formulas that have it are forgotten."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,7 @@ class Stop:
 
 Command = (
     Start | Compile | Forget | Submit | Cancel | ReadPrompts | TokenizeJob | DetokenizeJob
-    | ScoreJob | PlanJob | InspectJob | Stop
+    | ScoreJob | PlanJob | InspectJob | AddModel | RemoveModel | Stop
 )  # fmt: skip
 TopToken = tuple[str, bytes, float, int]  # as a string, its bytes, its log-probability, its id
 

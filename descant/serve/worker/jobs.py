@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ArgumentError, DescantError
 from ...runtime.constraints.spec import Constraint
 from ..protocol.messages import (
+    AddModel,
     Command,
     Compile,
     DetokenizeJob,
@@ -23,6 +24,7 @@ from ..protocol.messages import (
     FormulaEncoders,
     InspectJob,
     PlanJob,
+    RemoveModel,
     ScoreJob,
     Start,
     Started,
@@ -89,6 +91,12 @@ class Jobs:
                     while self.service.has_requests(decoder):  # its last rows have not ended
                         yield
                     self.service.forget(decoder)
+            case AddModel():
+                self.service.add_model(command.name, command.spec)
+            case RemoveModel():
+                while self.service.has_model(command.name):
+                    yield
+                self.service.remove_model(command.name)
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case TokenizeJob():

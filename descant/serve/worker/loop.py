@@ -105,7 +105,7 @@ class DecodeLoop:
                     number,
                     messages.Failed(portable(reply)) if isinstance(reply, Exception) else reply,
                 )
-                for number, reply in self._prompts.advance()
+                for number, reply in self._prompts.advance(service.busy)
             ]
         rows = self._step(counts) if service.busy else []
         counts.waiting, counts.running = slots = service.waiting, service.running

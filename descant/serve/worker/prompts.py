@@ -6,17 +6,21 @@ and one forward between two steps.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from ..protocol.messages import PromptReading, ReadPrompts
 
 if TYPE_CHECKING:
     from ...runtime import Decoder, Request, Served
-    from ...runtime.loops.loglikelihood import Likelihood
+    from ...runtime.loops.loglikelihood import Likelihood, LoglikelihoodLoop
 
+SLICE = 0.002  # seconds in which prompts are read between two steps, but for the last of them
+PIECE = 256  # tokens that are scored between two steps of others
 TOGETHER = 64  # prompts that are scored in one run, or all of one request
 Reply = tuple[int, Any]  # the number of a command, and its reply or its error
 
@@ -46,11 +50,12 @@ class _Run:
 
     Attributes:
         owners: per text, its command and which of its prompts it is.
-        steps: advance it.
+        loop: scores them, and ``steps`` advance it.
     """
 
     commands: list[_Waiting]
     owners: list[tuple[_Waiting, int]]
+    loop: LoglikelihoodLoop
     steps: Iterator[list[tuple[int, Likelihood]]]
 
 
@@ -67,7 +72,8 @@ class PromptReads:
         self._unread: deque[_Waiting] = deque()
         self._unscored: deque[_Waiting] = deque()
         self._run: _Run | None = None
-        self._alone: tuple[Served, Decoder] | None = None  # the last, with caches of its own
+        # The last that was scored, with caches of its own; it goes with its formula.
+        self._alone: WeakKeyDictionary[Served, Decoder] = WeakKeyDictionary()
 
     @property
     def busy(self) -> bool:
@@ -87,24 +93,43 @@ class PromptReads:
             kept = [each for each in self._run.commands if each.number != number]
             self._run = replace(self._run, commands=kept) if kept else None
 
-    def advance(self) -> list[Reply]:
-        """Read a prompt, or score for a step; the replies that are known now."""
-        if self._unread:
-            waiting = self._unread[0]
-            try:
-                return self._read(waiting)
-            except Exception as error:
-                self._unread.popleft()
-                return [(waiting.number, error)]
-        if self._run is None:
-            waiting = self._unscored[0]
-            try:
-                self._run = self._started()
-            except Exception as error:
-                self._unscored = deque(each for each in self._unscored if each is not waiting)
-                return [(waiting.number, error)]
-            return []
-        return self._score(self._run)
+    def advance(self, others: bool) -> list[Reply]:
+        """Read prompts for a moment, then score for a step; the replies that are known now.
+
+        Args:
+            others: whether somebody waits for the next step, so that this one is to be short.
+        """
+        replies: list[Reply] = []
+        end = time.perf_counter() + SLICE
+        while self._unread:
+            replies += self._read_next()
+            if time.perf_counter() > end:
+                break
+        if self._run is None and self._unscored:
+            replies += self._start()
+        elif self._run is not None:
+            from ...models.lanes.prefill import CHUNK
+
+            self._run.loop.most = PIECE if others else CHUNK
+            replies += self._score(self._run)
+        return replies
+
+    def _read_next(self) -> list[Reply]:
+        waiting = self._unread[0]
+        try:
+            return self._read(waiting)
+        except Exception as error:
+            self._unread.popleft()
+            return [(waiting.number, error)]
+
+    def _start(self) -> list[Reply]:
+        waiting = self._unscored[0]
+        try:
+            self._run = self._started()
+        except Exception as error:
+            self._unscored.remove(waiting)
+            return [(waiting.number, error)]
+        return []
 
     def _read(self, waiting: _Waiting) -> list[Reply]:
         """Read the next prompt of a command."""
@@ -184,15 +209,16 @@ class PromptReads:
         loop = LoglikelihoodLoop(decoder.session.engine, top)
         steps = loop.steps(pairs, min(self._slots, len(pairs)))
         self._unscored = deque(each for each in self._unscored if each not in commands)
-        return _Run(commands, owners, steps)
+        return _Run(commands, owners, loop, steps)
 
     def _with_own_caches(self, decoder: Served) -> Decoder:
         """A decoder of the same formula; kept for the next run, but where it keeps memory."""
-        if self._alone is None or self._alone[0] is not decoder:
-            self._alone = decoder, decoder.alone()
-        alone = self._alone[1]
+        alone = self._alone.get(decoder)
+        if alone is None:
+            self._alone.clear()
+            alone = self._alone[decoder] = decoder.alone()
         if alone.session.engine.graphs.on:
-            self._alone = None
+            self._alone.clear()
         for lane in alone.session.bound.lanes:
             lane.forget_prefixes()
         return alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from descant.runtime.batch import changes
 from descant.runtime.batch.batch import Batch
 from descant.runtime.batch.slot_state import SlotState, Start
 from descant.runtime.requests.request import Request
+from descant.runtime.scores.token_tables import COUNTS, SEEN, add_drawn
 
 SLOTS, VOCABULARY = 5, 7
 FORMULAS = [
@@ -23,7 +25,8 @@ FORMULAS = [
     "base + a*arm | rerank(rm, k=4, w=1.5)",
     "where(step < 3, base, arm)",
     "base + a*arm | blockwise(arm - base, beams=2, samples=2, length=4)",
-    "base | repetition_penalty(1.5) | blockwise(rm, beams=2, samples=2, length=4)",
+    "base | repetition_penalty(1.5) | frequency_penalty(0.9) "
+    "| blockwise(rm, beams=2, samples=2, length=4)",
     "base | reject(arm - base, target=1, entropy=3, beta=0.1, retries=2)",
 ]
 
@@ -94,14 +97,18 @@ class Expected:
     key: tuple[int, int]
     steps: int
     score: float
-    seen: set[int]
+    seen: Counter[int]
+
+
+def start(score: int, tokens: list[int]) -> Start:
+    return Start([float(score)], {SEEN: dict.fromkeys(tokens, 1), COUNTS: Counter(tokens)})
 
 
 def request(number: int) -> Request:
     return Request(number, None, [], {}, [number / 2], {}, number / 4, (number, 9), 1, frozenset())
 
 
-STARTS = st.tuples(st.integers(0, 9), st.sets(st.integers(0, VOCABULARY - 1)))
+STARTS = st.tuples(st.integers(0, 9), st.lists(st.integers(0, VOCABULARY - 1), max_size=9))
 CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("join"), STARTS),
@@ -122,7 +129,7 @@ def test_slots_are_what_their_changes_say(made, own) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if own:
             patch.setattr(Mirror, "on_host", lambda device: False)
-        state = SlotState(torch.device("cpu"), SLOTS, 1, 0, 0, VOCABULARY, 1)
+        state = SlotState(torch.device("cpu"), SLOTS, 1, 0, 0, VOCABULARY, 1, (SEEN, COUNTS))
         expected: list[Expected] = []
         for number, (what, details) in enumerate([*made, ("step", 0)]):
             change(state, expected, number, what, details)
@@ -134,8 +141,8 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
     """Make a change, if there are slots for it."""
     if what == "join" and len(slots) < SLOTS:
         (score, seen), own = details, request(number)
-        state.join(own.key, Start([float(score)], [*seen]))
-        slots.append(Expected(own, own.key, 0, score, {*seen}))
+        state.join(own.key, start(score, seen))
+        slots.append(Expected(own, own.key, 0, score, Counter(seen)))
     elif what == "leave" and details < len(slots):
         state.leave(details)
         slots[details] = slots[-1]
@@ -143,13 +150,13 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
     elif what == "copy" and slots:
         sources = [source % len(slots) for source in details[: len(slots)]]
         state.copy(sources)
-        before = [(slots[i].steps, slots[i].score, {*slots[i].seen}) for i in sources]
+        before = [(slots[i].steps, slots[i].score, Counter(slots[i].seen)) for i in sources]
         for slot, copied in zip(slots, before, strict=True):
             slot.steps, slot.score, slot.seen = copied
     elif what == "rewrite" and details[0] < len(slots):
         slot, (score, seen) = details
-        state.rewrite(slot, (number, 8), len(seen), Start([float(score)], [*seen]))
-        slots[slot] = Expected(slots[slot].request, (number, 8), len(seen), score, {*seen})
+        state.rewrite(slot, (number, 8), len(seen), start(score, seen))
+        slots[slot] = Expected(slots[slot].request, (number, 8), len(seen), score, Counter(seen))
     elif what == "go on":
         state.go_on(details[: len(slots)])
         for slot, count in zip(slots, details, strict=False):
@@ -162,23 +169,24 @@ def change(state: SlotState, slots: list[Expected], number: int, what: str, deta
 
 def take(state: SlotState, slots: list[Expected], token: int) -> None:
     """A step: the device counts, and the host as well."""
-    assert state.seen is not None and state.search_scores is not None
+    assert state.search_scores is not None
     state.mirror.device.steps.add_(1)
     state.taken += 1
-    state.seen[:, token] = True
+    add_drawn(state.tables, torch.full((SLOTS,), token))
     state.search_scores += token
     for slot in slots:
         slot.steps, slot.score = slot.steps + 1, slot.score + token
-        slot.seen.add(token)
+        slot.seen[token] += 1
 
 
 def compare(state: SlotState, slots: list[Expected]) -> None:
-    assert state.seen is not None and state.search_scores is not None
+    assert state.search_scores is not None
     device, count = state.mirror.device, len(slots)
     assert device.values[:count, 0].tolist() == [slot.request.values[0] for slot in slots]
     assert device.temperatures[:count].tolist() == [slot.request.temperature for slot in slots]
     assert [*map(tuple, device.keys[:count].tolist())] == [slot.key for slot in slots]
     assert device.steps[:count].tolist() == [slot.steps for slot in slots]
     assert state.search_scores[:count].tolist() == [[slot.score] for slot in slots]
-    seen = [{i for i, read in enumerate(row) if read} for row in state.seen[:count].tolist()]
-    assert seen == [slot.seen for slot in slots]
+    counts = [[slot.seen[token] for token in range(VOCABULARY)] for slot in slots]
+    assert state.tables[COUNTS][:count].tolist() == counts
+    assert state.tables[SEEN][:count].tolist() == [[each > 0 for each in row] for row in counts]

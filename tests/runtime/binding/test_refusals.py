@@ -153,8 +153,7 @@ def test_arguments_that_do_not_fit(compiled, settings, problem) -> None:
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
-        ({"top_k": 5}, r"top_k is part of the formula: write … \| top_k\(5\)"),
-        ({"repetition_penalty": 1.2}, "repetition_penalty is part of the formula"),
+        ({"min_new_tokens": 5}, "no argument min_new_tokens; it is called min_tokens here"),
         ({"max_tokens": 5}, "no argument max_tokens; it is called max_new_tokens here"),
     ],
 )

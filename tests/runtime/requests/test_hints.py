@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 import descant
-from descant.runtime.requests.hints import HINTS, OURS, STAGES
+from descant.runtime.requests.hints import HINTS, OURS
 
 PROMPT = "the river"
 THEIRS = {*GenerationConfig().to_dict(), *inspect.signature(GenerationMixin.generate).parameters}
@@ -37,9 +37,7 @@ def test_ours_are_those_of_generate(decoder):
 def test_every_name_of_others_has_a_cure(decoder, name):
     said = refused(decoder, name)
     assert name in said and "known here" not in said
-    if name in STAGES:
-        assert f"… | {name}(2)" in said
-    elif name not in HINTS:
+    if name not in HINTS:
         assert f"custom_generate=decoder, {name}=" in said
 
 

@@ -48,8 +48,7 @@ def step(formula: str, rows: int, device: str) -> tuple[torch.Tensor, dict, int]
     context.reads = [lambda _, scores=scores: scores for scores in given.values()]
     context.values, context.steps = context.values.to(device), context.steps.to(device)
     context.numbers = [n._replace(values=n.values.to(device)) for n in context.numbers]
-    if context.seen is not None:
-        context.seen = context.seen.to(device)
+    context.tables = {table: rows.to(device) for table, rows in context.tables.items()}
     plan = decoder.session.bound.plan
     with Calls() as calls:
         out = chain(evaluate(plan.scores, context), context, None, plan.stages)

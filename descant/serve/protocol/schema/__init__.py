@@ -1,5 +1,6 @@
 """The bodies of requests, one file for each kind."""
 
+from .adapters import LoadAdapterRequest, UnloadAdapterRequest
 from .chats import ChatRequest
 from .completions import CompletionRequest
 from .fields import Body
@@ -16,10 +17,12 @@ BODIES: dict[str, type[Body]] = {
     "/v1/responses": ResponsesRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
+    "/v1/load_lora_adapter": LoadAdapterRequest,
+    "/v1/unload_lora_adapter": UnloadAdapterRequest,
 }
 
 __all__ = [
     "BODIES", "MAX_CHOICES", "SERVED_LENGTH", "Body", "ChatMessage", "ChatRequest",
-    "CompletionRequest", "DetokenizeRequest", "GenerationRequest", "ResponsesRequest",
-    "ScoreRequest", "StreamOptions", "TokenizeRequest",
+    "CompletionRequest", "DetokenizeRequest", "GenerationRequest", "LoadAdapterRequest",
+    "ResponsesRequest", "ScoreRequest", "StreamOptions", "TokenizeRequest", "UnloadAdapterRequest",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ....runtime.constraints.spec import Constraint, constraint_of, constraint_of_format
 from .fields import IGNORED, Body, few_fields, refuse
 from .prompts import PromptFields
+from .sampling import SamplingFields
 from .taken import TakenFields
 
 MAX_STOPS = 16
@@ -17,9 +18,7 @@ MAX_DRAFT = 4096  # characters
 SERVED_LENGTH = 16  # tokens of a draft
 _SEED = 2**63
 _Stop = Annotated[str, Field(min_length=1, max_length=256)]
-_PENALTY = refuse("a penalty is part of the formula: … | repetition_penalty(1.2)", 0)
 _PART = "it is part of the formula"
-_NO_SPECIAL = "answers are written without special tokens; leave it out"
 
 
 def _guided(key: str) -> AfterValidator:
@@ -38,7 +37,7 @@ class StreamOptions(Body):
     include_obfuscation: Annotated[Any, refuse("chunks are not padded; leave it out", False)] = None
 
 
-class GenerationRequest(PromptFields, TakenFields):
+class GenerationRequest(PromptFields, SamplingFields, TakenFields):
     """The fields of both kinds of completion.
 
     Attributes:
@@ -56,7 +55,6 @@ class GenerationRequest(PromptFields, TakenFields):
     max_tokens: int | None = Field(default=None, ge=0)
     max_completion_tokens: int | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, ge=0, le=100)
-    top_p: float | None = Field(default=None, gt=0, le=1)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
@@ -71,25 +69,14 @@ class GenerationRequest(PromptFields, TakenFields):
     structured_outputs: Annotated[Any, AfterValidator(constraint_of)] = None
     response_format: Annotated[Any, AfterValidator(constraint_of_format)] = None
 
-    frequency_penalty: Annotated[Any, _PENALTY] = None
-    presence_penalty: Annotated[Any, _PENALTY] = None
-    repetition_penalty: Annotated[Any, refuse(f"{_PART}: … | repetition_penalty(x)", 1)] = None
-    top_k: Annotated[Any, refuse(f"{_PART}: … | top_k(k)", 0, -1)] = None
-    min_p: Annotated[Any, refuse(f"{_PART}: … | min_p(p)", 0)] = None
-    logit_bias: Annotated[Any, refuse("scores are what the formula says; leave it out", {})] = None
     guided_json: Annotated[Any, _guided("json")] = None
     guided_regex: Annotated[Any, _guided("regex")] = None
     guided_choice: Annotated[Any, _guided("choice")] = None
     guided_grammar: Annotated[Any, _guided("grammar")] = None
     guided_whitespace_pattern: Annotated[Any, _guided("whitespace_pattern")] = None
     guided_decoding_backend: Annotated[Any, IGNORED] = None
-    min_tokens: Annotated[Any, IGNORED] = None
-    ignore_eos: Annotated[Any, IGNORED] = None
-    stop_token_ids: Annotated[Any, IGNORED] = None
-    skip_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
-    spaces_between_special_tokens: Annotated[Any, refuse(_NO_SPECIAL, True)] = None
-    include_stop_str_in_output: Annotated[
-        Any, refuse("a stop string is no part of the answer; leave it out", False)
+    spaces_between_special_tokens: Annotated[
+        Any, refuse("none are written between special tokens; leave it out", True, False)
     ] = None
     length_penalty: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", 1)] = None
     use_beam_search: Annotated[Any, refuse(f"{_PART}: … | blockwise(r, beams=…)", False)] = None
@@ -101,6 +88,8 @@ class GenerationRequest(PromptFields, TakenFields):
         if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
         self.max_tokens = next(iter(limits), None)
+        if self.max_tokens is not None and (self.min_tokens or 0) > self.max_tokens:
+            raise ValueError(f"min_tokens is above max_tokens, {self.max_tokens}")
         return self
 
     @model_validator(mode="after")

@@ -259,5 +259,5 @@ def test_the_words_for_drafts_are_never_models() -> None:
             [3, 4, 3], draft=draft, max_new_tokens=9, temperature=1.0, seed=1
         )
         assert found.token_ids == plain.token_ids
-    assert decoder._drafting["prompt"].engine.bound.draft_plans == ()
-    assert len(decoder._drafting["auto"].engine.bound.draft_plans) == 2
+    assert decoder.session_of("prompt").engine.bound.draft_plans == ()
+    assert len(decoder.session_of("auto").engine.bound.draft_plans) == 2

@@ -85,7 +85,7 @@ def test_a_term_that_some_steps_do_not_read_drafts_nothing() -> None:
 def test_a_draft_plan_runs_its_own_lanes(draft, lanes, outside) -> None:
     decoder = descant.compile("base + arm", TABLES, device="cpu")
     decoder.generate([[1]], max_new_tokens=2, draft=draft)
-    [session] = decoder._drafting.values()
+    [_, session] = decoder._sessions.values()
     with_draft = session.bound
     one, step = 4 * V * V, 2 * 4 * V * V
     assert len(lanes_of_steps(with_draft)) == 2

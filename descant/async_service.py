@@ -15,16 +15,15 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from ..errors import ArgumentError, StateError
-from ..models import Prompt
-from .binding.declared_models import has_model
-from .binding.draft import DraftBinder
-from .requests.answer import Answer
-from .requests.build import refuse_search
-from .requests.per_row import draft_of
-from .requests.request import Completion, Request
-from .service import Served, Service
-from .session import Session
+from .errors import ArgumentError, StateError
+from .formula.request_fields import Group, fields_of
+from .models import Prompt
+from .runtime import Completion, DraftBinder, Request, Served, Service
+from .runtime.binding.declared_models import has_model
+from .runtime.requests.answer import Answer
+from .runtime.requests.build import refuse_search
+from .runtime.requests.per_row import draft_of
+from .runtime.session import Session
 
 T = TypeVar("T")
 LONGEST = 8192  # tokens of a text, where nothing is said and the models could read more
@@ -255,7 +254,9 @@ class AsyncService:
 
 
 class AsyncDecoder:
-    """A decoder's coroutines: a service over its weights, and its formula there, once per draft.
+    """A decoder's coroutines: a service over its weights, and its formula there.
+
+    It is there once per draft and group of fields.
 
     Args:
         session: of the decoder.
@@ -279,7 +280,8 @@ class AsyncDecoder:
         service.sources = session.bound.sources
         self._service, self._models, self._params = AsyncService(service), models, params
         self._formula = session.bound.plan.source
-        self._served: dict[str | None, Served] = {}
+        self._searches_at_random = session.bound.plan.searches_at_random
+        self._served: dict[tuple[str | None, Group], Served] = {}
         self._compiling = Lock()
 
     async def astream(self, prompt: Prompt, **arguments: Any) -> AsyncIterator[Any]:
@@ -300,21 +302,22 @@ class AsyncDecoder:
 
     def _remove(self, name: str) -> None:
         service = self._service.service
-        for draft, decoder in [*self._served.items()]:
+        for key, decoder in [*self._served.items()]:
             if any(has_model(each.plan, name) for each in decoder.session.bound.draft_plans):
-                service.forget(self._served.pop(draft))
+                service.forget(self._served.pop(key))
         if name in service.specs:
             service.remove_model(name)
 
     async def _decoder(self, arguments: Mapping[str, Any]) -> Served:
-        """The formula in the service, with the draft that a call asks for."""
+        """The formula in the service, with the draft and the fields that a call asks for."""
         options = draft_of(arguments.get("draft"), arguments.get("draft_length"))
         draft = None if options is None else options.source
-        return await self._service.call(self._compiled, draft)
+        fields = fields_of(arguments, self._searches_at_random)
+        return await self._service.call(self._compiled, draft, fields)
 
-    def _compiled(self, draft: str | None) -> Served:
-        service = self._service.service
-        if draft not in self._served:
+    def _compiled(self, draft: str | None, fields: Group) -> Served:
+        service, key = self._service.service, (draft, fields)
+        if key not in self._served:
             service.specs = self._models.specs  # others may have come
-            self._served[draft] = service.decoder(self._formula, self._params, draft=draft)
-        return self._served[draft]
+            self._served[key] = service.decoder(self._formula, self._params, fields, draft)
+        return self._served[key]

@@ -1,0 +1,120 @@
+"""What the device keeps of every text by token: ``(slots, V)``, each where a stage looks at it.
+
+A slot that takes over another's text takes over its rows. The host fills a row where a text begins;
+from there on drawn tokens are added on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...formula.words import stages as words
+from ...formula.words.stages import Stage
+
+
+class TokenTable(NamedTuple):
+    """One number per token of each text.
+
+    Attributes:
+        name: what it is.
+        dtype: of its numbers.
+        grows: whether drawn tokens are added.
+    """
+
+    name: str
+    dtype: torch.dtype
+    grows: bool
+
+
+SEEN = TokenTable("in the prompt or in the answer", torch.bool, True)
+COUNTS = TokenTable("times in the answer", torch.int32, True)
+ENDS = TokenTable("ends the row", torch.bool, False)
+BIAS = TokenTable("added to its score by the request", torch.float32, False)
+
+_OF_STAGES: dict[type[Stage], TokenTable] = {
+    words.RepetitionPenalty: SEEN,
+    words.PresencePenalty: COUNTS,
+    words.FrequencyPenalty: COUNTS,
+    words.MinTokens: ENDS,
+    words.RequestBias: BIAS,
+}
+
+
+def tables_of(stages: Iterable[Stage]) -> tuple[TokenTable, ...]:
+    """The tables that some stages look at, each once."""
+    used = (_OF_STAGES.get(type(stage)) for stage in stages)
+    return tuple(dict.fromkeys(table for table in used if table is not None))
+
+
+def filled(table: TokenTable, rows: Sequence[Mapping[int, float]], vocabulary: int) -> Tensor:
+    """``(rows, V)`` on the host, from the numbers of each row that are not 0."""
+    numbers = torch.zeros(len(rows), vocabulary, dtype=table.dtype)
+    places = [i * vocabulary + token for i, row in enumerate(rows) for token in row]
+    values = [value for row in rows for value in row.values()]
+    numbers.view(-1)[places] = torch.tensor(values, dtype=table.dtype)
+    return numbers
+
+
+def add_drawn(tables: Mapping[TokenTable, Tensor], tokens: Tensor) -> None:
+    """Add a token to each row, ``(rows,)``."""
+    for table, numbers in tables.items():
+        if table is SEEN:
+            numbers.scatter_(1, tokens[:, None], True)
+        elif table.grows:
+            numbers.scatter_add_(1, tokens[:, None], numbers.new_ones(len(tokens), 1))
+
+
+def add_tokens(tables: Mapping[TokenTable, Tensor], tokens: Sequence[Sequence[int]]) -> None:
+    """Add any number of tokens to each of the first rows."""
+    places = [(row, token) for row, each in enumerate(tokens) for token in each]
+    for table, numbers in tables.items():
+        if table.grows:
+            rows, ids = (
+                torch.tensor(places, dtype=torch.long, device=numbers.device).view(-1, 2).unbind(1)
+            )
+            numbers.index_put_((rows, ids), numbers.new_ones(len(places)), table is not SEEN)
+
+
+def along(
+    tables: Mapping[TokenTable, Tensor],
+    owner: Tensor,
+    counts: Sequence[int],
+    tokens: Sequence[Sequence[int]],
+) -> dict[TokenTable, Tensor]:
+    """The tables at several positions of each text, a row per position.
+
+    Args:
+        tables: before the first position of each.
+        owner: ``(positions,)`` the row that each position is of.
+        counts: per row, its positions; the i-th has ``i`` tokens more than the first.
+        tokens: per row, those that are added after each.
+    """
+    added: Tensor | None = None
+    rows = dict[TokenTable, Tensor]()
+    for table, numbers in tables.items():
+        own = numbers.index_select(0, owner)
+        if table.grows:
+            added = _added(numbers, counts, tokens) if added is None else added
+            own = own | (added > 0) if table is SEEN else own + added
+        rows[table] = own
+    return rows
+
+
+def _added(numbers: Tensor, counts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+    """``(positions, V)`` int32, how often each token was added up to each position."""
+    size = sum(counts), numbers.shape[1]
+    added = torch.zeros(size, dtype=torch.int32, device=numbers.device)
+    start, places = 0, list[tuple[int, int]]()
+    for count, ids in zip(counts, tokens, strict=True):
+        places += enumerate(ids[: count - 1], start + 1)
+        start += count
+    if places:
+        at = torch.tensor(places, device=numbers.device)
+        added[at[:, 0], at[:, 1]] = 1
+    for own in torch.split(added, list(counts)):
+        torch.cumsum(own, 0, dtype=torch.int32, out=own)
+    return added
