@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import ModelError
-from .prompt_encoder import check_rows
+from .encoding.prompt_encoder import check_rows
 from .prompts import PromptText
 from .vocabulary import tokens_without_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..images.prompt import ImagePrompt
-from .prompt_encoder import ReadPrompt
+from .encoding.prompt_encoder import ReadPrompt
 
 KINDS = {
     "prompt": "a prompt is text, chat messages or token ids",

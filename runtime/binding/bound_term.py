@@ -13,7 +13,7 @@ from ...models import ModelSpec
 from ...models.functions import FunctionReward, UserPrompt
 from ...models.images.processor import PromptProcessor
 from ...models.text.chat import reads_raw_text
-from ...models.text.prompt_encoder import PromptEncoder
+from ...models.text.encoding.prompt_encoder import PromptEncoder
 from ...models.text.token_map import TokenMap
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,11 @@ from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ...models.text.chat_options import chat_options, options_of, with_options
+from ...models.text.encoding.prompt_encoder import ReadPrompt, plain
 from ..binding.bound import Bound
 from ..binding.chats import check_chat
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
-from ..binding.readings import plain, readings_of
 from ..constraints.spec import Constraint
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
@@ -212,6 +212,14 @@ class RequestBuilder:
             sample_components, return_particles, constraint, fields.logit_bias, fields.text,
         )  # fmt: skip
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
+
+
+def readings_of(bound: Bound, prompt: Any, read: Any) -> Iterator[Any]:
+    """What each term reads of a prompt: what ``read`` says, if it was read, and else now."""
+    terms = bound.all_terms
+    known = read.readings if isinstance(read, ReadPrompt) else [None] * len(terms)
+    for term, reading in zip(terms, known, strict=True):
+        yield term.reads(prompt) if reading is None else reading
 
 
 def checked_values(plan: Plan, params: Mapping[str, float], vocabulary: int) -> list[float]:

@@ -19,7 +19,6 @@ from descant.demo import models
 from descant.errors import ArgumentError
 from descant.formula import Names
 from descant.inputs.runfile import RunFile, validated
-from descant.runtime.binding.readings import encoders_of, terms_of
 from descant.serve.frontend import check_queue
 from descant.serve.frontend.check_queue import Checks
 from descant.serve.protocol.limits import Limits
@@ -79,9 +78,9 @@ def test_every_term_reads_as_in_the_decode_process(checks, run_file, name) -> No
     bound = descant.compile(run_file.named[name], run_file.models).session.bound
     pickles = EncoderPickles()
     prompts = [EGGS, "a", " two  spaces", "été 漢字 \U0001f95a", "<s>begun</s>", *CHATS]
-    expected = [[term.reads(prompt) for term in terms_of(bound)] for prompt in prompts]
+    expected = [[term.reads(prompt) for term in bound.all_terms] for prompt in prompts]
     for _ in range(2):  # the second finds the tokenizers there
-        found = pickles.of(encoders_of(bound))
+        found = pickles.of(bound.encoders)
         check = EncodePrompts(found.pickled, found.parts, prompts, 128)
         read = asyncio.run(checks.run(check))
         assert [each.readings for each in read] == expected

@@ -200,7 +200,7 @@ def test_others_get_a_token_between_two_forwards(decoding) -> None:
     ],
 )
 def test_who_leaves_is_not_waited_for_and_who_fails_fails_alone(decoding, formula, why) -> None:
-    assert decoding.ask(Compile(2, formula, {})) is None
+    assert decoding.ask(Compile(2, formula, {})).pickled
     first = decoding.send(ReadPrompts(2, [[1]], {}, 0))  # of one token, which follows nothing
     failing = decoding.send(ReadPrompts(2, [[1], [1, 421]], {}, 0))
     leaving = decoding.send(ReadPrompts(2, [[1], [1]], {}, 0))

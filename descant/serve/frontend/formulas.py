@@ -175,14 +175,15 @@ class FormulaCache:
     async def _compiled(self, command: Compile, client: Hashable) -> None:
         """Have a formula compiled, which is a client's: its plan and constraints come before."""
         names = self.run.names(command.params)
-        plan: Plan = await self._checks.run(PlanFormula(command.text, names), client)
+        made = await self._checks.run(PlanFormula(command.text, names), client)
+        plan: Plan = made or make_plan(command.text, names)
         if command.text not in self.run.named.values():
             check_models(plan)
         for _, stage in plan.all_stages:
             if isinstance(stage, ConstraintStage):
                 await self._constraints.check(Constraint(stage.name, stage.text), client)
         try:
-            encoders = await self._link.call(replace(command, plan=plan))
+            encoders = await self._link.call(replace(command, plan=made))
         except asyncio.CancelledError:
             self._link.send(Forget(command.formula))
             raise
@@ -213,8 +214,8 @@ class FormulaCache:
             return
         assert draft is not None
         try:
-            plan = await self._checks.run(PlanFormula(draft, self._names()), client)
-            error = why_no_draft(plan)
+            made = await self._checks.run(PlanFormula(draft, self._names()), client)
+            error = why_no_draft(made or make_plan(draft, self._names()))
         except FormulaError as wrong:
             error = wrong
         if error is not None:

@@ -22,7 +22,8 @@ from .loop import portable
 def run_checks(connection: Connection, nice: int = 0, imports: Sequence[str] = ()) -> None:
     """Answer each check with its result, or with an error as ``Failure``, until the parent ends.
 
-    More than its seconds of computing end the process.
+    More than its seconds of computing end the process. None stands for a result that cannot be
+    sent.
 
     Args:
         connection: to the parent; gets "" first. Then come pairs: the parts that are new here,
@@ -40,7 +41,13 @@ def run_checks(connection: Connection, nice: int = 0, imports: Sequence[str] = (
     with suppress(EOFError, OSError):
         connection.send("")
         while True:
-            connection.send(_outcome(parts, *connection.recv()))
+            outcome = _outcome(parts, *connection.recv())
+            try:
+                connection.send(outcome)
+            except OSError:
+                raise
+            except Exception:  # words of one's own may not pickle
+                connection.send(None)
 
 
 class Failure:

@@ -5,9 +5,6 @@ A check is sent to the process of checks, does its work there, and its result co
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +14,13 @@ from ...errors import ArgumentError
 from ...formula import Names, Plan, make_plan
 from ...models import is_ids, is_messages
 from ...models.images.parts import has_images
-from ...models.text.prompt_encoder import PromptEncoders
 from ...runtime.constraints.limits import SECONDS, ConstraintError
 from ...runtime.constraints.spec import Constraint
 from .constraint_trial import try_constraint
+from .encoders import Parts
 from .formula_check import check_formula
 
 SHORT = 16_384  # characters of prompts that are short
-KNOWN = 64  # formulas whose encoders a process keeps
 
 
 class Check(Protocol):
@@ -47,39 +43,6 @@ class Check(Protocol):
 
     def too_much(self) -> Exception:
         """The error of a check that has taken too long, or too much memory."""
-
-
-class Parts:
-    """What checks of a process have in common: tokenizers, and how formulas read prompts."""
-
-    def __init__(self) -> None:
-        self._parts: dict[int, Any] = {}
-        self._encoders: OrderedDict[bytes, PromptEncoders] = OrderedDict()
-
-    def add(self, new: Mapping[int, bytes]) -> None:
-        """Take parts that come with a check."""
-        for number, pickled in new.items():
-            self._parts[number] = pickle.loads(pickled)
-
-    def encoders(self, pickled: bytes) -> PromptEncoders:
-        """How a formula reads prompts."""
-        if pickled not in self._encoders:
-            self._encoders[pickled] = _Unpickler(io.BytesIO(pickled), self._parts).load()
-            while len(self._encoders) > KNOWN:
-                self._encoders.popitem(last=False)
-        self._encoders.move_to_end(pickled)
-        return self._encoders[pickled]
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds parts by their numbers."""
-
-    def __init__(self, file: io.BytesIO, parts: Mapping[int, Any]) -> None:
-        super().__init__(file)
-        self._parts = parts
-
-    def persistent_load(self, pid: Any) -> Any:
-        return self._parts[pid]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,22 @@
-"""How the formulas of the decode process read prompts, for the processes that read them."""
+"""How the formulas of the decode process read prompts, for the processes that read them.
+
+Our own processes send each other these bytes, as multiprocessing does its messages; nothing that
+comes from anywhere else is unpickled.
+"""
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...models.text.prompt_encoder import PromptEncoder, PromptEncoders
+from ...models.text.encoding.prompt_encoder import PromptEncoder, PromptEncoders
 from ..protocol.messages import FormulaEncoders
+
+KNOWN = 64  # formulas whose encoders a process keeps
 
 
 class EncoderPickles:
@@ -55,3 +62,36 @@ class _Pickler(pickle.Pickler):
         if number is not None:
             self.used.add(number)
         return number
+
+
+class Parts:
+    """What checks of a process have in common: tokenizers, and how formulas read prompts."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Any] = {}
+        self._encoders: OrderedDict[bytes, PromptEncoders] = OrderedDict()
+
+    def add(self, new: Mapping[int, bytes]) -> None:
+        """Take parts that come with a check."""
+        for number, pickled in new.items():
+            self._parts[number] = pickle.loads(pickled)
+
+    def encoders(self, pickled: bytes) -> PromptEncoders:
+        """How a formula reads prompts."""
+        if pickled not in self._encoders:
+            self._encoders[pickled] = _Unpickler(io.BytesIO(pickled), self._parts).load()
+            while len(self._encoders) > KNOWN:
+                self._encoders.popitem(last=False)
+        self._encoders.move_to_end(pickled)
+        return self._encoders[pickled]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds parts by their numbers."""
+
+    def __init__(self, file: io.BytesIO, parts: Mapping[int, Any]) -> None:
+        super().__init__(file)
+        self._parts = parts
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._parts[pid]

@@ -137,9 +137,7 @@ class Jobs:
 
     def _encoders(self, formula: int) -> FormulaEncoders:
         """How a formula reads prompts."""
-        from ...runtime.binding.readings import encoders_of
-
-        return self._pickles.of(encoders_of(self.formulas[formula].session.bound))
+        return self._pickles.of(self.formulas[formula].session.bound.encoders)
 
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""

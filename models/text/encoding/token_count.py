@@ -32,14 +32,14 @@ def _longest(tokenizer: Any) -> int | None:
         return None
     said = json.loads(backend.to_str())
     splits = [*_parts(said["pre_tokenizer"], "pretokenizers")]
-    whole = said["normalizer"] is None and not said["truncation"]
-    whole &= said["model"]["type"] == "BPE" and said["model"]["unk_token"] is None
-    whole &= any(split["type"] == "ByteLevel" for split in splits)
-    whole &= all(split["type"] in ("ByteLevel", "Digits") or _keeps(split) for split in splits)
+    lossless = said["normalizer"] is None and not said["truncation"]
+    lossless &= said["model"]["type"] == "BPE" and said["model"]["unk_token"] is None
+    lossless &= any(split["type"] == "ByteLevel" for split in splits)
+    lossless &= all(split["type"] in ("ByteLevel", "Digits") or _keeps(split) for split in splits)
     added = said["added_tokens"]
-    whole &= not any(token["lstrip"] or token["rstrip"] for token in added)
+    lossless &= not any(token["lstrip"] or token["rstrip"] for token in added)
     vocabulary = said["model"]["vocab"]
-    if not whole or sum(len(token) == 1 for token in vocabulary) < 256:
+    if not lossless or sum(len(token) == 1 for token in vocabulary) < 256:
         return None
     lengths = [*map(len, vocabulary), *(len(token["content"].encode()) for token in added)]
     return max(lengths)

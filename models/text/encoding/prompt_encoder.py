@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
-from ...errors import ArgumentError
-from ..checkpoint.spec import ModelSpec
-from ..errors import ModelError
-from ..images.processor import PromptProcessor
-from .chat import fills_in
-from .prompts import is_ids, render, render_text
+from ....errors import ArgumentError
+from ...checkpoint.spec import ModelSpec
+from ...errors import ModelError
+from ...images.processor import PromptProcessor
+from ..chat import fills_in
+from ..prompts import is_ids, render, render_text
 from .token_count import fewest_tokens
 
 Reading: TypeAlias = "Sequence[int] | str | None"  # None where the term itself is to read
@@ -136,6 +136,11 @@ class PromptEncoders:
                 raise ArgumentError(f"{problem}{longest}; shorten it")
             readings.append(reading)
         return ReadPrompt(prompt, readings)
+
+
+def plain(prompt: Any) -> Any:
+    """A prompt as its caller gave it."""
+    return prompt.prompt if isinstance(prompt, ReadPrompt) else prompt
 
 
 def check_rows(name: str, ids: Sequence[int], size: int, tokens: Mapping[int, str]) -> None:
