@@ -80,11 +80,12 @@ class SharedSlots:
         if not (joining := self.admission.joining(free)):
             return None
         first, _ = joining[0][1].item
+        scheduler: Scheduler = first.scheduler
         own = [entry.item[1] for _, entry in joining if entry.item[0] is first]
-        if not (joined := first.scheduler.admissible(own, free)):
+        if not (joined := scheduler.admissible(own, free)):
             return None
         for request in joined:
             self.admission.start(id(request), request.longest)
-        first.scheduler.waiting.extend(joined)
-        first.scheduler.admit(free)
-        return first.scheduler
+        scheduler.waiting.extend(joined)
+        scheduler.admit(free)
+        return scheduler

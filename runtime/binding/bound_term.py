@@ -63,7 +63,7 @@ class BoundTerm:
         term = self.term
         return PromptEncoder(
             term.model, self.spec, self.tokenizer, term.system, term.alone, term.noimage,
-            self.shared, self.token_map and self.token_map.reads, self.rows, self.rowless,
+            self.shared, None if self.token_map is None else self.token_map.reads, self.rows, self.rowless,
             self.processor,
         )  # fmt: skip
 

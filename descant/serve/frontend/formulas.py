@@ -118,7 +118,7 @@ class FormulaCache:
 
     def _has(self, key: Key, name: str) -> bool:
         """Whether a formula, or its draft, has a model."""
-        formula, params, draft = key
+        formula, params, draft, _ = key
         texts = [formula, *([] if draft is None or draft in WORDS else [draft])]
         return any(name in make_plan(text, self.run.names(params)).declared for text in texts)
 

@@ -186,7 +186,7 @@ class Server:
             ApiError: one that cannot be read, or is too long.
         """
         encoders = self.formulas.encoders.get(formula)
-        pickled = encoders and encoders.pickled
+        pickled = None if encoders is None else encoders.pickled
         if encoders is None or pickled is None or not all(map(is_text, prompts)):
             return prompts
         longest = None if cut else self.limits.max_model_len

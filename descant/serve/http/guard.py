@@ -155,7 +155,8 @@ async def _disconnect(request: Request) -> None:
 
 def client_of(request: Request) -> Hashable:
     """Whose request it is: by its key, or by its address where the server has none."""
-    return request.scope["state"].get(CLIENT)
+    client: Hashable = request.scope["state"].get(CLIENT)
+    return client
 
 
 def client_address(scope: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 from ...imports import import_words
 from ...runtime.constraints.limits import MEMORY, ConstraintError
-from .checks import Check, Parts
+from .checks import Check
+from .encoders import Parts
 from .loop import portable
 
 
