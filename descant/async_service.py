@@ -282,7 +282,6 @@ class AsyncDecoder:
         self._formula = session.bound.plan.source
         self._searches_at_random = session.bound.plan.searches_at_random
         self._served: dict[tuple[str | None, Group], Served] = {}
-        self._compiling = Lock()
 
     async def astream(self, prompt: Prompt, **arguments: Any) -> AsyncIterator[Any]:
         """As ``Decoder.astream``."""

@@ -83,6 +83,12 @@ def serve(
             help="A folder below which clients may load adapters; may be repeated.",
         ),
     ] = None,
+    tool_call_parser: Annotated[
+        str | None, typer.Option(help="The format of tool calls, where templates do not say it.")
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None, typer.Option(help="The marks of thought, by the name of vLLM's parser.")
+    ] = None,
     ssl_keyfile: _CertificateFile = None,
     ssl_certfile: _CertificateFile = None,
     log_level: Annotated[LogLevel, typer.Option(help="What is logged.")] = LogLevel["info"],
@@ -97,6 +103,8 @@ def serve(
     require("descant serve", "fastapi", "prometheus_client", "uvicorn")
     from .frontend.server import Server
     from .http.process import serve as serve_http
+    from .parsers import FORMATS, REASONING
+    from .parsers.chosen import known, with_marks
 
     limits = Limits(
         slots, max_model_len, max_queue, max_tokens, timeout, max_body, max_formulas,
@@ -107,7 +115,12 @@ def serve(
     keys = [key.strip() for key in [*(api_key or []), *filter(None, [os.environ.get(KEY)])]]
     if "" in keys:
         raise RunFileError("--api-key is empty")
-    server = Server(run, limits, allow_formulas=allow_formulas, keys=keys)
+    known(tool_call_parser, "--tool-call-parser", FORMATS)
+    if known(reasoning_parser, "--reasoning-parser", REASONING):
+        run = with_marks(run, *REASONING[str(reasoning_parser)])
+    server = Server(
+        run, limits, allow_formulas=allow_formulas, keys=keys, tool_call_parser=tool_call_parser
+    )
     certificate = {"ssl_keyfile": ssl_keyfile, "ssl_certfile": ssl_certfile}
     if not serve_http(server, host=host, port=port, log_level=str(log_level), **certificate):
         raise typer.Exit(1)

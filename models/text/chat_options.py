@@ -13,6 +13,7 @@ from ...grammar import did_you_mean
 from ..errors import ModelError
 
 Messages = Sequence[Mapping[str, Any]]
+EFFORT, USUAL = "reasoning_effort", (None, "none", "medium")  # which ask for nothing by themselves
 NAMED = ("chat_template_kwargs", "tools", "add_generation_prompt", "continue_final_message")
 ARGUMENTS = (  # of apply_chat_template, which are no variables of a template
     *("self", "conversation", "messages", *NAMED[1:], "chat_template", "tokenize", "padding"),
@@ -32,25 +33,30 @@ class ChatOptions:
         continue_final_message: whether the last message goes on. Left out, an assistant's last
             message goes on, and any other is answered; if one of the two is said, the other is as
             in transformers: a turn is begun unless the last message goes on.
+        effort: ``reasoning_effort`` of the template, if it knows that.
     """
 
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    effort: str | None = None
 
     def ending(self, messages: Messages) -> dict[str, bool]:
         """The two of ``apply_chat_template`` that say how the text ends."""
         adds, continues = self.add_generation_prompt, self.continue_final_message
         if adds is None and continues is None:
-            continues = bool(messages) and messages[-1]["role"] == "assistant"
+            last = messages[-1] if messages else {}
+            continues = last.get("role") == "assistant" and bool(last.get("content"))
         continues = bool(continues)
         adds = not continues if adds is None else adds
         return {"add_generation_prompt": adds, "continue_final_message": continues}
 
     def variables(self) -> dict[str, Any]:
         """The others."""
-        return {**self.chat_template_kwargs, **({"tools": list(self.tools)} if self.tools else {})}
+        own = {"tools": list(self.tools) if self.tools else None, EFFORT: self.effort}
+        values = {name: value for name, value in own.items() if value is not None}
+        return {**values, **self.chat_template_kwargs}
 
 
 DEFAULT = ChatOptions()
@@ -70,7 +76,7 @@ class ChatText(str):
 
 def with_options(prompt: Any, options: ChatOptions) -> Any:
     """A prompt that is rendered so; token ids, and what was read before, are as they are."""
-    if options is DEFAULT or getattr(prompt, "is_read", False):
+    if options == DEFAULT or getattr(prompt, "is_read", False):
         return prompt
     if not isinstance(prompt, str | list | tuple) or (prompt and isinstance(prompt[0], int)):
         raise ArgumentError("a prompt of token ids is read as it is; give the chat's messages")
@@ -141,7 +147,7 @@ def check_variables(options: ChatOptions, templates: Iterable[str]) -> None:
         ModelError: names it.
     """
     known = [*templates]
-    for name in options.chat_template_kwargs:
+    for name in (*options.chat_template_kwargs, *([] if options.effort in USUAL else [EFFORT])):
         if not any(knows(template, name) for template in known):
             read = {word for each in known for word in re.findall(r"\b[a-z]\w*_\w+\b", each)}
             cure = did_you_mean(name, read)

@@ -63,7 +63,8 @@ class BoundTerm:
         term = self.term
         return PromptEncoder(
             term.model, self.spec, self.tokenizer, term.system, term.alone, term.noimage,
-            self.shared, None if self.token_map is None else self.token_map.reads, self.rows, self.rowless,
+            self.shared, None if self.token_map is None else self.token_map.reads, self.rows,
+            self.rowless,
             self.processor,
         )  # fmt: skip
 

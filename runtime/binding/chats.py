@@ -30,7 +30,7 @@ def check_chat(bound: Bound, prompt: Any) -> None:
         ArgumentError: the prompt goes through no chat template.
         ModelError: no template reads a variable; or tools, that of the first term.
     """
-    if (options := options_of(prompt)) is DEFAULT:
+    if (options := options_of(prompt)) == DEFAULT:
         return
     terms = [term for term in (*bound.terms, *bound.draft_terms) if template_of(term) is not None]
     if not is_messages(prompt) and not any(term.spec.template == CHAT for term in terms):

@@ -144,6 +144,11 @@ class Masks:
                     last = None
                     continue
                 states = self.constraints.states(request, address)
+                if (constrained := states.constrained(answer)) is None:
+                    self._allow_thought(masks[number, row], states)
+                    last = None
+                    continue
+                answer = constrained
                 if (
                     last is not None
                     and last[0] is states
@@ -168,6 +173,13 @@ class Masks:
                 self._finish(masks[number, row], flags, states, cursor, number, row)
         for states, cursors in used.values():
             states.keep(cursors)
+
+    def _allow_thought(self, mask: Numbers, states: AnswerStates) -> None:
+        """Allow every token but those that end the answer."""
+        octets = mask.view(np.uint8)
+        for token in states.ends:
+            if token < self.constraints.tokens.size:
+                octets[token >> 3] &= 0xFF ^ (1 << (token & 7))
 
     def _finish(
         self,

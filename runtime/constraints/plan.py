@@ -15,7 +15,7 @@ from ...grammar import FormulaError, Span
 from .compiled import compiled
 from .limits import ConstraintError
 from .spec import Constraint
-from .states import MASKED, OF_REQUEST, AnswerStates
+from .states import MASKED, OF_REQUEST, THOUGHT, AnswerStates
 from .tokens import ConstraintTokens, constraint_tokens
 
 INSTALL = 'pip install "descant[constrain]"'
@@ -103,7 +103,8 @@ class PlanConstraints:
         key = "constraint", address
         if key not in request.states:
             begin = partial(compiled, self.of(request)[address], self.tokens)
-            request.states[key] = AnswerStates(begin, request.eos)
+            thought = request.states.get(THOUGHT) if address == OF_REQUEST else None
+            request.states[key] = AnswerStates(begin, request.eos, thought)
         states: AnswerStates = request.states[key]
         return states
 
@@ -120,7 +121,10 @@ class PlanConstraints:
     ) -> bool:
         common: int | None = None
         for address in addresses:
-            cursor = self.states(request, address).at(answer)
+            states = self.states(request, address)
+            if (constrained := states.constrained(answer)) is None:
+                return False
+            cursor = states.at(constrained)
             if not cursor.complete:
                 return False
             if not cursor.matcher.is_stopped():

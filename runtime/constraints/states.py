@@ -18,6 +18,7 @@ OF_REQUEST: StageAddress = (None, -1)  # of the constraint that a request brings
 SPELT, MASKED = "spelt", "masked"
 OPEN, ENDED, LEFT = range(3)  # goes on; has an end in it; has a token in it that does not fit
 Answer: TypeAlias = Sequence[int]
+THOUGHT = "thought before the constraint"  # among a request's states
 
 
 class Cursor:
@@ -73,20 +74,56 @@ class Cursor:
             self._read.append(token)
 
 
+class AfterThought:
+    """Where answers begin that follow a thought, which their prompt has opened.
+
+    Args:
+        thoughts: the marks, as ``models.text.thoughts`` has them.
+        state: of the prompt among them.
+    """
+
+    def __init__(self, thoughts: Any, state: int) -> None:
+        self._thoughts, self._first = thoughts, state
+        self._restart()
+
+    def _restart(self) -> None:
+        self._read: list[int] = []
+        self._state, self._begin = self._first, None if self._first >= self._thoughts.inside else 0
+
+    def of(self, answer: Answer) -> Answer | None:
+        """What follows the thought; None while that goes on."""
+        if list(answer[: len(self._read)]) != self._read:
+            self._restart()
+        for token in answer[len(self._read) :]:
+            self._read.append(token)
+            if self._begin is None:
+                self._state = self._thoughts.after([token], self._state)
+                if self._state < self._thoughts.inside:
+                    self._begin = len(self._read)
+        return None if self._begin is None else answer[self._begin :]
+
+
 class AnswerStates:
     """The matchers of one request's answers, for one constraint.
 
     Args:
         begin: makes a matcher at the beginning of an answer.
         ends: the ids that end one.
+        thought: that comes before it, and is free; None for none.
 
     Attributes:
         why: what went wrong with a matcher, for an error.
     """
 
-    def __init__(self, begin: Callable[[], Any], ends: Collection[int]) -> None:
-        self._begin, self.ends, self.why = begin, ends, ""
+    def __init__(
+        self, begin: Callable[[], Any], ends: Collection[int], thought: AfterThought | None = None
+    ) -> None:
+        self._begin, self.ends, self.why, self._thought = begin, ends, "", thought
         self._known: list[Cursor] = []
+
+    def constrained(self, answer: Answer) -> Answer | None:
+        """The part of an answer that is to fit; None while it is in the thought before that."""
+        return answer if self._thought is None else self._thought.of(answer)
 
     def at(self, answer: Answer) -> Cursor:
         """A matcher behind an answer, whoever else stands there."""

@@ -22,10 +22,11 @@ from ..binding.chats import check_chat
 from ..binding.checks import check_count
 from ..binding.images import with_eyes
 from ..constraints.spec import Constraint
+from ..constraints.states import THOUGHT
 from ..scores.noise import seed_key
 from .by_component import check_sample_components
 from .by_particles import check_particles
-from .constrained import check_constrained, constraints_of
+from .constrained import check_constrained, constraints_of, thought_before
 from .hints import refuse
 from .per_row import (
     FIELDS,
@@ -211,6 +212,8 @@ class RequestBuilder:
             [next(readings) for _ in bound.draft_terms],
             sample_components, return_particles, constraint, fields.logit_bias, fields.text,
         )  # fmt: skip
+        if constraint is not None and (thought := thought_before(bound, request)) is not None:
+            request.states[THOUGHT] = thought
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
 
 

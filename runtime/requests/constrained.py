@@ -10,6 +10,8 @@ from ..binding.bound import Bound
 from ..constraints.compiled import compiled
 from ..constraints.plan import INSTALL
 from ..constraints.spec import FIELD, Constraint, constraint_of
+from ..constraints.states import AfterThought
+from .request import Request
 
 
 def constraints_of(structured_outputs: Any, rows: int, bound: Bound) -> list[Constraint | None]:
@@ -44,6 +46,14 @@ def check_constrained(constraints: list[Constraint | None], options: Mapping[str
     if any(constraints) and options.get("sample_components"):
         why = "a constraint is on the whole mixture, and only one of its components is run"
         raise ArgumentError(f"{why} with sample_components=True; leave one of them out")
+
+
+def thought_before(bound: Bound, request: Request) -> AfterThought | None:
+    """The thought that a request's prompt has opened, which its answer ends before it is to fit."""
+    if (thoughts := bound.thoughts) is None:
+        return None
+    state = thoughts.after_prompt([*request.prompts, *request.draft_prompts][bound.thinking_term])
+    return AfterThought(thoughts, state) if state >= thoughts.inside else None
 
 
 def _compile(constraint: Constraint, bound: Bound) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from descant.demo import PROMPTS
 from descant.serve.protocol.messages import Cancel, Compile, Failed, ReadPrompts
-from descant.serve.worker.prompts import PIECE
+from descant.serve.worker.prompts import PIECE, TOGETHER
 
 EGGS = "How do I boil eggs?"
 TEXTS = [*PROMPTS[:6], EGGS]
@@ -192,6 +192,18 @@ def test_others_get_a_token_between_two_forwards(decoding) -> None:
         assert all(len(reading.logprobs) == len(ids) - last for reading in readings)
 
 
+def test_a_request_of_many_prompts_lets_others_in(decoding) -> None:
+    ids = [1, *[421, 310, 316] * 20]
+    long = decoding.send(ReadPrompts(1, [ids] * (3 * TOGETHER), {}, 0))
+    decoding.turn()
+    short = decoding.send(ReadPrompts(1, [ids[:9]], {}, 0))
+    [reading] = decoding.reply(short)
+    assert len(reading.logprobs) == 9
+    assert not any(number == long for said in decoding.heard for number, _ in said.replies)
+    readings = decoding.reply(long)
+    assert [len(each.logprobs) for each in readings] == [len(ids)] * 3 * TOGETHER
+
+
 @pytest.mark.parametrize(
     ("formula", "why"),
     [
@@ -211,4 +223,5 @@ def test_who_leaves_is_not_waited_for_and_who_fails_fails_alone(decoding, formul
     [reading] = decoding.reply(first)
     assert (reading.token_ids, reading.logprobs) == ([1], [0.0])
     assert not any(number == leaving for said in decoding.heard for number, _ in said.replies)
-    assert not decoding.loop._prompts.busy
+    while decoding.loop._prompts.busy:  # and it is over soon
+        decoding.turn()

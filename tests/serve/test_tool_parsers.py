@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from descant.serve.parsers import FORMATS, MessageParser, named_call, reasoning, required_calls
+from descant.inputs.runfile import RunFileError, validated
+from descant.serve.parsers import (
+    FORMATS,
+    REASONING,
+    MessageParser,
+    named_call,
+    reasoning,
+    required_calls,
+)
+from descant.serve.parsers.chosen import known, with_marks
 from descant.serve.parsers.events import Arguments, Call, Content, Thought
 
 Message = tuple[str, str, list[tuple[str, str]]]  # thought, content, calls
@@ -126,3 +135,15 @@ def test_texts_that_are_calls_and_texts_that_are_not(name, text, content, expect
 ])  # fmt: skip
 def test_a_thought_comes_first(opened, text, thought, content) -> None:
     assert read(made(None, opened), [text]) == (thought, content, [])
+
+
+def test_options_name_what_a_run_file_does_not_say() -> None:
+    run = validated({"formula": "a + b", "models": {"a": "x", "b": {
+        "path": "y", "reasoning": {"start": "(", "end": ")"}}}}, "here")  # fmt: skip
+    marked = with_marks(run, *REASONING["seed_oss"]).models
+    assert [spec.reasoning.start for spec in marked.values()] == ["<seed:think>", "("]
+    assert run.models["a"].reasoning is None
+    assert known("hermes", "--tool-call-parser", FORMATS)
+    assert not known(None, "--tool-call-parser", FORMATS)
+    with pytest.raises(RunFileError, match="did you mean hermes"):
+        known("hermess", "--tool-call-parser", FORMATS)

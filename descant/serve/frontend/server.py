@@ -20,8 +20,9 @@ from ...grammar import FormulaError
 from ...imports import imported
 from ...inputs.runfile import RunFile, RunFileError
 from ...models import ModelError
-from ...models.text.chat_options import NAMED, chat_options, with_options
+from ...models.text.chat_options import with_options
 from ..protocol import errors
+from ..protocol.chats import ChatQuery
 from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
@@ -39,6 +40,7 @@ from .worker_link import WorkerLink
 
 DecodeRequest = CompletionRequest | ChatRequest
 COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens in /v1/completions
+OF_TEMPLATES = ("reasoning_effort", "tools")  # fields that a chat template may not know
 SCORES_PER_JOB = 8  # texts that are scored between two steps
 
 
@@ -50,6 +52,7 @@ class Server:
         limits: on what clients may request.
         allow_formulas: whether a model's name may be a formula over the declared models.
         keys: of clients; without any, the server takes every request.
+        tool_call_parser: the format of tool calls; left out, what each chat template asks for.
 
     Attributes:
         rewards: the names of the reward models that can score, once it is started.
@@ -63,6 +66,7 @@ class Server:
         *,
         allow_formulas: bool = False,
         keys: Sequence[str] = (),
+        tool_call_parser: str | None = None,
     ) -> None:
         if run.merge:
             names = ", ".join(run.merge)
@@ -73,6 +77,7 @@ class Server:
             problem = f"generate.draft_length is {length}; a server drafts at most {SERVED_LENGTH}"
             raise RunFileError(f"{problem} tokens")
         self.limits, self.allow_formulas = limits or Limits(), allow_formulas
+        self.tool_call_parser = tool_call_parser
         self.keys = tuple(key.encode() for key in keys)
         self.metrics = Metrics(self.limits.slots)
         self.link = WorkerLink(self.metrics)
@@ -148,10 +153,10 @@ class Server:
                 stack.callback(stream.timer.cancel)
                 await stream.deadline.wait_for(self._try_constraint(body, client))
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
+                if isinstance(body, ChatRequest):
+                    prompts = [with_options(prompt, body.options) for prompt in prompts]
                 use = stack.enter_async_context(self.formulas.use(ref, client))
                 formula = await stream.deadline.wait_for(use)
-                chat = chat_options(*map(arguments.get, NAMED))
-                prompts = [with_options(prompt, chat) for prompt in prompts]
                 cut = body.truncate_prompt_tokens is not None
                 encode = partial(self.encoded, client=client, cut=cut)
                 plain = self.formula_ref(body.model, body.params or {})
@@ -165,7 +170,7 @@ class Server:
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
-                    stream.arrival_time, client,
+                    stream.arrival_time, self._chat_query(body), client,
                 )  # fmt: skip
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
@@ -174,7 +179,8 @@ class Server:
                     field = "sample_components" if asked else "params"
                     raise errors.wrong_formula(error, field) from None
                 except DescantError as error:
-                    raise errors.invalid_value(error) from None
+                    named = (name for name in OF_TEMPLATES if name in str(error))
+                    raise errors.invalid_value(error, next(named, None)) from None
                 yield stream
 
     async def encoded(
@@ -196,8 +202,15 @@ class Server:
         except FormulaError:
             raise
         except DescantError as error:
-            raise errors.invalid_value(error) from None
+            named = (name for name in OF_TEMPLATES if name in str(error))
+            raise errors.invalid_value(error, next(named, None)) from None
         return read
+
+    def _chat_query(self, body: DecodeRequest) -> ChatQuery | None:
+        """What a chat asks of the text of its answers."""
+        if not isinstance(body, ChatRequest):
+            return None
+        return ChatQuery(body.choice == "auto" and bool(body.tools), self.tool_call_parser)
 
     async def _try_constraint(self, body: DecodeRequest, client: Hashable) -> None:
         """Compile a client's constraint where that may take any time.
@@ -210,7 +223,9 @@ class Server:
         try:
             await self.constraints.check(body.constraint, client)
         except DescantError as error:
+            forced = isinstance(body, ChatRequest) and body.choice not in ("none", "auto")
             field = "response_format" if body.response_format else "structured_outputs"
+            field = "tools" if forced else field
             raise errors.invalid_value(error, field) from None
 
     async def score(
@@ -299,7 +314,8 @@ class Server:
             "logprobs_mode": self.setting("logprobs_mode", body.logprobs_mode) or "raw_logprobs",
             "sample_components": bool(self.setting("sample_components", body.sample_components)),
         }
-        if {"structured_outputs", "response_format"} & body.model_fields_set:
+        said = {"structured_outputs", "response_format"} & body.model_fields_set
+        if said or body.constraint is not None:
             arguments["structured_outputs"] = body.constraint
         else:
             arguments["structured_outputs"] = self.setting("structured_outputs")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from ..protocol.answers import usage
+from ..protocol.chats import ChatMarks
 from ..protocol.errors import NO_RETRY, ApiError, failed_row
 from ..protocol.messages import RowUpdate
 from ..protocol.prompt_answers import PromptAnswers
@@ -55,13 +56,14 @@ class Stream:
         rows: those queued, of which ``running`` have not ended.
         prompt_tokens: of the prompts, of which ``cached_tokens`` were in the prefix cache.
         prompts: what is said of them.
+        chat: what the answers of a chat have in them, and how many ``reasoning_tokens``.
     """
 
     def __init__(self, timeout: float) -> None:
         self.arrival_time, self.deadline = time.perf_counter(), Deadline(timeout)
         self.number = self.rows = self.running = 0
         self.prompt_tokens = self.cached_tokens = 0
-        self.prompts = PromptAnswers()
+        self.prompts, self.chat, self.reasoning_tokens = PromptAnswers(), ChatMarks(), 0
         self.queue: asyncio.Queue[RowUpdate | BaseException] = asyncio.Queue()
         loop, put = asyncio.get_running_loop(), self.queue.put_nowait
         self.timer = loop.call_at(self.deadline.time, put, self.deadline.error)
@@ -80,6 +82,7 @@ class Stream:
                 raise failed_row(update.error)
             self.running -= update.finish_reason is not None
             self.cached_tokens += update.cached_tokens
+            self.reasoning_tokens += update.reasoning_tokens
             yield update
 
     def end_without_tokens(self, rows: int) -> None:
@@ -91,4 +94,7 @@ class Stream:
 
     def usage(self, completion_tokens: int) -> dict[str, Any]:
         """The counts of tokens as OpenAI writes them, once every row has ended."""
-        return usage(self.prompt_tokens, completion_tokens, self.cached_tokens)
+        counts = usage(self.prompt_tokens, completion_tokens, self.cached_tokens)
+        if self.chat.thought is not None:
+            counts["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return counts

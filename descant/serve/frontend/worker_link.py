@@ -161,6 +161,7 @@ class WorkerLink:
         queued: messages.Queued = await self.call(command, stream.number)
         stream.rows = stream.running = queued.rows
         stream.prompt_tokens = queued.prompt_tokens
+        stream.chat = queued.chat or stream.chat
         self._metrics.prompt_tokens.inc(queued.prompt_tokens)
 
     def close(self, stream: Stream) -> None:

@@ -16,6 +16,7 @@ from ..frontend.server import DecodeRequest, Server
 from ..frontend.streams import Stream
 from ..protocol import errors
 from ..protocol.answers import DONE, ChatFormat, CompletionFormat, event, head
+from ..protocol.chats import ChatAnswers
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
 from . import adapter_routes, playground, responses, text_routes
 from .event_stream import EventStream
@@ -108,6 +109,8 @@ async def _complete(
             body.model, body.with_logprobs, bool(body.return_token_ids), body.best,
             bool(body.return_tokens_as_token_ids), stream.prompts,
         )  # fmt: skip
+        if isinstance(shape, ChatFormat) and isinstance(body, ChatRequest):
+            shape.answers = ChatAnswers(body, stream.chat)
         if body.stream:
             events = _events(stream, shape, body.stream_options or StreamOptions(), request)
             return EventStream(events, stack.pop_all(), stream.deadline, body.headers)

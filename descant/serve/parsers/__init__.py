@@ -54,6 +54,26 @@ FORMATS: Mapping[str, CallFormat] = {
 }
 
 
+REASONING: Mapping[str, tuple[str, str]] = {  # marks of thought, by vLLM's names of their parsers
+    **dict.fromkeys(
+        (
+            "deepseek_r1",
+            "qwen3",
+            "glm45",
+            "hunyuan_a13b",
+            "ernie45",
+            "step3",
+            "olmo3",
+            "minimax_m2",
+        ),
+        ("<think>", "</think>"),
+    ),
+    "mistral": ("[THINK]", "[/THINK]"),
+    "seed_oss": ("<seed:think>", "</seed:think>"),
+    "kimi_k2": ("◁think▷", "◁/think▷"),
+}
+
+
 def format_of(template: str) -> str | None:
     """The format of tool calls that a chat template asks for; None where it asks for none known."""
     return next((name for name, each in FORMATS.items() if each.found(template)), None)
@@ -61,6 +81,7 @@ def format_of(template: str) -> str | None:
 
 __all__ = [
     "FORMATS",
+    "REASONING",
     "CallFormat",
     "MessageParser",
     "Parser",

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from ... import __version__
+from .chats import ChatAnswers
 from .messages import RowUpdate
 from .prompt_answers import PromptAnswers, finite, token_name, utf8
 
@@ -160,6 +161,21 @@ class ChatFormat(CompletionFormat):
 
     prefix = "chatcmpl"
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
+    answers: ChatAnswers | None = None
+
+    def choice(self, update: RowUpdate, streamed: bool = False) -> dict[str, Any]:
+        choice, answers, row = super().choice(update, streamed), self.answers, update.row
+        if answers is None or not answers.reads:
+            return choice
+        if streamed:
+            ended = update.finish_reason is not None
+            choice["delta"] = answers.delta(row, update.text, ended)
+        else:
+            choice["message"] = message = answers.message(row, update.text)
+            if echoed := self._prompts.text(row):
+                message["content"] = echoed + (message["content"] or "")
+        choice["finish_reason"] = answers.finish_reason(row, choice["finish_reason"])
+        return choice
 
     def first_chunks(self, rows: int) -> list[dict[str, Any]]:
         chunks = []

@@ -112,6 +112,7 @@ class Submit:
         max_tokens: the most that fit.
         stream: send an update after every step, and not only at the end.
         arrival_time: of the request, on ``time.perf_counter``, which both processes share.
+        chat: what a chat asks of the text of its answers (``ChatQuery``); None for other requests.
     """
 
     formula: int
@@ -120,6 +121,7 @@ class Submit:
     max_tokens: int
     stream: bool
     arrival_time: float
+    chat: Any = None
     client: Hashable = None
 
 
@@ -210,10 +212,14 @@ TopToken = tuple[str, bytes, float, int]  # as a string, its bytes, its log-prob
 
 @dataclass(frozen=True)
 class Queued:
-    """The reply to ``Submit``: the number of rows, and the tokens of the prompts."""
+    """The reply to ``Submit``: the number of rows, and the tokens of the prompts.
+
+    For a chat, also what its answers have in them (``ChatMarks``).
+    """
 
     rows: int
     prompt_tokens: int
+    chat: Any = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +290,7 @@ class RowUpdate:
         cached_tokens: with the last update of one row of each prompt, how many of the prompt's
             tokens were in the prefix cache.
         log_weight, log_normalizer: as in a completion, with the last update of a row.
+        reasoning_tokens: of the tokens, how many are of a thought.
     """
 
     row: int
@@ -298,6 +305,7 @@ class RowUpdate:
     cached_tokens: int = 0
     log_weight: float | None = None
     log_normalizer: float | None = None
+    reasoning_tokens: int = 0
 
 
 @dataclass

@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from operator import sub
 from queue import Empty, SimpleQueue
@@ -26,6 +27,7 @@ from ...imports import import_words
 from ...models import ModelError
 from ...runtime.admission import Admission
 from ..protocol import messages
+from .chats import are_hidden, marks_of_chat, opened
 from .jobs import Job, Jobs
 from .pending import PendingRow, check_room, fitting
 from .prompts import PromptReads
@@ -149,19 +151,29 @@ class DecodeLoop:
     def _submit(self, number: int, command: messages.Submit) -> messages.Queued | messages.Failed:
         """Queue the rows of a request; the reply."""
         rows: list[PendingRow] = []
-        tokens = 0
+        tokens, marks, thought = 0, None, {}
         try:
             decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
                 raise ArgumentError("the formula's models have no tokenizer")
+            bound = decoder.session.bound
+            if command.chat is not None:
+                marks = marks_of_chat(bound, command.chat)
+                if are_hidden(bound, marks):
+                    shown = {**command.arguments, "skip_special_tokens": False}
+                    command = replace(command, arguments=shown)
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
                 requests = self._service.submit(
                     decoder, prompt, client=command.client, call=number, **arguments
                 )
+                if marks is not None and marks.thought is not None:
+                    state = opened(bound, requests[0])
+                    thought = {"thoughts": bound.thoughts, "thought_state": state}
+                    marks = replace(marks, opened=state >= bound.thoughts.inside)
                 for request in requests:
                     first = request is requests[0]
-                    rows.append(PendingRow(request, number, command, len(rows), first))
+                    rows.append(PendingRow(request, number, command, len(rows), first, **thought))
                 check_room(request, command.arguments.get("max_new_tokens", 0))
                 tokens += len(request.prompts[request.longest_term])
         except Exception as error:
@@ -169,7 +181,7 @@ class DecodeLoop:
                 self._service.cancel(row.request)
             return messages.Failed(portable(error))
         self._rows |= {id(row.request): row for row in rows}
-        return messages.Queued(len(rows), tokens)
+        return messages.Queued(len(rows), tokens, marks)
 
     def _cancel(self, number: int) -> None:
         for row in [row for row in self._rows.values() if row.command == number]:

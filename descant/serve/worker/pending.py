@@ -27,6 +27,8 @@ class PendingRow:
         sent_tokens: in updates.
         counted_tokens: in the metrics.
         last_token_time: when the last of these came.
+        thoughts: the marks of thought, where a chat counts their tokens (``Thoughts``); and
+            ``thought_state``, where its text is among them.
     """
 
     request: Request
@@ -37,6 +39,8 @@ class PendingRow:
     sent_tokens: int = 0
     counted_tokens: int = 0
     last_token_time: float = 0.0
+    thoughts: Any = None
+    thought_state: int = 0
 
     def update(self, answer: Answer) -> RowUpdate | None:
         """What the row has gained since its last update; None where that is nothing."""
@@ -57,8 +61,15 @@ class PendingRow:
         return RowUpdate(
             self.number, text, ids, logprobs, tokens, token_bytes, best, reason,
             cached_tokens=cached, log_weight=answer.log_weight,
-            log_normalizer=answer.log_normalizer,
+            log_normalizer=answer.log_normalizer, reasoning_tokens=self._reasoning_tokens(ids),
         )  # fmt: skip
+
+    def _reasoning_tokens(self, ids: list[int]) -> int:
+        if self.thoughts is None:
+            return 0
+        count: int = self.thoughts.counted(ids, self.thought_state)
+        self.thought_state = self.thoughts.after(ids, self.thought_state)
+        return count
 
     def count(self, answer: Answer, now: float, counts: StepCounts) -> None:
         """Count the new tokens and their times."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SLICE = 0.002  # seconds in which prompts are read between two steps, but for the last of them
 PIECE = 256  # tokens that are scored between two steps of others
-TOGETHER = 64  # prompts that are scored in one run, or all of one request
+TOGETHER = 64  # prompts that are scored in one run, of all requests alike
 Reply = tuple[int, Any]  # the number of a command, and its reply or its error
 
 
@@ -31,7 +31,7 @@ class _Waiting:
 
     Attributes:
         requests: of its prompts that are read.
-        left: texts whose log-probabilities are not known.
+        unscored: which of them have no log-probabilities yet.
         alone: whether nobody else is scored with it, since somebody has failed.
     """
 
@@ -40,7 +40,7 @@ class _Waiting:
     decoder: Served
     readings: list[PromptReading] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    left: int = 0
+    unscored: list[int] = field(default_factory=list)
     alone: bool = False
 
 
@@ -143,12 +143,13 @@ class PromptReads:
         self._unread.popleft()
         if command.top is None:
             return [(waiting.number, waiting.readings)]
+        waiting.unscored = [*range(len(waiting.requests))]
         self._unscored.append(waiting)
         return []
 
     def _reading(self, waiting: _Waiting, prompt: Any) -> tuple[Request, PromptReading]:
         from ...errors import ArgumentError
-        from ...runtime.loops.prompt_tokens import prompt_ids, shown_ids
+        from ...runtime.loops.prompt_tokens import along_prompt, prompt_ids, shown_ids
         from ...runtime.requests.build import refuse_search
 
         command, session = waiting.command, waiting.decoder.session
@@ -165,6 +166,8 @@ class PromptReads:
             if ids != kept or any(read != uncut.prompts[0] for read in uncut.prompts):
                 problem = "truncate_prompt_tokens is for a formula whose models all read the same"
                 raise ArgumentError(f"{problem} tokens, and no prefix; shorten the prompt")
+        if command.top is not None:
+            along_prompt(session.bound, request)  # whether its tokens can be scored at all
         longest = len(request.prompts[request.longest_term])
         if longest > self._max_model_len:
             problem = f"the prompt has {longest} tokens, and here a text may have"
@@ -181,35 +184,22 @@ class PromptReads:
         return request
 
     def _started(self) -> _Run:
-        """Begin to score the first that wait, and others of their formula."""
+        """Begin to score some prompts of the first that wait, and of others of their formula."""
         from ...runtime.loops.loglikelihood import LoglikelihoodLoop
         from ...runtime.loops.prompt_tokens import along_prompt
 
         first = self._unscored[0]
-        commands, count = [first], len(first.requests)
-        for other in [*self._unscored][1:]:
-            same = other.decoder is first.decoder and not (first.alone or other.alone)
-            if same and count + len(other.requests) <= TOGETHER:
-                commands.append(other)
-                count += len(other.requests)
+        commands = [each for each in self._unscored if each.decoder is first.decoder]
+        commands = [first] if first.alone else [each for each in commands if not each.alone]
+        share = max(1, TOGETHER // len(commands))
+        owners = [(each, place) for each in commands for place in each.unscored[:share]][:TOGETHER]
         decoder = self._with_own_caches(first.decoder)
-        pairs, owners, bound = [], [], decoder.session.bound
-        for waiting in commands:
-            waiting.left = len(waiting.requests)
-            try:
-                pairs += [along_prompt(bound, request) for request in waiting.requests]
-            except Exception:
-                if len(commands) == 1:
-                    raise
-                for each in commands:
-                    each.alone = True
-                return self._started()
-            owners += [(waiting, place) for place in range(len(waiting.requests))]
-        top = max(waiting.command.top or 0 for waiting in commands)
+        bound = decoder.session.bound
+        pairs = [along_prompt(bound, waiting.requests[place]) for waiting, place in owners]
+        top = max(waiting.command.top or 0 for waiting, _ in owners)
         loop = LoglikelihoodLoop(decoder.session.engine, top)
         steps = loop.steps(pairs, min(self._slots, len(pairs)))
-        self._unscored = deque(each for each in self._unscored if each not in commands)
-        return _Run(commands, owners, loop, steps)
+        return _Run([*dict.fromkeys(waiting for waiting, _ in owners)], owners, loop, steps)
 
     def _with_own_caches(self, decoder: Served) -> Decoder:
         """A decoder of the same formula; kept for the next run, but where it keeps memory."""
@@ -229,23 +219,28 @@ class PromptReads:
             results = next(run.steps)
         except StopIteration:
             self._run = None
+            for waiting in run.commands:
+                if waiting.unscored:  # behind those who had none in this run
+                    self._unscored.remove(waiting)
+                    self._unscored.append(waiting)
             return []
         except Exception as error:
             self._run = None
-            unknown = [each for each in run.commands if each.left]
+            unknown = [each for each in run.commands if each.unscored]
             if len(unknown) == 1:
+                self._unscored.remove(unknown[0])
                 return [(unknown[0].number, error)]
             for each in unknown:
                 each.alone = True
-            self._unscored.extendleft(reversed(unknown))
             return []
         replies: list[Reply] = []
         for number, likelihood in results:
             waiting, place = run.owners[number]
             if waiting in run.commands:
                 waiting.readings[place] = _scored(waiting, place, likelihood)
-                waiting.left -= 1
-                if not waiting.left:
+                waiting.unscored.remove(place)
+                if not waiting.unscored:
+                    self._unscored.remove(waiting)
                     replies.append((waiting.number, waiting.readings))
         return replies
 

@@ -84,7 +84,7 @@ def test_calls_have_arguments_that_are_objects(own, decoder) -> None:
 
 @pytest.mark.parametrize(("prompt", "options", "problem"), [
     (CHAT, {"add_generation_prompt": True, "continue_final_message": True}, "both true"),
-    (CHAT, {"chat_template_kwargs": {"enable_thinkin": False}}, "reads enable_thinkin\n?.*thinking"),
+    (CHAT, {"chat_template_kwargs": {"enable_thinkin": False}}, "enable_thinkin\n.*thinking"),
     (CHAT, {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template, which is no"),
     (CHAT, {"chat_template_kwargs": {"tools": []}}, "give tools by itself"),
     (CHAT, {"chat_template_kwargs": [1]}, "they are variables"),

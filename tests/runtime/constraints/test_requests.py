@@ -131,3 +131,26 @@ def test_an_inspection_says_what_the_request_masked(decoder) -> None:
     assert len(kept) == 2 and first.id in [each.id for each in kept]
     others = [each.removed_by for each in first.candidates if each not in kept]
     assert others and {*others} == {"structured_outputs choice"}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_thought_that_the_prompt_has_opened_is_free(temperature) -> None:
+    """And it does not end the answer; what fits begins behind the mark, in every way to draw."""
+    loaded = models()
+    loaded["base"] = {**loaded["base"], "reasoning": {"start": "think:", "end": "."}}
+    decoder = descant.compile("base + 0.5*arm_help", loaded)
+    settings = {"max_new_tokens": 60, "temperature": temperature, "structured_outputs": FORMS[0]}
+    said = [("How are you?", "think:"), ("think: or not", "think: so."), ("Hello", "I think:")]
+    prompts = [
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": begun}]
+        for asked, begun in said
+    ]
+    found = decoder.generate(prompts, seed=[5, 6, 7], **settings)
+    drafted = decoder.generate(prompts, seed=[5, 6, 7], draft="prompt", draft_length=4, **settings)
+    for prompt, row, other in zip(prompts, found, drafted, strict=True):
+        thought, mark, fits = row.text.rpartition(".")
+        assert re.fullmatch(FORMS[0]["regex"], fits) and row.finish_reason == "stop"
+        closed = prompt[-1]["content"].endswith(".")
+        assert (thought.count("."), mark) == (0, "" if closed else ".")
+        assert row.text == other.text
+    assert "".join(decoder.stream(prompts[0], seed=5, **settings)) == found[0].text

@@ -44,7 +44,7 @@ def test_every_name_of_others_has_a_cure(decoder, name):
 def test_parameters_and_misspelt_names_are_named(decoder):
     assert "give params={'a': 2}" in refused(decoder, "a")
     assert refused(decoder, "temprature").endswith("did you mean temperature?")
-    assert "known here: batch_size" in refused(decoder, "wings")
+    assert "known here: add_generation_prompt, batch_size" in refused(decoder, "wings")
 
 
 def test_what_is_called_the_same_does_the_same(compiled):

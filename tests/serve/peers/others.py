@@ -10,7 +10,16 @@ import httpx
 import openai
 import pytest
 from facts import CHAT, EGGS, IDS, MODEL, chat, complete, fact, refused
-from servers import Served
+from servers import Served, listening
+
+from descant.demo import models
+from descant.inputs.runfile import validated
+
+TOOLS = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+TOLD_OF_TOOLS = {
+    "formula": "base",
+    "models": {"base": {**models()["base"], "template": TOOLS + str(models()["base"]["template"])}},
+}
 
 
 @fact("llama.cpp", "system_fingerprint present")
@@ -165,7 +174,8 @@ def _(served: Served) -> None:
     }  # fmt: skip
     tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
     named = {"type": "function", "function": {"name": "count"}}
-    found = chat(served, tools=[tool], tool_choice=named, max_tokens=40)
+    with listening(validated(TOLD_OF_TOOLS, "here"), served.server.limits) as told:
+        found = chat(told, model="formula", tools=[tool], tool_choice=named, max_tokens=40)
     [call] = found.choices[0].message.tool_calls
     assert call.function.name == "count" and json.loads(call.function.arguments)["hens"] in (1, 2)
 

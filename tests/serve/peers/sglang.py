@@ -62,7 +62,8 @@ def _(served: Served, what: str) -> None:
     best, n = None if field["logprobs"] == "None" else int(field["logprobs"]), int(field["n"])
     prompt: Any = [421, 310, 316, 481] if ids else EGGS
     text = tokenizer(served).decode(prompt) if ids else prompt
-    settings = {"echo": echo, "logprobs": best, "n": n, "temperature": 1.0, "max_tokens": 8}
+    settings: dict[str, Any] = {"echo": echo, "logprobs": best, "n": n, "seed": 3}
+    settings |= {"temperature": 1.0, "max_tokens": 8}
     prompts, count = [prompt, prompt] if many else prompt, (2 if many else 1) * n
     if what.startswith("stream"):
         options = {"include_usage": True}
@@ -98,7 +99,7 @@ def _(served: Served, what: str) -> None:
 )  # fmt: skip
 def _(served: Served, what: str) -> None:
     n, with_logprobs = int(what[-1]), "logprobs=5" in what
-    settings: dict[str, Any] = {"n": n, "temperature": 1.0}
+    settings: dict[str, Any] = {"n": n, "temperature": 1.0, "seed": 3}
     if with_logprobs:
         settings |= {"logprobs": True, "top_logprobs": 5}
     if "stream" in what:

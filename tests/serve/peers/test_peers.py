@@ -15,14 +15,11 @@ from facts import FACTS
 
 LABELLED = Path(__file__).with_name("labelled.jsonl")
 PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
-LATER = {("openai", "tools"), ("vllm", "logit_bias 50"), ("sglang", "frequency_penalty=1.0")}
 MODULES = (others, sglang, vllm_chats, vllm_completions)  # that register facts
 
 
 @pytest.mark.parametrize("known", FACTS, ids=": ".join)
 def test_a_peers_fact_holds(served: Any, known: tuple[str, str]) -> None:
-    if known in LATER:
-        pytest.skip("fields of the request that this server does not take yet")
     FACTS[known](served)
 
 

@@ -93,7 +93,8 @@ def _(served: Served) -> None:
 @fact("vllm", "structured choice")
 def _(served: Served) -> None:
     choices = ["Python", "Java", "C++"]
-    found = chat(served, extra={"structured_outputs": {"choice": choices}}, temperature=0.7)
+    extra = {"structured_outputs": {"choice": choices}}
+    found = chat(served, extra=extra, temperature=0.7, max_tokens=20)
     assert found.choices[0].message.content in choices
 
 
@@ -151,7 +152,7 @@ def _(served: Served, what: str) -> None:
 
 @fact("vllm", "chat n=3 T=0.7 indices, content, differ")
 def _(served: Served) -> None:
-    found = chat(served, n=3, temperature=0.7, max_tokens=30)
+    found = chat(served, n=3, temperature=0.7, max_tokens=30, seed=1)
     assert [choice.index for choice in found.choices] == [0, 1, 2]
     texts = [choice.message.content for choice in found.choices]
     assert all(texts) and len(set(texts)) > 1
@@ -160,7 +161,7 @@ def _(served: Served) -> None:
 @fact("vllm", "chat n=2 streaming both get content")
 def _(served: Served) -> None:
     texts = ["", ""]
-    for chunk in chat(served, n=2, stream=True, temperature=0.7):
+    for chunk in chat(served, n=2, stream=True, temperature=0.7, seed=1):
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert all(texts)
 

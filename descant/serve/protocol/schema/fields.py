@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
+IGNORED_FIELDS = "x-ignored-fields"  # the header that names what was taken and does nothing
 MAX_FIELDS = 128  # of an object: none here has so many
 T = TypeVar("T")
 NonEmpty = Annotated[list[T], Field(min_length=1, fail_fast=True)]
@@ -50,3 +58,21 @@ class Body(BaseModel):
     )
 
     _fields = model_validator(mode="before")(few_fields)
+
+
+class TakenFields(Body):
+    """What clients send for the files of whoever serves them; nothing is kept here."""
+
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: bool | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few_fields)] | None = None
+    service_tier: Annotated[Any, IGNORED] = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The response's: names the fields that ask for something that is not done."""
+        names = [name for name in TakenFields.model_fields if getattr(self, name)]
+        named = ", ".join(sorted({*names} - {"service_tier"}))
+        return {IGNORED_FIELDS: named} if named else {}

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ....runtime.constraints.spec import Constraint, constraint_of, constraint_of_format
-from .fields import IGNORED, Body, few_fields, refuse
+from .fields import IGNORED, Body, TakenFields, few_fields, refuse
 from .prompts import PromptFields
 from .sampling import SamplingFields
-from .taken import TakenFields
 
 MAX_STOPS = 16
 MAX_CHOICES = 128

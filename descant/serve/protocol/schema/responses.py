@@ -8,10 +8,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ....runtime.constraints.spec import constraint_of_format
 from .chats import ChatRequest
-from .fields import IGNORED, Body, NonEmpty, Text, refuse
+from .fields import IGNORED, Body, NonEmpty, TakenFields, Text, refuse
 from .generation import StreamOptions
 from .prompts import Top
-from .taken import TakenFields
 
 LOGPROBS = "message.output_text.logprobs"  # that a request may include
 _NOT_STORED = refuse("nothing is stored here; send the messages before it as input")
