@@ -103,8 +103,8 @@ class Server:
             FormulaError, ModelError: as ``compile``.
         """
         start = Start(self.run, self.limits, self.formulas.compile_named(), imported())
-        self.checks.start()
         started = self.link.start(start)
+        self.checks.start()
         self.rewards, self._max_lengths = started.rewards, started.max_lengths
         self.formulas.encoders |= started.encoders
 
