@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
@@ -96,7 +96,7 @@ class AsyncService:
 
     async def astream(
         self, decoder: Served, prompt: Prompt, **arguments: Any
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Complete one prompt, yielding text as it comes.
 
         Arguments and errors are those of ``Decoder.generate``.

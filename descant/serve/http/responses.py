@@ -14,7 +14,7 @@ from ..protocol import errors
 from ..protocol.responses import ResponseFormat
 from ..protocol.schema import ResponsesRequest
 from .event_stream import EventStream
-from .guard import OUTCOME, outcome_of, unless_left
+from .guard import OUTCOME, client_of, outcome_of, unless_left
 
 
 def router(server: Server) -> APIRouter:
@@ -32,7 +32,8 @@ async def _respond(server: Server, body: ResponsesRequest, request: Request) -> 
     """A response: complete, or as a stream that aborts its row when it ends early."""
     shape = ResponseFormat(body)
     async with AsyncExitStack() as stack:
-        stream = await stack.enter_async_context(server.decoding(body.chat()))
+        decoding = server.decoding(body.chat(), client_of(request))
+        stream = await stack.enter_async_context(decoding)
         if body.stream:
             events = _events(stream, shape, request)
             return EventStream(events, stack.pop_all(), stream.deadline, body.headers)

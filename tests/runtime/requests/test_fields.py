@@ -272,3 +272,34 @@ def test_what_ends_a_row_and_what_of_it_is_text() -> None:
     assert found(ignore_eos=True, stop_token_ids=[eos])[2] == "stop"
     forced = said(ids, min_tokens=6)
     assert eos not in forced.token_ids[:6] and len(forced.token_ids) >= 6
+
+
+def test_particles_weigh_masks_at_the_requests_temperature() -> None:
+    """A field that excludes nothing leaves every weight as it is."""
+    tokenizer = ENDING["tokenizer"]
+    size = len(tokenizer)
+    table = torch.randn(size, size, generator=torch.Generator().manual_seed(2))
+    models = {"base": {"model": TableModel(table, eos=tokenizer.eos_token_id), **ENDING}}
+    decoder = descant.compile("base | particles(0*base, n=4, length=2)", models)
+    settings = {"max_new_tokens": 8, "temperature": 0.6, "seed": 3, "return_particles": True}
+    settings["structured_outputs"] = {"choice": ["abc", "cab", "aab"]}
+    [plain] = decoder.generate("x", **settings)
+    [found] = decoder.generate("x", **settings, min_p=1e-12)
+    assert found.token_ids == plain.token_ids
+    assert found.log_normalizer == pytest.approx(plain.log_normalizer, abs=1e-4)
+    [hot] = decoder.generate("x", **settings | {"temperature": 1.0}, min_p=1e-12)
+    assert hot.log_normalizer != pytest.approx(plain.log_normalizer, abs=1e-2)
+
+
+def test_a_run_files_section_has_them() -> None:
+    from descant.inputs.sections import Generate
+
+    section = {"top_p": 0.8, "temperature": 0.9, "seed": 1, "frequency_penalty": 0.5}
+    section |= {"logit_bias": {"5": -2}, "min_tokens": 3, "max_new_tokens": 8}
+    arguments = Generate.model_validate(section).model_dump()
+    [found] = compiled("base").generate([5], **arguments)
+    [expected] = compiled("base").generate([5], **section)
+    assert found.token_ids == expected.token_ids
+    for wrong in ({"top_p": 0}, {"logit_bias": {"a": 1}}, {"min_tokens": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Generate.model_validate(wrong)
