@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from ..frontend.server import Server
 from ..frontend.streams import Stream
 from ..protocol import errors
+from ..protocol.chats import ChatAnswers
 from ..protocol.responses import ResponseFormat
 from ..protocol.schema import ResponsesRequest
 from .event_stream import EventStream
@@ -32,7 +33,9 @@ async def _respond(server: Server, body: ResponsesRequest, request: Request) -> 
     """A response: complete, or as a stream that aborts its row when it ends early."""
     shape = ResponseFormat(body)
     async with AsyncExitStack() as stack:
-        stream = await stack.enter_async_context(server.decoding(body.chat()))
+        chat = body.chat()
+        stream = await stack.enter_async_context(server.decoding(chat))
+        shape.answers = ChatAnswers(chat, stream.chat)
         if body.stream:
             events = _events(stream, shape, request)
             return EventStream(events, stack.pop_all(), stream.deadline, body.headers)
