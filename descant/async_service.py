@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
@@ -96,7 +96,7 @@ class AsyncService:
 
     async def astream(
         self, decoder: Served, prompt: Prompt, **arguments: Any
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """Complete one prompt, yielding text as it comes.
 
         Arguments and errors are those of ``Decoder.generate``.
@@ -282,7 +282,6 @@ class AsyncDecoder:
         self._formula = session.bound.plan.source
         self._searches_at_random = session.bound.plan.searches_at_random
         self._served: dict[tuple[str | None, Group], Served] = {}
-        self._compiling = Lock()
 
     async def astream(self, prompt: Prompt, **arguments: Any) -> AsyncIterator[Any]:
         """As ``Decoder.astream``."""

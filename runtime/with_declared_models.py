@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from ..errors import ArgumentError
 from ..models import Prompt
+from ..models.text.chat import RawTextLog
 from .binding.bound import Bound
 from .binding.declared_models import bound_formula, declare, forget, has_model, unload
 from .binding.draft import DraftBinder
@@ -32,13 +34,18 @@ class WithDeclaredModels:
     """What a decoder does with the models that were declared with its formula."""
 
     session: Session
-    lanes: list[Any]
     _params: dict[str, float]
     _bound: Bound
     _sessions: dict[Any, Session]
+    _raw_text: RawTextLog
     _draft_binder: DraftBinder | None
     _make_asynchronous: Any
     _asynchronous: Asynchronous | None
+
+    @property
+    @abstractmethod
+    def lanes(self) -> list[Any]:
+        """The lanes of the formula, and of what has drafted for it."""
 
     def compile(self, formula: Any, params: Mapping[str, float] | None = None) -> Self:
         """Another formula over the same declared models: what is in memory is not read again.
@@ -52,11 +59,12 @@ class WithDeclaredModels:
         """
         models, params = self._models("compile"), self._params if params is None else params
         bound = replace(bound_formula(models, str(formula), params), sources=self._bound.sources)
-        engine = self.session.engine
-        return type(self)(
+        engine, kind = self.session.engine, cast(Any, type(self))
+        decoder: Self = kind(
             bound, params, engine.capture, self._raw_text, None, engine.cache, models,
             self._make_asynchronous,
         )  # fmt: skip
+        return decoder
 
     def add_model(self, name: str, spec: Any) -> None:
         """Declare another model, for ``compile`` and ``draft``; it is read when one needs it.

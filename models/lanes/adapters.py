@@ -103,7 +103,8 @@ class Adapters:
             self._names[number].discard(name)
             if not self._names[number]:
                 self._loaded[number] = name, {}
-        self._numbers = {key: value for key, value in self._numbers.items() if key[0] != name}
+        for key in [key for key in self._numbers if key[0] == name]:
+            del self._numbers[key]
         self._changes += 1
         self._stack()
         self._steer()

@@ -119,7 +119,8 @@ class World:
                 return self._is_number(left) and self._is_number(right)
             case Call(function, arguments):
                 known = function.name in ("max", "min", "abs", "sqrt", "exp")
-                return function.name in STATE or (known and self._is_number(arguments[0].value))
+                numbers = all(self._is_number(each.value) for each in arguments)
+                return function.name in STATE or (known and numbers)
         return isinstance(node, Number)
 
     def _added(self, parts: Sum) -> Scores:
@@ -259,6 +260,9 @@ class World:
         given = {one.name.name if one.name else first: one.value for one in stage.arguments}
         if name == "rerank":
             return self._reranked(given, found)
+        if name == "logit_bias":
+            bias = {int(e.key.value): float(self.number(e.value)) for e in given[first].entries}
+            return {token: score + bias.get(token, 0.0) for token, score in found.items()}
         [value] = (self.number(node) for node in given.values())
         match name:
             case "top_k":
@@ -269,6 +273,11 @@ class World:
                 return self._near_the_best(found, float(value))
             case "temperature":
                 return {token: score / float(value) for token, score in found.items()}
+            case "presence_penalty" | "frequency_penalty":
+                answer = list(self.text[len(self.text) - self.step :])
+                counts = {token: answer.count(token) for token in found}
+                most = 1 if name == "presence_penalty" else self.step
+                return {t: v - float(value) * min(counts[t], most) for t, v in found.items()}
             case "repetition_penalty":
                 x, seen = float(value), set(self.text)
                 return {

@@ -8,7 +8,19 @@ from fractions import Fraction
 from hypothesis import strategies as st
 from interpreter import MODELS, PARAMS, REWARDS
 
-from descant.grammar import Argument, Binary, Call, Name, Node, Number, Pipeline, Tuple, Unary
+from descant.grammar import (
+    Argument,
+    Binary,
+    Call,
+    Entry,
+    Mapping,
+    Name,
+    Node,
+    Number,
+    Pipeline,
+    Tuple,
+    Unary,
+)
 
 DEPTH = 6
 
@@ -141,6 +153,9 @@ stages = st.one_of(
     st.builds(lambda p: call("min_p", p=p), of(0, "1/20", "3/10", 1)),
     st.builds(lambda t: call("temperature", t=t), of("1/2", 1, 2)),
     st.builds(lambda x: call("repetition_penalty", x=x), of("1/2", 1, "3/2")),
+    st.builds(lambda x: call("presence_penalty", x=x), of("-1/2", 0, 1)),
+    st.builds(lambda x: call("frequency_penalty", x=x), of("-1/2", 0, "3/4")),
+    st.builds(lambda x: call("logit_bias", Mapping((Entry(Number(Fraction(1)), x),))), of(-2, 1)),
     reranks(),
 )
 

@@ -44,7 +44,7 @@ def test_calls_that_run_together_give_what_generate_gives(decoder) -> None:
     options = [
         {"seed": 1, "temperature": 0.9, "params": {"a": 0.1}},
         {"seed": 2, "temperature": 1.3, "stop_strings": "e"},
-        {"max_new_tokens": 5},
+        {"max_new_tokens": 5, "logit_bias": {40: 9}, "seed": 1, "temperature": 0.8, "top_k": 9},
         {"seed": 3, "temperature": 0.7, "draft": "base", "draft_length": 2},
     ]
     options = [{"max_new_tokens": 24, **each} for each in options]

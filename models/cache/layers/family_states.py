@@ -66,9 +66,10 @@ def _in_modules(network: Any, cache: Any) -> Iterator[Any]:
 
 def _leave(layer: StateLayer, **states: Tensor) -> None:
     """Have a layer's rows of this forward go on from these states, by their kinds."""
+    lacking: dict[str, Any] = {k: new for k, new in states.items() if (k, 0) not in layer.pools}
+    if lacking:
+        layer.lazy_initialization(**lacking)
     for kind, new in states.items():
-        if (kind, 0) not in layer.pools:
-            layer.lazy_initialization(**{kind: new})
         getattr(layer, kind)[0].copy_(new)
 
 

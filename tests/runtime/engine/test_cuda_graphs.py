@@ -43,6 +43,7 @@ FORMULAS = [
     "base + a*lora4 + (1-a)*lora8",
     "max(base, arm) | top_k(20) | top_p(0.9) | min_p(0.01)",
     "mix(a: base, 0.5: arm) | temperature(0.8) | repetition_penalty(1.2)",
+    "base + a*arm | frequency_penalty(0.5) | presence_penalty(a) | min_tokens(9) | logit_bias({5: 2})",
     "pmean(-1; 0.5: base, 0.5: arm)",
     "plausible(arm, 0.1) - 0.2*temp(base, 0.5)",
     "base | rerank(rm, k=4, w=1.5)",
@@ -63,7 +64,7 @@ FORMULAS = [
 def written(formula: str) -> tuple[str, dict[str, Any]]:
     """A formula over the models of the tests, and its parameters."""
     formula = formula.replace("gpt", "arm2").replace("gqa", "strong")
-    return formula, {"a": 0.5} if "a*" in formula or "a:" in formula else {}
+    return formula, {"a": 0.5} if any(each in formula for each in ("a*", "a:")) else {}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,22 @@ def test_a_replay_is_the_step(taped, plain, formula, temperature, masks) -> None
     assert stats.steps > 0 and stats.bytes_read > 0
     again = decoder.generate(PROMPTS, **settings)
     assert [one.token_ids for one in again] == [one.token_ids for one in expected]
+
+
+def test_a_replay_has_the_fields_of_its_requests(taped, plain) -> None:
+    """Rows come and go, some of them without any; numbers change and nothing is recorded anew."""
+    prompts = PROMPTS * 3
+    settings = {"seed": 5, "batch_size": 3, "eos_token_id": list(range(0, 300, 9))}
+    fields = {
+        "top_k": [5, 20, None] * 4, "frequency_penalty": [0.5, 1.5] * 6, "min_tokens": [3, 0] * 6,
+        "logit_bias": [{i: 3.0, 9 * i: -2} for i in range(12)], "top_p": [0.9, 0.8, 0.95, 1] * 3,
+        "temperature": [0.7, 1.0, 1.3, 0.9] * 3,
+    }  # fmt: skip
+    expected = plain("base + 0.5*arm").generate(prompts, max_new_tokens=20, **settings, **fields)
+    decoder = taped("base + 0.5*arm")
+    found = decoder.generate(prompts, max_new_tokens=20, **settings, **fields)
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert sum(tape.replays for tape in Tape.made) > 8
 
 
 @pytest.mark.parametrize("formula", ["base", "base + 0.5*arm", "base | rerank(rm, k=4, w=1.5)"])

@@ -23,7 +23,7 @@ from descant.runtime.loops.external import ExternalRows
 
 FORMULAS = [
     "base + a*arm",
-    "base + a*lora4 - 0.3*base@none | repetition_penalty(1.2)",
+    "base + a*lora4 - 0.3*base@none | repetition_penalty(1.2) | frequency_penalty(0.6)",
     "where(entropy(base) > 4, base + a*arm, base)",
     "base | best_of(rm, n=3)",
     "base | best_of(rm, n=3, keep=0.5, every=4, beta=2)",

@@ -272,3 +272,20 @@ def test_what_ends_a_row_and_what_of_it_is_text() -> None:
     assert found(ignore_eos=True, stop_token_ids=[eos])[2] == "stop"
     forced = said(ids, min_tokens=6)
     assert eos not in forced.token_ids[:6] and len(forced.token_ids) >= 6
+
+
+def test_particles_weigh_masks_at_the_requests_temperature() -> None:
+    """A field that excludes nothing leaves every weight as it is."""
+    tokenizer = ENDING["tokenizer"]
+    size = len(tokenizer)
+    table = torch.randn(size, size, generator=torch.Generator().manual_seed(2))
+    models = {"base": {"model": TableModel(table, eos=tokenizer.eos_token_id), **ENDING}}
+    decoder = descant.compile("base | particles(0*base, n=4, length=2)", models)
+    settings = {"max_new_tokens": 8, "temperature": 0.6, "seed": 3, "return_particles": True}
+    settings["structured_outputs"] = {"choice": ["abc", "cab", "aab"]}
+    [plain] = decoder.generate("x", **settings)
+    [found] = decoder.generate("x", **settings, min_p=1e-12)
+    assert found.token_ids == plain.token_ids
+    assert found.log_normalizer == pytest.approx(plain.log_normalizer, abs=1e-4)
+    [hot] = decoder.generate("x", **settings | {"temperature": 1.0}, min_p=1e-12)
+    assert hot.log_normalizer != pytest.approx(plain.log_normalizer, abs=1e-2)
