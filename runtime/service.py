@@ -7,9 +7,7 @@ here knows of threads: whoever owns a service calls ``step`` again and again.
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from traceback import clear_frames
@@ -21,8 +19,8 @@ from ..formula.request_fields import NO_FIELDS
 from ..models import Heads, ModelError, ModelSpec, cuda_graph
 from ..models.cache_config import CacheConfig
 from ..models.images.sources import FILES
-from ..models.lanes.prefill import CHUNK
 from ..models.text.chat import RawTextLog
+from .admission import Admission
 from .batch.batch import Batch
 from .batch.memory import candidates
 from .batch.pages import check_it_fits
@@ -38,6 +36,7 @@ from .binding.declared_models import (
 )
 from .binding.draft import DraftBinder, drafting
 from .binding.weight_pool import WeightPool
+from .counts import Counts
 from .decoder import Decoder
 from .engine import engine as engines
 from .loops.decode import scheduler_of
@@ -46,6 +45,7 @@ from .loops.scheduler import Progress, Scheduler, run
 from .requests.answer import Answer
 from .requests.per_row import at_least_one, served_draft
 from .requests.request import Request
+from .shared_slots import SharedSlots
 from .warm_up import record_steps
 
 WIDE = 64  # candidates, where their number is a parameter
@@ -123,11 +123,11 @@ class Served(Decoder):
         check_it_fits(self.scheduler.batch, request, rows)
 
     def slots_of(self, request: Request) -> int:
-        """Slots that a request takes."""
-        return self.scheduler.slots_of(self.session.engine, request)
+        """Slots that a request takes now."""
+        return self.scheduler.needs(request)
 
 
-class Service:
+class Service(SharedSlots, Counts):
     """Decodes requests of many formulas over the same models.
 
     Args:
@@ -141,6 +141,7 @@ class Service:
         weights: models in memory, as in ``WeightPool``.
 
     Attributes:
+        admission: who has slots, and who waits for them.
         sources: where images of prompts may come from.
         failures: what the last step has failed with, where it could go on.
     """
@@ -167,8 +168,8 @@ class Service:
         self._pool = WeightPool(together=True, weights={} if weights is None else weights)
         self.raw_text = RawTextLog()  # of all formulas
         self._decoders: list[Served] = []
-        self._queue: deque[tuple[Served, Request]] = deque()
-        self._scheduled: dict[int, tuple[Served, Request]] = {}  # by the requests' ids, in order
+        # By the requests' ids; those with slots in the order in which they came in.
+        self.admission: Admission[tuple[Served, Request]] = Admission(slots)
         self._witness: tuple[Served, Request] | None = None  # one that has drawn a token
         self.failures: list[Exception] = []
         self.sources = FILES
@@ -196,12 +197,14 @@ class Service:
     def decoder(
         self, formula: str, params: Mapping[str, float] | None = None,
         fields: tuple[bool, bool] = NO_FIELDS, draft: str | None = None,
+        plan: Plan | None = None,
     ) -> Served:  # fmt: skip
         """A formula that requests may be submitted to; its weights are read, its slots reserved.
 
         Its parameters have the values of ``params`` where a request gives none, and its requests
         may have the ``fields`` of a group (``fields_of``). A ``draft``, as in ``generate``,
-        proposes the tokens of all its requests that do not say ``draft=None``.
+        proposes the tokens of all its requests that do not say ``draft=None``. A ``plan`` is the
+        formula's, where somebody has made it.
 
         Raises:
             FormulaError: anything wrong with the formula.
@@ -209,7 +212,7 @@ class Service:
         """
         (prompts, *texts), heads = self._texts, Heads(self.specs)
         names = Names(frozenset(self.specs), frozenset(params or ()), prompts, heads, *texts)
-        plan = make_plan(formula, names)
+        plan = plan or make_plan(formula, names)
         if params is not None and plan.params:
             plan.values(dict(params))
         bound = with_fields(self.bound(plan, together=True), fields)
@@ -248,32 +251,47 @@ class Service:
         bound = bind(plan, self.specs, self._dtype, self._device, pool=pool)
         return replace(bound, sources=self.sources)
 
+    def has_requests(self, decoder: Served) -> bool:
+        """Whether a formula has requests that have not ended."""
+        waiting = self.admission.waiting.values()
+        return decoder.scheduler.busy or any(entry.item[0] is decoder for entry in waiting)
+
     def forget(self, decoder: Served) -> None:
         """Let go of what a formula holds besides weights.
 
         Raises:
             ValueError: it has requests that have not ended.
         """
-        if decoder.scheduler.busy or any(other is decoder for other, _ in self._queue):
+        if self.has_requests(decoder):
             raise ValueError(f"{decoder.plan.formula} has requests that have not ended")
         decoder.scheduler.batch.close()
         self._decoders.remove(decoder)
         if self._witness is not None and self._witness[0] is decoder:
             self._witness = None
 
-    def submit(self, decoder: Served, prompt: Any, **arguments: Any) -> list[Request]:
+    def submit(
+        self, decoder: Served, prompt: Any, *, client: Hashable = None, call: Hashable = None,
+        **arguments: Any,
+    ) -> list[Request]:  # fmt: skip
         """Queue one prompt of ``generate``, once for each of its ``num_return_sequences``.
+
+        Clients share the slots fairly, and so do the calls of each (``Admission``).
 
         Raises:
             FormulaError, ModelError, ValueError: as ``generate``; or too much for this service.
         """
         requests = decoder.requests(prompt, **arguments)
-        self.queue(decoder, requests)
+        self.queue(decoder, requests, client, call)
         return requests
 
-    def queue(self, decoder: Served, requests: Sequence[Request]) -> None:
+    def queue(
+        self, decoder: Served, requests: Sequence[Request], client: Hashable = None,
+        call: Hashable = None,
+    ) -> None:  # fmt: skip
         """Queue requests that ``Served.requests`` has made."""
-        self._queue.extend((decoder, request) for request in requests)
+        for request in requests:
+            slots = decoder.slots_of(request)
+            self.admission.add(id(request), (decoder, request), slots, client, call)
 
     def warm_up(self) -> None:
         """On a GPU, record the steps of every formula, for every bucket of rows.
@@ -288,52 +306,19 @@ class Service:
 
     def cancel(self, request: Request) -> None:
         """Let a request go: its slots are free before the next step. One that has ended is none."""
-        if self._unqueue(request):
-            return
-        if scheduled := self._scheduled.pop(id(request), None):
-            scheduled[0].scheduler.drop(request)
-
-    def _unqueue(self, request: Request) -> bool:
-        """Take a request out of the queue; whether it was there."""
-        for position, (decoder, queued) in enumerate(self._queue):
-            if queued is request:
-                del self._queue[position]
+        entry = self.admission.waiting.get(id(request)) or self.admission.running.get(id(request))
+        if entry is not None:
+            decoder, _ = entry.item
+            if self.admission.remove(id(request)):
                 decoder.scheduler.withdraw(request)
-                return True
-        return False
+            else:
+                decoder.scheduler.drop(request)
 
     @property
     def busy(self) -> bool:
         """Whether any request has not ended."""
-        return bool(self._queue) or any(decoder.scheduler.busy for decoder in self._decoders)
-
-    @property
-    def running(self) -> int:
-        """Slots in use, or promised to requests whose prompts are being read."""
-        return sum(decoder.scheduler.held for decoder in self._decoders)
-
-    @property
-    def waiting(self) -> int:
-        """Requests that have no slots yet."""
-        return len(self._queue)
-
-    def prefix_cache_counts(self) -> tuple[int, int]:
-        """Tokens of prompts that its formulas have looked up in prefix caches, and found there."""
-        if not self.cache.enable_prefix_caching:
-            return 0, 0
-        stats = [decoder.session.engine.stats for decoder in self._decoders]
-        return sum(each.prompt_tokens for each in stats), sum(each.cached_tokens for each in stats)
-
-    @property
-    def preempted(self) -> int:
-        """How often a request of its formulas had to wait again, for others needed its memory."""
-        return sum(decoder.session.engine.stats.preempted for decoder in self._decoders)
-
-    def draft_counts(self) -> tuple[int, int, int]:
-        """Drafts that were verified, their tokens, and how many of these were accepted."""
-        stats = [decoder.session.engine.stats for decoder in self._decoders]
-        counts = [(0, 0, 0), *((each.rounds, each.drafted, each.accepted) for each in stats)]
-        return tuple(map(sum, zip(*counts, strict=True)))  # type: ignore[return-value]
+        waiting = bool(self.admission.waiting)
+        return waiting or any(decoder.scheduler.busy for decoder in self._decoders)
 
     def step(self) -> list[Answer]:
         """Let requests in, and draw a token for every slot.
@@ -355,33 +340,29 @@ class Service:
             updated = self._recovered(error, updated)
         for answer in updated:
             key = id(answer.request)
-            if answer.tokens and answer.error is None and key in self._scheduled:
-                self._witness = self._scheduled[key]
-            if answer.finish_reason is not None and self._scheduled.pop(key, None) is None:
-                self._unqueue(answer.request)  # it was preempted, and a token was on its way
+            if answer.tokens and answer.error is None and key in self.admission.running:
+                self._witness = self.admission.running[key].item
+            if answer.finish_reason is not None and (entry := self.admission.waiting.get(key)):
+                entry.item[0].scheduler.withdraw(answer.request)  # a token was on its way
+            if answer.finish_reason is not None:
+                self.admission.remove(key)
         return updated
 
     def _draw(self, updated: list[Answer], ahead: int | None = None) -> None:
         """Draw a token for every slot; ``updated`` gets the answers."""
         run([decoder.scheduler for decoder in self._decoders])
+        self.admission.step()
         for decoder in self._decoders:
             updated += decoder.scheduler.postprocess(ahead)
         self._queue_preempted()
-
-    def _queue_preempted(self) -> None:
-        """Have those who lost their slots for want of pages wait before all others."""
-        for decoder in self._decoders:
-            waiting = decoder.scheduler.waiting
-            while waiting:
-                self._queue.appendleft((decoder, request := waiting.pop()))
-                self._scheduled.pop(id(request), None)
 
     def _recovered(self, error: Exception, updated: Sequence[Answer]) -> list[Answer]:
         """Go on after a step that has raised, without the requests that it raises for."""
         clear_frames(error.__traceback__)  # they hold what the step has allocated
         answers = {id(answer.request): answer for answer in updated}
         recovery = Recovery(self._interrupted, partial(self._draw, ahead=0), answers)
-        witness, scheduled = self._witness, self._scheduled.values()
+        witness = self._witness
+        scheduled = [entry.item for entry in self.admission.running.values()]
         recovery.run(
             [(decoder.scheduler, request) for decoder, request in scheduled],
             None if witness is None else (witness[0].scheduler, witness[1]),
@@ -399,37 +380,3 @@ class Service:
         for decoder in self._decoders:
             decoder.restart()
         return progress
-
-    def _admit(self) -> None:
-        """Give free slots to those that wait, and read no more than a chunk if others decode."""
-        most: float = CHUNK
-        if not self.running:
-            most = math.inf
-            for decoder in self._decoders:
-                decoder.session.bound.forget_changing()
-        while True:
-            schedulers = (decoder.scheduler for decoder in self._decoders)
-            arriving = (each for each in schedulers if each.batch.arriving is not None)
-            scheduler = next(arriving, None) or self._next()
-            if scheduler is None:
-                return
-            most -= scheduler.read(most)
-            if scheduler.batch.arriving is not None:
-                return
-            most = min(most, CHUNK)
-
-    def _next(self) -> Scheduler | None:
-        """Let the first in the queue in, with those of its formula that are close behind."""
-        free = self.slots - self.running
-        if not self._queue or free < self._queue[0][0].slots_of(self._queue[0][1]):
-            return None
-        first, near = self._queue[0][0], [*self._queue][:free]
-        own = [request for decoder, request in near if decoder is first]
-        joining = {id(each): (first, each) for each in first.scheduler.admissible(own, free)}
-        if not joining:
-            return None
-        self._queue = deque(pair for pair in self._queue if id(pair[1]) not in joining)
-        self._scheduled |= joining
-        first.scheduler.waiting.extend(request for _, request in joining.values())
-        first.scheduler.admit(free)
-        return first.scheduler

@@ -21,7 +21,7 @@ from ..models.loading.declared import add_declared, load_declared
 from ..models.loading.value_head import with_value_head
 from ..models.rewards.steps import reduced, step_ends
 from ..models.text.chat import RawTextLog, reads_raw_text
-from ..models.text.full_text import encode_texts, with_response
+from ..models.text.full_text import Encoding, encode_texts, with_response
 from .declared import reward_model
 
 
@@ -77,6 +77,17 @@ class RewardScorer:
         """
         if not texts:
             return []
+        encodings, counts = self.encoded(prompts, texts)
+        return self.rewards(self.outputs(encodings), counts)
+
+    def encoded(
+        self, prompts: Sequence[Any], texts: Sequence[str]
+    ) -> tuple[list[Encoding], list[int]]:
+        """What the model reads of prompts and texts, and how many of these each text is.
+
+        Raises:
+            ModelError: a text is longer than the model reads.
+        """
         prompts = [prompt_of(prompt) for prompt in prompts]
         if reads_raw_text(self._spec, self._tokenizer):
             self._raw_text.warn([self.name], prompts)
@@ -87,10 +98,17 @@ class RewardScorer:
             rendered = render(prompt, None)
             full += [with_response(rendered, text) for text in own]
         encodings = encode_texts(self.name, self._tokenizer, full, self._positions, self._size)
-        outputs = self._classifier.outputs(encodings, [self._added] * len(encodings))
-        if steps is not None:
+        return encodings, list(map(len, ends))
+
+    def outputs(self, encodings: Sequence[Encoding]) -> torch.Tensor:
+        """``(encodings, labels)`` the outputs of the model's head."""
+        return self._classifier.outputs(encodings, [self._added] * len(encodings))
+
+    def rewards(self, outputs: torch.Tensor, counts: Sequence[int]) -> list[float]:
+        """One reward per text, each of which has so many rows of the outputs."""
+        if (steps := self._spec.steps) is not None:
             logs = gives_logs(self._description, outputs.shape[-1])
-            of_texts = torch.split(outputs, list(map(len, ends)))
+            of_texts = torch.split(outputs, list(counts))
             outputs = torch.stack([reduced(own, steps, logs) for own in of_texts])
         return [float(reward) for reward in outputs[:, self._label or 0]]
 

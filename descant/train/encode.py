@@ -16,9 +16,10 @@ from typing import Any
 from ..models import ModelError
 from ..models.checkpoint.spec import ModelSpec
 from ..models.text.chat import chat_template
+from ..models.text.encoding.prompt_encoder import check_rows
 from ..models.text.prompts import render, render_text, text_ids
 from ..models.text.templates import rendered
-from ..models.text.vocabulary import check_rows, tokens_without_rows
+from ..models.text.vocabulary import tokens_without_rows
 from .batches import REJECTED, Row
 from .examples import Example
 from .losses import IGNORED

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ from . import prefill
 from .adapters import Adapters
 from .candidates import CandidateLane
 
+_SURVEYS: WeakKeyDictionary[Any, dict[torch.dtype, tuple[int, Survey]]] = WeakKeyDictionary()
 _APART = "its weights are on several devices, or moved"
 # How far a replay's logits may be from the eager ones, as a share of the largest.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -268,7 +270,10 @@ class TransformersLane(CandidateLane):
 
     @cached_property
     def _survey(self) -> tuple[int, Survey]:
-        return surveyed(self.model, self.dtype)
+        known = _SURVEYS.setdefault(self.model, {})  # of several lanes over the same weights
+        if self.dtype not in known:
+            known[self.dtype] = surveyed(self.model, self.dtype)
+        return known[self.dtype]
 
     @property
     def _shapes(self) -> Sequence[LayerShape]:

@@ -75,8 +75,8 @@ class ChatText(str):
 
 
 def with_options(prompt: Any, options: ChatOptions) -> Any:
-    """A prompt that is rendered so; token ids are read as they are."""
-    if options == DEFAULT:
+    """A prompt that is rendered so; token ids, and what was read before, are as they are."""
+    if options == DEFAULT or getattr(prompt, "is_read", False):
         return prompt
     if not isinstance(prompt, str | list | tuple) or (prompt and isinstance(prompt[0], int)):
         raise ArgumentError("a prompt of token ids is read as it is; give the chat's messages")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import ModelError
+from .encoding.prompt_encoder import check_rows
 from .prompts import PromptText
-from .vocabulary import check_rows, tokens_without_rows
+from .vocabulary import tokens_without_rows
 
 Encoding: TypeAlias = Mapping[str, list[int]]  # as a tokenizer returns it
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..images.prompt import ImagePrompt
+from .encoding.prompt_encoder import ReadPrompt
 
 KINDS = {
     "prompt": "a prompt is text, chat messages or token ids",
@@ -48,7 +49,7 @@ def prompt_of(value: Any, where: str = "prompt") -> Any:
         ModelError: something else; names it.
     """
     value = _listed(value)
-    if isinstance(value, (str, ImagePrompt)):
+    if isinstance(value, (str, ImagePrompt, ReadPrompt)):
         return value
     if isinstance(value, Mapping):
         return ids_of(value, where)

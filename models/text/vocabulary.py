@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoint.description import REWARD, Description
@@ -49,31 +49,6 @@ def tokens_without_rows(tokenizer: Any, size: int) -> dict[int, str]:
     """The tokens of a tokenizer that have no row among the ``size`` embeddings, by their ids."""
     known = {} if tokenizer is None else tokenizer.get_vocab()
     return {token_id: token for token, token_id in known.items() if token_id >= size}
-
-
-def check_rows(name: str, ids: Sequence[int], size: int, tokens: Mapping[int, str]) -> None:
-    """Refuse ids that a model has no embedding for.
-
-    Args:
-        name: of the model.
-        ids: that it is to read.
-        size: rows of its embeddings.
-        tokens: those of ``tokens_without_rows``.
-
-    Raises:
-        ModelError: names the first, and what to do.
-    """
-    missing = next((token for token in ids if not 0 <= token < size), None)
-    if missing is None:
-        return
-    problem = f"{name} is to read the token id {missing}, and its embeddings have {size} rows"
-    cure = f"token ids are 0 to {size - 1}"
-    if missing in tokens:
-        problem = f"{name} is to read {tokens[missing]!r}, which is the token {missing} of its "
-        problem += f"tokenizer, and its embeddings have {size} rows"
-        cure = "leave it out of the text, or save the model after "
-        cure += "model.resize_token_embeddings(len(tokenizer))"
-    raise ModelError(problem, cure, name)
 
 
 def _differ(

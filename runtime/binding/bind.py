@@ -58,8 +58,9 @@ def bind(
         FormulaError: a model that does not fit its place in the formula, marked there.
         ModelError: a checkpoint that cannot be read.
     """
-    checked = CheckedModels(plan, specs, dtype, device)
-    bound = Binder(checked, skeleton, term_parallel, pool or WeightPool()).bind()
+    pool = pool or WeightPool()
+    checked = CheckedModels(plan, specs, dtype, device, pool)
+    bound = Binder(checked, skeleton, term_parallel, pool).bind()
     check_thinking(bound)
     return bound
 

@@ -17,6 +17,7 @@ from ...models.checkpoint.description import Description
 from ...models.heads.layer_heads import HeadColumns
 from ...models.images.sources import FILES, Sources
 from ...models.text.detokenizer import Detokenizer
+from ...models.text.encoding.prompt_encoder import PromptEncoders
 from ...models.text.thoughts import Thoughts, marks_of
 from ..scores.token_tables import ENDS, TokenTable, tables_of
 from .bound_term import BoundTerm
@@ -84,6 +85,13 @@ class Bound:
     def all_terms(self) -> tuple[BoundTerm, ...]:
         """The plan's own terms, then those that only drafts have."""
         return (*self.own_terms, *self.draft_terms)
+
+    @property
+    def encoders(self) -> PromptEncoders:
+        """How all terms read prompts."""
+        apart = (each.is_function or each.processor is not None for each in self.all_terms)
+        pairs = zip(self.all_terms, apart, strict=True)
+        return PromptEncoders([None if here else term.encoder for term, here in pairs])
 
     @cached_property
     def draft_terms(self) -> tuple[BoundTerm, ...]:

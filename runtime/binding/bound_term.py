@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ...formula import Scalar, Term
 from ...formula.nodes import StageAddress
-from ...models import ModelError, ModelSpec, is_ids, render, render_text
+from ...models import ModelSpec
 from ...models.functions import FunctionReward, UserPrompt
 from ...models.images.processor import PromptProcessor
 from ...models.text.chat import reads_raw_text
+from ...models.text.encoding.prompt_encoder import PromptEncoder
 from ...models.text.token_map import TokenMap
-from ...models.text.vocabulary import check_rows
 
 
 @dataclass(frozen=True)
@@ -56,48 +57,35 @@ class BoundTerm:
         """Whether a text prompt goes past the chat template that its tokenizer has."""
         return not self.term.alone and reads_raw_text(self.spec, self.tokenizer)
 
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """How it reads prompts."""
+        term = self.term
+        return PromptEncoder(
+            term.model, self.spec, self.tokenizer, term.system, term.alone, term.noimage,
+            self.shared, None if self.token_map is None else self.token_map.reads, self.rows,
+            self.rowless,
+            self.processor,
+        )  # fmt: skip
+
     def reads(self, prompt: Any) -> Sequence[int] | str | UserPrompt:
         """The token ids, or the text, that this term reads before the response.
 
         A function is given the prompt as it is.
 
         Raises:
-            ModelError: it has no way to read this prompt, or no embedding for a token of it.
+            ModelError: as ``PromptEncoder.read``.
         """
-        term = self.term
-        if isinstance(self.spec.model, FunctionReward):
-            return UserPrompt(prompt)
-        if self.shared is not None:
-            text = render_text(
-                term.model, self.spec, self.shared, self.tokenizer, prompt, term.system,
-                term.alone, term.noimage,
-            )  # fmt: skip
-            if self.rowless and text:
-                self._check_rows(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            return text
-        if self.token_map is not None and is_ids(prompt):
-            self.check(prompt, "give the prompt as text")
-            prompt = self.term_ids(prompt)
-        ids = render(
-            term.model, self.spec, self.tokenizer, prompt, term.system, term.alone, term.noimage,
-            self.processor,
-        )  # fmt: skip
-        self._check_rows(ids)
-        return ids
+        return UserPrompt(prompt) if self.is_function else self.encoder.read(prompt)
 
-    def _check_rows(self, ids: Sequence[int]) -> None:
-        if self.rows is not None:
-            check_rows(self.term.model, ids, self.rows, self.rowless)
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a function of texts."""
+        return isinstance(self.spec.model, FunctionReward)
 
     def check(self, tokens: Sequence[int], cure: str) -> None:
-        """Refuse tokens of the formula that this term cannot read.
-
-        Raises:
-            ModelError: no tokens of the term's vocabulary stand for one.
-        """
-        reads, name = self.token_map and self.token_map.reads, self.term.model
-        if reads and (unread := [token for token in tokens if not reads[token]]):
-            raise ModelError(f"the token id {unread[0]} cannot be read by {name}", cure, name)
+        """Refuse tokens of the formula that this term cannot read; as ``PromptEncoder.check``."""
+        self.encoder.check(tokens, cure)
 
     def term_ids(self, ids: Sequence[int]) -> list[int]:
         """The formula's tokens as this term reads them; all must be readable."""

@@ -26,6 +26,7 @@ from ...models.text.token_map import TokenMap, Vocabulary, one_vocabulary, token
 from ...models.text.vocabulary import NO_ROW, common_vocabulary, tokens_without_rows
 from .bound import reward_stages
 from .reward_input import why_text
+from .weight_pool import WeightPool
 
 T = TypeVar("T")
 _log = logging.getLogger("descant")
@@ -51,9 +52,11 @@ class CheckedModels:
     """
 
     def __init__(
-        self, plan: Plan, specs: Mapping[str, ModelSpec], dtype: str | None, device: str
-    ) -> None:
+        self, plan: Plan, specs: Mapping[str, ModelSpec], dtype: str | None, device: str,
+        pool: WeightPool,
+    ) -> None:  # fmt: skip
         self.plan, self.specs, self.dtype, self.device = plan, specs, dtype, device
+        self._pool = pool
         self.shared: Any = None
         self.reads_text: set[str] = set()
         self.token_maps: dict[str, TokenMap] = {}
@@ -79,10 +82,18 @@ class CheckedModels:
     def _describe(self, name: str) -> Description:
         """A model's description: a reward's where it has a value head and is no term."""
         model = self.models[name]
-        description = self.marked(name, partial(describe_declared, model, self.dtype, self.device))
+        description: Description = self.marked(name, partial(self._read, model))
         if any(term.model == name for term in self.plan.terms):
             return description
         return as_reward(description, model.spec)
+
+    def _read(self, model: ResolvedModel) -> Description:
+        """What a declared model's files say."""
+        declared = [self.specs[model.name], self.specs[model.base]]
+        where = model.name, self.dtype, self.device
+        read = partial(describe_declared, model, self.dtype, self.device)
+        description: Description = self._pool.described(declared, where, read)
+        return description
 
     def marked(self, name: str, action: Callable[[], T]) -> T:
         """Call the action; mark the error that it raises where the formula names the model."""
@@ -152,8 +163,7 @@ class CheckedModels:
                     problem = f"{name} is merged: weights of its own, which are not added to others"
                     cure = f"leave merge: true out of {name}"
                 else:
-                    checked = partial(describe_declared, added, self.dtype, self.device)
-                    self.marked_at(number.span, checked)
+                    self.marked_at(number.span, partial(self._read, added))
                     continue
                 raise plan.error(problem, number.span, cure)
 

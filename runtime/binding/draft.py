@@ -51,7 +51,7 @@ class DraftBinder:
         plan = make_plan(draft, self.names)
         if (why := why_no_draft(plan)) is not None:
             raise why
-        checked = CheckedModels(plan, self.specs, self.dtype, self.device)
+        checked = CheckedModels(plan, self.specs, self.dtype, self.device, self.pool)
         models = {term.model for term in plan.terms}
         try:
             common_vocabulary([*bound.described, *(checked.descriptions[each] for each in models)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ class WeightPool:
     Attributes:
         together: whether plans share lanes, so that one forward reads the rows of all.
         weights: models in memory, by ``Description.weights``; weights that are read are added.
+        descriptions: of declared models, with the declarations that they are of, by their ids.
     """
 
     together: bool = False
     weights: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    descriptions: dict[Hashable, tuple[Any, Any]] = field(default_factory=dict)
     _lanes: dict[Hashable, SharedLane] = field(default_factory=dict)
 
     def view(self, key: Hashable, make: Callable[[], LanguageLane]) -> LaneView:
@@ -28,6 +30,15 @@ class WeightPool:
         if key not in self._lanes:
             self._lanes[key] = SharedLane(make())
         return self._lanes[key].view()
+
+    def described(
+        self, declared: Sequence[Any], more: Hashable, describe: Callable[[], Any]
+    ) -> Any:
+        """The description of declarations; only the first caller's reads files."""
+        key = tuple(map(id, declared)), more
+        if key not in self.descriptions:
+            self.descriptions[key] = declared, describe()  # whose ids stay theirs
+        return self.descriptions[key][1]
 
     def clear(self) -> None:
         """Drop every row of the lanes that plans share, whatever state they are in."""

@@ -62,14 +62,18 @@ class Scheduler:
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
-        """Slots that a request takes."""
+        """Slots that a request takes, from its beginning."""
         return 1
+
+    def needs(self, request: Request) -> int:
+        """Slots that a request takes now."""
+        return self.slots_of(self._engine, request)
 
     def admissible(self, requests: Sequence[Request], free: int) -> list[Request]:
         """The first of these that may be let in now, by so many free slots and by free pages."""
         spare, chosen = spare_pages(self.batch), list[Request]()
         for request in requests:
-            free -= self.slots_of(self._engine, request)
+            free -= self.needs(request)
             answer = self._preempted.get(id(request))
             if free < 0 or (answer is not None and len(answer.tokens) < answer.drawn):
                 break  # the last token of a preempted one is still on its way
@@ -90,7 +94,7 @@ class Scheduler:
         if self._arriving:
             self._turns |= {id(request): next(_turns) for request in self._arriving}
             self._let_in(self._arriving)
-        return sum(self.slots_of(self._engine, request) for request in self._arriving)
+        return sum(self.needs(request) for request in self._arriving)
 
     def _let_in(self, requests: Sequence[Request]) -> None:
         drawn = {key: answer.tokens for key, answer in self._preempted.items()}
@@ -129,6 +133,10 @@ class Scheduler:
     def _with_slots(self, pools: Container[int]) -> Sequence[Request]:
         slots = range(self.batch.count)
         return [self.batch.requests[slot] for slot in slots if has_rows(self.batch, slot, pools)]
+
+    def holds(self, request: Request) -> bool:
+        """Whether a request has slots."""
+        return any(answer.request is request for answer in self._answers)
 
     def preempt(self, request: Request) -> None:
         """Have a request wait again, first of all; it goes on later from where it was.

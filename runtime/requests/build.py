@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...grammar import Span
 from ...models import ModelError, is_ids
 from ...models.text.chat import RawTextLog
 from ...models.text.chat_options import chat_options, options_of, with_options
+from ...models.text.encoding.prompt_encoder import ReadPrompt, plain
 from ..binding.bound import Bound
 from ..binding.chats import check_chat
 from ..binding.checks import check_count
@@ -106,7 +107,7 @@ class RequestBuilder:
         options = chat_options(chat_template_kwargs, tools, *ending)
         rows = [(with_options(prompt, options), v) for prompt, v in self.rows(prompts, params)]
         for prompt, _ in rows:
-            check_chat(self._bound, prompt)
+            check_chat(self._bound, plain(prompt))
         seeds = self._seeds(seed, len(rows))
         if self._bound.plan.searches_at_random and temperature is None and do_sample is None:
             do_sample = True  # a search needs texts that differ
@@ -143,7 +144,7 @@ class RequestBuilder:
                 "%d of %d rows have room for fewer than max_new_tokens=%d tokens: the models read "
                 "at most %d", short, len(requests), max_new_tokens, self._bound.positions,
             )  # fmt: skip
-        self._raw_text.warn(self._bound.raw_text_models, (prompt for prompt, _ in rows))
+        self._raw_text.warn(self._bound.raw_text_models, (plain(each) for each, _ in rows))
         return requests
 
     def _seeds(self, seed: int | Sequence[int] | None, rows: int) -> list[int]:
@@ -197,21 +198,31 @@ class RequestBuilder:
         if not needed_terms(plan, values):
             problem = "every coefficient is 0 for these parameters, so that nothing decides"
             raise plan.error(problem, Span(0, len(plan.source)))
+        read, prompt = prompt, plain(prompt)
         if is_ids(prompt):
             check_ids(prompt, bound.vocabulary, "prompt")
         prompt = with_options(with_eyes(bound, prompt), options_of(prompt))
-        prompts: list[Any] = [term.reads(prompt) for term in bound.terms]
-        rewards = {i: [term.reads(prompt) for term in terms] for i, terms in bound.rewards.items()}
+        readings = readings_of(bound, prompt, read)
+        prompts: list[Any] = [next(readings) for _ in bound.terms]
+        rewards = {i: [next(readings) for _ in terms] for i, terms in bound.rewards.items()}
         request = Request(
             index, prompt, prompts, rewards, values, dict(params), temperature, key, max_new_tokens,
             fields.eos(bound.eos if eos is None else eos), stops, _rooms(bound, prompts), logprobs,
             top_logprobs, logprobs_mode, draft,
-            [term.reads(prompt) for term in bound.draft_terms],  # type: ignore[misc]
+            [next(readings) for _ in bound.draft_terms],
             sample_components, return_particles, constraint, fields.logit_bias, fields.text,
         )  # fmt: skip
         if constraint is not None and (thought := thought_before(bound, request)) is not None:
             request.states[THOUGHT] = thought
         return replace(request, max_new_tokens=_fitting(bound, request, strict))
+
+
+def readings_of(bound: Bound, prompt: Any, read: Any) -> Iterator[Any]:
+    """What each term reads of a prompt: what ``read`` says, if it was read, and else now."""
+    terms = bound.all_terms
+    known = read.readings if isinstance(read, ReadPrompt) else [None] * len(terms)
+    for term, reading in zip(terms, known, strict=True):
+        yield term.reads(prompt) if reading is None else reading
 
 
 def checked_values(plan: Plan, params: Mapping[str, float], vocabulary: int) -> list[float]:

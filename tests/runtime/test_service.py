@@ -195,9 +195,9 @@ def test_who_cancels_is_gone_before_the_next_step(specs) -> None:
 
 def test_who_cancels_while_its_prompt_is_read_takes_no_slot(specs, monkeypatch) -> None:
     import descant.models.lanes.prefill as lane_module
-    import descant.runtime.service as service_module
+    import descant.runtime.shared_slots as slots_module
 
-    for module in (lane_module, service_module):
+    for module in (lane_module, slots_module):
         monkeypatch.setattr(module, "CHUNK", 8)
     service = served(specs)
     decoder = service.decoder("base + arm")

@@ -80,7 +80,7 @@ class Decoding:
 @pytest.fixture
 def decoding(run_file) -> Decoding:
     found = Decoding(run_file)
-    assert found.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})) is None
+    assert found.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})).pickled
     return found
 
 
@@ -132,7 +132,7 @@ def test_a_job_that_is_cancelled_goes_no_further(decoding) -> None:
 
 def test_a_formula_is_forgotten_when_its_rows_have_ended(decoding) -> None:
     decoders = decoding.jobs.service._decoders
-    assert decoding.ask(Compile(2, "base | top_k(4)", {})) is None and len(decoders) == 2
+    assert decoding.ask(Compile(2, "base | top_k(4)", {})).pickled and len(decoders) == 2
     row = decoding.submit(2, [EGGS], max_new_tokens=20)
     while not decoding.told(row):
         decoding.turn()

@@ -173,7 +173,7 @@ def test_many_clients_are_scored_together_and_each_gets_its_own(served, offline)
 @pytest.fixture
 def decoding(run_file) -> Decoding:
     made = Decoding(run_file)
-    assert made.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})) is None
+    assert made.ask(Compile(1, "base + (1-a)*arm_help", {"a": 0.5})).pickled
     return made
 
 
@@ -212,7 +212,7 @@ def test_a_request_of_many_prompts_lets_others_in(decoding) -> None:
     ],
 )
 def test_who_leaves_is_not_waited_for_and_who_fails_fails_alone(decoding, formula, why) -> None:
-    assert decoding.ask(Compile(2, formula, {})) is None
+    assert decoding.ask(Compile(2, formula, {})).pickled
     first = decoding.send(ReadPrompts(2, [[1]], {}, 0))  # of one token, which follows nothing
     failing = decoding.send(ReadPrompts(2, [[1], [1, 421]], {}, 0))
     leaving = decoding.send(ReadPrompts(2, [[1], [1]], {}, 0))

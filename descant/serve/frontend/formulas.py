@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from typing import TypeAlias
 
-from ...formula import Names, make_plan
+from ...formula import Names, Plan, make_plan
 from ...formula.algebra.drafting import AUTO, PROMPT, why_no_draft
 from ...formula.words.constraints import ConstraintStage
 from ...grammar import FormulaError, did_you_mean, parse, text
 from ...inputs.runfile import RunFile
 from ...runtime.constraints.spec import Constraint
 from ..protocol import errors
-from ..protocol.messages import Compile, Forget
+from ..protocol.messages import Compile, Forget, FormulaEncoders
+from ..worker.checks import PlanFormula
+from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .worker_link import WorkerLink
 
 WORDS = (PROMPT, AUTO)  # drafts that are no formulas
-CONSTRAINTS = ("json", "regex", "grammar", "choice")
+MOST_TERMS, MOST_REWARDS = 32, 8  # forwards that each token of a client's formula may cost
 # Formula, parameters, draft, and fields of requests.
 Key: TypeAlias = tuple[str, frozenset[str], str | None, tuple[bool, bool]]
 
@@ -61,14 +63,16 @@ class FormulaCache:
 
     Attributes:
         run: the run file; another, where adapters have come or gone.
+        encoders: how each compiled formula reads prompts, by their numbers.
     """
 
     def __init__(
-        self, run: RunFile, link: WorkerLink, constraints: ConstraintChecks, allow_formulas: bool,
-        max_formulas: int,
+        self, run: RunFile, link: WorkerLink, checks: Checks, constraints: ConstraintChecks,
+        allow_formulas: bool, max_formulas: int,
     ) -> None:  # fmt: skip
-        self.run, self._link, self._constraints = run, link, constraints
+        self.run, self._link, self._checks, self._constraints = run, link, checks, constraints
         self._allow_formulas, self._max_formulas = allow_formulas, max_formulas
+        self.encoders: dict[int, FormulaEncoders] = {}
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._numbers = count(1)
 
@@ -97,7 +101,8 @@ class FormulaCache:
         """
         draft = self.run.generate.draft
         number, formula = next(self._numbers), self.run.named[name]
-        await self._link.call(Compile(number, formula, self.run.params, draft=draft))
+        command = Compile(number, formula, self.run.params, draft=draft)
+        self.encoders[number] = await self._link.call(command)
         self._entries[self._key(formula, {}, draft)] = _Entry(number, None)
 
     def forget_model(self, name: str) -> bool:
@@ -107,6 +112,7 @@ class FormulaCache:
             return False
         for key, entry in entries.items():
             del self._entries[key]
+            self.encoders.pop(entry.number, None)
             self._link.send(Forget(entry.number))
         return True
 
@@ -122,14 +128,17 @@ class FormulaCache:
         return self._entries[self._key(self.run.named[name], {}, draft)].number
 
     @asynccontextmanager
-    async def use(self, ref: FormulaRef) -> AsyncIterator[int]:
+    async def use(self, ref: FormulaRef, client: Hashable = None) -> AsyncIterator[int]:
         """The number of a compiled formula, which stays compiled inside of this.
+
+        One that nobody waits for any more is not compiled.
 
         Raises:
             ApiError: no such model.
             FormulaError, ModelError: the formula cannot be compiled.
         """
         formula = self._formula(ref.model)
+        await self._plan_draft(ref.draft, client)
         params = dict(self.run.params)
         # A named formula has the run file's parameters; any other may bring its own.
         if ref.model not in self.run.named:
@@ -139,7 +148,7 @@ class FormulaCache:
         if entry is None:
             number = next(self._numbers)
             task = asyncio.ensure_future(
-                self._compiled(Compile(number, formula, params, ref.fields, ref.draft))
+                self._compiled(Compile(number, formula, params, ref.fields, ref.draft), client)
             )
             entry = self._entries[key] = _Entry(number, task)
 
@@ -157,22 +166,34 @@ class FormulaCache:
             yield entry.number
         finally:
             entry.uses -= 1
+            if not entry.uses and entry.compiling is not None and not entry.compiling.done():
+                entry.compiling.cancel()
+                if self._entries.get(key) is entry:
+                    del self._entries[key]  # nobody else waits for what is cancelled
             self._evict()
 
-    async def _compiled(self, command: Compile) -> None:
-        """Have a formula compiled; its constraints, which may be a client's, are tried before."""
-        if any(f"{word}(" in command.text for word in CONSTRAINTS):
-            plan = make_plan(command.text, self.run.names(command.params))
-            for _, stage in plan.all_stages:
-                if isinstance(stage, ConstraintStage):
-                    await self._constraints.check(Constraint(stage.name, stage.text))
-        await self._link.call(command)
+    async def _compiled(self, command: Compile, client: Hashable) -> None:
+        """Have a formula compiled, which is a client's: its plan and constraints come before."""
+        names = self.run.names(command.params)
+        made = await self._checks.run(PlanFormula(command.text, names), client)
+        plan: Plan = made or make_plan(command.text, names)
+        if command.text not in self.run.named.values():
+            check_models(plan)
+        for _, stage in plan.all_stages:
+            if isinstance(stage, ConstraintStage):
+                await self._constraints.check(Constraint(stage.name, stage.text), client)
+        try:
+            encoders = await self._link.call(replace(command, plan=made))
+        except asyncio.CancelledError:
+            self._link.send(Forget(command.formula))
+            raise
+        self.encoders[command.formula] = encoders
 
     def checked_draft(self, draft: str | None) -> str | None:
         """A request's draft: the run file's, one of its models, or a formula where those are taken.
 
         Raises:
-            ApiError: it is none of these, or no formula over the declared models.
+            ApiError: it is none of these.
         """
         run = self.run
         known = {PROMPT, AUTO, *run.models, run.generate.draft}
@@ -181,14 +202,24 @@ class FormulaCache:
         if draft not in known and not self._allow_formulas:
             cure = did_you_mean(draft[:100], [each for each in known if each])
             raise errors.invalid_value(f"there is no draft {draft[:100]!r} here; {cure}", "draft")
+        return draft
+
+    async def _plan_draft(self, draft: str | None, client: Hashable) -> None:
+        """Refuse a request's draft that is no formula over the declared models, or drafts nothing.
+
+        Raises:
+            ApiError: says which.
+        """
+        if draft in (None, *WORDS, self.run.generate.draft):
+            return
+        assert draft is not None
         try:
-            names = self._names()
-            error = why_no_draft(make_plan(draft, names))
+            made = await self._checks.run(PlanFormula(draft, self._names()), client)
+            error = why_no_draft(made or make_plan(draft, self._names()))
         except FormulaError as wrong:
             error = wrong
         if error is not None:
             raise errors.wrong_formula(error, "draft")
-        return draft
 
     def _names(self) -> Names:
         """The names that a formula may use."""
@@ -217,7 +248,24 @@ class FormulaCache:
         for key, entry in entries[: max(0, len(entries) - self._max_formulas)]:
             if entry.uses == 0 and entry.compiling is not None and entry.compiling.done():
                 del self._entries[key]
+                self.encoders.pop(entry.number, None)
                 self._link.send(Forget(entry.number))
+
+
+def check_models(plan: Plan) -> None:
+    """Refuse a client's formula each of whose tokens costs very many forwards.
+
+    Raises:
+        FormulaError: it has too many terms, or reward models.
+    """
+    rewards = [term for _, stage in plan.reranks for term in stage.reward.terms]
+    rewards += plan.search[1].r.terms if plan.search else ()
+    for terms, most, what in (
+        (plan.terms, MOST_TERMS, "terms"), (rewards, MOST_REWARDS, "reward models"),
+    ):  # fmt: skip
+        if len(terms) > most:
+            problem = f"it has {len(terms)} {what}, and a client's formula may have {most} here"
+            raise plan.error(problem, plan.spans[terms[most]], "or the run file may name it")
 
 
 _parsed = lru_cache(maxsize=256)(parse)

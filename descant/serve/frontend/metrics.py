@@ -29,7 +29,7 @@ class Metrics:
         self.cache_queries = Counter("prefix_cache_queries", text, **common)
         text = "Tokens of prompts that were found there."
         self.cache_hits = Counter("prefix_cache_hits", text, **common)
-        text = "Rows that had to wait again, for others needed their memory."
+        text = "Rows that had to wait again, for others needed their memory or their slots."
         self.preemptions = Counter("preemptions", text, **common)
         texts = (
             ("num_drafts", "Batches of drafts that were verified."),

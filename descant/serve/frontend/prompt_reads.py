@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ...errors import DescantError
@@ -29,8 +29,9 @@ class PromptQueries:
         self._formulas, self._link, self._max_model_len = formulas, link, max_model_len
 
     async def read(
-        self, body: GenerationRequest, ref: FormulaRef, formula: int, prompts: Sequence[Any], n: int
-    ) -> tuple[PromptAnswers, list[Any]]:
+        self, body: GenerationRequest, ref: FormulaRef, formula: int, prompts: Sequence[Any],
+        n: int, encode: Callable[[int, Sequence[Any]], Awaitable[Sequence[Any]]],
+    ) -> tuple[PromptAnswers, list[Any]]:  # fmt: skip
         """What answers say of their prompts, and the prompts that are answered.
 
         Args:
@@ -38,6 +39,7 @@ class PromptQueries:
             formula: the one that answers.
             prompts: of the request, with their images.
             n: choices of each.
+            encode: has prompts read as the terms of a formula do, outside of the decode process.
 
         Raises:
             ApiError: a prompt that cannot be read, or has no log-probabilities.
@@ -52,20 +54,22 @@ class PromptQueries:
             most = self._max_model_len
         wanted = top is not None or most is not None or body.return_token_ids or body.has_no_answer
         readings: list[PromptReading] = []
+        encoded = await encode(formula, prompts)
         if wanted or None in (echoed or ()):
-            command = (prompts, body.params or {}, top, most, body.truncation_side or "left")
+            command = (body.params or {}, top, most, body.truncation_side or "left")
             field = next((name for name in FIELDS if getattr(body, name)), None)
             try:
                 if top is None:  # any formula over the same models will do
-                    readings = await self._link.call(ReadPrompts(formula, *command))
+                    readings = await self._link.call(ReadPrompts(formula, encoded, *command))
                 else:
                     async with self._formulas.use(ref) as plain:
-                        readings = await self._link.call(ReadPrompts(plain, *command))
+                        other = await encode(plain, prompts)
+                        readings = await self._link.call(ReadPrompts(plain, other, *command))
             except FormulaError as error:
                 raise errors.wrong_formula(error, field, 422) from None
             except DescantError as error:
                 raise errors.invalid_value(error, field) from None
-        kept = [*prompts]
+        kept = [*encoded]
         texts: list[str | None] = [*(echoed or ())]
         for place, reading in enumerate(readings):
             if reading.is_cut:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from ...errors import DescantError
@@ -25,7 +27,9 @@ from ..protocol.limits import Limits
 from ..protocol.messages import ScoreJob, Start, Submit
 from ..protocol.schema import SERVED_LENGTH, ChatRequest, CompletionRequest
 from ..protocol.schema.sampling import SAMPLING
+from ..worker.checks import EncodePrompts, is_text
 from .adapters import AddedAdapters
+from .check_queue import Checks
 from .constraint_checks import ConstraintChecks
 from .formulas import FormulaCache, FormulaRef
 from .images import ImageFetches
@@ -79,15 +83,17 @@ class Server:
         self.link = WorkerLink(self.metrics)
         self.rewards: Sequence[str] = ()
         self._max_lengths: Mapping[int, int | None] = {}
-        self.constraints = ConstraintChecks()
+        self.checks = Checks()
+        self.constraints = ConstraintChecks(self.checks)
         self.formulas = FormulaCache(
-            run, self.link, self.constraints, allow_formulas, self.limits.max_formulas
+            run, self.link, self.checks, self.constraints, allow_formulas, self.limits.max_formulas
         )
         self._prompts = PromptQueries(self.formulas, self.link, self.limits.max_model_len)
         self.adapters = AddedAdapters(self.formulas, self.link, self.limits.runtime_lora_dirs)
         self._images = ImageFetches(self.limits.allowed_media_domains)
         self.started, self.stopping = int(time.time()), False
         self._rows = 0  # admitted and not ended
+        self._client_rows: Counter[Hashable] = Counter()
         self._row_seconds = 1.0  # a moving average
 
     def start(self) -> None:
@@ -98,7 +104,9 @@ class Server:
         """
         start = Start(self.run, self.limits, self.formulas.compile_named(), imported())
         started = self.link.start(start)
+        self.checks.start()
         self.rewards, self._max_lengths = started.rewards, started.max_lengths
+        self.formulas.encoders |= started.encoders
 
     def max_model_len(self, name: str) -> int:
         """Tokens of a row of a named formula, prompt and answer: the server's limit, or less."""
@@ -112,7 +120,7 @@ class Server:
 
     def stop(self) -> None:
         """Stop the processes."""
-        self.constraints.stop()
+        self.checks.stop()
         self.link.stop()
 
     @property
@@ -126,8 +134,8 @@ class Server:
         return self._rows > 0
 
     @asynccontextmanager
-    async def decoding(self, body: DecodeRequest) -> AsyncIterator[Stream]:
-        """The queued rows of a request; leaving this aborts those that have not ended.
+    async def decoding(self, body: DecodeRequest, client: Hashable = None) -> AsyncIterator[Stream]:
+        """The queued rows of a client's request; leaving this aborts those that have not ended.
 
         Raises:
             ApiError: the request is refused or invalid.
@@ -139,19 +147,21 @@ class Server:
         if rows > most:
             message = f"this asks for {rows} rows at once; the server takes {most}"
             raise errors.ApiError(400, message, "n", "too_many_rows")
-        with self.admitted(rows):
+        with self.admitted(rows, client):
             stream = Stream(self.limits.timeout)
             async with AsyncExitStack() as stack:
                 stack.callback(stream.timer.cancel)
-                await stream.deadline.wait_for(self._try_constraint(body))
+                await stream.deadline.wait_for(self._try_constraint(body, client))
                 prompts = await stream.deadline.wait_for(self._images.fetched(body.prompts))
                 if isinstance(body, ChatRequest):
                     prompts = [with_options(prompt, body.options) for prompt in prompts]
-                use = stack.enter_async_context(self.formulas.use(ref))
+                use = stack.enter_async_context(self.formulas.use(ref, client))
                 formula = await stream.deadline.wait_for(use)
+                cut = body.truncate_prompt_tokens is not None
+                encode = partial(self.encoded, client=client, cut=cut)
                 plain = self.formula_ref(body.model, body.params or {})
                 each = arguments["num_return_sequences"]
-                read = self._prompts.read(body, plain, formula, prompts, each)
+                read = self._prompts.read(body, plain, formula, prompts, each, encode)
                 stream.prompts, prompts = await stream.deadline.wait_for(read)
                 if body.has_no_answer:
                     stream.end_without_tokens(rows)
@@ -160,7 +170,7 @@ class Server:
                 stack.callback(self.link.close, stream)
                 submit = Submit(
                     formula, prompts, arguments, self.limits.max_tokens, bool(body.stream),
-                    stream.arrival_time, self._chat_query(body),
+                    stream.arrival_time, self._chat_query(body), client,
                 )  # fmt: skip
                 try:
                     await stream.deadline.wait_for(self.link.submit(stream, submit))
@@ -173,13 +183,36 @@ class Server:
                     raise errors.invalid_value(error, next(named, None)) from None
                 yield stream
 
+    async def encoded(
+        self, formula: int, prompts: Sequence[Any], client: Hashable, cut: bool = False
+    ) -> Sequence[Any]:
+        """Prompts as the terms of a formula read them, where those are texts; of any length to cut.
+
+        Raises:
+            ApiError: one that cannot be read, or is too long.
+        """
+        encoders = self.formulas.encoders.get(formula)
+        pickled = None if encoders is None else encoders.pickled
+        if encoders is None or pickled is None or not all(map(is_text, prompts)):
+            return prompts
+        longest = None if cut else self.limits.max_model_len
+        check = EncodePrompts(pickled, encoders.parts, prompts, longest)
+        try:
+            read: Sequence[Any] = await self.checks.run(check, client)
+        except FormulaError:
+            raise
+        except DescantError as error:
+            named = (name for name in OF_TEMPLATES if name in str(error))
+            raise errors.invalid_value(error, next(named, None)) from None
+        return read
+
     def _chat_query(self, body: DecodeRequest) -> ChatQuery | None:
         """What a chat asks of the text of its answers."""
         if not isinstance(body, ChatRequest):
             return None
         return ChatQuery(body.choice == "auto" and bool(body.tools), self.tool_call_parser)
 
-    async def _try_constraint(self, body: DecodeRequest) -> None:
+    async def _try_constraint(self, body: DecodeRequest, client: Hashable) -> None:
         """Compile a client's constraint where that may take any time.
 
         Raises:
@@ -188,7 +221,7 @@ class Server:
         if body.constraint is None:
             return
         try:
-            await self.constraints.check(body.constraint)
+            await self.constraints.check(body.constraint, client)
         except DescantError as error:
             forced = isinstance(body, ChatRequest) and body.choice not in ("none", "auto")
             field = "response_format" if body.response_format else "structured_outputs"
@@ -196,7 +229,7 @@ class Server:
             raise errors.invalid_value(error, field) from None
 
     async def score(
-        self, model: str, prompts: Sequence[Any], answers: Sequence[str]
+        self, model: str, prompts: Sequence[Any], answers: Sequence[str], client: Hashable = None
     ) -> list[float]:
         """One reward per answer, a few between two steps.
 
@@ -209,14 +242,17 @@ class Server:
         for first in range(0, len(answers), SCORES_PER_JOB):
             batch = slice(first, first + SCORES_PER_JOB)
             try:
-                rewards += await self.link.call(ScoreJob(model, prompts[batch], answers[batch]))
+                job = ScoreJob(model, prompts[batch], answers[batch], client)
+                rewards += await self.link.call(job)
             except ModelError as error:
                 raise errors.invalid_value(error) from None
         return rewards
 
     @contextmanager
-    def admitted(self, rows: int) -> Iterator[None]:
+    def admitted(self, rows: int, client: Hashable = None) -> Iterator[None]:
         """Count the rows of a request inside of this; one for a request that takes no slot.
+
+        Where the queue is full, clients with less than their share of it may still come.
 
         Raises:
             ApiError: the queue is full, or the server is shutting down.
@@ -226,7 +262,9 @@ class Server:
         if self.stopping:
             raise errors.unavailable()
         waiting = self._rows + rows - self.limits.slots
-        if waiting > self.limits.max_queue:
+        own = self._client_rows[client] + rows
+        share = self.limits.max_queue / len(self._client_rows.keys() | {client})
+        if waiting > self.limits.max_queue and (own > share or waiting > 2 * self.limits.max_queue):
             seconds = min(60, max(1, math.ceil(self._row_seconds * waiting / self.limits.slots)))
             raise errors.ApiError(
                 429, f"{self._rows} rows are here already; try again in {seconds} s",
@@ -234,10 +272,14 @@ class Server:
             )  # fmt: skip
         start = time.perf_counter()
         self._rows += rows
+        self._client_rows[client] += rows
         try:
             yield
         finally:
             self._rows -= rows
+            self._client_rows[client] -= rows
+            if not self._client_rows[client]:
+                del self._client_rows[client]
             self._row_seconds += 0.1 * (time.perf_counter() - start - self._row_seconds)
 
     def arguments(self, body: DecodeRequest) -> tuple[FormulaRef, dict[str, Any]]:

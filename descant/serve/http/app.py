@@ -20,7 +20,7 @@ from ..protocol.chats import ChatAnswers
 from ..protocol.schema import ChatRequest, CompletionRequest, ScoreRequest, StreamOptions
 from . import adapter_routes, playground, responses, text_routes
 from .event_stream import EventStream
-from .guard import OUTCOME, RequestGuard, outcome_of, run_job, unless_left
+from .guard import OUTCOME, RequestGuard, client_of, outcome_of, run_job, unless_left
 
 
 def application(server: Server) -> ASGIApp:
@@ -75,7 +75,7 @@ def _router(server: Server) -> APIRouter:
     @router.post("/v1/score", response_model=None)
     async def score(body: ScoreRequest, request: Request) -> Response:
         async def scores() -> dict[str, Any]:
-            rewards = await server.score(body.model, *body.pairs)
+            rewards = await server.score(body.model, *body.pairs, client_of(request))
             data = [{"index": i, "object": "score", "score": x} for i, x in enumerate(rewards)]
             return {**head("score", "list", body.model), "data": data}
 
@@ -104,7 +104,7 @@ async def _complete(
 ) -> Response:
     """A completion: complete, or as a stream that aborts its rows when it ends early."""
     async with AsyncExitStack() as stack:
-        stream = await stack.enter_async_context(server.decoding(body))
+        stream = await stack.enter_async_context(server.decoding(body, client_of(request)))
         shape = kind(
             body.model, body.with_logprobs, bool(body.return_token_ids), body.best,
             bool(body.return_tokens_as_token_ids), stream.prompts,

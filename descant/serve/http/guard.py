@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -26,6 +26,7 @@ from ..protocol.schema import BODIES
 
 CLIENT_LEFT = 499  # the status of a request whose client has left
 BODY = 60.0  # seconds in which a body must arrive
+CLIENT = "client"  # key of scope["state"]: whose request it is
 OUTCOME = "outcome"  # key of scope["state"]: the outcome of a stream
 # Paths that need no key, nor do the files of the page.
 _KEYLESS = frozenset(("/", "/health", "/ping", "/version"))
@@ -64,7 +65,7 @@ class RequestGuard:
             await send(message)
 
         try:
-            self._check(scope)
+            scope["state"][CLIENT] = self._check(scope)
             await self._app(scope, self._with_deadline(receive), send_and_note)
         except ApiError as error:
             await error.response()(scope, receive, send_and_note)
@@ -78,7 +79,9 @@ class RequestGuard:
                 metrics.requests.labels(endpoint, outcome).inc()
                 metrics.request.labels(endpoint).observe(time.perf_counter() - start)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> Hashable:
+        """Refuse what may not come in; whose it is, as one of the server's clients."""
+        client: Hashable = client_address(scope)
         headers = Headers(scope=scope)
         if not self._server.keys and not is_allowed_host(scope, headers.get("host", "")):
             message = (
@@ -97,9 +100,11 @@ class RequestGuard:
                 message = "this server wants an API key: Authorization: Bearer …"
                 challenge = {"www-authenticate": "Bearer"}
                 raise ApiError(401, message, None, "invalid_api_key", challenge)
+            client = matches.index(True)
         most, length = self._server.limits.max_body, headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > most):
             raise ApiError(413, f"the body is larger than {most} bytes", None, "too_large")
+        return client
 
     def _with_deadline(self, receive: Receive) -> Receive:
         """``receive``, with a deadline until the body is complete."""
@@ -137,7 +142,7 @@ async def run_job(
     deadline = Deadline(server.limits.timeout)
 
     async def response() -> Response:
-        with server.admitted(1):
+        with server.admitted(1, client_of(request)):
             return JSONResponse(await deadline.wait_for(job()))
 
     return await unless_left(request, response())
@@ -146,6 +151,24 @@ async def run_job(
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def client_of(request: Request) -> Hashable:
+    """Whose request it is: by its key, or by its address where the server has none."""
+    client: Hashable = request.scope["state"].get(CLIENT)
+    return client
+
+
+def client_address(scope: Mapping[str, Any]) -> str:
+    """The address that a request comes from; of IPv6 the network, of which a client has all.
+
+    >>> [client_address({"client": (address, 5)}) for address in ("10.0.0.7", "2001:db8::1:2:3:4")]
+    ['10.0.0.7', '2001:db8::/64']
+    """
+    said: str = (scope.get("client") or ("", None))[0]
+    if isinstance(address := _address(said), ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return said
 
 
 def outcome_of(status: int) -> str:

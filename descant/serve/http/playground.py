@@ -7,6 +7,7 @@ through ``/v1``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import InspectJob, PlanJob
 from ..protocol.schema import Body, ChatMessage
-from .formula_check import check_formula
-from .guard import run_job
+from ..worker.checks import CheckFormula
+from .guard import client_of, run_job
 
 PAGE = Path(__file__).parents[1] / "page"
 REPORT = Path(__file__).parents[2] / "report" / "templates"  # tokens are explained as in a report
@@ -103,28 +104,42 @@ def router(server: Server) -> APIRouter:
             "max_tokens": min(tokens, server.limits.max_tokens),
         }
 
-    @routes.post("/playground/check")
-    def check(body: FormulaDraft) -> dict[str, Any]:
+    @routes.post("/playground/check", response_model=None)
+    async def check(body: FormulaDraft, request: Request) -> Response:
         params = {**server.run.params, **body.declared}
         try:
             names = server.run.names(params)
         except DescantError as error:
             raise errors.invalid_value(error, "declared") from None
-        return check_formula(body.formula, names, params, body.params)
 
-    @routes.post("/playground/plan")
-    async def plan(body: PlanRequest) -> dict[str, str]:
-        async with server.formulas.use(server.formula_ref(body.model, body.params)) as formula:
-            return {"plan": await server.link.call(PlanJob(formula))}
+        async def checked() -> dict[str, Any]:
+            draft = CheckFormula(body.formula, names, params, body.params)
+            found: dict[str, Any] = await server.checks.run(draft, client_of(request))
+            return found
+
+        return await run_job(server, request, checked)
+
+    @routes.post("/playground/plan", response_model=None)
+    async def plan(body: PlanRequest, request: Request) -> Response:
+        async def printed() -> dict[str, Any]:
+            ref = server.formula_ref(body.model, body.params)
+            async with server.formulas.use(ref, client_of(request)) as formula:
+                return {"plan": await server.link.call(PlanJob(formula))}
+
+        return await run_job(server, request, printed)
 
     @routes.post("/playground/inspect", response_model=None)
     async def inspect(body: InspectRequest, request: Request) -> Response:
-        return await run_job(server, request, lambda: _inspect(server, body, inspect_lock))
+        return await run_job(
+            server, request, lambda: _inspect(server, body, inspect_lock, client_of(request))
+        )
 
     return routes
 
 
-async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> dict[str, Any]:
+async def _inspect(
+    server: Server, body: InspectRequest, lock: asyncio.Lock, client: Hashable
+) -> dict[str, Any]:
     """Why each token was chosen; the decode process reads a token between two steps."""
     if len(body.token_ids) > (most := server.limits.max_tokens):
         message = f"the answer has {len(body.token_ids)} tokens; the server reads at most {most}"
@@ -133,8 +148,9 @@ async def _inspect(server: Server, body: InspectRequest, lock: asyncio.Lock) -> 
     arguments = body.model_dump(include={"params", "seed", "temperature", "token_ids"})
     arguments["n"] = CANDIDATES
     ref = server.formula_ref(body.model, body.params)
-    async with server.formulas.use(ref) as formula, lock:
+    async with server.formulas.use(ref, client) as formula, lock:
         try:
+            await server.encoded(formula, [prompt], client)  # it may be read, and not too long
             reply: dict[str, Any] = await server.link.call(InspectJob(formula, prompt, arguments))
             return reply
         except FormulaError as error:

@@ -15,7 +15,7 @@ from ..protocol.chats import ChatAnswers
 from ..protocol.responses import ResponseFormat
 from ..protocol.schema import ResponsesRequest
 from .event_stream import EventStream
-from .guard import OUTCOME, outcome_of, unless_left
+from .guard import OUTCOME, client_of, outcome_of, unless_left
 
 
 def router(server: Server) -> APIRouter:
@@ -34,7 +34,8 @@ async def _respond(server: Server, body: ResponsesRequest, request: Request) -> 
     shape = ResponseFormat(body)
     async with AsyncExitStack() as stack:
         chat = body.chat()
-        stream = await stack.enter_async_context(server.decoding(chat))
+        decoding = server.decoding(chat, client_of(request))
+        stream = await stack.enter_async_context(decoding)
         shape.answers = ChatAnswers(chat, stream.chat)
         if body.stream:
             events = _events(stream, shape, request)

@@ -13,7 +13,7 @@ from ..frontend.server import Server
 from ..protocol import errors
 from ..protocol.messages import DetokenizeJob, TokenizeJob
 from ..protocol.schema import DetokenizeRequest, TokenizeRequest
-from .guard import run_job
+from .guard import client_of, run_job
 
 
 def router(server: Server) -> APIRouter:
@@ -42,7 +42,7 @@ def router(server: Server) -> APIRouter:
             if body.messages is not None:
                 prompt = body.chat(_model(server, body.model)).prompts[0]
             special = body.add_special_tokens is not False
-            ids, names = await _ask(server, body.model, TokenizeJob, prompt, special)
+            ids, names = await _ask(server, request, body.model, TokenizeJob, prompt, special)
             return {
                 "count": len(ids),
                 "max_model_len": server.limits.max_model_len,
@@ -55,7 +55,7 @@ def router(server: Server) -> APIRouter:
     @routes.post("/detokenize", response_model=None)
     async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
         async def text() -> dict[str, Any]:
-            return {"prompt": await _ask(server, body.model, DetokenizeJob, body.tokens)}
+            return {"prompt": await _ask(server, request, body.model, DetokenizeJob, body.tokens)}
 
         return await run_job(server, request, text)
 
@@ -67,10 +67,12 @@ def _model(server: Server, model: str | None) -> str:
     return next(iter(server.run.named), "") if model is None else model
 
 
-async def _ask(server: Server, model: str | None, job: Any, *arguments: Any) -> Any:
+async def _ask(
+    server: Server, request: Request, model: str | None, job: Any, *arguments: Any
+) -> Any:
     """The reply to a job about a formula's tokens."""
     ref = server.formula_ref(_model(server, model), {})
-    async with server.formulas.use(ref) as formula:
+    async with server.formulas.use(ref, client_of(request)) as formula:
         try:
             return await server.link.call(job(formula, *arguments))
         except DescantError as error:

@@ -6,20 +6,35 @@ the row updates of a ``Submit``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...formula import Plan
 from ...inputs.runfile import RunFile
 from ...models import ModelSpec
 from .limits import Limits
 
 
 @dataclass(frozen=True)
-class Compile:
-    """Compile a formula, which later commands name by its number.
+class FormulaEncoders:
+    """How a formula reads prompts.
 
     Attributes:
+        pickled: its ``PromptEncoders``; None where some cannot leave the process.
+        parts: their tokenizers, pickled, by their numbers.
+    """
+
+    pickled: bytes | None
+    parts: Mapping[int, bytes]
+
+
+@dataclass(frozen=True)
+class Compile:
+    """Compile a formula, which later commands name by its number; the reply is its encoders.
+
+    Attributes:
+        plan: of the formula, where it is known; the decode process plans none then.
         formula: the number.
         text: the formula.
         params: its parameters, with their values where a request gives none.
@@ -32,6 +47,7 @@ class Compile:
     params: Mapping[str, float]
     fields: tuple[bool, bool] = (False, False)
     draft: str | None = None
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,14 @@ class Started:
     """The reply to ``Start``.
 
     Attributes:
+        encoders: per formula, how it reads prompts, for those who read them elsewhere.
         rewards: the reward models that can score.
         max_lengths: per formula, the tokens of the longest text that all its models can read.
     """
 
     rewards: Sequence[str]
     max_lengths: Mapping[int, int | None]
+    encoders: Mapping[int, FormulaEncoders]
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class Submit:
     """Queue the rows of a request; the reply is ``Queued``.
 
     Attributes:
+        client: whose it is, by a name that tells clients apart and nothing else.
         prompts: each gets ``num_return_sequences`` rows.
         arguments: those of ``generate``; without ``max_new_tokens``, as many tokens as fit.
         max_tokens: the most that fit.
@@ -103,6 +122,7 @@ class Submit:
     stream: bool
     arrival_time: float
     chat: Any = None
+    client: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +134,12 @@ class Cancel:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """Score each answer with a reward model; the reply is a float for each."""
+    """Score each answer with a reward model, for a client; the reply is a float for each."""
 
     model: str
     prompts: Sequence[Any]
     answers: Sequence[str]
+    client: Hashable = None
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,16 @@
-"""The process that tries whether a constraint compiles, before the decode process does it.
+"""A trial of whether a constraint compiles, in a process that may be killed.
 
-It may be killed: llguidance's time, memory and stack are not bounded. It holds no model, and
-imports neither torch nor transformers. A vocabulary of bytes is enough: what costs is the grammar.
+llguidance's time, memory and stack are not bounded. A vocabulary of bytes is enough: what costs is
+the grammar.
 """
 
 from __future__ import annotations
 
-import signal
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from functools import cache
 from typing import Any
 
-from ...errors import DescantError
 from ...runtime.constraints.compiled import compile_constraint
-from ...runtime.constraints.limits import MEMORY, SECONDS, ConstraintError
+from ...runtime.constraints.limits import ConstraintError
 from ...runtime.constraints.spec import Constraint
 
 STEPS = 16  # tokens
@@ -30,38 +27,20 @@ class ByteTokens:
         return list(text if isinstance(text, bytes) else text.encode())
 
 
-def run_trials(connection: Connection) -> None:
-    """Answer each constraint with None or an error, until the parent ends.
+def try_constraint(constraint: Constraint) -> None:
+    """Compile a constraint, and begin an answer.
 
-    More than ``SECONDS`` of computing end the process.
-
-    Args:
-        connection: to the parent; gets "" first, once llguidance is imported.
+    Raises:
+        ConstraintError: it does not compile, or takes too much work.
     """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+    _walk(compile_constraint(constraint, _tokenizer()), constraint)
+
+
+@cache
+def _tokenizer() -> Any:
     import llguidance
 
-    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(ByteTokens()))
-    _bound_memory()
-    with suppress(EOFError, OSError):
-        connection.send("")
-        while True:
-            connection.send(_trial(connection.recv(), tokenizer))
-
-
-def _trial(constraint: Constraint, tokenizer: Any) -> DescantError | None:
-    timed = hasattr(signal, "ITIMER_PROF")  # of this process's own time, however busy the machine
-    if timed:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    try:
-        _walk(compile_constraint(constraint, tokenizer), constraint)
-    except DescantError as error:
-        return error
-    finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-    return None
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(ByteTokens()))
 
 
 def _walk(matcher: Any, constraint: Constraint) -> None:
@@ -78,15 +57,3 @@ def _walk(matcher: Any, constraint: Constraint) -> None:
     if matcher.is_error():
         problem = f"the {constraint.kind} takes too much work for each token"
         raise ConstraintError(f"{problem}; make it smaller: fewer alternatives and options")
-
-
-def _bound_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    most = MEMORY
-    with suppress(ValueError, OSError):
-        with open("/proc/self/statm") as file:
-            most += int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -7,7 +7,9 @@ Its return value is the reply.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from ..protocol.messages import (
     Compile,
     DetokenizeJob,
     Forget,
+    FormulaEncoders,
     InspectJob,
     PlanJob,
     RemoveModel,
@@ -28,12 +31,14 @@ from ..protocol.messages import (
     Submit,
     TokenizeJob,
 )
+from .encoders import EncoderPickles
 
 if TYPE_CHECKING:
     from ...runtime import Served, Service
     from ...scoring.rewards import RewardScorer
 
 Job = Generator[None, None, Any]
+PIECE = 256  # tokens that are scored between two steps
 SLICE = 0.002  # seconds that are waited for a thread between two steps
 
 
@@ -66,6 +71,7 @@ class Jobs:
         )  # fmt: skip
         self.formulas: dict[int, Served] = {}
         self._scorers: dict[str, RewardScorer] = {}  # loaded on first use
+        self._pickles = EncoderPickles()
         for formula in start.formulas:
             decoder = self._compile(formula)
             bound = decoder.session.bound
@@ -78,11 +84,13 @@ class Jobs:
         match command:
             case Compile():
                 self._compile(command)
+                return self._encoders(command.formula)
             case Forget():
-                decoder = self.formulas.pop(command.formula)
-                while decoder.scheduler.busy:  # its last rows have not ended
-                    yield
-                self.service.forget(decoder)
+                decoder = self.formulas.pop(command.formula, None)  # it may have been cancelled
+                if decoder is not None:
+                    while self.service.has_requests(decoder):  # its last rows have not ended
+                        yield
+                    self.service.forget(decoder)
             case AddModel():
                 self.service.add_model(command.name, command.spec)
             case RemoveModel():
@@ -92,11 +100,11 @@ class Jobs:
             case PlanJob():
                 return str(self.formulas[command.formula].plan)
             case TokenizeJob():
-                return self._token_ids(command)
+                return (yield from _result(partial(self._token_ids, command)))
             case DetokenizeJob():
-                return self._text(command)
+                return (yield from _result(partial(self._text, command)))
             case ScoreJob():
-                return self._score(command)
+                return (yield from self._score(command))
             case InspectJob():
                 alone = self.formulas[command.formula].alone()  # with caches of its own
                 for inspection in alone.inspecting(command.prompt, **command.arguments):
@@ -124,7 +132,12 @@ class Jobs:
     def started(self) -> Started:
         """The reply to ``Start``."""
         lengths = {number: decoder.max_length for number, decoder in self.formulas.items()}
-        return Started(self.reward_models(), lengths)
+        encoders = {number: self._encoders(number) for number in self.formulas}
+        return Started(self.reward_models(), lengths, encoders)
+
+    def _encoders(self, formula: int) -> FormulaEncoders:
+        """How a formula reads prompts."""
+        return self._pickles.of(self.formulas[formula].session.bound.encoders)
 
     def reward_models(self) -> list[str]:
         """The names of the models that can score complete texts; loads no weights."""
@@ -133,7 +146,7 @@ class Jobs:
         return [name for name in self._declared[0] if is_reward_model(name, *self._declared)]
 
     def _compile(self, command: Compile) -> Served:
-        options = command.fields, command.draft
+        options = command.fields, command.draft, command.plan
         decoder = self.service.decoder(command.text, command.params, *options)
         self.formulas[command.formula] = decoder
         return decoder
@@ -166,7 +179,10 @@ class Jobs:
             raise ArgumentError("the formula's models have no tokenizer")
         return tokenizer
 
-    def _score(self, command: ScoreJob) -> list[float]:
+    def _score(self, command: ScoreJob) -> Job:
+        """Scores texts of a few tokens at a time, which a thread has encoded."""
+        import torch
+
         from ...scoring.rewards import RewardScorer
 
         if command.model not in self._scorers:
@@ -176,13 +192,32 @@ class Jobs:
                 raw_text=self.service.raw_text,
             )  # fmt: skip
             self._scorers[command.model] = scorer
-        return self._scorers[command.model].scores(command.prompts, command.answers)
+        scorer = self._scorers[command.model]
+        encode = partial(scorer.encoded, command.prompts, command.answers)
+        encodings, counts = yield from _result(encode)
+        outputs, first, tokens = [], 0, 0
+        for end, encoding in enumerate(encodings, 1):
+            tokens += len(encoding["input_ids"])
+            if tokens >= PIECE or end == len(encodings):
+                outputs.append(scorer.outputs(encodings[first:end]))
+                first, tokens = end, 0
+                yield
+        return scorer.rewards(torch.cat(outputs), counts)
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
     """Call a function whose error another call will raise again."""
     with suppress(DescantError, ImportError):
         function(*arguments)
+
+
+def _result(function: Callable[[], Any]) -> Job:
+    """What a function returns, or raises, in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        while not wait([future], SLICE).done:
+            yield
+    return future.result()
 
 
 def _ended(thread: Thread) -> Job:

@@ -11,7 +11,6 @@ import signal
 import time
 import traceback
 import uuid
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +25,7 @@ from ...failures import out_of_memory, summary
 from ...grammar import FormulaError
 from ...imports import import_words
 from ...models import ModelError
+from ...runtime.admission import Admission
 from ..protocol import messages
 from .chats import are_hidden, marks_of_chat, opened
 from .jobs import Job, Jobs
@@ -35,6 +35,7 @@ from .prompts import PromptReads
 if TYPE_CHECKING:
     from ...runtime.requests.answer import Answer
 
+COST = 1000  # of a second of a job
 GRACE = 1.0  # seconds for the last step after the parent has ended
 Commands = SimpleQueue[tuple[int, messages.Command]]
 
@@ -79,7 +80,7 @@ class DecodeLoop:
     ) -> None:
         self._jobs, self._service = jobs, jobs.service
         self._commands, self._send = commands, send
-        self._running_jobs: deque[tuple[int, Job]] = deque()
+        self._jobs_line: Admission[Job] = Admission(1)  # by their numbers
         self._prompts = PromptReads(self._service.slots, self._service.max_model_len)
         self._rows: dict[int, PendingRow] = {}  # by the id of a Request
         self._replies: list[tuple[int, Any]] = []
@@ -98,7 +99,7 @@ class DecodeLoop:
         self._read_commands()
         if self._stopped:
             return
-        if self._running_jobs:
+        if self._jobs_line.waiting:
             self._advance_job()
         if self._prompts.busy:
             self._replies += [
@@ -117,7 +118,8 @@ class DecodeLoop:
 
     def _read_commands(self) -> None:
         """Take all commands; wait for one where there is nothing to decode."""
-        idle = not (self._service.busy or self._running_jobs or self._prompts.busy)
+        busy = self._service.busy or self._jobs_line.waiting or self._prompts.busy
+        idle = not busy
         while True:
             try:
                 number, command = self._commands.get(block=idle)
@@ -135,11 +137,11 @@ class DecodeLoop:
                     if (job := self._jobs.compiling(command)) is None:
                         self._replies.append((number, self._submit(number, command)))
                     else:
-                        self._running_jobs.append(
-                            (number, self._submit_after(job, number, command))
-                        )
+                        job = self._submit_after(job, number, command)
+                        self._jobs_line.add(number, job, 1, command.client, number)
                 case _:
-                    self._running_jobs.append((number, self._jobs.job(command)))
+                    client = getattr(command, "client", None)
+                    self._jobs_line.add(number, self._jobs.job(command), 1, client, number)
 
     def _submit_after(self, job: Job, number: int, command: messages.Submit) -> Job:
         """Queue rows when a job has ended."""
@@ -162,7 +164,9 @@ class DecodeLoop:
                     command = replace(command, arguments=shown)
             for prompt in command.prompts:
                 arguments = fitting(command, decoder, prompt)
-                requests = self._service.submit(decoder, prompt, **arguments)
+                requests = self._service.submit(
+                    decoder, prompt, client=command.client, call=number, **arguments
+                )
                 for request in requests:
                     first = request is requests[0]
                     rows.append(PendingRow(request, number, command, len(rows), first))
@@ -184,19 +188,27 @@ class DecodeLoop:
         for row in [row for row in self._rows.values() if row.command == number]:
             del self._rows[id(row.request)]
             self._service.cancel(row.request)
-        self._running_jobs = deque(job for job in self._running_jobs if job[0] != number)
+        if (entry := self._jobs_line.waiting.get(number)) is not None:
+            entry.item.close()
+            self._jobs_line.remove(number)
         self._prompts.cancel(number)
 
     def _advance_job(self) -> None:
-        number, job = self._running_jobs.popleft()
+        """Advance the job of the client whose jobs have taken the least time."""
+        [(number, entry)] = self._jobs_line.joining(1)
+        self._jobs_line.start(number)
+        start = time.perf_counter()
         try:
-            next(job)
+            next(entry.item)
         except StopIteration as end:
             self._replies.append((number, end.value))
         except Exception as error:
             self._replies.append((number, messages.Failed(portable(error))))
         else:
-            self._running_jobs.append((number, job))
+            self._jobs_line.charge(entry.client, COST * (time.perf_counter() - start))
+            self._jobs_line.wait(number)
+            return
+        self._jobs_line.remove(number)
 
     def _step(self, counts: messages.StepCounts) -> list[tuple[int, messages.RowUpdate]]:
         start, before = time.perf_counter(), self._service.prefix_cache_counts()

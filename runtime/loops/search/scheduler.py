@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import torch
 
 from ...batch.batch import Batch
-from ...batch.pages import Pages, has_rows
+from ...batch.pages import Pages, has_rows, pages_to_begin
 from ...batch.prompt_counts import count_prompts
 from ...batch.rewrite import Rewrite, copy_slots, rewrite, take_back
 from ...engine.engine import Engine
@@ -29,6 +29,7 @@ from ...requests.request import Request, length_of
 from ..scheduler import Progress, Scheduler
 from .group import Group
 from .groups import group_of
+from .suspended import Suspended, drawn_of, suspended
 from .values import Values
 
 
@@ -43,22 +44,37 @@ class SearchScheduler(Scheduler):
         self._joining: dict[Group, Request] = {}  # whose prompts are being read
         self._taken: Counter[int] = Counter()  # steps, by the ids of the requests
         self._owed: dict[int, int] = {}  # the same, of those that began again
+        self._suspended: dict[int, Suspended] = {}  # by the ids of the requests
 
     @classmethod
     def slots_of(cls, engine: Engine, request: Request) -> int:
         return len(group_of(request, engine.bound).answers)
+
+    def needs(self, request: Request) -> int:
+        known = self._suspended.get(id(request))
+        return self.slots_of(self._engine, request) if known is None else len(known.answers)
+
+    def holds(self, request: Request) -> bool:
+        return any(known is request for known in self._groups.values())
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self._joining or self._groups)
 
     def _let_in(self, requests: Sequence[Request]) -> None:
-        self._joining = {group_of(request, self._engine.bound): request for request in requests}
-        answers = [answer for group in self._joining for answer in group.answers]
-        self.batch.admit([answer.request for answer in answers])
+        known = [self._suspended.get(id(request)) for request in requests]
+        groups = [
+            group_of(request, self._engine.bound) if each is None else each.group
+            for request, each in zip(requests, known, strict=True)
+        ]
+        self._joining = dict(zip(groups, requests, strict=True))
+        rows = [answer.request for group in groups for answer in group.answers]
+        self.batch.admit(rows, drawn_of(self._suspended))
 
     def _pages_to_begin(self, request: Request) -> Pages:
         """Those of its prompts, which are read once, and what each other row has of its own."""
+        if known := self._suspended.get(id(request)):
+            return self._pages_to_go_on(known)
         pages = super()._pages_to_begin(request)
         more = self.slots_of(self._engine, request) - 1
         for row_map in self.batch.row_maps:
@@ -72,11 +88,22 @@ class SearchScheduler(Scheduler):
                 )
         return pages
 
+    def _pages_to_go_on(self, known: Suspended) -> Pages:
+        """Those of all its rows, each with its answer."""
+        total = Counter[int]()
+        for answer in known.answers:
+            total.update(pages_to_begin(self.batch, answer.request, answer.tokens))
+        return dict(total)
+
     def read(self, most: float | None = None) -> int:
         read = self.batch.read(most)
         if self.batch.arriving is None:
             now = time.perf_counter()
             for group, slots in self._slots(self._joining).items():
+                if known := self._suspended.pop(id(self._joining[group]), None):
+                    known.resume(self.batch, slots)
+                    self._taken[id(self._joining[group])] = known.taken
+                    continue
                 for answer in (*group.answers, group.best):
                     answer.started = now
                 for slot, answer in zip(slots, group.answers, strict=True):
@@ -101,9 +128,18 @@ class SearchScheduler(Scheduler):
         self._joining = {}
 
     def _take_from_slots(self, request: Request) -> None:
-        """It begins again, and will draw the same."""
-        groups = [group for group, known in self._groups.items() if known is request]
-        self._ended(groups)
+        [group] = (group for group, known in self._groups.items() if known is request)
+        slots = self._slots([group])[group]
+        self._suspended[id(request)] = suspended(
+            group, self.batch, slots, self._taken.pop(id(request), 0)
+        )
+        del self._groups[group]
+        self._turns.pop(id(request), None)
+        self.batch.finish(slots)
+
+    def withdraw(self, request: Request) -> None:
+        super().withdraw(request)
+        self._suspended.pop(id(request), None)
 
     def schedule(self) -> ScheduledBatch | None:
         """The rows that take the next step, once the groups that are due have selected theirs."""

@@ -43,7 +43,7 @@ FORMULAS = [
     "base + a*lora4 + (1-a)*lora8",
     "max(base, arm) | top_k(20) | top_p(0.9) | min_p(0.01)",
     "mix(a: base, 0.5: arm) | temperature(0.8) | repetition_penalty(1.2)",
-    "base + a*arm | frequency_penalty(0.5) | presence_penalty(a) | min_tokens(9) | logit_bias({5: 2})",
+    "base + a*arm | frequency_penalty(0.5) | presence_penalty(a) | logit_bias({5: 2})",
     "pmean(-1; 0.5: base, 0.5: arm)",
     "plausible(arm, 0.1) - 0.2*temp(base, 0.5)",
     "base | rerank(rm, k=4, w=1.5)",

@@ -145,6 +145,7 @@ def test_a_formula_is_what_plain_models_give(zoo, base, decoder) -> None:
         "base | rerank(rm, k=5, w=1.0)",
         "where(step < 3, mix(0.5: base, 0.5: arm), base) | repetition_penalty(1.3)",
         "base + 0.5*lora4 - 0.25*base@none | top_k(20)",
+        "base | frequency_penalty(2) | logit_bias({0: 9, 1: 9, 2: 9, 3: 9}) | min_tokens(6)",
         "base + 0.5*padded",
         "plausible(base, 0.05) - 0.5*head(base, early)",
     ],

@@ -303,9 +303,9 @@ def test_who_ends_by_a_token_that_was_on_its_way(specs, pool, preempted) -> None
 
 def test_prompts_that_are_being_read_wait_first(specs, pool, preempted, monkeypatch) -> None:
     import descant.models.lanes.prefill as lane_module
-    import descant.runtime.service as service_module
+    import descant.runtime.shared_slots as slots_module
 
-    for module in (lane_module, service_module):
+    for module in (lane_module, slots_module):
         monkeypatch.setattr(module, "CHUNK", 8)
     pool(144)
     service = Service(specs, slots=4, max_model_len=144)
@@ -328,7 +328,8 @@ def test_prompts_that_are_being_read_wait_first(specs, pool, preempted, monkeypa
     before = decoder.scheduler.batch.bound.lanes[0].free_pages
     decoder.scheduler.preempt(late)
     service._queue_preempted()
-    assert [request for _, request in service._queue] == [late] and service.preempted == 0
+    waiting = [entry.item[1] for entry in service.admission.waiting.values()]
+    assert waiting == [late] and service.preempted == 0
     assert decoder.scheduler.batch.bound.lanes[0].free_pages > before
     ended = finished(service)
     assert {key: answer.tokens for key, answer in ended.items()} == expected

@@ -289,3 +289,17 @@ def test_particles_weigh_masks_at_the_requests_temperature() -> None:
     assert found.log_normalizer == pytest.approx(plain.log_normalizer, abs=1e-4)
     [hot] = decoder.generate("x", **settings | {"temperature": 1.0}, min_p=1e-12)
     assert hot.log_normalizer != pytest.approx(plain.log_normalizer, abs=1e-2)
+
+
+def test_a_run_files_section_has_them() -> None:
+    from descant.inputs.sections import Generate
+
+    section = {"top_p": 0.8, "temperature": 0.9, "seed": 1, "frequency_penalty": 0.5}
+    section |= {"logit_bias": {"5": -2}, "min_tokens": 3, "max_new_tokens": 8}
+    arguments = Generate.model_validate(section).model_dump()
+    [found] = compiled("base").generate([5], **arguments)
+    [expected] = compiled("base").generate([5], **section)
+    assert found.token_ids == expected.token_ids
+    for wrong in ({"top_p": 0}, {"logit_bias": {"a": 1}}, {"min_tokens": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Generate.model_validate(wrong)
