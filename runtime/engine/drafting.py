@@ -18,6 +18,7 @@ from ...models.cache.row_items import Growing
 from ...models.upload import Mirror
 from ..batch.batch import Batch
 from ..batch.rewrite import append, read_on, save
+from ..batch.texts import thoughts_of
 from ..binding.bound import Bound
 from ..scores.context import Context
 from ..scores.logprobs import Logits
@@ -100,7 +101,7 @@ def drafted(step: DraftStep, batch: Batch, counts: Sequence[int]) -> Draft:
         table: rows[: batch.width].clone() if table.grows else rows[: batch.width]
         for table, rows in batch.tables.items()
     }
-    thoughts = batch.thoughts and batch.thoughts.of_step(batch.width)
+    thoughts = thoughts_of(batch)
     steps = batch.steps[: batch.width]
     known = _is_known(batch)
     for number in range(most):

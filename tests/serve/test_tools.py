@@ -6,19 +6,27 @@ of each family would write; forced calls are the demo models' own.
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import torch
+import vocabularies
 from servers import listening
 
 import descant
+from descant import TableModel
 from descant.demo import models
 from descant.inputs.runfile import RunFile, validated
 from descant.models.text.thoughts import Thoughts
+from descant.runtime.requests.answer import answer_to
+from descant.serve.protocol.chats import ChatAnswers, ChatMarks, ChatQuery
 from descant.serve.protocol.limits import Limits
+from descant.serve.protocol.schema import ChatRequest
+from descant.serve.worker.chats import are_hidden, marks_of_chat, opened
 
 pytest.importorskip("llguidance")
 HERMES = (  # as Qwen3's, and its switch
@@ -239,3 +247,45 @@ def test_what_asks_for_nothing_is_taken(served) -> None:
     body = {"model": "only_old", "messages": ASKED, "max_tokens": 2, **neutral}
     answer: httpx.Response = served.post("/v1/chat/completions", body)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_is_the_text_behind_the_thought(client, stream) -> None:
+    response = client.responses.create(
+        model="deepseek", input="Cold?", temperature=0, stream=stream
+    )
+    if stream:
+        events = [*response]
+        deltas = [each.delta for each in events if each.type == "response.output_text.delta"]
+        assert "".join(deltas) == "It is cold."
+        response = events[-1].response
+    assert response.output_text == "It is cold."
+    assert response.usage.output_tokens_details.reasoning_tokens > 0
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_marks_that_are_special_tokens_are_told_too(special) -> None:
+    """A table that writes a thought and a call, in the tokens of the marks."""
+    own = copy.deepcopy(vocabularies.qwen_like())
+    names = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+    own.add_tokens(names, special_tokens=special)
+    own.chat_template = HERMES
+    ids = own("<think>so</think>\n<tool_call>")["input_ids"]
+    ids += own('{"name": "f", "arguments": {}}')["input_ids"] + own("</tool_call>")["input_ids"]
+    table = TableModel(torch.zeros(len(own), len(own)))
+    decoder = descant.compile("base", {"base": {"model": table, "tokenizer": own}})
+    bound = decoder.session.bound
+    marks = marks_of_chat(bound, ChatQuery(True))
+    assert marks == ChatMarks(("<think>", "</think>"), False, "hermes")
+    assert are_hidden(bound, marks) == special
+    [request] = decoder._builder.requests(
+        ASKED, tools=TOOLS, max_new_tokens=200, skip_special_tokens=not are_hidden(bound, marks)
+    )
+    answer = answer_to(request, bound, 0.0)
+    for token in ids:
+        answer.add(token)
+    body = ChatRequest.model_validate({"model": "m", "messages": ASKED, "tools": TOOLS})
+    message = ChatAnswers(body, marks).message(0, answer.take())
+    assert message["reasoning_content"] == "so" and message["content"] is None
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["f"]
+    assert bound.thoughts.counted(ids, opened(bound, request)) == 2 + len(own("so")["input_ids"])

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from ..frontend.server import Server
 from ..frontend.streams import Stream
 from ..protocol import errors
+from ..protocol.chats import ChatAnswers
 from ..protocol.responses import ResponseFormat
 from ..protocol.schema import ResponsesRequest
 from .event_stream import EventStream
@@ -32,8 +33,10 @@ async def _respond(server: Server, body: ResponsesRequest, request: Request) -> 
     """A response: complete, or as a stream that aborts its row when it ends early."""
     shape = ResponseFormat(body)
     async with AsyncExitStack() as stack:
-        decoding = server.decoding(body.chat(), client_of(request))
+        chat = body.chat()
+        decoding = server.decoding(chat, client_of(request))
         stream = await stack.enter_async_context(decoding)
+        shape.answers = ChatAnswers(chat, stream.chat)
         if body.stream:
             events = _events(stream, shape, request)
             return EventStream(events, stack.pop_all(), stream.deadline, body.headers)

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from .answers import chat_logprobs
+from .chats import ChatAnswers
 from .messages import RowUpdate
 from .schema import ResponsesRequest
 
@@ -19,7 +20,12 @@ class ResponseFormat:
 
     Args:
         body: its request.
+
+    Attributes:
+        answers: tells the text of its message from a thought before that.
     """
+
+    answers: ChatAnswers | None = None
 
     def __init__(self, body: ResponsesRequest) -> None:
         self._body, self._numbers = body, count()
@@ -41,10 +47,10 @@ class ResponseFormat:
 
     def events(self, update: RowUpdate) -> Iterator[str]:
         """Those of an update."""
-        logprobs = self._add(update)
-        if update.text or logprobs:
+        before, logprobs = len(self._text), self._add(update)
+        if (text := self._text[before:]) or logprobs:
             yield self._event(
-                "response.output_text.delta", **self._place(), delta=update.text, logprobs=logprobs
+                "response.output_text.delta", **self._place(), delta=text, logprobs=logprobs
             )
 
     def last_events(self, update: RowUpdate, counts: dict[str, Any]) -> Iterator[str]:
@@ -63,7 +69,11 @@ class ResponseFormat:
 
     def _add(self, update: RowUpdate) -> list[Any]:
         logprobs = chat_logprobs(update) if self._body.with_logprobs else []
-        self._text += update.text
+        if self.answers is None:
+            self._text += update.text
+        else:
+            ended = update.finish_reason is not None
+            self._text += self.answers.delta(update.row, update.text, ended).get("content", "")
         self._logprobs += logprobs
         return logprobs
 
@@ -78,7 +88,9 @@ class ResponseFormat:
                 "input_tokens": counts["prompt_tokens"],
                 "input_tokens_details": counts["prompt_tokens_details"],
                 "output_tokens": counts["completion_tokens"],
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": counts.get(
+                    "completion_tokens_details", {"reasoning_tokens": 0}
+                ),
                 "total_tokens": counts["total_tokens"],
             },
         }

@@ -151,7 +151,7 @@ class DecodeLoop:
     def _submit(self, number: int, command: messages.Submit) -> messages.Queued | messages.Failed:
         """Queue the rows of a request; the reply."""
         rows: list[PendingRow] = []
-        tokens, marks, thought = 0, None, {}
+        tokens, marks = 0, None
         try:
             decoder = self._jobs.formulas[command.formula]
             if decoder.tokenizer is None:
@@ -167,13 +167,14 @@ class DecodeLoop:
                 requests = self._service.submit(
                     decoder, prompt, client=command.client, call=number, **arguments
                 )
-                if marks is not None and marks.thought is not None:
-                    state = opened(bound, requests[0])
-                    thought = {"thoughts": bound.thoughts, "thought_state": state}
-                    marks = replace(marks, opened=state >= bound.thoughts.inside)
                 for request in requests:
                     first = request is requests[0]
-                    rows.append(PendingRow(request, number, command, len(rows), first, **thought))
+                    rows.append(PendingRow(request, number, command, len(rows), first))
+                if bound.thoughts is not None and marks is not None and marks.thought is not None:
+                    state = opened(bound, request)
+                    marks = replace(marks, opened=state >= bound.thoughts.inside)
+                    for row in rows[-len(requests) :]:
+                        row.thoughts, row.thought_state = bound.thoughts, state
                 check_room(request, command.arguments.get("max_new_tokens", 0))
                 tokens += len(request.prompts[request.longest_term])
         except Exception as error:

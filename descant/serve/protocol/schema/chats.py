@@ -65,7 +65,7 @@ class ChatRequest(GenerationRequest):
                 raise ValueError("tool_choice names a tool, and there are no tools; give tools")
             return self
         if isinstance(choice, NamedTool):
-            names = [tool["function"]["name"] for tool in self.tools]
+            names = [tool["function"]["name"] for tool in self.sent_tools]
             if choice.function.name not in names:
                 problem = f"tool_choice is {choice.function.name}, which is no tool"
                 raise ValueError(f"{problem}; there are {', '.join(names)}")
@@ -73,7 +73,7 @@ class ChatRequest(GenerationRequest):
             if self.structured_outputs or self.response_format:
                 name = "response_format" if self.response_format else "structured_outputs"
                 raise ValueError(f"tool_choice asks for a call, and {name} for text; leave one out")
-            forced_constraint(self.tools, choice, self.parallel)
+            forced_constraint(self.sent_tools, choice, self.parallel)
         return self
 
     @model_validator(mode="after")
@@ -92,6 +92,11 @@ class ChatRequest(GenerationRequest):
         return [[message.plain() for message in self.messages]]
 
     @property
+    def sent_tools(self) -> list[Any]:
+        """The tools as they were sent, mappings that templates write."""
+        return list(self.tools or ())
+
+    @property
     def choice(self) -> str | NamedTool:
         """Which tools are called."""
         return self.tool_choice or ("auto" if self.tools else "none")
@@ -104,7 +109,7 @@ class ChatRequest(GenerationRequest):
     @property
     def constraint(self) -> Constraint | None:
         """What the answer is: a call, where one is forced."""
-        forced = forced_constraint(self.tools or (), self.choice, self.parallel)
+        forced = forced_constraint(self.sent_tools, self.choice, self.parallel)
         return forced or super().constraint
 
     @property
@@ -115,7 +120,7 @@ class ChatRequest(GenerationRequest):
     @property
     def _template_options(self) -> tuple[Any, ...]:
         ending = self.add_generation_prompt, self.continue_final_message
-        return self.chat_template_kwargs, self.tools or None, *ending
+        return self.chat_template_kwargs, self.sent_tools or None, *ending
 
     @property
     def echoed(self) -> list[str | None] | None:
