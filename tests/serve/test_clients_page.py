@@ -170,6 +170,24 @@ def test_lm_evals_answers_are_those_of_descant_eval(harness, address, ids) -> No
                     )
 
 
+def test_lm_evals_longest_texts(harness, address, offline) -> None:
+    """They fill the window to the last token, and longer ones lose their beginning."""
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    client = LocalCompletionsAPI(
+        model="helpful", base_url=f"{address}/v1/completions", max_retries=1, num_concurrent=2,
+        tokenizer="descant/demo/weights/base", max_length=512,
+    )  # fmt: skip
+    ids = client.tok_encode("How do I boil eggs? " * 80)[:600]
+    asked = [(None, ids[:500], ids[500:]), (None, ids[:50], ids[50:60])]
+    found = client._loglikelihood_tokens(asked)
+    kept = ids[-511:]  # and a token that is drawn
+    parts = [(kept[:-100], kept[-100:]), (ids[:50], ids[50:60])]
+    likely = offline("helpful").loglikelihood(*map(list, zip(*parts, strict=True)))
+    for (total, greedy), own in zip(found, likely, strict=True):
+        assert total == pytest.approx(own.total, abs=1e-3) and greedy == own.is_greedy
+
+
 def test_inspect_ai(printed, offline) -> None:
     scores, called = printed("inspect_ai", "inspect_ai")
     with open(ROOT / "examples" / "prompts.jsonl", encoding="utf-8") as file:
