@@ -47,7 +47,7 @@ WRONG: tuple[tuple[Any, int], ...] = (
     ({"model": "base + nobody", "prompt": "x"}, 400),
     ({"model": "base + ", "prompt": "x"}, 400),
     ({"model": "nobody", "prompt": "x"}, 404),
-    ({"model": "base", "prompt": "x", "max_tokens": 0}, 400),
+    ({"model": "base", "prompt": "x", "max_tokens": -1}, 400),
     ({"model": "base", "prompt": "x" * 9000, "max_tokens": 8}, 400),
     ({"model": "base", "prompt": "x", "temperature": "hot"}, 400),
     ({"model": "base", "prompt": "x", "unknown": 1}, 400),

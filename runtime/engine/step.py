@@ -137,7 +137,8 @@ class Step:
             prepared.values, batch.numbers, self.columns, prepared.reads, prepared.steps,
             vocabulary, vocabulary + bool(batch.token_columns), prepared.tables, batch.unread,
             prepared.rewarders, prepared.search_terms, prepared.texts, next_tokens, self.syncs,
-            starts=partial(starts_of, batch), thoughts=thoughts_of(batch),
+            starts=partial(starts_of, batch),
+            thoughts=thoughts_of(batch) if batch.thoughts else None,
             row_states=None if self.proposes else partial(states_of, batch, self.goes_back),
             needing=prepared.needing, keys=batch.keys[: batch.width], own_apart=batch.logprobs,
             masks=masks_of(self, batch) if batch.constrained else None,
@@ -217,7 +218,8 @@ class Step:
         for lane, owners, reads in prepared.feeds:
             fed = tokens[owners]
             lane.feed(fed if reads is None else reads[fed])
-        add_drawn(prepared.tables, tokens)
+        if prepared.tables:
+            add_drawn(prepared.tables, tokens)
         if batch.thoughts is not None:
             batch.thoughts.read(tokens)
         prepared.steps.add_(1)

@@ -52,7 +52,7 @@ def chains(
     if after and context.mass_temperatures is not None:
         warm = context.number(after[0].t)[:, 0]  # type: ignore[attr-defined]
         context.mass_temperatures = context.mass_temperatures[: len(warm)] * warm
-    scores, first = chain(head, context, None, before), len(before)
+    scores, first = chain(head, context, None, before) if before else head, len(before)
     if context.masks is not None:
         scores = context.masks.applied(scores, context, of_request)
     if scores is not head and context.own_apart:  # without what the request changes
@@ -60,7 +60,7 @@ def chains(
         scores = chain(scores, context, None, own, first)
     else:
         context.own = scores = chain(scores, context, None, own, first)
-    return chain(scores, context, None, after, first + len(own))
+    return chain(scores, context, None, after, first + len(own)) if after else scores
 
 
 def moves_winner(address: StageAddress, stage: Stage | None) -> bool:

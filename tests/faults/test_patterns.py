@@ -398,6 +398,7 @@ USES: dict[str, Callable[[Any, str], Any]] = {  # how each pattern is used on te
     "models/checkpoint/gguf.py": lambda module, text: module._PART.search(text),
     "models/invalid.py": lambda module, text: module._UNION_TYPE.match(text),
     "models/loading/load.py": lambda module, text: module._NUMBER.sub(".0.", text),
+    "models/text/thoughts.py": lambda module, text: module._TURN.fullmatch(text),
     "models/text/templates.py": lambda module, text: module._WIDE.search(text),
     "models/text/token_decoder.py": lambda module, text: module.BYTE.fullmatch(text),
     "runtime/constraints/limits.py": lambda module, text: [
