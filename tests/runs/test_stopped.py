@@ -56,6 +56,8 @@ def limited(run: RunFile, limit: int, out: Path) -> tuple[int | None, str]:
 
 def test_a_disk_that_fills_up_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     run, out = run_of(tmp_path), tmp_path / "out"
+    # so many completions that they are larger than what is written before them
+    run = change(run, generate=run.generate.model_copy(update={"num_return_sequences": 6}))
     sweep(run, tmp_path / "whole")
     size = (tmp_path / "whole" / "completions.jsonl").stat().st_size
     ended = [limited(run, size * part // 8, out) for part in (4, 6, 7)]
