@@ -15,9 +15,10 @@ import asyncio
 import json
 import os
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,20 @@ async def measured(url: str, loads: list[str], count: int) -> dict[str, Any]:
     return {"loads": loads, **answers, "first_token_seconds": [round(each, 4) for each in seconds]}
 
 
+async def attack(url: str, keys: Sequence[str]) -> Counter[str]:
+    """Send each load by a client of its own, until a line comes in; how each was answered."""
+    statuses = Counter[str]()
+    tasks = [
+        asyncio.create_task(loading(url, key, load, seed, statuses))
+        for seed, (key, (load, _)) in enumerate(zip(keys, LOADS.values(), strict=True))
+    ]
+    await asyncio.to_thread(sys.stdin.readline)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return statuses
+
+
 def percentile(values: list[float], share: float) -> float:
     """The value that so large a share of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
@@ -174,7 +189,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="requests of the client that waits")
     parser.add_argument("--only", nargs="+", choices=[*LOADS, "all at once"])
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--attack", nargs="+", help="a server's address, and keys: load it only")
     options = parser.parse_args()
+    if options.attack:
+        url, *attackers = options.attack
+        print(json.dumps(asyncio.run(attack(url, attackers))))
+        return
     machine = about()  # before the load is our own
     ways = {"nothing": [], **{name: [name] for name in LOADS}, "all at once": [*LOADS]}
     keys = ["asks", *(f"load {number}" for number in range(len(LOADS)))]

@@ -1,10 +1,13 @@
 """The server under load: many clients, mixed formulas, some that leave; and one client alone.
 
     python -m bench.serving          64 clients, 1,000 requests; bench/results/serving.json
+    python -m bench.serving --hostile --output bench/results/serving-hostile.json
 
-The demo models behind ``descant serve``, as a stranger starts it. Every answer is held against the
-one that ``generate`` gives for its seed, before anything is said of speed. One client that waits
-for each answer before it asks again is measured in the same run, half before and half after.
+The demo models behind ``descant serve``, as a stranger starts it, with a key for each client. Every
+answer is held against the one that ``generate`` gives for its seed, before anything is said of
+speed. One client that waits for each answer before it asks again is measured in the same run, half
+before and half after. With ``--hostile``, clients with keys of their own send all that
+``bench.fairness`` has, again and again, meanwhile.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ FILE = Path(__file__).parents[1] / "examples" / "serve.yaml"
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 LENGTHS = (8, 16, 32, 48)
 SHARES = {"arms": 4, "safe": 3, "base": 2, "best": 1}  # of the requests, by formula
+HOSTILE = 6  # keys of hostile clients, one for each load of bench.fairness
 ALONE_SLOTS = 4  # the fewest that best_of(n=4) takes
 
 
@@ -124,36 +128,46 @@ def offline(run: RunFile, sent: Sequence[Sent]) -> list[list[int]]:
     return [token_ids[index] for index in range(len(sent))]
 
 
+def key(client: int) -> str:
+    """The API key of a client."""
+    return f"client {client}"
+
+
 async def drive(url: str, sent: Sequence[Sent], clients: int) -> tuple[list[Received], float]:
     """Send all requests, so many at a time; the answers and the seconds in all."""
     waiting, answers = iter(enumerate(sent)), [Received() for _ in sent]
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
 
-    async def client(session: httpx.AsyncClient) -> None:
+    async def client(session: httpx.AsyncClient, number: int) -> None:
+        headers = {"authorization": f"Bearer {key(number)}"}
         for index, request in waiting:
-            await _ask(session, f"{url}/v1/completions", request, answers[index])
+            await _ask(session, f"{url}/v1/completions", headers, request, answers[index])
 
     async with httpx.AsyncClient(timeout=600, limits=limits) as session:
         start = time.perf_counter()
-        await asyncio.gather(*(client(session) for _ in range(clients)))
+        await asyncio.gather(*(client(session, number) for number in range(clients)))
         return answers, time.perf_counter() - start
 
 
-async def _ask(session: httpx.AsyncClient, url: str, request: Sent, received: Received) -> None:
+async def _ask(
+    session: httpx.AsyncClient, url: str, headers: dict[str, str], request: Sent, received: Received
+) -> None:
     start = time.perf_counter()
     if not request.stream:
-        answer = await session.post(url, json=request.body())
+        answer = await session.post(url, json=request.body(), headers=headers)
         answer.raise_for_status()
         received.token_ids, received.ended = answer.json()["choices"][0]["token_ids"], True
         received.seconds = time.perf_counter() - start
         return
-    async with session.stream("POST", url, json=request.body()) as answer:
+    async with session.stream("POST", url, json=request.body(), headers=headers) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             if line == "data: [DONE]":
                 received.ended = True
             elif line:
                 [choice] = json.loads(line.removeprefix("data: "))["choices"]
+                if not choice["token_ids"]:  # what is said of the prompt
+                    continue
                 received.token_ids += choice["token_ids"]
                 received.times.append(round(time.perf_counter() - start, 4))
                 if len(received.times) == request.leaves:
@@ -193,8 +207,8 @@ def speeds(sent: Sequence[Sent], received: Sequence[Received], seconds: float) -
         "seconds": seconds,
         "requests_per_second": len(sent) / seconds,
         "tokens_per_second": sum(len(answer.token_ids) for answer in received) / seconds,
-        "first_token_ms": {"p50": _percentile(first, 50), "p95": _percentile(first, 95)},
-        "between_tokens_ms": {"p50": _percentile(between, 50), "p95": _percentile(between, 95)},
+        "first_token_ms": {f"p{share}": _percentile(first, share) for share in (50, 95, 99)},
+        "between_tokens_ms": {f"p{share}": _percentile(between, share) for share in (50, 95, 99)},
     }
 
 
@@ -227,10 +241,28 @@ def serving(slots: int, *more: str, file: Path = FILE) -> Iterator[tuple[str, in
 
 
 def resident(process: int) -> int:
-    """Bytes of memory that a process and those that it started hold."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (process, *children)]
-    return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory that a process and those that it started hold, in whatever turn."""
+    numbers, pages = [process], 0
+    for number in numbers:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            children = Path(f"/proc/{number}/task/{number}/children").read_text()
+            pages += int(Path(f"/proc/{number}/statm").read_text().split()[1])
+            numbers += map(int, children.split())
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def attacked(url: str, keys: Sequence[str]) -> Iterator[Counter[str]]:
+    """Have another process send all that is hostile; how often each was answered with what."""
+    statuses = Counter[str]()
+    command = [sys.executable, "-m", "bench.fairness", "--attack", url, *keys]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as each:
+        try:
+            yield statuses
+        finally:
+            statuses.update(json.loads(each.communicate("stop\n")[0] or "{}"))
 
 
 async def loaded(
@@ -251,22 +283,30 @@ async def loaded(
 
 
 def measure(
-    models: Sequence[str], count: int, clients: int, slots: int, alone: int, leaving: float
-) -> dict[str, Any]:
-    """Both ways, in one run."""
+    models: Sequence[str], count: int, clients: int, slots: int, alone: int, leaving: float,
+    hostile: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Both ways, in one run; with so many hostile keys."""
     run = read_run_file(FILE)
     sent, single = requests(count, leaving, models), requests(alone, 0.0, models)
     expected, expected_single = offline(run, sent), offline(run, single)
     warm = requests(2 * clients + 16, 0.0, models, seed=1)
-    with serving(slots) as (url, process), serving(ALONE_SLOTS) as (other, _):
+    attackers = [f"hostile {number}" for number in range(hostile)]
+    keys = [key(number) for number in range(clients)]
+    more = [part for each in (*keys, *attackers) for part in ("--api-key", each)]
+    more += ["--allow-formulas"] * bool(hostile)
+    with serving(slots, *more) as (url, process), serving(ALONE_SLOTS) as (other, _):
         for address, concurrent in ((url, clients), (other, 1)):
             asyncio.run(drive(address, warm[: concurrent * 2 + 16], concurrent))
         half = alone // 2
         first, before = asyncio.run(drive(other, single[:half], 1))
-        received, seconds, memory = asyncio.run(loaded(url, process, sent, clients))
+        with attacked(url, attackers) if hostile else nullcontext(Counter[str]()) as statuses:
+            received, seconds, memory = asyncio.run(loaded(url, process, sent, clients))
         second, after = asyncio.run(drive(other, single[half:], 1))
-        metrics = httpx.get(f"{url}/metrics").text
+        headers = {"authorization": f"Bearer {key(0)}"}
+        metrics = httpx.get(f"{url}/metrics", headers=headers).text
     return {
+        "answers_to_hostile": dict(statuses),
         "clients": {
             **correctness(sent, received, expected), **speeds(sent, received, seconds),
             "resident_bytes": memory, "metrics": _metrics(metrics),
@@ -294,6 +334,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=120, help="requests of the one client")
     parser.add_argument("--leaving", type=float, default=0.08)
     parser.add_argument("--models", nargs="+", default=[*SHARES], choices=[*SHARES])
+    parser.add_argument("--hostile", action="store_true", help="all of bench.fairness meanwhile")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     machine = about()  # before the load is our own
@@ -304,6 +345,7 @@ def main() -> None:
         options.slots,
         options.alone,
         options.leaving,
+        HOSTILE * options.hostile,
     )
     content = {
         "models": {name: SHARES[name] for name in options.models},
@@ -320,9 +362,12 @@ def main() -> None:
             f"{name}: {way['equal']} of {way['answers']} answers equal, {way['left']} left; "
             f"{way['requests_per_second']:.2f} requests/s, "
             f"{way['tokens_per_second']:.0f} tokens/s; "
-            f"first token {first['p50']:.0f} ms (p95 {first['p95']:.0f}), "
-            f"between tokens {between['p50']:.1f} ms (p95 {between['p95']:.1f})"
+            f"first token {first['p50']:.0f} ms (p95 {first['p95']:.0f}, p99 {first['p99']:.0f}), "
+            f"between tokens {between['p50']:.1f} ms (p95 {between['p95']:.1f}, "
+            f"p99 {between['p99']:.1f})"
         )
+    if options.hostile:
+        print(results["answers_to_hostile"])
     memory = concurrent["resident_bytes"]
     tenth = max(1, len(memory) // 10)
     start, end = statistics.median(memory[:tenth]), statistics.median(memory[-tenth:])

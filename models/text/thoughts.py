@@ -35,7 +35,8 @@ def marks_of(spec: ModelSpec, tokenizer: Any) -> Marks | None:
     """A model's marks: as declared, or found in its vocabulary or its chat template; or None."""
     if spec.reasoning is not None or tokenizer is None:
         return spec.reasoning
-    vocabulary, template = tokenizer.get_vocab(), spec.template or tokenizer.chat_template
+    vocabulary = tokenizer.get_vocab()
+    template = spec.template or getattr(tokenizer, "chat_template", None)
     written = template if isinstance(template, str) else ""
     if isinstance(template, dict):
         written = str(template.get("default", ""))

@@ -17,7 +17,7 @@ def check_thinking(bound: Bound) -> None:
     """
     for plan in (bound.plan, *(draft.plan for draft in bound.draft_plans)):
         states = (state for number in plan.scalars for state in number.states)
-        if bound.thoughts is None and any(state.name == "thinking" for state in states):
+        if any(state.name == "thinking" for state in states) and bound.thoughts is None:
             problem = "thinking is 1 between a model's marks of thought, and no term has any"
             cure = "say them with a model, reasoning: {start: <think>, end: </think>}"
             match = re.search(r"(?<![\w@\"'])thinking(?!\w)", plan.source)
