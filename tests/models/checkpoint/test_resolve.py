@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from descant.models import ModelError, ModelSpec, resolve, with_bases
-from descant.models.checkpoint.spec import READING, Steps
+from descant.models.checkpoint.spec import READING, Marks, Steps
 
 VALUES = {
     "template": ("{prompt}!", "{prompt}?"),
@@ -14,6 +14,7 @@ VALUES = {
     "label": ("good", 0),
     "read": ("text", "tokens"),
     "steps": (Steps(by="."), Steps(by=".", reduce="prod")),
+    "reasoning": (Marks(start="<a>", end="</a>"), Marks(start="<b>", end="</b>")),
 }
 
 
