@@ -60,7 +60,7 @@ BEFORE = (
 AFTER = (
     FieldStage("temperature", words.Temperature, 1),
     FieldStage("top_k", words.TopK, None),
-    FieldStage("top_p", words.TopP, 1),
+    FieldStage("top_p", words.RequestTopP, 1),
     FieldStage("min_p", words.MinP, 0),
 )
 NO_FIELDS = (False, False)

@@ -70,6 +70,11 @@ class TopP(Stage, name="top_p"):
 
 
 @dataclass(frozen=True)
+class RequestTopP(TopP):
+    """The same for requests, some of which have none: at 1 every token is kept."""
+
+
+@dataclass(frozen=True)
 class MinP(Stage, name="min_p"):
     """Masks tokens with less than p times the best probability (MinPLogitsWarper)."""
 

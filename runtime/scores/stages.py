@@ -124,9 +124,6 @@ def _(stage: words.TopK, scores: Tensor, context: Context, address: StageAddress
 @apply.register
 def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
     """Of tokens that tie for the last place, those with the lowest ids are kept."""
-    known = context.known(stage.p)
-    if known.one:
-        return scores
     order = ascending(scores)
     mass = order.softmax(dim=-1).cumsum_(dim=-1)
     low = torch.searchsorted(mass, 1 - context.number(stage.p), right=True)
@@ -134,7 +131,15 @@ def _(stage: words.TopP, scores: Tensor, context: Context, address: StageAddress
     ties = torch.searchsorted(order, least, right=True) - low
     tied = torch.eq(scores, least, out=torch.empty_like(scores)).cumsum_(dim=-1)
     beyond = least.nextafter(torch.full_like(least, torch.inf)) - least
-    kept = from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+    return from_up(scores, tied.gt_(ties).mul_(beyond).add_(least))
+
+
+@apply.register
+def _(stage: words.RequestTopP, scores: Tensor, context: Context, address: StageAddress) -> Tensor:
+    known = context.known(stage.p)
+    if known.one:
+        return scores
+    kept = apply.dispatch(words.TopP)(stage, scores, context, address)
     return kept if known.most < 1 else torch.where(known.values >= 1, scores, kept)
 
 

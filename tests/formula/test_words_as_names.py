@@ -11,7 +11,9 @@ from descant.formula.names import STATE
 from descant.formula.words.operators import OPERATORS, STAGED
 from descant.formula.words.stages import STAGES
 
-WORDS = sorted({*OPERATORS, *STAGES, *STAGED, "exp", "log", "sqrt", "abs", *STATE} - {"step", "thinking"})
+WORDS = sorted(
+    {*OPERATORS, *STAGES, *STAGED, "exp", "log", "sqrt", "abs", *STATE} - {"step", "thinking"}
+)
 
 
 @pytest.mark.parametrize("word", WORDS)
