@@ -168,7 +168,7 @@ def test_a_slot_is_free_as_soon_as_its_client_left(strict, held, sent, stream) -
 
 def test_a_full_queue_says_when_to_come_back(strict) -> None:
     strict.wait(strict.idle)
-    client = strict.client(KEYS[0])
+    client = strict.client(KEYS[1])
     streams = [client.completions.create(**LONG, stream=True) for _ in range(4)]
     found = strict.post(PATH, LONG, headers=AUTH)
     assert found.status_code == 429 and error_of(found)["type"] == "rate_limit_error"

@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import torch
 
 from ...batch.batch import Batch
-from ...batch.pages import Pages, has_rows, pages_to_begin
+from ...batch.pages import Pages, has_rows, pages_to_begin, pages_to_end
 from ...batch.prompt_counts import count_prompts
 from ...batch.rewrite import Rewrite, copy_slots, rewrite, take_back
 from ...engine.engine import Engine
@@ -95,6 +95,14 @@ class SearchScheduler(Scheduler):
             total.update(pages_to_begin(self.batch, answer.request, answer.tokens))
         return dict(total)
 
+    def _has_pages_apart(self, group: Group) -> bool:
+        """Whether all rows of a group have room if they share none, as when they are read again."""
+        total = Counter[int]()
+        for answer in group.answers:
+            total.update(pages_to_end(self.batch, answer.request, answer.tokens))
+        lanes = self.batch.bound.lanes
+        return all(pages <= lanes[lane].all_pages for lane, pages in total.items())
+
     def read(self, most: float | None = None) -> int:
         read = self.batch.read(most)
         if self.batch.arriving is None:
@@ -130,6 +138,9 @@ class SearchScheduler(Scheduler):
     def _take_from_slots(self, request: Request) -> None:
         [group] = (group for group, known in self._groups.items() if known is request)
         slots = self._slots([group])[group]
+        if not self._has_pages_apart(group):  # it begins again, and will draw the same
+            self._ended([group])
+            return
         self._suspended[id(request)] = suspended(
             group, self.batch, slots, self._taken.pop(id(request), 0)
         )
