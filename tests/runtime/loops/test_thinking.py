@@ -91,7 +91,6 @@ def test_given_answers_are_scored_by_it(decoder) -> None:
         assert torch.allclose(scores.log_softmax(-1), expected, atol=1e-5)
 
 
-@descant.operator
 def outside_of_thoughts(x: descant.Scores, y: descant.Scores, *, ids: Any) -> Any:
     """x, and y too where the text is in no thought: reads all of it each time."""
     counts = torch.tensor([[0.0 if thinks(text.tolist()) else 1.0] for text in ids])
@@ -105,6 +104,7 @@ def outside_of_thoughts(x: descant.Scores, y: descant.Scores, *, ids: Any) -> An
 )  # fmt: skip
 def test_a_search_draws_by_it(search) -> None:
     """Its rows are copied, cut back and dropped; an operator reads their texts instead."""
+    descant.operator(outside_of_thoughts)
     found, expected = (
         descant.compile(f"{formula} | {search}", MODELS).generate(
             PROMPTS[:3], max_new_tokens=24, seed=4, eos_token_id=()
