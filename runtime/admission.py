@@ -98,10 +98,12 @@ class Admission(Generic[T]):
             entry.held += 1
             self._give(entry, entry.slots)
 
-    def charge(self, client: Hashable, cost: float) -> None:
-        """Count what a client was given beside slots."""
+    def charge(self, client: Hashable, call: Hashable, cost: float) -> None:
+        """Count what a client was given beside slots, in one of its calls."""
         if client in self._served:
             self._served[client] += cost
+        if (client, call) in self._served_calls:
+            self._served_calls[client, call] += cost
 
     def served(self, client: Hashable) -> float:
         """What a client has been given; of one that is not here, no less than the others."""

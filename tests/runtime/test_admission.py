@@ -125,5 +125,5 @@ def test_who_was_idle_has_no_credit_and_no_debt() -> None:
         admission.step()
     admission.add(1, "second", 1, "idle", 0)
     assert admission.served("idle") == admission.served("busy") == 200
-    admission.charge("idle", 7)
+    admission.charge("idle", 0, 7)
     assert admission.served("idle") == 207 and admission.served("nobody") == 200

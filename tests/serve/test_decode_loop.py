@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from descant.errors import ArgumentError
 from descant.grammar import FormulaError, Span
 from descant.inputs.runfile import RunFile
-from descant.models import ModelError
+from descant.models import ModelError, make_spec
+from descant.serve.frontend.metrics import Metrics
+from descant.serve.frontend.worker_link import WorkerLink
 from descant.serve.protocol.limits import Limits
 from descant.serve.protocol.messages import (
+    AddModel,
     Cancel,
     Command,
     Compile,
@@ -23,6 +28,7 @@ from descant.serve.protocol.messages import (
     InternalError,
     PlanJob,
     Queued,
+    RemoveModel,
     RowUpdate,
     ScoreJob,
     Start,
@@ -128,6 +134,27 @@ def test_a_job_that_is_cancelled_goes_no_further(decoding) -> None:
         decoding.send(Cancel(number))
     assert decoding.ask(PlanJob(1)) and 7 not in decoding.jobs.formulas
     assert not any(number == inspection for said in decoding.heard for number, _ in said.replies)
+
+
+def test_a_model_is_removed_when_the_formulas_behind_it_in_the_line_are_forgotten(decoding) -> None:
+    hidden = next(iter(decoding.jobs.service.weights.values())).config.hidden_size
+    spec = make_spec("mood", {"vector": {1: torch.ones(hidden)}, "on": "base"})
+    assert decoding.ask(AddModel("mood", spec)) is None
+    for number, formula in ((2, "mood"), (3, "base + mood")):
+        assert decoding.ask(Compile(number, formula, {})).pickled
+    removed = decoding.send(RemoveModel("mood"))
+    for number in (2, 3):
+        decoding.send(Forget(number))
+    assert decoding.reply(removed) is None and "mood" not in decoding.jobs.service.specs
+
+
+def test_no_two_commands_have_the_same_number() -> None:
+    link, sent = WorkerLink(Metrics(2)), []
+    link._connection = SimpleNamespace(send=sent.append)
+    for number in (1, 2):
+        link.send(Forget(number))
+    link.send(Forget(3), next(link._numbers))
+    assert len({number for number, _ in sent}) == 3
 
 
 def test_a_formula_is_forgotten_when_its_rows_have_ended(decoding) -> None:

@@ -120,7 +120,7 @@ def sent(monkeypatch) -> Callable[[Any], list[Any]]:
         found: list[Any] = []
         send = server.server.link.send
 
-        def sending(message: Any, number: int = 0) -> None:
+        def sending(message: Any, number: int | None = None) -> None:
             found.append(message)
             send(message, number)
 

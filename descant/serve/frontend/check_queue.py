@@ -147,7 +147,7 @@ class CheckQueue:
             if len(self.slow) > WAITING:
                 self.slow.clear()
             (self.slow.add if seconds > SLOW else self.slow.discard)(client)
-            self._line.charge(client, COST * seconds)
+            self._line.charge(client, None, COST * seconds)
             self._line.remove(key)
             self._next()
 

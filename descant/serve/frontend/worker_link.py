@@ -121,11 +121,11 @@ class WorkerLink:
         self.process.kill()
         self.process.join()
 
-    def send(self, command: messages.Command, number: int = 0) -> None:
-        """Send a command; one that gets no reply needs no number."""
+    def send(self, command: messages.Command, number: int | None = None) -> None:
+        """Send a command, with a number that no other has: a new one where no reply is awaited."""
         try:
             with self._send_lock:
-                self._connection.send((number, command))
+                self._connection.send((number or next(self._numbers), command))
         except OSError:  # the process has ended; _receive reports it
             _log.debug("the decode process is gone: %s is not sent", type(command).__name__)
 

@@ -205,7 +205,8 @@ class DecodeLoop:
         except Exception as error:
             self._replies.append((number, messages.Failed(portable(error))))
         else:
-            self._jobs_line.charge(entry.client, COST * (time.perf_counter() - start))
+            cost = COST * (time.perf_counter() - start)
+            self._jobs_line.charge(entry.client, entry.call, cost)
             self._jobs_line.wait(number)
             return
         self._jobs_line.remove(number)
