@@ -265,14 +265,6 @@ class Adapters:
         sizes = (linear_sizes(self._model.get_submodule(path)) for path in paths)
         return Joined(parts, tuple(out for _, out in filter(None, sizes)))
 
-    def joins(self, paths: tuple[str, ...]) -> bool:
-        """Whether ``add_to`` adds all that rows add to the outputs of these modules."""
-        return self._rows.weights is None or not any(path in self._stacked for path in paths)
-
-    def add_to(self, paths: tuple[str, ...], x: Tensor, out: Tensor) -> Tensor:
-        """Add to ``out``, in place, what rows add to the outputs of modules that read ``x``."""
-        return out
-
     def _begin(self) -> None:
         """Nothing is loaded."""
         _remove(self._hooks)
