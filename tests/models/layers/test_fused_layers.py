@@ -10,7 +10,7 @@ import gc
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 import tiny_architectures as families
 import torch
+from checkpoints import fresh
 from lane_rows import admitted
 from tiny_architectures import V
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from trained_adapters import config_of, trained
 from transformers import AutoModelForCausalLM
 
 from descant.models.combinations import BARE, Combination
@@ -74,10 +76,12 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= EXACT * expected.abs().max())
 
 
-def steps(lane: TransformersLane, count: int = 3, added: Combination = BARE) -> list[Tensor]:
+def steps(
+    lane: TransformersLane, count: int = 3, added: Sequence[Combination] = (BARE,) * 3
+) -> list[Tensor]:
     """Logits of some steps of texts that are read anew."""
     lane.reserve(len(TEXTS), 64)
-    assert admitted(lane, TEXTS, [added] * len(TEXTS)) == [0, 1, 2]
+    assert admitted(lane, TEXTS, added) == [0, 1, 2]
     said = []
     for number in range(count):
         said.append(lane.logits())
@@ -130,7 +134,7 @@ def test_vectors_are_added_to_what_layers_give_and_nothing_kept_is_written_to() 
         kept: list[tuple[Tensor, Tensor]] = []
         number = lane.adapters.add_vector("v", {0: torch.ones(32), 1: -torch.ones(32)}, "all")
         hooks = [layer.register_forward_hook(partial(keep, kept)) for layer in model.model.layers]
-        said.append(steps(lane, added=lane.adapters.combination([(number, 2.0)])))
+        said.append(steps(lane, added=[lane.adapters.combination([(number, 2.0)])] * 3))
         for hook in hooks:
             hook.remove()
         assert len(kept) > 6 and all(torch.equal(*pair) for pair in kept)
@@ -138,6 +142,34 @@ def test_vectors_are_added_to_what_layers_give_and_nothing_kept_is_written_to() 
     bare = steps(lane_of(model, fused=False))
     for one, other, third in zip(*said, bare, strict=True):
         assert close(one, other) and not close(other, third)
+
+
+LORA = {  # and how many of two layers are fused with it
+    "attention": ({"r": 4, "target_modules": ["q_proj", "v_proj", "o_proj"]}, 2),
+    "everything": ({"r": 3, "use_rslora": True, "target_modules": "all-linear"}, 2),
+    "dora": ({"r": 4, "use_dora": True, "target_modules": ["k_proj"]}, 0),
+}
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_rows_with_adapters_are_those_of_the_plain_lane(name, zoo, tmp_path) -> None:
+    """One adapter, two of them with weights, and a bare row, in one forward."""
+    options, layers = LORA[name]
+    folders = [tmp_path / str(seed) for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        trained(zoo.path("base"), config_of("LORA", "base", **options), folder, seed=seed)
+    said = []
+    for fused in (False, True):
+        lane = lane_of(fresh(zoo.path("base")), fused)
+        lane.vocabulary = lane.model.config.vocab_size
+        one, two = (lane.adapters.add(folder.name, folder) for folder in folders)
+        rows = [[(one, 1.0)], [(one, 0.5), (two, -1.5)], []]
+        added = [lane.adapters.combination(row) for row in rows]
+        said.append(steps(lane, 2, added))
+        with fused_in(lane, layers * fused):
+            said[-1].append(lane.logits())
+    for one, other in zip(*said, strict=True):
+        assert close(one, other)
 
 
 # when they are used
