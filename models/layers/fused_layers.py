@@ -99,10 +99,11 @@ class FusedLayers:
         paths = {id(module): path for path, module in model.named_modules()}
         for layer in stack:
             self._parts.append(FusedLayer(layer, paths[id(layer)], adapters))
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the layer's matrices were in
         holder = next(each for each in model.modules() if any(c is stack for c in each.children()))
-        if is_norm(norm := getattr(holder, "norm", None)):
+        norm = getattr(holder, "norm", None)
+        if norm is not None and is_norm(norm):
             self._parts.append(FusedNorm(norm))
 
 
