@@ -261,7 +261,10 @@ def test_why_layers_are_not_fused(monkeypatch) -> None:
     one = model.model.layers[0].mlp.up_proj
     one.weight.data = torch.randn(2 * len(one.weight), one.in_features)[: len(one.weight)]
     assert why(model) == "its matrices share memory with others"
-    assert why(families.model("llama")) is None
+    model = families.model("llama")
+    assert why(model) is None
+    model.model.compile()
+    assert why(model) == "it is compiled"
 
 
 # what the model keeps
