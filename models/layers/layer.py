@@ -108,9 +108,13 @@ class FusedLayer:
         if unknown_settings(others) or hidden.dim() != 3:
             return None
         shape = (*hidden.shape[:2], self.module.self_attn.head_dim)
-        if any(turn.shape != shape or turn.dtype != hidden.dtype for turn in turns):
+        pages, kind = self._pages(cache), self.module.input_layernorm.weight.dtype
+        if not isinstance(pages, PagedLayer) or pages.keys is None:
             return None
-        return live if isinstance(self._pages(cache), PagedLayer) else None
+        if any(turn.shape != shape for turn in turns):
+            return None
+        kinds = {each.dtype for each in (hidden, *turns, pages.keys)}
+        return live if kinds == {kind} else None
 
     def _pages(self, cache: Any) -> Any:
         return cache.layers[self.module.self_attn.layer_idx]
