@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -205,6 +206,24 @@ def test_a_module_that_somebody_looks_at_runs() -> None:
             lane.logits()
     finally:
         hook.remove()
+
+
+def test_others_that_run_the_model_meanwhile_get_what_it_gives() -> None:
+    """Another thread, in the middle of a forward of the lane."""
+    model, ids = families.model("llama"), torch.tensor([TEXTS[0]])
+    lane, found = lane_of(model), list[Tensor]()
+    steps(lane, 2)
+    expected = model(ids, use_cache=False).logits
+
+    def meanwhile(*_: Any) -> None:
+        hook.remove()
+        with ThreadPoolExecutor(1) as threads:
+            found.append(threads.submit(model, ids, use_cache=False).result().logits)
+
+    hook = model.model.layers[0].register_forward_hook(meanwhile)
+    with fused_in(lane, 2):
+        lane.logits()
+    assert torch.equal(found[0], expected)
 
 
 @pytest.mark.parametrize(("fault", "why"), [
