@@ -112,10 +112,15 @@ def forked(start: Callable[[Any], Any], message: Any) -> Any:
 
 
 @contextlib.contextmanager
-def listening(run: RunFile, limits: Limits, **more: Any) -> Iterator[Served]:
-    """A server that listens, until the end of this."""
+def listening(run: RunFile, limits: Limits, forks: bool = True, **more: Any) -> Iterator[Served]:
+    """A server that listens, until the end of this.
+
+    Its decode process is spawned, as the command's, unless it ``forks``: then it starts at once,
+    and what it logs is not captured.
+    """
     server = Server(run, limits, **more)
-    server.link.start = partial(forked, server.link.start)
+    if forks:
+        server.link.start = partial(forked, server.link.start)
     server.start()
     process = HttpServer(server, host="127.0.0.1", port=0, log_level="warning")
     thread = threading.Thread(target=process.run)
