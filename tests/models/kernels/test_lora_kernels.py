@@ -127,7 +127,7 @@ def launched(process: ProcessPoolExecutor, how: Any, *arguments: Any) -> Any:
     out, x, factors, rows = arguments
     shape = [factors.loaded, *factors.modules, *factors.columns, *factors.outs]
     given = out.clone(), x, *factors[:4], *rows, shape
-    return process.submit(how, "lora.products", *given).result()
+    return process.submit(how, "kernels.lora.products", *given).result()
 
 
 def by_kernels(process: ProcessPoolExecutor, *arguments: Any) -> Tensor:
@@ -141,7 +141,6 @@ def test_rows_get_what_they_add(name, dtype, process) -> None:
     case = CASES[name]
     out, x, factors, rows = case.made(dtype)
     expected = plain(case, out, x, factors)
-    # The interpreter cuts off where a GPU rounds
     rounding = 2e-6 if dtype == torch.float32 else 2**-7
     limit = {"rtol": rounding, "atol": rounding * float(expected.abs().max())}
     found = by_kernels(process, out, x, factors, rows)
@@ -172,7 +171,7 @@ def test_the_lists_are_those_of_torch(process) -> None:
     table[0] = 0
     slots = torch.randint(9, (37,))
     slots[16:32] = 0
-    found = process.submit(interpreted.launch, "lora.row_lists", table, slots, 290).result()
+    found = process.submit(interpreted.launch, "kernels.lora.row_lists", table, slots, 290).result()
     expected = list_adapters(table, slots, 290)
     assert torch.equal(found[0], expected.numbers) and torch.equal(found[2], expected.counts)
     assert expected.counts.tolist()[1] == 0 < expected.counts.min(dim=0).values + 1
