@@ -161,7 +161,7 @@ def launch(
     numbers: Tensor, lists: Tensor, counts: Tensor, shape: Sequence[int],
 ) -> None:  # fmt: skip
     """Two launches on the current stream, without a wait; a graph can hold them."""
-    from . import kernels
+    from . import lora_kernel
 
     loaded, module, next_module, column, next_column, first_out, _ = shape
     (positions, size), columns = x.shape, next_column - column
@@ -170,12 +170,12 @@ def launch(
     rows, count = (numbers, lists, counts), -(-positions // ROWS)
     guard: Any = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
     with guard:
-        kernels.lower[count, (next_module - module) * lanes, parts](
+        lora_kernel.lower[count, (next_module - module) * lanes, parts](
             x, a, starts, *rows, low,
             x.stride(0), positions, queries, size, loaded, columns, module, column, lanes,
             ROWS=ROWS, COLUMNS=COLUMNS, SPLIT=SPLIT, BLOCK=INPUTS, num_warps=4, num_stages=3,
         )  # fmt: skip
-        kernels.raise_to[count, len(tiles)](
+        lora_kernel.raise_to[count, len(tiles)](
             low, b, out, starts, tiles, *rows,
             out.stride(0), positions, queries, loaded, columns, column, first_out, parts,
             ROWS=ROWS, COLUMNS=COLUMNS, BLOCK=OUTPUTS, num_warps=4,

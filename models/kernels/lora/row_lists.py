@@ -77,12 +77,12 @@ def cost(rows: int, loaded: int, used: int) -> Cost:
 @_list.register_kernel("cuda")
 def launch(table: Tensor, slots: Tensor, loaded: int) -> tuple[Tensor, Tensor, Tensor]:
     """One launch on the current stream, without a wait; a graph can hold it."""
-    from . import kernels
+    from . import lora_kernel
 
     slots, made = slots.contiguous(), _result(table, slots, loaded)
     guard: Any = torch.cuda.device(table.device) if table.is_cuda else nullcontext()
     with guard:
-        kernels.list_adapters[len(made[2]),](
+        lora_kernel.list_adapters[len(made[2]),](
             table, slots, *made, len(slots), loaded, table.stride(0), ROWS=ROWS, BLOCK=BLOCK
         )
     return made

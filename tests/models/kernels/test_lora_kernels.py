@@ -230,9 +230,9 @@ def compiled(name: str, capability: int, constants: dict[str, int], **options: A
     from triton.compiler import ASTSource
     from triton.compiler import compile as compile_kernel
 
-    from descant.models.kernels.lora import kernels
+    from descant.models.kernels.lora import lora_kernel
 
-    kernel = getattr(kernels, name)
+    kernel = getattr(lora_kernel, name)
     kinds = {
         "x": "*bf16", "a": "*bf16", "b": "*bf16", "out": "*bf16", "low": "*fp32", "starts": "*i32",
         "tiles": "*i64", "numbers": "*fp32", "lists": "*i32", "counts": "*i32", "table": "*fp32",
