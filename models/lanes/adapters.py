@@ -302,7 +302,7 @@ class Adapters:
         self._sides: dict[str, Side] = {}
         self._groups: dict[tuple[str, ...], list[Joined]] = {}
         self._columns = 0  # of the table, that ``_stack`` has seen
-        self._last = tuple[Weights, ...](), list[Share]()
+        self._last: tuple[tuple[Weights, ...], list[Share]] = (), []
         self._vectors = torch.empty(0, dtype=torch.long)
         self._everywhere: Tensor | None = None
         self._changes += 1

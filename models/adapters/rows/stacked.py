@@ -202,13 +202,14 @@ def _stacked(
     embedding = any(layer.embedding for layer in layers if layer is not None)
     if embedding:
         pairs = [(x.a, x.b) for x in layers if x is not None and x.a is not None]
-        a = torch.cat([a for a, _ in pairs]).T.contiguous()
-        b = torch.cat([b.T for _, b in pairs if b is not None])
-        factors = a.to(like), b.to(like)
+        looked_up = torch.cat([a for a, _ in pairs if a is not None]).T.contiguous()
+        onward = torch.cat([b.T for _, b in pairs if b is not None])
+        factors = looked_up.to(like), onward.to(like)
     gains = [None if x is None or x.gain is None else x.gain - 1 for x in layers]
     shifts = [None if layer is None else layer.shift for layer in layers]
-    ranges, more = _ranges(layers), (_rows(gains, like), _rows(shifts, like))
-    return Stacked(*(factors or (None, None)), ranges, *more, embedding)
+    a, b = factors or (None, None)
+    gain, shift = _rows(gains, like), _rows(shifts, like)
+    return Stacked(a, b, _ranges(layers), gain, shift, embedding)
 
 
 def _ranges(layers: Sequence[PlacedLayer | None]) -> dict[int, tuple[int, int]]:

@@ -79,7 +79,8 @@ def launch(table: Tensor, slots: Tensor, loaded: int) -> tuple[Tensor, Tensor, T
     """One launch on the current stream, without a wait; a graph can hold it."""
     from . import lora_kernel
 
-    slots, made = slots.contiguous(), _result(table, slots, loaded)
+    slots = slots.contiguous()
+    made: tuple[Tensor, Tensor, Tensor] = _result(table, slots, loaded)
     guard: Any = torch.cuda.device(table.device) if table.is_cuda else nullcontext()
     with guard:
         lora_kernel.list_adapters[len(made[2]),](
