@@ -213,14 +213,13 @@ def finish(
     enough = tl.full((), False, tl.int1)
     undecided = sound
     for i in tl.static_range(len(numbers)):
-        kind: tl.constexpr = (KINDS >> (2 * i)) & 3
         x = tl.load(numbers[i] + row * number_strides[i])
-        if kind == TEMPERATURE:
+        if (KINDS >> (2 * i)) & 3 == TEMPERATURE:
             undecided = undecided & False
-        elif kind == TOP_K:
+        elif (KINDS >> (2 * i)) & 3 == TOP_K:
             enough = enough | (undecided & (x <= size))
             undecided = undecided & (x >= vocabulary)
-        elif kind == TOP_P:
+        elif (KINDS >> (2 * i)) & 3 == TOP_P:
             if undecided & (x < 1.0):
                 listed_mass = mass_below(
                     base + vocabulary, size, 0x7FFFFFFF, highest, BITS, BLOCK
@@ -236,17 +235,16 @@ def finish(
     unlisted = enough  # whether some tokens that are left are not in the list
 
     for i in tl.static_range(len(numbers)):
-        kind: tl.constexpr = (KINDS >> (2 * i)) & 3
         x = tl.load(numbers[i] + row * number_strides[i])
-        if kind == TEMPERATURE:
+        if (KINDS >> (2 * i)) & 3 == TEMPERATURE:
             divide(base, count, x, BLOCK)
             highest = tl.div_rn(highest, x)
-        elif kind == TOP_K:
+        elif (KINDS >> (2 * i)) & 3 == TOP_K:
             if sound & (x < vocabulary):
                 least = kth_order(base, count, x.to(tl.int32), BLOCK)
                 keep(base, ids, count, least, 0x7FFFFFFF, listed, BLOCK)
                 unlisted = unlisted & False
-        elif kind == TOP_P:
+        elif (KINDS >> (2 * i)) & 3 == TOP_P:
             if sound & (x < 1.0):
                 here = mass_below(base, count, 0x7FFFFFFF, highest, BITS, BLOCK)
                 outside = tl.where(unlisted, total - here, 0)

@@ -106,8 +106,7 @@ def tell(
     alarm = tl.where(empty, sources + 2, 0)
     alarm = tl.where(score != score, sources + 1, alarm)
     part = tl.arange(0, PARTS)
-    for i in tl.static_range(sources):
-        source: tl.constexpr = sources - 1 - i
+    for source in tl.static_range(sources - 1, -1, -1):
         if SUMS:
             of_term = highs + (row * high_rows + source) * parts
             high = tl.max(tl.load(of_term + part, mask=part < parts, other=-0x80000000), 0)
