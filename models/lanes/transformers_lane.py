@@ -167,7 +167,8 @@ class TransformersLane(CandidateLane):
         """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
         if not len(self.kept_logits):
             shape = (self.rows.most, logits.shape[-1])
-            self.kept_logits = torch.zeros(shape, dtype=torch.float32, device=self.device)
+            dtype = logits.dtype if self.device.type == "cuda" else torch.float32
+            self.kept_logits = torch.zeros(shape, dtype=dtype, device=self.device)
         self.kept_logits[: len(logits)] = logits
         return self.kept_logits[: self.rows.width]
 

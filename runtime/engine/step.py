@@ -27,17 +27,18 @@ from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound, stages_by_owner
 from ..constraints.states import OF_REQUEST
-from ..scores.alarms import alarms
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chains, commit, moves_winner
 from ..scores.token_tables import TokenTable, add_drawn
+from ..scores.undrawn import Undrawn, alarms, last_stages, terms_of_sum, undrawn_scores
+from ..scores.undrawn import undrawn_sum, without
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
-from .sampler import Draw, Drawn, draw
+from .sampler import Draw, Drawn, draw_together
 from .streams import in_turn
 
 
@@ -109,6 +110,8 @@ class Step:
         self._scores = scorer(bound.plan.scores, self.columns)
         self._stateful = [(node, scorer(node, self.columns)) for node in bound.plan.stateful]
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
+        device = bound.lanes[bound.terms[0].lane].device
+        self._terms = terms_of_sum(bound.plan, self.columns, self.unnormalised, device)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
         self.proposes, self.goes_back = proposes, self._search is not None
@@ -116,6 +119,18 @@ class Step:
     def draw(self, batch: Batch, forwarded: bool = False) -> Drawn:
         """A token for every slot, committed; as ``draw_together``."""
         return draw_together([(self, batch)], forwarded)[0]
+
+    def undrawn(self, batch: Batch, context: Context) -> Undrawn | None:
+        """What the draw's kernels go on from; None where somebody wants the scores."""
+        if batch.logprobs or batch.by_component or self._plan.search is not None:
+            return None
+        self._take_logits(batch, context)
+        last, stages = last_stages(context, self.stages)
+        found = None
+        if last == sum(map(len, self.stages)) and self._stage_numbers is None:
+            row_maps = dict(reads_of(self._plan, batch.row_maps))
+            found = undrawn_sum(self._terms, stages, context, row_maps)
+        return found or undrawn_scores(self.combined(context, last), stages, context)
 
     def forward(self, batch: Batch) -> None:
         """Run the lanes that this step needs, so that their logits are there."""
@@ -152,6 +167,11 @@ class Step:
         """
         if not forwarded:
             self.forward(batch)
+        self._take_logits(batch, context)
+        return self.combined(context)
+
+    def _take_logits(self, batch: Batch, context: Context) -> None:
+        """Those of the lanes that every step needs, into the context."""
         prepared: Prepared = batch.prepared[self]
         outputs = [self.bound.lanes[number].logits() for number in prepared.certain]
         if self.bound.term_parallel is not None:
@@ -162,10 +182,12 @@ class Step:
             context.logits[lane] = Logits(logits.to(batch.device), context.width, columns, own)
         if batch.by_component:
             self._components.tell(batch, context)
-        return self.combined(context)
 
-    def combined(self, context: Context) -> Tensor:
-        """``(slots, V)`` the formula and its stages, over logits that are there or come."""
+    def combined(self, context: Context, last: int = 0) -> Tensor:
+        """``(slots, V)`` the formula and its stages, over logits that are there or come.
+
+        The ``last`` stages, so many, are left out.
+        """
         for node, reading in self._stateful:  # whether or not a row takes their side of a where
             if any(context.needing[node].rows):
                 reading(context)
@@ -178,7 +200,7 @@ class Step:
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        return chains(head, context, self.stages, OF_REQUEST)
+        return chains(head, context, without(self.stages, last), OF_REQUEST)
 
     def read_scores(
         self,
@@ -367,26 +389,6 @@ class Step:
         if self.bound.weighs_masks:
             columns.append(sum(context.kept_mass, torch.zeros_like(context.values[:, 0])))
         return torch.stack(columns, dim=1)
-
-
-def draw_together(parts: Sequence[tuple[Step, Batch]], forwarded: bool = False) -> list[Drawn]:
-    """A token for every slot of several plans, each handed to its stages and lanes.
-
-    All scores are computed before any token is drawn, so that a lane which plans share runs once
-    for all of their rows.
-    """
-    contexts, scores, batches, results = [], [], [], []
-    for step, batch in parts:
-        contexts.append(step.context(batch))
-        batches.append(batch)
-        if not forwarded:
-            step.forward(batch)
-    for (step, batch), context in zip(parts, contexts, strict=True):
-        scores.append(step.scores(batch, context, forwarded=True))
-    drawn = draw(batches, scores)
-    for (step, batch), context, masked, own in zip(parts, contexts, scores, drawn, strict=True):
-        results.append(step.drawn(batch, context, masked, own))
-    return results
 
 
 def _fed(batch: Batch) -> set[int]:

@@ -20,7 +20,7 @@ from ..engine.pending import Positions
 from ..engine.sampler import Source
 from ..engine.step import Step
 from ..requests.request import Request
-from ..scores.alarms import alarms
+from ..scores.undrawn import alarms
 from ..scores.context import Context, Record
 
 

@@ -23,6 +23,7 @@ from descant.models import cuda_graph, recordings
 from descant.models.adapters.lora import Adapter, LayerAdapter
 from descant.models.cache.live import LiveAttention
 from descant.models.kernels import draw, live_attention
+from descant.models.kernels.drawing import draw_sum
 from descant.models.kernels.first_use import FirstUse
 from descant.models.lanes import adapters as lane_adapters
 from descant.models.lanes.prefill import PrefillLane
@@ -74,7 +75,14 @@ def declared_costs() -> dict[str, Declared]:
         said = draw.cost(*scores.shape)
         return Cost([(scores, said.read)], said.written, launches=said.launches, blocks=said.blocks)
 
-    return {"descant::live_attention": attends, "descant::draw": draws}
+    def sums(lengths: list[int], logits: list[Tensor], *more: Any) -> Cost:
+        kinds, steps = more[-5], more[-1]
+        said = draw_sum.cost(
+            len(steps), logits[0].shape[1], [each.itemsize for each in logits], kinds
+        )
+        return Cost([(logits[0], said.read)], said.written, 0, said.launches, said.blocks)
+
+    return {"descant::live_attention": attends, "descant::draw": draws, "descant::draw_sum": sums}
 
 
 def lanes_of(bound: Any) -> list[Any]:

@@ -35,8 +35,9 @@ class BlockLane(RowLane):
             page on a GPU whose attention reads tables, and 0 elsewhere.
         shares_prefixes: whether what was read is found again.
         recordings: of forwards, once ``record`` was called.
-        kept_logits: ``(rows, V)`` float32, where recordings write and find logits; and
-            ``last_logits``, ``(rows, tokens, V)`` by tokens and rows, after the last of texts.
+        kept_logits: ``(rows, V)``, where recordings write and find logits, in the model's dtype on
+            a GPU and else float32; and ``last_logits``, ``(rows, tokens, V)`` by tokens and rows,
+            after the last of texts.
         memory: another whenever rows or logits are in other memory.
     """
 
