@@ -25,8 +25,8 @@ from ..batch.pages import extend
 from ..batch.rewrite import replace_drafted
 from ..batch.slot_state import DrawnTokens
 from ..requests.answer import Answer
-from ..scores.undrawn import alarms
 from ..scores.context import Context
+from ..scores.undrawn import alarms
 from .chunked_step import Chunk
 from .cuda_graphs import StepGraphs
 from .drafting import Draft, Proposal, drafted, proposed

@@ -27,14 +27,13 @@ from ..batch.row_map import RowMap, reads_of
 from ..batch.texts import masks_of, starts_of, states_of, texts_of, thoughts_of
 from ..binding.bound import Bound, stages_by_owner
 from ..constraints.states import OF_REQUEST
+from ..scores import undrawn
 from ..scores.components import ALL
 from ..scores.context import Columns, Context, Needing, Reading, Rewarder
 from ..scores.logprobs import Logits, TokenColumns, entropy, log_softmax
 from ..scores.operators import scorer, stage_numbers
 from ..scores.stages import chains, commit, moves_winner
 from ..scores.token_tables import TokenTable, add_drawn
-from ..scores.undrawn import Undrawn, alarms, last_stages, terms_of_sum, undrawn_scores
-from ..scores.undrawn import undrawn_sum, without
 from .candidate_rewards import CandidateRewards
 from .component_sampler import ComponentSampler
 from .logprob_rows import logprob_rows
@@ -111,7 +110,7 @@ class Step:
         self._stateful = [(node, scorer(node, self.columns)) for node in bound.plan.stateful]
         self._stage_numbers = stage_numbers(bound.plan.stages, self.columns)
         device = bound.lanes[bound.terms[0].lane].device
-        self._terms = terms_of_sum(bound.plan, self.columns, self.unnormalised, device)
+        self._terms = undrawn.terms_of_sum(bound.plan, self.columns, self.unnormalised, device)
         self._components = self._component_sampler()
         self._search = bound.plan.search[1] if bound.plan.search else None
         self.proposes, self.goes_back = proposes, self._search is not None
@@ -120,17 +119,17 @@ class Step:
         """A token for every slot, committed; as ``draw_together``."""
         return draw_together([(self, batch)], forwarded)[0]
 
-    def undrawn(self, batch: Batch, context: Context) -> Undrawn | None:
+    def undrawn(self, batch: Batch, context: Context) -> undrawn.Undrawn | None:
         """What the draw's kernels go on from; None where somebody wants the scores."""
         if batch.logprobs or batch.by_component or self._plan.search is not None:
             return None
         self._take_logits(batch, context)
-        last, stages = last_stages(context, self.stages)
+        last, stages = undrawn.last_stages(context, self.stages)
         found = None
         if last == sum(map(len, self.stages)) and self._stage_numbers is None:
             row_maps = dict(reads_of(self._plan, batch.row_maps))
-            found = undrawn_sum(self._terms, stages, context, row_maps)
-        return found or undrawn_scores(self.combined(context, last), stages, context)
+            found = undrawn.of_sum(self._terms, stages, context, row_maps)
+        return found or undrawn.of_scores(self.combined(context, last), stages, context)
 
     def forward(self, batch: Batch) -> None:
         """Run the lanes that this step needs, so that their logits are there."""
@@ -200,7 +199,7 @@ class Step:
             context.unsure.append(surprise[:, 0].long())
         if self._stage_numbers is not None:
             context.numbers = self._stage_numbers(context)
-        return chains(head, context, without(self.stages, last), OF_REQUEST)
+        return chains(head, context, undrawn.without(self.stages, last), OF_REQUEST)
 
     def read_scores(
         self,
@@ -253,7 +252,7 @@ class Step:
             batch.state.scores_before.copy_(batch.search_scores)
             batch.search_scores[: batch.width] += self.search_scores(context, drawn.tokens)
         self.commit(batch, context, drawn.tokens)
-        rows = [drawn.tokens, alarms(context, drawn.scores), context.steps]
+        rows = [drawn.tokens, undrawn.alarms(context, drawn.scores), context.steps]
         if batch.logprobs:
             assert context.own is not None
             rows += logprob_rows(context.own, masked, batch, drawn.tokens)

@@ -127,7 +127,7 @@ def without(stages: Stages, last: int) -> Stages:
     return kept[2], kept[1], kept[0]
 
 
-def undrawn_sum(
+def of_sum(
     terms: Terms | None, stages: list[Stage], context: Context, row_maps: Mapping[Read, Any]
 ) -> Undrawn | None:
     """A sum of the logits in a context, or None where they are not as they come from a lane."""
@@ -152,7 +152,7 @@ def undrawn_sum(
     return out if out.logits else None
 
 
-def undrawn_scores(scores: Tensor, stages: list[Stage], context: Context) -> Undrawn:
+def of_scores(scores: Tensor, stages: list[Stage], context: Context) -> Undrawn:
     """Scores that are there, and what has gone wrong in them."""
     finished = [] if context.masks is None else [context.masks.over]
     wrongs = [*context.broken.values()]

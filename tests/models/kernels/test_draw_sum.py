@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from descant.models.kernels.drawing.draw_sum import (
-    LIST, MIN_P, TEMPERATURE, TOP_K, TOP_P, cost,
+    LIST,
+    MIN_P,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    cost,
 )  # fmt: skip
 from descant.models.kernels.noise import gumbel
 
@@ -161,7 +166,9 @@ CHAINS = {
         (TEMPERATURE, [0.7, 1.5, 0.2, 1]), (TOP_K, [40, 1e6, 5, 1e6]), (TOP_P, [0.9, 0.8, 1, 1]),
         (MIN_P, [0.02, 0, 0.2, 0]),
     ],
-    "heat between": [(TOP_P, [0.9, 1, 1, 0.5]), (TEMPERATURE, [2.0] * 4), (TOP_P, [0.9, 0.8, 1, 1])],
+    "heat between": [
+        (TOP_P, [0.9, 1, 1, 0.5]), (TEMPERATURE, [2.0] * 4), (TOP_P, [0.9, 0.8, 1, 1])
+    ],
 }  # fmt: skip
 
 
