@@ -108,6 +108,33 @@ def count(operation: str, *arguments: Any) -> Counts:
     return Counts(blocks, len(grids), read.total, written.total)
 
 
+def tokens(formula: str, prompts: list[str], **settings: Any) -> list[list[int]]:
+    """What demo models generate, where every token that can be is drawn by the kernels for sums."""
+    from unittest.mock import patch
+
+    import descant
+    from descant.demo import models
+    from descant.models.kernels.drawing.draw_sum import launch
+    from descant.models.kernels.first_use import FirstUse
+    from descant.runtime.engine import sampler
+
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[0]))
+        return launch(*map(list, arguments[:9]), *arguments[9:])
+
+    decoder = descant.compile(formula, models())
+    with (
+        patch.object(sampler, "_takes_sums", lambda device: True),
+        patch.object(sampler, "draw_sum", counted),
+        patch.object(FirstUse, "run", lambda self, device, kernel, *others: kernel()),
+    ):
+        drawn = [each.token_ids for each in decoder.generate(prompts, **settings)]
+    assert calls
+    return drawn
+
+
 def noise(keys: Tensor, steps: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     """``(n, vocabulary)`` the bits that the kernels draw by, and the noise that they make of them.
 
