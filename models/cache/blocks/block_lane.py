@@ -226,6 +226,15 @@ class BlockLane(RowLane):
             return 0 if self.live.why_masked else CHUNK
         return self.page_size
 
+    def _in_buffer(self, logits: Tensor) -> Tensor:
+        """``(rows, V)`` logits of the first rows, where they stay; idle rows keep what they had."""
+        if not len(self.kept_logits):
+            shape = (self.rows.most, logits.shape[-1])
+            dtype = logits.dtype if self.device.type == "cuda" else torch.float32
+            self.kept_logits = torch.zeros(shape, dtype=dtype, device=self.device)
+        self.kept_logits[: len(logits)] = logits
+        return self.kept_logits[: self.rows.width]
+
     def _moved(self) -> None:
         """Rows and logits are in other memory than before."""
         self.kept_logits, self.last_logits = torch.empty(0), {}
